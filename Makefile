@@ -1,0 +1,81 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# Any Python from 3.11 on; name another with `make run PYTHON=python3.13`.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+BIN := .venv/bin
+PROTOS := $(shell find protos -name '*.proto' | sort)
+
+##@ Use
+.PHONY: help run
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/run.stamp ## Start everything on this machine and print a curl line that works
+	@exec $(BIN)/python -m services.local
+
+##@ Check
+.PHONY: test lint types format
+test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: .venv/dev.stamp ## Check style, imports between the services, and the protobufs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+types: .venv/dev.stamp ## Check types, strictly
+	$(BIN)/mypy
+
+format: .venv/dev.stamp ## Format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w
+
+##@ Make
+.PHONY: install proto proto-check proto-release lock clean
+install: .venv/dev.stamp ## Install what developing and testing need
+
+proto: .venv/dev.stamp ## Regenerate gen/ from protos/
+	rm -rf gen && mkdir gen
+	$(BIN)/python -m grpc_tools.protoc -I protos \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=gen --grpc_python_out=gen \
+		--mypy_out=quiet:gen --mypy_grpc_out=quiet,only_async:gen \
+		$(PROTOS)
+
+proto-check: proto ## Fail when gen/ is stale or a change breaks callers of the last release
+	@stale="$$(git status --porcelain gen)"; test -z "$$stale" || { echo "gen/ is stale; commit what make proto wrote:"; echo "$$stale"; exit 1; }
+	$(BIN)/buf breaking --against protos/released.binpb
+
+proto-release: .venv/dev.stamp ## Keep the present contracts as those of the last release
+	$(BIN)/buf build -o protos/released.binpb
+
+lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra local --group build pyproject.toml -o requirements/run.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra local --group build --group dev -c requirements/run.lock pyproject.toml -o requirements/dev.lock
+
+clean: ## Remove what make made, but no data
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# The environment is made anew when a lock changes; what is installed is exactly what is locked.
+.venv/run.stamp: requirements/run.lock pyproject.toml
+	@$(call make-venv,run)
+
+.venv/dev.stamp: requirements/dev.lock pyproject.toml
+	@$(call make-venv,dev)
+	@touch .venv/run.stamp
+
+define make-venv
+	test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found; install it, or name it: make run PYTHON=/path/to/python3" >&2; exit 1; }; \
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	echo "Installing $$(grep -c == requirements/$(1).lock) locked packages into .venv (once; a minute or so) ..."; \
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on --require-hashes -r requirements/$(1).lock; \
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
+	touch $@
+endef

@@ -1,0 +1,82 @@
+"""Many awaiting callers, one flight: what waits together travels together.
+
+An idle batcher adds no wait: an item leaves at the end of the loop's turn in which it came. While all flights are out,
+items gather and leave together with the next one.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Gathers items into flights and hands each caller its own result.
+
+    Safe for many concurrent callers of one event loop. A caller that is cancelled does not call its item back: it may
+    be on its way.
+    """
+
+    def __init__(
+        self,
+        flight: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        items_max: int,
+        flights_max: int,
+    ) -> None:
+        """Prepare a batcher.
+
+        Args:
+            flight: Carries items and returns one result each, in order. What it raises goes to all of its callers. It
+                must have a deadline of its own.
+            items_max: Most items in one flight.
+            flights_max: Most flights out at the same time; 1 keeps the order of items.
+        """
+        self._flight = flight
+        self._items_max = items_max
+        self._flights_max = flights_max
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._flying: set[asyncio.Task[None]] = set()
+        self._departure_due = False
+
+    async def submit(self, item: Item) -> Result:
+        """Send `item` with the next flight and return its result, or raise what its flight raised."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, future))
+        if not self._departure_due and len(self._flying) < self._flights_max:
+            self._departure_due = True
+            loop.call_soon(self._depart)
+        return await future
+
+    async def drain(self) -> None:
+        """Return when nothing waits and nothing flies."""
+        while self._flying or self._waiting:
+            await asyncio.wait(self._flying) if self._flying else await asyncio.sleep(0)
+
+    def _depart(self) -> None:
+        self._departure_due = False
+        while self._waiting and len(self._flying) < self._flights_max:
+            load, self._waiting = self._waiting[: self._items_max], self._waiting[self._items_max :]
+            task = asyncio.get_running_loop().create_task(self._fly(load))
+            self._flying.add(task)
+            task.add_done_callback(self._land)
+
+    def _land(self, task: asyncio.Task[None]) -> None:
+        self._flying.discard(task)
+        self._depart()
+
+    async def _fly(self, load: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._flight([item for item, _ in load])
+            for (_, future), result in zip(load, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+        except BaseException as exc:
+            for _, future in load:
+                if not future.done():
+                    future.set_exception(exc if isinstance(exc, Exception) else asyncio.CancelledError())
+            if not isinstance(exc, Exception):
+                raise

@@ -1,0 +1,174 @@
+"""SQL databases: SQLite on one machine, Postgres in a cluster, the same SQLAlchemy code over both."""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from services.common.errors import StartError
+
+_log = logging.getLogger(__name__)
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
+_MIGRATION_LOCK = 7_301_936_220
+"""Postgres advisory lock that migrations hold, so that replicas starting together migrate once."""
+
+
+@asynccontextmanager
+async def open_database(url: str, *, migrations: Path, version_table: str) -> AsyncIterator[AsyncEngine]:
+    """Open a database whose schema is up to date, and close it at the end of the block.
+
+    SQLite is migrated here, since one process owns it; a second process is refused. Postgres is waited for until the
+    migration (`python -m services.<name> migrate`) is done, so that no replica serves with a schema it does not know.
+
+    Args:
+        url: `sqlite:///path` or `postgresql://user:password@host/name`.
+        migrations: Folder of the Alembic environment.
+        version_table: Alembic's table, one for each service, so that services may share a database.
+
+    Raises:
+        StartError: The URL cannot be used, or another process has the SQLite file.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        with _exclusive(Path(parsed.database or "")):
+            engine = _sqlite_engine(parsed)
+            try:
+                await _upgrade(engine, migrations, version_table)
+                yield engine
+            finally:
+                await engine.dispose()
+        return
+    engine = create_async_engine(parsed, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True)
+    try:
+        await _wait_for_schema(engine, migrations, version_table)
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
+    """Bring a database's schema up to date; does nothing when it is.
+
+    Raises:
+        StartError: The URL cannot be used, or another process has the SQLite file.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite":
+        async with open_database(url, migrations=migrations, version_table=version_table):
+            return
+    engine = create_async_engine(parsed)
+    try:
+        await _upgrade(engine, migrations, version_table)
+    finally:
+        await engine.dispose()
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether a database URL means a file on this machine."""
+    return _parse(url).get_backend_name() == "sqlite"
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as exc:
+        raise StartError("the database URL cannot be read; use sqlite:///path or postgresql://host/name") from exc
+    backend = parsed.get_backend_name()
+    if backend not in _DRIVERS:
+        raise StartError(f"databases of type {backend} are not supported; use sqlite:///path or postgresql://host/name")
+    return parsed.set(drivername=_DRIVERS[backend])
+
+
+class _exclusive:  # noqa: N801  (reads as a verb: `with _exclusive(path)`)
+    """Holds the one right to a SQLite file for as long as the process lives or the block runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+
+    def __enter__(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise StartError(f"cannot write {self._path.parent}: {exc.strerror}; choose another DATA_DIR") from exc
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            os.close(self._descriptor)
+            raise StartError(
+                f"another process uses {self._path.with_suffix('')}; stop it, or use Postgres for several replicas"
+            ) from exc
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def _sqlite_engine(url: URL) -> AsyncEngine:
+    engine = create_async_engine(url)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_pragmas(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        # WAL lets readers go on while one writes; FULL makes a commit survive a power cut.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) -> None:
+    config = _alembic(migrations, version_table)
+
+    def upgrade(connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade)
+
+
+async def _wait_for_schema(engine: AsyncEngine, migrations: Path, version_table: str) -> None:
+    head = ScriptDirectory.from_config(_alembic(migrations, version_table)).get_current_head()
+    told = False
+    while (found := await _revision(engine, version_table)) != head:
+        if not told:
+            _log.warning("waiting for the migration", extra={"found": found, "wanted": head})
+            told = True
+        await asyncio.sleep(0.5)
+
+
+async def _revision(engine: AsyncEngine, version_table: str) -> str | None:
+    def read(connection: Connection) -> str | None:
+        context = MigrationContext.configure(connection, opts={"version_table": version_table})
+        return context.get_current_revision()
+
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(read)
+    except OSError as exc:
+        _log.warning("the database cannot be reached", extra={"error": str(exc)})
+        return None
+
+
+def _alembic(migrations: Path, version_table: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["version_table"] = version_table
+    return config

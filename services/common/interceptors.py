@@ -1,0 +1,86 @@
+"""What stands around every RPC of a service: one log line, and errors of our tree as gRPC statuses."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from services.common.errors import InternalError, ServiceError, status_details
+from services.common.rpc import Context
+
+_log = logging.getLogger(__name__)
+_QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+
+Handler = Any
+"""An RPC handler; grpc's stubs have no type for one of unknown messages."""
+
+
+class ServiceInterceptor(aio.ServerInterceptor):
+    """Logs each RPC when it ends and aborts it with the right status when its handler raises."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wrap unary and server-streaming handlers; others pass as they are."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(_QUIET):
+            return handler
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                _unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                _stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
+            )
+        return handler
+
+
+def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> Callable[[Any, Context], Any]:
+    async def call(request: Any, context: Context) -> Any:
+        started = time.monotonic()
+        try:
+            return await behaviour(request, context)
+        except Exception as exc:
+            return await _abort(context, exc, method)
+        finally:
+            _report(method, context, started)
+
+    return call
+
+
+def _stream(behaviour: Callable[[Any, Context], AsyncIterator[Any]], method: str) -> Callable[[Any, Context], Any]:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        started = time.monotonic()
+        try:
+            async for response in behaviour(request, context):
+                yield response
+        except Exception as exc:
+            await _abort(context, exc, method)
+        finally:
+            _report(method, context, started)
+
+    return call
+
+
+async def _abort(context: Context, exc: Exception, method: str) -> None:
+    if isinstance(exc, aio.AbortError):
+        raise exc
+    error = exc if isinstance(exc, ServiceError) else _defect(exc, method)
+    await context.abort(error.code, error.message, status_details(error))
+
+
+def _defect(exc: Exception, method: str) -> ServiceError:
+    _log.error("rpc failed", extra={"method": method}, exc_info=exc)
+    return InternalError("internal error")
+
+
+def _report(method: str, context: Context, started: float) -> None:
+    duration_ms = round((time.monotonic() - started) * 1000, 1)
+    _log.debug("rpc", extra={"method": method, "code": str(context.code() or 0), "duration_ms": duration_ms})

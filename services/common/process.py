@@ -1,0 +1,50 @@
+"""A service as a process: settings read, logs set up, and one clear sentence when it cannot start."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import uvloop
+from pydantic import ValidationError
+
+from services.common import log
+from services.common.errors import StartError
+from services.common.settings import ServiceSettings
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def run(service: str, settings_type: type[Settings], main: Callable[[Settings], Awaitable[None]]) -> None:
+    """Run `main` until it returns; exit with code 1 and a sentence on standard error when it cannot start."""
+    try:
+        settings = settings_type()
+        log.set_up(service, settings.log_level)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_awaited(main(settings)))
+    except ValidationError as exc:
+        sys.exit(f"{service}: {_first_mistake(exc, settings_type)}")
+    except StartError as exc:
+        sys.exit(f"{service}: {exc}")
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+def stop_signal() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set; call it once, from the running loop."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
+
+
+def _first_mistake(error: ValidationError, settings_type: type[ServiceSettings]) -> str:
+    mistake = error.errors()[0]
+    field = str(mistake["loc"][0]) if mistake["loc"] else "settings"
+    prefix = settings_type.model_config.get("env_prefix", "")
+    name = field if field.isupper() else f"{prefix}{field}".upper()
+    return f"setting {name}: {mistake['msg']}"

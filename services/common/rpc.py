@@ -1,0 +1,14 @@
+"""Typing aliases for gRPC, whose classes are generic in the stubs and not at run time."""
+
+from typing import TYPE_CHECKING, Any
+
+from grpc import aio
+
+if TYPE_CHECKING:
+    Context = aio.ServicerContext[Any, Any]
+    UnaryCall = aio.UnaryUnaryCall[Any, Any]
+    StreamCall = aio.UnaryStreamCall[Any, Any]
+else:
+    Context = aio.ServicerContext
+    UnaryCall = aio.UnaryUnaryCall
+    StreamCall = aio.UnaryStreamCall
