@@ -40,6 +40,12 @@ class Batcher(Generic[Item, Result]):
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._flying: set[asyncio.Task[None]] = set()
         self._departure_due = False
+        self._aloft = 0
+
+    @property
+    def load(self) -> int:
+        """Items that wait or fly."""
+        return len(self._waiting) + self._aloft
 
     async def submit(self, item: Item) -> Result:
         """Send `item` with the next flight and return its result, or raise what its flight raised."""
@@ -69,6 +75,7 @@ class Batcher(Generic[Item, Result]):
         self._depart()
 
     async def _fly(self, load: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        self._aloft += len(load)
         try:
             results = await self._flight([item for item, _ in load])
             for (_, future), result in zip(load, results, strict=True):
@@ -80,3 +87,5 @@ class Batcher(Generic[Item, Result]):
                     future.set_exception(exc if isinstance(exc, Exception) else asyncio.CancelledError())
             if not isinstance(exc, Exception):
                 raise
+        finally:
+            self._aloft -= len(load)

@@ -1,0 +1,134 @@
+"""The usage ledger: one row for each request that arrived here, committed in groups, idempotent by request id."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.common.batch import Batcher
+from services.common.errors import Unavailable
+from services.inference.chat import Outcome, Usage, Verdict
+
+_log = logging.getLogger(__name__)
+_ROWS_IN_A_GROUP_MAX = 200
+_RETRY_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One request: what it was, what it used and how it ended."""
+
+    request_id: str
+    account_id: str
+    key_id: str
+    """Empty for a direct caller; such rows count against no key."""
+    day: str
+    """UTC date of the reserve, `YYYY-MM-DD`."""
+    reserved_at: float
+    """Unix seconds."""
+    model: str
+    """As asked for."""
+    upstream_model: str
+    """As asked of Groq."""
+    stream: bool
+    outcome: Outcome
+    charged: bool
+    refund_reason: str
+    """Why it does not count; empty when it does."""
+    usage: Usage
+    upstream_id: str
+    """Groq's id; empty when it never said one."""
+    attempts: int
+    """Calls made to Groq."""
+    time_to_first_token_ms: int
+    """0 when there was no output."""
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSummary:
+    """The sum of a key's rows of one day and model."""
+
+    day: str
+    model: str
+    charged_requests: int
+    released_requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+
+
+class LedgerStore(Protocol):
+    """Where rows are kept. All calls raise `Unavailable` when the database is away."""
+
+    async def insert(self, rows: Sequence[LedgerRow]) -> None:
+        """Commit rows, all or none; a row whose request id is there already changes nothing."""
+
+    async def count_charged(self, key_days: Sequence[tuple[str, str]]) -> list[int]:
+        """Return the charged rows of each (key id, day), in order."""
+
+    async def find(self, request_id: str) -> LedgerRow | None:
+        """Return one row, or None when there is none."""
+
+    async def summarize(self, key_id: str, *, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by day and model, newest day first; an empty day leaves that end open."""
+
+
+class Ledger:
+    """Writes rows in groups and says whether they are committed."""
+
+    def __init__(self, store: LedgerStore, *, wait_seconds: float, rows_max: int) -> None:
+        """Write to `store`.
+
+        Args:
+            store: Where rows are kept.
+            wait_seconds: Longest wait for a commit; the row is kept and retried after it.
+            rows_max: Rows that may wait before new requests are refused.
+        """
+        self._store = store
+        self._wait_seconds = wait_seconds
+        self._rows_max = rows_max
+        # One flight: the database commits one group while the next gathers.
+        self._groups = Batcher(self._commit, items_max=_ROWS_IN_A_GROUP_MAX, flights_max=1)
+
+    def check_room(self) -> None:
+        """Let a new request in.
+
+        Raises:
+            Unavailable: So many rows wait for the database that no more may be added.
+        """
+        if self._groups.load >= self._rows_max:
+            raise Unavailable("the usage ledger is away; try again", reason="ledger_unavailable")
+
+    async def record(self, row: LedgerRow) -> Verdict | None:
+        """Write a row; return its verdict once it is committed, or None when that takes too long.
+
+        A row without a verdict is kept and retried until it is written.
+        """
+        commit = asyncio.ensure_future(self._groups.submit(row))
+        done, _ = await asyncio.wait({commit}, timeout=self._wait_seconds)
+        if not done:
+            _log.warning("a row waits for the database", extra={"request_id": row.request_id})
+            return None
+        commit.result()
+        return Verdict.CHARGED if row.charged else Verdict.RELEASED
+
+    async def close(self, *, timeout_seconds: float) -> None:
+        """Write what waits, for at most `timeout_seconds`; what is left then is logged as lost."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._groups.drain()
+        except TimeoutError:
+            _log.error("rows lost: the database did not come back", extra={"rows": self._groups.load})
+
+    async def _commit(self, rows: Sequence[LedgerRow]) -> Sequence[None]:
+        while True:
+            try:
+                await self._store.insert(rows)
+                return [None] * len(rows)
+            except Unavailable as exc:
+                _log.warning("the ledger is away", extra={"rows": len(rows), "error": str(exc.__cause__)})
+                await asyncio.sleep(_RETRY_SECONDS)

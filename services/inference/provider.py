@@ -1,0 +1,159 @@
+"""Groq through the official package, by the path that costs least and keeps its headers, pool and typed errors.
+
+`client.post(…, content=bytes, cast_to=httpx.Response)` over `DefaultAioHttpClient` takes a third of the CPU of
+`chat.completions.create`. Two traps of that transport are handled here: a refused connection comes as a time-out, and a
+stream goes on upstream until it is closed.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import aiohttp
+import groq
+import httpx
+import msgspec
+from groq import AsyncGroq, AsyncStream, DefaultAioHttpClient
+
+from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
+from services.inference.chat import Members, Reply
+from services.inference.refusals import from_event, from_status
+from services.inference.sse import EventReader, ServerSentEvent
+
+_log = logging.getLogger(__name__)
+_CHAT_PATH = "/openai/v1/chat/completions"
+_MODELS_PATH = "/openai/v1/models"
+_MODELS_TIMEOUT_SECONDS = 5.0
+_DONE = b"[DONE]"
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_STREAM: type[AsyncStream[object]] = AsyncStream
+
+
+class GroqProvider:
+    """The `Provider` that is Groq; its keys are used in turn."""
+
+    def __init__(self, clients: Sequence[AsyncGroq], *, idle_timeout_seconds: float) -> None:
+        """Call through `clients`, one for each key, all over one pool (`open_groq`)."""
+        self._turns = itertools.cycle(clients)
+        self._idle_timeout_seconds = idle_timeout_seconds
+
+    async def complete(self, body: bytes) -> Reply:
+        """Return the answer to a chat request."""
+        with groq_errors():
+            response = await next(self._turns).post(_CHAT_PATH, cast_to=httpx.Response, content=body, options=_JSON)
+        return Reply(_object(response.content))
+
+    @asynccontextmanager
+    async def stream(self, body: bytes) -> AsyncIterator[AsyncIterator[list[Members]]]:
+        """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`."""
+        with groq_errors():
+            response: Any = await next(self._turns).post(
+                _CHAT_PATH, cast_to=httpx.Response, content=body, options=_JSON, stream=True, stream_cls=_STREAM
+            )
+        try:
+            yield self._batches(response)
+        finally:
+            await response.aclose()
+
+    async def list_models(self) -> list[Members]:
+        """Return the models that are served now."""
+        options = {"timeout": _MODELS_TIMEOUT_SECONDS}
+        with groq_errors():
+            response = await next(self._turns).get(_MODELS_PATH, cast_to=httpx.Response, options=options)  # type: ignore[arg-type]
+        models = _object(response.content).get("data")
+        return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+
+    async def _batches(self, response: httpx.Response) -> AsyncIterator[list[Members]]:
+        reader = EventReader()
+        loop = asyncio.get_running_loop()
+        with groq_errors(), _idle_errors():
+            async with asyncio.timeout(self._idle_timeout_seconds) as idle:
+                async for raw in response.aiter_raw():
+                    idle.reschedule(loop.time() + self._idle_timeout_seconds)
+                    events = reader.feed(raw)
+                    ended = bool(events) and events[-1].data.startswith(_DONE)
+                    chunks = [_chunk(event) for event in (events[:-1] if ended else events)]
+                    if chunks:
+                        yield chunks
+                    if ended:
+                        return
+        raise Unavailable("the model's answer broke off", reason="upstream_cut")
+
+
+_JSON: Any = {"headers": {"Content-Type": "application/json"}}
+
+
+@asynccontextmanager
+async def open_groq(
+    keys: Sequence[str],
+    *,
+    base_url: str,
+    connections_max: int,
+    connect_timeout_seconds: float,
+    first_byte_timeout_seconds: float,
+) -> AsyncIterator[list[AsyncGroq]]:
+    """Open one client for each key, all over one pool of connections; nothing is retried behind our back."""
+    timeout = httpx.Timeout(first_byte_timeout_seconds, connect=connect_timeout_seconds)
+    limits = httpx.Limits(
+        max_connections=connections_max, max_keepalive_connections=connections_max, keepalive_expiry=60
+    )
+    async with DefaultAioHttpClient(limits=limits, timeout=timeout) as pool:
+        yield [
+            AsyncGroq(api_key=key, base_url=base_url, max_retries=0, timeout=timeout, http_client=pool) for key in keys
+        ]
+
+
+@contextmanager
+def groq_errors() -> Iterator[None]:
+    """Turn what the package, its transport and its client raise into errors of our tree."""
+    try:
+        yield
+    except groq.APIStatusError as exc:
+        error = from_status(exc.response.status_code, exc.response.headers, exc.body)
+        _log.warning("groq refused", extra={"status": exc.response.status_code, "reason": error.reason})
+        raise error from exc
+    except (groq.APIConnectionError, httpx.HTTPError, aiohttp.ClientError) as exc:
+        raise _connection_error(exc) from exc
+
+
+@contextmanager
+def _idle_errors() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as exc:
+        raise DeadlineExceeded("the model went silent in the middle of its answer", reason="upstream_stalled") from exc
+
+
+def _connection_error(exc: Exception) -> ServiceError:
+    causes = list(_causes(exc))
+    _log.warning("groq cannot be reached", extra={"error": " <- ".join(repr(cause) for cause in causes)})
+    refused = any(isinstance(cause, (aiohttp.ClientConnectorError, httpx.ConnectTimeout)) for cause in causes)
+    timed_out = any(isinstance(cause, (groq.APITimeoutError, httpx.TimeoutException)) for cause in causes)
+    if timed_out and not refused:
+        return DeadlineExceeded("the model did not answer in time", reason="upstream_timeout")
+    return Unavailable("the model cannot be reached just now; try again", reason="upstream_unavailable")
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__
+
+
+def _chunk(event: ServerSentEvent) -> Members:
+    members = _object(event.data)
+    error = members.get("error") or (members.get("x_groq") or {}).get("error")
+    if error or event.name == "error":
+        raise from_event(error)
+    return members
+
+
+def _object(raw: bytes) -> Members:
+    try:
+        return _decode(raw)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        _log.warning("groq sent what is not a JSON object", extra={"bytes": len(raw)})
+        raise Unavailable("the model's answer cannot be read", reason="upstream_invalid") from exc

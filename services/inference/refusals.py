@@ -1,0 +1,94 @@
+"""What Groq's refusals and failures mean to our callers; the operator's account never shows in a message.
+
+| Groq                                  | ours                     | reason                |
+|---------------------------------------|--------------------------|-----------------------|
+| 400, 422, 424                         | InvalidRequest           | Groq's code           |
+| 400 organization_restricted and such  | Unavailable              | upstream_misconfigured|
+| 401, 403, 404 of anything but a model | Unavailable              | upstream_misconfigured|
+| 404 model_not_found                   | NotFound                 | model_not_found       |
+| 413                                   | TooLarge                 | request_too_large     |
+| 429, 498, 5xx, anything else          | Unavailable              | upstream_unavailable  |
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
+
+_OPERATOR_CODES = frozenset({"organization_restricted", "blocked_api_access", "invalid_api_key"})
+_INVALID_STATUSES = frozenset({400, 422, 424})
+_ORGANISATION = re.compile(r"(?: in organization)? `?org_\w+`?(?: service tier `\w+`)?")
+_RETRY_AFTER_SECONDS_MAX = 60
+
+
+def from_status(status: int, headers: Mapping[str, str], body: object) -> ServiceError:
+    """Return the error for an answer of Groq's that is not 2xx.
+
+    Args:
+        status: HTTP status.
+        headers: Its headers; `retry-after` is read.
+        body: The JSON value, or the text when it is no JSON.
+    """
+    details = _details(body)
+    code = _text(details, "code")
+    if code in _OPERATOR_CODES or status in (401, 403):
+        return _misconfigured()
+    if status in _INVALID_STATUSES:
+        return _invalid(details)
+    if status == 404:
+        return _not_found(details) if code.startswith("model_") else _misconfigured()
+    if status == 413:
+        return TooLarge("the request is too large for this model; shorten the messages", reason="request_too_large")
+    return _unavailable(headers.get("retry-after", ""))
+
+
+def from_event(error: object) -> ServiceError:
+    """Return the error for a failure that Groq reports in the middle of a stream.
+
+    Args:
+        error: The `error` object of an `event: error`, or the text of `x_groq.error`.
+    """
+    details = error if isinstance(error, dict) else {}
+    status = details.get("status_code")
+    return from_status(status if isinstance(status, int) else 503, {}, {"error": details})
+
+
+def _details(body: object) -> Mapping[str, Any]:
+    error = body.get("error") if isinstance(body, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _text(details: Mapping[str, Any], name: str) -> str:
+    value = details.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _invalid(details: Mapping[str, Any]) -> ServiceError:
+    message = _ORGANISATION.sub("", _text(details, "message")) or "the model refused the request"
+    code = _text(details, "code")
+    return InvalidRequest(
+        message, reason=code or "invalid_request", metadata=_named(param=_text(details, "param"), code=code)
+    )
+
+
+def _not_found(details: Mapping[str, Any]) -> ServiceError:
+    message = _ORGANISATION.sub("", _text(details, "message")) or "the model does not exist"
+    return NotFound(message, reason="model_not_found", metadata={"code": "model_not_found"})
+
+
+def _misconfigured() -> ServiceError:
+    return Unavailable("this service's own access to the model is refused", reason="upstream_misconfigured")
+
+
+def _unavailable(retry_after: str) -> ServiceError:
+    seconds = min(int(retry_after), _RETRY_AFTER_SECONDS_MAX) if retry_after.isdecimal() else 1
+    return Unavailable(
+        "the model is busy or failing just now; try again",
+        reason="upstream_unavailable",
+        metadata={"retry_after_seconds": str(max(1, seconds))},
+    )
+
+
+def _named(**values: str) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}

@@ -1,0 +1,67 @@
+"""What the inference service is made of."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
+
+from services.common import database
+from services.common.clock import SystemClock
+from services.common.errors import StartError
+from services.common.server import GrpcServer
+from services.inference.catalogue import Catalogue
+from services.inference.completions import Completions
+from services.inference.ledger import Ledger
+from services.inference.provider import GroqProvider, open_groq
+from services.inference.service import InferenceService, UsageService
+from services.inference.settings import InferenceSettings
+from services.inference.store import SqlLedgerStore
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_VERSION_TABLE = "inference_alembic_version"
+
+
+async def serve(settings: InferenceSettings) -> None:
+    """Serve until told to stop."""
+    if not settings.keys:
+        raise StartError("no Groq key: set GROQ_API_KEY (or GROQ_API_KEYS, separated by commas)")
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            database.open_database(settings.ledger_url, migrations=_MIGRATIONS, version_table=_VERSION_TABLE)
+        )
+        store = SqlLedgerStore(engine)
+        clients = await stack.enter_async_context(
+            open_groq(
+                settings.keys,
+                base_url=settings.groq_base_url,
+                connections_max=settings.connections_max,
+                connect_timeout_seconds=settings.connect_timeout_seconds,
+                first_byte_timeout_seconds=settings.first_byte_timeout_seconds,
+            )
+        )
+        provider = GroqProvider(clients, idle_timeout_seconds=settings.idle_timeout_seconds)
+        catalogue = Catalogue(provider, settings.model_aliases, SystemClock())
+        ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
+        completions = Completions(
+            provider, catalogue, ledger, clock=SystemClock(), total_timeout_seconds=settings.total_timeout_seconds
+        )
+
+        server = GrpcServer(settings.listen, settings)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+            InferenceService(completions, catalogue, default_model=settings.default_model), server.grpc
+        )
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
+        await server.run(
+            [
+                inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
+                usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
+            ]
+        )
+        # Callers are gone or done by now; what is still being read for leavers gets the same grace again.
+        await completions.close(timeout_seconds=settings.grace_seconds)
+        await ledger.close(timeout_seconds=settings.grace_seconds)
+
+
+async def migrate(settings: InferenceSettings) -> None:
+    """Bring the ledger's schema up to date."""
+    await database.migrate(settings.ledger_url, migrations=_MIGRATIONS, version_table=_VERSION_TABLE)

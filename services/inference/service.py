@@ -1,0 +1,82 @@
+"""InferenceService and UsageService: protobuf in, protobuf out; nothing is decided here."""
+
+from collections.abc import AsyncIterator
+
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
+
+from services.common.errors import InvalidRequest, NotFound
+from services.common.rpc import Context
+from services.inference import translate
+from services.inference.catalogue import Catalogue
+from services.inference.completions import Completions
+from services.inference.ledger import LedgerStore
+
+_KEY_DAYS_MAX = 1_000
+
+
+class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
+    """Answers chat requests and lists models."""
+
+    def __init__(self, completions: Completions, catalogue: Catalogue, *, default_model: str) -> None:
+        """Answer from `completions`; a request without a model gets `default_model`."""
+        self._completions = completions
+        self._catalogue = catalogue
+        self._default_model = default_model
+
+    async def CreateChatCompletion(
+        self, request: inference_pb2.CreateChatCompletionRequest, context: Context
+    ) -> inference_pb2.CreateChatCompletionResponse:
+        """Answer in one piece."""
+        call = translate.chat_call(request.chat, default_model=self._default_model)
+        answer = await self._completions.create(call, translate.request_context(request.context))
+        return inference_pb2.CreateChatCompletionResponse(
+            completion=translate.completion(answer.members), verdict=translate.verdict(answer.verdict)
+        )
+
+    async def StreamChatCompletion(
+        self, request: inference_pb2.StreamChatCompletionRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.StreamChatCompletionResponse]:
+        """Answer as it is generated; what arrived together leaves in one message."""
+        call = translate.chat_call(request.chat, default_model=self._default_model)
+        async for part in self._completions.stream(call, translate.request_context(request.context)):
+            if isinstance(part, list):
+                yield inference_pb2.StreamChatCompletionResponse(chunks=translate.chunks(part))
+            else:
+                yield inference_pb2.StreamChatCompletionResponse(verdict=translate.verdict(part))
+
+    async def ListModels(
+        self, request: inference_pb2.ListModelsRequest, context: Context
+    ) -> inference_pb2.ListModelsResponse:
+        """List what Groq serves now."""
+        return inference_pb2.ListModelsResponse(models=translate.models(await self._catalogue.models()))
+
+
+class UsageService(usage_pb2_grpc.UsageServiceServicer):
+    """Reads the ledger."""
+
+    def __init__(self, store: LedgerStore) -> None:
+        """Read from `store`."""
+        self._store = store
+
+    async def CountCharged(
+        self, request: usage_pb2.CountChargedRequest, context: Context
+    ) -> usage_pb2.CountChargedResponse:
+        """Count charged rows of keys and days."""
+        if len(request.key_days) > _KEY_DAYS_MAX:
+            raise InvalidRequest(f"key_days: expected at most {_KEY_DAYS_MAX:,} items, got {len(request.key_days):,}")
+        counts = await self._store.count_charged([(one.key_id, one.day) for one in request.key_days])
+        return usage_pb2.CountChargedResponse(counts=counts)
+
+    async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
+        """Read one row."""
+        row = await self._store.find(request.request_id)
+        if row is None:
+            raise NotFound(f"no request {request.request_id!r} in the ledger")
+        return usage_pb2.GetRequestResponse(record=translate.usage_record(row))
+
+    async def SummarizeUsage(
+        self, request: usage_pb2.SummarizeUsageRequest, context: Context
+    ) -> usage_pb2.SummarizeUsageResponse:
+        """Add up a key's rows by day and model."""
+        summaries = await self._store.summarize(request.key_id, from_day=request.from_day, to_day=request.to_day)
+        return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(one) for one in summaries])

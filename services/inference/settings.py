@@ -1,0 +1,76 @@
+"""What the inference service can be told."""
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+_GROQ_PATH = "/openai/v1"
+
+
+class InferenceSettings(ServiceSettings):
+    """Settings of the inference service, `INFERENCE_*` and `GROQ_*` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="INFERENCE_")
+
+    listen: str = "127.0.0.1:50053"
+    """Address of the gRPC server: `host:port`, `[::]:port` or `unix:/path`."""
+
+    database_url: str = ""
+    """The ledger's database: `postgresql://…` or `sqlite:///path`. Empty: a SQLite file in DATA_DIR."""
+
+    groq_api_key: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEY")
+    """The operator's Groq key."""
+
+    groq_api_keys: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEYS")
+    """Several Groq keys, separated by commas, used in turn; goes before GROQ_API_KEY."""
+
+    groq_base_url: str = Field(default="https://api.groq.com", validation_alias="GROQ_BASE_URL")
+    """Where Groq is, without a path: the `groq` package appends `/openai/v1`."""
+
+    default_model: str = "llama-3.1-8b-instant"
+    """Model of a request that names none."""
+
+    model_aliases: dict[str, str] = {
+        "llama-3.1-8b-instant": "openai/gpt-oss-20b",
+        "llama-3.3-70b-versatile": "openai/gpt-oss-120b",
+    }
+    """JSON object of model names and what to ask Groq for instead; applies only to names that Groq does not list."""
+
+    connections_max: int = Field(default=1_000, ge=1)
+    """Most connections to Groq at the same time."""
+
+    connect_timeout_seconds: float = Field(default=5.0, gt=0)
+    """Longest wait for a connection to Groq."""
+
+    first_byte_timeout_seconds: float = Field(default=60.0, gt=0)
+    """Longest wait for the first byte of an answer."""
+
+    idle_timeout_seconds: float = Field(default=30.0, gt=0)
+    """Longest silence in the middle of a stream."""
+
+    total_timeout_seconds: float = Field(default=120.0, gt=0)
+    """Longest life of a request, reading on after its caller left included; must be shorter than quota's hold."""
+
+    ledger_wait_seconds: float = Field(default=2.0, ge=0)
+    """Longest wait for a row's commit before the answer leaves without a verdict."""
+
+    ledger_rows_max: int = Field(default=10_000, ge=1)
+    """Rows that may wait for the database before new requests are refused."""
+
+    @field_validator("groq_base_url")
+    @classmethod
+    def _without_path(cls, value: str) -> str:
+        """Accept the address that OpenAI clients use for Groq, a common mistake."""
+        return value.rstrip("/").removesuffix(_GROQ_PATH)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The Groq keys in the order given; empty when there is none."""
+        listed = self.groq_api_keys.get_secret_value() or self.groq_api_key.get_secret_value()
+        return tuple(key.strip() for key in listed.split(",") if key.strip())
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's database, the default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'inference.db'}"

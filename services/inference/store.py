@@ -1,0 +1,114 @@
+"""The ledger in SQL, the same on SQLite and Postgres."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Row, case, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.common.errors import Unavailable
+from services.inference.chat import Outcome, Usage, UsageSource
+from services.inference.ledger import LedgerRow, UsageSummary
+from services.inference.tables import usage_ledger
+
+_TIMEOUT_SECONDS = 5.0
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
+_OWN_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
+
+
+class SqlLedgerStore:
+    """The `LedgerStore` on SQLAlchemy."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Keep rows in `engine`'s database."""
+        self._engine = engine
+        insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
+
+    async def insert(self, rows: Sequence[LedgerRow]) -> None:
+        """Commit rows, all or none; a row whose request id is there already changes nothing."""
+        async with self._transaction() as connection:
+            await connection.execute(self._insert, [_values(row) for row in rows])
+
+    async def count_charged(self, key_days: Sequence[tuple[str, str]]) -> list[int]:
+        """Return the charged rows of each (key id, day), in order."""
+        keys_of: dict[str, set[str]] = {}
+        for key_id, day in key_days:
+            keys_of.setdefault(day, set()).add(key_id)
+        counts: dict[tuple[str, str], int] = {}
+        async with self._transaction() as connection:
+            for day, key_ids in keys_of.items():
+                for key_id, count in await connection.execute(_count_query(day, key_ids)):
+                    counts[key_id, day] = count
+        return [counts.get(key_day, 0) for key_day in key_days]
+
+    async def find(self, request_id: str) -> LedgerRow | None:
+        """Return one row, or None when there is none."""
+        async with self._transaction() as connection:
+            query = select(usage_ledger).where(usage_ledger.c.request_id == request_id)
+            row = (await connection.execute(query)).one_or_none()
+        return _ledger_row(row) if row is not None else None
+
+    async def summarize(self, key_id: str, *, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by day and model, newest day first."""
+        async with self._transaction() as connection:
+            rows = await connection.execute(_summary_query(key_id, from_day, to_day))
+            return [UsageSummary(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS), self._engine.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError, TimeoutError) as exc:
+            raise Unavailable("the usage ledger cannot be reached; try again", reason="ledger_unavailable") from exc
+
+
+def _values(row: LedgerRow) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(row, name) for name in _OWN_COLUMNS}
+    values |= {name: getattr(row.usage, name) for name in _COUNTS}
+    return values | {
+        "outcome": row.outcome.value,
+        "usage_source": row.usage.source.value,
+        "model": _storable(row.model),
+        "upstream_model": _storable(row.upstream_model),
+    }
+
+
+def _storable(name: str) -> str:
+    """Return a model's name as a column can hold it: Postgres takes no NUL, and callers send what they like."""
+    return name.replace("\0", "")[:256]
+
+
+def _ledger_row(row: Row[Any]) -> LedgerRow:
+    stored = row._mapping
+    usage = Usage(**{name: stored[name] for name in _COUNTS}, source=UsageSource(stored["usage_source"]))
+    own = {name: stored[name] for name in _OWN_COLUMNS}
+    return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]))
+
+
+def _count_query(day: str, key_ids: set[str]) -> Any:
+    table = usage_ledger.c
+    charged = (table.day == day) & table.key_id.in_(key_ids) & table.charged
+    return select(table.key_id, func.count()).where(charged).group_by(table.key_id)
+
+
+def _summary_query(key_id: str, from_day: str, to_day: str) -> Any:
+    table = usage_ledger.c
+    query = select(
+        table.day,
+        table.model,
+        func.sum(case((table.charged, 1), else_=0)),
+        func.sum(case((table.charged, 0), else_=1)),
+        *(func.sum(table[name]) for name in _COUNTS),
+    ).where(table.key_id == key_id)
+    if from_day:
+        query = query.where(table.day >= from_day)
+    if to_day:
+        query = query.where(table.day <= to_day)
+    return query.group_by(table.day, table.model).order_by(table.day.desc(), table.model)

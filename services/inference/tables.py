@@ -1,0 +1,35 @@
+"""The ledger's schema."""
+
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table
+
+metadata = MetaData()
+
+usage_ledger = Table(
+    "usage_ledger",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("account_id", String(64), nullable=False),
+    Column("key_id", String(64), nullable=False),
+    # ISO dates: they sort, and both databases hold them alike.
+    Column("day", String(10), nullable=False),
+    Column("reserved_at", Float(53), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("upstream_model", String(256), nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("charged", Boolean, nullable=False),
+    Column("refund_reason", String(128), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("total_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("usage_source", String(16), nullable=False),
+    Column("upstream_id", String(128), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("time_to_first_token_ms", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    # Counting a key's day, which grounds quota's counters, reads this index alone.
+    Index("ix_usage_ledger_key_day", "key_id", "day", "charged"),
+    Index("ix_usage_ledger_account_day", "account_id", "day"),
+)

@@ -1,0 +1,123 @@
+"""Protobuf ↔ the nouns of a chat; nothing is decided here."""
+
+import time
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
+from ulid import ULID
+
+from services.common import mirror
+from services.common.errors import InvalidRequest
+from services.inference.chat import ChatCall, Members, RequestContext, Verdict
+from services.inference.ledger import LedgerRow, UsageSummary
+
+_VERDICTS = {
+    Verdict.CHARGED: inference_pb2.VERDICT_CHARGED,
+    Verdict.RELEASED: inference_pb2.VERDICT_RELEASED,
+    None: inference_pb2.VERDICT_UNSPECIFIED,
+}
+
+
+def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
+    """Return what is asked for.
+
+    Raises:
+        InvalidRequest: There is no message.
+    """
+    if not chat.messages:
+        raise InvalidRequest("messages: expected at least one", metadata={"param": "messages"})
+    members = mirror.members(chat)
+    model = members.pop("model", None) or default_model
+    return ChatCall(members, str(model), asks_for_usage=chat.stream_options.include_usage)
+
+
+def request_context(context: inference_pb2.RequestContext) -> RequestContext:
+    """Return where a request is accounted; a caller without a context gets one that counts against no key."""
+    if not context.request_id:
+        now = time.time()
+        return RequestContext(f"req_{ULID()}", "", "", _utc_date(now), now)
+    reserved_at = context.reserved_at.seconds + context.reserved_at.nanos / 1e9
+    return RequestContext(context.request_id, context.account_id, context.key_id, context.day, reserved_at)
+
+
+def completion(members: Members) -> chat_pb2.ChatCompletion:
+    """Return an answer in one piece."""
+    message = chat_pb2.ChatCompletion()
+    mirror.fill(message, members)
+    return message
+
+
+def chunks(events: list[Members]) -> list[chat_pb2.ChatChunk]:
+    """Return a stream's events."""
+    messages = []
+    for event in events:
+        message = chat_pb2.ChatChunk()
+        mirror.fill(message, event)
+        messages.append(message)
+    return messages
+
+
+def models(listed: list[Members]) -> list[chat_pb2.Model]:
+    """Return a list of models."""
+    messages = []
+    for members in listed:
+        message = chat_pb2.Model()
+        mirror.fill(message, members)
+        messages.append(message)
+    return messages
+
+
+def verdict(value: Verdict | None) -> inference_pb2.Verdict:
+    """Return a verdict; unspecified when there is none."""
+    return _VERDICTS[value]
+
+
+def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
+    """Return a ledger row."""
+    return usage_pb2.UsageRecord(
+        request_id=row.request_id,
+        account_id=row.account_id,
+        key_id=row.key_id,
+        day=row.day,
+        model=row.model,
+        upstream_model=row.upstream_model,
+        stream=row.stream,
+        outcome=row.outcome.value,
+        charged=row.charged,
+        refund_reason=row.refund_reason,
+        prompt_tokens=row.usage.prompt_tokens,
+        completion_tokens=row.usage.completion_tokens,
+        total_tokens=row.usage.total_tokens,
+        cached_tokens=row.usage.cached_tokens,
+        reasoning_tokens=row.usage.reasoning_tokens,
+        usage_source=row.usage.source.value,
+        upstream_id=row.upstream_id,
+        attempts=row.attempts,
+        time_to_first_token_ms=row.time_to_first_token_ms,
+        duration_ms=row.duration_ms,
+        reserved_at=_timestamp(row.reserved_at),
+    )
+
+
+def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
+    """Return one sum."""
+    return usage_pb2.UsageSummary(
+        day=summary.day,
+        model=summary.model,
+        charged_requests=summary.charged_requests,
+        released_requests=summary.released_requests,
+        prompt_tokens=summary.prompt_tokens,
+        completion_tokens=summary.completion_tokens,
+        total_tokens=summary.total_tokens,
+        cached_tokens=summary.cached_tokens,
+        reasoning_tokens=summary.reasoning_tokens,
+    )
+
+
+def _utc_date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return Timestamp(seconds=whole, nanos=milliseconds * 1_000_000)

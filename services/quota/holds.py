@@ -1,0 +1,198 @@
+"""The hold: a slot of a key's day, from its reserve to its verdict.
+
+A key's counter of the day is grounded in the ledger: the first reserve of a day finds none, asks the ledger how many
+requests were charged already, and brings that count along. The store takes it only when there is still no counter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from services.common.errors import ServiceError
+
+_SEED_ATTEMPTS = 3
+"""A seed may be for yesterday when midnight passed meanwhile; twice in a row does not happen."""
+
+
+class Verdict(StrEnum):
+    """How a hold ends."""
+
+    CHARGED = "charged"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A request's wish for one slot."""
+
+    request_id: str
+    key_id: str
+    account_id: str
+    limit: int
+    """Requests a day in force now; 0 admits nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of one hold."""
+
+    request_id: str
+    key_id: str
+    day: int
+    """Days since 1970-01-01, of the reserve."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class DayStatus:
+    """A key's day, after the step that it comes with."""
+
+    day: int
+    """Days since 1970-01-01."""
+    charged: int
+    held: int
+    reset_at: float
+    """Unix time in seconds of the next 00:00 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The slot is held."""
+
+    status: DayStatus
+    reserved_at: float
+    """Redis' time of the hold; Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Charged and held requests fill the limit; nothing was changed."""
+
+    status: DayStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Unseeded:
+    """The key has no counter for this day yet; nothing was changed."""
+
+    day: int
+    reset_at: float
+    """Unix time in seconds of the next 00:00 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The key's counter could not be grounded just now; nothing is known and nothing was held."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDay:
+    """One key on one day."""
+
+    key_id: str
+    day: int
+
+
+Seeds = dict[KeyDay, int]
+"""Charged rows of the ledger, by key and day."""
+
+
+class HoldStore(Protocol):
+    """Counters and holds. Every call is one step for each key: others see it whole or not at all.
+
+    All raise `Unavailable` of the error tree when the store cannot be reached; a call that raised may have happened.
+    """
+
+    async def reserve(self, reservations: Sequence[Reservation], seeds: Seeds) -> list[Held | Denied | Unseeded]:
+        """Hold a slot for each reservation, in order; a request id that is held already is held once.
+
+        Args:
+            reservations: What to hold.
+            seeds: Counts to start a counter from; used only where there is none.
+        """
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Close holds, in order; false where there was none, and then nothing is changed."""
+
+    async def status(self, key_ids: Sequence[str]) -> list[DayStatus | Unseeded]:
+        """Return today's state of keys, in order, changing nothing."""
+
+
+class Ledger(Protocol):
+    """What really happened, as far as quota needs to know."""
+
+    async def count_charged(self, key_days: Sequence[KeyDay]) -> list[int]:
+        """Return the charged rows of each key and day, in order.
+
+        Raises:
+            ServiceError: The ledger cannot be read just now.
+        """
+
+
+class Holds:
+    """Reserves and settles, with counters grounded in the ledger. Safe to use concurrently and by many replicas."""
+
+    def __init__(self, store: HoldStore, ledger: Ledger) -> None:
+        """Work on `store`, seeding from `ledger`."""
+        self._store = store
+        self._ledger = ledger
+
+    async def reserve(self, reservations: Sequence[Reservation]) -> list[Held | Denied | Unavailable]:
+        """Hold a slot for each reservation, in order, each on its own.
+
+        Raises:
+            ServiceError: The store cannot be reached; what was held of it is the sweeper's.
+        """
+        results: list[Held | Denied | Unavailable] = [Unavailable()] * len(reservations)
+        waiting = list(range(len(reservations)))
+        seeds: Seeds = {}
+        for _ in range(_SEED_ATTEMPTS):
+            outcomes = await self._store.reserve([reservations[i] for i in waiting], seeds)
+            unseeded: dict[int, KeyDay] = {}
+            for i, outcome in zip(waiting, outcomes, strict=True):
+                if isinstance(outcome, Unseeded):
+                    unseeded[i] = KeyDay(reservations[i].key_id, outcome.day)
+                else:
+                    results[i] = outcome
+            seeds = await self._count(set(unseeded.values()))
+            waiting = [i for i, key_day in unseeded.items() if key_day in seeds]
+            if not waiting:
+                break
+        return results
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Close holds, in order; false where there was none.
+
+        Raises:
+            ServiceError: The store cannot be reached; settling again is harmless.
+        """
+        return await self._store.settle(settlements)
+
+    async def status(self, key_ids: Sequence[str]) -> list[DayStatus]:
+        """Return today's state of keys, in order; a key without a counter is read from the ledger.
+
+        Raises:
+            ServiceError: The store or the ledger cannot be reached.
+        """
+        found = await self._store.status(key_ids)
+        missing = [
+            KeyDay(key_id, state.day)
+            for key_id, state in zip(key_ids, found, strict=True)
+            if isinstance(state, Unseeded)
+        ]
+        counts = iter(await self._ledger.count_charged(missing) if missing else [])
+        return [
+            DayStatus(state.day, next(counts), 0, state.reset_at) if isinstance(state, Unseeded) else state
+            for state in found
+        ]
+
+    async def _count(self, key_days: set[KeyDay]) -> Seeds:
+        """Return what the ledger knows; empty when it is away, which leaves the keys unseeded."""
+        if not key_days:
+            return {}
+        wanted = list(key_days)
+        try:
+            return dict(zip(wanted, await self._ledger.count_charged(wanted), strict=True))
+        except ServiceError:
+            return {}

@@ -1,0 +1,45 @@
+-- Hold a slot for each request id, all of one key, in order; one atomic step.
+--
+-- KEYS[1]  quota:{bucket}:key_id     the key's entries; the day is appended here, because Redis' clock decides it
+-- KEYS[2]  quota:{bucket}:deadlines  when each hold of the bucket is overdue
+-- ARGV     clock offset in seconds, hold in milliseconds, key id, account id, limit,
+--          day of the seed ('' for none), seed, seconds to keep an old day, request ids …
+-- Returns  {day, now in milliseconds, 0} when there is no counter and no seed for this day; else
+--          {day, now in milliseconds, 1, then for each request id: held (1) or denied (0), charged, held count}
+
+local offset_seconds, hold_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
+local key_id, account_id, limit = ARGV[3], ARGV[4], tonumber(ARGV[5])
+local seed_day, seed, keep_seconds = ARGV[6], ARGV[7], tonumber(ARGV[8])
+
+local time = redis.call('TIME')
+local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local day = math.floor((tonumber(time[1]) + offset_seconds) / 86400)
+local entries = KEYS[1] .. ':' .. string.format('%d', day)
+
+local charged = tonumber(redis.call('HGET', entries, 'charged'))
+if not charged then
+  if seed_day ~= string.format('%d', day) then
+    return {day, now_ms, 0}
+  end
+  -- Only where there is still none: another replica may have seeded, and charged, since the ledger was read.
+  charged = tonumber(seed)
+  redis.call('HSET', entries, 'charged', charged)
+  redis.call('EXPIREAT', entries, (day + 1) * 86400 - offset_seconds + keep_seconds)
+end
+
+local held = redis.call('HLEN', entries) - 1
+local answer = {day, now_ms, 1}
+for i = 9, #ARGV do
+  local request_id = ARGV[i]
+  local is_held = redis.call('HEXISTS', entries, request_id)
+  if is_held == 0 and charged + held < limit then
+    redis.call('HSET', entries, request_id, now_ms .. ' ' .. account_id)
+    redis.call('ZADD', KEYS[2], now_ms + hold_ms, key_id .. ' ' .. day .. ' ' .. request_id)
+    held = held + 1
+    is_held = 1
+  end
+  answer[#answer + 1] = is_held
+  answer[#answer + 1] = charged
+  answer[#answer + 1] = held
+end
+return answer

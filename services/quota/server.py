@@ -1,0 +1,33 @@
+"""What the quota service is made of."""
+
+import logging
+from contextlib import AsyncExitStack
+
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+from services.common.channel import open_channel
+from services.common.server import GrpcServer
+from services.quota.holds import Holds
+from services.quota.ledger import GrpcLedger
+from services.quota.service import QuotaService
+from services.quota.settings import QuotaSettings
+from services.quota.store import RedisHoldStore, connect
+
+_log = logging.getLogger(__name__)
+
+
+async def serve(settings: QuotaSettings) -> None:
+    """Serve until told to stop."""
+    async with AsyncExitStack() as stack:
+        client = connect(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
+        stack.push_async_callback(client.aclose)
+        channel = await stack.enter_async_context(open_channel(settings.inference_target))
+        ledger = GrpcLedger(channel, timeout_seconds=settings.ledger_timeout_seconds)
+        store = RedisHoldStore(
+            client, hold_seconds=settings.hold_seconds, clock_offset_seconds=settings.clock_offset_seconds
+        )
+        _log.info("clock", extra={"offset_seconds": settings.clock_offset_seconds})
+
+        server = GrpcServer(settings.listen, settings)
+        quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaService(Holds(store, ledger)), server.grpc)
+        await server.run([quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name])

@@ -1,0 +1,98 @@
+"""QuotaService: protobuf ↔ holds; nothing is decided here."""
+
+from functools import lru_cache
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+from services.common.errors import InvalidRequest
+from services.common.rpc import Context
+from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable, Verdict
+from services.quota.ledger import day_number, iso_date
+
+_ITEMS_MAX = 1_000
+_VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}
+
+# Days come again and again; formatting a date costs more than looking it up.
+_day_text = lru_cache(maxsize=64)(iso_date)
+_day_number = lru_cache(maxsize=64)(day_number)
+
+
+class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
+    """Answers Reserve, Settle and GetStatus."""
+
+    def __init__(self, holds: Holds) -> None:
+        """Answer from `holds`."""
+        self._holds = holds
+
+    async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
+        """Hold one slot for each reservation."""
+        _check_size(len(request.reservations), "reservations")
+        outcomes = await self._holds.reserve([_reservation(wish) for wish in request.reservations])
+        return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
+
+    async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
+        """Close holds."""
+        _check_size(len(request.settlements), "settlements")
+        closed = await self._holds.settle([_settlement(end) for end in request.settlements])
+        return quota_pb2.SettleResponse(results=[quota_pb2.SettleResult(closed=flag) for flag in closed])
+
+    async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
+        """Read keys' counters of today."""
+        _check_size(len(request.key_ids), "key_ids")
+        statuses = await self._holds.status(list(request.key_ids))
+        return quota_pb2.GetStatusResponse(statuses=[_status(status) for status in statuses])
+
+
+def _check_size(count: int, field: str) -> None:
+    if not 1 <= count <= _ITEMS_MAX:
+        raise InvalidRequest(f"{field}: expected 1 to {_ITEMS_MAX:,} items, got {count:,}")
+
+
+def _reservation(wish: quota_pb2.Reservation) -> Reservation:
+    for field in ("request_id", "key_id", "account_id"):
+        _check_id(getattr(wish, field), field)
+    if wish.limit < 0:
+        raise InvalidRequest(f"limit: expected 0 or more, got {wish.limit}")
+    return Reservation(wish.request_id, wish.key_id, wish.account_id, wish.limit)
+
+
+def _settlement(end: quota_pb2.Settlement) -> Settlement:
+    _check_id(end.request_id, "request_id")
+    _check_id(end.key_id, "key_id")
+    verdict = _VERDICTS.get(end.verdict)
+    if verdict is None:
+        raise InvalidRequest("verdict: expected charged or released")
+    try:
+        return Settlement(end.request_id, end.key_id, _day_number(end.day), verdict)
+    except ValueError as exc:
+        raise InvalidRequest(f"day: expected YYYY-MM-DD, got {end.day!r}") from exc
+
+
+def _check_id(text: str, field: str) -> None:
+    # A blank would end the id where the store joins ids; `charged` names the counter beside the holds.
+    if not text or " " in text or text == "charged":
+        raise InvalidRequest(f"{field}: expected an id without blanks, got {text!r}")
+
+
+def _result(outcome: Held | Denied | Unavailable) -> quota_pb2.ReserveResult:
+    if isinstance(outcome, Unavailable):
+        return quota_pb2.ReserveResult(outcome=quota_pb2.RESERVE_OUTCOME_UNAVAILABLE)
+    if isinstance(outcome, Denied):
+        return quota_pb2.ReserveResult(outcome=quota_pb2.RESERVE_OUTCOME_DENIED, status=_status(outcome.status))
+    return quota_pb2.ReserveResult(
+        outcome=quota_pb2.RESERVE_OUTCOME_HELD,
+        status=_status(outcome.status),
+        reserved_at=_timestamp(outcome.reserved_at),
+    )
+
+
+def _status(status: DayStatus) -> quota_pb2.DayStatus:
+    return quota_pb2.DayStatus(
+        day=_day_text(status.day), charged=status.charged, held=status.held, reset_at=_timestamp(status.reset_at)
+    )
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return Timestamp(seconds=whole, nanos=milliseconds * 1_000_000)

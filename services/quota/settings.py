@@ -1,0 +1,33 @@
+"""What the quota service can be told."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+
+class QuotaSettings(ServiceSettings):
+    """Settings of the quota service, `QUOTA_*` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="QUOTA_")
+
+    listen: str = "127.0.0.1:50052"
+    """Address of the gRPC server: `host:port`, `[::]:port` or `unix:/path`."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Redis or Valkey: `redis://host:port/db`, `rediss://…` or `unix:///path`."""
+
+    redis_timeout_seconds: float = Field(default=1.0, gt=0)
+    """Longest wait for Redis, to connect and to answer."""
+
+    inference_target: str = Field(default="127.0.0.1:50053", validation_alias="INFERENCE_TARGET")
+    """gRPC target of inference, whose ledger grounds the counters."""
+
+    ledger_timeout_seconds: float = Field(default=1.0, gt=0)
+    """Longest wait for a count from the ledger."""
+
+    hold_seconds: float = Field(default=180.0, gt=0)
+    """Age at which a hold is overdue and the sweeper's; must outlive a request's total deadline."""
+
+    clock_offset_seconds: int = 0
+    """Added to Redis' clock when the day is decided; for tests of midnight only."""

@@ -1,0 +1,14 @@
+-- Read a key's counter and holds of today.
+--
+-- KEYS[1]  quota:{bucket}:key_id
+-- ARGV     clock offset in seconds
+-- Returns  {day, charged, held}; charged is -1 when there is no counter yet
+
+local time = redis.call('TIME')
+local day = math.floor((tonumber(time[1]) + tonumber(ARGV[1])) / 86400)
+local entries = KEYS[1] .. ':' .. string.format('%d', day)
+local charged = tonumber(redis.call('HGET', entries, 'charged'))
+if not charged then
+  return {day, -1, 0}
+end
+return {day, charged, redis.call('HLEN', entries) - 1}
