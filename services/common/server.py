@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -48,11 +48,13 @@ class GrpcServer:
         self._settings = settings
         self._health = health.aio.HealthServicer()
 
-    async def run(self, service_names: Sequence[str]) -> None:
+    async def run(self, service_names: Sequence[str], *, on_drain: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM or SIGINT, then drain and return.
 
         Args:
             service_names: Full names of the registered services, for reflection.
+            on_drain: Called when callers have had the time to leave and calls in flight are waited for; ends streams
+                that would never end by themselves.
 
         Raises:
             StartError: The address is taken or cannot be used.
@@ -61,7 +63,7 @@ class GrpcServer:
         await self._start(service_names)
         _log.info("ready", extra={"listen": self._listen})
         await stopping.wait()
-        await self._drain()
+        await self._drain(on_drain)
         _log.info("stopped")
 
     async def _start(self, service_names: Sequence[str]) -> None:
@@ -77,8 +79,9 @@ class GrpcServer:
         await self.grpc.start()
         await self._health.set("", _SERVING)
 
-    async def _drain(self) -> None:
+    async def _drain(self, on_drain: Callable[[], None]) -> None:
         """Fail readiness first, let callers move away, then let calls in flight finish."""
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_seconds)
+        on_drain()
         await self.grpc.stop(self._settings.grace_seconds)

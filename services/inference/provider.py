@@ -30,6 +30,8 @@ _MODELS_TIMEOUT_SECONDS = 5.0
 _DONE = b"[DONE]"
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _STREAM: type[AsyncStream[object]] = AsyncStream
+_JSON: Any = {"headers": {"Content-Type": "application/json"}}
+_LISTING: Any = {"timeout": _MODELS_TIMEOUT_SECONDS}
 
 
 class GroqProvider:
@@ -60,30 +62,33 @@ class GroqProvider:
 
     async def list_models(self) -> list[Members]:
         """Return the models that are served now."""
-        options = {"timeout": _MODELS_TIMEOUT_SECONDS}
         with groq_errors():
-            response = await next(self._turns).get(_MODELS_PATH, cast_to=httpx.Response, options=options)  # type: ignore[arg-type]
+            response = await next(self._turns).get(_MODELS_PATH, cast_to=httpx.Response, options=_LISTING)
         models = _object(response.content).get("data")
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
 
     async def _batches(self, response: httpx.Response) -> AsyncIterator[list[Members]]:
         reader = EventReader()
-        loop = asyncio.get_running_loop()
-        with groq_errors(), _idle_errors():
-            async with asyncio.timeout(self._idle_timeout_seconds) as idle:
-                async for raw in response.aiter_raw():
-                    idle.reschedule(loop.time() + self._idle_timeout_seconds)
-                    events = reader.feed(raw)
-                    ended = bool(events) and events[-1].data.startswith(_DONE)
-                    chunks = [_chunk(event) for event in (events[:-1] if ended else events)]
-                    if chunks:
-                        yield chunks
-                    if ended:
-                        return
+        received = response.aiter_raw()
+        while (raw := await self._receive(received)) is not None:
+            events = reader.feed(raw)
+            ended = bool(events) and events[-1].data.startswith(_DONE)
+            chunks = [_chunk(event) for event in (events[:-1] if ended else events)]
+            if chunks:
+                yield chunks
+            if ended:
+                return
         raise Unavailable("the model's answer broke off", reason="upstream_cut")
 
-
-_JSON: Any = {"headers": {"Content-Type": "application/json"}}
+    async def _receive(self, received: AsyncIterator[bytes]) -> bytes | None:
+        """Return the next bytes of a stream, or None at its end."""
+        with groq_errors():
+            try:
+                async with asyncio.timeout(self._idle_timeout_seconds):
+                    return await anext(received, None)
+            except TimeoutError as exc:
+                message = "the model went silent in the middle of its answer"
+                raise DeadlineExceeded(message, reason="upstream_stalled") from exc
 
 
 @asynccontextmanager
@@ -117,14 +122,6 @@ def groq_errors() -> Iterator[None]:
         raise error from exc
     except (groq.APIConnectionError, httpx.HTTPError, aiohttp.ClientError) as exc:
         raise _connection_error(exc) from exc
-
-
-@contextmanager
-def _idle_errors() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as exc:
-        raise DeadlineExceeded("the model went silent in the middle of its answer", reason="upstream_stalled") from exc
 
 
 def _connection_error(exc: Exception) -> ServiceError:

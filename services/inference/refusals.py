@@ -67,9 +67,8 @@ def _text(details: Mapping[str, Any], name: str) -> str:
 def _invalid(details: Mapping[str, Any]) -> ServiceError:
     message = _ORGANISATION.sub("", _text(details, "message")) or "the model refused the request"
     code = _text(details, "code")
-    return InvalidRequest(
-        message, reason=code or "invalid_request", metadata=_named(param=_text(details, "param"), code=code)
-    )
+    facts = _named(param=_text(details, "param"), code=code)
+    return InvalidRequest(message, reason=code or "invalid_request", metadata=facts)
 
 
 def _not_found(details: Mapping[str, Any]) -> ServiceError:

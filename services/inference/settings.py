@@ -6,6 +6,11 @@ from pydantic_settings import SettingsConfigDict
 from services.common.settings import ServiceSettings
 
 _GROQ_PATH = "/openai/v1"
+_RETIRED = {
+    # Groq retired these for ordinary keys in August 2026; the documented default is one of them.
+    "llama-3.1-8b-instant": "openai/gpt-oss-20b",
+    "llama-3.3-70b-versatile": "openai/gpt-oss-120b",
+}
 
 
 class InferenceSettings(ServiceSettings):
@@ -31,10 +36,7 @@ class InferenceSettings(ServiceSettings):
     default_model: str = "llama-3.1-8b-instant"
     """Model of a request that names none."""
 
-    model_aliases: dict[str, str] = {
-        "llama-3.1-8b-instant": "openai/gpt-oss-20b",
-        "llama-3.3-70b-versatile": "openai/gpt-oss-120b",
-    }
+    model_aliases: dict[str, str] = Field(default=_RETIRED)
     """JSON object of model names and what to ask Groq for instead; applies only to names that Groq does not list."""
 
     connections_max: int = Field(default=1_000, ge=1)

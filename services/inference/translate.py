@@ -67,7 +67,7 @@ def models(listed: list[Members]) -> list[chat_pb2.Model]:
     return messages
 
 
-def verdict(value: Verdict | None) -> inference_pb2.Verdict:
+def verdict(value: Verdict | None) -> inference_pb2.Verdict.ValueType:
     """Return a verdict; unspecified when there is none."""
     return _VERDICTS[value]
 
