@@ -1,0 +1,178 @@
+"""The gateway's ports over gRPC: auth, quota and inference."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from grpc import aio
+from stack.auth.v1 import auth_pb2, auth_pb2_grpc
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+from services.common import mirror
+from services.common.batch import Batcher
+from services.common.errors import Unavailable, rpc_errors
+from services.gateway import translate
+from services.gateway.pipeline import (
+    Chat,
+    Completion,
+    Hold,
+    LimitReached,
+    Members,
+    Principal,
+    RateLimit,
+    Verdict,
+)
+from services.gateway.principals import Authentication, WatchEvent
+
+_BATCH_ITEMS_MAX = 500
+_BATCH_FLIGHTS_MAX = 4
+
+_DENIALS = {
+    auth_pb2.DENIAL_REASON_UNKNOWN: "unknown",
+    auth_pb2.DENIAL_REASON_REVOKED: "revoked",
+    auth_pb2.DENIAL_REASON_EXPIRED: "expired",
+}
+_VERDICTS = {Verdict.CHARGED: quota_pb2.VERDICT_CHARGED, Verdict.RELEASED: quota_pb2.VERDICT_RELEASED}
+
+
+class GrpcAuthority:
+    """Auth over gRPC."""
+
+    def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
+        """Ask over `channel`, at most `timeout_seconds` for each look-up."""
+        self._stub = auth_pb2_grpc.AuthServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def authenticate(self, api_key: str) -> Authentication:
+        """Ask about a key."""
+        request = auth_pb2.AuthenticateRequest(api_key=api_key)
+        with rpc_errors(unavailable_reason="auth_unavailable"):
+            response = await self._stub.Authenticate(request, timeout=self._timeout_seconds)
+        if response.WhichOneof("outcome") == "principal":
+            return Authentication(_principal(response.principal), "", response.revision)
+        return Authentication(None, _DENIALS.get(response.denial.reason, "unknown"), response.revision)
+
+    async def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
+        """Yield changes after a revision, or from now on when None, and heartbeats."""
+        call = self._stub.WatchKeys(auth_pb2.WatchKeysRequest(after_revision=after_revision))
+        try:
+            with rpc_errors(unavailable_reason="auth_unavailable"):
+                async for event in call:
+                    yield WatchEvent(event.revision, event.changed_key_id)
+        finally:
+            call.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    request_id: str
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    hold: Hold
+    verdict: Verdict
+
+
+class GrpcQuota:
+    """Quota over gRPC; what is asked at the same time travels in one call."""
+
+    def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
+        """Ask over `channel`, at most `timeout_seconds` for each call."""
+        self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+        self._wishes = Batcher(self._reserve, items_max=_BATCH_ITEMS_MAX, flights_max=_BATCH_FLIGHTS_MAX)
+        self._ends = Batcher(self._settle, items_max=_BATCH_ITEMS_MAX, flights_max=1)
+
+    async def reserve(self, request_id: str, principal: Principal) -> Hold:
+        """Hold a slot."""
+        wish = _Wish(request_id, principal)
+        return _hold(wish, await self._wishes.submit(wish))
+
+    async def settle(self, hold: Hold, verdict: Verdict) -> None:
+        """Close a hold."""
+        await self._ends.submit(_End(hold, verdict))
+
+    async def _reserve(self, wishes: Sequence[_Wish]) -> Sequence[quota_pb2.ReserveResult]:
+        request = quota_pb2.ReserveRequest(reservations=[_reservation(wish) for wish in wishes])
+        with rpc_errors(unavailable_reason="quota_unavailable"):
+            response = await self._stub.Reserve(request, timeout=self._timeout_seconds)
+        return response.results
+
+    async def _settle(self, ends: Sequence[_End]) -> Sequence[quota_pb2.SettleResult]:
+        request = quota_pb2.SettleRequest(settlements=[_settlement(end) for end in ends])
+        with rpc_errors(unavailable_reason="quota_unavailable"):
+            response = await self._stub.Settle(request, timeout=self._timeout_seconds)
+        return response.results
+
+
+class GrpcInference:
+    """Inference over gRPC."""
+
+    def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
+        """Ask over `channel`; `timeout_seconds` bounds a request's whole life."""
+        self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def complete(self, hold: Hold, chat: Chat) -> Completion:
+        """Return the answer in one piece."""
+        request = inference_pb2.CreateChatCompletionRequest(
+            context=translate.request_context(hold), chat=translate.chat_request(chat)
+        )
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
+        return Completion(mirror.encode(response.completion), translate.verdict(response.verdict))
+
+    async def stream(self, hold: Hold, chat: Chat) -> AsyncIterator[list[bytes] | Verdict | None]:
+        """Yield the events that arrived together as JSON texts, and at last the verdict."""
+        request = inference_pb2.StreamChatCompletionRequest(
+            context=translate.request_context(hold), chat=translate.chat_request(chat)
+        )
+        verdict: Verdict | None = None
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            async for response in self._stub.StreamChatCompletion(request, timeout=self._timeout_seconds):
+                if response.chunks:
+                    yield [mirror.encode(chunk) for chunk in response.chunks]
+                verdict = translate.verdict(response.verdict)
+        yield verdict
+
+    async def list_models(self) -> list[Members]:
+        """Return the models that are served now, as JSON objects."""
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            response = await self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=self._timeout_seconds)
+        return translate.models(list(response.models))
+
+
+def _principal(principal: auth_pb2.Principal) -> Principal:
+    expires_at = principal.expires_at.ToNanoseconds() / 1e9 if principal.HasField("expires_at") else None
+    return Principal(principal.key_id, principal.account_id, principal.daily_limit, expires_at)
+
+
+def _reservation(wish: _Wish) -> quota_pb2.Reservation:
+    return quota_pb2.Reservation(
+        request_id=wish.request_id,
+        key_id=wish.principal.key_id,
+        account_id=wish.principal.account_id,
+        limit=wish.principal.daily_limit,
+    )
+
+
+def _hold(wish: _Wish, result: quota_pb2.ReserveResult) -> Hold:
+    if result.outcome == quota_pb2.RESERVE_OUTCOME_UNAVAILABLE:
+        raise Unavailable("today's count of this key cannot be read; try again", reason="quota_unavailable")
+    status = result.status
+    rate_limit = RateLimit(wish.principal.daily_limit, status.charged, status.held, float(status.reset_at.seconds))
+    if result.outcome == quota_pb2.RESERVE_OUTCOME_DENIED:
+        raise LimitReached(rate_limit)
+    reserved_at_ms = result.reserved_at.seconds * 1000 + result.reserved_at.nanos // 1_000_000
+    return Hold(wish.request_id, wish.principal, status.day, reserved_at_ms, rate_limit)
+
+
+def _settlement(end: _End) -> quota_pb2.Settlement:
+    return quota_pb2.Settlement(
+        request_id=end.hold.request_id,
+        key_id=end.hold.principal.key_id,
+        day=end.hold.day,
+        verdict=_VERDICTS[end.verdict],
+    )

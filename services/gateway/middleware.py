@@ -1,0 +1,97 @@
+"""What stands around every HTTP request, as pure ASGI: its id, its time, its log line, and the envelope for defects."""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.gateway.errors import internal_error
+
+REQUEST_ID = "stack.request_id"
+"""Name in the ASGI scope of the id that the answer will carry; a reserve that was tried again changes it."""
+
+_log = logging.getLogger(__name__)
+_PREFIXED = re.compile(r"^(?:/api/v1|/openai/v1|/v1)*(/chat|/chat/completions|/models(?:/.+)?)$")
+
+
+class APIPaths:
+    """Brings the API's aliases to `/api/v1/…`, since clients disagree on where their base URL ends.
+
+    `/v1`, `/openai/v1`, no prefix, a doubled prefix and a trailing slash all mean the same; nothing is redirected,
+    because a redirected POST loses its body in some clients.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand in front of `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on under its canonical path."""
+        if scope["type"] == "http" and (match := _PREFIXED.match(scope["path"].rstrip("/"))):
+            scope = {**scope, "path": "/api/v1" + match.group(1)}
+        await self._app(scope, receive, send)
+
+
+class RequestScope:
+    """Gives each request an id, tells it and the time taken in the answer, and logs one line."""
+
+    def __init__(self, app: ASGIApp, *, new_request_id: Callable[[], str]) -> None:
+        """Stand in front of `app`."""
+        self._app = app
+        self._new_request_id = new_request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; a defect of ours becomes a 500 in the envelope, or ends a stream that has begun."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        scope[REQUEST_ID] = self._new_request_id()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_own_headers(scope, started)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            _log.exception("request failed", extra={"request_id": scope[REQUEST_ID]})
+            if status:
+                raise
+            await _send_defect(send_with_id)
+        finally:
+            _report(scope, status, started)
+
+
+def _own_headers(scope: Scope, started: float) -> list[tuple[bytes, bytes]]:
+    milliseconds = (time.perf_counter() - started) * 1000
+    return [
+        (b"x-request-id", scope[REQUEST_ID].encode()),
+        (b"stack-processing-ms", f"{milliseconds:.1f}".encode()),
+    ]
+
+
+async def _send_defect(send: Send) -> None:
+    error = internal_error()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(error.body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": error.body})
+
+
+def _report(scope: Scope, status: int, started: float) -> None:
+    _log.info(
+        "request",
+        extra={
+            "request_id": scope[REQUEST_ID],
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "duration_ms": round((time.perf_counter() - started) * 1000, 1),
+        },
+    )

@@ -1,0 +1,175 @@
+"""The HTTP API: requests in, the pipeline in the middle, JSON and events out."""
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from services.common.errors import NotFound, ServiceError, TooLarge, Unauthenticated
+from services.gateway import sse
+from services.gateway.errors import HTTPError, http_error, rate_limit_headers
+from services.gateway.middleware import REQUEST_ID
+from services.gateway.openai import parse_chat
+from services.gateway.pipeline import Members, Pipeline, Principal
+
+_encode = msgspec.json.Encoder().encode
+_NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY). You can create one in the console under API Keys."
+)
+
+
+class Models(Protocol):
+    """The models that can be asked for."""
+
+    async def list_models(self) -> list[Members]:
+        """Return them as JSON objects."""
+
+
+class API:
+    """The handlers of the HTTP API."""
+
+    def __init__(self, pipeline: Pipeline, models: Models, *, body_bytes_max: int) -> None:
+        """Answer chats through `pipeline` and model lists from `models`."""
+        self._pipeline = pipeline
+        self._models = models
+        self._body_bytes_max = body_bytes_max
+
+    async def chat(self, request: Request) -> Response:
+        """`POST /api/v1/chat` and `/api/v1/chat/completions`."""
+        principal = await self._principal(request)
+        chat = parse_chat(await self._body(request))
+        hold = await self._pipeline.reserve(principal, request.scope[REQUEST_ID])
+        request.scope[REQUEST_ID] = hold.request_id
+        headers = rate_limit_headers(hold.rate_limit, now=time.time())
+        try:
+            if chat.stream:
+                return await _begin_stream(self._pipeline.stream(hold, chat), headers)
+            return json_response(await self._pipeline.complete(hold, chat), headers=headers)
+        except ServiceError as exc:
+            return error_response(http_error(exc, now=time.time()), headers=headers)
+
+    async def models(self, request: Request) -> Response:
+        """`GET /api/v1/models`."""
+        await self._principal(request)
+        return json_response(_encode({"object": "list", "data": await self._models.list_models()}))
+
+    async def model(self, request: Request) -> Response:
+        """`GET /api/v1/models/{id}`; ids may contain slashes."""
+        await self._principal(request)
+        name = request.path_params["id"]
+        for model in await self._models.list_models():
+            if model.get("id") == name:
+                return json_response(_encode(model))
+        message = f"The model `{name}` does not exist or you do not have access to it."
+        raise NotFound(message, metadata={"param": "model", "code": "model_not_found"})
+
+    async def _principal(self, request: Request) -> Principal:
+        scheme, _, api_key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not api_key.strip():
+            raise Unauthenticated(_NO_KEY)
+        return await self._pipeline.authorise(api_key.strip())
+
+    async def _body(self, request: Request) -> bytes:
+        """Read the body, no further than its bound."""
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._body_bytes_max:
+            raise self._too_large()
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._body_bytes_max:
+                raise self._too_large()
+            parts.append(part)
+        return b"".join(parts)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(
+            f"The request body is larger than {self._body_bytes_max:,} bytes; shorten the messages.",
+            reason="request_too_large",
+        )
+
+
+async def healthz(request: Request) -> Response:
+    """`GET /healthz`: the process runs."""
+    return json_response(b'{"status":"ok"}')
+
+
+def json_response(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON answer; clients of OpenAI's JavaScript package read it only with this exact media type."""
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def error_response(error: HTTPError, *, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a failed answer in the envelope."""
+    return json_response(error.body, status=error.status, headers={**(headers or {}), **error.headers})
+
+
+async def on_service_error(request: Request, exc: Exception) -> Response:
+    """Answer a refusal or failure that happened before anything was held."""
+    assert isinstance(exc, ServiceError)
+    return error_response(http_error(exc, now=time.time()))
+
+
+async def on_http_exception(request: Request, exc: Exception) -> Response:
+    """Answer an unknown path or a wrong method as OpenAI does."""
+    assert isinstance(exc, HTTPException)
+    method, path = request.method, request.url.path
+    if exc.status_code == 405:
+        message = f"Method {method} is not allowed for {path}; use {(exc.headers or {}).get('Allow', 'another')}."
+        error = HTTPError(405, message, "invalid_request_error", code="method_not_allowed", headers=exc.headers or {})
+    else:
+        message = f"Unknown request URL: {method} {path}. Please check the URL for typos, or see the docs at /docs."
+        error = HTTPError(404, message, "invalid_request_error", code="unknown_url")
+    return error_response(error)
+
+
+async def on_disconnect(request: Request, exc: Exception) -> Response:
+    """The client left while it sent its body: nobody reads this answer, and nothing was counted."""
+    return error_response(HTTPError(400, "The request body broke off.", "invalid_request_error"))
+
+
+HANDLERS = {ServiceError: on_service_error, HTTPException: on_http_exception, ClientDisconnect: on_disconnect}
+"""Exception handlers of the application."""
+
+
+async def _begin_stream(events: AsyncIterator[list[bytes]], headers: Mapping[str, str]) -> Response:
+    """Wait for the first events, so that a failure before them is an HTTP error and not a broken stream."""
+    first: list[bytes] = await anext(events, [])
+    return EventStream(first, events, headers)
+
+
+class EventStream(Response):
+    """A stream of events that goes on to its end whoever listens, since only its end tells the verdict."""
+
+    def __init__(self, first: list[bytes], rest: AsyncIterator[list[bytes]], headers: Mapping[str, str]) -> None:
+        """Send `first`, then `rest`."""
+        self._first = first
+        self._rest = rest
+        self._raw = [*sse.HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events as they arrive; what arrived together leaves in one write."""
+        await send({"type": "http.response.start", "status": 200, "headers": self._raw})
+        await send(_part(sse.events(self._first)))
+        try:
+            async for texts in self._rest:
+                await send(_part(sse.events(texts)))
+        except ServiceError as exc:
+            await send(_last(sse.events([http_error(exc, now=time.time()).body])))
+        else:
+            await send(_last(sse.DONE))
+
+
+def _part(body: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+def _last(body: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": body, "more_body": False}

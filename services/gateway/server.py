@@ -1,0 +1,148 @@
+"""What the gateway is made of, and how it listens and drains."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from ulid import ULID
+
+from services.common import process
+from services.common.channel import open_channel
+from services.common.clock import SystemClock
+from services.common.errors import StartError
+from services.gateway import routes
+from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
+from services.gateway.middleware import APIPaths, RequestScope
+from services.gateway.pipeline import Pipeline
+from services.gateway.principals import PrincipalCache
+from services.gateway.routes import API
+from services.gateway.settings import GatewaySettings
+
+_log = logging.getLogger(__name__)
+_BACKLOG = 4096
+_SETTLES_SECONDS = 3.0
+
+
+class Readiness:
+    """Whether new requests should come here."""
+
+    def __init__(self) -> None:
+        """Start ready."""
+        self.is_ready = True
+
+    async def readyz(self, request: Request) -> Response:
+        """`GET /readyz`: started and not draining."""
+        status = b'{"status":"ready"}' if self.is_ready else b'{"status":"draining"}'
+        return routes.json_response(status, status=200 if self.is_ready else 503)
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Serve until told to stop."""
+    async with AsyncExitStack() as stack:
+        auth, quota, inference = [
+            await stack.enter_async_context(open_channel(target))
+            for target in (settings.auth_target, settings.quota_target, settings.inference_target)
+        ]
+        principals = PrincipalCache(
+            GrpcAuthority(auth, timeout_seconds=settings.auth_timeout_seconds),
+            SystemClock(),
+            principals_max=settings.principals_max,
+        )
+        await stack.enter_async_context(_running(principals))
+        models = GrpcInference(inference, timeout_seconds=settings.total_timeout_seconds)
+        pipeline = Pipeline(
+            principals,
+            GrpcQuota(quota, timeout_seconds=settings.quota_timeout_seconds),
+            models,
+            new_request_id=new_request_id,
+        )
+        readiness = Readiness()
+        app = build_app(API(pipeline, models, body_bytes_max=settings.body_bytes_max), readiness)
+        await _listen(app, readiness, settings)
+        await pipeline.drain(timeout_seconds=_SETTLES_SECONDS)
+
+
+def build_app(api: API, readiness: Readiness) -> Starlette:
+    """Return the ASGI application."""
+    app = Starlette(
+        routes=[
+            Route("/api/v1/chat", api.chat, methods=["POST"]),
+            Route("/api/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/api/v1/models", api.models),
+            Route("/api/v1/models/{id:path}", api.model),
+            Route("/healthz", routes.healthz),
+            Route("/readyz", readiness.readyz),
+        ],
+        middleware=[Middleware(RequestScope, new_request_id=new_request_id), Middleware(APIPaths)],
+        exception_handlers=routes.HANDLERS,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def new_request_id() -> str:
+    """Return an id that was never used: `req_` and a ULID."""
+    return f"req_{ULID()}"
+
+
+@asynccontextmanager
+async def _running(principals: PrincipalCache) -> AsyncIterator[None]:
+    task = asyncio.get_running_loop().create_task(principals.keep_true())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _listen(app: Starlette, readiness: Readiness, settings: GatewaySettings) -> None:
+    """Serve `app` until a signal, then say so, let callers move away, and let requests finish."""
+    stopping = process.stop_signal()
+    listener = _bind(settings.host, settings.port)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
+        )
+    )
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+    _log.info("ready", extra={"listen": "{}:{}".format(*listener.getsockname()[:2])})
+    await stopping.wait()
+    readiness.is_ready = False
+    await asyncio.sleep(settings.drain_seconds)
+    server.should_exit = True
+    await serving
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: it would end the process by the signal instead of with exit code 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}; set GATEWAY_PORT to a free port") from exc

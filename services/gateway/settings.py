@@ -1,0 +1,42 @@
+"""What the gateway can be told."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+
+class GatewaySettings(ServiceSettings):
+    """Settings of the gateway, `GATEWAY_*` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_")
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` or `::` for all."""
+
+    port: int = Field(default=8080, ge=0, le=65_535)
+    """Port to listen on; 0 picks a free one, which the log names."""
+
+    auth_target: str = Field(default="127.0.0.1:50051", validation_alias="AUTH_TARGET")
+    """gRPC target of auth."""
+
+    quota_target: str = Field(default="127.0.0.1:50052", validation_alias="QUOTA_TARGET")
+    """gRPC target of quota."""
+
+    inference_target: str = Field(default="127.0.0.1:50053", validation_alias="INFERENCE_TARGET")
+    """gRPC target of inference."""
+
+    body_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1)
+    """The largest request body; a larger one is refused with 413."""
+
+    auth_timeout_seconds: float = Field(default=2.0, gt=0)
+    """Longest wait for auth."""
+
+    quota_timeout_seconds: float = Field(default=2.0, gt=0)
+    """Longest wait for quota, for each of at most two tries."""
+
+    total_timeout_seconds: float = Field(default=125.0, gt=0)
+    """Longest wait for inference; a little over inference's own total deadline, so that its verdict arrives."""
+
+    principals_max: int = Field(default=100_000, ge=1)
+    """Keys whose principal is remembered; beyond it the longest unused is forgotten."""

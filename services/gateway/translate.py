@@ -1,0 +1,51 @@
+"""OpenAI's JSON ↔ protobuf."""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from stack.inference.v1 import chat_pb2, inference_pb2
+
+from services.common import mirror
+from services.common.errors import InvalidRequest
+from services.gateway.pipeline import Chat, Hold, Members, Verdict
+
+_VERDICTS = {
+    inference_pb2.VERDICT_CHARGED: Verdict.CHARGED,
+    inference_pb2.VERDICT_RELEASED: Verdict.RELEASED,
+}
+
+
+def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
+    """Return a chat request as protobuf.
+
+    Raises:
+        InvalidRequest: A string holds what protobuf cannot.
+    """
+    message = chat_pb2.ChatRequest()
+    try:
+        mirror.fill(message, chat.members)
+    except ValueError as exc:
+        # The call was never made, so its hold is free.
+        facts = {"verdict": Verdict.RELEASED.value}
+        raise InvalidRequest("The request holds text that is not valid Unicode.", metadata=facts) from exc
+    return message
+
+
+def request_context(hold: Hold) -> inference_pb2.RequestContext:
+    """Return where a request is accounted."""
+    seconds, milliseconds = divmod(hold.reserved_at_ms, 1000)
+    return inference_pb2.RequestContext(
+        request_id=hold.request_id,
+        account_id=hold.principal.account_id,
+        key_id=hold.principal.key_id,
+        day=hold.day,
+        reserved_at=Timestamp(seconds=seconds, nanos=milliseconds * 1_000_000),
+    )
+
+
+def verdict(value: int) -> Verdict | None:
+    """Return a verdict, or None for none."""
+    return _VERDICTS.get(value)  # type: ignore[call-overload,no-any-return]
+
+
+def models(listed: list[chat_pb2.Model]) -> list[Members]:
+    """Return models as JSON objects."""
+    return [mirror.members(model) for model in listed]

@@ -1,0 +1,39 @@
+"""What a person sees when everything runs."""
+
+import json
+
+from services.local.first_key import EMAIL, FirstKey
+from services.local.settings import LocalSettings
+
+_HELLO = json.dumps({"messages": [{"role": "user", "content": "Hello, who are you?"}]})
+
+
+def banner(settings: LocalSettings, key: FirstKey) -> str:
+    """Return the address, the key, and a line to paste."""
+    api = f"http://127.0.0.1:{settings.gateway_port}/api/v1"
+    shown = key.secret if key.works else f"revoked; make another: stackctl keys create --email {EMAIL} --name NAME"
+    lines = [
+        "",
+        "Stack 3.0 API is ready.",
+        "",
+        f"  API       {api}",
+        f"  Key       {shown}",
+        f"  Account   {EMAIL}, 1,000 requests a day for each key",
+        f"  Model     {_upstream(settings)}",
+        f"  Data      {settings.data_dir.resolve()}, logs in its folder logs",
+        "",
+    ]
+    if key.works:
+        lines += ["Try it:", "", curl(api, key.secret), ""]
+    return "\n".join([*lines, "Ctrl-C stops everything.", ""])
+
+
+def curl(api: str, secret: str) -> str:
+    """Return a command that asks a first question."""
+    return f'curl {api}/chat -H "Authorization: Bearer {secret}" -H "Content-Type: application/json" -d \'{_HELLO}\''
+
+
+def _upstream(settings: LocalSettings) -> str:
+    if settings.has_groq_key:
+        return "Groq"
+    return "a local stand-in answers in place of Groq; set GROQ_API_KEY to talk to Groq"

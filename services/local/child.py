@@ -1,0 +1,86 @@
+"""A program as a child process that never outlives its parent."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_LOG_BYTES_MAX = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to our own environment."""
+
+
+class Child:
+    """One running program; its output goes to a log file."""
+
+    def __init__(self, program: Program, *, log: Path) -> None:
+        """Prepare to run `program`."""
+        self.program = program
+        self.log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the last start."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start the program; a log that has grown large is put aside first."""
+        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES_MAX:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.program.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **self.program.environment},
+                # A session of its own: Ctrl-C in the terminal reaches the parent only, which stops children in order.
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+    async def wait(self) -> int:
+        """Return the exit code once it ends; negative for a signal."""
+        assert self._process is not None, "not started"
+        return await self._process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens when it has ended."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """Ask it to end, and kill it when it has not within `grace_seconds`."""
+        if self._process is None:
+            return
+        self.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), grace_seconds)
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self._process.wait()
+
+    def last_words(self) -> str:
+        """Return the last line of its log, for a sentence about its end."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+def _die_with_parent() -> None:
+    """Run in the child before its program: ask the kernel for SIGTERM when the parent ends, however it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,71 @@
+"""The first account and key of a new installation, so that the first `curl` works."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_grpc, keys_pb2, keys_pb2_grpc
+
+from services.common.channel import open_channel
+from services.common.errors import AlreadyExists, StartError, rpc_errors
+
+EMAIL = "you@example.com"
+"""The first account."""
+
+_FILE = "first-api-key"
+_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FirstKey:
+    """A key to show at start."""
+
+    secret: str
+    works: bool
+    """False when it was revoked since."""
+
+
+async def first_key(data_dir: Path, *, auth_target: str, admin_token: str) -> FirstKey:
+    """Return the first key, made on the first start and kept in a file that only its owner can read.
+
+    Raises:
+        StartError: Auth cannot be asked, or the file cannot be written.
+    """
+    path = data_dir / _FILE
+    if not path.exists():
+        _write(path, await _create(auth_target, admin_token))
+    secret = path.read_text(encoding="ascii").strip()
+    return FirstKey(secret, works=await _is_good(auth_target, secret))
+
+
+async def _create(auth_target: str, admin_token: str) -> str:
+    metadata = (("authorization", f"Bearer {admin_token}"),)
+    async with open_channel(auth_target) as channel:
+        accounts = accounts_pb2_grpc.AccountServiceStub(channel)
+        keys = keys_pb2_grpc.KeyServiceStub(channel)
+        try:
+            with rpc_errors(unavailable_reason="auth_unavailable"):
+                account = accounts_pb2.CreateAccountRequest(email=EMAIL)
+                await accounts.CreateAccount(account, metadata=metadata, timeout=_TIMEOUT_SECONDS)
+        except AlreadyExists:
+            pass  # The key's file was removed; the account keeps its other keys and gets one more.
+        with rpc_errors(unavailable_reason="auth_unavailable"):
+            key = keys_pb2.CreateKeyRequest(email=EMAIL, name="first key")
+            return (await keys.CreateKey(key, metadata=metadata, timeout=_TIMEOUT_SECONDS)).secret
+
+
+async def _is_good(auth_target: str, secret: str) -> bool:
+    async with open_channel(auth_target) as channel:
+        with rpc_errors(unavailable_reason="auth_unavailable"):
+            request = auth_pb2.AuthenticateRequest(api_key=secret)
+            answer = await auth_pb2_grpc.AuthServiceStub(channel).Authenticate(request, timeout=_TIMEOUT_SECONDS)
+    return answer.WhichOneof("outcome") == "principal"
+
+
+def _write(path: Path, secret: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secret + "\n")
+    except OSError as exc:
+        raise StartError(f"cannot write {path}: {exc.strerror}; choose another DATA_DIR") from exc

@@ -1,0 +1,99 @@
+"""The programs of a whole stack on one machine, and how they find one another."""
+
+import socket
+import sys
+from pathlib import Path
+
+from services.common.errors import StartError
+from services.local import valkey
+from services.local.child import Program
+from services.local.settings import LocalSettings
+
+_STANDIN = "groq-standin"
+_STANDIN_KEY = "gsk_local_standin"
+_GATEWAY_GRACE_SECONDS = 3.0
+_SERVICE_GRACE_SECONDS = 1.0
+
+
+def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
+    """Return what must answer before the services start: Valkey and, without a Groq key, the stand-in."""
+    programs = []
+    if not settings.quota_redis_url:
+        data = settings.data_dir / "valkey"
+        data.mkdir(parents=True, exist_ok=True)
+        server = valkey.find_server(settings.valkey_server)
+        programs.append(Program("valkey", valkey.command(server, socket=sockets / "valkey.sock", data=data)))
+    return programs
+
+
+def standin(port: int) -> Program:
+    """Return the local stand-in for Groq."""
+    return Program(_STANDIN, _module("tools.groq_standin", "--port", str(port)))
+
+
+def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> list[Program]:
+    """Return the four services.
+
+    Args:
+        settings: What the person asked for.
+        sockets: Folder of the Valkey's socket.
+        groq_base_url: The stand-in's address; empty talks to Groq as the environment says.
+    """
+    redis_url = settings.quota_redis_url or f"unix://{sockets / 'valkey.sock'}"
+    data_dir = {"DATA_DIR": str(settings.data_dir)}
+    upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
+    targets = {
+        "AUTH_TARGET": settings.auth_listen,
+        "QUOTA_TARGET": settings.quota_listen,
+        "INFERENCE_TARGET": settings.inference_listen,
+    }
+    return [
+        _service("auth", data_dir | {"AUTH_LISTEN": settings.auth_listen}),
+        _service("inference", data_dir | upstream | {"INFERENCE_LISTEN": settings.inference_listen}),
+        _service("quota", targets | {"QUOTA_LISTEN": settings.quota_listen, "QUOTA_REDIS_URL": redis_url}),
+        _service(
+            "gateway",
+            targets | {"GATEWAY_PORT": str(settings.gateway_port), "GRACE_SECONDS": str(_GATEWAY_GRACE_SECONDS)},
+        ),
+    ]
+
+
+def check_ports(settings: LocalSettings) -> None:
+    """Look whether the stack's ports are free, before anything is started.
+
+    Raises:
+        StartError: One is taken; the sentence names the setting to change.
+    """
+    for setting, address in (
+        ("GATEWAY_PORT", f"127.0.0.1:{settings.gateway_port}"),
+        ("AUTH_LISTEN", settings.auth_listen),
+        ("QUOTA_LISTEN", settings.quota_listen),
+        ("INFERENCE_LISTEN", settings.inference_listen),
+    ):
+        if not address.startswith("unix:") and _is_taken(address):
+            raise StartError(f"{address} is already in use; stop what uses it, or set {setting} to another")
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_taken(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host.strip("[]"), int(port))).close()
+    except OSError:
+        return True
+    return False
+
+
+def _service(name: str, environment: dict[str, str]) -> Program:
+    stopping = {"DRAIN_SECONDS": "0", "GRACE_SECONDS": str(_SERVICE_GRACE_SECONDS)}
+    return Program(name, _module(f"services.{name}"), stopping | environment)
+
+
+def _module(name: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", name, *arguments)

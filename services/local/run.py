@@ -1,0 +1,176 @@
+"""Start everything, say how to use it, keep it running, and stop it in order."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from services.common import process, secret_file
+from services.common.errors import ServiceError, StartError
+from services.local import programs, ready
+from services.local.banner import banner
+from services.local.child import Child, Program
+from services.local.first_key import first_key
+from services.local.settings import LocalSettings
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = {"gateway": 3.5}
+_STOP_SECONDS_OTHERWISE = 1.2
+_RESTART_PAUSE_SECONDS = 0.5
+_CRASHES_MAX = 5
+_CRASHES_WINDOW_SECONDS = 30.0
+
+
+async def run(settings: LocalSettings) -> None:
+    """Run a whole stack until Ctrl-C or SIGTERM.
+
+    Raises:
+        StartError: It cannot start; nothing is left running.
+    """
+    stopping = process.stop_signal()
+    _check_data_dir(settings.data_dir)
+    programs.check_ports(settings)
+    with _socket_folder() as sockets:
+        async with AsyncExitStack() as stack:
+            parts = await _start_parts(stack, settings, sockets)
+            await _or_stop(_show(settings), stopping)
+            await _or_stop(_keep_running(parts), stopping)
+            print("\nStopping ...", flush=True)
+    print("Stopped.", flush=True)
+
+
+async def _start_parts(stack: AsyncExitStack, settings: LocalSettings, sockets: Path) -> list[Child]:
+    """Start the stores, then the services; what was started is stopped by `stack`, last first."""
+    logs = settings.data_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    groq_port = 0 if settings.has_groq_key else programs.free_port()
+    groq_base_url = f"http://127.0.0.1:{groq_port}" if groq_port else ""
+    stores = programs.stores(settings, sockets=sockets) + ([programs.standin(groq_port)] if groq_port else [])
+    services = programs.services(settings, sockets=sockets, groq_base_url=groq_base_url)
+
+    probes: dict[str, Callable[[], Awaitable[bool]]] = {
+        "valkey": lambda: ready.valkey_answers(sockets / "valkey.sock"),
+        "groq-standin": lambda: ready.http_answers(f"{groq_base_url}/healthz"),
+        "auth": lambda: ready.grpc_serves(settings.auth_listen),
+        "inference": lambda: ready.grpc_serves(settings.inference_listen),
+        "quota": lambda: ready.grpc_serves(settings.quota_listen),
+        "gateway": lambda: ready.http_answers(f"http://127.0.0.1:{settings.gateway_port}/readyz"),
+    }
+    parts = []
+    for group in (stores, services):
+        started = [await stack.enter_async_context(_running(program, logs)) for program in group]
+        await asyncio.gather(*(_until_ready(child, probes[child.program.name]) for child in started))
+        parts += started
+    return parts
+
+
+@asynccontextmanager
+async def _running(program: Program, logs: Path) -> AsyncIterator[Child]:
+    child = Child(program, log=logs / f"{program.name}.log")
+    await child.start()
+    try:
+        yield child
+    finally:
+        await child.stop(grace_seconds=_STOP_SECONDS.get(program.name, _STOP_SECONDS_OTHERWISE))
+
+
+async def _until_ready(child: Child, probe: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until a part answers; its end, or half a minute without an answer, ends the start."""
+    name = child.program.name
+    waiting = asyncio.ensure_future(ready.until(probe))
+    ended = asyncio.ensure_future(child.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, ended}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if waiting in done:
+            return
+        if ended in done:
+            raise StartError(f"{name} ended at once: {child.last_words()}")
+        raise StartError(f"{name} did not answer within {_START_SECONDS:.0f} s; its log is {child.log}")
+    finally:
+        waiting.cancel()
+        ended.cancel()
+
+
+async def _show(settings: LocalSettings) -> None:
+    token = settings.admin_token.get_secret_value() or secret_file.read_or_create(settings.data_dir / "admin-token")
+    try:
+        key = await first_key(settings.data_dir, auth_target=settings.auth_listen, admin_token=token)
+    except ServiceError as exc:
+        raise StartError(f"the first key cannot be made: {exc.message}") from exc
+    print(banner(settings, key), flush=True)
+
+
+async def _keep_running(parts: list[Child]) -> None:
+    """Start a part again when it ends by itself; give up when that goes on.
+
+    Raises:
+        StartError: A part ended again and again.
+    """
+    async with asyncio.TaskGroup() as group:
+        for child in parts:
+            group.create_task(_keep_one(child))
+
+
+async def _keep_one(child: Child) -> None:
+    ends: list[float] = []
+    while True:
+        code = await child.wait()
+        ends = [moment for moment in ends if moment > time.monotonic() - _CRASHES_WINDOW_SECONDS] + [time.monotonic()]
+        if len(ends) > _CRASHES_MAX:
+            raise StartError(f"{child.program.name} ended {len(ends)} times: {child.last_words()}")
+        print(f"{child.program.name} ended ({_how(code)}); starting it again. Its log: {child.log}", flush=True)
+        await asyncio.sleep(_RESTART_PAUSE_SECONDS)
+        await child.start()
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+async def _or_stop(work: Awaitable[None], stopping: asyncio.Event) -> None:
+    """Do `work`, but no longer than until `stopping` is set."""
+    doing = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            _raise_first(doing)
+    finally:
+        for task in (doing, stopped):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ExceptionGroup, StartError):
+                await task
+
+
+def _raise_first(task: "asyncio.Future[None]") -> None:
+    """Raise what a task failed with; of a group, the first, which is the sentence to show."""
+    exc = task.exception()
+    if isinstance(exc, ExceptionGroup):
+        raise exc.exceptions[0]
+    if exc is not None:
+        raise exc
+
+
+def _check_data_dir(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return
+    except OSError as exc:
+        raise StartError(f"cannot write to {path}: {exc.strerror}; set DATA_DIR to a folder of yours") from exc
+
+
+@contextmanager
+def _socket_folder() -> Iterator[Path]:
+    """Make a short-named folder: a Unix socket's path must stay under 107 bytes, whatever DATA_DIR is called."""
+    folder = Path(tempfile.mkdtemp(prefix="stack-", dir="/tmp" if sys.platform != "win32" else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,15 @@
+"""The running stand-in that the tests of this folder share."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.unit.groq_standin.standin_process import StandIn, started
+
+
+@pytest.fixture(scope="session")
+def standin() -> Iterator[StandIn]:
+    """A stand-in with default settings."""
+    with started() as (_, url), httpx.Client(base_url=url, timeout=10) as client:
+        yield StandIn(url, client)

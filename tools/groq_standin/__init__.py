@@ -1,0 +1,54 @@
+"""A stand-in for Groq: a program that speaks Groq's HTTP dialect, for `make run`, for tests and for benchmarks.
+
+It answers like Groq as far as Groq's behaviour is established, and it misbehaves on request. A request asks for it
+with a marker in its last user message, because nothing else passes the gateway in front: `[[standin:NAME key=value]]`.
+Several markers may stand in one message (`[[standin:tokens count=50]] [[standin:cut after=3]]`). Every key is
+optional; the table shows the defaults. `after=N` counts token events behind the role chunk. `GET /modes` lists the
+same as JSON, with what each does to an answer that is not streamed. A marker it does not know is a 400 that says so.
+
+| marker | effect |
+|---|---|
+| `[[standin:reasoning tokens=12]]` | thinks for N tokens before it answers, whatever the model |
+| `[[standin:tool_call]]` | calls the first tool of the request, or `standin_tool` |
+| `[[standin:length tokens=5]]` | stops after N tokens of content with finish_reason `length` |
+| `[[standin:tokens count=20]]` | answers exactly N completion tokens, without reasoning |
+| `[[standin:unicode]]` | answers multi-byte text, `<>&` and emoji |
+| `[[standin:big bytes=100000 piece=256]]` | answers N bytes of text, a piece being one token and one event |
+| `[[standin:cached tokens=8]]` | reports N cached prompt tokens |
+| `[[standin:slow headers_ms=0 first_ms=0 token_ms=0]]` | waits before headers, before the first and between tokens |
+| `[[standin:400]]` | 400, a validation error |
+| `[[standin:401]]` | 401, invalid API key, no rate limit headers |
+| `[[standin:403]]` | 403, JSON |
+| `[[standin:403-html]]` | 403, an HTML page of the edge |
+| `[[standin:404]]` | 404 model_not_found |
+| `[[standin:413]]` | 413, the token quota kind |
+| `[[standin:422]]` | 422 |
+| `[[standin:424]]` | 424 |
+| `[[standin:429 retry_after=2]]` | 429 on tokens per minute, with retry-after and an organisation id |
+| `[[standin:429-day]]` | 429 on tokens per day, retry-after of almost ten minutes |
+| `[[standin:498]]` | 498 flex capacity exceeded |
+| `[[standin:500]]` | 500 |
+| `[[standin:502-html]]` | 502, an HTML page of the edge |
+| `[[standin:503]]` | 503 |
+| `[[standin:tool_use_failed]]` | 400 tool_use_failed with failed_generation |
+| `[[standin:json_validate_failed]]` | 400 json_validate_failed with failed_generation |
+| `[[standin:context_length]]` | 400 context_length_exceeded |
+| `[[standin:decommissioned]]` | 400 model_decommissioned |
+| `[[standin:restricted]]` | 400 organization_restricted |
+| `[[standin:error_event after=3 status=400]]` | HTTP 200, then `event: error` with that status_code, then the end |
+| `[[standin:x_groq_error after=3]]` | a chunk with `x_groq.error`, no finish chunk, then `[DONE]` |
+| `[[standin:cut after=3 how=close]]` | no finish, no `[DONE]`: the connection closes, or the body ends (how=end) |
+| `[[standin:no_done]]` | a whole stream without `[DONE]` |
+| `[[standin:hang]]` | never answers, until the client leaves or 300 s passed |
+| `[[standin:hang_stream after=3]]` | falls silent after N tokens, until the client leaves or 300 s passed |
+| `[[standin:reset]]` | TCP reset before headers |
+| `[[standin:reset_stream after=3]]` | TCP reset after N tokens |
+| `[[standin:flaky times=1 status=503 id=default]]` | the first N requests with that id meet mode `status` |
+| `[[standin:usage only=all]]` | usage in one place only: x_groq, top, last or none |
+| `[[standin:burst size=8]]` | N events in one write |
+| `[[standin:drip]]` | each event in several writes, cut inside a line and inside a UTF-8 character |
+
+What it does not do: it never limits a rate by itself, it counts tokens by its own simple rule (`prose.py`), and it
+returns no logprobs even with `--allow-logprobs`. Bodies that no public record shows (for example 403, 422, 424, 500 and
+malformed JSON) are guesses in Groq's envelope.
+"""

@@ -1,0 +1,94 @@
+"""The stand-in's URLs: Groq's own, and a few to look at what happened."""
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope, Send
+from ulid import ULID
+
+from tools.groq_standin import catalogue, errors, modes, wire
+from tools.groq_standin.chat import Chat, Settings, refuse
+from tools.groq_standin.exchange import ClientLeft, Exchange
+from tools.groq_standin.journal import Journal
+
+CHAT_PATH = "/openai/v1/chat/completions"
+MODELS_PATH = "/openai/v1/models"
+
+_Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class App:
+    """The ASGI application."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._journal = Journal(settings.journal_size, settings.journal_bodies)
+        self._chat = Chat(settings, self._journal)
+        self._routes: dict[tuple[str, str], _Handler] = {
+            ("GET", MODELS_PATH): self._models,
+            ("GET", "/journal"): self._list_journal,
+            ("DELETE", "/journal"): self._clear_journal,
+            ("GET", "/journal/summary"): lambda exchange: _reply(exchange, self._journal.summary()),
+            ("GET", "/in-flight"): lambda exchange: _reply(exchange, {"in_flight": self._journal.in_flight}),
+            ("GET", "/modes"): lambda exchange: _reply(exchange, [mode.as_wire() for mode in modes.MODES.values()]),
+            ("GET", "/healthz"): lambda exchange: _reply(exchange, {"status": "ok"}),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        exchange = Exchange(scope, receive, send)
+        method, path = scope["method"], scope["path"]
+        if path == CHAT_PATH and method == "POST":
+            return await self._chat.serve(exchange)
+        try:
+            await exchange.body()
+            await self._route(exchange, method, path)
+        except errors.Refused as exc:
+            ending = await refuse(exchange, _request_id(), exc.refusal)
+            await exchange.finish(ending.tail)
+        except ClientLeft:
+            # Nothing is owed to a client that left a request outside the chat.
+            return None
+
+    async def _route(self, exchange: Exchange, method: str, path: str) -> None:
+        handler = self._routes.get((method, path))
+        if handler:
+            return await handler(exchange)
+        # An id may contain a slash; the server has already decoded one sent as %2F.
+        if method == "GET" and path.startswith(MODELS_PATH + "/"):
+            return await self._model(exchange, path.removeprefix(MODELS_PATH + "/"))
+        raise errors.Refused(errors.unknown_url(method, path))
+
+    async def _models(self, exchange: Exchange) -> None:
+        self._authenticate(exchange)
+        models = [model.as_wire() for model in catalogue.MODELS.values()]
+        await _reply(exchange, {"object": "list", "data": models})
+
+    async def _model(self, exchange: Exchange, model_id: str) -> None:
+        self._authenticate(exchange)
+        if model_id not in catalogue.MODELS:
+            raise errors.Refused(errors.unknown_model(model_id))
+        await _reply(exchange, catalogue.MODELS[model_id].as_wire())
+
+    def _authenticate(self, exchange: Exchange) -> None:
+        if not self._settings.accepts(exchange.bearer_key):
+            raise errors.Refused(errors.invalid_key())
+
+    async def _list_journal(self, exchange: Exchange) -> None:
+        after = parse_qs(exchange.scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
+        await _reply(exchange, list(self._journal.entries(int(after) if after.isdecimal() else 0)))
+
+    async def _clear_journal(self, exchange: Exchange) -> None:
+        self._journal.clear()
+        await _reply(exchange, {"status": "emptied"})
+
+
+def _request_id() -> str:
+    return f"req_{ULID()}".lower()
+
+
+async def _reply(exchange: Exchange, value: object) -> None:
+    body = wire.document(value)
+    headers = wire.common_headers(_request_id(), b"application/json")
+    await exchange.start(200, [*headers, (b"content-length", b"%d" % len(body))])
+    await exchange.finish(body)

@@ -1,0 +1,167 @@
+"""Serves `POST /openai/v1/chat/completions`: authenticates, validates, refuses or hands over to the delivery."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import msgspec
+from ulid import ULID
+
+from tools.groq_standin import chunks, delivery, errors, modes, wire
+from tools.groq_standin.ask import Ask
+from tools.groq_standin.catalogue import Model
+from tools.groq_standin.completion import answer
+from tools.groq_standin.delivery import Ending, Job
+from tools.groq_standin.exchange import ClientLeft, Exchange
+from tools.groq_standin.journal import Entry, Journal
+from tools.groq_standin.script import Flaky, Script
+from tools.groq_standin.validator import Validator
+
+_FLAKY_IDS_MAX = 100_000
+_decoder = msgspec.json.Decoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line decides."""
+
+    keys: frozenset[str] = frozenset()
+    """The accepted keys; empty accepts whatever starts with `gsk_`."""
+    token_delay_ms: int = 0
+    first_token_delay_ms: int = 0
+    allow_logprobs: bool = False
+    refuse_names: bool = False
+    journal_size: int = 200_000
+    journal_bodies: int = 1_000
+
+    def accepts(self, key: str) -> bool:
+        """Whether `key` may call."""
+        return key in self.keys if self.keys else key.startswith("gsk_")
+
+
+class Chat:
+    """The chat endpoint; one object serves every request, concurrently."""
+
+    def __init__(self, settings: Settings, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._validator = Validator(allow_logprobs=settings.allow_logprobs, refuse_names=settings.refuse_names)
+        self._failures: OrderedDict[str, int] = OrderedDict()
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Serve one request from its headers to its end."""
+        entry = self._journal.open(f"req_{ULID()}".lower())
+        try:
+            ending = await self._answer_or_refuse(exchange, entry)
+        except ClientLeft:
+            return self._journal.close(entry, is_aborted=True)
+        except BaseException:
+            # Our own end, or a defect of ours: neither may leave the request "in flight" for ever.
+            self._journal.close(entry)
+            raise
+        self._journal.close(entry, is_completed=ending.how == "finish")
+        if ending.how == "finish":
+            return await exchange.finish(ending.tail)
+        return await exchange.drop(ending.how)
+
+    async def _answer_or_refuse(self, exchange: Exchange, entry: Entry) -> Ending:
+        try:
+            return await self._answer(exchange, entry)
+        except errors.Refused as exc:
+            entry.status = exc.refusal.status
+            return await refuse(exchange, entry.x_groq_id, exc.refusal)
+
+    async def _answer(self, exchange: Exchange, entry: Entry) -> Ending:
+        body = await self._body(exchange, entry)
+        model = self._validator.check(body)
+        ask = Ask.of(body)
+        entry.last_user_message = ask.last_user_text
+        job = self._job(ask, model, self._script(entry, ask), entry)
+        if job.script.headers_ms:
+            await exchange.pause(job.script.headers_ms)
+        return await self._perform(exchange, entry, job, model)
+
+    async def _body(self, exchange: Exchange, entry: Entry) -> object:
+        raw = await exchange.body()
+        entry.key_tail = exchange.bearer_key[-4:]
+        try:
+            body = _decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            self._authenticate(exchange)
+            raise errors.Refused(errors.refusal(400, f"could not parse the request body as JSON: {exc}")) from exc
+        self._journal.keep_request(entry, body)
+        if isinstance(body, dict):
+            entry.model = body["model"] if isinstance(body.get("model"), str) else None
+            entry.is_stream = body.get("stream") is True
+        self._authenticate(exchange)
+        return body
+
+    def _authenticate(self, exchange: Exchange) -> None:
+        if not self._settings.accepts(exchange.bearer_key):
+            raise errors.Refused(errors.invalid_key())
+
+    def _script(self, entry: Entry, ask: Ask) -> Script:
+        try:
+            script = modes.parse(ask.last_user_text)
+        except modes.MarkerError as exc:
+            raise errors.Refused(errors.refusal(400, str(exc))) from exc
+        entry.mode = script.mode
+        if script.flaky and self._fails(script.flaky):
+            return replace(modes.named(script.flaky.status), names=script.names)
+        return script
+
+    def _fails(self, flaky: Flaky) -> bool:
+        failed = self._failures.get(flaky.id, 0)
+        if failed >= flaky.times:
+            return False
+        self._failures[flaky.id] = failed + 1
+        if len(self._failures) > _FLAKY_IDS_MAX:
+            self._failures.popitem(last=False)
+        return True
+
+    def _job(self, ask: Ask, model: Model, script: Script, entry: Entry) -> Job:
+        identity = chunks.identity(entry.x_groq_id, model.id, ask.seed, ask.service_tier)
+        return Job(
+            ask=ask,
+            script=script,
+            answer=answer(ask, model, script),
+            identity=identity,
+            names_channel=model.names_channel,
+            first_ms=self._settings.first_token_delay_ms if script.first_ms is None else script.first_ms,
+            token_ms=self._settings.token_delay_ms if script.token_ms is None else script.token_ms,
+        )
+
+    async def _perform(self, exchange: Exchange, entry: Entry, job: Job, model: Model) -> Ending:
+        script, prompt_tokens = job.script, job.answer.prompt_tokens
+        if script.refusal:
+            asked = errors.Asked(model.id, prompt_tokens, script.retry_after_seconds)
+            raise errors.Refused(errors.REFUSALS[script.refusal](asked))
+        if prompt_tokens > model.context_window:
+            raise errors.Refused(errors.context_length())
+        if script.fault == "hang":
+            await exchange.pause(delivery.HANG_MS)
+            return Ending("close")
+        if script.fault == "reset":
+            return Ending("reset")
+        entry.completion_id = job.identity.completion_id
+        deliver = delivery.stream if job.ask.stream else delivery.whole
+        return await deliver(exchange, entry, job)
+
+
+async def refuse(exchange: Exchange, request_id: str, refusal: errors.Refusal) -> Ending:
+    """Send the headers of a refusal.
+
+    Returns:
+        The ending that carries the body.
+
+    Raises:
+        ClientLeft: The client did not wait for it.
+    """
+    exchange.check()
+    headers: dict[bytes, bytes] = {b"content-type": refusal.content_type}
+    if not refusal.is_from_edge:
+        headers |= dict(wire.common_headers(request_id, refusal.content_type))
+    if refusal.is_counted:
+        headers |= dict(wire.limit_headers(0))
+    headers |= dict(refusal.headers) | {b"content-length": b"%d" % len(refusal.body)}
+    await exchange.start(refusal.status, list(headers.items()))
+    return Ending(tail=refusal.body)

@@ -1,0 +1,125 @@
+"""The bodies of answers: one JSON document, or the chunks of a stream, in Groq's key order."""
+
+import hashlib
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tools.groq_standin.completion import Answer, ToolCall
+from tools.groq_standin.usage import Usage
+from tools.groq_standin.wire import document, encode
+
+DONE = b"data: [DONE]\n\n"
+"""The last event of a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What names one answer."""
+
+    request_id: str
+    """`x_groq.id`, which is also the `x-request-id` header."""
+    completion_id: str
+    model: str
+    seed: int
+    service_tier: str
+
+    @property
+    def x_groq(self) -> dict[str, object]:
+        """The `x_groq` object of an answer's beginning."""
+        return {"id": self.request_id, "seed": self.seed}
+
+
+def identity(request_id: str, model: str, seed: int | None, service_tier: str | None) -> Identity:
+    """Return fresh ids for an answer; a request without a seed gets a random one, as Groq does."""
+    tier = service_tier if service_tier in ("flex", "performance") else "on_demand"
+    chosen = secrets.randbelow(2**31) if seed is None else seed
+    return Identity(request_id, f"chatcmpl-{uuid.uuid4()}", model, chosen, tier)
+
+
+@lru_cache(maxsize=64)
+def fingerprint(model: str) -> str:
+    """Return the model's `system_fingerprint`, always the same."""
+    return "fp_" + hashlib.sha256(model.encode()).hexdigest()[:10]
+
+
+def whole(identity: Identity, answer: Answer, *, shows_usage: bool = True, error: str | None = None) -> bytes:
+    """Return the body of an answer that is not streamed."""
+    choice = {"index": 0, "message": _message(answer), "logprobs": None, "finish_reason": answer.finish_reason}
+    body: dict[str, object] = {
+        "id": identity.completion_id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": identity.model,
+        "choices": [choice],
+    }
+    if shows_usage:
+        body["usage"] = answer.usage.as_wire()
+    body["usage_breakdown"] = None
+    body["system_fingerprint"] = fingerprint(identity.model)
+    body["x_groq"] = identity.x_groq | ({"error": error} if error else {})
+    body["service_tier"] = identity.service_tier
+    return document(body)
+
+
+def _message(answer: Answer) -> dict[str, object]:
+    message: dict[str, object] = {"role": "assistant"}
+    if answer.tool_call is None:
+        message["content"] = "".join(answer.content)
+    if answer.reasoning and answer.shows_reasoning:
+        message["reasoning"] = "".join(answer.reasoning)
+    if answer.tool_call:
+        message["tool_calls"] = [answer.tool_call.as_wire()]
+    return message
+
+
+class Chunks:
+    """Makes the events of one stream; the parts that repeat are encoded once."""
+
+    def __init__(self, identity: Identity, *, names_channel: bool) -> None:
+        self._identity = identity
+        self._head = b'data: {"id":"%s","object":"chat.completion.chunk","created":' % identity.completion_id.encode()
+        model, print_ = encode(identity.model), encode(fingerprint(identity.model))
+        self._middle = b',"model":%s,"system_fingerprint":%s,"choices":[' % (model, print_)
+        self._after_reasoning = b',"channel":"analysis"}' if names_channel else b"}"
+
+    def role(self, *, before_tool_call: bool) -> bytes:
+        """Return the first chunk; its content is null when a tool call follows."""
+        content = b"null" if before_tool_call else b'""'
+        delta = b'{"role":"assistant","content":%s}' % content
+        return self._chunk(delta, tail=b',"x_groq":' + encode(self._identity.x_groq))
+
+    def token(self, key: str, text: str) -> bytes:
+        """Return the chunk of one token of `content` or `reasoning`."""
+        end = self._after_reasoning if key == "reasoning" else b"}"
+        return self._chunk(b'{"%s":%s%s' % (key.encode(), encode(text), end))
+
+    def tool_call(self, call: ToolCall) -> bytes:
+        """Return the one chunk that carries a tool call whole."""
+        return self._chunk(encode({"tool_calls": [call.as_wire() | {"index": 0}]}))
+
+    def finish(self, reason: str, usage: Usage, places: frozenset[str]) -> bytes:
+        """Return the finish chunk, with usage inside `x_groq` and at the top where `places` says so."""
+        wire = usage.as_wire()
+        x_groq = {"id": self._identity.request_id} | ({"usage": wire} if "x_groq" in places else {})
+        tail = b',"x_groq":' + encode(x_groq)
+        if "top" in places:
+            tail += b',"usage":' + encode(wire)
+        return self._chunk(b"{}", encode(reason), tail)
+
+    def usage(self, usage: Usage) -> bytes:
+        """Return the extra chunk without choices, which only `stream_options.include_usage` asks for."""
+        tail = b'],"usage":%s,"service_tier":%s}\n\n' % (encode(usage.as_wire()), encode(self._identity.service_tier))
+        return b"%s%d%s%s" % (self._head, time.time(), self._middle, tail)
+
+    def error(self, text: str) -> bytes:
+        """Return a chunk that says in `x_groq.error` why the stream stopped early."""
+        x_groq = {"id": self._identity.request_id, "error": text}
+        return self._chunk(b"{}", tail=b',"x_groq":' + encode(x_groq))
+
+    def _chunk(self, delta: bytes, reason: bytes = b"null", tail: bytes = b"") -> bytes:
+        # `created` is the chunk's own second, not the stream's: real captures count up within one stream.
+        choice = b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":%s}]' % (delta, reason)
+        return b"%s%d%s%s%s}\n\n" % (self._head, time.time(), self._middle, choice, tail)

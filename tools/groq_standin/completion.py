@@ -1,0 +1,160 @@
+"""What is answered: the tokens in their order, how the answer ends, and what it costs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from tools.groq_standin import prose
+from tools.groq_standin.ask import Ask, Function
+from tools.groq_standin.catalogue import Model
+from tools.groq_standin.modes import without_markers
+from tools.groq_standin.samples import sample
+from tools.groq_standin.script import Script
+from tools.groq_standin.usage import Usage
+
+_EFFORT_TOKENS = {"none": 0, "low": 4, "default": 8, "medium": 8, "high": 16}
+_TOOL_CALL_OVERHEAD_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of one of the request's functions."""
+
+    id: str
+    name: str
+    arguments: str
+
+    @property
+    def tokens(self) -> int:
+        """What the call costs."""
+        return _TOOL_CALL_OVERHEAD_TOKENS + prose.count_tokens(self.name + self.arguments)
+
+    def as_wire(self) -> dict[str, object]:
+        """Return the call as it stands in `tool_calls`."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; a stream that is cut delivers a part of it."""
+
+    reasoning: tuple[str, ...]
+    content: tuple[str, ...]
+    tool_call: ToolCall | None
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int = 0
+    is_reasoning_model: bool = False
+    shows_reasoning: bool = True
+    """False hides the reasoning, which is counted nevertheless."""
+
+    @property
+    def usage(self) -> Usage:
+        """What the whole answer costs."""
+        called = self.tool_call.tokens if self.tool_call else 0
+        return self._usage(len(self.reasoning), len(self.content) + called)
+
+    def usage_after(self, events: int) -> Usage:
+        """Return what was generated when `events` token events had been sent."""
+        if self.tool_call:
+            return self.usage if events > self._shown else self._usage(self._thought(events), 0)
+        return self._usage(self._thought(events), max(0, events - self._shown))
+
+    def tokens(self) -> Iterator[tuple[str, str]]:
+        """Yield each token event in order: the delta's key and its text; a tool call is not among them."""
+        if self.shows_reasoning:
+            for piece in self.reasoning:
+                yield "reasoning", piece
+        for piece in self.content:
+            yield "content", piece
+
+    @property
+    def _shown(self) -> int:
+        return len(self.reasoning) if self.shows_reasoning else 0
+
+    def _thought(self, events: int) -> int:
+        # Hidden reasoning comes before everything that is sent.
+        return min(events, len(self.reasoning)) if self.shows_reasoning else len(self.reasoning)
+
+    def _usage(self, reasoning: int, rest: int) -> Usage:
+        details = reasoning if self.is_reasoning_model or self.reasoning else None
+        return Usage(self.prompt_tokens, reasoning + rest, details, self.cached_tokens)
+
+
+def answer(ask: Ask, model: Model, script: Script) -> Answer:
+    """Return the answer to `ask`; the same request always gets the same one."""
+    tool_call = _tool_call(ask, script)
+    reasoning = prose.thoughts(_reasoning_tokens(ask, model, script))
+    content = () if tool_call else _content(ask, script)
+    if ask.reasoning_format == "raw" and reasoning and not model.names_channel:
+        content, reasoning = ("<think>", *reasoning, "</think>", *content), ()
+    budget = ask.max_completion_tokens or ask.max_tokens or model.max_completion_tokens
+    prompt_tokens = ask.prompt_tokens
+    kept = content[: max(0, budget - len(reasoning))]
+    reason = "tool_calls" if tool_call else "stop"
+    if tool_call is None and len(reasoning) + len(content) > budget:
+        reason = "length"
+    if script.length_tokens is not None and tool_call is None:
+        kept, reason = kept[: script.length_tokens], "length"
+    return Answer(
+        reasoning=reasoning[:budget],
+        content=kept,
+        tool_call=tool_call,
+        finish_reason=reason,
+        prompt_tokens=prompt_tokens,
+        cached_tokens=min(script.cached_tokens, prompt_tokens),
+        is_reasoning_model=bool(model.reasoning_efforts) and model.reasons_unasked,
+        shows_reasoning=ask.include_reasoning is not False and ask.reasoning_format != "hidden",
+    )
+
+
+def _reasoning_tokens(ask: Ask, model: Model, script: Script) -> int:
+    if script.reasoning_tokens is not None:
+        return script.reasoning_tokens
+    if not model.reasoning_efforts or script.content_tokens is not None or script.content_bytes is not None:
+        return 0
+    # A plain request to qwen3.8 is recorded without reasoning; gpt-oss always reasons.
+    is_asked = ask.reasoning_effort is not None or ask.reasoning_format is not None or ask.include_reasoning
+    if not (model.reasons_unasked or is_asked):
+        return 0
+    return _EFFORT_TOKENS[ask.reasoning_effort or "medium"]
+
+
+def _content(ask: Ask, script: Script) -> tuple[str, ...]:
+    if script.content_tokens is not None:
+        return prose.filler(script.content_tokens)
+    if script.content_bytes is not None:
+        return prose.bulk(script.content_bytes, script.piece_bytes)
+    text = _text(ask, script)
+    ends = [text.find(stop) for stop in ask.stops if stop in text]
+    return prose.pieces(text[: min(ends)] if ends else text)
+
+
+def _text(ask: Ask, script: Script) -> str:
+    wanted = ask.response_format
+    if wanted and wanted.type == "json_schema":
+        schema = wanted.json_schema.schema if wanted.json_schema else None
+        return _compact(sample(schema))
+    question = without_markers(ask.last_user_text)
+    text = prose.UNICODE if script.is_unicode else prose.greeting(question)
+    return _compact({"answer": text}) if wanted and wanted.type == "json_object" else text
+
+
+def _tool_call(ask: Ask, script: Script) -> ToolCall | None:
+    functions = {tool.function.name: tool.function for tool in ask.tools or () if tool.function}
+    choice = ask.tool_choice
+    if script.calls_tool:
+        function = next(iter(functions.values()), Function("standin_tool"))
+    elif not functions or choice in (None, "none", "auto"):
+        return None
+    elif isinstance(choice, str) or choice.function is None:
+        function = next(iter(functions.values()))
+    else:
+        function = functions.get(choice.function.name, choice.function)
+    return ToolCall("fcstandin", function.name, _compact(sample(function.parameters)))
+
+
+def _compact(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,171 @@
+"""Delivers an answer, whole or as a stream, and breaks it off where the script says so."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tools.groq_standin import chunks, errors, wire
+from tools.groq_standin.ask import Ask
+from tools.groq_standin.completion import Answer
+from tools.groq_standin.exchange import ClientLeft, Exchange
+from tools.groq_standin.journal import Entry
+from tools.groq_standin.outlet import Outlet
+from tools.groq_standin.script import Script
+
+HANG_MS = 300_000
+"""How long silence lasts at most."""
+_ONE_WRITE_BYTES_MAX = 65_536
+_STOPPED_EARLY = "generation stopped early: the stand-in was asked to"
+_BREAKS = frozenset({"error_event", "x_groq_error", "cut", "end", "hang_stream", "reset_stream"})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request and its answer."""
+
+    ask: Ask
+    script: Script
+    answer: Answer
+    identity: chunks.Identity
+    names_channel: bool
+    first_ms: int
+    """Pause before the first token."""
+    token_ms: int
+    """Pause between two tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last act of an answer, which happens after the journal has noted it.
+
+    In this order a client that has read the end finds its request closed in the journal, without waiting.
+    """
+
+    how: Literal["finish", "close", "reset"] = "finish"
+    tail: bytes = b""
+
+
+async def whole(exchange: Exchange, entry: Entry, job: Job) -> Ending:
+    """Answer with one JSON document.
+
+    Raises:
+        ClientLeft: The client left before the end.
+        Refused: The script fails the generation, which without a stream is an ordinary error.
+    """
+    await _generate(exchange, entry, job)
+    fault = job.script.fault
+    if fault == "error_event":
+        raise errors.Refused(errors.failed_generation(job.script.error_status))
+    error = _STOPPED_EARLY if fault == "x_groq_error" else None
+    body = chunks.whole(job.identity, job.answer, shows_usage=bool(job.script.usage_places), error=error)
+    await _start(exchange, entry, job, b"application/json", [(b"content-length", b"%d" % len(body))])
+    if fault in _BREAKS and fault != "x_groq_error":
+        await exchange.write(body[: len(body) // 2])
+        return await _broken_off(exchange, "cut" if fault == "end" else fault)
+    entry.finish_reason = job.answer.finish_reason
+    if job.script.drips:
+        await Outlet(exchange, entry).drip(body[:-1])
+        return Ending(tail=body[-1:])
+    if len(body) > _ONE_WRITE_BYTES_MAX:
+        # The last byte stays back until the kernel has the rest: only then it is known that the client read on.
+        await exchange.write(body[:-1])
+        await exchange.settle()
+        return Ending(tail=body[-1:])
+    return Ending(tail=body)
+
+
+async def stream(exchange: Exchange, entry: Entry, job: Job) -> Ending:
+    """Answer with a stream of events.
+
+    Raises:
+        ClientLeft: The client left before the end.
+    """
+    events = chunks.Chunks(job.identity, names_channel=job.names_channel)
+    outlet = Outlet(exchange, entry, burst=job.script.burst, drips=job.script.drips)
+    await _start(exchange, entry, job, b"text/event-stream", [])
+    await _send_tokens(exchange, entry, job, events, outlet)
+    if job.script.fault in _BREAKS:
+        return await _break_stream(exchange, entry, job, events, outlet)
+    usage, places = job.answer.usage, job.script.usage_places
+    await outlet.event(events.finish(job.answer.finish_reason, usage, places))
+    entry.finish_reason = job.answer.finish_reason
+    if job.ask.wants_usage_chunk and "last" in places:
+        await outlet.event(events.usage(usage))
+    await outlet.flush()
+    return Ending() if job.script.fault == "no_done" else _done(entry)
+
+
+async def _generate(exchange: Exchange, entry: Entry, job: Job) -> None:
+    made = 0
+    try:
+        if job.first_ms:
+            await exchange.pause(job.first_ms)
+        for _ in job.answer.tokens() if job.token_ms else ():
+            await exchange.pause(job.token_ms)
+            made += 1
+    except ClientLeft:
+        entry.usage = job.answer.usage_after(made)
+        raise
+    entry.usage = job.answer.usage
+
+
+async def _start(exchange: Exchange, entry: Entry, job: Job, content_type: bytes, extra: wire.Headers) -> None:
+    exchange.check()
+    common = wire.common_headers(job.identity.request_id, content_type)
+    await exchange.start(200, common + wire.limit_headers(job.answer.usage.total_tokens) + extra)
+    entry.status = 200
+
+
+async def _send_tokens(exchange: Exchange, entry: Entry, job: Job, events: chunks.Chunks, outlet: Outlet) -> None:
+    stops_after = job.script.after if job.script.fault in _BREAKS else None
+    made = 0
+    try:
+        await outlet.event(events.role(before_tool_call=job.answer.tool_call is not None))
+        if job.first_ms:
+            await exchange.pause(job.first_ms)
+        for event in _token_events(job, events):
+            if made == stops_after:
+                break
+            if made and job.token_ms:
+                await exchange.pause(job.token_ms)
+            await outlet.event(event)
+            made += 1
+    finally:
+        entry.usage = job.answer.usage_after(made)
+
+
+def _token_events(job: Job, events: chunks.Chunks) -> Iterator[bytes]:
+    for key, text in job.answer.tokens():
+        yield events.token(key, text)
+    if job.answer.tool_call:
+        yield events.tool_call(job.answer.tool_call)
+
+
+async def _break_stream(exchange: Exchange, entry: Entry, job: Job, events: chunks.Chunks, outlet: Outlet) -> Ending:
+    match job.script.fault:
+        case "error_event":
+            await outlet.event(errors.error_event(job.script.error_status))
+        case "x_groq_error":
+            await outlet.event(events.error(_STOPPED_EARLY))
+            await outlet.flush()
+            return _done(entry)
+    await outlet.flush()
+    return await _broken_off(exchange, job.script.fault)
+
+
+async def _broken_off(exchange: Exchange, fault: str | None) -> Ending:
+    await exchange.settle()
+    match fault:
+        case "hang_stream":
+            await exchange.pause(HANG_MS)
+            return Ending("close")
+        case "cut":
+            return Ending("close")
+        case "reset_stream":
+            return Ending("reset")
+    return Ending()
+
+
+def _done(entry: Entry) -> Ending:
+    entry.events_sent += 1
+    return Ending(tail=chunks.DONE)

@@ -1,0 +1,178 @@
+"""The refusals Groq is known to send, as ready bodies.
+
+Bodies of 403, 422, 424, 500, 502 and 503 are not established by any public record; ours keep Groq's envelope.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tools.groq_standin.wire import document
+
+ORGANISATION = "org_01standin0000000000000000"
+"""The organisation id in messages about limits; the gateway must not let it out."""
+_BILLING = "Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing"
+_JSON = b"application/json"
+_HTML = b"text/html; charset=UTF-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is an error."""
+
+    status: int
+    body: bytes
+    content_type: bytes = _JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    is_counted: bool = True
+    """Whether the answer carries `x-ratelimit-*`; failed authentication does not."""
+    is_from_edge: bool = False
+    """Whether Cloudflare answers instead of Groq, without Groq's headers."""
+
+
+class Refused(Exception):
+    """The request is answered with `refusal`."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.status)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a refusal's text mentions about the request."""
+
+    model: str
+    tokens: int
+    retry_after_seconds: int = 2
+
+
+def envelope(message: str, kind: str = "invalid_request_error", **extra: object) -> dict[str, object]:
+    """Return Groq's error object; `param` and `code` are absent, not null, when there is none."""
+    return {"error": {"message": message, "type": kind, **extra}}
+
+
+def refusal(status: int, message: str, kind: str = "invalid_request_error", **extra: object) -> Refusal:
+    """Return a refusal with a JSON body."""
+    return Refusal(status, document(envelope(message, kind, **extra)))
+
+
+def invalid_key() -> Refusal:
+    """Return the answer to a missing or unknown key."""
+    body = document(envelope("Invalid API Key", code="invalid_api_key"))
+    return Refusal(401, body, is_counted=False)
+
+
+def unknown_model(model: str) -> Refusal:
+    """Return the answer to a model that is not in the catalogue."""
+    text = f"The model `{model}` does not exist or you do not have access to it."
+    return refusal(404, text, code="model_not_found")
+
+
+def unknown_url(method: str, path: str) -> Refusal:
+    """Return the answer to a method and path that Groq does not serve."""
+    text = f"Unknown request URL: {method} {path}. Please check the URL for typos, or see the docs at "
+    return refusal(404, text + "https://console.groq.com/docs/", code="unknown_url")
+
+
+def context_length() -> Refusal:
+    """Return the answer to a conversation longer than the model's window."""
+    text = "Please reduce the length of the messages or completion."
+    return refusal(400, text, param="messages", code="context_length_exceeded")
+
+
+def _limit_text(asked: Asked, limit: str) -> str:
+    return f"for model `{asked.model}` in organization `{ORGANISATION}` service tier `on_demand` on {limit}"
+
+
+def _too_large(asked: Asked) -> Refusal:
+    limit = f"tokens per minute (TPM): Limit 6000, Requested {asked.tokens + 6000}"
+    text = f"Request too large {_limit_text(asked, limit)}, please reduce your message size and try again. {_BILLING}"
+    return refusal(413, text, "tokens", code="rate_limit_exceeded")
+
+
+def _rate_limited(asked: Asked, limit: str, wait: str, seconds: int) -> Refusal:
+    text = f"Rate limit reached {_limit_text(asked, limit)}, Requested {asked.tokens}. Please try again in {wait}. "
+    body = document(envelope(text + _BILLING, "tokens", code="rate_limit_exceeded"))
+    headers = (
+        (b"retry-after", b"%d" % seconds),
+        (b"x-ratelimit-remaining-tokens", b"0"),
+        (b"x-ratelimit-reset-tokens", wait.encode()),
+    )
+    return Refusal(429, body, headers=headers)
+
+
+def _per_minute(asked: Asked) -> Refusal:
+    seconds = asked.retry_after_seconds
+    return _rate_limited(asked, "tokens per minute (TPM): Limit 6000, Used 5998", f"{seconds}s", seconds)
+
+
+def _per_day(asked: Asked) -> Refusal:
+    return _rate_limited(asked, "tokens per day (TPD): Limit 200000, Used 199998", "9m38.016s", 579)
+
+
+def _page(status: int, title: str) -> Refusal:
+    page = f"<!DOCTYPE html>\n<html><head><title>{title}</title></head><body><h1>{title}</h1><p>cloudflare</p></body>"
+    headers = ((b"server", b"cloudflare"), (b"cf-ray", b"0000000000000000-LOC"))
+    return Refusal(status, f"{page}</html>\n".encode(), _HTML, headers, is_counted=False, is_from_edge=True)
+
+
+def _failed_generation(code: str, what: str, generation: str) -> Refusal:
+    text = f"Failed to {what}. Please adjust your prompt. See 'failed_generation' for more details."
+    return refusal(400, text, code=code, failed_generation=generation)
+
+
+def _decommissioned(asked: Asked) -> Refusal:
+    text = (
+        f"The model `{asked.model}` has been decommissioned and is no longer supported. Please refer to "
+        "https://console.groq.com/docs/deprecations for a recommendation on which model to use instead."
+    )
+    return refusal(400, text, code="model_decommissioned")
+
+
+def _restricted() -> Refusal:
+    text = "Organization has been restricted. Please reach out to support if you believe this was in error."
+    return refusal(400, text, code="organization_restricted")
+
+
+REFUSALS: dict[str, Callable[[Asked], Refusal]] = {
+    "400": lambda _: refusal(400, "property 'standin' is unsupported"),
+    "401": lambda _: invalid_key(),
+    "403": lambda _: refusal(403, "Forbidden", code="permissions_error"),
+    "403-html": lambda _: _page(403, "Access denied"),
+    "404": lambda asked: unknown_model(asked.model),
+    "413": _too_large,
+    "422": lambda _: refusal(422, "Unprocessable Entity"),
+    "424": lambda _: refusal(424, "Failed Dependency: the remote MCP server refused the credentials"),
+    "429": _per_minute,
+    "429-day": _per_day,
+    "498": lambda _: refusal(498, "`flex` tier capacity exceeded, try again later", code="capacity_exceeded"),
+    "500": lambda _: refusal(500, "Internal Server Error", "internal_server_error"),
+    "502-html": lambda _: _page(502, "502 Bad Gateway"),
+    "503": lambda _: refusal(503, "Service Unavailable", "internal_server_error"),
+    "tool_use_failed": lambda _: _failed_generation(
+        "tool_use_failed", "call a function", "<function=get_weather>{bad}</function>"
+    ),
+    "json_validate_failed": lambda _: _failed_generation("json_validate_failed", "generate JSON", '{"answer": '),
+    "context_length": lambda _: context_length(),
+    "decommissioned": _decommissioned,
+    "restricted": lambda _: _restricted(),
+}
+"""Every refusal a marker can ask for, by the marker's name."""
+
+
+def failed_generation(status: int) -> Refusal:
+    """Return what a failure during generation looks like when nothing has been sent yet."""
+    return Refusal(status, document(_failure(status)))
+
+
+def error_event(status: int) -> bytes:
+    """Return the event Groq sends when generation fails after HTTP 200."""
+    return b"event: error\ndata: " + document(_failure(status, status_code=status)) + b"\n"
+
+
+def _failure(status: int, **extra: object) -> dict[str, object]:
+    if status < 500:
+        text, kind, code = "tool call validation failed", "invalid_request_error", "tool_use_failed"
+    else:
+        text, kind, code = "Service Unavailable", "internal_server_error", "service_unavailable"
+    return envelope(text, kind, code=code, **extra)

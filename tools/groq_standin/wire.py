@@ -1,0 +1,65 @@
+"""Bytes as Groq writes them: JSON in Go's encoding, durations in Go's spelling, response headers."""
+
+import msgspec
+
+Headers = list[tuple[bytes, bytes]]
+
+REQUESTS_PER_DAY = 14_400
+"""What `x-ratelimit-limit-requests` promises; nothing enforces it."""
+TOKENS_PER_MINUTE = 200_000
+"""What `x-ratelimit-limit-tokens` promises; nothing enforces it."""
+
+_encoder = msgspec.json.Encoder()
+_ALWAYS: Headers = [
+    (b"x-groq-region", b"local"),
+    (b"cache-control", b"private, max-age=0, no-store, no-cache, must-revalidate"),
+    (b"vary", b"Origin"),
+]
+
+
+def encode(value: object) -> bytes:
+    """Return `value` as Go's `encoding/json` writes it, without the trailing newline.
+
+    Go escapes `<`, `>`, `&` and the two Unicode line separators. Outside strings none of them occurs in JSON, so
+    replacing them in the encoded bytes is safe.
+    """
+    raw = _encoder.encode(value)
+    raw = raw.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
+    return raw.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+
+
+def document(value: object) -> bytes:
+    """Return `value` as a whole response body: Go's encoder ends it with a newline."""
+    return encode(value) + b"\n"
+
+
+def go_duration(seconds: float) -> str:
+    """Return `seconds` as Go prints a duration: `0s`, `400ms`, `1.57s`, `9m38.016s`, `1h0m0s`."""
+    milliseconds = round(seconds * 1000)
+    if 0 < milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    tail = f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{tail}"
+    return f"{minutes}m{tail}" if minutes else tail
+
+
+def common_headers(request_id: str, content_type: bytes) -> Headers:
+    """Return the headers of every answer that comes from behind Groq's edge."""
+    return [(b"content-type", content_type), (b"x-request-id", request_id.encode()), *_ALWAYS]
+
+
+def limit_headers(tokens: int) -> Headers:
+    """Return the six `x-ratelimit-*` headers of an answer that counted `tokens`, as if it were the only one."""
+    spent = min(tokens, TOKENS_PER_MINUTE)
+    reset_tokens = go_duration(spent * 60 / TOKENS_PER_MINUTE)
+    return [
+        (b"x-ratelimit-limit-requests", b"%d" % REQUESTS_PER_DAY),
+        (b"x-ratelimit-limit-tokens", b"%d" % TOKENS_PER_MINUTE),
+        (b"x-ratelimit-remaining-requests", b"%d" % (REQUESTS_PER_DAY - 1)),
+        (b"x-ratelimit-remaining-tokens", b"%d" % (TOKENS_PER_MINUTE - spent)),
+        (b"x-ratelimit-reset-requests", go_duration(86_400 / REQUESTS_PER_DAY).encode()),
+        (b"x-ratelimit-reset-tokens", reset_tokens.encode()),
+    ]
