@@ -1,9 +1,7 @@
 """SQL databases: SQLite on one machine, Postgres in a cluster, the same SQLAlchemy code over both."""
 
 import asyncio
-import fcntl
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import StartError
+from services.common.file_lock import exclusive
 
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
@@ -43,7 +42,9 @@ async def open_database(url: str, *, migrations: Path, version_table: str) -> As
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
-        with _exclusive(Path(parsed.database or "")):
+        file = Path(parsed.database or "")
+        lock = file.with_name(file.name + ".lock")
+        with exclusive(lock, thing=str(file), remedy="stop it, or use Postgres for several replicas"):
             engine = _sqlite_engine(parsed)
             try:
                 await _upgrade(engine, migrations, version_table)
@@ -90,30 +91,6 @@ def _parse(url: str) -> URL:
     if backend not in _DRIVERS:
         raise StartError(f"databases of type {backend} are not supported; use sqlite:///path or postgresql://host/name")
     return parsed.set(drivername=_DRIVERS[backend])
-
-
-class _exclusive:  # noqa: N801  (reads as a verb: `with _exclusive(path)`)
-    """Holds the one right to a SQLite file for as long as the process lives or the block runs."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.with_name(path.name + ".lock")
-
-    def __enter__(self) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as exc:
-            raise StartError(f"cannot write {self._path.parent}: {exc.strerror}; choose another DATA_DIR") from exc
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            os.close(self._descriptor)
-            raise StartError(
-                f"another process uses {self._path.with_suffix('')}; stop it, or use Postgres for several replicas"
-            ) from exc
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:

@@ -122,6 +122,8 @@ def _check_message(message: Any, path: str) -> None:
     role = message.get("role")
     if role is None:
         raise _missing(f"{path}.role")
+    if not isinstance(role, str):
+        raise _wrong_type(f"{path}.role", "a string", role)
     if role not in _MESSAGE_MEMBERS:
         raise _unknown_value(f"{path}.role", role, _ROLES)
     _check_content(message, f"{path}.content", optional=role == "assistant")
@@ -210,9 +212,7 @@ def _wrong_type(param: str, expected: str, value: Any) -> InvalidRequest:
     return _refusal(text, param, "invalid_type")
 
 
-def _unknown_value(param: str, value: Any, known: tuple[str, ...]) -> InvalidRequest:
-    if not isinstance(value, str):
-        return _wrong_type(param, "a string", value)
+def _unknown_value(param: str, value: str, known: tuple[str, ...]) -> InvalidRequest:
     listed = ", ".join(f"'{name}'" for name in known[:-1])
     text = f"Invalid value: '{value[:100]}'. Supported values are: {listed}, and '{known[-1]}'."
     return _refusal(text, param, "invalid_value")

@@ -71,12 +71,12 @@ class GroqProvider:
         reader = EventReader()
         received = response.aiter_raw()
         while (raw := await self._receive(received)) is not None:
-            events = reader.feed(raw)
-            ended = bool(events) and events[-1].data.startswith(_DONE)
-            chunks = [_chunk(event) for event in (events[:-1] if ended else events)]
-            if chunks:
-                yield chunks
-            if ended:
+            batch = _Batch(reader.feed(raw))
+            if batch.chunks:
+                yield batch.chunks
+            if batch.error is not None:
+                raise batch.error
+            if batch.ended:
                 return
         raise Unavailable("the model's answer broke off", reason="upstream_cut")
 
@@ -138,6 +138,23 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
     while exc is not None:
         yield exc
         exc = exc.__cause__ or exc.__context__
+
+
+class _Batch:
+    """Events that arrived together: what is good before the stream's end or its failure still counts."""
+
+    def __init__(self, events: Sequence[ServerSentEvent]) -> None:
+        self.chunks: list[Members] = []
+        self.error: ServiceError | None = None
+        self.ended = False
+        try:
+            for event in events:
+                if event.data.startswith(_DONE):
+                    self.ended = True
+                    return
+                self.chunks.append(_chunk(event))
+        except ServiceError as exc:
+            self.error = exc
 
 
 def _chunk(event: ServerSentEvent) -> Members:

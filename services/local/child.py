@@ -51,7 +51,7 @@ class Child:
                 env={**os.environ, **self.program.environment},
                 # A session of its own: Ctrl-C in the terminal reaches the parent only, which stops children in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
 
     async def wait(self) -> int:
@@ -81,6 +81,6 @@ class Child:
         return lines[-1] if lines else "it said nothing"
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Run in the child before its program: ask the kernel for SIGTERM when the parent ends, however it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

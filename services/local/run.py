@@ -13,6 +13,7 @@ from pathlib import Path
 
 from services.common import process, secret_file
 from services.common.errors import ServiceError, StartError
+from services.common.file_lock import exclusive
 from services.local import programs, ready
 from services.local.banner import banner
 from services.local.child import Child, Program
@@ -36,7 +37,8 @@ async def run(settings: LocalSettings) -> None:
     stopping = process.stop_signal()
     _check_data_dir(settings.data_dir)
     programs.check_ports(settings)
-    with _socket_folder() as sockets:
+    lock = settings.data_dir / "run.lock"
+    with exclusive(lock, thing=str(settings.data_dir), remedy="stop it, or set DATA_DIR"), _socket_folder() as sockets:
         async with AsyncExitStack() as stack:
             parts = await _start_parts(stack, settings, sockets)
             await _or_stop(_show(settings), stopping)

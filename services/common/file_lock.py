@@ -1,0 +1,35 @@
+"""The one right to a file or folder of this machine, held by one process and given back by its end, however it ends."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.common.errors import StartError
+
+
+@contextmanager
+def exclusive(lock: Path, *, thing: str, remedy: str) -> Iterator[None]:
+    """Hold a lock for the block.
+
+    Args:
+        lock: The lock's file; its folder is made when there is none.
+        thing: What the lock stands for, for the sentence of a refusal.
+        remedy: What to do when another process has it.
+
+    Raises:
+        StartError: Another process has the lock, or its file cannot be written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise StartError(f"cannot write {lock.parent}: {exc.strerror}; choose another DATA_DIR") from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as exc:
+        raise StartError(f"another process uses {thing}; {remedy}") from exc
+    finally:
+        os.close(descriptor)

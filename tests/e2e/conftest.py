@@ -1,0 +1,35 @@
+"""The stack that most end-to-end tests share."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+
+from tests.e2e.stack import Key, Stack, running_stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Give a running stack with two gateways; tests that harm it start their own."""
+    with running_stack(gateways=2) as running:
+        yield running
+
+
+@pytest.fixture
+def own_stack() -> Iterator[Stack]:
+    """Give a running stack that the test may harm."""
+    with running_stack() as running:
+        yield running
+
+
+@pytest.fixture
+async def key(stack: Stack) -> Key:
+    """Give a fresh key with the plan's limit."""
+    return await stack.create_key()
+
+
+@pytest.fixture
+async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    """Give an HTTP client of the first gateway."""
+    async with httpx.AsyncClient(base_url=stack.base_url, trust_env=False, timeout=20) as client:
+        yield client

@@ -1,0 +1,256 @@
+"""A whole stack for tests: the four services, Valkey and the Groq stand-in, as real processes on real sockets.
+
+The same programs and environment as `make run`, with several gateways where a test wants them, and with a hand on each
+process: it can be killed and started again while the others run.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+from pydantic import SecretStr
+from redis import Redis
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
+
+from services.common.channel import open_channel
+from services.local import programs, ready
+from services.local.child import Program, die_with_parent
+from services.local.settings import LocalSettings
+
+EMAIL = "tester@example.com"
+_START_SECONDS = 30
+_STOP_SECONDS = 6
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key made for a test."""
+
+    id: str
+    secret: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an HTTP client sends."""
+        return {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
+
+
+class Stack:
+    """A running stack. Its services listen on Unix sockets, its gateways on ports of the loopback address."""
+
+    def __init__(self, folder: Path, *, gateways: int, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = dict(environment)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._programs: dict[str, Program] = {}
+        self.settings = LocalSettings(
+            data_dir=folder / "data",
+            gateway_port=programs.free_port(),
+            auth_listen=f"unix:{folder}/auth.sock",
+            quota_listen=f"unix:{folder}/quota.sock",
+            inference_listen=f"unix:{folder}/inference.sock",
+            groq_api_key=SecretStr(""),
+            groq_api_keys=SecretStr(""),
+            quota_redis_url="",
+        )
+        ports = [self.settings.gateway_port] + [programs.free_port() for _ in range(gateways - 1)]
+        self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
+        self._add_programs(ports)
+
+    @property
+    def base_url(self) -> str:
+        """Address of the first gateway."""
+        return self.gateways[0]
+
+    @property
+    def standin_url(self) -> str:
+        """Address of the Groq stand-in."""
+        return self._standin_url
+
+    def start_all(self) -> None:
+        """Start everything and wait until it answers."""
+        for name in self._programs:
+            self.start(name)
+        asyncio.run(self.until_ready(*self._programs))
+
+    def start(self, name: str, **environment: str) -> None:
+        """Start one program, with `environment` on top of its own."""
+        program = self._programs[name]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                program.command,
+                env={**bare_environment(), **program.environment, **self.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send one program a signal."""
+        self._processes[name].send_signal(number)
+
+    def kill(self, name: str) -> None:
+        """End one program as a crash does."""
+        self.signal(name, signal.SIGKILL)
+        self._processes[name].wait(timeout=_STOP_SECONDS)
+
+    def stop(self, name: str) -> int:
+        """End one program in order and return its exit code."""
+        process = self._processes[name]
+        process.terminate()
+        return process.wait(timeout=_STOP_SECONDS)
+
+    async def until_ready(self, *names: str) -> None:
+        """Return when these programs answer."""
+        async with asyncio.timeout(_START_SECONDS):
+            await asyncio.gather(*(self._until_one_ready(name) for name in names))
+
+    def stop_all(self) -> None:
+        """End everything, gateways first, so that nothing is cut."""
+        for name in reversed(self._programs):
+            with contextlib.suppress(ProcessLookupError):
+                self._processes[name].terminate()
+        for name, process in self._processes.items():
+            try:
+                process.wait(timeout=_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"{name} did not stop within {_STOP_SECONDS} s of SIGTERM") from None
+
+    def log(self, name: str) -> str:
+        """Return what a program wrote."""
+        return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+
+    # What an operator does.
+
+    async def create_key(self, *, daily_limit: int | None = None) -> Key:
+        """Make a key of the test account."""
+        async with open_channel(self.settings.auth_listen) as channel:
+            keys = keys_pb2_grpc.KeyServiceStub(channel)
+            request = keys_pb2.CreateKeyRequest(email=EMAIL, name="test", daily_limit=daily_limit)
+            response = await keys.CreateKey(request, metadata=self.admin_metadata, timeout=5)
+        return Key(response.key.id, response.secret)
+
+    async def revoke_key(self, key: Key) -> None:
+        """Revoke a key; returns with auth's answer."""
+        async with open_channel(self.settings.auth_listen) as channel:
+            keys = keys_pb2_grpc.KeyServiceStub(channel)
+            await keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.id), metadata=self.admin_metadata, timeout=5)
+
+    async def create_account(self) -> None:
+        """Make the test account."""
+        async with open_channel(self.settings.auth_listen) as channel:
+            accounts = accounts_pb2_grpc.AccountServiceStub(channel)
+            request = accounts_pb2.CreateAccountRequest(email=EMAIL)
+            await accounts.CreateAccount(request, metadata=self.admin_metadata, timeout=5)
+
+    @property
+    def admin_metadata(self) -> tuple[tuple[str, str], ...]:
+        """The credential of operators' calls."""
+        token = (self.settings.data_dir / "admin-token").read_text().strip()
+        return (("authorization", f"Bearer {token}"),)
+
+    # What really happened.
+
+    def ledger(self, key: Key) -> list[dict[str, Any]]:
+        """Return the ledger rows of a key, read from the database itself."""
+        with contextlib.closing(sqlite3.connect(self.settings.data_dir / "inference.db")) as database:
+            database.row_factory = sqlite3.Row
+            rows = database.execute("SELECT * FROM usage_ledger WHERE key_id = ? ORDER BY request_id", (key.id,))
+            return [dict(row) for row in rows]
+
+    def counters(self, key: Key) -> tuple[int, int]:
+        """Return what Redis says of a key, all days together: charged, held."""
+        charged = held = 0
+        with contextlib.closing(self.redis()) as redis:
+            for name in redis.scan_iter(match=f"quota:*:{key.id}:*"):
+                entries: dict[Any, Any] = redis.hgetall(name)
+                charged += int(entries.pop(b"charged"))
+                held += len(entries)
+        return charged, held
+
+    def redis(self) -> "Redis":
+        """Return a client of the stack's Valkey."""
+        return Redis(unix_socket_path=str(self.folder / "valkey.sock"))
+
+    async def journal(self) -> list[dict[str, Any]]:
+        """Return what the stand-in says it served."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            response = await client.get(f"{self._standin_url}/journal")
+            served: list[dict[str, Any]] = response.json()
+            return served
+
+    async def until_settled(self, key: Key) -> tuple[int, int]:
+        """Return the counters once no hold is left: settles leave after the answers."""
+        async with asyncio.timeout(10):
+            while (counters := await asyncio.to_thread(self.counters, key))[1]:
+                await asyncio.sleep(0.02)
+        return counters
+
+    def _add_programs(self, ports: list[int]) -> None:
+        self._standin_port = programs.free_port()
+        self._standin_url = f"http://127.0.0.1:{self._standin_port}"
+        stores = programs.stores(self.settings, sockets=self.folder)
+        services = programs.services(self.settings, sockets=self.folder, groq_base_url=self._standin_url)
+        for program in (*stores, programs.standin(self._standin_port), *services):
+            self._programs[program.name] = program
+        gateway = self._programs.pop("gateway")
+        for number, port in enumerate(ports, start=1):
+            environment = {**gateway.environment, "GATEWAY_PORT": str(port)}
+            self._programs[f"gateway-{number}"] = Program(f"gateway-{number}", gateway.command, environment)
+
+    async def _until_one_ready(self, name: str) -> None:
+        match name:
+            case "valkey":
+                await ready.until(lambda: ready.valkey_answers(self.folder / "valkey.sock"))
+            case "groq-standin":
+                await ready.until(lambda: ready.http_answers(f"{self._standin_url}/healthz"))
+            case "auth" | "quota" | "inference":
+                target = getattr(self.settings, f"{name}_listen")
+                await ready.until(lambda: ready.grpc_serves(target))
+            case _:
+                url = self.gateways[int(name.removeprefix("gateway-")) - 1]
+                await ready.until(lambda: ready.http_answers(f"{url}/readyz"))
+
+
+@contextmanager
+def running_stack(*, gateways: int = 1, **environment: str) -> Iterator[Stack]:
+    """Run a stack for the block; all of it must stop in order at the end."""
+    with tempfile.TemporaryDirectory(prefix="stack-e2e-", dir="/tmp") as folder:
+        stack = Stack(Path(folder), gateways=gateways, environment=environment)
+        try:
+            stack.start_all()
+            asyncio.run(stack.create_account())
+            yield stack
+        finally:
+            stack.stop_all()
+
+
+def connector(connections: int) -> aiohttp.TCPConnector:
+    """Return a pool that opens as many connections as a test wants."""
+    return aiohttp.TCPConnector(limit=connections)
+
+
+def say(text: str, **members: Any) -> dict[str, Any]:
+    """Return a chat request with one user message."""
+    return {"messages": [{"role": "user", "content": text}], **members}
+
+
+def bare_environment() -> dict[str, str]:
+    """Return our environment without what would steer the stack elsewhere."""
+    steering = ("AUTH_", "QUOTA_", "INFERENCE_", "GATEWAY_", "GROQ_", "STACK_", "DATA_DIR", "DRAIN_", "GRACE_", "LOG_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(steering)}

@@ -1,0 +1,135 @@
+"""Streams: events as they arrive, an error event on any break, never a [DONE] after one, and the right charge."""
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+
+from tests.e2e.stack import Key, Stack, say
+
+
+async def _stream(http: httpx.AsyncClient, key: Key, text: str, **members: Any) -> tuple[httpx.Response, list[str]]:
+    response = await http.post("/api/v1/chat", headers=key.headers, json=say(text, stream=True, **members))
+    return response, [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+
+
+async def test_a_stream_has_the_shape_of_openai(http: httpx.AsyncClient, key: Key) -> None:
+    response, events = await _stream(http, key, "[[standin:tokens count=4]]")
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-ratelimit-remaining-requests"] == "999"
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks).split() != []
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["x_groq"] == {"usage": chunks[-1]["usage"]}
+
+
+async def test_events_leave_as_they_arrive(stack: Stack, key: Key) -> None:
+    body = say("[[standin:slow token_ms=100]] [[standin:tokens count=5]]", stream=True)
+    loop = asyncio.get_running_loop()
+    url = f"{stack.base_url}/api/v1/chat"
+    async with aiohttp.ClientSession() as session, session.post(url, headers=key.headers, json=body) as response:
+        arrivals = [loop.time() async for line in response.content if line.startswith(b"data:")]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
+    assert sum(gap > 0.05 for gap in gaps) >= 4, f"events came in a lump: {gaps}"
+
+
+@pytest.mark.parametrize(
+    ("marker", "outcome"),
+    [
+        ("error_event after=3 status=500", "cut"),
+        ("x_groq_error after=3", "cut"),
+        ("cut after=3", "cut"),
+        ("cut after=3 how=end", "cut"),
+        ("no_done", "cut"),
+        ("reset_stream after=3", "cut"),
+    ],
+)
+async def test_a_break_after_output_is_an_error_event_without_done_and_is_charged(
+    stack: Stack, http: httpx.AsyncClient, key: Key, marker: str, outcome: str
+) -> None:
+    response, events = await _stream(http, key, f"[[standin:tokens count=9]] [[standin:{marker}]]")
+    assert response.status_code == 200
+    assert "[DONE]" not in events, "a cut looks like success"
+    error = json.loads(events[-1])["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert await stack.until_settled(key) == (1, 0)
+    (row,) = stack.ledger(key)
+    assert (row["outcome"], row["charged"]) == (outcome, 1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("marker", "status", "kind", "outcome"),
+    [
+        ("400", 400, "invalid_request_error", "refused"),
+        ("401", 502, "internal_error", "upstream_failed"),
+        ("403-html", 502, "internal_error", "upstream_failed"),
+        ("404", 404, "invalid_request_error", "refused"),
+        ("413", 413, "invalid_request_error", "refused"),
+        ("429", 503, "internal_error", "upstream_failed"),
+        ("498", 503, "internal_error", "upstream_failed"),
+        ("500", 503, "internal_error", "upstream_failed"),
+        ("502-html", 503, "internal_error", "upstream_failed"),
+        ("reset", 503, "internal_error", "upstream_failed"),
+    ],
+)
+async def test_groqs_trouble_before_output_is_an_http_error_and_costs_nothing(
+    stack: Stack, http: httpx.AsyncClient, key: Key, stream: bool, marker: str, status: int, kind: str, outcome: str
+) -> None:
+    body = say(f"[[standin:{marker}]]", stream=stream)
+    response = await http.post("/api/v1/chat", headers=key.headers, json=body)
+    assert response.status_code == status, response.text
+    assert response.json()["error"]["type"] == kind
+    assert "org_" not in response.text, "the operator's organisation leaks"
+    assert await stack.until_settled(key) == (0, 0)
+    assert [(row["outcome"], row["charged"]) for row in stack.ledger(key)] == [(outcome, 0)]
+
+
+async def test_a_client_that_leaves_a_stream_is_charged_for_what_groq_counted(stack: Stack, key: Key) -> None:
+    body = say("[[standin:slow token_ms=20]] [[standin:tokens count=30]]", stream=True)
+    async with aiohttp.ClientSession() as session:
+        response = await session.post(f"{stack.base_url}/api/v1/chat", headers=key.headers, json=body)
+        await response.content.readline()
+        response.close()
+    assert await stack.until_settled(key) == (1, 0)
+    (row,) = stack.ledger(key)
+    assert (row["charged"], row["usage_source"], row["completion_tokens"]) == (1, "reported", 30)
+
+
+async def test_a_client_that_leaves_while_it_waits_is_charged_for_what_groq_counted(stack: Stack, key: Key) -> None:
+    body = say("[[standin:slow headers_ms=500]] [[standin:tokens count=30]]")
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.2)) as session:
+        with pytest.raises(TimeoutError):
+            await session.post(f"{stack.base_url}/api/v1/chat", headers=key.headers, json=body)
+    assert await stack.until_settled(key) == (1, 0)
+    (row,) = stack.ledger(key)
+    assert (row["charged"], row["usage_source"], row["completion_tokens"]) == (1, "reported", 30)
+
+
+async def test_usage_is_counted_once_wherever_groq_says_it(stack: Stack, http: httpx.AsyncClient) -> None:
+    for place in ("all", "x_groq", "top", "last"):
+        key = await stack.create_key()
+        await _stream(http, key, f"[[standin:tokens count=6]] [[standin:usage only={place}]]")
+        await stack.until_settled(key)
+        (row,) = stack.ledger(key)
+        assert (place, row["completion_tokens"], row["usage_source"]) == (place, 6, "reported")
+
+
+@pytest.mark.parametrize("marker", ["drip", "unicode", "burst size=8", "big bytes=200000"])
+async def test_whatever_the_network_does_to_bytes_the_text_arrives_whole(
+    stack: Stack, http: httpx.AsyncClient, key: Key, marker: str
+) -> None:
+    _, events = await _stream(http, key, f"[[standin:{marker}]]")
+    assert events[-1] == "[DONE]"
+    streamed = "".join(
+        choice["delta"].get("content") or "" for event in events[:-1] for choice in json.loads(event)["choices"]
+    )
+    whole = await http.post("/api/v1/chat", headers=key.headers, json=say(f"[[standin:{marker}]]"))
+    assert whole.json()["choices"][0]["message"]["content"] == streamed
