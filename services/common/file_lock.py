@@ -21,15 +21,24 @@ def exclusive(lock: Path, *, thing: str, remedy: str) -> Iterator[None]:
     Raises:
         StartError: Another process has the lock, or its file cannot be written.
     """
+    descriptor = _open(lock)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as exc:
-        raise StartError(f"cannot write {lock.parent}: {exc.strerror}; choose another DATA_DIR") from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor, thing, remedy)
         yield
-    except BlockingIOError as exc:
-        raise StartError(f"another process uses {thing}; {remedy}") from exc
     finally:
         os.close(descriptor)
+
+
+def _open(lock: Path) -> int:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise StartError(f"cannot write {lock.parent}: {exc.strerror}; choose another DATA_DIR") from exc
+
+
+def _take(descriptor: int, thing: str, remedy: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise StartError(f"another process uses {thing}; {remedy}") from exc
