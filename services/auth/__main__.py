@@ -1,0 +1,16 @@
+"""`python -m services.auth` serves; `python -m services.auth migrate` brings the database's schema up to date."""
+
+import sys
+
+from services.auth import server
+from services.auth.settings import AuthSettings
+from services.common import process
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case []:
+            process.run("auth", AuthSettings, server.serve)
+        case ["migrate"]:
+            process.run("auth", AuthSettings, server.migrate)
+        case _:
+            sys.exit("usage: python -m services.auth [migrate]")

@@ -1,0 +1,4 @@
+from services.auth.tables import metadata
+from services.common import migration_environment
+
+migration_environment.run(metadata)

@@ -1,0 +1,107 @@
+"""Reading and writing the database with a deadline; whatever goes wrong there is `Unavailable`, never an answer."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from asyncpg import InterfaceError, PostgresError  # type: ignore[import-untyped]
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.common.errors import Unavailable
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+Work = Callable[Parameters, Coroutine[Any, Any, Result]]
+
+_log = logging.getLogger(__name__)
+_leaving: set["asyncio.Task[Any]"] = set()
+
+
+def deadline(seconds_max: float) -> Callable[[Work[Parameters, Result]], Work[Parameters, Result]]:
+    """Make a method of a store answer within `seconds_max`, or raise `Unavailable`.
+
+    The work is a task of its own because a mere timeout does not keep its word: a cancelled query first closes its
+    connection, and with a Postgres that is frozen that takes two seconds more (measured). The caller does not wait for
+    that.
+    """
+
+    def decorate(work: Work[Parameters, Result]) -> Work[Parameters, Result]:
+        @wraps(work)
+        async def limited(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            task = asyncio.create_task(work(*args, **kwargs))
+            try:
+                await asyncio.wait({task}, timeout=seconds_max)
+                if task.done():
+                    return task.result()
+                raise _unavailable()
+            finally:
+                _leave(task)
+
+        return limited
+
+    return decorate
+
+
+class Transactions:
+    """Hands out connections of one database. Safe to use concurrently."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        # A read is one statement, hence one snapshot; without a transaction around it Postgres is asked once and not
+        # thrice. SQLite's driver begins none for reads anyway.
+        is_postgres = engine.dialect.name == "postgresql"
+        self._reader = engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection for reads; each statement sees a moment of its own.
+
+        Raises:
+            Unavailable: The database cannot be read.
+        """
+        with _failures():
+            async with self._reader.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction, committed at the end of the block and undone when it raises.
+
+        Raises:
+            Unavailable: The database cannot be written; after a broken commit nobody knows whether it was.
+        """
+        with _failures():
+            async with self._engine.begin() as connection:
+                yield connection
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    # asyncpg's own errors are among them since SQLAlchemy passes them on as they are when a connection cannot be made.
+    except (SQLAlchemyError, PostgresError, InterfaceError, OSError) as exc:
+        _log.debug("the database failed", exc_info=exc)
+        raise _unavailable() from exc
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("auth cannot use its database just now; try again", reason="auth_unavailable")
+
+
+def _leave(task: "asyncio.Task[Any]") -> None:
+    """Cancel what is still running and keep it until it has ended, for the loop itself does not."""
+    if not task.done():
+        task.cancel()
+        _leaving.add(task)
+        task.add_done_callback(_forget)
+
+
+def _forget(task: "asyncio.Task[Any]") -> None:
+    _leaving.discard(task)
+    if not task.cancelled():
+        task.exception()  # Nobody waits for it any more; unread, it would be logged as lost.

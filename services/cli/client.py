@@ -1,0 +1,118 @@
+"""Calls to the services: where they are, what they are shown, and what their failures mean to an operator."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from grpc import aio
+
+from services.cli.failures import Failure, Unreachable
+from services.common.channel import open_channel
+from services.common.errors import ServiceError, rpc_errors
+
+CALL_SECONDS_MAX = 5.0
+_UNREACHABLE_REASON = "unreachable"
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service to call."""
+
+    name: str
+    target: str
+    """Its gRPC name, such as `127.0.0.1:50051` or `dns:///auth.stack.svc:50051`."""
+    setting: str
+    """The environment variable that says so, for the sentence that names a remedy."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """What goes with each call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """Where everything is; read once, when the command line is."""
+
+    auth_target: str
+    quota_target: str
+    inference_target: str
+    data_dir: Path
+
+    def auth(self) -> Service:
+        """Return the auth service, with the admin token that its management API demands.
+
+        Raises:
+            Failure: There is no token.
+        """
+        return Service(
+            "auth", self.auth_target, "AUTH_TARGET", (("authorization", f"Bearer {_admin_token(self.data_dir)}"),)
+        )
+
+    def quota(self) -> Service:
+        """Return the quota service."""
+        return Service("quota", self.quota_target, "QUOTA_TARGET")
+
+    def inference(self) -> Service:
+        """Return the inference service."""
+        return Service("inference", self.inference_target, "INFERENCE_TARGET")
+
+
+def call(
+    service: Service,
+    method: Callable[[aio.Channel], "aio.UnaryUnaryMultiCallable[Request, Response]"],
+    request: Request,
+) -> Response:
+    """Make one call and return its answer.
+
+    Args:
+        service: Whom to call.
+        method: Returns the RPC on a channel, `lambda channel: KeyServiceStub(channel).GetKey`.
+        request: What to send.
+
+    Raises:
+        Failure: It was refused or failed.
+        Unreachable: The service did not answer within `CALL_SECONDS_MAX`.
+    """
+
+    async def run() -> Response:
+        async with open_channel(service.target) as channel:
+            with rpc_errors(unavailable_reason=_UNREACHABLE_REASON):
+                return await method(channel)(request, timeout=CALL_SECONDS_MAX, metadata=service.metadata)
+
+    try:
+        return asyncio.run(run())
+    except ServiceError as exc:
+        raise _failure(service, exc) from exc
+
+
+def _failure(service: Service, error: ServiceError) -> Failure:
+    if error.reason == _UNREACHABLE_REASON:
+        return Unreachable(
+            f"{service.name} does not answer at {service.target}; start it, or set {service.setting} to where it is"
+        )
+    return Failure(error.message)
+
+
+def _admin_token(data_dir: Path) -> str:
+    token = os.environ.get("STACK_ADMIN_TOKEN", "").strip() or _kept_token(data_dir / "admin-token")
+    if not (token.isascii() and token.isprintable()):
+        raise Failure("the admin token has characters that no call can carry; check STACK_ADMIN_TOKEN")
+    return token
+
+
+def _kept_token(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        problem = exc.strerror if isinstance(exc, OSError) else "not text"
+        raise Failure(
+            f"no admin token: STACK_ADMIN_TOKEN is not set and {path} cannot be read ({problem}); "
+            "set one of STACK_ADMIN_TOKEN and DATA_DIR"
+        ) from exc
+    if not token:
+        raise Failure(f"no admin token: STACK_ADMIN_TOKEN is not set and {path} is empty; set STACK_ADMIN_TOKEN")
+    return token

@@ -1,0 +1,53 @@
+"""The `stackctl` command: where the services are, and the commands."""
+
+from pathlib import Path
+
+import click
+
+from services.cli.accounts import accounts
+from services.cli.client import Backends
+from services.cli.keys import keys
+from services.cli.usage import usage
+
+
+def _target(service: str, *, default: str) -> click.Option:
+    return click.Option(
+        [f"--{service}-target"],
+        envvar=f"{service.upper()}_TARGET",
+        default=default,
+        show_default=True,
+        show_envvar=True,
+        help=f"Where the {service} service is.",
+    )
+
+
+@click.group(
+    params=[
+        _target("auth", default="127.0.0.1:50051"),
+        _target("quota", default="127.0.0.1:50052"),
+        _target("inference", default="127.0.0.1:50053"),
+        click.Option(
+            ["--data-dir"],
+            envvar="DATA_DIR",
+            type=click.Path(path_type=Path),
+            default=Path("var"),
+            show_default=True,
+            show_envvar=True,
+            help="Folder of a single machine's data; its file `admin-token` is used when STACK_ADMIN_TOKEN is not set.",
+        ),
+    ],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.pass_context
+def main(context: click.Context, *, auth_target: str, quota_target: str, inference_target: str, data_dir: Path) -> None:
+    """Manage accounts and API keys, and see what they use.
+
+    The admin token is read from STACK_ADMIN_TOKEN, or from the file `admin-token` in DATA_DIR.
+
+    Exit codes: 0 done, 1 refused or failed, 2 a mistake in the command line, 3 a service does not answer.
+    """
+    context.obj = Backends(auth_target, quota_target, inference_target, data_dir)
+
+
+for _command in (accounts, keys, usage):
+    main.add_command(_command)

@@ -1,0 +1,45 @@
+"""What commands print: one JSON object for programs, aligned text for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from typing import Any
+
+import click
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line."""
+    click.echo(json.dumps(value))
+
+
+def show_facts(facts: Mapping[str, Any]) -> None:
+    """Print names and values, one pair a line, the values below each other."""
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows below headings; numbers to the right, all else to the left."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(headings, *rows, strict=True)]
+    is_number = [bool(rows) and all(isinstance(row[place], int) for row in rows) for place in range(len(headings))]
+    for cells in (headings, *rows):
+        line = (
+            f"{cell!s:>{width}}" if to_right else f"{cell!s:<{width}}"
+            for cell, width, to_right in zip(cells, widths, is_number, strict=True)
+        )
+        click.echo("  ".join(line).rstrip())
+
+
+def moment(message: Message, field: str) -> str | None:
+    """Return a time field as ISO 8601 in UTC, to the second; None when it is absent."""
+    if not message.HasField(field):
+        return None
+    value = getattr(message, field)
+    assert isinstance(value, Timestamp)
+    return value.ToDatetime(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")

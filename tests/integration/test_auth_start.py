@@ -1,0 +1,96 @@
+"""How auth starts, and the one sentence that it says when it cannot."""
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from stack.auth.v1 import accounts_pb2
+
+from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth, shown
+
+POSTGRES = {"AUTH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+
+
+def refusal(data_dir: Path, settings: dict[str, str]) -> str:
+    """Return the one sentence of a service that does not start."""
+    done = run_auth(data_dir, settings)
+    assert done.returncode == 1
+    # gRPC's core writes a line of its own, `E1122 23:04:40…`, when it cannot listen.
+    sentences = [line for line in done.stderr.splitlines() if not re.match(r"\{|E\d{4} ", line)]
+    assert len(sentences) == 1, done.stderr
+    return sentences[0]
+
+
+async def test_a_machine_alone_makes_its_secrets_once_and_only_its_owner_can_read_them(tmp_path: Path) -> None:
+    secrets = [tmp_path / "admin-token", tmp_path / "key-pepper"]
+    with running_auth(tmp_path) as service:
+        made = [path.read_text() for path in secrets]
+        async with auth_client(service.target) as client:
+            request = accounts_pb2.CreateAccountRequest(email="ada@example.com")
+            await client.accounts.CreateAccount(request, metadata=shown(made[0].strip()))
+        assert service.terminate() == 0
+
+    with running_auth(tmp_path):
+        assert [path.read_text() for path in secrets] == made
+    assert [stat.S_IMODE(path.stat().st_mode) for path in secrets] == [0o600, 0o600]
+
+
+def test_a_second_process_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    with running_auth(tmp_path):
+        assert "another process uses" in refusal(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [({"AUTH_KEY_PEPPER": PEPPER}, "STACK_ADMIN_TOKEN"), ({"STACK_ADMIN_TOKEN": ""}, "STACK_ADMIN_TOKEN")],
+)
+def test_postgres_demands_the_admin_token_by_name(tmp_path: Path, given: dict[str, str], missing: str) -> None:
+    assert f"{missing} is not set" in refusal(tmp_path, {**POSTGRES, **given})
+    assert not (tmp_path / "admin-token").exists()
+
+
+def test_postgres_demands_the_pepper_by_name(tmp_path: Path, postgres_url: str) -> None:
+    settings = {"AUTH_DATABASE_URL": postgres_url, "STACK_ADMIN_TOKEN": ADMIN_TOKEN}
+    assert run_auth(tmp_path, settings, "migrate").returncode == 0
+
+    assert "AUTH_KEY_PEPPER is not set" in refusal(tmp_path, settings)
+    assert not (tmp_path / "key-pepper").exists()
+
+
+async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused_one_by_one(tmp_path: Path) -> None:
+    """A database restored without its pepper would call every key unknown."""
+    with running_auth(tmp_path, {"STACK_ADMIN_TOKEN": ADMIN_TOKEN}) as service:
+        async with auth_client(service.target) as client:
+            created = await client.new_key("ada@example.com")
+        service.terminate()
+    pepper = tmp_path / "key-pepper"
+    kept = pepper.read_text()
+
+    assert "another pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, {"AUTH_KEY_PEPPER": "another"})
+    pepper.unlink()
+    assert f"{pepper} is gone" in refusal(tmp_path, {})
+    assert not pepper.exists(), "a new pepper would be in the way of the right one"
+
+    with running_auth(tmp_path, {"AUTH_KEY_PEPPER": kept}) as service:
+        async with auth_client(service.target) as client:
+            assert (await client.authenticate(created.secret)).principal.key_id == created.key.id
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"AUTH_DATABASE_URL": "mysql://localhost/auth"}, "databases of type mysql are not supported"),
+        ({"AUTH_LISTEN": "256.256.256.256:1"}, "cannot listen on 256.256.256.256:1"),
+        ({"STACK_ADMIN_TOKEN": "schlüssel"}, "STACK_ADMIN_TOKEN has characters"),
+        ({"DRAIN_SECONDS": "-1"}, "setting DRAIN_SECONDS"),
+    ],
+)
+def test_a_mistaken_setting_is_told_in_one_sentence(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:
+    assert sentence in refusal(tmp_path, settings)
+
+
+def test_an_unknown_command_is_told_the_usage(tmp_path: Path) -> None:
+    done = run_auth(tmp_path, {}, "serve")
+
+    assert (done.returncode, done.stderr) == (1, "usage: python -m services.auth [migrate]\n")

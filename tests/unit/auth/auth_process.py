@@ -1,0 +1,135 @@
+"""The real auth service as a process of its own, listening on a Unix socket."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpc import aio
+from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
+from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
+from stack.auth.v1.auth_pb2_grpc import AuthServiceStub
+from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
+
+from services.common.channel import open_channel
+
+ROOT = Path(__file__).parents[3]
+PEPPER = "a pepper for tests"
+ADMIN_TOKEN = "an-admin-token-for-tests"
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthProcess:
+    """A running auth service."""
+
+    target: str
+    process: subprocess.Popen[str]
+
+    def terminate(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=10)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthClient:
+    """Typed stubs on one channel."""
+
+    auth: AuthServiceStub
+    accounts: AccountServiceStub
+    keys: KeyServiceStub
+
+    async def new_key(self, email: str, **fields: int) -> keys_pb2.CreateKeyResponse:
+        """Open an account with one key."""
+        await self.accounts.CreateAccount(accounts_pb2.CreateAccountRequest(email=email), metadata=shown())
+        request = keys_pb2.CreateKeyRequest(email=email, name="laptop", daily_limit=fields.get("daily_limit"))
+        return await self.keys.CreateKey(request, metadata=shown())
+
+    async def revoke(self, key_id: str) -> keys_pb2.Key:
+        """End a key."""
+        answer = await self.keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key_id), metadata=shown())
+        return answer.key
+
+    async def authenticate(self, secret: str) -> auth_pb2.AuthenticateResponse:
+        """Ask whose key it is."""
+        return await self.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=secret), timeout=5)
+
+
+def shown(token: str = ADMIN_TOKEN) -> Metadata:
+    """Return the metadata that shows an admin token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+@contextmanager
+def running_auth(data_dir: Path, settings: Mapping[str, str] | None = None) -> Iterator[AuthProcess]:
+    """Run the service until the end of the block; it has said that it is ready."""
+    # A short path: the socket's name must stay under 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="auth-", dir="/tmp") as folder:
+        target = f"unix:{folder}/auth.sock"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.auth"],
+            env=environment(data_dir, {"AUTH_LISTEN": target, **(settings or {})}),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:  # Waits for it, and closes its pipe.
+            try:
+                reader = _wait_until_ready(process)
+                yield AuthProcess(target, process)
+            finally:
+                process.kill()
+            reader.join()
+
+
+def run_auth(data_dir: Path, settings: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the service where it is expected to end by itself, and return how it did."""
+    return subprocess.run(
+        [sys.executable, "-m", "services.auth", *arguments],
+        env=environment(data_dir, {"AUTH_LISTEN": "127.0.0.1:0", **settings}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+
+def environment(data_dir: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which nothing of the developer's own is set."""
+    ours = ("AUTH_", "STACK_", "QUOTA_", "INFERENCE_", "DATA_DIR")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**inherited, "DATA_DIR": str(data_dir), "DRAIN_SECONDS": "0", "GRACE_SECONDS": "3", **settings}
+
+
+@asynccontextmanager
+async def auth_client(target: str) -> AsyncIterator[AuthClient]:
+    """Give stubs on a channel that is closed at the end of the block."""
+    async with open_channel(target) as channel:
+        yield client_on(channel)
+
+
+def client_on(channel: aio.Channel) -> AuthClient:
+    """Return stubs on an open channel."""
+    return AuthClient(AuthServiceStub(channel), AccountServiceStub(channel), KeyServiceStub(channel))
+
+
+def _wait_until_ready(process: subprocess.Popen[str]) -> threading.Thread:
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("{") and json.loads(line)["message"] == "ready":
+            # What it says later must not fill the pipe, for then it would stop.
+            reader = threading.Thread(target=process.stderr.read)
+            reader.start()
+            return reader
+    raise AssertionError(f"auth ended before it was ready: {''.join(lines)}")

@@ -1,0 +1,195 @@
+"""The feed of key changes, over a store and a clock that are moved by hand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.auth.changes import Change, ChangeFeed, Changes, Event
+from services.auth.keys import KeyId
+from services.common.errors import Unavailable
+
+
+class HandClock:
+    """A clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+class HandStore:
+    """A `ChangeStore` in memory that can be away."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.is_away = False
+        self.reads = 0
+
+    def change(self, count: int = 1) -> None:
+        for _ in range(count):
+            revision = len(self.changes) + 1
+            self.changes.append(Change(KeyId(f"key_{revision}"), revision))
+
+    async def changes_after(self, revision: int | None) -> Changes:
+        self.reads += 1
+        if self.is_away:
+            raise Unavailable("away")
+        present = len(self.changes)
+        return Changes(present, [] if revision is None else self.changes[revision:])
+
+
+@pytest.fixture
+def store() -> HandStore:
+    return HandStore()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+async def feed(store: HandStore, clock: HandClock) -> AsyncIterator[ChangeFeed]:
+    """A running feed; it reads only when it is kicked or a tenth of a second of real time passes."""
+    feed = ChangeFeed(store, clock=clock)
+    async with feed.running():
+        yield feed
+
+
+async def test_a_watch_begins_with_the_present(feed: ChangeFeed, store: HandStore) -> None:
+    store.change(3)
+    await _another_read(feed, store)
+
+    assert await anext(feed.watch(None)) == Event(3)
+
+
+async def test_a_watch_that_resumes_is_told_all_it_missed_in_order(feed: ChangeFeed, store: HandStore) -> None:
+    store.change(3)
+    watch = feed.watch(1)
+
+    assert [await anext(watch) for _ in range(3)] == [Event(1), Event(2, KeyId("key_2")), Event(3, KeyId("key_3"))]
+
+
+async def test_a_change_is_told_to_every_watch(feed: ChangeFeed, store: HandStore) -> None:
+    watches = [feed.watch(None) for _ in range(5)]
+    for watch in watches:
+        await anext(watch)
+
+    store.change()
+    feed.kick()
+
+    assert [await anext(watch) for watch in watches] == [Event(1, KeyId("key_1"))] * 5
+
+
+async def test_a_watch_that_lags_behind_what_memory_holds_misses_nothing(feed: ChangeFeed, store: HandStore) -> None:
+    watch = feed.watch(None)
+    await anext(watch)
+    store.change(3000)
+    feed.kick()
+
+    told = [await anext(watch) for _ in range(3000)]
+
+    assert [event.revision for event in told] == list(range(1, 3001))
+
+
+async def test_a_heartbeat_comes_after_half_a_second_of_the_clock(
+    feed: ChangeFeed, store: HandStore, clock: HandClock
+) -> None:
+    watch = feed.watch(None)
+    await anext(watch)
+
+    clock.time += 0.46
+    feed.kick()
+
+    assert await anext(watch) == Event(0)
+
+
+async def test_no_heartbeat_comes_while_the_store_is_away(feed: ChangeFeed, store: HandStore, clock: HandClock) -> None:
+    watch = feed.watch(None)
+    await anext(watch)
+    waiting = asyncio.ensure_future(anext(watch))
+
+    store.is_away = True
+    clock.time += 10
+    await _another_read(feed, store)
+    assert not waiting.done()
+
+    store.is_away = False
+    feed.kick()
+    assert await waiting == Event(0)
+
+
+async def test_a_watch_is_refused_while_the_store_is_away(feed: ChangeFeed, store: HandStore, clock: HandClock) -> None:
+    store.is_away = True
+    clock.time += 10
+
+    with pytest.raises(Unavailable):
+        await anext(feed.watch(None))
+
+
+async def test_a_watch_ends_when_the_database_goes_back_and_resuming_shows_it(
+    feed: ChangeFeed, store: HandStore
+) -> None:
+    """A Postgres replica that lacks the last commits takes over: its new changes reuse revisions already told."""
+    store.change(5)
+    await _another_read(feed, store)
+    watch = feed.watch(None)
+    assert await anext(watch) == Event(5)
+
+    del store.changes[3:]
+    feed.kick()
+
+    with pytest.raises(StopAsyncIteration):
+        await anext(watch)
+    assert await anext(feed.watch(5)) == Event(3)
+
+
+async def test_a_watch_ahead_of_this_replica_does_not_look_like_one_that_went_back(
+    feed: ChangeFeed, store: HandStore
+) -> None:
+    await anext(feed.watch(None))
+    store.change()
+
+    assert await anext(feed.watch(1)) == Event(1)
+
+
+async def test_a_closed_feed_ends_its_watches_and_refuses_new_ones(feed: ChangeFeed) -> None:
+    watch = feed.watch(None)
+    await anext(watch)
+    waiting = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+
+    feed.close()
+
+    with pytest.raises(StopAsyncIteration):
+        await waiting
+    with pytest.raises(Unavailable, match="stopping"):
+        await anext(feed.watch(None))
+
+
+async def test_a_watch_that_is_cancelled_leaves_no_task_behind(feed: ChangeFeed) -> None:
+    before = asyncio.all_tasks()
+
+    async def listen() -> None:
+        async for _ in feed.watch(None):
+            pass
+
+    listener = asyncio.create_task(listen())
+    await asyncio.sleep(0)
+    listener.cancel()
+    await asyncio.wait({listener})
+
+    assert asyncio.all_tasks() == before
+
+
+async def _another_read(feed: ChangeFeed, store: HandStore) -> None:
+    before = store.reads
+    feed.kick()
+    while store.reads == before:
+        await asyncio.sleep(0)

@@ -1,0 +1,157 @@
+"""Minting keys, and deciding whether one that is shown is good."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.auth.accounts import AccountId
+from services.auth.keys import (
+    SECRET_PREFIX,
+    Denial,
+    Found,
+    Gatekeeper,
+    Key,
+    Minted,
+    checked_limit,
+    checked_name,
+    mint,
+)
+from services.auth.pepper import Pepper
+from services.common import checked_token
+from services.common.errors import InvalidRequest
+
+NOW = 1_800_000_000.0
+PEPPER = Pepper(b"pepper")
+
+
+class StillClock:
+    """A clock that stands."""
+
+    def now(self) -> float:
+        return NOW
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+class OneKey:
+    """The part of a `KeyStore` that the gatekeeper uses, holding one key; counts look-ups."""
+
+    def __init__(
+        self, minted: Minted, *, revoked_at: datetime | None = None, expires_at: datetime | None = None
+    ) -> None:
+        new = minted.key
+        self.digest = new.digest
+        self.key = Key(new.id, AccountId("acc_1"), new.name, new.prefix, 1000, new.created_at, revoked_at, expires_at)
+        self.lookups = 0
+
+    async def find(self, digest: str) -> Found:
+        self.lookups += 1
+        return Found(self.key if digest == self.digest else None, revision=9)
+
+
+def fresh() -> Minted:
+    return mint("laptop", daily_limit=None, pepper=PEPPER, clock=StillClock())
+
+
+def gatekeeper(store: OneKey, pepper: Pepper = PEPPER) -> Gatekeeper:
+    return Gatekeeper(store, pepper=pepper, clock=StillClock())  # type: ignore[arg-type]
+
+
+async def test_a_good_key_stands_for_what_the_store_says() -> None:
+    minted = fresh()
+    store = OneKey(minted)
+
+    verdict = await gatekeeper(store).authenticate(minted.secret)
+
+    assert (verdict.outcome, verdict.revision) == (store.key, 9)
+
+
+async def test_a_revoked_key_is_refused_even_when_it_also_expired() -> None:
+    minted = fresh()
+    store = OneKey(minted, revoked_at=datetime.fromtimestamp(NOW, UTC), expires_at=datetime.fromtimestamp(NOW, UTC))
+
+    assert (await gatekeeper(store).authenticate(minted.secret)).outcome is Denial.REVOKED
+
+
+@pytest.mark.parametrize(("seconds_left", "is_good"), [(-1, False), (0, False), (0.001, True)])
+async def test_a_key_is_good_until_the_moment_of_its_expiry(seconds_left: float, is_good: bool) -> None:
+    minted = fresh()
+    store = OneKey(minted, expires_at=datetime.fromtimestamp(NOW + seconds_left, UTC))
+
+    outcome = (await gatekeeper(store).authenticate(minted.secret)).outcome
+
+    assert outcome == (store.key if is_good else Denial.EXPIRED)
+
+
+async def test_a_key_under_another_pepper_is_unknown() -> None:
+    minted = fresh()
+
+    verdict = await gatekeeper(OneKey(minted), Pepper(b"another")).authenticate(minted.secret)
+
+    assert verdict.outcome is Denial.UNKNOWN
+
+
+@given(text=st.one_of(st.text(), st.text().map(lambda tail: SECRET_PREFIX + tail)))
+async def test_what_was_never_minted_is_unknown_without_a_look_up(text: str) -> None:
+    store = OneKey(fresh())
+
+    verdict = await gatekeeper(store).authenticate(text)
+
+    assert (verdict.outcome, verdict.revision, store.lookups) == (Denial.UNKNOWN, 0, 0)
+
+
+@given(place=st.integers(0, 46), character=st.characters(codec="ascii"))
+async def test_one_mistyped_character_is_recognised_without_a_look_up(place: int, character: str) -> None:
+    minted = fresh()
+    mistyped = minted.secret[:place] + character + minted.secret[place + 1 :]
+    store = OneKey(minted)
+
+    verdict = await gatekeeper(store).authenticate(mistyped)
+
+    assert mistyped == minted.secret or (verdict.outcome, store.lookups) == (Denial.UNKNOWN, 0)
+
+
+def test_a_minted_key_is_well_formed_and_unlike_every_other() -> None:
+    minted = [fresh() for _ in range(100)]
+
+    assert all(checked_token.is_well_formed(one.secret, SECRET_PREFIX) for one in minted)
+    assert len({one.secret for one in minted}) == len({one.key.id for one in minted}) == 100
+    assert all(one.key.id.startswith("key_") and len(one.key.id) == 30 for one in minted)
+
+
+def test_what_is_kept_of_a_key_does_not_hold_its_secret() -> None:
+    minted = fresh()
+
+    assert minted.secret not in repr(minted)
+    assert minted.key.prefix == minted.secret[:12]
+    assert minted.key.digest == PEPPER.digest(minted.secret)
+
+
+def test_a_pepper_shows_its_id_and_not_itself() -> None:
+    assert len(PEPPER.id) == 12
+    assert PEPPER.id != Pepper(b"another").id
+    assert "pepper'" not in repr(PEPPER)
+
+
+@pytest.mark.parametrize("name", ["", "   ", "x" * 101, "two\nlines", "nul\0"])
+def test_a_name_that_cannot_be_shown_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="1 to 100"):
+        checked_name(name)
+
+
+def test_a_name_loses_the_space_around_it() -> None:
+    assert checked_name("  ada's laptop ") == "ada's laptop"
+
+
+@pytest.mark.parametrize("limit", [-1, 10**9 + 1])
+def test_a_limit_out_of_bounds_is_refused_by_its_number(limit: int) -> None:
+    with pytest.raises(InvalidRequest, match=str(limit)):
+        checked_limit(limit)
+
+
+@pytest.mark.parametrize("limit", [None, 0, 10**9])
+def test_a_limit_within_bounds_or_none_is_kept(limit: int | None) -> None:
+    assert checked_limit(limit) == limit

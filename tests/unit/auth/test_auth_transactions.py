@@ -1,0 +1,66 @@
+"""Deadlines of the store's methods hold even when what they call does not let go."""
+
+import asyncio
+
+import pytest
+
+from services.auth.transactions import deadline
+from services.common.errors import Unavailable
+
+
+class Stuck:
+    """Work that does not end, and when it is cancelled takes its time to close."""
+
+    def __init__(self) -> None:
+        self.may_close = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    @deadline(0.01)
+    async def read_briefly(self) -> None:
+        await self._work()
+
+    @deadline(60)
+    async def read_patiently(self) -> None:
+        await self._work()
+
+    async def _work(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.may_close.wait()
+            self.closed.set()
+
+
+async def test_a_caller_is_answered_at_the_deadline_though_the_connection_still_closes() -> None:
+    stuck = Stuck()
+
+    with pytest.raises(Unavailable):
+        await stuck.read_briefly()
+
+    assert not stuck.closed.is_set()
+    stuck.may_close.set()
+    await asyncio.wait_for(stuck.closed.wait(), 5)
+
+
+async def test_a_caller_that_is_cancelled_cancels_the_work() -> None:
+    stuck = Stuck()
+    stuck.may_close.set()
+    caller = asyncio.create_task(stuck.read_patiently())
+    await asyncio.sleep(0)
+
+    caller.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await asyncio.wait_for(stuck.closed.wait(), 5)
+
+
+@pytest.mark.parametrize("failure", [Unavailable("away"), KeyError("defect")])
+async def test_what_the_work_raises_reaches_the_caller(failure: Exception) -> None:
+    @deadline(60)
+    async def work() -> None:
+        raise failure
+
+    with pytest.raises(type(failure)) as raised:
+        await work()
+    assert raised.value is failure

@@ -1,0 +1,216 @@
+"""`stackctl` against a real auth service: what each command does and prints, and how it fails."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from services.cli.main import main
+from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, ROOT, AuthProcess, environment, running_auth
+
+Stackctl = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthProcess]:
+    """One service for all tests of this module; each uses an e-mail address of its own."""
+    settings = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
+    with running_auth(tmp_path_factory.mktemp("auth"), settings) as service:
+        yield service
+
+
+@pytest.fixture
+def stackctl(service: AuthProcess, tmp_path: Path) -> Stackctl:
+    """Run one command; keyword arguments are environment variables."""
+
+    def run(*arguments: str, **variables: str) -> Result:
+        settings = {
+            "AUTH_TARGET": service.target,
+            "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
+            "DATA_DIR": str(tmp_path),
+            **variables,
+        }
+        result = CliRunner().invoke(main, arguments, env=settings)
+        assert result.exception is None or isinstance(result.exception, SystemExit), "a traceback"
+        return result
+
+    return run
+
+
+def test_an_account_is_created_and_its_address_kept_in_lower_case(stackctl: Stackctl) -> None:
+    account = json.loads(stackctl("accounts", "create", "--email", "New@Example.com", "--json").stdout)
+
+    assert set(account) == {"id", "email", "plan", "created_at"}
+    assert (account["email"], account["plan"]) == ("new@example.com", "free")
+
+
+def test_a_second_account_is_refused_with_1_and_a_sentence(stackctl: Stackctl) -> None:
+    stackctl("accounts", "create", "--email", "twice@example.com")
+
+    result = stackctl("accounts", "create", "--email", "twice@example.com")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "stackctl: twice@example.com has an account already\n"
+
+
+def test_a_created_key_prints_exactly_what_programs_need(stackctl: Stackctl) -> None:
+    key = new_key(stackctl, "create@example.com")
+
+    assert set(key) == {"id", "key", "name", "daily_limit"}
+    assert str(key["key"]).startswith("sk_stk_")
+    assert (key["name"], key["daily_limit"]) == ("laptop", 1000)
+
+
+def test_a_created_key_is_shown_to_people_with_the_warning_that_it_is_the_only_time(stackctl: Stackctl) -> None:
+    stackctl("accounts", "create", "--email", "people@example.com")
+
+    printed = stackctl("keys", "create", "--email", "people@example.com", "--name", "x", "--daily-limit", "0").stdout
+
+    assert "key          sk_stk_" in printed
+    assert "daily_limit  0\n" in printed
+    assert "cannot be shown again" in printed
+
+
+def test_listed_keys_are_aligned_and_tell_which_are_revoked(stackctl: Stackctl) -> None:
+    key = new_key(stackctl, "list@example.com")
+    stackctl("keys", "create", "--email", "list@example.com", "--name", "a much longer name")
+    stackctl("keys", "revoke", str(key["id"]))
+
+    heading, first, second = stackctl("keys", "list", "--email", "list@example.com").stdout.splitlines()
+
+    assert heading.index("state") == first.index("revoked 20") == second.index("active")
+    listed = json.loads(stackctl("keys", "list", "--email", "list@example.com", "--json").stdout)
+    assert [one["id"] == key["id"] for one in listed["keys"]] == [True, False]
+    assert str(key["key"]) not in json.dumps(listed)
+
+
+def test_an_account_without_keys_lists_none(stackctl: Stackctl) -> None:
+    stackctl("accounts", "create", "--email", "none@example.com")
+
+    assert json.loads(stackctl("keys", "list", "--email", "none@example.com", "--json").stdout) == {"keys": []}
+    assert stackctl("keys", "list", "--email", "none@example.com").stdout.startswith("id  name")
+
+
+def test_revoking_twice_is_no_error(stackctl: Stackctl) -> None:
+    key = new_key(stackctl, "revoke@example.com")
+
+    first, second = (stackctl("keys", "revoke", str(key["id"]), "--json") for _ in range(2))
+
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert json.loads(first.stdout) == json.loads(second.stdout)
+    assert json.loads(first.stdout)["revoked_at"].endswith("Z")
+
+
+def test_a_limit_is_set_and_given_back_to_the_plan(stackctl: Stackctl) -> None:
+    key = str(new_key(stackctl, "limit@example.com")["id"])
+
+    assert json.loads(stackctl("keys", "set-limit", key, "5", "--json").stdout)["daily_limit"] == 5
+    assert json.loads(stackctl("keys", "set-limit", key, "--plan", "--json").stdout)["daily_limit"] == 1000
+    assert "daily_limit  7" in stackctl("keys", "set-limit", key, "7").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("accounts", "create"),
+        ("keys", "set-limit", "key_1"),
+        ("keys", "set-limit", "key_1", "5", "--plan"),
+        ("keys", "set-limit", "key_1", "many"),
+        ("keys", "create", "--email", "a@example.com", "--name", "x", "--daily-limit", "-1"),
+        ("usage", "key_1", "--days", "0"),
+        ("nonsense",),
+    ],
+)
+def test_a_mistake_in_the_command_line_is_2(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
+    result = stackctl(*arguments)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("keys", "list", "--email", "nobody@example.com"), "no account with e-mail nobody@example.com"),
+        (("keys", "revoke", "key_none"), "no key key_none"),
+        (("accounts", "create", "--email", "nobody"), "that is no e-mail address"),
+        (("usage", "key_none"), "no key key_none"),
+    ],
+)
+def test_a_refusal_is_1_and_names_the_thing(stackctl: Stackctl, arguments: tuple[str, ...], sentence: str) -> None:
+    result = stackctl(*arguments)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"stackctl: {sentence}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_wrong_admin_token_is_1_and_names_the_setting(stackctl: Stackctl) -> None:
+    result = stackctl("keys", "list", "--email", "a@example.com", STACK_ADMIN_TOKEN="wrong")
+
+    assert result.exit_code == 1
+    assert "STACK_ADMIN_TOKEN" in result.stderr
+
+
+def test_the_admin_token_is_read_from_the_data_folder_when_it_is_not_set(stackctl: Stackctl, tmp_path: Path) -> None:
+    (tmp_path / "admin-token").write_text(ADMIN_TOKEN + "\n")
+
+    result = stackctl("accounts", "create", "--email", "file@example.com", STACK_ADMIN_TOKEN="")
+
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
+def test_a_missing_admin_token_says_where_it_was_looked_for(
+    stackctl: Stackctl, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "admin-token").write_bytes(content)
+
+    result = stackctl("keys", "list", "--email", "a@example.com", STACK_ADMIN_TOKEN="")
+
+    assert result.exit_code == 1
+    assert "STACK_ADMIN_TOKEN is not set" in result.stderr
+    assert str(tmp_path / "admin-token") in result.stderr
+
+
+@pytest.mark.parametrize("options", [("--auth-target", "127.0.0.1:1"), ()])
+def test_a_service_that_does_not_answer_is_3_with_its_target_and_setting(
+    stackctl: Stackctl, options: tuple[str, ...]
+) -> None:
+    result = stackctl(*options, "keys", "list", "--email", "a@example.com", AUTH_TARGET="127.0.0.1:1")
+
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "auth does not answer at 127.0.0.1:1; start it, or set AUTH_TARGET" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [(("keys", "list", "--email", "a@example.com"), 3, "stackctl: auth does not answer"), (("--help",), 0, "")],
+)
+def test_the_module_is_the_command(tmp_path: Path, arguments: tuple[str, ...], code: int, sentence: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "services.cli", *arguments],
+        env=environment(tmp_path, {"AUTH_TARGET": "127.0.0.1:1", "STACK_ADMIN_TOKEN": "x"}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+    assert done.returncode == code
+    assert done.stderr.startswith(sentence)
+    assert "Traceback" not in done.stderr
+    assert code != 0 or "Exit codes: 0 done, 1 refused or failed, 2 a mistake" in done.stdout
+
+
+def new_key(stackctl: Stackctl, email: str) -> dict[str, object]:
+    """Open an account and return what the creation of its first key printed."""
+    stackctl("accounts", "create", "--email", email)
+    created: dict[str, object] = json.loads(
+        stackctl("keys", "create", "--email", email, "--name", "laptop", "--json").stdout
+    )
+    return created

@@ -1,0 +1,168 @@
+"""`stackctl usage` puts together what three services know."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+from stack.auth.v1 import keys_pb2, keys_pb2_grpc
+from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+from services.common.errors import NotFound, Unavailable
+from services.common.interceptors import ServiceInterceptor
+from services.common.rpc import Context
+from tests.unit.auth.auth_process import ROOT, environment
+
+MIDNIGHT = Timestamp()
+MIDNIGHT.FromJsonString("2026-08-08T00:00:00Z")
+TOKENS = {
+    "prompt_tokens": 10,
+    "completion_tokens": 20,
+    "total_tokens": 30,
+    "cached_tokens": 4,
+    "reasoning_tokens": 5,
+}
+
+
+class Keys(keys_pb2_grpc.KeyServiceServicer):
+    """Knows one key."""
+
+    async def GetKey(self, request: keys_pb2.GetKeyRequest, context: Context) -> keys_pb2.GetKeyResponse:
+        if request.key_id != "key_1":
+            raise NotFound(f"no key {request.key_id}")
+        return keys_pb2.GetKeyResponse(key=keys_pb2.Key(id="key_1", daily_limit=10))
+
+
+@dataclass
+class Quota(quota_pb2_grpc.QuotaServiceServicer):
+    """Answers with a counter that the test sets."""
+
+    charged: int = 3
+    is_away: bool = False
+
+    async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
+        if self.is_away:
+            raise Unavailable("quota cannot use Redis just now; try again")
+        status = quota_pb2.DayStatus(day="2026-08-07", charged=self.charged, held=2, reset_at=MIDNIGHT)
+        return quota_pb2.GetStatusResponse(statuses=[status])
+
+
+class Usage(usage_pb2_grpc.UsageServiceServicer):
+    """Answers with one day and keeps the request."""
+
+    def __init__(self) -> None:
+        self.asked = usage_pb2.SummarizeUsageRequest()
+
+    async def SummarizeUsage(
+        self, request: usage_pb2.SummarizeUsageRequest, context: Context
+    ) -> usage_pb2.SummarizeUsageResponse:
+        self.asked = request
+        summary = usage_pb2.UsageSummary(
+            day="2026-08-07", model="llama", charged_requests=3, released_requests=1, **TOKENS
+        )
+        return usage_pb2.SummarizeUsageResponse(summaries=[summary])
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The three services, played by this test on one socket."""
+
+    target: str
+    quota: Quota
+    usage: Usage
+    data_dir: Path
+
+    async def stackctl(self, *arguments: str, **settings: str) -> tuple[int, str, str]:
+        """Run a command and return its exit code and what it printed and said."""
+        targets = dict.fromkeys(("AUTH_TARGET", "QUOTA_TARGET", "INFERENCE_TARGET"), self.target)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.cli",
+            *arguments,
+            env=environment(self.data_dir, {"STACK_ADMIN_TOKEN": "any", **targets, **settings}),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        printed, said = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, printed.decode(), said.decode()
+
+
+@pytest.fixture
+async def services(tmp_path: Path) -> AsyncIterator[Services]:
+    with tempfile.TemporaryDirectory(prefix="cli-", dir="/tmp") as folder:
+        # Abstract in the stubs alone; an RPC that is missing answers UNIMPLEMENTED.
+        keys, quota, usage = Keys(), Quota(), Usage()  # type: ignore[abstract]
+        services = Services(f"unix:{folder}/all.sock", quota, usage, tmp_path)
+        server = aio.server(interceptors=[ServiceInterceptor()])
+        keys_pb2_grpc.add_KeyServiceServicer_to_server(keys, server)
+        quota_pb2_grpc.add_QuotaServiceServicer_to_server(services.quota, server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(services.usage, server)
+        server.add_insecure_port(services.target)
+        await server.start()
+        yield services
+        await server.stop(0)
+
+
+async def test_usage_as_json_is_today_and_the_days(services: Services) -> None:
+    code, printed, said = await services.stackctl("usage", "key_1", "--json")
+
+    assert (code, said) == (0, "")
+    assert json.loads(printed) == {
+        "key_id": "key_1",
+        "today": {
+            "day": "2026-08-07",
+            "charged": 3,
+            "held": 2,
+            "limit": 10,
+            "remaining": 5,
+            "reset_at": "2026-08-08T00:00:00Z",
+        },
+        "days": [{"day": "2026-08-07", "model": "llama", "charged_requests": 3, "released_requests": 1, **TOKENS}],
+    }
+
+
+async def test_usage_asks_for_as_many_of_quotas_days_as_it_was_told(services: Services) -> None:
+    await services.stackctl("usage", "key_1", "--days", "7")
+
+    assert (services.usage.asked.from_day, services.usage.asked.to_day) == ("2026-08-01", "2026-08-07")
+
+
+async def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less(services: Services) -> None:
+    services.quota.charged = 50
+
+    _, printed, _ = await services.stackctl("usage", "key_1", "--json")
+
+    assert json.loads(printed)["today"]["remaining"] == 0
+
+
+async def test_usage_for_people_is_aligned(services: Services) -> None:
+    _, printed, _ = await services.stackctl("usage", "key_1")
+
+    *_, heading, row = printed.splitlines()
+    assert "remaining  5" in printed
+    assert heading.index("model") == row.index("llama")
+    assert heading.endswith("reasoning_tokens")
+    assert len(heading) == len(row), "numbers end below the end of their heading"
+
+
+async def test_a_service_that_fails_is_1_and_one_that_is_not_there_is_3(services: Services) -> None:
+    code, printed, said = await services.stackctl("usage", "key_1", INFERENCE_TARGET="127.0.0.1:1")
+    assert (code, printed) == (3, "")
+    assert "inference does not answer at 127.0.0.1:1; start it, or set INFERENCE_TARGET" in said
+
+    services.quota.is_away = True
+    assert await services.stackctl("usage", "key_1") == (
+        1,
+        "",
+        "stackctl: quota cannot use Redis just now; try again\n",
+    )
