@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from asyncpg import PostgresError  # type: ignore[import-untyped]
+from asyncpg import PostgresError
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -166,7 +166,7 @@ def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes], log: Path)
 @contextmanager
 def _container() -> Iterator[str]:
     # Imported here since it talks to the engine, which most machines do without.
-    from docker.errors import DockerException  # type: ignore[import-untyped]
+    from docker.errors import DockerException
     from testcontainers.community.postgres import PostgresContainer
 
     try:

@@ -3,19 +3,18 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_grpc, keys_pb2, keys_pb2_grpc
-
 from services.auth import own_secrets
 from services.auth.changes import ChangeFeed
 from services.auth.keys import Gatekeeper
 from services.auth.service import AuthService
 from services.auth.service_management import AccountService, AdminToken, KeyService
 from services.auth.settings import AuthSettings
-from services.auth.store import SQLAccountStore, SQLKeyStore
-from services.auth.transactions import Transactions
+from services.auth.store import SQLAccountStore, SQLKeyStore, unavailable
 from services.common import database
 from services.common.clock import SystemClock
 from services.common.server import GrpcServer
+from services.common.transactions import Transactions
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_grpc, keys_pb2, keys_pb2_grpc
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "auth_alembic_version"
@@ -39,7 +38,7 @@ async def serve(settings: AuthSettings) -> None:
         engine = await stack.enter_async_context(
             database.open_database(settings.database, migrations=MIGRATIONS, version_table=VERSION_TABLE)
         )
-        transactions = Transactions(engine)
+        transactions = Transactions(engine, unavailable=unavailable)
         store = SQLKeyStore(transactions)
         pepper = await own_secrets.key_pepper(settings, store)
         feed = ChangeFeed(store, clock=clock)

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from stack.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from services.auth.changes import ChangeFeed
 from services.auth.keys import Denial, Gatekeeper, Key
 from services.common.rpc import Context
+from stack.auth.v1 import auth_pb2, auth_pb2_grpc
 
 _REASONS = {
     Denial.UNKNOWN: auth_pb2.DENIAL_REASON_UNKNOWN,

@@ -3,8 +3,6 @@
 import hmac
 from datetime import UTC, datetime
 
-from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
-
 from services.auth import accounts, keys
 from services.auth.accounts import AccountStore
 from services.auth.changes import ChangeFeed
@@ -14,6 +12,7 @@ from services.auth.service import timestamp
 from services.common.clock import Clock
 from services.common.errors import PermissionDenied, Unauthenticated
 from services.common.rpc import Context
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
 
 _SCHEME = "Bearer "
 

@@ -11,13 +11,19 @@ from services.auth.accounts import Account, AccountId
 from services.auth.changes import Change, Changes
 from services.auth.keys import Found, Key, KeyId, NewKey
 from services.auth.tables import accounts, api_keys, key_revision, plans
-from services.auth.transactions import Transactions, deadline
-from services.common.errors import AlreadyExists, NotFound
+from services.common.errors import AlreadyExists, NotFound, Unavailable
+from services.common.transactions import Transactions, deadline
 
 _READ_SECONDS_MAX = 1.0
 _WRITE_SECONDS_MAX = 3.0
 _CHANGES_SECONDS_MAX = 0.3
 """Two such reads and the pause between them stay under the second within which a revocation must be known."""
+
+
+def unavailable() -> Unavailable:
+    """Return the error for an answer that the database did not give."""
+    return Unavailable("auth cannot use its database just now; try again", reason="auth_unavailable")
+
 
 _KEY_COLUMNS = (
     api_keys.c.id,
@@ -54,7 +60,7 @@ class SQLAccountStore:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    @deadline(_WRITE_SECONDS_MAX)
+    @deadline(_WRITE_SECONDS_MAX, unavailable=unavailable)
     async def add(self, account: Account) -> None:
         """Keep a new account; see `AccountStore.add`."""
         values = {"id": account.id, "email": account.email, "plan": account.plan, "created_at": account.created_at}
@@ -71,14 +77,14 @@ class SQLKeyStore:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    @deadline(_READ_SECONDS_MAX)
+    @deadline(_READ_SECONDS_MAX, unavailable=unavailable)
     async def find(self, digest: str) -> Found:
         """Look a key up by its digest; see `KeyStore.find`."""
         async with self._transactions.reading() as connection:
             row = (await connection.execute(_FIND, {"digest": digest})).one()
         return Found(None if row.id is None else _key(row), row.revision)
 
-    @deadline(_WRITE_SECONDS_MAX)
+    @deadline(_WRITE_SECONDS_MAX, unavailable=unavailable)
     async def add(self, email: str, key: NewKey) -> Key:
         """Keep a new key; see `KeyStore.add`."""
         async with self._transactions.writing() as connection:
@@ -98,13 +104,13 @@ class SQLKeyStore:
             await connection.execute(insert(api_keys).values(values))
             return await _read(connection, key.id)
 
-    @deadline(_READ_SECONDS_MAX)
+    @deadline(_READ_SECONDS_MAX, unavailable=unavailable)
     async def get(self, key_id: KeyId) -> Key:
         """Read a key; see `KeyStore.get`."""
         async with self._transactions.reading() as connection:
             return await _read(connection, key_id)
 
-    @deadline(_READ_SECONDS_MAX)
+    @deadline(_READ_SECONDS_MAX, unavailable=unavailable)
     async def of_account(self, email: str) -> list[Key]:
         """Read an account's keys; see `KeyStore.of_account`."""
         async with self._transactions.reading() as connection:
@@ -112,7 +118,7 @@ class SQLKeyStore:
             mine = _KEYS.where(api_keys.c.account_id == account_id).order_by(api_keys.c.created_at, api_keys.c.id)
             return [_key(row) for row in await connection.execute(mine)]
 
-    @deadline(_WRITE_SECONDS_MAX)
+    @deadline(_WRITE_SECONDS_MAX, unavailable=unavailable)
     async def revoke(self, key_id: KeyId, *, at: datetime) -> Key:
         """End a key for good; see `KeyStore.revoke`."""
         async with self._transactions.writing() as connection:
@@ -124,20 +130,20 @@ class SQLKeyStore:
                 return key
             return await _change(connection, key_id, revoked_at=at, revision=revision)
 
-    @deadline(_WRITE_SECONDS_MAX)
+    @deadline(_WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set_limit(self, key_id: KeyId, daily_limit: int | None) -> Key:
         """Give a key its own limit or its plan's; see `KeyStore.set_limit`."""
         async with self._transactions.writing() as connection:
             revision = await _next_revision(connection)
             return await _change(connection, key_id, daily_limit=daily_limit, revision=revision)
 
-    @deadline(_READ_SECONDS_MAX)
+    @deadline(_READ_SECONDS_MAX, unavailable=unavailable)
     async def pepper_ids(self) -> frozenset[str]:
         """Return the ids of the peppers in use; see `KeyStore.pepper_ids`."""
         async with self._transactions.reading() as connection:
             return frozenset(await connection.scalars(select(api_keys.c.pepper_id).distinct()))
 
-    @deadline(_CHANGES_SECONDS_MAX)
+    @deadline(_CHANGES_SECONDS_MAX, unavailable=unavailable)
     async def changes_after(self, revision: int | None) -> Changes:
         """Read what happened after a revision; see `ChangeStore.changes_after`."""
         async with self._transactions.reading() as connection:

@@ -1,10 +1,10 @@
 """`stackctl accounts`: who owns keys."""
 
 import click
-from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc
 
 from services.cli import client, output
 from services.cli.client import Backends
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc
 
 
 @click.group()

@@ -3,11 +3,11 @@
 from typing import Any
 
 import click
-from stack.auth.v1 import keys_pb2
-from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
 
 from services.cli import client, output
 from services.cli.client import Backends
+from stack.auth.v1 import keys_pb2
+from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
 
 _DAILY_LIMIT = click.IntRange(0, 10**9)
 

@@ -5,13 +5,13 @@ from datetime import date, timedelta
 from typing import Any
 
 import click
-from stack.auth.v1 import keys_pb2
-from stack.inference.v1 import usage_pb2, usage_pb2_grpc
-from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 from services.cli import client, keys, output
 from services.cli.client import Backends
 from services.cli.failures import Failure
+from stack.auth.v1 import keys_pb2
+from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _COLUMNS = (
     "day",

@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from asyncpg import PostgresError
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import StartError
 from services.common.file_lock import exclusive
+from services.common.transactions import DATABASE_ERRORS
 
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
@@ -73,6 +75,8 @@ async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
     engine = create_async_engine(parsed)
     try:
         await _upgrade(engine, migrations, version_table)
+    except (PostgresError, OSError) as exc:
+        raise StartError(f"the database cannot be reached: {exc}; check its URL and that it runs") from exc
     finally:
         await engine.dispose()
 
@@ -138,7 +142,7 @@ async def _revision(engine: AsyncEngine, version_table: str) -> str | None:
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(read)
-    except OSError as exc:
+    except DATABASE_ERRORS as exc:
         _log.warning("the database cannot be reached", extra={"error": str(exc)})
         return None
 

@@ -1,6 +1,7 @@
 """A service as a process: settings read, logs set up, and one clear sentence when it cannot start."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ Settings = TypeVar("Settings", bound=ServiceSettings)
 
 def run(service: str, settings_type: type[Settings], main: Callable[[Settings], Awaitable[None]]) -> None:
     """Run `main` until it returns; exit with code 1 and a sentence on standard error when it cannot start."""
+    # What gRPC's core has to say of a taken port stands in our own sentence.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         settings = settings_type()
         log.set_up(service, settings.log_level)

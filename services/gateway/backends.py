@@ -4,9 +4,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from grpc import aio
-from stack.auth.v1 import auth_pb2, auth_pb2_grpc
-from stack.inference.v1 import inference_pb2, inference_pb2_grpc
-from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 from services.common import mirror
 from services.common.batch import Batcher
@@ -23,6 +20,9 @@ from services.gateway.pipeline import (
     Verdict,
 )
 from services.gateway.principals import Authentication, WatchEvent
+from stack.auth.v1 import auth_pb2, auth_pb2_grpc
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _BATCH_ITEMS_MAX = 500
 _BATCH_FLIGHTS_MAX = 4

@@ -159,12 +159,16 @@ class PrincipalCache:
         if not digests:
             del self._digests[cached.principal.key_id]
 
+    def _forget_all(self) -> None:
+        self._cached.clear()
+        self._digests.clear()
+        self._changed_at.clear()
+
     async def _follow(self) -> None:
         events = self._authority.watch(self._revision)
         if self._revision is None:
             # What was cached before the first watch may have changed unseen.
-            for digest in list(self._cached):
-                self._forget(digest)
+            self._forget_all()
         while True:
             async with asyncio.timeout(_SILENCE_SECONDS):
                 event = await anext(events, None)
@@ -173,6 +177,9 @@ class PrincipalCache:
             self._apply(event)
 
     def _apply(self, event: WatchEvent) -> None:
+        if self._revision is not None and event.revision < self._revision:
+            # Auth's database went back in time: what was learnt from the lost commits is not to be trusted.
+            self._forget_all()
         if event.changed_key_id:
             self._changed_at[event.changed_key_id] = event.revision
             for digest in list(self._digests.get(event.changed_key_id, ())):

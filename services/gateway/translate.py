@@ -1,11 +1,11 @@
 """OpenAI's JSON ↔ protobuf."""
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from stack.inference.v1 import chat_pb2, inference_pb2
 
 from services.common import mirror
 from services.common.errors import InvalidRequest
 from services.gateway.pipeline import Chat, Hold, Members, Verdict
+from stack.inference.v1 import chat_pb2, inference_pb2
 
 _VERDICTS = {
     inference_pb2.VERDICT_CHARGED: Verdict.CHARGED,

@@ -24,6 +24,7 @@ class Catalogue:
         self._models: list[Members] = []
         self._names: frozenset[str] = frozenset()
         self._stale_at = 0.0
+        self._failure: ServiceError | None = None
         self._loading = asyncio.Lock()
 
     async def models(self) -> list[Members]:
@@ -36,6 +37,8 @@ class Catalogue:
             async with self._loading:
                 if self._is_stale():
                     await self._load()
+        if self._failure is not None and not self._models:
+            raise self._failure
         return self._models
 
     async def resolve(self, name: str) -> str:
@@ -55,10 +58,10 @@ class Catalogue:
     async def _load(self) -> None:
         try:
             self._models = await self._provider.list_models()
-        except ServiceError:
+        except ServiceError as exc:
+            self._failure = exc
             self._stale_at = self._clock.monotonic() + _RETRY_SECONDS
-            if not self._models:
-                raise
             return
+        self._failure = None
         self._names = frozenset(str(model.get("id")) for model in self._models)
         self._stale_at = self._clock.monotonic() + _FRESH_SECONDS

@@ -18,7 +18,7 @@ from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLa
 
 _OPERATOR_CODES = frozenset({"organization_restricted", "blocked_api_access", "invalid_api_key"})
 _INVALID_STATUSES = frozenset({400, 422, 424})
-_ORGANISATION = re.compile(r"(?: in organization)? `?org_\w+`?(?: service tier `\w+`)?")
+_ORGANISATION = re.compile(r"(?: in organization)? ?`?\borg_\w+`?(?: service tier `\w+`)?")
 _RETRY_AFTER_SECONDS_MAX = 60
 
 

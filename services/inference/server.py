@@ -3,8 +3,6 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
-
 from services.common import database
 from services.common.clock import SystemClock
 from services.common.errors import StartError
@@ -15,7 +13,8 @@ from services.inference.ledger import Ledger
 from services.inference.provider import GroqProvider, open_groq
 from services.inference.service import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
-from services.inference.store import SqlLedgerStore
+from services.inference.store import SQLLedgerStore
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _VERSION_TABLE = "inference_alembic_version"
@@ -29,7 +28,7 @@ async def serve(settings: InferenceSettings) -> None:
         engine = await stack.enter_async_context(
             database.open_database(settings.ledger_url, migrations=_MIGRATIONS, version_table=_VERSION_TABLE)
         )
-        store = SqlLedgerStore(engine)
+        store = SQLLedgerStore(engine)
         clients = await stack.enter_async_context(
             open_groq(
                 settings.keys,

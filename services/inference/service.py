@@ -2,14 +2,13 @@
 
 from collections.abc import AsyncIterator
 
-from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
-
 from services.common.errors import InvalidRequest, NotFound
 from services.common.rpc import Context
 from services.inference import translate
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.ledger import LedgerStore
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 _KEY_DAYS_MAX = 1_000
 

@@ -1,72 +1,71 @@
 """The ledger in SQL, the same on SQLite and Postgres."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Row, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.errors import Unavailable
+from services.common.transactions import Transactions, deadline
 from services.inference.chat import Outcome, Usage, UsageSource
 from services.inference.ledger import LedgerRow, UsageSummary
 from services.inference.tables import usage_ledger
 
-_TIMEOUT_SECONDS = 5.0
+_READ_SECONDS_MAX = 2.0
+_WRITE_SECONDS_MAX = 5.0
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 _OWN_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
 
 
-class SqlLedgerStore:
+def _unavailable() -> Unavailable:
+    return Unavailable("the usage ledger cannot be reached; try again", reason="ledger_unavailable")
+
+
+class SQLLedgerStore:
     """The `LedgerStore` on SQLAlchemy."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         """Keep rows in `engine`'s database."""
-        self._engine = engine
+        self._transactions = Transactions(engine, unavailable=_unavailable)
         insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         self._insert = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
 
+    @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> None:
         """Commit rows, all or none; a row whose request id is there already changes nothing."""
-        async with self._transaction() as connection:
+        async with self._transactions.writing() as connection:
             await connection.execute(self._insert, [_values(row) for row in rows])
 
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def count_charged(self, key_days: Sequence[tuple[str, str]]) -> list[int]:
         """Return the charged rows of each (key id, day), in order."""
         keys_of: dict[str, set[str]] = {}
         for key_id, day in key_days:
             keys_of.setdefault(day, set()).add(key_id)
         counts: dict[tuple[str, str], int] = {}
-        async with self._transaction() as connection:
+        async with self._transactions.reading() as connection:
             for day, key_ids in keys_of.items():
                 for key_id, count in await connection.execute(_count_query(day, key_ids)):
                     counts[key_id, day] = count
         return [counts.get(key_day, 0) for key_day in key_days]
 
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return one row, or None when there is none."""
-        async with self._transaction() as connection:
+        async with self._transactions.reading() as connection:
             query = select(usage_ledger).where(usage_ledger.c.request_id == request_id)
             row = (await connection.execute(query)).one_or_none()
         return _ledger_row(row) if row is not None else None
 
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def summarize(self, key_id: str, *, from_day: str, to_day: str) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
-        async with self._transaction() as connection:
+        async with self._transactions.reading() as connection:
             rows = await connection.execute(_summary_query(key_id, from_day, to_day))
             return [UsageSummary(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS), self._engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, OSError, TimeoutError) as exc:
-            raise Unavailable("the usage ledger cannot be reached; try again", reason="ledger_unavailable") from exc
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 import time
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
 from ulid import ULID
 
 from services.common import mirror
 from services.common.errors import InvalidRequest
 from services.inference.chat import ChatCall, Members, RequestContext, Verdict
 from services.inference.ledger import LedgerRow, UsageSummary
+from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
 
 _VERDICTS = {
     Verdict.CHARGED: inference_pb2.VERDICT_CHARGED,

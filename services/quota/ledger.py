@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 
 from grpc import aio
-from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 
 from services.common.errors import rpc_errors
 from services.quota.holds import KeyDay
+from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 
 _EPOCH = date(1970, 1, 1)
 

@@ -3,8 +3,6 @@
 import logging
 from contextlib import AsyncExitStack
 
-from stack.quota.v1 import quota_pb2, quota_pb2_grpc
-
 from services.common.channel import open_channel
 from services.common.server import GrpcServer
 from services.quota.holds import Holds
@@ -12,6 +10,7 @@ from services.quota.ledger import GrpcLedger
 from services.quota.service import QuotaService
 from services.quota.settings import QuotaSettings
 from services.quota.store import RedisHoldStore, connect
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _log = logging.getLogger(__name__)
 

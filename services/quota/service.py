@@ -3,12 +3,12 @@
 from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 from services.common.errors import InvalidRequest
 from services.common.rpc import Context
 from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable, Verdict
 from services.quota.ledger import day_number, iso_date
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _ITEMS_MAX = 1_000
 _VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}

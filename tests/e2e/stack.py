@@ -21,12 +21,12 @@ import aiohttp
 import httpx
 from pydantic import SecretStr
 from redis import Redis
-from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
 
 from services.common.channel import open_channel
 from services.local import programs, ready
 from services.local.child import Program, die_with_parent
 from services.local.settings import LocalSettings
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
 
 EMAIL = "tester@example.com"
 _START_SECONDS = 30

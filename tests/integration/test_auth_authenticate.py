@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
-from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 
+from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 from tests.unit.auth.auth_process import (
     ADMIN_TOKEN,
     PEPPER,

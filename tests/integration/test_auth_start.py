@@ -5,8 +5,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from stack.auth.v1 import accounts_pb2
 
+from stack.auth.v1 import accounts_pb2
 from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth, shown
 
 POSTGRES = {"AUTH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}

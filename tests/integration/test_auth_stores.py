@@ -10,10 +10,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 from services.auth.server import MIGRATIONS, VERSION_TABLE
-from services.auth.store import SQLAccountStore, SQLKeyStore
+from services.auth.store import SQLAccountStore, SQLKeyStore, unavailable
 from services.auth.tables import metadata
-from services.auth.transactions import Transactions
 from services.common import database
+from services.common.transactions import Transactions
 from tests.contracts.key_store import KeyStoreContract, Stores
 
 
@@ -43,7 +43,7 @@ async def test_the_migrations_make_the_tables_that_the_code_expects_on_postgres(
 async def _stores(url: str) -> AsyncIterator[Stores]:
     await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
-        transactions = Transactions(engine)
+        transactions = Transactions(engine, unavailable=unavailable)
         keys = SQLKeyStore(transactions)
         yield Stores(SQLAccountStore(transactions), keys, keys)
 

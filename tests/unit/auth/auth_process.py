@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpc import aio
+
+from services.common.channel import open_channel
 from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from stack.auth.v1.auth_pb2_grpc import AuthServiceStub
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
-
-from services.common.channel import open_channel
 
 ROOT = Path(__file__).parents[3]
 PEPPER = "a pepper for tests"

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
-from stack.auth.v1 import keys_pb2, keys_pb2_grpc
-from stack.inference.v1 import usage_pb2, usage_pb2_grpc
-from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 from services.common.errors import NotFound, Unavailable
 from services.common.interceptors import ServiceInterceptor
 from services.common.rpc import Context
+from stack.auth.v1 import keys_pb2, keys_pb2_grpc
+from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.unit.auth.auth_process import ROOT, environment
 
 MIDNIGHT = Timestamp()

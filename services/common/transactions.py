@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from asyncpg import InterfaceError, PostgresError  # type: ignore[import-untyped]
+from asyncpg import InterfaceError, PostgresError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -17,12 +17,17 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Work = Callable[Parameters, Coroutine[Any, Any, Result]]
 
+DATABASE_ERRORS = (SQLAlchemyError, PostgresError, InterfaceError, OSError)
+"""What a database raises. SQLAlchemy passes asyncpg's own errors on as they are when no connection can be made."""
+
 _log = logging.getLogger(__name__)
 _leaving: set["asyncio.Task[Any]"] = set()
 
 
-def deadline(seconds_max: float) -> Callable[[Work[Parameters, Result]], Work[Parameters, Result]]:
-    """Make a method of a store answer within `seconds_max`, or raise `Unavailable`.
+def deadline(
+    seconds_max: float, *, unavailable: Callable[[], Unavailable]
+) -> Callable[[Work[Parameters, Result]], Work[Parameters, Result]]:
+    """Make a method of a store answer within `seconds_max`, or raise what `unavailable` returns.
 
     The work is a task of its own because a mere timeout does not keep its word: a cancelled query first closes its
     connection, and with a Postgres that is frozen that takes two seconds more (measured). The caller does not wait for
@@ -37,7 +42,7 @@ def deadline(seconds_max: float) -> Callable[[Work[Parameters, Result]], Work[Pa
                 await asyncio.wait({task}, timeout=seconds_max)
                 if task.done():
                     return task.result()
-                raise _unavailable()
+                raise unavailable()
             finally:
                 _leave(task)
 
@@ -49,8 +54,10 @@ def deadline(seconds_max: float) -> Callable[[Work[Parameters, Result]], Work[Pa
 class Transactions:
     """Hands out connections of one database. Safe to use concurrently."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, unavailable: Callable[[], Unavailable]) -> None:
+        """Use `engine`; what goes wrong in the database is raised as what `unavailable` returns."""
         self._engine = engine
+        self._unavailable = unavailable
         # A read is one statement, hence one snapshot; without a transaction around it Postgres is asked once and not
         # thrice. SQLite's driver begins none for reads anyway.
         is_postgres = engine.dialect.name == "postgresql"
@@ -63,7 +70,7 @@ class Transactions:
         Raises:
             Unavailable: The database cannot be read.
         """
-        with _failures():
+        with self._failures():
             async with self._reader.connect() as connection:
                 yield connection
 
@@ -74,23 +81,17 @@ class Transactions:
         Raises:
             Unavailable: The database cannot be written; after a broken commit nobody knows whether it was.
         """
-        with _failures():
+        with self._failures():
             async with self._engine.begin() as connection:
                 yield connection
 
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    # asyncpg's own errors are among them since SQLAlchemy passes them on as they are when a connection cannot be made.
-    except (SQLAlchemyError, PostgresError, InterfaceError, OSError) as exc:
-        _log.debug("the database failed", exc_info=exc)
-        raise _unavailable() from exc
-
-
-def _unavailable() -> Unavailable:
-    return Unavailable("auth cannot use its database just now; try again", reason="auth_unavailable")
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except DATABASE_ERRORS as exc:
+            _log.debug("the database failed", exc_info=exc)
+            raise self._unavailable() from exc
 
 
 def _leave(task: "asyncio.Task[Any]") -> None:

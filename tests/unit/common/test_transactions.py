@@ -4,8 +4,12 @@ import asyncio
 
 import pytest
 
-from services.auth.transactions import deadline
 from services.common.errors import Unavailable
+from services.common.transactions import deadline
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("away")
 
 
 class Stuck:
@@ -15,11 +19,11 @@ class Stuck:
         self.may_close = asyncio.Event()
         self.closed = asyncio.Event()
 
-    @deadline(0.01)
+    @deadline(0.01, unavailable=_unavailable)
     async def read_briefly(self) -> None:
         await self._work()
 
-    @deadline(60)
+    @deadline(60, unavailable=_unavailable)
     async def read_patiently(self) -> None:
         await self._work()
 
@@ -57,7 +61,7 @@ async def test_a_caller_that_is_cancelled_cancels_the_work() -> None:
 
 @pytest.mark.parametrize("failure", [Unavailable("away"), KeyError("defect")])
 async def test_what_the_work_raises_reaches_the_caller(failure: Exception) -> None:
-    @deadline(60)
+    @deadline(60, unavailable=_unavailable)
     async def work() -> None:
         raise failure
 
