@@ -1,0 +1,62 @@
+"""The documentation says what the code does."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from services.auth.settings import AuthSettings
+from services.common.settings import ServiceSettings
+from services.gateway.settings import GatewaySettings
+from services.inference.settings import InferenceSettings
+from services.local.settings import LocalSettings
+from services.quota.settings import QuotaSettings
+
+_ROOT = Path(__file__).parents[2]
+_SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
+
+
+def _documented() -> set[tuple[str, str]]:
+    text = (_ROOT / "docs" / "configuration.md").read_text()
+    return set(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| .+ \|$", text, flags=re.MULTILINE))
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, dict):
+        return f"`{json.dumps(value)}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _settings() -> set[tuple[str, str]]:
+    return {
+        (str(field.validation_alias or f"{kind.model_config.get('env_prefix', '')}{name}".upper()), _default(field))
+        for kind in _SETTINGS
+        for name, field in kind.model_fields.items()
+    }
+
+
+def test_every_setting_is_documented_with_its_default_and_none_is_made_up() -> None:
+    assert _documented() == _settings()
+
+
+@pytest.mark.parametrize("page", [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert missing == []
+
+
+def test_the_readme_names_only_targets_and_files_that_exist() -> None:
+    readme, makefile = (_ROOT / "README.md").read_text(), (_ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([a-z-]+)", readme):
+        assert f"\n{target}:" in makefile, target
+    for path in re.findall(r"\b(?:tests|services|tools)/[\w/]+\.py", readme):
+        assert (_ROOT / path).exists(), path
