@@ -17,7 +17,7 @@ from typing import Protocol
 
 from services.common import checked_token
 from services.common.clock import Clock
-from services.common.errors import ServiceError, Unauthenticated
+from services.common.errors import ServiceError, Unauthenticated, Unavailable
 from services.gateway.pipeline import Principal
 
 KEY_PREFIX = "sk_stk_"
@@ -26,6 +26,10 @@ _log = logging.getLogger(__name__)
 _CONFIRMED_SECONDS = 5.0
 _SILENCE_SECONDS = 1.0
 _RETRY_SECONDS = 0.2
+_STALE_ANSWERS_MAX = 10
+_STALE_PAUSE_SECONDS = 0.05
+_RECENT_CHANGES_MAX = 10_000
+"""Changes remembered to tell stale answers; an answer is under way for a second or two, not for thousands of changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ class PrincipalCache:
         return await asyncio.shield(task)
 
     async def _ask(self, digest: bytes, api_key: str) -> Principal:
-        while True:
+        for _ in range(_STALE_ANSWERS_MAX):
             asked_at = self._clock.monotonic()
             answer = await self._authority.authenticate(api_key)
             if answer.principal is None:
@@ -142,6 +146,8 @@ class PrincipalCache:
                 self._remember(digest, answer.principal, asked_at)
                 return answer.principal
             # A change of this key was seen after what auth read: its answer is of the past.
+            await asyncio.sleep(_STALE_PAUSE_SECONDS)
+        raise Unavailable("auth has not caught up with its own changes; try again", reason="auth_unavailable")
 
     def _remember(self, digest: bytes, principal: Principal, confirmed_at: float) -> None:
         self._cached[digest] = _Cached(principal, confirmed_at)
@@ -182,6 +188,8 @@ class PrincipalCache:
             self._forget_all()
         if event.changed_key_id:
             self._changed_at[event.changed_key_id] = event.revision
+            if len(self._changed_at) > _RECENT_CHANGES_MAX:
+                del self._changed_at[next(iter(self._changed_at))]
             for digest in list(self._digests.get(event.changed_key_id, ())):
                 self._forget(digest)
         else:

@@ -8,6 +8,8 @@ one.
 
 from services.inference.chat import Members, Usage
 
+_FRAME_FIELDS = ("object", "created", "system_fingerprint", "service_tier")
+"""What every chunk of a stream repeats, beside the id and the model."""
 _PIECE_FIELDS = ("content", "reasoning", "tool_calls", "executed_tools")
 
 
@@ -21,6 +23,8 @@ class EventShaper:
         self._asks_for_usage = asks_for_usage
         self._usage: Members | None = None
         self._finishing: Members | None = None
+        self._frame: Members = {}
+        self._owes_usage_chunk = asks_for_usage
         self.upstream_id = ""
         """Groq's id of the request; empty until it says one."""
         self.pieces = 0
@@ -31,8 +35,8 @@ class EventShaper:
         return [out for event in events for out in self._shape_one(event)]
 
     def finish(self) -> list[Members]:
-        """Return what was waiting when the stream ended."""
-        return self._release()
+        """Return what was waiting when the stream ended, and the usage that was asked for if Groq sent no such chunk."""
+        return self._release() + self._usage_chunk({**self._frame, "choices": []})
 
     def usage(self, *, prompt_characters: int) -> Usage:
         """Return Groq's count, or an estimate where it never came."""
@@ -46,10 +50,12 @@ class EventShaper:
         if not choices:
             return self._release() + self._usage_chunk(event)
         event["id"], event["model"] = self._id, self._model
+        self._frame = {name: event[name] for name in _FRAME_FIELDS if name in event}
         self.pieces += any(_has_output(choice) for choice in choices)
         if any(choice.get("finish_reason") for choice in choices):
-            self._finishing = event
-            return self._release() if self._usage is not None else []
+            # One that waits already is of another choice.
+            released, self._finishing = self._release(), event
+            return released + (self._release() if self._usage is not None else [])
         return [*self._release(), event]
 
     def _learn(self, event: Members) -> None:
@@ -71,8 +77,9 @@ class EventShaper:
         return [event]
 
     def _usage_chunk(self, event: Members) -> list[Members]:
-        if not self._asks_for_usage or self._usage is None:
+        if not self._owes_usage_chunk or self._usage is None:
             return []
+        self._owes_usage_chunk = False
         event["id"], event["model"], event["usage"] = self._id, self._model, self._usage
         return [event]
 

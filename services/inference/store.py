@@ -16,6 +16,7 @@ from services.inference.tables import usage_ledger
 
 _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
+_COUNT_MAX = 2**63 - 1
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 _OWN_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
 
@@ -70,18 +71,23 @@ class SQLLedgerStore:
 
 def _values(row: LedgerRow) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(row, name) for name in _OWN_COLUMNS}
-    values |= {name: getattr(row.usage, name) for name in _COUNTS}
+    values |= {name: min(getattr(row.usage, name), _COUNT_MAX) for name in _COUNTS}
     return values | {
         "outcome": row.outcome.value,
         "usage_source": row.usage.source.value,
-        "model": _storable(row.model),
-        "upstream_model": _storable(row.upstream_model),
+        "model": _storable(row.model, 256),
+        "upstream_model": _storable(row.upstream_model, 256),
+        "upstream_id": _storable(row.upstream_id, 128),
+        "refund_reason": _storable(row.refund_reason, 128),
     }
 
 
-def _storable(name: str) -> str:
-    """Return a model's name as a column can hold it: Postgres takes no NUL, and callers send what they like."""
-    return name.replace("\0", "")[:256]
+def _storable(text: str, characters_max: int) -> str:
+    """Return text as a column can hold it: callers and Groq send what they like, and Postgres takes not everything.
+
+    A row that the database refuses would be tried for ever, and every other row behind it.
+    """
+    return text.replace("\0", "").encode("utf-8", "replace").decode()[:characters_max]
 
 
 def _ledger_row(row: Row[Any]) -> LedgerRow:

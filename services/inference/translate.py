@@ -1,7 +1,10 @@
 """Protobuf ↔ the nouns of a chat; nothing is decided here."""
 
+import re
 import time
+from typing import Any
 
+import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 from ulid import ULID
 
@@ -16,26 +19,45 @@ _VERDICTS = {
     Verdict.RELEASED: inference_pb2.VERDICT_RELEASED,
     None: inference_pb2.VERDICT_UNSPECIFIED,
 }
+_ID_CHARACTERS_MAX = 64
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
     """Return what is asked for.
 
     Raises:
-        InvalidRequest: There is no message.
+        InvalidRequest: There is no message, or what stands in the JSON of other members cannot be taken.
     """
     if not chat.messages:
         raise InvalidRequest("messages: expected at least one", metadata={"param": "messages"})
-    members = mirror.members(chat)
-    model = members.pop("model", None) or default_model
-    return ChatCall(members, str(model), asks_for_usage=chat.stream_options.include_usage)
+    try:
+        members = mirror.members(chat)
+    except msgspec.DecodeError as exc:
+        raise InvalidRequest("extra_json: expected the text of a JSON object") from exc
+    model = _taken(members, "model", "a string") or default_model
+    options = _taken(members, "stream_options", "an object")
+    if options:
+        members["stream_options"] = options
+    members.pop("stream", None)  # Which RPC was called says it.
+    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage)
 
 
 def request_context(context: inference_pb2.RequestContext) -> RequestContext:
-    """Return where a request is accounted; a caller without a context gets one that counts against no key."""
+    """Return where a request is accounted; a caller without a context gets one that counts against no key.
+
+    Raises:
+        InvalidRequest: The ledger could not keep it: no later row would be written behind one that never can be.
+    """
     if not context.request_id:
         now = time.time()
         return RequestContext(f"req_{ULID()}", "", "", _utc_date(now), now)
+    for field in ("request_id", "account_id", "key_id"):
+        text = getattr(context, field)
+        if len(text) > _ID_CHARACTERS_MAX or "\0" in text:
+            raise InvalidRequest(f"{field}: expected at most {_ID_CHARACTERS_MAX} characters without NUL")
+    if not _DAY.fullmatch(context.day):
+        raise InvalidRequest(f"day: expected YYYY-MM-DD, got {context.day!r}")
     reserved_at = context.reserved_at.seconds + context.reserved_at.nanos / 1e9
     return RequestContext(context.request_id, context.account_id, context.key_id, context.day, reserved_at)
 
@@ -112,6 +134,16 @@ def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
         cached_tokens=summary.cached_tokens,
         reasoning_tokens=summary.reasoning_tokens,
     )
+
+
+def _taken(members: Members, name: str, expected: str) -> Any:
+    """Take a member out; None when it is absent or null. A value of another type than its field's comes as raw JSON."""
+    value = members.pop(name, None)
+    if not isinstance(value, msgspec.Raw):
+        return value
+    if bytes(value) != b"null":
+        raise InvalidRequest(f"{name}: expected {expected}", metadata={"param": name})
+    return None
 
 
 def _utc_date(seconds: float) -> str:

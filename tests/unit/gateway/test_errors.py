@@ -1,0 +1,68 @@
+"""The table from our errors to HTTP, and the 429 that a client can act on."""
+
+import json
+
+import pytest
+
+from services.common import errors
+from services.gateway.errors import duration, http_error, rate_limit_headers
+from services.gateway.pipeline import LimitReached, RateLimit
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (errors.InvalidRequest("m", metadata={"param": "p", "code": "c"}), 400, "invalid_request_error", "c"),
+        (errors.Unauthenticated("m"), 401, "authentication_error", "invalid_api_key"),
+        (errors.PermissionDenied("m"), 403, "permission_error", "permission_denied"),
+        (errors.NotFound("m", metadata={"code": "model_not_found"}), 404, "invalid_request_error", "model_not_found"),
+        (errors.TooLarge("m", reason="request_too_large"), 413, "invalid_request_error", "request_too_large"),
+        (errors.Unavailable("m", reason="quota_unavailable"), 503, "internal_error", "quota_unavailable"),
+        (errors.Unavailable("m", reason="upstream_misconfigured"), 502, "internal_error", "upstream_misconfigured"),
+        (errors.DeadlineExceeded("m", reason="upstream_timeout"), 504, "internal_error", "upstream_timeout"),
+        (errors.InternalError("secret detail"), 500, "internal_error", "internal_error"),
+        (errors.AlreadyExists("secret detail"), 500, "internal_error", "internal_error"),
+    ],
+)
+def test_each_error_has_its_status_type_and_code(error: errors.ServiceError, status: int, kind: str, code: str) -> None:
+    answer = http_error(error, now=0)
+    body = json.loads(answer.body)["error"]
+    assert (answer.status, body["type"], body["code"]) == (status, kind, code)
+    assert set(body) == {"message", "type", "param", "code"}
+    assert "secret" not in body["message"]
+
+
+def test_an_outage_says_when_to_come_back() -> None:
+    error = errors.Unavailable("m", reason="upstream_unavailable", metadata={"retry_after_seconds": "7"})
+    assert http_error(error, now=0).headers["retry-after"] == "7"
+
+
+def test_a_used_up_day_says_that_retrying_is_in_vain() -> None:
+    error = LimitReached(RateLimit(limit=1000, charged=1000, held=0, reset_at=86_400))
+    answer = http_error(error, now=86_400 - 25_923)
+    assert answer.headers["retry-after"] == "25923"
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.headers["x-ratelimit-reset-requests"] == "7h12m3s"
+    assert "Resets at 00:00 UTC, in 7h12m3s" in answer.message
+
+
+def test_slots_in_use_are_told_apart_from_slots_used_up() -> None:
+    answer = http_error(LimitReached(RateLimit(limit=10, charged=9, held=1, reset_at=86_400)), now=0)
+    assert answer.headers["retry-after"] == "1"
+    assert "x-should-retry" not in answer.headers
+    assert "in use, not used up" in answer.message
+
+
+def test_remaining_counts_neither_used_nor_held_slots_and_never_goes_below_zero() -> None:
+    headers = rate_limit_headers(RateLimit(limit=10, charged=4, held=3, reset_at=60), now=0)
+    assert headers["x-ratelimit-remaining-requests"] == "3"
+    lowered = rate_limit_headers(RateLimit(limit=2, charged=4, held=0, reset_at=60), now=0)
+    assert lowered["x-ratelimit-remaining-requests"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "1s"), (-5, "1s"), (0.2, "1s"), (59.1, "1m0s"), (61, "1m1s"), (3600, "1h0m0s"), (200_000, "24h0m0s")],
+)
+def test_durations_are_written_as_groq_writes_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
