@@ -29,7 +29,7 @@ _RETRY_SECONDS = 0.2
 _STALE_ANSWERS_MAX = 10
 _STALE_PAUSE_SECONDS = 0.05
 _RECENT_CHANGES_MAX = 10_000
-"""Changes remembered to tell stale answers; an answer is under way for a second or two, not for thousands of changes."""
+"""Changes remembered to tell stale answers, which are under way for seconds and not for thousands of changes."""
 
 
 @dataclass(frozen=True, slots=True)

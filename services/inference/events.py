@@ -35,7 +35,7 @@ class EventShaper:
         return [out for event in events for out in self._shape_one(event)]
 
     def finish(self) -> list[Members]:
-        """Return what was waiting when the stream ended, and the usage that was asked for if Groq sent no such chunk."""
+        """Return what was waiting when the stream ended, and the usage chunk that was asked for if Groq sent none."""
         return self._release() + self._usage_chunk({**self._frame, "choices": []})
 
     def usage(self, *, prompt_characters: int) -> Usage:
