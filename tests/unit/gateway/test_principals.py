@@ -115,7 +115,11 @@ async def test_callers_with_the_same_new_key_share_one_question(
     assert authority.asked == [_KEY]
 
 
-@pytest.mark.parametrize("api_key", ["", "sk_stk_", "sk_stk_short", "x" * 10_000, _KEY[:-1] + "!", "sk_stk_é" + _KEY])
+@pytest.mark.parametrize(
+    "api_key",
+    ["", "sk_stk_", "sk_stk_short", "x" * 10_000, _KEY[:-1] + "!", "sk_stk_é" + _KEY],
+    ids=["empty", "prefix", "short", "long", "punctuation", "not ASCII"],
+)
 async def test_a_malformed_key_never_leaves_the_gateway(
     cache: PrincipalCache, authority: ScriptedAuthority, api_key: str
 ) -> None:
