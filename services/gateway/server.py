@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 import uvicorn
+from grpc import aio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -32,16 +33,22 @@ _SETTLES_SECONDS = 3.0
 
 
 class Readiness:
-    """Whether new requests should come here."""
+    """Whether new requests should come here: `starting`, `ready` or `draining`."""
 
     def __init__(self) -> None:
-        """Start ready."""
-        self.is_ready = True
+        """Begin with starting."""
+        self.state = "starting"
+
+    async def begin(self, channels: Sequence[aio.Channel]) -> None:
+        """Become ready once every service was reached; what happens to them later is told request by request."""
+        await asyncio.gather(*(channel.channel_ready() for channel in channels))
+        if self.state == "starting":
+            self.state = "ready"
 
     async def readyz(self, request: Request) -> Response:
         """`GET /readyz`: started and not draining."""
-        status = b'{"status":"ready"}' if self.is_ready else b'{"status":"draining"}'
-        return routes.json_response(status, status=200 if self.is_ready else 503)
+        body = f'{{"status":"{self.state}"}}'.encode()
+        return routes.json_response(body, status=200 if self.state == "ready" else 503)
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -56,7 +63,9 @@ async def serve(settings: GatewaySettings) -> None:
             SystemClock(),
             principals_max=settings.principals_max,
         )
-        await stack.enter_async_context(_running(principals))
+        readiness = Readiness()
+        await stack.enter_async_context(_running(principals.keep_true()))
+        await stack.enter_async_context(_running(readiness.begin((auth, quota, inference))))
         models = GrpcInference(inference, timeout_seconds=settings.total_timeout_seconds)
         pipeline = Pipeline(
             principals,
@@ -64,7 +73,6 @@ async def serve(settings: GatewaySettings) -> None:
             models,
             new_request_id=new_request_id,
         )
-        readiness = Readiness()
         app = build_app(API(pipeline, models, body_bytes_max=settings.body_bytes_max), readiness)
         await _listen(app, readiness, settings)
         await pipeline.drain(timeout_seconds=_SETTLES_SECONDS)
@@ -94,8 +102,8 @@ def new_request_id() -> str:
 
 
 @asynccontextmanager
-async def _running(principals: PrincipalCache) -> AsyncIterator[None]:
-    task = asyncio.get_running_loop().create_task(principals.keep_true())
+async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    task = asyncio.get_running_loop().create_task(work)
     try:
         yield
     finally:
@@ -126,7 +134,7 @@ async def _listen(app: Starlette, readiness: Readiness, settings: GatewaySetting
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     _log.info("ready", extra={"listen": "{}:{}".format(*listener.getsockname()[:2])})
     await stopping.wait()
-    readiness.is_ready = False
+    readiness.state = "draining"
     await asyncio.sleep(settings.drain_seconds)
     server.should_exit = True
     await serving

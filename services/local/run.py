@@ -7,8 +7,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from services.common import process, secret_file
@@ -16,12 +16,14 @@ from services.common.errors import ServiceError, StartError
 from services.common.file_lock import exclusive
 from services.local import programs, ready
 from services.local.banner import banner
-from services.local.child import Child, Program
+from services.local.child import Child
 from services.local.first_key import first_key
 from services.local.settings import LocalSettings
 
 _START_SECONDS = 30.0
-_STOP_SECONDS = {"gateway": 3.5}
+_STOP_ORDER = (("gateway",), ("auth", "quota", "inference"), ("valkey", "groq-standin"))
+"""Callers before what they call, so that what is in flight is finished and settled."""
+_STOP_SECONDS = {"gateway": 2.6}
 _STOP_SECONDS_OTHERWISE = 1.2
 _RESTART_PAUSE_SECONDS = 0.5
 _CRASHES_MAX = 5
@@ -39,16 +41,19 @@ async def run(settings: LocalSettings) -> None:
     programs.check_ports(settings)
     lock = settings.data_dir / "run.lock"
     with exclusive(lock, thing=str(settings.data_dir), remedy="stop it, or set DATA_DIR"), _socket_folder() as sockets:
-        async with AsyncExitStack() as stack:
-            parts = await _start_parts(stack, settings, sockets)
+        parts: list[Child] = []
+        try:
+            await _or_stop(_start_parts(parts, settings, sockets), stopping)
             await _or_stop(_show(settings), stopping)
             await _or_stop(_keep_running(parts), stopping)
             print("\nStopping ...", flush=True)
+        finally:
+            await _stop_parts(parts)
     print("Stopped.", flush=True)
 
 
-async def _start_parts(stack: AsyncExitStack, settings: LocalSettings, sockets: Path) -> list[Child]:
-    """Start the stores, then the services; what was started is stopped by `stack`, last first."""
+async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Path) -> None:
+    """Start the stores, then the services; each is put into `parts` before it is started."""
     logs = settings.data_dir / "logs"
     logs.mkdir(exist_ok=True)
     groq_port = 0 if settings.has_groq_key else programs.free_port()
@@ -64,22 +69,22 @@ async def _start_parts(stack: AsyncExitStack, settings: LocalSettings, sockets: 
         "quota": lambda: ready.grpc_serves(settings.quota_listen),
         "gateway": lambda: ready.http_answers(f"http://127.0.0.1:{settings.gateway_port}/readyz"),
     }
-    parts = []
-    for group in (stores, services):
-        started = [await stack.enter_async_context(_running(program, logs)) for program in group]
-        await asyncio.gather(*(_until_ready(child, probes[child.program.name]) for child in started))
-        parts += started
-    return parts
+    for programs_of_group in (stores, services):
+        group = [Child(program, log=logs / f"{program.name}.log") for program in programs_of_group]
+        parts += group
+        for child in group:
+            await child.start()
+        await asyncio.gather(*(_until_ready(child, probes[child.program.name]) for child in group))
 
 
-@asynccontextmanager
-async def _running(program: Program, logs: Path) -> AsyncIterator[Child]:
-    child = Child(program, log=logs / f"{program.name}.log")
-    await child.start()
-    try:
-        yield child
-    finally:
-        await child.stop(grace_seconds=_STOP_SECONDS.get(program.name, _STOP_SECONDS_OTHERWISE))
+async def _stop_parts(parts: list[Child]) -> None:
+    for names in _STOP_ORDER:
+        group = [child for child in parts if child.program.name in names]
+        await asyncio.gather(*(child.stop(grace_seconds=_stop_seconds(child)) for child in group))
+
+
+def _stop_seconds(child: Child) -> float:
+    return _STOP_SECONDS.get(child.program.name, _STOP_SECONDS_OTHERWISE)
 
 
 async def _until_ready(child: Child, probe: Callable[[], Awaitable[bool]]) -> None:
