@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 
 import uvicorn
 from grpc import aio
@@ -19,6 +19,7 @@ from services.common import process
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.errors import StartError
+from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.middleware import APIPaths, RequestScope
@@ -64,8 +65,8 @@ async def serve(settings: GatewaySettings) -> None:
             principals_max=settings.principals_max,
         )
         readiness = Readiness()
-        await stack.enter_async_context(_running(principals.keep_true()))
-        await stack.enter_async_context(_running(readiness.begin((auth, quota, inference))))
+        await stack.enter_async_context(running(principals.keep_true()))
+        await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
         models = GrpcInference(inference, timeout_seconds=settings.total_timeout_seconds)
         pipeline = Pipeline(
             principals,
@@ -99,17 +100,6 @@ def build_app(api: API, readiness: Readiness) -> Starlette:
 def new_request_id() -> str:
     """Return an id that was never used: `req_` and a ULID."""
     return f"req_{ULID()}"
-
-
-@asynccontextmanager
-async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    task = asyncio.get_running_loop().create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def _listen(app: Starlette, readiness: Readiness, settings: GatewaySettings) -> None:

@@ -30,6 +30,10 @@ class Outcome(StrEnum):
     """Groq's stream broke after output."""
     TIMED_OUT = "timed_out"
     """A time-out passed."""
+    CLIENT_LEFT = "client_left"
+    """The client left before the end; Groq was read on."""
+    UNKNOWN = "unknown"
+    """Nobody can say: the verdict never came, and quota's sweeper closed the request."""
 
 
 class UsageSource(StrEnum):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from services.common.batch import Batcher
 from services.common.errors import Unavailable
-from services.inference.chat import Outcome, Usage, Verdict
+from services.inference.chat import Outcome, RequestContext, Usage, Verdict
 
 _log = logging.getLogger(__name__)
 _ROWS_IN_A_GROUP_MAX = 200
@@ -65,16 +65,38 @@ class LedgerStore(Protocol):
     """Where rows are kept. All calls raise `Unavailable` when the database is away."""
 
     async def insert(self, rows: Sequence[LedgerRow]) -> None:
-        """Commit rows, all or none; a row whose request id is there already changes nothing."""
+        """Commit rows, all or none; a row whose request id is there already changes nothing.
 
-    async def count_charged(self, key_days: Sequence[tuple[str, str]]) -> list[int]:
-        """Return the charged rows of each (key id, day), in order."""
+        But for an `unknown` row, which takes what was used and how it ended, and stays uncharged: the sweeper's verdict
+        is final.
+        """
+
+    async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
+        """Return the verdict of each request's row, in order; one without a row gets an `unknown`, uncharged one."""
+
+    async def mark_client_left(self, request_ids: Sequence[str]) -> None:
+        """Note on answered rows that their client had left; other ids are passed over."""
+
+    async def count_charged(
+        self, key_days: Sequence[tuple[str, str]], *, reserved_before: float | None = None
+    ) -> list[int]:
+        """Return the charged rows of each (key id, day), in order; with a time only those reserved before it."""
+
+    async def list_charged(self, key_id: str, day: str, *, reserved_before: float | None) -> list[str]:
+        """Return the ids of a key's day's charged rows; with a time only those reserved before it."""
 
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return one row, or None when there is none."""
 
-    async def summarize(self, key_id: str, *, from_day: str, to_day: str) -> list[UsageSummary]:
-        """Return sums by day and model, newest day first; an empty day leaves that end open."""
+    async def summarize(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by day and model, newest day first.
+
+        Args:
+            key_id: Only rows of this key; empty means of any.
+            account_id: Only rows of this account; empty means of any.
+            from_day: First day; empty leaves that end open.
+            to_day: Last day; empty leaves that end open.
+        """
 
 
 class Ledger:

@@ -10,7 +10,7 @@ from services.inference.completions import Completions
 from services.inference.ledger import LedgerStore
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 
-_KEY_DAYS_MAX = 1_000
+_ITEMS_MAX = 1_000
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -51,19 +51,20 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
 
 class UsageService(usage_pb2_grpc.UsageServiceServicer):
-    """Reads the ledger."""
+    """Reads the ledger, and closes what was lost."""
 
     def __init__(self, store: LedgerStore) -> None:
-        """Read from `store`."""
+        """Work on `store`."""
         self._store = store
 
     async def CountCharged(
         self, request: usage_pb2.CountChargedRequest, context: Context
     ) -> usage_pb2.CountChargedResponse:
         """Count charged rows of keys and days."""
-        if len(request.key_days) > _KEY_DAYS_MAX:
-            raise InvalidRequest(f"key_days: expected at most {_KEY_DAYS_MAX:,} items, got {len(request.key_days):,}")
-        counts = await self._store.count_charged([(one.key_id, one.day) for one in request.key_days])
+        _check_size(len(request.key_days), "key_days")
+        counts = await self._store.count_charged(
+            [(one.key_id, one.day) for one in request.key_days], reserved_before=translate.time_before(request)
+        )
         return usage_pb2.CountChargedResponse(counts=counts)
 
     async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
@@ -76,6 +77,39 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def SummarizeUsage(
         self, request: usage_pb2.SummarizeUsageRequest, context: Context
     ) -> usage_pb2.SummarizeUsageResponse:
-        """Add up a key's rows by day and model."""
-        summaries = await self._store.summarize(request.key_id, from_day=request.from_day, to_day=request.to_day)
+        """Add up an account's or a key's rows by day and model."""
+        if not request.key_id and not request.account_id:
+            raise InvalidRequest("key_id, account_id: expected at least one of them")
+        summaries = await self._store.summarize(
+            request.key_id, account_id=request.account_id, from_day=request.from_day, to_day=request.to_day
+        )
         return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(one) for one in summaries])
+
+    async def ListCharged(
+        self, request: usage_pb2.ListChargedRequest, context: Context
+    ) -> usage_pb2.ListChargedResponse:
+        """List the charged rows of a key's day."""
+        one = request.key_day
+        ids = await self._store.list_charged(one.key_id, one.day, reserved_before=translate.time_before(request))
+        return usage_pb2.ListChargedResponse(request_ids=ids)
+
+    async def CloseUnknown(
+        self, request: usage_pb2.CloseUnknownRequest, context: Context
+    ) -> usage_pb2.CloseUnknownResponse:
+        """Give every request without a row an `unknown` one, and return all verdicts."""
+        _check_size(len(request.contexts), "contexts")
+        verdicts = await self._store.close_unknown([translate.known_context(one) for one in request.contexts])
+        return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(one) for one in verdicts])
+
+    async def MarkClientLeft(
+        self, request: usage_pb2.MarkClientLeftRequest, context: Context
+    ) -> usage_pb2.MarkClientLeftResponse:
+        """Note on answered rows that their client had left."""
+        _check_size(len(request.request_ids), "request_ids")
+        await self._store.mark_client_left(request.request_ids)
+        return usage_pb2.MarkClientLeftResponse()
+
+
+def _check_size(count: int, field: str) -> None:
+    if not 1 <= count <= _ITEMS_MAX:
+        raise InvalidRequest(f"{field}: expected 1 to {_ITEMS_MAX:,} items, got {count:,}")

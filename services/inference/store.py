@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Row, case, func, select
+from sqlalchemy import Row, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.errors import Unavailable
 from services.common.transactions import Transactions, deadline
-from services.inference.chat import Outcome, Usage, UsageSource
+from services.inference.chat import Outcome, RequestContext, Usage, UsageSource, Verdict
 from services.inference.ledger import LedgerRow, UsageSummary
 from services.inference.tables import usage_ledger
 
@@ -32,26 +32,54 @@ class SQLLedgerStore:
         """Keep rows in `engine`'s database."""
         self._transactions = Transactions(engine, unavailable=_unavailable)
         insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._insert = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
+        self._insert = _or_fill_in(insert(usage_ledger))
+        self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> None:
-        """Commit rows, all or none; a row whose request id is there already changes nothing."""
+        """Commit rows, all or none; a row that is there already changes nothing but an `unknown` one."""
         async with self._transactions.writing() as connection:
             await connection.execute(self._insert, [_values(row) for row in rows])
 
+    @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
+    async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
+        """Return the verdict of each request's row, in order; one without a row gets an `unknown`, uncharged one."""
+        ids = [context.request_id for context in contexts]
+        async with self._transactions.writing() as connection:
+            await connection.execute(self._insert_unknown, [_values(_unknown(context)) for context in contexts])
+            query = select(usage_ledger.c.request_id).where(usage_ledger.c.request_id.in_(ids), usage_ledger.c.charged)
+            charged = set(await connection.scalars(query))
+        return [Verdict.CHARGED if one in charged else Verdict.RELEASED for one in ids]
+
+    @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
+    async def mark_client_left(self, request_ids: Sequence[str]) -> None:
+        """Note on answered rows that their client had left; other ids are passed over."""
+        row = usage_ledger.c
+        answered = row.request_id.in_(request_ids) & (row.outcome == Outcome.ANSWERED.value)
+        async with self._transactions.writing() as connection:
+            await connection.execute(update(usage_ledger).where(answered).values(outcome=Outcome.CLIENT_LEFT.value))
+
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
-    async def count_charged(self, key_days: Sequence[tuple[str, str]]) -> list[int]:
-        """Return the charged rows of each (key id, day), in order."""
+    async def count_charged(
+        self, key_days: Sequence[tuple[str, str]], *, reserved_before: float | None = None
+    ) -> list[int]:
+        """Return the charged rows of each (key id, day), in order; with a time only those reserved before it."""
         keys_of: dict[str, set[str]] = {}
         for key_id, day in key_days:
             keys_of.setdefault(day, set()).add(key_id)
         counts: dict[tuple[str, str], int] = {}
         async with self._transactions.reading() as connection:
             for day, key_ids in keys_of.items():
-                for key_id, count in await connection.execute(_count_query(day, key_ids)):
+                for key_id, count in await connection.execute(_count_query(day, key_ids, reserved_before)):
                     counts[key_id, day] = count
         return [counts.get(key_day, 0) for key_day in key_days]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def list_charged(self, key_id: str, day: str, *, reserved_before: float | None) -> list[str]:
+        """Return the ids of a key's day's charged rows; with a time only those reserved before it."""
+        query = select(usage_ledger.c.request_id).where(_charged(day, {key_id}, reserved_before))
+        async with self._transactions.reading() as connection:
+            return list(await connection.scalars(query))
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def find(self, request_id: str) -> LedgerRow | None:
@@ -62,10 +90,10 @@ class SQLLedgerStore:
         return _ledger_row(row) if row is not None else None
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
-    async def summarize(self, key_id: str, *, from_day: str, to_day: str) -> list[UsageSummary]:
+    async def summarize(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
         async with self._transactions.reading() as connection:
-            rows = await connection.execute(_summary_query(key_id, from_day, to_day))
+            rows = await connection.execute(_summary_query(key_id, account_id, from_day, to_day))
             return [UsageSummary(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
 
 
@@ -97,13 +125,47 @@ def _ledger_row(row: Row[Any]) -> LedgerRow:
     return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]))
 
 
-def _count_query(day: str, key_ids: set[str]) -> Any:
+def _or_fill_in(insert: Any) -> Any:
+    """Return an insert that gives an `unknown` row what it lacks, but no charge: the sweeper released its hold."""
+    final = {"request_id", "account_id", "key_id", "day", "reserved_at", "charged", "refund_reason"}
+    learnt = {column.name: insert.excluded[column.name] for column in usage_ledger.c if column.name not in final}
+    is_unknown = usage_ledger.c.outcome == Outcome.UNKNOWN.value
+    return insert.on_conflict_do_update(index_elements=["request_id"], set_=learnt, where=is_unknown)
+
+
+def _unknown(context: RequestContext) -> LedgerRow:
+    return LedgerRow(
+        request_id=context.request_id,
+        account_id=context.account_id,
+        key_id=context.key_id,
+        day=context.day,
+        reserved_at=context.reserved_at,
+        model="",
+        upstream_model="",
+        stream=False,
+        outcome=Outcome.UNKNOWN,
+        charged=False,
+        refund_reason="no_verdict",
+        usage=Usage(),
+        upstream_id="",
+        attempts=0,
+        time_to_first_token_ms=0,
+        duration_ms=0,
+    )
+
+
+def _charged(day: str, key_ids: set[str], reserved_before: float | None) -> Any:
     table = usage_ledger.c
     charged = (table.day == day) & table.key_id.in_(key_ids) & table.charged
-    return select(table.key_id, func.count()).where(charged).group_by(table.key_id)
+    return charged if reserved_before is None else charged & (table.reserved_at < reserved_before)
 
 
-def _summary_query(key_id: str, from_day: str, to_day: str) -> Any:
+def _count_query(day: str, key_ids: set[str], reserved_before: float | None) -> Any:
+    key_id = usage_ledger.c.key_id
+    return select(key_id, func.count()).where(_charged(day, key_ids, reserved_before)).group_by(key_id)
+
+
+def _summary_query(key_id: str, account_id: str, from_day: str, to_day: str) -> Any:
     table = usage_ledger.c
     query = select(
         table.day,
@@ -111,7 +173,11 @@ def _summary_query(key_id: str, from_day: str, to_day: str) -> Any:
         func.sum(case((table.charged, 1), else_=0)),
         func.sum(case((table.charged, 0), else_=1)),
         *(func.sum(table[name]) for name in _COUNTS),
-    ).where(table.key_id == key_id)
+    )
+    if key_id:
+        query = query.where(table.key_id == key_id)
+    if account_id:
+        query = query.where(table.account_id == account_id)
     if from_day:
         query = query.where(table.day >= from_day)
     if to_day:

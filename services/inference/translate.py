@@ -52,6 +52,15 @@ def request_context(context: inference_pb2.RequestContext) -> RequestContext:
     if not context.request_id:
         now = time.time()
         return RequestContext(f"req_{ULID()}", "", "", _utc_date(now), now)
+    return known_context(context)
+
+
+def known_context(context: inference_pb2.RequestContext) -> RequestContext:
+    """Return where a request is accounted that has a hold.
+
+    Raises:
+        InvalidRequest: The ledger could not keep it.
+    """
     for field in ("request_id", "account_id", "key_id"):
         text = getattr(context, field)
         if len(text) > _ID_CHARACTERS_MAX or "\0" in text:
@@ -87,6 +96,13 @@ def models(listed: list[Members]) -> list[chat_pb2.Model]:
         mirror.fill(message, members)
         messages.append(message)
     return messages
+
+
+def time_before(request: usage_pb2.CountChargedRequest | usage_pb2.ListChargedRequest) -> float | None:
+    """Return the time that rows must have been reserved before, in Unix seconds; None when none was given."""
+    if not request.HasField("reserved_before"):
+        return None
+    return request.reserved_before.seconds + request.reserved_before.nanos / 1e9
 
 
 def verdict(value: Verdict | None) -> inference_pb2.Verdict.ValueType:

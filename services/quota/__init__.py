@@ -12,7 +12,8 @@ Invariants:
 
 In Redis, all entries of a key carry the hash tag of its bucket, so that a script touches one slot of a Redis Cluster:
 
-    quota:{17}:key_01…:20780   hash; `charged` is the counter, every other field is a hold: request id → facts
+    quota:{17}:key_01…:20780   hash; `charged` is the counter, `limit` the highest in force at a reserve,
+                               every other field is a hold: request id → when, whose
     quota:{17}:deadlines       sorted set; when each hold of the bucket is overdue, for the sweeper
 
 20780 is the day: days since 1970-01-01.

@@ -1,33 +1,54 @@
-"""The ledger as quota sees it: counts from inference's UsageService."""
+"""The ledger as quota sees it: inference's UsageService."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from services.common.errors import rpc_errors
-from services.quota.holds import KeyDay
-from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from services.quota.holds import KeyDay, Verdict
+from services.quota.sweeper import OverdueHold
+from stack.inference.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
 
 _EPOCH = date(1970, 1, 1)
+_AWAY = "ledger_unavailable"
 
 
 class GrpcLedger:
-    """The `Ledger` over gRPC."""
+    """The `Ledger` and the `SweepLedger` over gRPC."""
 
     def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
         """Ask over `channel`, at most `timeout_seconds` for each call."""
         self._stub = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
-    async def count_charged(self, key_days: Sequence[KeyDay]) -> list[int]:
-        """Return the charged rows of each key and day, in order."""
+    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+        """Return charged rows, in order; with a time only those reserved before it."""
         request = usage_pb2.CountChargedRequest(
-            key_days=[usage_pb2.KeyDay(key_id=one.key_id, day=iso_date(one.day)) for one in key_days]
+            key_days=[_key_day(one) for one in key_days],
+            reserved_before=None if reserved_before is None else timestamp(reserved_before),
         )
-        with rpc_errors(unavailable_reason="ledger_unavailable"):
+        with rpc_errors(unavailable_reason=_AWAY):
             response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
         return list(response.counts)
+
+    async def list_charged(self, key_day: KeyDay, *, reserved_before: float) -> list[str]:
+        """Return the ids of charged rows reserved before a time."""
+        request = usage_pb2.ListChargedRequest(key_day=_key_day(key_day), reserved_before=timestamp(reserved_before))
+        with rpc_errors(unavailable_reason=_AWAY):
+            response = await self._stub.ListCharged(request, timeout=self._timeout_seconds)
+        return list(response.request_ids)
+
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
+        """Return each request's verdict, in order; one without a row gets an `unknown` row."""
+        request = usage_pb2.CloseUnknownRequest(contexts=[_context(hold) for hold in holds])
+        with rpc_errors(unavailable_reason=_AWAY):
+            response = await self._stub.CloseUnknown(request, timeout=self._timeout_seconds)
+        return [
+            Verdict.CHARGED if verdict == inference_pb2.VERDICT_CHARGED else Verdict.RELEASED
+            for verdict in response.verdicts
+        ]
 
 
 def iso_date(day: int) -> str:
@@ -42,3 +63,23 @@ def day_number(text: str) -> int:
         ValueError: It is no such date.
     """
     return (date.fromisoformat(text) - _EPOCH).days
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Return Unix seconds as the contracts write them, to the millisecond."""
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return Timestamp(seconds=whole, nanos=milliseconds * 1_000_000)
+
+
+def _key_day(one: KeyDay) -> usage_pb2.KeyDay:
+    return usage_pb2.KeyDay(key_id=one.key_id, day=iso_date(one.day))
+
+
+def _context(hold: OverdueHold) -> inference_pb2.RequestContext:
+    return inference_pb2.RequestContext(
+        request_id=hold.request_id,
+        account_id=hold.account_id,
+        key_id=hold.key_id,
+        day=iso_date(hold.day),
+        reserved_at=timestamp(hold.reserved_at),
+    )

@@ -17,6 +17,7 @@ local day = math.floor((tonumber(time[1]) + offset_seconds) / 86400)
 local entries = KEYS[1] .. ':' .. string.format('%d', day)
 
 local charged = tonumber(redis.call('HGET', entries, 'charged'))
+local highest_limit = tonumber(redis.call('HGET', entries, 'limit') or -1)
 if not charged then
   if seed_day ~= string.format('%d', day) then
     return {day, now_ms, 0}
@@ -27,7 +28,11 @@ if not charged then
   redis.call('EXPIREAT', entries, (day + 1) * 86400 - offset_seconds + keep_seconds)
 end
 
-local held = redis.call('HLEN', entries) - 1
+if limit > highest_limit then
+  redis.call('HSET', entries, 'limit', limit)
+end
+
+local held = redis.call('HLEN', entries) - 2
 local answer = {day, now_ms, 1}
 for i = 9, #ARGV do
   local request_id = ARGV[i]

@@ -5,11 +5,14 @@ from contextlib import AsyncExitStack
 
 from services.common.channel import open_channel
 from services.common.server import GrpcServer
+from services.common.tasks import running
 from services.quota.holds import Holds
 from services.quota.ledger import GrpcLedger
 from services.quota.service import QuotaService
 from services.quota.settings import QuotaSettings
 from services.quota.store import RedisHoldStore, connect
+from services.quota.sweep_store import RedisSweepStore
+from services.quota.sweeper import Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -18,7 +21,9 @@ _log = logging.getLogger(__name__)
 async def serve(settings: QuotaSettings) -> None:
     """Serve until told to stop."""
     async with AsyncExitStack() as stack:
-        client = connect(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
+        client = connect(
+            settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, is_cluster=settings.redis_cluster
+        )
         stack.push_async_callback(client.aclose)
         channel = await stack.enter_async_context(open_channel(settings.inference_target))
         ledger = GrpcLedger(channel, timeout_seconds=settings.ledger_timeout_seconds)
@@ -27,6 +32,15 @@ async def serve(settings: QuotaSettings) -> None:
         )
         _log.info("clock", extra={"offset_seconds": settings.clock_offset_seconds})
 
+        sweeper = Sweeper(
+            RedisSweepStore(client, store),
+            ledger,
+            hold_seconds=settings.hold_seconds,
+            sweep_seconds=settings.sweep_seconds,
+            reconcile_seconds=settings.reconcile_seconds,
+        )
+        await stack.enter_async_context(running(sweeper.run()))
+
         server = GrpcServer(settings.listen, settings)
-        quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaService(Holds(store, ledger)), server.grpc)
+        quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaService(Holds(store, ledger), sweeper), server.grpc)
         await server.run([quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name])

@@ -2,15 +2,20 @@
 
 from functools import lru_cache
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from services.common.errors import InvalidRequest
 from services.common.rpc import Context
 from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable, Verdict
-from services.quota.ledger import day_number, iso_date
+from services.quota.ledger import day_number, iso_date, timestamp
+from services.quota.sweeper import Disagreement, Finding, Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _ITEMS_MAX = 1_000
+_KINDS = {
+    Disagreement.COUNTER_ABOVE_LEDGER: quota_pb2.DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER,
+    Disagreement.COUNTER_BELOW_LEDGER: quota_pb2.DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER,
+    Disagreement.HOLD_OVERDUE: quota_pb2.DISAGREEMENT_KIND_HOLD_OVERDUE,
+    Disagreement.OVER_LIMIT: quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT,
+}
 _VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}
 
 # Days come again and again; formatting a date costs more than looking it up.
@@ -19,11 +24,12 @@ _day_number = lru_cache(maxsize=64)(day_number)
 
 
 class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
-    """Answers Reserve, Settle and GetStatus."""
+    """Answers Reserve, Settle, GetStatus and Verify."""
 
-    def __init__(self, holds: Holds) -> None:
-        """Answer from `holds`."""
+    def __init__(self, holds: Holds, sweeper: Sweeper) -> None:
+        """Answer from `holds`; `sweeper` compares them with the ledger."""
         self._holds = holds
+        self._sweeper = sweeper
 
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""
@@ -42,6 +48,15 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         _check_size(len(request.key_ids), "key_ids")
         statuses = await self._holds.status(list(request.key_ids))
         return quota_pb2.GetStatusResponse(statuses=[_status(status) for status in statuses])
+
+    async def Verify(self, request: quota_pb2.VerifyRequest, context: Context) -> quota_pb2.VerifyResponse:
+        """Compare counters and holds with the ledger."""
+        report = await self._sweeper.verify()
+        return quota_pb2.VerifyResponse(
+            disagreements=[_disagreement(finding) for finding in report.findings],
+            key_days=report.key_days,
+            held=report.held,
+        )
 
 
 def _check_size(count: int, field: str) -> None:
@@ -70,8 +85,8 @@ def _settlement(end: quota_pb2.Settlement) -> Settlement:
 
 
 def _check_id(text: str, field: str) -> None:
-    # A blank would end the id where the store joins ids; `charged` names the counter beside the holds.
-    if not text or " " in text or text == "charged":
+    # A blank would end the id where the store joins ids; the other two name what stands beside the holds.
+    if not text or " " in text or text in ("charged", "limit"):
         raise InvalidRequest(f"{field}: expected an id without blanks, got {text!r}")
 
 
@@ -83,16 +98,23 @@ def _result(outcome: Held | Denied | Unavailable) -> quota_pb2.ReserveResult:
     return quota_pb2.ReserveResult(
         outcome=quota_pb2.RESERVE_OUTCOME_HELD,
         status=_status(outcome.status),
-        reserved_at=_timestamp(outcome.reserved_at),
+        reserved_at=timestamp(outcome.reserved_at),
     )
 
 
 def _status(status: DayStatus) -> quota_pb2.DayStatus:
     return quota_pb2.DayStatus(
-        day=_day_text(status.day), charged=status.charged, held=status.held, reset_at=_timestamp(status.reset_at)
+        day=_day_text(status.day), charged=status.charged, held=status.held, reset_at=timestamp(status.reset_at)
     )
 
 
-def _timestamp(seconds: float) -> Timestamp:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return Timestamp(seconds=whole, nanos=milliseconds * 1_000_000)
+def _disagreement(finding: Finding) -> quota_pb2.Disagreement:
+    entries = finding.entries
+    return quota_pb2.Disagreement(
+        key_id=entries.key_day.key_id,
+        day=_day_text(entries.key_day.day),
+        kind=_KINDS[finding.kind],
+        charged=entries.charged,
+        held=entries.held,
+        ledger_charged=finding.ledger_charged,
+    )

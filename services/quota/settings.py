@@ -17,6 +17,9 @@ class QuotaSettings(ServiceSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"
     """Redis or Valkey: `redis://host:port/db`, `rediss://…` or `unix:///path`."""
 
+    redis_cluster: bool = False
+    """Whether `QUOTA_REDIS_URL` names a node of a Redis Cluster."""
+
     redis_timeout_seconds: float = Field(default=1.0, gt=0)
     """Longest wait for Redis, to connect and to answer."""
 
@@ -28,6 +31,12 @@ class QuotaSettings(ServiceSettings):
 
     hold_seconds: float = Field(default=180.0, gt=0)
     """Age at which a hold is overdue and the sweeper's; must outlive a request's total deadline."""
+
+    sweep_seconds: float = Field(default=1.0, gt=0)
+    """Pause between two looks for overdue holds."""
+
+    reconcile_seconds: float = Field(default=30.0, gt=0)
+    """Pause between two comparisons of all counters with the ledger."""
 
     clock_offset_seconds: int = 0
     """Added to Redis' clock when the day is decided; for tests of midnight only."""

@@ -11,4 +11,4 @@ local charged = tonumber(redis.call('HGET', entries, 'charged'))
 if not charged then
   return {day, -1, 0}
 end
-return {day, charged, redis.call('HLEN', entries) - 1}
+return {day, charged, redis.call('HLEN', entries) - 2}

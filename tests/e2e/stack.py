@@ -180,6 +180,7 @@ class Stack:
             for name in redis.scan_iter(match=f"quota:*:{key.id}:*"):
                 entries: dict[Any, Any] = redis.hgetall(name)
                 charged += int(entries.pop(b"charged"))
+                del entries[b"limit"]
                 held += len(entries)
         return charged, held
 

@@ -23,33 +23,46 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from stack.inference.v1 import inference_pb2 as stack_dot_inference_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/inference/v1/usage.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x06KeyDay\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"C\n\x13\x43ountChargedRequest\x12,\n\x08key_days\x18\x01 \x03(\x0b\x32\x1a.stack.inference.v1.KeyDay\"&\n\x14\x43ountChargedResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\"\'\n\x11GetRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"E\n\x12GetRequestResponse\x12/\n\x06record\x18\x01 \x01(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"\xde\x03\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eupstream_model\x18\x06 \x01(\t\x12\x0e\n\x06stream\x18\x07 \x01(\x08\x12\x0f\n\x07outcome\x18\x08 \x01(\t\x12\x0f\n\x07\x63harged\x18\t \x01(\x08\x12\x15\n\rrefund_reason\x18\n \x01(\t\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\r \x01(\x03\x12\x15\n\rcached_tokens\x18\x0e \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x0f \x01(\x03\x12\x14\n\x0cusage_source\x18\x10 \x01(\t\x12\x13\n\x0bupstream_id\x18\x11 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\x13 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x14 \x01(\x03\x12/\n\x0breserved_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x15SummarizeUsageRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\"M\n\x16SummarizeUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\xd8\x01\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x03 \x01(\x03\x12\x19\n\x11released_requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x07 \x01(\x03\x12\x15\n\rcached_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\x32\xb7\x02\n\x0cUsageService\x12\x61\n\x0c\x43ountCharged\x12\'.stack.inference.v1.CountChargedRequest\x1a(.stack.inference.v1.CountChargedResponse\x12[\n\nGetRequest\x12%.stack.inference.v1.GetRequestRequest\x1a&.stack.inference.v1.GetRequestResponse\x12g\n\x0eSummarizeUsage\x12).stack.inference.v1.SummarizeUsageRequest\x1a*.stack.inference.v1.SummarizeUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/inference/v1/usage.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"stack/inference/v1/inference.proto\"%\n\x06KeyDay\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"x\n\x13\x43ountChargedRequest\x12,\n\x08key_days\x18\x01 \x03(\x0b\x32\x1a.stack.inference.v1.KeyDay\x12\x33\n\x0freserved_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x14\x43ountChargedResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\"\'\n\x11GetRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"E\n\x12GetRequestResponse\x12/\n\x06record\x18\x01 \x01(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"\xde\x03\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eupstream_model\x18\x06 \x01(\t\x12\x0e\n\x06stream\x18\x07 \x01(\x08\x12\x0f\n\x07outcome\x18\x08 \x01(\t\x12\x0f\n\x07\x63harged\x18\t \x01(\x08\x12\x15\n\rrefund_reason\x18\n \x01(\t\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\r \x01(\x03\x12\x15\n\rcached_tokens\x18\x0e \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x0f \x01(\x03\x12\x14\n\x0cusage_source\x18\x10 \x01(\t\x12\x13\n\x0bupstream_id\x18\x11 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\x13 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x14 \x01(\x03\x12/\n\x0breserved_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x15SummarizeUsageRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\x12\x12\n\naccount_id\x18\x04 \x01(\t\"M\n\x16SummarizeUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\xd8\x01\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x03 \x01(\x03\x12\x19\n\x11released_requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x07 \x01(\x03\x12\x15\n\rcached_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\"v\n\x12ListChargedRequest\x12+\n\x07key_day\x18\x01 \x01(\x0b\x32\x1a.stack.inference.v1.KeyDay\x12\x33\n\x0freserved_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"*\n\x13ListChargedResponse\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\"K\n\x13\x43loseUnknownRequest\x12\x34\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\".stack.inference.v1.RequestContext\"E\n\x14\x43loseUnknownResponse\x12-\n\x08verdicts\x18\x01 \x03(\x0e\x32\x1b.stack.inference.v1.Verdict\",\n\x15MarkClientLeftRequest\x12\x13\n\x0brequest_ids\x18\x01 \x03(\t\"\x18\n\x16MarkClientLeftResponse2\xe3\x04\n\x0cUsageService\x12\x61\n\x0c\x43ountCharged\x12\'.stack.inference.v1.CountChargedRequest\x1a(.stack.inference.v1.CountChargedResponse\x12[\n\nGetRequest\x12%.stack.inference.v1.GetRequestRequest\x1a&.stack.inference.v1.GetRequestResponse\x12g\n\x0eSummarizeUsage\x12).stack.inference.v1.SummarizeUsageRequest\x1a*.stack.inference.v1.SummarizeUsageResponse\x12^\n\x0bListCharged\x12&.stack.inference.v1.ListChargedRequest\x1a\'.stack.inference.v1.ListChargedResponse\x12\x61\n\x0c\x43loseUnknown\x12\'.stack.inference.v1.CloseUnknownRequest\x1a(.stack.inference.v1.CloseUnknownResponse\x12g\n\x0eMarkClientLeft\x12).stack.inference.v1.MarkClientLeftRequest\x1a*.stack.inference.v1.MarkClientLeftResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.inference.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYDAY']._serialized_start=87
-  _globals['_KEYDAY']._serialized_end=124
-  _globals['_COUNTCHARGEDREQUEST']._serialized_start=126
-  _globals['_COUNTCHARGEDREQUEST']._serialized_end=193
-  _globals['_COUNTCHARGEDRESPONSE']._serialized_start=195
-  _globals['_COUNTCHARGEDRESPONSE']._serialized_end=233
-  _globals['_GETREQUESTREQUEST']._serialized_start=235
-  _globals['_GETREQUESTREQUEST']._serialized_end=274
-  _globals['_GETREQUESTRESPONSE']._serialized_start=276
-  _globals['_GETREQUESTRESPONSE']._serialized_end=345
-  _globals['_USAGERECORD']._serialized_start=348
-  _globals['_USAGERECORD']._serialized_end=826
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=828
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=901
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=903
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=980
-  _globals['_USAGESUMMARY']._serialized_start=983
-  _globals['_USAGESUMMARY']._serialized_end=1199
-  _globals['_USAGESERVICE']._serialized_start=1202
-  _globals['_USAGESERVICE']._serialized_end=1513
+  _globals['_KEYDAY']._serialized_start=123
+  _globals['_KEYDAY']._serialized_end=160
+  _globals['_COUNTCHARGEDREQUEST']._serialized_start=162
+  _globals['_COUNTCHARGEDREQUEST']._serialized_end=282
+  _globals['_COUNTCHARGEDRESPONSE']._serialized_start=284
+  _globals['_COUNTCHARGEDRESPONSE']._serialized_end=322
+  _globals['_GETREQUESTREQUEST']._serialized_start=324
+  _globals['_GETREQUESTREQUEST']._serialized_end=363
+  _globals['_GETREQUESTRESPONSE']._serialized_start=365
+  _globals['_GETREQUESTRESPONSE']._serialized_end=434
+  _globals['_USAGERECORD']._serialized_start=437
+  _globals['_USAGERECORD']._serialized_end=915
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=917
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=1010
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=1012
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1089
+  _globals['_USAGESUMMARY']._serialized_start=1092
+  _globals['_USAGESUMMARY']._serialized_end=1308
+  _globals['_LISTCHARGEDREQUEST']._serialized_start=1310
+  _globals['_LISTCHARGEDREQUEST']._serialized_end=1428
+  _globals['_LISTCHARGEDRESPONSE']._serialized_start=1430
+  _globals['_LISTCHARGEDRESPONSE']._serialized_end=1472
+  _globals['_CLOSEUNKNOWNREQUEST']._serialized_start=1474
+  _globals['_CLOSEUNKNOWNREQUEST']._serialized_end=1549
+  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_start=1551
+  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_end=1620
+  _globals['_MARKCLIENTLEFTREQUEST']._serialized_start=1622
+  _globals['_MARKCLIENTLEFTREQUEST']._serialized_end=1666
+  _globals['_MARKCLIENTLEFTRESPONSE']._serialized_start=1668
+  _globals['_MARKCLIENTLEFTRESPONSE']._serialized_end=1692
+  _globals['_USAGESERVICE']._serialized_start=1695
+  _globals['_USAGESERVICE']._serialized_end=2306
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from stack.inference.v1 import inference_pb2 as _inference_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -52,18 +53,24 @@ class CountChargedRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_DAYS_FIELD_NUMBER: _builtins.int
+    RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyDay]:
         """What to count."""
+
+    @_builtins.property
+    def reserved_before(self) -> _timestamp_pb2.Timestamp:
+        """Count only rows reserved before this time; absent counts all."""
 
     def __init__(
         self,
         *,
         key_days: _abc.Iterable[Global___KeyDay] | None = ...,
+        reserved_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_before", b"reserved_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_days", b"key_days"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -181,7 +188,7 @@ class UsageRecord(_message.Message):
     stream: _builtins.bool
     """Whether it was streamed."""
     outcome: _builtins.str
-    """How it ended: `answered`, `refused`, `upstream_failed`, `cut` or `timed_out`."""
+    """How it ended: `answered`, `client_left`, `refused`, `upstream_failed`, `cut`, `timed_out` or `unknown`."""
     charged: _builtins.bool
     """Whether it counts against the key's limit."""
     refund_reason: _builtins.str
@@ -245,29 +252,33 @@ Global___UsageRecord: _TypeAlias = UsageRecord  # noqa: Y015
 
 @_typing.final
 class SummarizeUsageRequest(_message.Message):
-    """SummarizeUsageRequest names a key and a span of days."""
+    """SummarizeUsageRequest names an account, a key, or a key of an account, and a span of days."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     FROM_DAY_FIELD_NUMBER: _builtins.int
     TO_DAY_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """Public id of the key."""
+    """Public id of the key; empty means all of the account's."""
     from_day: _builtins.str
     """First UTC date, `YYYY-MM-DD`; empty means from the beginning."""
     to_day: _builtins.str
     """Last UTC date, `YYYY-MM-DD`; empty means to the end."""
+    account_id: _builtins.str
+    """Id of the account; empty asks for nothing of the key's owner."""
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
         from_day: _builtins.str = ...,
         to_day: _builtins.str = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,7 +310,7 @@ Global___SummarizeUsageResponse: _TypeAlias = SummarizeUsageResponse  # noqa: Y0
 
 @_typing.final
 class UsageSummary(_message.Message):
-    """UsageSummary is the sum of a key's rows of one day and model."""
+    """UsageSummary is the sum of rows of one day and model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -350,3 +361,146 @@ class UsageSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageSummary: _TypeAlias = UsageSummary  # noqa: Y015
+
+@_typing.final
+class ListChargedRequest(_message.Message):
+    """ListChargedRequest names a key's day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_DAY_FIELD_NUMBER: _builtins.int
+    RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key_day(self) -> Global___KeyDay:
+        """The key and the day."""
+
+    @_builtins.property
+    def reserved_before(self) -> _timestamp_pb2.Timestamp:
+        """List only rows reserved before this time; absent lists all."""
+
+    def __init__(
+        self,
+        *,
+        key_day: Global___KeyDay | None = ...,
+        reserved_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key_day", b"key_day", "reserved_before", b"reserved_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_day", b"key_day", "reserved_before", b"reserved_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChargedRequest: _TypeAlias = ListChargedRequest  # noqa: Y015
+
+@_typing.final
+class ListChargedResponse(_message.Message):
+    """ListChargedResponse is the rows' ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the requests, in no order."""
+
+    def __init__(
+        self,
+        *,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChargedResponse: _TypeAlias = ListChargedResponse  # noqa: Y015
+
+@_typing.final
+class CloseUnknownRequest(_message.Message):
+    """CloseUnknownRequest names requests whose verdict never came, at most 1,000."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def contexts(self) -> _containers.RepeatedCompositeFieldContainer[_inference_pb2.RequestContext]:
+        """Where each is accounted, as far as its hold knew."""
+
+    def __init__(
+        self,
+        *,
+        contexts: _abc.Iterable[_inference_pb2.RequestContext] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contexts", b"contexts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseUnknownRequest: _TypeAlias = CloseUnknownRequest  # noqa: Y015
+
+@_typing.final
+class CloseUnknownResponse(_message.Message):
+    """CloseUnknownResponse is the requests' verdicts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_inference_pb2.Verdict.ValueType]:
+        """One for each request, in order."""
+
+    def __init__(
+        self,
+        *,
+        verdicts: _abc.Iterable[_inference_pb2.Verdict.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseUnknownResponse: _TypeAlias = CloseUnknownResponse  # noqa: Y015
+
+@_typing.final
+class MarkClientLeftRequest(_message.Message):
+    """MarkClientLeftRequest names requests, at most 1,000."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the requests."""
+
+    def __init__(
+        self,
+        *,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkClientLeftRequest: _TypeAlias = MarkClientLeftRequest  # noqa: Y015
+
+@_typing.final
+class MarkClientLeftResponse(_message.Message):
+    """MarkClientLeftResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkClientLeftResponse: _TypeAlias = MarkClientLeftResponse  # noqa: Y015

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """UsageService reads the usage ledger: one row for each request that reached inference. Quota grounds its counters in it;
-    `stackctl` and the console show it.
+    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
+    closes lost requests; gateways, `stackctl` and the console show it.
     """
 
     def __init__(self, channel):
@@ -51,11 +51,26 @@ class UsageServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageResponse.FromString,
                 _registered_method=True)
+        self.ListCharged = channel.unary_unary(
+                '/stack.inference.v1.UsageService/ListCharged',
+                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.FromString,
+                _registered_method=True)
+        self.CloseUnknown = channel.unary_unary(
+                '/stack.inference.v1.UsageService/CloseUnknown',
+                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownResponse.FromString,
+                _registered_method=True)
+        self.MarkClientLeft = channel.unary_unary(
+                '/stack.inference.v1.UsageService/MarkClientLeft',
+                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
-    """UsageService reads the usage ledger: one row for each request that reached inference. Quota grounds its counters in it;
-    `stackctl` and the console show it.
+    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
+    closes lost requests; gateways, `stackctl` and the console show it.
     """
 
     def CountCharged(self, request, context):
@@ -73,7 +88,31 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SummarizeUsage(self, request, context):
-        """SummarizeUsage adds up a key's rows by day and model.
+        """SummarizeUsage adds up an account's or a key's rows by day and model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCharged(self, request, context):
+        """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseUnknown(self, request, context):
+        """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
+        each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
+        uncharged. Quota's sweeper calls it for holds that are overdue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkClientLeft(self, request, context):
+        """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
+        Ids without a row are passed over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +136,21 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageResponse.SerializeToString,
             ),
+            'ListCharged': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCharged,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.SerializeToString,
+            ),
+            'CloseUnknown': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseUnknown,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownResponse.SerializeToString,
+            ),
+            'MarkClientLeft': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkClientLeft,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stack.inference.v1.UsageService', rpc_method_handlers)
@@ -106,8 +160,8 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """UsageService reads the usage ledger: one row for each request that reached inference. Quota grounds its counters in it;
-    `stackctl` and the console show it.
+    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
+    closes lost requests; gateways, `stackctl` and the console show it.
     """
 
     @staticmethod
@@ -181,6 +235,87 @@ class UsageService:
             '/stack.inference.v1.UsageService/SummarizeUsage',
             stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageRequest.SerializeToString,
             stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCharged(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.UsageService/ListCharged',
+            stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseUnknown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.UsageService/CloseUnknown',
+            stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkClientLeft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.UsageService/MarkClientLeft',
+            stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.FromString,
             options,
             channel_credentials,
             insecure,

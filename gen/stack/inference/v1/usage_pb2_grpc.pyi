@@ -13,8 +13,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """UsageService reads the usage ledger: one row for each request that reached inference. Quota grounds its counters in it;
-    `stackctl` and the console show it.
+    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
+    closes lost requests; gateways, `stackctl` and the console show it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -23,11 +23,22 @@ class UsageServiceStub:
     GetRequest: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetRequestRequest, _usage_pb2.GetRequestResponse]
     """GetRequest reads one row. NOT_FOUND when there is none."""
     SummarizeUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.SummarizeUsageRequest, _usage_pb2.SummarizeUsageResponse]
-    """SummarizeUsage adds up a key's rows by day and model."""
+    """SummarizeUsage adds up an account's or a key's rows by day and model."""
+    ListCharged: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListChargedRequest, _usage_pb2.ListChargedResponse]
+    """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it."""
+    CloseUnknown: _aio.UnaryUnaryMultiCallable[_usage_pb2.CloseUnknownRequest, _usage_pb2.CloseUnknownResponse]
+    """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
+    each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
+    uncharged. Quota's sweeper calls it for holds that are overdue.
+    """
+    MarkClientLeft: _aio.UnaryUnaryMultiCallable[_usage_pb2.MarkClientLeftRequest, _usage_pb2.MarkClientLeftResponse]
+    """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
+    Ids without a row are passed over.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """UsageService reads the usage ledger: one row for each request that reached inference. Quota grounds its counters in it;
-    `stackctl` and the console show it.
+    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
+    closes lost requests; gateways, `stackctl` and the console show it.
     """
 
     @_abc_1.abstractmethod
@@ -52,6 +63,35 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.SummarizeUsageRequest,
         context: _aio.ServicerContext[_usage_pb2.SummarizeUsageRequest, _abc.Awaitable[_usage_pb2.SummarizeUsageResponse]],
     ) -> _abc.Awaitable[_usage_pb2.SummarizeUsageResponse]:
-        """SummarizeUsage adds up a key's rows by day and model."""
+        """SummarizeUsage adds up an account's or a key's rows by day and model."""
+
+    @_abc_1.abstractmethod
+    def ListCharged(
+        self,
+        request: _usage_pb2.ListChargedRequest,
+        context: _aio.ServicerContext[_usage_pb2.ListChargedRequest, _abc.Awaitable[_usage_pb2.ListChargedResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ListChargedResponse]:
+        """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it."""
+
+    @_abc_1.abstractmethod
+    def CloseUnknown(
+        self,
+        request: _usage_pb2.CloseUnknownRequest,
+        context: _aio.ServicerContext[_usage_pb2.CloseUnknownRequest, _abc.Awaitable[_usage_pb2.CloseUnknownResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.CloseUnknownResponse]:
+        """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
+        each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
+        uncharged. Quota's sweeper calls it for holds that are overdue.
+        """
+
+    @_abc_1.abstractmethod
+    def MarkClientLeft(
+        self,
+        request: _usage_pb2.MarkClientLeftRequest,
+        context: _aio.ServicerContext[_usage_pb2.MarkClientLeftRequest, _abc.Awaitable[_usage_pb2.MarkClientLeftResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.MarkClientLeftResponse]:
+        """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
+        Ids without a row are passed over.
+        """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

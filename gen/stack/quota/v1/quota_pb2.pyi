@@ -72,6 +72,38 @@ RESERVE_OUTCOME_UNAVAILABLE: ReserveOutcome.ValueType  # 3
 """The key's counter could not be grounded in the ledger just now; nothing is known and nothing was held."""
 Global___ReserveOutcome: _TypeAlias = ReserveOutcome  # noqa: Y015
 
+class _DisagreementKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DisagreementKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisagreementKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISAGREEMENT_KIND_UNSPECIFIED: _DisagreementKind.ValueType  # 0
+    """Never sent."""
+    DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER: _DisagreementKind.ValueType  # 1
+    """Redis counts more than the ledger has rows: somebody is charged for nothing."""
+    DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER: _DisagreementKind.ValueType  # 2
+    """Redis counts less than the ledger has old rows: somebody gets requests for nothing."""
+    DISAGREEMENT_KIND_HOLD_OVERDUE: _DisagreementKind.ValueType  # 3
+    """A hold is overdue and the sweeper has not closed it."""
+    DISAGREEMENT_KIND_OVER_LIMIT: _DisagreementKind.ValueType  # 4
+    """More is charged and held than the limit ever was on that day."""
+
+class DisagreementKind(_DisagreementKind, metaclass=_DisagreementKindEnumTypeWrapper):
+    """DisagreementKind is what is wrong."""
+
+DISAGREEMENT_KIND_UNSPECIFIED: DisagreementKind.ValueType  # 0
+"""Never sent."""
+DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER: DisagreementKind.ValueType  # 1
+"""Redis counts more than the ledger has rows: somebody is charged for nothing."""
+DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER: DisagreementKind.ValueType  # 2
+"""Redis counts less than the ledger has old rows: somebody gets requests for nothing."""
+DISAGREEMENT_KIND_HOLD_OVERDUE: DisagreementKind.ValueType  # 3
+"""A hold is overdue and the sweeper has not closed it."""
+DISAGREEMENT_KIND_OVER_LIMIT: DisagreementKind.ValueType  # 4
+"""More is charged and held than the limit ever was on that day."""
+Global___DisagreementKind: _TypeAlias = DisagreementKind  # noqa: Y015
+
 @_typing.final
 class DayStatus(_message.Message):
     """DayStatus is a key's state on one UTC day, after the step that it comes with."""
@@ -375,3 +407,94 @@ class GetStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class VerifyRequest(_message.Message):
+    """VerifyRequest asks for a comparison of everything that Redis holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
+
+@_typing.final
+class VerifyResponse(_message.Message):
+    """VerifyResponse is what was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISAGREEMENTS_FIELD_NUMBER: _builtins.int
+    KEY_DAYS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    key_days: _builtins.int
+    """Keys and days compared."""
+    held: _builtins.int
+    """Requests in flight that were seen."""
+    @_builtins.property
+    def disagreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Disagreement]:
+        """What disagrees; empty when nothing does."""
+
+    def __init__(
+        self,
+        *,
+        disagreements: _abc.Iterable[Global___Disagreement] | None = ...,
+        key_days: _builtins.int = ...,
+        held: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disagreements", b"disagreements", "held", b"held", "key_days", b"key_days"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class Disagreement(_message.Message):
+    """Disagreement is one key's day on which the two records differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CHARGED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    LEDGER_CHARGED_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Public id of the key."""
+    day: _builtins.str
+    """The UTC date, `YYYY-MM-DD`."""
+    kind: Global___DisagreementKind.ValueType
+    """What is wrong."""
+    charged: _builtins.int
+    """Charged requests by Redis."""
+    held: _builtins.int
+    """Requests in flight by Redis."""
+    ledger_charged: _builtins.int
+    """Charged rows of the ledger: all of them when Redis has too many, else those older than a hold can live."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        day: _builtins.str = ...,
+        kind: Global___DisagreementKind.ValueType = ...,
+        charged: _builtins.int = ...,
+        held: _builtins.int = ...,
+        ledger_charged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged", b"charged", "day", b"day", "held", b"held", "key_id", b"key_id", "kind", b"kind", "ledger_charged", b"ledger_charged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disagreement: _TypeAlias = Disagreement  # noqa: Y015

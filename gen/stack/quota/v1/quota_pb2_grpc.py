@@ -51,6 +51,11 @@ class QuotaServiceStub:
                 request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/stack.quota.v1.QuotaService/Verify',
+                request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyResponse.FromString,
+                _registered_method=True)
 
 
 class QuotaServiceServicer:
@@ -81,6 +86,14 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Verify(self, request, context):
+        """Verify compares counters and holds with the ledger, on a live system, and returns what disagrees. Differences that
+        requests in flight explain are not among it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QuotaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +111,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusRequest.FromString,
                     response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyRequest.FromString,
+                    response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +201,33 @@ class QuotaService:
             '/stack.quota.v1.QuotaService/GetStatus',
             stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusRequest.SerializeToString,
             stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.quota.v1.QuotaService/Verify',
+            stack_dot_quota_dot_v1_dot_quota__pb2.VerifyRequest.SerializeToString,
+            stack_dot_quota_dot_v1_dot_quota__pb2.VerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,10 @@ class QuotaServiceStub:
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetStatusRequest, _quota_pb2.GetStatusResponse]
     """GetStatus reads keys' counters of today without changing them."""
+    Verify: _aio.UnaryUnaryMultiCallable[_quota_pb2.VerifyRequest, _quota_pb2.VerifyResponse]
+    """Verify compares counters and holds with the ledger, on a live system, and returns what disagrees. Differences that
+    requests in flight explain are not among it.
+    """
 
 class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     """QuotaService alone says how many requests a key has used and holds today. Days are UTC dates by Redis' clock. It never
@@ -61,5 +65,15 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_quota_pb2.GetStatusRequest, _abc.Awaitable[_quota_pb2.GetStatusResponse]],
     ) -> _abc.Awaitable[_quota_pb2.GetStatusResponse]:
         """GetStatus reads keys' counters of today without changing them."""
+
+    @_abc_1.abstractmethod
+    def Verify(
+        self,
+        request: _quota_pb2.VerifyRequest,
+        context: _aio.ServicerContext[_quota_pb2.VerifyRequest, _abc.Awaitable[_quota_pb2.VerifyResponse]],
+    ) -> _abc.Awaitable[_quota_pb2.VerifyResponse]:
+        """Verify compares counters and holds with the ledger, on a live system, and returns what disagrees. Differences that
+        requests in flight explain are not among it.
+        """
 
 def add_QuotaServiceServicer_to_server(servicer: QuotaServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,115 @@
+"""The Lua scripts, the names of what they touch, and how a batch of them runs in one round trip."""
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from services.common import errors
+
+Client = Redis | RedisCluster
+"""One server, or the nodes of a cluster."""
+
+BUCKETS = 256
+"""Each key is in one; all entries of a bucket are in one slot of a Redis Cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script: one atomic step."""
+
+    text: str
+    sha: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of a script."""
+
+    script: Script
+    keys: tuple[str, ...]
+    arguments: tuple[str | int, ...]
+
+
+def _load(name: str) -> Script:
+    text = (Path(__file__).parent / f"{name}.lua").read_text(encoding="utf-8")
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+RESERVE, SETTLE, STATUS, RECONCILE = _load("reserve"), _load("settle"), _load("status"), _load("reconcile")
+
+
+def connect(url: str, *, timeout_seconds: float, is_cluster: bool = False) -> Client:
+    """Return a client that connects when first used, fails within the time-out, and never retries on its own.
+
+    A hidden retry would run a script twice; the callers know what a lost answer means. A cluster's client follows moved
+    slots, which is no retry: the node that sent it elsewhere did nothing.
+    """
+    options: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
+    if is_cluster:
+        return RedisCluster.from_url(url, **options)
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), max_connections=64, protocol=2, **options)
+
+
+async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
+    """Run scripts in one round trip; those that a restarted Redis does not know are loaded and run again.
+
+    Raises:
+        Unavailable: Redis cannot be reached, or a script failed.
+    """
+    with redis_errors():
+        answers = await _round_trip(client, steps)
+        unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            for script in {steps[i].script for i in unknown}:
+                await client.script_load(script.text)
+            for i, answer in zip(unknown, await _round_trip(client, [steps[i] for i in unknown]), strict=True):
+                answers[i] = answer
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turn what the client raises into errors of our tree."""
+    try:
+        yield
+    except (RedisError, OSError) as exc:
+        raise errors.Unavailable("the quota store cannot be reached; try again", reason="quota_unavailable") from exc
+
+
+def entries_of(key_id: str) -> str:
+    """Return the name of a key's entries, without the day."""
+    return f"quota:{{{_bucket(key_id)}}}:{key_id}"
+
+
+def deadlines_of(key_id: str) -> str:
+    """Return the name of the deadlines of a key's bucket."""
+    return deadlines_of_bucket(_bucket(key_id))
+
+
+def deadlines_of_bucket(bucket: int) -> str:
+    """Return the name of a bucket's deadlines."""
+    return f"quota:{{{bucket}}}:deadlines"
+
+
+def _bucket(key_id: str) -> int:
+    return zlib.crc32(key_id.encode()) % BUCKETS
+
+
+async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:
+    pipeline = client.pipeline(transaction=False) if isinstance(client, Redis) else client.pipeline()
+    for step in steps:
+        pipeline.evalsha(step.script.sha, len(step.keys), *step.keys, *step.arguments)
+    return await pipeline.execute(raise_on_error=False)

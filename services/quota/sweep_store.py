@@ -1,0 +1,135 @@
+"""What the sweeper does in Redis: find overdue holds, read all entries, raise counters."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from services.quota.holds import KeyDay, Settlement
+from services.quota.scripts import (
+    BUCKETS,
+    RECONCILE,
+    Client,
+    Step,
+    deadlines_of,
+    deadlines_of_bucket,
+    entries_of,
+    redis_errors,
+    run,
+)
+from services.quota.store import RedisHoldStore
+from services.quota.sweeper import DayEntries, OverdueHold
+
+_SCAN_COUNT = 1_000
+_ENTRIES_BATCH = 500
+
+
+class RedisSweepStore:
+    """The `SweepStore` on Redis 7 or Valkey, one server or a cluster."""
+
+    def __init__(self, client: Client, holds: RedisHoldStore) -> None:
+        """Look through `client`; close holds through `holds`."""
+        self._client = client
+        self._holds = holds
+
+    async def now(self) -> float:
+        """Return Redis' clock; Unix seconds."""
+        with redis_errors():
+            answer = await self._client.time()
+        # A cluster's client answers for each of its nodes.
+        seconds, microseconds = min(answer.values()) if isinstance(answer, dict) else answer
+        return float(seconds) + float(microseconds) / 1e6
+
+    async def overdue(self, *, at_most: int) -> list[OverdueHold]:
+        """Return holds whose time is over, of each bucket at most so many."""
+        now_ms = round(await self.now() * 1000)
+        members: list[tuple[str, int, str]] = []
+        with redis_errors():
+            pipeline = self._pipeline()
+            for bucket in range(BUCKETS):
+                pipeline.zrangebyscore(deadlines_of_bucket(bucket), "-inf", now_ms, start=0, num=at_most)
+            for names in await pipeline.execute():
+                members += [_member(name) for name in names]
+            if not members:
+                return []
+            pipeline = self._pipeline()
+            for key_id, day, request_id in members:
+                pipeline.hget(f"{entries_of(key_id)}:{day}", request_id)
+            facts = await pipeline.execute()
+            return await self._with_facts(members, facts)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Close holds, in order; false where there was none."""
+        return await self._holds.settle(settlements)
+
+    async def entries(self) -> AsyncIterator[list[DayEntries]]:
+        """Yield everything that is held, in batches; what appears meanwhile may be missed."""
+        seen: set[KeyDay] = set()
+        waiting: list[KeyDay] = []
+        with redis_errors():
+            async for name in self._client.scan_iter(match="quota:{*}:*:*", count=_SCAN_COUNT):
+                key_day = _key_day(name)
+                if key_day not in seen:
+                    seen.add(key_day)
+                    waiting.append(key_day)
+                if len(waiting) == _ENTRIES_BATCH:
+                    yield await self._read(waiting)
+                    waiting = []
+            if waiting:
+                yield await self._read(waiting)
+
+    async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
+        """Raise a counter to the requests that have no hold; return by how much."""
+        step = Step(RECONCILE, (f"{entries_of(key_day.key_id)}:{key_day.day}",), tuple(request_ids))
+        (raised,) = await run(self._client, [step])
+        return int(raised)
+
+    async def _with_facts(self, members: list[tuple[str, int, str]], facts: list[bytes | None]) -> list[OverdueHold]:
+        holds, orphans = [], []
+        for (key_id, day, request_id), fact in zip(members, facts, strict=True):
+            if fact is None:
+                orphans.append((key_id, day, request_id))
+                continue
+            reserved_at_ms, _, account_id = fact.decode().partition(" ")
+            holds.append(OverdueHold(request_id, key_id, account_id, day, int(reserved_at_ms) / 1000))
+        await self._forget(orphans)
+        return holds
+
+    async def _forget(self, orphans: list[tuple[str, int, str]]) -> None:
+        """Remove deadlines whose hold is gone with its expired day."""
+        if not orphans:
+            return
+        pipeline = self._pipeline()
+        for key_id, day, request_id in orphans:
+            pipeline.zrem(deadlines_of(key_id), f"{key_id} {day} {request_id}")
+        await pipeline.execute()
+
+    async def _read(self, key_days: Sequence[KeyDay]) -> list[DayEntries]:
+        pipeline = self._pipeline()
+        for one in key_days:
+            pipeline.hgetall(f"{entries_of(one.key_id)}:{one.day}")
+        answers = await pipeline.execute()
+        return list(_day_entries(key_days, answers))
+
+    def _pipeline(self) -> Any:
+        return self._client.pipeline(transaction=False) if isinstance(self._client, Redis) else self._client.pipeline()
+
+
+def _day_entries(key_days: Sequence[KeyDay], answers: Sequence[dict[bytes, bytes]]) -> Iterator[DayEntries]:
+    for key_day, entries in zip(key_days, answers, strict=True):
+        charged = entries.pop(b"charged", None)
+        if charged is None:
+            continue  # Expired, or emptied, since it was listed.
+        limit = int(entries.pop(b"limit", b"0"))
+        reserved_at = [int(fact.partition(b" ")[0]) / 1000 for fact in entries.values()]
+        yield DayEntries(key_day, int(charged), len(entries), min(reserved_at, default=None), limit)
+
+
+def _member(name: bytes) -> tuple[str, int, str]:
+    key_id, day, request_id = name.decode().split(" ")
+    return key_id, int(day), request_id
+
+
+def _key_day(name: bytes) -> KeyDay:
+    _, _, key_id, day = name.decode().split(":")
+    return KeyDay(key_id, int(day))

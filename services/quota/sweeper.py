@@ -1,0 +1,235 @@
+"""What keeps the two records together: overdue holds are closed by the ledger's word, lost charges are raised again.
+
+A hold whose verdict never came stays until it is overdue. Then the ledger is asked: a charged row makes it a charge,
+another row or none at all releases it, and a request without a row gets an `unknown` one, so that its verdict is final.
+Time alone never ends a hold; while the ledger is away, slots stay taken.
+
+Counters can be below the ledger only where Redis lost data (emptied, rolled back). Reconciliation compares each with
+the rows that are older than a hold can live, and raises it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from services.common.errors import ServiceError
+from services.quota.holds import KeyDay, Settlement, Verdict
+
+_log = logging.getLogger(__name__)
+_OVERDUE_BATCH = 200
+_SLACK_SECONDS = 5.0
+"""What an overdue hold or a lost charge may take to be dealt with, beyond the pauses of the rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueHold:
+    """A hold whose time is over."""
+
+    request_id: str
+    key_id: str
+    account_id: str
+    day: int
+    """Days since 1970-01-01, of the reserve."""
+    reserved_at: float
+    """Redis' time of the reserve; Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class DayEntries:
+    """All that Redis holds of a key's day, read in one step."""
+
+    key_day: KeyDay
+    charged: int
+    held: int
+    oldest_hold_at: float | None
+    """Redis' time of the oldest hold; None when there is none."""
+    limit: int
+    """The highest limit in force at a reserve of that day."""
+
+
+class Disagreement(StrEnum):
+    """How the two records can differ."""
+
+    COUNTER_ABOVE_LEDGER = "counter_above_ledger"
+    """Somebody is charged for nothing."""
+    COUNTER_BELOW_LEDGER = "counter_below_ledger"
+    """Somebody gets requests for nothing."""
+    HOLD_OVERDUE = "hold_overdue"
+    """The sweeper has not closed a hold in its time."""
+    OVER_LIMIT = "over_limit"
+    """More is charged and held than the limit ever was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One key's day on which the records differ."""
+
+    kind: Disagreement
+    entries: DayEntries
+    ledger_charged: int
+    """Charged rows: all of them where the counter is above, else those older than a hold can live."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a comparison found."""
+
+    findings: Sequence[Finding]
+    key_days: int
+    held: int
+
+
+class SweepStore(Protocol):
+    """What the sweeper needs of the store. All raise `Unavailable` when it cannot be reached."""
+
+    async def now(self) -> float:
+        """Return the store's clock; Unix seconds."""
+
+    async def overdue(self, *, at_most: int) -> list[OverdueHold]:
+        """Return holds whose time is over, of each bucket at most so many."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Close holds, in order; false where there was none."""
+
+    def entries(self) -> AsyncIterator[list[DayEntries]]:
+        """Yield everything that is held, in batches."""
+
+    async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
+        """Raise a counter to the requests that have no hold; return by how much."""
+
+
+class SweepLedger(Protocol):
+    """What the sweeper needs of the ledger. All raise a `ServiceError` when it cannot be asked."""
+
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
+        """Return each request's verdict, in order; one without a row gets an `unknown` row."""
+
+    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+        """Return charged rows, in order; with a time only those reserved before it."""
+
+    async def list_charged(self, key_day: KeyDay, *, reserved_before: float) -> list[str]:
+        """Return the ids of charged rows reserved before a time."""
+
+
+class Sweeper:
+    """Runs rounds; any number of replicas may run them at the same time."""
+
+    def __init__(
+        self,
+        store: SweepStore,
+        ledger: SweepLedger,
+        *,
+        hold_seconds: float,
+        sweep_seconds: float,
+        reconcile_seconds: float,
+    ) -> None:
+        """Work on `store` by the word of `ledger`.
+
+        Args:
+            store: Where the holds are.
+            ledger: What really happened.
+            hold_seconds: Age at which a hold is overdue.
+            sweep_seconds: Pause between two looks for overdue holds.
+            reconcile_seconds: Pause between two comparisons of all counters.
+        """
+        self._store = store
+        self._ledger = ledger
+        self._hold_seconds = hold_seconds
+        self._sweep_seconds = sweep_seconds
+        self._reconcile_seconds = reconcile_seconds
+
+    async def run(self) -> None:
+        """Sweep and reconcile until cancelled; what fails is tried again in the next round."""
+        async with asyncio.TaskGroup() as rounds:
+            rounds.create_task(_repeat(self._sweep_all, self._sweep_seconds))
+            rounds.create_task(_repeat(self.reconcile, self._reconcile_seconds))
+
+    async def sweep(self) -> int:
+        """Close overdue holds, a batch of each bucket; return how many were looked at.
+
+        Raises:
+            ServiceError: The store or the ledger cannot be reached; the holds stay.
+        """
+        overdue = await self._store.overdue(at_most=_OVERDUE_BATCH)
+        for start in range(0, len(overdue), _OVERDUE_BATCH):
+            holds = overdue[start : start + _OVERDUE_BATCH]
+            verdicts = await self._ledger.close_unknown(holds)
+            ends = [
+                Settlement(hold.request_id, hold.key_id, hold.day, verdict)
+                for hold, verdict in zip(holds, verdicts, strict=True)
+            ]
+            await self._store.settle(ends)
+            _log.info("swept", extra={"holds": len(ends), "charged": verdicts.count(Verdict.CHARGED)})
+        return len(overdue)
+
+    async def reconcile(self) -> int:
+        """Raise counters that are below the ledger; return how many charges they had lost.
+
+        Raises:
+            ServiceError: The store or the ledger cannot be reached.
+        """
+        reserved_before = await self._store.now() - self._hold_seconds
+        raised = 0
+        async for batch in self._store.entries():
+            counts = await self._ledger.count_charged([one.key_day for one in batch], reserved_before=reserved_before)
+            for one, count in zip(batch, counts, strict=True):
+                if count > one.charged:
+                    ids = await self._ledger.list_charged(one.key_day, reserved_before=reserved_before)
+                    raised += await self._store.raise_counter(one.key_day, ids)
+        if raised:
+            _log.warning("counters had lost charges", extra={"charges": raised})
+        return raised
+
+    async def verify(self) -> Report:
+        """Compare all counters and holds with the ledger.
+
+        What is in flight explains a difference for the time of a hold; only what outlives it is found.
+
+        Raises:
+            ServiceError: The store or the ledger cannot be reached.
+        """
+        now = await self._store.now()
+        patience = self._sweep_seconds + self._reconcile_seconds + _SLACK_SECONDS
+        dealt_with_before = now - self._hold_seconds - patience
+        findings: list[Finding] = []
+        key_days = held = 0
+        async for batch in self._store.entries():
+            # The order matters: a row commits before its charge, so a ledger read after the counters has all of theirs.
+            names = [one.key_day for one in batch]
+            old = await self._ledger.count_charged(names, reserved_before=dealt_with_before)
+            total = await self._ledger.count_charged(names)
+            for one, old_count, count in zip(batch, old, total, strict=True):
+                findings += _compare(one, old_count, count, dealt_with_before)
+            key_days += len(batch)
+            held += sum(one.held for one in batch)
+        return Report(findings, key_days, held)
+
+    async def _sweep_all(self) -> None:
+        while await self.sweep() >= _OVERDUE_BATCH:
+            continue
+
+
+def _compare(entries: DayEntries, old: int, total: int, dealt_with_before: float) -> list[Finding]:
+    findings = []
+    if entries.charged > total:
+        findings.append(Finding(Disagreement.COUNTER_ABOVE_LEDGER, entries, total))
+    # Old rows may still have their hold when its sweep is late, which is told by itself.
+    if entries.charged + entries.held < old:
+        findings.append(Finding(Disagreement.COUNTER_BELOW_LEDGER, entries, old))
+    if entries.oldest_hold_at is not None and entries.oldest_hold_at < dealt_with_before:
+        findings.append(Finding(Disagreement.HOLD_OVERDUE, entries, old))
+    if entries.charged + entries.held > entries.limit:
+        findings.append(Finding(Disagreement.OVER_LIMIT, entries, total))
+    return findings
+
+
+async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -> None:
+    while True:
+        try:
+            await work()
+        except ServiceError as exc:
+            _log.warning("the round is put off", extra={"reason": exc.reason})
+        await asyncio.sleep(pause_seconds)
