@@ -21,11 +21,12 @@ from services.gateway.pipeline import (
 )
 from services.gateway.principals import Authentication, WatchEvent
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc
-from stack.inference.v1 import inference_pb2, inference_pb2_grpc
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _BATCH_ITEMS_MAX = 500
 _BATCH_FLIGHTS_MAX = 4
+_NOTE_SECONDS = 5.0
 
 _DENIALS = {
     auth_pb2.DENIAL_REASON_UNKNOWN: "unknown",
@@ -113,7 +114,9 @@ class GrpcInference:
     def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
         """Ask over `channel`; `timeout_seconds` bounds a request's whole life."""
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        self._usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
+        self._leavers = Batcher(self._note_leavers, items_max=_BATCH_ITEMS_MAX, flights_max=1)
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the answer in one piece."""
@@ -130,12 +133,26 @@ class GrpcInference:
             context=translate.request_context(hold), chat=translate.chat_request(chat)
         )
         verdict: Verdict | None = None
+        call = self._stub.StreamChatCompletion(request, timeout=self._timeout_seconds)
+        try:
+            with rpc_errors(unavailable_reason="inference_unavailable"):
+                async for response in call:
+                    if response.chunks:
+                        yield [mirror.encode(chunk) for chunk in response.chunks]
+                    verdict = translate.verdict(response.verdict)
+            yield verdict
+        finally:
+            call.cancel()  # Does nothing to a call that ended.
+
+    async def note_client_left(self, hold: Hold) -> None:
+        """Note on a request's row that its client had left."""
+        await self._leavers.submit(hold.request_id)
+
+    async def _note_leavers(self, request_ids: Sequence[str]) -> Sequence[None]:
+        request = usage_pb2.MarkClientLeftRequest(request_ids=request_ids)
         with rpc_errors(unavailable_reason="inference_unavailable"):
-            async for response in self._stub.StreamChatCompletion(request, timeout=self._timeout_seconds):
-                if response.chunks:
-                    yield [mirror.encode(chunk) for chunk in response.chunks]
-                verdict = translate.verdict(response.verdict)
-        yield verdict
+            await self._usage.MarkClientLeft(request, timeout=_NOTE_SECONDS)
+        return [None] * len(request_ids)
 
     async def list_models(self) -> list[Members]:
         """Return the models that are served now, as JSON objects."""

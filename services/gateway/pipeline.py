@@ -11,7 +11,7 @@ quota's sweeper. Inference is never tried twice: only it knows what it did.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -108,6 +108,14 @@ class LimitReached(Throttled):
         self.rate_limit = rate_limit
 
 
+class Client(Protocol):
+    """Who waits for the answer."""
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the client is known to be gone."""
+
+
 class Principals(Protocol):
     """Who API keys stand for."""
 
@@ -148,6 +156,9 @@ class Inference(Protocol):
     def stream(self, hold: Hold, chat: Chat) -> AsyncIterator[list[bytes] | Verdict | None]:
         """Yield the events that arrived together as JSON texts, and at last the verdict."""
 
+    async def note_client_left(self, hold: Hold) -> None:
+        """Note on a request's row that its client had left; only the gateway knows."""
+
 
 class Pipeline:
     """Takes a chat request through the services."""
@@ -183,7 +194,11 @@ class Pipeline:
                 request_id = self._new_request_id()
         raise AssertionError("unreachable")
 
-    async def complete(self, hold: Hold, chat: Chat) -> bytes:
+    def release(self, hold: Hold) -> None:
+        """Close the hold of a request that never went to inference: its client left before."""
+        self._settle(hold, Verdict.RELEASED)
+
+    async def complete(self, hold: Hold, chat: Chat, client: Client) -> bytes:
         """Return the answer in one piece as JSON text; its hold is settled behind it.
 
         Raises:
@@ -194,10 +209,10 @@ class Pipeline:
         except ServiceError as exc:
             self._settle(hold, verdict_of(exc))
             raise
-        self._settle(hold, completion.verdict)
+        self._settle(hold, completion.verdict, client)
         return completion.body
 
-    async def stream(self, hold: Hold, chat: Chat) -> AsyncIterator[list[bytes]]:
+    async def stream(self, hold: Hold, chat: Chat, client: Client) -> AsyncGenerator[list[bytes], None]:
         """Yield events that arrived together as JSON texts; the hold is settled at the end, whoever still listens.
 
         Raises:
@@ -208,7 +223,7 @@ class Pipeline:
                 if isinstance(part, list):
                     yield part
                 else:
-                    self._settle(hold, part)
+                    self._settle(hold, part, client)
         except ServiceError as exc:
             self._settle(hold, verdict_of(exc))
             raise
@@ -218,13 +233,24 @@ class Pipeline:
         if self._settling:
             await asyncio.wait(self._settling, timeout=timeout_seconds)
 
-    def _settle(self, hold: Hold, verdict: Verdict | None) -> None:
+    def _settle(self, hold: Hold, verdict: Verdict | None, client: Client | None = None) -> None:
+        if client is not None and client.has_left:
+            self._spawn(self._note_left(hold))
         if verdict is None:
             _log.warning("no verdict; the hold is left to the sweeper", extra={"request_id": hold.request_id})
             return
-        task = asyncio.get_running_loop().create_task(self._settle_until_answered(hold, verdict))
+        self._spawn(self._settle_until_answered(hold, verdict))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+    async def _note_left(self, hold: Hold) -> None:
+        try:
+            await self._inference.note_client_left(hold)
+        except ServiceError as exc:
+            _log.warning("a leaver was not noted", extra={"request_id": hold.request_id, "reason": exc.reason})
 
     async def _settle_until_answered(self, hold: Hold, verdict: Verdict) -> None:
         for wait_seconds in _SETTLE_WAITS_SECONDS:

@@ -1,7 +1,8 @@
 """The HTTP API: requests in, the pipeline in the middle, JSON and events out."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
@@ -15,9 +16,12 @@ from services.gateway import sse
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.middleware import REQUEST_ID
 from services.gateway.openai import parse_chat
-from services.gateway.pipeline import Members, Pipeline, Principal
+from services.gateway.pipeline import Chat, Members, Pipeline, Principal
+from services.gateway.presence import Leavers, Presence
 
 _encode = msgspec.json.Encoder().encode
+_CLIENT_LEFT = 499
+"""Status of an answer that nobody reads, for the log line; nginx' and Groq's word for it."""
 _NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY). You can create one in the console under API Keys."
@@ -34,23 +38,33 @@ class Models(Protocol):
 class API:
     """The handlers of the HTTP API."""
 
-    def __init__(self, pipeline: Pipeline, models: Models, *, body_bytes_max: int) -> None:
+    def __init__(self, pipeline: Pipeline, models: Models, leavers: Leavers, *, body_bytes_max: int) -> None:
         """Answer chats through `pipeline` and model lists from `models`."""
         self._pipeline = pipeline
         self._models = models
+        self._leavers = leavers
         self._body_bytes_max = body_bytes_max
 
     async def chat(self, request: Request) -> Response:
         """`POST /api/v1/chat` and `/api/v1/chat/completions`."""
         principal = await self._principal(request)
         chat = parse_chat(await self._body(request))
+        client = Presence(self._leavers)
+        with client.watching(request.receive):
+            return await self._answer(request, principal, chat, client)
+        return Response(status_code=_CLIENT_LEFT)
+
+    async def _answer(self, request: Request, principal: Principal, chat: Chat, client: Presence) -> Response:
         hold = await self._pipeline.reserve(principal, request.scope[REQUEST_ID])
         request.scope[REQUEST_ID] = hold.request_id
+        if client.has_left:
+            self._pipeline.release(hold)
+            return Response(status_code=_CLIENT_LEFT)
         headers = rate_limit_headers(hold.rate_limit, now=time.time())
         try:
             if chat.stream:
-                return await _begin_stream(self._pipeline.stream(hold, chat), headers)
-            return json_response(await self._pipeline.complete(hold, chat), headers=headers)
+                return await _begin_stream(self._pipeline.stream(hold, chat, client), headers, client)
+            return json_response(await self._pipeline.complete(hold, chat, client), headers=headers)
         except ServiceError as exc:
             return error_response(http_error(exc, now=time.time()), headers=headers)
 
@@ -138,24 +152,38 @@ HANDLERS = {ServiceError: on_service_error, HTTPException: on_http_exception, Cl
 """Exception handlers of the application."""
 
 
-async def _begin_stream(events: AsyncIterator[list[bytes]], headers: Mapping[str, str]) -> Response:
+async def _begin_stream(
+    events: AsyncGenerator[list[bytes], None], headers: Mapping[str, str], client: Presence
+) -> Response:
     """Wait for the first events, so that a failure before them is an HTTP error and not a broken stream."""
     first: list[bytes] = await anext(events, [])
-    return EventStream(first, events, headers)
+    return EventStream(first, events, headers, client)
 
 
 class EventStream(Response):
     """A stream of events that goes on to its end whoever listens, since only its end tells the verdict."""
 
-    def __init__(self, first: list[bytes], rest: AsyncIterator[list[bytes]], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        first: list[bytes],
+        rest: AsyncGenerator[list[bytes], None],
+        headers: Mapping[str, str],
+        client: Presence,
+    ) -> None:
         """Send `first`, then `rest`."""
         self._first = first
         self._rest = rest
+        self._client = client
         self._raw = [*sse.HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events as they arrive; what arrived together leaves in one write."""
+        with self._client.watching(receive):
+            async with aclosing(self._rest):
+                await self._send_all(send)
+
+    async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._raw})
         await send(_part(sse.events(self._first)))
         try:

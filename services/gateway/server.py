@@ -24,6 +24,7 @@ from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.middleware import APIPaths, RequestScope
 from services.gateway.pipeline import Pipeline
+from services.gateway.presence import Leavers
 from services.gateway.principals import PrincipalCache
 from services.gateway.routes import API
 from services.gateway.settings import GatewaySettings
@@ -74,7 +75,9 @@ async def serve(settings: GatewaySettings) -> None:
             models,
             new_request_id=new_request_id,
         )
-        app = build_app(API(pipeline, models, body_bytes_max=settings.body_bytes_max), readiness)
+        app = build_app(
+            API(pipeline, models, Leavers(settings.leavers_max), body_bytes_max=settings.body_bytes_max), readiness
+        )
         await _listen(app, readiness, settings)
         await pipeline.drain(timeout_seconds=_SETTLES_SECONDS)
 

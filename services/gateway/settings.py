@@ -38,5 +38,8 @@ class GatewaySettings(ServiceSettings):
     total_timeout_seconds: float = Field(default=125.0, gt=0)
     """Longest wait for inference; a little over inference's own total deadline, so that its verdict arrives."""
 
+    leavers_max: int = Field(default=1_000, ge=0)
+    """Most requests that are followed to their end after their client left; more are left to inference's own bound."""
+
     principals_max: int = Field(default=100_000, ge=1)
     """Keys whose principal is remembered; beyond it the longest unused is forgotten."""

@@ -9,6 +9,7 @@ from services.common.errors import StartError
 from services.common.server import GrpcServer
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
+from services.inference.drains import Drains
 from services.inference.ledger import Ledger
 from services.inference.provider import GroqProvider, open_groq
 from services.inference.service import InferenceService, UsageService
@@ -42,7 +43,12 @@ async def serve(settings: InferenceSettings) -> None:
         catalogue = Catalogue(provider, settings.model_aliases, SystemClock())
         ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
         completions = Completions(
-            provider, catalogue, ledger, clock=SystemClock(), total_timeout_seconds=settings.total_timeout_seconds
+            provider,
+            catalogue,
+            ledger,
+            Drains(drains_max=settings.leavers_max, drain_seconds=settings.leaver_seconds),
+            clock=SystemClock(),
+            total_timeout_seconds=settings.total_timeout_seconds,
         )
 
         server = GrpcServer(settings.listen, settings)

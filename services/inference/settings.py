@@ -54,6 +54,12 @@ class InferenceSettings(ServiceSettings):
     total_timeout_seconds: float = Field(default=120.0, gt=0)
     """Longest life of a request, reading on after its caller left included; must be shorter than quota's hold."""
 
+    leavers_max: int = Field(default=1_000, ge=0)
+    """Most requests that are read on after their caller went away; more are given up, charged and estimated."""
+
+    leaver_seconds: float = Field(default=120.0, ge=0)
+    """Longest reading on after a caller went away; the total deadline holds too."""
+
     ledger_wait_seconds: float = Field(default=2.0, ge=0)
     """Longest wait for a row's commit before the answer leaves without a verdict."""
 

@@ -101,6 +101,13 @@ async def test_a_client_that_leaves_a_stream_is_charged_for_what_groq_counted(st
     assert await stack.until_settled(key) == (1, 0)
     (row,) = stack.ledger(key)
     assert (row["charged"], row["usage_source"], row["completion_tokens"]) == (1, "reported", 30)
+    await _until_marked_as_left(stack, key)
+
+
+async def _until_marked_as_left(stack: Stack, key: Key) -> None:
+    async with asyncio.timeout(5):
+        while [row["outcome"] for row in stack.ledger(key)] != ["client_left"]:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_client_that_leaves_while_it_waits_is_charged_for_what_groq_counted(stack: Stack, key: Key) -> None:
@@ -111,6 +118,7 @@ async def test_a_client_that_leaves_while_it_waits_is_charged_for_what_groq_coun
     assert await stack.until_settled(key) == (1, 0)
     (row,) = stack.ledger(key)
     assert (row["charged"], row["usage_source"], row["completion_tokens"]) == (1, "reported", 30)
+    await _until_marked_as_left(stack, key)
 
 
 async def test_usage_is_counted_once_wherever_groq_says_it(stack: Stack, http: httpx.AsyncClient) -> None:

@@ -47,6 +47,12 @@ def test_every_setting_is_documented_with_its_default_and_none_is_made_up() -> N
     assert _documented() == _settings()
 
 
+def test_no_service_redefines_a_setting_that_all_services_have() -> None:
+    """A setting of the same name would silently take the place of the common one: `drain_seconds` once did."""
+    for kind in _SETTINGS[1:]:
+        assert not set(kind.__annotations__) & set(ServiceSettings.model_fields), kind
+
+
 @pytest.mark.parametrize("page", [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")], ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())

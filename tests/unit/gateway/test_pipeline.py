@@ -42,11 +42,22 @@ class ScriptedQuota:
         self.settled.append((hold.request_id, verdict))
 
 
+class Client:
+    """Somebody who waits, or has left."""
+
+    def __init__(self, *, has_left: bool = False) -> None:
+        self.has_left = has_left
+
+
 class ScriptedInference:
     """Answers or fails as told."""
 
     def __init__(self, *parts: Any) -> None:
         self._parts = parts
+        self.left: list[str] = []
+
+    async def note_client_left(self, hold: Hold) -> None:
+        self.left.append(hold.request_id)
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         (part,) = self._parts
@@ -110,9 +121,9 @@ async def test_a_hold_is_settled_on_inferences_word_only(part: Any, settled: lis
     hold = await pipeline.reserve(_PRINCIPAL, "req_1")
     if isinstance(part, ServiceError):
         with pytest.raises(type(part)):
-            await pipeline.complete(hold, _CHAT)
+            await pipeline.complete(hold, _CHAT, Client())
     else:
-        await pipeline.complete(hold, _CHAT)
+        await pipeline.complete(hold, _CHAT, Client())
     assert await _settled(quota, pipeline) == settled
 
 
@@ -120,7 +131,7 @@ async def test_a_stream_that_breaks_after_output_is_settled_by_its_verdict() -> 
     quota = ScriptedQuota()
     pipeline = _pipeline(quota, [b"{}"], Unavailable("cut", metadata={"verdict": "charged"}))
     hold = await pipeline.reserve(_PRINCIPAL, "req_1")
-    stream = pipeline.stream(hold, _CHAT)
+    stream = pipeline.stream(hold, _CHAT, Client())
     assert await anext(stream) == [b"{}"]
     with pytest.raises(Unavailable):
         await anext(stream)
@@ -132,6 +143,22 @@ async def test_a_settle_without_an_answer_is_repeated() -> None:
     pipeline = _pipeline(quota, Verdict.CHARGED)
     hold = await pipeline.reserve(_PRINCIPAL, "req_1")
     quota._failures = [Unavailable("lost")]
-    await pipeline.complete(hold, _CHAT)
+    await pipeline.complete(hold, _CHAT, Client())
     async with asyncio.timeout(2):
         assert await _settled(quota, pipeline) == [Verdict.CHARGED]
+
+
+async def test_a_client_that_left_is_noted_on_the_row_and_charged_all_the_same() -> None:
+    quota, inference = ScriptedQuota(), ScriptedInference(Verdict.CHARGED)
+    pipeline = Pipeline(Principals(), quota, inference, new_request_id=lambda: "req_2")
+    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
+    await pipeline.complete(hold, _CHAT, Client(has_left=True))
+    assert await _settled(quota, pipeline) == [Verdict.CHARGED]
+    assert inference.left == ["req_1"]
+
+
+async def test_a_hold_whose_client_left_before_the_call_is_released() -> None:
+    quota = ScriptedQuota()
+    pipeline = _pipeline(quota)
+    pipeline.release(await pipeline.reserve(_PRINCIPAL, "req_1"))
+    assert await _settled(quota, pipeline) == [Verdict.RELEASED]

@@ -1,0 +1,78 @@
+"""Whether a client still listens, noticed at once, and how many requests may go on for clients that left."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.types import Message, Receive
+
+
+class Leavers:
+    """Bounds the requests that are followed to their end though their client left."""
+
+    def __init__(self, at_most: int) -> None:
+        """Follow so many at the same time."""
+        self._at_most = at_most
+        self.count = 0
+
+    def admit(self) -> bool:
+        """Count one more; false when that is one too many, and then it is not counted."""
+        if self.count >= self._at_most:
+            return False
+        self.count += 1
+        return True
+
+    def release(self) -> None:
+        """Count one less."""
+        self.count -= 1
+
+
+class Presence:
+    """Watches one client from the end of its request's body on.
+
+    A request whose client left is followed to its end, to learn its verdict. Where too many are, its handler is
+    cancelled: inference goes on by its own bound, and the hold is quota's sweeper's.
+    """
+
+    def __init__(self, leavers: Leavers) -> None:
+        """Begin with a client that is there."""
+        self.has_left = False
+        self._is_followed = False
+        self._leavers = leavers
+
+    @contextmanager
+    def watching(self, receive: Receive) -> Iterator[None]:
+        """Watch for the block, which the handler that may be cancelled runs; a cancelled block ends quietly."""
+        handler = asyncio.current_task()
+        assert handler is not None, "watching needs a task"
+        was_dropped = False
+
+        def on_message(received: "asyncio.Future[Message]") -> None:
+            nonlocal was_dropped
+            if received.cancelled() or received.exception() or received.result()["type"] != "http.disconnect":
+                return
+            was_dropped = self._note_leaving() and handler.cancel()
+
+        watch = asyncio.ensure_future(receive())
+        watch.add_done_callback(on_message)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not was_dropped:
+                raise
+            handler.uncancel()
+        finally:
+            watch.remove_done_callback(on_message)
+            watch.cancel()
+            self._end()
+
+    def _note_leaving(self) -> bool:
+        """Return whether the request is to be dropped."""
+        self.has_left = True
+        self._is_followed = self._leavers.admit()
+        return not self._is_followed
+
+    def _end(self) -> None:
+        if self._is_followed:
+            self._is_followed = False
+            self._leavers.release()
