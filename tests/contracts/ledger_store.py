@@ -1,0 +1,214 @@
+"""What every `LedgerStore` must do; each implementation subclasses this and gives a `store` fixture."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from services.inference.chat import Outcome, RequestContext, Usage, UsageSource, Verdict
+from services.inference.ledger import LedgerRow, LedgerStore, UsageSummary
+
+DAY = "2026-08-02"
+USAGE = Usage(10, 20, 30, cached_tokens=4, reasoning_tokens=5, source=UsageSource.REPORTED)
+ROW = LedgerRow(
+    request_id="req_1",
+    account_id="acc_1",
+    key_id="key_1",
+    day=DAY,
+    reserved_at=1_785_672_000.123,
+    model="llama-3.1-8b-instant",
+    upstream_model="openai/gpt-oss-20b",
+    stream=True,
+    outcome=Outcome.ANSWERED,
+    charged=True,
+    refund_reason="",
+    usage=USAGE,
+    upstream_id="req_upstream",
+    attempts=1,
+    time_to_first_token_ms=3,
+    duration_ms=7,
+)
+
+
+def rows(count: int, *, start: int = 0, **changes: object) -> list[LedgerRow]:
+    """Return rows with ids of their own."""
+    return [replace(ROW, request_id=f"req_{start + number}", **changes) for number in range(count)]  # type: ignore[arg-type]
+
+
+def lost(request_id: str) -> RequestContext:
+    """Return where a request is accounted whose verdict never came."""
+    return RequestContext(request_id, ROW.account_id, ROW.key_id, ROW.day, ROW.reserved_at)
+
+
+class LedgerStoreContract:
+    """The contract of `LedgerStore`."""
+
+    @pytest.mark.parametrize("outcome", Outcome)
+    async def test_a_row_comes_back_as_it_was_kept(self, store: LedgerStore, outcome: Outcome) -> None:
+        row = replace(ROW, outcome=outcome, charged=False, refund_reason="upstream_unavailable", stream=False)
+
+        await store.insert([row])
+
+        assert await store.find("req_1") == row
+
+    async def test_a_request_id_nobody_used_is_absent(self, store: LedgerStore) -> None:
+        await store.insert([ROW])
+
+        assert await store.find("req_2") is None
+
+    async def test_a_request_has_one_row_and_the_first_one_stays(self, store: LedgerStore) -> None:
+        await store.insert([ROW])
+
+        await store.insert([replace(ROW, charged=False, duration_ms=99), *rows(1, start=2)])
+
+        assert await store.find("req_1") == ROW
+        assert await store.count_charged([("key_1", DAY)]) == [2]
+
+    async def test_a_group_with_a_repeated_id_keeps_it_once(self, store: LedgerStore) -> None:
+        await store.insert([ROW, replace(ROW, charged=False), *rows(3, start=5)])
+
+        assert await store.count_charged([("key_1", DAY)]) == [4]
+
+    async def test_groups_written_at_once_keep_every_row_once(self, store: LedgerStore) -> None:
+        groups = [rows(20, start=10 * number) for number in range(6)]
+
+        await asyncio.gather(*(store.insert(group) for group in groups))
+
+        assert await store.count_charged([("key_1", DAY)]) == [70]
+
+    async def test_charged_rows_are_counted_for_each_key_and_day_in_order(self, store: LedgerStore) -> None:
+        await store.insert(rows(3))
+        await store.insert(rows(2, start=10, day="2026-08-03"))
+        await store.insert(rows(1, start=20, key_id="key_2"))
+        await store.insert(rows(5, start=30, charged=False))
+
+        asked = [("key_2", DAY), ("key_1", "2026-08-03"), ("key_none", DAY), ("key_1", DAY), ("key_1", DAY)]
+
+        assert await store.count_charged(asked) == [1, 2, 0, 3, 3]
+        assert await store.count_charged([]) == []
+
+    async def test_a_direct_callers_rows_count_against_no_key(self, store: LedgerStore) -> None:
+        await store.insert(rows(4, key_id="", account_id=""))
+        await store.insert(rows(1, start=10))
+
+        assert await store.count_charged([("key_1", DAY)]) == [1]
+        assert [
+            one.charged_requests for one in await store.summarize("key_1", account_id="", from_day="", to_day="")
+        ] == [1]
+
+    async def test_a_keys_rows_are_added_up_by_day_and_model_newest_day_first(self, store: LedgerStore) -> None:
+        await store.insert(rows(2))
+        await store.insert(rows(1, start=10, charged=False, usage=Usage()))
+        await store.insert(rows(1, start=20, model="a-model"))
+        await store.insert(rows(1, start=30, day="2026-08-03"))
+        await store.insert(rows(1, start=40, key_id="key_2"))
+
+        summaries = await store.summarize("key_1", account_id="", from_day="", to_day="")
+
+        assert summaries == [
+            UsageSummary("2026-08-03", ROW.model, 1, 0, 10, 20, 30, 4, 5),
+            UsageSummary(DAY, "a-model", 1, 0, 10, 20, 30, 4, 5),
+            UsageSummary(DAY, ROW.model, 2, 1, 20, 40, 60, 8, 10),
+        ]
+
+    async def test_the_days_of_a_summary_include_both_ends(self, store: LedgerStore) -> None:
+        days = ["2026-07-31", "2026-08-01", "2026-08-02", "2026-08-03"]
+        for number, day in enumerate(days):
+            await store.insert(rows(1, start=number, day=day))
+
+        async def listed(from_day: str, to_day: str) -> list[str]:
+            return [one.day for one in await store.summarize("key_1", account_id="", from_day=from_day, to_day=to_day)]
+
+        assert await listed("2026-08-01", "2026-08-02") == ["2026-08-02", "2026-08-01"]
+        assert await listed("2026-08-02", "") == ["2026-08-03", "2026-08-02"]
+        assert await listed("", "2026-07-31") == ["2026-07-31"]
+        assert await listed("2026-08-04", "") == []
+
+    async def test_an_accounts_rows_are_added_up_over_its_keys(self, store: LedgerStore) -> None:
+        await store.insert([*rows(1), *rows(1, start=10, key_id="key_2"), *rows(1, start=20, account_id="acc_2")])
+
+        (summary,) = await store.summarize("", account_id="acc_1", from_day="", to_day="")
+
+        assert summary.charged_requests == 2
+
+    async def test_a_lost_request_is_closed_by_its_row_or_by_an_unknown_one(self, store: LedgerStore) -> None:
+        await store.insert([*rows(1), *rows(1, start=1, charged=False)])
+
+        for _ in range(2):
+            verdicts = await store.close_unknown([lost("req_9"), lost("req_0"), lost("req_1")])
+            assert verdicts == [Verdict.RELEASED, Verdict.CHARGED, Verdict.RELEASED]
+
+        unknown = await store.find("req_9")
+        assert unknown is not None
+        assert (unknown.outcome, unknown.charged, unknown.usage) == (Outcome.UNKNOWN, False, Usage())
+        assert (unknown.key_id, unknown.day, unknown.reserved_at) == (ROW.key_id, ROW.day, ROW.reserved_at)
+        assert await store.count_charged([("key_1", DAY)]) == [1]
+
+    async def test_a_late_row_tells_what_was_used_and_stays_uncharged(self, store: LedgerStore) -> None:
+        await store.close_unknown([lost("req_1")])
+
+        await store.insert([ROW])
+
+        found = await store.find("req_1")
+        assert found == replace(ROW, charged=False, refund_reason="no_verdict")
+        await store.insert([replace(ROW, duration_ms=99)])
+        assert await store.find("req_1") == found
+        assert await store.count_charged([("key_1", DAY)]) == [0]
+
+    async def test_a_row_and_a_sweep_of_one_request_at_once_agree(self, store: LedgerStore) -> None:
+        """Whoever is first decides, and the verdict says what the row says."""
+        for number in range(10):
+            row = replace(ROW, request_id=f"req_{number}")
+            _, (verdict,) = await asyncio.gather(store.insert([row]), store.close_unknown([lost(row.request_id)]))
+            found = await store.find(row.request_id)
+            assert found is not None
+            assert (found.charged, found.usage) == (verdict is Verdict.CHARGED, USAGE)
+
+    async def test_only_answered_rows_are_marked_as_left_by_their_client(self, store: LedgerStore) -> None:
+        await store.insert([*rows(2), *rows(1, start=2, outcome=Outcome.CUT)])
+
+        await store.mark_client_left(["req_1", "req_2", "req_none"])
+
+        outcomes = [row.outcome for number in range(3) if (row := await store.find(f"req_{number}"))]
+        assert outcomes == [Outcome.ANSWERED, Outcome.CLIENT_LEFT, Outcome.CUT]
+        assert await store.find("req_none") is None
+
+    async def test_rows_reserved_before_a_time_leave_out_that_time(self, store: LedgerStore) -> None:
+        for number, at in enumerate([10.0, 20.0, 30.0]):
+            await store.insert(rows(1, start=number, reserved_at=at))
+        await store.insert(rows(1, start=9, reserved_at=1.0, charged=False))
+
+        assert await store.count_charged([("key_1", DAY)], reserved_before=20.0) == [1]
+        assert await store.list_charged("key_1", DAY, reserved_before=20.0) == ["req_0"]
+        assert set(await store.list_charged("key_1", DAY, reserved_before=None)) == {"req_0", "req_1", "req_2"}
+        assert await store.list_charged("key_2", DAY, reserved_before=None) == []
+
+    async def test_sums_do_not_overflow_where_counts_do_not(self, store: LedgerStore) -> None:
+        await store.insert(rows(3, usage=Usage(total_tokens=2**61)))
+
+        (summary,) = await store.summarize("key_1", account_id="", from_day="", to_day="")
+
+        assert summary.total_tokens == 3 * 2**61
+
+    @pytest.mark.parametrize(
+        ("changes", "kept"),
+        [
+            ({"model": "a\0b"}, {"model": "ab"}),
+            ({"model": "ü" * 300}, {"model": "ü" * 256}),
+            ({"upstream_model": "\0"}, {"upstream_model": ""}),
+            ({"upstream_id": "x\0" * 300}, {"upstream_id": "x" * 128}),
+            ({"refund_reason": "y" * 300}, {"refund_reason": "y" * 128}),
+            ({"refund_reason": "a\ud800b"}, {"refund_reason": "a?b"}),
+            ({"usage": Usage(2**63, 2**70)}, {"usage": Usage(2**63 - 1, 2**63 - 1)}),
+        ],
+    )
+    async def test_what_strangers_sent_never_keeps_a_group_from_being_written(
+        self, store: LedgerStore, changes: dict[str, object], kept: dict[str, object]
+    ) -> None:
+        """A row that the database refuses would be tried for ever, and all later rows behind it."""
+        row = replace(ROW, **changes)  # type: ignore[arg-type]
+
+        await store.insert([row, *rows(1, start=5)])
+
+        assert await store.find("req_1") == replace(row, **kept)  # type: ignore[arg-type]
+        assert await store.find("req_5") is not None

@@ -1,0 +1,216 @@
+"""The Redis store keeps the contract of holds, and what only Redis can lose or keep."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.quota.holds import Denied, Held, Verdict
+from services.quota.store import RedisHoldStore, connect
+from tests.contracts.hold_store import DAY_SECONDS, KEY, HoldStoreContract, World, counts, reserve, settle, today, wish
+from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
+
+__all__ = ["own_valkey", "valkey_server", "valkey_url"]
+
+Connect = Callable[..., Any]
+HOLD_SECONDS = 180.0
+TIMEOUT_SECONDS = 0.3
+
+
+@pytest.fixture
+async def connected() -> AsyncIterator[Connect]:
+    """A function that opens clients, which are closed after the test."""
+    async with AsyncExitStack() as stack:
+
+        def open_client(url: str, timeout_seconds: float = 10) -> Any:
+            client = connect(url, timeout_seconds=timeout_seconds)
+            stack.push_async_callback(client.aclose)
+            return client
+
+        yield open_client
+
+
+@pytest.fixture
+def client(valkey_url: str, connected: Connect) -> Any:
+    """A client of an empty server."""
+    return connected(valkey_url)
+
+
+@pytest.fixture
+async def world(valkey_url: str, connected: Connect) -> World:
+    """Replicas with a connection pool each."""
+    return await _world(valkey_url, connected)
+
+
+async def _world(url: str, connected: Connect, timeout_seconds: float = 10) -> World:
+    seconds, _ = await connected(url).time()
+
+    def open_at(second_of_day: int) -> RedisHoldStore:
+        offset = second_of_day - seconds % DAY_SECONDS
+        client = connected(url, timeout_seconds)
+        return RedisHoldStore(client, hold_seconds=HOLD_SECONDS, clock_offset_seconds=offset)
+
+    return World(open_at)
+
+
+class TestHoldStoreOnRedis(HoldStoreContract):
+    """The contract, on a real server."""
+
+
+async def test_a_hold_has_a_deadline_until_it_is_settled(world: World, client: Any) -> None:
+    store = await world.seeded()
+    held = await reserve(store, wish("req_dead"))
+    assert isinstance(held, Held)
+    (deadlines,) = await client.keys("quota:*:deadlines")
+
+    entries = await client.zrange(deadlines, 0, -1, withscores=True)
+
+    assert entries == [(f"{KEY} {held.status.day} req_dead".encode(), (held.reserved_at + HOLD_SECONDS) * 1000)]
+    await settle(store, "req_dead", held.status.day, Verdict.RELEASED)
+    assert await client.zcard(deadlines) == 0
+
+
+async def test_a_denied_request_has_no_deadline(world: World, client: Any) -> None:
+    store = await world.seeded()
+
+    assert isinstance(await reserve(store, wish(limit=0)), Denied)
+
+    assert await client.keys("quota:*:deadlines") == []
+
+
+async def test_a_repeated_reserve_does_not_put_its_deadline_off(world: World, client: Any) -> None:
+    store = await world.seeded()
+    first = await reserve(store, wish("req_again"))
+    assert isinstance(first, Held)
+    while (await _now_ms(client)) <= first.reserved_at * 1000:
+        pass
+
+    await reserve(store, wish("req_again"))
+
+    (deadlines,) = await client.keys("quota:*:deadlines")
+    ((_, score),) = await client.zrange(deadlines, 0, -1, withscores=True)
+    assert score == (first.reserved_at + HOLD_SECONDS) * 1000
+
+
+async def test_a_days_entries_expire_days_after_the_day_and_never_before(world: World, client: Any) -> None:
+    store = await world.seeded()
+    (status,) = await store.status([KEY])
+
+    expires_at = await client.expiretime(await _entries(client))
+
+    assert 2 * DAY_SECONDS <= expires_at - status.reset_at <= 2.25 * DAY_SECONDS
+
+
+async def test_the_keys_of_a_script_share_one_cluster_slot(world: World, client: Any) -> None:
+    await reserve(await world.seeded(), wish())
+
+    names = [name.decode() for name in await client.keys("*")]
+
+    assert len(names) == 2
+    assert len({name.split("{")[1].split("}")[0] for name in names}) == 1
+
+
+async def test_scripts_that_the_server_forgot_are_loaded_again(world: World, client: Any) -> None:
+    store = await world.seeded()
+    await reserve(store, wish("req_kept", limit=2))
+    await client.script_flush()
+
+    outcome = await reserve(store, wish(limit=2))
+    await client.script_flush()
+
+    assert isinstance(outcome, Held)
+    assert await settle(store, "req_kept", outcome.status.day) is True
+    await client.script_flush()
+    assert await counts(store) == (1, 1)
+
+
+async def test_a_server_stopped_and_started_again_keeps_counters_and_holds(
+    own_valkey: ValkeyServer, connected: Connect
+) -> None:
+    store = await (await _world(own_valkey.url, connected)).seeded(charged=3)
+    held = await reserve(store, wish("req_kept"))
+    own_valkey.stop()
+    own_valkey.start()
+
+    assert await _within_a_second(lambda: counts(store)) == (3, 1)
+
+    assert isinstance(held, Held)
+    assert await settle(store, "req_kept", held.status.day) is True
+
+
+async def test_a_server_that_is_away_is_unavailable_at_once(own_valkey: ValkeyServer, connected: Connect) -> None:
+    store = await (await _world(own_valkey.url, connected, TIMEOUT_SECONDS)).seeded()
+    day = await today(store)
+    own_valkey.kill()
+    started = time.monotonic()
+
+    for attempt in (reserve(store, wish()), settle(store, "req_x", day), counts(store)):
+        with pytest.raises(Unavailable) as raised:
+            await attempt
+        assert raised.value.reason == "quota_unavailable"
+
+    assert time.monotonic() - started < TIMEOUT_SECONDS
+
+
+async def test_a_server_that_hangs_is_unavailable_within_the_timeout_and_its_late_answer_reaches_nobody(
+    own_valkey: ValkeyServer, connected: Connect
+) -> None:
+    store = await (await _world(own_valkey.url, connected, TIMEOUT_SECONDS)).seeded()
+    own_valkey.send(signal.SIGSTOP)
+    started = time.monotonic()
+
+    with pytest.raises(Unavailable):
+        await reserve(store, wish("req_lost", limit=7))
+
+    assert TIMEOUT_SECONDS <= time.monotonic() - started < 5 * TIMEOUT_SECONDS
+    own_valkey.send(signal.SIGCONT)
+    closed = await settle(store, "req_absent", 1)
+    assert closed is False, "the answer of another call was taken for this one's"
+
+
+async def test_a_caller_that_is_cancelled_leaves_no_answer_behind_for_the_next(world: World) -> None:
+    store = await world.seeded()
+    for turns in range(1, 6):
+        caller = asyncio.create_task(reserve(store, wish(limit=1_000)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+
+        assert await settle(store, "req_absent", await today(store)) is False
+
+
+async def test_a_server_that_answers_with_an_error_is_unavailable(world: World, client: Any) -> None:
+    store = await world.seeded()
+    name = await _entries(client)
+    await client.delete(name)
+    await client.set(name, "not a hash")
+
+    with pytest.raises(Unavailable):
+        await reserve(store, wish())
+
+
+async def _within_a_second(call: Callable[[], Awaitable[tuple[int, int]]]) -> tuple[int, int]:
+    """Return what a call answers once the connections to a server that is back are made again."""
+    deadline = time.monotonic() + 1
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            assert time.monotonic() < deadline, "the store was not used again within a second"
+            await asyncio.sleep(0)
+
+
+async def _now_ms(client: Any) -> int:
+    seconds, microseconds = await client.time()
+    return int(seconds * 1000 + microseconds // 1000)
+
+
+async def _entries(client: Any) -> str:
+    (name,) = [name for name in await client.keys("quota:*") if not name.endswith(b"deadlines")]
+    return str(name.decode())

@@ -1,0 +1,115 @@
+"""The SQL ledger keeps the contract on both databases, and so do its migrations and its one-process rule."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.common import database
+from services.common.errors import StartError, Unavailable
+from services.inference import store as store_module
+from services.inference.store import SQLLedgerStore
+from services.inference.tables import metadata
+from tests.contracts.ledger_store import ROW, LedgerStoreContract
+
+MIGRATIONS = Path(store_module.__file__).parent / "migrations"
+VERSION_TABLE = "inference_alembic_version"
+ROOT = Path(__file__).parents[2]
+
+
+class TestLedgerStoreOnSQLite(LedgerStoreContract):
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[SQLLedgerStore]:
+        async with _opened(f"sqlite:///{tmp_path}/ledger.db") as engine:
+            yield SQLLedgerStore(engine)
+
+
+class TestLedgerStoreOnPostgres(LedgerStoreContract):
+    @pytest.fixture
+    async def store(self, postgres_url: str) -> AsyncIterator[SQLLedgerStore]:
+        async with _opened(postgres_url) as engine:
+            yield SQLLedgerStore(engine)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+async def test_the_migrations_make_the_tables_that_the_code_expects(url: str) -> None:
+    def compare(connection: Connection) -> list[object]:
+        options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+    async with _opened(url) as engine, engine.connect() as connection:
+        assert await connection.run_sync(compare) == []
+
+
+async def test_a_database_migrated_twice_keeps_its_rows(url: str) -> None:
+    async with _opened(url) as engine:
+        await SQLLedgerStore(engine).insert([ROW])
+
+    async with _opened(url) as engine:
+        assert await SQLLedgerStore(engine).find(ROW.request_id) == ROW
+
+
+async def test_a_second_process_on_the_same_sqlite_file_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/inference.db"
+    async with _opened(url):
+        with pytest.raises(StartError, match=r"another process uses .*/inference\.db;"):
+            async with _opened(url):
+                pass
+        program = [sys.executable, "-m", "services.inference", "migrate"]
+        environment = {"DATA_DIR": str(tmp_path), "PATH": ""}
+        second = await asyncio.to_thread(
+            subprocess.run, program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        )
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"inference: another process uses {tmp_path}/inference.db")
+    assert "Traceback" not in second.stderr
+    async with _opened(url):
+        pass
+
+
+async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
+    async with _opened(f"sqlite:///{tmp_path}/ledger.db") as engine:
+        store = SQLLedgerStore(engine)
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("ALTER TABLE usage_ledger RENAME TO away")
+
+        for attempt in (store.insert([ROW]), store.find("x"), store.count_charged([("k", "2026-08-02")])):
+            with pytest.raises(Unavailable) as raised:
+                await attempt
+            assert raised.value.reason == "ledger_unavailable"
+            assert "usage_ledger" not in raised.value.message
+
+
+async def test_a_group_is_committed_whole_or_not_at_all(url: str) -> None:
+    broken = replace(ROW, request_id="req_broken", account_id=None)  # type: ignore[arg-type]
+    async with _opened(url) as engine:
+        store = SQLLedgerStore(engine)
+
+        with pytest.raises(Unavailable):
+            await store.insert([ROW, broken])
+
+        assert await store.find(ROW.request_id) is None
+
+
+@asynccontextmanager
+async def _opened(url: str) -> AsyncIterator[AsyncEngine]:
+    if not database.is_sqlite(url):
+        await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        yield engine

@@ -1,0 +1,257 @@
+"""The Groq provider against the real stand-in: a process of its own, real sockets, every way to fail."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.common.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+)
+from services.inference.chat import Members
+from services.inference.provider import GroqProvider
+from tests.unit.inference.upstream import (
+    Upstream,
+    asking,
+    batches_of,
+    calling,
+    dead_address,
+    output_of,
+    streaming,
+    upstream,
+)
+
+__all__ = ["upstream"]
+
+REFUSALS: dict[str, tuple[type[ServiceError], str]] = {
+    "400": (InvalidRequest, "invalid_request"),
+    "401": (Unavailable, "upstream_misconfigured"),
+    "403-html": (Unavailable, "upstream_misconfigured"),
+    "404": (NotFound, "model_not_found"),
+    "413": (TooLarge, "request_too_large"),
+    "429": (Unavailable, "upstream_unavailable"),
+    "498": (Unavailable, "upstream_unavailable"),
+    "500": (Unavailable, "upstream_unavailable"),
+    "502-html": (Unavailable, "upstream_unavailable"),
+    "503": (Unavailable, "upstream_unavailable"),
+    "reset": (Unavailable, "upstream_unavailable"),
+}
+BROKEN: dict[str, tuple[type[ServiceError], str]] = {
+    "error_event after=3 status=400": (InvalidRequest, "tool_use_failed"),
+    "error_event after=3 status=503": (Unavailable, "upstream_unavailable"),
+    "x_groq_error after=3": (Unavailable, "upstream_unavailable"),
+    "cut after=3": (Unavailable, "upstream_unavailable"),
+    "cut after=3 how=end": (Unavailable, "upstream_cut"),
+    "reset_stream after=3": (Unavailable, "upstream_unavailable"),
+}
+
+
+@pytest.fixture
+async def provider(upstream: Upstream) -> AsyncIterator[GroqProvider]:
+    """A provider with one key."""
+    async with calling(upstream.url) as provider:
+        yield provider
+
+
+async def test_an_answer_in_one_piece_is_groqs_own_object(provider: GroqProvider, upstream: Upstream) -> None:
+    reply = await provider.complete(asking("one piece"))
+
+    entry = await upstream.entry("one piece")
+    assert reply.members["id"] == entry["completion_id"]
+    assert reply.members["usage"]["completion_tokens"] == entry["usage"]["completion_tokens"]
+    assert reply.members["x_groq"]["id"] == entry["x_groq_id"]
+    assert entry["key_tail"] == "_one"
+
+
+async def test_a_stream_is_every_event_up_to_done(provider: GroqProvider, upstream: Upstream) -> None:
+    events = [event for batch in await batches_of(provider, "a stream [[standin:tokens count=9]]") for event in batch]
+
+    entry = await upstream.entry("a stream [[standin:tokens count=9]]")
+    assert entry["completed"]
+    assert len(events) == entry["events_sent"] - 1, "[DONE] is an event too, and no chunk"
+    assert events[-1]["choices"] == []
+    assert events[-1]["usage"]["completion_tokens"] == 9
+
+
+async def test_events_that_arrive_together_are_one_batch(provider: GroqProvider) -> None:
+    text = "[[standin:tokens count=64]] [[standin:burst size=32]]"
+
+    batches = await batches_of(provider, text)
+
+    events = sum(map(len, batches))
+    assert events >= 65
+    assert max(map(len, batches)) >= 16
+    assert all(batches)
+
+
+async def test_a_stream_cut_inside_lines_and_characters_reads_the_same(provider: GroqProvider) -> None:
+    whole = output_of(await batches_of(provider, "[[standin:unicode]]"))
+
+    assert output_of(await batches_of(provider, "[[standin:unicode]] [[standin:drip]]")) == whole
+    assert whole.encode() != whole.encode("ascii", "ignore")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("mode", REFUSALS)
+async def test_a_refusal_before_output_is_an_error_of_our_tree(
+    provider: GroqProvider, mode: str, is_stream: bool
+) -> None:
+    text = f"[[standin:{mode}]]"
+
+    with pytest.raises(ServiceError) as raised:
+        await (batches_of(provider, text) if is_stream else provider.complete(asking(text)))
+
+    assert (type(raised.value), raised.value.reason) == REFUSALS[mode]
+
+
+async def test_nothing_is_retried_behind_our_back(provider: GroqProvider, upstream: Upstream) -> None:
+    text = "once [[standin:503]]"
+
+    with pytest.raises(Unavailable):
+        await provider.complete(asking(text))
+
+    assert len(await upstream.entries(text)) == 1
+
+
+async def test_a_rate_limit_says_when_to_come_back(provider: GroqProvider) -> None:
+    with pytest.raises(Unavailable) as raised:
+        await provider.complete(asking("[[standin:429 retry_after=7]]"))
+
+    assert raised.value.metadata == {"retry_after_seconds": "7"}
+    assert "org_" not in raised.value.message
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_refused_connection_is_unavailable_and_no_timeout(is_stream: bool) -> None:
+    with dead_address() as url:
+        async with calling(url) as provider:
+            with pytest.raises(Unavailable) as raised:
+                await (batches_of(provider, "x") if is_stream else provider.complete(asking("x")))
+
+    assert raised.value.reason == "upstream_unavailable"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_model_that_never_answers_is_given_up_in_time(upstream: Upstream, is_stream: bool) -> None:
+    async with calling(upstream.url, first_byte_timeout_seconds=0.3) as provider:
+        started = time.monotonic()
+        text = f"[[standin:hang]] stream={is_stream}"
+        with pytest.raises(DeadlineExceeded) as raised:
+            await (batches_of(provider, text) if is_stream else provider.complete(asking(text)))
+
+    assert raised.value.reason == "upstream_timeout"
+    assert 0.3 <= time.monotonic() - started < 3
+    assert (await upstream.entry(text))["aborted"]
+
+
+@pytest.mark.parametrize("mode", BROKEN)
+async def test_what_came_before_a_stream_broke_is_handed_on_and_then_the_error(
+    provider: GroqProvider, mode: str
+) -> None:
+    received: list[list[Members]] = []
+
+    with pytest.raises(ServiceError) as raised:
+        await batches_of(provider, f"[[standin:{mode}]]", received)
+
+    assert (type(raised.value), raised.value.reason) == BROKEN[mode]
+    assert sum(map(len, received)) == 4, "the role and three tokens"
+
+
+async def test_output_that_came_in_one_write_with_the_failure_is_handed_on(provider: GroqProvider) -> None:
+    received: list[list[Members]] = []
+
+    with pytest.raises(ServiceError):
+        await batches_of(provider, "[[standin:error_event]] [[standin:burst size=50]]", received)
+
+    assert sum(map(len, received)) == 4
+
+
+async def test_a_stream_without_done_is_no_whole_answer(provider: GroqProvider) -> None:
+    with pytest.raises(Unavailable) as raised:
+        await batches_of(provider, "[[standin:no_done]]")
+
+    assert raised.value.reason == "upstream_cut"
+
+
+async def test_a_stream_that_falls_silent_is_given_up_and_closed(upstream: Upstream) -> None:
+    received: list[list[Members]] = []
+    async with calling(upstream.url, idle_timeout_seconds=0.3) as provider:
+        with pytest.raises(DeadlineExceeded) as raised:
+            await batches_of(provider, "[[standin:hang_stream after=2]]", received)
+
+        assert raised.value.reason == "upstream_stalled"
+        assert sum(map(len, received)) == 3
+        assert (await upstream.entry("[[standin:hang_stream after=2]]"))["aborted"]
+
+
+async def test_a_slow_stream_that_is_never_silent_for_long_is_read_to_its_end(upstream: Upstream) -> None:
+    async with calling(upstream.url, idle_timeout_seconds=0.5) as provider:
+        batches = await batches_of(provider, "[[standin:slow token_ms=60]] [[standin:tokens count=12]]")
+
+    assert batches[-1][-1]["usage"]["completion_tokens"] == 12
+
+
+async def test_a_consumer_that_stops_stops_groq_at_once(provider: GroqProvider, upstream: Upstream) -> None:
+    text = "stop [[standin:slow token_ms=50]] [[standin:tokens count=1000]]"
+    async with provider.stream(streaming(text)) as batches:
+        await anext(batches)
+
+    entry = await upstream.entry(text)
+
+    assert entry["aborted"]
+    assert entry["events_sent"] < 100
+
+
+async def test_a_consumer_that_is_cancelled_stops_groq_at_once(provider: GroqProvider, upstream: Upstream) -> None:
+    text = "cancel [[standin:hang_stream after=2]]"
+    reading = asyncio.create_task(batches_of(provider, text))
+    while not [entry for entry in await upstream.entries(text) if entry["events_sent"]]:
+        pass
+
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+    assert (await upstream.entry(text))["aborted"]
+
+
+async def test_a_finished_stream_leaves_the_pool_usable(provider: GroqProvider) -> None:
+    for _ in range(3):
+        assert output_of(await batches_of(provider, "hello"))
+        assert (await provider.complete(asking("hello"))).members["choices"]
+
+
+async def test_keys_are_used_in_turn(upstream: Upstream) -> None:
+    async with calling(upstream.url, keys=("gsk_first", "gsk_other")) as provider:
+        for _ in range(2):
+            await provider.complete(asking("turns"))
+            await batches_of(provider, "turns")
+
+    assert [entry["key_tail"] for entry in await upstream.entries("turns")] == ["irst", "ther", "irst", "ther"]
+
+
+async def test_the_models_are_groqs_list(provider: GroqProvider) -> None:
+    listed = await provider.list_models()
+
+    assert "openai/gpt-oss-20b" in {model["id"] for model in listed}
+    assert all(model["object"] == "model" for model in listed)
+
+
+async def test_models_of_a_groq_that_is_away_are_unavailable() -> None:
+    with dead_address() as url:
+        async with calling(url) as provider:
+            with pytest.raises(Unavailable):
+                await provider.list_models()
+
+
+async def test_many_streams_at_once_do_not_mix(provider: GroqProvider) -> None:
+    counts = range(1, 25)
+
+    streams = await asyncio.gather(*(batches_of(provider, f"[[standin:tokens count={count}]]") for count in counts))
+
+    assert [stream[-1][-1]["usage"]["completion_tokens"] for stream in streams] == list(counts)

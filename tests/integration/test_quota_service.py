@@ -1,0 +1,211 @@
+"""QuotaService over gRPC: a real server, a real store, and a ledger that answers over gRPC as inference does."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from services.common.channel import open_channel
+from services.common.errors import InvalidRequest, Unavailable, rpc_errors
+from services.common.interceptors import ServiceInterceptor
+from services.common.rpc import Context
+from services.quota.holds import Holds
+from services.quota.ledger import GrpcLedger, day_number, iso_date
+from services.quota.service import QuotaService
+from services.quota.store import RedisHoldStore, connect
+from services.quota.sweep_store import RedisSweepStore
+from services.quota.sweeper import Sweeper
+from stack.inference.v1 import usage_pb2
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+from tests.valkey_backend import valkey_server, valkey_url
+
+__all__ = ["valkey_server", "valkey_url"]
+
+CHARGED, NO_VERDICT = quota_pb2.VERDICT_CHARGED, quota_pb2.VERDICT_UNSPECIFIED
+HELD, DENIED, UNAVAILABLE = (
+    quota_pb2.RESERVE_OUTCOME_HELD,
+    quota_pb2.RESERVE_OUTCOME_DENIED,
+    quota_pb2.RESERVE_OUTCOME_UNAVAILABLE,
+)
+
+
+@dataclass
+class CountingLedger:
+    """A ledger that counts what the test says."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def register(self, server: aio.Server) -> None:
+        """Answer the one RPC that seeding needs, under inference's name."""
+        method = grpc.unary_unary_rpc_method_handler(
+            self.count_charged,
+            request_deserializer=usage_pb2.CountChargedRequest.FromString,
+            response_serializer=usage_pb2.CountChargedResponse.SerializeToString,
+        )
+        handlers = grpc.method_handlers_generic_handler("stack.inference.v1.UsageService", {"CountCharged": method})
+        server.add_generic_rpc_handlers((handlers,))
+
+    async def count_charged(
+        self, request: usage_pb2.CountChargedRequest, context: Context
+    ) -> usage_pb2.CountChargedResponse:
+        """Return the counts."""
+        self.asked += [(one.key_id, one.day) for one in request.key_days]
+        return usage_pb2.CountChargedResponse(counts=[self.counts.get(one.key_id, 0) for one in request.key_days])
+
+
+@dataclass
+class Quota:
+    """A running quota service, its ledger and a client of it."""
+
+    stub: Any
+    ledger: CountingLedger
+    ledger_server: aio.Server
+
+    async def reserve(self, *wishes: quota_pb2.Reservation) -> Any:
+        """Reserve, with errors of our tree."""
+        with rpc_errors(unavailable_reason="quota_unavailable"):
+            return (await self.stub.Reserve(quota_pb2.ReserveRequest(reservations=wishes), timeout=10)).results
+
+    async def settle(self, *ends: quota_pb2.Settlement) -> list[bool]:
+        """Settle, with errors of our tree."""
+        with rpc_errors(unavailable_reason="quota_unavailable"):
+            response = await self.stub.Settle(quota_pb2.SettleRequest(settlements=ends), timeout=10)
+        return [result.closed for result in response.results]
+
+
+@pytest.fixture
+async def quota(valkey_url: str) -> AsyncIterator[Quota]:
+    """A quota service on an empty store."""
+    async with AsyncExitStack() as stack:
+        ledger = CountingLedger()
+        target, ledger_server = await _served(stack, ledger.register)
+        client = connect(valkey_url, timeout_seconds=10)
+        stack.push_async_callback(client.aclose)
+        channel = await stack.enter_async_context(open_channel(target))
+        store, counts = RedisHoldStore(client, hold_seconds=60), GrpcLedger(channel, timeout_seconds=5)
+        sweeper = Sweeper(
+            RedisSweepStore(client, store), counts, hold_seconds=60, sweep_seconds=60, reconcile_seconds=60
+        )
+        service = QuotaService(Holds(store, counts), sweeper)
+        target, _ = await _served(
+            stack, lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)
+        )
+        stub = quota_pb2_grpc.QuotaServiceStub(await stack.enter_async_context(open_channel(target)))
+        yield Quota(stub, ledger, ledger_server)
+
+
+async def _served(stack: AsyncExitStack, register: Callable[[aio.Server], None]) -> tuple[str, aio.Server]:
+    """Serve on a socket of its own until the stack unwinds."""
+    socket = Path(f"/tmp/quota-test-{uuid.uuid4().hex[:12]}.sock")
+    server = aio.server(interceptors=[ServiceInterceptor()])
+    register(server)
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    stack.callback(socket.unlink, missing_ok=True)
+    stack.push_async_callback(server.stop, None)
+    return f"unix:{socket}", server
+
+
+def wish(request_id: str = "req_1", *, key_id: str = "key_1", limit: int = 2) -> quota_pb2.Reservation:
+    """Return a wish for one slot."""
+    return quota_pb2.Reservation(request_id=request_id, key_id=key_id, account_id="acc_1", limit=limit)
+
+
+async def test_reserves_are_answered_in_order_each_on_its_own(quota: Quota) -> None:
+    quota.ledger.counts = {"key_full": 9}
+
+    results = await quota.reserve(wish("req_1"), wish("req_2", key_id="key_full", limit=9), wish("req_3"))
+
+    assert [result.outcome for result in results] == [HELD, DENIED, HELD]
+    assert [(result.status.charged, result.status.held) for result in results] == [(0, 1), (9, 0), (0, 2)]
+    assert results[0].reserved_at.seconds > 0
+    assert results[0].status.reset_at.seconds % 86_400 == 0
+
+
+async def test_the_day_of_a_reserve_is_the_ledgers_date_and_closes_the_hold(quota: Quota) -> None:
+    (result,) = await quota.reserve(wish())
+    assert quota.ledger.asked == [("key_1", result.status.day)]
+
+    end = quota_pb2.Settlement(request_id="req_1", key_id="key_1", day=result.status.day, verdict=CHARGED)
+
+    assert await quota.settle(end, end) == [True, False]
+    response = await quota.stub.GetStatus(quota_pb2.GetStatusRequest(key_ids=["key_1"]))
+    assert (response.statuses[0].charged, response.statuses[0].held) == (1, 0)
+
+
+async def test_a_ledger_that_is_away_makes_a_new_key_unavailable_and_says_no_status(quota: Quota) -> None:
+    await quota.reserve(wish())
+    await quota.ledger_server.stop(None)
+
+    results = await quota.reserve(wish("req_2"), wish("req_3", key_id="key_new"))
+
+    assert [result.outcome for result in results] == [HELD, UNAVAILABLE]
+    assert not results[1].HasField("status")
+    with pytest.raises(Unavailable) as raised, rpc_errors(unavailable_reason="x"):
+        await quota.stub.GetStatus(quota_pb2.GetStatusRequest(key_ids=["key_new"]))
+    assert raised.value.reason == "ledger_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("request_id", ""),
+        ("request_id", "a b"),
+        ("request_id", "charged"),
+        ("request_id", "limit"),
+        ("key_id", ""),
+        ("account_id", "a b"),
+    ],
+)
+async def test_an_id_that_would_break_the_store_is_refused_by_name(quota: Quota, field: str, value: str) -> None:
+    reservation = wish()
+    setattr(reservation, field, value)
+
+    with pytest.raises(InvalidRequest, match=field):
+        await quota.reserve(reservation)
+
+
+async def test_a_negative_limit_is_refused(quota: Quota) -> None:
+    with pytest.raises(InvalidRequest, match="limit"):
+        await quota.reserve(wish(limit=-1))
+
+
+@pytest.mark.parametrize(("day", "verdict"), [("", CHARGED), ("yesterday", CHARGED), ("2026-08-01", NO_VERDICT)])
+async def test_a_settle_without_a_day_or_a_verdict_is_refused_whole(quota: Quota, day: str, verdict: Any) -> None:
+    (result,) = await quota.reserve(wish())
+    good = quota_pb2.Settlement(request_id="req_1", key_id="key_1", day=result.status.day, verdict=CHARGED)
+    bad = quota_pb2.Settlement(request_id="req_2", key_id="key_1", day=day, verdict=verdict)
+
+    with pytest.raises(InvalidRequest, match=r"day|verdict"):
+        await quota.settle(good, bad)
+
+    assert await quota.settle(good) == [True]
+
+
+async def test_batches_are_bounded(quota: Quota) -> None:
+    for count in (0, 1_001):
+        with pytest.raises(InvalidRequest, match="expected 1 to 1,000 items"):
+            await quota.reserve(*[wish(f"req_{number}") for number in range(count)])
+    results = await quota.reserve(*[wish(f"req_{number}", limit=1_000) for number in range(1_000)])
+    assert {result.outcome for result in results} == {HELD}
+
+
+async def test_a_ledger_that_cannot_be_reached_is_unavailable_by_name() -> None:
+    async with open_channel("unix:/tmp/quota-test-nobody.sock") as channel:
+        with pytest.raises(Unavailable) as raised:
+            await GrpcLedger(channel, timeout_seconds=5).count_charged([])
+
+    assert raised.value.reason == "ledger_unavailable"
+
+
+def test_days_and_dates_are_the_same_days() -> None:
+    assert iso_date(0) == "1970-01-01"
+    assert iso_date(20_667) == "2026-08-02"
+    assert all(day_number(iso_date(day)) == day for day in (0, 59, 11_016, 20_667, 2_932_896))

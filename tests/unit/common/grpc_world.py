@@ -1,0 +1,61 @@
+"""A real gRPC server in the test's own process, answering with whatever the test hands in."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from services.common.channel import open_channel
+from services.common.interceptors import ServiceInterceptor
+
+SERVICE = "tests.Echo"
+
+
+def handlers(**behaviours: Any) -> grpc.GenericRpcHandler:
+    """Return handlers of bytes; a name that starts with `stream` is a stream."""
+    table = {}
+    for name, behaviour in behaviours.items():
+        kind = (
+            grpc.unary_stream_rpc_method_handler if name.startswith("stream") else grpc.unary_unary_rpc_method_handler
+        )
+        table[name] = kind(behaviour, _same, _same)
+    return grpc.method_handlers_generic_handler(SERVICE, table)
+
+
+@asynccontextmanager
+async def served(**behaviours: Any) -> AsyncIterator[aio.Channel]:
+    """Give a channel to a server with our interceptor that answers by `behaviours`."""
+    socket = socket_path()
+    server = aio.server(interceptors=[ServiceInterceptor()])
+    server.add_generic_rpc_handlers((handlers(**behaviours),))
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    try:
+        async with open_channel(f"unix:{socket}") as channel:
+            yield channel
+    finally:
+        await server.stop(None)
+        socket.unlink(missing_ok=True)
+
+
+def unary(channel: aio.Channel, name: str) -> Callable[..., Any]:
+    """Return a caller of a unary method."""
+    return channel.unary_unary(f"/{SERVICE}/{name}", _same, _same)
+
+
+def stream(channel: aio.Channel, name: str) -> Callable[..., Any]:
+    """Return a caller of a streaming method."""
+    return channel.unary_stream(f"/{SERVICE}/{name}", _same, _same)
+
+
+def socket_path() -> Path:
+    """Return a short path for a Unix socket."""
+    return Path(f"/tmp/grpc-test-{uuid.uuid4().hex[:12]}.sock")
+
+
+def _same(raw: bytes) -> bytes:
+    return raw

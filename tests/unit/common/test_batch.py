@@ -1,0 +1,193 @@
+"""Many awaiting callers, one flight."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from services.common.batch import Batcher
+
+
+class Airline:
+    """Flights that land when the test says so; a result is ten times its item."""
+
+    def __init__(self) -> None:
+        self.flights: list[list[int]] = []
+        self.most_at_once = 0
+        self.failure: Exception | None = None
+        self._out = 0
+        self._landing = asyncio.Semaphore(0)
+
+    async def fly(self, items: Sequence[int]) -> Sequence[int]:
+        """Fly, wait for permission to land, and answer."""
+        self.flights.append(list(items))
+        self._out += 1
+        self.most_at_once = max(self.most_at_once, self._out)
+        try:
+            await self._landing.acquire()
+        finally:
+            self._out -= 1
+        if self.failure is not None:
+            raise self.failure
+        return [10 * item for item in items]
+
+    def land(self, count: int = 1) -> None:
+        """Let flights land."""
+        for _ in range(count):
+            self._landing.release()
+
+
+def submitted(batcher: Batcher[int, int], items: Sequence[int]) -> list["asyncio.Task[int]"]:
+    """Submit items, each from a caller of its own."""
+    return [asyncio.create_task(batcher.submit(item)) for item in items]
+
+
+async def turns(count: int = 5) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_an_idle_batcher_sends_an_item_at_the_end_of_the_loops_turn() -> None:
+    airline = Airline()
+    (caller,) = submitted(Batcher(airline.fly, items_max=9, flights_max=1), [1])
+
+    await turns(3)
+
+    assert airline.flights == [[1]]
+    airline.land()
+    assert await caller == 10
+
+
+async def test_items_of_one_turn_travel_together_and_each_gets_its_own_result() -> None:
+    airline = Airline()
+    callers = submitted(Batcher(airline.fly, items_max=9, flights_max=1), [1, 2, 3])
+    airline.land()
+
+    assert await asyncio.gather(*callers) == [10, 20, 30]
+
+    assert airline.flights == [[1, 2, 3]]
+
+
+async def test_items_gather_in_order_while_all_flights_are_out() -> None:
+    airline = Airline()
+    batcher = Batcher(airline.fly, items_max=9, flights_max=1)
+    first = submitted(batcher, [1])
+    await turns()
+    second = submitted(batcher, [2, 3])
+    await turns()
+    third = submitted(batcher, [4])
+    await turns()
+    assert airline.flights == [[1]]
+
+    airline.land(2)
+
+    assert await asyncio.gather(*first, *second, *third) == [10, 20, 30, 40]
+    assert airline.flights == [[1], [2, 3, 4]]
+
+
+async def test_no_flight_is_fuller_and_no_more_are_out_than_allowed() -> None:
+    airline = Airline()
+    callers = submitted(Batcher(airline.fly, items_max=3, flights_max=2), range(20))
+    await turns()
+    assert airline.flights == [[0, 1, 2], [3, 4, 5]]
+    airline.land(20)
+
+    assert await asyncio.gather(*callers) == [10 * item for item in range(20)]
+
+    assert airline.most_at_once == 2
+    assert max(map(len, airline.flights)) == 3
+    assert [item for flight in airline.flights for item in flight] == list(range(20))
+
+
+async def test_a_failed_flight_fails_all_of_its_callers_and_no_others() -> None:
+    airline = Airline()
+    batcher = Batcher(airline.fly, items_max=2, flights_max=1)
+    callers = submitted(batcher, [1, 2, 3])
+    await turns()
+    airline.failure = OSError("crashed")
+    airline.land()
+    results = await asyncio.gather(*callers[:2], return_exceptions=True)
+    airline.failure = None
+    airline.land()
+
+    assert [str(result) for result in results] == ["crashed", "crashed"]
+    assert await callers[2] == 30
+    assert batcher.load == 0
+
+
+async def test_a_flight_that_loses_a_result_fails_rather_than_mixing_them_up() -> None:
+    async def lossy(items: Sequence[int]) -> Sequence[int]:
+        return items[1:]
+
+    callers = submitted(Batcher(lossy, items_max=9, flights_max=1), [1, 2])
+
+    results = await asyncio.gather(*callers, return_exceptions=True)
+
+    assert isinstance(results[1], ValueError)
+
+
+@pytest.mark.parametrize("is_waiting", [False, True])
+async def test_a_caller_that_leaves_takes_nobody_with_it_and_its_item_still_travels(is_waiting: bool) -> None:
+    airline = Airline()
+    batcher = Batcher(airline.fly, items_max=9, flights_max=1)
+    ahead = submitted(batcher, [0]) if is_waiting else []
+    await turns()
+    leaver, stayer = submitted(batcher, [1, 2])
+    await turns()
+    leaver.cancel()
+    await turns()
+    airline.land(2)
+
+    assert await stayer == 20
+
+    assert airline.flights[-1] == [1, 2]
+    assert leaver.cancelled()
+    await asyncio.gather(*ahead)
+
+
+async def test_a_flight_that_is_cancelled_cancels_its_callers() -> None:
+    async def cancelled(items: Sequence[int]) -> Sequence[int]:
+        raise asyncio.CancelledError
+
+    batcher = Batcher(cancelled, items_max=9, flights_max=1)
+
+    with pytest.raises(asyncio.CancelledError):
+        await batcher.submit(1)
+
+    assert batcher.load == 0
+
+
+async def test_the_load_is_what_waits_and_what_flies() -> None:
+    airline = Airline()
+    batcher = Batcher(airline.fly, items_max=2, flights_max=1)
+    assert batcher.load == 0
+    callers = submitted(batcher, range(5))
+    await turns()
+    assert batcher.load == 5
+
+    airline.land()
+    await asyncio.gather(*callers[:2])
+    assert batcher.load == 3
+    airline.land(2)
+    await asyncio.gather(*callers)
+    assert batcher.load == 0
+
+
+async def test_a_drain_ends_when_nothing_waits_and_nothing_flies() -> None:
+    airline = Airline()
+    batcher = Batcher(airline.fly, items_max=1, flights_max=1)
+    await batcher.drain()
+    callers = submitted(batcher, [1, 2])
+    await turns(1)
+    draining = asyncio.create_task(batcher.drain())
+    await turns()
+    airline.land()
+    await callers[0]
+    await turns()
+    assert not draining.done()
+
+    airline.land()
+    await draining
+
+    assert callers[1].done()

@@ -1,0 +1,156 @@
+"""The error tree over a real wire: it arrives at the caller as it left."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from services.common import errors
+from services.common.channel import open_channel
+from services.common.errors import InternalError, ServiceError, Unavailable, rpc_errors
+from services.common.rpc import Context
+from tests.unit.common.grpc_world import served, socket_path, stream, unary
+
+KINDS = sorted(ServiceError.__subclasses__(), key=lambda kind: kind.__name__)
+
+
+async def failing(call: Any) -> ServiceError:
+    """Return the error of our tree that a call raises."""
+    with pytest.raises(ServiceError) as raised, rpc_errors(unavailable_reason="echo_unavailable"):
+        await call
+    return raised.value
+
+
+def test_every_kind_has_a_code_of_its_own() -> None:
+    assert len(KINDS) == 10
+    assert len({kind.code for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_error_arrives_with_its_class_message_reason_and_facts(
+    kind: type[ServiceError], is_stream: bool
+) -> None:
+    sent = kind('model "é" is not served\nhere', reason="some_reason", metadata={"param": "messäge", "empty": ""})
+
+    async def fail(request: bytes, context: Context) -> bytes:
+        raise sent
+
+    async def stream_fail(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"first"
+        raise sent
+
+    async with served(fail=fail, stream_fail=stream_fail) as channel:
+        call = _read(stream(channel, "stream_fail")(b"")) if is_stream else unary(channel, "fail")(b"")
+        received = await failing(call)
+
+    assert type(received) is kind
+    assert (received.message, received.reason, received.metadata) == (sent.message, sent.reason, sent.metadata)
+
+
+async def test_a_reason_left_out_is_the_classs_own() -> None:
+    async def fail(request: bytes, context: Context) -> bytes:
+        raise errors.NotFound("no such thing")
+
+    async with served(fail=fail) as channel:
+        assert (await failing(unary(channel, "fail")(b""))).reason == "not_found"
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_defect_is_internal_and_keeps_its_text_to_the_log(
+    is_stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(request: bytes, context: Context) -> bytes:
+        raise RuntimeError("the secret of the house")
+
+    async def stream_fail(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        raise RuntimeError("the secret of the house")
+        yield b""
+
+    async with served(fail=fail, stream_fail=stream_fail) as channel:
+        call = _read(stream(channel, "stream_fail")(b"")) if is_stream else unary(channel, "fail")(b"")
+        received = await failing(call)
+
+    assert type(received) is InternalError
+    assert received.message == "internal error"
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "the secret of the house" in str(record.exc_info)
+
+
+async def test_a_status_that_a_handler_set_itself_passes_as_it_is() -> None:
+    async def fail(request: bytes, context: Context) -> bytes:
+        await context.abort(grpc.StatusCode.DATA_LOSS, "gone")
+        return b""
+
+    async with served(fail=fail) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await unary(channel, "fail")(b"")
+
+    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.DATA_LOSS, "gone")
+    assert type(errors.from_rpc(raised.value, unavailable_reason="x")) is InternalError
+
+
+async def test_a_service_that_is_not_there_is_unavailable_with_the_callers_reason() -> None:
+    async with open_channel(f"unix:{socket_path()}") as channel:
+        received = await failing(unary(channel, "any")(b"", timeout=5))
+
+    assert type(received) is Unavailable
+    assert received.reason == "echo_unavailable"
+
+
+async def test_a_callers_own_deadline_is_unavailable_too() -> None:
+    async def hang(request: bytes, context: Context) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    async with served(hang=hang) as channel:
+        received = await failing(unary(channel, "hang")(b"", timeout=0.1))
+
+    assert (type(received), received.reason) == (Unavailable, "echo_unavailable")
+
+
+async def test_a_method_that_is_not_there_is_our_own_defect() -> None:
+    async with served() as channel:
+        assert type(await failing(unary(channel, "nothing")(b""))) is InternalError
+
+
+async def test_what_a_stream_sent_before_it_failed_arrives() -> None:
+    async def stream_fail(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"one"
+        yield b"two"
+        raise Unavailable("broke off")
+
+    received: list[bytes] = []
+    async with served(stream_fail=stream_fail) as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await _read(stream(channel, "stream_fail")(b""), received)
+
+    assert received == [b"one", b"two"]
+
+
+async def test_a_stream_whose_caller_leaves_is_closed() -> None:
+    closed = asyncio.Event()
+
+    async def stream_endless(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            yield b"one"
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async with served(stream_endless=stream_endless) as channel:
+        call = stream(channel, "stream_endless")(b"")
+        assert await anext(aiter(call)) == b"one"
+        call.cancel()
+
+        await asyncio.wait_for(closed.wait(), 5)
+
+
+async def _read(call: Any, received: list[bytes] | None = None) -> None:
+    """Read a stream to its end; `received` has what came before it failed."""
+    async for part in call:
+        if received is not None:
+            received.append(part)

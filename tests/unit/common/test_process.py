@@ -1,0 +1,78 @@
+"""A service that cannot start says why in one sentence and exits with 1."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from services.common import log, process
+from services.common.errors import StartError
+from services.common.settings import ServiceSettings
+from services.inference.settings import InferenceSettings
+from services.quota.settings import QuotaSettings
+
+
+async def _nothing(settings: ServiceSettings) -> None:
+    """A service that ends at once."""
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run` takes over the process' logging and environment, which belong to pytest here."""
+    monkeypatch.setattr(log, "set_up", lambda service, level: None)
+    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value", "sentence"),
+    [
+        (QuotaSettings, "QUOTA_HOLD_SECONDS", "0", "setting QUOTA_HOLD_SECONDS: Input should be greater than 0"),
+        (QuotaSettings, "DRAIN_SECONDS", "soon", "setting DRAIN_SECONDS: Input should be a valid number"),
+        (InferenceSettings, "INFERENCE_LEDGER_ROWS_MAX", "0", "setting INFERENCE_LEDGER_ROWS_MAX: Input should be"),
+    ],
+)
+def test_a_setting_that_cannot_be_taken_is_named_as_the_environment_names_it(
+    monkeypatch: pytest.MonkeyPatch, settings: type[ServiceSettings], name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SystemExit) as exited:
+        process.run("service", settings, _nothing)
+
+    assert str(exited.value.code).startswith(f"service: {sentence}")
+    assert "\n" not in str(exited.value.code)
+
+
+def test_a_start_error_is_the_sentence_that_the_process_ends_with() -> None:
+    async def main(settings: ServiceSettings) -> None:
+        raise StartError("cannot listen; choose another")
+
+    with pytest.raises(SystemExit) as exited:
+        process.run("auth", ServiceSettings, main)
+
+    assert exited.value.code == "auth: cannot listen; choose another"
+
+
+def test_a_service_that_returns_ends_well_with_the_settings_it_was_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    seen: list[Path] = []
+
+    async def main(settings: ServiceSettings) -> None:
+        seen.append(settings.data_dir)
+
+    process.run("auth", ServiceSettings, main)
+
+    assert seen == [tmp_path]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_both_signals_ask_to_stop(number: signal.Signals) -> None:
+    stopping = process.stop_signal()
+    assert not stopping.is_set()
+
+    signal.raise_signal(number)
+
+    await asyncio.wait_for(stopping.wait(), 5)

@@ -1,0 +1,160 @@
+"""One gRPC server from start to drain, in this process and over real sockets."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from services.common.channel import open_channel
+from services.common.errors import StartError
+from services.common.rpc import Context
+from services.common.server import LIVENESS, GrpcServer
+from services.common.settings import ServiceSettings
+from tests.unit.common.grpc_world import handlers, socket_path, stream, unary
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Running:
+    """A server that runs, and a client of it."""
+
+    def __init__(self, task: "asyncio.Task[None]", channel: aio.Channel) -> None:
+        self.task = task
+        self.channel = channel
+
+    async def health(self, name: str = "") -> int:
+        """Return the status of a health name."""
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
+        request = health_pb2.HealthCheckRequest(service=name)
+        response = await stub.Check(request, wait_for_ready=True, timeout=10)
+        return int(response.status)
+
+    async def stops(self) -> None:
+        """Send the real signal, and return when readiness has failed."""
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        try:
+            # One that is left open would be a call in flight, which the server waits for.
+            assert (await watch.read()).status == SERVING
+            signal.raise_signal(signal.SIGTERM)
+            assert (await watch.read()).status == NOT_SERVING
+        finally:
+            watch.cancel()
+
+
+@asynccontextmanager
+async def running(
+    drain_seconds: float = 0, grace_seconds: float = 10, on_drain: Callable[[], None] = lambda: None, **behaviours: Any
+) -> AsyncIterator[Running]:
+    """Run a server until the block ends; the signal that stops it is real."""
+    path = socket_path()
+    server = GrpcServer(f"unix:{path}", _settings(drain_seconds=drain_seconds, grace_seconds=grace_seconds))
+    server.grpc.add_generic_rpc_handlers((handlers(**behaviours),))
+    task = asyncio.create_task(server.run([], on_drain=on_drain))
+    try:
+        async with open_channel(f"unix:{path}") as channel:
+            one = Running(task, channel)
+            await one.health()
+            yield one
+            if not task.done():
+                signal.raise_signal(signal.SIGTERM)
+            await asyncio.wait_for(task, 20)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _settings(**changes: float) -> ServiceSettings:
+    return ServiceSettings(**changes)  # type: ignore[arg-type]
+
+
+async def test_a_started_server_is_ready_and_alive_and_says_what_it_serves() -> None:
+    async with running() as one:
+        assert await one.health() == SERVING
+        assert await one.health(LIVENESS) == SERVING
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(one.channel)  # type: ignore[arg-type]
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = [response async for response in stub.ServerReflectionInfo(iter([asked]))]
+    names = {service.name for service in answer.list_services_response.service}
+    assert {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} <= names
+
+
+async def test_a_stopping_server_is_unready_first_and_still_answers_new_calls() -> None:
+    async def echo(request: bytes, context: Context) -> bytes:
+        return request
+
+    async with running(drain_seconds=0.6, echo=echo) as one:
+        await one.stops()
+
+        assert await unary(one.channel, "echo")(b"late", timeout=5) == b"late"
+        assert not one.task.done()
+
+
+async def test_a_stream_in_flight_is_finished_before_the_server_stops() -> None:
+    going_on = asyncio.Event()
+
+    async def stream_slow(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"one"
+        await going_on.wait()
+        yield b"two"
+
+    async with running(stream_slow=stream_slow) as one:
+        call = stream(one.channel, "stream_slow")(b"")
+        parts = aiter(call)
+        assert await anext(parts) == b"one"
+        await one.stops()
+        assert not one.task.done()
+        going_on.set()
+        assert [part async for part in parts] == [b"two"]
+        await asyncio.wait_for(one.task, 5)
+
+
+async def test_a_call_that_outlives_the_grace_is_cut() -> None:
+    async def stream_endless(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"one"
+        await asyncio.Event().wait()
+
+    async with running(grace_seconds=0.1, stream_endless=stream_endless) as one:
+        parts = aiter(stream(one.channel, "stream_endless")(b""))
+        await anext(parts)
+        signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(grpc.aio.AioRpcError):
+            await anext(parts)
+
+        await asyncio.wait_for(one.task, 5)
+
+
+async def test_streams_that_never_end_are_told_when_callers_had_their_time() -> None:
+    drained = asyncio.Event()
+
+    async def stream_watch(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"one"
+        await drained.wait()
+        yield b"end"
+
+    async with running(on_drain=drained.set, stream_watch=stream_watch) as one:
+        parts = aiter(stream(one.channel, "stream_watch")(b""))
+        await anext(parts)
+        signal.raise_signal(signal.SIGTERM)
+
+        assert [part async for part in parts] == [b"end"]
+
+
+async def test_a_taken_port_is_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = GrpcServer(address, _settings())
+
+        with pytest.raises(StartError, match=f"cannot listen on {address}: the address is in use"):
+            await server.run([])

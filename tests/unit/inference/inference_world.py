@@ -1,0 +1,159 @@
+"""A whole inference service in the test's own process: real gRPC, a real SQLite ledger, the real stand-in."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpc import aio
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.common import database
+from services.common.channel import open_channel
+from services.common.clock import SystemClock
+from services.common.errors import rpc_errors
+from services.common.interceptors import ServiceInterceptor
+from services.inference import store as store_module
+from services.inference.catalogue import Catalogue
+from services.inference.completions import Completions
+from services.inference.drains import Drains
+from services.inference.ledger import Ledger, LedgerRow
+from services.inference.service import InferenceService, UsageService
+from services.inference.store import SQLLedgerStore
+from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
+from tests.unit.inference.upstream import OSS, calling
+
+MIGRATIONS = Path(store_module.__file__).parent / "migrations"
+DAY = "2026-08-02"
+CHARGED, RELEASED, NO_VERDICT = (
+    inference_pb2.VERDICT_CHARGED,
+    inference_pb2.VERDICT_RELEASED,
+    inference_pb2.VERDICT_UNSPECIFIED,
+)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A running service, its clients, and what it is made of."""
+
+    chat: Any
+    usage: Any
+    completions: Completions
+    ledger: Ledger
+    store: SQLLedgerStore
+    engine: AsyncEngine
+
+    async def create(self, request: inference_pb2.CreateChatCompletionRequest, **options: Any) -> Any:
+        """Ask for an answer in one piece; errors are of our tree."""
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            return await self.chat.CreateChatCompletion(request, **options)
+
+    async def stream(
+        self, request: inference_pb2.StreamChatCompletionRequest, received: list[Any] | None = None
+    ) -> list[Any]:
+        """Ask for a stream and return all of its messages; errors are of our tree.
+
+        `received` has the messages that came before an error.
+        """
+        received = [] if received is None else received
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            async for message in self.chat.StreamChatCompletion(request):
+                received.append(message)
+        return received
+
+    async def row(self, request_id: str) -> LedgerRow:
+        """Return a request's row once it is written."""
+        deadline = time.monotonic() + 10
+        while (row := await self.store.find(request_id)) is None:
+            assert time.monotonic() < deadline, f"no row of {request_id}"
+            await asyncio.sleep(0.005)
+        return row
+
+    async def rows(self) -> list[Any]:
+        """Return all rows, as the database has them."""
+        async with self.engine.connect() as connection:
+            return list((await connection.exec_driver_sql("SELECT * FROM usage_ledger")).mappings())
+
+    async def execute(self, statement: str) -> None:
+        """Do something to the database behind the service's back."""
+        async with self.engine.begin() as connection:
+            await connection.exec_driver_sql(statement)
+
+
+@asynccontextmanager
+async def running(
+    url: str,
+    folder: Path,
+    *,
+    total_timeout_seconds: float = 20,
+    first_byte_timeout_seconds: float = 10,
+    ledger_wait_seconds: float = 5,
+    ledger_rows_max: int = 1_000,
+    drains_max: int = 100,
+    read_on_seconds: float = 20,
+) -> AsyncIterator[Inference]:
+    """Run a service over the stand-in at `url`, with its ledger in `folder`."""
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            database.open_database(f"sqlite:///{folder}/inference.db", migrations=MIGRATIONS, version_table="version")
+        )
+        provider = await stack.enter_async_context(calling(url, first_byte_timeout_seconds=first_byte_timeout_seconds))
+        store = SQLLedgerStore(engine)
+        catalogue = Catalogue(provider, {"llama-3.1-8b-instant": OSS}, SystemClock())
+        ledger = Ledger(store, wait_seconds=ledger_wait_seconds, rows_max=ledger_rows_max)
+        completions = Completions(
+            provider,
+            catalogue,
+            ledger,
+            Drains(drains_max=drains_max, drain_seconds=read_on_seconds),
+            clock=SystemClock(),
+            total_timeout_seconds=total_timeout_seconds,
+        )
+        server = aio.server(interceptors=[ServiceInterceptor()])
+        service = InferenceService(completions, catalogue, default_model="llama-3.1-8b-instant")
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)
+        socket = Path(f"/tmp/inference-{uuid.uuid4().hex[:12]}.sock")
+        server.add_insecure_port(f"unix:{socket}")
+        await server.start()
+        stack.callback(socket.unlink, missing_ok=True)
+        channel = await stack.enter_async_context(open_channel(f"unix:{socket}"))
+        chat, usage = inference_pb2_grpc.InferenceServiceStub(channel), usage_pb2_grpc.UsageServiceStub(channel)
+        try:
+            yield Inference(chat, usage, completions, ledger, store, engine)
+        finally:
+            await server.stop(None)
+            await completions.close(timeout_seconds=10)
+            await ledger.close(timeout_seconds=10)
+
+
+def context(request_id: str = "req_1", key_id: str = "key_1") -> inference_pb2.RequestContext:
+    """Return what a gateway sends after a reserve."""
+    made = inference_pb2.RequestContext(request_id=request_id, account_id="acc_1", key_id=key_id, day=DAY)
+    made.reserved_at.FromMilliseconds(1_785_672_000_123)
+    return made
+
+
+def chat(text: str, *, model: str = OSS, asks_for_usage: bool = False, extra_json: str = "") -> chat_pb2.ChatRequest:
+    """Return a chat request of one user message."""
+    message = chat_pb2.ChatMessage(role="user", content_text=text)
+    asked = chat_pb2.ChatRequest(messages=[message], extra_json=extra_json)
+    if model:
+        asked.model = model
+    if asks_for_usage:
+        asked.stream_options.include_usage = True
+    return asked
+
+
+def whole(text: str, request_id: str = "req_1", **more: Any) -> inference_pb2.CreateChatCompletionRequest:
+    """Return a request for an answer in one piece."""
+    return inference_pb2.CreateChatCompletionRequest(context=context(request_id), chat=chat(text, **more))
+
+
+def streamed(text: str, request_id: str = "req_1", **more: Any) -> inference_pb2.StreamChatCompletionRequest:
+    """Return a request for a stream."""
+    return inference_pb2.StreamChatCompletionRequest(context=context(request_id), chat=chat(text, **more))

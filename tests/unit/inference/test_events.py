@@ -1,0 +1,180 @@
+"""Groq's stream events as our clients get them."""
+
+import copy
+import json
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from services.inference.chat import Usage, UsageSource
+from services.inference.events import EventShaper, shape_completion
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "queue_time": 0.1}
+PLACES = ("top", "x_groq", "last")
+Stream = list[dict[str, Any]]
+
+
+def chunk(choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """Return one of Groq's chunks."""
+    frame = {"id": "chatcmpl-groq", "object": "chat.completion.chunk", "created": 5, "model": "openai/gpt-oss-20b"}
+    return {**frame, "system_fingerprint": "fp_1", "choices": choices, **more}
+
+
+def delta(finish_reason: str | None = None, index: int = 0, **members: Any) -> dict[str, Any]:
+    """Return one choice of a chunk."""
+    return {"index": index, "delta": members, "logprobs": None, "finish_reason": finish_reason}
+
+
+def groq_stream(places: tuple[str, ...]) -> Stream:
+    """Return a stream of Groq's that reports usage in these places."""
+    finishing = chunk([delta("stop")], x_groq={"id": "req_groq"})
+    if "top" in places:
+        finishing["usage"] = USAGE
+    if "x_groq" in places:
+        finishing["x_groq"]["usage"] = USAGE
+    last = [chunk([], usage=USAGE, x_groq={"id": "req_groq", "usage": USAGE})] if "last" in places else []
+    return [
+        chunk([delta(role="assistant", content="")], x_groq={"id": "req_groq"}),
+        chunk([delta(reasoning="hm")]),
+        chunk([delta(content="Hello")]),
+        finishing,
+        *last,
+    ]
+
+
+def shaped(events: Stream, *, asks_for_usage: bool, together: bool = False) -> tuple[EventShaper, Stream]:
+    """Return the shaper after a whole stream, and what left."""
+    shaper = EventShaper(completion_id="chatcmpl-ours", model="asked-for", asks_for_usage=asks_for_usage)
+    batches = [copy.deepcopy(events)] if together else [[copy.deepcopy(event)] for event in events]
+    left = [event for batch in batches for event in shaper.shape(batch)]
+    return shaper, left + shaper.finish()
+
+
+ALL_PLACES = [places for count in range(4) for places in combinations(PLACES, count)]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("asks_for_usage", [False, True])
+@pytest.mark.parametrize("places", ALL_PLACES)
+def test_usage_is_told_where_clients_read_it_and_counted_once(
+    places: tuple[str, ...], asks_for_usage: bool, together: bool
+) -> None:
+    shaper, left = shaped(groq_stream(places), asks_for_usage=asks_for_usage, together=together)
+
+    (finishing,) = [event for event in left if event["choices"] and event["choices"][0]["finish_reason"]]
+    usage = USAGE if places else None
+    assert finishing.get("x_groq") == ({"usage": usage} if usage else None)
+    assert finishing.get("usage") == (None if asks_for_usage else usage)
+    last = [event for event in left if not event["choices"]]
+    assert [event["usage"] for event in last] == ([usage] if usage and asks_for_usage else [])
+    source = UsageSource.REPORTED if usage else UsageSource.ESTIMATED
+    counted = shaper.usage(prompt_characters=40)
+    assert counted == (Usage(7, 3, 10, source=source) if usage else Usage(10, 2, 12, source=source))
+
+
+@pytest.mark.parametrize("asks_for_usage", [False, True])
+@pytest.mark.parametrize("places", ALL_PLACES)
+def test_every_chunk_has_our_id_and_the_model_that_was_asked_for(places: tuple[str, ...], asks_for_usage: bool) -> None:
+    shaper, left = shaped(groq_stream(places), asks_for_usage=asks_for_usage)
+
+    assert {(event["id"], event["model"], event["object"], event["created"]) for event in left} == {
+        ("chatcmpl-ours", "asked-for", "chat.completion.chunk", 5)
+    }
+    assert "groq" not in json.dumps(left).replace("x_groq", "")
+    assert shaper.upstream_id == "req_groq"
+
+
+def test_the_usage_chunk_comes_last() -> None:
+    for places in ALL_PLACES[1:]:
+        _, left = shaped(groq_stream(places), asks_for_usage=True)
+        assert left[-1]["choices"] == []
+
+
+def test_a_finishing_chunk_waits_for_the_usage_behind_it() -> None:
+    events = groq_stream(("last",))
+    shaper = EventShaper(completion_id="c", model="m", asks_for_usage=False)
+
+    assert len(shaper.shape(copy.deepcopy(events[:3]))) == 3
+    assert shaper.shape(copy.deepcopy(events[3:4])) == []
+    (finishing,) = shaper.shape(copy.deepcopy(events[4:]))
+
+    assert finishing["usage"] == USAGE
+    assert shaper.finish() == []
+
+
+def test_a_finishing_chunk_that_knows_its_usage_does_not_wait() -> None:
+    events = groq_stream(("x_groq", "last"))
+    shaper = EventShaper(completion_id="c", model="m", asks_for_usage=False)
+
+    assert len(shaper.shape(copy.deepcopy(events[:4]))) == 4
+
+
+def test_a_stream_that_broke_off_before_usage_still_lets_its_finish_go() -> None:
+    _, left = shaped(groq_stream(())[:4], asks_for_usage=True)
+
+    assert left[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_every_choice_that_finishes_leaves() -> None:
+    finishes = [chunk([delta("stop")]), chunk([delta("length", index=1)])]
+    events = [*finishes, chunk([], usage=USAGE)]
+
+    for asks_for_usage in (False, True):
+        _, left = shaped(events, asks_for_usage=asks_for_usage)
+        assert [event["choices"][0]["index"] for event in left if event["choices"]] == [0, 1]
+
+
+def test_usage_reported_again_after_the_end_is_not_told_again() -> None:
+    events = [*groq_stream(PLACES), chunk([], usage=USAGE)]
+
+    _, left = shaped(events, asks_for_usage=True)
+
+    assert len([event for event in left if not event["choices"]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "pieces"),
+    [
+        ({"role": "assistant", "content": ""}, 0),
+        ({}, 0),
+        ({"content": None, "reasoning": ""}, 0),
+        ({"content": "x"}, 1),
+        ({"reasoning": "x"}, 1),
+        ({"tool_calls": [{"index": 0}]}, 1),
+        ({"executed_tools": [{"index": 0}]}, 1),
+    ],
+)
+def test_only_events_that_carry_output_are_pieces(members: dict[str, Any], pieces: int) -> None:
+    shaper, _ = shaped([chunk([delta(**members)])], asks_for_usage=False)
+
+    assert shaper.pieces == pieces
+
+
+def test_an_answer_in_one_piece_has_our_id_and_no_groq_member() -> None:
+    members = {"id": "chatcmpl-groq", "model": "openai/x", "choices": [1], "x_groq": {"id": "req_1"}, "usage": USAGE}
+
+    assert shape_completion(members, completion_id="chatcmpl-ours", model="asked-for") == {
+        "id": "chatcmpl-ours",
+        "model": "asked-for",
+        "choices": [1],
+        "usage": USAGE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("members", "usage"),
+    [
+        ({}, Usage(source=UsageSource.REPORTED)),
+        ({"prompt_tokens": 2, "completion_tokens": 3}, Usage(2, 3, 5, source=UsageSource.REPORTED)),
+        ({"prompt_tokens": -1, "completion_tokens": "x"}, Usage(source=UsageSource.REPORTED)),
+        ({"prompt_tokens": True, "prompt_tokens_details": None}, Usage(source=UsageSource.REPORTED)),
+        (
+            USAGE
+            | {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2}},
+            Usage(7, 3, 10, 4, 2, UsageSource.REPORTED),
+        ),
+    ],
+)
+def test_usage_is_read_from_whatever_groq_reports(members: dict[str, Any], usage: Usage) -> None:
+    assert Usage.reported(members) == usage

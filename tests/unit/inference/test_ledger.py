@@ -1,0 +1,153 @@
+"""The ledger's promise: a verdict only for a committed row, and no row lost while the process lives."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.inference.chat import Verdict
+from services.inference.ledger import Ledger, LedgerRow, LedgerStore
+from tests.contracts.ledger_store import ROW, rows
+
+
+class GatedStore:
+    """A store whose commits wait for the test, and fail while it is away."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[LedgerRow]] = []
+        self.open = asyncio.Event()
+        self.is_away = False
+        self.attempts = 0
+
+    @property
+    def kept(self) -> list[str]:
+        """Request ids of the rows that are committed."""
+        return [row.request_id for group in self.groups for row in group]
+
+    async def insert(self, rows: Sequence[LedgerRow]) -> None:
+        """Commit when the gate is open."""
+        self.attempts += 1
+        if self.is_away:
+            raise Unavailable("away")
+        await self.open.wait()
+        self.groups.append(list(rows))
+
+
+@pytest.fixture
+async def store() -> GatedStore:
+    """A store whose gate is shut."""
+    return GatedStore()
+
+
+def open_ledger(store: GatedStore, *, wait_seconds: float = 5, rows_max: int = 100) -> Ledger:
+    """Return a ledger over `store`, of which it needs one method."""
+    return Ledger(cast("LedgerStore", store), wait_seconds=wait_seconds, rows_max=rows_max)
+
+
+async def turns(count: int = 8) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_verdict_comes_only_after_the_commit(store: GatedStore) -> None:
+    recording = asyncio.create_task(open_ledger(store).record(ROW))
+    await turns()
+    assert not recording.done()
+
+    store.open.set()
+
+    assert await recording is Verdict.CHARGED
+    assert store.kept == ["req_1"]
+
+
+async def test_a_row_that_is_not_charged_is_released(store: GatedStore) -> None:
+    store.open.set()
+
+    assert await open_ledger(store).record(replace(ROW, charged=False)) is Verdict.RELEASED
+
+
+async def test_rows_that_wait_for_a_commit_are_written_in_one_group(store: GatedStore) -> None:
+    ledger = open_ledger(store)
+    recording = [asyncio.create_task(ledger.record(row)) for row in rows(1)]
+    await turns()
+    recording += [asyncio.create_task(ledger.record(row)) for row in rows(20, start=1)]
+    await turns()
+    store.open.set()
+
+    assert set(await asyncio.gather(*recording)) == {Verdict.CHARGED}
+
+    assert [len(group) for group in store.groups] == [1, 20]
+
+
+async def test_a_database_that_is_away_gives_no_verdict_within_the_wait_and_the_row_is_written_later(
+    store: GatedStore,
+) -> None:
+    store.is_away = True
+    store.open.set()
+    ledger = open_ledger(store, wait_seconds=0.05)
+
+    assert await ledger.record(ROW) is None
+    assert store.kept == []
+
+    store.is_away = False
+    await ledger.close(timeout_seconds=5)
+    assert store.kept == ["req_1"]
+    assert store.attempts == 2
+
+
+async def test_a_database_that_hangs_gives_no_verdict_within_the_wait(store: GatedStore) -> None:
+    ledger = open_ledger(store, wait_seconds=0.05)
+
+    assert await ledger.record(ROW) is None
+
+    store.open.set()
+    await ledger.close(timeout_seconds=5)
+    assert store.kept == ["req_1"]
+
+
+async def test_new_requests_are_refused_while_too_many_rows_wait(store: GatedStore) -> None:
+    ledger = open_ledger(store, wait_seconds=0, rows_max=3)
+    for row in rows(2):
+        await ledger.record(row)
+    ledger.check_room()
+    await ledger.record(ROW)
+
+    with pytest.raises(Unavailable) as raised:
+        ledger.check_room()
+
+    assert raised.value.reason == "ledger_unavailable"
+    store.open.set()
+    await ledger.close(timeout_seconds=5)
+    ledger.check_room()
+
+
+async def test_a_caller_that_leaves_takes_no_row_with_it(store: GatedStore) -> None:
+    ledger = open_ledger(store)
+    recording = asyncio.create_task(ledger.record(ROW))
+    await turns()
+    recording.cancel()
+    await turns()
+    store.open.set()
+
+    await ledger.close(timeout_seconds=5)
+
+    assert store.kept == ["req_1"]
+
+
+async def test_a_close_that_cannot_write_says_how_many_rows_are_lost(
+    store: GatedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = open_ledger(store, wait_seconds=0)
+    for row in rows(2):
+        await ledger.record(row)
+
+    await ledger.close(timeout_seconds=0.02)
+
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (record.message, record.__dict__["rows"]) == ("rows lost: the database did not come back", 2)
+    store.open.set()
+    await ledger.close(timeout_seconds=5)

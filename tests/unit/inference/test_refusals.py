@@ -1,0 +1,125 @@
+"""What Groq's refusals mean to our callers; every body is one that the stand-in sends."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
+from services.inference.refusals import from_event, from_status
+from tools.groq_standin import errors as groq
+
+ASKED = groq.Asked(model="openai/gpt-oss-20b", tokens=12, retry_after_seconds=2)
+TABLE: dict[str, tuple[type[ServiceError], str]] = {
+    "400": (InvalidRequest, "invalid_request"),
+    "401": (Unavailable, "upstream_misconfigured"),
+    "403": (Unavailable, "upstream_misconfigured"),
+    "403-html": (Unavailable, "upstream_misconfigured"),
+    "404": (NotFound, "model_not_found"),
+    "413": (TooLarge, "request_too_large"),
+    "422": (InvalidRequest, "invalid_request"),
+    "424": (InvalidRequest, "invalid_request"),
+    "429": (Unavailable, "upstream_unavailable"),
+    "429-day": (Unavailable, "upstream_unavailable"),
+    "498": (Unavailable, "upstream_unavailable"),
+    "500": (Unavailable, "upstream_unavailable"),
+    "502-html": (Unavailable, "upstream_unavailable"),
+    "503": (Unavailable, "upstream_unavailable"),
+    "tool_use_failed": (InvalidRequest, "tool_use_failed"),
+    "json_validate_failed": (InvalidRequest, "json_validate_failed"),
+    "context_length": (InvalidRequest, "context_length_exceeded"),
+    "decommissioned": (InvalidRequest, "model_decommissioned"),
+    "restricted": (Unavailable, "upstream_misconfigured"),
+}
+
+
+def refused(name: str) -> ServiceError:
+    """Return our error for one of the stand-in's refusals."""
+    refusal = groq.REFUSALS[name](ASKED)
+    body: Any = refusal.body.decode()
+    if refusal.content_type == b"application/json":
+        body = json.loads(body)
+    return from_status(refusal.status, {name.decode(): value.decode() for name, value in refusal.headers}, body)
+
+
+def test_the_table_knows_every_refusal_of_the_stand_in() -> None:
+    assert TABLE.keys() == groq.REFUSALS.keys()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_refusal_has_the_class_and_reason_of_the_table(name: str) -> None:
+    error = refused(name)
+
+    assert (type(error), error.reason) == TABLE[name]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_no_refusal_tells_of_the_operators_account(name: str) -> None:
+    error = refused(name)
+    told = json.dumps([error.message, error.reason, error.metadata])
+
+    for secret in ("org_", "on_demand", "groq.com/settings", "Upgrade", "cloudflare", "Invalid API Key"):
+        assert secret not in told
+
+
+def test_what_the_caller_can_mend_is_said_in_groqs_words_and_named() -> None:
+    error = refused("context_length")
+
+    assert error.message == "Please reduce the length of the messages or completion."
+    assert error.metadata == {"param": "messages", "code": "context_length_exceeded"}
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [("2", "2"), ("0", "1"), ("579", "60"), ("", "1"), ("soon", "1"), ("-3", "1"), ("1.5", "1")],
+)
+def test_a_busy_model_says_when_to_come_back_within_bounds(retry_after: str, seconds: str) -> None:
+    error = from_status(429, {"retry-after": retry_after}, {})
+
+    assert error.metadata == {"retry_after_seconds": seconds}
+
+
+def test_a_missing_model_is_told_from_a_missing_url() -> None:
+    assert type(from_status(404, {}, {"error": {"code": "unknown_url"}})) is Unavailable
+    assert type(from_status(404, {}, "<html>")) is Unavailable
+    assert type(from_status(404, {}, {"error": {"code": "model_not_active"}})) is NotFound
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    before=st.text(max_size=10),
+    around=st.sampled_from(["org_01abc", "`org_01abc`", "in organization `org_01abc` service tier `on_demand`"]),
+    after=st.text(max_size=10).filter(lambda text: not text[:1].isalnum()),
+    status=st.sampled_from([400, 404, 413, 422, 429]),
+)
+def test_an_organisation_is_never_named_wherever_it_stands(before: str, around: str, after: str, status: int) -> None:
+    text = f"{before} {around}{after}".strip()
+    error = from_status(status, {}, {"error": {"message": text, "code": "model_x"}})
+
+    assert "org_01abc" not in error.message
+
+
+@pytest.mark.parametrize("body", [None, "", "text", [], 5, {}, {"error": None}, {"error": "x"}, {"error": {"code": 5}}])
+@pytest.mark.parametrize("status", [302, 400, 401, 404, 418, 429, 500, 599])
+def test_no_body_is_too_odd_to_be_understood(status: int, body: object) -> None:
+    error = from_status(status, {}, body)
+
+    assert error.message
+    assert error.reason
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        ({"message": "m", "code": "tool_use_failed", "status_code": 400}, InvalidRequest),
+        ({"message": "m", "status_code": 503}, Unavailable),
+        ({"message": "m"}, Unavailable),
+        ({"message": "m", "status_code": "400"}, Unavailable),
+        ("over_capacity", Unavailable),
+        (None, Unavailable),
+    ],
+)
+def test_a_failure_inside_a_stream_is_judged_by_its_own_status(event: object, kind: type[ServiceError]) -> None:
+    assert type(from_event(event)) is kind
