@@ -20,6 +20,7 @@ def banner(settings: LocalSettings, key: FirstKey) -> str:
         f"  Key       {shown}",
         f"  Account   {EMAIL}, 1,000 requests a day for each key",
         f"  Model     {_upstream(settings)}",
+        f"  Metrics   http://{settings.quota_metrics_listen}/metrics" if settings.quota_metrics_listen else "",
         f"  Data      {settings.data_dir.resolve()}, logs in its folder logs",
         "",
     ]

@@ -48,10 +48,15 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
         "QUOTA_TARGET": settings.quota_listen,
         "INFERENCE_TARGET": settings.inference_listen,
     }
+    quota = {
+        "QUOTA_LISTEN": settings.quota_listen,
+        "QUOTA_REDIS_URL": redis_url,
+        "QUOTA_METRICS_LISTEN": settings.quota_metrics_listen,
+    }
     return [
         _service("auth", data_dir | {"AUTH_LISTEN": settings.auth_listen}),
         _service("inference", data_dir | upstream | {"INFERENCE_LISTEN": settings.inference_listen}),
-        _service("quota", targets | {"QUOTA_LISTEN": settings.quota_listen, "QUOTA_REDIS_URL": redis_url}),
+        _service("quota", targets | quota),
         _service(
             "gateway",
             targets | {"GATEWAY_PORT": str(settings.gateway_port), "GRACE_SECONDS": str(_GATEWAY_GRACE_SECONDS)},
@@ -70,8 +75,9 @@ def check_ports(settings: LocalSettings) -> None:
         ("AUTH_LISTEN", settings.auth_listen),
         ("QUOTA_LISTEN", settings.quota_listen),
         ("INFERENCE_LISTEN", settings.inference_listen),
+        ("QUOTA_METRICS_LISTEN", settings.quota_metrics_listen),
     ):
-        if not address.startswith("unix:") and _is_taken(address):
+        if address and not address.startswith("unix:") and _is_taken(address):
             raise StartError(f"{address} is already in use; stop what uses it, or set {setting} to another")
 
 

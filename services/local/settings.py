@@ -32,6 +32,9 @@ class LocalSettings(ServiceSettings):
     quota_redis_url: str = Field(default="", validation_alias="QUOTA_REDIS_URL")
     """A Redis to use in place of the embedded Valkey."""
 
+    quota_metrics_listen: str = Field(default="127.0.0.1:50252", validation_alias="QUOTA_METRICS_LISTEN")
+    """Address of quota's metrics; empty serves none."""
+
     valkey_server: str = ""
     """Path of a valkey-server or redis-server; empty finds one."""
 

@@ -3,6 +3,7 @@
 import logging
 from contextlib import AsyncExitStack
 
+from services.common import metrics
 from services.common.channel import open_channel
 from services.common.server import GrpcServer
 from services.common.tasks import running
@@ -21,6 +22,7 @@ _log = logging.getLogger(__name__)
 async def serve(settings: QuotaSettings) -> None:
     """Serve until told to stop."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_listen))
         client = connect(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, is_cluster=settings.redis_cluster
         )

@@ -14,6 +14,9 @@ class QuotaSettings(ServiceSettings):
     listen: str = "127.0.0.1:50052"
     """Address of the gRPC server: `host:port`, `[::]:port` or `unix:/path`."""
 
+    metrics_listen: str = "127.0.0.1:50252"
+    """Address of `GET /metrics`; empty serves none."""
+
     redis_url: str = "redis://127.0.0.1:6379/0"
     """Redis or Valkey: `redis://host:port/db`, `rediss://…` or `unix:///path`."""
 

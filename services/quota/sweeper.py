@@ -17,6 +17,7 @@ from typing import Protocol
 
 from services.common.errors import ServiceError
 from services.quota.holds import KeyDay, Settlement, Verdict
+from services.quota.metrics import DRIFT, RAISED, SWEPT
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
@@ -145,7 +146,7 @@ class Sweeper:
         """Sweep and reconcile until cancelled; what fails is tried again in the next round."""
         async with asyncio.TaskGroup() as rounds:
             rounds.create_task(_repeat(self._sweep_all, self._sweep_seconds))
-            rounds.create_task(_repeat(self.reconcile, self._reconcile_seconds))
+            rounds.create_task(_repeat(self._reconcile_and_verify, self._reconcile_seconds))
 
     async def sweep(self) -> int:
         """Close overdue holds, a batch of each bucket; return how many were looked at.
@@ -162,6 +163,8 @@ class Sweeper:
                 for hold, verdict in zip(holds, verdicts, strict=True)
             ]
             await self._store.settle(ends)
+            for verdict in verdicts:
+                SWEPT.labels(verdict.value).inc()
             _log.info("swept", extra={"holds": len(ends), "charged": verdicts.count(Verdict.CHARGED)})
         return len(overdue)
 
@@ -180,6 +183,7 @@ class Sweeper:
                     ids = await self._ledger.list_charged(one.key_day, reserved_before=reserved_before)
                     raised += await self._store.raise_counter(one.key_day, ids)
         if raised:
+            RAISED.inc(raised)
             _log.warning("counters had lost charges", extra={"charges": raised})
         return raised
 
@@ -206,6 +210,14 @@ class Sweeper:
             key_days += len(batch)
             held += sum(one.held for one in batch)
         return Report(findings, key_days, held)
+
+    async def _reconcile_and_verify(self) -> None:
+        await self.reconcile()
+        findings = (await self.verify()).findings
+        for kind in Disagreement:
+            DRIFT.labels(kind.value).set(sum(finding.kind is kind for finding in findings))
+        for finding in findings:
+            _log.error("the records differ", extra={"kind": finding.kind.value, "key": finding.entries.key_day.key_id})
 
     async def _sweep_all(self) -> None:
         while await self.sweep() >= _OVERDUE_BATCH:

@@ -74,7 +74,10 @@ class Runner:
 @pytest.fixture
 def ports() -> dict[str, int]:
     """Give ports that nobody uses."""
-    return {name: free_port() for name in ("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN")}
+    return {
+        name: free_port()
+        for name in ("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN", "QUOTA_METRICS_LISTEN")
+    }
 
 
 @pytest.fixture
@@ -185,7 +188,9 @@ def test_nothing_outlives_a_runner_that_is_killed(start: Callable[..., Runner]) 
     assert alive == []
 
 
-@pytest.mark.parametrize("setting", ["GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"])
+@pytest.mark.parametrize(
+    "setting", ["GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN", "QUOTA_METRICS_LISTEN"]
+)
 def test_a_taken_port_is_one_sentence(start: Callable[..., Runner], ports: dict[str, int], setting: str) -> None:
     with socket.create_server(("127.0.0.1", ports[setting])):
         output, _ = start().process.communicate(timeout=_READY_SECONDS)
@@ -214,7 +219,10 @@ def test_a_second_runner_over_the_same_data_is_refused_in_one_sentence(
     start: Callable[..., Runner], tmp_path: Path
 ) -> None:
     start().read_until("Ctrl-C")
-    ports = {name: free_port() for name in ("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN")}
+    ports = {
+        name: free_port()
+        for name in ("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN", "QUOTA_METRICS_LISTEN")
+    }
     second = Runner(tmp_path / "var", ports)
     output, _ = second.process.communicate(timeout=_READY_SECONDS)
     assert second.process.returncode == 1
