@@ -8,6 +8,7 @@ from services.cli.accounts import accounts
 from services.cli.client import Backends
 from services.cli.keys import keys
 from services.cli.usage import usage
+from services.cli.verify import verify
 
 
 def _target(service: str, *, default: str) -> click.Option:
@@ -49,5 +50,5 @@ def main(context: click.Context, *, auth_target: str, quota_target: str, inferen
     context.obj = Backends(auth_target, quota_target, inference_target, data_dir)
 
 
-for _command in (accounts, keys, usage):
+for _command in (accounts, keys, usage, verify):
     main.add_command(_command)

@@ -12,10 +12,10 @@ _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 _OPTIONS = (
     # The default policy sends everything to one address; behind a headless Service there are many.
     ("grpc.service_config", _SERVICE_CONFIG),
-    # A service that comes back is used again within a second.
+    # A service that comes back is used again within a second, the jitter of a fifth included.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 500),
     # A peer that vanished without a word is noticed within 15 s; servers allow this pace (server.py).
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

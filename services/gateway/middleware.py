@@ -13,14 +13,17 @@ REQUEST_ID = "stack.request_id"
 """Name in the ASGI scope of the id that the answer will carry; a reserve that was tried again changes it."""
 
 _log = logging.getLogger(__name__)
-_PREFIXED = re.compile(r"^(?:/api/v1|/openai/v1|/v1)*(/chat|/chat/completions|/models(?:/.+)?)$")
+# Without a prefix, `/key` and `/usage` are no paths of the API.
+_PREFIXED = re.compile(
+    r"^(?:/api/v1|/openai/v1|/v1)*(/chat|/chat/completions|/models(?:/.+)?|(?<=/v1)/(?:key|usage(?:/[^/]+)?))$"
+)
 
 
 class APIPaths:
     """Brings the API's aliases to `/api/v1/…`, since clients disagree on where their base URL ends.
 
-    `/v1`, `/openai/v1`, no prefix, a doubled prefix and a trailing slash all mean the same; nothing is redirected,
-    because a redirected POST loses its body in some clients.
+    `/v1`, `/openai/v1`, no prefix (but for receipts), a doubled prefix and a trailing slash all mean the same; nothing
+    is redirected, because a redirected POST loses its body in some clients.
     """
 
     def __init__(self, app: ASGIApp) -> None:

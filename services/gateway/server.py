@@ -22,16 +22,19 @@ from services.common.errors import StartError
 from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
+from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.middleware import APIPaths, RequestScope
 from services.gateway.pipeline import Pipeline
 from services.gateway.presence import Leavers
 from services.gateway.principals import PrincipalCache
+from services.gateway.receipts import Receipts
 from services.gateway.routes import API
 from services.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 4096
 _SETTLES_SECONDS = 3.0
+_RECEIPT_SECONDS_MAX = 2.0
 
 
 class Readiness:
@@ -75,14 +78,19 @@ async def serve(settings: GatewaySettings) -> None:
             models,
             new_request_id=new_request_id,
         )
-        app = build_app(
-            API(pipeline, models, Leavers(settings.leavers_max), body_bytes_max=settings.body_bytes_max), readiness
+        receipts = Receipts(
+            principals,
+            GrpcCounters(quota, timeout_seconds=_RECEIPT_SECONDS_MAX),
+            GrpcLedger(inference, timeout_seconds=_RECEIPT_SECONDS_MAX),
+            SystemClock(),
         )
+        api = API(pipeline, models, Leavers(settings.leavers_max), body_bytes_max=settings.body_bytes_max)
+        app = build_app(api, receipts, readiness)
         await _listen(app, readiness, settings)
         await pipeline.drain(timeout_seconds=_SETTLES_SECONDS)
 
 
-def build_app(api: API, readiness: Readiness) -> Starlette:
+def build_app(api: API, receipts: Receipts, readiness: Readiness) -> Starlette:
     """Return the ASGI application."""
     app = Starlette(
         routes=[
@@ -90,6 +98,9 @@ def build_app(api: API, readiness: Readiness) -> Starlette:
             Route("/api/v1/chat/completions", api.chat, methods=["POST"]),
             Route("/api/v1/models", api.models),
             Route("/api/v1/models/{id:path}", api.model),
+            Route("/api/v1/key", receipts.key),
+            Route("/api/v1/usage", receipts.usage),
+            Route("/api/v1/usage/{request_id}", receipts.receipt),
             Route("/healthz", routes.healthz),
             Route("/readyz", readiness.readyz),
         ],

@@ -1,0 +1,112 @@
+"""`stackctl verify`: whether Redis' counters and the ledger tell the same, on a live system."""
+
+import asyncio
+from typing import Any
+
+import click
+
+from services.cli import output
+from services.cli.client import Backends, Service
+from services.cli.failures import Failure, Unreachable
+from services.common.channel import open_channel
+from services.common.errors import ServiceError, rpc_errors
+from stack.quota.v1 import quota_pb2
+from stack.quota.v1.quota_pb2_grpc import QuotaServiceStub
+
+_VERIFY_SECONDS_MAX = 30.0
+"""Every key and day of Redis is compared, which takes longer than other calls may."""
+_UNREACHABLE_REASON = "unreachable"
+_OLD = "older than a request can be in flight"
+_SAYINGS = {
+    quota_pb2.DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER: (
+        "charged rows",
+        "the key was charged for requests that nothing is known of",
+    ),
+    quota_pb2.DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER: (
+        f"charged rows {_OLD}",
+        "the key gets requests for nothing; quota should have raised the counter by now",
+    ),
+    quota_pb2.DISAGREEMENT_KIND_HOLD_OVERDUE: (
+        f"charged rows {_OLD}",
+        "a request has been in flight for too long; quota should have asked the ledger and closed it by now",
+    ),
+    quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT: (
+        "charged rows",
+        "more is charged and in flight than the key's limit ever was on that day",
+    ),
+}
+"""What the ledger's number counts, and what the disagreement means."""
+_UNKNOWN = ("charged rows", "quota says that they disagree in a way that this stackctl does not know")
+
+
+@click.command()
+@output.as_json_option
+@click.pass_context
+def verify(context: click.Context, *, as_json: bool) -> None:
+    """Compare counters and holds with the ledger; what requests in flight explain is no disagreement.
+
+    Exit code 0 when all agree, 1 when something does not.
+    """
+    backends: Backends = context.obj
+    report = _verify(backends.quota())
+    if as_json:
+        output.show_json(_facts(report))
+    else:
+        for line in _lines(report):
+            click.echo(line)
+    context.exit(1 if report.disagreements else 0)
+
+
+def _verify(quota: Service) -> quota_pb2.VerifyResponse:
+    async def run() -> quota_pb2.VerifyResponse:
+        async with open_channel(quota.target) as channel:
+            with rpc_errors(unavailable_reason=_UNREACHABLE_REASON):
+                return await QuotaServiceStub(channel).Verify(quota_pb2.VerifyRequest(), timeout=_VERIFY_SECONDS_MAX)
+
+    try:
+        return asyncio.run(run())
+    except ServiceError as exc:
+        if exc.reason == _UNREACHABLE_REASON:
+            raise Unreachable(
+                f"{quota.name} does not answer at {quota.target}; start it, or set {quota.setting} to where it is"
+            ) from exc
+        raise Failure(exc.message) from exc
+
+
+def _facts(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
+    return {
+        "ok": not report.disagreements,
+        "key_days": report.key_days,
+        "held": report.held,
+        "disagreements": [
+            {
+                "key_id": one.key_id,
+                "day": one.day,
+                "kind": _kind(one.kind),
+                "charged": one.charged,
+                "held": one.held,
+                "ledger_charged": one.ledger_charged,
+            }
+            for one in report.disagreements
+        ],
+    }
+
+
+def _kind(value: int) -> str:
+    """Return a kind's name; quota may be newer than this program and know more of them."""
+    kind = quota_pb2.DisagreementKind.DESCRIPTOR.values_by_number.get(value)
+    return kind.name.removeprefix("DISAGREEMENT_KIND_").lower() if kind else f"unknown_{value}"
+
+
+def _lines(report: quota_pb2.VerifyResponse) -> list[str]:
+    if not report.disagreements:
+        return [f"{report.key_days} keys and days agree; {report.held} requests in flight"]
+    return [_line(one) for one in report.disagreements]
+
+
+def _line(one: quota_pb2.Disagreement) -> str:
+    counted, meaning = _SAYINGS.get(one.kind, _UNKNOWN)
+    return (
+        f"{one.key_id} on {one.day}: Redis has {one.charged} charged and {one.held} in flight, "
+        f"the ledger {one.ledger_charged} {counted}: {meaning}"
+    )
