@@ -65,6 +65,8 @@ def call(
     service: Service,
     method: Callable[[aio.Channel], "aio.UnaryUnaryMultiCallable[Request, Response]"],
     request: Request,
+    *,
+    timeout_seconds: float = CALL_SECONDS_MAX,
 ) -> Response:
     """Make one call and return its answer.
 
@@ -72,16 +74,17 @@ def call(
         service: Whom to call.
         method: Returns the RPC on a channel, `lambda channel: KeyServiceStub(channel).GetKey`.
         request: What to send.
+        timeout_seconds: Longest wait for the answer.
 
     Raises:
         Failure: It was refused or failed.
-        Unreachable: The service did not answer within `CALL_SECONDS_MAX`.
+        Unreachable: The service did not answer in time.
     """
 
     async def run() -> Response:
         async with open_channel(service.target) as channel:
             with rpc_errors(unavailable_reason=_UNREACHABLE_REASON):
-                return await method(channel)(request, timeout=CALL_SECONDS_MAX, metadata=service.metadata)
+                return await method(channel)(request, timeout=timeout_seconds, metadata=service.metadata)
 
     try:
         return asyncio.run(run())

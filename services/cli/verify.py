@@ -1,21 +1,16 @@
 """`stackctl verify`: whether Redis' counters and the ledger tell the same, on a live system."""
 
-import asyncio
 from typing import Any
 
 import click
 
 from services.cli import output
-from services.cli.client import Backends, Service
-from services.cli.failures import Failure, Unreachable
-from services.common.channel import open_channel
-from services.common.errors import ServiceError, rpc_errors
+from services.cli.client import Backends, call
 from stack.quota.v1 import quota_pb2
 from stack.quota.v1.quota_pb2_grpc import QuotaServiceStub
 
 _VERIFY_SECONDS_MAX = 30.0
 """Every key and day of Redis is compared, which takes longer than other calls may."""
-_UNREACHABLE_REASON = "unreachable"
 _OLD = "older than a request can be in flight"
 _SAYINGS = {
     quota_pb2.DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER: (
@@ -48,29 +43,18 @@ def verify(context: click.Context, *, as_json: bool) -> None:
     Exit code 0 when all agree, 1 when something does not.
     """
     backends: Backends = context.obj
-    report = _verify(backends.quota())
+    report: quota_pb2.VerifyResponse = call(
+        backends.quota(),
+        lambda channel: QuotaServiceStub(channel).Verify,
+        quota_pb2.VerifyRequest(),
+        timeout_seconds=_VERIFY_SECONDS_MAX,
+    )
     if as_json:
         output.show_json(_facts(report))
     else:
         for line in _lines(report):
             click.echo(line)
     context.exit(1 if report.disagreements else 0)
-
-
-def _verify(quota: Service) -> quota_pb2.VerifyResponse:
-    async def run() -> quota_pb2.VerifyResponse:
-        async with open_channel(quota.target) as channel:
-            with rpc_errors(unavailable_reason=_UNREACHABLE_REASON):
-                return await QuotaServiceStub(channel).Verify(quota_pb2.VerifyRequest(), timeout=_VERIFY_SECONDS_MAX)
-
-    try:
-        return asyncio.run(run())
-    except ServiceError as exc:
-        if exc.reason == _UNREACHABLE_REASON:
-            raise Unreachable(
-                f"{quota.name} does not answer at {quota.target}; start it, or set {quota.setting} to where it is"
-            ) from exc
-        raise Failure(exc.message) from exc
 
 
 def _facts(report: quota_pb2.VerifyResponse) -> dict[str, Any]:

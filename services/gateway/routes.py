@@ -11,8 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.common.errors import NotFound, ServiceError, TooLarge, Unauthenticated
+from services.common.errors import NotFound, ServiceError, TooLarge
 from services.gateway import sse
+from services.gateway.credentials import shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.middleware import REQUEST_ID
 from services.gateway.openai import parse_chat
@@ -22,10 +23,6 @@ from services.gateway.presence import Leavers, Presence
 _encode = msgspec.json.Encoder().encode
 _CLIENT_LEFT = 499
 """Status of an answer that nobody reads, for the log line; nginx' and Groq's word for it."""
-_NO_KEY = (
-    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
-    "(i.e. Authorization: Bearer YOUR_KEY). You can create one in the console under API Keys."
-)
 
 
 class Models(Protocol):
@@ -84,10 +81,7 @@ class API:
         raise NotFound(message, metadata={"param": "model", "code": "model_not_found"})
 
     async def _principal(self, request: Request) -> Principal:
-        scheme, _, api_key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not api_key.strip():
-            raise Unauthenticated(_NO_KEY)
-        return await self._pipeline.authorise(api_key.strip())
+        return await self._pipeline.authorise(shown_key(request))
 
     async def _body(self, request: Request) -> bytes:
         """Read the body, no further than its bound."""

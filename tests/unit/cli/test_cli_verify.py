@@ -1,0 +1,179 @@
+"""`stackctl verify` says in plain words and by its exit code whether the two records agree."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from grpc import aio
+
+from services.common.errors import Unavailable
+from services.common.interceptors import ServiceInterceptor
+from services.common.rpc import Context
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+from tests.e2e.stack import Stack, running_stack, say
+from tests.unit.auth.auth_process import ROOT, environment
+
+
+@dataclass
+class Quota(quota_pb2_grpc.QuotaServiceServicer):
+    """Answers with a report that the test sets."""
+
+    report: quota_pb2.VerifyResponse = field(default_factory=lambda: quota_pb2.VerifyResponse(key_days=12, held=2))
+    is_away: bool = False
+
+    async def Verify(self, request: quota_pb2.VerifyRequest, context: Context) -> quota_pb2.VerifyResponse:
+        if self.is_away:
+            raise Unavailable("quota cannot use Redis just now; try again")
+        return self.report
+
+    def found(
+        self, kind: "quota_pb2.DisagreementKind.ValueType", *, charged: int, held: int, ledger_charged: int
+    ) -> None:
+        """Add a disagreement to the report."""
+        self.report.disagreements.add(
+            key_id="key_1", day="2026-11-22", kind=kind, charged=charged, held=held, ledger_charged=ledger_charged
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Quota, played by this test on a socket."""
+
+    target: str
+    quota: Quota
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    with tempfile.TemporaryDirectory(prefix="cli-", dir="/tmp") as folder:
+        # Abstract in the stubs alone; an RPC that is missing answers UNIMPLEMENTED.
+        service = Service(f"unix:{folder}/quota.sock", Quota())  # type: ignore[abstract]
+        server = aio.server(interceptors=[ServiceInterceptor()])
+        quota_pb2_grpc.add_QuotaServiceServicer_to_server(service.quota, server)
+        server.add_insecure_port(service.target)
+        await server.start()
+        yield service
+        await server.stop(0)
+
+
+async def verify(target: str, *arguments: str) -> tuple[int, str, str]:
+    """Run the command and return its exit code and what it printed and said; it needs no admin token."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services.cli",
+        "verify",
+        *arguments,
+        env=environment(Path("/nowhere"), {"QUOTA_TARGET": target}),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    printed, said = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, printed.decode(), said.decode()
+
+
+async def test_agreement_is_one_line_and_0(service: Service) -> None:
+    assert await verify(service.target) == (0, "12 keys and days agree; 2 requests in flight\n", "")
+
+
+async def test_agreement_as_json_is_one_object_and_0(service: Service) -> None:
+    code, printed, said = await verify(service.target, "--json")
+
+    assert (code, said) == (0, "")
+    assert json.loads(printed) == {"ok": True, "key_days": 12, "held": 2, "disagreements": []}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("COUNTER_ABOVE_LEDGER", ["the ledger 3 charged rows:", "charged for requests that nothing is known of"]),
+        ("COUNTER_BELOW_LEDGER", ["the ledger 3 charged rows older than", "gets requests for nothing"]),
+        ("HOLD_OVERDUE", ["in flight for too long"]),
+        ("OVER_LIMIT", ["more is charged and in flight than the key's limit ever was"]),
+    ],
+)
+async def test_a_disagreement_is_one_line_with_both_records_and_its_meaning_and_1(
+    service: Service, kind: str, words: list[str]
+) -> None:
+    value = quota_pb2.DisagreementKind.Value(f"DISAGREEMENT_KIND_{kind}")
+    service.quota.found(value, charged=5, held=1, ledger_charged=3)
+
+    code, printed, said = await verify(service.target)
+
+    assert (code, said) == (1, "")
+    (line,) = printed.splitlines()
+    assert line.startswith("key_1 on 2026-11-22: Redis has 5 charged and 1 in flight, the ledger 3 charged rows")
+    assert all(one in line for one in words), line
+
+
+async def test_disagreements_as_json_are_listed_and_1(service: Service) -> None:
+    service.quota.found(quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
+    service.quota.found(99, charged=0, held=0, ledger_charged=0)  # type: ignore[arg-type]
+
+    code, printed, _ = await verify(service.target, "--json")
+
+    first = {
+        "key_id": "key_1",
+        "day": "2026-11-22",
+        "kind": "over_limit",
+        "charged": 5,
+        "held": 1,
+        "ledger_charged": 3,
+    }
+    second = {**first, "kind": "unknown_99", "charged": 0, "held": 0, "ledger_charged": 0}
+    assert code == 1
+    assert json.loads(printed) == {"ok": False, "key_days": 12, "held": 2, "disagreements": [first, second]}
+
+
+async def test_a_kind_of_a_newer_quota_is_still_a_disagreement(service: Service) -> None:
+    service.quota.found(99, charged=5, held=1, ledger_charged=3)  # type: ignore[arg-type]
+
+    code, printed, _ = await verify(service.target)
+
+    assert code == 1
+    assert "key_1 on 2026-11-22" in printed
+    assert "does not know" in printed
+
+
+async def test_a_quota_that_fails_is_1_and_one_that_is_not_there_is_3(service: Service) -> None:
+    service.quota.is_away = True
+    assert await verify(service.target) == (1, "", "stackctl: quota cannot use Redis just now; try again\n")
+
+    code, printed, said = await verify("127.0.0.1:1")
+    assert (code, printed) == (3, "")
+    assert "quota does not answer at 127.0.0.1:1; start it, or set QUOTA_TARGET" in said
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[Stack]:
+    """Give a running stack that this test may harm."""
+    with running_stack() as stack:
+        yield stack
+
+
+async def test_a_real_stack_agrees_until_somebody_tampers_with_a_counter(own_stack: Stack) -> None:
+    key = await own_stack.create_key()
+    async with httpx.AsyncClient(base_url=own_stack.base_url, trust_env=False, timeout=20) as http:
+        for _ in range(3):
+            assert (await http.post("/api/v1/chat", headers=key.headers, json=say("hi"))).status_code == 200
+    await own_stack.until_settled(key)
+    target = own_stack.settings.quota_listen
+    assert await verify(target) == (0, "1 keys and days agree; 0 requests in flight\n", "")
+
+    redis = own_stack.redis()
+    (name,) = redis.scan_iter(match=f"quota:*:{key.id}:*")
+    redis.hincrby(name, "charged", 2)
+    redis.close()
+
+    code, printed, _ = await verify(target)
+    assert code == 1
+    assert f"{key.id} on " in printed
+    assert "Redis has 5 charged and 0 in flight, the ledger 3 charged rows" in printed

@@ -1,0 +1,340 @@
+"""Receipts over real gRPC to scripted services: what is shown, what is asked for, and what is never told."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from services.common.channel import open_channel
+from services.common.errors import NotFound, Unavailable
+from services.common.interceptors import ServiceInterceptor
+from services.common.rpc import Context
+from services.gateway import routes
+from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
+from services.gateway.pipeline import Principal
+from services.gateway.receipts import Receipts, iso_time
+from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+KEY_ID = "key_01KAKAKAKAKAKAKAKAKAKAKAKA"
+OWN, FOREIGN, UNKNOWN = (f"req_01KAKAKAKAKAKAKAKAKAKAKAK{letter}" for letter in "ABC")
+NOON = 1_795_348_800.0
+"""2026-11-22T12:00:00Z."""
+HEADERS = {"Authorization": "Bearer any"}
+TOKENS = {
+    "prompt_tokens": 10,
+    "completion_tokens": 20,
+    "total_tokens": 30,
+    "cached_tokens": 4,
+    "reasoning_tokens": 5,
+}
+
+
+class NoonClock:
+    """It is always noon."""
+
+    def now(self) -> float:
+        return NOON
+
+    def monotonic(self) -> float:
+        return 0
+
+
+class OnePrincipal:
+    """Every key is the same account's."""
+
+    async def authenticate(self, api_key: str) -> Principal:
+        return Principal(KEY_ID, "acc_1", 10, None)
+
+
+@dataclass
+class Quota(quota_pb2_grpc.QuotaServiceServicer):
+    """Answers with a counter that the test sets."""
+
+    charged: int = 3
+    is_away: bool = False
+    delay_seconds: float = 0
+
+    async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
+        await asyncio.sleep(self.delay_seconds)
+        if self.is_away:
+            raise Unavailable("quota cannot use Redis just now; try again", reason="quota_unavailable")
+        midnight = Timestamp(seconds=int(NOON) + 12 * 3600)
+        status = quota_pb2.DayStatus(day="2026-11-22", charged=self.charged, held=1, reset_at=midnight)
+        return quota_pb2.GetStatusResponse(statuses=[status] * len(request.key_ids))
+
+
+@dataclass
+class Usage(usage_pb2_grpc.UsageServiceServicer):
+    """Knows one row of the account and one of another; keeps what it was asked."""
+
+    rows: dict[str, usage_pb2.UsageRecord] = field(default_factory=dict)
+    asked: list[Any] = field(default_factory=list)
+
+    async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
+        self.asked.append(request.request_id)
+        if request.request_id not in self.rows:
+            raise NotFound("no such row")
+        return usage_pb2.GetRequestResponse(record=self.rows[request.request_id])
+
+    async def SummarizeUsage(
+        self, request: usage_pb2.SummarizeUsageRequest, context: Context
+    ) -> usage_pb2.SummarizeUsageResponse:
+        self.asked.append(request)
+        summary = usage_pb2.UsageSummary(
+            day="2026-11-22", model="llama", charged_requests=3, released_requests=1, **TOKENS
+        )
+        return usage_pb2.SummarizeUsageResponse(summaries=[summary])
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The handlers before scripted services."""
+
+    http: httpx.AsyncClient
+    quota: Quota
+    usage: Usage
+    server: aio.Server
+
+    async def get(self, path: str, **params: str) -> httpx.Response:
+        return await self.http.get(path, params=params, headers=HEADERS)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """Give the handlers over a gRPC server on a socket of its own."""
+    # Abstract in the stubs alone; an RPC that is missing answers UNIMPLEMENTED.
+    quota, usage = Quota(), Usage({OWN: row(), FOREIGN: row(account_id="acc_2")})  # type: ignore[abstract]
+    server = aio.server(interceptors=[ServiceInterceptor()])
+    quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(usage, server)
+    with tempfile.TemporaryDirectory(prefix="receipts-", dir="/tmp") as folder:
+        server.add_insecure_port(f"unix:{folder}/all.sock")
+        await server.start()
+        async with open_channel(f"unix:{folder}/all.sock") as channel:
+            counters, ledger = GrpcCounters(channel, timeout_seconds=0.5), GrpcLedger(channel, timeout_seconds=0.5)
+            transport = httpx.ASGITransport(_app(Receipts(OnePrincipal(), counters, ledger, NoonClock())))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+                yield World(http, quota, usage, server)
+        await server.stop(0)
+
+
+def _app(receipts: Receipts) -> Starlette:
+    paths = [
+        Route("/key", receipts.key),
+        Route("/usage", receipts.usage),
+        Route("/usage/{request_id}", receipts.receipt),
+    ]
+    return Starlette(routes=paths, exception_handlers=routes.HANDLERS)
+
+
+def row(**fields: Any) -> usage_pb2.UsageRecord:
+    """Return a charged row of the account that asks; `fields` make it another."""
+    values: dict[str, Any] = {
+        "request_id": OWN,
+        "account_id": "acc_1",
+        "key_id": KEY_ID,
+        "day": "2026-11-22",
+        "model": "llama",
+        "upstream_model": "upstream/secret-model",
+        "stream": True,
+        "outcome": "answered",
+        "charged": True,
+        "usage_source": "reported",
+        "upstream_id": "req_secretupstreamid",
+        "attempts": 2,
+        "time_to_first_token_ms": 40,
+        "duration_ms": 900,
+        "reserved_at": Timestamp(seconds=int(NOON), nanos=250_000_000),
+        **TOKENS,
+    }
+    return usage_pb2.UsageRecord(**values | fields)
+
+
+async def test_a_key_is_told_its_day(world: World) -> None:
+    assert (await world.get("/key")).json() == {
+        "object": "key",
+        "id": KEY_ID,
+        "limit": 10,
+        "used": 3,
+        "held": 1,
+        "remaining": 6,
+        "resets_at": "2026-11-23T00:00:00Z",
+        "reset_in_seconds": 43_200,
+    }
+
+
+async def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less(world: World) -> None:
+    world.quota.charged = 50
+
+    assert (await world.get("/key")).json()["remaining"] == 0
+
+
+async def test_a_receipt_is_the_row_without_what_is_the_operators(world: World) -> None:
+    response = await world.get(f"/usage/{OWN}")
+
+    assert response.json() == {
+        "object": "usage.record",
+        "id": OWN,
+        "key_id": KEY_ID,
+        "day": "2026-11-22",
+        "created_at": "2026-11-22T12:00:00.250Z",
+        "model": "llama",
+        "stream": True,
+        "outcome": "answered",
+        "charged": True,
+        "refund_reason": None,
+        "usage": {**TOKENS, "source": "reported"},
+        "attempts": 2,
+        "time_to_first_token_ms": 40,
+        "duration_ms": 900,
+    }
+    assert "secret" not in response.text
+
+
+async def test_a_released_request_tells_why_and_has_no_time_of_a_token_that_never_came(world: World) -> None:
+    world.usage.rows[OWN] = row(charged=False, refund_reason="upstream_unavailable", time_to_first_token_ms=0)
+
+    receipt = (await world.get(f"/usage/{OWN}")).json()
+
+    assert (receipt["charged"], receipt["refund_reason"]) == (False, "upstream_unavailable")
+    assert receipt["time_to_first_token_ms"] is None
+
+
+async def test_another_accounts_request_and_one_that_never_was_get_the_same_answer(world: World) -> None:
+    world.usage.rows[FOREIGN] = row(account_id="acc_2")
+
+    foreign, unknown = await world.get(f"/usage/{FOREIGN}"), await world.get(f"/usage/{UNKNOWN}")
+
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.text.replace(FOREIGN, UNKNOWN) == unknown.text
+    assert dict(foreign.headers) == dict(unknown.headers)
+
+
+@pytest.mark.parametrize("request_id", ["req_1", "chatcmpl-1", f"{OWN}0", "%00", "req_%F0%9F%98%80"])
+async def test_what_is_no_request_id_is_404_and_nobody_is_asked(world: World, request_id: str) -> None:
+    response = await world.get(f"/usage/{request_id}")
+
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "request_not_found")
+    assert world.usage.asked == []
+
+
+async def test_usage_has_the_documented_members_and_is_the_accounts(world: World) -> None:
+    body = (await world.get("/usage")).json()
+
+    day = {"day": "2026-11-22", "model": "llama", "requests": 3, "released_requests": 1, **TOKENS}
+    assert body == {"object": "list", "data": [day]}
+    assert [(one.account_id, one.key_id) for one in world.usage.asked] == [("acc_1", "")]
+
+
+@pytest.mark.parametrize(
+    ("params", "span"),
+    [
+        pytest.param({}, ("2026-10-24", ""), id="the last 30 days"),
+        pytest.param({"from": "2026-11-01"}, ("2026-11-01", ""), id="from a day on"),
+        pytest.param({"to": "2026-03-30"}, ("2026-03-01", "2026-03-30"), id="30 days to a day"),
+        pytest.param({"from": "2026-02-01", "to": "2026-02-01"}, ("2026-02-01", "2026-02-01"), id="one day"),
+        pytest.param({"to": "0001-01-02"}, ("0001-01-01", "0001-01-02"), id="the first days that there are"),
+    ],
+)
+async def test_usage_covers_the_days_that_were_asked_for(
+    world: World, params: dict[str, str], span: tuple[str, str]
+) -> None:
+    assert (await world.get("/usage", **params)).status_code == 200
+
+    assert [(one.from_day, one.to_day) for one in world.usage.asked] == [span]
+
+
+async def test_one_keys_usage_is_asked_for_within_the_account(world: World) -> None:
+    await world.get("/usage", key_id=KEY_ID)
+
+    assert [(one.account_id, one.key_id) for one in world.usage.asked] == [("acc_1", KEY_ID)]
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"from": "yesterday"}, "from"),
+        ({"from": ""}, "from"),
+        ({"from": "20261122"}, "from"),
+        ({"from": "2026-W47-7"}, "from"),
+        ({"from": "2026-02-30"}, "from"),
+        ({"from": "202\u0666-11-22"}, "from"),
+        ({"to": "2026-13-01"}, "to"),
+        ({"from": "2026-11-22", "to": "2026-11-21"}, "from"),
+        ({"key_id": ""}, "key_id"),
+        ({"key_id": "sk_stk_secret"}, "key_id"),
+        ({"key_id": "key_\0"}, "key_id"),
+    ],
+)
+async def test_a_bad_parameter_is_400_that_names_it_and_nobody_is_asked(
+    world: World, params: dict[str, str], named: str
+) -> None:
+    response = await world.get("/usage", **params)
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, named)
+    assert f"`{named}`" in response.json()["error"]["message"]
+    assert world.usage.asked == []
+
+
+@pytest.mark.parametrize("path", ["/key", "/usage", f"/usage/{OWN}"])
+async def test_without_a_key_nothing_is_told(world: World, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Basic dXNlcg=="}):
+        response = await world.http.get(path, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/key", "quota_unavailable"),
+        ("/usage", "inference_unavailable"),
+        (f"/usage/{OWN}", "inference_unavailable"),
+    ],
+)
+async def test_an_outage_is_503_and_names_who_is_away(world: World, path: str, reason: str) -> None:
+    await world.server.stop(0)
+
+    response = await world.get(path)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (503, reason)
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_a_service_that_says_why_it_cannot_answer_is_quoted(world: World) -> None:
+    world.quota.is_away = True
+
+    response = await world.get("/key")
+
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "quota_unavailable")
+    assert "Redis" in response.json()["error"]["message"]
+
+
+async def test_a_service_that_does_not_answer_in_time_is_503_and_not_waited_for(world: World) -> None:
+    world.quota.delay_seconds = 30
+
+    async with asyncio.timeout(5):
+        response = await world.get("/key")
+
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "quota_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (NOON, "2026-11-22T12:00:00Z"),
+        (NOON + 0.001, "2026-11-22T12:00:00.001Z"),
+        (NOON + 0.9999, "2026-11-22T12:00:01Z"),
+        (0, "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_times_are_iso_8601_in_utc(seconds: float, text: str) -> None:
+    assert iso_time(seconds) == text
