@@ -8,6 +8,7 @@ from grpc import aio
 from services.common import mirror
 from services.common.batch import Batcher
 from services.common.errors import Unavailable, rpc_errors
+from services.common.timestamps import unix_seconds
 from services.gateway import translate
 from services.gateway.pipeline import (
     Chat,
@@ -182,8 +183,7 @@ def _hold(wish: _Wish, result: quota_pb2.ReserveResult) -> Hold:
     rate_limit = RateLimit(wish.principal.daily_limit, status.charged, status.held, float(status.reset_at.seconds))
     if result.outcome == quota_pb2.RESERVE_OUTCOME_DENIED:
         raise LimitReached(rate_limit)
-    reserved_at_ms = result.reserved_at.seconds * 1000 + result.reserved_at.nanos // 1_000_000
-    return Hold(wish.request_id, wish.principal, status.day, reserved_at_ms, rate_limit)
+    return Hold(wish.request_id, wish.principal, status.day, unix_seconds(result.reserved_at), rate_limit)
 
 
 def _settlement(end: _End) -> quota_pb2.Settlement:

@@ -71,8 +71,8 @@ class Hold:
     principal: Principal
     day: str
     """UTC date of the reserve, `YYYY-MM-DD`."""
-    reserved_at_ms: int
-    """Redis' time of the reserve, in Unix milliseconds."""
+    reserved_at: float
+    """Redis' time of the reserve; Unix seconds."""
     rate_limit: RateLimit
 
 

@@ -1,9 +1,8 @@
 """OpenAI's JSON ↔ protobuf."""
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from services.common import mirror
 from services.common.errors import InvalidRequest
+from services.common.timestamps import timestamp
 from services.gateway.pipeline import Chat, Hold, Members, Verdict
 from stack.inference.v1 import chat_pb2, inference_pb2
 
@@ -31,13 +30,12 @@ def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
 
 def request_context(hold: Hold) -> inference_pb2.RequestContext:
     """Return where a request is accounted."""
-    seconds, milliseconds = divmod(hold.reserved_at_ms, 1000)
     return inference_pb2.RequestContext(
         request_id=hold.request_id,
         account_id=hold.principal.account_id,
         key_id=hold.principal.key_id,
         day=hold.day,
-        reserved_at=Timestamp(seconds=seconds, nanos=milliseconds * 1_000_000),
+        reserved_at=timestamp(hold.reserved_at),
     )
 
 

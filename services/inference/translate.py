@@ -5,11 +5,11 @@ import time
 from typing import Any
 
 import msgspec
-from google.protobuf.timestamp_pb2 import Timestamp
 from ulid import ULID
 
 from services.common import mirror
 from services.common.errors import InvalidRequest
+from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import ChatCall, Members, RequestContext, Verdict
 from services.inference.ledger import LedgerRow, UsageSummary
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
@@ -67,7 +67,7 @@ def known_context(context: inference_pb2.RequestContext) -> RequestContext:
             raise InvalidRequest(f"{field}: expected at most {_ID_CHARACTERS_MAX} characters without NUL")
     if not _DAY.fullmatch(context.day):
         raise InvalidRequest(f"day: expected YYYY-MM-DD, got {context.day!r}")
-    reserved_at = context.reserved_at.seconds + context.reserved_at.nanos / 1e9
+    reserved_at = unix_seconds(context.reserved_at)
     return RequestContext(context.request_id, context.account_id, context.key_id, context.day, reserved_at)
 
 
@@ -102,7 +102,7 @@ def time_before(request: usage_pb2.CountChargedRequest | usage_pb2.ListChargedRe
     """Return the time that rows must have been reserved before, in Unix seconds; None when none was given."""
     if not request.HasField("reserved_before"):
         return None
-    return request.reserved_before.seconds + request.reserved_before.nanos / 1e9
+    return unix_seconds(request.reserved_before)
 
 
 def verdict(value: Verdict | None) -> inference_pb2.Verdict.ValueType:
@@ -133,7 +133,7 @@ def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
         attempts=row.attempts,
         time_to_first_token_ms=row.time_to_first_token_ms,
         duration_ms=row.duration_ms,
-        reserved_at=_timestamp(row.reserved_at),
+        reserved_at=timestamp(row.reserved_at),
     )
 
 
@@ -164,8 +164,3 @@ def _taken(members: Members, name: str, expected: str) -> Any:
 
 def _utc_date(seconds: float) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(seconds))
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return Timestamp(seconds=whole, nanos=milliseconds * 1_000_000)

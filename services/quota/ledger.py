@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import date, timedelta
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from services.common.errors import rpc_errors
+from services.common.timestamps import timestamp
 from services.quota.holds import KeyDay, Verdict
 from services.quota.sweeper import OverdueHold
 from stack.inference.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
@@ -63,12 +63,6 @@ def day_number(text: str) -> int:
         ValueError: It is no such date.
     """
     return (date.fromisoformat(text) - _EPOCH).days
-
-
-def timestamp(seconds: float) -> Timestamp:
-    """Return Unix seconds as the contracts write them, to the millisecond."""
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return Timestamp(seconds=whole, nanos=milliseconds * 1_000_000)
 
 
 def _key_day(one: KeyDay) -> usage_pb2.KeyDay:

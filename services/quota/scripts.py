@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from services.common import errors
 
@@ -55,9 +55,8 @@ def connect(url: str, *, timeout_seconds: float, is_cluster: bool = False) -> Cl
     slots, which is no retry: the node that sent it elsewhere did nothing.
     """
     options: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
-    if is_cluster:
-        return RedisCluster.from_url(url, **options)
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), max_connections=64, protocol=2, **options)
+    options |= {"retry": Retry(NoBackoff(), 0), "max_connections": 64, "protocol": 2}
+    return RedisCluster.from_url(url, **options) if is_cluster else Redis.from_url(url, **options)
 
 
 async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
@@ -85,7 +84,7 @@ def redis_errors() -> Iterator[None]:
     """Turn what the client raises into errors of our tree."""
     try:
         yield
-    except (RedisError, OSError) as exc:
+    except (RedisError, RedisClusterException, OSError) as exc:
         raise errors.Unavailable("the quota store cannot be reached; try again", reason="quota_unavailable") from exc
 
 
@@ -111,5 +110,18 @@ def _bucket(key_id: str) -> int:
 async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:
     pipeline = client.pipeline(transaction=False) if isinstance(client, Redis) else client.pipeline()
     for step in steps:
-        pipeline.evalsha(step.script.sha, len(step.keys), *step.keys, *step.arguments)
-    return await pipeline.execute(raise_on_error=False)
+        # Not `pipeline.evalsha`: a cluster's pipeline refuses that method, though it runs the command.
+        pipeline.execute_command("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.arguments)
+    answers = await pipeline.execute(raise_on_error=False)
+    if isinstance(client, RedisCluster):
+        await _look_again(client, steps, answers)
+    return answers
+
+
+async def _look_again(client: RedisCluster, steps: Sequence[Step], answers: Sequence[Any]) -> None:
+    """Learn who serves what now when a node failed: a cluster's pipeline that raises nothing does not do so itself."""
+    for step, answer in zip(steps, answers, strict=True):
+        if isinstance(answer, RedisCluster.ERRORS_ALLOW_RETRY) and (node := client.get_node_from_key(step.keys[0])):
+            await node.disconnect_free_connections()
+            await client.nodes_manager.initialize(last_failed_node_name=node.name)
+            return

@@ -4,8 +4,9 @@ from functools import lru_cache
 
 from services.common.errors import InvalidRequest
 from services.common.rpc import Context
+from services.common.timestamps import timestamp
 from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable, Verdict
-from services.quota.ledger import day_number, iso_date, timestamp
+from services.quota.ledger import day_number, iso_date
 from services.quota.sweeper import Disagreement, Finding, Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 

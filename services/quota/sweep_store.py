@@ -35,9 +35,13 @@ class RedisSweepStore:
     async def now(self) -> float:
         """Return Redis' clock; Unix seconds."""
         with redis_errors():
-            answer = await self._client.time()
-        # A cluster's client answers for each of its nodes.
-        seconds, microseconds = min(answer.values()) if isinstance(answer, dict) else answer
+            if isinstance(self._client, Redis):
+                times = [await self._client.time()]
+            else:
+                # Each node stamps its holds by its own clock: by the slowest of them no hold is taken for older than it is.
+                nodes = self._client.get_primaries() or [(await self._client.initialize()).get_default_node()]
+                times = [await self._client.time(target_nodes=node) for node in nodes]
+        seconds, microseconds = min(times)
         return float(seconds) + float(microseconds) / 1e6
 
     async def overdue(self, *, at_most: int) -> list[OverdueHold]:

@@ -1,0 +1,124 @@
+"""The promise under a crowd: clients that leave by the hundred, and gateways that die under fifty of them."""
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.e2e.stack import Key, Stack, connector, running_stack, say
+
+pytestmark = pytest.mark.xdist_group("crowds")
+
+_LEAVERS, _LEAVERS_AT_ONCE = 500, 50
+_CLIENTS, _LIMIT, _GATEWAYS = 50, 1_000, 4
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Iterator[Stack]:
+    """Give a stack with four gateways and short holds."""
+    with running_stack(
+        gateways=_GATEWAYS,
+        QUOTA_HOLD_SECONDS="4",
+        QUOTA_SWEEP_SECONDS="0.2",
+        QUOTA_RECONCILE_SECONDS="0.5",
+        INFERENCE_TOTAL_TIMEOUT_SECONDS="3",
+    ) as stack:
+        yield stack
+
+
+async def test_500_clients_that_leave_after_the_first_chunk_are_charged_for_what_groq_counted(crowded: Stack) -> None:
+    key = await crowded.create_key(daily_limit=_LEAVERS)
+    gate = asyncio.Semaphore(_LEAVERS_AT_ONCE)
+    async with aiohttp.ClientSession(connector=connector(_LEAVERS_AT_ONCE)) as session:
+
+        async def leave(number: int) -> None:
+            text = f"{key.id} [[standin:tokens count={5 + number % 20}]] [[standin:slow token_ms=2]]"
+            async with gate:
+                url = f"{crowded.gateways[number % _GATEWAYS]}/api/v1/chat"
+                response = await session.post(url, headers=key.headers, json=say(text, stream=True))
+                await response.content.readline()
+                response.close()
+
+        await asyncio.gather(*(leave(number) for number in range(_LEAVERS)))
+    assert await crowded.until_settled(key) == (_LEAVERS, 0)
+    rows = crowded.ledger(key)
+    served = [one for one in await crowded.journal() if key.id in (one["last_user_message"] or "")]
+    assert len(rows) == len(served) == _LEAVERS
+    assert {row["usage_source"] for row in rows} == {"reported"}
+    assert _tokens(rows) == {one["x_groq_id"]: one["usage"]["total_tokens"] for one in served}
+
+
+def _tokens(rows: list[dict[str, Any]]) -> dict[str, int]:
+    return {row["upstream_id"]: row["total_tokens"] for row in rows}
+
+
+@dataclass
+class Crowd:
+    """What fifty clients saw."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    cut: int = 0
+    most_taken: int = 0
+    """The highest sum of charged and held slots that Redis ever showed."""
+    is_over: bool = False
+
+
+async def test_gateways_that_die_under_fifty_clients_never_let_one_request_too_many_through(crowded: Stack) -> None:
+    key, crowd = await crowded.create_key(daily_limit=_LIMIT), Crowd()
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(_watch(crowded, key, crowd))
+        killing = tasks.create_task(_kill_one_gateway_after_another(crowded, crowd))
+        clients = [tasks.create_task(_ask_until_the_day_is_used_up(crowded, key, crowd)) for _ in range(_CLIENTS)]
+        await asyncio.wait(clients)
+        crowd.is_over = True
+        await asyncio.wait({watching, killing})
+    assert crowd.cut > 0, "no gateway died under anybody"
+    assert crowd.most_taken == _LIMIT
+    assert crowd.statuses[200] <= _LIMIT
+    assert set(crowd.statuses) <= {200, 429, 503}
+    assert await crowded.until_settled(key) == (_LIMIT, 0)
+    assert sum(row["charged"] for row in crowded.ledger(key)) == _LIMIT
+
+
+async def _ask_until_the_day_is_used_up(stack: Stack, key: Key, crowd: Crowd) -> None:
+    """Ask as a persistent client does: again after a broken connection, an outage, or slots in use."""
+    async with aiohttp.ClientSession() as session:
+        for gateway in itertools.cycle(stack.gateways):
+            try:
+                async with session.post(f"{gateway}/api/v1/chat", headers=key.headers, json=say("hi")) as response:
+                    await response.read()
+            except aiohttp.ClientError:
+                crowd.cut += 1
+                await asyncio.sleep(0.05)
+                continue
+            crowd.statuses[response.status] += 1
+            if response.status == 429 and "x-should-retry" in response.headers:
+                return
+            if response.status != 200:
+                await asyncio.sleep(0.2)
+
+
+async def _kill_one_gateway_after_another(stack: Stack, crowd: Crowd) -> None:
+    for number in itertools.cycle(range(1, _GATEWAYS + 1)):
+        if crowd.is_over:
+            return
+        name = f"gateway-{number}"
+        await asyncio.to_thread(stack.kill, name)
+        stack.start(name)
+        await stack.until_ready(name)
+        await asyncio.sleep(0.3)
+
+
+async def _watch(stack: Stack, key: Key, crowd: Crowd) -> None:
+    """Look at Redis again and again: charged and held together never exceed the limit."""
+    ends = time.monotonic() + 100
+    while not crowd.is_over and time.monotonic() < ends:
+        charged, held = await asyncio.to_thread(stack.counters, key)
+        crowd.most_taken = max(crowd.most_taken, charged + held)
+        await asyncio.sleep(0.02)
