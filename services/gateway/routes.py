@@ -1,24 +1,22 @@
 """The HTTP API: requests in, the pipeline in the middle, JSON and events out."""
 
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from services.common.errors import NotFound, ServiceError, TooLarge
-from services.gateway import sse
 from services.gateway.credentials import shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.middleware import REQUEST_ID
 from services.gateway.openai import parse_chat
 from services.gateway.pipeline import Chat, Members, Pipeline, Principal
 from services.gateway.presence import Leavers, Presence
+from services.gateway.streams import begin_stream
 
 _encode = msgspec.json.Encoder().encode
 _CLIENT_LEFT = 499
@@ -35,8 +33,11 @@ class Models(Protocol):
 class API:
     """The handlers of the HTTP API."""
 
-    def __init__(self, pipeline: Pipeline, models: Models, leavers: Leavers, *, body_bytes_max: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, models: Models, leavers: Leavers, *, body_bytes_max: int, heartbeat_seconds: float
+    ) -> None:
         """Answer chats through `pipeline` and model lists from `models`."""
+        self._heartbeat_seconds = heartbeat_seconds
         self._pipeline = pipeline
         self._models = models
         self._leavers = leavers
@@ -60,7 +61,8 @@ class API:
         headers = rate_limit_headers(hold.rate_limit, now=time.time())
         try:
             if chat.stream:
-                return await _begin_stream(self._pipeline.stream(hold, chat, client), headers, client)
+                events = self._pipeline.stream(hold, chat, client)
+                return await begin_stream(events, headers, client, heartbeat_seconds=self._heartbeat_seconds)
             return json_response(await self._pipeline.complete(hold, chat, client), headers=headers)
         except ServiceError as exc:
             return error_response(http_error(exc, now=time.time()), headers=headers)
@@ -144,54 +146,3 @@ async def on_disconnect(request: Request, exc: Exception) -> Response:
 
 HANDLERS = {ServiceError: on_service_error, HTTPException: on_http_exception, ClientDisconnect: on_disconnect}
 """Exception handlers of the application."""
-
-
-async def _begin_stream(
-    events: AsyncGenerator[list[bytes], None], headers: Mapping[str, str], client: Presence
-) -> Response:
-    """Wait for the first events, so that a failure before them is an HTTP error and not a broken stream."""
-    first: list[bytes] = await anext(events, [])
-    return EventStream(first, events, headers, client)
-
-
-class EventStream(Response):
-    """A stream of events that goes on to its end whoever listens, since only its end tells the verdict."""
-
-    def __init__(
-        self,
-        first: list[bytes],
-        rest: AsyncGenerator[list[bytes], None],
-        headers: Mapping[str, str],
-        client: Presence,
-    ) -> None:
-        """Send `first`, then `rest`."""
-        self._first = first
-        self._rest = rest
-        self._client = client
-        self._raw = [*sse.HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events as they arrive; what arrived together leaves in one write."""
-        with self._client.watching(receive):
-            async with aclosing(self._rest):
-                await self._send_all(send)
-
-    async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._raw})
-        await send(_part(sse.events(self._first)))
-        try:
-            async for texts in self._rest:
-                await send(_part(sse.events(texts)))
-        except ServiceError as exc:
-            await send(_last(sse.events([http_error(exc, now=time.time()).body])))
-        else:
-            await send(_last(sse.DONE))
-
-
-def _part(body: bytes) -> dict[str, object]:
-    return {"type": "http.response.body", "body": body, "more_body": True}
-
-
-def _last(body: bytes) -> dict[str, object]:
-    return {"type": "http.response.body", "body": body, "more_body": False}

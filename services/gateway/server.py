@@ -10,6 +10,7 @@ import uvicorn
 from grpc import aio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -34,6 +35,17 @@ from services.gateway.settings import GatewaySettings
 _log = logging.getLogger(__name__)
 _BACKLOG = 4096
 _SETTLES_SECONDS = 3.0
+_PREFLIGHT_SECONDS = 600
+_TOLD_TO_PAGES = (
+    "x-request-id",
+    "stack-processing-ms",
+    "retry-after",
+    "x-should-retry",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+)
+"""Headers that a page's script may read; browsers hide all others."""
 _RECEIPT_SECONDS_MAX = 2.0
 
 
@@ -84,14 +96,20 @@ async def serve(settings: GatewaySettings) -> None:
             GrpcLedger(inference, timeout_seconds=_RECEIPT_SECONDS_MAX),
             SystemClock(),
         )
-        api = API(pipeline, models, Leavers(settings.leavers_max), body_bytes_max=settings.body_bytes_max)
-        app = build_app(api, receipts, readiness)
+        api = API(
+            pipeline,
+            models,
+            Leavers(settings.leavers_max),
+            body_bytes_max=settings.body_bytes_max,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+        app = build_app(api, receipts, readiness, cors_origins=settings.cors_origins)
         await _listen(app, readiness, settings)
         await pipeline.drain(timeout_seconds=_SETTLES_SECONDS)
 
 
-def build_app(api: API, receipts: Receipts, readiness: Readiness) -> Starlette:
-    """Return the ASGI application."""
+def build_app(api: API, receipts: Receipts, readiness: Readiness, *, cors_origins: Sequence[str]) -> Starlette:
+    """Return the ASGI application; pages of `cors_origins` may call it."""
     app = Starlette(
         routes=[
             Route("/api/v1/chat", api.chat, methods=["POST"]),
@@ -104,7 +122,18 @@ def build_app(api: API, receipts: Receipts, readiness: Readiness) -> Starlette:
             Route("/healthz", routes.healthz),
             Route("/readyz", readiness.readyz),
         ],
-        middleware=[Middleware(RequestScope, new_request_id=new_request_id), Middleware(APIPaths)],
+        middleware=[
+            Middleware(RequestScope, new_request_id=new_request_id),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=_TOLD_TO_PAGES,
+                max_age=_PREFLIGHT_SECONDS,
+            ),
+            Middleware(APIPaths),
+        ],
         exception_handlers=routes.HANDLERS,
     )
     app.router.redirect_slashes = False

@@ -38,6 +38,12 @@ class GatewaySettings(ServiceSettings):
     total_timeout_seconds: float = Field(default=125.0, gt=0)
     """Longest wait for inference; a little over inference's own total deadline, so that its verdict arrives."""
 
+    heartbeat_seconds: float = Field(default=10.0, gt=0)
+    """Silence of a stream after which a comment is sent, so that nothing on the way takes it for dead."""
+
+    cors_origins: list[str] = Field(default=["*"])
+    """JSON array of the origins whose pages may call the API; `["*"]` is all, `[]` none. No cookie is ever accepted."""
+
     leavers_max: int = Field(default=1_000, ge=0)
     """Most requests that are followed to their end after their client left; more are left to inference's own bound."""
 

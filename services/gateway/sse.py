@@ -13,6 +13,10 @@ DONE = b"data: [DONE]\n\n"
 """The end of a stream that ended well; never sent after an error."""
 
 
+HEARTBEAT = b": keep-alive\n\n"
+"""A comment, which every client passes over."""
+
+
 def events(texts: Iterable[bytes]) -> bytes:
     """Return JSON texts as events, in one piece so that they leave in one write."""
     return b"".join(b"data: " + text + b"\n\n" for text in texts)

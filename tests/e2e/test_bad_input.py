@@ -80,6 +80,17 @@ async def test_a_revoked_key_gets_401(stack: Stack, http: httpx.AsyncClient, key
         pytest.param(say("hi", stop=["a", "b", "c", "d", "e"]), "stop", id="five stops"),
         pytest.param(say("hi", tools=["hammer"]), "tools[0]", id="tool a string"),
         pytest.param(say("hi", stream_options=True), "stream_options", id="stream_options a boolean"),
+        pytest.param(say("hi", zzz=1), "zzz", id="unknown parameter"),
+        pytest.param(say("hi", logprobs=True), "logprobs", id="what Groq's models lack"),
+        pytest.param(say("hi", tools=[{"type": "function"}]), "tools[0].function", id="tool without function"),
+        pytest.param(say("hi", tool_choice="maybe"), "tool_choice", id="unknown tool choice"),
+        pytest.param(say("hi", response_format={"type": "xml"}), "response_format.type", id="unknown format"),
+        pytest.param(
+            {"messages": [{"role": "tool", "content": "4"}]}, "messages[0].tool_call_id", id="tool without its call"
+        ),
+        pytest.param(
+            {"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "messages[0].content[0].type", id="video"
+        ),
     ],
 )
 async def test_a_bad_body_gets_400_naming_the_parameter_and_is_not_counted(
@@ -94,7 +105,7 @@ async def test_a_bad_body_gets_400_naming_the_parameter_and_is_not_counted(
 
 async def test_nulls_and_unknown_message_members_are_accepted(http: httpx.AsyncClient, key: Key) -> None:
     message = {"role": "user", "content": "hi", "id": "m1", "refusal": None, "cache_control": {"type": "ephemeral"}}
-    body = {"messages": [message], "stop": None, "temperature": None, "n": 1, "model": None}
+    body = {"messages": [message], "stop": None, "temperature": None, "n": 1, "model": None, "store": False}
     response = await http.post("/api/v1/chat", headers=key.headers, json=body)
     assert response.status_code == 200, response.text
 
@@ -155,8 +166,20 @@ async def test_json_is_read_whatever_the_content_type_says(http: httpx.AsyncClie
 
 
 async def test_what_groq_refuses_is_a_400_and_costs_nothing(stack: Stack, http: httpx.AsyncClient, key: Key) -> None:
-    response = await http.post("/api/v1/chat", headers=key.headers, json=say("hi", zzz=1))
+    response = await http.post("/api/v1/chat", headers=key.headers, json=say("[[standin:context_length]]"))
     error = _assert_envelope(response, 400, "invalid_request_error")
-    assert "zzz" in error["message"]
+    assert error["code"] == "context_length_exceeded"
     assert await stack.until_settled(key) == (0, 0)
     assert [(row["outcome"], row["charged"]) for row in stack.ledger(key)] == [("refused", 0)]
+
+
+async def test_a_page_in_a_browser_may_call_the_api_and_read_what_it_needs(http: httpx.AsyncClient, key: Key) -> None:
+    origin = {"Origin": "https://app.example"}
+    asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = await http.options("/v1/chat/completions", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "*"
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    answer = await http.post("/v1/chat/completions", headers={**key.headers, **origin}, json=say("hi"))
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "x-request-id" in answer.headers["access-control-expose-headers"]

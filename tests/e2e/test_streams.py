@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+import openai
 import pytest
 
 from tests.e2e.stack import Key, Stack, say
@@ -141,3 +142,23 @@ async def test_whatever_the_network_does_to_bytes_the_text_arrives_whole(
     )
     whole = await http.post("/api/v1/chat", headers=key.headers, json=say(f"[[standin:{marker}]]"))
     assert whole.json()["choices"][0]["message"]["content"] == streamed
+
+
+async def test_a_silent_stream_sends_comments_that_every_client_passes_over(own_stack: Stack) -> None:
+    own_stack.stop("gateway-1")
+    own_stack.start("gateway-1", GATEWAY_HEARTBEAT_SECONDS="0.1")
+    await own_stack.until_ready("gateway-1")
+    key = await own_stack.create_key()
+    async with httpx.AsyncClient(base_url=own_stack.base_url, trust_env=False, timeout=20) as client:
+        marker = "[[standin:slow headers_ms=500 token_ms=300]] [[standin:tokens count=3]]"
+        _, events = await _stream(client, key, marker)
+        assert events[0] == ": keep-alive", "nothing was said before the first event"
+        assert events.count(": keep-alive") >= 4
+        assert events[-1] == "[DONE]"
+        _, failed = await _stream(client, key, "[[standin:slow headers_ms=500]] [[standin:500]]")
+    assert json.loads(failed[-1])["error"]["code"] == "upstream_unavailable", "too late for a status: an error event"
+    assert await own_stack.until_settled(key) == (1, 0)
+    with openai.OpenAI(base_url=f"{own_stack.base_url}/v1", api_key=key.secret) as client:
+        messages: Any = [{"role": "user", "content": marker}]
+        stream = client.chat.completions.create(model="m", messages=messages, stream=True, extra_body={"model": None})
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "stop"

@@ -30,7 +30,7 @@ def _default(field: FieldInfo) -> str:
         value = value.get_secret_value()
     if value is None or value == "":
         return "none"
-    if isinstance(value, dict):
+    if isinstance(value, dict | list):
         return f"`{json.dumps(value)}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 

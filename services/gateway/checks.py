@@ -1,0 +1,166 @@
+"""Rules that JSON values are held against; each refuses in OpenAI's words, with its `param` and `code`.
+
+A rule takes the path of a value, such as `messages[0].role`, and the value; it returns when the value is acceptable.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from services.common.errors import InvalidRequest
+
+Check = Callable[[str, Any], None]
+
+
+def refusal(message: str, param: str, code: str) -> InvalidRequest:
+    """Return a 400 that names its parameter."""
+    return InvalidRequest(message, metadata={"param": param, "code": code})
+
+
+def missing(param: str) -> InvalidRequest:
+    """Return the refusal of a request that lacks a parameter."""
+    return refusal(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
+
+
+def wrong_type(param: str, expected: str, value: Any) -> InvalidRequest:
+    """Return the refusal of a value of another type than `expected`, such as `an integer`."""
+    text = f"Invalid type for '{param}': expected {expected}, but got {type_name(value)} instead."
+    return refusal(text, param, "invalid_type")
+
+
+def unsupported(param: str, why: str) -> InvalidRequest:
+    """Return the refusal of a parameter that is known and cannot be served."""
+    return refusal(f"Unsupported parameter: '{param}' is not supported: {why}.", param, "unsupported_parameter")
+
+
+def anything(path: str, value: Any) -> None:
+    """Accept every value."""
+
+
+def of_type(kind: type, expected: str) -> Check:
+    """Return a rule for a JSON type; `expected` is OpenAI's name of it."""
+
+    def check(path: str, value: Any) -> None:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise wrong_type(path, expected, value)
+
+    return check
+
+
+string = of_type(str, "a string")
+boolean = of_type(bool, "a boolean")
+mapping = of_type(dict, "an object")
+
+
+def decimal(least: float, most: float) -> Check:
+    """Return a rule for a number between two."""
+
+    def check(path: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise wrong_type(path, "a decimal", value)
+        _check_range(path, value, "decimal", least, most)
+
+    return check
+
+
+def integer(least: int | None = None, most: int | None = None) -> Check:
+    """Return a rule for a whole number, bounded where a bound is given."""
+
+    def check(path: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise wrong_type(path, "an integer", value)
+        _check_range(path, value, "integer", least, most)
+
+    return check
+
+
+def one_of(*known: str) -> Check:
+    """Return a rule for one of several strings."""
+    listed = (
+        ", ".join(f"'{name}'" for name in known[:-1]) + f", and '{known[-1]}'" if len(known) > 1 else f"'{known[0]}'"
+    )
+
+    def check(path: str, value: Any) -> None:
+        string(path, value)
+        if value not in known:
+            text = f"Invalid value: '{value[:100]}'. Supported values are: {listed}."
+            raise refusal(text, path, "invalid_value")
+
+    return check
+
+
+def array_of(check: Check, expected: str, *, at_least: int = 0, at_most: int | None = None) -> Check:
+    """Return a rule for an array of acceptable items; `expected` is such as `an array of objects`."""
+
+    def check_array(path: str, value: Any) -> None:
+        if not isinstance(value, list):
+            raise wrong_type(path, expected, value)
+        if len(value) < at_least:
+            raise refusal(
+                f"Invalid '{path}': empty array. Expected an array with minimum length {at_least}, "
+                "but got an empty array instead.",
+                path,
+                "empty_array",
+            )
+        if at_most is not None and len(value) > at_most:
+            raise refusal(
+                f"Invalid '{path}': array too long. Expected an array with maximum length {at_most}, "
+                f"but got an array with length {len(value)} instead.",
+                path,
+                "array_above_max_length",
+            )
+        for index, item in enumerate(value):
+            check(f"{path}[{index}]", item)
+
+    return check_array
+
+
+def record(fields: Mapping[str, Check], required: Collection[str] = ()) -> Check:
+    """Return a rule for an object; members that are null count as absent, others than `fields` are not looked at."""
+
+    def check(path: str, value: Any) -> None:
+        mapping(path, value)
+        for name in required:
+            if value.get(name) is None:
+                raise missing(f"{path}.{name}")
+        for name, rule in fields.items():
+            if value.get(name) is not None:
+                rule(f"{path}.{name}", value[name])
+
+    return check
+
+
+def by_type(expected: str, rules: Mapping[type, Check]) -> Check:
+    """Return a rule that depends on the value's JSON type; `expected` is such as `one of a string or array`."""
+
+    def check(path: str, value: Any) -> None:
+        rule = rules.get(type(value))
+        if rule is None:
+            raise wrong_type(path, expected, value)
+        rule(path, value)
+
+    return check
+
+
+_TYPE_NAMES = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+
+
+def type_name(value: Any) -> str:
+    """Return what OpenAI calls a JSON value's type."""
+    return _TYPE_NAMES.get(type(value), "an object")
+
+
+def _check_range(path: str, value: float, kind: str, least: float | None, most: float | None) -> None:
+    if least is not None and value < least:
+        text = f"Invalid '{path}': {kind} below minimum value. Expected a value >= {least}, but got {value} instead."
+        raise refusal(text, path, f"{kind}_below_min_value")
+    if most is not None and value > most:
+        text = f"Invalid '{path}': {kind} above maximum value. Expected a value <= {most}, but got {value} instead."
+        raise refusal(text, path, f"{kind}_above_max_value")

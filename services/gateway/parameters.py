@@ -1,0 +1,222 @@
+"""The top-level parameters of a chat request: which are passed on, left out, put in Groq's words, or refused, and why.
+
+`docs/parameters.md` is this table for readers; a test holds the two together.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from services.gateway.checks import (
+    Check,
+    anything,
+    array_of,
+    boolean,
+    by_type,
+    decimal,
+    integer,
+    mapping,
+    one_of,
+    record,
+    refusal,
+    string,
+    unsupported,
+)
+from services.gateway.pipeline import Members
+
+_TOOLS_MAX, _STOPS_MAX = 128, 4
+
+
+class Fate(StrEnum):
+    """What becomes of a parameter."""
+
+    PASSED = "passed"
+    """Groq gets it as it came."""
+    LEFT_OUT = "left out"
+    """Groq would refuse it, and the answer is the same without it."""
+    ADAPTED = "adapted"
+    """Groq gets it in its own words."""
+    REFUSED = "refused"
+    """400: the answer would not be what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter."""
+
+    check: Check
+    fate: Fate = Fate.PASSED
+    why: str = ""
+    """The reason of any other fate than passing."""
+    adapt: Callable[[Any], Members] | None = None
+    """For an adapted one: what Groq gets in its place; empty for nothing."""
+
+
+_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
+_OPENAI_TIERS = ("default", "scale", "priority", "fast")
+
+
+def _effort(value: str) -> Members:
+    return {"reasoning_effort": _EFFORTS.get(value, value)}
+
+
+def _effort_of_object(value: Members) -> Members:
+    return _effort(value["effort"]) if isinstance(value.get("effort"), str) else {}
+
+
+def _tier(value: str) -> Members:
+    return {} if value in _OPENAI_TIERS else {"service_tier": value}
+
+
+def _check_effort(path: str, value: Any) -> None:
+    one_of("none", "default", "low", "medium", "high", *_EFFORTS)(path, value)
+
+
+def _check_modalities(path: str, value: Any) -> None:
+    array_of(string, "an array of strings")(path, value)
+    if value != ["text"]:
+        raise unsupported(path, "only text can be answered")
+
+
+def _check_function_name(path: str, value: Any) -> None:
+    string(path, value)
+    if not (1 <= len(value) <= 64 and value.isascii() and value.replace("_", "").replace("-", "").isalnum()):
+        text = f"Invalid '{path}': expected 1 to 64 of the characters a-z, A-Z, 0-9, '_' and '-'."
+        raise refusal(text, path, "invalid_value")
+
+
+def _refuse_if(condition: Callable[[Any], bool], check: Check, why: str) -> Check:
+    def refuse(path: str, value: Any) -> None:
+        check(path, value)
+        if condition(value):
+            raise unsupported(path, why)
+
+    return refuse
+
+
+def _refuse(why: str) -> Check:
+    return _refuse_if(lambda value: True, anything, why)
+
+
+_FUNCTION = record(
+    {"name": _check_function_name, "description": string, "parameters": mapping, "strict": boolean}, required=["name"]
+)
+
+
+def _check_tool(path: str, tool: Any) -> None:
+    record({"type": string}, required=["type"])(path, tool)
+    if tool["type"] == "function":
+        record({"function": _FUNCTION}, required=["function"])(path, tool)
+
+
+_SCHEMA = record({"name": string, "description": string, "schema": mapping, "strict": boolean}, required=["name"])
+
+
+def _check_response_format(path: str, value: Any) -> None:
+    record({"type": one_of("text", "json_object", "json_schema")}, required=["type"])(path, value)
+    if value["type"] == "json_schema":
+        record({"json_schema": _SCHEMA}, required=["json_schema"])(path, value)
+
+
+_CHOSEN = record(
+    {"type": string, "function": record({"name": string}, required=["name"])}, required=["type", "function"]
+)
+_NOT_SERVED = "Groq's models do not report it"
+_HINT = "a hint to OpenAI's own service, without effect on an answer"
+
+PARAMETERS: Mapping[str, Parameter] = {
+    "model": Parameter(string),
+    "temperature": Parameter(decimal(0, 2)),
+    "top_p": Parameter(decimal(0, 1)),
+    "max_completion_tokens": Parameter(integer(1)),
+    "max_tokens": Parameter(integer(1)),
+    "stop": Parameter(
+        by_type(
+            "one of a string or array of strings",
+            {str: string, list: array_of(string, "an array of strings", at_most=_STOPS_MAX)},
+        )
+    ),
+    "stream": Parameter(boolean),
+    "stream_options": Parameter(record({"include_usage": boolean})),
+    "n": Parameter(integer(1, 1)),
+    "seed": Parameter(integer()),
+    "tools": Parameter(array_of(_check_tool, "an array of objects", at_most=_TOOLS_MAX)),
+    "tool_choice": Parameter(
+        by_type("one of a string or object", {str: one_of("none", "auto", "required"), dict: _CHOSEN})
+    ),
+    "parallel_tool_calls": Parameter(boolean),
+    "disable_tool_validation": Parameter(boolean),
+    "functions": Parameter(array_of(_FUNCTION, "an array of objects", at_most=_TOOLS_MAX)),
+    "function_call": Parameter(anything),
+    "response_format": Parameter(_check_response_format),
+    "reasoning_format": Parameter(one_of("hidden", "raw", "parsed")),
+    "include_reasoning": Parameter(boolean),
+    "user": Parameter(string),
+    "frequency_penalty": Parameter(decimal(-2, 2)),
+    "presence_penalty": Parameter(decimal(-2, 2)),
+    "citation_options": Parameter(anything),
+    "compound_custom": Parameter(anything),
+    "documents": Parameter(anything),
+    "search_settings": Parameter(anything),
+    "exclude_domains": Parameter(anything),
+    "include_domains": Parameter(anything),
+    "reasoning_effort": Parameter(
+        _check_effort, Fate.ADAPTED, "`minimal` becomes `low`; `xhigh` and `max` become `high`", _effort
+    ),
+    "reasoning": Parameter(
+        mapping, Fate.ADAPTED, "its `effort` becomes `reasoning_effort`, as Open WebUI means it", _effort_of_object
+    ),
+    "service_tier": Parameter(
+        one_of("auto", "on_demand", "flex", "performance", *_OPENAI_TIERS),
+        Fate.ADAPTED,
+        "OpenAI's own tiers are left out: Groq's default serves them",
+        _tier,
+    ),
+    "store": Parameter(boolean, Fate.LEFT_OUT, "nothing is ever stored here"),
+    "metadata": Parameter(mapping, Fate.LEFT_OUT, "it belongs to OpenAI's store"),
+    "prompt_cache_key": Parameter(string, Fate.LEFT_OUT, _HINT),
+    "prompt_cache_options": Parameter(anything, Fate.LEFT_OUT, _HINT),
+    "prompt_cache_retention": Parameter(anything, Fate.LEFT_OUT, _HINT),
+    "safety_identifier": Parameter(string, Fate.LEFT_OUT, _HINT),
+    "moderation": Parameter(anything, Fate.LEFT_OUT, _HINT),
+    "prediction": Parameter(anything, Fate.LEFT_OUT, "it only makes OpenAI's answer faster"),
+    "verbosity": Parameter(string, Fate.LEFT_OUT, "a hint that Groq's models do not know"),
+    "modalities": Parameter(_check_modalities, Fate.LEFT_OUT, "text is all there is; any other modality is refused"),
+    "audio": Parameter(
+        _refuse_if(lambda value: True, anything, "only text can be answered"), Fate.REFUSED, "text only"
+    ),
+    "web_search_options": Parameter(_refuse("nothing is searched here"), Fate.REFUSED, "nothing is searched here"),
+    "logprobs": Parameter(_refuse_if(bool, boolean, _NOT_SERVED), Fate.REFUSED, f"{_NOT_SERVED}; false is left out"),
+    "top_logprobs": Parameter(
+        _refuse_if(bool, integer(0, 20), _NOT_SERVED), Fate.REFUSED, f"{_NOT_SERVED}; 0 is left out"
+    ),
+    "logit_bias": Parameter(
+        _refuse_if(bool, mapping, "Groq's models do not take it"), Fate.REFUSED, "not taken by Groq; {} is left out"
+    ),
+}
+"""All parameters but `messages`."""
+
+
+def adapted(members: Members) -> Members:
+    """Return checked parameters as Groq gets them.
+
+    Raises:
+        InvalidRequest: One is not known, has a bad value, or cannot be served.
+    """
+    unknown = next((name for name in members if name not in PARAMETERS), None)
+    if unknown is not None:
+        raise refusal(f"Unknown parameter: '{unknown[:100]}'.", unknown[:100], "unknown_parameter")
+    for name, value in members.items():
+        PARAMETERS[name].check(name, value)
+    out: Members = {}
+    for name, value in members.items():
+        out |= _as_groq_gets_it(name, value)
+    return out
+
+
+def _as_groq_gets_it(name: str, value: Any) -> Members:
+    parameter = PARAMETERS[name]
+    if parameter.fate is Fate.PASSED:
+        return {name: value}
+    return parameter.adapt(value) if parameter.adapt else {}

@@ -1,0 +1,100 @@
+"""What becomes of a request's parameters on the way to Groq."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.errors import InvalidRequest
+from services.gateway.openai import parse_chat
+from services.gateway.parameters import PARAMETERS
+
+_USER = {"role": "user", "content": "hi"}
+_DOCS = Path(__file__).parents[3] / "docs" / "parameters.md"
+
+
+def _sent(**members: Any) -> dict[str, Any]:
+    return parse_chat(json.dumps({"messages": [_USER], **members}).encode()).members
+
+
+def test_the_page_of_parameters_says_what_the_code_does() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.*) \|$", _DOCS.read_text(), flags=re.MULTILINE)
+    told = {name: (fate, why) for name, fate, why in rows if name != "messages"}
+    assert told == {name: (one.fate.value, one.why) for name, one in PARAMETERS.items()}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"temperature": 0}, {"temperature": 0}),
+        ({"temperature": None, "stop": None}, {}),
+        ({"reasoning_effort": "minimal"}, {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "xhigh"}, {"reasoning_effort": "high"}),
+        ({"reasoning_effort": "medium"}, {"reasoning_effort": "medium"}),
+        ({"reasoning": {"effort": "high"}}, {"reasoning_effort": "high"}),
+        ({"service_tier": "default"}, {}),
+        ({"service_tier": "flex"}, {"service_tier": "flex"}),
+        ({"store": True, "metadata": {"a": "b"}, "prompt_cache_key": "k", "verbosity": "low"}, {}),
+        ({"modalities": ["text"]}, {}),
+        ({"logprobs": False, "logit_bias": {}, "top_logprobs": 0}, {}),
+        ({"stop": "a"}, {"stop": "a"}),
+        ({"tool_choice": "auto"}, {"tool_choice": "auto"}),
+    ],
+)
+def test_a_parameter_meets_its_fate(given: dict[str, Any], sent: dict[str, Any]) -> None:
+    assert _sent(**given) == {"messages": [_USER], **sent}
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "code"),
+    [
+        ({"zzz": 1}, "zzz", "unknown_parameter"),
+        ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
+        ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
+        ({"web_search_options": {}}, "web_search_options", "unsupported_parameter"),
+        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"logit_bias": {"50256": -100}}, "logit_bias", "unsupported_parameter"),
+        ({"n": 2}, "n", "integer_above_max_value"),
+        ({"temperature": 2.5}, "temperature", "decimal_above_max_value"),
+        ({"temperature": True}, "temperature", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
+        ({"stop": ["a"] * 5}, "stop", "array_above_max_length"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function", "missing_required_parameter"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort", "invalid_value"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_by_its_name(given: dict[str, Any], param: str, code: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        _sent(**given)
+    assert refused.value.metadata == {"param": param, "code": code}
+
+
+def test_an_unknown_parameter_is_told_before_a_wrong_type() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        _sent(temperature="hot", zzz=1)
+    assert refused.value.metadata["param"] == "zzz"
+
+
+@pytest.mark.parametrize(
+    ("message", "sent"),
+    [
+        ({**_USER, "id": "m1", "timestamp": 5, "refusal": None}, _USER),
+        ({"role": "assistant", "content": None, "channel": "final", "annotations": []}, {"role": "assistant"}),
+        (
+            {"role": "assistant", "content": "a", "reasoning_content": "because"},
+            {"role": "assistant", "content": "a", "reasoning": "because"},
+        ),
+        ({"role": "assistant", "content": "a", "tool_calls": []}, {"role": "assistant", "content": "a"}),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]},
+            {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        ),
+    ],
+)
+def test_members_that_only_others_know_are_left_out_of_a_message(message: dict[str, Any], sent: dict[str, Any]) -> None:
+    body = json.dumps({"messages": [message]}).encode()
+    assert parse_chat(body).members["messages"] == [sent]
