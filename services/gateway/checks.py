@@ -1,14 +1,31 @@
 """Rules that JSON values are held against; each refuses in OpenAI's words, with its `param` and `code`.
 
-A rule takes the path of a value, such as `messages[0].role`, and the value; it returns when the value is acceptable.
+A rule also says its JSON Schema, so that the OpenAPI document is made from what is checked.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from services.common.errors import InvalidRequest
 
 Check = Callable[[str, Any], None]
+"""Takes the path of a value, such as `messages[0].role`, and the value; returns when the value is acceptable."""
+
+Schema = dict[str, Any]
+"""A JSON Schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a value must be, as code and as JSON Schema."""
+
+    check: Check
+    schema: Schema
+
+    def __call__(self, path: str, value: Any) -> None:
+        """Return when `value` is acceptable, raise `InvalidRequest` when not."""
+        self.check(path, value)
 
 
 def refusal(message: str, param: str, code: str) -> InvalidRequest:
@@ -32,26 +49,26 @@ def unsupported(param: str, why: str) -> InvalidRequest:
     return refusal(f"Unsupported parameter: '{param}' is not supported: {why}.", param, "unsupported_parameter")
 
 
-def anything(path: str, value: Any) -> None:
-    """Accept every value."""
+anything = Rule(lambda path, value: None, {})
+"""Every value is acceptable."""
 
 
-def of_type(kind: type, expected: str) -> Check:
-    """Return a rule for a JSON type; `expected` is OpenAI's name of it."""
+def of_type(kind: type, expected: str, name: str) -> Rule:
+    """Return a rule for a JSON type; `expected` is OpenAI's name of it, `name` JSON Schema's."""
 
     def check(path: str, value: Any) -> None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise wrong_type(path, expected, value)
 
-    return check
+    return Rule(check, {"type": name})
 
 
-string = of_type(str, "a string")
-boolean = of_type(bool, "a boolean")
-mapping = of_type(dict, "an object")
+string = of_type(str, "a string", "string")
+boolean = of_type(bool, "a boolean", "boolean")
+mapping = of_type(dict, "an object", "object")
 
 
-def decimal(least: float, most: float) -> Check:
+def decimal(least: float, most: float) -> Rule:
     """Return a rule for a number between two."""
 
     def check(path: str, value: Any) -> None:
@@ -59,10 +76,10 @@ def decimal(least: float, most: float) -> Check:
             raise wrong_type(path, "a decimal", value)
         _check_range(path, value, "decimal", least, most)
 
-    return check
+    return Rule(check, {"type": "number", "minimum": least, "maximum": most})
 
 
-def integer(least: int | None = None, most: int | None = None) -> Check:
+def integer(least: int | None = None, most: int | None = None) -> Rule:
     """Return a rule for a whole number, bounded where a bound is given."""
 
     def check(path: str, value: Any) -> None:
@@ -70,10 +87,10 @@ def integer(least: int | None = None, most: int | None = None) -> Check:
             raise wrong_type(path, "an integer", value)
         _check_range(path, value, "integer", least, most)
 
-    return check
+    return Rule(check, _given(type="integer", minimum=least, maximum=most))
 
 
-def one_of(*known: str) -> Check:
+def one_of(*known: str) -> Rule:
     """Return a rule for one of several strings."""
     listed = (
         ", ".join(f"'{name}'" for name in known[:-1]) + f", and '{known[-1]}'" if len(known) > 1 else f"'{known[0]}'"
@@ -85,10 +102,10 @@ def one_of(*known: str) -> Check:
             text = f"Invalid value: '{value[:100]}'. Supported values are: {listed}."
             raise refusal(text, path, "invalid_value")
 
-    return check
+    return Rule(check, {"type": "string", "enum": list(known)})
 
 
-def array_of(check: Check, expected: str, *, at_least: int = 0, at_most: int | None = None) -> Check:
+def array_of(item: Rule, expected: str, *, at_least: int = 0, at_most: int | None = None) -> Rule:
     """Return a rule for an array of acceptable items; `expected` is such as `an array of objects`."""
 
     def check_array(path: str, value: Any) -> None:
@@ -108,13 +125,13 @@ def array_of(check: Check, expected: str, *, at_least: int = 0, at_most: int | N
                 path,
                 "array_above_max_length",
             )
-        for index, item in enumerate(value):
-            check(f"{path}[{index}]", item)
+        for index, one in enumerate(value):
+            item(f"{path}[{index}]", one)
 
-    return check_array
+    return Rule(check_array, _given(type="array", items=item.schema, minItems=at_least or None, maxItems=at_most))
 
 
-def record(fields: Mapping[str, Check], required: Collection[str] = ()) -> Check:
+def record(fields: Mapping[str, Rule], required: Collection[str] = ()) -> Rule:
     """Return a rule for an object; members that are null count as absent, others than `fields` are not looked at."""
 
     def check(path: str, value: Any) -> None:
@@ -126,10 +143,11 @@ def record(fields: Mapping[str, Check], required: Collection[str] = ()) -> Check
             if value.get(name) is not None:
                 rule(f"{path}.{name}", value[name])
 
-    return check
+    properties = {name: rule.schema if name in required else nullable(rule.schema) for name, rule in fields.items()}
+    return Rule(check, _given(type="object", properties=properties, required=list(required) or None))
 
 
-def by_type(expected: str, rules: Mapping[type, Check]) -> Check:
+def by_type(expected: str, rules: Mapping[type, Rule]) -> Rule:
     """Return a rule that depends on the value's JSON type; `expected` is such as `one of a string or array`."""
 
     def check(path: str, value: Any) -> None:
@@ -138,7 +156,12 @@ def by_type(expected: str, rules: Mapping[type, Check]) -> Check:
             raise wrong_type(path, expected, value)
         rule(path, value)
 
-    return check
+    return Rule(check, {"anyOf": [rule.schema for rule in rules.values()]})
+
+
+def nullable(schema: Schema) -> Schema:
+    """Return a schema that takes null too, which counts as absent."""
+    return {"anyOf": [schema, {"type": "null"}]} if schema else schema
 
 
 _TYPE_NAMES = {
@@ -155,6 +178,10 @@ _TYPE_NAMES = {
 def type_name(value: Any) -> str:
     """Return what OpenAI calls a JSON value's type."""
     return _TYPE_NAMES.get(type(value), "an object")
+
+
+def _given(**members: Any) -> Schema:
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _check_range(path: str, value: float, kind: str, least: float | None, most: float | None) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.gateway.checks import array_of, by_type, mapping, missing, one_of, record, string
+from services.gateway.checks import Rule, array_of, by_type, mapping, missing, nullable, one_of, record, string
 from services.gateway.pipeline import Members
 
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
@@ -33,32 +33,75 @@ _TOOL_CALL = record({"id": string, "type": string, "function": _FUNCTION_CALL}, 
 _TOOL_CALLS = array_of(_TOOL_CALL, "an array of objects")
 
 
+_TYPED_PART = record({"type": one_of(*_PARTS)}, required=["type"])
+
+
 def _check_part(path: str, part: Any) -> None:
-    record({"type": one_of(*_PARTS)}, required=["type"])(path, part)
+    _TYPED_PART(path, part)
     _PARTS[part["type"]](path, part)
 
 
-_check_content = by_type(
-    "one of a string or array of objects",
-    {str: string, list: array_of(_check_part, "an array of objects", at_least=1)},
+_PART = Rule(
+    _check_part,
+    {
+        "anyOf": [
+            {
+                **rule.schema,
+                "properties": {"type": {"const": name}, **rule.schema["properties"]},
+                "required": ["type", name],
+            }
+            for name, rule in _PARTS.items()
+        ]
+    },
 )
+_CONTENT = by_type(
+    "one of a string or array of objects",
+    {str: string, list: array_of(_PART, "an array of objects", at_least=1)},
+)
+_ANY_ROLE = record({"role": one_of(*_ROLES), "name": string}, required=["role"])
+_TOOL = record({"tool_call_id": string}, required=["tool_call_id"])
+_ASSISTANT = record({"tool_calls": _TOOL_CALLS, "reasoning": string})
 
 
 def _check_message(path: str, message: Any) -> None:
-    record({"role": one_of(*_ROLES), "name": string}, required=["role"])(path, message)
+    _ANY_ROLE(path, message)
     role = message["role"]
     # Only a message that calls tools goes without content.
     if message.get("content") is not None or role != "assistant":
         if "content" not in message:
             raise missing(f"{path}.content")
-        _check_content(f"{path}.content", message["content"])
+        _CONTENT(f"{path}.content", message["content"])
     if role == "tool":
-        record({"tool_call_id": string}, required=["tool_call_id"])(path, message)
+        _TOOL(path, message)
     if role == "assistant":
-        record({"tool_calls": _TOOL_CALLS, "reasoning": string}, required=[])(path, message)
+        _ASSISTANT(path, message)
 
 
-check_messages = array_of(_check_message, "an array of objects", at_least=1)
+def _message_schema(roles: tuple[str, ...], own: Rule, *, required: tuple[str, ...]) -> dict[str, Any]:
+    content = _CONTENT.schema if "content" in required else nullable(_CONTENT.schema)
+    properties = {"role": {"enum": list(roles)}, "content": content, "name": nullable(string.schema)}
+    return {
+        "type": "object",
+        "properties": properties | own.schema["properties"],
+        "required": ["role", *required],
+    }
+
+
+_MESSAGE = Rule(
+    _check_message,
+    {
+        "anyOf": [
+            _message_schema(("system", "developer", "user", "function"), record({}), required=("content",)),
+            _message_schema(("tool",), _TOOL, required=("content", "tool_call_id")),
+            {
+                **_message_schema(("assistant",), _ASSISTANT, required=()),
+                "description": "`content` may be null, or absent, where tool calls stand for it.",
+            },
+        ]
+    },
+)
+
+MESSAGES = array_of(_MESSAGE, "an array of objects", at_least=1)
 """The rule for `messages`."""
 
 

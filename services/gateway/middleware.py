@@ -33,7 +33,8 @@ class APIPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on under its canonical path."""
         if scope["type"] == "http" and (match := _PREFIXED.match(scope["path"].rstrip("/"))):
-            scope = {**scope, "path": "/api/v1" + match.group(1)}
+            # In place: what is noted in the scope further in, such as the request's id, is read further out.
+            scope["path"] = "/api/v1" + match.group(1)
         await self._app(scope, receive, send)
 
 

@@ -4,7 +4,7 @@ import msgspec
 
 from services.common.errors import InvalidRequest
 from services.gateway.checks import missing, type_name
-from services.gateway.messages import check_messages, own_members
+from services.gateway.messages import MESSAGES, own_members
 from services.gateway.parameters import adapted
 from services.gateway.pipeline import Chat, Members
 
@@ -29,7 +29,7 @@ def parse_chat(body: bytes) -> Chat:
         raise missing("messages")
     messages = members.pop("messages")
     parameters = adapted({name: value for name, value in members.items() if value is not None})
-    check_messages("messages", messages)
+    MESSAGES("messages", messages)
     stream = parameters.pop("stream", False)
     return Chat({"messages": [own_members(message) for message in messages], **parameters}, stream)
 

@@ -3,13 +3,15 @@
 `docs/parameters.md` is this table for readers; a test holds the two together.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from services.gateway.checks import (
-    Check,
+    Rule,
+    Schema,
     anything,
     array_of,
     boolean,
@@ -26,6 +28,7 @@ from services.gateway.checks import (
 from services.gateway.pipeline import Members
 
 _TOOLS_MAX, _STOPS_MAX = 128, 4
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Fate(StrEnum):
@@ -45,7 +48,7 @@ class Fate(StrEnum):
 class Parameter:
     """One parameter."""
 
-    check: Check
+    rule: Rule
     fate: Fate = Fate.PASSED
     why: str = ""
     """The reason of any other fate than passing."""
@@ -69,54 +72,81 @@ def _tier(value: str) -> Members:
     return {} if value in _OPENAI_TIERS else {"service_tier": value}
 
 
-def _check_effort(path: str, value: Any) -> None:
-    one_of("none", "default", "low", "medium", "high", *_EFFORTS)(path, value)
+_STRINGS = array_of(string, "an array of strings")
 
 
 def _check_modalities(path: str, value: Any) -> None:
-    array_of(string, "an array of strings")(path, value)
+    _STRINGS(path, value)
     if value != ["text"]:
         raise unsupported(path, "only text can be answered")
 
 
 def _check_function_name(path: str, value: Any) -> None:
     string(path, value)
-    if not (1 <= len(value) <= 64 and value.isascii() and value.replace("_", "").replace("-", "").isalnum()):
+    if not _NAME.fullmatch(value):
         text = f"Invalid '{path}': expected 1 to 64 of the characters a-z, A-Z, 0-9, '_' and '-'."
         raise refusal(text, path, "invalid_value")
 
 
-def _refuse_if(condition: Callable[[Any], bool], check: Check, why: str) -> Check:
-    def refuse(path: str, value: Any) -> None:
-        check(path, value)
-        if condition(value):
+def _only(value: Any, rule: Rule, why: str) -> Rule:
+    """Return a rule for a parameter of which only the value that changes nothing can be served."""
+
+    def check(path: str, given: Any) -> None:
+        rule(path, given)
+        if given != value:
             raise unsupported(path, why)
 
-    return refuse
+    return Rule(check, {"const": value})
 
 
-def _refuse(why: str) -> Check:
-    return _refuse_if(lambda value: True, anything, why)
+def _never(why: str) -> Rule:
+    def check(path: str, value: Any) -> None:
+        raise unsupported(path, why)
+
+    return Rule(check, {"not": {}})
 
 
+_FUNCTION_NAME = Rule(_check_function_name, {"type": "string", "pattern": f"^{_NAME.pattern}$"})
 _FUNCTION = record(
-    {"name": _check_function_name, "description": string, "parameters": mapping, "strict": boolean}, required=["name"]
+    {"name": _FUNCTION_NAME, "description": string, "parameters": mapping, "strict": boolean}, required=["name"]
 )
 
 
+_TYPED = record({"type": string}, required=["type"])
+_FUNCTION_TOOL = record({"function": _FUNCTION}, required=["function"])
+
+
 def _check_tool(path: str, tool: Any) -> None:
-    record({"type": string}, required=["type"])(path, tool)
+    _TYPED(path, tool)
     if tool["type"] == "function":
-        record({"function": _FUNCTION}, required=["function"])(path, tool)
+        _FUNCTION_TOOL(path, tool)
 
 
+_TOOL_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {"type": {"type": "string"}},
+    "required": ["type"],
+    "if": {"properties": {"type": {"const": "function"}}},
+    "then": _FUNCTION_TOOL.schema,
+}
 _SCHEMA = record({"name": string, "description": string, "schema": mapping, "strict": boolean}, required=["name"])
 
 
+_FORMAT = record({"type": one_of("text", "json_object", "json_schema")}, required=["type"])
+_SCHEMA_FORMAT = record({"json_schema": _SCHEMA}, required=["json_schema"])
+
+
 def _check_response_format(path: str, value: Any) -> None:
-    record({"type": one_of("text", "json_object", "json_schema")}, required=["type"])(path, value)
+    _FORMAT(path, value)
     if value["type"] == "json_schema":
-        record({"json_schema": _SCHEMA}, required=["json_schema"])(path, value)
+        _SCHEMA_FORMAT(path, value)
+
+
+_FORMAT_SCHEMA: Schema = {
+    **_FORMAT.schema,
+    "if": {"properties": {"type": {"const": "json_schema"}}},
+    "then": _SCHEMA_FORMAT.schema,
+}
 
 
 _CHOSEN = record(
@@ -141,7 +171,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "stream_options": Parameter(record({"include_usage": boolean})),
     "n": Parameter(integer(1, 1)),
     "seed": Parameter(integer()),
-    "tools": Parameter(array_of(_check_tool, "an array of objects", at_most=_TOOLS_MAX)),
+    "tools": Parameter(array_of(Rule(_check_tool, _TOOL_SCHEMA), "an array of objects", at_most=_TOOLS_MAX)),
     "tool_choice": Parameter(
         by_type("one of a string or object", {str: one_of("none", "auto", "required"), dict: _CHOSEN})
     ),
@@ -149,7 +179,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "disable_tool_validation": Parameter(boolean),
     "functions": Parameter(array_of(_FUNCTION, "an array of objects", at_most=_TOOLS_MAX)),
     "function_call": Parameter(anything),
-    "response_format": Parameter(_check_response_format),
+    "response_format": Parameter(Rule(_check_response_format, _FORMAT_SCHEMA)),
     "reasoning_format": Parameter(one_of("hidden", "raw", "parsed")),
     "include_reasoning": Parameter(boolean),
     "user": Parameter(string),
@@ -162,7 +192,10 @@ PARAMETERS: Mapping[str, Parameter] = {
     "exclude_domains": Parameter(anything),
     "include_domains": Parameter(anything),
     "reasoning_effort": Parameter(
-        _check_effort, Fate.ADAPTED, "`minimal` becomes `low`; `xhigh` and `max` become `high`", _effort
+        one_of("none", "default", "low", "medium", "high", *_EFFORTS),
+        Fate.ADAPTED,
+        "`minimal` becomes `low`; `xhigh` and `max` become `high`",
+        _effort,
     ),
     "reasoning": Parameter(
         mapping, Fate.ADAPTED, "its `effort` becomes `reasoning_effort`, as Open WebUI means it", _effort_of_object
@@ -182,17 +215,17 @@ PARAMETERS: Mapping[str, Parameter] = {
     "moderation": Parameter(anything, Fate.LEFT_OUT, _HINT),
     "prediction": Parameter(anything, Fate.LEFT_OUT, "it only makes OpenAI's answer faster"),
     "verbosity": Parameter(string, Fate.LEFT_OUT, "a hint that Groq's models do not know"),
-    "modalities": Parameter(_check_modalities, Fate.LEFT_OUT, "text is all there is; any other modality is refused"),
-    "audio": Parameter(
-        _refuse_if(lambda value: True, anything, "only text can be answered"), Fate.REFUSED, "text only"
+    "modalities": Parameter(
+        Rule(_check_modalities, {"const": ["text"]}),
+        Fate.LEFT_OUT,
+        "text is all there is; any other modality is refused",
     ),
-    "web_search_options": Parameter(_refuse("nothing is searched here"), Fate.REFUSED, "nothing is searched here"),
-    "logprobs": Parameter(_refuse_if(bool, boolean, _NOT_SERVED), Fate.REFUSED, f"{_NOT_SERVED}; false is left out"),
-    "top_logprobs": Parameter(
-        _refuse_if(bool, integer(0, 20), _NOT_SERVED), Fate.REFUSED, f"{_NOT_SERVED}; 0 is left out"
-    ),
+    "audio": Parameter(_never("only text can be answered"), Fate.REFUSED, "only text can be answered"),
+    "web_search_options": Parameter(_never("nothing is searched here"), Fate.REFUSED, "nothing is searched here"),
+    "logprobs": Parameter(_only(False, boolean, _NOT_SERVED), Fate.REFUSED, f"{_NOT_SERVED}; false is left out"),
+    "top_logprobs": Parameter(_only(0, integer(0, 20), _NOT_SERVED), Fate.REFUSED, f"{_NOT_SERVED}; 0 is left out"),
     "logit_bias": Parameter(
-        _refuse_if(bool, mapping, "Groq's models do not take it"), Fate.REFUSED, "not taken by Groq; {} is left out"
+        _only({}, mapping, "Groq's models do not take it"), Fate.REFUSED, "not taken by Groq; {} is left out"
     ),
 }
 """All parameters but `messages`."""
@@ -208,7 +241,7 @@ def adapted(members: Members) -> Members:
     if unknown is not None:
         raise refusal(f"Unknown parameter: '{unknown[:100]}'.", unknown[:100], "unknown_parameter")
     for name, value in members.items():
-        PARAMETERS[name].check(name, value)
+        PARAMETERS[name].rule(name, value)
     out: Members = {}
     for name, value in members.items():
         out |= _as_groq_gets_it(name, value)

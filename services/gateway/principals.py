@@ -85,6 +85,7 @@ class PrincipalCache:
         self._digests: dict[str, set[bytes]] = {}
         self._asking: dict[bytes, asyncio.Task[Principal]] = {}
         self._changed_at: dict[str, int] = {}
+        self._floor = 0
         self._revision: int | None = None
         self._heartbeat_at = float("-inf")
 
@@ -142,7 +143,7 @@ class PrincipalCache:
             if answer.principal is None:
                 self._forget(digest)
                 raise _refused(api_key, answer.denial)
-            if answer.revision >= self._changed_at.get(answer.principal.key_id, 0):
+            if answer.revision >= max(self._floor, self._changed_at.get(answer.principal.key_id, 0)):
                 self._remember(digest, answer.principal, asked_at)
                 return answer.principal
             # A change of this key was seen after what auth read: its answer is of the past.
@@ -172,9 +173,6 @@ class PrincipalCache:
 
     async def _follow(self) -> None:
         events = self._authority.watch(self._revision)
-        if self._revision is None:
-            # What was cached before the first watch may have changed unseen.
-            self._forget_all()
         while True:
             async with asyncio.timeout(_SILENCE_SECONDS):
                 event = await anext(events, None)
@@ -183,9 +181,11 @@ class PrincipalCache:
             self._apply(event)
 
     def _apply(self, event: WatchEvent) -> None:
-        if self._revision is not None and event.revision < self._revision:
-            # Auth's database went back in time: what was learnt from the lost commits is not to be trusted.
+        if self._revision is None or event.revision < self._revision:
+            # A watch that begins, or a database that went back in time: changes up to here are never told, so neither
+            # what is remembered nor an answer on its way that was read before may be believed.
             self._forget_all()
+            self._floor = event.revision
         if event.changed_key_id:
             self._changed_at[event.changed_key_id] = event.revision
             if len(self._changed_at) > _RECENT_CHANGES_MAX:

@@ -14,6 +14,7 @@ from services.gateway.credentials import shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.middleware import REQUEST_ID
 from services.gateway.openai import parse_chat
+from services.gateway.openapi import document
 from services.gateway.pipeline import Chat, Members, Pipeline, Principal
 from services.gateway.presence import Leavers, Presence
 from services.gateway.streams import begin_stream
@@ -103,6 +104,11 @@ class API:
             f"The request body is larger than {self._body_bytes_max:,} bytes; shorten the messages.",
             reason="request_too_large",
         )
+
+
+async def openapi(request: Request) -> Response:
+    """`GET /api/v1/openapi.json`: the document of this API; it needs no key."""
+    return json_response(document())
 
 
 async def healthz(request: Request) -> Response:

@@ -105,7 +105,7 @@ async def serve(settings: GatewaySettings) -> None:
         )
         app = build_app(api, receipts, readiness, cors_origins=settings.cors_origins)
         await _listen(app, readiness, settings)
-        await pipeline.drain(timeout_seconds=_SETTLES_SECONDS)
+        await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
 
 
 def build_app(api: API, receipts: Receipts, readiness: Readiness, *, cors_origins: Sequence[str]) -> Starlette:
@@ -119,6 +119,7 @@ def build_app(api: API, receipts: Receipts, readiness: Readiness, *, cors_origin
             Route("/api/v1/key", receipts.key),
             Route("/api/v1/usage", receipts.usage),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
+            Route("/api/v1/openapi.json", routes.openapi),
             Route("/healthz", routes.healthz),
             Route("/readyz", readiness.readyz),
         ],

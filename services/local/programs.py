@@ -11,8 +11,8 @@ from services.local.settings import LocalSettings
 
 _STANDIN = "groq-standin"
 _STANDIN_KEY = "gsk_local_standin"
-_GATEWAY_GRACE_SECONDS = 2.0
-"""Uvicorn takes whole seconds. With the services' second, Ctrl-C has everything ended within five."""
+_GATEWAY_GRACE_SECONDS = 1.0
+"""Uvicorn takes whole seconds. With the services' second, Ctrl-C has everything ended well within five."""
 _SERVICE_GRACE_SECONDS = 1.0
 
 

@@ -21,9 +21,9 @@ from services.local.first_key import first_key
 from services.local.settings import LocalSettings
 
 _START_SECONDS = 30.0
-_STOP_ORDER = (("gateway",), ("auth", "quota", "inference"), ("valkey", "groq-standin"))
+_STOP_ORDER = (("gateway",), ("auth", "quota", "inference", "groq-standin"), ("valkey",))
 """Callers before what they call, so that what is in flight is finished and settled."""
-_STOP_SECONDS = {"gateway": 2.6}
+_STOP_SECONDS = {"gateway": 1.8, "groq-standin": 0.3}
 _STOP_SECONDS_OTHERWISE = 1.2
 _RESTART_PAUSE_SECONDS = 0.5
 _CRASHES_MAX = 5

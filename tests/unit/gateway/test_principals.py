@@ -165,6 +165,21 @@ async def test_an_answer_older_than_the_last_change_seen_is_dropped(
     assert len(authority.asked) == 2
 
 
+async def test_an_answer_that_was_read_before_the_first_watch_began_is_not_believed(
+    cache: PrincipalCache, authority: ScriptedAuthority
+) -> None:
+    """The revoke fell between the look-up and the watch's first event, so that the watch never tells it."""
+    authority.gate.clear()
+    asking = asyncio.create_task(cache.authenticate(_KEY))
+    await _settle()
+    authority.answers[_KEY] = Authentication(None, "revoked", 2)
+    async with _watching(cache):
+        await authority.tell(2)
+        authority.gate.set()
+        with pytest.raises(Unauthenticated):
+            await asking
+
+
 async def test_an_auth_that_never_catches_up_is_an_outage_and_no_endless_loop(
     cache: PrincipalCache, authority: ScriptedAuthority
 ) -> None:
@@ -226,8 +241,10 @@ async def test_when_auth_goes_back_in_time_everything_is_forgotten(
     cache: PrincipalCache, authority: ScriptedAuthority
 ) -> None:
     async with _watching(cache):
+        authority.answers[_KEY] = Authentication(_PRINCIPAL, "", 7)
         await authority.tell(7)
         await cache.authenticate(_KEY)
+        authority.answers[_KEY] = Authentication(_PRINCIPAL, "", 3)
         await authority.tell(3)
         await cache.authenticate(_KEY)
     assert authority.asked == [_KEY, _KEY]

@@ -1,0 +1,154 @@
+"""The OpenAPI 3.1 document of the HTTP API, made from the rules that requests are held against."""
+
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from services.gateway.checks import Schema, nullable
+from services.gateway.messages import MESSAGES
+from services.gateway.parameters import PARAMETERS, Fate
+
+_encode = msgspec.json.Encoder().encode
+_STRING: Schema = {"type": "string"}
+_INTEGER: Schema = {"type": "integer"}
+_DAY: Schema = {"type": "string", "format": "date"}
+_ERRORS = {
+    "400": "The request is not acceptable; `param` names what is wrong. Not counted.",
+    "401": "The API key is missing or not good.",
+    "404": "There is no such thing.",
+    "413": "The body is too large.",
+    "429": "The key's requests of the day are used up or in use.",
+    "500": "Our own defect.",
+    "502": "The model's answer, or this service's access to it, is at fault. Not counted.",
+    "503": "Something needed is away; try again after `retry-after` seconds. Not counted.",
+    "504": "It took too long.",
+}
+_RATE_LIMIT_HEADERS = {
+    "x-ratelimit-limit-requests": "Requests a UTC day.",
+    "x-ratelimit-remaining-requests": "Requests neither used nor in use.",
+    "x-ratelimit-reset-requests": "Time to 00:00 UTC, such as `7h12m3s`.",
+}
+
+
+@cache
+def document() -> bytes:
+    """Return the document as JSON text."""
+    return _encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Stack 3.0 API",
+                "version": version("stack-api"),
+                "description": "An OpenAI-compatible chat API. Every path is also served under `/v1` and `/openai/v1`.",
+            },
+            "security": [{"key": []}],
+            "paths": _paths(),
+            "components": {
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk_stk_…`"}},
+                "schemas": {"ChatRequest": chat_request(), "ChatCompletion": _COMPLETION, "Error": _ERROR},
+            },
+        }
+    )
+
+
+def chat_request() -> Schema:
+    """Return the JSON Schema of a chat request."""
+    properties = {name: nullable(one.rule.schema) | _told(one.fate, one.why) for name, one in PARAMETERS.items()}
+    return {
+        "type": "object",
+        "properties": {"messages": MESSAGES.schema, **properties},
+        "required": ["messages"],
+        "additionalProperties": False,
+    }
+
+
+def _told(fate: Fate, why: str) -> Schema:
+    return {} if fate is Fate.PASSED else {"description": f"{fate.value.capitalize()}: {why}."}
+
+
+def _paths() -> dict[str, Any]:
+    chat = _operation("Answer a conversation", ("400", "401", "404", "413", "429", "500", "502", "503", "504"))
+    chat["requestBody"] = {"required": True, "content": _json(_reference("ChatRequest"))}
+    chat["responses"]["200"] = {
+        "description": "The answer; with `stream` as events that end with `data: [DONE]`.",
+        "headers": {name: {"schema": _STRING, "description": text} for name, text in _RATE_LIMIT_HEADERS.items()},
+        "content": _json(_reference("ChatCompletion")) | {"text/event-stream": {"schema": _STRING}},
+    }
+    return {
+        "/api/v1/chat": {"post": {**chat, "operationId": "chat"}},
+        "/api/v1/chat/completions": {"post": {**chat, "operationId": "createChatCompletion"}},
+        "/api/v1/models": {"get": _reading("listModels", "List the models", _list(_object(id=_STRING)))},
+        "/api/v1/models/{id}": {"get": _reading("getModel", "Read one model", _object(id=_STRING), path=("id",))},
+        "/api/v1/key": {
+            "get": _reading(
+                "getKey",
+                "How much of the day is used",
+                _object(id=_STRING, limit=_INTEGER, used=_INTEGER, held=_INTEGER, remaining=_INTEGER),
+            )
+        },
+        "/api/v1/usage": {
+            "get": _reading(
+                "listUsage",
+                "Requests and tokens by day and model",
+                _list(_object(day=_DAY, model=_STRING, requests=_INTEGER, total_tokens=_INTEGER)),
+                query={"from": _DAY, "to": _DAY, "key_id": _STRING},
+            )
+        },
+        "/api/v1/usage/{request_id}": {
+            "get": _reading(
+                "getUsage",
+                "The receipt of one request",
+                _object(id=_STRING, outcome=_STRING, charged={"type": "boolean"}, usage={"type": "object"}),
+                path=("request_id",),
+            )
+        },
+    }
+
+
+def _reading(
+    name: str, summary: str, schema: Schema, *, path: tuple[str, ...] = (), query: dict[str, Schema] | None = None
+) -> dict[str, Any]:
+    statuses = ["401", "500", "502", "503", "504"] + (["404"] if path else []) + (["400"] if query else [])
+    operation = _operation(summary, sorted(statuses))
+    operation["operationId"] = name
+    operation["responses"]["200"] = {"description": "It.", "content": _json(schema)}
+    operation["parameters"] = [
+        {"name": one, "in": "path", "required": True, "schema": _STRING, "allowReserved": True} for one in path
+    ] + [{"name": one, "in": "query", "schema": schema} for one, schema in (query or {}).items()]
+    return operation
+
+
+def _operation(summary: str, statuses: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    responses = {one: {"description": _ERRORS[one], "content": _json(_reference("Error"))} for one in statuses}
+    return {"summary": summary, "responses": responses}
+
+
+def _json(schema: Schema) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(item: Schema) -> Schema:
+    return _object(object={"const": "list"}, data={"type": "array", "items": item})
+
+
+_COMPLETION = _object(
+    id=_STRING,
+    object={"const": "chat.completion"},
+    created=_INTEGER,
+    model=_STRING,
+    choices={"type": "array", "items": _object(index=_INTEGER, message={"type": "object"})},
+    usage=_object(prompt_tokens=_INTEGER, completion_tokens=_INTEGER, total_tokens=_INTEGER),
+)
+_ERROR = _object(
+    error=_object(message=_STRING, type=_STRING, param={"type": ["string", "null"]}, code={"type": ["string", "null"]})
+)

@@ -1,0 +1,56 @@
+"""The OpenAPI document is true to the code: what its schema takes is what the code takes."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+
+from services.common.errors import InvalidRequest
+from services.gateway.openai import parse_chat
+from services.gateway.openapi import chat_request, document
+from tests.properties.chat_bodies import GOOD_BODIES, broken_bodies
+
+_VALIDATOR = jsonschema.Draft202012Validator(chat_request())
+
+
+def _is_taken(body: Any) -> bool:
+    try:
+        parse_chat(json.dumps(body).encode())
+    except InvalidRequest:
+        return False
+    return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(GOOD_BODIES)
+def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
+    assert _is_taken(body)
+    _VALIDATOR.validate(body)
+
+
+@settings(max_examples=400, deadline=None)
+@given(broken_bodies())
+def test_code_and_schema_refuse_the_same(body: Any) -> None:
+    assert _is_taken(body) == _VALIDATOR.is_valid(body)
+
+
+def test_the_document_is_openapi_3_1_with_every_path() -> None:
+    told = json.loads(document())
+    assert told["openapi"] == "3.1.0"
+    assert set(told["paths"]) == {
+        "/api/v1/chat",
+        "/api/v1/chat/completions",
+        "/api/v1/models",
+        "/api/v1/models/{id}",
+        "/api/v1/key",
+        "/api/v1/usage",
+        "/api/v1/usage/{request_id}",
+    }
+    jsonschema.Draft202012Validator.check_schema(chat_request())
+
+
+@pytest.mark.parametrize("name", ["ChatRequest", "ChatCompletion", "Error"])
+def test_what_the_document_refers_to_is_there(name: str) -> None:
+    assert name in json.loads(document())["components"]["schemas"]
