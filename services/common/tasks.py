@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -11,7 +12,10 @@ _log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `work` beside the block and cancel it at the block's end; a defect that ends it early is logged."""
+    """Run `work` beside the block and cancel it at the block's end.
+
+    A defect that ends it early ends the process, in order: a service without it would serve as if it had it.
+    """
     task = asyncio.get_running_loop().create_task(work)
     task.add_done_callback(_report)
     try:
@@ -24,4 +28,5 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 def _report(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (exc := task.exception()):
-        _log.error("work beside the serving ended", exc_info=exc)
+        _log.error("work beside the serving ended; stopping", exc_info=exc)
+        signal.raise_signal(signal.SIGTERM)

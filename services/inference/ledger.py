@@ -9,6 +9,7 @@ from typing import Protocol
 from services.common.batch import Batcher
 from services.common.errors import Unavailable
 from services.inference.chat import Outcome, RequestContext, Usage, Verdict
+from services.inference.metrics import LATE_ROWS
 
 _log = logging.getLogger(__name__)
 _ROWS_IN_A_GROUP_MAX = 200
@@ -64,11 +65,11 @@ class UsageSummary:
 class LedgerStore(Protocol):
     """Where rows are kept. All calls raise `Unavailable` when the database is away."""
 
-    async def insert(self, rows: Sequence[LedgerRow]) -> None:
-        """Commit rows, all or none; a row whose request id is there already changes nothing.
+    async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
+        """Commit rows, all or none; return what the ledger then says of each, in order.
 
-        But for an `unknown` row, which takes what was used and how it ended, and stays uncharged: the sweeper's verdict
-        is final.
+        A row whose request id is there already changes nothing, but for an `unknown` row, which takes what was used and
+        how it ended, and stays uncharged: the sweeper's verdict is final.
         """
 
     async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
@@ -135,8 +136,7 @@ class Ledger:
         if not done:
             _log.warning("a row waits for the database", extra={"request_id": row.request_id})
             return None
-        commit.result()
-        return Verdict.CHARGED if row.charged else Verdict.RELEASED
+        return commit.result()
 
     async def close(self, *, timeout_seconds: float) -> None:
         """Write what waits, for at most `timeout_seconds`; what is left then is logged as lost."""
@@ -146,11 +146,19 @@ class Ledger:
         except TimeoutError:
             _log.error("rows lost: the database did not come back", extra={"rows": self._groups.load})
 
-    async def _commit(self, rows: Sequence[LedgerRow]) -> Sequence[None]:
+    async def _commit(self, rows: Sequence[LedgerRow]) -> Sequence[Verdict]:
         while True:
             try:
-                await self._store.insert(rows)
-                return [None] * len(rows)
+                verdicts = await self._store.insert(rows)
+                _count_late(rows, verdicts)
+                return verdicts
             except Unavailable as exc:
                 _log.warning("the ledger is away", extra={"rows": len(rows), "error": str(exc.__cause__)})
                 await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _count_late(rows: Sequence[LedgerRow], verdicts: Sequence[Verdict]) -> None:
+    for row, verdict in zip(rows, verdicts, strict=True):
+        if row.charged and verdict is Verdict.RELEASED:
+            LATE_ROWS.inc()
+            _log.warning("a row came after the sweeper's verdict", extra={"request_id": row.request_id})

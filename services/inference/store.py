@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import Unavailable
 from services.common.transactions import Transactions, deadline
@@ -36,10 +36,11 @@ class SQLLedgerStore:
         self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
-    async def insert(self, rows: Sequence[LedgerRow]) -> None:
-        """Commit rows, all or none; a row that is there already changes nothing but an `unknown` one."""
+    async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
+        """Commit rows, all or none; return what the ledger then says of each, in order."""
         async with self._transactions.writing() as connection:
             await connection.execute(self._insert, [_values(row) for row in rows])
+            return await _verdicts(connection, [row.request_id for row in rows])
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
@@ -47,9 +48,7 @@ class SQLLedgerStore:
         ids = [context.request_id for context in contexts]
         async with self._transactions.writing() as connection:
             await connection.execute(self._insert_unknown, [_values(_unknown(context)) for context in contexts])
-            query = select(usage_ledger.c.request_id).where(usage_ledger.c.request_id.in_(ids), usage_ledger.c.charged)
-            charged = set(await connection.scalars(query))
-        return [Verdict.CHARGED if one in charged else Verdict.RELEASED for one in ids]
+            return await _verdicts(connection, ids)
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def mark_client_left(self, request_ids: Sequence[str]) -> None:
@@ -95,6 +94,12 @@ class SQLLedgerStore:
         async with self._transactions.reading() as connection:
             rows = await connection.execute(_summary_query(key_id, account_id, from_day, to_day))
             return [UsageSummary(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
+
+
+async def _verdicts(connection: AsyncConnection, request_ids: Sequence[str]) -> list[Verdict]:
+    is_charged = usage_ledger.c.request_id.in_(request_ids) & usage_ledger.c.charged
+    charged = set(await connection.scalars(select(usage_ledger.c.request_id).where(is_charged)))
+    return [Verdict.CHARGED if one in charged else Verdict.RELEASED for one in request_ids]
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:

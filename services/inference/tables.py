@@ -30,6 +30,6 @@ usage_ledger = Table(
     Column("time_to_first_token_ms", BigInteger, nullable=False),
     Column("duration_ms", BigInteger, nullable=False),
     # Counting a key's day, which grounds quota's counters, reads this index alone.
-    Index("ix_usage_ledger_key_day", "key_id", "day", "charged"),
+    Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
     Index("ix_usage_ledger_account_day", "account_id", "day"),
 )

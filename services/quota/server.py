@@ -17,6 +17,8 @@ from services.quota.sweeper import Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _log = logging.getLogger(__name__)
+_SWEEP_LEDGER_SECONDS = 10.0
+"""The sweeper counts whole days of many keys, and nobody waits for it."""
 
 
 async def serve(settings: QuotaSettings) -> None:
@@ -36,7 +38,7 @@ async def serve(settings: QuotaSettings) -> None:
 
         sweeper = Sweeper(
             RedisSweepStore(client, store),
-            ledger,
+            GrpcLedger(channel, timeout_seconds=_SWEEP_LEDGER_SECONDS),
             hold_seconds=settings.hold_seconds,
             sweep_seconds=settings.sweep_seconds,
             reconcile_seconds=settings.reconcile_seconds,

@@ -1,5 +1,6 @@
 """QuotaService: protobuf ↔ holds; nothing is decided here."""
 
+import re
 from functools import lru_cache
 
 from services.common.errors import InvalidRequest
@@ -11,6 +12,7 @@ from services.quota.sweeper import Disagreement, Finding, Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _ITEMS_MAX = 1_000
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KINDS = {
     Disagreement.COUNTER_ABOVE_LEDGER: quota_pb2.DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER,
     Disagreement.COUNTER_BELOW_LEDGER: quota_pb2.DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER,
@@ -86,9 +88,12 @@ def _settlement(end: quota_pb2.Settlement) -> Settlement:
 
 
 def _check_id(text: str, field: str) -> None:
-    # A blank would end the id where the store joins ids; the other two name what stands beside the holds.
-    if not text or " " in text or text in ("charged", "limit"):
-        raise InvalidRequest(f"{field}: expected an id without blanks, got {text!r}")
+    # The store joins ids by blanks and colons, two of its names stand beside the holds, and an id that the ledger does
+    # not take could never be swept.
+    if not _ID.fullmatch(text) or text in ("charged", "limit"):
+        raise InvalidRequest(
+            f"{field}: expected an id of 1 to 64 characters of A-Z, a-z, 0-9, _, - and ., got {text!r}"
+        )
 
 
 def _result(outcome: Held | Denied | Unavailable) -> quota_pb2.ReserveResult:

@@ -1,9 +1,11 @@
 """What the sweeper does in Redis: find overdue holds, read all entries, raise counters."""
 
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 
 from services.quota.holds import KeyDay, Settlement
 from services.quota.scripts import (
@@ -21,7 +23,8 @@ from services.quota.store import RedisHoldStore
 from services.quota.sweeper import DayEntries, OverdueHold
 
 _SCAN_COUNT = 1_000
-_ENTRIES_BATCH = 500
+_ENTRIES_BATCH = 100
+_ENTRIES_NAME = re.compile(rb"quota:\{\d+\}:([^:]+):(\d+)")
 
 
 class RedisSweepStore:
@@ -34,14 +37,11 @@ class RedisSweepStore:
 
     async def now(self) -> float:
         """Return Redis' clock; Unix seconds."""
+        # Each node of a cluster stamps its holds by its own clock; by the slowest, none is taken for older than it is.
+        nodes: dict[str, Any] = {} if isinstance(self._client, Redis) else {"target_nodes": RedisCluster.PRIMARIES}
         with redis_errors():
-            if isinstance(self._client, Redis):
-                times = [await self._client.time()]
-            else:
-                # Each node stamps its holds by its own clock: by the slowest of them no hold is taken for older than it is.
-                nodes = self._client.get_primaries() or [(await self._client.initialize()).get_default_node()]
-                times = [await self._client.time(target_nodes=node) for node in nodes]
-        seconds, microseconds = min(times)
+            answer = await self._client.time(**nodes)
+        seconds, microseconds = min(answer.values()) if isinstance(answer, dict) else answer
         return float(seconds) + float(microseconds) / 1e6
 
     async def overdue(self, *, at_most: int) -> list[OverdueHold]:
@@ -67,20 +67,21 @@ class RedisSweepStore:
         return await self._holds.settle(settlements)
 
     async def entries(self) -> AsyncIterator[list[DayEntries]]:
-        """Yield everything that is held, in batches; what appears meanwhile may be missed."""
+        """Yield everything that is held, in batches, none empty; what appears meanwhile may be missed."""
         seen: set[KeyDay] = set()
         waiting: list[KeyDay] = []
         with redis_errors():
             async for name in self._client.scan_iter(match="quota:{*}:*:*", count=_SCAN_COUNT):
                 key_day = _key_day(name)
-                if key_day not in seen:
+                if key_day is not None and key_day not in seen:
                     seen.add(key_day)
                     waiting.append(key_day)
                 if len(waiting) == _ENTRIES_BATCH:
-                    yield await self._read(waiting)
+                    if batch := await self._read(waiting):
+                        yield batch
                     waiting = []
-            if waiting:
-                yield await self._read(waiting)
+            if waiting and (batch := await self._read(waiting)):
+                yield batch
 
     async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
         """Raise a counter to the requests that have no hold; return by how much."""
@@ -134,6 +135,7 @@ def _member(name: bytes) -> tuple[str, int, str]:
     return key_id, int(day), request_id
 
 
-def _key_day(name: bytes) -> KeyDay:
-    _, _, key_id, day = name.decode().split(":")
-    return KeyDay(key_id, int(day))
+def _key_day(name: bytes) -> KeyDay | None:
+    """Return the key and day that a name is of; None for a name that this service never writes."""
+    match = _ENTRIES_NAME.fullmatch(name)
+    return KeyDay(match[1].decode(), int(match[2])) if match else None

@@ -13,11 +13,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import compress
 from typing import Protocol
 
 from services.common.errors import ServiceError
 from services.quota.holds import KeyDay, Settlement, Verdict
-from services.quota.metrics import DRIFT, RAISED, SWEPT
+from services.quota.metrics import DRIFT, RAISED, SWEPT, VERIFIED_AT
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
@@ -162,10 +163,11 @@ class Sweeper:
                 Settlement(hold.request_id, hold.key_id, hold.day, verdict)
                 for hold, verdict in zip(holds, verdicts, strict=True)
             ]
-            await self._store.settle(ends)
-            for verdict in verdicts:
+            # Another replica, or the gateway after all, may have closed some of them meanwhile.
+            closed = list(compress(verdicts, await self._store.settle(ends)))
+            for verdict in closed:
                 SWEPT.labels(verdict.value).inc()
-            _log.info("swept", extra={"holds": len(ends), "charged": verdicts.count(Verdict.CHARGED)})
+            _log.info("swept", extra={"holds": len(closed), "charged": closed.count(Verdict.CHARGED)})
         return len(overdue)
 
     async def reconcile(self) -> int:
@@ -212,10 +214,16 @@ class Sweeper:
         return Report(findings, key_days, held)
 
     async def _reconcile_and_verify(self) -> None:
-        await self.reconcile()
+        try:
+            await self.reconcile()
+        finally:
+            await self._show_drift()
+
+    async def _show_drift(self) -> None:
         findings = (await self.verify()).findings
         for kind in Disagreement:
             DRIFT.labels(kind.value).set(sum(finding.kind is kind for finding in findings))
+        VERIFIED_AT.set_to_current_time()
         for finding in findings:
             _log.error("the records differ", extra={"kind": finding.kind.value, "key": finding.entries.key_day.key_id})
 

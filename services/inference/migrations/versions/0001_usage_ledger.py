@@ -38,7 +38,7 @@ def upgrade() -> None:
         sa.Column("time_to_first_token_ms", sa.BigInteger, nullable=False),
         sa.Column("duration_ms", sa.BigInteger, nullable=False),
     )
-    op.create_index("ix_usage_ledger_key_day", "usage_ledger", ["key_id", "day", "charged"])
+    op.create_index("ix_usage_ledger_key_day", "usage_ledger", ["key_id", "day", "charged", "reserved_at"])
     op.create_index("ix_usage_ledger_account_day", "usage_ledger", ["account_id", "day"])
 
 
