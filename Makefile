@@ -5,6 +5,8 @@ SHELL := /bin/bash
 # Any Python from 3.11 on; name another with `make run PYTHON=python3.13`.
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
+# Sets of client packages that can live together; each has an environment of its own.
+CLIENT_SETS := openai2 current groq0
 PROTOS := $(shell find protos -name '*.proto' | sort)
 
 ##@ Use
@@ -16,9 +18,18 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test lint types format
+.PHONY: test test-faults test-clients test-fuzz lint types format
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-faults: .venv/dev.stamp ## Kill, freeze and empty everything under load, SEEDS=20 times; SEED=7 does one again
+	FAULT_SEEDS=$(or $(SEEDS),20) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 0 -v -s
+
+test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real client packages, several versions of each, against a stack
+	CLIENT_MATRIX=1 $(BIN)/python -m pytest tests/clients -n 0
+
+test-fuzz: .venv/dev.stamp ## Send BODIES=10000 good and broken bodies; none may be a 500 or count when refused
+	FUZZ_BODIES=$(or $(BODIES),10000) $(BIN)/python -m pytest tests/e2e/test_fuzz.py -n 0 -s --timeout 7200
 
 lint: .venv/dev.stamp ## Check style, imports between the services, and the protobufs
 	$(BIN)/ruff check .
@@ -59,9 +70,15 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 		--extra local --group build pyproject.toml -o requirements/run.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra local --group build --group dev -c requirements/run.lock pyproject.toml -o requirements/dev.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		-c requirements/dev.lock requirements/clients-current.in -o requirements/clients-current.lock
+	for set in $(filter-out current,$(CLIENT_SETS)); do \
+		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+			requirements/clients-$$set.in -o requirements/clients-$$set.lock; \
+	done
 
 clean: ## Remove what make made, but no data
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-clients tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The environment is made anew when a lock changes; what is installed is exactly what is locked.
 .venv/run.stamp: requirements/run.lock pyproject.toml
@@ -70,6 +87,12 @@ clean: ## Remove what make made, but no data
 .venv/dev.stamp: requirements/dev.lock pyproject.toml
 	@$(call make-venv,dev)
 	@touch .venv/run.stamp
+
+.venv-clients/%.stamp: requirements/clients-%.lock | .venv/dev.stamp
+	@echo "Installing the client packages of $< ..."
+	@rm -rf .venv-clients/$* && $(BIN)/python -m venv .venv-clients/$*
+	@.venv-clients/$*/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r $<
+	@touch $@
 
 define make-venv
 	test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found; install it, or name it: make run PYTHON=/path/to/python3" >&2; exit 1; }; \

@@ -1,0 +1,140 @@
+"""LangChain's chat models, which both of its packages drive alike."""
+# mypy: disable-error-code="import-not-found,untyped-decorator"
+
+from collections.abc import Callable
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel
+
+from tests.clients.programs.report import CUT, SEVEN_TOKENS, TOOL_CALL, Scenario, Seen, failure, flaky
+
+Build = Callable[[str, str], BaseChatModel]
+"""Takes the address of the gateway and the secret of a key."""
+
+
+class Weather(BaseModel):
+    """The weather of the next days."""
+
+    city: str
+    days: int
+
+
+@tool
+def get_weather(city: str, days: int) -> str:
+    """Tell the weather."""
+    return f"sunny in {city} for {days} days"
+
+
+class Scenarios:
+    """What is asked of one of LangChain's packages."""
+
+    def __init__(self, build: Build, error: type[Exception]) -> None:
+        """Take what makes a chat model, and the base of the exceptions it lets through."""
+        self._build = build
+        self._error = error
+
+    def by_name(self) -> dict[str, Scenario]:
+        """Return every scenario; chat models list no models."""
+        return {
+            "create": self.create,
+            "stream": self.stream,
+            "tools": self.tools,
+            "tools_streamed": self.tools_streamed,
+            "structured": self.structured,
+            "structured_by_tool": self.structured_by_tool,
+            "wrong_key": self.refused,
+            "exhausted": self.exhausted,
+            "upstream_503": self.upstream_503,
+            "cut": self.cut,
+        }
+
+    def create(self, base_url: str, secret: str) -> Seen:
+        """Ask for a whole answer."""
+        return _seen(self._build(base_url, secret).invoke(SEVEN_TOKENS))
+
+    def stream(self, base_url: str, secret: str) -> Seen:
+        """Ask for a stream; its usage is the sum over all chunks, so that one told twice shows."""
+        chunks = list(self._build(base_url, secret).stream(SEVEN_TOKENS))
+        whole = _sum(chunks)
+        assert whole.usage_metadata is not None
+        return {
+            "pieces": [chunk.text for chunk in chunks if chunk.text],
+            "finish_reason": whole.response_metadata["finish_reason"],
+            "completion_tokens": [whole.usage_metadata["output_tokens"]],
+        }
+
+    def tools(self, base_url: str, secret: str) -> Seen:
+        """Let a tool be called, and send the call back with its result."""
+        model = self._build(base_url, secret).bind_tools([get_weather])
+        messages: list[BaseMessage] = [HumanMessage(TOOL_CALL)]
+        answer = model.invoke(messages)
+        seen = _call(answer)
+        messages += [answer, ToolMessage("sunny", tool_call_id=answer.tool_calls[0]["id"]), HumanMessage(SEVEN_TOKENS)]
+        return {**seen, "text_after": model.invoke(messages).text}
+
+    def tools_streamed(self, base_url: str, secret: str) -> Seen:
+        """Let a tool be called in a stream."""
+        model = self._build(base_url, secret).bind_tools([get_weather])
+        return _call(_sum(list(model.stream(TOOL_CALL))))
+
+    def structured(self, base_url: str, secret: str) -> Seen:
+        """Ask for an answer in the form of a Pydantic model, by a strict schema."""
+        return self._structured(base_url, secret, "json_schema")
+
+    def structured_by_tool(self, base_url: str, secret: str) -> Seen:
+        """Ask for an answer in the form of a Pydantic model, by a tool that must be called."""
+        return self._structured(base_url, secret, "function_calling")
+
+    def refused(self, base_url: str, secret: str) -> Seen:
+        """Ask with a key that is not accepted."""
+        return failure(lambda: self.create(base_url, secret), self._error)
+
+    def exhausted(self, base_url: str, secret: str) -> Seen:
+        """Use a key's only slot, and ask once more."""
+        return {"first": self.create(base_url, secret), "second": self.refused(base_url, secret)}
+
+    def upstream_503(self, base_url: str, secret: str) -> Seen:
+        """Ask while Groq refuses once."""
+        return _seen(self._build(base_url, secret).invoke(flaky(secret)))
+
+    def cut(self, base_url: str, secret: str) -> Seen:
+        """Read a stream that breaks."""
+        pieces: list[str] = []
+
+        def read() -> None:
+            pieces.extend(chunk.text for chunk in self._build(base_url, secret).stream(CUT) if chunk.text)
+
+        error = failure(read, self._error)
+        return {"pieces": pieces, "error": error}
+
+    def _structured(self, base_url: str, secret: str, method: str) -> Seen:
+        model: Any = self._build(base_url, secret).with_structured_output(Weather, method=method)
+        return {"parsed": model.invoke("How is the weather?").model_dump()}
+
+
+def _seen(answer: AIMessage) -> Seen:
+    assert answer.usage_metadata is not None
+    return {
+        "text": answer.text,
+        "finish_reason": answer.response_metadata["finish_reason"],
+        "completion_tokens": answer.usage_metadata["output_tokens"],
+    }
+
+
+def _call(answer: AIMessage) -> Seen:
+    (call,) = answer.tool_calls
+    return {
+        "name": call["name"],
+        "arguments": call["args"],
+        "finish_reason": answer.response_metadata["finish_reason"],
+    }
+
+
+def _sum(chunks: list[AIMessageChunk]) -> AIMessageChunk:
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole = whole + chunk
+    return whole
