@@ -9,11 +9,13 @@ The server is the first of these that can be had; when none can, the tests fail 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from services.common.errors import StartError
 from services.local import valkey
 
 _START_SECONDS_MAX = 20.0
+_SLOTS = 16_384
 
 
 class ValkeyServer:
@@ -70,6 +73,50 @@ class ValkeyServer:
             self._process = None
 
 
+class ClusterNode:
+    """One node of a cluster, on a loopback port of its own; it keeps nothing when it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start a node in `folder`."""
+        self.port, self.bus_port = _free_ports(2)
+        self.slots = range(0)
+        folder.mkdir()
+        options = ["--port", self.port, "--cluster-port", self.bus_port, "--bind", "127.0.0.1", "--dir", folder]
+        command = [valkey.find_server(""), *map(str, options), "--cluster-enabled", "yes", "--save", ""]
+        command += ["--repl-diskless-sync-delay", "0"]  # A replica need not wait five seconds for a second one.
+        with (folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([*_dying_with_us(), *command], stdout=log, stderr=log)
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def ask(self, *words: str | int) -> str:
+        """Run one command on this node; return its answer as text."""
+        with Redis.from_url(self.url) as client:
+            answer = client.execute_command(" ".join(map(str, words[:2])), *words[2:])
+        return answer.decode() if isinstance(answer, bytes) else str(answer)
+
+    def end(self) -> None:
+        """End it at once, stopped or not."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def running_cluster(*, primaries: int, replicas: int = 0) -> Iterator[list[ClusterNode]]:
+    """Give the nodes of a cluster that share all slots; the replicas come last and follow the first primary."""
+    folder = Path(tempfile.mkdtemp(prefix="vkc-", dir="/tmp"))
+    nodes: list[ClusterNode] = []
+    try:
+        while len(nodes) < primaries + replicas:
+            nodes.append(ClusterNode(folder / str(len(nodes))))
+        _wait_for(lambda: all(_answers(node.url) for node in nodes), folder)
+        _join(nodes, primaries, folder)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def running_valkey() -> Iterator[ValkeyServer]:
     """Give a server of our own, which a test may kill, for as long as the block runs."""
@@ -104,11 +151,69 @@ def valkey_url(valkey_server: str) -> str:
     return valkey_server
 
 
+@pytest.fixture(scope="session")
+def cluster_nodes() -> Iterator[list[ClusterNode]]:
+    """Give the nodes of a running cluster."""
+    with running_cluster(primaries=3) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def cluster(cluster_nodes: list[ClusterNode]) -> list[ClusterNode]:
+    """Give the nodes of an empty cluster."""
+    for node in cluster_nodes:
+        node.ask("FLUSHALL")
+    return cluster_nodes
+
+
 @pytest.fixture
 def own_valkey() -> Iterator[ValkeyServer]:
     """Give a server that the test may kill."""
     with running_valkey() as server:
         yield server
+
+
+def _join(nodes: list[ClusterNode], primaries: int, folder: Path) -> None:
+    for number, node in enumerate(nodes[:primaries]):
+        first, end = _SLOTS * number // primaries, _SLOTS * (number + 1) // primaries
+        node.slots = range(first, end)
+        node.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+        node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+    for node in nodes[1:]:
+        node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, nodes[0].bus_port)
+    _wait_for(lambda: all(_state(node)["cluster_known_nodes"] == str(len(nodes)) for node in nodes), folder)
+    own_id = nodes[0].ask("CLUSTER", "MYID")
+    for node in nodes[primaries:]:
+        node.ask("CLUSTER", "REPLICATE", own_id)
+    _wait_for(lambda: all(_state(node)["cluster_state"] == "ok" for node in nodes), folder)
+    # Clients learn of a replica from its primary, which tells of it once it has data.
+    slots = partial(nodes[0].ask, "CLUSTER", "SLOTS")
+    _wait_for(lambda: all(str(node.port) in slots() for node in nodes), folder)
+
+
+def _state(node: ClusterNode) -> dict[str, str]:
+    with Redis.from_url(node.url) as client:
+        answer: dict[str, str] = client.execute_command("CLUSTER INFO")
+        return answer
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that nobody uses: all are open at once, so that none is given twice."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _wait_for(condition: Callable[[], bool], folder: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < deadline, f"the cluster is not ready; see its logs in {folder}"
+        time.sleep(0.02)
 
 
 def _answers(url: str) -> bool:

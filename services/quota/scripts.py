@@ -112,16 +112,11 @@ async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:
     for step in steps:
         # Not `pipeline.evalsha`: a cluster's pipeline refuses that method, though it runs the command.
         pipeline.execute_command("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.arguments)
-    answers = await pipeline.execute(raise_on_error=False)
-    if isinstance(client, RedisCluster):
-        await _look_again(client, steps, answers)
+    try:
+        answers = await pipeline.execute(raise_on_error=False)
+    except RedisCluster.ERRORS_ALLOW_RETRY as exc:
+        answers = [exc] * len(steps)
+    if isinstance(client, RedisCluster) and any(isinstance(one, RedisCluster.ERRORS_ALLOW_RETRY) for one in answers):
+        # Without retries a cluster's pipeline does not ask again who serves what: it would never find a new primary.
+        await client.nodes_manager.initialize()
     return answers
-
-
-async def _look_again(client: RedisCluster, steps: Sequence[Step], answers: Sequence[Any]) -> None:
-    """Learn who serves what now when a node failed: a cluster's pipeline that raises nothing does not do so itself."""
-    for step, answer in zip(steps, answers, strict=True):
-        if isinstance(answer, RedisCluster.ERRORS_ALLOW_RETRY) and (node := client.get_node_from_key(step.keys[0])):
-            await node.disconnect_free_connections()
-            await client.nodes_manager.initialize(last_failed_node_name=node.name)
-            return

@@ -27,13 +27,14 @@ class GatedStore:
         """Request ids of the rows that are committed."""
         return [row.request_id for group in self.groups for row in group]
 
-    async def insert(self, rows: Sequence[LedgerRow]) -> None:
+    async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
         """Commit when the gate is open."""
         self.attempts += 1
         if self.is_away:
             raise Unavailable("away")
         await self.open.wait()
         self.groups.append(list(rows))
+        return [Verdict.CHARGED if row.charged else Verdict.RELEASED for row in rows]
 
 
 @pytest.fixture

@@ -1,0 +1,212 @@
+"""What every `SweepStore` must do; each implementation subclasses this and gives a `world` fixture.
+
+Nobody waits for a hold to grow old: those of the `late` store are overdue when they are made.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.quota.holds import DayStatus, Held, HoldStore, KeyDay, Reservation, Settlement, Verdict
+from services.quota.sweep_store import RedisSweepStore
+from services.quota.sweeper import DayEntries, OverdueHold
+
+ACCOUNT = "acc_sweep"
+KEY = "key_sweep"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepWorld:
+    """One empty store, and what is looked at in it."""
+
+    client: Any
+    """What the stores use, to lose data with."""
+    store: RedisSweepStore
+    holds: HoldStore
+    """Its holds are young."""
+    late: HoldStore
+    """Its holds are overdue at once."""
+    tomorrow: HoldStore
+    """Its holds are overdue at once, and of the next day."""
+
+
+def wishes(*request_ids: str, key_id: str = KEY, limit: int = 100) -> list[Reservation]:
+    """Return a wish for a slot for each request id."""
+    return [Reservation(request_id, key_id, ACCOUNT, limit) for request_id in request_ids]
+
+
+async def today(holds: HoldStore) -> int:
+    """Return the store's day."""
+    (status,) = await holds.status([KEY])
+    return status.day
+
+
+async def hold(holds: HoldStore, reservations: Sequence[Reservation], *, charged: int = 0) -> list[Held]:
+    """Hold slots of keys that may have no counter yet."""
+    day = await today(holds)
+    outcomes = await holds.reserve(reservations, {KeyDay(one.key_id, day): charged for one in reservations})
+    held = [outcome for outcome in outcomes if isinstance(outcome, Held)]
+    assert len(held) == len(outcomes), "a hold was denied"
+    return held
+
+
+async def charge(holds: HoldStore, *request_ids: str) -> list[bool]:
+    """Settle holds of `KEY` as charged."""
+    day = await today(holds)
+    return await holds.settle([Settlement(one, KEY, day, Verdict.CHARGED) for one in request_ids])
+
+
+async def counts(holds: HoldStore) -> tuple[int, int]:
+    """Return what is charged to and held by `KEY` today."""
+    (status,) = await holds.status([KEY])
+    assert isinstance(status, DayStatus), "the key has no counter"
+    return status.charged, status.held
+
+
+async def listed(store: RedisSweepStore) -> list[list[DayEntries]]:
+    """Return all batches of entries."""
+    return [batch async for batch in store.entries()]
+
+
+async def names(client: Any, pattern: str) -> list[str]:
+    """Return what the server or all nodes hold."""
+    return [name.decode() async for name in client.scan_iter(match=pattern)]
+
+
+class SweepStoreContract:
+    """The contract of `SweepStore`."""
+
+    async def test_only_holds_past_their_time_are_overdue_with_all_that_their_row_needs(
+        self, world: SweepWorld
+    ) -> None:
+        await hold(world.holds, wishes("req_young"))
+        (late,) = await hold(world.late, wishes("req_late"))
+
+        overdue = await world.store.overdue(at_most=10)
+
+        assert overdue == [OverdueHold("req_late", KEY, ACCOUNT, late.status.day, late.reserved_at)]
+
+    async def test_nothing_is_overdue_in_an_empty_store(self, world: SweepWorld) -> None:
+        assert await world.store.overdue(at_most=10) == []
+        assert await listed(world.store) == []
+
+    async def test_looking_for_overdue_holds_changes_none_and_settling_ends_them(self, world: SweepWorld) -> None:
+        await hold(world.late, wishes("req_1", "req_2"))
+        assert await world.store.overdue(at_most=10) == await world.store.overdue(at_most=10)
+
+        assert await charge(world.holds, "req_1", "req_2") == [True, True]
+
+        assert await world.store.overdue(at_most=10) == []
+
+    async def test_the_longest_overdue_of_a_bucket_come_first_and_at_most_so_many(self, world: SweepWorld) -> None:
+        for number in range(3):
+            await hold(world.late, wishes(f"req_{number}"))
+            while await world.store.now() * 1000 % 1 > 0.9:  # Deadlines count milliseconds.
+                pass
+
+        found = await world.store.overdue(at_most=2)
+
+        assert [one.request_id for one in found] == ["req_0", "req_1"]
+
+    async def test_overdue_holds_of_all_keys_and_days_are_found(self, world: SweepWorld) -> None:
+        keys = [f"key_{number}" for number in range(40)]
+        for holds in (world.late, world.tomorrow):
+            await hold(holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
+
+        found = {(one.key_id, one.day) for one in await world.store.overdue(at_most=10)}
+
+        day = await today(world.late)
+        assert found == {(key, at) for key in keys for at in (day, day + 1)}
+
+    async def test_a_deadline_whose_day_has_expired_is_forgotten(self, world: SweepWorld) -> None:
+        await hold(world.late, wishes("req_orphan"))
+        await world.client.delete(*await names(world.client, f"quota:*:{KEY}:*"))
+
+        assert await world.store.overdue(at_most=10) == []
+
+        assert await names(world.client, "quota:*") == []
+
+    async def test_entries_tell_what_is_charged_and_held_since_when_and_the_highest_limit(
+        self, world: SweepWorld
+    ) -> None:
+        oldest, *_ = await hold(world.holds, wishes("req_1", "req_2", limit=9), charged=3)
+        await hold(world.holds, wishes("req_3", limit=20))
+        await hold(world.holds, wishes("req_4", limit=7))
+        await charge(world.holds, "req_2")
+
+        ((entries,),) = await listed(world.store)
+
+        assert entries == DayEntries(KeyDay(KEY, oldest.status.day), 4, 3, oldest.reserved_at, 20)
+
+    async def test_a_key_without_holds_has_no_oldest_one(self, world: SweepWorld) -> None:
+        await hold(world.holds, wishes("req_1", limit=5))
+        await charge(world.holds, "req_1")
+
+        ((entries,),) = await listed(world.store)
+
+        assert (entries.charged, entries.held, entries.oldest_hold_at, entries.limit) == (1, 0, None, 5)
+
+    async def test_entries_of_more_keys_and_days_than_a_batch_takes_come_once_each(self, world: SweepWorld) -> None:
+        keys = [f"key_{number}" for number in range(520)]
+        await hold(world.holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
+        await hold(world.tomorrow, wishes("req_tomorrow"))
+
+        batches = await listed(world.store)
+
+        day = await today(world.holds)
+        expected = {KeyDay(key, day) for key in keys} | {KeyDay(KEY, day + 1)}
+        found = [one.key_day for batch in batches for one in batch]
+        assert set(found) == expected
+        assert len(found) == len(expected)
+        assert len(batches) > 1
+
+    async def test_entries_that_vanish_while_they_are_read_make_no_empty_batch(self, world: SweepWorld) -> None:
+        """The ledger refuses to count nothing."""
+        keys = [f"key_{number}" for number in range(501)]
+        await hold(world.holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
+
+        async for batch in world.store.entries():
+            assert batch
+            await world.client.flushall()
+
+    async def test_a_counter_is_raised_to_the_rows_that_no_hold_stands_for(self, world: SweepWorld) -> None:
+        """A row commits before its hold is settled: counted beside its hold it would be charged twice."""
+        (held,) = await hold(world.holds, wishes("req_held"), charged=1)
+        key_day = KeyDay(KEY, held.status.day)
+
+        raised = await world.store.raise_counter(key_day, ["req_1", "req_held", "req_2", "req_3"])
+
+        assert raised == 2
+        assert await counts(world.holds) == (3, 1)
+        assert await world.store.raise_counter(key_day, ["req_1", "req_held", "req_2", "req_3"]) == 0
+
+    async def test_a_counter_is_never_lowered(self, world: SweepWorld) -> None:
+        (held,) = await hold(world.holds, wishes("req_held"), charged=5)
+
+        for ids in ([], ["req_1"], [f"req_{number}" for number in range(5)]):
+            assert await world.store.raise_counter(KeyDay(KEY, held.status.day), ids) == 0
+
+        assert await counts(world.holds) == (5, 1)
+
+    async def test_an_absent_counter_is_left_to_the_next_reserves_seed(self, world: SweepWorld) -> None:
+        assert await world.store.raise_counter(KeyDay(KEY, await today(world.holds)), ["req_1"]) == 0
+
+        assert await names(world.client, "*") == []
+
+    async def test_raising_beside_settles_charges_every_row_once(self, world: SweepWorld) -> None:
+        """Every row is there from the start: at each moment each is a charge or a hold, so that no raise is due."""
+        ids = [f"req_{number}" for number in range(30)]
+        (first, *_) = await hold(world.holds, wishes(*ids))
+        key_day = KeyDay(KEY, first.status.day)
+
+        async def each(step: Callable[[str], Any]) -> list[Any]:
+            return await asyncio.gather(*(step(one) for one in ids))
+
+        closed, raised = await asyncio.gather(
+            each(lambda one: charge(world.holds, one)), each(lambda _: world.store.raise_counter(key_day, ids))
+        )
+
+        assert closed == [[True]] * 30
+        assert raised == [0] * 30
+        assert await counts(world.holds) == (30, 0)

@@ -1,0 +1,251 @@
+"""The sweeper's rounds and what it says to its ports, with a scripted store and a scripted ledger."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.common.tasks import running
+from services.quota.holds import KeyDay, Settlement, Verdict
+from services.quota.metrics import SWEPT
+from services.quota.sweeper import DayEntries, OverdueHold, Sweeper
+
+NOW = 10_000.0
+HOLD_SECONDS = 180.0
+LONG = 3_600.0
+BATCH = 200
+KEY_DAY = KeyDay("key_1", 7)
+IDS = ["req_0", "req_1", "req_2"]
+
+
+def overdue(count: int, *, start: int = 0) -> list[OverdueHold]:
+    """Return overdue holds of one key."""
+    return [OverdueHold(f"req_{start + number}", "key_1", "acc_1", 7, 1.0) for number in range(count)]
+
+
+@dataclass
+class ScriptedStore:
+    """A store that finds what the test says, round by round, and notes what it is told."""
+
+    rounds: list[list[OverdueHold] | Unavailable] = field(default_factory=list)
+    batches: list[list[DayEntries]] = field(default_factory=list)
+    closed: bool = True
+    settled: list[Settlement] = field(default_factory=list)
+    raised: list[tuple[KeyDay, list[str]]] = field(default_factory=list)
+    reads: int = 0
+    looked_everywhere: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def now(self) -> float:
+        """Return a fixed time."""
+        return NOW
+
+    async def overdue(self, *, at_most: int) -> list[OverdueHold]:
+        """Return the next round's holds, or raise what it says."""
+        if not self.rounds:
+            self.looked_everywhere.set()
+            return []
+        found = self.rounds.pop(0)
+        if isinstance(found, Unavailable):
+            raise found
+        return found
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Note settlements."""
+        self.settled += settlements
+        return [self.closed] * len(settlements)
+
+    async def entries(self) -> AsyncIterator[list[DayEntries]]:
+        """Yield the test's batches."""
+        self.reads += 1
+        for batch in self.batches:
+            yield batch
+
+    async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
+        """Note a raise and say that all ids were lost charges."""
+        self.raised.append((key_day, list(request_ids)))
+        return len(request_ids)
+
+
+@dataclass
+class ScriptedLedger:
+    """A ledger of charged rows, each with the time of its reserve."""
+
+    charged: dict[str, float] = field(default_factory=dict)
+    fails: list[Unavailable] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+    counted: list[float | None] = field(default_factory=list)
+
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
+        """Return verdicts by the charged rows; note how many were asked for at once."""
+        if self.fails:
+            raise self.fails.pop(0)
+        self.asked.append(len(holds))
+        return [Verdict.CHARGED if one.request_id in self.charged else Verdict.RELEASED for one in holds]
+
+    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+        """Count rows; all are of every key asked for."""
+        self.counted.append(reserved_before)
+        return [len(self._before(reserved_before)) for _ in key_days]
+
+    async def list_charged(self, key_day: KeyDay, *, reserved_before: float) -> list[str]:
+        """List rows."""
+        return self._before(reserved_before)
+
+    def _before(self, reserved_before: float | None) -> list[str]:
+        return [one for one, at in self.charged.items() if reserved_before is None or at < reserved_before]
+
+
+def sweeper(store: ScriptedStore, ledger: ScriptedLedger, *, pause_seconds: float = LONG) -> Sweeper:
+    """Return a sweeper over the two."""
+    return Sweeper(
+        store, ledger, hold_seconds=HOLD_SECONDS, sweep_seconds=pause_seconds, reconcile_seconds=pause_seconds
+    )
+
+
+def entries(*, charged: int = 0, held: int = 0) -> DayEntries:
+    """Return a key's day without old holds."""
+    return DayEntries(KEY_DAY, charged, held, NOW if held else None, limit=100)
+
+
+@asynccontextmanager
+async def rounds(of: Sweeper) -> AsyncIterator[None]:
+    """Run the sweeper's own rounds beside the block, which must be done soon."""
+    async with asyncio.timeout(10), running(of.run()):
+        yield
+
+
+async def test_each_hold_ends_by_the_verdict_of_its_own_row() -> None:
+    store, ledger = ScriptedStore([overdue(3)]), ScriptedLedger({"req_1": 1.0})
+
+    assert await sweeper(store, ledger).sweep() == 3
+
+    verdicts = [Verdict.RELEASED, Verdict.CHARGED, Verdict.RELEASED]
+    assert store.settled == [
+        Settlement(f"req_{number}", "key_1", 7, verdict) for number, verdict in enumerate(verdicts)
+    ]
+
+
+async def test_the_ledger_is_asked_in_batches_that_it_takes() -> None:
+    store, ledger = ScriptedStore([overdue(450)]), ScriptedLedger()
+
+    await sweeper(store, ledger).sweep()
+
+    assert ledger.asked == [200, 200, 50]
+    assert len(store.settled) == 450
+
+
+async def test_no_hold_is_settled_without_the_ledgers_word() -> None:
+    store, ledger = ScriptedStore([overdue(3)]), ScriptedLedger(fails=[Unavailable("away", reason="gone")])
+
+    with pytest.raises(Unavailable):
+        await sweeper(store, ledger).sweep()
+
+    assert store.settled == []
+
+
+async def test_nothing_overdue_asks_the_ledger_nothing() -> None:
+    store, ledger = ScriptedStore([[]]), ScriptedLedger()
+
+    assert await sweeper(store, ledger).sweep() == 0
+
+    assert ledger.asked == []
+
+
+@pytest.mark.parametrize(("closed", "counted"), [(True, 2), (False, 0)])
+async def test_only_holds_that_this_replica_closed_are_counted_as_swept(closed: bool, counted: int) -> None:
+    store, ledger = ScriptedStore([overdue(2)], closed=closed), ScriptedLedger()
+    metric = SWEPT.labels(Verdict.RELEASED.value)
+    before = metric._value.get()
+
+    await sweeper(store, ledger).sweep()
+
+    assert metric._value.get() - before == counted
+
+
+async def test_a_backlog_is_swept_without_a_pause() -> None:
+    store = ScriptedStore([overdue(BATCH), overdue(BATCH), overdue(BATCH)])
+
+    async with rounds(sweeper(store, ScriptedLedger())):
+        await store.looked_everywhere.wait()
+
+    assert len(store.settled) == 3 * BATCH
+
+
+@pytest.mark.parametrize("away", ["store", "ledger"])
+async def test_a_round_that_fails_is_tried_again(away: str) -> None:
+    failure = Unavailable("away", reason="gone")
+    store = ScriptedStore([failure, overdue(1)] if away == "store" else [overdue(1), overdue(1)])
+    ledger = ScriptedLedger(fails=[failure] if away == "ledger" else [])
+
+    async with rounds(sweeper(store, ledger, pause_seconds=0.001)):
+        await store.looked_everywhere.wait()
+
+    assert [end.request_id for end in store.settled] == ["req_0"]
+
+
+async def test_a_failing_sweep_keeps_no_reconciliation_from_its_rounds() -> None:
+    store = ScriptedStore([Unavailable("away", reason="gone")] * 10_000, batches=[[entries(charged=0)]])
+    ledger = ScriptedLedger({"req_1": 1.0})
+
+    async with rounds(sweeper(store, ledger, pause_seconds=0.001)):
+        await until(lambda: len(store.raised) > 1)
+
+    assert store.settled == []
+
+
+async def test_only_rows_older_than_a_hold_can_live_are_raised() -> None:
+    store = ScriptedStore(batches=[[entries(charged=0)]])
+    ledger = ScriptedLedger({"req_old": NOW - HOLD_SECONDS - 1, "req_young": NOW - HOLD_SECONDS + 1})
+
+    assert await sweeper(store, ledger).reconcile() == 1
+
+    assert store.raised == [(KEY_DAY, ["req_old"])]
+
+
+async def test_a_counter_that_is_not_below_its_old_rows_is_not_touched() -> None:
+    store, ledger = ScriptedStore(batches=[[entries(charged=1)]]), ScriptedLedger({"req_1": 1.0})
+
+    assert await sweeper(store, ledger).reconcile() == 0
+
+    assert store.raised == []
+
+
+async def test_a_comparison_reads_the_ledger_after_the_counters_and_whole() -> None:
+    """A row commits before its charge: a ledger read before the counters could lack rows that they count."""
+    order: list[str] = []
+
+    class OrderedStore(ScriptedStore):
+        async def entries(self) -> AsyncIterator[list[DayEntries]]:
+            order.append("counters")
+            yield [entries(charged=1)]
+
+    class OrderedLedger(ScriptedLedger):
+        async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+            order.append("old rows" if reserved_before else "all rows")
+            return await super().count_charged(key_days, reserved_before=reserved_before)
+
+    report = await sweeper(OrderedStore(), OrderedLedger({"req_1": NOW})).verify()
+
+    assert list(report.findings) == []
+    assert order == ["counters", "old rows", "all rows"]
+
+
+async def test_a_difference_is_found_only_when_hold_and_rounds_had_their_time() -> None:
+    store, ledger = ScriptedStore(batches=[[entries(charged=0)]]), ScriptedLedger()
+    patient = sweeper(store, ledger, pause_seconds=10)
+
+    await patient.verify()
+
+    (old, everything) = ledger.counted
+    assert old is not None
+    assert old < NOW - HOLD_SECONDS - 20
+    assert everything is None
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others run until a condition holds."""
+    while not condition():
+        await asyncio.sleep(0)
