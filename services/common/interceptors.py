@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -55,12 +56,15 @@ def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> 
     return call
 
 
-def _stream(behaviour: Callable[[Any, Context], AsyncIterator[Any]], method: str) -> Callable[[Any, Context], Any]:
+def _stream(
+    behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]], method: str
+) -> Callable[[Any, Context], Any]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         started = time.monotonic()
         try:
-            async for response in behaviour(request, context):
-                yield response
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
         except Exception as exc:
             await _abort(context, exc, method)
         finally:

@@ -1,6 +1,6 @@
 """The gateway's ports over gRPC: auth, quota and inference."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from grpc import aio
@@ -128,7 +128,7 @@ class GrpcInference:
             response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
         return Completion(mirror.encode(response.completion), translate.verdict(response.verdict))
 
-    async def stream(self, hold: Hold, chat: Chat) -> AsyncIterator[list[bytes] | Verdict | None]:
+    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Yield the events that arrived together as JSON texts, and at last the verdict."""
         request = inference_pb2.StreamChatCompletionRequest(
             context=translate.request_context(hold), chat=translate.chat_request(chat)

@@ -11,7 +11,8 @@ quota's sweeper. Inference is never tried twice: only it knows what it did.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -153,7 +154,7 @@ class Inference(Protocol):
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the answer in one piece."""
 
-    def stream(self, hold: Hold, chat: Chat) -> AsyncIterator[list[bytes] | Verdict | None]:
+    def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Yield the events that arrived together as JSON texts, and at last the verdict."""
 
     async def note_client_left(self, hold: Hold) -> None:
@@ -219,11 +220,12 @@ class Pipeline:
             ServiceError: Inference refused or failed, at once or after some events.
         """
         try:
-            async for part in self._inference.stream(hold, chat):
-                if isinstance(part, list):
-                    yield part
-                else:
-                    self._settle(hold, part, client)
+            async with aclosing(self._inference.stream(hold, chat)) as parts:
+                async for part in parts:
+                    if isinstance(part, list):
+                        yield part
+                    else:
+                        self._settle(hold, part, client)
         except ServiceError as exc:
             self._settle(hold, verdict_of(exc))
             raise

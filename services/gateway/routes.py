@@ -1,5 +1,6 @@
 """The HTTP API: requests in, the pipeline in the middle, JSON and events out."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from services.common.errors import NotFound, ServiceError, TooLarge
+from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from services.gateway.credentials import shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.middleware import REQUEST_ID
@@ -20,6 +21,7 @@ from services.gateway.presence import Leavers, Presence
 from services.gateway.streams import begin_stream
 
 _encode = msgspec.json.Encoder().encode
+_BODY_SECONDS_MAX = 60.0
 _CLIENT_LEFT = 499
 """Status of an answer that nobody reads, for the log line; nginx' and Groq's word for it."""
 
@@ -92,11 +94,15 @@ class API:
         if announced.isdecimal() and int(announced) > self._body_bytes_max:
             raise self._too_large()
         parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self._body_bytes_max:
-                raise self._too_large()
-            parts.append(part)
+        try:
+            async with asyncio.timeout(_BODY_SECONDS_MAX):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > self._body_bytes_max:
+                        raise self._too_large()
+                    parts.append(part)
+        except TimeoutError as exc:
+            raise InvalidRequest(f"The request body did not arrive within {_BODY_SECONDS_MAX:.0f} s.") from exc
         return b"".join(parts)
 
     def _too_large(self) -> TooLarge:

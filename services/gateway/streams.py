@@ -14,6 +14,9 @@ from services.gateway import sse
 from services.gateway.errors import http_error
 from services.gateway.presence import Presence
 
+_WRITE_SECONDS_MAX = 30.0
+"""Longest wait for a client that is connected and does not read."""
+
 Events = AsyncGenerator[list[bytes], None]
 """JSON texts; those that arrived together come together."""
 
@@ -59,6 +62,7 @@ class EventStream(Response):
         self._heartbeat_seconds = heartbeat_seconds
         self._raw = [*sse.HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
         self._sent_at = 0.0
+        self._is_stuck = False
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,8 +101,15 @@ class EventStream(Response):
             await asyncio.sleep(self._heartbeat_seconds - silence)
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        """Write to the client; one that takes nothing any more is written off, and the stream goes on without it."""
+        if self._is_stuck:
+            return
         self._sent_at = time.monotonic()
-        await send({"type": "http.response.body", "body": body, "more_body": more})
+        try:
+            async with asyncio.timeout(_WRITE_SECONDS_MAX):
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+        except TimeoutError:
+            self._is_stuck = True
 
 
 async def _end(first: Awaitable[list[bytes]]) -> None:

@@ -247,7 +247,10 @@ def _compare(entries: DayEntries, old: int, total: int, dealt_with_before: float
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -> None:
-    while True:
+    task = asyncio.current_task()
+    assert task is not None, "rounds run in a task"
+    # A cancellation that lands as the connection to Redis dies gets lost in the client; it is still known here.
+    while not task.cancelling():
         try:
             await work()
         except ServiceError as exc:

@@ -7,11 +7,13 @@ process: it can be killed and started again while the others run.
 import asyncio
 import contextlib
 import os
+import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_gr
 EMAIL = "tester@example.com"
 _START_SECONDS = 30
 _STOP_SECONDS = 6
+_PORTS = (10_000, 32_767)
+"""Below the ports that outgoing connections take, one of which could take a port while its owner is dead."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +51,38 @@ class Key:
 
 
 class Stack:
-    """A running stack. Its services listen on Unix sockets, its gateways on ports of the loopback address."""
+    """A running stack. Its services listen on Unix sockets, its gateways on ports of the loopback address.
 
-    def __init__(self, folder: Path, *, gateways: int, environment: Mapping[str, str]) -> None:
+    Its programs are named after their services, and gateways and several quotas are numbered: `gateway-1`, `quota-1`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gateways: int,
+        environment: Mapping[str, str],
+        quotas: int = 1,
+        valkey_options: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.environment = dict(environment)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._programs: dict[str, Program] = {}
         self.settings = LocalSettings(
             data_dir=folder / "data",
-            gateway_port=programs.free_port(),
+            gateway_port=free_port(),
             auth_listen=f"unix:{folder}/auth.sock",
-            quota_listen=f"unix:{folder}/quota.sock",
+            quota_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("quota", quotas)),
             inference_listen=f"unix:{folder}/inference.sock",
             groq_api_key=SecretStr(""),
             groq_api_keys=SecretStr(""),
             quota_redis_url="",
+            quota_metrics_listen="",
         )
-        ports = [self.settings.gateway_port] + [programs.free_port() for _ in range(gateways - 1)]
+        ports = [self.settings.gateway_port] + [free_port() for _ in range(gateways - 1)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
-        self._add_programs(ports)
+        self._add_programs(ports, quotas=quotas, valkey_options=valkey_options)
 
     @property
     def base_url(self) -> str:
@@ -77,6 +93,15 @@ class Stack:
     def standin_url(self) -> str:
         """Address of the Groq stand-in."""
         return self._standin_url
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The programs, in the order in which they start."""
+        return tuple(self._programs)
+
+    def is_running(self, name: str) -> bool:
+        """Whether a program was started and has not ended."""
+        return name in self._processes and self._processes[name].poll() is None
 
     def start_all(self) -> None:
         """Start everything and wait until it answers."""
@@ -161,7 +186,9 @@ class Stack:
     @property
     def admin_metadata(self) -> tuple[tuple[str, str], ...]:
         """The credential of operators' calls."""
-        token = (self.settings.data_dir / "admin-token").read_text().strip()
+        token = (
+            self.environment.get("STACK_ADMIN_TOKEN") or (self.settings.data_dir / "admin-token").read_text().strip()
+        )
         return (("authorization", f"Bearer {token}"),)
 
     # What really happened.
@@ -202,14 +229,19 @@ class Stack:
                 await asyncio.sleep(0.02)
         return counters
 
-    def _add_programs(self, ports: list[int]) -> None:
-        self._standin_port = programs.free_port()
+    def _add_programs(self, ports: list[int], *, quotas: int, valkey_options: Sequence[str]) -> None:
+        self._standin_port = free_port()
         self._standin_url = f"http://127.0.0.1:{self._standin_port}"
         stores = programs.stores(self.settings, sockets=self.folder)
         services = programs.services(self.settings, sockets=self.folder, groq_base_url=self._standin_url)
         for program in (*stores, programs.standin(self._standin_port), *services):
             self._programs[program.name] = program
-        gateway = self._programs.pop("gateway")
+        valkey = self._programs["valkey"]
+        self._programs["valkey"] = Program("valkey", (*valkey.command, *valkey_options), valkey.environment)
+        quota, gateway = self._programs.pop("quota"), self._programs.pop("gateway")
+        for name in _numbered("quota", quotas):
+            environment = {**quota.environment, "QUOTA_LISTEN": f"unix:{self.folder}/{name}.sock"}
+            self._programs[name] = Program(name, quota.command, environment)
         for number, port in enumerate(ports, start=1):
             environment = {**gateway.environment, "GATEWAY_PORT": str(port)}
             self._programs[f"gateway-{number}"] = Program(f"gateway-{number}", gateway.command, environment)
@@ -220,19 +252,22 @@ class Stack:
                 await ready.until(lambda: ready.valkey_answers(self.folder / "valkey.sock"))
             case "groq-standin":
                 await ready.until(lambda: ready.http_answers(f"{self._standin_url}/healthz"))
-            case "auth" | "quota" | "inference":
-                target = getattr(self.settings, f"{name}_listen")
-                await ready.until(lambda: ready.grpc_serves(target))
+            case _ if not name.startswith("gateway-"):
+                await ready.until(lambda: ready.grpc_serves(f"unix:{self.folder}/{name}.sock"))
             case _:
                 url = self.gateways[int(name.removeprefix("gateway-")) - 1]
                 await ready.until(lambda: ready.http_answers(f"{url}/readyz"))
 
 
 @contextmanager
-def running_stack(*, gateways: int = 1, **environment: str) -> Iterator[Stack]:
+def running_stack(
+    *, gateways: int = 1, quotas: int = 1, valkey_options: Sequence[str] = (), **environment: str
+) -> Iterator[Stack]:
     """Run a stack for the block; all of it must stop in order at the end."""
     with tempfile.TemporaryDirectory(prefix="stack-e2e-", dir="/tmp") as folder:
-        stack = Stack(Path(folder), gateways=gateways, environment=environment)
+        stack = Stack(
+            Path(folder), gateways=gateways, environment=environment, quotas=quotas, valkey_options=valkey_options
+        )
         try:
             stack.start_all()
             asyncio.run(stack.create_account())
@@ -255,3 +290,15 @@ def bare_environment() -> dict[str, str]:
     """Return our environment without what would steer the stack elsewhere."""
     steering = ("AUTH_", "QUOTA_", "INFERENCE_", "GATEWAY_", "GROQ_", "STACK_", "DATA_DIR", "DRAIN_", "GRACE_", "LOG_")
     return {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(1, count + 1)] if count > 1 else [name]
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody uses, and that nobody gets without asking for it."""
+    while True:
+        port = random.randint(*_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -65,7 +65,7 @@ class ScriptedInference:
             raise part
         return Completion(b"{}", part)
 
-    async def stream(self, hold: Hold, chat: Chat) -> AsyncIterator[Any]:
+    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[Any, None]:
         for part in self._parts:
             if isinstance(part, Exception):
                 raise part

@@ -1,0 +1,250 @@
+"""What must hold after any seed: each check yields a sentence for everything that is wrong."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from stack.quota.v1 import quota_pb2
+from tests.faults.clients import Result
+from tests.faults.evidence import Evidence, charged_rows, day_number
+from tests.faults.schedule import Charge, Harm
+from tests.faults.world import HOLD_SECONDS, Row
+
+_STATUSES = {200, 400, 404, 413, 429, 502, 503, 504}
+_LIMIT_TEXT = re.compile(r"Limit (\d+), Used (\d+), In use (\d+), Requested 1\.")
+_NEVER_CHARGED = {"refused", "upstream_failed", "unknown"}
+_ALWAYS_CHARGED = {"answered", "client_left", "cut"}
+_NO_VERDICT = "no_verdict"
+"""Reason of a row that the sweeper closed first; what came later filled it in and left it uncharged."""
+_NO_ROW_CODES = {"ledger_unavailable"}
+"""Refused by inference before it began anything, with the verdict `released`."""
+
+
+def problems(evidence: Evidence) -> list[str]:
+    """Return everything that is wrong with a run."""
+    return [*evidence.problems, *(f"{check.__name__}: {text}" for check in _CHECKS for text in check(evidence))]
+
+
+def answers_are_charged(evidence: Evidence) -> Iterator[str]:
+    """Whoever got an answer to its end has a charged row, but for one that came after the sweeper's verdict."""
+    rows = {row.request_id: row for row in evidence.rows}
+    for result in evidence.results:
+        if result.is_complete:
+            row = rows.get(result.request_id)
+            if row is None or row.outcome == "unknown":
+                if not _may_lose_rows(evidence):
+                    yield f"{result} has no row of its own: {row}"
+            elif not row.charged and not _was_late(evidence, result, row):
+                yield f"{result} is not charged: {row}"
+            elif row.outcome not in ("answered", "client_left"):
+                yield f"{result} was answered, but its row says otherwise: {row}"
+
+
+def rows_are_charged_rightly(evidence: Evidence) -> Iterator[str]:
+    """What failed is free, and what was answered is charged."""
+    kinds = {result.request_id: result.request.kind for result in evidence.results if result.request_id}
+    for row in evidence.rows:
+        kind = kinds.get(row.request_id)
+        if row.charged and row.outcome in _NEVER_CHARGED:
+            yield f"charged, though it failed: {row}"
+        if not row.charged and row.outcome in _ALWAYS_CHARGED and row.refund_reason != _NO_VERDICT:
+            yield f"not charged, though it was answered: {row}"
+        if row.charged and kind and (kind.charge is Charge.NO or kind.is_bad):
+            yield f"charged, though Groq refuses or fails every {kind.name} request: {row}"
+        if row.charged and kind and kind.charge is Charge.AFTER_OUTPUT and not row.stream and row.outcome != "answered":
+            yield f"charged without any output: {row}"
+
+
+def rows_belong_to_requests(evidence: Evidence) -> Iterator[str]:
+    """What was reserved and dispatched has its row, and there is no row that nobody asked for."""
+    known = {row.request_id: row.outcome for row in evidence.rows}
+    for result in evidence.results:
+        is_reserved = result.remaining is not None and result.status != 429
+        # With its hold Redis lost the memory of a request; only one that reached inference has a row then.
+        may_lack = evidence.redis_lost or result.code in _NO_ROW_CODES
+        if is_reserved and result.request_id not in known and not may_lack:
+            yield f"{result} was reserved and has no row"
+        if not is_reserved and result.status is not None and known.get(result.request_id, "unknown") != "unknown":
+            # A reserve whose answer was lost may have held a slot, which the sweeper closes.
+            yield f"{result} held no slot and has a row"
+    most = 2 * len(evidence.results)  # A reserve without an answer is tried once more, under another id.
+    if len(evidence.rows) > most:
+        yield f"{len(evidence.rows)} rows for {len(evidence.results)} requests"
+
+
+def rows_tell_what_was_used(evidence: Evidence) -> Iterator[str]:
+    """Reported tokens are those that the upstream counted, for the very request; and clients were told the same."""
+    results = {result.request_id: result for result in evidence.results if result.request_id}
+    standin_died = Harm.KILL in evidence.plan.harms("groq-standin")
+    for row in evidence.rows:
+        result = results.get(row.request_id)
+        if row.usage_source != "reported":
+            continue
+        entry = evidence.journal.get(row.upstream_id)
+        if entry is None or entry["ended_at"] is None:
+            if not standin_died:
+                yield f"the upstream knows nothing of {row}"
+            continue
+        if _used(entry["usage"]) != _tokens(row):
+            yield f"the upstream counted {entry['usage']}: {row}"
+        if result is not None and entry["last_user_message"].split(" ")[0] != f"{evidence.tag}-{result.request.number}":
+            yield f"{row} names an exchange that was for {entry['last_user_message']!r}, and not for {result}"
+        if result is not None and result.is_complete and result.usage and _used(result.usage) != _tokens(row):
+            yield f"{result} was told {result.usage}: {row}"
+
+
+def upstream_is_asked_once(evidence: Evidence) -> Iterator[str]:
+    """An exchange has at most one row, and nobody is answered twice; what was read to the end has its row."""
+    rows = Counter(row.upstream_id for row in evidence.rows if row.upstream_id)
+    for upstream_id, count in rows.items():
+        if count > 1:
+            yield f"{count} rows for the one exchange {upstream_id}"
+    answered = [entry for entry in evidence.journal.values() if entry["completed"] and entry["status"] == 200]
+    for message, count in Counter(entry["last_user_message"].split(" ")[0] for entry in answered).items():
+        if count > 1:
+            yield f"{count} whole answers for {message}"
+    if not evidence.plan.harms("inference"):
+        for entry in answered:
+            if entry["finish_reason"] and not rows[entry["x_groq_id"]] and not _ran_out_of_time(entry):
+                yield f"no row for the answered exchange {entry}"
+
+
+def limits_are_kept(evidence: Evidence) -> Iterator[str]:
+    """No key gets more than its limit; with a Redis that lost something no more than what that was."""
+    for key_id, day in _key_days(evidence):
+        charged, most = charged_rows(evidence.rows, key_id, day), _most(evidence, key_id, day)
+        if charged > most:
+            yield f"{key_id} on day {day}: {charged} charged, limit {evidence.limit(key_id)}, allowed {most}"
+
+
+def limits_are_kept_at_every_moment(evidence: Evidence) -> Iterator[str]:
+    """Charges and holds together never were more than that either."""
+    for (key_id, day), peak in evidence.peaks.items():
+        if peak > _most(evidence, key_id, day):
+            yield f"{key_id} on day {day}: {peak} charged and held, limit {evidence.limit(key_id)}"
+
+
+def denials_are_true(evidence: Evidence) -> Iterator[str]:
+    """A 429 comes only when the limit is filled, and names numbers that can be."""
+    for result in evidence.results:
+        if result.status == 429:
+            yield from _wrong_denial(evidence, result)
+
+
+def probes_are_told_the_truth(evidence: Evidence) -> Iterator[str]:
+    """On a settled key the next answer's header agrees with the ledger."""
+    for result, limit, charged in evidence.probes:
+        told = 0 if result.status == 429 else result.remaining
+        if told != max(0, limit - charged - (result.status == 200)):
+            yield f"{result}: remaining {result.remaining} after {charged} of {limit}"
+        if result.status == 429 and charged < limit:
+            yield f"{result}: refused after {charged} of {limit}"
+
+
+def answers_are_well_formed(evidence: Evidence) -> Iterator[str]:
+    """Statuses are expected ones, nothing hangs, and a stream says how it ended."""
+    for result in evidence.results:
+        if result.status is not None and result.status not in _STATUSES:
+            yield f"{result}: {result.error}"
+        if result.hangs:
+            yield f"{result} hangs"
+        if result.is_done and result.error:
+            yield f"{result}: [DONE] and an error"
+        if result.request.kind.is_bad and result.status not in (None, 400, 503):
+            yield f"{result}: expected 400"
+        yield from (f"{result}: {oddity}" for oddity in result.oddities)
+
+
+def connections_hold(evidence: Evidence) -> Iterator[str]:
+    """Only a gateway that dies cuts its clients' connections."""
+    for result in evidence.results:
+        gateway = f"gateway-{result.request.gateway + 1}"
+        if result.is_cut and Harm.KILL not in evidence.plan.harms(gateway):
+            yield f"{result} was cut by {gateway}, which was alive"
+
+
+def quota_finds_nothing(evidence: Evidence) -> Iterator[str]:
+    """Quota's own comparison finds no drift; over-admission only where Redis lost something, and within its bound."""
+    over_limit = quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT
+    own = {key.id for key in evidence.keys}
+    for one in evidence.disagreements:
+        if one.kind == over_limit and one.key_id not in own:
+            continue  # An earlier seed's, and judged there.
+        if one.kind != over_limit or one.charged + one.held > _most(evidence, one.key_id, day_number(one.day)):
+            yield f"verify found {quota_pb2.DisagreementKind.Name(one.kind)}: {one}".replace("\n", " ")
+
+
+_CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
+    answers_are_charged,
+    rows_are_charged_rightly,
+    rows_belong_to_requests,
+    rows_tell_what_was_used,
+    upstream_is_asked_once,
+    limits_are_kept,
+    limits_are_kept_at_every_moment,
+    denials_are_true,
+    probes_are_told_the_truth,
+    answers_are_well_formed,
+    connections_hold,
+    quota_finds_nothing,
+)
+
+
+def _may_lose_rows(evidence: Evidence) -> bool:
+    """A row is lost only where it waited for Postgres and its process died."""
+    return bool(evidence.plan.harms("postgres")) and Harm.KILL in evidence.plan.harms("inference")
+
+
+def _was_late(evidence: Evidence, result: Result, row: Row) -> bool:
+    """Whether the sweeper may have closed a row before it came.
+
+    It does so not before the hold's time is over. Without Postgres' outage a row commits before its answer ends, so
+    that such an answer ended after that time.
+    """
+    if row.refund_reason != _NO_VERDICT:
+        return False
+    return bool(evidence.plan.harms("postgres")) or result.ended_at >= row.reserved_at + HOLD_SECONDS
+
+
+def _wrong_denial(evidence: Evidence, result: Result) -> Iterator[str]:
+    key_id = evidence.keys[result.request.key].id
+    found = _LIMIT_TEXT.search(str((result.error or {}).get("message")))
+    if found is None:
+        yield f"{result}: a 429 without numbers: {result.error}"
+        return
+    limit, used, in_use = map(int, found.groups())
+    if limit != evidence.limit(key_id) or used + in_use < limit:
+        yield f"{result}: the limit was not filled: {found.group()}"
+    days = {day for one, day in _key_days(evidence) if one == key_id}
+    if used > max((charged_rows(evidence.rows, key_id, day) for day in days), default=0):
+        yield f"{result}: more used than was ever charged: {found.group()}"
+    if used + in_use > max((_most(evidence, key_id, day) for day in days), default=limit):
+        yield f"{result}: over the limit: {found.group()}"
+
+
+def _most(evidence: Evidence, key_id: str, day: int) -> int:
+    return evidence.limit(key_id) + evidence.lost.get((key_id, day), 0)
+
+
+def _key_days(evidence: Evidence) -> set[tuple[str, int]]:
+    return {(row.key_id, day_number(row.day)) for row in evidence.rows} | set(evidence.entries)
+
+
+def _ran_out_of_time(entry: dict[str, Any]) -> bool:
+    """Whether an exchange was so long that its request's total deadline may have passed before its end was read."""
+    return bool(entry["ended_at"] - entry["received_at"] > 1.0)
+
+
+def _used(usage: dict[str, Any]) -> tuple[int, ...]:
+    return (
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+        usage["total_tokens"],
+        (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+        (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0),
+    )
+
+
+def _tokens(row: Row) -> tuple[int, ...]:
+    return row.prompt_tokens, row.completion_tokens, row.total_tokens, row.cached_tokens, row.reasoning_tokens

@@ -1,0 +1,183 @@
+"""What one seed does: who asks for what, when, and what breaks meanwhile. Everything comes from the seed alone."""
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+TRAFFIC_SECONDS = 1.8
+_REQUESTS = (60, 120)
+_LIMITS = (25, 70)
+_STORM_REQUESTS = 20
+
+
+class Charge(StrEnum):
+    """Whether a request that goes undisturbed counts."""
+
+    YES = "yes"
+    NO = "no"
+    AFTER_OUTPUT = "after_output"
+    """Only where output had begun before it failed, hence only in a stream."""
+
+
+class Leave(StrEnum):
+    """When a client goes away."""
+
+    NEVER = "never"
+    BEFORE_ANSWER = "before_answer"
+    FIRST_CHUNK = "first_chunk"
+
+
+class Harm(StrEnum):
+    """What is done to a program or a store."""
+
+    KILL = "kill"
+    """SIGKILL; started again later."""
+    PAUSE = "pause"
+    """SIGSTOP; SIGCONT later."""
+    FLUSH = "flush"
+    """Valkey is emptied while it runs."""
+    FORGET = "forget"
+    """Valkey is killed and comes back without its file."""
+    ROLL_BACK = "roll_back"
+    """Valkey is killed and comes back with the file as it was at the fault's beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of request."""
+
+    name: str
+    marker: str
+    charge: Charge
+    weight: int
+    is_bad: bool = False
+    """Refused at the edge, before a slot is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of one client."""
+
+    number: int
+    at: float
+    """Seconds from the beginning."""
+    key: int
+    """Index of its key."""
+    gateway: int
+    """Index of its gateway."""
+    kind: Kind
+    stream: bool
+    leave: Leave
+    leave_after: float
+    """Seconds of patience of a client that leaves before the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that breaks and is mended."""
+
+    at: float
+    """Seconds from the beginning."""
+    target: str
+    """Name of the program, or `postgres`."""
+    harm: Harm
+    seconds: float
+    """How long it stays broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that happens under one seed."""
+
+    seed: int
+    limits: tuple[int, ...]
+    """The limit of each key."""
+    requests: tuple[Request, ...]
+    faults: tuple[Fault, ...]
+
+    def harms(self, target: str) -> set[Harm]:
+        """Return what is done to a target."""
+        return {fault.harm for fault in self.faults if fault.target == target}
+
+
+KINDS = (
+    Kind("plain", "[[standin:tokens count=5]]", Charge.YES, 30),
+    Kind("slow stream", "[[standin:slow first_ms=40 token_ms=15]] [[standin:tokens count=20]]", Charge.YES, 15),
+    Kind("late headers", "[[standin:slow headers_ms=350]]", Charge.YES, 8),
+    # Longer than the total deadline.
+    Kind("endless", "[[standin:slow token_ms=250]] [[standin:tokens count=30]]", Charge.AFTER_OUTPUT, 2),
+    Kind("429", "[[standin:429]]", Charge.NO, 4),
+    Kind("500", "[[standin:500]]", Charge.NO, 4),
+    Kind("400", "[[standin:400]]", Charge.NO, 3),
+    Kind("413", "[[standin:413]]", Charge.NO, 2),
+    Kind("reset", "[[standin:reset]]", Charge.NO, 4),
+    Kind("cut", "[[standin:cut after=3]]", Charge.AFTER_OUTPUT, 4),
+    Kind("error event", "[[standin:error_event after=3 status=400]]", Charge.AFTER_OUTPUT, 4),
+    Kind("reset stream", "[[standin:reset_stream after=3]]", Charge.AFTER_OUTPUT, 3),
+    Kind("bad role", "", Charge.NO, 2, is_bad=True),
+    Kind("bad json", "", Charge.NO, 2, is_bad=True),
+)
+PROBE = KINDS[0]
+_RESET = next(kind for kind in KINDS if kind.name == "reset")
+
+_PROCESSES = ("gateway-1", "gateway-2", "quota-1", "quota-2", "inference", "auth", "groq-standin")
+_VALKEY = (Harm.KILL, Harm.PAUSE, Harm.FLUSH, Harm.FORGET, Harm.ROLL_BACK)
+
+
+def plan(seed: int) -> Plan:
+    """Return what happens under a seed."""
+    chance = random.Random(seed)
+    limits = tuple(chance.randint(*_LIMITS) for _ in range(chance.choice((1, 1, 2))))
+    requests = [_request(chance, number, len(limits)) for number in range(chance.randint(*_REQUESTS))]
+    if chance.random() < 0.15:
+        requests += _storm(chance, len(requests), len(limits))
+    targets = chance.sample([*_PROCESSES, "valkey", "valkey", "valkey", "postgres", "postgres"], chance.randint(1, 3))
+    faults = [_fault(chance, target) for target in dict.fromkeys(targets)]
+    return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)))
+
+
+def body(request: Request, tag: str) -> bytes | dict[str, Any]:
+    """Return a request's JSON value, or the bytes of one that is none; `tag` lets the journal be searched for it."""
+    if request.kind.name == "bad json":
+        return b'{"messages": [{'
+    role = "robot" if request.kind.name == "bad role" else "user"
+    messages = [{"role": role, "content": f"{tag} {request.kind.marker}"}]
+    return {"messages": messages, "stream": request.stream, "stream_options": {"include_usage": True}}
+
+
+def _request(chance: random.Random, number: int, keys: int) -> Request:
+    kind = chance.choices(KINDS, [kind.weight for kind in KINDS])[0]
+    stream = chance.random() < 0.6
+    leave = chance.choices((Leave.NEVER, Leave.BEFORE_ANSWER, Leave.FIRST_CHUNK), (80, 10, 10))[0]
+    return Request(
+        number=number,
+        at=chance.uniform(0, TRAFFIC_SECONDS),
+        key=chance.randrange(keys),
+        gateway=chance.randrange(2),
+        kind=kind,
+        stream=stream,
+        leave=leave,
+        leave_after=chance.uniform(0.002, 0.15),
+    )
+
+
+def _storm(chance: random.Random, first: int, keys: int) -> list[Request]:
+    """Many connections to the upstream are reset at one moment."""
+    at, key = chance.uniform(0, TRAFFIC_SECONDS), chance.randrange(keys)
+    return [
+        Request(first + i, at, key, i % 2, _RESET, stream=i % 3 == 0, leave=Leave.NEVER, leave_after=0)
+        for i in range(_STORM_REQUESTS)
+    ]
+
+
+def _fault(chance: random.Random, target: str) -> Fault:
+    harm = chance.choice(_VALKEY if target == "valkey" else (Harm.KILL, Harm.KILL, Harm.PAUSE))
+    return Fault(chance.uniform(0.1, TRAFFIC_SECONDS), target, harm, _seconds(chance, target, harm))
+
+
+def _seconds(chance: random.Random, target: str, harm: Harm) -> float:
+    if target == "postgres" and chance.random() < 0.3:
+        # Longer than a hold lives: the sweeper and the rows that waited meet when it is back.
+        return chance.uniform(2.5, 4.0)
+    return chance.uniform(0.3, 1.0) if harm is Harm.PAUSE or target == "postgres" else chance.uniform(0.02, 0.5)

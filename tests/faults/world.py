@@ -1,0 +1,209 @@
+"""The world that is broken and mended: four services, two gateways, two quotas, Valkey, Postgres and the stand-in."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from grpc import StatusCode, aio
+
+from services.common.channel import open_channel
+from services.quota.scripts import entries_of
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+from tests.e2e.stack import Key, Stack, bare_environment, free_port, running_stack
+from tests.faults.postgres import Postgres, running_postgres
+
+HOLD_SECONDS = 3.0
+RECOVERED_SECONDS_MAX = 5.0
+"""Longest wait until everything works together again once everything runs."""
+_TIMES = {
+    # Together under the gateway's total, and that under the hold's time.
+    "INFERENCE_TOTAL_TIMEOUT_SECONDS": "2",
+    "INFERENCE_LEDGER_WAIT_SECONDS": "0.4",
+    "GATEWAY_TOTAL_TIMEOUT_SECONDS": "2.5",
+    "GATEWAY_QUOTA_TIMEOUT_SECONDS": "0.6",
+    "GATEWAY_AUTH_TIMEOUT_SECONDS": "1",
+    "QUOTA_REDIS_TIMEOUT_SECONDS": "0.5",
+    "QUOTA_HOLD_SECONDS": str(HOLD_SECONDS),
+    "QUOTA_SWEEP_SECONDS": "0.2",
+    "QUOTA_RECONCILE_SECONDS": "0.5",
+}
+_SECRETS = {
+    "AUTH_KEY_PEPPER": "a-pepper-for-the-fault-suite-and-nothing-else",
+    "STACK_ADMIN_TOKEN": "an-admin-token-for-the-fault-suite",
+}
+# Redis answers only what is on the disk, so that a killed one must not have lost anything.
+_VALKEY_OPTIONS = ("--appendfsync", "always")
+_FREEZE_MS = 5_000
+
+KeyDay = tuple[str, int]
+"""Key id and days since 1970-01-01."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What Redis holds of a key's day."""
+
+    charged: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the checks read of a ledger row."""
+
+    request_id: str
+    key_id: str
+    day: str
+    reserved_at: float
+    stream: bool
+    outcome: str
+    charged: bool
+    refund_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    usage_source: str
+    upstream_id: str
+
+
+class World:
+    """A running stack whose parts can be broken, and what may be seen of it."""
+
+    def __init__(self, stack: Stack, postgres: Postgres) -> None:
+        self.stack = stack
+        self.postgres = postgres
+        self._paused: set[str] = set()
+
+    # Breaking and mending. Programs are started in the main thread: they end with the thread that started them.
+
+    def pause(self, name: str) -> None:
+        """Stop a program where it is."""
+        self._paused.add(name)
+        self.stack.signal(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """Let a paused program go on."""
+        if name in self._paused:
+            self._paused.discard(name)
+            self.stack.signal(name, signal.SIGCONT)
+
+    async def mend(self) -> None:
+        """Have everything run and answer again."""
+        for name in tuple(self._paused):
+            self.resume(name)
+        self.postgres.thaw()
+        self.postgres.start()
+        await self.postgres.until_it_answers()
+        for name in self.stack.names:
+            if not self.stack.is_running(name):
+                self.stack.start(name)
+        await self.stack.until_ready(*self.stack.names)
+
+    @property
+    def valkey_files(self) -> Path:
+        """Folder of Valkey's append-only file."""
+        return self.stack.settings.data_dir / "valkey"
+
+    def entries(self, keys: Sequence[Key], days: Sequence[int], *command: str) -> dict[KeyDay, Entries]:
+        """Return what Redis holds, and run one more command, in one step that nothing can come between."""
+        names = [(key.id, day) for key in keys for day in days]
+        client = self.stack.redis()
+        with client, client.pipeline(transaction=True) as pipeline:
+            for key_id, day in names:
+                pipeline.hgetall(f"{entries_of(key_id)}:{day}")
+            if command:
+                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+            answers: list[Any] = pipeline.execute()
+        return {name: _entries(answer) for name, answer in zip(names, answers, strict=False) if answer}
+
+    def kill_valkey(self, keys: Sequence[Key], days: Sequence[int]) -> dict[KeyDay, Entries]:
+        """Kill Valkey and return the last that it knew: it does nothing between being read and its end."""
+        last = self.entries(keys, days, "CLIENT", "PAUSE", str(_FREEZE_MS), "ALL")
+        self.stack.kill("valkey")
+        return last
+
+    def forget_valkey(self) -> None:
+        """Remove the dead Valkey's file."""
+        shutil.rmtree(self.valkey_files)
+        self.valkey_files.mkdir()
+
+    # What really happened.
+
+    async def rows(self, keys: Sequence[Key]) -> list[Row]:
+        """Return the ledger rows of keys."""
+        query = f"SELECT {', '.join(Row.__slots__)} FROM usage_ledger WHERE key_id = ANY($1) ORDER BY request_id"
+        return [Row(*one) for one in await self.postgres.fetch("ledger", query, [key.id for key in keys])]
+
+    async def clear_journal(self) -> None:
+        """Have the stand-in forget what it served."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            (await client.delete(f"{self.stack.standin_url}/journal")).raise_for_status()
+
+    async def disagreements(self) -> list[quota_pb2.Disagreement]:
+        """Return what quota itself says is wrong."""
+        async with open_channel(f"unix:{self.stack.folder}/quota-1.sock") as channel:
+            quota = quota_pb2_grpc.QuotaServiceStub(channel)
+            async with asyncio.timeout(RECOVERED_SECONDS_MAX):
+                while True:
+                    try:
+                        response = await quota.Verify(quota_pb2.VerifyRequest(), timeout=10)
+                        return list(response.disagreements)
+                    except aio.AioRpcError as exc:
+                        # It may not have found again what was just started.
+                        if exc.code() is not StatusCode.UNAVAILABLE:
+                            raise
+                        await asyncio.sleep(0.1)
+
+
+@contextmanager
+def running_world() -> Iterator[World]:
+    """Run a world for the block."""
+    with running_postgres(free_port()) as postgres:
+        urls = {
+            "AUTH_DATABASE_URL": postgres.url("auth"),
+            "INFERENCE_DATABASE_URL": postgres.url("ledger"),
+        }
+        asyncio.run(_create_databases(postgres))
+        for service in ("auth", "inference"):
+            _migrate(service, urls)
+        with running_stack(
+            gateways=2, quotas=2, valkey_options=_VALKEY_OPTIONS, **_TIMES, **_SECRETS, **urls, **_extra()
+        ) as stack:
+            world = World(stack, postgres)
+            try:
+                yield world
+            finally:
+                asyncio.run(world.mend())
+
+
+async def _create_databases(postgres: Postgres) -> None:
+    await postgres.until_it_answers()
+    for database in ("auth", "ledger"):
+        await postgres.fetch("postgres", f"CREATE DATABASE {database}")
+
+
+def _migrate(service: str, urls: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", f"services.{service}", "migrate"]
+    environment = {**bare_environment(), **_SECRETS, **urls, "GROQ_API_KEY": "gsk_none"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def _extra() -> dict[str, str]:
+    """Return the log level that `FAULT_LOG_LEVEL` names: a failing seed may be looked at more closely."""
+    return {"LOG_LEVEL": os.environ.get("FAULT_LOG_LEVEL", "INFO")}
+
+
+def _entries(answer: dict[bytes, bytes]) -> Entries:
+    return Entries(charged=int(answer[b"charged"]), held=len(answer) - 2)
