@@ -7,7 +7,7 @@
 | PermissionDenied  | 403    | permission_error        |
 | NotFound          | 404    | invalid_request_error   |
 | TooLarge          | 413    | invalid_request_error   |
-| LimitReached      | 429    | rate_limit_exceeded     |
+| LimitReached, Throttled | 429 | rate_limit_exceeded  |
 | Unavailable       | 503, or 502 where the model's answer or our access to it is at fault | internal_error |
 | DeadlineExceeded  | 504    | internal_error          |
 | anything else     | 500    | internal_error          |
@@ -24,6 +24,7 @@ from services.common.errors import (
     NotFound,
     PermissionDenied,
     ServiceError,
+    Throttled,
     TooLarge,
     Unauthenticated,
     Unavailable,
@@ -73,6 +74,9 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
             return _refusal(404, error)
         case TooLarge():
             return HTTPError(413, error.message, "invalid_request_error", code=error.reason)
+        case Throttled():
+            headers = {"retry-after": error.metadata.get("retry_after_seconds", "1")}
+            return HTTPError(429, error.message, "rate_limit_exceeded", code=error.reason, headers=headers)
         case Unavailable():
             status = 502 if error.reason in _BAD_GATEWAY else 503
             retry_after = error.metadata.get("retry_after_seconds", "1")

@@ -23,7 +23,7 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     """Groq answered to the end."""
     REFUSED = "refused"
-    """Groq refused the request itself."""
+    """Groq refused the request itself, or a bound of the key's did."""
     UPSTREAM_FAILED = "upstream_failed"
     """Groq failed before the first output."""
     CUT = "cut"
@@ -112,16 +112,27 @@ class Reply:
     members: Members
 
 
-class Provider(Protocol):
-    """The upstream. All calls raise errors of the service tree, with `outcome` in their metadata (provider.py)."""
+class Turn(Protocol):
+    """One key's turn to ask (supply.py)."""
 
-    async def complete(self, body: bytes) -> Reply:
+    @property
+    def key(self) -> int:
+        """Index of the key to ask with."""
+
+    def answered(self, *, rest_seconds: float) -> None:
+        """Learn that Groq accepted the call, and how long until the key has something left; 0 when it has."""
+
+
+class Provider(Protocol):
+    """The upstream. All calls raise errors of the service tree; supply.py has those that say something of a key."""
+
+    async def complete(self, body: bytes, turn: Turn) -> Reply:
         """Return the answer to a chat request."""
 
-    def stream(self, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[list[Members]]]:
+    def stream(self, body: bytes, turn: Turn) -> AbstractAsyncContextManager[AsyncIterator[list[Members]]]:
         """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`."""
 
-    async def list_models(self) -> list[Members]:
+    async def list_models(self, turn: Turn) -> list[Members]:
         """Return the models that are served now."""
 
 

@@ -15,12 +15,14 @@ import msgspec
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
 from services.inference.catalogue import Catalogue
-from services.inference.chat import ChatCall, Members, Outcome, Provider, RequestContext, Usage, Verdict
+from services.inference.chat import ChatCall, Members, Outcome, Provider, Reply, RequestContext, Turn, Usage, Verdict
 from services.inference.drains import Drains
 from services.inference.entry import Entry, outcome_of, usage_of
 from services.inference.events import EventShaper, shape_completion
 from services.inference.ledger import Ledger
 from services.inference.outbox import Outbox
+from services.inference.places import Places
+from services.inference.upstream import Upstream
 
 VERDICT = "verdict"
 """Name of the verdict in an error's metadata."""
@@ -46,6 +48,8 @@ class Completions:
         self,
         provider: Provider,
         catalogue: Catalogue,
+        upstream: Upstream,
+        places: Places,
         ledger: Ledger,
         drains: Drains,
         *,
@@ -55,6 +59,8 @@ class Completions:
         """Wire the parts; `total_timeout_seconds` bounds a request's whole life."""
         self._provider = provider
         self._catalogue = catalogue
+        self._upstream = upstream
+        self._places = places
         self._ledger = ledger
         self._drains = drains
         self._clock = clock
@@ -123,7 +129,8 @@ class Completions:
     async def _create(self, entry: Entry) -> Answer:
         try:
             async with asyncio.timeout(self._total_timeout_seconds):
-                reply = await self._provider.complete(await self._body(entry))
+                async with self._places.take(entry.key_id):
+                    reply = await self._ask(entry)
         except (ServiceError, TimeoutError) as exc:
             error = _as_service_error(exc)
             raise await self._failed(entry, error, Usage(), charged=False) from exc
@@ -140,7 +147,8 @@ class Completions:
         shaper = EventShaper(completion_id=entry.completion_id, model=call.model, asks_for_usage=call.asks_for_usage)
         try:
             async with asyncio.timeout(self._total_timeout_seconds):
-                await self._relay(entry, shaper, outbox)
+                async with self._places.take(entry.key_id):
+                    await self._relay(entry, shaper, outbox)
         except (ServiceError, TimeoutError) as exc:
             raise await self._broken(entry, shaper, _as_service_error(exc)) from exc
         except asyncio.CancelledError:
@@ -154,18 +162,38 @@ class Completions:
 
         A request that ends because the service stops has a caller still, and no row: that is our failure.
         """
-        if entry.is_given_up:
-            usage = Usage.estimated(prompt_characters=entry.prompt_characters, pieces=pieces)
-            await self._ledger.record(entry.row(Outcome.CLIENT_LEFT, usage, charged=True))
+        if not entry.is_given_up:
+            return
+        if not entry.attempts:
+            await self._ledger.record(entry.row(Outcome.CLIENT_LEFT, Usage(), charged=False, reason="client_left"))
+            return
+        usage = Usage.estimated(prompt_characters=entry.prompt_characters, pieces=pieces)
+        await self._ledger.record(entry.row(Outcome.CLIENT_LEFT, usage, charged=True))
+
+    async def _ask(self, entry: Entry) -> Reply:
+        async def ask_once(model: str, turn: Turn) -> Reply:
+            return await self._provider.complete(_body(entry, model), turn)
+
+        models = await self._catalogue.candidates(entry.call.model)
+        return await self._upstream.ask(models, ask_once, entry, deadline=self._deadline(entry))
 
     async def _relay(self, entry: Entry, shaper: EventShaper, outbox: Outbox) -> None:
-        async with self._provider.stream(await self._body(entry)) as batches:
-            async for events in batches:
-                outbox.put(shaper.shape(events))
-                entry.upstream_id = shaper.upstream_id
-                if shaper.pieces:
-                    entry.mark_first_token()
+        async def relay_once(model: str, turn: Turn) -> None:
+            async with self._provider.stream(_body(entry, model), turn) as batches:
+                async for events in batches:
+                    outbox.put(shaper.shape(events))
+                    entry.upstream_id = shaper.upstream_id
+                    if shaper.pieces:
+                        entry.mark_first_token()
+
+        models = await self._catalogue.candidates(entry.call.model)
+        await self._upstream.ask(
+            models, relay_once, entry, deadline=self._deadline(entry), is_unheard=lambda: outbox.is_unheard
+        )
         outbox.put(shaper.finish())
+
+    def _deadline(self, entry: Entry) -> float:
+        return entry.started + self._total_timeout_seconds
 
     async def _broken(self, entry: Entry, shaper: EventShaper, error: ServiceError) -> ServiceError:
         """Account for a stream that broke: what was sent counts, what never began does not."""
@@ -181,19 +209,19 @@ class Completions:
             error.metadata[VERDICT] = verdict
         return error
 
-    async def _body(self, entry: Entry) -> bytes:
-        call = entry.call
-        entry.upstream_model = await self._catalogue.resolve(call.model)
-        members: Members = {"model": entry.upstream_model, **call.members}
-        if entry.stream:
-            members["stream"] = True
-            # Always asked for: some models report complete usage only then. Clients that did not ask do not get it.
-            members["stream_options"] = {**members.get("stream_options", {}), "include_usage": True}
-        else:
-            members.pop("stream_options", None)  # Groq refuses it without a stream.
-        body = _encode(members)
-        entry.prompt_characters = len(body)
-        return body
+
+def _body(entry: Entry, model: str) -> bytes:
+    call = entry.call
+    members: Members = {"model": model, **call.members}
+    if entry.stream:
+        members["stream"] = True
+        # Always asked for: some models report complete usage only then. Clients that did not ask do not get it.
+        members["stream_options"] = {**members.get("stream_options", {}), "include_usage": True}
+    else:
+        members.pop("stream_options", None)  # Groq refuses it without a stream.
+    body = _encode(members)
+    entry.prompt_characters = len(body)
+    return body
 
 
 def _as_service_error(exc: ServiceError | TimeoutError) -> ServiceError:

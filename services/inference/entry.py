@@ -1,11 +1,25 @@
 """What is learnt of a request on its way to becoming a ledger row."""
 
 from services.common.clock import Clock
-from services.common.errors import DeadlineExceeded, InvalidRequest, NotFound, ServiceError, TooLarge
+from services.common.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    Throttled,
+    TooLarge,
+    Unavailable,
+)
 from services.inference.chat import ChatCall, Members, Outcome, RequestContext, Usage
 from services.inference.ledger import LedgerRow
 
-_REFUSALS = (InvalidRequest, NotFound, TooLarge)
+_REFUSALS = (InvalidRequest, NotFound, TooLarge, Throttled)
+
+
+class CallerLeft(Unavailable):
+    """The caller went away before Groq was asked; nobody hears of it but the ledger."""
+
+    default_reason = "client_left"
 
 
 class Entry:
@@ -21,16 +35,28 @@ class Entry:
         """The bound for reading on without a caller is reached."""
         self.upstream_model = call.model
         self.upstream_id = ""
+        self.attempts = 0
+        """Calls made to Groq."""
         self.prompt_characters = 0
         self._context = context
         self._clock = clock
-        self._started = clock.monotonic()
+        self.started = clock.monotonic()
         self._first_token_ms = 0
 
     @property
     def completion_id(self) -> str:
         """Our id of the answer, made from the request's."""
         return "chatcmpl-" + self._context.request_id.removeprefix("req_")
+
+    @property
+    def key_id(self) -> str:
+        """The API key that asks; empty for a direct caller."""
+        return self._context.key_id
+
+    def dispatch(self, upstream_model: str) -> None:
+        """Note that Groq is asked."""
+        self.attempts += 1
+        self.upstream_model = upstream_model
 
     def mark_first_token(self) -> None:
         """Note that output has begun; later calls change nothing."""
@@ -55,19 +81,21 @@ class Entry:
             refund_reason="" if charged else reason,
             usage=usage,
             upstream_id=self.upstream_id,
-            attempts=1,
+            attempts=self.attempts,
             time_to_first_token_ms=self._first_token_ms,
             duration_ms=self._age_ms(),
         )
 
     def _age_ms(self) -> int:
-        return max(1, round((self._clock.monotonic() - self._started) * 1000))
+        return max(1, round((self._clock.monotonic() - self.started) * 1000))
 
 
 def outcome_of(error: ServiceError, *, after_output: bool) -> Outcome:
     """Return how a request ended that failed with `error`."""
     if isinstance(error, DeadlineExceeded):
         return Outcome.TIMED_OUT
+    if isinstance(error, CallerLeft):
+        return Outcome.CLIENT_LEFT
     if after_output:
         return Outcome.CUT
     return Outcome.REFUSED if isinstance(error, _REFUSALS) else Outcome.UPSTREAM_FAILED

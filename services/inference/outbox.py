@@ -16,11 +16,14 @@ class Outbox:
         self._closed = False
         self._verdict: Verdict | None = None
         self._error: BaseException | None = None
+        self.is_unheard = True
+        """Nothing was ever put in."""
 
     def put(self, events: list[Members]) -> None:
         """Add events; none is nothing new."""
         self._events += events
         if events:
+            self.is_unheard = False
             self._news.set()
 
     def end(self, verdict: Verdict | None) -> None:

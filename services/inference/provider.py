@@ -6,7 +6,6 @@ stream goes on upstream until it is closed.
 """
 
 import asyncio
-import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -19,9 +18,11 @@ import msgspec
 from groq import AsyncGroq, AsyncStream, DefaultAioHttpClient
 
 from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
-from services.inference.chat import Members, Reply
+from services.inference.chat import Members, Reply, Turn
+from services.inference.rate_limits import rest_after_answer
 from services.inference.refusals import from_event, from_status
 from services.inference.sse import EventReader, ServerSentEvent
+from services.inference.supply import UpstreamFailed
 
 _log = logging.getLogger(__name__)
 _CHAT_PATH = "/openai/v1/chat/completions"
@@ -35,35 +36,39 @@ _LISTING: Any = {"timeout": _MODELS_TIMEOUT_SECONDS}
 
 
 class GroqProvider:
-    """The `Provider` that is Groq; its keys are used in turn."""
+    """The `Provider` that is Groq."""
 
     def __init__(self, clients: Sequence[AsyncGroq], *, idle_timeout_seconds: float) -> None:
-        """Call through `clients`, one for each key, all over one pool (`open_groq`)."""
-        self._turns = itertools.cycle(clients)
+        """Call through `clients`, one for each key, in the keys' order, all over one pool (`open_groq`)."""
+        self._clients = clients
         self._idle_timeout_seconds = idle_timeout_seconds
 
-    async def complete(self, body: bytes) -> Reply:
+    async def complete(self, body: bytes, turn: Turn) -> Reply:
         """Return the answer to a chat request."""
         with groq_errors():
-            response = await next(self._turns).post(_CHAT_PATH, cast_to=httpx.Response, content=body, options=_JSON)
+            client = self._clients[turn.key]
+            response = await client.post(_CHAT_PATH, cast_to=httpx.Response, content=body, options=_JSON)
+        turn.answered(rest_seconds=rest_after_answer(response.headers))
         return Reply(_object(response.content))
 
     @asynccontextmanager
-    async def stream(self, body: bytes) -> AsyncIterator[AsyncIterator[list[Members]]]:
+    async def stream(self, body: bytes, turn: Turn) -> AsyncIterator[AsyncIterator[list[Members]]]:
         """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`."""
         with groq_errors():
-            response: Any = await next(self._turns).post(
+            response: Any = await self._clients[turn.key].post(
                 _CHAT_PATH, cast_to=httpx.Response, content=body, options=_JSON, stream=True, stream_cls=_STREAM
             )
+        turn.answered(rest_seconds=rest_after_answer(response.headers))
         try:
             yield self._batches(response)
         finally:
             await response.aclose()
 
-    async def list_models(self) -> list[Members]:
+    async def list_models(self, turn: Turn) -> list[Members]:
         """Return the models that are served now."""
         with groq_errors():
-            response = await next(self._turns).get(_MODELS_PATH, cast_to=httpx.Response, options=_LISTING)
+            response = await self._clients[turn.key].get(_MODELS_PATH, cast_to=httpx.Response, options=_LISTING)
+        turn.answered(rest_seconds=0)
         models = _object(response.content).get("data")
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
 
@@ -78,7 +83,7 @@ class GroqProvider:
                 raise batch.error
             if batch.ended:
                 return
-        raise Unavailable("the model's answer broke off", reason="upstream_cut")
+        raise UpstreamFailed("the model's answer broke off", reason="upstream_cut")
 
     async def _receive(self, received: AsyncIterator[bytes]) -> bytes | None:
         """Return the next bytes of a stream, or None at its end."""
@@ -131,7 +136,7 @@ def _connection_error(exc: Exception) -> ServiceError:
     timed_out = any(isinstance(cause, (groq.APITimeoutError, httpx.TimeoutException)) for cause in causes)
     if timed_out and not refused:
         return DeadlineExceeded("the model did not answer in time", reason="upstream_timeout")
-    return Unavailable("the model cannot be reached just now; try again", reason="upstream_unavailable")
+    return UpstreamFailed("the model cannot be reached just now; try again")
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:

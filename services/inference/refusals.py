@@ -3,23 +3,27 @@
 | Groq                                  | ours                     | reason                |
 |---------------------------------------|--------------------------|-----------------------|
 | 400, 422, 424                         | InvalidRequest           | Groq's code           |
-| 400 organization_restricted and such  | Unavailable              | upstream_misconfigured|
-| 401, 403, 404 of anything but a model | Unavailable              | upstream_misconfigured|
+| 400 organization_restricted and such  | KeyRefused               | upstream_misconfigured|
+| 401, 403, 404 of anything but a model | KeyRefused               | upstream_misconfigured|
 | 404 model_not_found                   | NotFound                 | model_not_found       |
 | 413                                   | TooLarge                 | request_too_large     |
-| 429, 498, 5xx, anything else          | Unavailable              | upstream_unavailable  |
+| 429                                   | KeyLimited               | upstream_unavailable  |
+| 498, 5xx, anything else               | UpstreamFailed           | upstream_unavailable  |
+
+The last three are kinds of `Unavailable` (supply.py).
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
+from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
+from services.inference.rate_limits import rest_after_limit, retry_after
+from services.inference.supply import KeyLimited, KeyRefused, UpstreamFailed
 
 _OPERATOR_CODES = frozenset({"organization_restricted", "blocked_api_access", "invalid_api_key"})
 _INVALID_STATUSES = frozenset({400, 422, 424})
 _ORGANISATION = re.compile(r"(?: in organization)? ?`?\borg_\w+`?(?: service tier `\w+`)?")
-_RETRY_AFTER_SECONDS_MAX = 60
 
 
 def from_status(status: int, headers: Mapping[str, str], body: object) -> ServiceError:
@@ -27,7 +31,7 @@ def from_status(status: int, headers: Mapping[str, str], body: object) -> Servic
 
     Args:
         status: HTTP status.
-        headers: Its headers; `retry-after` is read.
+        headers: Its headers; `retry-after` and `x-ratelimit-*` are read.
         body: The JSON value, or the text when it is no JSON.
     """
     details = _details(body)
@@ -40,7 +44,9 @@ def from_status(status: int, headers: Mapping[str, str], body: object) -> Servic
         return _not_found(details) if code.startswith("model_") else _misconfigured()
     if status == 413:
         return TooLarge("the request is too large for this model; shorten the messages", reason="request_too_large")
-    return _unavailable(headers.get("retry-after", ""))
+    if status == 429:
+        return KeyLimited(rest_seconds=rest_after_limit(headers, _text(details, "message")))
+    return UpstreamFailed(rest_seconds=retry_after(headers))
 
 
 def from_event(error: object) -> ServiceError:
@@ -77,16 +83,7 @@ def _not_found(details: Mapping[str, Any]) -> ServiceError:
 
 
 def _misconfigured() -> ServiceError:
-    return Unavailable("this service's own access to the model is refused", reason="upstream_misconfigured")
-
-
-def _unavailable(retry_after: str) -> ServiceError:
-    seconds = min(int(retry_after), _RETRY_AFTER_SECONDS_MAX) if retry_after.isdecimal() else 1
-    return Unavailable(
-        "the model is busy or failing just now; try again",
-        reason="upstream_unavailable",
-        metadata={"retry_after_seconds": str(max(1, seconds))},
-    )
+    return KeyRefused("this service's own access to the model is refused", reason="upstream_misconfigured")
 
 
 def _named(**values: str) -> dict[str, str]:

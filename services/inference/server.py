@@ -11,10 +11,13 @@ from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.drains import Drains
 from services.inference.ledger import Ledger
+from services.inference.places import Places
 from services.inference.provider import GroqProvider, open_groq
 from services.inference.service import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
 from services.inference.store import SQLLedgerStore
+from services.inference.supply import Supply
+from services.inference.upstream import ModelLister, Upstream
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -40,11 +43,36 @@ async def serve(settings: InferenceSettings) -> None:
             )
         )
         provider = GroqProvider(clients, idle_timeout_seconds=settings.idle_timeout_seconds)
-        catalogue = Catalogue(provider, settings.model_aliases, SystemClock())
+        supply = Supply(
+            len(settings.keys),
+            SystemClock(),
+            rest_seconds_max=settings.key_rest_seconds_max,
+            failures_max=settings.breaker_failures,
+        )
+        catalogue = Catalogue(
+            ModelLister(provider.list_models, supply),
+            settings.model_aliases,
+            SystemClock(),
+            allowed=settings.models_allowed,
+            fallbacks=settings.model_fallbacks,
+        )
+        upstream = Upstream(
+            supply,
+            attempts_max=settings.attempts_max,
+            wait_seconds=settings.supply_wait_seconds,
+            clock=SystemClock(),
+        )
+        places = Places(
+            places_max=settings.concurrency_max,
+            per_key_max=settings.concurrency_per_key_max,
+            queue_seconds=settings.queue_seconds,
+        )
         ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
         completions = Completions(
             provider,
             catalogue,
+            upstream,
+            places,
             ledger,
             Drains(drains_max=settings.leavers_max, drain_seconds=settings.leaver_seconds),
             clock=SystemClock(),

@@ -46,8 +46,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def ListModels(
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
-        """List what Groq serves now."""
-        return inference_pb2.ListModelsResponse(models=translate.models(await self._catalogue.models()))
+        """List what may be asked for now."""
+        return inference_pb2.ListModelsResponse(models=translate.models(await self._catalogue.listed()))
 
 
 class UsageService(usage_pb2_grpc.UsageServiceServicer):

@@ -39,6 +39,34 @@ class InferenceSettings(ServiceSettings):
     model_aliases: dict[str, str] = Field(default=_RETIRED)
     """JSON object of model names and what to ask Groq for instead; applies only to names that Groq does not list."""
 
+    model_fallbacks: dict[str, list[str]] = Field(default={})
+    """JSON object of model names and lists of what to ask for, in order, when a model cannot be had before output."""
+
+    models_allowed: list[str] = Field(default=[])
+    """JSON array of the models that may be asked for, `*` standing for anything; `[]` allows all. An alias counts by
+    its own name or its model's."""
+
+    attempts_max: int = Field(default=3, ge=1)
+    """Most calls to Groq for one model of a request; trouble is tried again only before output."""
+
+    supply_wait_seconds: float = Field(default=5.0, ge=0)
+    """Longest wait of a request for a Groq key that rests; beyond it the caller is told when to come back."""
+
+    key_rest_seconds_max: float = Field(default=3600.0, ge=0)
+    """Longest rest of a Groq key after a rate limit or failures; 0: nothing is remembered, every request asks Groq."""
+
+    breaker_failures: int = Field(default=10, ge=0)
+    """Failures in a row that break the circuit of a Groq key and model for a while; 0 never breaks it."""
+
+    concurrency_max: int = Field(default=1_000, ge=1)
+    """Most requests that are under way with Groq at the same time."""
+
+    concurrency_per_key_max: int = Field(default=0, ge=0)
+    """Most of them of one API key; 0 sets no bound."""
+
+    queue_seconds: float = Field(default=1.0, ge=0)
+    """Longest wait for a place when one of the two bounds is reached; then 503, or 429 for the key's own bound."""
+
     connections_max: int = Field(default=1_000, ge=1)
     """Most connections to Groq at the same time."""
 

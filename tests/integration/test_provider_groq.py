@@ -17,6 +17,7 @@ from services.common.errors import (
 from services.inference.chat import Members
 from services.inference.provider import GroqProvider
 from tests.unit.inference.upstream import (
+    AnyTurn,
     Upstream,
     asking,
     batches_of,
@@ -60,7 +61,7 @@ async def provider(upstream: Upstream) -> AsyncIterator[GroqProvider]:
 
 
 async def test_an_answer_in_one_piece_is_groqs_own_object(provider: GroqProvider, upstream: Upstream) -> None:
-    reply = await provider.complete(asking("one piece"))
+    reply = await provider.complete(asking("one piece"), AnyTurn())
 
     entry = await upstream.entry("one piece")
     assert reply.members["id"] == entry["completion_id"]
@@ -105,23 +106,25 @@ async def test_a_refusal_before_output_is_an_error_of_our_tree(
     text = f"[[standin:{mode}]]"
 
     with pytest.raises(ServiceError) as raised:
-        await (batches_of(provider, text) if is_stream else provider.complete(asking(text)))
+        await (batches_of(provider, text) if is_stream else provider.complete(asking(text), AnyTurn()))
 
-    assert (type(raised.value), raised.value.reason) == REFUSALS[mode]
+    kind, reason = REFUSALS[mode]
+    assert isinstance(raised.value, kind)
+    assert raised.value.reason == reason
 
 
 async def test_nothing_is_retried_behind_our_back(provider: GroqProvider, upstream: Upstream) -> None:
     text = "once [[standin:503]]"
 
     with pytest.raises(Unavailable):
-        await provider.complete(asking(text))
+        await provider.complete(asking(text), AnyTurn())
 
     assert len(await upstream.entries(text)) == 1
 
 
 async def test_a_rate_limit_says_when_to_come_back(provider: GroqProvider) -> None:
     with pytest.raises(Unavailable) as raised:
-        await provider.complete(asking("[[standin:429 retry_after=7]]"))
+        await provider.complete(asking("[[standin:429 retry_after=7]]"), AnyTurn())
 
     assert raised.value.metadata == {"retry_after_seconds": "7"}
     assert "org_" not in raised.value.message
@@ -132,7 +135,7 @@ async def test_a_refused_connection_is_unavailable_and_no_timeout(is_stream: boo
     with dead_address() as url:
         async with calling(url) as provider:
             with pytest.raises(Unavailable) as raised:
-                await (batches_of(provider, "x") if is_stream else provider.complete(asking("x")))
+                await (batches_of(provider, "x") if is_stream else provider.complete(asking("x"), AnyTurn()))
 
     assert raised.value.reason == "upstream_unavailable"
 
@@ -143,7 +146,7 @@ async def test_a_model_that_never_answers_is_given_up_in_time(upstream: Upstream
         started = time.monotonic()
         text = f"[[standin:hang]] stream={is_stream}"
         with pytest.raises(DeadlineExceeded) as raised:
-            await (batches_of(provider, text) if is_stream else provider.complete(asking(text)))
+            await (batches_of(provider, text) if is_stream else provider.complete(asking(text), AnyTurn()))
 
     assert raised.value.reason == "upstream_timeout"
     assert 0.3 <= time.monotonic() - started < 3
@@ -159,7 +162,9 @@ async def test_what_came_before_a_stream_broke_is_handed_on_and_then_the_error(
     with pytest.raises(ServiceError) as raised:
         await batches_of(provider, f"[[standin:{mode}]]", received)
 
-    assert (type(raised.value), raised.value.reason) == BROKEN[mode]
+    kind, reason = BROKEN[mode]
+    assert isinstance(raised.value, kind)
+    assert raised.value.reason == reason
     assert sum(map(len, received)) == 4, "the role and three tokens"
 
 
@@ -199,7 +204,7 @@ async def test_a_slow_stream_that_is_never_silent_for_long_is_read_to_its_end(up
 
 async def test_a_consumer_that_stops_stops_groq_at_once(provider: GroqProvider, upstream: Upstream) -> None:
     text = "stop [[standin:slow token_ms=50]] [[standin:tokens count=1000]]"
-    async with provider.stream(streaming(text)) as batches:
+    async with provider.stream(streaming(text), AnyTurn()) as batches:
         await anext(batches)
 
     entry = await upstream.entry(text)
@@ -223,20 +228,26 @@ async def test_a_consumer_that_is_cancelled_stops_groq_at_once(provider: GroqPro
 async def test_a_finished_stream_leaves_the_pool_usable(provider: GroqProvider) -> None:
     for _ in range(3):
         assert output_of(await batches_of(provider, "hello"))
-        assert (await provider.complete(asking("hello"))).members["choices"]
+        assert (await provider.complete(asking("hello"), AnyTurn())).members["choices"]
 
 
-async def test_keys_are_used_in_turn(upstream: Upstream) -> None:
+async def test_each_turn_asks_with_its_own_key(upstream: Upstream) -> None:
     async with calling(upstream.url, keys=("gsk_first", "gsk_other")) as provider:
-        for _ in range(2):
-            await provider.complete(asking("turns"))
-            await batches_of(provider, "turns")
+        for key in (1, 0, 1):
+            await provider.complete(asking("turns"), AnyTurn(key))
 
-    assert [entry["key_tail"] for entry in await upstream.entries("turns")] == ["irst", "ther", "irst", "ther"]
+    assert [entry["key_tail"] for entry in await upstream.entries("turns")] == ["ther", "irst", "ther"]
+
+
+async def test_a_turn_learns_that_groq_answers_before_the_answer_has_ended(provider: GroqProvider) -> None:
+    turn = AnyTurn()
+    async with provider.stream(streaming("[[standin:slow token_ms=20]]"), turn) as batches:
+        assert turn.rests == [0.0]
+        await anext(batches)
 
 
 async def test_the_models_are_groqs_list(provider: GroqProvider) -> None:
-    listed = await provider.list_models()
+    listed = await provider.list_models(AnyTurn())
 
     assert "openai/gpt-oss-20b" in {model["id"] for model in listed}
     assert all(model["object"] == "model" for model in listed)
@@ -246,7 +257,7 @@ async def test_models_of_a_groq_that_is_away_are_unavailable() -> None:
     with dead_address() as url:
         async with calling(url) as provider:
             with pytest.raises(Unavailable):
-                await provider.list_models()
+                await provider.list_models(AnyTurn())
 
 
 async def test_many_streams_at_once_do_not_mix(provider: GroqProvider) -> None:

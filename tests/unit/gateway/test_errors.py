@@ -17,6 +17,12 @@ from services.gateway.pipeline import LimitReached, RateLimit
         (errors.PermissionDenied("m"), 403, "permission_error", "permission_denied"),
         (errors.NotFound("m", metadata={"code": "model_not_found"}), 404, "invalid_request_error", "model_not_found"),
         (errors.TooLarge("m", reason="request_too_large"), 413, "invalid_request_error", "request_too_large"),
+        (
+            errors.Throttled("m", reason="concurrency_limit_exceeded"),
+            429,
+            "rate_limit_exceeded",
+            "concurrency_limit_exceeded",
+        ),
         (errors.Unavailable("m", reason="quota_unavailable"), 503, "internal_error", "quota_unavailable"),
         (errors.Unavailable("m", reason="upstream_misconfigured"), 502, "internal_error", "upstream_misconfigured"),
         (errors.DeadlineExceeded("m", reason="upstream_timeout"), 504, "internal_error", "upstream_timeout"),

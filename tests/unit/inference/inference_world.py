@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,11 @@ from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.drains import Drains
 from services.inference.ledger import Ledger, LedgerRow
+from services.inference.places import Places
 from services.inference.service import InferenceService, UsageService
 from services.inference.store import SQLLedgerStore
+from services.inference.supply import Supply
+from services.inference.upstream import ModelLister, Upstream
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
 from tests.unit.inference.upstream import OSS, calling
 
@@ -95,22 +98,42 @@ async def running(
     ledger_rows_max: int = 1_000,
     drains_max: int = 100,
     read_on_seconds: float = 20,
+    keys: tuple[str, ...] = ("gsk_one",),
+    attempts_max: int = 3,
+    supply_wait_seconds: float = 0,
+    allowed: tuple[str, ...] = (),
+    fallbacks: Mapping[str, Sequence[str]] | None = None,
+    places_max: int = 100,
+    per_key_max: int = 0,
+    queue_seconds: float = 0,
 ) -> AsyncIterator[Inference]:
     """Run a service over the stand-in at `url`, with its ledger in `folder`."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
             database.open_database(f"sqlite:///{folder}/inference.db", migrations=MIGRATIONS, version_table="version")
         )
-        provider = await stack.enter_async_context(calling(url, first_byte_timeout_seconds=first_byte_timeout_seconds))
+        provider = await stack.enter_async_context(
+            calling(url, keys=keys, first_byte_timeout_seconds=first_byte_timeout_seconds)
+        )
         store = SQLLedgerStore(engine)
-        catalogue = Catalogue(provider, {"llama-3.1-8b-instant": OSS}, SystemClock())
+        clock = SystemClock()
+        supply = Supply(len(keys), clock, rest_seconds_max=3600, failures_max=10)
+        catalogue = Catalogue(
+            ModelLister(provider.list_models, supply),
+            {"llama-3.1-8b-instant": OSS},
+            clock,
+            allowed=allowed,
+            fallbacks=fallbacks,
+        )
         ledger = Ledger(store, wait_seconds=ledger_wait_seconds, rows_max=ledger_rows_max)
         completions = Completions(
             provider,
             catalogue,
+            Upstream(supply, attempts_max=attempts_max, wait_seconds=supply_wait_seconds, clock=clock),
+            Places(places_max=places_max, per_key_max=per_key_max, queue_seconds=queue_seconds),
             ledger,
             Drains(drains_max=drains_max, drain_seconds=read_on_seconds),
-            clock=SystemClock(),
+            clock=clock,
             total_timeout_seconds=total_timeout_seconds,
         )
         server = aio.server(interceptors=[ServiceInterceptor()])

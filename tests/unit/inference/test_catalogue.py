@@ -1,40 +1,25 @@
 """The models that can be asked for, with a clock and a list that the test moves by hand."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import pytest
 
-from services.common.errors import Unavailable
+from services.common.errors import NotFound, Unavailable
 from services.inference.catalogue import Catalogue
-from services.inference.chat import Members, Reply
+from services.inference.chat import Members
+from tests.unit.inference.manual_clock import ManualClock
 
 ALIASES = {"old": "new", "listed-alias": "elsewhere"}
 
 
 @dataclass
-class ManualClock:
-    """Time that stands still until the test moves it."""
-
-    seconds: float = 1_000.0
-
-    def now(self) -> float:
-        """Return the time."""
-        return self.seconds
-
-    def monotonic(self) -> float:
-        """Return the time."""
-        return self.seconds
-
-
-@dataclass
 class Listing:
-    """A provider that only lists."""
+    """A lister."""
 
     names: list[str] = field(default_factory=lambda: ["new", "listed-alias"])
     is_away: bool = False
+    extra: Members = field(default_factory=dict)
     asked: int = 0
 
     async def list_models(self) -> list[Members]:
@@ -43,15 +28,7 @@ class Listing:
         await asyncio.sleep(0)
         if self.is_away:
             raise Unavailable("away")
-        return [{"id": name} for name in self.names]
-
-    async def complete(self, body: bytes) -> Reply:
-        """Answer nothing."""
-        raise NotImplementedError
-
-    def stream(self, body: bytes) -> AbstractAsyncContextManager[AsyncIterator[list[Members]]]:
-        """Answer nothing."""
-        raise NotImplementedError
+        return [{"id": name, **self.extra} for name in self.names]
 
 
 @pytest.fixture
@@ -141,3 +118,52 @@ async def test_a_list_that_failed_is_asked_for_again_after_two_seconds(
 
     assert await catalogue.resolve("listed-alias") == "listed-alias"
     assert len(await catalogue.models()) == 2
+
+
+def names_of(listed: list[Members]) -> list[str]:
+    """Return the models' names."""
+    return [str(model["id"]) for model in listed]
+
+
+async def test_an_alias_is_listed_under_its_own_name_with_what_is_known_of_its_model(listing: Listing) -> None:
+    catalogue = Catalogue(listing, ALIASES | {"lost": "not listed"}, ManualClock())
+    listing.extra = {"context_window": 7}
+
+    listed = await catalogue.listed()
+
+    assert names_of(listed) == ["new", "listed-alias", "old"]
+    assert listed[-1] == {"id": "old", "context_window": 7}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "listed", "refused"),
+    [
+        ([], ["new", "listed-alias", "old"], []),
+        (["new"], ["new", "old"], ["listed-alias", "whatever", "newer", "ne"]),
+        (["old"], ["old"], ["new", "listed-alias", "older"]),
+        (["l*d-*", "x"], ["listed-alias"], ["new", "old", "l", "[[x"]),
+        (["elsewhere"], [], ["listed-alias", "new"]),
+    ],
+)
+async def test_only_what_is_allowed_is_listed_and_asked_for(
+    listing: Listing, allowed: list[str], listed: list[str], refused: list[str]
+) -> None:
+    catalogue = Catalogue(listing, ALIASES, ManualClock(), allowed=allowed)
+
+    assert names_of(await catalogue.listed()) == listed
+    for name in listed:
+        assert await catalogue.candidates(name) == [ALIASES["old"] if name == "old" else name]
+    for name in refused:
+        with pytest.raises(NotFound) as raised:
+            await catalogue.candidates(name)
+        assert (raised.value.reason, raised.value.metadata) == ("model_not_found", {"code": "model_not_found"})
+
+
+async def test_fallbacks_follow_a_model_in_their_order_by_its_name_or_its_aliass(listing: Listing) -> None:
+    fallbacks = {"new": ["second", "old", "third"], "listed-alias": ["old"]}
+    catalogue = Catalogue(listing, ALIASES, ManualClock(), fallbacks=fallbacks)
+
+    assert await catalogue.candidates("new") == ["new", "second", "third"]
+    assert await catalogue.candidates("old") == ["new", "second", "third"]
+    assert await catalogue.candidates("listed-alias") == ["listed-alias", "new"]
+    assert await catalogue.candidates("second") == ["second"]

@@ -7,31 +7,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
+from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from services.inference.refusals import from_event, from_status
+from services.inference.supply import KeyLimited, KeyRefused, UpstreamFailed
 from tools.groq_standin import errors as groq
 
 ASKED = groq.Asked(model="openai/gpt-oss-20b", tokens=12, retry_after_seconds=2)
 TABLE: dict[str, tuple[type[ServiceError], str]] = {
     "400": (InvalidRequest, "invalid_request"),
-    "401": (Unavailable, "upstream_misconfigured"),
-    "403": (Unavailable, "upstream_misconfigured"),
-    "403-html": (Unavailable, "upstream_misconfigured"),
+    "401": (KeyRefused, "upstream_misconfigured"),
+    "403": (KeyRefused, "upstream_misconfigured"),
+    "403-html": (KeyRefused, "upstream_misconfigured"),
     "404": (NotFound, "model_not_found"),
     "413": (TooLarge, "request_too_large"),
     "422": (InvalidRequest, "invalid_request"),
     "424": (InvalidRequest, "invalid_request"),
-    "429": (Unavailable, "upstream_unavailable"),
-    "429-day": (Unavailable, "upstream_unavailable"),
-    "498": (Unavailable, "upstream_unavailable"),
-    "500": (Unavailable, "upstream_unavailable"),
-    "502-html": (Unavailable, "upstream_unavailable"),
-    "503": (Unavailable, "upstream_unavailable"),
+    "429": (KeyLimited, "upstream_unavailable"),
+    "429-day": (KeyLimited, "upstream_unavailable"),
+    "498": (UpstreamFailed, "upstream_unavailable"),
+    "500": (UpstreamFailed, "upstream_unavailable"),
+    "502-html": (UpstreamFailed, "upstream_unavailable"),
+    "503": (UpstreamFailed, "upstream_unavailable"),
     "tool_use_failed": (InvalidRequest, "tool_use_failed"),
     "json_validate_failed": (InvalidRequest, "json_validate_failed"),
     "context_length": (InvalidRequest, "context_length_exceeded"),
     "decommissioned": (InvalidRequest, "model_decommissioned"),
-    "restricted": (Unavailable, "upstream_misconfigured"),
+    "restricted": (KeyRefused, "upstream_misconfigured"),
 }
 
 
@@ -82,8 +83,8 @@ def test_a_busy_model_says_when_to_come_back_within_bounds(retry_after: str, sec
 
 
 def test_a_missing_model_is_told_from_a_missing_url() -> None:
-    assert type(from_status(404, {}, {"error": {"code": "unknown_url"}})) is Unavailable
-    assert type(from_status(404, {}, "<html>")) is Unavailable
+    assert type(from_status(404, {}, {"error": {"code": "unknown_url"}})) is KeyRefused
+    assert type(from_status(404, {}, "<html>")) is KeyRefused
     assert type(from_status(404, {}, {"error": {"code": "model_not_active"}})) is NotFound
 
 
@@ -114,11 +115,11 @@ def test_no_body_is_too_odd_to_be_understood(status: int, body: object) -> None:
     ("event", "kind"),
     [
         ({"message": "m", "code": "tool_use_failed", "status_code": 400}, InvalidRequest),
-        ({"message": "m", "status_code": 503}, Unavailable),
-        ({"message": "m"}, Unavailable),
-        ({"message": "m", "status_code": "400"}, Unavailable),
-        ("over_capacity", Unavailable),
-        (None, Unavailable),
+        ({"message": "m", "status_code": 503}, UpstreamFailed),
+        ({"message": "m"}, UpstreamFailed),
+        ({"message": "m", "status_code": "400"}, UpstreamFailed),
+        ("over_capacity", UpstreamFailed),
+        (None, UpstreamFailed),
     ],
 )
 def test_a_failure_inside_a_stream_is_judged_by_its_own_status(event: object, kind: type[ServiceError]) -> None:

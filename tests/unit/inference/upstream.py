@@ -5,7 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -45,6 +45,18 @@ def upstream() -> Iterator[Upstream]:
         yield Upstream(StandIn(url, client))
 
 
+@dataclass
+class AnyTurn:
+    """A turn of one key that remembers what it was told."""
+
+    key: int = 0
+    rests: list[float] = field(default_factory=list)
+
+    def answered(self, *, rest_seconds: float) -> None:
+        """Remember."""
+        self.rests.append(rest_seconds)
+
+
 @asynccontextmanager
 async def calling(
     url: str,
@@ -80,7 +92,7 @@ async def batches_of(
 ) -> list[list[Members]]:
     """Return a whole stream, by what arrived together; `received` has what came before it broke."""
     received = [] if received is None else received
-    async with provider.stream(streaming(text)) as batches:
+    async with provider.stream(streaming(text), AnyTurn()) as batches:
         async for batch in batches:
             received.append(batch)
     return received

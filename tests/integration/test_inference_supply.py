@@ -1,0 +1,232 @@
+"""Groq's trouble stays behind inference: several keys, retries, fallbacks and bounds, against the real stand-in."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.errors import NotFound, ServiceError, Throttled, Unavailable
+from services.inference.chat import Outcome
+from services.inference.completions import VERDICT
+from stack.inference.v1 import inference_pb2
+from tests.unit.groq_standin.standin_process import QWEN, started
+from tests.unit.inference.inference_world import CHARGED, Inference, running, streamed, whole
+from tests.unit.inference.upstream import OSS, Upstream, dead_address, upstream
+
+__all__ = ["upstream"]
+
+
+@pytest.fixture
+def tag() -> str:
+    """Words that no other test's requests say."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+async def inference(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Inference]:
+    """A service with two keys."""
+    async with running(upstream.url, tmp_path, keys=("gsk_first", "gsk_other")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def choosy_url() -> Iterator[str]:
+    """A stand-in that knows only one of the keys."""
+    with started("--api-key", "gsk_other") as (_, url):
+        yield url
+
+
+async def ask(inference: Inference, text: str, request_id: str = "req_1", *, is_stream: bool = False) -> Any:
+    """Ask, streamed or not, and return the verdict."""
+    if is_stream:
+        return (await inference.stream(streamed(text, request_id)))[-1].verdict
+    return (await inference.create(whole(text, request_id))).verdict
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("mode", ["503", "500", "498", "502-html", "reset"])
+async def test_trouble_before_output_is_tried_again_and_charged_once(
+    inference: Inference, upstream: Upstream, tag: str, mode: str, is_stream: bool
+) -> None:
+    text = f"{tag} [[standin:flaky times=2 status={mode} id={tag}]]"
+
+    assert await ask(inference, text, is_stream=is_stream) == CHARGED
+
+    row = await inference.row("req_1")
+    assert (row.outcome, row.charged, row.attempts) == (Outcome.ANSWERED, True, 3)
+    assert len(await upstream.entries(text)) == 3
+    assert len(await inference.rows()) == 1
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("mode", ["400", "404", "413", "tool_use_failed"])
+async def test_a_request_that_groq_refuses_is_asked_once(
+    inference: Inference, upstream: Upstream, tag: str, mode: str, is_stream: bool
+) -> None:
+    text = f"{tag} [[standin:{mode}]]"
+
+    with pytest.raises(ServiceError):
+        await ask(inference, text, is_stream=is_stream)
+
+    assert len(await upstream.entries(text)) == 1
+    assert (await inference.row("req_1")).attempts == 1
+
+
+@pytest.mark.parametrize("mode", ["cut after=1", "reset_stream after=1", "error_event after=0 status=503"])
+async def test_nothing_is_asked_again_once_an_event_has_left(
+    inference: Inference, upstream: Upstream, tag: str, mode: str
+) -> None:
+    text = f"{tag} [[standin:{mode}]]"
+
+    with pytest.raises(Unavailable):
+        await ask(inference, text, is_stream=True)
+
+    assert len(await upstream.entries(text)) == 1
+
+
+@pytest.mark.parametrize("status", ["429", "429-day"])
+async def test_a_limited_key_gives_way_to_the_next_and_is_left_alone(
+    inference: Inference, upstream: Upstream, tag: str, status: str
+) -> None:
+    text = f"{tag} [[standin:flaky times=1 status={status} id={tag}]]"
+
+    for number in range(3):
+        await ask(inference, text, f"req_{number}")
+
+    asked = await upstream.entries(text)
+    assert [entry["status"] for entry in asked] == [429, 200, 200, 200]
+    (limited,) = {entry["key_tail"] for entry in asked[:1]}
+    assert limited not in {entry["key_tail"] for entry in asked[1:]}
+    assert [(await inference.row(f"req_{number}")).attempts for number in range(3)] == [2, 1, 1]
+
+
+async def test_with_every_key_limited_groq_is_not_asked_and_the_caller_is_told_when(
+    inference: Inference, upstream: Upstream, tag: str
+) -> None:
+    with pytest.raises(Unavailable):
+        await ask(inference, "[[standin:429-day]]", "req_0")
+
+    with pytest.raises(Unavailable) as raised:
+        await ask(inference, tag)
+
+    assert (raised.value.reason, raised.value.metadata["retry_after_seconds"]) == ("upstream_unavailable", "60")
+    assert raised.value.metadata[VERDICT] == "released"
+    assert await upstream.entries(tag) == []
+    assert ((await inference.row("req_0")).attempts, (await inference.row("req_1")).attempts) == (2, 0)
+    answer = await inference.create(whole(f"{tag} other", "req_2", model=QWEN))
+    assert answer.verdict == CHARGED, "limits are of a model"
+
+
+async def test_a_short_limit_of_the_only_key_is_waited_for(upstream: Upstream, tmp_path: Path, tag: str) -> None:
+    text = f"{tag} [[standin:flaky times=1 status=429 id={tag}]]"
+    async with running(upstream.url, tmp_path, supply_wait_seconds=5) as inference:
+        assert await ask(inference, text) == CHARGED
+
+    first, second = await upstream.entries(text)
+    assert (first["status"], second["status"]) == (429, 200)
+
+
+async def test_a_key_that_groq_does_not_know_is_passed_over(choosy_url: str, tmp_path: Path) -> None:
+    async with running(choosy_url, tmp_path, keys=("gsk_wrong", "gsk_other")) as inference:
+        for number in range(4):
+            assert await ask(inference, "hello", f"req_{number}") == CHARGED
+
+        assert [(await inference.row(f"req_{number}")).attempts for number in range(4)] == [2, 1, 1, 1]
+        assert (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models
+
+
+async def test_with_no_key_that_groq_knows_it_is_the_operators_trouble(choosy_url: str, tmp_path: Path) -> None:
+    async with running(choosy_url, tmp_path, keys=("gsk_wrong", "gsk_false")) as inference:
+        with pytest.raises(Unavailable) as raised:
+            await ask(inference, "hello")
+
+    assert raised.value.reason == "upstream_misconfigured"
+
+
+async def test_a_fallback_answers_and_the_row_says_which(upstream: Upstream, tmp_path: Path, tag: str) -> None:
+    text = f"{tag} [[standin:flaky times=1 status=429-day id={tag}]]"
+    async with running(upstream.url, tmp_path, fallbacks={OSS: [QWEN]}) as inference:
+        answer = await inference.create(whole(text, model="llama-3.1-8b-instant"))
+        row = await inference.row("req_1")
+        assert await ask(inference, text, "req_2", is_stream=True) == CHARGED
+        second = await inference.row("req_2")
+
+    assert (row.model, row.upstream_model, row.attempts, row.charged) == ("llama-3.1-8b-instant", QWEN, 2, True)
+    assert answer.completion.model == "llama-3.1-8b-instant"
+    assert (second.upstream_model, second.attempts) == (QWEN, 1), "the first model is known to be out"
+    assert [entry["model"] for entry in await upstream.entries(text)] == [OSS, QWEN, QWEN]
+
+
+async def test_a_model_that_is_not_allowed_is_not_found_before_groq_is_asked(
+    upstream: Upstream, tmp_path: Path, tag: str
+) -> None:
+    async with running(upstream.url, tmp_path, allowed=("qwen/*",)) as inference:
+        with pytest.raises(NotFound) as raised:
+            await ask(inference, tag)
+        listed = (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models
+
+        assert raised.value.reason == "model_not_found"
+        assert raised.value.metadata["code"] == "model_not_found"
+        assert await upstream.entries(tag) == []
+        row = await inference.row("req_1")
+    assert (row.outcome, row.charged, row.attempts) == (Outcome.REFUSED, False, 0)
+    assert listed
+    assert all(model.id.startswith("qwen/") for model in listed)
+
+
+async def test_aliases_are_listed_with_what_is_known_of_their_models(inference: Inference) -> None:
+    models = {model.id: model for model in (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models}
+
+    assert models["llama-3.1-8b-instant"].context_window == models[OSS].context_window > 0
+
+
+async def test_a_key_beyond_its_bound_is_throttled_and_pays_nothing(
+    upstream: Upstream, tmp_path: Path, tag: str
+) -> None:
+    text = f"{tag} [[standin:slow headers_ms=300]]"
+    async with running(upstream.url, tmp_path, per_key_max=1) as inference:
+        first = asyncio.create_task(ask(inference, text))
+        while not await upstream.entries(text):
+            pass
+
+        with pytest.raises(Throttled) as raised:
+            await ask(inference, text, "req_2")
+
+        assert await first == CHARGED
+        row = await inference.row("req_2")
+    assert raised.value.reason == "concurrency_limit_exceeded"
+    assert raised.value.metadata == {"retry_after_seconds": "1", VERDICT: "released"}
+    assert (row.outcome, row.charged, row.refund_reason) == (Outcome.REFUSED, False, "concurrency_limit_exceeded")
+    assert len(await upstream.entries(text)) == 1
+
+
+async def test_a_full_house_is_unavailable_after_a_short_wait_and_a_burst_is_not(
+    upstream: Upstream, tmp_path: Path, tag: str
+) -> None:
+    async with running(upstream.url, tmp_path, places_max=1, queue_seconds=10) as inference:
+        verdicts = await asyncio.gather(*(ask(inference, f"{tag} burst", f"req_{n}") for n in range(8)))
+    assert verdicts == [CHARGED] * 8
+
+    text = f"{tag} [[standin:slow headers_ms=300]]"
+    async with running(upstream.url, tmp_path, places_max=1) as inference:
+        first = asyncio.create_task(ask(inference, text, "req_a", is_stream=True))
+        while not await upstream.entries(text):
+            pass
+        with pytest.raises(Unavailable) as raised:
+            await ask(inference, text, "req_b", is_stream=True)
+        assert await first == CHARGED
+    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("overloaded", "released")
+
+
+async def test_a_groq_that_is_away_breaks_the_circuit_and_is_left_alone(tmp_path: Path) -> None:
+    with dead_address() as url:
+        async with running(url, tmp_path, attempts_max=1) as inference:
+            for number in range(12):
+                with pytest.raises(Unavailable):
+                    await ask(inference, "hello", f"req_{number}")
+
+            attempts = [(await inference.row(f"req_{number}")).attempts for number in range(12)]
+    assert attempts == [1] * 10 + [0] * 2
