@@ -49,7 +49,7 @@ class GroqProvider:
             client = self._clients[turn.key]
             response = await client.post(_CHAT_PATH, cast_to=httpx.Response, content=body, options=_JSON)
         turn.answered(rest_seconds=rest_after_answer(response.headers))
-        return Reply(_object(response.content))
+        return Reply(_chat_object(response.content))
 
     @asynccontextmanager
     async def stream(self, body: bytes, turn: Turn) -> AsyncIterator[AsyncIterator[list[Members]]]:
@@ -163,11 +163,29 @@ class _Batch:
 
 
 def _chunk(event: ServerSentEvent) -> Members:
-    members = _object(event.data)
+    members = _chat_object(event.data)
     error = members.get("error") or (members.get("x_groq") or {}).get("error")
     if error or event.name == "error":
         raise from_event(error)
     return members
+
+
+def _chat_object(raw: bytes) -> Members:
+    """Return an answer, or a piece of one, whose outline is as Groq documents it, so that nobody has to look again."""
+    members = _object(raw)
+    if not _has_outline(members):
+        _log.warning("groq sent an answer of another form", extra={"bytes": len(raw)})
+        raise Unavailable("the model's answer cannot be read", reason="upstream_invalid")
+    return members
+
+
+def _has_outline(members: Members) -> bool:
+    choices = members.get("choices")
+    if not isinstance(choices, list | None):
+        return False
+    objects = [members.get("usage"), members.get("x_groq"), *(choices or ())]
+    objects += [one.get(name) for one in choices or () if isinstance(one, dict) for name in ("delta", "message")]
+    return all(isinstance(one, dict | None) for one in objects) and None not in (choices or ())
 
 
 def _object(raw: bytes) -> Members:

@@ -21,9 +21,16 @@ from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLa
 from services.inference.rate_limits import rest_after_limit, retry_after
 from services.inference.supply import KeyLimited, KeyRefused, UpstreamFailed
 
-_OPERATOR_CODES = frozenset({"organization_restricted", "blocked_api_access", "invalid_api_key"})
+_OPERATOR_CODES = frozenset(
+    {"organization_restricted", "blocked_api_access", "invalid_api_key", "model_terms_required"}
+)
 _INVALID_STATUSES = frozenset({400, 422, 424})
-_ORGANISATION = re.compile(r"(?: in organization)? ?`?\borg_\w+`?(?: service tier `\w+`)?")
+_ACCOUNT = re.compile(r"(?: in organization)? ?`?\b(?:org|project|req)_\w+`?(?: service tier `\w+`)?")
+_GROQ_LINK = re.compile(r"\s*(?:https?://)?\S*groq\.com\S*")
+_OWN_WORDS = {
+    "context_length_exceeded": "The messages and the answer together are too long for this model; shorten them.",
+    "model_decommissioned": "This model is no longer served; GET /api/v1/models lists those that are.",
+}
 
 
 def from_status(status: int, headers: Mapping[str, str], body: object) -> ServiceError:
@@ -60,6 +67,11 @@ def from_event(error: object) -> ServiceError:
     return from_status(status if isinstance(status, int) else 503, {}, {"error": details})
 
 
+def _cleaned(message: str) -> str:
+    """Return Groq's words without what names the operator's account or sends our user to Groq."""
+    return _GROQ_LINK.sub("", _ACCOUNT.sub("", message)).strip()
+
+
 def _details(body: object) -> Mapping[str, Any]:
     error = body.get("error") if isinstance(body, dict) else None
     return error if isinstance(error, dict) else {}
@@ -71,14 +83,14 @@ def _text(details: Mapping[str, Any], name: str) -> str:
 
 
 def _invalid(details: Mapping[str, Any]) -> ServiceError:
-    message = _ORGANISATION.sub("", _text(details, "message")) or "the model refused the request"
     code = _text(details, "code")
+    message = _OWN_WORDS.get(code) or _cleaned(_text(details, "message")) or "the model refused the request"
     facts = _named(param=_text(details, "param"), code=code)
     return InvalidRequest(message, reason=code or "invalid_request", metadata=facts)
 
 
 def _not_found(details: Mapping[str, Any]) -> ServiceError:
-    message = _ORGANISATION.sub("", _text(details, "message")) or "the model does not exist"
+    message = _cleaned(_text(details, "message")) or "the model does not exist"
     return NotFound(message, reason="model_not_found", metadata={"code": "model_not_found"})
 
 
