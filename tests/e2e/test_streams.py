@@ -74,6 +74,15 @@ async def test_a_break_after_output_is_an_error_event_without_done_and_is_charge
         ("403-html", 502, "internal_error", "upstream_failed"),
         ("404", 404, "invalid_request_error", "refused"),
         ("413", 413, "invalid_request_error", "refused"),
+        ("422", 400, "invalid_request_error", "refused"),
+        ("424", 400, "invalid_request_error", "refused"),
+        ("tool_use_failed", 400, "invalid_request_error", "refused"),
+        ("json_validate_failed", 400, "invalid_request_error", "refused"),
+        ("context_length", 400, "invalid_request_error", "refused"),
+        ("decommissioned", 400, "invalid_request_error", "refused"),
+        ("restricted", 502, "internal_error", "upstream_failed"),
+        ("429-day", 503, "internal_error", "upstream_failed"),
+        ("503", 503, "internal_error", "upstream_failed"),
         ("429", 503, "internal_error", "upstream_failed"),
         ("498", 503, "internal_error", "upstream_failed"),
         ("500", 503, "internal_error", "upstream_failed"),
@@ -88,7 +97,12 @@ async def test_groqs_trouble_before_output_is_an_http_error_and_costs_nothing(
     response = await http.post("/api/v1/chat", headers=key.headers, json=body)
     assert response.status_code == status, response.text
     assert response.json()["error"]["type"] == kind
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert response.headers["x-ratelimit-limit-requests"] == "1000"
+    assert response.headers["x-request-id"].startswith("req_")
+    assert status not in (502, 503) or int(response.headers["retry-after"]) >= 1
     assert "org_" not in response.text, "the operator's organisation leaks"
+    assert "groq.com" not in response.text
     assert await stack.until_settled(key) == (0, 0)
     assert [(row["outcome"], row["charged"]) for row in stack.ledger(key)] == [(outcome, 0)]
 
