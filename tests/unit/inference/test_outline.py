@@ -58,4 +58,5 @@ def test_what_names_the_operators_account_is_left_out_of_messages(message: str, 
 def test_terms_that_the_operator_has_not_accepted_are_no_fault_of_the_caller() -> None:
     body = {"error": {"message": "accept the terms", "type": "x", "code": "model_terms_required"}}
     error = from_status(400, {}, body)
-    assert (type(error).__mro__[1], error.reason) == (Unavailable, "upstream_misconfigured")
+    assert isinstance(error, Unavailable)
+    assert error.reason == "upstream_misconfigured"

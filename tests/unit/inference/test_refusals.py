@@ -65,10 +65,10 @@ def test_no_refusal_tells_of_the_operators_account(name: str) -> None:
         assert secret not in told
 
 
-def test_what_the_caller_can_mend_is_said_in_groqs_words_and_named() -> None:
+def test_what_the_caller_can_mend_is_said_and_named() -> None:
     error = refused("context_length")
 
-    assert error.message == "Please reduce the length of the messages or completion."
+    assert error.message == "The messages and the answer together are too long for this model; shorten them."
     assert error.metadata == {"param": "messages", "code": "context_length_exceeded"}
 
 
