@@ -2,9 +2,10 @@
 
 import re
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+from google.protobuf.message import Message
 from ulid import ULID
 
 from services.common import mirror
@@ -20,6 +21,7 @@ _VERDICTS = {
     None: inference_pb2.VERDICT_UNSPECIFIED,
 }
 _ID_CHARACTERS_MAX = 64
+Mirrored = TypeVar("Mirrored", bound=Message)
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -73,29 +75,22 @@ def known_context(context: inference_pb2.RequestContext) -> RequestContext:
 
 def completion(members: Members) -> chat_pb2.ChatCompletion:
     """Return an answer in one piece."""
-    message = chat_pb2.ChatCompletion()
-    mirror.fill(message, members)
-    return message
+    return _filled(chat_pb2.ChatCompletion(), members)
 
 
 def chunks(events: list[Members]) -> list[chat_pb2.ChatChunk]:
     """Return a stream's events."""
-    messages = []
-    for event in events:
-        message = chat_pb2.ChatChunk()
-        mirror.fill(message, event)
-        messages.append(message)
-    return messages
+    return [_filled(chat_pb2.ChatChunk(), event) for event in events]
 
 
 def models(listed: list[Members]) -> list[chat_pb2.Model]:
     """Return a list of models."""
-    messages = []
-    for members in listed:
-        message = chat_pb2.Model()
-        mirror.fill(message, members)
-        messages.append(message)
-    return messages
+    return [_filled(chat_pb2.Model(), members) for members in listed]
+
+
+def _filled(message: Mirrored, members: Members) -> Mirrored:
+    mirror.fill(message, members)
+    return message
 
 
 def time_before(request: usage_pb2.CountChargedRequest | usage_pb2.ListChargedRequest) -> float | None:
