@@ -1,12 +1,14 @@
 """Accounts: who owns keys, told apart by e-mail address."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NewType, Protocol
 
 from ulid import ULID
 
+from services.auth.audit import Actor
 from services.common.errors import InvalidRequest
 
 AccountId = NewType("AccountId", str)
@@ -17,39 +19,91 @@ FREE_PLAN = "free"
 
 _EMAIL_CHARACTERS_MAX = 254  # RFC 5321: a path of 256 characters with its two brackets.
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(\.[^@\s.]+)+")
+_ID = re.compile(r"acc_[0-9A-Z]{26}")
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Somebody who owns keys."""
+    """Somebody who owns keys. Times are aware, in UTC."""
 
     id: AccountId
     email: str
-    """Lower case; no two accounts share one."""
+    """Lower case; no two accounts share one. Empty when the account was deleted."""
     plan: str
     """Name of the plan, whose daily limit holds for keys without a limit of their own."""
     created_at: datetime
-    """Aware, in UTC."""
+    email_verified_at: datetime | None = None
+    """When its owner proved to read the e-mail; None means not yet."""
+    deleted_at: datetime | None = None
+    """When it was deleted; None means that it was not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a log-in is checked against."""
+
+    account: Account
+    password_hash: str | None
+    """None means that the account has no password and nobody can log in to it."""
 
 
 class AccountStore(Protocol):
-    """Where accounts are kept. Each method raises `Unavailable` when the store cannot be reached."""
+    """Where accounts are kept. Accounts are named by id or e-mail address; a deleted one by its id alone.
 
-    async def add(self, account: Account) -> None:
-        """Keep a new account.
+    Each change is audited in its own transaction. Each method raises `Unavailable` when the store cannot be reached,
+    and `NotFound` when there is no such account or plan.
+    """
+
+    async def add(
+        self, account: Account, *, by: Actor, password_hash: str | None = None, invite: str | None = None
+    ) -> Account:
+        """Keep a new account and return it.
+
+        Args:
+            account: What to keep; with an invitation its plan is the invitation's.
+            by: Who asks.
+            password_hash: Hash of its password; None leaves it without one.
+            invite: Digest of the invitation to use up.
 
         Raises:
             AlreadyExists: Its e-mail address has an account.
+            InvalidRequest: The invitation is not good.
         """
 
+    async def get(self, reference: str) -> Account:
+        """Read an account."""
 
-def open_account(email: str, *, now: datetime) -> Account:
-    """Return a new account on the free plan, not yet kept.
+    async def page(self, *, after: str, limit: int) -> Sequence[Account]:
+        """Return at most `limit` accounts by id, from the one after the id `after`."""
+
+    async def credentials(self, reference: str) -> Credentials | None:
+        """Read what a log-in is checked against; None when there is no such account."""
+
+    async def set_plan(self, reference: str, plan: str, *, by: Actor, at: datetime) -> Account:
+        """Move an account to another plan."""
+
+    async def set_password(
+        self, account_id: AccountId, password_hash: str, *, keep_session: str, by: Actor, at: datetime
+    ) -> None:
+        """Replace the password and end all sessions but the one with the id `keep_session`."""
+
+    async def verify_email(self, digest: str, *, by: Actor, at: datetime) -> str:
+        """Use a token up and note that its account's e-mail is read; return it. `InvalidRequest` if not good."""
+
+    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> str:
+        """Use a token up, replace the password, end all sessions; return the e-mail. `InvalidRequest` if not good."""
+
+    async def delete(self, reference: str, *, by: Actor, at: datetime) -> Account:
+        """Forget whose account it is, revoke its keys and end its sessions; a second time changes nothing."""
+
+
+def open_account(email: str, *, now: datetime, plan: str = FREE_PLAN) -> Account:
+    """Return a new account, not yet kept.
 
     Raises:
         InvalidRequest: The text is no e-mail address.
     """
-    return Account(AccountId(f"acc_{ULID()}"), normalised_email(email), FREE_PLAN, now)
+    return Account(AccountId(f"acc_{ULID()}"), normalised_email(email), plan, now)
 
 
 def normalised_email(text: str) -> str:
@@ -65,3 +119,12 @@ def normalised_email(text: str) -> str:
     if len(email) > _EMAIL_CHARACTERS_MAX or not email.isprintable() or not _EMAIL.fullmatch(email):
         raise InvalidRequest("that is no e-mail address; write one such as ada@example.com", reason="invalid_email")
     return email
+
+
+def checked_reference(text: str) -> str:
+    """Return an account's id or e-mail address in the form in which the store compares it.
+
+    Raises:
+        InvalidRequest: The text is neither.
+    """
+    return text if _ID.fullmatch(text) else normalised_email(text)

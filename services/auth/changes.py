@@ -31,9 +31,12 @@ _log = logging.getLogger(__name__)
 class Change:
     """A key changed."""
 
-    key_id: KeyId
+    key_id: KeyId | None
+    """None means that any key may have changed."""
     revision: int
     """Revision that this change made; every change has its own."""
+    is_revoked: bool = False
+    """Whether the key is revoked now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,8 @@ class Event:
 
     revision: int
     """All changes up to this revision have been told."""
-    key_id: KeyId | None = None
-    """The key that changed; None is a heartbeat."""
+    change: Change | None = None
+    """What changed; None is a heartbeat."""
 
 
 class ChangeStore(Protocol):
@@ -125,7 +128,7 @@ class ChangeFeed:
             news = self._news  # Taken before looking, so that no read in between is missed.
             step = await self._after(position)
             for change in step.changes:
-                yield Event(change.revision, change.key_id)
+                yield Event(change.revision, change)
             position = step.revision
             if self._clock.monotonic() - heartbeat_at >= _HEARTBEAT_SECONDS and self._is_present(position):
                 heartbeat_at = self._clock.monotonic()

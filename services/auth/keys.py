@@ -1,25 +1,20 @@
-"""API keys: how one is minted, what is kept of it, and whether one that is shown is good."""
+"""API keys: what is kept of one, and whether one that is shown is good."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import NewType, Protocol
 
-from ulid import ULID
-
 from services.auth.accounts import AccountId
+from services.auth.audit import Actor
 from services.auth.pepper import Pepper
 from services.common import checked_token
-from services.common.clock import Clock
-from services.common.errors import InvalidRequest
+from services.common.clock import Clock, utc_now
 
 KeyId = NewType("KeyId", str)
 """Public id of a key, `key_` and a ULID."""
 
 SECRET_PREFIX = "sk_stk_"
-DAILY_LIMIT_MAX = 10**9
-_PREFIX_CHARACTERS = 12
-_NAME_CHARACTERS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +33,14 @@ class Key:
     """When it was revoked; None means that it was not."""
     expires_at: datetime | None
     """When it stops working; None means never."""
+    models: tuple[str, ...] = ()
+    """Models that it may ask for, by name or with `*` in it; empty allows all."""
+    replaced_by: str | None = None
+    """Id of the key that it was rotated into; None when it was not."""
+
+    def works(self, now: datetime) -> bool:
+        """Whether it would be let in at a time."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,17 @@ class NewKey:
     """The key's own limit in requests a UTC day; None leaves it to the plan."""
     created_at: datetime
     expires_at: datetime | None = None
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many keys an account's owner may have, where its plan does not say."""
+
+    active_max: int
+    """Most keys that work at the same time; one that was rotated does not count."""
+    new_per_day_max: int
+    """Most keys made in the 24 hours before a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +108,49 @@ class Verdict:
 class KeyStore(Protocol):
     """Where keys are kept. Safe to call concurrently.
 
-    Each change takes the next revision in its own transaction. Each method raises `Unavailable` when the store cannot
-    be reached or takes too long; a change may then have happened or not.
+    Each change takes the next revision in its own transaction and is audited in it. A change with an `owner` sees only
+    that account's keys; one without sees all. Each method raises `Unavailable` when the store cannot be reached or
+    takes too long; a change may then have happened or not.
     """
 
     async def find(self, digest: str) -> Found:
         """Look a key up by its digest; the answer is of one moment."""
 
-    async def add(self, email: str, key: NewKey) -> Key:
-        """Keep a new key for the account with this e-mail address; `NotFound` when there is none."""
+    async def add(self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None) -> Key:
+        """Keep a new key for the account with this e-mail address or id.
 
-    async def get(self, key_id: KeyId) -> Key:
+        Raises:
+            NotFound: There is no such account.
+            FailedPrecondition: The account has as many keys as `bounds` or its plan allow; None allows any number.
+        """
+
+    async def get(self, key_id: KeyId, *, owner: AccountId | None = None) -> Key:
         """Read a key; `NotFound` when there is none."""
 
-    async def of_account(self, email: str) -> list[Key]:
+    async def of_account(self, account: str) -> list[Key]:
         """Read an account's keys, oldest first, revoked ones included; `NotFound` when there is no such account."""
 
-    async def revoke(self, key_id: KeyId, *, at: datetime) -> Key:
+    async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
+        """Return the account's bounds: its plan's, and `bounds` where the plan does not say."""
+
+    async def revoke(self, key_id: KeyId, *, by: Actor, at: datetime, owner: AccountId | None = None) -> Key:
         """End a key for good; a second time changes nothing. `NotFound` when there is none."""
 
-    async def set_limit(self, key_id: KeyId, daily_limit: int | None) -> Key:
+    async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor, at: datetime) -> Key:
         """Give a key its own limit, or with None its plan's; `NotFound` when there is none."""
 
+    async def rotate(
+        self, key_id: KeyId, key: NewKey, *, ends_at: datetime, by: Actor, bounds: Bounds | None = None
+    ) -> tuple[Key, Key]:
+        """Keep `key` with the own limit of the key `key_id`, which ends at `ends_at`; return the new and the old.
+
+        Raises:
+            NotFound: There is no such key.
+            FailedPrecondition: The key was replaced or revoked already, or the account may not make another today.
+        """
+
     async def pepper_ids(self) -> frozenset[str]:
-        """Return the ids of all peppers under which keys were made; empty when there is no key."""
+        """Return ids of peppers under which keys were made: the only one, or two of several; empty without keys."""
 
 
 class Gatekeeper:
@@ -145,48 +178,4 @@ class Gatekeeper:
             return Denial.UNKNOWN
         if key.revoked_at is not None:
             return Denial.REVOKED
-        if key.expires_at is not None and key.expires_at.timestamp() <= self._clock.now():
-            return Denial.EXPIRED
-        return key
-
-
-def mint(name: str, *, daily_limit: int | None, pepper: Pepper, clock: Clock) -> Minted:
-    """Return a new key, not yet kept.
-
-    Args:
-        name: The owner's name for it, 1 to 100 characters.
-        daily_limit: Requests a UTC day, 0 to `DAILY_LIMIT_MAX`; None leaves it to the plan.
-
-    Raises:
-        InvalidRequest: The name or the limit cannot be accepted.
-    """
-    secret = checked_token.mint(SECRET_PREFIX)
-    key = NewKey(
-        id=KeyId(f"key_{ULID()}"),
-        name=checked_name(name),
-        prefix=secret[:_PREFIX_CHARACTERS],
-        digest=pepper.digest(secret),
-        pepper_id=pepper.id,
-        daily_limit=checked_limit(daily_limit),
-        created_at=datetime.fromtimestamp(clock.now(), UTC),
-    )
-    return Minted(key, secret)
-
-
-def checked_name(text: str) -> str:
-    """Return a key's name without surrounding space, or raise `InvalidRequest`."""
-    name = text.strip()
-    if not 1 <= len(name) <= _NAME_CHARACTERS_MAX or not name.isprintable():
-        raise InvalidRequest(
-            f"a key's name has 1 to {_NAME_CHARACTERS_MAX} printable characters; choose another", reason="invalid_name"
-        )
-    return name
-
-
-def checked_limit(daily_limit: int | None) -> int | None:
-    """Return a limit that can be kept, or raise `InvalidRequest`."""
-    if daily_limit is not None and not 0 <= daily_limit <= DAILY_LIMIT_MAX:
-        raise InvalidRequest(
-            f"a daily limit is 0 to {DAILY_LIMIT_MAX} requests, not {daily_limit}", reason="invalid_limit"
-        )
-    return daily_limit
+        return key if key.works(utc_now(self._clock)) else Denial.EXPIRED

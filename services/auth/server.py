@@ -1,63 +1,193 @@
 """What the auth service is made of."""
 
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from services.auth import own_secrets
+from services.auth.callers import AdminToken
 from services.auth.changes import ChangeFeed
+from services.auth.housekeeping import keep_house
+from services.auth.keyring import Keyring
 from services.auth.keys import Gatekeeper
+from services.auth.letters import Letters
+from services.auth.log_in import LogIn
+from services.auth.passwords import Passwords
+from services.auth.pepper import Pepper
+from services.auth.records import SQLAuditLog, unavailable
+from services.auth.registration import Registration, Stores
 from services.auth.service import AuthService
-from services.auth.service_management import AccountService, AdminToken, KeyService
+from services.auth.service_accounts import AccountService, AuditService, PlanService
+from services.auth.service_keys import KeyService
+from services.auth.service_owner import Belongings, OwnerService
+from services.auth.service_sessions import SessionService
+from services.auth.sessions import Sessions
 from services.auth.settings import AuthSettings
-from services.auth.store import SQLAccountStore, SQLKeyStore, unavailable
+from services.auth.smtp import SMTPPost, parse_smtp_url
+from services.auth.store import SQLKeyStore
+from services.auth.store_accounts import SQLAccountStore
+from services.auth.store_plans import SQLPlanStore
+from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLThrottleStore
+from services.auth.store_tokens import SQLOneTimeTokenStore
+from services.auth.throttles import Throttle
 from services.common import database
 from services.common.clock import SystemClock
 from services.common.server import GrpcServer
+from services.common.tasks import running
 from services.common.transactions import Transactions
-from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_grpc, keys_pb2, keys_pb2_grpc
+from stack.auth.v1 import (
+    accounts_pb2,
+    accounts_pb2_grpc,
+    audit_pb2,
+    audit_pb2_grpc,
+    auth_pb2,
+    auth_pb2_grpc,
+    keys_pb2,
+    keys_pb2_grpc,
+    owner_pb2,
+    owner_pb2_grpc,
+    plans_pb2,
+    plans_pb2_grpc,
+    sessions_pb2,
+    sessions_pb2_grpc,
+)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "auth_alembic_version"
 
-_SERVICES = (
-    auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name,
-    accounts_pb2.DESCRIPTOR.services_by_name["AccountService"].full_name,
-    keys_pb2.DESCRIPTOR.services_by_name["KeyService"].full_name,
+_CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, sessions_pb2, owner_pb2)
+_SERVICES = tuple(
+    service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the services share."""
+
+    transactions: Transactions
+    engine: AsyncEngine
+    keys: SQLKeyStore
+    pepper: Pepper
+    feed: ChangeFeed
+    clock: SystemClock
+    letters: Letters
+    passwords: Passwords
+    settings: AuthSettings
 
 
 async def serve(settings: AuthSettings) -> None:
     """Serve until told to stop.
 
     Raises:
-        StartError: A secret, the database or the address cannot be used.
+        StartError: A secret, the database, the mail server's URL or the address cannot be used.
     """
     async with AsyncExitStack() as stack:
         admin_token = AdminToken(own_secrets.admin_token(settings))
-        clock = SystemClock()
-        engine = await stack.enter_async_context(
-            database.open_database(settings.database, migrations=MIGRATIONS, version_table=VERSION_TABLE)
-        )
-        transactions = Transactions(engine, unavailable=unavailable)
-        store = SQLKeyStore(transactions)
-        pepper = await own_secrets.key_pepper(settings, store)
-        feed = ChangeFeed(store, clock=clock)
-        await stack.enter_async_context(feed.running())
-
+        parts = await _open(settings, stack)
         server = GrpcServer(settings.listen, settings)
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(
-            AuthService(Gatekeeper(store, pepper=pepper, clock=clock), feed), server.grpc
-        )
-        accounts_pb2_grpc.add_AccountServiceServicer_to_server(
-            AccountService(SQLAccountStore(transactions), admin_token=admin_token, clock=clock), server.grpc
-        )
-        keys_pb2_grpc.add_KeyServiceServicer_to_server(
-            KeyService(store, feed=feed, pepper=pepper, admin_token=admin_token, clock=clock), server.grpc
-        )
+        _add_hot_path(server, parts)
+        _add_for_operators(server, parts, admin_token)
+        _add_for_people(server, parts)
         # Watches never end by themselves; they would hold the drain for its whole grace.
-        await server.run(_SERVICES, on_drain=feed.close)
+        await server.run(_SERVICES, on_drain=parts.feed.close)
 
 
 async def migrate(settings: AuthSettings) -> None:
     """Bring the database's schema up to date and return."""
     await database.migrate(settings.database, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+
+
+async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
+    clock = SystemClock()
+    engine = await stack.enter_async_context(
+        database.open_database(settings.database, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    )
+    transactions = Transactions(engine, unavailable=unavailable)
+    keys = SQLKeyStore(transactions)
+    pepper = await own_secrets.key_pepper(settings, keys)
+    feed = ChangeFeed(keys, clock=clock)
+    await stack.enter_async_context(feed.running())
+    await stack.enter_async_context(running(keep_house(SQLHousekeeping(transactions), clock)))
+    letters = Letters(_post(settings, stack), console_url=settings.console_url)
+    passwords = Passwords()
+    stack.callback(passwords.close)
+    return _Parts(transactions, engine, keys, pepper, feed, clock, letters, passwords, settings)
+
+
+def _post(settings: AuthSettings, stack: AsyncExitStack) -> SMTPPost | None:
+    if settings.smtp_url is None:
+        return None
+    post = SMTPPost(parse_smtp_url(settings.smtp_url.get_secret_value()), sender=settings.mail_from)
+    stack.push_async_callback(post.close)
+    return post
+
+
+def _add_hot_path(server: GrpcServer, parts: _Parts) -> None:
+    gatekeeper = Gatekeeper(parts.keys, pepper=parts.pepper, clock=parts.clock)
+    auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(gatekeeper, parts.feed), server.grpc)
+
+
+def _add_for_operators(server: GrpcServer, parts: _Parts, admin_token: AdminToken) -> None:
+    accounts, transactions, clock = SQLAccountStore(parts.transactions), parts.transactions, parts.clock
+    keys_pb2_grpc.add_KeyServiceServicer_to_server(KeyService(_keyring(parts), admin_token=admin_token), server.grpc)
+    accounts_pb2_grpc.add_AccountServiceServicer_to_server(
+        AccountService(
+            accounts,
+            SQLOneTimeTokenStore(transactions),
+            letters=parts.letters,
+            feed=parts.feed,
+            pepper=parts.pepper,
+            admin_token=admin_token,
+            clock=clock,
+        ),
+        server.grpc,
+    )
+    plans_pb2_grpc.add_PlanServiceServicer_to_server(
+        PlanService(SQLPlanStore(transactions), feed=parts.feed, admin_token=admin_token, clock=clock), server.grpc
+    )
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(
+        AuditService(SQLAuditLog(transactions), accounts, admin_token=admin_token), server.grpc
+    )
+
+
+def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
+    settings, clock = parts.settings, parts.clock
+    accounts = SQLAccountStore(parts.transactions)
+    throttle = Throttle(SQLThrottleStore(parts.engine, parts.transactions), pepper=parts.pepper, clock=clock)
+    sessions = Sessions(
+        SQLSessionStore(parts.transactions),
+        pepper=parts.pepper,
+        clock=clock,
+        idle_seconds=settings.session_idle_seconds,
+        total_seconds=settings.session_seconds,
+    )
+    registration = Registration(
+        Stores(accounts, SQLOneTimeTokenStore(parts.transactions)),
+        passwords=parts.passwords,
+        throttle=throttle,
+        letters=parts.letters,
+        pepper=parts.pepper,
+        clock=clock,
+        policy=settings.sign_up,
+        sign_ups_per_address_max=settings.sign_ups_per_address_max,
+    )
+    log_in = LogIn(
+        accounts,
+        sessions,
+        passwords=parts.passwords,
+        throttle=throttle,
+        clock=clock,
+        needs_verified_email=parts.letters.has_mail,
+        log_ins_per_address_max=settings.log_ins_per_address_max,
+    )
+    belongings = Belongings(_keyring(parts), SQLAuditLog(parts.transactions), sessions)
+    owner = OwnerService(belongings, log_in, feed=parts.feed, clock=clock, bounds=settings.bounds)
+    sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
+    owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)
+
+
+def _keyring(parts: _Parts) -> Keyring:
+    return Keyring(parts.keys, feed=parts.feed, pepper=parts.pepper, clock=parts.clock)

@@ -1,12 +1,10 @@
 """AuthService: what gateways ask for every request."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from services.auth.changes import ChangeFeed
-from services.auth.keys import Denial, Gatekeeper, Key
+from services.auth import messages
+from services.auth.changes import ChangeFeed, Event
+from services.auth.keys import Denial, Gatekeeper
 from services.common.rpc import Context
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc
 
@@ -32,7 +30,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         if isinstance(verdict.outcome, Denial):
             denial = auth_pb2.Denial(reason=_REASONS[verdict.outcome])
             return auth_pb2.AuthenticateResponse(denial=denial, revision=verdict.revision)
-        return auth_pb2.AuthenticateResponse(principal=_principal(verdict.outcome), revision=verdict.revision)
+        return auth_pb2.AuthenticateResponse(principal=messages.principal(verdict.outcome), revision=verdict.revision)
 
     async def WatchKeys(
         self, request: auth_pb2.WatchKeysRequest, context: Context
@@ -40,22 +38,15 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         """Stream changes of keys, and heartbeats."""
         after_revision = request.after_revision if request.HasField("after_revision") else None
         async for event in self._feed.watch(after_revision):
-            yield auth_pb2.WatchKeysResponse(revision=event.revision, changed_key_id=event.key_id or "")
+            yield _watch_event(event)
 
 
-def _principal(key: Key) -> auth_pb2.Principal:
-    return auth_pb2.Principal(
-        key_id=key.id,
-        account_id=key.account_id,
-        daily_limit=key.daily_limit,
-        expires_at=timestamp(key.expires_at),
+def _watch_event(event: Event) -> auth_pb2.WatchKeysResponse:
+    if event.change is None:
+        return auth_pb2.WatchKeysResponse(revision=event.revision)
+    return auth_pb2.WatchKeysResponse(
+        revision=event.revision,
+        changed_key_id=event.change.key_id or "",
+        is_revoked=event.change.is_revoked,
+        all_keys_changed=event.change.key_id is None,
     )
-
-
-def timestamp(moment: datetime | None) -> Timestamp | None:
-    """Return an aware time as the contract writes it; None stays absent."""
-    if moment is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message

@@ -3,6 +3,8 @@
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from services.auth.keys import Bounds
+from services.auth.registration import SignUpPolicy
 from services.common.settings import ServiceSettings
 
 
@@ -24,6 +26,43 @@ class AuthSettings(ServiceSettings):
     admin_token: SecretStr | None = Field(default=None, validation_alias="STACK_ADMIN_TOKEN")
     """What callers of the management API show. Absent on SQLite: `DATA_DIR/admin-token`, made once. Postgres demands
     it."""
+
+    sign_up: SignUpPolicy = SignUpPolicy.OPEN
+    """Who may sign up: `open` everybody, `invite` who has an invitation, `closed` nobody: operators create accounts."""
+
+    console_url: str = "http://127.0.0.1:8080"
+    """Where people find the console; mails and invitations point there."""
+
+    smtp_url: SecretStr | None = None
+    """Mail server, `smtp://user:password@host:587` or `smtps://…`. Absent means no mail: e-mails are not verified, and
+    only operators can reset a password."""
+
+    mail_from: str = "stack@localhost.localdomain"
+    """E-mail address that mails come from."""
+
+    active_keys_max: int = Field(default=5, ge=0)
+    """Most keys that an owner may have working at the same time, where the plan does not say; operators make more."""
+
+    new_keys_per_day_max: int = Field(default=10, ge=0)
+    """Most keys that an owner may make in 24 hours, where the plan does not say, so that new keys are no way around the
+    daily limit."""
+
+    session_idle_seconds: int = Field(default=7 * 86_400, ge=60)
+    """A session ends after so long without use."""
+
+    session_seconds: int = Field(default=30 * 86_400, ge=60)
+    """A session ends so long after it began, however much it is used."""
+
+    log_ins_per_address_max: int = Field(default=100, ge=1)
+    """Most log-ins tried from one network address in 15 minutes."""
+
+    sign_ups_per_address_max: int = Field(default=20, ge=1)
+    """Most sign-ups, and letters asked for, from one network address in an hour."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """How many keys an owner may have."""
+        return Bounds(self.active_keys_max, self.new_keys_per_day_max)
 
     @property
     def database(self) -> str:

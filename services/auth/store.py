@@ -1,29 +1,27 @@
-"""Accounts, keys and their changes in SQL, the same on SQLite and Postgres."""
+"""API keys and their changes in SQL, the same on SQLite and Postgres."""
 
-from datetime import datetime
+import json
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Row, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.auth.accounts import Account, AccountId
+from services.auth.accounts import AccountId
+from services.auth.audit import Actor
 from services.auth.changes import Change, Changes
-from services.auth.keys import Found, Key, KeyId, NewKey
+from services.auth.keys import Bounds, Found, Key, KeyId, NewKey
+from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
+from services.auth.store_accounts import account_id_of
 from services.auth.tables import accounts, api_keys, key_revision, plans
-from services.common.errors import AlreadyExists, NotFound, Unavailable
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.transactions import Transactions, deadline
 
-_READ_SECONDS_MAX = 1.0
-_WRITE_SECONDS_MAX = 3.0
 _CHANGES_SECONDS_MAX = 0.3
 """Two such reads and the pause between them stay under the second within which a revocation must be known."""
-
-
-def unavailable() -> Unavailable:
-    """Return the error for an answer that the database did not give."""
-    return Unavailable("auth cannot use its database just now; try again", reason="auth_unavailable")
-
+_CHANGES_MAX = 10_000
+"""Who is further behind is told that every key may have changed."""
+_DAY = timedelta(days=1)
 
 _KEY_COLUMNS = (
     api_keys.c.id,
@@ -34,6 +32,8 @@ _KEY_COLUMNS = (
     api_keys.c.created_at,
     api_keys.c.revoked_at,
     api_keys.c.expires_at,
+    api_keys.c.models,
+    api_keys.c.replaced_by,
 )
 _OWNER = accounts.c.id == api_keys.c.account_id
 _PLAN = plans.c.name == accounts.c.plan
@@ -48,119 +48,198 @@ _FIND = select(key_revision.c.revision, *_KEY_COLUMNS).select_from(
 )
 
 _CHANGES = (
-    select(api_keys.c.id, api_keys.c.revision)
+    select(api_keys.c.id, api_keys.c.revision, api_keys.c.revoked_at)
     .where(api_keys.c.revision > bindparam("after"))
     .order_by(api_keys.c.revision)
+    .limit(bindparam("limit"))
 )
-
-
-class SQLAccountStore:
-    """Keeps accounts; an `AccountStore`."""
-
-    def __init__(self, transactions: Transactions) -> None:
-        self._transactions = transactions
-
-    @deadline(_WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def add(self, account: Account) -> None:
-        """Keep a new account; see `AccountStore.add`."""
-        values = {"id": account.id, "email": account.email, "plan": account.plan, "created_at": account.created_at}
-        async with self._transactions.writing() as connection:
-            try:
-                await connection.execute(insert(accounts).values(values))
-            except IntegrityError as exc:
-                raise AlreadyExists(f"{account.email} has an account already", reason="account_exists") from exc
 
 
 class SQLKeyStore:
     """Keeps keys; a `KeyStore` and a `ChangeStore`."""
 
     def __init__(self, transactions: Transactions) -> None:
+        """Read and write through `transactions`."""
         self._transactions = transactions
 
-    @deadline(_READ_SECONDS_MAX, unavailable=unavailable)
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def find(self, digest: str) -> Found:
         """Look a key up by its digest; see `KeyStore.find`."""
         async with self._transactions.reading() as connection:
             row = (await connection.execute(_FIND, {"digest": digest})).one()
         return Found(None if row.id is None else _key(row), row.revision)
 
-    @deadline(_WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def add(self, email: str, key: NewKey) -> Key:
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def add(self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None) -> Key:
         """Keep a new key; see `KeyStore.add`."""
         async with self._transactions.writing() as connection:
-            account_id = await _account_id(connection, email)
-            values = {
-                "id": key.id,
-                "account_id": account_id,
-                "name": key.name,
-                "prefix": key.prefix,
-                "digest": key.digest,
-                "pepper_id": key.pepper_id,
-                "daily_limit": key.daily_limit,
-                "created_at": key.created_at,
-                "expires_at": key.expires_at,
-                "revision": await _next_revision(connection),
-            }
-            await connection.execute(insert(api_keys).values(values))
+            # The revision first: it makes who counts the account's keys, or deletes it, wait.
+            revision = await take_revisions(connection)
+            account_id = await account_id_of(connection, account)
+            if bounds is not None:
+                await _demand_room(connection, account_id, bounds, now=key.created_at)
+            await _insert(connection, account_id, key, daily_limit=key.daily_limit, revision=revision, by=by)
             return await _read(connection, key.id)
 
-    @deadline(_READ_SECONDS_MAX, unavailable=unavailable)
-    async def get(self, key_id: KeyId) -> Key:
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def get(self, key_id: KeyId, *, owner: AccountId | None = None) -> Key:
         """Read a key; see `KeyStore.get`."""
         async with self._transactions.reading() as connection:
-            return await _read(connection, key_id)
+            return await _read(connection, key_id, owner)
 
-    @deadline(_READ_SECONDS_MAX, unavailable=unavailable)
-    async def of_account(self, email: str) -> list[Key]:
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def of_account(self, account: str) -> list[Key]:
         """Read an account's keys; see `KeyStore.of_account`."""
         async with self._transactions.reading() as connection:
-            account_id = await _account_id(connection, email)
+            account_id = await account_id_of(connection, account, or_deleted=True)
             mine = _KEYS.where(api_keys.c.account_id == account_id).order_by(api_keys.c.created_at, api_keys.c.id)
             return [_key(row) for row in await connection.execute(mine)]
 
-    @deadline(_WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def revoke(self, key_id: KeyId, *, at: datetime) -> Key:
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
+        """Return the account's bounds; see `KeyStore.bounds_of`."""
+        async with self._transactions.reading() as connection:
+            return await _bounds_of(connection, account_id, bounds)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def revoke(self, key_id: KeyId, *, by: Actor, at: datetime, owner: AccountId | None = None) -> Key:
         """End a key for good; see `KeyStore.revoke`."""
         async with self._transactions.writing() as connection:
-            # The revision's row is the lock: what is read after it stays true until the commit.
-            revision = await _next_revision(connection)
-            key = await _read(connection, key_id)
+            # The revision first: it makes two revocations at once wait for each other, and the second sees the first.
+            revision = await take_revisions(connection)
+            key = await _read(connection, key_id, owner)
             if key.revoked_at is not None:
                 await connection.rollback()
                 return key
+            await record(connection, "key.revoked", by=by, at=at, account_id=key.account_id, target=key_id)
             return await _change(connection, key_id, revoked_at=at, revision=revision)
 
-    @deadline(_WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def set_limit(self, key_id: KeyId, daily_limit: int | None) -> Key:
-        """Give a key its own limit or its plan's; see `KeyStore.set_limit`."""
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor, at: datetime) -> Key:
+        """Give a key its own limit; see `KeyStore.set_limit`."""
         async with self._transactions.writing() as connection:
-            revision = await _next_revision(connection)
+            revision = await take_revisions(connection)
+            key = await _read(connection, key_id)
+            facts = {"daily_limit": "the plan's" if daily_limit is None else daily_limit}
+            await record(
+                connection, "key.limit_set", by=by, at=at, account_id=key.account_id, target=key_id, details=facts
+            )
             return await _change(connection, key_id, daily_limit=daily_limit, revision=revision)
 
-    @deadline(_READ_SECONDS_MAX, unavailable=unavailable)
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def rotate(
+        self, key_id: KeyId, key: NewKey, *, ends_at: datetime, by: Actor, bounds: Bounds | None = None
+    ) -> tuple[Key, Key]:
+        """Keep a key in place of another; see `KeyStore.rotate`."""
+        async with self._transactions.writing() as connection:
+            revision = await take_revisions(connection, 2)
+            old = await _read(connection, key_id)
+            if old.replaced_by is not None or old.revoked_at is not None:
+                raise FailedPrecondition(
+                    f"key {key_id} was replaced or revoked already; create a new one", reason="key_not_active"
+                )
+            own_limit = await connection.scalar(select(api_keys.c.daily_limit).where(api_keys.c.id == key_id))
+            replaced = await _change(connection, key_id, expires_at=ends_at, replaced_by=key.id, revision=revision - 1)
+            if bounds is not None:
+                await _demand_room(connection, old.account_id, bounds, now=key.created_at)
+            await _insert(connection, old.account_id, key, daily_limit=own_limit, revision=revision, by=by)
+            facts = {"replaced_by": key.id, "ends_at": ends_at.isoformat(timespec="seconds")}
+            await record(
+                connection,
+                "key.rotated",
+                by=by,
+                at=key.created_at,
+                account_id=old.account_id,
+                target=key_id,
+                details=facts,
+            )
+            return await _read(connection, key.id), replaced
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def pepper_ids(self) -> frozenset[str]:
-        """Return the ids of the peppers in use; see `KeyStore.pepper_ids`."""
+        """Return ids of the peppers in use; see `KeyStore.pepper_ids`."""
+        # The two ends of the index: enough to see whether there is another one than a given one, however many keys.
+        ends = (select(func.min(api_keys.c.pepper_id)), select(func.max(api_keys.c.pepper_id)))
         async with self._transactions.reading() as connection:
-            return frozenset(await connection.scalars(select(api_keys.c.pepper_id).distinct()))
+            found = [await connection.scalar(end) for end in ends]
+        return frozenset(pepper_id for pepper_id in found if pepper_id is not None)
 
     @deadline(_CHANGES_SECONDS_MAX, unavailable=unavailable)
     async def changes_after(self, revision: int | None) -> Changes:
         """Read what happened after a revision; see `ChangeStore.changes_after`."""
         async with self._transactions.reading() as connection:
             # The revision first: the keys are read later, so they hold at least every change up to it.
-            present = (await connection.scalars(select(key_revision.c.revision))).one()
-            if revision is None or revision >= present:
-                return Changes(present, [])
-            rows = (await connection.execute(_CHANGES, {"after": revision})).all()
-        changes = [Change(KeyId(row.id), row.revision) for row in rows]
-        return Changes(max([present, *(change.revision for change in changes)]), changes)
+            present = (await connection.execute(select(key_revision))).one()
+            if revision is None or revision >= present.revision:
+                return Changes(present.revision, [])
+            rows = (await connection.execute(_CHANGES, {"after": revision, "limit": _CHANGES_MAX + 1})).all()
+        if len(rows) > _CHANGES_MAX:
+            return Changes(present.revision, [Change(None, present.revision)])
+        changes = [Change(KeyId(row.id), row.revision, row.revoked_at is not None) for row in rows]
+        if present.all_keys_revision > revision:
+            changes.append(Change(None, present.all_keys_revision))
+        changes.sort(key=lambda change: change.revision)
+        return Changes(max(present.revision, changes[-1].revision if changes else 0), changes)
 
 
-async def _next_revision(connection: AsyncConnection) -> int:
-    """Take the next revision; until the commit nobody else gets one, so revision order is commit order."""
-    take = update(key_revision).values(revision=key_revision.c.revision + 1).returning(key_revision.c.revision)
-    revision: int = (await connection.scalars(take)).one()
-    return revision
+async def _insert(
+    connection: AsyncConnection,
+    account_id: AccountId,
+    key: NewKey,
+    *,
+    daily_limit: int | None,
+    revision: int,
+    by: Actor,
+) -> None:
+    values = {
+        "id": key.id,
+        "account_id": account_id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "digest": key.digest,
+        "pepper_id": key.pepper_id,
+        "daily_limit": daily_limit,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "models": json.dumps(key.models) if key.models else None,
+        "revision": revision,
+    }
+    await connection.execute(insert(api_keys).values(values))
+    facts = {"prefix": key.prefix} | ({} if daily_limit is None else {"daily_limit": daily_limit})
+    await record(
+        connection, "key.created", by=by, at=key.created_at, account_id=account_id, target=key.id, details=facts
+    )
+
+
+async def _demand_room(connection: AsyncConnection, account_id: AccountId, bounds: Bounds, *, now: datetime) -> None:
+    """Return when an account may make one more key. Whoever makes one waits for the revision, so the count is exact."""
+    bounds = await _bounds_of(connection, account_id, bounds)
+    mine = select(func.count()).select_from(api_keys).where(api_keys.c.account_id == account_id)
+    lasts = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
+    active = mine.where(and_(api_keys.c.revoked_at.is_(None), api_keys.c.replaced_by.is_(None), lasts))
+    if (await connection.scalar(active) or 0) >= bounds.active_max:
+        raise FailedPrecondition(
+            f"this account has {bounds.active_max} active keys, which is all it may have; revoke one first",
+            reason="too_many_keys",
+        )
+    if (await connection.scalar(mine.where(api_keys.c.created_at > now - _DAY)) or 0) >= bounds.new_per_day_max:
+        raise FailedPrecondition(
+            f"this account made {bounds.new_per_day_max} keys in the last 24 hours, which is all it may; try tomorrow",
+            reason="too_many_new_keys",
+        )
+
+
+async def _bounds_of(connection: AsyncConnection, account_id: AccountId, bounds: Bounds) -> Bounds:
+    of_plan = (
+        select(plans.c.active_keys_max, plans.c.new_keys_per_day_max)
+        .select_from(accounts.join(plans, _PLAN))
+        .where(accounts.c.id == account_id)
+    )
+    row = (await connection.execute(of_plan)).one()
+    return Bounds(
+        bounds.active_max if row.active_keys_max is None else row.active_keys_max,
+        bounds.new_per_day_max if row.new_keys_per_day_max is None else row.new_keys_per_day_max,
+    )
 
 
 async def _change(connection: AsyncConnection, key_id: KeyId, **values: Any) -> Key:
@@ -168,18 +247,14 @@ async def _change(connection: AsyncConnection, key_id: KeyId, **values: Any) -> 
     return await _read(connection, key_id)
 
 
-async def _read(connection: AsyncConnection, key_id: KeyId) -> Key:
-    row = (await connection.execute(_KEYS.where(api_keys.c.id == key_id))).one_or_none()
+async def _read(connection: AsyncConnection, key_id: KeyId, owner: AccountId | None = None) -> Key:
+    query = _KEYS.where(api_keys.c.id == key_id)
+    row = (
+        await connection.execute(query if owner is None else query.where(api_keys.c.account_id == owner))
+    ).one_or_none()
     if row is None:
-        raise NotFound(f"no key {key_id}; `stackctl keys list` shows an account's keys", reason="key_not_found")
+        raise NotFound(f"no key {key_id} in this account; list its keys to see their ids", reason="key_not_found")
     return _key(row)
-
-
-async def _account_id(connection: AsyncConnection, email: str) -> AccountId:
-    account_id = await connection.scalar(select(accounts.c.id).where(accounts.c.email == email))
-    if account_id is None:
-        raise NotFound(f"no account with e-mail {email}; create it first", reason="account_not_found")
-    return AccountId(account_id)
 
 
 def _key(row: Row[Any]) -> Key:
@@ -192,4 +267,6 @@ def _key(row: Row[Any]) -> Key:
         created_at=row.created_at,
         revoked_at=row.revoked_at,
         expires_at=row.expires_at,
+        models=tuple(json.loads(row.models)) if row.models else (),
+        replaced_by=row.replaced_by,
     )

@@ -1,4 +1,4 @@
-"""The schema: plans, accounts, keys, and the one row whose revision orders all changes of keys."""
+"""The schema: plans, accounts, sessions, keys, the one row whose revision orders all changes of keys, the audit log."""
 
 from datetime import UTC, datetime
 
@@ -9,10 +9,13 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    Index,
+    Integer,
     MetaData,
     SmallInteger,
     String,
     Table,
+    Text,
     TypeDecorator,
 )
 
@@ -41,15 +44,55 @@ plans = Table(
     metadata,
     Column("name", String(50), primary_key=True),
     Column("daily_limit", BigInteger, nullable=False),
+    # Null leaves these to the settings.
+    Column("active_keys_max", Integer, nullable=True),
+    Column("new_keys_per_day_max", Integer, nullable=True),
 )
 
 accounts = Table(
     "accounts",
     metadata,
     Column("id", String(30), primary_key=True),
+    # Of a deleted account a text that is no address and nobody else's.
     Column("email", String(254), nullable=False, unique=True),
     Column("plan", ForeignKey("plans.name"), nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
+    Column("password_hash", String(256), nullable=True),
+    Column("email_verified_at", UTCDateTime, nullable=True),
+    Column("deleted_at", UTCDateTime, nullable=True),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(30), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("last_used_at", UTCDateTime, nullable=False),
+    Column("expires_at", UTCDateTime, nullable=False, index=True),
+    Column("address", String(64), nullable=False),
+)
+
+one_time_tokens = Table(
+    "one_time_tokens",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("purpose", String(20), nullable=False),
+    # Null for an invitation, which is for whoever holds it.
+    Column("account_id", ForeignKey("accounts.id"), nullable=True, index=True),
+    # The plan of an invitation.
+    Column("plan", String(50), nullable=True),
+    Column("expires_at", UTCDateTime, nullable=False, index=True),
+)
+
+# How often somebody tried something; the subject is a digest, so that this holds neither addresses nor e-mails.
+throttles = Table(
+    "throttles",
+    metadata,
+    Column("subject", String(64), primary_key=True),
+    Column("tries", Integer, nullable=False),
+    Column("window_ends_at", UTCDateTime, nullable=False, index=True),
 )
 
 api_keys = Table(
@@ -60,11 +103,15 @@ api_keys = Table(
     Column("name", String(100), nullable=False),
     Column("prefix", String(12), nullable=False),
     Column("digest", String(64), nullable=False, unique=True),
-    Column("pepper_id", String(12), nullable=False),
+    Column("pepper_id", String(12), nullable=False, index=True),
     Column("daily_limit", BigInteger, nullable=True),
     Column("created_at", UTCDateTime, nullable=False),
     Column("revoked_at", UTCDateTime, nullable=True),
     Column("expires_at", UTCDateTime, nullable=True),
+    # JSON array of names and patterns; null allows all models.
+    Column("models", Text, nullable=True),
+    # Id of the key that it was rotated into.
+    Column("replaced_by", String(30), nullable=True),
     # The revision of the key's latest change; WatchKeys reads by it.
     Column("revision", BigInteger, nullable=False, index=True),
 )
@@ -75,5 +122,23 @@ key_revision = Table(
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("revision", BigInteger, nullable=False),
+    # The latest revision at which any key may have changed, as by a plan's new limit; 0 means never.
+    Column("all_keys_revision", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("id = 1", name="one_row"),
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("id", String(30), primary_key=True),
+    Column("at", UTCDateTime, nullable=False),
+    Column("actor", String(80), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("action", String(40), nullable=False),
+    # No foreign key: the log outlives what it tells of.
+    Column("account_id", String(30), nullable=False),
+    Column("target", String(64), nullable=False),
+    # JSON object of strings.
+    Column("details", Text, nullable=False),
+    Index("ix_audit_events_account_id", "account_id", "id"),
 )

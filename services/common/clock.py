@@ -1,6 +1,7 @@
 """Time as a dependency, so that tests move it by hand."""
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -24,3 +25,8 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds since some fixed moment; never goes back."""
         return time.monotonic()
+
+
+def utc_now(clock: Clock) -> datetime:
+    """Return the present as an aware time in UTC."""
+    return datetime.fromtimestamp(clock.now(), UTC)

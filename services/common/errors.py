@@ -6,6 +6,7 @@
     ├── PermissionDenied     PERMISSION_DENIED    the caller may not do this
     ├── NotFound             NOT_FOUND            the thing named does not exist
     ├── AlreadyExists        ALREADY_EXISTS       the thing to create exists
+    ├── FailedPrecondition   FAILED_PRECONDITION  the state of things does not allow it; something else must change first
     ├── TooLarge             OUT_OF_RANGE         the input is larger than what can be served
     ├── Throttled            RESOURCE_EXHAUSTED   a limit of the callee is reached
     ├── Unavailable          UNAVAILABLE          something needed is away; trying again later may help
@@ -82,6 +83,13 @@ class AlreadyExists(ServiceError):
     default_reason = "already_exists"
 
 
+class FailedPrecondition(ServiceError):
+    """The state of things does not allow it; something else must change first."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    default_reason = "failed_precondition"
+
+
 class TooLarge(ServiceError):
     """The input is well formed and larger than what can be served."""
 
@@ -122,6 +130,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
         PermissionDenied,
         NotFound,
         AlreadyExists,
+        FailedPrecondition,
         TooLarge,
         Throttled,
         Unavailable,

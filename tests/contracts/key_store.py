@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.auth.accounts import Account, AccountStore, open_account
+from services.auth.audit import Actor
 from services.auth.changes import ChangeStore
-from services.auth.keys import KeyId, KeyStore, Minted, mint
+from services.auth.keys import KeyId, KeyStore, Minted
+from services.auth.minting import mint
 from services.auth.pepper import Pepper
 from services.common.clock import SystemClock
 from services.common.errors import AlreadyExists, NotFound
@@ -16,6 +18,7 @@ from services.common.errors import AlreadyExists, NotFound
 PEPPER = Pepper(b"contract")
 NOW = datetime(2026, 8, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 EMAIL = "ada@example.com"
+OPERATOR = Actor("operator:test", "10.0.0.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +32,13 @@ class Stores:
     async def account(self, email: str = EMAIL) -> Account:
         """Keep a new account."""
         account = open_account(email, now=NOW)
-        await self.accounts.add(account)
+        await self.accounts.add(account, by=OPERATOR)
         return account
 
     async def key(self, email: str = EMAIL, *, name: str = "laptop", daily_limit: int | None = None) -> Minted:
         """Keep a new key."""
         minted = new_key(name, daily_limit=daily_limit)
-        await self.keys.add(email, minted.key)
+        await self.keys.add(email, minted.key, by=OPERATOR)
         return minted
 
 
@@ -81,15 +84,15 @@ class KeyStoreContract:
         minted = await stores.key(daily_limit=7)
         assert (await stores.keys.get(minted.key.id)).daily_limit == 7
 
-        assert (await stores.keys.set_limit(minted.key.id, limit)).daily_limit == limit
-        assert (await stores.keys.set_limit(minted.key.id, None)).daily_limit == 1000
+        assert (await stores.keys.set_limit(minted.key.id, limit, by=OPERATOR, at=NOW)).daily_limit == limit
+        assert (await stores.keys.set_limit(minted.key.id, None, by=OPERATOR, at=NOW)).daily_limit == 1000
 
     async def test_a_revoked_key_keeps_the_time_of_its_first_revocation(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()
-        await stores.keys.revoke(minted.key.id, at=NOW)
+        await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW)
 
-        again = await stores.keys.revoke(minted.key.id, at=NOW + timedelta(hours=1))
+        again = await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW + timedelta(hours=1))
 
         assert again.revoked_at == NOW
         found = await stores.keys.find(minted.key.digest)
@@ -99,15 +102,15 @@ class KeyStoreContract:
     async def test_a_revoked_key_stays_revoked_when_its_limit_changes(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()
-        await stores.keys.revoke(minted.key.id, at=NOW)
+        await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW)
 
-        assert (await stores.keys.set_limit(minted.key.id, 5)).revoked_at == NOW
+        assert (await stores.keys.set_limit(minted.key.id, 5, by=OPERATOR, at=NOW)).revoked_at == NOW
 
     async def test_times_come_back_aware_in_utc_and_to_the_microsecond(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()
 
-        key = await stores.keys.revoke(minted.key.id, at=NOW)
+        key = await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW)
 
         assert key.created_at == minted.key.created_at
         assert key.created_at.utcoffset() == timedelta(0)
@@ -118,7 +121,7 @@ class KeyStoreContract:
         await stores.account("eve@example.com")
         first, second = await stores.key(name="first"), await stores.key(name="second")
         await stores.key("eve@example.com")
-        await stores.keys.revoke(first.key.id, at=NOW)
+        await stores.keys.revoke(first.key.id, by=OPERATOR, at=NOW)
 
         listed = await stores.keys.of_account(EMAIL)
 
@@ -133,13 +136,13 @@ class KeyStoreContract:
     async def test_what_is_not_there_is_named(self, stores: Stores) -> None:
         for attempt in (
             stores.keys.get(KeyId("key_none")),
-            stores.keys.revoke(KeyId("key_none"), at=NOW),
-            stores.keys.set_limit(KeyId("key_none"), 1),
+            stores.keys.revoke(KeyId("key_none"), by=OPERATOR, at=NOW),
+            stores.keys.set_limit(KeyId("key_none"), 1, by=OPERATOR, at=NOW),
         ):
             with pytest.raises(NotFound, match="key_none"):
                 await attempt
-        for other in (stores.keys.of_account(EMAIL), stores.keys.add(EMAIL, new_key().key)):
-            with pytest.raises(NotFound, match=f"no account with e-mail {EMAIL}"):
+        for other in (stores.keys.of_account(EMAIL), stores.keys.add(EMAIL, new_key().key, by=OPERATOR)):
+            with pytest.raises(NotFound, match=f"no account {EMAIL}"):
                 await other
         assert (await stores.changes.changes_after(0)).revision == 0, "a refused change must not be a change"
 
@@ -154,7 +157,7 @@ class KeyStoreContract:
     async def test_changes_come_in_order_and_only_those_after(self, stores: Stores) -> None:
         await stores.account()
         first, second = await stores.key(), await stores.key()
-        await stores.keys.set_limit(first.key.id, 3)
+        await stores.keys.set_limit(first.key.id, 3, by=OPERATOR, at=NOW)
 
         read = await stores.changes.changes_after(1)
 
@@ -187,7 +190,7 @@ class KeyStoreContract:
         minted = await stores.key()
         times = [NOW + timedelta(seconds=number) for number in range(5)]
 
-        keys = await asyncio.gather(*(stores.keys.revoke(minted.key.id, at=time) for time in times))
+        keys = await asyncio.gather(*(stores.keys.revoke(minted.key.id, by=OPERATOR, at=time) for time in times))
 
         assert len({key.revoked_at for key in keys}) == 1
         assert (await stores.changes.changes_after(0)).revision == 2

@@ -9,8 +9,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
+from services.auth.records import unavailable
 from services.auth.server import MIGRATIONS, VERSION_TABLE
-from services.auth.store import SQLAccountStore, SQLKeyStore, unavailable
+from services.auth.store import SQLKeyStore
+from services.auth.store_accounts import SQLAccountStore
 from services.auth.tables import metadata
 from services.common import database
 from services.common.transactions import Transactions

@@ -14,10 +14,8 @@ from services.auth.keys import (
     Gatekeeper,
     Key,
     Minted,
-    checked_limit,
-    checked_name,
-    mint,
 )
+from services.auth.minting import checked_limit, checked_name, mint
 from services.auth.pepper import Pepper
 from services.common import checked_token
 from services.common.errors import InvalidRequest

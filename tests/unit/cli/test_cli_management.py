@@ -134,7 +134,7 @@ def test_a_mistake_in_the_command_line_is_2(stackctl: Stackctl, arguments: tuple
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("keys", "list", "--email", "nobody@example.com"), "no account with e-mail nobody@example.com"),
+        (("keys", "list", "--email", "nobody@example.com"), "no account nobody@example.com"),
         (("keys", "revoke", "key_none"), "no key key_none"),
         (("accounts", "create", "--email", "nobody"), "that is no e-mail address"),
         (("usage", "key_none"), "no key key_none"),

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may name the operator in `stack-operator`, for the audit log.
     """
 
     def __init__(self, channel):
@@ -40,14 +41,91 @@ class AccountServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateAccountRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateAccountResponse.FromString,
                 _registered_method=True)
+        self.GetAccount = channel.unary_unary(
+                '/stack.auth.v1.AccountService/GetAccount',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.GetAccountRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.GetAccountResponse.FromString,
+                _registered_method=True)
+        self.ListAccounts = channel.unary_unary(
+                '/stack.auth.v1.AccountService/ListAccounts',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ListAccountsRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ListAccountsResponse.FromString,
+                _registered_method=True)
+        self.SetAccountPlan = channel.unary_unary(
+                '/stack.auth.v1.AccountService/SetAccountPlan',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.SetAccountPlanRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.SetAccountPlanResponse.FromString,
+                _registered_method=True)
+        self.DeleteAccount = channel.unary_unary(
+                '/stack.auth.v1.AccountService/DeleteAccount',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountResponse.FromString,
+                _registered_method=True)
+        self.CreatePasswordReset = channel.unary_unary(
+                '/stack.auth.v1.AccountService/CreatePasswordReset',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetResponse.FromString,
+                _registered_method=True)
+        self.CreateInvite = channel.unary_unary(
+                '/stack.auth.v1.AccountService/CreateInvite',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may name the operator in `stack-operator`, for the audit log.
     """
 
     def CreateAccount(self, request, context):
-        """CreateAccount opens an account on the free plan. ALREADY_EXISTS when the e-mail has one.
+        """CreateAccount opens an account without a password. ALREADY_EXISTS when the e-mail has one, NOT_FOUND when there is no
+        such plan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAccount(self, request, context):
+        """GetAccount reads one account. NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccounts(self, request, context):
+        """ListAccounts lists accounts by id, so oldest first, deleted ones included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAccountPlan(self, request, context):
+        """SetAccountPlan moves an account to another plan; its keys without a limit of their own have the plan's at once.
+        NOT_FOUND when there is no such account or plan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAccount(self, request, context):
+        """DeleteAccount forgets who the account belongs to, revokes its keys and ends its sessions. Usage stays, under the
+        account's id. NOT_FOUND when there is no such account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreatePasswordReset(self, request, context):
+        """CreatePasswordReset returns a token with which the owner chooses a password, for operators to hand over where there
+        is no mail. NOT_FOUND when there is no such account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateInvite(self, request, context):
+        """CreateInvite returns a token with which one person may sign up where sign-up is by invitation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +139,36 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateAccountRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateAccountResponse.SerializeToString,
             ),
+            'GetAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccount,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.GetAccountRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.GetAccountResponse.SerializeToString,
+            ),
+            'ListAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccounts,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ListAccountsRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ListAccountsResponse.SerializeToString,
+            ),
+            'SetAccountPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAccountPlan,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.SetAccountPlanRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.SetAccountPlanResponse.SerializeToString,
+            ),
+            'DeleteAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAccount,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountResponse.SerializeToString,
+            ),
+            'CreatePasswordReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreatePasswordReset,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetResponse.SerializeToString,
+            ),
+            'CreateInvite': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateInvite,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stack.auth.v1.AccountService', rpc_method_handlers)
@@ -70,7 +178,8 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may name the operator in `stack-operator`, for the audit log.
     """
 
     @staticmethod
@@ -90,6 +199,168 @@ class AccountService:
             '/stack.auth.v1.AccountService/CreateAccount',
             stack_dot_auth_dot_v1_dot_accounts__pb2.CreateAccountRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_accounts__pb2.CreateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/GetAccount',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.GetAccountRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/ListAccounts',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.ListAccountsRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.ListAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAccountPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/SetAccountPlan',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.SetAccountPlanRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.SetAccountPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/DeleteAccount',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreatePasswordReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/CreatePasswordReset',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateInvite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/CreateInvite',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteResponse.FromString,
             options,
             channel_credentials,
             insecure,

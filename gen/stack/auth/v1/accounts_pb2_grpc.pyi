@@ -13,14 +13,38 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
+    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may name the operator in `stack-operator`, for the audit log.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreateAccountRequest, _accounts_pb2.CreateAccountResponse]
-    """CreateAccount opens an account on the free plan. ALREADY_EXISTS when the e-mail has one."""
+    """CreateAccount opens an account without a password. ALREADY_EXISTS when the e-mail has one, NOT_FOUND when there is no
+    such plan.
+    """
+    GetAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.GetAccountRequest, _accounts_pb2.GetAccountResponse]
+    """GetAccount reads one account. NOT_FOUND when there is none."""
+    ListAccounts: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ListAccountsRequest, _accounts_pb2.ListAccountsResponse]
+    """ListAccounts lists accounts by id, so oldest first, deleted ones included."""
+    SetAccountPlan: _aio.UnaryUnaryMultiCallable[_accounts_pb2.SetAccountPlanRequest, _accounts_pb2.SetAccountPlanResponse]
+    """SetAccountPlan moves an account to another plan; its keys without a limit of their own have the plan's at once.
+    NOT_FOUND when there is no such account or plan.
+    """
+    DeleteAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.DeleteAccountRequest, _accounts_pb2.DeleteAccountResponse]
+    """DeleteAccount forgets who the account belongs to, revokes its keys and ends its sessions. Usage stays, under the
+    account's id. NOT_FOUND when there is no such account.
+    """
+    CreatePasswordReset: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreatePasswordResetRequest, _accounts_pb2.CreatePasswordResetResponse]
+    """CreatePasswordReset returns a token with which the owner chooses a password, for operators to hand over where there
+    is no mail. NOT_FOUND when there is no such account.
+    """
+    CreateInvite: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreateInviteRequest, _accounts_pb2.CreateInviteResponse]
+    """CreateInvite returns a token with which one person may sign up where sign-up is by invitation."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
+    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may name the operator in `stack-operator`, for the audit log.
+    """
 
     @_abc_1.abstractmethod
     def CreateAccount(
@@ -28,6 +52,62 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accounts_pb2.CreateAccountRequest,
         context: _aio.ServicerContext[_accounts_pb2.CreateAccountRequest, _abc.Awaitable[_accounts_pb2.CreateAccountResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.CreateAccountResponse]:
-        """CreateAccount opens an account on the free plan. ALREADY_EXISTS when the e-mail has one."""
+        """CreateAccount opens an account without a password. ALREADY_EXISTS when the e-mail has one, NOT_FOUND when there is no
+        such plan.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAccount(
+        self,
+        request: _accounts_pb2.GetAccountRequest,
+        context: _aio.ServicerContext[_accounts_pb2.GetAccountRequest, _abc.Awaitable[_accounts_pb2.GetAccountResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.GetAccountResponse]:
+        """GetAccount reads one account. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
+    def ListAccounts(
+        self,
+        request: _accounts_pb2.ListAccountsRequest,
+        context: _aio.ServicerContext[_accounts_pb2.ListAccountsRequest, _abc.Awaitable[_accounts_pb2.ListAccountsResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.ListAccountsResponse]:
+        """ListAccounts lists accounts by id, so oldest first, deleted ones included."""
+
+    @_abc_1.abstractmethod
+    def SetAccountPlan(
+        self,
+        request: _accounts_pb2.SetAccountPlanRequest,
+        context: _aio.ServicerContext[_accounts_pb2.SetAccountPlanRequest, _abc.Awaitable[_accounts_pb2.SetAccountPlanResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.SetAccountPlanResponse]:
+        """SetAccountPlan moves an account to another plan; its keys without a limit of their own have the plan's at once.
+        NOT_FOUND when there is no such account or plan.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAccount(
+        self,
+        request: _accounts_pb2.DeleteAccountRequest,
+        context: _aio.ServicerContext[_accounts_pb2.DeleteAccountRequest, _abc.Awaitable[_accounts_pb2.DeleteAccountResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.DeleteAccountResponse]:
+        """DeleteAccount forgets who the account belongs to, revokes its keys and ends its sessions. Usage stays, under the
+        account's id. NOT_FOUND when there is no such account.
+        """
+
+    @_abc_1.abstractmethod
+    def CreatePasswordReset(
+        self,
+        request: _accounts_pb2.CreatePasswordResetRequest,
+        context: _aio.ServicerContext[_accounts_pb2.CreatePasswordResetRequest, _abc.Awaitable[_accounts_pb2.CreatePasswordResetResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.CreatePasswordResetResponse]:
+        """CreatePasswordReset returns a token with which the owner chooses a password, for operators to hand over where there
+        is no mail. NOT_FOUND when there is no such account.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateInvite(
+        self,
+        request: _accounts_pb2.CreateInviteRequest,
+        context: _aio.ServicerContext[_accounts_pb2.CreateInviteRequest, _abc.Awaitable[_accounts_pb2.CreateInviteResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.CreateInviteResponse]:
+        """CreateInvite returns a token with which one person may sign up where sign-up is by invitation."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _aio.Server) -> None: ...

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -114,6 +116,7 @@ class Principal(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key, `key_…`."""
     account_id: _builtins.str
@@ -124,6 +127,10 @@ class Principal(_message.Message):
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When the key stops working; absent means never."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that the key may ask for, by name or with `*` in it; empty allows all."""
+
     def __init__(
         self,
         *,
@@ -131,10 +138,11 @@ class Principal(_message.Message):
         account_id: _builtins.str = ...,
         daily_limit: _builtins.int = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "key_id", b"key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "key_id", b"key_id", "models", b"models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,21 +202,29 @@ class WatchKeysResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     CHANGED_KEY_ID_FIELD_NUMBER: _builtins.int
+    IS_REVOKED_FIELD_NUMBER: _builtins.int
+    ALL_KEYS_CHANGED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The event that is the latest one sent up to and including this message."""
     changed_key_id: _builtins.str
     """The key that changed in any way (created, revoked, limit, expiry, plan); empty on a heartbeat. What the key is now,
     Authenticate says.
     """
+    is_revoked: _builtins.bool
+    """The changed key was revoked: its live streams must end."""
+    all_keys_changed: _builtins.bool
+    """Any key may have changed, such as by a plan's new limit: everything that is remembered must be asked again."""
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         changed_key_id: _builtins.str = ...,
+        is_revoked: _builtins.bool = ...,
+        all_keys_changed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_key_id", b"changed_key_id", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_keys_changed", b"all_keys_changed", "changed_key_id", b"changed_key_id", "is_revoked", b"is_revoked", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

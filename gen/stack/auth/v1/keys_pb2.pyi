@@ -33,6 +33,8 @@ class Key(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    REPLACED_BY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Public id, `key_…`."""
     account_id: _builtins.str
@@ -43,6 +45,8 @@ class Key(_message.Message):
     """The first characters of the secret, to recognise it by."""
     daily_limit: _builtins.int
     """Requests a UTC day in force: its own limit, or its plan's."""
+    replaced_by: _builtins.str
+    """Id of the key that it was rotated into; empty when it was not."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -55,6 +59,10 @@ class Key(_message.Message):
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When it stops working; absent means never."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that it may ask for, by name or with `*` in it; empty allows all."""
+
     def __init__(
         self,
         *,
@@ -66,10 +74,12 @@ class Key(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        replaced_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "id", b"id", "name", b"name", "prefix", b"prefix", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "id", b"id", "models", b"models", "name", b"name", "prefix", b"prefix", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,22 +94,34 @@ class CreateKeyRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DAILY_LIMIT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """E-mail address of the owning account."""
     name: _builtins.str
     """The owner's name for it, 1 to 100 characters."""
     daily_limit: _builtins.int
     """Requests a UTC day, 0 or more; absent means the plan's."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it is to stop working, in the future; absent means never."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that it may ask for, by name or with `*` in it, at most 50; empty allows all."""
+
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
         name: _builtins.str = ...,
         daily_limit: _builtins.int | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "email", b"email", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "email", b"email", "expires_at", b"expires_at", "models", b"models", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__daily_limit: _TypeAlias = _typing.Literal["daily_limit"]  # noqa: Y015
     _WhichOneofArgType__daily_limit: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit"]  # noqa: Y015
@@ -109,7 +131,7 @@ Global___CreateKeyRequest: _TypeAlias = CreateKeyRequest  # noqa: Y015
 
 @_typing.final
 class CreateKeyResponse(_message.Message):
-    """CreateKeyResponse is the only message that ever holds a secret."""
+    """CreateKeyResponse holds a secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -324,3 +346,63 @@ class SetKeyLimitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetKeyLimitResponse: _TypeAlias = SetKeyLimitResponse  # noqa: Y015
+
+@_typing.final
+class RotateKeyRequest(_message.Message):
+    """RotateKeyRequest names the key to replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    GRACE_SECONDS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Public id of the key."""
+    grace_seconds: _builtins.int
+    """Seconds for which the old key goes on working, 0 to 604,800 (a week); never beyond its own expiry."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        grace_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_seconds", b"grace_seconds", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateKeyResponse(_message.Message):
+    """RotateKeyResponse holds a secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """Its secret, `sk_stk_…`; it cannot be read again."""
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The new key."""
+
+    @_builtins.property
+    def replaced(self) -> Global___Key:
+        """The old key as it is now."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+        secret: _builtins.str = ...,
+        replaced: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "replaced", b"replaced"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "replaced", b"replaced", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015

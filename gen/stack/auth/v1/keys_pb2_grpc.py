@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class KeyServiceStub:
-    """KeyService manages API keys. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """KeyService manages API keys of any account, without bounds on their number. Callers carry
+    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
     """
 
     def __init__(self, channel):
@@ -60,10 +61,16 @@ class KeyServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/stack.auth.v1.KeyService/RotateKey',
+                request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
 
 
 class KeyServiceServicer:
-    """KeyService manages API keys. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """KeyService manages API keys of any account, without bounds on their number. Callers carry
+    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
     """
 
     def CreateKey(self, request, context):
@@ -102,6 +109,14 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """RotateKey makes a new key with the name, models, expiry and limit of an old one, which stops working after a grace
+        period. NOT_FOUND when there is no such key, FAILED_PRECONDITION when it does not work any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KeyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +145,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitResponse.SerializeToString,
             ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.RotateKeyRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.RotateKeyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stack.auth.v1.KeyService', rpc_method_handlers)
@@ -139,7 +159,8 @@ def add_KeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyService:
-    """KeyService manages API keys. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """KeyService manages API keys of any account, without bounds on their number. Callers carry
+    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
     """
 
     @staticmethod
@@ -267,6 +288,33 @@ class KeyService:
             '/stack.auth.v1.KeyService/SetKeyLimit',
             stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.KeyService/RotateKey',
+            stack_dot_auth_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_keys__pb2.RotateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyServiceStub:
-    """KeyService manages API keys. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
+    """KeyService manages API keys of any account, without bounds on their number. Callers carry
+    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.CreateKeyRequest, _keys_pb2.CreateKeyResponse]
@@ -28,9 +30,15 @@ class KeyServiceStub:
     """
     SetKeyLimit: _aio.UnaryUnaryMultiCallable[_keys_pb2.SetKeyLimitRequest, _keys_pb2.SetKeyLimitResponse]
     """SetKeyLimit gives a key a limit of its own in place of its plan's. NOT_FOUND when there is no such key."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _keys_pb2.RotateKeyResponse]
+    """RotateKey makes a new key with the name, models, expiry and limit of an old one, which stops working after a grace
+    period. NOT_FOUND when there is no such key, FAILED_PRECONDITION when it does not work any more.
+    """
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """KeyService manages API keys. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
+    """KeyService manages API keys of any account, without bounds on their number. Callers carry
+    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
+    """
 
     @_abc_1.abstractmethod
     def CreateKey(
@@ -73,5 +81,15 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_keys_pb2.SetKeyLimitRequest, _abc.Awaitable[_keys_pb2.SetKeyLimitResponse]],
     ) -> _abc.Awaitable[_keys_pb2.SetKeyLimitResponse]:
         """SetKeyLimit gives a key a limit of its own in place of its plan's. NOT_FOUND when there is no such key."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _keys_pb2.RotateKeyRequest,
+        context: _aio.ServicerContext[_keys_pb2.RotateKeyRequest, _abc.Awaitable[_keys_pb2.RotateKeyResponse]],
+    ) -> _abc.Awaitable[_keys_pb2.RotateKeyResponse]:
+        """RotateKey makes a new key with the name, models, expiry and limit of an old one, which stops working after a grace
+        period. NOT_FOUND when there is no such key, FAILED_PRECONDITION when it does not work any more.
+        """
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _aio.Server) -> None: ...

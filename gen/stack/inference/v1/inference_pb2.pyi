@@ -58,6 +58,7 @@ class RequestContext(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     DAY_FIELD_NUMBER: _builtins.int
     RESERVED_AT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request; the ledger's primary key."""
     account_id: _builtins.str
@@ -70,6 +71,10 @@ class RequestContext(_message.Message):
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Redis' time of the reserve."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that may be asked for, by name or with `*` in it; empty allows all. Fallbacks keep to it too."""
+
     def __init__(
         self,
         *,
@@ -78,10 +83,11 @@ class RequestContext(_message.Message):
         key_id: _builtins.str = ...,
         day: _builtins.str = ...,
         reserved_at: _timestamp_pb2.Timestamp | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "request_id", b"request_id", "reserved_at", b"reserved_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "models", b"models", "request_id", b"request_id", "reserved_at", b"reserved_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -504,3 +504,149 @@ class MarkClientLeftResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MarkClientLeftResponse: _TypeAlias = MarkClientLeftResponse  # noqa: Y015
+
+@_typing.final
+class ListRequestsRequest(_message.Message):
+    """ListRequestsRequest asks for a page of an account's rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Id of the account; must not be empty."""
+    key_id: _builtins.str
+    """Only rows of this key; empty means of any."""
+    outcome: _builtins.str
+    """Only rows with this outcome, as in UsageRecord; empty means any."""
+    from_day: _builtins.str
+    """First UTC day, `YYYY-MM-DD`; empty leaves that end open."""
+    to_day: _builtins.str
+    """Last UTC day; empty leaves that end open."""
+    page_size: _builtins.int
+    """At most so many, 1 to 1,000; 0 means 100."""
+    before: _builtins.str
+    """Continue with rows older than the one with this request id; empty begins with the newest."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        before: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "page_size", b"page_size", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRequestsRequest: _TypeAlias = ListRequestsRequest  # noqa: Y015
+
+@_typing.final
+class ListRequestsResponse(_message.Message):
+    """ListRequestsResponse is a page of rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
+        """Newest first, by request id; fewer than asked for means that these were the oldest."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___UsageRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRequestsResponse: _TypeAlias = ListRequestsResponse  # noqa: Y015
+
+@_typing.final
+class ListLastUsesRequest(_message.Message):
+    """ListLastUsesRequest names keys, at most 1,000."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Public ids of the keys."""
+
+    def __init__(
+        self,
+        *,
+        key_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_ids", b"key_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLastUsesRequest: _TypeAlias = ListLastUsesRequest  # noqa: Y015
+
+@_typing.final
+class LastUse(_message.Message):
+    """LastUse is when a key was last used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    USED_AT_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Public id of the key."""
+    @_builtins.property
+    def used_at(self) -> _timestamp_pb2.Timestamp:
+        """When its latest request with a row was reserved; absent when it has none."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        used_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["used_at", b"used_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "used_at", b"used_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LastUse: _TypeAlias = LastUse  # noqa: Y015
+
+@_typing.final
+class ListLastUsesResponse(_message.Message):
+    """ListLastUsesResponse is the last uses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_USES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def last_uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___LastUse]:
+        """One for each key, in order."""
+
+    def __init__(
+        self,
+        *,
+        last_uses: _abc.Iterable[Global___LastUse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_uses", b"last_uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLastUsesResponse: _TypeAlias = ListLastUsesResponse  # noqa: Y015

@@ -66,6 +66,16 @@ class UsageServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.FromString,
                 _registered_method=True)
+        self.ListRequests = channel.unary_unary(
+                '/stack.inference.v1.UsageService/ListRequests',
+                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListRequestsRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListRequestsResponse.FromString,
+                _registered_method=True)
+        self.ListLastUses = channel.unary_unary(
+                '/stack.inference.v1.UsageService/ListLastUses',
+                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -118,6 +128,20 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRequests(self, request, context):
+        """ListRequests lists an account's rows, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLastUses(self, request, context):
+        """ListLastUses says when keys were last used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +174,16 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.MarkClientLeft,
                     request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.SerializeToString,
+            ),
+            'ListRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRequests,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListRequestsRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListRequestsResponse.SerializeToString,
+            ),
+            'ListLastUses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLastUses,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -316,6 +350,60 @@ class UsageService:
             '/stack.inference.v1.UsageService/MarkClientLeft',
             stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.SerializeToString,
             stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.UsageService/ListRequests',
+            stack_dot_inference_dot_v1_dot_usage__pb2.ListRequestsRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_usage__pb2.ListRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLastUses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.UsageService/ListLastUses',
+            stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesResponse.FromString,
             options,
             channel_credentials,
             insecure,

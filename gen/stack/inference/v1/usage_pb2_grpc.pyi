@@ -35,6 +35,10 @@ class UsageServiceStub:
     """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
     Ids without a row are passed over.
     """
+    ListRequests: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListRequestsRequest, _usage_pb2.ListRequestsResponse]
+    """ListRequests lists an account's rows, newest first."""
+    ListLastUses: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListLastUsesRequest, _usage_pb2.ListLastUsesResponse]
+    """ListLastUses says when keys were last used."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
@@ -93,5 +97,21 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
         Ids without a row are passed over.
         """
+
+    @_abc_1.abstractmethod
+    def ListRequests(
+        self,
+        request: _usage_pb2.ListRequestsRequest,
+        context: _aio.ServicerContext[_usage_pb2.ListRequestsRequest, _abc.Awaitable[_usage_pb2.ListRequestsResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ListRequestsResponse]:
+        """ListRequests lists an account's rows, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListLastUses(
+        self,
+        request: _usage_pb2.ListLastUsesRequest,
+        context: _aio.ServicerContext[_usage_pb2.ListLastUsesRequest, _abc.Awaitable[_usage_pb2.ListLastUsesResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ListLastUsesResponse]:
+        """ListLastUses says when keys were last used."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

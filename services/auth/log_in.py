@@ -1,0 +1,97 @@
+"""Logging in: e-mail and password for a session."""
+
+from services.auth.accounts import Account, AccountStore, Credentials, normalised_email
+from services.auth.audit import Actor
+from services.auth.passwords import Passwords
+from services.auth.sessions import OpenSession, Session, Sessions
+from services.auth.throttles import Rule, Throttle
+from services.common.clock import Clock, utc_now
+from services.common.errors import FailedPrecondition, InvalidRequest, PermissionDenied, Unauthenticated
+
+_QUARTER_SECONDS = 900
+_BY_BOTH = Rule("log-ins to an e-mail from an address", tries_max=10, window_seconds=_QUARTER_SECONDS)
+# Ten times as many from everywhere, so that a stranger's guesses do not lock the owner out at once.
+_BY_EMAIL = Rule("log-ins to an e-mail", tries_max=100, window_seconds=_QUARTER_SECONDS)
+
+
+class LogIn:
+    """Checks who somebody says to be."""
+
+    def __init__(
+        self,
+        accounts: AccountStore,
+        sessions: Sessions,
+        *,
+        passwords: Passwords,
+        throttle: Throttle,
+        clock: Clock,
+        needs_verified_email: bool,
+        log_ins_per_address_max: int,
+    ) -> None:
+        """Wire the parts; an address may try `log_ins_per_address_max` times in 15 minutes."""
+        self._accounts = accounts
+        self._sessions = sessions
+        self._passwords = passwords
+        self._throttle = throttle
+        self._clock = clock
+        self._needs_verified_email = needs_verified_email
+        self._by_address = Rule("log-ins from an address", log_ins_per_address_max, _QUARTER_SECONDS)
+
+    async def log_in(self, email: str, password: str, *, replaced_token: str, by: Actor) -> OpenSession:
+        """Open a session.
+
+        Raises:
+            Unauthenticated: E-mail and password do not belong together; an unknown e-mail takes as long.
+            FailedPrecondition: They do, but the e-mail must be verified first.
+            Throttled: Too many tries.
+        """
+        credentials = await self._credentials(email, by)
+        if not await self._passwords.matches(password, credentials.password_hash if credentials else None):
+            raise _wrong()
+        assert credentials is not None, "no password belongs to nobody"
+        if self._needs_verified_email and credentials.account.email_verified_at is None:
+            raise FailedPrecondition(
+                "confirm your e-mail address first: open the page that was mailed to you", reason="email_unverified"
+            )
+        return await self._sessions.open(credentials.account.id, by=by, replaced_token=replaced_token)
+
+    async def change_password(self, session: Session, current: str, new: str, *, by: Actor) -> None:
+        """Replace the password and end all other sessions; raises as `prove` and for a password that cannot be had."""
+        await self.prove(session.account, current, by=by)
+        await self._accounts.set_password(
+            session.account.id,
+            await self._passwords.hash(new),
+            keep_session=session.id,
+            by=by,
+            at=utc_now(self._clock),
+        )
+
+    async def delete_account(self, account: Account, password: str, *, by: Actor) -> None:
+        """Delete an account; raises as `prove`."""
+        await self.prove(account, password, by=by)
+        await self._accounts.delete(account.id, by=by, at=utc_now(self._clock))
+
+    async def prove(self, account: Account, password: str, *, by: Actor) -> None:
+        """Return when the password is the account's.
+
+        Raises:
+            PermissionDenied: It is not.
+            Throttled: Too many tries.
+        """
+        credentials = await self._credentials(account.email, by)
+        if not await self._passwords.matches(password, credentials.password_hash if credentials else None):
+            raise PermissionDenied("that is not your password; try again", reason="password_wrong")
+
+    async def _credentials(self, email: str, by: Actor) -> Credentials | None:
+        try:
+            address = normalised_email(email)
+        except InvalidRequest:
+            raise _wrong() from None
+        await self._throttle.demand(self._by_address, by.address)
+        await self._throttle.demand(_BY_BOTH, f"{address} {by.address}")
+        await self._throttle.demand(_BY_EMAIL, address)
+        return await self._accounts.credentials(address)
+
+
+def _wrong() -> Unauthenticated:
+    return Unauthenticated("e-mail and password do not belong together; try again", reason="wrong_credentials")

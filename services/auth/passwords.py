@@ -1,0 +1,106 @@
+"""Passwords: hashed with argon2id, by two threads at most, behind a bounded queue.
+
+Hashing is slow and takes memory on purpose. On the event loop it would stop every key look-up, and without a bound a
+crowd at the log-in page would take all memory; so it happens in threads of the lowest priority, and who comes when too
+many wait is told to try again.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from services.common.errors import InvalidRequest, Throttled
+
+T = TypeVar("T")
+
+_CHARACTERS_MIN = 10
+_CHARACTERS_MAX = 256
+_THREADS = 2
+_WAITING_MAX = 32
+_NICENESS = 10
+# 19 MiB, two passes, one lane: what OWASP's password storage cheat sheet asks of argon2id at least.
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+
+
+class Passwords:
+    """Hashes passwords and compares them; safe to use concurrently."""
+
+    def __init__(self, *, waiting_max: int = _WAITING_MAX) -> None:
+        """Let at most `waiting_max` callers be in work or in the queue."""
+        self._threads = ThreadPoolExecutor(_THREADS, "argon2", initializer=_step_back)
+        self._waiting_max = waiting_max
+        self._waiting = 0
+        self._decoy = _HASHER.hash(os.urandom(16).hex())
+
+    async def hash(self, password: str) -> str:
+        """Return the hash of a password, salted, in the PHC string format.
+
+        Raises:
+            InvalidRequest: The password cannot be accepted.
+            Throttled: Too many wait.
+        """
+        checked = checked_password(password)
+        return await self._in_thread(lambda: _HASHER.hash(checked))
+
+    async def matches(self, password: str, password_hash: str | None) -> bool:
+        """Whether the password belongs to the hash; where it cannot, the answer takes as long.
+
+        A `password_hash` of None belongs to no password, as of somebody unknown.
+
+        Raises:
+            Throttled: Too many wait.
+        """
+        can_match = password_hash is not None and len(password) <= _CHARACTERS_MAX
+        against, shown = (password_hash, password) if password_hash and can_match else (self._decoy, "")
+        return await self._in_thread(lambda: _matches(against, shown)) and can_match
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._waiting >= self._waiting_max:
+            raise Throttled(
+                "too many people log in just now; try again in a moment",
+                reason="busy",
+                metadata={"retry_after_seconds": "2"},
+            )
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._waiting -= 1
+
+
+def checked_password(password: str) -> str:
+    """Return a password that can be accepted.
+
+    Raises:
+        InvalidRequest: It is too short, too long, or no text.
+    """
+    if not _CHARACTERS_MIN <= len(password) <= _CHARACTERS_MAX:
+        raise InvalidRequest(
+            f"a password has {_CHARACTERS_MIN} to {_CHARACTERS_MAX} characters; choose another",
+            reason="invalid_password",
+        )
+    return password
+
+
+def _matches(password_hash: str, password: str) -> bool:
+    try:
+        return _HASHER.verify(password_hash, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def _step_back() -> None:
+    """Give way to the event loop's thread wherever the system knows priorities of threads (Linux does)."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,0 +1,62 @@
+"""KeyService: how operators manage API keys."""
+
+from services.auth import messages
+from services.auth.accounts import checked_reference
+from services.auth.callers import AdminToken
+from services.auth.keyring import Keyring
+from services.common.rpc import Context
+from stack.auth.v1 import keys_pb2, keys_pb2_grpc
+
+
+class KeyService(keys_pb2_grpc.KeyServiceServicer):
+    """Translates between the contract and the keyring, for operators."""
+
+    def __init__(self, keyring: Keyring, *, admin_token: AdminToken) -> None:
+        """Change keys through `keyring`."""
+        self._keyring = keyring
+        self._admin_token = admin_token
+
+    async def CreateKey(self, request: keys_pb2.CreateKeyRequest, context: Context) -> keys_pb2.CreateKeyResponse:
+        """Mint a key; the answer alone holds its secret."""
+        operator = self._admin_token.demand(context)
+        key, secret = await self._keyring.create(
+            checked_reference(request.email),
+            request.name,
+            by=operator,
+            daily_limit=request.daily_limit if request.HasField("daily_limit") else None,
+            expires_at=messages.moment(request, "expires_at"),
+            models=request.models,
+        )
+        return keys_pb2.CreateKeyResponse(key=messages.key(key), secret=secret)
+
+    async def GetKey(self, request: keys_pb2.GetKeyRequest, context: Context) -> keys_pb2.GetKeyResponse:
+        """Read one key."""
+        self._admin_token.demand(context)
+        return keys_pb2.GetKeyResponse(key=messages.key(await self._keyring.store.get(messages.key_id(request.key_id))))
+
+    async def ListKeys(self, request: keys_pb2.ListKeysRequest, context: Context) -> keys_pb2.ListKeysResponse:
+        """List an account's keys, oldest first."""
+        self._admin_token.demand(context)
+        listed = await self._keyring.store.of_account(checked_reference(request.email))
+        return keys_pb2.ListKeysResponse(keys=[messages.key(key) for key in listed])
+
+    async def RevokeKey(self, request: keys_pb2.RevokeKeyRequest, context: Context) -> keys_pb2.RevokeKeyResponse:
+        """End a key for good."""
+        operator = self._admin_token.demand(context)
+        key = await self._keyring.revoke(messages.key_id(request.key_id), by=operator)
+        return keys_pb2.RevokeKeyResponse(key=messages.key(key))
+
+    async def SetKeyLimit(self, request: keys_pb2.SetKeyLimitRequest, context: Context) -> keys_pb2.SetKeyLimitResponse:
+        """Give a key a limit of its own, or its plan's."""
+        operator = self._admin_token.demand(context)
+        daily_limit = request.daily_limit if request.HasField("daily_limit") else None
+        key = await self._keyring.set_limit(messages.key_id(request.key_id), daily_limit, by=operator)
+        return keys_pb2.SetKeyLimitResponse(key=messages.key(key))
+
+    async def RotateKey(self, request: keys_pb2.RotateKeyRequest, context: Context) -> keys_pb2.RotateKeyResponse:
+        """Replace a key by a new one; the answer alone holds its secret."""
+        operator = self._admin_token.demand(context)
+        new, secret, replaced = await self._keyring.rotate(
+            messages.key_id(request.key_id), request.grace_seconds, by=operator
+        )
+        return keys_pb2.RotateKeyResponse(key=messages.key(new), secret=secret, replaced=messages.key(replaced))

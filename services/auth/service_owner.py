@@ -1,0 +1,158 @@
+"""OwnerService: what people do with their own account. Whose it is, the session alone says."""
+
+from dataclasses import dataclass
+
+from services.auth import messages
+from services.auth.audit import AuditLog
+from services.auth.callers import SessionHolders, person
+from services.auth.changes import ChangeFeed
+from services.auth.keyring import Keyring
+from services.auth.keys import Bounds
+from services.auth.log_in import LogIn
+from services.auth.sessions import Sessions
+from services.common.clock import Clock, utc_now
+from services.common.errors import FailedPrecondition
+from services.common.rpc import Context
+from stack.auth.v1 import owner_pb2, owner_pb2_grpc
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """Where an owner's things are."""
+
+    keyring: Keyring
+    audit_log: AuditLog
+    sessions: Sessions
+
+
+class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
+    """Translates between the contract and an account's belongings."""
+
+    def __init__(
+        self,
+        belongings: Belongings,
+        log_in: LogIn,
+        *,
+        feed: ChangeFeed,
+        clock: Clock,
+        bounds: Bounds,
+    ) -> None:
+        """Answer from `belongings`; an owner makes keys within `bounds` where the plan does not say."""
+        self._keyring = belongings.keyring
+        self._audit_log = belongings.audit_log
+        self._sessions = belongings.sessions
+        self._holders = SessionHolders(belongings.sessions)
+        self._log_in = log_in
+        self._feed = feed
+        self._clock = clock
+        self._bounds = bounds
+
+    async def ChangePassword(
+        self, request: owner_pb2.ChangePasswordRequest, context: Context
+    ) -> owner_pb2.ChangePasswordResponse:
+        """Replace the password and end all other sessions."""
+        session = await self._holders.demand(context)
+        await self._log_in.change_password(session, request.current_password, request.new_password, by=person(context))
+        return owner_pb2.ChangePasswordResponse()
+
+    async def DeleteOwnAccount(
+        self, request: owner_pb2.DeleteOwnAccountRequest, context: Context
+    ) -> owner_pb2.DeleteOwnAccountResponse:
+        """Delete the account."""
+        session = await self._holders.demand(context)
+        await self._log_in.delete_account(session.account, request.password, by=person(context))
+        self._feed.kick()
+        return owner_pb2.DeleteOwnAccountResponse()
+
+    async def ListOwnSessions(
+        self, request: owner_pb2.ListOwnSessionsRequest, context: Context
+    ) -> owner_pb2.ListOwnSessionsResponse:
+        """List the sessions that have not ended."""
+        session = await self._holders.demand(context)
+        listed = await self._sessions.of_account(session.account.id)
+        return owner_pb2.ListOwnSessionsResponse(
+            sessions=[messages.session(one, current_id=session.id) for one in listed]
+        )
+
+    async def EndOwnSession(
+        self, request: owner_pb2.EndOwnSessionRequest, context: Context
+    ) -> owner_pb2.EndOwnSessionResponse:
+        """End one of the sessions."""
+        session = await self._holders.demand(context)
+        session_id = messages.cursor(request.session_id, "session_id")
+        await self._sessions.end(session_id, owner=session.account.id, by=person(context))
+        return owner_pb2.EndOwnSessionResponse()
+
+    async def CreateOwnKey(
+        self, request: owner_pb2.CreateOwnKeyRequest, context: Context
+    ) -> owner_pb2.CreateOwnKeyResponse:
+        """Mint a key; the answer alone holds its secret."""
+        session = await self._holders.demand(context)
+        key, secret = await self._keyring.create(
+            session.account.id,
+            request.name,
+            by=person(context),
+            expires_at=messages.moment(request, "expires_at"),
+            models=request.models,
+            bounds=self._bounds,
+        )
+        return owner_pb2.CreateOwnKeyResponse(key=messages.key(key), secret=secret)
+
+    async def ListOwnKeys(
+        self, request: owner_pb2.ListOwnKeysRequest, context: Context
+    ) -> owner_pb2.ListOwnKeysResponse:
+        """List the keys, and how many there may be."""
+        session = await self._holders.demand(context)
+        listed = await self._keyring.store.of_account(session.account.id)
+        bounds = await self._keyring.store.bounds_of(session.account.id, self._bounds)
+        return owner_pb2.ListOwnKeysResponse(
+            keys=[messages.key(key) for key in listed],
+            active_keys_max=bounds.active_max,
+            new_keys_per_day_max=bounds.new_per_day_max,
+        )
+
+    async def RevokeOwnKey(
+        self, request: owner_pb2.RevokeOwnKeyRequest, context: Context
+    ) -> owner_pb2.RevokeOwnKeyResponse:
+        """End a key for good."""
+        session = await self._holders.demand(context)
+        key = await self._keyring.revoke(messages.key_id(request.key_id), by=person(context), owner=session.account.id)
+        return owner_pb2.RevokeOwnKeyResponse(key=messages.key(key))
+
+    async def RotateOwnKey(
+        self, request: owner_pb2.RotateOwnKeyRequest, context: Context
+    ) -> owner_pb2.RotateOwnKeyResponse:
+        """Replace a key by a new one; the answer alone holds its secret."""
+        session = await self._holders.demand(context)
+        new, secret, replaced = await self._keyring.rotate(
+            messages.key_id(request.key_id),
+            request.grace_seconds,
+            by=person(context),
+            owner=session.account.id,
+            bounds=self._bounds,
+        )
+        return owner_pb2.RotateOwnKeyResponse(key=messages.key(new), secret=secret, replaced=messages.key(replaced))
+
+    async def GetOwnPrincipal(
+        self, request: owner_pb2.GetOwnPrincipalRequest, context: Context
+    ) -> owner_pb2.GetOwnPrincipalResponse:
+        """Say what a key of the account may do now."""
+        session = await self._holders.demand(context)
+        key = await self._keyring.store.get(messages.key_id(request.key_id), owner=session.account.id)
+        if not key.works(utc_now(self._clock)):
+            raise FailedPrecondition(
+                f"key {key.id} was revoked or has expired; choose another", reason="key_not_active"
+            )
+        return owner_pb2.GetOwnPrincipalResponse(principal=messages.principal(key))
+
+    async def ListOwnAuditEvents(
+        self, request: owner_pb2.ListOwnAuditEventsRequest, context: Context
+    ) -> owner_pb2.ListOwnAuditEventsResponse:
+        """List what was changed in the account, newest first."""
+        session = await self._holders.demand(context)
+        events = await self._audit_log.events(
+            account_id=session.account.id,
+            before=messages.cursor(request.before, "before"),
+            limit=messages.page_size(request.page_size),
+        )
+        return owner_pb2.ListOwnAuditEventsResponse(events=[messages.event(event) for event in events])

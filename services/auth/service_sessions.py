@@ -1,0 +1,89 @@
+"""SessionService: how people get in."""
+
+from services.auth import messages
+from services.auth.callers import person
+from services.auth.log_in import LogIn
+from services.auth.registration import Registration, SignUpPolicy
+from services.auth.sessions import Sessions
+from services.common.rpc import Context
+from stack.auth.v1 import sessions_pb2, sessions_pb2_grpc
+
+_POLICIES = {
+    SignUpPolicy.OPEN: sessions_pb2.SIGN_UP_POLICY_OPEN,
+    SignUpPolicy.INVITE: sessions_pb2.SIGN_UP_POLICY_INVITE,
+    SignUpPolicy.CLOSED: sessions_pb2.SIGN_UP_POLICY_CLOSED,
+}
+
+
+class SessionService(sessions_pb2_grpc.SessionServiceServicer):
+    """Translates between the contract and registration, log-in and sessions."""
+
+    def __init__(self, registration: Registration, log_in: LogIn, sessions: Sessions) -> None:
+        """Answer from these."""
+        self._registration = registration
+        self._log_in = log_in
+        self._sessions = sessions
+
+    async def DescribeSignUp(
+        self, request: sessions_pb2.DescribeSignUpRequest, context: Context
+    ) -> sessions_pb2.DescribeSignUpResponse:
+        """Say who may sign up."""
+        return sessions_pb2.DescribeSignUpResponse(
+            policy=_POLICIES[self._registration.policy], has_mail=self._registration.letters.has_mail
+        )
+
+    async def SignUp(self, request: sessions_pb2.SignUpRequest, context: Context) -> sessions_pb2.SignUpResponse:
+        """Open an account; without mail its first session comes with it."""
+        by = person(context)
+        account = await self._registration.sign_up(request.email, request.password, invite=request.invite, by=by)
+        if account is None:
+            return sessions_pb2.SignUpResponse()
+        session = await self._sessions.open(account.id, by=by)
+        return sessions_pb2.SignUpResponse(session=messages.open_session(session))
+
+    async def LogIn(self, request: sessions_pb2.LogInRequest, context: Context) -> sessions_pb2.LogInResponse:
+        """Open a session."""
+        session = await self._log_in.log_in(
+            request.email, request.password, replaced_token=request.replaced_token, by=person(context)
+        )
+        return sessions_pb2.LogInResponse(session=messages.open_session(session))
+
+    async def LogOut(self, request: sessions_pb2.LogOutRequest, context: Context) -> sessions_pb2.LogOutResponse:
+        """End a session."""
+        await self._sessions.log_out(request.token, by=person(context))
+        return sessions_pb2.LogOutResponse()
+
+    async def GetSession(
+        self, request: sessions_pb2.GetSessionRequest, context: Context
+    ) -> sessions_pb2.GetSessionResponse:
+        """Say whose session it is."""
+        session = await self._sessions.get(request.token)
+        return sessions_pb2.GetSessionResponse(session=messages.session(session, current_id=session.id))
+
+    async def VerifyEmail(
+        self, request: sessions_pb2.VerifyEmailRequest, context: Context
+    ) -> sessions_pb2.VerifyEmailResponse:
+        """Prove an e-mail by a mailed token."""
+        email = await self._registration.verify_email(request.token, by=person(context))
+        return sessions_pb2.VerifyEmailResponse(email=email)
+
+    async def SendVerification(
+        self, request: sessions_pb2.SendVerificationRequest, context: Context
+    ) -> sessions_pb2.SendVerificationResponse:
+        """Mail another verification."""
+        await self._registration.send_verification(request.email, by=person(context))
+        return sessions_pb2.SendVerificationResponse()
+
+    async def SendPasswordReset(
+        self, request: sessions_pb2.SendPasswordResetRequest, context: Context
+    ) -> sessions_pb2.SendPasswordResetResponse:
+        """Mail a token for a new password."""
+        await self._registration.send_password_reset(request.email, by=person(context))
+        return sessions_pb2.SendPasswordResetResponse()
+
+    async def ResetPassword(
+        self, request: sessions_pb2.ResetPasswordRequest, context: Context
+    ) -> sessions_pb2.ResetPasswordResponse:
+        """Choose a password by a token."""
+        email = await self._registration.reset_password(request.token, request.password, by=person(context))
+        return sessions_pb2.ResetPasswordResponse(email=email)

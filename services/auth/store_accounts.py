@@ -1,0 +1,239 @@
+"""Accounts in SQL, the same on SQLite and Postgres."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.auth.accounts import Account, AccountId, Credentials
+from services.auth.audit import Actor
+from services.auth.one_time_tokens import Purpose
+from services.auth.records import (
+    READ_SECONDS_MAX,
+    WRITE_SECONDS_MAX,
+    record,
+    take_revisions,
+    unavailable,
+)
+from services.auth.store_plans import demand_plan
+from services.auth.store_tokens import redeem
+from services.auth.tables import accounts, api_keys, one_time_tokens, sessions
+from services.common.errors import AlreadyExists, NotFound
+from services.common.transactions import Transactions, deadline
+
+_COLUMNS = (
+    accounts.c.id,
+    accounts.c.email,
+    accounts.c.plan,
+    accounts.c.created_at,
+    accounts.c.email_verified_at,
+    accounts.c.deleted_at,
+)
+
+
+class SQLAccountStore:
+    """Keeps accounts; an `AccountStore`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        """Read and write through `transactions`."""
+        self._transactions = transactions
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def add(
+        self, account: Account, *, by: Actor, password_hash: str | None = None, invite: str | None = None
+    ) -> Account:
+        """Keep a new account; see `AccountStore.add`."""
+        async with self._transactions.writing() as connection:
+            plan = account.plan
+            if invite is not None:
+                token = await redeem(connection, invite, Purpose.INVITE, now=account.created_at)
+                plan = token.plan
+            await demand_plan(connection, plan)
+            values = {
+                "id": account.id,
+                "email": account.email,
+                "plan": plan,
+                "created_at": account.created_at,
+                "password_hash": password_hash,
+            }
+            try:
+                await connection.execute(insert(accounts).values(values))
+            except IntegrityError as exc:
+                raise AlreadyExists(f"{account.email} has an account already", reason="account_exists") from exc
+            await record(
+                connection,
+                "account.created",
+                by=by,
+                at=account.created_at,
+                account_id=account.id,
+                target=account.id,
+                details={"plan": plan},
+            )
+            return await _read(connection, account.id)
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def get(self, reference: str) -> Account:
+        """Read an account; see `AccountStore.get`."""
+        async with self._transactions.reading() as connection:
+            return await _read(connection, reference)
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def page(self, *, after: str, limit: int) -> Sequence[Account]:
+        """Return accounts by id; see `AccountStore.page`."""
+        query = select(*_COLUMNS).where(accounts.c.id > after).order_by(accounts.c.id).limit(limit)
+        async with self._transactions.reading() as connection:
+            return [_account(row) for row in await connection.execute(query)]
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def credentials(self, reference: str) -> Credentials | None:
+        """Read what a log-in is checked against; see `AccountStore.credentials`."""
+        query = select(*_COLUMNS, accounts.c.password_hash).where(_named(reference), accounts.c.deleted_at.is_(None))
+        async with self._transactions.reading() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else Credentials(_account(row), row.password_hash)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def set_plan(self, reference: str, plan: str, *, by: Actor, at: datetime) -> Account:
+        """Move an account to another plan; see `AccountStore.set_plan`."""
+        async with self._transactions.writing() as connection:
+            await take_revisions(connection)  # Nobody changes keys from here to the commit.
+            account_id = await account_id_of(connection, reference)
+            await demand_plan(connection, plan)
+            await connection.execute(update(accounts).where(accounts.c.id == account_id).values(plan=plan))
+            await _change_keys(connection, account_id)
+            await record(
+                connection,
+                "account.plan_set",
+                by=by,
+                at=at,
+                account_id=account_id,
+                target=account_id,
+                details={"plan": plan},
+            )
+            return await _read(connection, account_id)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def set_password(
+        self, account_id: AccountId, password_hash: str, *, keep_session: str, by: Actor, at: datetime
+    ) -> None:
+        """Replace the password; see `AccountStore.set_password`."""
+        async with self._transactions.writing() as connection:
+            await _replace_password(connection, account_id, password_hash, keep_session=keep_session)
+            await record(connection, "account.password_set", by=by, at=at, account_id=account_id, target=account_id)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def verify_email(self, digest: str, *, by: Actor, at: datetime) -> str:
+        """Use a token up and note that the e-mail is read; see `AccountStore.verify_email`."""
+        async with self._transactions.writing() as connection:
+            token = await redeem(connection, digest, Purpose.VERIFY_EMAIL, now=at)
+            return await _verified(connection, token.account_id, "account.email_verified", by, at)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> str:
+        """Use a token up and replace the password; see `AccountStore.reset_password`."""
+        async with self._transactions.writing() as connection:
+            token = await redeem(connection, digest, Purpose.RESET_PASSWORD, now=at)
+            await _replace_password(connection, token.account_id, password_hash)
+            return await _verified(connection, token.account_id, "account.password_reset", by, at)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def delete(self, reference: str, *, by: Actor, at: datetime) -> Account:
+        """Forget whose account it is; see `AccountStore.delete`."""
+        async with self._transactions.writing() as connection:
+            await take_revisions(connection)  # Nobody changes keys from here to the commit.
+            account_id = await account_id_of(connection, reference, or_deleted=True)
+            account = await _read(connection, account_id)
+            if account.deleted_at is not None:
+                await connection.rollback()
+                return account
+            await _forget(connection, account_id, at)
+            await _change_keys(connection, account_id, revoked_at=at)
+            await record(connection, "account.deleted", by=by, at=at, account_id=account_id, target=account_id)
+            return await _read(connection, account_id)
+
+
+async def account_id_of(connection: AsyncConnection, reference: str, *, or_deleted: bool = False) -> AccountId:
+    """Return the id of the account with this e-mail address or id.
+
+    Raises:
+        NotFound: There is none, or it was deleted.
+    """
+    query = select(accounts.c.id).where(_named(reference))
+    account_id = await connection.scalar(query if or_deleted else query.where(accounts.c.deleted_at.is_(None)))
+    if account_id is None:
+        raise _not_found(reference)
+    return AccountId(account_id)
+
+
+async def _replace_password(
+    connection: AsyncConnection, account_id: str, password_hash: str, *, keep_session: str = ""
+) -> None:
+    """Replace a password and end all sessions but one; what was mailed to choose a password is good for nothing now."""
+    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(password_hash=password_hash))
+    await connection.execute(delete(sessions).where(sessions.c.account_id == account_id, sessions.c.id != keep_session))
+    await connection.execute(
+        delete(one_time_tokens).where(
+            one_time_tokens.c.account_id == account_id, one_time_tokens.c.purpose == Purpose.RESET_PASSWORD.value
+        )
+    )
+
+
+async def _verified(connection: AsyncConnection, account_id: str, action: str, by: Actor, at: datetime) -> str:
+    """Note that the e-mail is read, the first time it is, and return it."""
+    account = accounts.c.id == account_id
+    first = account & accounts.c.email_verified_at.is_(None)
+    await connection.execute(update(accounts).where(first).values(email_verified_at=at))
+    await record(connection, action, by=by, at=at, account_id=account_id, target=account_id)
+    email: str = (await connection.scalars(select(accounts.c.email).where(account))).one()
+    return email
+
+
+async def _forget(connection: AsyncConnection, account_id: AccountId, at: datetime) -> None:
+    """Remove what tells whose account it is, and whatever lets somebody into it."""
+    for table in (sessions, one_time_tokens):
+        await connection.execute(delete(table).where(table.c.account_id == account_id))
+    nobody = {"email": f"deleted:{account_id}", "password_hash": None, "email_verified_at": None, "deleted_at": at}
+    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(nobody))
+    await connection.execute(update(api_keys).where(api_keys.c.account_id == account_id).values(name="deleted"))
+
+
+async def _change_keys(
+    connection: AsyncConnection, account_id: AccountId, *, revoked_at: datetime | None = None
+) -> None:
+    """Give each of an account's keys a revision of its own, and revoke them if asked to."""
+    ids = list(await connection.scalars(select(api_keys.c.id).where(api_keys.c.account_id == account_id)))
+    last_revision = await take_revisions(connection, len(ids))
+    for place, key_id in enumerate(ids):
+        values: dict[str, Any] = {"revision": last_revision - place}
+        if revoked_at is not None:
+            values["revoked_at"] = func.coalesce(api_keys.c.revoked_at, revoked_at)
+        await connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(values))
+
+
+async def _read(connection: AsyncConnection, reference: str) -> Account:
+    row = (await connection.execute(select(*_COLUMNS).where(_named(reference)))).one_or_none()
+    if row is None:
+        raise _not_found(reference)
+    return _account(row)
+
+
+def _named(reference: str) -> Any:
+    return or_(accounts.c.id == reference, accounts.c.email == reference)
+
+
+def _not_found(reference: str) -> NotFound:
+    return NotFound(f"no account {reference}; create it first, or list the accounts", reason="account_not_found")
+
+
+def _account(row: Row[Any]) -> Account:
+    return Account(
+        id=AccountId(row.id),
+        email="" if row.deleted_at else row.email,
+        plan=row.plan,
+        created_at=row.created_at,
+        email_verified_at=row.email_verified_at,
+        deleted_at=row.deleted_at,
+    )

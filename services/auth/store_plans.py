@@ -1,0 +1,55 @@
+"""Plans in SQL, the same on SQLite and Postgres."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.auth.audit import Actor
+from services.auth.plans import Plan
+from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, change_all_keys, record, unavailable
+from services.auth.tables import plans
+from services.common.errors import NotFound
+from services.common.transactions import Transactions, deadline
+
+
+class SQLPlanStore:
+    """Keeps plans; a `PlanStore`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        """Read and write through `transactions`."""
+        self._transactions = transactions
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def plans(self) -> Sequence[Plan]:
+        """Return all plans by name."""
+        async with self._transactions.reading() as connection:
+            return [Plan(**row._mapping) for row in await connection.execute(select(plans).order_by(plans.c.name))]
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def set(self, plan: Plan, *, by: Actor, at: datetime) -> Plan:
+        """Make a plan or change it; see `PlanStore.set`."""
+        values = {
+            "daily_limit": plan.daily_limit,
+            "active_keys_max": plan.active_keys_max,
+            "new_keys_per_day_max": plan.new_keys_per_day_max,
+        }
+        async with self._transactions.writing() as connection:
+            # First of all, so that two who make the same plan wait for each other.
+            await change_all_keys(connection)
+            changed = await connection.execute(update(plans).where(plans.c.name == plan.name).values(values))
+            if not changed.rowcount:
+                await connection.execute(insert(plans).values(name=plan.name, **values))
+            await record(connection, "plan.set", by=by, at=at, target=plan.name, details=values)
+        return plan
+
+
+async def demand_plan(connection: AsyncConnection, plan: str) -> None:
+    """Return when there is such a plan.
+
+    Raises:
+        NotFound: There is none.
+    """
+    if await connection.scalar(select(plans.c.name).where(plans.c.name == plan)) is None:
+        raise NotFound(f"no plan {plan}; `stackctl plans list` shows them", reason="plan_not_found")

@@ -1,0 +1,143 @@
+"""Sessions and throttles in SQL, the same on SQLite and Postgres."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, case, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.auth.accounts import Account, AccountId
+from services.auth.audit import Actor
+from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
+from services.auth.sessions import NewSession, Session
+from services.auth.tables import accounts, one_time_tokens, sessions, throttles
+from services.auth.throttles import Tries
+from services.common.transactions import Transactions, deadline
+
+_SESSIONS = select(
+    sessions,
+    accounts.c.email,
+    accounts.c.plan,
+    accounts.c.created_at.label("account_created_at"),
+    accounts.c.email_verified_at,
+).join(accounts, accounts.c.id == sessions.c.account_id)
+
+
+class SQLSessionStore:
+    """Keeps sessions; a `SessionStore`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        """Read and write through `transactions`."""
+        self._transactions = transactions
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def open(self, session: NewSession, *, replaces: str, by: Actor) -> Session:
+        """Keep a session; see `SessionStore.open`."""
+        values = {
+            "id": session.id,
+            "account_id": session.account_id,
+            "digest": session.digest,
+            "created_at": session.created_at,
+            "last_used_at": session.created_at,
+            "expires_at": session.expires_at,
+            "address": session.address,
+        }
+        async with self._transactions.writing() as connection:
+            await connection.execute(delete(sessions).where(sessions.c.digest == replaces))
+            await connection.execute(insert(sessions).values(values))
+            await record(
+                connection,
+                "session.opened",
+                by=by,
+                at=session.created_at,
+                account_id=session.account_id,
+                target=session.id,
+            )
+            return _session((await connection.execute(_SESSIONS.where(sessions.c.id == session.id))).one())
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def find(self, digest: str) -> Session | None:
+        """Look a session up; see `SessionStore.find`."""
+        async with self._transactions.reading() as connection:
+            row = (await connection.execute(_SESSIONS.where(sessions.c.digest == digest))).one_or_none()
+        return None if row is None else _session(row)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def touch(self, session_id: str, *, at: datetime) -> None:
+        """Note that a session was used."""
+        async with self._transactions.writing() as connection:
+            await connection.execute(update(sessions).where(sessions.c.id == session_id).values(last_used_at=at))
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def of_account(self, account_id: AccountId) -> Sequence[Session]:
+        """Return an account's sessions, newest first."""
+        mine = _SESSIONS.where(sessions.c.account_id == account_id).order_by(sessions.c.id.desc())
+        async with self._transactions.reading() as connection:
+            return [_session(row) for row in await connection.execute(mine)]
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def end(self, session_id: str, *, owner: AccountId, by: Actor, at: datetime) -> None:
+        """End a session; see `SessionStore.end`."""
+        mine = (sessions.c.id == session_id) & (sessions.c.account_id == owner)
+        async with self._transactions.writing() as connection:
+            if (await connection.execute(delete(sessions).where(mine))).rowcount:
+                await record(connection, "session.ended", by=by, at=at, account_id=owner, target=session_id)
+
+
+class SQLThrottleStore:
+    """Counts tries; a `ThrottleStore`."""
+
+    def __init__(self, engine: AsyncEngine, transactions: Transactions) -> None:
+        """Count through `transactions`, in the SQL that `engine` speaks."""
+        self._transactions = transactions
+        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def count(self, subject: str, *, window: timedelta, now: datetime) -> Tries:
+        """Count one more try, in one statement so that none is lost; see `ThrottleStore.count`."""
+        table = throttles.c
+        is_over = table.window_ends_at <= now
+        new = self._insert(throttles).values(subject=subject, tries=1, window_ends_at=now + window)
+        counted = new.on_conflict_do_update(
+            index_elements=["subject"],
+            set_={
+                "tries": case((is_over, 1), else_=table.tries + 1),
+                "window_ends_at": case((is_over, new.excluded.window_ends_at), else_=table.window_ends_at),
+            },
+        ).returning(table.tries, table.window_ends_at)
+        async with self._transactions.writing() as connection:
+            row = (await connection.execute(counted)).one()
+        return Tries(row.tries, row.window_ends_at)
+
+
+class SQLHousekeeping:
+    """Removes what is over."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        """Write through `transactions`."""
+        self._transactions = transactions
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def remove_past(self, now: datetime) -> None:
+        """Remove sessions, tokens and throttles whose time is over."""
+        async with self._transactions.writing() as connection:
+            await _remove(connection, now)
+
+
+async def _remove(connection: AsyncConnection, now: datetime) -> None:
+    await connection.execute(delete(sessions).where(sessions.c.expires_at <= now))
+    await connection.execute(delete(one_time_tokens).where(one_time_tokens.c.expires_at <= now))
+    await connection.execute(delete(throttles).where(throttles.c.window_ends_at <= now))
+
+
+def _session(row: Row[Any]) -> Session:
+    return Session(
+        id=row.id,
+        account=Account(AccountId(row.account_id), row.email, row.plan, row.account_created_at, row.email_verified_at),
+        created_at=row.created_at,
+        last_used_at=row.last_used_at,
+        expires_at=row.expires_at,
+        address=row.address,
+    )

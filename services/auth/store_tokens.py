@@ -1,0 +1,74 @@
+"""One-time tokens in SQL, the same on SQLite and Postgres."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.auth.audit import Actor
+from services.auth.one_time_tokens import NewToken, Purpose, not_good
+from services.auth.records import WRITE_SECONDS_MAX, record, unavailable
+from services.auth.store_plans import demand_plan
+from services.auth.tables import one_time_tokens
+from services.common.transactions import Transactions, deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """What a used-up token was for."""
+
+    account_id: str
+    """Empty for an invitation."""
+    plan: str
+    """Empty for all but invitations."""
+
+
+class SQLOneTimeTokenStore:
+    """Keeps tokens; a `OneTimeTokenStore`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        """Read and write through `transactions`."""
+        self._transactions = transactions
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def add(self, token: NewToken, *, by: Actor, at: datetime) -> None:
+        """Keep a token; see `OneTimeTokenStore.add`."""
+        table = one_time_tokens.c
+        async with self._transactions.writing() as connection:
+            if token.account_id is not None:
+                earlier = (table.account_id == token.account_id) & (table.purpose == token.purpose.value)
+                await connection.execute(delete(one_time_tokens).where(earlier))
+            if token.plan is not None:
+                await demand_plan(connection, token.plan)
+            values = {
+                "digest": token.digest,
+                "purpose": token.purpose.value,
+                "account_id": token.account_id,
+                "plan": token.plan,
+                "expires_at": token.expires_at,
+            }
+            await connection.execute(insert(one_time_tokens).values(values))
+            await record(
+                connection,
+                f"token.{token.purpose.value}",
+                by=by,
+                at=at,
+                account_id=token.account_id or "",
+                target=token.account_id or token.plan or "",
+            )
+
+
+async def redeem(connection: AsyncConnection, digest: str, purpose: Purpose, *, now: datetime) -> Redeemed:
+    """Use a token up in a transaction: whoever comes second finds none.
+
+    Raises:
+        InvalidRequest: There is none with this purpose, or it has expired.
+    """
+    table = one_time_tokens.c
+    good = (table.digest == digest) & (table.purpose == purpose.value) & (table.expires_at > now)
+    use_up = delete(one_time_tokens).where(good).returning(table.account_id, table.plan)
+    row = (await connection.execute(use_up)).one_or_none()
+    if row is None:
+        raise not_good()
+    return Redeemed(row.account_id or "", row.plan or "")
