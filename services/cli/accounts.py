@@ -1,32 +1,131 @@
-"""`stackctl accounts`: who owns keys."""
+"""`stackctl accounts`: who owns keys, and how they get in."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+from google.protobuf.message import Message
+from grpc import aio
 
 from services.cli import client, output
 from services.cli.client import Backends
-from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc
+from stack.auth.v1 import accounts_pb2
+from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
 
 
 @click.group()
 def accounts() -> None:
-    """Manage accounts."""
+    """Manage accounts. ACCOUNT is an e-mail address or an id."""
 
 
 @accounts.command()
 @click.option("--email", required=True, help="E-mail address of the new account.")
+@click.option("--plan", default="free", show_default=True, help="Name of its plan.")
 @output.as_json_option
 @click.pass_obj
-def create(backends: Backends, email: str, *, as_json: bool) -> None:
-    """Open an account on the free plan."""
-    account = client.call(
-        backends.auth(),
-        lambda channel: accounts_pb2_grpc.AccountServiceStub(channel).CreateAccount,
-        accounts_pb2.CreateAccountRequest(email=email),
-    ).account
+def create(backends: Backends, email: str, *, plan: str, as_json: bool) -> None:
+    """Open an account without a password; `reset-password` lets its owner choose one."""
+    request = accounts_pb2.CreateAccountRequest(email=email, plan=plan)
+    _show(_call(backends, lambda stub: stub.CreateAccount, request).account, as_json=as_json)
+
+
+@accounts.command("list")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="At most so many.")
+@click.option("--after", default="", help="Continue after this account's id.")
+@output.as_json_option
+@click.pass_obj
+def list_accounts(backends: Backends, *, limit: int, after: str, as_json: bool) -> None:
+    """List accounts, oldest first, deleted ones included."""
+    request = accounts_pb2.ListAccountsRequest(page_size=limit, after=after)
+    found = [_facts(account) for account in _call(backends, lambda stub: stub.ListAccounts, request).accounts]
+    if as_json:
+        output.show_json({"accounts": found})
+        return
+    columns = ("id", "email", "plan", "created_at", "deleted_at")
+    output.show_table(columns, [[fact.get(name) or "" for name in columns] for fact in found])
+
+
+@accounts.command()
+@click.argument("account")
+@output.as_json_option
+@click.pass_obj
+def show(backends: Backends, account: str, *, as_json: bool) -> None:
+    """Show one account."""
+    request = accounts_pb2.GetAccountRequest(account=account)
+    _show(_call(backends, lambda stub: stub.GetAccount, request).account, as_json=as_json)
+
+
+@accounts.command("set-plan")
+@click.argument("account")
+@click.argument("plan")
+@output.as_json_option
+@click.pass_obj
+def set_plan(backends: Backends, account: str, plan: str, *, as_json: bool) -> None:
+    """Move an account to another plan; its keys have the plan's limit at once."""
+    request = accounts_pb2.SetAccountPlanRequest(account=account, plan=plan)
+    _show(_call(backends, lambda stub: stub.SetAccountPlan, request).account, as_json=as_json)
+
+
+@accounts.command()
+@click.argument("account")
+@click.confirmation_option(prompt="This revokes all keys of the account and forgets whose it is. Go on?")
+@output.as_json_option
+@click.pass_obj
+def delete(backends: Backends, account: str, *, as_json: bool) -> None:
+    """Delete an account: keys revoked, sessions ended, usage kept without a name."""
+    request = accounts_pb2.DeleteAccountRequest(account=account)
+    _show(_call(backends, lambda stub: stub.DeleteAccount, request).account, as_json=as_json)
+
+
+@accounts.command("reset-password")
+@click.argument("account")
+@output.as_json_option
+@click.pass_obj
+def reset_password(backends: Backends, account: str, *, as_json: bool) -> None:
+    """Print a link with which the owner chooses a password; hand it over in confidence."""
+    request = accounts_pb2.CreatePasswordResetRequest(account=account)
+    _show_link(_call(backends, lambda stub: stub.CreatePasswordReset, request), as_json=as_json)
+
+
+@accounts.command()
+@click.option("--plan", default="free", show_default=True, help="Plan of the account that is opened with it.")
+@output.as_json_option
+@click.pass_obj
+def invite(backends: Backends, *, plan: str, as_json: bool) -> None:
+    """Print a link with which one person signs up where AUTH_SIGN_UP is `invite`."""
+    request = accounts_pb2.CreateInviteRequest(plan=plan)
+    _show_link(_call(backends, lambda stub: stub.CreateInvite, request), as_json=as_json)
+
+
+def _call(
+    backends: Backends,
+    method: "Callable[[AccountServiceStub], aio.UnaryUnaryMultiCallable[Request, Response]]",
+    request: Request,
+) -> Response:
+    return client.call(backends.auth(), lambda channel: method(AccountServiceStub(channel)), request)
+
+
+def _show(account: accounts_pb2.Account, *, as_json: bool) -> None:
+    facts = _facts(account)
+    output.show_json(facts) if as_json else output.show_facts(facts)
+
+
+def _show_link(
+    link: accounts_pb2.CreatePasswordResetResponse | accounts_pb2.CreateInviteResponse, *, as_json: bool
+) -> None:
+    facts = {"url": link.url, "token": link.token, "expires_at": output.moment(link, "expires_at")}
+    output.show_json(facts) if as_json else output.show_facts(facts)
+
+
+def _facts(account: accounts_pb2.Account) -> dict[str, Any]:
     facts = {
         "id": account.id,
         "email": account.email,
         "plan": account.plan,
         "created_at": output.moment(account, "created_at"),
     }
-    output.show_json(facts) if as_json else output.show_facts(facts)
+    later = {name: output.moment(account, name) for name in ("email_verified_at", "deleted_at")}
+    return facts | {name: moment for name, moment in later.items() if moment}

@@ -1,6 +1,7 @@
 """Calls to the services: where they are, what they are shown, and what their failures mean to an operator."""
 
 import asyncio
+import getpass
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,9 +49,8 @@ class Backends:
         Raises:
             Failure: There is no token.
         """
-        return Service(
-            "auth", self.auth_target, "AUTH_TARGET", (("authorization", f"Bearer {_admin_token(self.data_dir)}"),)
-        )
+        metadata = (("authorization", f"Bearer {_admin_token(self.data_dir)}"), ("stack-operator", _operator()))
+        return Service("auth", self.auth_target, "AUTH_TARGET", metadata)
 
     def quota(self) -> Service:
         """Return the quota service."""
@@ -98,6 +98,17 @@ def _failure(service: Service, error: ServiceError) -> Failure:
             f"{service.name} does not answer at {service.target}; start it, or set {service.setting} to where it is"
         )
     return Failure(error.message)
+
+
+def _operator() -> str:
+    """Return who runs this command, for the audit log, as metadata can carry it."""
+    name = os.environ.get("STACK_OPERATOR", "").strip()
+    if not name:
+        try:
+            name = getpass.getuser()
+        except (OSError, KeyError):  # A container's user may have no name.
+            name = str(os.getuid())
+    return name.encode("ascii", "replace").decode()
 
 
 def _admin_token(data_dir: Path) -> str:

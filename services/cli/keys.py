@@ -1,14 +1,19 @@
 """`stackctl keys`: make, show, limit and end API keys."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
 from services.cli import client, output
 from services.cli.client import Backends
+from services.cli.durations import Duration, Expiry
+from services.cli.key_uses import key_uses
 from stack.auth.v1 import keys_pb2
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
 
+_KEEP_IT = "\nKeep the key now: it cannot be shown again."
+_USES = ("used_today", "last_used_at")
 _DAILY_LIMIT = click.IntRange(0, 10**9)
 
 
@@ -21,11 +26,26 @@ def keys() -> None:
 @click.option("--email", required=True, help="E-mail address of the owning account.")
 @click.option("--name", required=True, help="The owner's name for the key, 1 to 100 characters.")
 @click.option("--daily-limit", type=_DAILY_LIMIT, help="Requests a UTC day; without it the plan's limit holds.")
+@click.option("--expires", type=Expiry(), help="When it stops working: a day, or a span such as 30d.")
+@click.option(
+    "--model", "models", multiple=True, help="A model that it may ask for, `*` allowed; several times; else all."
+)
 @output.as_json_option
 @click.pass_obj
-def create(backends: Backends, email: str, *, name: str, daily_limit: int | None, as_json: bool) -> None:
+def create(
+    backends: Backends,
+    email: str,
+    *,
+    name: str,
+    daily_limit: int | None,
+    expires: datetime | None,
+    models: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Mint a key. The secret is shown now and never again."""
-    request = keys_pb2.CreateKeyRequest(email=email, name=name, daily_limit=daily_limit)
+    request = keys_pb2.CreateKeyRequest(
+        email=email, name=name, daily_limit=daily_limit, expires_at=output.timestamp(expires), models=models
+    )
     created = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).CreateKey, request)
     facts = {
         "id": created.key.id,
@@ -37,23 +57,53 @@ def create(backends: Backends, email: str, *, name: str, daily_limit: int | None
         output.show_json(facts)
         return
     output.show_facts(facts)
-    click.echo("\nKeep the key now: it cannot be shown again.")
+    click.echo(_KEEP_IT)
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option(
+    "--grace", type=Duration(), default="24h", show_default=True, help="How long the old key goes on working."
+)
+@output.as_json_option
+@click.pass_obj
+def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) -> None:
+    """Replace a key by a new one like it. The new secret is shown now and never again."""
+    request = keys_pb2.RotateKeyRequest(key_id=key_id, grace_seconds=int(grace.total_seconds()))
+    rotated = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).RotateKey, request)
+    facts = {
+        "id": rotated.key.id,
+        "key": rotated.secret,
+        "name": rotated.key.name,
+        "replaces": rotated.replaced.id,
+        "replaced_until": output.moment(rotated.replaced, "expires_at"),
+    }
+    if as_json:
+        output.show_json(facts)
+        return
+    output.show_facts(facts)
+    click.echo(_KEEP_IT)
 
 
 @keys.command("list")
-@click.option("--email", required=True, help="E-mail address of the account.")
+@click.option("--email", required=True, help="E-mail address or id of the account.")
+@click.option(
+    "--usage", "with_usage", is_flag=True, help="With today's use and the last one: asks quota and inference."
+)
 @output.as_json_option
 @click.pass_obj
-def list_keys(backends: Backends, email: str, *, as_json: bool) -> None:
+def list_keys(backends: Backends, email: str, *, with_usage: bool, as_json: bool) -> None:
     """List an account's keys, oldest first, revoked ones included."""
     request = keys_pb2.ListKeysRequest(email=email)
     answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).ListKeys, request)
     found = [_facts(key) for key in answer.keys]
+    if with_usage and found:
+        found = [fact | used for fact, used in zip(found, key_uses(backends, answer.keys), strict=True)]
     if as_json:
         output.show_json({"keys": found})
         return
-    columns = ("id", "name", "prefix", "daily_limit", "created_at", "state")
-    rows = [[fact[name] for name in columns[:-1]] + [_state(fact)] for fact in found]
+    columns = ("id", "name", "prefix", "daily_limit", "created_at", *(_USES if with_usage else ()), "state")
+    rows = [[_cell(fact, name) for name in columns[:-1]] + [_state(fact)] for fact in found]
     output.show_table(columns, rows)
 
 
@@ -94,7 +144,7 @@ def _show(key: keys_pb2.Key, *, as_json: bool) -> None:
     if as_json:
         output.show_json(facts)
         return
-    output.show_facts({name: value for name, value in facts.items() if value is not None})
+    output.show_facts({name: value for name, value in facts.items() if value not in (None, [])})
 
 
 def _facts(key: keys_pb2.Key) -> dict[str, Any]:
@@ -107,7 +157,13 @@ def _facts(key: keys_pb2.Key) -> dict[str, Any]:
         "created_at": output.moment(key, "created_at"),
         "revoked_at": output.moment(key, "revoked_at"),
         "expires_at": output.moment(key, "expires_at"),
+        "models": list(key.models),
+        "replaced_by": key.replaced_by or None,
     }
+
+
+def _cell(facts: dict[str, Any], name: str) -> Any:
+    return facts[name] if facts.get(name) is not None else "never"
 
 
 def _state(facts: dict[str, Any]) -> str:

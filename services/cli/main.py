@@ -5,8 +5,10 @@ from pathlib import Path
 import click
 
 from services.cli.accounts import accounts
+from services.cli.audit import audit
 from services.cli.client import Backends
 from services.cli.keys import keys
+from services.cli.plans import plans
 from services.cli.usage import usage
 from services.cli.verify import verify
 
@@ -41,14 +43,15 @@ def _target(service: str, *, default: str) -> click.Option:
 )
 @click.pass_context
 def main(context: click.Context, *, auth_target: str, quota_target: str, inference_target: str, data_dir: Path) -> None:
-    """Manage accounts and API keys, and see what they use.
+    """Manage accounts, plans and API keys, see what they use, and who changed what.
 
-    The admin token is read from STACK_ADMIN_TOKEN, or from the file `admin-token` in DATA_DIR.
+    The admin token is read from STACK_ADMIN_TOKEN, or from the file `admin-token` in DATA_DIR. The audit log names the
+    operator: STACK_OPERATOR, or else the user of this machine.
 
     Exit codes: 0 done, 1 refused or failed, 2 a mistake in the command line, 3 a service does not answer.
     """
     context.obj = Backends(auth_target, quota_target, inference_target, data_dir)
 
 
-for _command in (accounts, keys, usage, verify):
+for _command in (accounts, plans, keys, usage, audit, verify):
     main.add_command(_command)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -34,6 +34,15 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             for cell, width, to_right in zip(cells, widths, is_number, strict=True)
         )
         click.echo("  ".join(line).rstrip())
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """Return an aware time as the contracts write it; None stays absent."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
 
 
 def moment(message: Message, field: str) -> str | None:

@@ -1,5 +1,6 @@
 """The programs of a whole stack on one machine, and how they find one another."""
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -42,6 +43,8 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
     """
     redis_url = settings.quota_redis_url or f"unix://{sockets / 'valkey.sock'}"
     data_dir = {"DATA_DIR": str(settings.data_dir)}
+    here = f"http://127.0.0.1:{settings.gateway_port}"
+    console = {"AUTH_CONSOLE_URL": os.environ.get("AUTH_CONSOLE_URL") or here}
     upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
     targets = {
         "AUTH_TARGET": settings.auth_listen,
@@ -54,7 +57,7 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
         "QUOTA_METRICS_LISTEN": settings.quota_metrics_listen,
     }
     return [
-        _service("auth", data_dir | {"AUTH_LISTEN": settings.auth_listen}),
+        _service("auth", data_dir | console | {"AUTH_LISTEN": settings.auth_listen}),
         _service("inference", data_dir | upstream | {"INFERENCE_LISTEN": settings.inference_listen}),
         _service("quota", targets | quota),
         _service(

@@ -3,42 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from services.cli.main import main
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, ROOT, AuthProcess, environment, running_auth
-
-Stackctl = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthProcess]:
-    """One service for all tests of this module; each uses an e-mail address of its own."""
-    settings = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
-    with running_auth(tmp_path_factory.mktemp("auth"), settings) as service:
-        yield service
-
-
-@pytest.fixture
-def stackctl(service: AuthProcess, tmp_path: Path) -> Stackctl:
-    """Run one command; keyword arguments are environment variables."""
-
-    def run(*arguments: str, **variables: str) -> Result:
-        settings = {
-            "AUTH_TARGET": service.target,
-            "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
-            "DATA_DIR": str(tmp_path),
-            **variables,
-        }
-        result = CliRunner().invoke(main, arguments, env=settings)
-        assert result.exception is None or isinstance(result.exception, SystemExit), "a traceback"
-        return result
-
-    return run
+from tests.unit.auth.auth_process import ADMIN_TOKEN, ROOT, environment
+from tests.unit.cli.conftest import Stackctl
 
 
 def test_an_account_is_created_and_its_address_kept_in_lower_case(stackctl: Stackctl) -> None:

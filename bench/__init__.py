@@ -1,0 +1,1 @@
+"""Measurements of the product, each a command that anybody can repeat; nothing in services/ knows them."""

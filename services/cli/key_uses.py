@@ -1,0 +1,29 @@
+"""What keys were used for lately: today's count from quota, the last use from inference's ledger."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from services.cli import client, output
+from services.cli.client import Backends
+from stack.auth.v1 import keys_pb2
+from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+
+def key_uses(backends: Backends, keys: Sequence[keys_pb2.Key]) -> list[dict[str, Any]]:
+    """Return `used_today` (None when quota cannot tell) and `last_used_at` (None means never) of each key, in order."""
+    key_ids = [key.id for key in keys]
+    statuses = client.call(
+        backends.quota(),
+        lambda channel: quota_pb2_grpc.QuotaServiceStub(channel).GetStatus,
+        quota_pb2.GetStatusRequest(key_ids=key_ids),
+    ).statuses
+    last_uses = client.call(
+        backends.inference(),
+        lambda channel: usage_pb2_grpc.UsageServiceStub(channel).ListLastUses,
+        usage_pb2.ListLastUsesRequest(key_ids=key_ids),
+    ).last_uses
+    return [
+        {"used_today": status.charged if status.day else None, "last_used_at": output.moment(last, "used_at")}
+        for status, last in zip(statuses, last_uses, strict=True)
+    ]

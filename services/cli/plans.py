@@ -1,0 +1,66 @@
+"""`stackctl plans`: what accounts may do."""
+
+from typing import Any
+
+import click
+
+from services.cli import client, output
+from services.cli.client import Backends
+from stack.auth.v1 import plans_pb2
+from stack.auth.v1.plans_pb2_grpc import PlanServiceStub
+
+_COLUMNS = ("name", "daily_limit", "active_keys_max", "new_keys_per_day_max")
+_KEYS = click.IntRange(0, 10**6)
+
+
+@click.group()
+def plans() -> None:
+    """Manage plans."""
+
+
+@plans.command("list")
+@output.as_json_option
+@click.pass_obj
+def list_plans(backends: Backends, *, as_json: bool) -> None:
+    """List all plans by name."""
+    request = plans_pb2.ListPlansRequest()
+    answer = client.call(backends.auth(), lambda channel: PlanServiceStub(channel).ListPlans, request)
+    found = [_facts(plan) for plan in answer.plans]
+    if as_json:
+        output.show_json({"plans": found})
+        return
+    rows = [["as set" if fact[name] is None else fact[name] for name in _COLUMNS] for fact in found]
+    output.show_table(_COLUMNS, rows)
+
+
+@plans.command("set")
+@click.argument("name")
+@click.option("--daily-limit", type=click.IntRange(0, 10**9), required=True, help="Requests a UTC day of each key.")
+@click.option("--active-keys-max", type=_KEYS, help="Most keys working at the same time; else AUTH_ACTIVE_KEYS_MAX.")
+@click.option("--new-keys-per-day-max", type=_KEYS, help="Most keys made in 24 hours; else AUTH_NEW_KEYS_PER_DAY_MAX.")
+@output.as_json_option
+@click.pass_obj
+def set_plan(
+    backends: Backends,
+    name: str,
+    *,
+    daily_limit: int,
+    active_keys_max: int | None,
+    new_keys_per_day_max: int | None,
+    as_json: bool,
+) -> None:
+    """Make the plan NAME, or change it for all its accounts."""
+    plan = plans_pb2.Plan(
+        name=name,
+        daily_limit=daily_limit,
+        active_keys_max=active_keys_max,
+        new_keys_per_day_max=new_keys_per_day_max,
+    )
+    request = plans_pb2.SetPlanRequest(plan=plan)
+    facts = _facts(client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request).plan)
+    output.show_json(facts) if as_json else output.show_facts(facts)
+
+
+def _facts(plan: plans_pb2.Plan) -> dict[str, Any]:
+    bounds = {field: getattr(plan, field) if plan.HasField(field) else None for field in _COLUMNS[2:]}  # type: ignore[arg-type]
+    return {"name": plan.name, "daily_limit": plan.daily_limit, **bounds}
