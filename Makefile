@@ -18,7 +18,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz lint types format
+.PHONY: test test-faults test-clients test-fuzz bench-growth lint types format
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -30,6 +30,9 @@ test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real
 
 test-fuzz: .venv/dev.stamp ## Send BODIES=10000 good and broken bodies; none may be a 500 or count when refused
 	FUZZ_BODIES=$(or $(BODIES),10000) $(BIN)/python -m pytest tests/e2e/test_fuzz.py -n 0 -s --timeout 7200
+
+bench-growth: .venv/dev.stamp ## See that look-ups stay flat up to ROWS=1000000 keys and ledger rows (10000000: 15 GB of disk)
+	$(BIN)/python -m bench.growth --rows $(or $(ROWS),1000000)
 
 lint: .venv/dev.stamp ## Check style, imports between the services, and the protobufs
 	$(BIN)/ruff check .

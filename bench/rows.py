@@ -1,4 +1,4 @@
-"""Rows to measure with: accounts of five keys, and accounts of 500 requests within 30 days, scattered among all others."""
+"""Rows to measure with: accounts of five keys, and of 500 requests within 30 days that lie scattered among others'."""
 
 import random
 from collections.abc import Callable, Iterator

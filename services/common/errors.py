@@ -6,7 +6,7 @@
     ├── PermissionDenied     PERMISSION_DENIED    the caller may not do this
     ├── NotFound             NOT_FOUND            the thing named does not exist
     ├── AlreadyExists        ALREADY_EXISTS       the thing to create exists
-    ├── FailedPrecondition   FAILED_PRECONDITION  the state of things does not allow it; something else must change first
+    ├── FailedPrecondition   FAILED_PRECONDITION  the state of things does not allow it; something must change first
     ├── TooLarge             OUT_OF_RANGE         the input is larger than what can be served
     ├── Throttled            RESOURCE_EXHAUSTED   a limit of the callee is reached
     ├── Unavailable          UNAVAILABLE          something needed is away; trying again later may help

@@ -10,6 +10,7 @@ from services.common.batch import Batcher
 from services.common.errors import Unavailable, rpc_errors
 from services.common.timestamps import unix_seconds
 from services.gateway import translate
+from services.gateway.authority import Authentication, WatchEvent
 from services.gateway.pipeline import (
     Chat,
     Completion,
@@ -20,7 +21,6 @@ from services.gateway.pipeline import (
     RateLimit,
     Verdict,
 )
-from services.gateway.principals import Authentication, WatchEvent
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -60,7 +60,7 @@ class GrpcAuthority:
         try:
             with rpc_errors(unavailable_reason="auth_unavailable"):
                 async for event in call:
-                    yield WatchEvent(event.revision, event.changed_key_id)
+                    yield WatchEvent(event.revision, event.changed_key_id, event.is_revoked, event.all_keys_changed)
         finally:
             call.cancel()
 
@@ -164,7 +164,9 @@ class GrpcInference:
 
 def _principal(principal: auth_pb2.Principal) -> Principal:
     expires_at = principal.expires_at.ToNanoseconds() / 1e9 if principal.HasField("expires_at") else None
-    return Principal(principal.key_id, principal.account_id, principal.daily_limit, expires_at)
+    return Principal(
+        principal.key_id, principal.account_id, principal.daily_limit, expires_at, models=tuple(principal.models)
+    )
 
 
 def _reservation(wish: _Wish) -> quota_pb2.Reservation:

@@ -1,4 +1,4 @@
-"""The API key that an HTTP request shows."""
+"""Whom an HTTP request comes from: the API key that it shows, and its client's address."""
 
 from starlette.requests import Request
 
@@ -20,3 +20,8 @@ def shown_key(request: Request) -> str:
     if scheme.lower() != "bearer" or not api_key.strip():
         raise Unauthenticated(_NO_KEY)
     return api_key.strip()
+
+
+def client_address(request: Request) -> str:
+    """Return the client's address, which forwarded headers of trusted proxies have told by now; empty for none."""
+    return request.client.host if request.client else ""

@@ -6,6 +6,7 @@
 | Unauthenticated   | 401    | authentication_error    |
 | PermissionDenied  | 403    | permission_error        |
 | NotFound          | 404    | invalid_request_error   |
+| FailedPrecondition | 409   | invalid_request_error   |
 | TooLarge          | 413    | invalid_request_error   |
 | LimitReached, Throttled | 429 | rate_limit_exceeded  |
 | Unavailable       | 503, or 502 where the model's answer or our access to it is at fault | internal_error |
@@ -20,6 +21,7 @@ import msgspec
 
 from services.common.errors import (
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidRequest,
     NotFound,
     PermissionDenied,
@@ -72,6 +74,8 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
             return HTTPError(403, error.message, "permission_error", code=error.reason)
         case NotFound():
             return _refusal(404, error)
+        case FailedPrecondition():
+            return HTTPError(409, error.message, "invalid_request_error", code=error.reason)
         case TooLarge():
             return HTTPError(413, error.message, "invalid_request_error", code=error.reason)
         case Throttled():

@@ -17,9 +17,10 @@ _DAY: Schema = {"type": "string", "format": "date"}
 _ERRORS = {
     "400": "The request is not acceptable; `param` names what is wrong. Not counted.",
     "401": "The API key is missing or not good.",
+    "403": "The API key may not ask for this model. Not counted.",
     "404": "There is no such thing.",
     "413": "The body is too large.",
-    "429": "The key's requests of the day are used up or in use.",
+    "429": "The key's requests of the day are used up or in use, or too many unknown keys came from your address.",
     "500": "Our own defect.",
     "502": "The model's answer, or this service's access to it, is at fault. Not counted.",
     "503": "Something needed is away; try again after `retry-after` seconds. Not counted.",
@@ -69,7 +70,7 @@ def _told(fate: Fate, why: str) -> Schema:
 
 
 def _paths() -> dict[str, Any]:
-    chat = _operation("Answer a conversation", ("400", "401", "404", "413", "429", "500", "502", "503", "504"))
+    chat = _operation("Answer a conversation", ("400", "401", "403", "404", "413", "429", "500", "502", "503", "504"))
     chat["requestBody"] = {"required": True, "content": _json(_reference("ChatRequest"))}
     chat["responses"]["200"] = {
         "description": "The answer; with `stream` as events that end with `data: [DONE]`.",
@@ -110,7 +111,7 @@ def _paths() -> dict[str, Any]:
 def _reading(
     name: str, summary: str, schema: Schema, *, path: tuple[str, ...] = (), query: dict[str, Schema] | None = None
 ) -> dict[str, Any]:
-    statuses = ["401", "500", "502", "503", "504"] + (["404"] if path else []) + (["400"] if query else [])
+    statuses = ["401", "429", "500", "502", "503", "504"] + (["404"] if path else []) + (["400"] if query else [])
     operation = _operation(summary, sorted(statuses))
     operation["operationId"] = name
     operation["responses"]["200"] = {"description": "It.", "content": _json(schema)}

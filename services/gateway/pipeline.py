@@ -44,6 +44,8 @@ class Principal:
     """Requests a UTC day; 0 admits nothing."""
     expires_at: float | None
     """Unix seconds; None means never."""
+    models: tuple[str, ...] = ()
+    """Models that may be asked for, by name or with `*` in it; empty allows all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,12 @@ class Client(Protocol):
 class Principals(Protocol):
     """Who API keys stand for."""
 
-    async def authenticate(self, api_key: str) -> Principal:
-        """Return the key's principal.
+    async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
+        """Return the key's principal; `address` is the client's, as far as it is known.
 
         Raises:
             Unauthenticated: The key is not good.
+            Throttled: Too many unknown keys came from the address.
             Unavailable: Nobody knows just now.
         """
 
@@ -174,9 +177,9 @@ class Pipeline:
         self._new_request_id = new_request_id
         self._settling: set[asyncio.Task[None]] = set()
 
-    async def authorise(self, api_key: str) -> Principal:
+    async def authorise(self, api_key: str, *, address: str) -> Principal:
         """Return who calls; raises as `Principals.authenticate`."""
-        return await self._principals.authenticate(api_key)
+        return await self._principals.authenticate(api_key, address=address)
 
     async def reserve(self, principal: Principal, request_id: str) -> Hold:
         """Hold a slot of the principal's day, under `request_id` or, after a lost answer, under a new one.

@@ -38,41 +38,44 @@ class Presence:
         """Begin with a client that is there."""
         self.has_left = False
         self._is_followed = False
+        self._was_dropped = False
+        self._handler: asyncio.Task[object] | None = None
         self._leavers = leavers
 
     @contextmanager
     def watching(self, receive: Receive) -> Iterator[None]:
         """Watch for the block, which the handler that may be cancelled runs; a cancelled block ends quietly."""
-        handler = asyncio.current_task()
+        self._handler = handler = asyncio.current_task()
         assert handler is not None, "watching needs a task"
-        was_dropped = False
-
-        def on_message(received: "asyncio.Future[Message]") -> None:
-            nonlocal was_dropped
-            if received.cancelled() or received.exception() or received.result()["type"] != "http.disconnect":
-                return
-            was_dropped = self._note_leaving() and handler.cancel()
-
         watch = asyncio.ensure_future(receive())
-        watch.add_done_callback(on_message)
+        watch.add_done_callback(self._on_message)
         try:
             yield
         except asyncio.CancelledError:
-            if not was_dropped:
+            if not self._was_dropped:
                 raise
             handler.uncancel()
         finally:
-            watch.remove_done_callback(on_message)
+            watch.remove_done_callback(self._on_message)
             watch.cancel()
             self._end()
 
-    def _note_leaving(self) -> bool:
-        """Return whether the request is to be dropped."""
+    def write_off(self) -> None:
+        """Take the client for gone: whatever comes of its request is not for it any more."""
         self.has_left = True
+        if self._handler is None or self._is_followed or self._was_dropped:
+            return
         self._is_followed = self._leavers.admit()
-        return not self._is_followed
+        if not self._is_followed:
+            self._was_dropped = self._handler.cancel()
+
+    def _on_message(self, received: "asyncio.Future[Message]") -> None:
+        if received.cancelled() or received.exception() or received.result()["type"] != "http.disconnect":
+            return
+        self.write_off()
 
     def _end(self) -> None:
+        self._handler = None
         if self._is_followed:
             self._is_followed = False
             self._leavers.release()

@@ -4,67 +4,38 @@ A cached answer is as good as auth's own while the watch is alive, since any cha
 watch is broken an answer lives five seconds from its last confirmation; every heartbeat confirms all. With auth away, a
 key that was not confirmed in that time gets `auth_unavailable`, never a refusal.
 
-The cache is keyed by the SHA-256 of the API key, so that a memory dump holds no keys. Only good keys are cached.
+The cache is keyed by the SHA-256 of the API key, so that a memory dump holds no keys but those that have live streams.
 """
 
 import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from services.common import checked_token
 from services.common.clock import Clock
 from services.common.errors import ServiceError, Unauthenticated, Unavailable
+from services.gateway.authority import Authority, WatchEvent
+from services.gateway.bad_keys import BadKeys, Guessers
+from services.gateway.lifelines import Lifelines
 from services.gateway.pipeline import Principal
+from services.gateway.refusals import refused
 
 KEY_PREFIX = "sk_stk_"
 
 _log = logging.getLogger(__name__)
-_CONFIRMED_SECONDS = 5.0
+_CONFIRMED_SECONDS = 4.5
+"""Five, less the time that a heartbeat is under way and a refusal takes to be asked for."""
 _SILENCE_SECONDS = 1.0
 _RETRY_SECONDS = 0.2
+_STREAMS_SECONDS = 2.0
+"""Pause between two looks at the keys of live streams while the watch is broken."""
 _STALE_ANSWERS_MAX = 10
 _STALE_PAUSE_SECONDS = 0.05
 _RECENT_CHANGES_MAX = 10_000
 """Changes remembered to tell stale answers, which are under way for seconds and not for thousands of changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Authentication:
-    """Auth's answer about one API key."""
-
-    principal: Principal | None
-    """None when the key is not good."""
-    denial: str
-    """Why it is not good, in lower case: `unknown`, `revoked` or `expired`; empty when it is."""
-    revision: int
-    """The revision of the key table that was read."""
-
-
-@dataclass(frozen=True, slots=True)
-class WatchEvent:
-    """One event of the watch."""
-
-    revision: int
-    changed_key_id: str
-    """Empty on a heartbeat."""
-
-
-class Authority(Protocol):
-    """Auth, over the wire."""
-
-    async def authenticate(self, api_key: str) -> Authentication:
-        """Ask about a key.
-
-        Raises:
-            Unavailable: Auth is away.
-        """
-
-    def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
-        """Yield changes after a revision, or from now on when None, and heartbeats."""
 
 
 @dataclass(slots=True)
@@ -76,10 +47,13 @@ class _Cached:
 class PrincipalCache:
     """The `Principals` port: authenticates API keys, mostly without asking."""
 
-    def __init__(self, authority: Authority, clock: Clock, *, principals_max: int) -> None:
-        """Ask `authority`; remember at most `principals_max` keys."""
+    def __init__(self, authority: Authority, clock: Clock, lifelines: Lifelines, *, principals_max: int) -> None:
+        """Ask `authority`; remember at most `principals_max` keys; cut the `lifelines` of revoked ones."""
         self._authority = authority
         self._clock = clock
+        self._lifelines = lifelines
+        self._bad_keys = BadKeys(clock)
+        self._guessers = Guessers(clock)
         self._principals_max = principals_max
         self._cached: OrderedDict[bytes, _Cached] = OrderedDict()
         self._digests: dict[str, set[bytes]] = {}
@@ -88,22 +62,27 @@ class PrincipalCache:
         self._floor = 0
         self._revision: int | None = None
         self._heartbeat_at = float("-inf")
+        self._missed = asyncio.Event()
+        """Set when changes may have been missed, so that live streams must be looked at."""
 
-    async def authenticate(self, api_key: str) -> Principal:
-        """Return the key's principal.
+    async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
+        """Return the key's principal; `address` is the client's, as far as it is known.
 
         Raises:
             Unauthenticated: The key is not good; the reason says why.
+            Throttled: Too many unknown keys came from the address to ask about another.
             Unavailable: Auth is away and the key was not confirmed in the last five seconds.
         """
         if not checked_token.is_well_formed(api_key, KEY_PREFIX):
-            raise _refused(api_key, "malformed")
-        digest = hashlib.sha256(api_key.encode()).digest()
+            raise refused(api_key, "malformed")
+        digest = _digest(api_key)
         principal = self._look_up(digest)
         if principal is None:
-            principal = await self._ask_once(digest, api_key)
+            if denial := self._bad_keys.reason(digest, revision=self._revision or 0):
+                raise refused(api_key, denial)
+            principal = await self._ask_once(digest, api_key, address)
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
-            raise _refused(api_key, "expired")
+            raise refused(api_key, "expired")
         return principal
 
     async def keep_true(self) -> None:
@@ -117,6 +96,17 @@ class PrincipalCache:
                 _log.warning("the key watch went silent")
             await asyncio.sleep(_RETRY_SECONDS)
 
+    async def keep_streams_true(self) -> None:
+        """Until cancelled, end live streams of keys that were revoked without the watch telling it."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STREAMS_SECONDS):
+                    await self._missed.wait()
+            is_silent = self._clock.monotonic() - self._heartbeat_at > _SILENCE_SECONDS
+            if is_silent or self._missed.is_set():
+                self._missed.clear()
+                await self._lifelines.cut_revoked(self._is_revoked)
+
     def _look_up(self, digest: bytes) -> Principal | None:
         cached = self._cached.get(digest)
         if cached is None:
@@ -127,30 +117,43 @@ class PrincipalCache:
         self._cached.move_to_end(digest)
         return cached.principal
 
-    async def _ask_once(self, digest: bytes, api_key: str) -> Principal:
+    async def _is_revoked(self, api_key: str) -> bool:
+        """Whether auth says so; its being away says nothing, and what a key began before it expired may end."""
+        try:
+            await self._ask_once(_digest(api_key), api_key, "")
+        except Unauthenticated as exc:
+            return exc.reason != "expired"
+        except ServiceError as exc:
+            _log.info("a key with live streams was not confirmed", extra={"reason": exc.reason})
+        return False
+
+    async def _ask_once(self, digest: bytes, api_key: str, address: str) -> Principal:
         """Ask auth; callers that ask about the same key at the same time share one call."""
         task = self._asking.get(digest)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._ask(digest, api_key))
+            task = asyncio.get_running_loop().create_task(self._ask(digest, api_key, address))
             self._asking[digest] = task
             task.add_done_callback(lambda _: self._asking.pop(digest, None))
         return await asyncio.shield(task)
 
-    async def _ask(self, digest: bytes, api_key: str) -> Principal:
-        for _ in range(_STALE_ANSWERS_MAX):
-            asked_at = self._clock.monotonic()
-            answer = await self._authority.authenticate(api_key)
-            if answer.principal is None:
-                self._forget(digest)
-                raise _refused(api_key, answer.denial)
-            if answer.revision >= max(self._floor, self._changed_at.get(answer.principal.key_id, 0)):
-                self._remember(digest, answer.principal, asked_at)
-                return answer.principal
-            # A change of this key was seen after what auth read: its answer is of the past.
-            await asyncio.sleep(_STALE_PAUSE_SECONDS)
+    async def _ask(self, digest: bytes, api_key: str, address: str) -> Principal:
+        with self._guessers.watching(address):
+            for _ in range(_STALE_ANSWERS_MAX):
+                asked_at = self._clock.monotonic()
+                answer = await self._authority.authenticate(api_key)
+                if answer.principal is None:
+                    self._forget(digest)
+                    self._bad_keys.remember(digest, answer.denial, revision=answer.revision)
+                    raise refused(api_key, answer.denial)
+                if answer.revision >= max(self._floor, self._changed_at.get(answer.principal.key_id, 0)):
+                    self._remember(digest, answer.principal, asked_at)
+                    return answer.principal
+                # A change of this key was seen after what auth read: its answer is of the past.
+                await asyncio.sleep(_STALE_PAUSE_SECONDS)
         raise Unavailable("auth has not caught up with its own changes; try again", reason="auth_unavailable")
 
     def _remember(self, digest: bytes, principal: Principal, confirmed_at: float) -> None:
+        self._bad_keys.forget(digest)
         self._cached[digest] = _Cached(principal, confirmed_at)
         self._cached.move_to_end(digest)
         self._digests.setdefault(principal.key_id, set()).add(digest)
@@ -166,10 +169,14 @@ class PrincipalCache:
         if not digests:
             del self._digests[cached.principal.key_id]
 
-    def _forget_all(self) -> None:
+    def _forget_all(self, floor: int) -> None:
+        """Believe nothing that was read before the revision `floor`."""
         self._cached.clear()
         self._digests.clear()
         self._changed_at.clear()
+        self._bad_keys.forget_all()
+        self._floor = floor
+        self._missed.set()
 
     async def _follow(self) -> None:
         events = self._authority.watch(self._revision)
@@ -181,36 +188,25 @@ class PrincipalCache:
             self._apply(event)
 
     def _apply(self, event: WatchEvent) -> None:
-        if self._revision is None or event.revision < self._revision:
+        if self._revision is None or event.revision < self._revision or event.all_keys_changed:
             # A watch that begins, or a database that went back in time: changes up to here are never told, so neither
             # what is remembered nor an answer on its way that was read before may be believed.
-            self._forget_all()
-            self._floor = event.revision
+            self._forget_all(event.revision)
         if event.changed_key_id:
-            self._changed_at[event.changed_key_id] = event.revision
-            if len(self._changed_at) > _RECENT_CHANGES_MAX:
-                del self._changed_at[next(iter(self._changed_at))]
-            for digest in list(self._digests.get(event.changed_key_id, ())):
-                self._forget(digest)
-        else:
+            self._note_change(event)
+        elif not event.all_keys_changed:
             self._heartbeat_at = self._clock.monotonic()
         self._revision = event.revision
 
-
-_REMEDY = "You can find and create API keys in the console under API Keys."
-_REFUSALS = {
-    "revoked": f"This API key has been revoked: {{key}}. {_REMEDY}",
-    "expired": f"This API key has expired: {{key}}. {_REMEDY}",
-}
-_INCORRECT = f"Incorrect API key provided: {{key}}. {_REMEDY}"
-
-
-def _refused(api_key: str, reason: str) -> Unauthenticated:
-    message = _REFUSALS.get(reason, _INCORRECT).format(key=_masked(api_key))
-    return Unauthenticated(message, reason=reason)
+    def _note_change(self, event: WatchEvent) -> None:
+        self._changed_at[event.changed_key_id] = event.revision
+        if len(self._changed_at) > _RECENT_CHANGES_MAX:
+            del self._changed_at[next(iter(self._changed_at))]
+        for digest in list(self._digests.get(event.changed_key_id, ())):
+            self._forget(digest)
+        if event.is_revoked:
+            self._lifelines.cut(event.changed_key_id)
 
 
-def _masked(api_key: str) -> str:
-    """Return as much of a key as its owner needs to recognise it, and no more."""
-    shown = api_key.isascii() and api_key.isprintable() and len(api_key) > 20
-    return f"{api_key[:7]}****{api_key[-4:]}" if shown else "****"
+def _digest(api_key: str) -> bytes:
+    return hashlib.sha256(api_key.encode()).digest()

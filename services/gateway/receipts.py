@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from services.common.clock import Clock
 from services.common.errors import InvalidRequest, NotFound
-from services.gateway.credentials import shown_key
+from services.gateway.credentials import client_address, shown_key
 from services.gateway.pipeline import Principal, Principals, RateLimit
 from services.gateway.routes import json_response
 
@@ -176,7 +176,7 @@ class Receipts:
         return json_response(_encode(owned.receipt))
 
     async def _principal(self, request: Request) -> Principal:
-        return await self._principals.authenticate(shown_key(request))
+        return await self._principals.authenticate(shown_key(request), address=client_address(request))
 
     def _span(self, request: Request) -> tuple[str, str]:
         """Return the first day and the last; the last may stay open, as the day is Redis' to tell and not ours."""

@@ -11,8 +11,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
-from services.gateway.credentials import shown_key
+from services.common.wildcards import permits
+from services.gateway.credentials import client_address, shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
+from services.gateway.lifelines import Lifelines
 from services.gateway.middleware import REQUEST_ID
 from services.gateway.openai import parse_chat
 from services.gateway.openapi import document
@@ -37,13 +39,21 @@ class API:
     """The handlers of the HTTP API."""
 
     def __init__(
-        self, pipeline: Pipeline, models: Models, leavers: Leavers, *, body_bytes_max: int, heartbeat_seconds: float
+        self,
+        pipeline: Pipeline,
+        models: Models,
+        leavers: Leavers,
+        lifelines: Lifelines,
+        *,
+        body_bytes_max: int,
+        heartbeat_seconds: float,
     ) -> None:
-        """Answer chats through `pipeline` and model lists from `models`."""
+        """Answer chats through `pipeline` and model lists from `models`; streams hang on `lifelines`."""
         self._heartbeat_seconds = heartbeat_seconds
         self._pipeline = pipeline
         self._models = models
         self._leavers = leavers
+        self._lifelines = lifelines
         self._body_bytes_max = body_bytes_max
 
     async def chat(self, request: Request) -> Response:
@@ -65,28 +75,31 @@ class API:
         try:
             if chat.stream:
                 events = self._pipeline.stream(hold, chat, client)
-                return await begin_stream(events, headers, client, heartbeat_seconds=self._heartbeat_seconds)
+                lifeline = self._lifelines.of(principal.key_id, shown_key(request))
+                return await begin_stream(events, headers, client, lifeline, heartbeat_seconds=self._heartbeat_seconds)
             return json_response(await self._pipeline.complete(hold, chat, client), headers=headers)
         except ServiceError as exc:
             return error_response(http_error(exc, now=time.time()), headers=headers)
 
     async def models(self, request: Request) -> Response:
-        """`GET /api/v1/models`."""
-        await self._principal(request)
-        return json_response(_encode({"object": "list", "data": await self._models.list_models()}))
+        """`GET /api/v1/models`: those that the key may ask for."""
+        return json_response(_encode({"object": "list", "data": await self._models_of(request)}))
 
     async def model(self, request: Request) -> Response:
         """`GET /api/v1/models/{id}`; ids may contain slashes."""
-        await self._principal(request)
         name = request.path_params["id"]
-        for model in await self._models.list_models():
+        for model in await self._models_of(request):
             if model.get("id") == name:
                 return json_response(_encode(model))
         message = f"The model `{name}` does not exist or you do not have access to it."
         raise NotFound(message, metadata={"param": "model", "code": "model_not_found"})
 
+    async def _models_of(self, request: Request) -> list[Members]:
+        principal = await self._principal(request)
+        return [model for model in await self._models.list_models() if permits(principal.models, str(model.get("id")))]
+
     async def _principal(self, request: Request) -> Principal:
-        return await self._pipeline.authorise(shown_key(request))
+        return await self._pipeline.authorise(shown_key(request), address=client_address(request))
 
     async def _body(self, request: Request) -> bytes:
         """Read the body, no further than its bound."""

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from ulid import ULID
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import process
 from services.common.channel import open_channel
@@ -24,6 +25,7 @@ from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
+from services.gateway.lifelines import Lifelines
 from services.gateway.middleware import APIPaths, RequestScope
 from services.gateway.pipeline import Pipeline
 from services.gateway.presence import Leavers
@@ -75,13 +77,16 @@ async def serve(settings: GatewaySettings) -> None:
             await stack.enter_async_context(open_channel(target))
             for target in (settings.auth_target, settings.quota_target, settings.inference_target)
         ]
+        lifelines = Lifelines()
         principals = PrincipalCache(
             GrpcAuthority(auth, timeout_seconds=settings.auth_timeout_seconds),
             SystemClock(),
+            lifelines,
             principals_max=settings.principals_max,
         )
         readiness = Readiness()
         await stack.enter_async_context(running(principals.keep_true()))
+        await stack.enter_async_context(running(principals.keep_streams_true()))
         await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
         models = GrpcInference(inference, timeout_seconds=settings.total_timeout_seconds)
         pipeline = Pipeline(
@@ -100,16 +105,34 @@ async def serve(settings: GatewaySettings) -> None:
             pipeline,
             models,
             Leavers(settings.leavers_max),
+            lifelines,
             body_bytes_max=settings.body_bytes_max,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
-        app = build_app(api, receipts, readiness, cors_origins=settings.cors_origins)
+        app = build_app(
+            api, receipts, readiness, cors_origins=settings.cors_origins, trusted_proxies=settings.trusted_proxies
+        )
         await _listen(app, readiness, settings)
         await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
 
 
-def build_app(api: API, receipts: Receipts, readiness: Readiness, *, cors_origins: Sequence[str]) -> Starlette:
-    """Return the ASGI application; pages of `cors_origins` may call it."""
+def build_app(
+    api: API,
+    receipts: Receipts,
+    readiness: Readiness,
+    *,
+    cors_origins: Sequence[str],
+    trusted_proxies: Sequence[str] = (),
+) -> Starlette:
+    """Return the ASGI application.
+
+    Args:
+        api: The handlers of chats and models.
+        receipts: The handlers of what was used.
+        readiness: The handler of `GET /readyz`.
+        cors_origins: Origins whose pages may call it.
+        trusted_proxies: Addresses and networks that are believed whom they forward.
+    """
     app = Starlette(
         routes=[
             Route("/api/v1/chat", api.chat, methods=["POST"]),
@@ -124,6 +147,7 @@ def build_app(api: API, receipts: Receipts, readiness: Readiness, *, cors_origin
             Route("/readyz", readiness.readyz),
         ],
         middleware=[
+            Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id),
             Middleware(
                 CORSMiddleware,

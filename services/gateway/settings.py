@@ -1,6 +1,8 @@
 """What the gateway can be told."""
 
-from pydantic import Field
+import ipaddress
+
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
@@ -49,3 +51,15 @@ class GatewaySettings(ServiceSettings):
 
     principals_max: int = Field(default=100_000, ge=1)
     """Keys whose principal is remembered; beyond it the longest unused is forgotten."""
+
+    trusted_proxies: list[str] = Field(default=[])
+    """JSON array of the addresses and networks (CIDR) of proxies whose `x-forwarded-for` and `x-forwarded-proto` are
+    believed; behind one that is not named here all clients count as one address."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        """Refuse what is no address: it would silently trust nobody."""
+        for one in value:
+            ipaddress.ip_network(one)
+        return value

@@ -1,4 +1,8 @@
-"""Streams of events over HTTP: sent as they arrive, followed to their end, never silent for long."""
+"""Streams of events over HTTP: sent as they arrive, followed to their end, never silent for long.
+
+A stream whose key is revoked ends with an error event at once. Nothing more is sent, but it is followed to its end like
+any whose client left.
+"""
 
 import asyncio
 import time
@@ -11,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import ServiceError
 from services.common.tasks import running
 from services.gateway import sse
-from services.gateway.errors import http_error
+from services.gateway.errors import HTTPError, http_error
+from services.gateway.lifelines import Lifeline
 from services.gateway.presence import Presence
 
 _WRITE_SECONDS_MAX = 30.0
@@ -22,9 +27,9 @@ Events = AsyncGenerator[list[bytes], None]
 
 
 async def begin_stream(
-    events: Events, headers: Mapping[str, str], client: Presence, *, heartbeat_seconds: float
+    events: Events, headers: Mapping[str, str], client: Presence, lifeline: Lifeline, *, heartbeat_seconds: float
 ) -> Response:
-    """Return the answer that sends `events`.
+    """Return the answer that sends `events` until the `lifeline` is cut.
 
     The first events are waited for, so that a failure before them is an HTTP error and not a broken stream; but not for
     longer than a heartbeat, after which a client should hear something.
@@ -33,14 +38,17 @@ async def begin_stream(
         ServiceError: The stream failed before its first events.
     """
     first = asyncio.ensure_future(anext(events, []))
+    cut = asyncio.ensure_future(lifeline.until_cut())
     try:
-        done, _ = await asyncio.wait({first}, timeout=heartbeat_seconds)
+        await asyncio.wait({first, cut}, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         await _end(first)
         raise
-    if done:
+    finally:
+        cut.cancel()
+    if first.done():
         first.result()
-    return EventStream(first, events, headers, client, heartbeat_seconds=heartbeat_seconds)
+    return EventStream(first, events, headers, client, lifeline, heartbeat_seconds=heartbeat_seconds)
 
 
 class EventStream(Response):
@@ -52,17 +60,21 @@ class EventStream(Response):
         rest: Events,
         headers: Mapping[str, str],
         client: Presence,
+        lifeline: Lifeline,
         *,
         heartbeat_seconds: float,
     ) -> None:
-        """Send what `first` gives, then `rest`."""
+        """Send what `first` gives, then `rest`, until the `lifeline` is cut."""
         self._first = first
         self._rest = rest
         self._client = client
+        self._lifeline = lifeline
         self._heartbeat_seconds = heartbeat_seconds
-        self._raw = [*sse.HEADERS, *((name.encode(), value.encode()) for name, value in headers.items())]
+        self._own_headers = headers
         self._sent_at = 0.0
-        self._is_stuck = False
+        self._is_over = False
+        """Nothing may be sent any more: the answer is complete, or its client is stuck."""
+        self._sending = asyncio.Lock()
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,14 +87,23 @@ class EventStream(Response):
                     await _end(self._first)
 
     async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self._raw})
+        await self._start(send)
         try:
-            async with running(self._beat(send)):
+            async with running(self._beat(send)), running(self._end_when_cut(send)):
                 await self._send_events(send)
         except ServiceError as exc:
-            await self._send(send, sse.events([http_error(exc, now=time.time()).body]), more=False)
+            await self._finish(send, _error_event(exc))
         else:
-            await self._send(send, sse.DONE, more=False)
+            await self._finish(send, sse.DONE)
+
+    async def _start(self, send: Send) -> None:
+        if not self._lifeline.is_cut:
+            await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *self._raw({})]})
+            return
+        error = _told(self._lifeline.refusal)
+        raw = [(b"content-type", b"application/json"), *self._raw(error.headers)]
+        await send({"type": "http.response.start", "status": error.status, "headers": raw})
+        await self._send(send, error.body, more=False)
 
     async def _send_events(self, send: Send) -> None:
         await self._send(send, sse.events(await self._first) if self._first.done() else sse.HEARTBEAT)
@@ -100,16 +121,39 @@ class EventStream(Response):
                 silence = 0
             await asyncio.sleep(self._heartbeat_seconds - silence)
 
+    async def _end_when_cut(self, send: Send) -> None:
+        await self._lifeline.until_cut()
+        await self._finish(send, b"")
+        self._client.write_off()
+
+    async def _finish(self, send: Send, body: bytes) -> None:
+        """Complete the answer with `body`, or with the refusal of a key that was revoked."""
+        await self._send(send, _error_event(self._lifeline.refusal) if self._lifeline.is_cut else body, more=False)
+
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
         """Write to the client; one that takes nothing any more is written off, and the stream goes on without it."""
-        if self._is_stuck:
-            return
-        self._sent_at = time.monotonic()
-        try:
-            async with asyncio.timeout(_WRITE_SECONDS_MAX):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError:
-            self._is_stuck = True
+        async with self._sending:
+            if self._is_over or (more and self._lifeline.is_cut):
+                return
+            self._sent_at = time.monotonic()
+            try:
+                async with asyncio.timeout(_WRITE_SECONDS_MAX):
+                    await send({"type": "http.response.body", "body": body, "more_body": more})
+            except TimeoutError:
+                self._is_over = True
+            else:
+                self._is_over = not more
+
+    def _raw(self, more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+        return [(name.encode(), value.encode()) for name, value in {**self._own_headers, **more}.items()]
+
+
+def _told(error: ServiceError) -> HTTPError:
+    return http_error(error, now=time.time())
+
+
+def _error_event(error: ServiceError) -> bytes:
+    return sse.events([_told(error).body])
 
 
 async def _end(first: Awaitable[list[bytes]]) -> None:

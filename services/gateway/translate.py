@@ -36,6 +36,7 @@ def request_context(hold: Hold) -> inference_pb2.RequestContext:
         key_id=hold.principal.key_id,
         day=hold.day,
         reserved_at=timestamp(hold.reserved_at),
+        models=hold.principal.models,
     )
 
 

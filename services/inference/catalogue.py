@@ -1,21 +1,24 @@
 """The models that can be asked for: Groq's list, kept fresh, within what the operator allows.
 
-Aliases stand for names that Groq no longer lists, fallbacks for models that cannot be had just now.
+Aliases stand for names that Groq no longer lists, fallbacks for models that cannot be had just now. A key may be bound
+to some of the models: it is refused the others, and does not fall back to them.
 """
 
 import asyncio
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from services.common.clock import Clock
-from services.common.errors import NotFound, ServiceError
+from services.common.errors import NotFound, PermissionDenied, ServiceError
+from services.common.wildcards import permits
 from services.inference.chat import Members
 
 _log = logging.getLogger(__name__)
 _FRESH_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
+_SHOWN_CHARACTERS_MAX = 256
+"""Of a name in a message: gRPC's bound for what goes with a failure is 8 KiB, and a failure beyond it says nothing."""
 
 
 class Lister(Protocol):
@@ -49,7 +52,7 @@ class Catalogue:
         self._lister = lister
         self._aliases = aliases
         self._clock = clock
-        self._allowed = re.compile("|".join(".*".join(map(re.escape, one.split("*"))) for one in allowed or ["*"]))
+        self._allowed = tuple(allowed)
         self._fallbacks = fallbacks or {}
         self._models: list[Members] = []
         self._names: frozenset[str] = frozenset()
@@ -83,21 +86,31 @@ class Catalogue:
             for alias, target in self._aliases.items()
             if alias not in models and target in models
         }
-        listed = [model for name, model in models.items() if self._is_allowed(name)]
-        return listed + [model for alias, model in aliases.items() if self._is_allowed(alias, self._aliases[alias])]
+        allowed = self._allowed
+        listed = [model for name, model in models.items() if permits(allowed, name)]
+        return listed + [model for alias, model in aliases.items() if permits(allowed, alias, self._aliases[alias])]
 
-    async def candidates(self, name: str) -> list[str]:
+    async def candidates(self, name: str, *, permitted: Sequence[str] = ()) -> list[str]:
         """Return what to ask Groq for when asked for `name`, in order.
 
+        Args:
+            name: The model asked for.
+            permitted: Names, or patterns with `*`, that the caller is bound to; none permits all. An alias counts by
+                its own name or its model's, and so does a fallback.
+
         Raises:
-            NotFound: The model may not be asked for.
+            NotFound: The model may not be asked for by anybody.
+            PermissionDenied: This caller may not ask for it.
         """
         target = await self.resolve(name)
-        if not self._is_allowed(name, target):
-            message = f"The model `{name}` does not exist or you do not have access to it."
+        if not permits(self._allowed, name, target):
+            message = f"The model `{_shown(name)}` does not exist or you do not have access to it."
             raise NotFound(message, reason="model_not_found", metadata={"code": "model_not_found"})
+        if not permits(permitted, name, target):
+            raise _not_permitted(name)
         fallbacks = self._fallbacks.get(name) or self._fallbacks.get(target, ())
-        return list(dict.fromkeys([target, *[await self.resolve(one) for one in fallbacks]]))
+        resolved = [(one, await self.resolve(one)) for one in fallbacks]
+        return list(dict.fromkeys([target, *[model for one, model in resolved if permits(permitted, one, model)]]))
 
     async def resolve(self, name: str) -> str:
         """Return the name to ask Groq for: `name` itself, or its alias when Groq does not list it."""
@@ -109,9 +122,6 @@ class Catalogue:
         except ServiceError as exc:
             _log.warning("the model list is not known; using the alias", extra={"error": exc.message})
         return name if name in self._names else alias
-
-    def _is_allowed(self, *names: str) -> bool:
-        return any(self._allowed.fullmatch(one) is not None for one in names)
 
     def _is_stale(self) -> bool:
         return self._clock.monotonic() >= self._stale_at
@@ -126,3 +136,15 @@ class Catalogue:
         self._failure = None
         self._names = frozenset(str(model.get("id")) for model in self._models)
         self._stale_at = self._clock.monotonic() + _FRESH_SECONDS
+
+
+def _not_permitted(name: str) -> PermissionDenied:
+    message = (
+        f"This API key may not ask for the model `{_shown(name)}`. Ask for one that GET /api/v1/models lists, or use a "
+        "key that is not bound to other models."
+    )
+    return PermissionDenied(message, reason="model_not_allowed")
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= _SHOWN_CHARACTERS_MAX else f"{name[:_SHOWN_CHARACTERS_MAX]}…"

@@ -60,6 +60,8 @@ class RequestContext:
     """UTC date of the reserve, `YYYY-MM-DD`."""
     reserved_at: float
     """Redis' time of the reserve, or the arrival of a direct call; Unix seconds."""
+    models: tuple[str, ...] = ()
+    """Models that may be asked for, by name or with `*` in it; empty allows all."""
 
 
 @dataclass(frozen=True, slots=True)

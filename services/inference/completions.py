@@ -174,7 +174,7 @@ class Completions:
         async def ask_once(model: str, turn: Turn) -> Reply:
             return await self._provider.complete(_body(entry, model), turn)
 
-        models = await self._catalogue.candidates(entry.call.model)
+        models = await self._catalogue.candidates(entry.call.model, permitted=entry.models_permitted)
         return await self._upstream.ask(models, ask_once, entry, deadline=self._deadline(entry))
 
     async def _relay(self, entry: Entry, shaper: EventShaper, outbox: Outbox) -> None:
@@ -186,7 +186,7 @@ class Completions:
                     if shaper.pieces:
                         entry.mark_first_token()
 
-        models = await self._catalogue.candidates(entry.call.model)
+        models = await self._catalogue.candidates(entry.call.model, permitted=entry.models_permitted)
         await self._upstream.ask(
             models, relay_once, entry, deadline=self._deadline(entry), is_unheard=lambda: outbox.is_unheard
         )

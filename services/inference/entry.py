@@ -5,6 +5,7 @@ from services.common.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
     ServiceError,
     Throttled,
     TooLarge,
@@ -13,7 +14,7 @@ from services.common.errors import (
 from services.inference.chat import ChatCall, Members, Outcome, RequestContext, Usage
 from services.inference.ledger import LedgerRow
 
-_REFUSALS = (InvalidRequest, NotFound, TooLarge, Throttled)
+_REFUSALS = (InvalidRequest, NotFound, PermissionDenied, TooLarge, Throttled)
 
 
 class CallerLeft(Unavailable):
@@ -52,6 +53,11 @@ class Entry:
     def key_id(self) -> str:
         """The API key that asks; empty for a direct caller."""
         return self._context.key_id
+
+    @property
+    def models_permitted(self) -> tuple[str, ...]:
+        """Patterns of the models that the API key may ask for; empty permits all."""
+        return self._context.models
 
     def dispatch(self, upstream_model: str) -> None:
         """Note that Groq is asked."""

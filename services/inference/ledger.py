@@ -62,6 +62,24 @@ class UsageSummary:
     reasoning_tokens: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestsPage:
+    """Which of an account's rows are asked for, newest first by request id."""
+
+    account_id: str
+    key_id: str = ""
+    """Only rows of this key; empty means of any."""
+    outcome: Outcome | None = None
+    """Only rows that ended so; None means in any way."""
+    from_day: str = ""
+    """First day; empty leaves that end open."""
+    to_day: str = ""
+    """Last day; empty leaves that end open."""
+    before: str = ""
+    """Only rows whose request id is smaller; empty begins with the newest."""
+    rows_max: int
+
+
 class LedgerStore(Protocol):
     """Where rows are kept. All calls raise `Unavailable` when the database is away."""
 
@@ -98,6 +116,12 @@ class LedgerStore(Protocol):
             from_day: First day; empty leaves that end open.
             to_day: Last day; empty leaves that end open.
         """
+
+    async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
+        """Return a page of rows; fewer than asked for were the last."""
+
+    async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
+        """Return when each key's latest request was reserved, in order; None for a key without a row."""
 
 
 class Ledger:

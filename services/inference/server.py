@@ -20,8 +20,8 @@ from services.inference.supply import Supply
 from services.inference.upstream import ModelLister, Upstream
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_VERSION_TABLE = "inference_alembic_version"
+MIGRATIONS = Path(__file__).parent / "migrations"
+VERSION_TABLE = "inference_alembic_version"
 
 
 async def serve(settings: InferenceSettings) -> None:
@@ -30,7 +30,7 @@ async def serve(settings: InferenceSettings) -> None:
         raise StartError("no Groq key: set GROQ_API_KEY (or GROQ_API_KEYS, separated by commas)")
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
-            database.open_database(settings.ledger_url, migrations=_MIGRATIONS, version_table=_VERSION_TABLE)
+            database.open_database(settings.ledger_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
         )
         store = SQLLedgerStore(engine)
         clients = await stack.enter_async_context(
@@ -97,4 +97,4 @@ async def serve(settings: InferenceSettings) -> None:
 
 async def migrate(settings: InferenceSettings) -> None:
     """Bring the ledger's schema up to date."""
-    await database.migrate(settings.ledger_url, migrations=_MIGRATIONS, version_table=_VERSION_TABLE)
+    await database.migrate(settings.ledger_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)

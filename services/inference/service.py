@@ -8,9 +8,16 @@ from services.inference import translate
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.ledger import LedgerStore
+from services.inference.usage_checks import (
+    check_day,
+    check_given,
+    check_id,
+    check_ids,
+    check_size,
+    check_span,
+    requests_page,
+)
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
-
-_ITEMS_MAX = 1_000
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -61,7 +68,10 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.CountChargedRequest, context: Context
     ) -> usage_pb2.CountChargedResponse:
         """Count charged rows of keys and days."""
-        _check_size(len(request.key_days), "key_days")
+        check_size("key_days", len(request.key_days))
+        for one in request.key_days:
+            check_id("key_id", one.key_id)
+            check_day("day", one.day)
         counts = await self._store.count_charged(
             [(one.key_id, one.day) for one in request.key_days], reserved_before=translate.time_before(request)
         )
@@ -69,6 +79,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
 
     async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
         """Read one row."""
+        check_id("request_id", request.request_id)
         row = await self._store.find(request.request_id)
         if row is None:
             raise NotFound(f"no request {request.request_id!r} in the ledger")
@@ -80,6 +91,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         """Add up an account's or a key's rows by day and model."""
         if not request.key_id and not request.account_id:
             raise InvalidRequest("key_id, account_id: expected at least one of them")
+        check_ids("key_id, account_id", [request.key_id, request.account_id])
+        check_span(request.from_day, request.to_day)
         summaries = await self._store.summarize(
             request.key_id, account_id=request.account_id, from_day=request.from_day, to_day=request.to_day
         )
@@ -90,6 +103,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.ListChargedResponse:
         """List the charged rows of a key's day."""
         one = request.key_day
+        check_id("key_id", one.key_id)
+        check_day("day", one.day)
         ids = await self._store.list_charged(one.key_id, one.day, reserved_before=translate.time_before(request))
         return usage_pb2.ListChargedResponse(request_ids=ids)
 
@@ -97,7 +112,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.CloseUnknownRequest, context: Context
     ) -> usage_pb2.CloseUnknownResponse:
         """Give every request without a row an `unknown` one, and return all verdicts."""
-        _check_size(len(request.contexts), "contexts")
+        check_size("contexts", len(request.contexts))
         verdicts = await self._store.close_unknown([translate.known_context(one) for one in request.contexts])
         return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(one) for one in verdicts])
 
@@ -105,11 +120,25 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.MarkClientLeftRequest, context: Context
     ) -> usage_pb2.MarkClientLeftResponse:
         """Note on answered rows that their client had left."""
-        _check_size(len(request.request_ids), "request_ids")
+        check_size("request_ids", len(request.request_ids))
+        check_ids("request_ids", request.request_ids)
         await self._store.mark_client_left(request.request_ids)
         return usage_pb2.MarkClientLeftResponse()
 
+    async def ListRequests(
+        self, request: usage_pb2.ListRequestsRequest, context: Context
+    ) -> usage_pb2.ListRequestsResponse:
+        """List a page of an account's rows, newest first."""
+        rows = await self._store.list_requests(requests_page(request))
+        return usage_pb2.ListRequestsResponse(records=[translate.usage_record(row) for row in rows])
 
-def _check_size(count: int, field: str) -> None:
-    if not 1 <= count <= _ITEMS_MAX:
-        raise InvalidRequest(f"{field}: expected 1 to {_ITEMS_MAX:,} items, got {count:,}")
+    async def ListLastUses(
+        self, request: usage_pb2.ListLastUsesRequest, context: Context
+    ) -> usage_pb2.ListLastUsesResponse:
+        """Say when keys were last used."""
+        check_size("key_ids", len(request.key_ids), least=0)
+        for key_id in request.key_ids:
+            check_given("key_ids", key_id)
+        times = await self._store.last_uses(request.key_ids)
+        uses = [translate.last_use(*one) for one in zip(request.key_ids, times, strict=True)]
+        return usage_pb2.ListLastUsesResponse(last_uses=uses)

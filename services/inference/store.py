@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Row, case, func, select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import Unavailable
 from services.common.transactions import Transactions, deadline
+from services.inference import queries
 from services.inference.chat import Outcome, RequestContext, Usage, UsageSource, Verdict
-from services.inference.ledger import LedgerRow, UsageSummary
+from services.inference.ledger import LedgerRow, RequestsPage, UsageSummary
+from services.inference.queries import COUNTS
 from services.inference.tables import usage_ledger
 
 _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
 _COUNT_MAX = 2**63 - 1
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 _OWN_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
 
 
@@ -69,14 +70,14 @@ class SQLLedgerStore:
         counts: dict[tuple[str, str], int] = {}
         async with self._transactions.reading() as connection:
             for day, key_ids in keys_of.items():
-                for key_id, count in await connection.execute(_count_query(day, key_ids, reserved_before)):
+                for key_id, count in await connection.execute(queries.count_charged(day, key_ids, reserved_before)):
                     counts[key_id, day] = count
         return [counts.get(key_day, 0) for key_day in key_days]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def list_charged(self, key_id: str, day: str, *, reserved_before: float | None) -> list[str]:
         """Return the ids of a key's day's charged rows; with a time only those reserved before it."""
-        query = select(usage_ledger.c.request_id).where(_charged(day, {key_id}, reserved_before))
+        query = select(usage_ledger.c.request_id).where(queries.charged(day, {key_id}, reserved_before))
         async with self._transactions.reading() as connection:
             return list(await connection.scalars(query))
 
@@ -92,8 +93,24 @@ class SQLLedgerStore:
     async def summarize(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
         async with self._transactions.reading() as connection:
-            rows = await connection.execute(_summary_query(key_id, account_id, from_day, to_day))
+            rows = await connection.execute(queries.summary(key_id, account_id, from_day, to_day))
             return [UsageSummary(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
+        """Return a page of rows; fewer than asked for were the last."""
+        async with self._transactions.reading() as connection:
+            return [_ledger_row(row) for row in await connection.execute(queries.requests(page))]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
+        """Return when each key's latest request was reserved, in order; None for a key without a row."""
+        if not key_ids:
+            return []
+        async with self._transactions.reading() as connection:
+            rows = await connection.execute(queries.last_uses(set(key_ids)))
+        used = {key_id: max((one for one in times if one is not None), default=None) for key_id, *times in rows}
+        return [used[key_id] for key_id in key_ids]
 
 
 async def _verdicts(connection: AsyncConnection, request_ids: Sequence[str]) -> list[Verdict]:
@@ -104,7 +121,7 @@ async def _verdicts(connection: AsyncConnection, request_ids: Sequence[str]) -> 
 
 def _values(row: LedgerRow) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(row, name) for name in _OWN_COLUMNS}
-    values |= {name: min(getattr(row.usage, name), _COUNT_MAX) for name in _COUNTS}
+    values |= {name: min(getattr(row.usage, name), _COUNT_MAX) for name in COUNTS}
     return values | {
         "outcome": row.outcome.value,
         "usage_source": row.usage.source.value,
@@ -125,7 +142,7 @@ def _storable(text: str, characters_max: int) -> str:
 
 def _ledger_row(row: Row[Any]) -> LedgerRow:
     stored = row._mapping
-    usage = Usage(**{name: stored[name] for name in _COUNTS}, source=UsageSource(stored["usage_source"]))
+    usage = Usage(**{name: stored[name] for name in COUNTS}, source=UsageSource(stored["usage_source"]))
     own = {name: stored[name] for name in _OWN_COLUMNS}
     return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]))
 
@@ -157,34 +174,3 @@ def _unknown(context: RequestContext) -> LedgerRow:
         time_to_first_token_ms=0,
         duration_ms=0,
     )
-
-
-def _charged(day: str, key_ids: set[str], reserved_before: float | None) -> Any:
-    table = usage_ledger.c
-    charged = (table.day == day) & table.key_id.in_(key_ids) & table.charged
-    return charged if reserved_before is None else charged & (table.reserved_at < reserved_before)
-
-
-def _count_query(day: str, key_ids: set[str], reserved_before: float | None) -> Any:
-    key_id = usage_ledger.c.key_id
-    return select(key_id, func.count()).where(_charged(day, key_ids, reserved_before)).group_by(key_id)
-
-
-def _summary_query(key_id: str, account_id: str, from_day: str, to_day: str) -> Any:
-    table = usage_ledger.c
-    query = select(
-        table.day,
-        table.model,
-        func.sum(case((table.charged, 1), else_=0)),
-        func.sum(case((table.charged, 0), else_=1)),
-        *(func.sum(table[name]) for name in _COUNTS),
-    )
-    if key_id:
-        query = query.where(table.key_id == key_id)
-    if account_id:
-        query = query.where(table.account_id == account_id)
-    if from_day:
-        query = query.where(table.day >= from_day)
-    if to_day:
-        query = query.where(table.day <= to_day)
-    return query.group_by(table.day, table.model).order_by(table.day.desc(), table.model)

@@ -32,4 +32,7 @@ usage_ledger = Table(
     # Counting a key's day, which grounds quota's counters, reads this index alone.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
     Index("ix_usage_ledger_account_day", "account_id", "day"),
+    # Pages of an account's or one key's requests, newest first, walk down one of these.
+    Index("ix_usage_ledger_account_request", "account_id", "request_id"),
+    Index("ix_usage_ledger_account_key_request", "account_id", "key_id", "request_id"),
 )

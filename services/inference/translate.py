@@ -1,6 +1,5 @@
 """Protobuf ↔ the nouns of a chat; nothing is decided here."""
 
-import re
 import time
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from services.common.errors import InvalidRequest
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import ChatCall, Members, RequestContext, Verdict
 from services.inference.ledger import LedgerRow, UsageSummary
+from services.inference.usage_checks import check_day, check_id
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
 
 _VERDICTS = {
@@ -20,9 +20,7 @@ _VERDICTS = {
     Verdict.RELEASED: inference_pb2.VERDICT_RELEASED,
     None: inference_pb2.VERDICT_UNSPECIFIED,
 }
-_ID_CHARACTERS_MAX = 64
 Mirrored = TypeVar("Mirrored", bound=Message)
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
@@ -53,7 +51,7 @@ def request_context(context: inference_pb2.RequestContext) -> RequestContext:
     """
     if not context.request_id:
         now = time.time()
-        return RequestContext(f"req_{ULID()}", "", "", _utc_date(now), now)
+        return RequestContext(f"req_{ULID()}", "", "", _utc_date(now), now, models=tuple(context.models))
     return known_context(context)
 
 
@@ -64,13 +62,16 @@ def known_context(context: inference_pb2.RequestContext) -> RequestContext:
         InvalidRequest: The ledger could not keep it.
     """
     for field in ("request_id", "account_id", "key_id"):
-        text = getattr(context, field)
-        if len(text) > _ID_CHARACTERS_MAX or "\0" in text:
-            raise InvalidRequest(f"{field}: expected at most {_ID_CHARACTERS_MAX} characters without NUL")
-    if not _DAY.fullmatch(context.day):
-        raise InvalidRequest(f"day: expected YYYY-MM-DD, got {context.day!r}")
-    reserved_at = unix_seconds(context.reserved_at)
-    return RequestContext(context.request_id, context.account_id, context.key_id, context.day, reserved_at)
+        check_id(field, getattr(context, field))
+    check_day("day", context.day)
+    return RequestContext(
+        context.request_id,
+        context.account_id,
+        context.key_id,
+        context.day,
+        unix_seconds(context.reserved_at),
+        models=tuple(context.models),
+    )
 
 
 def completion(members: Members) -> chat_pb2.ChatCompletion:
@@ -145,6 +146,11 @@ def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
         cached_tokens=summary.cached_tokens,
         reasoning_tokens=summary.reasoning_tokens,
     )
+
+
+def last_use(key_id: str, used_at: float | None) -> usage_pb2.LastUse:
+    """Return when a key was last used; None means that it was not."""
+    return usage_pb2.LastUse(key_id=key_id, used_at=None if used_at is None else timestamp(used_at))
 
 
 def _taken(members: Members, name: str, expected: str) -> Any:

@@ -2,11 +2,12 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from services.inference.chat import Outcome, RequestContext, Usage, UsageSource, Verdict
-from services.inference.ledger import LedgerRow, LedgerStore, UsageSummary
+from services.inference.ledger import LedgerRow, LedgerStore, RequestsPage, UsageSummary
 
 DAY = "2026-08-02"
 USAGE = Usage(10, 20, 30, cached_tokens=4, reasoning_tokens=5, source=UsageSource.REPORTED)
@@ -38,6 +39,12 @@ def rows(count: int, *, start: int = 0, **changes: object) -> list[LedgerRow]:
 def lost(request_id: str) -> RequestContext:
     """Return where a request is accounted whose verdict never came."""
     return RequestContext(request_id, ROW.account_id, ROW.key_id, ROW.day, ROW.reserved_at)
+
+
+async def listed(store: LedgerStore, *, account_id: str = "acc_1", rows_max: int = 100, **wanted: Any) -> list[str]:
+    """Return the ids of a page of an account's rows."""
+    page = RequestsPage(account_id=account_id, rows_max=rows_max, **wanted)
+    return [row.request_id for row in await store.list_requests(page)]
 
 
 class LedgerStoreContract:
@@ -182,6 +189,63 @@ class LedgerStoreContract:
         assert await store.list_charged("key_1", DAY, reserved_before=20.0) == ["req_0"]
         assert set(await store.list_charged("key_1", DAY, reserved_before=None)) == {"req_0", "req_1", "req_2"}
         assert await store.list_charged("key_2", DAY, reserved_before=None) == []
+
+    async def test_an_accounts_requests_come_newest_first_page_by_page(self, store: LedgerStore) -> None:
+        await store.insert(rows(25, start=10))
+        await store.insert(rows(5, start=40, account_id="acc_2"))
+        seen: list[str] = []
+
+        while page := await listed(store, rows_max=10, before=seen[-1] if seen else ""):
+            seen += page
+
+        assert seen == [f"req_{number}" for number in reversed(range(10, 35))]
+        assert await listed(store, before="req_10") == []
+        assert await listed(store, account_id="acc_none") == []
+
+    async def test_a_listed_row_is_the_row(self, store: LedgerStore) -> None:
+        await store.insert([ROW])
+
+        assert await store.list_requests(RequestsPage(account_id="acc_1", rows_max=5)) == [ROW]
+
+    async def test_requests_are_listed_by_key_outcome_and_days_all_at_once(self, store: LedgerStore) -> None:
+        await store.insert(rows(2, start=10))
+        await store.insert(rows(2, start=20, key_id="key_2"))
+        await store.insert(rows(2, start=30, outcome=Outcome.REFUSED, charged=False))
+        await store.insert(rows(1, start=40, day="2026-08-03"))
+        await store.insert(rows(1, start=50, key_id="key_1", account_id="acc_2"))
+
+        assert await listed(store, key_id="key_2") == ["req_21", "req_20"]
+        assert await listed(store, outcome=Outcome.REFUSED) == ["req_31", "req_30"]
+        assert await listed(store, from_day="2026-08-03") == ["req_40"]
+        assert await listed(store, to_day=DAY, key_id="key_1") == ["req_31", "req_30", "req_11", "req_10"]
+        assert await listed(store, from_day=DAY, to_day=DAY, key_id="key_1", outcome=Outcome.ANSWERED) == [
+            "req_11",
+            "req_10",
+        ]
+        assert await listed(store, key_id="key_none") == []
+
+    async def test_the_last_use_of_a_key_is_its_latest_request_charged_or_not(self, store: LedgerStore) -> None:
+        await store.insert(rows(1, start=10, reserved_at=100.5, day="2026-08-01"))
+        await store.insert(rows(1, start=20, reserved_at=300.25))
+        await store.insert(rows(1, start=30, reserved_at=400.125, charged=False))
+        await store.insert(rows(1, start=40, reserved_at=200, key_id="key_2"))
+        await store.insert(rows(1, start=50, reserved_at=150, key_id="key_3", charged=False))
+
+        assert await store.last_uses(["key_2", "key_none", "key_1", "key_3", "key_2"]) == [
+            200,
+            None,
+            400.125,
+            150,
+            200,
+        ]
+        assert await store.last_uses([]) == []
+
+    async def test_a_thousand_keys_are_asked_about_at_once(self, store: LedgerStore) -> None:
+        await store.insert(rows(1, start=1, key_id="key_7", reserved_at=7))
+
+        uses = await store.last_uses([f"key_{number}" for number in range(1000)])
+
+        assert [number for number, used_at in enumerate(uses) if used_at is not None] == [7]
 
     async def test_sums_do_not_overflow_where_counts_do_not(self, store: LedgerStore) -> None:
         await store.insert(rows(3, usage=Usage(total_tokens=2**61)))

@@ -53,7 +53,11 @@ class Key:
 class Stack:
     """A running stack. Its services listen on Unix sockets, its gateways on ports of the loopback address.
 
-    Its programs are named after their services, and gateways and several quotas are numbered: `gateway-1`, `quota-1`.
+    Its programs are named after their services; gateways are numbered, and so are several auths and quotas:
+    `gateway-1`, `quota-1`.
+
+    Attributes:
+        own: What the environment of one program has on top of all others', by its name.
     """
 
     def __init__(
@@ -62,17 +66,19 @@ class Stack:
         *,
         gateways: int,
         environment: Mapping[str, str],
+        auths: int = 1,
         quotas: int = 1,
         valkey_options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.environment = dict(environment)
+        self.own: dict[str, dict[str, str]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._programs: dict[str, Program] = {}
         self.settings = LocalSettings(
             data_dir=folder / "data",
             gateway_port=free_port(),
-            auth_listen=f"unix:{folder}/auth.sock",
+            auth_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("auth", auths)),
             quota_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("quota", quotas)),
             inference_listen=f"unix:{folder}/inference.sock",
             groq_api_key=SecretStr(""),
@@ -82,7 +88,7 @@ class Stack:
         )
         ports = [self.settings.gateway_port] + [free_port() for _ in range(gateways - 1)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
-        self._add_programs(ports, quotas=quotas, valkey_options=valkey_options)
+        self._add_programs(ports, auths=auths, quotas=quotas, valkey_options=valkey_options)
 
     @property
     def base_url(self) -> str:
@@ -98,6 +104,10 @@ class Stack:
     def names(self) -> tuple[str, ...]:
         """The programs, in the order in which they start."""
         return tuple(self._programs)
+
+    def add(self, program: Program) -> None:
+        """Have another program started before all others."""
+        self._programs = {program.name: program, **self._programs}
 
     def is_running(self, name: str) -> bool:
         """Whether a program was started and has not ended."""
@@ -115,7 +125,13 @@ class Stack:
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 program.command,
-                env={**bare_environment(), **program.environment, **self.environment, **environment},
+                env={
+                    **bare_environment(),
+                    **program.environment,
+                    **self.environment,
+                    **self.own.get(name, {}),
+                    **environment,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -162,17 +178,17 @@ class Stack:
 
     # What an operator does.
 
-    async def create_key(self, *, daily_limit: int | None = None) -> Key:
+    async def create_key(self, *, daily_limit: int | None = None, models: Sequence[str] = ()) -> Key:
         """Make a key of the test account."""
         async with open_channel(self.settings.auth_listen) as channel:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
-            request = keys_pb2.CreateKeyRequest(email=EMAIL, name="test", daily_limit=daily_limit)
+            request = keys_pb2.CreateKeyRequest(email=EMAIL, name="test", daily_limit=daily_limit, models=models)
             response = await keys.CreateKey(request, metadata=self.admin_metadata, timeout=5)
         return Key(response.key.id, response.secret)
 
-    async def revoke_key(self, key: Key) -> None:
-        """Revoke a key; returns with auth's answer."""
-        async with open_channel(self.settings.auth_listen) as channel:
+    async def revoke_key(self, key: Key, *, at: str = "") -> None:
+        """Revoke a key; returns with auth's answer, or with that of the one auth that `at` names."""
+        async with open_channel(self.socket(at) if at else self.settings.auth_listen) as channel:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             await keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.id), metadata=self.admin_metadata, timeout=5)
 
@@ -182,6 +198,10 @@ class Stack:
             accounts = accounts_pb2_grpc.AccountServiceStub(channel)
             request = accounts_pb2.CreateAccountRequest(email=EMAIL)
             await accounts.CreateAccount(request, metadata=self.admin_metadata, timeout=5)
+
+    def socket(self, name: str) -> str:
+        """Return the gRPC target of one service's program."""
+        return f"unix:{self.folder}/{name}.sock"
 
     @property
     def admin_metadata(self) -> tuple[tuple[str, str], ...]:
@@ -229,7 +249,7 @@ class Stack:
                 await asyncio.sleep(0.02)
         return counters
 
-    def _add_programs(self, ports: list[int], *, quotas: int, valkey_options: Sequence[str]) -> None:
+    def _add_programs(self, ports: list[int], *, auths: int, quotas: int, valkey_options: Sequence[str]) -> None:
         self._standin_port = free_port()
         self._standin_url = f"http://127.0.0.1:{self._standin_port}"
         stores = programs.stores(self.settings, sockets=self.folder)
@@ -238,10 +258,12 @@ class Stack:
             self._programs[program.name] = program
         valkey = self._programs["valkey"]
         self._programs["valkey"] = Program("valkey", (*valkey.command, *valkey_options), valkey.environment)
-        quota, gateway = self._programs.pop("quota"), self._programs.pop("gateway")
-        for name in _numbered("quota", quotas):
-            environment = {**quota.environment, "QUOTA_LISTEN": f"unix:{self.folder}/{name}.sock"}
-            self._programs[name] = Program(name, quota.command, environment)
+        gateway = self._programs.pop("gateway")
+        for service, count in (("auth", auths), ("quota", quotas)):
+            program = self._programs.pop(service)
+            for name in _numbered(service, count):
+                environment = {**program.environment, f"{service.upper()}_LISTEN": self.socket(name)}
+                self._programs[name] = Program(name, program.command, environment)
         for number, port in enumerate(ports, start=1):
             environment = {**gateway.environment, "GATEWAY_PORT": str(port)}
             self._programs[f"gateway-{number}"] = Program(f"gateway-{number}", gateway.command, environment)
@@ -253,7 +275,7 @@ class Stack:
             case "groq-standin":
                 await ready.until(lambda: ready.http_answers(f"{self._standin_url}/healthz"))
             case _ if not name.startswith("gateway-"):
-                await ready.until(lambda: ready.grpc_serves(f"unix:{self.folder}/{name}.sock"))
+                await ready.until(lambda: ready.grpc_serves(self.socket(name)))
             case _:
                 url = self.gateways[int(name.removeprefix("gateway-")) - 1]
                 await ready.until(lambda: ready.http_answers(f"{url}/readyz"))
@@ -264,16 +286,28 @@ def running_stack(
     *, gateways: int = 1, quotas: int = 1, valkey_options: Sequence[str] = (), **environment: str
 ) -> Iterator[Stack]:
     """Run a stack for the block; all of it must stop in order at the end."""
-    with tempfile.TemporaryDirectory(prefix="stack-e2e-", dir="/tmp") as folder:
-        stack = Stack(
-            Path(folder), gateways=gateways, environment=environment, quotas=quotas, valkey_options=valkey_options
-        )
-        try:
-            stack.start_all()
-            asyncio.run(stack.create_account())
+    with stack_folder() as folder:
+        stack = Stack(folder, gateways=gateways, environment=environment, quotas=quotas, valkey_options=valkey_options)
+        with started(stack):
             yield stack
-        finally:
-            stack.stop_all()
+
+
+@contextmanager
+def stack_folder() -> Iterator[Path]:
+    """Give a folder whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="stack-e2e-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def started(stack: Stack) -> Iterator[None]:
+    """Run `stack` for the block."""
+    try:
+        stack.start_all()
+        asyncio.run(stack.create_account())
+        yield
+    finally:
+        stack.stop_all()
 
 
 def connector(connections: int) -> aiohttp.TCPConnector:

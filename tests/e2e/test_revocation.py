@@ -1,11 +1,85 @@
-"""Revocation: a number, not a hope."""
+"""Revocation: a number, not a hope.
+
+Most of it runs on one cluster: two auths on one Postgres, and four gateways, each with an auth of its own to ask and to
+watch. The fourth is behind a proxy that can swallow its watch.
+"""
 
 import asyncio
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import aiohttp
 import httpx
+import pytest
 
-from tests.e2e.stack import Stack, say
+from services.common import checked_token
+from services.local.child import Program
+from tests.backends import fresh_database
+from tests.e2e import floods
+from tests.e2e.auth_proxy import Remote
+from tests.e2e.callers import Caller, Listener
+from tests.e2e.stack import Key, Stack, bare_environment, connector, say, stack_folder, started
+
+pytestmark = pytest.mark.xdist_group("revocation")
+
+_ROOT = Path(__file__).parents[2]
+_CALLS, _STREAMS = 200, 20
+_TOKENS = 60
+_STREAM = f"[[standin:slow token_ms=50]] [[standin:tokens count={_TOKENS}]]"
+"""Three seconds long."""
+_LONG_STREAM = "[[standin:slow token_ms=100]] [[standin:tokens count=70]]"
+"""Seven seconds long."""
+_FLOOD = 10_000
+_UNKNOWN_LOOK_UPS_MAX = 500
+"""A hundred in each ten seconds, and what was under way when the first were found unknown."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A stack and the proxy before its last gateway's auth."""
+
+    stack: Stack
+    proxy: Remote
+
+    @property
+    def direct(self) -> list[str]:
+        """Addresses of the gateways that reach auth without the proxy."""
+        return [f"{gateway}/api/v1/chat" for gateway in self.stack.gateways[:3]]
+
+    @property
+    def proxied(self) -> str:
+        """Address of the gateway behind the proxy."""
+        return f"{self.stack.gateways[3]}/api/v1/chat"
+
+
+@pytest.fixture(scope="module")
+def cluster(postgres_server: str) -> Iterator[Cluster]:
+    """Give a cluster."""
+    with fresh_database(postgres_server) as database, stack_folder() as folder:
+        environment = {
+            "AUTH_DATABASE_URL": database,
+            "AUTH_KEY_PEPPER": "pepper-of-the-revocation-tests-" + "0" * 32,
+            "STACK_ADMIN_TOKEN": "admin-token-of-the-revocation-tests",
+        }
+        migrate = [sys.executable, "-m", "services.auth", "migrate"]
+        subprocess.run(migrate, cwd=_ROOT, env={**bare_environment(), **environment}, check=True, timeout=60)
+        stack = Stack(folder, gateways=4, auths=2, environment=environment)
+        _give_each_gateway_its_auth(stack)
+        with started(stack):
+            yield Cluster(stack, Remote(stack.socket("auth-proxy")))
+
+
+def _give_each_gateway_its_auth(stack: Stack) -> None:
+    proxy, auth = stack.socket("auth-proxy"), stack.socket("auth-2")
+    stack.add(Program("auth-proxy", (sys.executable, "-m", "tests.e2e.auth_proxy", proxy, auth)))
+    for number, name in enumerate(("auth-1", "auth-2", "auth-1", "auth-proxy"), start=1):
+        stack.own[f"gateway-{number}"] = {"AUTH_TARGET": stack.socket(name)}
 
 
 async def test_a_revoked_key_is_refused_within_one_second_on_every_gateway(stack: Stack) -> None:
@@ -31,3 +105,154 @@ async def test_a_key_works_at_once_after_its_creation(stack: Stack) -> None:
             key = await stack.create_key()
             response = await client.post(f"{gateway}/api/v1/chat", headers=key.headers, json=say("hi"))
             assert response.status_code == 200, response.text
+
+
+@dataclass(frozen=True)
+class Slowest:
+    """How long after the revocation's answer something was still possible, in seconds."""
+
+    admitted: float
+    """The last request began that was answered; less than nothing when that was before."""
+    refused: float
+    """The last caller heard its first refusal."""
+    ended: float
+    """The last stream ended."""
+
+
+async def _revoke_in_use(
+    cluster: Cluster, key: Key, urls: list[str], *, calls: int, streams: int, text: str, swallow: bool = False
+) -> Slowest:
+    """Revoke a key while it is in use, and follow everybody who uses it to their end."""
+    callers = [Caller(urls[number % len(urls)], key) for number in range(calls)]
+    listeners = [Listener(urls[number % len(urls)], key, text) for number in range(streams)]
+    async with (
+        aiohttp.ClientSession(connector=connector(calls + streams)) as session,
+        asyncio.timeout(60),
+        asyncio.TaskGroup() as tasks,
+    ):
+        for one in listeners:
+            tasks.create_task(one.listen(session))
+        await asyncio.gather(*(one.heard.wait() for one in listeners))
+        for caller in callers:
+            tasks.create_task(caller.call(session))
+        await asyncio.gather(*(caller.answered.wait() for caller in callers))
+        if swallow:
+            await cluster.proxy.swallow_watches()
+        await cluster.stack.revoke_key(key, at="auth-1")
+        revoked_at = asyncio.get_running_loop().time()
+    for one in listeners:
+        one.assert_cut()
+    assert all("has been revoked" in caller.error["message"] for caller in callers)
+    return Slowest(
+        admitted=max((caller.admitted_at for caller in callers), default=revoked_at) - revoked_at,
+        refused=max((caller.refused_at for caller in callers), default=revoked_at) - revoked_at,
+        ended=max((one.ended_at for one in listeners), default=revoked_at) - revoked_at,
+    )
+
+
+async def test_under_200_calls_and_20_live_streams_on_three_gateways_a_revocation_takes_a_second_at_most(
+    cluster: Cluster,
+) -> None:
+    """Two of the gateways watch the auth that revokes, one watches the other."""
+    stack = cluster.stack
+    key = await stack.create_key(daily_limit=100_000)
+    slowest = await _revoke_in_use(cluster, key, cluster.direct, calls=_CALLS, streams=_STREAMS, text=_STREAM)
+    print(f"\nthree gateways, {_CALLS} calls, {_STREAMS} streams: {slowest}")
+    assert slowest.refused <= 1
+    assert slowest.ended <= 1
+    charged, _ = await stack.until_settled(key)
+    rows = stack.ledger(key)
+    assert charged == len(rows) == sum(row["charged"] for row in rows), "what was under way is accounted for exactly"
+    streams = [(row["completion_tokens"], row["usage_source"]) for row in rows if row["stream"]]
+    assert streams == [(_TOKENS, "reported")] * _STREAMS, "streams that were cut are read to their end"
+
+
+async def test_with_the_watch_swallowed_refusals_and_ends_of_streams_take_five_seconds_at_most(
+    cluster: Cluster,
+) -> None:
+    """A key of its own for each: where a key has live streams, asking about them finds its calls out too."""
+    called, streamed, other = [await cluster.stack.create_key(daily_limit=100_000) for _ in range(3)]
+    urls = [cluster.proxied]
+    async with aiohttp.ClientSession() as session:
+        assert await _status(session, cluster.proxied, other) == 200
+        try:
+            calls, streams = await asyncio.gather(
+                _revoke_in_use(cluster, called, urls, calls=20, streams=0, text="", swallow=True),
+                _revoke_in_use(cluster, streamed, urls, calls=0, streams=5, text=_LONG_STREAM, swallow=True),
+            )
+            assert await _status(session, cluster.proxied, other) == 200, "a key that nobody revoked goes on"
+        finally:
+            await cluster.proxy.let_watches_through()
+    print(f"\nthe watch swallowed: {calls.refused=:.3f} s, {calls.admitted=:.3f} s, {streams.ended=:.3f} s")
+    assert calls.refused <= 5
+    assert streams.ended <= 5
+
+
+@pytest.mark.parametrize(("revoked_at", "gateway"), [("auth-1", 1), ("auth-2", 0)])
+async def test_what_one_auth_revokes_is_refused_within_a_second_by_a_gateway_that_watches_another(
+    cluster: Cluster, revoked_at: str, gateway: int
+) -> None:
+    key, url = await cluster.stack.create_key(), cluster.direct[gateway]
+    async with aiohttp.ClientSession() as session:
+        assert await _status(session, url, key) == 200
+        await cluster.stack.revoke_key(key, at=revoked_at)
+        started = time.monotonic()
+        while await _status(session, url, key) != 401:
+            assert time.monotonic() - started < 1
+        print(f"\nrevoked at {revoked_at}, refused elsewhere after {time.monotonic() - started:.3f} s")
+
+
+async def _status(session: aiohttp.ClientSession, url: str, key: Key) -> int:
+    return (await _answer(session, url, key))[0]
+
+
+async def _answer(session: aiohttp.ClientSession, url: str, key: Key) -> tuple[int, Any]:
+    async with session.post(url, headers=key.headers, json=say("hi")) as response:
+        return response.status, await response.json()
+
+
+async def test_a_flood_of_bad_keys_stays_at_the_gateway_and_valid_calls_keep_their_latency(cluster: Cluster) -> None:
+    key = await cluster.stack.create_key()
+    unknown = [checked_token.mint("sk_stk_") for _ in range(_FLOOD)]
+    malformed = [f"{one[:-1]}{'a' if one[-1] != 'a' else 'b'}" for one in unknown]
+    async with aiohttp.ClientSession() as session:
+        await floods.latencies(session, cluster.proxied, key)  # Opens connections, fills caches.
+        before = await floods.latencies(session, cluster.proxied, key)
+        first = await floods.flood(session, cluster.proxied, malformed, key, cluster.proxy)
+        second = await floods.flood(session, cluster.proxied, unknown, key, cluster.proxy)
+    print(f"\nmalformed: {first.told(before)}\nunknown: {second.told(before)}")
+    assert first.statuses == {401: _FLOOD}
+    assert set(second.statuses) == {401, 429}
+    assert first.look_ups == 0, "a malformed key left the gateway"
+    assert second.look_ups <= _UNKNOWN_LOOK_UPS_MAX
+    for one in (first, second):
+        assert floods.p50_p95(one.latencies)[1] < max(0.5, 20 * floods.p50_p95(before)[1])
+
+
+async def test_with_auth_frozen_a_known_key_gets_503_after_five_seconds_and_never_401_and_its_stream_goes_on(
+    cluster: Cluster,
+) -> None:
+    key, url = await cluster.stack.create_key(), cluster.direct[0]
+    listener = Listener(url, key, _LONG_STREAM)
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(listener.listen(session))
+        await listener.heard.wait()
+        for name in ("auth-1", "auth-2"):
+            cluster.stack.signal(name, signal.SIGSTOP)
+        frozen_at = time.monotonic()
+        try:
+            began = frozen_at
+            while (answer := await _answer(session, url, key))[0] == 200:
+                confirmed_seconds, began = began - frozen_at, time.monotonic()
+            refused_seconds = time.monotonic() - frozen_at
+        finally:
+            for name in ("auth-1", "auth-2"):
+                cluster.stack.signal(name, signal.SIGCONT)
+        thawed_at = time.monotonic()
+        assert (answer[0], answer[1]["error"]["code"]) == (503, "auth_unavailable")
+        while await _status(session, url, key) != 200:
+            assert time.monotonic() - thawed_at < 1
+    print(f"\nauth frozen: {confirmed_seconds=:.3f}, {refused_seconds=:.3f}")
+    assert 2 < confirmed_seconds <= 5, "answered from the last confirmation, and no longer than five seconds from it"
+    assert refused_seconds < 8
+    assert listener.events[-1] == "[DONE]"

@@ -3,20 +3,25 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common import database
 from services.common.errors import StartError, Unavailable
+from services.inference import queries
 from services.inference import store as store_module
+from services.inference.ledger import RequestsPage
 from services.inference.store import SQLLedgerStore
 from services.inference.tables import metadata
 from tests.contracts.ledger_store import ROW, LedgerStoreContract
@@ -55,6 +60,64 @@ async def test_the_migrations_make_the_tables_that_the_code_expects(url: str) ->
 
     async with _opened(url) as engine, engine.connect() as connection:
         assert await connection.run_sync(compare) == []
+
+
+async def test_migrations_go_down_and_up_again_and_keep_the_rows_for_as_long_as_there_is_a_table(url: str) -> None:
+    def indexes(connection: Connection) -> set[str | None]:
+        return {index["name"] for index in inspect(connection).get_indexes("usage_ledger")}
+
+    pages = {"ix_usage_ledger_account_request", "ix_usage_ledger_account_key_request"}
+    async with _opened(url) as engine:
+        await SQLLedgerStore(engine).insert([ROW])
+        await _migrated(engine, command.downgrade, "0001")
+        async with engine.connect() as connection:
+            assert not pages & await connection.run_sync(indexes)
+        await _migrated(engine, command.upgrade, "head")
+        async with engine.connect() as connection:
+            assert pages <= await connection.run_sync(indexes)
+        assert await SQLLedgerStore(engine).find(ROW.request_id) == ROW
+        await _migrated(engine, command.downgrade, "base")
+        await _migrated(engine, command.upgrade, "head")
+        assert await SQLLedgerStore(engine).find(ROW.request_id) is None
+
+
+async def _migrated(engine: AsyncEngine, move: Callable[[Config, str], None], revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["version_table"] = VERSION_TABLE
+
+    def run(connection: Connection) -> None:
+        config.attributes["connection"] = connection
+        move(config, revision)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(run)
+
+
+_PAGE = RequestsPage(account_id="acc_1", rows_max=10, before="req_9")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param(queries.requests(_PAGE), id="an account's page"),
+        pytest.param(queries.requests(replace(_PAGE, key_id="key_1")), id="a key's page"),
+        pytest.param(queries.last_uses(["key_1"]), id="a last use"),
+    ],
+)
+async def test_pages_and_last_uses_walk_down_an_index_and_neither_scan_nor_sort(url: str, query: Select[Any]) -> None:
+    """With few rows Postgres scans whatever there is, so that is forbidden to it here."""
+    async with _opened(url) as engine, engine.connect() as connection:
+        text = str(query.compile(engine.sync_engine, compile_kwargs={"literal_binds": True}))
+        explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
+        if engine.dialect.name == "postgresql":
+            for way in ("seqscan", "bitmapscan", "sort", "incremental_sort"):
+                await connection.exec_driver_sql(f"SET enable_{way} = off")
+        plan = "\n".join(str(row) for row in await connection.exec_driver_sql(explain + text))
+    assert "ix_usage_ledger" in plan or "sqlite_autoindex" in plan
+    for slow in ("SCAN usage_ledger", "SCAN last_row", "TEMP B-TREE", "Seq Scan", "Sort"):
+        assert slow not in plan, plan
 
 
 async def test_a_database_migrated_twice_keeps_its_rows(url: str) -> None:

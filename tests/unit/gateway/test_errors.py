@@ -16,6 +16,7 @@ from services.gateway.pipeline import LimitReached, RateLimit
         (errors.Unauthenticated("m"), 401, "authentication_error", "invalid_api_key"),
         (errors.PermissionDenied("m"), 403, "permission_error", "permission_denied"),
         (errors.NotFound("m", metadata={"code": "model_not_found"}), 404, "invalid_request_error", "model_not_found"),
+        (errors.FailedPrecondition("m", reason="key_limit"), 409, "invalid_request_error", "key_limit"),
         (errors.TooLarge("m", reason="request_too_large"), 413, "invalid_request_error", "request_too_large"),
         (
             errors.Throttled("m", reason="concurrency_limit_exceeded"),

@@ -18,7 +18,7 @@ _CHAT = Chat({"messages": [{"role": "user", "content": "hi"}]}, stream=False)
 class Principals:
     """Nobody is asked here."""
 
-    async def authenticate(self, api_key: str) -> Principal:
+    async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
         return _PRINCIPAL
 
 

@@ -51,7 +51,7 @@ class NoonClock:
 class OnePrincipal:
     """Every key is the same account's."""
 
-    async def authenticate(self, api_key: str) -> Principal:
+    async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
         return Principal(KEY_ID, "acc_1", 10, None)
 
 

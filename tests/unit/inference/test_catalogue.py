@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.common.errors import NotFound, Unavailable
+from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.inference.catalogue import Catalogue
 from services.inference.chat import Members
 from tests.unit.inference.manual_clock import ManualClock
@@ -167,3 +167,55 @@ async def test_fallbacks_follow_a_model_in_their_order_by_its_name_or_its_aliass
     assert await catalogue.candidates("old") == ["new", "second", "third"]
     assert await catalogue.candidates("listed-alias") == ["listed-alias", "new"]
     assert await catalogue.candidates("second") == ["second"]
+
+
+@pytest.mark.parametrize(
+    ("permitted", "candidates"),
+    [
+        ([], ["new", "second", "third"]),
+        (["old"], ["new"]),
+        (["new"], ["new"]),
+        (["n*", "t*"], ["new", "third"]),
+        (["*"], ["new", "second", "third"]),
+    ],
+)
+async def test_a_bound_key_gets_what_it_is_bound_to_by_either_name_and_falls_back_to_nothing_else(
+    listing: Listing, permitted: list[str], candidates: list[str]
+) -> None:
+    catalogue = Catalogue(listing, ALIASES, ManualClock(), fallbacks={"new": ["second", "third"]})
+
+    assert await catalogue.candidates("old", permitted=permitted) == candidates
+
+
+async def test_a_bound_key_falls_back_to_an_alias_by_either_name(listing: Listing) -> None:
+    catalogue = Catalogue(listing, ALIASES, ManualClock(), fallbacks={"first": ["old"]})
+
+    for permitted in (["first", "old"], ["first", "new"]):
+        assert await catalogue.candidates("first", permitted=permitted) == ["first", "new"]
+
+
+async def test_a_model_that_a_key_is_not_bound_to_is_refused_by_name_with_the_remedy(catalogue: Catalogue) -> None:
+    with pytest.raises(PermissionDenied) as refused:
+        await catalogue.candidates("whatever", permitted=["new", "what"])
+
+    assert refused.value.reason == "model_not_allowed"
+    assert "`whatever`" in refused.value.message
+    assert "GET /api/v1/models" in refused.value.message
+
+
+async def test_what_the_operator_does_not_allow_does_not_exist_whatever_a_key_may(listing: Listing) -> None:
+    catalogue = Catalogue(listing, ALIASES, ManualClock(), allowed=["new"])
+
+    with pytest.raises(NotFound):
+        await catalogue.candidates("other", permitted=["other"])
+
+
+async def test_a_name_of_any_length_fits_into_its_refusal(listing: Listing) -> None:
+    """What goes with a gRPC failure is bounded; beyond that the caller would learn neither reason nor verdict."""
+    name = "\N{GRINNING FACE}" * 1_000_000
+
+    for permitted, kind in ((["new"], PermissionDenied), ([], NotFound)):
+        catalogue = Catalogue(listing, ALIASES, ManualClock(), allowed=[] if permitted else ["new"])
+        with pytest.raises(kind) as refused:
+            await catalogue.candidates(name, permitted=permitted)
+        assert len(refused.value.message.encode()) < 2_000

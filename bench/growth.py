@@ -1,0 +1,152 @@
+"""`make bench-growth`: whether look-ups stay as fast while keys and ledger rows grow, on SQLite and on Postgres.
+
+Fills databases with the product's own tables and asks through the product's own stores. What one account has does not
+grow, so a look-up that is flat takes as long with a million rows of others as with ten thousand (fewer fit a handful of
+pages, which says nothing of an index). Ends with 1 when one takes more than three times as long at the last size as at
+the first.
+"""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bench.rows import Filler
+from services.auth import server as auth
+from services.auth.records import unavailable
+from services.auth.store import SQLKeyStore
+from services.common import database
+from services.common.transactions import Transactions
+from services.inference import server as inference
+from services.inference.ledger import RequestsPage
+from services.inference.store import SQLLedgerStore
+from tests.backends import fresh_database, running_postgres
+
+_RATIO_MAX = 3.0
+_ASKED = 200
+_WARM_UP = 20
+_BYTES_PER_ROW = 1_500
+"""Disk that a ledger row and its share of keys and indices take at most on both databases together, measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a question took, in milliseconds."""
+
+    p50: float
+    p99: float
+
+
+Timings = dict[str, Timing]
+"""By question."""
+
+
+def main() -> None:
+    """Measure and print a table for each database."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="ledger rows in the end")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="keys in the end")
+    options = parser.parse_args()
+    needed = options.rows * _BYTES_PER_ROW
+    if shutil.disk_usage(tempfile.gettempdir()).free < needed:
+        sys.exit(f"{options.rows:,} rows need {needed / 1e9:.0f} GB free in {tempfile.gettempdir()}")
+    sizes = _sizes(options.keys, options.rows)
+    slow = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth-")))
+        server = stack.enter_context(running_postgres())
+        for name, urls in (
+            ("SQLite", (f"sqlite:///{folder}/auth.db", f"sqlite:///{folder}/inference.db")),
+            ("Postgres", tuple(stack.enter_context(fresh_database(server)) for _ in range(2))),
+        ):
+            slow += asyncio.run(_measure(name, urls, sizes))
+    if slow:
+        sys.exit("not flat: " + ", ".join(slow))
+
+
+async def _measure(name: str, urls: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[str]:
+    """Measure one database at all sizes, print the table, and return what was not flat."""
+    async with (
+        _opened(urls[0], migrations=auth.MIGRATIONS, version_table=auth.VERSION_TABLE) as keys_engine,
+        _opened(urls[1], migrations=inference.MIGRATIONS, version_table=inference.VERSION_TABLE) as ledger_engine,
+    ):
+        filler = Filler(keys_engine, ledger_engine)
+        keys = SQLKeyStore(Transactions(keys_engine, unavailable=unavailable))
+        ledger = SQLLedgerStore(ledger_engine)
+        found: list[Timings] = []
+        for key_count, row_count in sizes:
+            await filler.fill(key_count, row_count)
+            found.append({question: await _time(ask) for question, ask in _questions(filler, keys, ledger).items()})
+            print(f"  {name}: {key_count:,} keys, {row_count:,} rows measured", file=sys.stderr, flush=True)
+    return _report(name, sizes, found)
+
+
+def _questions(filler: Filler, keys: SQLKeyStore, ledger: SQLLedgerStore) -> dict[str, Callable[[], Awaitable[object]]]:
+    """Return what is asked, each for an account or key chosen at random."""
+    return {
+        "key by digest": lambda: keys.find(filler.some_digest()),
+        "unknown digest": lambda: keys.find("f" * 64),
+        "keys of an account": lambda: keys.of_account(filler.some_owner()),
+        "changes since the present": lambda: keys.changes_after(filler.revision),
+        "charged today of a key": lambda: ledger.count_charged([(filler.some_key(), filler.last_day)]),
+        "30 days of an account": lambda: ledger.summarize(
+            "", account_id=filler.some_account(), from_day=filler.first_day, to_day=filler.last_day
+        ),
+        "latest requests of an account": lambda: ledger.list_requests(
+            RequestsPage(account_id=filler.some_account(), rows_max=50)
+        ),
+        "last uses of five keys": lambda: ledger.last_uses(filler.some_keys(5)),
+    }
+
+
+async def _time(ask: Callable[[], Awaitable[object]]) -> Timing:
+    for _ in range(_WARM_UP):
+        await ask()
+    took = []
+    for _ in range(_ASKED):
+        started = time.perf_counter()
+        await ask()
+        took.append((time.perf_counter() - started) * 1000)
+    took.sort()
+    return Timing(took[len(took) // 2], took[int(len(took) * 0.99)])
+
+
+def _report(name: str, sizes: Sequence[tuple[int, int]], found: Sequence[Timings]) -> list[str]:
+    heads = [f"{keys:,} / {rows:,}" for keys, rows in sizes]
+    print(f"\n{name}: milliseconds p50 (p99), by keys / ledger rows\n")
+    print("| question | " + " | ".join(heads) + " | last ÷ first |")
+    print("|---|" + "---:|" * (len(heads) + 1))
+    slow = []
+    for question in found[0]:
+        timings = [timings[question] for timings in found]
+        ratio = timings[-1].p50 / timings[0].p50
+        cells = " | ".join(f"{timing.p50:.2f} ({timing.p99:.2f})" for timing in timings)
+        print(f"| {question} | {cells} | {ratio:.2f} |")
+        if ratio > _RATIO_MAX:
+            slow.append(f"{question} on {name} ({ratio:.1f} times)")
+    return slow
+
+
+def _sizes(keys: int, rows: int) -> list[tuple[int, int]]:
+    steps = [10_000, 100_000, 1_000_000, 10_000_000]
+    sizes = [(min(step, keys), min(step, rows)) for step in steps if step < max(keys, rows)]
+    return [*sizes, (keys, rows)]
+
+
+@asynccontextmanager
+async def _opened(url: str, *, migrations: Path, version_table: str) -> AsyncIterator[AsyncEngine]:
+    await database.migrate(url, migrations=migrations, version_table=version_table)
+    async with database.open_database(url, migrations=migrations, version_table=version_table) as engine:
+        yield engine
+
+
+if __name__ == "__main__":
+    main()

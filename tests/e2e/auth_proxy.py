@@ -1,0 +1,110 @@
+"""A proxy in front of auth that can swallow the watch: look-ups get through, and of changes nothing is told any more.
+
+That is what a proxy on the way does that keeps a connection open and loses its stream. It passes bytes on, so it knows
+nothing of the messages, and counts the look-ups. It is a program of its own, `python -m tests.e2e.auth_proxy`.
+"""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from services.common.channel import open_channel
+
+_LOOK_UP = "/stack.auth.v1.AuthService/Authenticate"
+_WATCH = "/stack.auth.v1.AuthService/WatchKeys"
+_SWALLOW, _RELEASE, _COUNT = "/proxy/Swallow", "/proxy/Release", "/proxy/Count"
+
+
+class Remote:
+    """A hand on a running proxy."""
+
+    def __init__(self, target: str) -> None:
+        """Steer the proxy at `target`."""
+        self.target = target
+
+    async def swallow_watches(self) -> None:
+        """From now on let watches, old and new, stand open and silent."""
+        await self._tell(_SWALLOW)
+
+    async def let_watches_through(self) -> None:
+        """End the silent watches, and let new ones through."""
+        await self._tell(_RELEASE)
+
+    async def look_ups(self) -> int:
+        """Return the look-ups so far."""
+        return int(await self._tell(_COUNT))
+
+    async def _tell(self, method: str) -> bytes:
+        async with open_channel(self.target) as channel:
+            call: Any = channel.unary_unary(method)
+            answer: bytes = await call(b"", timeout=5)
+            return answer
+
+
+class _Proxy(grpc.GenericRpcHandler):
+    def __init__(self, channel: aio.Channel) -> None:
+        self._channel = channel
+        self._swallows = asyncio.Event()
+        self._lets_through = asyncio.Event()
+        self._lets_through.set()
+        self._look_ups = 0
+
+    def service(self, handler_call_details: Any) -> Any:
+        method: str = handler_call_details.method
+        if method == _WATCH:
+            return grpc.unary_stream_rpc_method_handler(self._watch)
+        if method in (_SWALLOW, _RELEASE, _COUNT):
+            return grpc.unary_unary_rpc_method_handler(partial(self._steer, method))
+        return grpc.unary_unary_rpc_method_handler(partial(self._pass_on, method))
+
+    async def _steer(self, method: str, request: bytes, context: Any) -> bytes:
+        if method == _SWALLOW:
+            self._lets_through.clear()
+            self._swallows.set()
+        elif method == _RELEASE:
+            self._swallows.clear()
+            self._lets_through.set()
+        return str(self._look_ups).encode()
+
+    async def _pass_on(self, method: str, request: bytes, context: Any) -> bytes:
+        self._look_ups += method == _LOOK_UP
+        call: Any = self._channel.unary_unary(method)
+        try:
+            answer: bytes = await call(request, timeout=context.time_remaining())
+        except aio.AioRpcError as exc:
+            await context.abort(exc.code(), exc.details() or "")
+        return answer
+
+    async def _watch(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        if not self._swallows.is_set():
+            call: Any = self._channel.unary_stream(_WATCH)
+            events = call(request)
+            try:
+                async for event in events:
+                    if self._swallows.is_set():
+                        break
+                    yield event
+            except aio.AioRpcError as exc:
+                await context.abort(exc.code(), exc.details() or "")
+            finally:
+                events.cancel()
+        await self._lets_through.wait()
+
+
+async def _serve(listen: str, upstream: str) -> None:
+    async with open_channel(upstream) as channel:
+        server = aio.server(handlers=[_Proxy(channel)])
+        server.add_insecure_port(listen)
+        await server.start()
+        await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(*sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""UsageService over real gRPC: pages of requests and last uses, and what is refused before any database is asked."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.errors import InvalidRequest, NotFound, PermissionDenied, rpc_errors
+from services.inference.chat import Outcome
+from stack.inference.v1 import inference_pb2, usage_pb2
+from tests.contracts.ledger_store import ROW, rows
+from tests.unit.inference.inference_world import DAY, Inference, chat, context, running
+from tests.unit.inference.upstream import Upstream, upstream
+
+__all__ = ["upstream"]
+
+_LONG = "x" * 65
+_INJECTION = "' OR 1=1; DROP TABLE usage_ledger; --"
+
+
+@pytest.fixture
+async def inference(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Inference]:
+    """A service with an empty ledger."""
+    async with running(upstream.url, tmp_path) as one:
+        yield one
+
+
+async def _listed(inference: Inference, **wanted: Any) -> list[str]:
+    request = usage_pb2.ListRequestsRequest(**{"account_id": "acc_1", **wanted})
+    with rpc_errors(unavailable_reason="inference_unavailable"):
+        return [record.request_id for record in (await inference.usage.ListRequests(request)).records]
+
+
+async def test_requests_are_listed_newest_first_a_hundred_unless_told_otherwise(inference: Inference) -> None:
+    await inference.store.insert(rows(120, start=100))
+    newest_first = [f"req_{number}" for number in reversed(range(100, 220))]
+
+    assert await _listed(inference) == newest_first[:100]
+    assert await _listed(inference, page_size=1000) == newest_first
+    assert await _listed(inference, page_size=2, before="req_150") == ["req_149", "req_148"]
+
+
+async def test_a_listed_record_is_what_get_request_tells(inference: Inference) -> None:
+    await inference.store.insert([replace(ROW, outcome=Outcome.CUT)])
+
+    (listed,) = (await inference.usage.ListRequests(usage_pb2.ListRequestsRequest(account_id="acc_1"))).records
+
+    asked = usage_pb2.GetRequestRequest(request_id=ROW.request_id)
+    assert listed == (await inference.usage.GetRequest(asked)).record
+    assert await _listed(inference, outcome="cut", key_id="key_1", from_day=DAY, to_day=DAY) == [ROW.request_id]
+    assert await _listed(inference, outcome="answered") == []
+
+
+async def test_last_uses_come_in_order_and_are_absent_for_keys_that_were_never_used(inference: Inference) -> None:
+    await inference.store.insert([ROW])
+
+    asked = usage_pb2.ListLastUsesRequest(key_ids=["key_2", "key_1"])
+    never, used = (await inference.usage.ListLastUses(asked)).last_uses
+
+    assert (never.key_id, never.HasField("used_at")) == ("key_2", False)
+    assert (used.key_id, used.used_at.ToMilliseconds()) == ("key_1", round(ROW.reserved_at * 1000))
+    assert not (await inference.usage.ListLastUses(usage_pb2.ListLastUsesRequest())).last_uses
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "field"),
+    [
+        ("ListRequests", usage_pb2.ListRequestsRequest(), "account_id"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a\0"), "account_id"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id=_LONG), "account_id"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", key_id="\0"), "key_id"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", key_id=_LONG), "key_id"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", before="\0"), "before"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", before="x" * 3_000_000), "before"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", outcome="ANSWERED"), "outcome"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", outcome=_INJECTION), "outcome"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", page_size=-1), "page_size"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", page_size=1001), "page_size"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", page_size=2**31 - 1), "page_size"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", from_day="2026-02-30"), "from_day"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", to_day="yesterday"), "to_day"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", to_day="2026-08-0\u0662"), "to_day"),
+        ("ListLastUses", usage_pb2.ListLastUsesRequest(key_ids=["k"] * 1001), "key_ids"),
+        ("ListLastUses", usage_pb2.ListLastUsesRequest(key_ids=["k", ""]), "key_ids"),
+        ("ListLastUses", usage_pb2.ListLastUsesRequest(key_ids=["k\0"]), "key_ids"),
+        ("ListLastUses", usage_pb2.ListLastUsesRequest(key_ids=[_LONG]), "key_ids"),
+        ("GetRequest", usage_pb2.GetRequestRequest(request_id="req\0"), "request_id"),
+        ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(account_id="a\0"), "account_id"),
+        ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(key_id="k", from_day="\0"), "from_day"),
+        ("ListCharged", usage_pb2.ListChargedRequest(key_day=usage_pb2.KeyDay(key_id="\0", day=DAY)), "key_id"),
+        ("ListCharged", usage_pb2.ListChargedRequest(key_day=usage_pb2.KeyDay(key_id="k", day="\0")), "day"),
+        ("CountCharged", usage_pb2.CountChargedRequest(key_days=[usage_pb2.KeyDay(key_id=_LONG, day=DAY)]), "key_id"),
+        ("CountCharged", usage_pb2.CountChargedRequest(key_days=[usage_pb2.KeyDay(key_id="k")]), "day"),
+        ("CloseUnknown", usage_pb2.CloseUnknownRequest(contexts=[context("req\0")]), "request_id"),
+        ("MarkClientLeft", usage_pb2.MarkClientLeftRequest(request_ids=["req\0"]), "request_ids"),
+    ],
+)
+async def test_what_no_database_can_be_asked_for_is_refused_by_name_and_looks_like_no_outage(
+    inference: Inference, method: str, request_: Any, field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused, rpc_errors(unavailable_reason="inference_unavailable"):
+        await getattr(inference.usage, method)(request_)
+    assert field in refused.value.message
+    assert len(refused.value.message) < 300
+
+
+async def test_sql_in_an_id_is_an_id_that_nobody_has(inference: Inference) -> None:
+    await inference.store.insert([ROW])
+
+    assert await _listed(inference, account_id=_INJECTION) == []
+    assert await _listed(inference, key_id=_INJECTION) == []
+    assert await _listed(inference, before=_INJECTION) == []
+    with pytest.raises(NotFound), rpc_errors(unavailable_reason="inference_unavailable"):
+        await inference.usage.GetRequest(usage_pb2.GetRequestRequest(request_id=_INJECTION))
+    assert await _listed(inference) == [ROW.request_id]
+
+
+async def test_a_key_that_may_not_ask_for_a_model_is_refused_with_a_row_that_is_not_charged(
+    inference: Inference,
+) -> None:
+    where = context()
+    where.models.extend(["openai/gpt-oss-120b"])
+    request = inference_pb2.CreateChatCompletionRequest(context=where, chat=chat("hi", model=""))
+    with pytest.raises(PermissionDenied) as refused:
+        await inference.create(request)
+    assert (refused.value.reason, refused.value.metadata["verdict"]) == ("model_not_allowed", "released")
+    assert "llama-3.1-8b-instant" in refused.value.message
+    row = await inference.row("req_1")
+    assert (row.outcome, row.charged, row.refund_reason) == (Outcome.REFUSED, False, "model_not_allowed")

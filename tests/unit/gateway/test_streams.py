@@ -1,0 +1,219 @@
+"""A stream ends with its key: at once, as an error, once, and followed to its verdict all the same."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.gateway import streams
+from services.gateway.lifelines import Lifeline
+from services.gateway.presence import Leavers, Presence
+from services.gateway.streams import begin_stream
+from tests.unit.gateway.authority import KEY, settle
+
+
+class Upstream:
+    """A stream that gives what the test puts in, and knows whether it was read to its end."""
+
+    def __init__(self) -> None:
+        self.parts: asyncio.Queue[list[bytes] | Exception | None] = asyncio.Queue()
+        self.is_read_out = False
+        self.is_closed = False
+
+    async def events(self) -> AsyncGenerator[list[bytes], None]:
+        try:
+            while (part := await self.parts.get()) is not None:
+                if isinstance(part, Exception):
+                    raise part
+                yield part
+            self.is_read_out = True
+        finally:
+            self.is_closed = True
+
+
+class Browser:
+    """An ASGI client that takes everything, or nothing while its gate is closed."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = b""
+        self.is_complete = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        await self.gate.wait()
+        assert not self.is_complete, "something was sent after the end"
+        self.status = message.get("status", self.status)
+        self.body += message.get("body", b"")
+        self.is_complete = message["type"] == "http.response.body" and not message["more_body"]
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    @property
+    def events(self) -> list[str]:
+        return [line.removeprefix("data: ") for line in self.body.decode().split("\n\n") if line]
+
+
+class World:
+    """One stream of one client."""
+
+    def __init__(self, *, leavers_max: int = 1) -> None:
+        self.upstream, self.browser, self.lifeline = Upstream(), Browser(), Lifeline("key_1", KEY)
+        self.leavers = Leavers(leavers_max)
+        self.client = Presence(self.leavers)
+
+    async def answer(self) -> None:
+        """Send the stream to the browser, to its end."""
+        stream = self.upstream.events()
+        response = await begin_stream(stream, {"x-own": "1"}, self.client, self.lifeline, heartbeat_seconds=60)
+        await response({"type": "http"}, self.browser.receive, self.browser.send)
+
+    async def tell(self, *parts: list[bytes] | Exception | None) -> None:
+        for part in parts:
+            self.upstream.parts.put_nowait(part)
+        await settle()
+
+
+@asynccontextmanager
+async def _answering(world: World) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(world.answer())
+    await settle()
+    yield task
+    async with asyncio.timeout(5):
+        await task
+
+
+def _assert_refused(text: str) -> None:
+    error = json.loads(text)["error"]
+    assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
+    assert "This API key has been revoked" in error["message"]
+
+
+async def test_a_stream_that_nobody_cuts_is_sent_whole() -> None:
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"], [b"2", b"3"], None)
+    assert world.browser.events == ["1", "2", "3", "[DONE]"]
+
+
+async def test_a_cut_ends_the_answer_at_once_and_the_stream_is_read_to_its_end() -> None:
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.lifeline.cut()
+        await settle()
+        assert world.browser.is_complete
+        assert world.client.has_left
+        assert world.leavers.count == 1
+        await world.tell([b"2"], None)
+    assert world.browser.events[0] == "1"
+    _assert_refused(world.browser.events[1])
+    assert len(world.browser.events) == 2
+    assert world.upstream.is_read_out
+    assert world.leavers.count == 0
+
+
+async def test_a_cut_before_the_first_event_is_a_401_and_the_stream_is_read_to_its_end() -> None:
+    world = World()
+    async with _answering(world):
+        world.lifeline.cut()
+        await settle()
+        assert (world.browser.status, world.browser.is_complete) == (401, True)
+        assert world.leavers.count == 1
+        await world.tell([b"1"], None)
+    _assert_refused(world.browser.body.decode())
+    assert world.upstream.is_read_out
+
+
+async def test_a_stream_whose_key_was_revoked_before_it_began_is_a_401() -> None:
+    world = World()
+    world.lifeline.cut()
+    await world.tell([b"1"], None)
+    async with _answering(world):
+        pass
+    assert world.browser.status == 401
+    assert world.upstream.is_read_out
+
+
+async def test_a_failure_after_a_cut_is_told_to_nobody() -> None:
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.lifeline.cut()
+        await world.tell(Unavailable("broke", metadata={"verdict": "charged"}))
+    assert len(world.browser.events) == 2
+
+
+async def test_a_cut_and_the_end_at_the_same_time_end_the_answer_once() -> None:
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.lifeline.cut()
+        world.upstream.parts.put_nowait(None)
+    assert world.browser.is_complete
+    assert len(world.browser.events) == 2
+
+
+async def test_a_cut_while_a_write_is_under_way_lets_it_end_and_sends_nothing_more_of_the_stream() -> None:
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.browser.gate.clear()
+        await world.tell([b"2"], [b"3"])
+        world.lifeline.cut()
+        await settle()
+        world.browser.gate.set()
+        await world.tell([b"4"], None)
+    assert world.browser.events[:2] == ["1", "2"]
+    _assert_refused(world.browser.events[2])
+    assert len(world.browser.events) == 3
+
+
+async def test_a_client_that_takes_nothing_is_written_off_by_a_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_WRITE_SECONDS_MAX", 0.05)
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.browser.gate.clear()
+        await world.tell([b"2"])
+        world.lifeline.cut()
+        await world.tell([b"3"], None)
+    assert world.browser.events == ["1"]
+    assert world.upstream.is_read_out
+
+
+async def test_where_too_many_are_followed_a_cut_stream_is_dropped() -> None:
+    world = World(leavers_max=0)
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.lifeline.cut()
+    _assert_refused(world.browser.events[-1])
+    assert world.upstream.is_closed
+    assert not world.upstream.is_read_out
+
+
+async def test_a_cut_client_that_then_disconnects_is_counted_once() -> None:
+    world = World(leavers_max=5)
+    disconnected = asyncio.Event()
+
+    async def receive() -> MutableMapping[str, Any]:
+        await disconnected.wait()
+        return {"type": "http.disconnect"}
+
+    world.browser.receive = receive  # type: ignore[method-assign]
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.lifeline.cut()
+        await settle()
+        disconnected.set()
+        await settle()
+        assert world.leavers.count == 1
+        await world.tell(None)
+    assert world.leavers.count == 0
