@@ -19,12 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import StartError
 from services.common.file_lock import exclusive
-from services.common.transactions import DATABASE_ERRORS
+from services.common.transactions import DATABASE_ERRORS, wait_for_leavers
 
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
 _MIGRATION_LOCK = 7_301_936_220
 """Postgres advisory lock that migrations hold, so that replicas starting together migrate once."""
+_LEAVE_SECONDS = 3.0
+"""Longer than a cancelled query takes to close its connection to a Postgres that is frozen."""
 
 
 @asynccontextmanager
@@ -52,14 +54,14 @@ async def open_database(url: str, *, migrations: Path, version_table: str) -> As
                 await _upgrade(engine, migrations, version_table)
                 yield engine
             finally:
-                await engine.dispose()
+                await _close(engine)
         return
     engine = create_async_engine(parsed, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True)
     try:
         await _wait_for_schema(engine, migrations, version_table)
         yield engine
     finally:
-        await engine.dispose()
+        await _close(engine)
 
 
 async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
@@ -84,6 +86,11 @@ async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
 def is_sqlite(url: str) -> bool:
     """Whether a database URL means a file on this machine."""
     return _parse(url).get_backend_name() == "sqlite"
+
+
+async def _close(engine: AsyncEngine) -> None:
+    await wait_for_leavers(_LEAVE_SECONDS)
+    await engine.dispose()
 
 
 def _parse(url: str) -> URL:
@@ -125,9 +132,15 @@ async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) ->
 
 
 async def _wait_for_schema(engine: AsyncEngine, migrations: Path, version_table: str) -> None:
-    head = ScriptDirectory.from_config(_alembic(migrations, version_table)).get_current_head()
+    """Return once the schema has what this version needs.
+
+    A revision that this version does not know is a later version's. Migrations expand first and contract a version
+    later, so a later schema serves too: replicas of this version may start while the next one is rolled out.
+    """
+    scripts = ScriptDirectory.from_config(_alembic(migrations, version_table))
+    head, known = scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
     told = False
-    while (found := await _revision(engine, version_table)) != head:
+    while (found := await _revision(engine, version_table)) != head and (found is None or found in known):
         if not told:
             _log.warning("waiting for the migration", extra={"found": found, "wanted": head})
             told = True

@@ -51,6 +51,15 @@ def deadline(
     return decorate
 
 
+async def wait_for_leavers(seconds_max: float) -> None:
+    """Return when the work that nobody waits for any more has given its connections back, or after `seconds_max`.
+
+    A database that is closed before that leaves SQLite's driver waiting for ever for a thread that has ended.
+    """
+    if _leaving:
+        await asyncio.wait(set(_leaving), timeout=seconds_max)
+
+
 class Transactions:
     """Hands out connections of one database. Safe to use concurrently."""
 

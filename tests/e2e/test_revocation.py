@@ -130,12 +130,12 @@ async def _revoke_in_use(
         asyncio.timeout(60),
         asyncio.TaskGroup() as tasks,
     ):
-        for one in listeners:
-            tasks.create_task(one.listen(session))
-        await asyncio.gather(*(one.heard.wait() for one in listeners))
         for caller in callers:
             tasks.create_task(caller.call(session))
         await asyncio.gather(*(caller.answered.wait() for caller in callers))
+        for one in listeners:
+            tasks.create_task(one.listen(session))
+        await asyncio.gather(*(one.heard.wait() for one in listeners))
         if swallow:
             await cluster.proxy.swallow_watches()
         await cluster.stack.revoke_key(key, at="auth-1")

@@ -81,7 +81,7 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
     ("settings", "sentence"),
     [
         ({"AUTH_DATABASE_URL": "mysql://localhost/auth"}, "databases of type mysql are not supported"),
-        ({"AUTH_LISTEN": "256.256.256.256:1"}, "cannot listen on 256.256.256.256:1"),
+        ({"AUTH_LISTEN": "unix:/nowhere/auth.sock"}, "cannot listen on unix:/nowhere/auth.sock"),
         ({"STACK_ADMIN_TOKEN": "schlüssel"}, "STACK_ADMIN_TOKEN has characters"),
         ({"DRAIN_SECONDS": "-1"}, "setting DRAIN_SECONDS"),
     ],

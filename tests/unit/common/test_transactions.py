@@ -1,11 +1,15 @@
 """Deadlines of the store's methods hold even when what they call does not let go."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+import services.auth
+from services.common import database
 from services.common.errors import Unavailable
-from services.common.transactions import deadline
+from services.common.transactions import Transactions, deadline
 
 
 def _unavailable() -> Unavailable:
@@ -68,3 +72,27 @@ async def test_what_the_work_raises_reaches_the_caller(failure: Exception) -> No
     with pytest.raises(type(failure)) as raised:
         await work()
     assert raised.value is failure
+
+
+async def test_a_database_closes_only_when_abandoned_queries_have_given_their_connections_back(tmp_path: Path) -> None:
+    """SQLite's driver would wait for ever for a thread that has ended, and the process with it."""
+    migrations = Path(services.auth.__file__).parent / "migrations"
+    async with database.open_database(
+        f"sqlite:///{tmp_path}/auth.db", migrations=migrations, version_table="version"
+    ) as engine:
+        transactions = Transactions(engine, unavailable=_unavailable)
+
+        @deadline(0.05, unavailable=_unavailable)
+        async def read() -> None:
+            async with transactions.reading() as connection:
+                await connection.execute(
+                    text(
+                        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+                        "LIMIT 3000000) SELECT max(i) FROM n"
+                    )
+                )
+
+        with pytest.raises(Unavailable):
+            await read()
+
+    assert asyncio.all_tasks() == {asyncio.current_task()}
