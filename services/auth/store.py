@@ -173,13 +173,15 @@ class SQLKeyStore:
             if revision is None or revision >= present.revision:
                 return Changes(present.revision, [])
             rows = (await connection.execute(_CHANGES, {"after": revision, "limit": _CHANGES_MAX + 1})).all()
+            # And this last: a key that changed meanwhile is told of, so what came before its change must be too.
+            all_keys_revision = await connection.scalar(select(key_revision.c.all_keys_revision)) or 0
         if len(rows) > _CHANGES_MAX:
             return Changes(present.revision, [Change(None, present.revision)])
         changes = [Change(KeyId(row.id), row.revision, row.revoked_at is not None) for row in rows]
-        if present.all_keys_revision > revision:
-            changes.append(Change(None, present.all_keys_revision))
+        if all_keys_revision > revision:
+            changes.append(Change(None, all_keys_revision))
         changes.sort(key=lambda change: change.revision)
-        return Changes(max(present.revision, changes[-1].revision if changes else 0), changes)
+        return Changes(max([present.revision, *(change.revision for change in changes)]), changes)
 
 
 async def _insert(
