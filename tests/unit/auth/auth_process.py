@@ -33,6 +33,8 @@ class AuthProcess:
 
     target: str
     process: subprocess.Popen[str]
+    log: list[str]
+    """Lines that it has written so far."""
 
     def terminate(self) -> int:
         """Send SIGTERM and return the exit code."""
@@ -84,8 +86,9 @@ def running_auth(data_dir: Path, settings: Mapping[str, str] | None = None) -> I
         )
         with process:  # Waits for it, and closes its pipe.
             try:
-                reader = _wait_until_ready(process)
-                yield AuthProcess(target, process)
+                log: list[str] = []
+                reader = _wait_until_ready(process, log)
+                yield AuthProcess(target, process, log)
             finally:
                 process.kill()
             reader.join()
@@ -122,14 +125,13 @@ def client_on(channel: aio.Channel) -> AuthClient:
     return AuthClient(AuthServiceStub(channel), AccountServiceStub(channel), KeyServiceStub(channel))
 
 
-def _wait_until_ready(process: subprocess.Popen[str]) -> threading.Thread:
+def _wait_until_ready(process: subprocess.Popen[str], log: list[str]) -> threading.Thread:
     assert process.stderr is not None
-    lines = []
     for line in process.stderr:
-        lines.append(line)
+        log.append(line)
         if line.startswith("{") and json.loads(line)["message"] == "ready":
             # What it says later must not fill the pipe, for then it would stop.
-            reader = threading.Thread(target=process.stderr.read)
+            reader = threading.Thread(target=log.extend, args=(process.stderr,))
             reader.start()
             return reader
-    raise AssertionError(f"auth ended before it was ready: {''.join(lines)}")
+    raise AssertionError(f"auth ended before it was ready: {''.join(log)}")

@@ -1,0 +1,117 @@
+"""Who steals the databases can do nothing with them: no column holds a key, a password or a token that works."""
+
+import sqlite3
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from grpc import aio
+
+from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2, owner_pb2, sessions_pb2
+from tests.backends import fresh_database
+from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, run_auth, running_auth
+from tests.unit.auth.people import PASSWORD, People, bearer, people_of
+
+EMAIL = "ada@example.com"
+
+
+def _sqlite_texts(path: Path) -> set[str]:
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    texts = {str(value) for table in tables for row in connection.execute(f"SELECT * FROM {table}") for value in row}
+    connection.close()
+    return texts
+
+
+async def _postgres_texts(url: str) -> set[str]:
+    connection = await asyncpg.connect(url)
+    tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    rows = [row for table in tables for row in await connection.fetch(f'SELECT * FROM "{table[0]}"')]
+    await connection.close()
+    return {str(value) for row in rows for value in row.values()}
+
+
+async def _live(people: People) -> list[str]:
+    """Use everything that makes secrets, and return those that work in the end."""
+    session = await people.sign_up(EMAIL)
+    key = await people.create_key(session)
+    rotate = owner_pb2.RotateOwnKeyRequest(key_id=key.key.id, grace_seconds=3600)
+    rotated = await people.owner.RotateOwnKey(rotate, metadata=bearer(session))
+    by_operator = await people.create_key_for(EMAIL, name="by an operator")
+    reset = await people.accounts.CreatePasswordReset(
+        accounts_pb2.CreatePasswordResetRequest(account=EMAIL), metadata=bearer()
+    )
+    invite = await people.accounts.CreateInvite(accounts_pb2.CreateInviteRequest(), metadata=bearer())
+    return [session, key.secret, rotated.secret, by_operator.secret, reset.token, invite.token, PASSWORD]
+
+
+async def _works(people: People, text: str, number: int) -> list[str]:
+    """Try a text as each kind of secret, and return the kinds as which it works."""
+    # Guesses at one account end after a hundred; so passwords are tried on accounts of the same password.
+    email = f"ada{number // 50}@example.com"
+    calls: dict[str, Awaitable[object]] = {
+        "API key": people.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=text)),
+        "session": people.session(text),
+        "admin token": people.keys.ListKeys(keys_pb2.ListKeysRequest(email=EMAIL), metadata=bearer(_ascii(text))),
+        "password": people.log_in(email, password=text, address=f"2001:db8:{number:x}::1"),
+        "verification": people.sessions.VerifyEmail(sessions_pb2.VerifyEmailRequest(token=text)),
+        "password reset": people.sessions.ResetPassword(
+            sessions_pb2.ResetPasswordRequest(token=text, password="chosen by a thief")
+        ),
+    }
+    works = []
+    for kind, call in calls.items():
+        try:
+            answer = await call
+        except (aio.AioRpcError, UnicodeEncodeError):
+            continue
+        if not isinstance(answer, auth_pb2.AuthenticateResponse) or answer.HasField("principal"):
+            works.append(kind)
+    return works
+
+
+def _ascii(text: str) -> str:
+    return "".join(character for character in text if " " < character < "\x7f")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield ""
+        return
+    with fresh_database(request.getfixturevalue("postgres_server")) as url:
+        yield url
+
+
+async def test_no_column_of_a_stolen_database_works_as_a_secret_nor_holds_one(tmp_path: Path, database: str) -> None:
+    settings = {
+        "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
+        "AUTH_KEY_PEPPER": PEPPER,
+        "AUTH_LOG_INS_PER_ADDRESS_MAX": "100000",
+        "LOG_LEVEL": "DEBUG",
+    } | ({"AUTH_DATABASE_URL": database} if database else {})
+    if database:
+        assert run_auth(tmp_path, settings, "migrate").returncode == 0
+    with running_auth(tmp_path, settings) as process:
+        async with people_of(process.target) as people:
+            secrets = [*await _live(people), ADMIN_TOKEN, PEPPER]
+            texts = await _postgres_texts(database) if database else _sqlite_texts(tmp_path / "auth.db")
+            assert len(texts) > 50, "the dump is empty: this shows nothing"
+            found = {secret[:8] for secret in secrets for text in texts if secret in text}
+            assert not found, f"the database holds secrets as they are: {found}…"
+            tried = sorted(text for text in texts if len(text) >= 10)
+            for number in range(len(tried) // 50 + 1):
+                await people.sign_up(f"ada{number}@example.com")
+            working = {
+                text: kinds for number, text in enumerate(tried) if (kinds := await _works(people, text, number))
+            }
+            assert not working, f"what the database holds works as a secret: {working}"
+            tried_on = secrets[1:3] + secrets[-3:-1]
+            found_out = [await _works(people, secret, 0) for secret in tried_on]
+            assert found_out == [["API key"], ["API key"], ["password"], ["admin token"]], (
+                "the trials themselves do not work"
+            )
+            log = "".join(process.log)
+    told = [secret[:8] for secret in secrets if secret in log]
+    assert not told, f"the log tells secrets: {told}"

@@ -1,0 +1,301 @@
+"""Accounts and sessions over gRPC, as the console uses them: what people can do, and what nobody can."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError
+
+from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, sessions_pb2
+from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
+from tests.unit.auth.people import PASSWORD, People, bearer, from_address, people_of, refusal
+
+pytestmark = pytest.mark.xdist_group("auth-people")
+
+
+@pytest.fixture(scope="module")
+def auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthProcess]:
+    settings = {
+        "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
+        "AUTH_KEY_PEPPER": PEPPER,
+        "AUTH_SIGN_UPS_PER_ADDRESS_MAX": "1000",
+        "AUTH_LOG_INS_PER_ADDRESS_MAX": "40",
+    }
+    with running_auth(tmp_path_factory.mktemp("auth"), settings) as process:
+        yield process
+
+
+@pytest.fixture
+async def people(auth: AuthProcess) -> AsyncIterator[People]:
+    async with people_of(auth.target) as people:
+        yield people
+
+
+async def test_who_signs_up_is_logged_in_where_there_is_no_mail_and_logs_out_for_good(people: People) -> None:
+    token = await people.sign_up("Ada@Example.com")
+    assert (await people.session(token)).account.email == "ada@example.com"
+
+    await people.sessions.LogOut(sessions_pb2.LogOutRequest(token=token))
+
+    assert (await refusal(people.session(token))).code is StatusCode.UNAUTHENTICATED
+    await people.sessions.LogOut(sessions_pb2.LogOutRequest(token=token))
+
+
+async def test_a_log_in_ends_the_session_that_it_replaces(people: People) -> None:
+    """A token that somebody planted before the log-in is worth nothing after it."""
+    planted = await people.sign_up("replace@example.com")
+
+    token = await people.log_in("replace@example.com", replaced=planted)
+
+    assert token != planted
+    assert (await people.session(token)).account.email == "replace@example.com"
+    assert (await refusal(people.session(planted))).code is StatusCode.UNAUTHENTICATED
+
+
+async def test_a_wrong_password_and_an_unknown_email_get_the_same_answer_in_the_same_time(people: People) -> None:
+    await people.sign_up("known@example.com")
+
+    async def timed(email: str, address: str) -> tuple[object, float]:
+        started = time.perf_counter()
+        answer = await refusal(people.log_in(email, password="not the password", address=address))
+        return answer, time.perf_counter() - started
+
+    known = [await timed("known@example.com", f"198.51.100.{number}") for number in range(5)]
+    unknown = [await timed(f"nobody{number}@example.com", "198.51.100.99") for number in range(5)]
+
+    assert {answer for answer, _ in known} == {answer for answer, _ in unknown}
+    took = [statistics.median(seconds for _, seconds in answers) for answers in (known, unknown)]
+    assert 0.4 < took[0] / took[1] < 2.5, f"the time tells who has an account: {took}"
+
+
+async def test_guesses_at_one_account_from_one_address_end_and_the_owner_elsewhere_still_gets_in(
+    people: People,
+) -> None:
+    await people.sign_up("guessed@example.com")
+
+    answers = [
+        await refusal(people.log_in("guessed@example.com", password=f"guess number {number}", address="203.0.113.1"))
+        for number in range(12)
+    ]
+
+    assert [answer.code for answer in answers[:10]] == [StatusCode.UNAUTHENTICATED] * 10
+    assert {answer.code for answer in answers[10:]} == {StatusCode.RESOURCE_EXHAUSTED}
+    right = await refusal(people.log_in("guessed@example.com", address="203.0.113.1"))
+    assert right.code is StatusCode.RESOURCE_EXHAUSTED, "the right guess would be let in among the wrong ones"
+    assert await people.log_in("guessed@example.com", address="203.0.113.2")
+
+
+async def test_guesses_at_many_accounts_from_one_address_end(people: People) -> None:
+    async def guess(number: int) -> StatusCode:
+        call = people.log_in(f"someone{number}@example.com", password="a password of many", address="203.0.113.9")
+        return (await refusal(call)).code
+
+    codes = [await guess(number) for number in range(42)]
+
+    assert codes.count(StatusCode.UNAUTHENTICATED) == 40
+    assert codes[-1] is StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_new_password_ends_all_other_sessions_and_the_old_password(people: People) -> None:
+    here = await people.sign_up("change@example.com")
+    there = await people.log_in("change@example.com")
+    request = owner_pb2.ChangePasswordRequest(current_password=PASSWORD, new_password="another good password")
+
+    await people.owner.ChangePassword(request, metadata=bearer(here))
+
+    assert (await people.session(here)).account.email == "change@example.com"
+    assert (await refusal(people.session(there))).code is StatusCode.UNAUTHENTICATED
+    assert (await refusal(people.log_in("change@example.com"))).code is StatusCode.UNAUTHENTICATED
+    assert await people.log_in("change@example.com", password="another good password")
+
+
+async def test_a_wrong_present_password_changes_and_deletes_nothing(people: People) -> None:
+    token = await people.sign_up("careful@example.com")
+    change = owner_pb2.ChangePasswordRequest(current_password="wrong password", new_password="another good password")
+    delete = owner_pb2.DeleteOwnAccountRequest(password="wrong password")
+
+    codes = [
+        (await refusal(people.owner.ChangePassword(change, metadata=bearer(token)))).code,
+        (await refusal(people.owner.DeleteOwnAccount(delete, metadata=bearer(token)))).code,
+    ]
+
+    assert codes == [StatusCode.PERMISSION_DENIED] * 2
+    assert await people.log_in("careful@example.com")
+
+
+async def test_a_deleted_account_has_no_keys_no_sessions_and_its_email_is_free_again(people: People) -> None:
+    token = await people.sign_up("leaver@example.com")
+    created = await people.create_key(token)
+
+    await people.owner.DeleteOwnAccount(owner_pb2.DeleteOwnAccountRequest(password=PASSWORD), metadata=bearer(token))
+
+    answer = await people.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=created.secret))
+    assert answer.denial.reason == auth_pb2.DENIAL_REASON_REVOKED
+    assert (await refusal(people.session(token))).code is StatusCode.UNAUTHENTICATED
+    assert (await refusal(people.log_in("leaver@example.com"))).code is StatusCode.UNAUTHENTICATED
+    events = await people.audit.ListAuditEvents(audit_pb2.ListAuditEventsRequest(page_size=1000), metadata=bearer())
+    assert "leaver@example.com" not in str(events), "the audit log still names who left"
+    again = await people.sign_up("leaver@example.com")
+    assert list((await people.owner.ListOwnKeys(owner_pb2.ListOwnKeysRequest(), metadata=bearer(again))).keys) == []
+
+
+async def test_an_owner_sees_and_changes_nothing_of_another_owner(people: People) -> None:
+    ada, bob = await people.sign_up("ada1@example.com"), await people.sign_up("bob1@example.com")
+    key = (await people.create_key(ada)).key
+    session = await people.session(ada)
+    by_bob = bearer(bob)
+
+    refusals = [
+        await refusal(call)
+        for call in (
+            people.owner.RevokeOwnKey(owner_pb2.RevokeOwnKeyRequest(key_id=key.id), metadata=by_bob),
+            people.owner.RotateOwnKey(owner_pb2.RotateOwnKeyRequest(key_id=key.id), metadata=by_bob),
+            people.owner.GetOwnPrincipal(owner_pb2.GetOwnPrincipalRequest(key_id=key.id), metadata=by_bob),
+        )
+    ]
+
+    assert {one.code for one in refusals} == {StatusCode.NOT_FOUND}
+    never = owner_pb2.RevokeOwnKeyRequest(key_id="key_01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    of_none = await refusal(people.owner.RevokeOwnKey(never, metadata=by_bob))
+    assert of_none.message.replace(never.key_id, key.id) == refusals[0].message, "tells that another's key exists"
+    await people.owner.EndOwnSession(owner_pb2.EndOwnSessionRequest(session_id=session.id), metadata=by_bob)
+    assert (await people.session(ada)).id == session.id
+    events = await people.owner.ListOwnAuditEvents(owner_pb2.ListOwnAuditEventsRequest(), metadata=by_bob)
+    assert key.id not in str(events)
+
+
+async def test_admin_calls_refuse_a_session_and_owners_calls_refuse_the_admin_token(people: People) -> None:
+    token = await people.sign_up("either@example.com")
+    listing = accounts_pb2.ListAccountsRequest()
+
+    assert (await refusal(people.accounts.ListAccounts(listing))).code is StatusCode.UNAUTHENTICATED
+    with_session = await refusal(people.accounts.ListAccounts(listing, metadata=bearer(token)))
+    with_admin = await refusal(people.owner.ListOwnKeys(owner_pb2.ListOwnKeysRequest(), metadata=bearer()))
+
+    assert with_session.code is StatusCode.PERMISSION_DENIED
+    assert with_admin.code is StatusCode.UNAUTHENTICATED
+
+
+async def test_an_owner_has_at_most_five_active_keys_however_many_are_asked_for_at_once(people: People) -> None:
+    token = await people.sign_up("many@example.com")
+
+    asked = (people.create_key(token, f"key {number}") for number in range(20))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    refusals = [answer for answer in answers if isinstance(answer, AioRpcError)]
+    assert (len(answers), len(refusals)) == (20, 15)
+    assert all("5 active keys" in str(refused.details()) for refused in refusals)
+
+
+async def test_revoking_and_creating_is_no_way_around_the_limit_and_operators_are_exempt(people: People) -> None:
+    token = await people.sign_up("rotating@example.com")
+    for number in range(10):
+        created = await people.create_key(token, f"key {number}")
+        await people.owner.RevokeOwnKey(owner_pb2.RevokeOwnKeyRequest(key_id=created.key.id), metadata=bearer(token))
+
+    refused = await refusal(people.create_key(token))
+
+    assert (refused.code, "10 keys in the last 24 hours" in refused.message) == (StatusCode.FAILED_PRECONDITION, True)
+    assert (await people.create_key_for("rotating@example.com", name="by an operator")).secret
+
+
+async def test_a_rotated_key_works_for_its_grace_and_the_new_one_at_once(people: People) -> None:
+    token = await people.sign_up("rotate@example.com")
+    old = await people.create_key(token)
+    request = owner_pb2.RotateOwnKeyRequest(key_id=old.key.id, grace_seconds=3600)
+
+    new = await people.owner.RotateOwnKey(request, metadata=bearer(token))
+
+    async def limit(secret: str) -> int:
+        answer = await people.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=secret))
+        return answer.principal.daily_limit
+
+    assert [await limit(old.secret), await limit(new.secret)] == [1000, 1000]
+    assert 3500 < new.replaced.expires_at.ToSeconds() - time.time() <= 3600
+    again = await refusal(people.owner.RotateOwnKey(request, metadata=bearer(token)))
+    assert again.code is StatusCode.FAILED_PRECONDITION, "a key that was replaced would be replaced twice"
+
+
+async def test_a_key_without_grace_ends_with_its_rotation(people: People) -> None:
+    token = await people.sign_up("rotate0@example.com")
+    old = await people.create_key(token)
+
+    await people.owner.RotateOwnKey(owner_pb2.RotateOwnKeyRequest(key_id=old.key.id), metadata=bearer(token))
+
+    answer = await people.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=old.secret))
+    assert not answer.HasField("principal")
+
+
+async def test_every_change_says_who_when_and_from_where(people: People) -> None:
+    before = time.time()
+    token = await people.sign_up("audited@example.com", address="198.51.100.77")
+    metadata = (*bearer(token), *from_address("198.51.100.78"))
+    created = await people.owner.CreateOwnKey(owner_pb2.CreateOwnKeyRequest(name="laptop"), metadata=metadata)
+    revoke = keys_pb2.RevokeKeyRequest(key_id=created.key.id)
+    await people.keys.RevokeKey(revoke, metadata=(*bearer(), ("stack-operator", "grace")))
+
+    answer = await people.owner.ListOwnAuditEvents(owner_pb2.ListOwnAuditEventsRequest(), metadata=bearer(token))
+
+    events = [(event.action, event.actor, event.address) for event in answer.events]
+    assert events[:2] == [("key.revoked", "operator:grace", ""), ("key.created", "owner", "198.51.100.78")]
+    assert ("account.created", "owner", "198.51.100.77") in events
+    assert all(before - 1 <= event.at.ToSeconds() <= time.time() + 1 for event in answer.events)
+
+
+async def test_without_mail_that_is_said_and_an_operator_helps(people: People) -> None:
+    await people.sign_up("forgot@example.com")
+    sent = await refusal(
+        people.sessions.SendPasswordReset(sessions_pb2.SendPasswordResetRequest(email="forgot@example.com"))
+    )
+    assert sent.code is StatusCode.FAILED_PRECONDITION
+    assert "mail is not configured" in sent.message
+
+    request = accounts_pb2.CreatePasswordResetRequest(account="forgot@example.com")
+    made = await people.accounts.CreatePasswordReset(request, metadata=bearer())
+    assert made.token in made.url
+    reset = sessions_pb2.ResetPasswordRequest(token=made.token, password="a new good password")
+    await people.sessions.ResetPassword(reset)
+
+    assert await people.log_in("forgot@example.com", password="a new good password")
+    assert (await refusal(people.sessions.ResetPassword(reset))).code is StatusCode.INVALID_ARGUMENT, "used twice"
+
+
+async def test_a_crowd_that_logs_in_does_not_delay_the_look_up_of_a_key(people: People) -> None:
+    secret = (await people.create_key(await people.sign_up("crowd@example.com"))).secret
+
+    async def look_up() -> float:
+        started = time.perf_counter()
+        await people.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=secret))
+        return time.perf_counter() - started
+
+    crowd = [
+        asyncio.ensure_future(
+            refusal(people.log_in(f"c{number}@example.com", password="wrong word", address=f"10.1.1.{number}"))
+        )
+        for number in range(60)
+    ]
+    took = [await look_up() for _ in range(30)]
+    answers = await asyncio.gather(*crowd)
+
+    assert statistics.median(took) < 0.05, f"keys wait for passwords: {statistics.median(took):.3f} s"
+    assert {answer.code for answer in answers} <= {StatusCode.UNAUTHENTICATED, StatusCode.RESOURCE_EXHAUSTED}
+
+
+@pytest.mark.parametrize("policy", ["invite", "closed"])
+async def test_sign_up_can_be_closed_or_by_invitation(tmp_path: Path, policy: str) -> None:
+    settings = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER, "AUTH_SIGN_UP": policy}
+    with running_auth(tmp_path, settings) as process:
+        async with people_of(process.target) as people:
+            assert (await refusal(people.sign_up("ada@example.com"))).code is StatusCode.PERMISSION_DENIED
+            invite = await people.accounts.CreateInvite(accounts_pb2.CreateInviteRequest(), metadata=bearer())
+            request = sessions_pb2.SignUpRequest(email="ada@example.com", password=PASSWORD, invite=invite.token)
+            if policy == "closed":
+                assert (await refusal(people.sessions.SignUp(request))).code is StatusCode.PERMISSION_DENIED
+                return
+            assert (await people.sessions.SignUp(request)).session.token
+            other = sessions_pb2.SignUpRequest(email="bob@example.com", password=PASSWORD, invite=invite.token)
+            assert (await refusal(people.sessions.SignUp(other))).code is StatusCode.INVALID_ARGUMENT, "used twice"

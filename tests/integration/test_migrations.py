@@ -1,0 +1,124 @@
+"""Migrations go up, down and up again on both databases, and lose no row of the tables that stay."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, MetaData, insert, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bench.rows import Filler
+from services.auth import server as auth
+from services.auth import tables as auth_tables
+from services.common import database
+from services.inference import server as inference
+from services.inference import tables as inference_tables
+from tests.backends import fresh_database
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A service's tables and where its migrations are."""
+
+    migrations: Path
+    version_table: str
+    metadata: MetaData
+
+    def config(self, connection: Connection) -> Config:
+        """Return what Alembic is told."""
+        config = Config()
+        config.set_main_option("script_location", str(self.migrations))
+        config.set_main_option("path_separator", "os")
+        config.attributes.update(connection=connection, version_table=self.version_table)
+        return config
+
+    def differences(self, connection: Connection) -> list[object]:
+        """Return how the database differs from what the code expects."""
+        options = {"version_table": self.version_table, "compare_type": True}
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), self.metadata))
+
+
+AUTH = Schema(auth.MIGRATIONS, auth.VERSION_TABLE, auth_tables.metadata)
+LEDGER = Schema(inference.MIGRATIONS, inference.VERSION_TABLE, inference_tables.usage_ledger.metadata)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
+    """Give the URLs of two empty databases."""
+    if request.param == "sqlite":
+        yield [f"sqlite:///{tmp_path}/{name}.db" for name in ("auth", "ledger")]
+        return
+    server = request.getfixturevalue("postgres_server")
+    with fresh_database(server) as first, fresh_database(server) as second:
+        yield [first, second]
+
+
+async def _rows(engine: AsyncEngine, schema: Schema, table: str, columns: list[str]) -> list[tuple[object, ...]]:
+    found = schema.metadata.tables[table]
+    async with engine.connect() as connection:
+        rows = await connection.execute(select(*(found.c[name] for name in columns)).order_by(found.c[columns[0]]))
+        return [tuple(row) for row in rows]
+
+
+async def _move(engine: AsyncEngine, schema: Schema, target: str) -> None:
+    def move(connection: Connection) -> None:
+        config = schema.config(connection)
+        command.downgrade(config, target) if target != "head" else command.upgrade(config, target)
+
+    async with engine.begin() as connection:
+        await connection.run_sync(move)
+
+
+async def _differences(engine: AsyncEngine, schema: Schema) -> list[object]:
+    async with engine.connect() as connection:
+        return await connection.run_sync(schema.differences)
+
+
+async def test_down_and_up_again_leaves_the_schema_whole_and_keeps_every_account_key_and_request(
+    urls: list[str],
+) -> None:
+    for url, schema in zip(urls, (AUTH, LEDGER), strict=True):
+        await database.migrate(url, migrations=schema.migrations, version_table=schema.version_table)
+    options = [{"migrations": one.migrations, "version_table": one.version_table} for one in (AUTH, LEDGER)]
+    async with (
+        database.open_database(urls[0], **options[0]) as keys,  # type: ignore[arg-type]
+        database.open_database(urls[1], **options[1]) as ledger,  # type: ignore[arg-type]
+    ):
+        await Filler(keys, ledger).fill(50, 500)
+        kept = [
+            (keys, AUTH, "accounts", ["id", "email", "plan", "created_at"]),
+            (keys, AUTH, "api_keys", ["id", "account_id", "digest", "revision"]),
+            (ledger, LEDGER, "usage_ledger", ["request_id", "key_id", "day", "total_tokens", "charged"]),
+        ]
+        before = [await _rows(*one) for one in kept]
+        assert [len(rows) for rows in before[1:]] == [50, 500]
+
+        for engine, schema in ((keys, AUTH), (ledger, LEDGER)):
+            await _move(engine, schema, "0001")
+            assert await _differences(engine, schema), "the downgrade did nothing"
+            await _move(engine, schema, "head")
+            assert await _differences(engine, schema) == []
+        assert [await _rows(*one) for one in kept] == before
+
+        for engine, schema in ((keys, AUTH), (ledger, LEDGER)):
+            await _move(engine, schema, "base")
+            await _move(engine, schema, "head")
+            assert await _differences(engine, schema) == []
+
+
+async def test_what_people_left_does_not_stand_in_the_way_of_a_downgrade(urls: list[str]) -> None:
+    await database.migrate(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table)
+    async with database.open_database(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table) as engine:
+        async with engine.begin() as connection:
+            values = {"name": "team", "daily_limit": 5000, "active_keys_max": 50, "new_keys_per_day_max": 100}
+            await connection.execute(insert(auth_tables.plans).values(values))
+        await _move(engine, AUTH, "0001")
+        await _move(engine, AUTH, "head")
+        columns = ["name", "daily_limit", "active_keys_max"]
+        rows = await _rows(engine, AUTH, "plans", columns)
+    assert ("team", 5000, None) in rows
