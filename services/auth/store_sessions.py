@@ -61,7 +61,9 @@ class SQLSessionStore:
     async def find(self, digest: str) -> Session | None:
         """Look a session up; see `SessionStore.find`."""
         async with self._transactions.reading() as connection:
-            row = (await connection.execute(_SESSIONS.where(sessions.c.digest == digest))).one_or_none()
+            # A log-in that was under way while its account was deleted opens a session of nobody.
+            lasting = _SESSIONS.where(sessions.c.digest == digest, accounts.c.deleted_at.is_(None))
+            row = (await connection.execute(lasting)).one_or_none()
         return None if row is None else _session(row)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)

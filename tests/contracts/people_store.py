@@ -1,0 +1,208 @@
+"""What every store of sessions, tokens, throttles and plans must do; implementations give a `world` fixture."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.auth.accounts import Account, AccountStore, open_account
+from services.auth.audit import Actor, AuditLog
+from services.auth.keys import Bounds, KeyStore
+from services.auth.minting import mint
+from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
+from services.auth.pepper import Pepper
+from services.auth.plans import Plan, PlanStore
+from services.auth.sessions import OpenSession, Sessions, SessionStore
+from services.auth.throttles import Rule, Throttle, ThrottleStore
+from services.common.clock import SystemClock
+from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, Throttled, Unauthenticated
+
+PEPPER = Pepper(b"contract")
+BY = Actor("owner", "192.0.2.1")
+EMAIL = "ada@example.com"
+IDLE, TOTAL = 600, 3_600
+
+
+class HandClock:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = datetime(2026, 8, 1, 12, tzinfo=UTC).timestamp()
+
+    def now(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The ports over one empty database; throttles of two replicas."""
+
+    accounts: AccountStore
+    keys: KeyStore
+    sessions: SessionStore
+    tokens: OneTimeTokenStore
+    throttles: tuple[ThrottleStore, ThrottleStore]
+    plans: PlanStore
+    audit: AuditLog
+    clock: HandClock
+
+    @property
+    def at(self) -> datetime:
+        """Now."""
+        return datetime.fromtimestamp(self.clock.seconds, UTC)
+
+    async def account(self, email: str = EMAIL) -> Account:
+        """Keep a new account."""
+        account = open_account(email, now=self.at)
+        await self.accounts.add(account, by=BY)
+        return account
+
+    def stay(self) -> Sessions:
+        """Return sessions of ten minutes without use, and of an hour in all."""
+        return Sessions(self.sessions, pepper=PEPPER, clock=self.clock, idle_seconds=IDLE, total_seconds=TOTAL)
+
+    async def actions(self) -> list[str]:
+        """Return what the audit log says was done, newest first."""
+        return [event.action for event in await self.audit.events(account_id="", before="", limit=1000)]
+
+
+async def _ended(stay: Sessions, opened: OpenSession) -> bool:
+    try:
+        await stay.get(opened.token)
+    except Unauthenticated:
+        return True
+    return False
+
+
+class PeopleStoreContract:
+    """The contract of `SessionStore`, `OneTimeTokenStore`, `ThrottleStore`, `PlanStore` and `AuditLog`."""
+
+    async def test_a_session_lives_while_it_is_used_but_not_beyond_its_hour(self, world: World) -> None:
+        stay = world.stay()
+        opened = await stay.open((await world.account()).id, by=BY)
+        for _ in range(7):
+            world.clock.seconds += 500
+            assert (await stay.get(opened.token)).id == opened.session.id
+        world.clock.seconds += 100
+
+        assert await _ended(stay, opened), "a session that is always used would never end"
+
+    async def test_a_session_that_nobody_uses_for_ten_minutes_ends(self, world: World) -> None:
+        stay = world.stay()
+        opened = await stay.open((await world.account()).id, by=BY)
+        world.clock.seconds += IDLE - 1
+        assert not await _ended(stay, opened)
+        world.clock.seconds += IDLE
+
+        assert await _ended(stay, opened)
+        assert await stay.of_account(opened.session.account.id) == []
+
+    async def test_a_session_ends_when_its_account_is_deleted_even_one_that_is_opened_at_that_moment(
+        self, world: World
+    ) -> None:
+        stay, account = world.stay(), await world.account()
+        before = await stay.open(account.id, by=BY)
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+        after = await stay.open(account.id, by=BY)
+
+        assert [await _ended(stay, one) for one in (before, after)] == [True, True]
+
+    async def test_a_one_time_token_is_used_by_one_of_many_who_try_at_once(self, world: World) -> None:
+        account = await world.account()
+        token = mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock)
+        await world.tokens.add(token.kept, by=BY, at=world.at)
+
+        tries = (world.accounts.reset_password(token.kept.digest, f"hash {n}", by=BY, at=world.at) for n in range(8))
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+
+        assert [one for one in answers if not isinstance(one, InvalidRequest)] == [EMAIL]
+
+    async def test_a_one_time_token_works_for_its_purpose_and_time_only_and_a_new_one_replaces_it(
+        self, world: World
+    ) -> None:
+        account = await world.account()
+        old, new = (
+            mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock)
+            for _ in range(2)
+        )
+        await world.tokens.add(old.kept, by=BY, at=world.at)
+        await world.tokens.add(new.kept, by=BY, at=world.at)
+        late = new.kept.expires_at
+
+        with pytest.raises(InvalidRequest):
+            await world.accounts.reset_password(old.kept.digest, "hash", by=BY, at=world.at)
+        with pytest.raises(InvalidRequest):
+            await world.accounts.verify_email(new.kept.digest, by=BY, at=world.at)
+        with pytest.raises(InvalidRequest):
+            await world.accounts.reset_password(new.kept.digest, "hash", by=BY, at=late)
+        assert await world.accounts.reset_password(new.kept.digest, "hash", by=BY, at=late - timedelta(seconds=1))
+
+    async def test_tries_of_two_replicas_are_counted_together_and_none_is_lost(self, world: World) -> None:
+        rule = Rule("tries", tries_max=10, window_seconds=60)
+        replicas = [Throttle(store, pepper=PEPPER, clock=world.clock) for store in world.throttles]
+
+        tries = (replicas[number % 2].demand(rule, EMAIL) for number in range(30))
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+
+        assert sum(answer is None for answer in answers) == 10
+        assert sum(isinstance(answer, Throttled) for answer in answers) == 20
+        await replicas[0].demand(rule, "somebody else")
+        world.clock.seconds += 61
+        await replicas[1].demand(rule, EMAIL)
+
+    async def test_keys_are_bounded_exactly_when_twenty_are_made_at_once(self, world: World) -> None:
+        account = await world.account()
+        bounds = Bounds(active_max=5, new_per_day_max=10)
+
+        def add(number: int) -> object:
+            minted = mint(f"key {number}", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+            return world.keys.add(account.id, minted.key, by=BY, bounds=bounds)
+
+        answers = await asyncio.gather(*(add(number) for number in range(20)), return_exceptions=True)  # type: ignore[call-overload]
+
+        assert sum(isinstance(answer, FailedPrecondition) for answer in answers) == 15
+        assert len(await world.keys.of_account(account.id)) == 5
+
+    async def test_a_plans_bounds_go_before_the_settings(self, world: World) -> None:
+        account = await world.account()
+        await world.plans.set(Plan("free", 1000, active_keys_max=1, new_keys_per_day_max=3), by=BY, at=world.at)
+
+        assert await world.keys.bounds_of(account.id, Bounds(5, 10)) == Bounds(1, 3)
+
+    async def test_every_change_is_in_the_audit_log_and_what_failed_is_not(self, world: World) -> None:
+        account = await world.account()
+        minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        await world.keys.add(account.id, minted.key, by=BY)
+        await world.keys.revoke(minted.key.id, by=BY, at=world.at)
+        told = await world.actions()
+        assert told == ["key.revoked", "key.created", "account.created"]
+
+        again = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        with pytest.raises(FailedPrecondition):
+            await world.keys.add(account.id, again.key, by=BY, bounds=Bounds(0, 0))
+        with pytest.raises(NotFound):
+            await world.accounts.set_plan(account.id, "no-such-plan", by=BY, at=world.at)
+        await world.keys.revoke(minted.key.id, by=BY, at=world.at)
+
+        assert await world.actions() == told, "the log tells of changes that were never made"
+
+    async def test_who_leaves_is_no_more_named_anywhere_and_the_keys_stay_revoked(self, world: World) -> None:
+        account = await world.account()
+        minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        await world.keys.add(account.id, minted.key, by=BY)
+
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+
+        events = await world.audit.events(account_id=account.id, before="", limit=100)
+        assert events[0].action == "account.deleted"
+        assert EMAIL not in str(events)
+        found = (await world.keys.find(minted.key.digest)).key
+        assert found is not None
+        assert found.revoked_at is not None
+        assert (await world.account()).id != account.id
