@@ -1,0 +1,51 @@
+"""Passwords: what is accepted, what is kept, and that a crowd is told to wait."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from services.auth.passwords import Passwords
+from services.common.errors import InvalidRequest, Throttled
+
+
+@pytest.fixture
+def passwords() -> Iterator[Passwords]:
+    made = Passwords(waiting_max=3)
+    yield made
+    made.close()
+
+
+async def test_a_password_matches_its_hash_alone_and_no_two_hashes_are_alike(passwords: Passwords) -> None:
+    first, second = await passwords.hash("correct horse"), await passwords.hash("correct horse")
+
+    assert first.startswith("$argon2id$")
+    assert first != second
+    assert await passwords.matches("correct horse", first)
+    assert not await passwords.matches("correct hors", first)
+    assert not await passwords.matches("correct horse", None), "somebody unknown would get in"
+    assert not await passwords.matches("", None)
+
+
+async def test_an_overlong_guess_costs_what_any_other_does_and_never_matches(passwords: Passwords) -> None:
+    assert not await passwords.matches("a" * 10_000_000, await passwords.hash("a" * 256))
+
+
+@pytest.mark.parametrize("password", ["", "ninechars", "a" * 257])
+async def test_a_password_that_is_too_short_or_too_long_is_refused(passwords: Passwords, password: str) -> None:
+    with pytest.raises(InvalidRequest, match="10 to 256 characters"):
+        await passwords.hash(password)
+
+
+async def test_a_crowd_beyond_the_queue_is_told_to_try_again_and_two_threads_do_the_work(passwords: Passwords) -> None:
+    answers = await asyncio.gather(*(passwords.hash("correct horse") for _ in range(8)), return_exceptions=True)
+
+    assert [isinstance(answer, str) for answer in answers] == [True] * 3 + [False] * 5
+    assert all(isinstance(answer, Throttled) for answer in answers[3:])
+    assert sum(thread.name.startswith("argon2") for thread in threading.enumerate()) <= 2
+    assert await passwords.hash("correct horse"), "who comes when the crowd is gone is let in"
+
+
+async def test_text_that_is_no_hash_matches_nothing(passwords: Passwords) -> None:
+    assert not await passwords.matches("correct horse", "not a hash")

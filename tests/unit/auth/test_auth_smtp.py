@@ -1,0 +1,30 @@
+"""The mail server's URL."""
+
+import pytest
+
+from services.auth.smtp import SMTPServer, parse_smtp_url
+from services.common.errors import StartError
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("smtp://mail.example.com", SMTPServer("mail.example.com", 587, False, None, None)),
+        ("smtps://mail.example.com", SMTPServer("mail.example.com", 465, True, None, None)),
+        ("smtp://ada:p%40ss%3Aword@[::1]:2525", SMTPServer("::1", 2525, False, "ada", "p@ss:word")),
+    ],
+)
+def test_a_url_says_where_mail_is_handed_in(url: str, server: SMTPServer) -> None:
+    assert parse_smtp_url(url) == server
+
+
+@pytest.mark.parametrize(
+    "url", ["", "mail.example.com", "http://mail.example.com", "smtp://", "smtp://host:port", "smtp://[::1"]
+)
+def test_a_url_that_says_nothing_ends_the_start_with_a_remedy(url: str) -> None:
+    with pytest.raises(StartError, match="write smtp://user:password@host:587"):
+        parse_smtp_url(url)
+
+
+def test_the_password_is_in_no_repr() -> None:
+    assert "secret" not in repr(parse_smtp_url("smtp://ada:secret@mail.example.com"))
