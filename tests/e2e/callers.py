@@ -24,6 +24,8 @@ class Caller:
     admitted_at: float = 0
     """When the last request began that was answered; the loop's time."""
     refused_at: float = 0
+    slowest_seconds: float = 0
+    """What the slowest answer took: how long a crowd on this machine waits for its turn."""
     error: dict[str, Any] = field(default_factory=dict)
 
     async def call(self, session: aiohttp.ClientSession) -> None:
@@ -38,6 +40,7 @@ class Caller:
                 return
             assert response.status == 200, body
             self.admitted_at = began
+            self.slowest_seconds = max(self.slowest_seconds, loop.time() - began)
             self.answered.set()
             await asyncio.sleep(_PAUSE_SECONDS)
 

