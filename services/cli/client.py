@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from grpc import aio
+from pydantic import ValidationError
 
 from services.cli.failures import Failure, Unreachable
 from services.common.channel import open_channel
-from services.common.errors import ServiceError, rpc_errors
+from services.common.errors import ServiceError, StartError, rpc_errors
+from services.common.settings import TLSSettings
+from services.common.tls import Certificates
 
 CALL_SECONDS_MAX = 5.0
 _UNREACHABLE_REASON = "unreachable"
@@ -81,8 +84,10 @@ def call(
         Unreachable: The service did not answer in time.
     """
 
+    certificates = _certificates()
+
     async def run() -> Response:
-        async with open_channel(service.target) as channel:
+        async with open_channel(service.target, certificates, service=service.name) as channel:
             with rpc_errors(unavailable_reason=_UNREACHABLE_REASON):
                 return await method(channel)(request, timeout=timeout_seconds, metadata=service.metadata)
 
@@ -90,6 +95,15 @@ def call(
         return asyncio.run(run())
     except ServiceError as exc:
         raise _failure(service, exc) from exc
+
+
+def _certificates() -> Certificates | None:
+    try:
+        return TLSSettings().certificates()
+    except ValidationError as exc:
+        raise Failure(exc.errors()[0]["msg"].removeprefix("Value error, ")) from exc
+    except StartError as exc:
+        raise Failure(str(exc)) from exc
 
 
 def _failure(service: Service, error: ServiceError) -> Failure:

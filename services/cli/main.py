@@ -46,7 +46,8 @@ def main(context: click.Context, *, auth_target: str, quota_target: str, inferen
     """Manage accounts, plans and API keys, see what they use, and who changed what.
 
     The admin token is read from STACK_ADMIN_TOKEN, or from the file `admin-token` in DATA_DIR. The audit log names the
-    operator: STACK_OPERATOR, or else the user of this machine.
+    operator: STACK_OPERATOR, or else the user of this machine. Where the services speak TLS, TLS_CERTIFICATE_FILE,
+    TLS_KEY_FILE and TLS_CA_FILE name the operator's certificate, its key, and the authorities.
 
     Exit codes: 0 done, 1 refused or failed, 2 a mistake in the command line, 3 a service does not answer.
     """

@@ -1,13 +1,22 @@
 """Client channels: how one service finds and keeps its connections to another."""
 
+import asyncio
 import json
+from types import TracebackType
+from typing import Any, Self
 
+import grpc
 from grpc import aio
+
+from services.common.tls import Certificates, Credentials, channel_credentials, identity
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """The largest gRPC message either side accepts."""
 
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+_RETIRE_SECONDS = 150.0
+"""Longer than a call lives from its first wish for a connection to its end."""
+_READY_SECONDS = 5.0
 
 _OPTIONS = (
     # The default policy sends everything to one address; behind a headless Service there are many.
@@ -28,6 +37,102 @@ _OPTIONS = (
 )
 
 
-def open_channel(target: str) -> aio.Channel:
-    """Return a channel to `target`, a gRPC name such as `dns:///auth.stack.svc:50051`; it connects when first used."""
-    return aio.insecure_channel(target, options=_OPTIONS)
+def open_channel(target: str, certificates: Certificates | None = None, *, service: str = "") -> aio.Channel:
+    """Return a channel that connects when first used.
+
+    Args:
+        target: A gRPC name such as `dns:///auth.stack.svc:50051`.
+        certificates: What to show the service, and whom to trust; None speaks plaintext.
+        service: Whose certificate the other side must show, such as `auth`; unused in plaintext.
+    """
+    if certificates is None:
+        return aio.insecure_channel(target, options=_OPTIONS)
+    return RenewedChannel(target, certificates, service=service)
+
+
+class RenewedChannel(aio.Channel):
+    """A channel over mTLS, whose new calls use renewed certificates without anybody's doing.
+
+    gRPC fixes a channel's credentials when it is made. So a renewal makes a new channel, which the next call uses; what
+    is under way ends where it began, however long that takes.
+    """
+
+    def __init__(self, target: str, certificates: Certificates, *, service: str) -> None:
+        """Prepare a channel to `target`, whose certificate must bear the identity of `service`."""
+        self._target = target
+        self._certificates = certificates
+        # The certificate says who a service is; where it was found (a name, an address) says nothing of it.
+        self._options = (*_OPTIONS, ("grpc.ssl_target_name_override", identity(service)))
+        self._credentials = certificates.current()
+        self._channel = self._open(self._credentials)
+        self._retired: set[aio.Channel] = set()
+
+    def current(self) -> aio.Channel:
+        """Return the channel for new calls. Must be called in the event loop."""
+        credentials = self._certificates.current()
+        if credentials is not self._credentials:
+            self._retire(self._channel)
+            self._credentials, self._channel = credentials, self._open(credentials)
+        return self._channel
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _Method(self, "unary_unary", args, kwargs)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _Method(self, "unary_stream", args, kwargs)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        return _Method(self, "stream_unary", args, kwargs)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        return _Method(self, "stream_stream", args, kwargs)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self.current().get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self.current().wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Return when connected; certificates that are put right meanwhile are used."""
+        while True:
+            try:
+                return await asyncio.wait_for(self.current().channel_ready(), _READY_SECONDS)
+            except TimeoutError:
+                continue
+
+    async def close(self, grace: float | None = None) -> None:
+        await asyncio.gather(*(channel.close(grace) for channel in (self._channel, *self._retired)))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _open(self, credentials: Credentials) -> aio.Channel:
+        return aio.secure_channel(self._target, channel_credentials(credentials), options=self._options)
+
+    def _retire(self, channel: aio.Channel) -> None:
+        """Forget a channel after a while. Closing it would cancel its streams; forgotten, it goes when they end."""
+        self._retired.add(channel)
+        asyncio.get_running_loop().call_later(_RETIRE_SECONDS, self._retired.discard, channel)
+
+
+class _Method:
+    """One RPC method, called on the channel of the moment."""
+
+    __slots__ = ("_args", "_call", "_channel", "_kind", "_kwargs", "_owner")
+
+    def __init__(self, owner: RenewedChannel, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._owner, self._kind, self._args, self._kwargs = owner, kind, args, kwargs
+        self._channel: aio.Channel | None = None
+        self._call: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        channel = self._owner.current()
+        if channel is not self._channel:
+            self._channel, self._call = channel, getattr(channel, self._kind)(*self._args, **self._kwargs)
+        return self._call(*args, **kwargs)

@@ -30,9 +30,15 @@ def run(service: str, settings_type: type[Settings], main: Callable[[Settings], 
         sys.exit(f"{service}: {_first_mistake(exc, settings_type)}")
     except StartError as exc:
         sys.exit(f"{service}: {exc}")
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
 
 
 async def _awaited(work: Awaitable[None]) -> None:
+    """Do `work`, ended by SIGTERM until it handles the signal itself: a container's first process has no default."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await work
 
 

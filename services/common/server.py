@@ -2,24 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Self
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from services.common import process
+from services.common.callers import CallerInterceptor, Callers, with_more
 from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.errors import StartError
+from services.common.health import LIVENESS, Health, beside, bind, taken
 from services.common.interceptors import ServiceInterceptor
 from services.common.settings import ServiceSettings
+from services.common.tls import Certificates, server_credentials
 
-LIVENESS = "liveness"
-"""Health name that follows nothing but the process: while it answers, a restart would not help."""
+__all__ = ["LIVENESS", "GrpcServer"]
 
 _log = logging.getLogger(__name__)
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_NOBODY: Mapping[str, Sequence[str]] = MappingProxyType({})
+_LOCAL = ("unix:", "127.", "localhost:", "[::1]:")
 
 _OPTIONS = (
     # Off, so that a taken port is an error and not a silent sharing of calls with a stranger.
@@ -35,18 +39,43 @@ _OPTIONS = (
 
 
 class GrpcServer:
-    """A gRPC server with health, reflection and our error mapping.
+    """A gRPC server with health, reflection and our error mapping; over mTLS where the settings name certificates.
+
+    Entered as a context, it says on its plaintext health port that the process is alive and not ready yet, so that what
+    a service has to wait for before `run` (a schema, say) is no reason to start it again.
 
     Attributes:
         grpc: Where servicers are registered before `run`.
     """
 
-    def __init__(self, listen: str, settings: ServiceSettings) -> None:
-        """Prepare a server on `listen`: `127.0.0.1:50051`, `[::]:50051` or `unix:/run/auth.sock`."""
-        self.grpc = aio.server(interceptors=[ServiceInterceptor()], options=_OPTIONS)
+    def __init__(self, listen: str, settings: ServiceSettings, *, callers: Callers = _NOBODY) -> None:
+        """Prepare a server on `listen`: `127.0.0.1:50051`, `[::]:50051` or `unix:/run/auth.sock`.
+
+        Args:
+            listen: The address.
+            settings: Of the whole service.
+            callers: Whom each gRPC service expects, known by certificate; without mTLS nobody is asked.
+
+        Raises:
+            StartError: The certificates cannot be used, or there are none and strangers could reach the address.
+        """
+        self._certificates = _certificates(listen, settings)
+        interceptors: list[aio.ServerInterceptor] = [ServiceInterceptor()]
+        if self._certificates:
+            interceptors.append(CallerInterceptor(with_more(callers, settings.tls_callers)))
+        self.grpc = aio.server(interceptors=interceptors, options=_OPTIONS)
         self._listen = listen
         self._settings = settings
-        self._health = health.aio.HealthServicer()
+        self._health = Health(settings.health_listen or (beside(listen) if self._certificates else ""))
+
+    async def __aenter__(self) -> Self:
+        await self._health.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        await self._health.close()
 
     async def run(self, service_names: Sequence[str], *, on_drain: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM or SIGINT, then drain and return.
@@ -60,28 +89,44 @@ class GrpcServer:
             StartError: The address is taken or cannot be used.
         """
         stopping = process.stop_signal()
+        await self._health.open()
         await self._start(service_names)
-        _log.info("ready", extra={"listen": self._listen})
+        _log.info("ready", extra={"listen": self._listen, "mtls": self._certificates is not None})
         await stopping.wait()
         await self._drain(on_drain)
         _log.info("stopped")
 
     async def _start(self, service_names: Sequence[str]) -> None:
-        await self._health.set("", _NOT_SERVING)
-        await self._health.set(LIVENESS, _SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        self._health.answer_on(self.grpc)
         names = [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self.grpc)
-        try:
-            self.grpc.add_insecure_port(self._listen)
-        except RuntimeError as exc:
-            raise StartError(f"cannot listen on {self._listen}: the address is in use or not this machine's") from exc
+        self._bind()
         await self.grpc.start()
-        await self._health.set("", _SERVING)
+        await self._health.begin()
+
+    def _bind(self) -> None:
+        if self._certificates is None:
+            bind(self.grpc, self._listen)
+            return
+        try:
+            self.grpc.add_secure_port(self._listen, server_credentials(self._certificates))
+        except RuntimeError as exc:
+            raise taken(self._listen) from exc
 
     async def _drain(self, on_drain: Callable[[], None]) -> None:
         """Fail readiness first, let callers move away, then let calls in flight finish."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.leave()
         await asyncio.sleep(self._settings.drain_seconds)
         on_drain()
         await self.grpc.stop(self._settings.grace_seconds)
+
+
+def _certificates(listen: str, settings: ServiceSettings) -> Certificates | None:
+    """Return the certificates to serve with; None serves plaintext."""
+    certificates = settings.certificates()
+    if certificates is None and not listen.startswith(_LOCAL) and not settings.plaintext_allowed:
+        raise StartError(
+            f"{listen} can be reached from other machines, and there is no TLS: set TLS_CERTIFICATE_FILE, TLS_KEY_FILE "
+            "and TLS_CA_FILE, or PLAINTEXT_ALLOWED=true where the network itself keeps strangers out"
+        )
+    return certificates

@@ -2,14 +2,48 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.tls import Certificates, TLSFiles
 
-class ServiceSettings(BaseSettings):
-    """Settings common to all services, read from the environment once, in `__main__`."""
+
+class TLSSettings(BaseSettings):
+    """Settings of whoever calls or serves over mTLS; without them everything is plaintext."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, populate_by_name=True)
+
+    tls_certificate_file: str = Field(default="", validation_alias="TLS_CERTIFICATE_FILE")
+    """PEM file of the certificate that callers and callees are shown; read again when it changes."""
+
+    tls_key_file: str = Field(default="", validation_alias="TLS_KEY_FILE")
+    """PEM file of its private key."""
+
+    tls_ca_file: str = Field(default="", validation_alias="TLS_CA_FILE", validate_default=True)
+    """PEM file of the authorities whose certificates are believed."""
+
+    @field_validator("tls_ca_file")
+    @classmethod
+    def _all_or_none(cls, value: str, info: ValidationInfo) -> str:
+        """Refuse a half of mTLS: it would be a whole of nothing."""
+        given = [info.data.get("tls_certificate_file"), info.data.get("tls_key_file"), value]
+        if any(given) and not all(given):
+            raise ValueError("TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE go together; set all three or none")
+        return value
+
+    def certificates(self) -> Certificates | None:
+        """Return the certificates of the files; None when none are set.
+
+        Raises:
+            StartError: A file cannot be read, or they do not belong together.
+        """
+        if not self.tls_certificate_file:
+            return None
+        return Certificates(TLSFiles(Path(self.tls_certificate_file), Path(self.tls_key_file), Path(self.tls_ca_file)))
+
+
+class ServiceSettings(TLSSettings):
+    """Settings common to all services, read from the environment once, in `__main__`."""
 
     log_level: str = Field(default="INFO", validation_alias="LOG_LEVEL")
     """Least severe log records that are written: DEBUG, INFO, WARNING or ERROR."""
@@ -22,3 +56,14 @@ class ServiceSettings(BaseSettings):
 
     grace_seconds: float = Field(default=130.0, ge=0, validation_alias="GRACE_SECONDS")
     """After that: time that calls in flight get to finish before they are cancelled."""
+
+    health_listen: str = Field(default="", validation_alias="HEALTH_LISTEN")
+    """Address of a gRPC service's health in plaintext, for probes that know no TLS. Empty: none without TLS, and with
+    TLS the service's own port + 100."""
+
+    plaintext_allowed: bool = Field(default=False, validation_alias="PLAINTEXT_ALLOWED")
+    """Whether a gRPC service may listen beyond this machine without TLS; only where the network keeps strangers out."""
+
+    tls_callers: dict[str, list[str]] = Field(default={}, validation_alias="TLS_CALLERS")
+    """JSON object of gRPC services and lists of further names whose certificates may call them, such as
+    `{"stack.inference.v1.InferenceService": ["billing.stack.internal"]}`."""

@@ -51,7 +51,7 @@ class GrpcAuthority:
         with rpc_errors(unavailable_reason="auth_unavailable"):
             response = await self._stub.Authenticate(request, timeout=self._timeout_seconds)
         if response.WhichOneof("outcome") == "principal":
-            return Authentication(_principal(response.principal), "", response.revision)
+            return Authentication(principal_of(response.principal), "", response.revision)
         return Authentication(None, _DENIALS.get(response.denial.reason, "unknown"), response.revision)
 
     async def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
@@ -162,7 +162,8 @@ class GrpcInference:
         return translate.models(list(response.models))
 
 
-def _principal(principal: auth_pb2.Principal) -> Principal:
+def principal_of(principal: auth_pb2.Principal) -> Principal:
+    """Return auth's principal as the pipeline knows it."""
     expires_at = principal.expires_at.ToNanoseconds() / 1e9 if principal.HasField("expires_at") else None
     return Principal(
         principal.key_id, principal.account_id, principal.daily_limit, expires_at, models=tuple(principal.models)

@@ -46,7 +46,7 @@ class GrpcLedger:
                 response = await self._stub.GetRequest(request, timeout=self._timeout_seconds)
         except NotFound:
             return None
-        return OwnedReceipt(response.record.account_id, _receipt(response.record))
+        return OwnedReceipt(response.record.account_id, receipt_of(response.record))
 
     async def summarize(self, account_id: str, *, key_id: str, from_day: str, to_day: str) -> Sequence[DayUsage]:
         """Return sums by day and model."""
@@ -58,7 +58,8 @@ class GrpcLedger:
         return [_day_usage(summary) for summary in response.summaries]
 
 
-def _receipt(record: usage_pb2.UsageRecord) -> Receipt:
+def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
+    """Return a ledger row as its owner sees it."""
     return Receipt(
         id=record.request_id,
         key_id=record.key_id,

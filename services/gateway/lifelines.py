@@ -17,7 +17,7 @@ class Lifeline:
 
     Attributes:
         key_id: Public id of the key.
-        api_key: The key itself, to ask about it again.
+        api_key: The key itself, to ask about it again; empty while only the console's playground has streams of it.
     """
 
     def __init__(self, key_id: str, api_key: str) -> None:
@@ -60,6 +60,7 @@ class Lifelines:
             lifeline = self._lifelines[key_id] = Lifeline(key_id, api_key)
             if key_id in self._revoked:
                 lifeline.cut()
+        lifeline.api_key = lifeline.api_key or api_key
         return lifeline
 
     def cut(self, key_id: str) -> None:
@@ -82,4 +83,5 @@ class Lifelines:
 
         async with asyncio.TaskGroup() as tasks:
             for lifeline in list(self._lifelines.values()):
-                tasks.create_task(ask(lifeline))
+                if lifeline.api_key:
+                    tasks.create_task(ask(lifeline))

@@ -18,6 +18,8 @@ _PREFIXED = re.compile(
     r"^(?:/api/v1|/openai/v1|/v1)*(/chat|/chat/completions|/models(?:/.+)?|(?<=/v1)/(?:key|usage(?:/[^/]+)?))$"
 )
 
+_API = re.compile(r"^/(?:api|v1|openai|healthz|readyz)(?:/|$)")
+
 
 class APIPaths:
     """Brings the API's aliases to `/api/v1/…`, since clients disagree on where their base URL ends.
@@ -36,6 +38,20 @@ class APIPaths:
             # In place: what is noted in the scope further in, such as the request's id, is read further out.
             scope["path"] = "/api/v1" + match.group(1)
         await self._app(scope, receive, send)
+
+
+class ConsolePaths:
+    """Gives all paths that are not the API's to the console."""
+
+    def __init__(self, app: ASGIApp, *, console: ASGIApp) -> None:
+        """Stand in front of `app`, the API, and of the `console`."""
+        self._app = app
+        self._console = console
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on to one of the two."""
+        is_api = scope["type"] != "http" or _API.match(scope["path"]) or _PREFIXED.match(scope["path"].rstrip("/"))
+        await (self._app if is_api else self._console)(scope, receive, send)
 
 
 class RequestScope:

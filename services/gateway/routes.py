@@ -58,14 +58,23 @@ class API:
 
     async def chat(self, request: Request) -> Response:
         """`POST /api/v1/chat` and `/api/v1/chat/completions`."""
-        principal = await self._principal(request)
+        return await self.answer(request, await self._principal(request), api_key=shown_key(request))
+
+    async def answer(self, request: Request, principal: Principal, *, api_key: str = "") -> Response:
+        """Answer a chat for whoever was found to call; `api_key` is the key that was shown, where one was.
+
+        Raises:
+            ServiceError: The request is refused before anything is held.
+        """
         chat = parse_chat(await self._body(request))
         client = Presence(self._leavers)
         with client.watching(request.receive):
-            return await self._answer(request, principal, chat, client)
+            return await self._answer(request, chat, client, principal, api_key)
         return Response(status_code=_CLIENT_LEFT)
 
-    async def _answer(self, request: Request, principal: Principal, chat: Chat, client: Presence) -> Response:
+    async def _answer(
+        self, request: Request, chat: Chat, client: Presence, principal: Principal, api_key: str
+    ) -> Response:
         hold = await self._pipeline.reserve(principal, request.scope[REQUEST_ID])
         request.scope[REQUEST_ID] = hold.request_id
         if client.has_left:
@@ -75,7 +84,7 @@ class API:
         try:
             if chat.stream:
                 events = self._pipeline.stream(hold, chat, client)
-                lifeline = self._lifelines.of(principal.key_id, shown_key(request))
+                lifeline = self._lifelines.of(principal.key_id, api_key)
                 return await begin_stream(events, headers, client, lifeline, heartbeat_seconds=self._heartbeat_seconds)
             return json_response(await self._pipeline.complete(hold, chat, client), headers=headers)
         except ServiceError as exc:

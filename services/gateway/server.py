@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 from ulid import ULID
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -24,9 +25,10 @@ from services.common.errors import StartError
 from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
+from services.gateway.console.wiring import open_console
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
-from services.gateway.middleware import APIPaths, RequestScope
+from services.gateway.middleware import APIPaths, ConsolePaths, RequestScope
 from services.gateway.pipeline import Pipeline
 from services.gateway.presence import Leavers
 from services.gateway.principals import PrincipalCache
@@ -73,9 +75,10 @@ class Readiness:
 async def serve(settings: GatewaySettings) -> None:
     """Serve until told to stop."""
     async with AsyncExitStack() as stack:
+        certificates = settings.certificates()
         auth, quota, inference = [
-            await stack.enter_async_context(open_channel(target))
-            for target in (settings.auth_target, settings.quota_target, settings.inference_target)
+            await stack.enter_async_context(open_channel(target, certificates, service=service))
+            for service, target in settings.targets
         ]
         lifelines = Lifelines()
         principals = PrincipalCache(
@@ -109,8 +112,14 @@ async def serve(settings: GatewaySettings) -> None:
             body_bytes_max=settings.body_bytes_max,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
+        console = open_console((auth, quota, inference), api, models, settings) if settings.console else None
         app = build_app(
-            api, receipts, readiness, cors_origins=settings.cors_origins, trusted_proxies=settings.trusted_proxies
+            api,
+            receipts,
+            readiness,
+            cors_origins=settings.cors_origins,
+            trusted_proxies=settings.trusted_proxies,
+            console=console,
         )
         await _listen(app, readiness, settings)
         await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
@@ -123,6 +132,7 @@ def build_app(
     *,
     cors_origins: Sequence[str],
     trusted_proxies: Sequence[str] = (),
+    console: ASGIApp | None = None,
 ) -> Starlette:
     """Return the ASGI application.
 
@@ -132,6 +142,7 @@ def build_app(
         readiness: The handler of `GET /readyz`.
         cors_origins: Origins whose pages may call it.
         trusted_proxies: Addresses and networks that are believed whom they forward.
+        console: What answers all paths that are not the API's; None leaves them unknown.
     """
     app = Starlette(
         routes=[
@@ -149,6 +160,7 @@ def build_app(
         middleware=[
             Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id),
+            *([Middleware(ConsolePaths, console=console)] if console else []),
             Middleware(
                 CORSMiddleware,
                 allow_origins=cors_origins,

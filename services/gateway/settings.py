@@ -28,6 +28,11 @@ class GatewaySettings(ServiceSettings):
     inference_target: str = Field(default="127.0.0.1:50053", validation_alias="INFERENCE_TARGET")
     """gRPC target of inference."""
 
+    @property
+    def targets(self) -> tuple[tuple[str, str], ...]:
+        """The three services' names and targets: auth, quota, inference."""
+        return (("auth", self.auth_target), ("quota", self.quota_target), ("inference", self.inference_target))
+
     body_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1)
     """The largest request body; a larger one is refused with 413."""
 
@@ -51,6 +56,12 @@ class GatewaySettings(ServiceSettings):
 
     principals_max: int = Field(default=100_000, ge=1)
     """Keys whose principal is remembered; beyond it the longest unused is forgotten."""
+
+    console: bool = True
+    """Whether the console's pages are served: sign-up, keys, usage, playground and docs."""
+
+    hsts_seconds: int = Field(default=0, ge=0)
+    """For how long browsers are told to use HTTPS alone (`Strict-Transport-Security`, console only); 0 says nothing."""
 
     trusted_proxies: list[str] = Field(default=[])
     """JSON array of the addresses and networks (CIDR) of proxies whose `x-forwarded-for` and `x-forwarded-proto` are

@@ -7,6 +7,7 @@ from services.common import database
 from services.common.clock import SystemClock
 from services.common.errors import StartError
 from services.common.server import GrpcServer
+from services.common.tls import identity
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.drains import Drains
@@ -23,12 +24,20 @@ from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usa
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
 
+_CALLERS = {
+    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
+    usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name: tuple(
+        identity(name) for name in ("gateway", "quota", "stackctl")
+    ),
+}
+
 
 async def serve(settings: InferenceSettings) -> None:
     """Serve until told to stop."""
     if not settings.keys:
         raise StartError("no Groq key: set GROQ_API_KEY (or GROQ_API_KEYS, separated by commas)")
     async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         engine = await stack.enter_async_context(
             database.open_database(settings.ledger_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
         )
@@ -79,17 +88,11 @@ async def serve(settings: InferenceSettings) -> None:
             total_timeout_seconds=settings.total_timeout_seconds,
         )
 
-        server = GrpcServer(settings.listen, settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(completions, catalogue, default_model=settings.default_model), server.grpc
         )
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
-        await server.run(
-            [
-                inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
-                usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name,
-            ]
-        )
+        await server.run(list(_CALLERS))
         # Callers are gone or done by now; what is still being read for leavers gets the same grace again.
         await completions.close(timeout_seconds=settings.grace_seconds)
         await ledger.close(timeout_seconds=settings.grace_seconds)

@@ -15,6 +15,8 @@ _STANDIN_KEY = "gsk_local_standin"
 _GATEWAY_GRACE_SECONDS = 1.0
 """Uvicorn takes whole seconds. With the services' second, Ctrl-C has everything ended well within five."""
 _SERVICE_GRACE_SECONDS = 1.0
+_PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE", "HEALTH_LISTEN"), "")
+"""On one machine nothing leaves it; certificates of the environment are those of some cluster's operator."""
 
 
 def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
@@ -102,7 +104,7 @@ def _is_taken(address: str) -> bool:
 
 def _service(name: str, environment: dict[str, str]) -> Program:
     stopping = {"DRAIN_SECONDS": "0", "GRACE_SECONDS": str(_SERVICE_GRACE_SECONDS)}
-    return Program(name, _module(f"services.{name}"), stopping | environment)
+    return Program(name, _module(f"services.{name}"), stopping | _PLAINTEXT | environment)
 
 
 def _module(name: str, *arguments: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from services.common import metrics
 from services.common.channel import open_channel
 from services.common.server import GrpcServer
 from services.common.tasks import running
+from services.common.tls import identity
 from services.quota.holds import Holds
 from services.quota.ledger import GrpcLedger
 from services.quota.service import QuotaService
@@ -17,6 +18,8 @@ from services.quota.sweeper import Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _log = logging.getLogger(__name__)
+_SERVICE = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
+_CALLERS = {_SERVICE: (identity("gateway"), identity("stackctl"))}
 _SWEEP_LEDGER_SECONDS = 10.0
 """The sweeper counts whole days of many keys, and nobody waits for it."""
 
@@ -24,12 +27,15 @@ _SWEEP_LEDGER_SECONDS = 10.0
 async def serve(settings: QuotaSettings) -> None:
     """Serve until told to stop."""
     async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         stack.enter_context(metrics.served(settings.metrics_listen))
         client = connect(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, is_cluster=settings.redis_cluster
         )
         stack.push_async_callback(client.aclose)
-        channel = await stack.enter_async_context(open_channel(settings.inference_target))
+        channel = await stack.enter_async_context(
+            open_channel(settings.inference_target, settings.certificates(), service="inference")
+        )
         ledger = GrpcLedger(channel, timeout_seconds=settings.ledger_timeout_seconds)
         store = RedisHoldStore(
             client, hold_seconds=settings.hold_seconds, clock_offset_seconds=settings.clock_offset_seconds
@@ -45,6 +51,5 @@ async def serve(settings: QuotaSettings) -> None:
         )
         await stack.enter_async_context(running(sweeper.run()))
 
-        server = GrpcServer(settings.listen, settings)
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaService(Holds(store, ledger), sweeper), server.grpc)
-        await server.run([quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name])
+        await server.run([_SERVICE])

@@ -76,3 +76,16 @@ async def test_both_signals_ask_to_stop(number: signal.Signals) -> None:
     signal.raise_signal(number)
 
     await asyncio.wait_for(stopping.wait(), 5)
+
+
+def test_sigterm_ends_a_service_that_still_waits_for_something() -> None:
+    """A container's first process has no default for the signal: it would be waited for until it is killed."""
+
+    async def main(settings: ServiceSettings) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    with pytest.raises(SystemExit) as exited:
+        process.run("auth", ServiceSettings, main)
+
+    assert exited.value.code == 143

@@ -1,0 +1,115 @@
+"""The way in: landing page, sign up, log in and out, and what letters lead to."""
+
+from starlette.responses import Response
+
+from services.common.errors import ServiceError
+from services.gateway.console.owner import Door
+from services.gateway.console.page import Pages, go
+from services.gateway.console.visit import Visit, own_path
+
+
+class Entry:
+    """Pages for who has not come in."""
+
+    def __init__(self, pages: Pages, door: Door) -> None:
+        """Let people in through `door`."""
+        self._pages = pages
+        self._door = door
+
+    async def landing(self, visit: Visit) -> Response:
+        """`GET /`."""
+        return self._pages.show(visit, "landing")
+
+    async def sign_up_form(self, visit: Visit) -> Response:
+        """`GET /signup`; an invitation's letter or link carries its token."""
+        if visit.belongings:
+            return go("/keys")
+        policy = await self._door.describe_sign_up()
+        invite = visit.request.query_params.get("token", "")
+        return self._pages.show(visit, "signup", sign_up=policy, email="", invite=invite, error="")
+
+    async def sign_up(self, visit: Visit) -> Response:
+        """`POST /signup`."""
+        policy = await self._door.describe_sign_up()
+        email, invite = visit.text("email"), visit.text("invite")
+        try:
+            opened = await self._door.sign_up(email, visit.secret("password"), invite=invite, address=visit.address)
+        except ServiceError as exc:
+            return self._pages.refuse(visit, "signup", exc, sign_up=policy, email=email, invite=invite)
+        if opened is None:
+            return self._pages.show(visit, "letter", email=email, what="confirm")
+        visit.come_in(opened, now=self._pages.now())
+        return go("/keys")
+
+    async def log_in_form(self, visit: Visit) -> Response:
+        """`GET /login`."""
+        target = own_path(visit.request.query_params.get("next", ""))
+        return go(target) if visit.belongings else self._pages.show(visit, "login", email="", next=target, error="")
+
+    async def log_in(self, visit: Visit) -> Response:
+        """`POST /login`; the session that the browser had ends, whoever's it was."""
+        email, target = visit.text("email"), own_path(visit.text("next"))
+        try:
+            opened = await self._door.log_in(
+                email, visit.secret("password"), replaced_token=visit.token, address=visit.address
+            )
+        except ServiceError as exc:
+            return self._pages.refuse(visit, "login", exc, email=email, next=target)
+        visit.come_in(opened, now=self._pages.now())
+        return go(target)
+
+    async def log_out(self, visit: Visit) -> Response:
+        """`POST /logout`."""
+        await self._door.log_out(visit.token, address=visit.address)
+        visit.go_out()
+        return go("/")
+
+    async def verify_form(self, visit: Visit) -> Response:
+        """`GET /verify`: a button, since mail programs open links by themselves and a token works once."""
+        token = visit.request.query_params.get("token", "")
+        return self._pages.show(visit, "verify", token=token, email="", error="")
+
+    async def verify(self, visit: Visit) -> Response:
+        """`POST /verify`."""
+        try:
+            email = await self._door.verify_email(visit.text("token"), address=visit.address)
+        except ServiceError as exc:
+            return self._pages.refuse(visit, "verify", exc, token="", email="")
+        return self._pages.show(visit, "verify", token="", email=email, error="")
+
+    async def send_verification(self, visit: Visit) -> Response:
+        """`POST /verify/send`."""
+        email = visit.text("email")
+        try:
+            await self._door.send_verification(email, address=visit.address)
+        except ServiceError as exc:
+            return self._pages.refuse(visit, "verify", exc, token="", email="")
+        return self._pages.show(visit, "letter", email=email, what="confirm")
+
+    async def forgot_form(self, visit: Visit) -> Response:
+        """`GET /forgot`."""
+        has_mail = (await self._door.describe_sign_up()).has_mail
+        return self._pages.show(visit, "forgot", email="", has_mail=has_mail, error="")
+
+    async def forgot(self, visit: Visit) -> Response:
+        """`POST /forgot`."""
+        email = visit.text("email")
+        try:
+            await self._door.send_password_reset(email, address=visit.address)
+        except ServiceError as exc:
+            return self._pages.refuse(visit, "forgot", exc, email=email, has_mail=exc.reason != "mail_not_configured")
+        return self._pages.show(visit, "letter", email=email, what="reset")
+
+    async def reset_form(self, visit: Visit) -> Response:
+        """`GET /reset`."""
+        token = visit.request.query_params.get("token", "")
+        return self._pages.show(visit, "reset", token=token, email="", error="")
+
+    async def reset(self, visit: Visit) -> Response:
+        """`POST /reset`."""
+        token = visit.text("token")
+        try:
+            email = await self._door.reset_password(token, visit.secret("password"), address=visit.address)
+        except ServiceError as exc:
+            return self._pages.refuse(visit, "reset", exc, token=token, email="")
+        return self._pages.show(visit, "reset", token="", email=email, error="")

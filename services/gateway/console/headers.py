@@ -1,0 +1,59 @@
+"""What every answer of the console says to browsers, whatever it is an answer to."""
+
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.gateway.middleware import REQUEST_ID
+
+# Nothing from elsewhere, nothing inline, no frame around it: what a page does not hold cannot be run on it.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_YEAR_SECONDS = 31_536_000
+_log = logging.getLogger(__name__)
+
+
+class SecurityHeaders:
+    """Puts the security headers on every answer, and a page in place of a defect."""
+
+    def __init__(self, app: ASGIApp, *, hsts_seconds: int, defect_page: bytes) -> None:
+        """Stand in front of `app`; `hsts_seconds` of 0 does not speak of HTTPS."""
+        self._app = app
+        self._defect_page = defect_page
+        self._headers = [
+            (b"content-security-policy", _POLICY.encode()),
+            (b"x-frame-options", b"DENY"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"same-origin"),
+            (b"cross-origin-opener-policy", b"same-origin"),
+            (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+        ]
+        if hsts_seconds:
+            self._headers.append((b"strict-transport-security", f"max-age={hsts_seconds}".encode()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        cache = b"no-store"
+        if scope["path"].startswith("/static/") and scope["query_string"].startswith(b"v="):
+            cache = f"public, max-age={_YEAR_SECONDS}, immutable".encode()
+        has_begun = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                given = [pair for pair in message["headers"] if pair[0] != b"cache-control"]
+                message["headers"] = [*given, *self._headers, (b"cache-control", cache)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            if has_begun:
+                raise
+            _log.exception("page failed", extra={"request_id": scope.get(REQUEST_ID, "")})
+            headers = [(b"content-type", b"text/html; charset=utf-8")]
+            await send_with_headers({"type": "http.response.start", "status": 500, "headers": headers})
+            await send_with_headers({"type": "http.response.body", "body": self._defect_page})

@@ -1,0 +1,85 @@
+"""Templates to pages."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from services.common.clock import Clock
+from services.common.errors import DeadlineExceeded, InternalError, ServiceError, Unavailable
+from services.gateway.console.visit import Visit
+from services.gateway.console.words import ago, in_words
+from services.gateway.errors import http_error
+
+_FOLDER = Path(__file__).parent
+STATIC = _FOLDER / "static"
+
+
+class Pages:
+    """Renders the console's pages."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Tell times by `clock`."""
+        self._clock = clock
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= {
+            "number": lambda value: f"{value:,}",
+            "moment": _moment,
+            "ago": lambda seconds: ago(seconds, now=clock.now()),
+            "in_words": in_words,
+        }
+        self._templates.globals["asset"] = _asset
+
+    def now(self) -> float:
+        """Return the time, in Unix seconds."""
+        return self._clock.now()
+
+    def show(self, visit: Visit, name: str, *, status: int = 200, **facts: Any) -> Response:
+        """Return a page."""
+        template = self._templates.get_template(f"{name}.html")
+        path = visit.request.url.path
+        html = template.render(visit=visit, stay=visit.belongings and visit.belongings.stay, path=path, **facts)
+        return HTMLResponse(html, status_code=status)
+
+    def refuse(self, visit: Visit, name: str, error: ServiceError, **facts: Any) -> Response:
+        """Return a page with its form again, and why it was refused; what is no refusal is raised again."""
+        if isinstance(error, (Unavailable, DeadlineExceeded, InternalError)):
+            raise error
+        status = http_error(error, now=self.now()).status
+        # A form that was refused is no failed authentication of HTTP's own kind.
+        return self.show(visit, name, status=403 if status == 401 else status, error=error.message, **facts)
+
+
+def go(path: str) -> Response:
+    """Send the browser on after a form (RFC 9110: 303 makes it a GET)."""
+    return RedirectResponse(path, status_code=303)
+
+
+def _moment(seconds: float | None) -> Markup:
+    """Return a time as an element that tells people and programs."""
+    if seconds is None:
+        return Markup("never")
+    moment = datetime.fromtimestamp(int(seconds), UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        moment.isoformat().replace("+00:00", "Z"), moment.strftime("%-d %b %Y, %H:%M UTC")
+    )
+
+
+_hashes: dict[str, str] = {}
+
+
+def _asset(name: str) -> str:
+    """Return the address of a file of ours; it changes with the content, so that browsers may keep it for ever."""
+    if name not in _hashes:
+        _hashes[name] = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+    return f"/static/{name}?v={_hashes[name]}"

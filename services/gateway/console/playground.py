@@ -1,0 +1,51 @@
+"""The playground: a chat in the browser, through the same pipeline and counted like any call."""
+
+import re
+from typing import Any
+
+from starlette.responses import Response
+
+from services.common.errors import InvalidRequest, ServiceError
+from services.gateway.console.page import Pages
+from services.gateway.console.visit import Visit
+from services.gateway.routes import API, Models
+
+_KEY_HEADER = "stack-key-id"
+_KEY_ID = re.compile(r"key_[0-9A-Z]{26}")
+
+
+class Playground:
+    """The handlers."""
+
+    def __init__(self, pages: Pages, api: API, models: Models) -> None:
+        """Answer through `api`, offering `models`."""
+        self._pages = pages
+        self._api = api
+        self._models = models
+
+    async def index(self, visit: Visit) -> Response:
+        """`GET /playground`."""
+        now = self._pages.now()
+        keys = [key for key in (await visit.own.owner.keys()).keys if key.state(now) in ("active", "rotated")]
+        names = sorted(str(model.get("id")) for model in await self._listed())
+        chosen = visit.request.query_params.get("key", "")
+        return self._pages.show(visit, "playground", keys=keys, models=names, chosen=chosen)
+
+    async def chat(self, visit: Visit) -> Response:
+        """`POST /playground/chat`: a chat request in OpenAI's JSON, for a key named by its id.
+
+        Raises:
+            InvalidRequest: No key is named.
+            ServiceError: As the API; the key may have ended.
+        """
+        key_id = visit.request.headers.get(_KEY_HEADER, "")
+        if not _KEY_ID.fullmatch(key_id):
+            raise InvalidRequest("Choose an API key to chat with.")
+        principal = await visit.own.owner.principal(key_id)
+        return await self._api.answer(visit.request, principal)
+
+    async def _listed(self) -> list[dict[str, Any]]:
+        try:
+            return list(await self._models.list_models())
+        except ServiceError:
+            return []  # The page explains itself, and the default model needs no list.

@@ -1,0 +1,142 @@
+"use strict";
+// All that the pages do beyond HTML: copy, count down, and the playground's stream. Without it everything else works.
+
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const field = document.getElementById(button.dataset.copy);
+    const text = field.value ?? field.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      field.select?.(); // Not allowed here, as on plain HTTP: it is selected for Ctrl-C.
+      document.execCommand("copy");
+    }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+}
+
+for (const element of document.querySelectorAll("[data-until]")) {
+  const until = Number(element.dataset.until) * 1000;
+  const tell = () => {
+    const seconds = Math.max(0, Math.round((until - Date.now()) / 1000));
+    const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
+    element.textContent = parts.map((part) => String(part).padStart(2, "0")).join(":");
+  };
+  tell();
+  setInterval(tell, 1000);
+}
+
+const play = document.getElementById("playground");
+if (play) {
+  const talk = document.getElementById("talk");
+  const form = document.getElementById("say");
+  const status = document.getElementById("status");
+  const messages = [];
+  let running = null;
+
+  const turn = (who, text) => {
+    document.getElementById("talk-empty")?.remove();
+    const element = document.createElement("div");
+    const name = document.createElement("b");
+    const body = document.createElement("span");
+    element.className = "turn";
+    name.textContent = who;
+    body.textContent = text;
+    element.append(name, body);
+    talk.append(element);
+    talk.scrollTop = talk.scrollHeight;
+    return body;
+  };
+
+  const request = () => {
+    const system = form.elements.system.value.trim();
+    const said = form.elements.message.value.trim() || "Hello, who are you?";
+    const all = [...(system ? [{ role: "system", content: system }] : []), ...messages, { role: "user", content: said }];
+    return { model: form.elements.model.value, messages: all, stream: form.elements.stream.checked };
+  };
+
+  const shellQuoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+  const snippets = {
+    curl: (body, url) => `curl ${url}/api/v1/chat \\\n  -H "Authorization: Bearer $STACK_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d ${shellQuoted(JSON.stringify(body, null, 2))}`,
+    python: (body, url) => `from openai import OpenAI\n\nclient = OpenAI(base_url="${url}/api/v1", api_key="sk_stk_…")\n${body.stream ? "stream" : "answer"} = client.chat.completions.create(\n    model=${JSON.stringify(body.model)},\n    messages=${JSON.stringify(body.messages, null, 4).replaceAll("\n", "\n    ")},\n${body.stream ? "    stream=True,\n)\nfor chunk in stream:\n    print(chunk.choices[0].delta.content or \"\", end=\"\") if chunk.choices else None" : ")\nprint(answer.choices[0].message.content)"}`,
+    javascript: (body, url) => `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${url}/api/v1", apiKey: process.env.STACK_API_KEY });\nconst ${body.stream ? "stream" : "answer"} = await client.chat.completions.create(${JSON.stringify(body, null, 2)});\n${body.stream ? "for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta?.content ?? \"\");" : "console.log(answer.choices[0].message.content);"}`,
+  };
+  let language = "curl";
+  const show = () => { document.getElementById("snippet").textContent = snippets[language](request(), play.dataset.url); };
+  for (const tab of document.querySelectorAll("[data-language]")) {
+    tab.addEventListener("click", () => {
+      language = tab.dataset.language;
+      for (const other of document.querySelectorAll("[data-language]")) {
+        other.setAttribute("aria-selected", String(other === tab));
+      }
+      show();
+    });
+  }
+  form.addEventListener("input", show);
+  show();
+
+  const read = async (response, body) => {
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    let text = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return text;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) {
+        if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
+        const event = JSON.parse(line.slice(6));
+        if (event.error) throw new Error(event.error.message);
+        text += event.choices?.[0]?.delta?.content ?? "";
+        body.textContent = text;
+        talk.scrollTop = talk.scrollHeight;
+      }
+    }
+  };
+
+  const ask = async (body, answer) => {
+    running = new AbortController();
+    const response = await fetch("/playground/chat", {
+      method: "POST",
+      signal: running.signal,
+      headers: { "content-type": "application/json", "x-csrf-token": play.dataset.csrf, "stack-key-id": form.elements.key.value },
+      body: JSON.stringify(body),
+    });
+    if (response.status === 401) throw new Error("You are logged out. Reload the page and log in again.");
+    if (!response.ok) throw new Error((await response.json()).error.message);
+    const id = response.headers.get("x-request-id");
+    const text = body.stream ? await read(response, answer) : (await response.json()).choices[0].message.content;
+    answer.textContent = text;
+    messages.push(body.messages.at(-1), { role: "assistant", content: text });
+    const left = response.headers.get("x-ratelimit-remaining-requests");
+    const link = document.createElement("a");
+    link.href = `/usage/requests/${id}`;
+    link.textContent = id;
+    status.replaceChildren("Request ", link, left === null ? "" : `, ${left} left today`);
+  };
+
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (running) { running.abort(); return; }
+    const body = request();
+    const button = form.querySelector("button[type=submit]");
+    turn("You", body.messages.at(-1).content);
+    const answer = turn("Answer", "…");
+    form.elements.message.value = "";
+    button.textContent = "Stop";
+    status.textContent = "Waiting for the model";
+    try {
+      await ask(body, answer);
+    } catch (error) {
+      if (error.name === "AbortError") status.textContent = "Stopped. A request that the model began still counts.";
+      else { answer.textContent = error.message; status.textContent = "That did not work."; }
+    }
+    running = null;
+    button.textContent = "Send";
+    show();
+    form.elements.message.focus();
+  });
+}

@@ -1,0 +1,168 @@
+"""Usage: what was asked for, what it cost, and what became of each request."""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+from starlette.responses import Response
+
+from services.gateway.console.charts import columns
+from services.gateway.console.key_pages import or_nothing
+from services.gateway.console.owner import Key, RequestFilter
+from services.gateway.console.page import Pages, go
+from services.gateway.console.visit import Visit
+from services.gateway.console.words import OUTCOMES, explained, refund_explained
+from services.gateway.receipts import DayUsage, Receipt
+
+_DAYS = 30
+_PAGE = 50
+_CSV_PAGE, _CSV_ROWS_MAX = 1_000, 50_000
+_CSV_COLUMNS = (
+    *("request_id", "key_id", "created_at", "model", "stream", "outcome", "charged", "refund_reason"),
+    *("prompt_tokens", "completion_tokens", "total_tokens", "time_to_first_token_ms", "duration_ms"),
+)
+_REQUEST_ID = re.compile(r"req_[0-9A-Z]{26}")
+_KEY_ID = re.compile(r"key_[0-9A-Z]{26}")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TOKENS = (("prompt", "prompt_tokens"), ("answer", "completion_tokens"))
+
+
+class UsagePages:
+    """The handlers."""
+
+    def __init__(self, pages: Pages) -> None:
+        """Answer with `pages`."""
+        self._pages = pages
+
+    async def index(self, visit: Visit) -> Response:
+        """`GET /usage`: today, thirty days as charts, and the latest requests."""
+        wanted = _filter(visit.request.query_params)
+        own = visit.own
+        days = self._days()
+        keys = (await own.owner.keys()).keys
+        sums = await own.usage.days(from_day=days[0], key_id=wanted.key_id)
+        requests = await own.usage.requests(wanted, count=_PAGE)
+        return self._pages.show(
+            visit,
+            "usage",
+            today=await self._today(visit, keys),
+            reset_at=_next_midnight(self._pages.now()),
+            requests_chart=columns("Requests", days, _by_model(sums)),
+            tokens_chart=columns("Tokens", days, _by_kind(sums)),
+            sums=sums,
+            requests=requests,
+            keys=keys,
+            names={key.id: key.name for key in keys},
+            wanted=wanted,
+            outcomes=OUTCOMES,
+            more=requests[-1].id if len(requests) == _PAGE else "",
+        )
+
+    async def download(self, visit: Visit) -> Response:
+        """`GET /usage.csv`: the requests of the filter, newest first."""
+        wanted = _filter(visit.request.query_params)
+        rows: list[Receipt] = []
+        while len(rows) < _CSV_ROWS_MAX:
+            page = await visit.own.usage.requests(wanted, count=_CSV_PAGE)
+            rows += page
+            if len(page) < _CSV_PAGE:
+                break
+            wanted = RequestFilter(wanted.key_id, wanted.outcome, wanted.from_day, wanted.to_day, page[-1].id)
+        headers = {"content-disposition": 'attachment; filename="usage.csv"'}
+        return Response(_csv(rows), media_type="text/csv; charset=utf-8", headers=headers)
+
+    async def find(self, visit: Visit) -> Response:
+        """`GET /usage/requests?id=req_…`: the form that looks a request up."""
+        request_id = visit.request.query_params.get("id", "").strip()
+        if not _REQUEST_ID.fullmatch(request_id):
+            return self._pages.show(visit, "request", status=404, receipt=None, request_id=request_id[:64])
+        return go(f"/usage/requests/{request_id}")
+
+    async def request(self, visit: Visit) -> Response:
+        """`GET /usage/requests/{id}`: one request's receipt, in words."""
+        request_id = visit.request.path_params["id"]
+        receipt = await visit.own.usage.request(request_id) if _REQUEST_ID.fullmatch(request_id) else None
+        if receipt is None:
+            return self._pages.show(visit, "request", status=404, receipt=None, request_id=request_id[:64])
+        names = {key.id: key.name for key in (await visit.own.owner.keys()).keys}
+        return self._pages.show(
+            visit,
+            "request",
+            receipt=receipt,
+            request_id=receipt.id,
+            key_name=names.get(receipt.key_id, receipt.key_id),
+            why=explained(receipt.outcome),
+            refund=refund_explained(receipt.refund_reason) if receipt.refund_reason else "",
+        )
+
+    async def _today(self, visit: Visit, keys: Sequence[Key]) -> list[tuple[Key, int, int]]:
+        """Return the keys that work, what each has used and what is left."""
+        working = [key for key in keys if key.state(self._pages.now()) in ("active", "rotated")]
+        days = await or_nothing(visit.own.usage.today([key.id for key in working]))
+        return [
+            (key, day.used, max(0, key.daily_limit - day.used - day.held))
+            for key, day in zip(working, days, strict=False)
+            if day is not None
+        ]
+
+    def _days(self) -> list[str]:
+        last = datetime.fromtimestamp(self._pages.now(), UTC).date()
+        return [(last - timedelta(days=back)).isoformat() for back in reversed(range(_DAYS))]
+
+
+def _filter(query: Mapping[str, str]) -> RequestFilter:
+    """Return what is asked for; what cannot be is no filter."""
+    key_id, outcome = query.get("key", ""), query.get("outcome", "")
+    before = query.get("before", "")
+    return RequestFilter(
+        key_id if _KEY_ID.fullmatch(key_id) else "",
+        outcome if outcome in OUTCOMES else "",
+        _day(query.get("from", "")),
+        _day(query.get("to", "")),
+        before if _REQUEST_ID.fullmatch(before) else "",
+    )
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat() if _DAY.fullmatch(text) else ""
+    except ValueError:
+        return ""
+
+
+def _by_model(sums: Sequence[DayUsage]) -> dict[str, dict[str, int]]:
+    series: dict[str, dict[str, int]] = {}
+    for one in sums:
+        series.setdefault(one.model, {})[one.day] = one.requests
+    return series
+
+
+def _by_kind(sums: Sequence[DayUsage]) -> dict[str, dict[str, int]]:
+    series: dict[str, dict[str, int]] = {name: {} for name, _ in _TOKENS}
+    for one in sums:
+        for name, field in _TOKENS:
+            series[name][one.day] = series[name].get(one.day, 0) + getattr(one, field)
+    return series
+
+
+def _next_midnight(now: float) -> float:
+    return (now // 86_400 + 1) * 86_400
+
+
+def _csv(rows: Sequence[Receipt]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_CSV_COLUMNS)
+    for row in rows:
+        tokens = (row.usage.prompt_tokens, row.usage.completion_tokens, row.usage.total_tokens)
+        told = (row.outcome, row.charged, row.refund_reason or "")
+        times = (row.time_to_first_token_ms or "", row.duration_ms)
+        writer.writerow([row.id, row.key_id, row.created_at, _cell(row.model), row.stream, *told, *tokens, *times])
+    return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula: a model's name is whatever somebody asked for."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

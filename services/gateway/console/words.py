@@ -1,0 +1,71 @@
+"""What happened, in plain words."""
+
+_OUTCOMES = {
+    "answered": ("Answered", "The model answered in full."),
+    "client_left": (
+        "You left early",
+        "Your program closed the connection before the end. The model's work was done, so it counts.",
+    ),
+    "refused": ("Refused", "The model's server refused the request, so it did not count."),
+    "upstream_failed": ("Failed", "The model's server failed before any output came, so the request did not count."),
+    "cut": (
+        "Cut off",
+        "The model's server broke off after output had begun. What had come by then was passed on, so it counts.",
+    ),
+    "timed_out": ("Timed out", "The model took longer than a request may take."),
+    "unknown": ("Unknown", "We lost sight of this request, so it did not count. That is on us."),
+}
+_REFUNDS = {
+    "refused": "the model's server did not accept it",
+    "upstream_failed": "the model's server failed before any output came",
+    "timed_out": "no output came in time",
+    "unknown": "we do not know how it ended, and what we do not know we do not count",
+}
+_ACTIONS = {
+    "account.created": "Account opened",
+    "account.deleted": "Account deleted",
+    "account.plan_set": "Plan changed",
+    "account.password_set": "Password changed",
+    "account.password_reset": "Password reset by a link",
+    "account.email_verified": "E-mail confirmed",
+    "key.created": "API key created",
+    "key.revoked": "API key revoked",
+    "key.rotated": "API key rotated",
+    "key.limit_set": "Limit of an API key changed",
+    "session.opened": "Logged in",
+    "session.ended": "Logged out",
+    "token.verify_email": "Confirmation of the e-mail sent",
+    "token.reset_password": "Link for a new password made",
+    "token.invite": "Invitation made",
+    "plan.set": "Plan changed",
+}
+OUTCOMES = tuple(_OUTCOMES)
+
+
+def in_words(outcome: str) -> str:
+    """Return a short word for an outcome or an action; one that has none stands for itself."""
+    if outcome in _OUTCOMES:
+        return _OUTCOMES[outcome][0]
+    return _ACTIONS.get(outcome, outcome.replace("_", " ").replace(".", ": "))
+
+
+def explained(outcome: str) -> str:
+    """Return what an outcome means to who made the request."""
+    return _OUTCOMES.get(outcome, ("", "This is how the request ended."))[1]
+
+
+def refund_explained(reason: str) -> str:
+    """Return why a request was not counted."""
+    return _REFUNDS.get(reason, reason.replace("_", " "))
+
+
+def ago(seconds: float | None, *, now: float) -> str:
+    """Return how long ago a time was, in its largest unit; `never` for None."""
+    if seconds is None:
+        return "never"
+    passed = max(0, now - seconds)
+    for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if passed >= size:
+            count = int(passed // size)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"

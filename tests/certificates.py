@@ -1,0 +1,41 @@
+"""Certificates for tests: an authority, and the files that a service is pointed at."""
+
+from pathlib import Path
+
+import trustme
+
+from services.common.tls import Certificates, TLSFiles, identity
+
+
+class Issued:
+    """The three files of one identity, which can be issued anew."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Keep the files of `name` in a folder of their own."""
+        self.name = name
+        self.files = TLSFiles(*(folder / name / file for file in ("tls.crt", "tls.key", "ca.crt")))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings that name the files."""
+        names = ("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE")
+        files = (self.files.certificate, self.files.key, self.files.authorities)
+        return {name: str(file) for name, file in zip(names, files, strict=True)}
+
+    @property
+    def certificates(self) -> Certificates:
+        """What a caller of this identity shows."""
+        return Certificates(self.files)
+
+    def issue(self, authority: trustme.CA, *trusted: trustme.CA) -> "Issued":
+        """Write a new certificate and key, and whom to trust: the authority itself, or those that are given."""
+        leaf = authority.issue_cert(identity(self.name))
+        self.files.certificate.parent.mkdir(parents=True, exist_ok=True)
+        self.files.key.write_bytes(leaf.private_key_pem.bytes())
+        self.files.certificate.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+        self.trust(*(trusted or (authority,)))
+        return self
+
+    def trust(self, *authorities: trustme.CA) -> None:
+        """Believe the certificates of these from now on, and no others."""
+        self.files.authorities.write_bytes(b"".join(one.cert_pem.bytes() for one in authorities))

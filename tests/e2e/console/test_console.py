@@ -1,0 +1,180 @@
+"""A person's way through the console, over real services."""
+
+import csv
+import io
+import re
+import secrets
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from tests.e2e.console.browser import PASSWORD, Browser, secret_of
+from tests.e2e.stack import Stack, say
+
+
+def an_email() -> str:
+    """Return an address that nobody has."""
+    return f"{secrets.token_hex(6)}@example.com"
+
+
+@pytest.fixture
+async def browser(stack: Stack) -> AsyncIterator[Browser]:
+    """Give a browser of somebody new."""
+    async with Browser(stack) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def owner(browser: Browser) -> Browser:
+    """Give a browser of somebody who just signed up."""
+    assert (await browser.sign_up(an_email())).status_code == 200
+    return browser
+
+
+async def _call(browser: Browser, secret: str, **members: object) -> httpx.Response:
+    headers = {"authorization": f"Bearer {secret}", "accept": "application/json"}
+    return await browser.client.post("/api/v1/chat", headers=headers, json=say("hi", **members))
+
+
+async def test_from_sign_up_to_the_first_answer_and_to_the_end_of_the_key(owner: Browser) -> None:
+    empty = (await owner.get("/keys")).text
+    assert "Three steps to the first answer" in empty
+    made = await owner.submit("/keys", "/keys", {"name": "laptop"})
+    secret = secret_of(made.text)
+    assert secret not in (await owner.get("/keys")).text, "the key is shown twice"
+
+    answer = await _call(owner, secret)
+    assert answer.status_code == 200
+    request_id = answer.headers["x-request-id"]
+
+    usage = (await owner.get("/usage")).text
+    assert request_id in usage
+    assert "999" in usage
+    receipt = await owner.get(f"/usage/requests/{request_id}")
+    assert "The model answered in full." in receipt.text
+    listed = (await owner.get("/keys")).text
+    assert re.search(r">1\s*<span class=\"muted\">of 1,000", listed), "the list does not show today's use"
+
+    action = next(iter(re.findall(r'action="(/keys/key_\w+/revoke)"', listed)))
+    assert (await owner.send(listed, action, {})).status_code == 200
+    assert (await _call(owner, secret)).status_code == 401
+
+
+async def test_a_rotated_key_and_its_successor_both_work(owner: Browser) -> None:
+    first = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    listed = (await owner.get("/keys")).text
+    action = next(iter(re.findall(r'action="(/keys/key_\w+/rotate)"', listed)))
+
+    second = secret_of((await owner.send(listed, action, {"grace": "3600"})).text)
+
+    assert [(await _call(owner, one)).status_code for one in (first, second)] == [200, 200]
+    assert "ends soon" in (await owner.get("/keys")).text
+
+
+async def test_a_key_for_one_model_refuses_others(owner: Browser) -> None:
+    fields = {"name": "only", "models": "openai/gpt-oss-*"}
+    secret = secret_of((await owner.submit("/keys", "/keys", fields)).text)
+
+    assert (await _call(owner, secret, model="openai/gpt-oss-20b")).status_code == 200
+    refused = await _call(owner, secret, model="qwen/qwen3-32b")
+    assert refused.status_code in (403, 404)
+
+
+async def test_the_playground_chats_through_the_same_pipeline_and_is_counted(owner: Browser) -> None:
+    await owner.submit("/keys", "/keys", {"name": "laptop"})
+    page = (await owner.get("/playground")).text
+    csrf = re.search(r'data-csrf="(\w+)"', page)
+    key = re.search(r'<option value="(key_\w+)"', page)
+    assert csrf
+    assert key
+    headers = {"x-csrf-token": csrf[1], "stack-key-id": key[1], "origin": owner.origin}
+
+    answer = await owner.client.post("/playground/chat", headers=headers, json=say("hi", stream=True))
+
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.rstrip().endswith("data: [DONE]")
+    assert answer.headers["x-ratelimit-remaining-requests"] == "999"
+    assert "Answered" in (await owner.get(f"/usage/requests/{answer.headers['x-request-id']}")).text
+    without = await owner.client.post("/playground/chat", headers={"stack-key-id": key[1]}, json=say("hi"))
+    assert without.status_code == 403
+
+
+async def test_the_csv_holds_what_the_ledger_holds(owner: Browser) -> None:
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    ids = [(await _call(owner, secret)).headers["x-request-id"] for _ in range(3)]
+
+    rows = list(csv.DictReader(io.StringIO((await owner.get("/usage.csv")).text)))
+
+    assert [row["request_id"] for row in rows] == sorted(ids, reverse=True)
+    assert {row["outcome"] for row in rows} == {"answered"}
+    assert all(int(row["total_tokens"]) > 0 for row in rows)
+    assert list(csv.DictReader(io.StringIO((await owner.get("/usage.csv?outcome=cut")).text))) == []
+
+
+async def test_a_failed_request_says_why_it_was_not_counted(owner: Browser) -> None:
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    headers = {"authorization": f"Bearer {secret}", "accept": "application/json"}
+    failed = await owner.client.post("/api/v1/chat", headers=headers, json=say("[[standin:error status=400]]"))
+    assert failed.status_code == 400
+
+    page = (await owner.get(f"/usage/requests/{failed.headers['x-request-id']}")).text
+
+    assert "not counted" in page
+    assert "It was not counted, because" in page
+
+
+async def test_another_owners_request_cannot_be_told_from_one_that_never_was(stack: Stack, owner: Browser) -> None:
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    request_id = (await _call(owner, secret)).headers["x-request-id"]
+    async with Browser(stack) as other:
+        await other.sign_up(an_email())
+        seen = await other.get(f"/usage/requests/{request_id}")
+        never = await other.get("/usage/requests/req_01ARZ3NDEKTSV4RRFFQ69G5FAV")
+
+    assert (seen.status_code, never.status_code) == (404, 404)
+    assert seen.text.replace(request_id, "") == never.text.replace("req_01ARZ3NDEKTSV4RRFFQ69G5FAV", "")
+
+
+async def test_a_new_password_leaves_this_session_and_ends_others_and_the_log_tells(
+    stack: Stack, owner: Browser
+) -> None:
+    email = re.findall(r">([0-9a-f]{12}@example\.com)<", (await owner.get("/account")).text)[0]
+    async with Browser(stack, gateway=1) as elsewhere:
+        fields = {"email": email, "password": PASSWORD}
+        assert "API keys" in (await elsewhere.submit("/login", "/login", fields)).text
+        change = {"current": PASSWORD, "new": "another good password"}
+        page = await owner.submit("/account", "/account/password", change)
+        assert "Your password is changed" in page.text
+        assert "Password changed" in page.text
+        assert str((await elsewhere.get("/keys")).url).endswith("/login?next=/keys")
+        assert "do not belong together" in (await elsewhere.submit("/login", "/login", fields)).text
+
+
+async def test_a_deleted_account_is_gone(owner: Browser) -> None:
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    refused = await owner.submit("/account", "/account/delete", {"password": "not the password"})
+    assert refused.status_code == 403
+
+    gone = await owner.submit("/account", "/account/delete", {"password": PASSWORD})
+
+    assert "Your account is deleted" in gone.text
+    assert (await _call(owner, secret)).status_code == 401
+    assert "/login" in str((await owner.get("/keys")).url)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/login", "/signup", "/forgot", "/verify", "/reset", "/nowhere"])
+async def test_pages_for_everybody_open_and_show_the_readers_own_host(browser: Browser, path: str) -> None:
+    page = await browser.get(path)
+
+    assert page.status_code == (404 if path == "/nowhere" else 200)
+    assert page.text.startswith("<!doctype html>")
+    if path == "/docs":
+        assert f"curl {browser.origin}/api/v1/chat" in page.text
+
+
+async def test_programs_are_told_of_unknown_paths_in_json(browser: Browser) -> None:
+    answer = await browser.client.get("/nowhere", headers={"accept": "application/json"})
+
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
+    assert (await browser.client.get("/api/v1/nowhere")).json()["error"]["type"] == "invalid_request_error"

@@ -1,0 +1,233 @@
+"""The four services over mTLS, as in a cluster: certificates of their own, on ports, with health beside them."""
+
+import contextlib
+import itertools
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import trustme
+from google.protobuf.empty_pb2 import Empty
+from grpc import aio
+
+from services.common import health
+from services.common.channel import open_channel
+from services.common.errors import from_rpc
+from services.common.tls import identity
+from services.local import ready
+from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
+from stack.inference.v1 import inference_pb2, usage_pb2
+from stack.quota.v1 import quota_pb2
+from tests.certificates import Issued
+from tests.e2e.stack import EMAIL, Stack, bare_environment, free_port, say, stack_folder
+
+pytestmark = pytest.mark.xdist_group("mtls")
+
+_ROOT = Path(__file__).parents[2]
+_TOKEN = "an-admin-token-for-tests"
+_NAMES = ("gateway", "auth", "quota", "inference", "stackctl", "billing")
+_CONTRACTS: dict[str, tuple[ModuleType, ...]] = {
+    "auth": (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, sessions_pb2, owner_pb2),
+    "quota": (quota_pb2,),
+    "inference": (inference_pb2, usage_pb2),
+}
+_EXPECTED = {
+    "AuthService": {"gateway"},
+    "SessionService": {"gateway"},
+    "OwnerService": {"gateway"},
+    "AccountService": {"stackctl"},
+    "KeyService": {"stackctl"},
+    "PlanService": {"stackctl"},
+    "AuditService": {"stackctl"},
+    "QuotaService": {"gateway", "stackctl"},
+    "InferenceService": {"gateway"},
+    "UsageService": {"gateway", "quota", "stackctl"},
+}
+_RPCS = [
+    (server, service.full_name, method)
+    for server, contracts in _CONTRACTS.items()
+    for contract in contracts
+    for service in contract.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+
+
+class Secured(Stack):
+    """A stack whose services speak mTLS on ports of the loopback address."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, gateways=1, environment={"STACK_ADMIN_TOKEN": _TOKEN})
+        self.authority = trustme.CA()
+        self.callers = {name: Issued(folder, name).issue(self.authority) for name in _NAMES}
+        self.targets = {name: f"127.0.0.1:{_free_pair()}" for name in _CONTRACTS}
+        self.environment |= {f"{name.upper()}_TARGET": target for name, target in self.targets.items()}
+        for name in ("gateway", *_CONTRACTS):
+            own = self.callers[name].environment
+            listen = {f"{name.upper()}_LISTEN": self.targets[name]} if name in self.targets else {}
+            self.own["gateway-1" if name == "gateway" else name] = own | listen
+
+    def channel(self, caller: str, server: str) -> aio.Channel:
+        """Return a caller's channel to a service."""
+        return open_channel(self.targets[server], self.callers[caller].certificates, service=server)
+
+    def stackctl(self, *arguments: str) -> str:
+        """Run a command as an operator would, and return what it wrote."""
+        environment = bare_environment() | self.environment | self.callers["stackctl"].environment
+        command = [sys.executable, "-m", "services.cli", *arguments]
+        done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    async def _until_one_ready(self, name: str) -> None:
+        if name in self.targets:
+            await ready.until(lambda: ready.grpc_serves(health.beside(self.targets[name])))
+        else:
+            await super()._until_one_ready(name)
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[Secured]:
+    """One stack for all tests."""
+    with stack_folder() as folder:
+        stack = Secured(folder)
+        try:
+            stack.start_all()
+            stack.stackctl("accounts", "create", "--email", EMAIL)
+            yield stack
+        finally:
+            stack.stop_all()
+
+
+def _free_pair() -> int:
+    """Return a port whose health port is free as well."""
+    while True:
+        port = free_port()
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + health.PORT_OFFSET)):
+            return port
+
+
+async def _outcome(channel: aio.Channel, service: str, method: Any, *metadata: tuple[str, str]) -> str:
+    """Call a method with an empty request and return the reason of what went wrong; empty when nothing did."""
+    path, empty = f"/{service}/{method.name}", Empty().SerializeToString()
+    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+    call: Any = kind(path, bytes, bytes)(empty, timeout=5, metadata=metadata)
+    try:
+        await (anext(aiter(call)) if method.server_streaming else call)
+    except aio.AioRpcError as exc:
+        return from_rpc(exc, unavailable_reason="no connection").reason
+    finally:
+        call.cancel()
+    return ""
+
+
+async def test_a_chat_is_answered_counted_and_settled_over_mtls(secured: Secured) -> None:
+    secret = secured.stackctl("keys", "create", "--email", EMAIL, "--name", "test").split()
+    key = next(word for word in secret if word.startswith("sk_stk_"))
+    async with httpx.AsyncClient(base_url=secured.base_url, headers={"Authorization": f"Bearer {key}"}) as client:
+        assert (await client.post("/v1/chat/completions", json=say("hello"), timeout=20)).status_code == 200
+        today = (await client.get("/api/v1/key", timeout=20)).json()
+    assert "1" in str(today)
+    assert "agree" in secured.stackctl("verify")
+
+
+@pytest.mark.parametrize("caller", _NAMES)
+async def test_every_rpc_is_refused_to_every_identity_that_it_does_not_expect(secured: Secured, caller: str) -> None:
+    """The admin token is shown each time: with it alone, who took over a gateway could make keys."""
+    wrong = []
+    for server, rpcs in itertools.groupby(_RPCS, key=lambda rpc: rpc[0]):
+        async with secured.channel(caller, server) as channel:
+            for _, service, method in rpcs:
+                expected = caller in _EXPECTED[service.rpartition(".")[2]]
+                outcome = await _outcome(channel, service, method, ("authorization", f"Bearer {_TOKEN}"))
+                if outcome == "no connection" or expected is (outcome == "caller_not_expected"):
+                    wrong.append((service, method.name, outcome))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("server", _CONTRACTS)
+async def test_no_rpc_of_any_port_is_reached_without_a_certificate(
+    secured: Secured, server: str, tmp_path: Path
+) -> None:
+    stranger = Issued(tmp_path, "gateway").issue(trustme.CA(), secured.authority)
+    roots = grpc.ssl_channel_credentials(secured.authority.cert_pem.bytes())
+    named = [("grpc.ssl_target_name_override", identity(server))]
+    outcomes = set()
+    for channel in (
+        open_channel(secured.targets[server]),
+        aio.secure_channel(secured.targets[server], roots, named),
+        open_channel(secured.targets[server], stranger.certificates, service=server),
+    ):
+        async with channel:
+            rpcs = [rpc for rpc in _RPCS if rpc[0] == server][:3]
+            outcomes |= {await _outcome(channel, service, method) for _, service, method in rpcs}
+    assert outcomes == {"no connection"}
+
+
+@pytest.mark.parametrize("server", _CONTRACTS)
+async def test_the_plaintext_port_answers_health_and_nothing_else(secured: Secured, server: str) -> None:
+    target = health.beside(secured.targets[server])
+    assert await ready.grpc_serves(target)
+    async with open_channel(target) as channel:
+        for _, service, method in (rpc for rpc in _RPCS if rpc[0] == server):
+            call: Any = channel.unary_unary(f"/{service}/{method.name}", bytes, bytes)
+            with pytest.raises(aio.AioRpcError, match="UNIMPLEMENTED"):
+                await call(b"", timeout=5)
+
+
+async def test_an_operator_must_show_the_token_besides_the_certificate(secured: Secured) -> None:
+    async with secured.channel("stackctl", "auth") as channel:
+        for _, service, method in _RPCS:
+            if _EXPECTED[service.rpartition(".")[2]] == {"stackctl"}:
+                assert await _outcome(channel, service, method) == "admin_token_missing", method.name
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"TLS_KEY_FILE": "", "TLS_CA_FILE": ""}, "set all three or none"),
+        ({"TLS_KEY_FILE": "/nowhere"}, "cannot use the TLS files"),
+        (dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE"), ""), "auth does not answer"),
+    ],
+)
+def test_stackctl_says_what_is_wrong_with_its_certificate(
+    secured: Secured, files: dict[str, str], sentence: str
+) -> None:
+    environment = bare_environment() | secured.environment | secured.callers["stackctl"].environment | files
+    command = [sys.executable, "-m", "services.cli", "accounts", "list"]
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode in (1, 3)
+    assert sentence in done.stderr
+
+
+async def test_certificates_renewed_in_the_middle_of_traffic_cost_no_request(secured: Secured) -> None:
+    """Every file of every service is replaced, the authority too; the old certificates are worth nothing after it."""
+    secret = secured.stackctl("keys", "create", "--email", EMAIL, "--name", "renewal").split()
+    key = next(word for word in secret if word.startswith("sk_stk_"))
+    old, new = secured.authority, trustme.CA()
+    left_behind = Issued(secured.folder / "left", "gateway").issue(old)
+    steps: tuple[Callable[[Issued], object], ...] = (
+        lambda issued: issued.trust(old, new),
+        lambda issued: issued.issue(new, old, new),
+        lambda issued: issued.trust(new),
+    )
+    async with httpx.AsyncClient(base_url=secured.base_url, headers={"Authorization": f"Bearer {key}"}) as client:
+        for step in steps:
+            for issued in secured.callers.values():
+                step(issued)
+            # The files are looked at once a second; nobody rotates faster than that.
+            ends = time.monotonic() + 2.5
+            while time.monotonic() < ends:
+                answer = await client.post("/v1/chat/completions", json=say("hello"), timeout=20)
+                assert answer.status_code == 200, answer.text
+    secured.authority = new
+    async with open_channel(secured.targets["auth"], left_behind.certificates, service="auth") as channel:
+        assert await _outcome(channel, *_RPCS[0][1:]) == "no connection"
+    assert "agree" in secured.stackctl("verify")

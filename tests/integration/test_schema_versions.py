@@ -1,0 +1,39 @@
+"""Postgres' schema and the replicas of two versions during a roll-out."""
+
+import asyncio
+
+import pytest
+
+from services.common.database import migrate, open_database
+from services.inference.server import MIGRATIONS, VERSION_TABLE
+from tests.backends import execute
+
+
+async def _opens(url: str, *, within_seconds: float) -> bool:
+    try:
+        async with (
+            asyncio.timeout(within_seconds),
+            open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE),
+        ):
+            return True
+    except TimeoutError:
+        return False
+
+
+async def test_a_replica_waits_until_the_migration_of_its_version_is_done(postgres_url: str) -> None:
+    assert not await _opens(postgres_url, within_seconds=1)
+
+    await migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+
+    assert await _opens(postgres_url, within_seconds=10)
+
+
+@pytest.mark.parametrize(("revision", "opens"), [("9999", True), ("0001", False)])
+async def test_a_later_version_s_schema_serves_and_an_earlier_one_does_not(
+    postgres_url: str, revision: str, opens: bool
+) -> None:
+    """A replica of the old version that is moved to another node in the middle of a roll-out must start."""
+    await migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    execute(postgres_url, f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'")
+
+    assert await _opens(postgres_url, within_seconds=10 if opens else 1) is opens
