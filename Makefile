@@ -5,6 +5,10 @@ SHELL := /bin/bash
 # Any Python from 3.11 on; name another with `make run PYTHON=python3.13`.
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+IMAGE ?= stack:$(VERSION)
+# The image's base; any image with Python 3.13 and its venv module, such as one of your own registry.
+BASE ?= python:3.13-slim
 # Sets of client packages that can live together; each has an environment of its own.
 CLIENT_SETS := openai2 current groq0
 PROTOS := $(shell find protos -name '*.proto' | sort)
@@ -12,13 +16,13 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 ##@ Use
 .PHONY: help run
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/run.stamp ## Start everything on this machine and print a curl line that works
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz bench-growth lint types format
+.PHONY: test test-faults test-clients test-fuzz test-containers test-browser bench-growth manifests lint types format
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -30,6 +34,17 @@ test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real
 
 test-fuzz: .venv/dev.stamp ## Send BODIES=10000 good and broken bodies; none may be a 500 or count when refused
 	FUZZ_BODIES=$(or $(BODIES),10000) $(BIN)/python -m pytest tests/e2e/test_fuzz.py -n 0 -s --timeout 7200
+
+test-containers: .venv/dev.stamp ## Run the image as the manifests say, with Redis and Postgres, and cut each from the network
+	@if docker info >/dev/null 2>&1; then $(MAKE) --no-print-directory image; fi
+	CONTAINERS=1 STACK_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/containers -n 0 -v -s
+
+manifests: .venv/dev.stamp .venv-checkov/stamp ## Render deploy/k8s in every combination of components, and check it all
+	$(BIN)/python -m tools.manifests
+
+test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
+	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium fonts-dejavu-core || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
+	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
 
 bench-growth: .venv/dev.stamp ## See that look-ups stay flat up to ROWS=1000000 keys and ledger rows (10000000: 15 GB of disk)
 	$(BIN)/python -m bench.growth --rows $(or $(ROWS),1000000)
@@ -50,8 +65,13 @@ format: .venv/dev.stamp ## Format the code
 	$(BIN)/buf format -w
 
 ##@ Make
-.PHONY: install proto proto-check proto-release lock clean
+.PHONY: install image proto proto-check proto-release lock clean
 install: .venv/dev.stamp ## Install what developing and testing need
+
+image: ## Build the service image as IMAGE=stack:<version>, from BASE=python:3.13-slim
+	docker build $(IMAGE_BUILD_OPTIONS) --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) --tag $(IMAGE) .
+	@docker image inspect --format 'built $(IMAGE): {{.Size}} bytes in all, its base included' $(IMAGE)
 
 proto: .venv/dev.stamp ## Regenerate gen/ from protos/
 	rm -rf gen && mkdir gen
@@ -75,13 +95,17 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 		--extra local --group build --group dev -c requirements/run.lock pyproject.toml -o requirements/dev.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		-c requirements/dev.lock requirements/clients-current.in -o requirements/clients-current.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		requirements/checkov.in -o requirements/checkov.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		-c requirements/dev.lock requirements/browser.in -o requirements/browser.lock
 	for set in $(filter-out current,$(CLIENT_SETS)); do \
 		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 			requirements/clients-$$set.in -o requirements/clients-$$set.lock; \
 	done
 
 clean: ## Remove what make made, but no data
-	rm -rf .venv .venv-clients tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-clients .venv-checkov tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The environment is made anew when a lock changes; what is installed is exactly what is locked.
 .venv/run.stamp: requirements/run.lock pyproject.toml
@@ -90,6 +114,16 @@ clean: ## Remove what make made, but no data
 .venv/dev.stamp: requirements/dev.lock pyproject.toml
 	@$(call make-venv,dev)
 	@touch .venv/run.stamp
+
+.venv-checkov/stamp: requirements/checkov.lock | .venv/dev.stamp
+	@echo "Installing checkov and what it needs ..."
+	@rm -rf .venv-checkov && $(BIN)/python -m venv .venv-checkov
+	@.venv-checkov/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r $<
+	@touch $@
+
+.venv/browser.stamp: requirements/browser.lock .venv/dev.stamp
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements/browser.lock
+	@touch $@
 
 .venv-clients/%.stamp: requirements/clients-%.lock | .venv/dev.stamp
 	@echo "Installing the client packages of $< ..."

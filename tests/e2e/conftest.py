@@ -11,8 +11,14 @@ from tests.e2e.stack import Key, Stack, running_stack
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """Give a running stack with two gateways; tests that harm it start their own."""
-    # The failures that one test asks of Groq are not to rest the key that all tests share.
-    with running_stack(gateways=2, INFERENCE_KEY_REST_SECONDS_MAX="0") as running:
+    # The failures that one test asks of Groq are not to rest the key that all tests share; and all people of the tests
+    # sign up from one address.
+    with running_stack(
+        gateways=2,
+        INFERENCE_KEY_REST_SECONDS_MAX="0",
+        AUTH_SIGN_UPS_PER_ADDRESS_MAX="100000",
+        AUTH_LOG_INS_PER_ADDRESS_MAX="100000",
+    ) as running:
         yield running
 
 

@@ -89,12 +89,13 @@ def _colour(number: int) -> str:
 
 
 def _round_up(count: int) -> int:
-    """Return the next number of the shape 4, 8, 20, 40, 80, 200…, whose quarters are whole."""
+    """Return the next round number that has whole quarters: 4, 8, 12, 20, 40, 60, 80, 120…"""
     size = 4
     while True:
-        for factor in (1, 2, 5):
-            if size * factor >= count:
-                return size * factor
+        for factor in (2, 3, 4, 6, 10):
+            top = size * factor // 2
+            if top >= count and top % 4 == 0:
+                return top
         size *= 10
 
 

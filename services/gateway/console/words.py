@@ -16,10 +16,21 @@ _OUTCOMES = {
     "unknown": ("Unknown", "We lost sight of this request, so it did not count. That is on us."),
 }
 _REFUNDS = {
-    "refused": "the model's server did not accept it",
-    "upstream_failed": "the model's server failed before any output came",
-    "timed_out": "no output came in time",
-    "unknown": "we do not know how it ended, and what we do not know we do not count",
+    "invalid_request": "the model's server did not accept what was sent",
+    "model_not_found": "there is no such model",
+    "model_not_allowed": "the key may not ask for this model",
+    "request_too_large": "the conversation is longer than the model takes",
+    "client_left": "you left before any output came",
+    "deadline_exceeded": "no output came within the time that a request may take",
+    "concurrency_limit_exceeded": "too many of your requests ran at the same time",
+    "overloaded": "too many requests ran here at the same time",
+    "upstream_cut": "the model's server broke off before any output came",
+    "upstream_invalid": "the model's server sent what is no answer",
+    "upstream_misconfigured": "this service's own access to the model was refused",
+    "upstream_stalled": "the model's server fell silent",
+    "upstream_timeout": "the model's server did not answer in time",
+    "ledger_unavailable": "we could not write it down, and what is not written down is not counted",
+    "no_verdict": "we do not know how it ended, and what we do not know we do not count",
 }
 _ACTIONS = {
     "account.created": "Account opened",

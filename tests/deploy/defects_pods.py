@@ -1,0 +1,91 @@
+"""Defects of pods, and of what a schema sees."""
+
+from tests.deploy.world import Defects
+
+DEFECTS: Defects = {
+    # Schemas.
+    "a field that does not exist": (lambda w: w.set(w.container("auth"), memory="1Gi"), "memory"),
+    "a wrong type": (lambda w: w.set(w.one("Deployment", "auth")["spec"], replicas="two"), "replicas"),
+    "an API version that is gone": (
+        lambda w: w.set(w.one("PodDisruptionBudget", "auth"), apiVersion="policy/v1beta1"),
+        "policy/v1beta1 PodDisruptionBudget has no schema",
+    ),
+    # Pods.
+    "a name with capitals": (lambda w: w.set(w.one("Service", "auth")["metadata"], name="Auth"), "not a DNS name"),
+    "a container's name with dots": (lambda w: w.set(w.container("auth"), name="a.b"), "not a DNS label"),
+    "a selector that is not the template's labels": (
+        lambda w: w.set(w.one("Deployment", "auth")["spec"]["selector"], matchLabels={"app": "auth"}),
+        "Deployment/auth: the selector does not match the labels of its pods",
+    ),
+    "a selector that takes others' pods": (
+        lambda w: w.set(
+            w.one("Deployment", "auth")["spec"]["selector"], matchLabels={"app.kubernetes.io/part-of": "stack"}
+        ),
+        "Deployment/auth: the selector matches pods of another workload",
+    ),
+    "port 70000": (lambda w: w.set(w.container("auth")["ports"][0], containerPort=70000), "port 70000 cannot exist"),
+    "a port twice": (lambda w: w.set(w.container("auth")["ports"][0], containerPort=50151), "declare the same port"),
+    "a probe with two handlers": (
+        lambda w: w.set(w.container("auth")["livenessProbe"], tcpSocket={"port": 50151}),
+        "livenessProbe has 2 handlers",
+    ),
+    "a probe of a port that nobody declares": (
+        lambda w: w.set(w.container("auth")["readinessProbe"]["grpc"], port=50051 + 1),
+        "readinessProbe asks port 50052",
+    ),
+    "a probe of a port by name": (
+        lambda w: w.set(w.container("gateway")["readinessProbe"]["httpGet"], port="http"),
+        "asks port http",
+    ),
+    "no readiness probe": (lambda w: w.container("quota").pop("readinessProbe"), "quota has no readinessProbe"),
+    "a quantity that cannot be read": (
+        lambda w: w.set(w.container("auth")["resources"]["requests"], memory="128MB"),
+        "cannot be read: 128MB",
+    ),
+    "a request above its limit": (
+        lambda w: w.set(w.container("auth")["resources"]["requests"], memory="2Gi"),
+        "requests more memory than its limit",
+    ),
+    "no memory limit": (lambda w: w.container("auth")["resources"].pop("limits"), "limit memory"),
+    "a word that is in no list": (
+        lambda w: w.set(w.container("auth"), imagePullPolicy="Sometimes"),
+        "imagePullPolicy cannot be Sometimes",
+    ),
+    "a mount of no volume": (lambda w: w.pod("auth")["volumes"].pop(0), "tmp is mounted and no volume"),
+    "a volume that is mounted nowhere": (
+        lambda w: w.container("auth")["volumeMounts"].pop(0),
+        "volume tmp is mounted nowhere",
+    ),
+    "two volumes at one place": (
+        lambda w: w.set(w.container("auth")["volumeMounts"][1], mountPath="/tmp"),
+        "mounts two volumes at one place",
+    ),
+    # The restricted Pod Security level.
+    "a pod that may be root": (lambda w: w.pod("auth")["securityContext"].pop("runAsNonRoot"), "may run as root"),
+    "no seccomp profile": (lambda w: w.pod("redis", "StatefulSet")["securityContext"].pop("seccompProfile"), "seccomp"),
+    "the node's network": (lambda w: w.set(w.pod("auth"), hostNetwork=True), "shares its node's network"),
+    "a folder of the node": (
+        lambda w: w.set(w.pod("auth")["volumes"][0], hostPath={"path": "/"}),
+        "volumes of kind hostPath are forbidden",
+    ),
+    "a capability": (
+        lambda w: w.set(w.container("auth")["securityContext"]["capabilities"], add=["NET_ADMIN"]),
+        "keeps capabilities",
+    ),
+    "a root that can be written": (
+        lambda w: w.set(w.container("auth")["securityContext"], readOnlyRootFilesystem=False),
+        "can write to its root",
+    ),
+    "a container that may gain privileges": (
+        lambda w: w.container("auth")["securityContext"].pop("allowPrivilegeEscalation"),
+        "may gain privileges",
+    ),
+    "a token for the API server": (
+        lambda w: w.pod("auth").pop("automountServiceAccountToken"),
+        "mounts a token for the API server",
+    ),
+    "a namespace that enforces nothing": (
+        lambda w: w.one("Namespace", "stack")["metadata"].pop("labels"),
+        "does not enforce the restricted",
+    ),
+}

@@ -1,0 +1,129 @@
+"""Defects of policies, settings, versions and certificates."""
+
+from tests.deploy.world import Defects
+
+DEFECTS: Defects = {
+    # NetworkPolicies.
+    "no denial": (lambda w: w.remove("NetworkPolicy", "deny-all"), "none denies everything"),
+    "a pod without a policy": (lambda w: w.remove("NetworkPolicy", "stackctl"), "stackctl: has no NetworkPolicy"),
+    "a peer that nobody is": (
+        lambda w: w.set(
+            w.policy("redis")["ingress"][0]["from"][0]["podSelector"], matchLabels={"app.kubernetes.io/name": "quoat"}
+        ),
+        "NetworkPolicy/redis: no pod bears the labels",
+    ),
+    "an outgoing port that nobody listens on": (
+        lambda w: w.set(w.policy("quota")["egress"][0]["ports"][0], port=6380),
+        "NetworkPolicy/quota: nobody listens on port 6380",
+    ),
+    "an incoming port that nobody listens on": (
+        lambda w: w.set(w.policy("redis")["ingress"][0]["ports"][0], port=6380),
+        "its pods do not listen on port 6380",
+    ),
+    "a policy of nobody": (
+        lambda w: w.set(w.policy("auth")["podSelector"], matchLabels={"app.kubernetes.io/name": "auht"}),
+        "NetworkPolicy/auth: selects no pod",
+    ),
+    "an arrow that is missing": (
+        lambda w: w.policy("quota")["egress"].pop(0),
+        "the call quota -> redis:6379 may not leave its caller",
+    ),
+    "an arrow that is not let in": (
+        lambda w: w.policy("inference")["ingress"][0]["from"].pop(1),
+        "the call quota -> inference:50053 may not reach its callee",
+    ),
+    "an arrow too many": (
+        lambda w: w.policy("postgres")["ingress"][0]["from"].append(
+            {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}
+        ),
+        "the call gateway -> postgres:5432 may reach its callee, and nobody makes it",
+    ),
+    "a door that is open to everybody": (
+        lambda w: w.policy("auth")["ingress"][0].pop("from"),
+        "NetworkPolicy/auth: lets everybody in",
+    ),
+    "a way out to anywhere": (
+        lambda w: w.policy("gateway")["egress"].append({}),
+        "NetworkPolicy/gateway: lets calls out to anywhere",
+    ),
+    # Settings.
+    "a setting that is misspelt": (
+        lambda w: w.set(w.one("ConfigMap", "auth")["data"], AUTH_SIGNUP="closed"),
+        "AUTH_SIGNUP is no setting of this service",
+    ),
+    "a value that would stop the start": (
+        lambda w: w.set(w.one("ConfigMap", "auth")["data"], AUTH_SIGN_UP="nobody"),
+        "sign_up: Input should be",
+    ),
+    "a service that only its own pod reaches": (
+        lambda w: w.set(w.one("ConfigMap", "auth")["data"], AUTH_LISTEN="127.0.0.1:50051"),
+        "AUTH_LISTEN cannot be reached from outside the pod",
+    ),
+    "a service on a port that is not declared": (
+        lambda w: w.set(w.one("ConfigMap", "auth")["data"], HEALTH_LISTEN="[::]:50199"),
+        "HEALTH_LISTEN is a port that the pod does not declare",
+    ),
+    "plaintext beside certificates": (
+        lambda w: w.set(w.one("ConfigMap", "tls")["data"], PLAINTEXT_ALLOWED="true"),
+        "would still serve without them",
+    ),
+    "neither certificates nor plaintext": (
+        lambda w: (w.container("auth")["envFrom"].pop(1), w.one("ConfigMap", "auth")["data"].pop("PLAINTEXT_ALLOWED")),
+        "Deployment/auth: would refuse to start",
+    ),
+    # Versions.
+    "a service of another version": (lambda w: w.set(w.container("auth"), image="stack:0.0.9"), "several versions"),
+    "a label of another version": (
+        lambda w: [one["metadata"]["labels"].update({"app.kubernetes.io/version": "9"}) for one in w.objects],
+        "the image is stack:",
+    ),
+    "an image that moves": (
+        lambda w: w.set(w.container("redis", "StatefulSet"), image="registry:5000/redis"),
+        "has no fixed tag",
+    ),
+    "a migration without a version": (
+        lambda w: next(one for one in w.objects if one["kind"] == "Job")["metadata"].update(name="migrate"),
+        "Job/migrate: is not named after the version",
+    ),
+    "a migration that reads a generated ConfigMap": (
+        lambda w: next(one for one in w.objects if one["kind"] == "Job")["spec"]["template"]["spec"]["containers"][
+            0
+        ].update(envFrom=[{"configMapRef": {"name": w.one("ConfigMap", "auth")["metadata"]["name"]}}]),
+        "reads a generated ConfigMap",
+    ),
+    "a pod that bears the version": (
+        lambda w: w.one("StatefulSet", "redis")["spec"]["template"]["metadata"]["labels"].update(
+            {"app.kubernetes.io/version": "0.1.0"}
+        ),
+        "StatefulSet/redis: its pods bear the version",
+    ),
+    # Certificates and monitors.
+    "an issuer that does not exist": (
+        lambda w: w.set(w.one("Certificate", "auth")["spec"]["issuerRef"], name="none"),
+        "Certificate/auth: its issuer does not exist",
+    ),
+    "two certificates in one Secret": (
+        lambda w: w.set(w.one("Certificate", "quota")["spec"], secretName="auth-tls"),
+        "its Secret is another certificate's",
+    ),
+    "a certificate that is renewed too late": (
+        lambda w: w.set(w.one("Certificate", "auth")["spec"], renewBefore="0h"),
+        "is renewed too early or too late",
+    ),
+    "an issuer without its authority": (
+        lambda w: w.one("Certificate", "authority")["spec"].pop("isCA"),
+        "no authority's certificate fills its Secret",
+    ),
+    "a pod with another's certificate": (
+        lambda w: w.set(w.pod("gateway")["volumes"][-1]["secret"], secretName="stackctl-tls"),
+        "Deployment/gateway: shows ['stackctl.stack.internal'], not gateway.stack.internal",
+    ),
+    "a certificate that no client can show": (
+        lambda w: w.one("Certificate", "auth")["spec"]["usages"].remove("client auth"),
+        "cannot be used by a client and a server",
+    ),
+    "a monitor of no port": (
+        lambda w: w.set(w.one("PodMonitor", "stack")["spec"]["podMetricsEndpoints"][0], port="prometheus"),
+        "no selected pod has a port named prometheus",
+    ),
+}

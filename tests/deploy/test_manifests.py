@@ -1,0 +1,96 @@
+"""The manifests render, and are right; `make manifests` holds every combination of components to the same."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.local.programs import services
+from services.local.settings import LocalSettings
+from tools.manifests import checkov
+from tools.manifests.__main__ import problems
+from tools.manifests.checks.references import SECRET_KEYS
+from tools.manifests.objects import Objects
+from tools.manifests.render import COMPONENTS, K8S, ROOT, combinations, overlays, render, render_combination
+
+
+@pytest.mark.parametrize("folder", overlays(), ids=lambda folder: folder.name)
+def test_an_overlay_is_without_a_fault(folder: Path) -> None:
+    assert problems(Objects.parse(render(folder))) == []
+
+
+@pytest.mark.parametrize("components", [(), ("external-redis", "mail"), COMPONENTS], ids="+".join)
+def test_components_can_be_left_out_and_put_together(components: tuple[str, ...]) -> None:
+    assert problems(Objects.parse(render_combination(components))) == []
+
+
+def test_every_component_is_in_the_combinations() -> None:
+    assert {path.name for path in (K8S / "components").iterdir()} == set(COMPONENTS)
+    assert len(list(combinations())) == 2 ** len(COMPONENTS)
+
+
+def test_the_local_overlay_needs_nothing_but_the_image_and_one_secret() -> None:
+    local = Objects.parse(render(K8S / "overlays" / "local"))
+    apis = {one["apiVersion"] for one in local.all}
+    secrets = {
+        value.partition("/")[0]
+        for workload in local.workloads()
+        for container in workload.containers
+        for value in local.environment(container).values()
+        if value.startswith("secret:")
+    }
+    assert apis == {"v1", "apps/v1", "batch/v1", "networking.k8s.io/v1", "policy/v1"}
+    assert secrets == {"secret:stack-secrets"}
+
+
+def test_production_speaks_mtls_everywhere_and_keeps_no_store_of_its_own() -> None:
+    production = Objects.parse(render(K8S / "overlays" / "production"))
+    for workload in production.workloads():
+        if workload.kind == "Deployment":
+            assert "TLS_CERTIFICATE_FILE" in production.environment(workload.containers[0]), workload.title
+    assert list(production.of("StatefulSet")) == []
+
+
+def test_the_manifests_version_is_the_package_s() -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version
+    for folder in overlays():
+        objects = Objects.parse(render(folder))
+        assert objects.find("Job", f"migrate-{version[1]}"), folder.name
+
+
+def test_the_guide_explains_every_key_of_the_secret() -> None:
+    guide = (ROOT / "docs" / "deployment.md").read_text()
+    assert [key for key in sorted(SECRET_KEYS) if f"`{key}`" not in guide] == []
+
+
+def test_the_guide_explains_every_component() -> None:
+    guide = (ROOT / "docs" / "deployment.md").read_text()
+    assert [name for name in COMPONENTS if f"`{name}`" not in guide] == []
+
+
+def test_a_cluster_runs_the_services_that_one_machine_runs() -> None:
+    local = LocalSettings(quota_redis_url="redis://nowhere")
+    on_one_machine = {program.name for program in services(local, sockets=ROOT, groq_base_url="")}
+    deployed = {one["metadata"]["name"] for one in Objects.parse(render(K8S / "overlays" / "local")).of("Deployment")}
+    assert deployed - {"stackctl"} == on_one_machine
+
+
+def test_each_skipped_check_has_a_reason() -> None:
+    assert all(len(skip["reason"].split()) >= 8 for skip in checkov.skips().values())
+
+
+def test_checkov_s_report_is_held_to_the_list_both_ways() -> None:
+    skipped: dict[str, dict[str, Any]] = {
+        "CKV_1": {"reason": "a"},
+        "CKV_2": {"reason": "b", "only": ["Deployment/auth"]},
+    }
+    failed = [("CKV_2", "two", "Deployment/auth"), ("CKV_2", "two", "Deployment/quota"), ("CKV_3", "three", "Job/x")]
+
+    assert list(checkov.findings(failed, skipped)) == [
+        "Deployment/quota: CKV_2 two",
+        "Job/x: CKV_3 three",
+        "the skip of CKV_1 is not needed",
+    ]
+    assert "the skip of CKV_2 for Deployment/auth is not needed" in checkov.findings([], skipped)

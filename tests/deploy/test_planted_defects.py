@@ -1,0 +1,59 @@
+"""Each check sees the defect that it is there for, planted in a rendering that is without fault otherwise."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from tests.deploy import defects_pods, defects_policies, defects_wiring
+from tests.deploy.world import World
+from tools.manifests.__main__ import problems
+from tools.manifests.checks import CHECKS
+from tools.manifests.objects import Objects
+from tools.manifests.render import K8S, render, render_combination
+
+_WITH_STORES = ("network-policy", "mtls", "autoscaling", "monitoring", "ingress")
+"""The components that add objects, over a base that keeps its stores."""
+_DEFECTS = defects_pods.DEFECTS | defects_wiring.DEFECTS | defects_policies.DEFECTS
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[dict[str, Any]]:
+    """The rendering, once for all tests."""
+    return Objects.parse(render_combination(_WITH_STORES)).all
+
+
+@pytest.fixture
+def world(rendered: list[dict[str, Any]]) -> World:
+    """A copy for one test."""
+    return World(copy.deepcopy(rendered))
+
+
+def test_the_rendering_is_without_fault_before_anything_is_planted(world: World) -> None:
+    assert problems(Objects(world.objects)) == []
+
+
+@pytest.mark.parametrize("defect", _DEFECTS)
+def test_a_planted_defect_is_found(world: World, defect: str) -> None:
+    plant, told = _DEFECTS[defect]
+    plant(world)
+
+    found = problems(Objects(world.objects))
+
+    assert any(told in problem for problem in found), found
+
+
+def test_every_check_is_what_finds_some_defect(rendered: list[dict[str, Any]]) -> None:
+    """A check that finds none of the planted defects may find nothing at all."""
+    idle = set(CHECKS)
+    for plant, told in _DEFECTS.values():
+        world = World(copy.deepcopy(rendered))
+        plant(world)
+        objects = Objects(world.objects)
+        idle -= {check for check in idle if any(told in problem for problem in check(objects))}
+    assert {check.__name__ for check in idle} == set()
+
+
+def test_what_does_not_render_is_told_in_kubectl_s_words() -> None:
+    with pytest.raises(RuntimeError, match="does not render cleanly"):
+        render(K8S / "nowhere")

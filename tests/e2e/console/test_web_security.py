@@ -1,0 +1,237 @@
+"""What attackers do to web pages, done to every page, form and parameter of the console."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator
+from urllib.parse import quote, urlsplit
+
+import httpx
+import pytest
+
+from tests.e2e.console.browser import HTML, PASSWORD, Browser, forms_of, secret_of
+from tests.e2e.stack import Stack
+
+SCRIPT = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{7*7}}"
+PAGES = ["/", "/docs", "/login", "/signup", "/forgot", "/verify", "/reset"]
+OWN_PAGES = ["/keys", "/usage", "/usage.csv", "/usage/requests", "/playground", "/account"]
+FORMS = [
+    *("/signup", "/login", "/logout", "/verify", "/verify/send", "/forgot", "/reset", "/keys", "/account/password"),
+    *("/account/delete", "/account/sessions/ses_1/end", "/keys/key_1/rotate", "/keys/key_1/revoke", "/playground/chat"),
+]
+ELSEWHERE = ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.example", "javascript:alert(1)"]
+ELSEWHERE += ["/%0d%0aSet-Cookie:x=1", "/\t/evil.example", "/a\\..\\evil", "http:evil.example", " //evil.example"]
+
+
+@pytest.fixture(scope="module")
+def email() -> str:
+    return f"{secrets.token_hex(6)}@example.com"
+
+
+@pytest.fixture
+async def anybody(stack: Stack) -> AsyncIterator[Browser]:
+    async with Browser(stack) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def owner(stack: Stack) -> AsyncIterator[Browser]:
+    async with Browser(stack) as browser:
+        await browser.sign_up(f"{secrets.token_hex(6)}@example.com")
+        yield browser
+
+
+@pytest.mark.parametrize("path", FORMS)
+async def test_no_form_is_taken_without_its_token_nor_from_another_site(owner: Browser, path: str) -> None:
+    csrf = re.search(r'name="csrf_token" value="(\w+)"', (await owner.get("/keys")).text)
+    assert csrf
+    header = {"x-csrf-token": csrf[1]}
+    tries = [
+        ({}, {"origin": owner.origin}),
+        ({"csrf_token": "0" * 64}, {"origin": owner.origin, "x-csrf-token": "0" * 64}),
+        ({"csrf_token": csrf[1]}, {"origin": "https://evil.example", **header}),
+        ({"csrf_token": csrf[1]}, {"origin": "null", **header}),
+        ({"csrf_token": csrf[1]}, {"sec-fetch-site": "cross-site", **header}),
+        ({"csrf_token": csrf[1]}, {"sec-fetch-site": "same-site", **header}),
+    ]
+    for fields, headers in tries:
+        answer = await owner.client.post(path, data=fields, headers=headers)
+        assert answer.status_code in (400, 403), f"{path} took a form with {fields}, {headers}"
+    assert (await owner.get("/keys")).status_code == 200, "the session survived none of it"
+
+
+async def test_one_browsers_form_token_is_no_good_in_another(stack: Stack, owner: Browser) -> None:
+    token = next(form.fields["csrf_token"] for form in forms_of((await owner.get("/keys")).text))
+    async with Browser(stack) as other:
+        await other.sign_up(f"{secrets.token_hex(6)}@example.com")
+        data = {"csrf_token": token, "name": "stolen"}
+        assert (await other.client.post("/keys", data=data, headers={"origin": other.origin})).status_code == 403
+
+
+@pytest.mark.parametrize("path", [*PAGES, *OWN_PAGES, "/usage/requests/x", "/nowhere"])
+async def test_what_is_in_an_address_is_never_markup(owner: Browser, path: str) -> None:
+    names = ("token", "next", "key", "outcome", "from", "to", "before", "id", "email", "x")
+    query = "&".join(f"{name}={quote(SCRIPT)}" for name in names)
+    for url in (f"{path}?{query}", f"{path}/{quote(SCRIPT, safe='')}"):
+        answer = await owner.get(url)
+        assert answer.status_code < 500
+        assert "<script>alert" not in answer.text
+        assert "<img src=x" not in answer.text
+        assert "49" not in re.sub(r"[^{}0-9*]", "", answer.text.split("{{")[-1])[:4]
+
+
+async def test_what_is_typed_into_a_form_is_never_markup(owner: Browser) -> None:
+    made = await owner.submit("/keys", "/keys", {"name": SCRIPT, "models": SCRIPT})
+    pages = [made, await owner.get("/keys")]
+    named = await owner.submit("/keys", "/keys", {"name": SCRIPT[:100]})
+    pages += [named, *[await owner.get(path) for path in OWN_PAGES]]
+    for page in pages:
+        assert "<script>alert" not in page.text
+        assert "<img src=x" not in page.text
+
+
+@pytest.mark.parametrize("page", ["/signup", "/login", "/forgot", "/verify", "/reset"])
+async def test_a_form_that_is_refused_shows_what_was_typed_as_text(anybody: Browser, page: str) -> None:
+    html = (await anybody.get(f"{page}?token={quote(SCRIPT)}")).text
+    for form in forms_of(html):
+        fields = dict.fromkeys(form.fields, SCRIPT) | {"csrf_token": form.fields["csrf_token"]}
+        answer = await anybody.send(html, form.action, fields)
+        assert 400 <= answer.status_code < 500, f"{form.action}: {answer.status_code}"
+        assert "<script>alert" not in answer.text
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+async def test_no_log_in_leads_to_another_site(stack: Stack, anybody: Browser, email: str, target: str) -> None:
+    await anybody.sign_up(email)
+    for method in ("in the address", "in the form"):
+        async with Browser(stack) as browser:
+            page = f"/login?next={quote(target)}" if method == "in the address" else "/login"
+            fields = {"email": email, "password": PASSWORD} | ({"next": target} if method == "in the form" else {})
+            answer = await browser.submit(page, "/login", fields, follow=False)
+            assert answer.status_code in (303, 429)
+            if answer.status_code == 303:
+                location = answer.headers["location"]
+                assert not urlsplit(location).netloc, f"sent to {location}"
+                assert re.match(r"^/[a-z]", location), f"sent to {location}"
+                again = await browser.client.get(page, follow_redirects=False)
+                assert again.headers.get("location", "/keys").startswith("/keys")
+
+
+async def test_a_session_planted_before_the_log_in_is_not_the_persons_afterwards(stack: Stack) -> None:
+    mallory, victim = (f"{secrets.token_hex(6)}@example.com" for _ in range(2))
+    async with Browser(stack) as attacker, Browser(stack) as browser:
+        await attacker.sign_up(mallory)
+        planted = attacker.client.cookies["stack_session"]
+        async with Browser(stack) as elsewhere:
+            await elsewhere.sign_up(victim)
+        browser.client.cookies.set("stack_session", planted, domain="127.0.0.1")
+        assert mallory in (await browser.get("/account")).text, "nothing was planted"
+        await browser.submit("/account", "/logout", {})
+        browser.client.cookies.set("stack_session", planted, domain="127.0.0.1")
+        await browser.submit("/login", "/login", {"email": victim, "password": PASSWORD})
+        assert browser.client.cookies.get("stack_session", domain="127.0.0.1") not in (planted, None)
+        assert victim in (await browser.get("/account")).text
+        assert "/login" in str((await attacker.get("/account")).url)
+
+
+async def test_the_sessions_cookie_is_out_of_reach_of_scripts_and_other_sites(anybody: Browser) -> None:
+    html = (await anybody.get("/signup")).text
+    fields = {"email": f"{secrets.token_hex(6)}@example.com", "password": PASSWORD}
+    answer = await anybody.send(html, "/signup", fields, follow=False)
+    cookies = [one for one in answer.headers.get_list("set-cookie") if one.startswith("stack_session=")]
+
+    assert len(cookies) == 1
+    attributes = {part.strip().lower() for part in cookies[0].split(";")[1:]}
+    assert {"httponly", "samesite=lax", "path=/"} <= attributes
+    assert "secure" not in attributes, "over plain HTTP a browser would throw it away"
+
+
+async def test_a_session_is_no_key_and_a_key_is_no_session(owner: Browser) -> None:
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    session = owner.client.cookies["stack_session"]
+
+    for path in ("/api/v1/models", "/api/v1/key", "/api/v1/usage"):
+        assert (await owner.client.get(path)).status_code == 401, "the cookie was taken for a key"
+        shown = await owner.client.get(path, headers={"authorization": f"Bearer {session}"})
+        assert shown.status_code == 401, "a session's token was taken for a key"
+    for path in OWN_PAGES:
+        async with httpx.AsyncClient(base_url=owner.origin, trust_env=False) as client:
+            for headers in ({"authorization": f"Bearer {secret}"}, {"cookie": f"stack_session={secret}"}):
+                answer = await client.get(path, headers={**HTML, **headers})
+                assert (answer.status_code, answer.headers["location"][:6]) == (303, "/login")
+
+
+@pytest.mark.parametrize("path", [*PAGES, *OWN_PAGES, "/static/console.css", "/nowhere"])
+async def test_every_answer_forbids_frames_inline_scripts_and_foreign_sources(owner: Browser, path: str) -> None:
+    answer = await owner.get(path)
+
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if path in OWN_PAGES:
+        assert answer.headers["cache-control"] == "no-store"
+    assert " style=" not in answer.text
+    assert not re.search(r"<script(?! src=)|\son\w+=", answer.text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static/%2e%2e%2f%2e%2e%2fserver.py"),
+        *(
+            "/static//etc/passwd",
+            "/static/",
+            "/templates/base.html",
+            "/.git/config",
+            "/static/%00",
+            "/%2e%2e/%2e%2e/etc/passwd",
+        ),
+        *(
+            "/keys/../account/delete",
+            "/keys/%2e%2e/revoke",
+            "/usage/requests/..%2f..%2fkeys",
+            "/keys/",
+            "/KEYS",
+        ),
+    ],
+)
+async def test_no_path_leads_out_of_what_is_served(owner: Browser, path: str) -> None:
+    answer = await owner.client.get(path, headers=HTML, follow_redirects=False)
+
+    assert answer.status_code in (400, 404, 405), f"{path}: {answer.status_code}"
+    assert "root:" not in answer.text
+    assert "import" not in answer.text
+
+
+async def test_files_overlong_forms_and_forms_that_are_none_are_refused(owner: Browser) -> None:
+    html = (await owner.get("/keys")).text
+    token = next(form.fields["csrf_token"] for form in forms_of(html))
+    origin = {"origin": owner.origin}
+
+    answers = [
+        await owner.client.post("/keys", data={"csrf_token": token}, files={"name": b"x"}, headers=origin),
+        await owner.client.post("/keys", json={"csrf_token": token, "name": "x"}, headers=origin),
+        await owner.client.post("/keys", data={"csrf_token": token, "name": "x" * 100_000}, headers=origin),
+        await owner.client.post("/keys", data={f"f{n}": "x" for n in range(500)}, headers=origin),
+    ]
+
+    assert [answer.status_code for answer in answers] == [400, 400, 413, 400]
+    assert all("text/html" in answer.headers["content-type"] for answer in answers)
+
+
+async def test_with_auth_away_a_page_says_so_and_nobody_is_logged_out(own_stack: Stack) -> None:
+    async with Browser(own_stack) as browser:
+        await browser.sign_up("ada@example.com")
+        own_stack.kill("auth")
+        away = await browser.get("/keys")
+        assert away.status_code == 503
+        assert "That did not work just now" in away.text
+        own_stack.start("auth")
+        await own_stack.until_ready("auth")
+        async with asyncio.timeout(5):
+            while (await browser.get("/keys")).status_code == 503:
+                await asyncio.sleep(0.05)
+        assert "Create a key" in (await browser.get("/keys")).text

@@ -1,0 +1,56 @@
+"""Charts: they show the counts that they are given, and hold nothing that a page's policy forbids."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from services.gateway.console.charts import columns
+
+DAYS = ["2026-11-01", "2026-11-02", "2026-11-03"]
+
+
+def _heights(svg: str, name: str) -> list[float]:
+    return [float(height) for height in re.findall(rf'class="{name}"[^/]*?height="([\d.]+)"', svg)]
+
+
+def test_columns_are_as_high_as_their_counts() -> None:
+    chart = columns("Requests", DAYS, {"a": {DAYS[0]: 10, DAYS[2]: 20}, "b": {DAYS[0]: 5}})
+
+    low, high = _heights(chart.svg, "series-0")
+    assert high == pytest.approx(2 * low, rel=0.02)
+    assert _heights(chart.svg, "series-1")[0] == pytest.approx(low / 2, rel=0.02)
+    assert chart.total == 35
+    assert list(chart.legend) == [("series-0", "a"), ("series-1", "b")]
+
+
+def test_a_chart_tells_its_figures_to_who_cannot_see_it() -> None:
+    chart = columns("Requests", DAYS, {"a": {DAYS[0]: 1_234}})
+
+    root = ElementTree.fromstring(chart.svg)
+    assert root.get("aria-label") == "Requests a day, 2026-11-01 to 2026-11-03: 1,234 in all"
+    titles = [element.text for element in root.iter("title")]
+    assert titles == ["2026-11-01. a: 1,234", "2026-11-02. nothing", "2026-11-03. nothing"]
+
+
+def test_a_name_is_text_whatever_it_holds() -> None:
+    chart = columns("<b>", DAYS, {'"><script>alert(1)</script>': {DAYS[0]: 1}})
+
+    ElementTree.fromstring(chart.svg)
+    assert "<script" not in chart.svg
+    assert "style=" not in chart.svg
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 7, 11, 19, 99, 100, 101, 4_999, 10**12])
+def test_no_column_leaves_the_drawing_and_its_marks_are_whole(count: int) -> None:
+    chart = columns("Requests", DAYS, {"a": {DAYS[0]: count}})
+
+    tops = [float(y) for y in re.findall(r' y="([\d.-]+)"', chart.svg)]
+    assert all(0 <= y <= 220 for y in tops)
+    marks = re.findall(r'class="axis end"[^>]*>([^<]+)<', chart.svg)
+    assert len(set(marks)) == 5
+
+
+def test_no_days_and_no_series_draw_an_empty_chart() -> None:
+    assert columns("Requests", DAYS, {}).total == 0
+    assert columns("Requests", [], {}).total == 0

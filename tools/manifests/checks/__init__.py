@@ -1,0 +1,25 @@
+"""Our own checks of rendered objects: what no schema says and a cluster finds too late."""
+
+from collections.abc import Callable, Iterator
+
+from tools.manifests.checks import custom, network, pods, references, scaling, security, services, settings, versions
+from tools.manifests.objects import Objects
+
+Check = Callable[[Objects], Iterator[str]]
+
+CHECKS: tuple[Check, ...] = (
+    *pods.CHECKS,
+    *security.CHECKS,
+    *references.CHECKS,
+    *services.CHECKS,
+    *scaling.CHECKS,
+    *network.CHECKS,
+    *settings.CHECKS,
+    *versions.CHECKS,
+    *custom.CHECKS,
+)
+
+
+def findings(objects: Objects) -> list[str]:
+    """Return what is wrong with a rendering, each as one line."""
+    return [finding for check in CHECKS for finding in check(objects)]

@@ -1,0 +1,58 @@
+"""Kinds that Kubernetes has no schema for: certificates, their issuers, and what is scraped."""
+
+from collections.abc import Iterator
+
+from services.common.tls import identity
+from tools.manifests.objects import Objects, title
+
+
+def certificates(objects: Objects) -> Iterator[str]:
+    """Each has an issuer that exists, a Secret of its own, and is renewed well before it ends."""
+    secrets: set[str] = set()
+    for one in objects.of("Certificate"):
+        spec = one["spec"]
+        if objects.find(spec["issuerRef"]["kind"], spec["issuerRef"]["name"]) is None:
+            yield f"{title(one)}: its issuer does not exist"
+        if spec["secretName"] in secrets:
+            yield f"{title(one)}: its Secret is another certificate's"
+        secrets.add(spec["secretName"])
+        duration, before = (int(spec[name].removesuffix("h")) for name in ("duration", "renewBefore"))
+        if not 0 < before <= duration // 2:
+            yield f"{title(one)}: is renewed too early or too late"
+
+
+def issuers(objects: Objects) -> Iterator[str]:
+    """An issuer signs with a Secret that a certificate of an authority fills."""
+    authorities = {one["spec"]["secretName"] for one in objects.of("Certificate") if one["spec"].get("isCA")}
+    for one in objects.of("Issuer"):
+        if "ca" in one["spec"] and one["spec"]["ca"]["secretName"] not in authorities:
+            yield f"{title(one)}: no authority's certificate fills its Secret"
+
+
+def identities(objects: Objects) -> Iterator[str]:
+    """Where there is mTLS, each pod shows the certificate of its own name, good for calling and for being called."""
+    if not any(True for _ in objects.of("Certificate")):
+        return
+    by_secret = {one["spec"]["secretName"]: one["spec"] for one in objects.of("Certificate")}
+    for workload in objects.workloads():
+        if workload.kind != "Deployment":
+            continue
+        volumes = {one["secret"]["secretName"] for one in workload.pod["volumes"] if "secret" in one}
+        names = {name for secret in volumes for name in by_secret.get(secret, {}).get("dnsNames", ())}
+        if names != {identity(workload.name)}:
+            yield f"{workload.title}: shows {sorted(names) or 'no certificate'}, not {identity(workload.name)}"
+        usages = {usage for secret in volumes for usage in by_secret.get(secret, {}).get("usages", ())}
+        if not {"client auth", "server auth"} <= usages:
+            yield f"{workload.title}: its certificate cannot be used by a client and a server"
+
+
+def scraped(objects: Objects) -> Iterator[str]:
+    """A monitor's port is one that selected pods declare."""
+    for one in objects.of("PodMonitor"):
+        selected = objects.selected(one["spec"]["selector"]["matchLabels"])
+        for endpoint in one["spec"]["podMetricsEndpoints"]:
+            if not any(endpoint["port"] in workload.ports for workload in selected):
+                yield f"{title(one)}: no selected pod has a port named {endpoint['port']}"
+
+
+CHECKS = (certificates, issuers, identities, scraped)

@@ -1,0 +1,126 @@
+"""NetworkPolicies: exactly the arrows that the configuration draws, seen alike from both ends."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tools.manifests.objects import Object, Objects, title
+
+Arrow = tuple[str, str, int]
+"""Caller, callee and the callee's port."""
+
+_DIALLED = re.compile(r"(?:dns:///|@)([a-z0-9-]+):(\d+)")
+
+
+def deny_all(objects: Objects) -> Iterator[str]:
+    """Where there are policies, everything that they do not allow is denied, and every pod has one of its own."""
+    policies = list(objects.of("NetworkPolicy"))
+    if not policies:
+        return
+    if not any(one["spec"]["podSelector"] == {} and _closes(one) for one in policies):
+        yield "there are NetworkPolicies, and none denies everything"
+    for workload in objects.workloads():
+        if not any(_selects(one, workload.labels) for one in policies if one["spec"]["podSelector"]):
+            yield f"{workload.title}: has no NetworkPolicy of its own"
+
+
+def _closes(policy: Object) -> bool:
+    spec = policy["spec"]
+    return set(spec["policyTypes"]) == {"Ingress", "Egress"} and not spec.get("ingress") and not spec.get("egress")
+
+
+def _selects(policy: Object, labels: Any) -> bool:
+    return bool(policy["spec"]["podSelector"].get("matchLabels", {}).items() <= labels.items())
+
+
+def peers(objects: Objects) -> Iterator[str]:
+    """Whom a policy names exists, and listens on the port."""
+    for policy in objects.of("NetworkPolicy"):
+        for labels, ports in _named(policy["spec"], "egress", "to"):
+            found = objects.selected(labels)
+            if not found:
+                yield f"{title(policy)}: no pod bears the labels {labels}"
+            for port in ports:
+                if any(port not in workload.ports.values() for workload in found):
+                    yield f"{title(policy)}: nobody listens on port {port}"
+        for labels, _ in _named(policy["spec"], "ingress", "from"):
+            if not objects.selected(labels):
+                yield f"{title(policy)}: no pod bears the labels {labels}"
+        yield from _own_ports(objects, policy)
+
+
+def _own_ports(objects: Objects, policy: Object) -> Iterator[str]:
+    """What comes in comes to ports that the selected pods declare; a policy that selects nobody is a mistake."""
+    labels = policy["spec"]["podSelector"].get("matchLabels")
+    if labels is None:
+        return
+    own = objects.selected(labels)
+    if not own:
+        yield f"{title(policy)}: selects no pod"
+    for rule in policy["spec"].get("ingress", ()):
+        for port in rule["ports"]:
+            if any(port["port"] not in workload.ports.values() for workload in own):
+                yield f"{title(policy)}: its pods do not listen on port {port['port']}"
+
+
+def _named(spec: Object, direction: str, word: str) -> Iterator[tuple[dict[str, str], list[int]]]:
+    """Yield the labels of pods of this namespace that the rules name, and the rules' ports."""
+    for rule in spec.get(direction, ()):
+        for peer in rule.get(word, ()):
+            if "podSelector" in peer and "namespaceSelector" not in peer:
+                yield peer["podSelector"]["matchLabels"], [port["port"] for port in rule["ports"]]
+
+
+def arrows(objects: Objects) -> Iterator[str]:
+    """What is allowed is what is configured to be called, neither more nor less, and both ends say so."""
+    if not any(True for _ in objects.of("NetworkPolicy")):
+        return
+    wanted, going, coming = set(_wanted(objects)), set(_allowed_out(objects)), set(_allowed_in(objects))
+    for allowed, end in ((going, "leave its caller"), (coming, "reach its callee")):
+        yield from (f"the call {_told(one)} may not {end}" for one in sorted(wanted - allowed))
+        yield from (f"the call {_told(one)} may {end}, and nobody makes it" for one in sorted(allowed - wanted))
+
+
+def _told(arrow: Arrow) -> str:
+    return f"{arrow[0]} -> {arrow[1]}:{arrow[2]}"
+
+
+def _wanted(objects: Objects) -> Iterator[Arrow]:
+    """Yield the arrows that the environments draw; a store outside is no pod, and so no arrow."""
+    for workload in objects.workloads():
+        caller = workload.labels["app.kubernetes.io/name"]
+        for container in workload.containers:
+            for value in objects.environment(container).values():
+                for callee, port in _DIALLED.findall(value):
+                    yield caller, callee, int(port)
+
+
+def _allowed_out(objects: Objects) -> Iterator[Arrow]:
+    for policy in objects.of("NetworkPolicy"):
+        for labels, ports in _named(policy["spec"], "egress", "to"):
+            yield from ((policy["metadata"]["name"], labels["app.kubernetes.io/name"], port) for port in ports)
+
+
+def _allowed_in(objects: Objects) -> Iterator[Arrow]:
+    for policy in objects.of("NetworkPolicy"):
+        for labels, ports in _named(policy["spec"], "ingress", "from"):
+            yield from ((labels["app.kubernetes.io/name"], policy["metadata"]["name"], port) for port in ports)
+
+
+def open_doors(objects: Objects) -> Iterator[str]:
+    """Only the gateway lets everybody in, and only to HTTP; only what must goes out to anywhere, to known ports."""
+    outside = {"inference": {443, 5432}, "auth": {465, 587, 5432}, "migrate": {5432}, "quota": {6379}}
+    for policy in objects.of("NetworkPolicy"):
+        name, spec = policy["metadata"]["name"], policy["spec"]
+        for rule in spec.get("ingress", ()):
+            if not rule.get("from") and (name != "gateway" or [port["port"] for port in rule["ports"]] != [8080]):
+                yield f"{title(policy)}: lets everybody in"
+        for rule in spec.get("egress", ()):
+            if any("podSelector" in peer for peer in rule.get("to", ())):
+                continue
+            ports = {port["port"] for port in rule.get("ports", ())}
+            if not ports or not ports <= outside.get(name, set()):
+                yield f"{title(policy)}: lets calls out to anywhere"
+
+
+CHECKS = (deny_all, peers, arrows, open_doors)

@@ -1,0 +1,143 @@
+"""Pods: names, selectors, ports, probes, resources, mounts and the time to stop."""
+
+import re
+from collections.abc import Iterator
+
+from tools.manifests.objects import Object, Objects, Workload, title
+
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|Ki|Mi|Gi|Ti)?")
+_PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+_HANDLERS = ("exec", "grpc", "httpGet", "tcpSocket")
+_ENUMS = {
+    "imagePullPolicy": {"Always", "IfNotPresent", "Never"},
+    "restartPolicy": {"Always", "OnFailure", "Never"},
+    "whenUnsatisfiable": {"DoNotSchedule", "ScheduleAnyway"},
+    "protocol": {"TCP", "UDP", "SCTP"},
+    "pathType": {"Exact", "Prefix", "ImplementationSpecific"},
+    "unhealthyPodEvictionPolicy": {"AlwaysAllow", "IfHealthyBudget"},
+    "fsGroupChangePolicy": {"Always", "OnRootMismatch"},
+}
+_WITHOUT_PROBES = ("stackctl",)
+"""Nothing calls it, and it does nothing by itself."""
+
+
+def names(objects: Objects) -> Iterator[str]:
+    """Names must be DNS subdomains; those of Services and containers, labels."""
+    for one in objects.all:
+        pattern = _LABEL if one["kind"] in ("Service", "Namespace") else _SUBDOMAIN
+        if not pattern.fullmatch(one["metadata"]["name"]):
+            yield f"{title(one)}: the name is not a DNS name"
+    for workload in objects.workloads():
+        for container in workload.containers:
+            if not _LABEL.fullmatch(container["name"]):
+                yield f"{workload.title}: the name of container {container['name']} is not a DNS label"
+
+
+def selectors(objects: Objects) -> Iterator[str]:
+    """A workload must select its own pods, and nobody else's."""
+    for workload in objects.workloads():
+        wanted = workload.object["spec"].get("selector", {}).get("matchLabels", {})
+        if workload.kind == "Job":
+            continue
+        if not wanted or not wanted.items() <= workload.labels.items():
+            yield f"{workload.title}: the selector does not match the labels of its pods"
+        elif len(objects.selected(wanted)) > 1:
+            yield f"{workload.title}: the selector matches pods of another workload"
+
+
+def port_numbers(objects: Objects) -> Iterator[str]:
+    """Ports are from 1 to 65535, and no two of a pod are the same."""
+    for workload in objects.workloads():
+        numbers = [port["containerPort"] for one in workload.containers for port in one.get("ports", ())]
+        yield from (f"{workload.title}: port {number} cannot exist" for number in numbers if not 0 < number < 65536)
+        if len(set(numbers)) < len(numbers):
+            yield f"{workload.title}: two containers declare the same port"
+
+
+def probes(objects: Objects) -> Iterator[str]:
+    """A probe has one handler, on a port that its container declares; what serves has all three."""
+    for workload in objects.workloads():
+        for container in workload.containers:
+            if workload.kind != "Job" and container["name"] not in _WITHOUT_PROBES:
+                missing = [name for name in _PROBES if name not in container]
+                yield from (f"{workload.title}: {container['name']} has no {name}" for name in missing)
+            for name in _PROBES:
+                if name in container:
+                    yield from (f"{workload.title}: {name} {problem}" for problem in _of_probe(container, name))
+
+
+def _of_probe(container: Object, name: str) -> Iterator[str]:
+    handlers = [one for one in _HANDLERS if one in container[name]]
+    if len(handlers) != 1:
+        yield f"has {len(handlers)} handlers"
+        return
+    port = container[name][handlers[0]].get("port")
+    declared = [one["containerPort"] for one in container.get("ports", ())]
+    # The kubelet takes names for HTTP and TCP, never for gRPC; numbers are right everywhere.
+    if handlers[0] != "exec" and port not in declared:
+        yield f"asks port {port}, which is no number of a declared port"
+
+
+def resources(objects: Objects) -> Iterator[str]:
+    """CPU and memory are requested, memory is limited, quantities can be read, and no limit is below its request."""
+    for workload in objects.workloads():
+        for container in workload.containers:
+            where = f"{workload.title}: {container['name']}"
+            asked, limits = (container.get("resources", {}).get(kind, {}) for kind in ("requests", "limits"))
+            if not {"cpu", "memory"} <= asked.keys() or "memory" not in limits:
+                yield f"{where} must request cpu and memory, and limit memory"
+            bad = [text for text in (*asked.values(), *limits.values()) if quantity(text) is None]
+            yield from (f"{where} has a quantity that cannot be read: {text}" for text in bad)
+            for name in asked.keys() & limits.keys():
+                least, most = quantity(asked[name]), quantity(limits[name])
+                if least is not None and most is not None and least > most:
+                    yield f"{where} requests more {name} than its limit"
+
+
+def quantity(text: object) -> float | None:
+    """Return a quantity such as `128Mi` as a number, or None when it is none."""
+    found = _QUANTITY.fullmatch(str(text))
+    return float(found[1]) * _UNITS[found[2] or ""] if found else None
+
+
+def enumerations(objects: Objects) -> Iterator[str]:
+    """Words from closed lists, which the schemas take for any text."""
+    for one in objects.all:
+        for key, value in _leaves(one):
+            if key in _ENUMS and value not in _ENUMS[key]:
+                yield f"{title(one)}: {key} cannot be {value}"
+
+
+def _leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _leaves(value, name)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value, key)
+    else:
+        yield key, node
+
+
+def mounts(objects: Objects) -> Iterator[str]:
+    """What is mounted is a volume of the pod, no two at one place, and no volume is left over."""
+    for workload in objects.workloads():
+        volumes = {one["name"] for one in workload.pod.get("volumes", ())} | _claims(workload)
+        mounted: set[str] = set()
+        for container in workload.containers:
+            found = container.get("volumeMounts", ())
+            mounted |= {one["name"] for one in found}
+            if len({one["mountPath"] for one in found}) < len(found):
+                yield f"{workload.title}: {container['name']} mounts two volumes at one place"
+        yield from (f"{workload.title}: {name} is mounted and no volume" for name in sorted(mounted - volumes))
+        yield from (f"{workload.title}: volume {name} is mounted nowhere" for name in sorted(volumes - mounted))
+
+
+def _claims(workload: Workload) -> set[str]:
+    return {one["metadata"]["name"] for one in workload.object["spec"].get("volumeClaimTemplates", ())}
+
+
+CHECKS = (names, selectors, port_numbers, probes, resources, enumerations, mounts)

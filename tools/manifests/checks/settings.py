@@ -1,0 +1,94 @@
+"""The environment of each container: settings that its service knows, with values that it takes."""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from pydantic import ValidationError
+
+from services.auth.settings import AuthSettings
+from services.common.settings import TLSSettings
+from services.gateway.settings import GatewaySettings
+from services.inference.settings import InferenceSettings
+from services.quota.settings import QuotaSettings
+from tools.manifests.objects import Object, Objects
+
+_SETTINGS: Mapping[str, type[TLSSettings]] = {
+    "services.auth": AuthSettings,
+    "services.quota": QuotaSettings,
+    "services.inference": InferenceSettings,
+    "services.gateway": GatewaySettings,
+}
+_ONLY_PARTS = {"AUTH_DATABASE_PASSWORD", "INFERENCE_DATABASE_PASSWORD", "REDIS_PASSWORD"}
+"""Variables that other variables are made of."""
+_OWN_MACHINE = ("127.", "localhost", "unix:")
+
+
+def known(objects: Objects) -> Iterator[str]:
+    """Each variable is a setting of the service; a misspelt one would silently have no effect."""
+    for title, kind, environment in _services(objects):
+        unknown = environment.keys() - _names(kind) - _ONLY_PARTS
+        yield from (f"{title}: {name} is no setting of this service" for name in sorted(unknown))
+
+
+def taken(objects: Objects) -> Iterator[str]:
+    """Each value is one that the service starts with."""
+    for title, kind, environment in _services(objects):
+        aliases = {name: environment[name] for name in _names(kind) & environment.keys()}
+        try:
+            kind.model_validate(_by_field(kind, aliases))
+        except ValidationError as exc:
+            yield from (f"{title}: {one['loc'][0] if one['loc'] else 'settings'}: {one['msg']}" for one in exc.errors())
+
+
+def listening(objects: Objects) -> Iterator[str]:
+    """A service listens on what its pod declares, on every address, and not in plaintext where there is mTLS."""
+    for workload in objects.workloads():
+        for container in workload.containers if workload.kind == "Deployment" else ():
+            environment = objects.environment(container)
+            declared = {str(port["containerPort"]) for port in container.get("ports", ())}
+            for name, value in environment.items():
+                if name.endswith("_LISTEN") and value:
+                    if value.rpartition(":")[2] not in declared:
+                        yield f"{workload.title}: {name} is a port that the pod does not declare"
+                    if value.startswith(_OWN_MACHINE):
+                        yield f"{workload.title}: {name} cannot be reached from outside the pod"
+            yield from (f"{workload.title}: {problem}" for problem in _mode(environment, declared))
+
+
+def _mode(environment: Mapping[str, str], declared: set[str]) -> Iterator[str]:
+    is_secured, is_plain = "TLS_CERTIFICATE_FILE" in environment, environment.get("PLAINTEXT_ALLOWED") == "true"
+    if is_secured and is_plain:
+        yield "has certificates and would still serve without them"
+    if declared and not is_secured and not is_plain and "GATEWAY_PORT" not in environment:
+        yield "would refuse to start: neither certificates nor PLAINTEXT_ALLOWED"
+
+
+def _services(objects: Objects) -> Iterator[tuple[str, type[TLSSettings], dict[str, str]]]:
+    for workload in objects.workloads():
+        for container in workload.containers:
+            kind = _SETTINGS.get(_module(container))
+            if kind is not None:
+                yield f"{workload.title}: {container['name']}", kind, objects.environment(container)
+
+
+def _module(container: Object) -> str:
+    return next((word for word in container.get("command", ()) if word.startswith("services.")), "")
+
+
+def _names(kind: type[TLSSettings]) -> set[str]:
+    prefix = kind.model_config.get("env_prefix", "")
+    return {str(field.validation_alias or f"{prefix}{name}".upper()) for name, field in kind.model_fields.items()}
+
+
+def _by_field(kind: type[TLSSettings], values: Mapping[str, str]) -> dict[str, object]:
+    """Return the values as the settings read them from an environment, JSON where a field is no scalar."""
+    prefix = kind.model_config.get("env_prefix", "")
+    found: dict[str, object] = {}
+    for name, field in kind.model_fields.items():
+        text = values.get(str(field.validation_alias or f"{prefix}{name}".upper()))
+        if text is not None:
+            found[name] = json.loads(text) if str(field.annotation).startswith(("list", "dict")) else text
+    return found
+
+
+CHECKS = (known, taken, listening)
