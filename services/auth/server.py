@@ -32,7 +32,7 @@ from services.auth.store_plans import SQLPlanStore
 from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLThrottleStore
 from services.auth.store_tokens import SQLOneTimeTokenStore
 from services.auth.throttles import Throttle
-from services.common import database
+from services.common import database, metrics
 from services.common.clock import SystemClock
 from services.common.server import GrpcServer
 from services.common.tasks import running
@@ -92,6 +92,7 @@ async def serve(settings: AuthSettings) -> None:
         StartError: A secret, the database, the mail server's URL or the address cannot be used.
     """
     async with AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_listen))
         admin_token = AdminToken(own_secrets.admin_token(settings))
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         parts = await _open(settings, stack)

@@ -1,6 +1,6 @@
 """What the auth service can be told, read from the environment once."""
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.auth.keys import Bounds
@@ -9,12 +9,15 @@ from services.common.settings import ServiceSettings
 
 
 class AuthSettings(ServiceSettings):
-    """Settings of the auth service; an empty variable counts as absent."""
+    """Settings of the auth service, `AUTH_*` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="AUTH_", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix="AUTH_")
 
     listen: str = "127.0.0.1:50051"
     """Where to listen: `host:port`, `[::]:port` or `unix:/path`."""
+
+    metrics_listen: str = "127.0.0.1:50251"
+    """Address of `GET /metrics`; empty serves none."""
 
     database_url: str | None = None
     """`sqlite:///path` or `postgresql://user:password@host/name`; absent means `auth.db` in DATA_DIR."""
@@ -58,6 +61,12 @@ class AuthSettings(ServiceSettings):
 
     sign_ups_per_address_max: int = Field(default=20, ge=1)
     """Most sign-ups, and letters asked for, from one network address in an hour."""
+
+    @field_validator("database_url", "key_pepper", "admin_token", "smtp_url", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: object) -> object:
+        """Take an empty variable for an absent one: an empty secret protects nothing."""
+        return None if value == "" else value
 
     @property
     def bounds(self) -> Bounds:

@@ -8,12 +8,22 @@ from typing import Any
 
 import grpc
 from grpc import aio
+from prometheus_client import Gauge, Histogram
 
 from services.common.errors import InternalError, ServiceError, status_details
 from services.common.rpc import Context
 
 _log = logging.getLogger(__name__)
+_SECONDS = Histogram(
+    "stack_rpc_duration_seconds",
+    "Time that RPCs took, streams to their end; its count by code is the number of RPCs.",
+    ["method", "code"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
+)
+_IN_FLIGHT = Gauge("stack_rpc_in_flight", "RPCs that are being answered.", ["method"])
 _QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 Handler = Any
 """An RPC handler; grpc's stubs have no type for one of unknown messages."""
@@ -44,13 +54,17 @@ class ServiceInterceptor(aio.ServerInterceptor):
 
 
 def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> Callable[[Any, Context], Any]:
+    in_flight = _IN_FLIGHT.labels(method)
+
     async def call(request: Any, context: Context) -> Any:
         started = time.monotonic()
+        in_flight.inc()
         try:
             return await behaviour(request, context)
         except Exception as exc:
             return await _abort(context, exc, method)
         finally:
+            in_flight.dec()
             _report(method, context, started)
 
     return call
@@ -59,8 +73,11 @@ def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> 
 def _stream(
     behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]], method: str
 ) -> Callable[[Any, Context], Any]:
+    in_flight = _IN_FLIGHT.labels(method)
+
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         started = time.monotonic()
+        in_flight.inc()
         try:
             async with aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
@@ -68,6 +85,7 @@ def _stream(
         except Exception as exc:
             await _abort(context, exc, method)
         finally:
+            in_flight.dec()
             _report(method, context, started)
 
     return call
@@ -86,5 +104,14 @@ def _defect(exc: Exception, method: str) -> ServiceError:
 
 
 def _report(method: str, context: Context, started: float) -> None:
-    duration_ms = round((time.monotonic() - started) * 1000, 1)
-    _log.debug("rpc", extra={"method": method, "code": str(context.code() or 0), "duration_ms": duration_ms})
+    seconds = time.monotonic() - started
+    code = _code(context.code())
+    _SECONDS.labels(method, code).observe(seconds)
+    _log.debug("rpc", extra={"method": method, "code": code, "duration_ms": round(seconds * 1000, 1)})
+
+
+def _code(code: Any) -> str:
+    """Return a status by its name; handlers that set none have answered."""
+    if not code:
+        return "OK"
+    return code.name if isinstance(code, grpc.StatusCode) else _NAMES.get(code, "UNKNOWN")

@@ -8,9 +8,16 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.errors import internal_error
+from services.gateway.metrics import IN_FLIGHT, REQUEST_SECONDS, route_of
 
 REQUEST_ID = "stack.request_id"
 """Name in the ASGI scope of the id that the answer will carry; a reserve that was tried again changes it."""
+
+STARTED = "stack.started"
+"""Name in the ASGI scope of the time at which the request came, by `time.perf_counter`."""
+
+_UNANSWERED = 499
+"""Label of requests that ended before any answer began: their client left. nginx' and Groq's word for it."""
 
 _log = logging.getLogger(__name__)
 # Without a prefix, `/key` and `/usage` are no paths of the API.
@@ -67,8 +74,9 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
+        started = scope[STARTED] = time.perf_counter()
         scope[REQUEST_ID] = self._new_request_id()
+        IN_FLIGHT.inc()
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -86,6 +94,7 @@ class RequestScope:
                 raise
             await _send_defect(send_with_id)
         finally:
+            IN_FLIGHT.dec()
             _report(scope, status, started)
 
 
@@ -105,6 +114,8 @@ async def _send_defect(send: Send) -> None:
 
 
 def _report(scope: Scope, status: int, started: float) -> None:
+    seconds = time.perf_counter() - started
+    REQUEST_SECONDS.labels(route_of(scope["path"]), str(status or _UNANSWERED)).observe(seconds)
     _log.info(
         "request",
         extra={
@@ -112,6 +123,6 @@ def _report(scope: Scope, status: int, started: float) -> None:
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
-            "duration_ms": round((time.perf_counter() - started) * 1000, 1),
+            "duration_ms": round(seconds * 1000, 1),
         },
     )

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from services.common.errors import ServiceError, Throttled, Unavailable
+from services.gateway.metrics import UNSETTLED
 
 _log = logging.getLogger(__name__)
 _RESERVE_TRIES = 2
@@ -242,6 +243,7 @@ class Pipeline:
         if client is not None and client.has_left:
             self._spawn(self._note_left(hold))
         if verdict is None:
+            UNSETTLED.inc()
             _log.warning("no verdict; the hold is left to the sweeper", extra={"request_id": hold.request_id})
             return
         self._spawn(self._settle_until_answered(hold, verdict))

@@ -20,12 +20,14 @@ from services.common.errors import ServiceError, Unauthenticated, Unavailable
 from services.gateway.authority import Authority, WatchEvent
 from services.gateway.bad_keys import BadKeys, Guessers
 from services.gateway.lifelines import Lifelines
+from services.gateway.metrics import KEY_LOOK_UPS, KEY_WATCH_UP
 from services.gateway.pipeline import Principal
 from services.gateway.refusals import refused
 
 KEY_PREFIX = "sk_stk_"
 
 _log = logging.getLogger(__name__)
+_FROM_CACHE, _ASKED, _REFUSED = (KEY_LOOK_UPS.labels(source) for source in ("cache", "auth", "refused_here"))
 _CONFIRMED_SECONDS = 4.5
 """Five, less the time that a heartbeat is under way and a refusal takes to be asked for."""
 _SILENCE_SECONDS = 1.0
@@ -62,6 +64,7 @@ class PrincipalCache:
         self._floor = 0
         self._revision: int | None = None
         self._heartbeat_at = float("-inf")
+        KEY_WATCH_UP.set_function(lambda: float(not self._is_silent()))
         self._missed = asyncio.Event()
         """Set when changes may have been missed, so that live streams must be looked at."""
 
@@ -74,12 +77,17 @@ class PrincipalCache:
             Unavailable: Auth is away and the key was not confirmed in the last five seconds.
         """
         if not checked_token.is_well_formed(api_key, KEY_PREFIX):
+            _REFUSED.inc()
             raise refused(api_key, "malformed")
         digest = _digest(api_key)
         principal = self._look_up(digest)
-        if principal is None:
+        if principal is not None:
+            _FROM_CACHE.inc()
+        else:
             if denial := self._bad_keys.reason(digest, revision=self._revision or 0):
+                _REFUSED.inc()
                 raise refused(api_key, denial)
+            _ASKED.inc()
             principal = await self._ask_once(digest, api_key, address)
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
             raise refused(api_key, "expired")
@@ -102,10 +110,12 @@ class PrincipalCache:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STREAMS_SECONDS):
                     await self._missed.wait()
-            is_silent = self._clock.monotonic() - self._heartbeat_at > _SILENCE_SECONDS
-            if is_silent or self._missed.is_set():
+            if self._is_silent() or self._missed.is_set():
                 self._missed.clear()
                 await self._lifelines.cut_revoked(self._is_revoked)
+
+    def _is_silent(self) -> bool:
+        return self._clock.monotonic() - self._heartbeat_at > _SILENCE_SECONDS
 
     def _look_up(self, digest: bytes) -> Principal | None:
         cached = self._cached.get(digest)

@@ -15,7 +15,8 @@ from services.common.wildcards import permits
 from services.gateway.credentials import client_address, shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.lifelines import Lifelines
-from services.gateway.middleware import REQUEST_ID
+from services.gateway.metrics import ADMISSION_SECONDS
+from services.gateway.middleware import REQUEST_ID, STARTED
 from services.gateway.openai import parse_chat
 from services.gateway.openapi import document
 from services.gateway.pipeline import Chat, Members, Pipeline, Principal
@@ -81,6 +82,7 @@ class API:
             self._pipeline.release(hold)
             return Response(status_code=_CLIENT_LEFT)
         headers = rate_limit_headers(hold.rate_limit, now=time.time())
+        ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
         try:
             if chat.stream:
                 events = self._pipeline.stream(hold, chat, client)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from ulid import ULID
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from services.common import process
+from services.common import metrics, process
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.errors import StartError
@@ -75,6 +75,7 @@ class Readiness:
 async def serve(settings: GatewaySettings) -> None:
     """Serve until told to stop."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_listen))
         certificates = settings.certificates()
         auth, quota, inference = [
             await stack.enter_async_context(open_channel(target, certificates, service=service))

@@ -19,6 +19,9 @@ class GatewaySettings(ServiceSettings):
     port: int = Field(default=8080, ge=0, le=65_535)
     """Port to listen on; 0 picks a free one, which the log names."""
 
+    metrics_listen: str = "127.0.0.1:8280"
+    """Address of `GET /metrics`; empty serves none."""
+
     auth_target: str = Field(default="127.0.0.1:50051", validation_alias="AUTH_TARGET")
     """gRPC target of auth."""
 

@@ -17,6 +17,8 @@ from services.common.tasks import running
 from services.gateway import sse
 from services.gateway.errors import HTTPError, http_error
 from services.gateway.lifelines import Lifeline
+from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS
+from services.gateway.middleware import STARTED
 from services.gateway.presence import Presence
 
 _WRITE_SECONDS_MAX = 30.0
@@ -72,6 +74,7 @@ class EventStream(Response):
         self._heartbeat_seconds = heartbeat_seconds
         self._own_headers = headers
         self._sent_at = 0.0
+        self._started = time.perf_counter()
         self._is_over = False
         """Nothing may be sent any more: the answer is complete, or its client is stuck."""
         self._sending = asyncio.Lock()
@@ -79,7 +82,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events as they arrive; what arrived together leaves in one write."""
-        with self._client.watching(receive):
+        self._started = scope.get(STARTED, self._started)
+        with self._client.watching(receive), STREAMS.track_inprogress():
             async with aclosing(self._rest):
                 try:
                     await self._send_all(send)
@@ -106,9 +110,10 @@ class EventStream(Response):
         await self._send(send, error.body, more=False)
 
     async def _send_events(self, send: Send) -> None:
-        await self._send(send, sse.events(await self._first) if self._first.done() else sse.HEARTBEAT)
         if not self._first.done():
-            await self._send(send, sse.events(await self._first))
+            await self._send(send, sse.HEARTBEAT)
+        await self._send(send, sse.events(await self._first))
+        FIRST_EVENT_SECONDS.observe(time.perf_counter() - self._started)
         async for texts in self._rest:
             await self._send(send, sse.events(texts))
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from services.common.batch import Batcher
 from services.common.errors import Unavailable
+from services.inference import metrics
 from services.inference.chat import Outcome, RequestContext, Usage, Verdict
-from services.inference.metrics import LATE_ROWS
 
 _log = logging.getLogger(__name__)
 _ROWS_IN_A_GROUP_MAX = 200
@@ -140,6 +140,7 @@ class Ledger:
         self._rows_max = rows_max
         # One flight: the database commits one group while the next gathers.
         self._groups = Batcher(self._commit, items_max=_ROWS_IN_A_GROUP_MAX, flights_max=1)
+        metrics.LEDGER_LAG.set_function(lambda: float(self._groups.load))
 
     def check_room(self) -> None:
         """Let a new request in.
@@ -155,6 +156,7 @@ class Ledger:
 
         A row without a verdict is kept and retried until it is written.
         """
+        _count(row)
         commit = asyncio.ensure_future(self._groups.submit(row))
         done, _ = await asyncio.wait({commit}, timeout=self._wait_seconds)
         if not done:
@@ -171,18 +173,29 @@ class Ledger:
             _log.error("rows lost: the database did not come back", extra={"rows": self._groups.load})
 
     async def _commit(self, rows: Sequence[LedgerRow]) -> Sequence[Verdict]:
+        metrics.LEDGER_GROUP_ROWS.observe(len(rows))
         while True:
             try:
-                verdicts = await self._store.insert(rows)
+                with metrics.LEDGER_COMMIT_SECONDS.time():
+                    verdicts = await self._store.insert(rows)
                 _count_late(rows, verdicts)
                 return verdicts
             except Unavailable as exc:
+                metrics.LEDGER_FAILURES.inc()
                 _log.warning("the ledger is away", extra={"rows": len(rows), "error": str(exc.__cause__)})
                 await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _count(row: LedgerRow) -> None:
+    metrics.CHATS.labels(row.outcome.value, "true" if row.charged else "false").inc()
+    metrics.CHAT_SECONDS.observe(row.duration_ms / 1000)
+    if row.time_to_first_token_ms:
+        metrics.FIRST_TOKEN_SECONDS.observe(row.time_to_first_token_ms / 1000)
+    metrics.count_tokens(row.usage)
 
 
 def _count_late(rows: Sequence[LedgerRow], verdicts: Sequence[Verdict]) -> None:
     for row, verdict in zip(rows, verdicts, strict=True):
         if row.charged and verdict is Verdict.RELEASED:
-            LATE_ROWS.inc()
+            metrics.LATE_ROWS.inc()
             _log.warning("a row came after the sweeper's verdict", extra={"request_id": row.request_id})

@@ -1,8 +1,71 @@
 """What an operator watches of inference."""
 
-from prometheus_client import Counter
+from functools import partial
+from typing import Protocol
 
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.inference.chat import Usage
+
+_WAITS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 120)
+
+CHATS = Counter("stack_chats_total", "Chat requests that got a ledger row, by how they ended.", ["outcome", "charged"])
+CHAT_SECONDS = Histogram(
+    "stack_chat_duration_seconds", "Time from a chat's arrival to the end of Groq's answer.", buckets=_WAITS
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "stack_time_to_first_token_seconds", "Time from a chat's arrival to the first output.", buckets=_WAITS
+)
+TOKENS = Counter("stack_tokens_total", "Tokens on ledger rows.", ["kind"])
+UPSTREAM_CALLS = Counter("stack_upstream_calls_total", "Calls to Groq, by the number of the key.", ["key", "result"])
+UPSTREAM_KEY_STATE = Gauge(
+    "stack_upstream_key_usable", "Whether a Groq key is asked just now: 1, or 0 while it is refused.", ["key"]
+)
+UPSTREAM_RESTS = Gauge("stack_upstream_key_rests", "Models for which a Groq key rests just now.", ["key"])
+LEDGER_LAG = Gauge("stack_ledger_rows_waiting", "Rows that wait for the database; more than a moment's are a lag.")
+LEDGER_GROUP_ROWS = Histogram(
+    "stack_ledger_group_rows", "Rows committed together.", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
+)
+LEDGER_COMMIT_SECONDS = Histogram(
+    "stack_ledger_commit_seconds",
+    "Time that a commit took.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+LEDGER_FAILURES = Counter("stack_ledger_commit_failures_total", "Commits that failed and were tried again.")
 LATE_ROWS = Counter(
     "stack_ledger_late_rows_total",
     "Answers whose row came after the sweeper had closed the request as unknown; they stay uncharged.",
 )
+
+
+class KeyStates(Protocol):
+    """What is known of the operator's Groq keys."""
+
+    def __len__(self) -> int:
+        """Return how many keys there are."""
+
+    def is_trusted(self, key: int) -> bool:
+        """Return whether Groq did not refuse a key lately."""
+
+    def resting_models(self, key: int) -> int:
+        """Return for how many models a key rests."""
+
+
+def watch_supply(supply: KeyStates) -> None:
+    """Tell of each key whenever the metrics are read; keys are numbered from 1, as in the settings."""
+    for key in range(len(supply)):
+        name = str(key + 1)
+        UPSTREAM_KEY_STATE.labels(name).set_function(partial(_is_usable, supply, key))
+        UPSTREAM_RESTS.labels(name).set_function(partial(supply.resting_models, key))
+
+
+def _is_usable(supply: KeyStates, key: int) -> float:
+    return float(supply.is_trusted(key))
+
+
+def count_tokens(usage: Usage) -> None:
+    """Count the tokens of one row."""
+    TOKENS.labels("prompt").inc(usage.prompt_tokens)
+    TOKENS.labels("completion").inc(usage.completion_tokens)
+    TOKENS.labels("cached").inc(usage.cached_tokens)
+    TOKENS.labels("reasoning").inc(usage.reasoning_tokens)

@@ -3,7 +3,7 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from services.common import database
+from services.common import database, metrics
 from services.common.clock import SystemClock
 from services.common.errors import StartError
 from services.common.server import GrpcServer
@@ -12,6 +12,7 @@ from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.drains import Drains
 from services.inference.ledger import Ledger
+from services.inference.metrics import watch_supply
 from services.inference.places import Places
 from services.inference.provider import GroqProvider, open_groq
 from services.inference.service import InferenceService, UsageService
@@ -37,6 +38,7 @@ async def serve(settings: InferenceSettings) -> None:
     if not settings.keys:
         raise StartError("no Groq key: set GROQ_API_KEY (or GROQ_API_KEYS, separated by commas)")
     async with AsyncExitStack() as stack:
+        stack.enter_context(metrics.served(settings.metrics_listen))
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         engine = await stack.enter_async_context(
             database.open_database(settings.ledger_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
@@ -77,6 +79,7 @@ async def serve(settings: InferenceSettings) -> None:
             queue_seconds=settings.queue_seconds,
         )
         ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
+        watch_supply(supply)
         completions = Completions(
             provider,
             catalogue,

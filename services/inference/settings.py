@@ -21,6 +21,9 @@ class InferenceSettings(ServiceSettings):
     listen: str = "127.0.0.1:50053"
     """Address of the gRPC server: `host:port`, `[::]:port` or `unix:/path`."""
 
+    metrics_listen: str = "127.0.0.1:50253"
+    """Address of `GET /metrics`; empty serves none."""
+
     database_url: str = ""
     """The ledger's database: `postgresql://…` or `sqlite:///path`. Empty: a SQLite file in DATA_DIR."""
 

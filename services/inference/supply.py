@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
+from services.inference.metrics import UPSTREAM_CALLS
 
 ANY_MODEL = ""
 """Stands for calls that are not about a model."""
@@ -109,6 +110,15 @@ class Supply:
         """Return whether a key can be asked now that Groq did not refuse lately."""
         return bool(self._trusted(self._usable(model)))
 
+    def is_trusted(self, key: int) -> bool:
+        """Return whether Groq did not refuse a key lately."""
+        return self._refused_until[key] <= self._clock.monotonic()
+
+    def resting_models(self, key: int) -> int:
+        """Return for how many models a key rests."""
+        now = self._clock.monotonic()
+        return sum(1 for (one, _), state in self._states.items() if one == key and state.seconds_left(now) > 0)
+
     @contextmanager
     def lease(self, model: str) -> "Iterator[Lease]":
         """Give the next usable key for one call, and learn from how the block ends.
@@ -117,21 +127,27 @@ class Supply:
             UpstreamTrouble: No key can be asked now; it says when to come back.
         """
         lease = self._choose(model)
+        result = "answered"
         try:
             yield lease
         except KeyLimited as exc:
+            result = "limited"
             self._rest(lease, exc.rest_seconds)
             raise
         except KeyRefused:
+            result = "key_refused"
             self._distrust(lease.key)
             raise
         except (UpstreamFailed, DeadlineExceeded):
+            result = "failed"
             self._count_failure(lease)
             raise
         except ServiceError:
+            result = "request_refused"
             lease.answered(rest_seconds=0)  # Groq works: it refused the request.
             raise
         finally:
+            UPSTREAM_CALLS.labels(str(lease.key + 1), result).inc()
             if lease.is_probe:
                 self._state(lease.key, model).is_probed = False
 

@@ -20,7 +20,8 @@ def banner(settings: LocalSettings, key: FirstKey) -> str:
         f"  Key       {shown}",
         f"  Account   {EMAIL}, 1,000 requests a day for each key",
         f"  Model     {_upstream(settings)}",
-        f"  Metrics   http://{settings.quota_metrics_listen}/metrics" if settings.quota_metrics_listen else "",
+        f"  Console   http://127.0.0.1:{settings.gateway_port}",
+        f"  Metrics   {', '.join(f'http://{one}/metrics' for one in settings.metrics.values() if one) or 'none'}",
         f"  Data      {settings.data_dir.resolve()}, logs in its folder logs",
         "",
     ]

@@ -56,15 +56,16 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
     quota = {
         "QUOTA_LISTEN": settings.quota_listen,
         "QUOTA_REDIS_URL": redis_url,
-        "QUOTA_METRICS_LISTEN": settings.quota_metrics_listen,
     }
     return [
-        _service("auth", data_dir | console | {"AUTH_LISTEN": settings.auth_listen}),
-        _service("inference", data_dir | upstream | {"INFERENCE_LISTEN": settings.inference_listen}),
-        _service("quota", targets | quota),
+        _service("auth", settings.metrics | data_dir | console | {"AUTH_LISTEN": settings.auth_listen}),
+        _service("inference", settings.metrics | data_dir | upstream | {"INFERENCE_LISTEN": settings.inference_listen}),
+        _service("quota", settings.metrics | targets | quota),
         _service(
             "gateway",
-            targets | {"GATEWAY_PORT": str(settings.gateway_port), "GRACE_SECONDS": str(_GATEWAY_GRACE_SECONDS)},
+            settings.metrics
+            | targets
+            | {"GATEWAY_PORT": str(settings.gateway_port), "GRACE_SECONDS": str(_GATEWAY_GRACE_SECONDS)},
         ),
     ]
 
@@ -80,7 +81,7 @@ def check_ports(settings: LocalSettings) -> None:
         ("AUTH_LISTEN", settings.auth_listen),
         ("QUOTA_LISTEN", settings.quota_listen),
         ("INFERENCE_LISTEN", settings.inference_listen),
-        ("QUOTA_METRICS_LISTEN", settings.quota_metrics_listen),
+        *settings.metrics.items(),
     ):
         if address and not address.startswith("unix:") and _is_taken(address):
             raise StartError(f"{address} is already in use; stop what uses it, or set {setting} to another")

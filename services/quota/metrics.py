@@ -1,7 +1,16 @@
 """What an operator watches of quota."""
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
+RESERVATIONS = Counter("stack_quota_reservations_total", "Wishes for a slot, by what came of them.", ["outcome"])
+SETTLEMENTS = Counter("stack_quota_settlements_total", "Holds closed by their verdict.", ["verdict"])
+BATCH_ITEMS = Histogram(
+    "stack_quota_batch_items", "Items that travelled in one RPC.", ["rpc"], buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
+OLDEST_HOLD = Gauge(
+    "stack_quota_oldest_hold_age_seconds",
+    "Age of the oldest hold when counters and ledger were last compared; 0 when there was none.",
+)
 DRIFT = Gauge(
     "stack_quota_drift_key_days",
     "Keys' days on which counters and ledger differ for longer than a hold lives; must be 0.",

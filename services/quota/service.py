@@ -8,6 +8,7 @@ from services.common.rpc import Context
 from services.common.timestamps import timestamp
 from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable, Verdict
 from services.quota.ledger import day_number, iso_date
+from services.quota.metrics import BATCH_ITEMS, RESERVATIONS, SETTLEMENTS
 from services.quota.sweeper import Disagreement, Finding, Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -19,6 +20,7 @@ _KINDS = {
     Disagreement.HOLD_OVERDUE: quota_pb2.DISAGREEMENT_KIND_HOLD_OVERDUE,
     Disagreement.OVER_LIMIT: quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT,
 }
+_OUTCOMES = {Held: "held", Denied: "denied", Unavailable: "unavailable"}
 _VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}
 
 # Days come again and again; formatting a date costs more than looking it up.
@@ -37,13 +39,20 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""
         _check_size(len(request.reservations), "reservations")
+        BATCH_ITEMS.labels("Reserve").observe(len(request.reservations))
         outcomes = await self._holds.reserve([_reservation(wish) for wish in request.reservations])
+        for outcome in outcomes:
+            RESERVATIONS.labels(_OUTCOMES[type(outcome)]).inc()
         return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
 
     async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
         """Close holds."""
         _check_size(len(request.settlements), "settlements")
-        closed = await self._holds.settle([_settlement(end) for end in request.settlements])
+        BATCH_ITEMS.labels("Settle").observe(len(request.settlements))
+        settlements = [_settlement(end) for end in request.settlements]
+        closed = await self._holds.settle(settlements)
+        for end in settlements:
+            SETTLEMENTS.labels(end.verdict.value).inc()
         return quota_pb2.SettleResponse(results=[quota_pb2.SettleResult(closed=flag) for flag in closed])
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:

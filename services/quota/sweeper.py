@@ -18,7 +18,7 @@ from typing import Protocol
 
 from services.common.errors import ServiceError
 from services.quota.holds import KeyDay, Settlement, Verdict
-from services.quota.metrics import DRIFT, RAISED, SWEPT, VERIFIED_AT
+from services.quota.metrics import DRIFT, OLDEST_HOLD, RAISED, SWEPT, VERIFIED_AT
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
@@ -82,6 +82,8 @@ class Report:
     findings: Sequence[Finding]
     key_days: int
     held: int
+    oldest_hold_seconds: float
+    """Age of the oldest hold; 0 when there is none."""
 
 
 class SweepStore(Protocol):
@@ -202,6 +204,7 @@ class Sweeper:
         dealt_with_before = now - self._hold_seconds - patience
         findings: list[Finding] = []
         key_days = held = 0
+        oldest_hold_at = now
         async for batch in self._store.entries():
             # The order matters: a row commits before its charge, so a ledger read after the counters has all of theirs.
             names = [one.key_day for one in batch]
@@ -211,7 +214,8 @@ class Sweeper:
                 findings += _compare(one, old_count, count, dealt_with_before)
             key_days += len(batch)
             held += sum(one.held for one in batch)
-        return Report(findings, key_days, held)
+            oldest_hold_at = min([oldest_hold_at, *(one.oldest_hold_at for one in batch if one.oldest_hold_at)])
+        return Report(findings, key_days, held, now - oldest_hold_at)
 
     async def _reconcile_and_verify(self) -> None:
         try:
@@ -220,11 +224,12 @@ class Sweeper:
             await self._show_drift()
 
     async def _show_drift(self) -> None:
-        findings = (await self.verify()).findings
+        report = await self.verify()
         for kind in Disagreement:
-            DRIFT.labels(kind.value).set(sum(finding.kind is kind for finding in findings))
+            DRIFT.labels(kind.value).set(sum(finding.kind is kind for finding in report.findings))
+        OLDEST_HOLD.set(report.oldest_hold_seconds)
         VERIFIED_AT.set_to_current_time()
-        for finding in findings:
+        for finding in report.findings:
             _log.error("the records differ", extra={"kind": finding.kind.value, "key": finding.entries.key_day.key_id})
 
     async def _sweep_all(self) -> None:

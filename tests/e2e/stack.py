@@ -84,7 +84,10 @@ class Stack:
             groq_api_key=SecretStr(""),
             groq_api_keys=SecretStr(""),
             quota_redis_url="",
+            auth_metrics_listen="",
             quota_metrics_listen="",
+            inference_metrics_listen="",
+            gateway_metrics_listen="",
         )
         ports = [self.settings.gateway_port] + [free_port() for _ in range(gateways - 1)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]

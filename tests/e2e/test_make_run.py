@@ -20,6 +20,10 @@ from tests.e2e.stack import bare_environment, say
 
 _READY_SECONDS = 30
 _STOP_SECONDS = 5
+_PORTS = (
+    *("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"),
+    *("GATEWAY_METRICS_LISTEN", "AUTH_METRICS_LISTEN", "QUOTA_METRICS_LISTEN", "INFERENCE_METRICS_LISTEN"),
+)
 
 
 class Runner:
@@ -74,10 +78,7 @@ class Runner:
 @pytest.fixture
 def ports() -> dict[str, int]:
     """Give ports that nobody uses."""
-    return {
-        name: free_port()
-        for name in ("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN", "QUOTA_METRICS_LISTEN")
-    }
+    return {name: free_port() for name in _PORTS}
 
 
 @pytest.fixture
@@ -188,9 +189,7 @@ def test_nothing_outlives_a_runner_that_is_killed(start: Callable[..., Runner]) 
     assert alive == []
 
 
-@pytest.mark.parametrize(
-    "setting", ["GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN", "QUOTA_METRICS_LISTEN"]
-)
+@pytest.mark.parametrize("setting", ["GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_METRICS_LISTEN"])
 def test_a_taken_port_is_one_sentence(start: Callable[..., Runner], ports: dict[str, int], setting: str) -> None:
     with socket.create_server(("127.0.0.1", ports[setting])):
         output, _ = start().process.communicate(timeout=_READY_SECONDS)
@@ -219,10 +218,7 @@ def test_a_second_runner_over_the_same_data_is_refused_in_one_sentence(
     start: Callable[..., Runner], tmp_path: Path
 ) -> None:
     start().read_until("Ctrl-C")
-    ports = {
-        name: free_port()
-        for name in ("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN", "QUOTA_METRICS_LISTEN")
-    }
+    ports = {name: free_port() for name in _PORTS}
     second = Runner(tmp_path / "var", ports)
     output, _ = second.process.communicate(timeout=_READY_SECONDS)
     assert second.process.returncode == 1

@@ -5,17 +5,23 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from services.auth.settings import AuthSettings
+from services.common import interceptors
 from services.common.settings import ServiceSettings
+from services.gateway import metrics as gateway_metrics
 from services.gateway.settings import GatewaySettings
+from services.inference import metrics as inference_metrics
 from services.inference.settings import InferenceSettings
 from services.local.settings import LocalSettings
+from services.quota import metrics as quota_metrics
 from services.quota.settings import QuotaSettings
 
 _ROOT = Path(__file__).parents[2]
+_METRICS = (gateway_metrics, quota_metrics, inference_metrics, interceptors)
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
 
 
@@ -45,6 +51,19 @@ def _settings() -> set[tuple[str, str]]:
 
 def test_every_setting_is_documented_with_its_default_and_none_is_made_up() -> None:
     assert _documented() == _settings()
+
+
+def test_every_metric_is_documented_with_its_labels_and_none_is_made_up() -> None:
+    text = (_ROOT / "docs" / "observability.md").read_text()
+    documented = re.findall(r"^\| `(stack_\w+)` \| (.+?) \| (.+) \|$", text, flags=re.MULTILINE)
+    ours = [one for module in _METRICS for one in vars(module).values() if isinstance(one, MetricWrapperBase)]
+    assert sorted(documented) == sorted(_described(one) for one in ours)
+
+
+def _described(metric: MetricWrapperBase) -> tuple[str, str, str]:
+    (family,) = metric.describe()
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    return name, ", ".join(f"`{label}`" for label in metric._labelnames) or "none", family.documentation
 
 
 def test_no_service_redefines_a_setting_that_all_services_have() -> None:

@@ -110,7 +110,14 @@ def environment(data_dir: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which nothing of the developer's own is set."""
     ours = ("AUTH_", "STACK_", "QUOTA_", "INFERENCE_", "DATA_DIR")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**inherited, "DATA_DIR": str(data_dir), "DRAIN_SECONDS": "0", "GRACE_SECONDS": "3", **settings}
+    return {
+        **inherited,
+        "DATA_DIR": str(data_dir),
+        "AUTH_METRICS_LISTEN": "",
+        "DRAIN_SECONDS": "0",
+        "GRACE_SECONDS": "3",
+        **settings,
+    }
 
 
 @asynccontextmanager
