@@ -7,7 +7,7 @@ import httpx
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.stack import Stack, free_port, running_stack
+from tests.e2e.stack import Stack, free_port, stack_folder, started
 
 SERVICES = ("gateway", "auth", "quota", "inference")
 
@@ -53,5 +53,7 @@ def watched_stack(**environment: str) -> Iterator[tuple[Stack, Metrics]]:
     """Run a stack whose services serve their metrics."""
     ports = {service: free_port() for service in SERVICES}
     addresses = {f"{service.upper()}_METRICS_LISTEN": f"127.0.0.1:{port}" for service, port in ports.items()}
-    with running_stack(**addresses, **environment) as stack:
-        yield stack, Metrics(ports)
+    with stack_folder() as folder:
+        stack = Stack(folder, gateways=1, environment={**addresses, **environment})
+        with started(stack):
+            yield stack, Metrics(ports)
