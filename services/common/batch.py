@@ -6,6 +6,7 @@ items gather and leave together with the next one.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -16,7 +17,7 @@ class Batcher(Generic[Item, Result]):
     """Gathers items into flights and hands each caller its own result.
 
     Safe for many concurrent callers of one event loop. A caller that is cancelled does not call its item back: it may
-    be on its way.
+    be on its way. A flight runs in the context of its first caller, and so belongs to that one's trace.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Batcher(Generic[Item, Result]):
         self._flight = flight
         self._items_max = items_max
         self._flights_max = flights_max
-        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._waiting: list[tuple[Item, asyncio.Future[Result], Context]] = []
         self._flying: set[asyncio.Task[None]] = set()
         self._departure_due = False
         self._aloft = 0
@@ -51,7 +52,7 @@ class Batcher(Generic[Item, Result]):
         """Send `item` with the next flight and return its result, or raise what its flight raised."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, copy_context()))
         if not self._departure_due and len(self._flying) < self._flights_max:
             self._departure_due = True
             loop.call_soon(self._depart)
@@ -66,7 +67,7 @@ class Batcher(Generic[Item, Result]):
         self._departure_due = False
         while self._waiting and len(self._flying) < self._flights_max:
             load, self._waiting = self._waiting[: self._items_max], self._waiting[self._items_max :]
-            task = asyncio.get_running_loop().create_task(self._fly(load))
+            task = asyncio.get_running_loop().create_task(self._fly(load), context=load[0][2])
             self._flying.add(task)
             task.add_done_callback(self._land)
 
@@ -74,15 +75,15 @@ class Batcher(Generic[Item, Result]):
         self._flying.discard(task)
         self._depart()
 
-    async def _fly(self, load: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _fly(self, load: list[tuple[Item, asyncio.Future[Result], Context]]) -> None:
         self._aloft += len(load)
         try:
-            results = await self._flight([item for item, _ in load])
-            for (_, future), result in zip(load, results, strict=True):
+            results = await self._flight([item for item, _, _ in load])
+            for (_, future, _), result in zip(load, results, strict=True):
                 if not future.done():
                     future.set_result(result)
         except BaseException as exc:
-            for _, future in load:
+            for _, future, _ in load:
                 if not future.done():
                     future.set_exception(exc if isinstance(exc, Exception) else asyncio.CancelledError())
             if not isinstance(exc, Exception):

@@ -8,7 +8,9 @@ from typing import Any, Self
 import grpc
 from grpc import aio
 
+from services.common import tracing
 from services.common.tls import Certificates, Credentials, channel_credentials, identity
+from services.common.traced_channel import TracedChannel
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """The largest gRPC message either side accepts."""
@@ -45,6 +47,11 @@ def open_channel(target: str, certificates: Certificates | None = None, *, servi
         certificates: What to show the service, and whom to trust; None speaks plaintext.
         service: Whose certificate the other side must show, such as `auth`; unused in plaintext.
     """
+    channel = _open(target, certificates, service=service)
+    return TracedChannel(channel) if tracing.is_on() else channel
+
+
+def _open(target: str, certificates: Certificates | None, *, service: str) -> aio.Channel:
     if certificates is None:
         return aio.insecure_channel(target, options=_OPTIONS)
     return RenewedChannel(target, certificates, service=service)

@@ -10,6 +10,7 @@ import grpc
 from grpc import aio
 from prometheus_client import Gauge, Histogram
 
+from services.common import tracing
 from services.common.errors import InternalError, ServiceError, status_details
 from services.common.rpc import Context
 
@@ -60,7 +61,8 @@ def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> 
         started = time.monotonic()
         in_flight.inc()
         try:
-            return await behaviour(request, context)
+            with tracing.serving(method.lstrip("/"), context):
+                return await behaviour(request, context)
         except Exception as exc:
             return await _abort(context, exc, method)
         finally:
@@ -79,9 +81,10 @@ def _stream(
         started = time.monotonic()
         in_flight.inc()
         try:
-            async with aclosing(behaviour(request, context)) as responses:
-                async for response in responses:
-                    yield response
+            with tracing.serving(method.lstrip("/"), context):
+                async with aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        yield response
         except Exception as exc:
             await _abort(context, exc, method)
         finally:

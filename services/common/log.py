@@ -5,10 +5,13 @@ import sys
 
 from pythonjsonlogger.json import JsonFormatter
 
+from services.common import tracing
+
 
 def set_up(service: str, level: str) -> None:
-    """Write all log records of `level` and above as JSON lines that name the service."""
+    """Write our log records of `level` and above, and libraries' warnings, as JSON lines that name the service."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_with_trace)
     handler.setFormatter(
         JsonFormatter(
             "{levelname}{name}{message}",
@@ -18,7 +21,12 @@ def set_up(service: str, level: str) -> None:
             timestamp="time",
         )
     )
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    # These two tell of every statement and every request, at the level that we use for events.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Libraries tell of their warnings alone: below, some write whole requests, and with them prompts and keys.
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("services").setLevel(level)
+
+
+def _with_trace(record: logging.LogRecord) -> bool:
+    if trace_id := tracing.trace_id():
+        record.trace_id = trace_id
+    return True

@@ -10,7 +10,7 @@ from typing import TypeVar
 import uvloop
 from pydantic import ValidationError
 
-from services.common import log
+from services.common import log, tracing
 from services.common.errors import StartError
 from services.common.settings import ServiceSettings
 
@@ -24,7 +24,10 @@ def run(service: str, settings_type: type[Settings], main: Callable[[Settings], 
     try:
         settings = settings_type()
         log.set_up(service, settings.log_level)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with (
+            tracing.exporting(service, endpoint=settings.otlp_endpoint, ratio=settings.trace_ratio),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
             runner.run(_awaited(main(settings)))
     except ValidationError as exc:
         sys.exit(f"{service}: {_first_mistake(exc, settings_type)}")

@@ -48,6 +48,13 @@ class ServiceSettings(TLSSettings):
     log_level: str = Field(default="INFO", validation_alias="LOG_LEVEL")
     """Least severe log records that are written: DEBUG, INFO, WARNING or ERROR."""
 
+    otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    """OpenTelemetry collector that traces are sent to over gRPC, such as `http://127.0.0.1:4317`; empty traces nothing.
+    OpenTelemetry's other `OTEL_EXPORTER_OTLP_*` variables (headers, certificate, timeout) count too."""
+
+    trace_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias="TRACE_RATIO")
+    """Part of the requests that are traced; the gateway decides for all services."""
+
     data_dir: Path = Field(default=Path("var"), validation_alias="DATA_DIR")
     """Folder of a single machine's databases and secrets; a cluster's services do not use it."""
 

@@ -4,9 +4,12 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
+from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.common import tracing
 from services.gateway.errors import internal_error
 from services.gateway.metrics import IN_FLIGHT, REQUEST_SECONDS, route_of
 
@@ -16,6 +19,7 @@ REQUEST_ID = "stack.request_id"
 STARTED = "stack.started"
 """Name in the ASGI scope of the time at which the request came, by `time.perf_counter`."""
 
+_PROBED = ("healthz", "readyz", "static")
 _UNANSWERED = 499
 """Label of requests that ended before any answer began: their client left. nginx' and Groq's word for it."""
 
@@ -86,16 +90,25 @@ class RequestScope:
                 message["headers"] = [*message["headers"], *_own_headers(scope, started)]
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception:
-            _log.exception("request failed", extra={"request_id": scope[REQUEST_ID]})
-            if status:
-                raise
-            await _send_defect(send_with_id)
-        finally:
-            IN_FLIGHT.dec()
-            _report(scope, status, started)
+        with _traced(scope) as span:
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                _log.exception("request failed", extra={"request_id": scope[REQUEST_ID]})
+                if status:
+                    raise
+                await _send_defect(send_with_id)
+            finally:
+                IN_FLIGHT.dec()
+                _report(scope, status or _UNANSWERED, started, span)
+
+
+def _traced(scope: Scope) -> AbstractContextManager[Span]:
+    """Return the request's trace; whoever probes every second is not traced."""
+    if not tracing.is_on() or route_of(scope["path"]) in _PROBED:
+        return nullcontext(INVALID_SPAN)
+    link = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")
+    return tracing.entry(scope["method"], link=link)
 
 
 def _own_headers(scope: Scope, started: float) -> list[tuple[bytes, bytes]]:
@@ -113,9 +126,12 @@ async def _send_defect(send: Send) -> None:
     await send({"type": "http.response.body", "body": error.body})
 
 
-def _report(scope: Scope, status: int, started: float) -> None:
+def _report(scope: Scope, status: int, started: float, span: Span) -> None:
     seconds = time.perf_counter() - started
-    REQUEST_SECONDS.labels(route_of(scope["path"]), str(status or _UNANSWERED)).observe(seconds)
+    route = route_of(scope["path"])
+    REQUEST_SECONDS.labels(route, str(status)).observe(seconds)
+    if span.is_recording():
+        _describe(span, scope, route, status)
     _log.info(
         "request",
         extra={
@@ -125,4 +141,17 @@ def _report(scope: Scope, status: int, started: float) -> None:
             "status": status,
             "duration_ms": round(seconds * 1000, 1),
         },
+    )
+
+
+def _describe(span: Span, scope: Scope, route: str, status: int) -> None:
+    """Name a trace by what is known only at its end: the path's aliases are told apart further in."""
+    span.update_name(f"{scope['method']} {route}")
+    span.set_attributes(
+        {
+            "http.request.method": scope["method"],
+            "http.route": route,
+            "http.response.status_code": status,
+            "stack.request_id": scope[REQUEST_ID],
+        }
     )

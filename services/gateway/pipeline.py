@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from services.common import tracing
 from services.common.errors import ServiceError, Throttled, Unavailable
 from services.gateway.metrics import UNSETTLED
 
@@ -180,7 +181,8 @@ class Pipeline:
 
     async def authorise(self, api_key: str, *, address: str) -> Principal:
         """Return who calls; raises as `Principals.authenticate`."""
-        return await self._principals.authenticate(api_key, address=address)
+        with tracing.span("authorise"):
+            return await self._principals.authenticate(api_key, address=address)
 
     async def reserve(self, principal: Principal, request_id: str) -> Hold:
         """Hold a slot of the principal's day, under `request_id` or, after a lost answer, under a new one.
@@ -191,7 +193,8 @@ class Pipeline:
         """
         for left in reversed(range(_RESERVE_TRIES)):
             try:
-                return await self._quota.reserve(request_id, principal)
+                with tracing.span("reserve"):
+                    return await self._quota.reserve(request_id, principal)
             except Unavailable as exc:
                 if not left:
                     raise

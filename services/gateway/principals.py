@@ -14,7 +14,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 
-from services.common import checked_token
+from services.common import checked_token, tracing
 from services.common.clock import Clock
 from services.common.errors import ServiceError, Unauthenticated, Unavailable
 from services.gateway.authority import Authority, WatchEvent
@@ -83,11 +83,13 @@ class PrincipalCache:
         principal = self._look_up(digest)
         if principal is not None:
             _FROM_CACHE.inc()
+            tracing.note({"stack.key.source": "cache"})
         else:
             if denial := self._bad_keys.reason(digest, revision=self._revision or 0):
                 _REFUSED.inc()
                 raise refused(api_key, denial)
             _ASKED.inc()
+            tracing.note({"stack.key.source": "auth"})
             principal = await self._ask_once(digest, api_key, address)
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
             raise refused(api_key, "expired")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common import tracing
 from services.common.batch import Batcher
 from services.common.errors import Unavailable
 from services.inference import metrics
@@ -176,7 +177,7 @@ class Ledger:
         metrics.LEDGER_GROUP_ROWS.observe(len(rows))
         while True:
             try:
-                with metrics.LEDGER_COMMIT_SECONDS.time():
+                with metrics.LEDGER_COMMIT_SECONDS.time(), tracing.span("commit", {"stack.rows": len(rows)}):
                     verdicts = await self._store.insert(rows)
                 _count_late(rows, verdicts)
                 return verdicts
@@ -192,6 +193,15 @@ def _count(row: LedgerRow) -> None:
     if row.time_to_first_token_ms:
         metrics.FIRST_TOKEN_SECONDS.observe(row.time_to_first_token_ms / 1000)
     metrics.count_tokens(row.usage)
+    tracing.note(
+        {
+            "stack.request_id": row.request_id,
+            "stack.outcome": row.outcome.value,
+            "stack.charged": row.charged,
+            "gen_ai.usage.input_tokens": row.usage.prompt_tokens,
+            "gen_ai.usage.output_tokens": row.usage.completion_tokens,
+        }
+    )
 
 
 def _count_late(rows: Sequence[LedgerRow], verdicts: Sequence[Verdict]) -> None:

@@ -8,8 +8,12 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
+from opentelemetry.trace import SpanKind
+
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded
 from services.inference.chat import Members, Turn
@@ -95,7 +99,7 @@ class Upstream:
             if entry.caller_left and not entry.attempts:
                 raise CallerLeft("the caller left before the model was asked")
             try:
-                with self._supply.lease(model) as turn:
+                with self._supply.lease(model) as turn, _traced(model, attempt, turn):
                     entry.dispatch(model)
                     return await call(model, turn)
             except UpstreamTrouble as exc:
@@ -127,6 +131,18 @@ class Upstream:
         if trouble.rest_seconds > self._wait_seconds or self._clock.monotonic() + pause >= deadline:
             raise trouble
         await self._sleep(pause)
+
+
+def _traced(model: str, attempt: int, turn: Turn) -> AbstractContextManager[object]:
+    """Return the span of one call to Groq, in the words of OpenTelemetry's conventions for generative AI."""
+    attributes: tracing.Attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "groq",
+        "gen_ai.request.model": model,
+        "stack.attempt": attempt,
+        "stack.groq_key": turn.key + 1,
+    }
+    return tracing.span(f"chat {model}", attributes, kind=SpanKind.CLIENT)
 
 
 class ModelLister:

@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from services.common import errors
+from services.common import errors, tracing
 
 Client = Redis | RedisCluster
 """One server, or the nodes of a cluster."""
@@ -65,7 +65,7 @@ async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
     Raises:
         Unavailable: Redis cannot be reached, or a script failed.
     """
-    with redis_errors():
+    with tracing.span("redis", {"stack.scripts": len(steps)}), redis_errors():
         answers = await _round_trip(client, steps)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
