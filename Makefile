@@ -22,7 +22,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz test-containers test-browser bench-growth manifests lint types format
+.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -34,6 +34,9 @@ test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real
 
 test-fuzz: .venv/dev.stamp ## Send BODIES=10000 good and broken bodies; none may be a 500 or count when refused
 	FUZZ_BODIES=$(or $(BODIES),10000) $(BIN)/python -m pytest tests/e2e/test_fuzz.py -n 0 -s --timeout 7200
+
+test-rollout: .venv/dev.stamp ## Restart every replica of every service under 200 requests/s and 100 streams; nobody may notice
+	ROLLOUT=whole $(BIN)/python -m pytest tests/rollout -n 0 -v -s
 
 test-containers: .venv/dev.stamp ## Run the image as the manifests say, with Redis and Postgres, and cut each from the network
 	@if docker info >/dev/null 2>&1; then $(MAKE) --no-print-directory image; fi

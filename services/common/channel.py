@@ -15,7 +15,8 @@ from services.common.traced_channel import TracedChannel
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """The largest gRPC message either side accepts."""
 
-_SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+# Replicas are taken in turn, and one that says it is not ready any more is left before it stops.
+_SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
 _RETIRE_SECONDS = 150.0
 """Longer than a call lives from its first wish for a connection to its end."""
 _READY_SECONDS = 5.0
@@ -27,6 +28,8 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # A replica that leaves is a reason to look for others at once; half a minute's patience is the default.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # A peer that vanished without a word is noticed within 15 s; servers allow this pace (server.py).
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -19,6 +19,7 @@ REQUEST_ID = "stack.request_id"
 STARTED = "stack.started"
 """Name in the ASGI scope of the time at which the request came, by `time.perf_counter`."""
 
+_FAREWELL = ((b"connection", b"close"),)
 _PROBED = ("healthz", "readyz", "static")
 _UNANSWERED = 499
 """Label of requests that ended before any answer began: their client left. nginx' and Groq's word for it."""
@@ -66,12 +67,16 @@ class ConsolePaths:
 
 
 class RequestScope:
-    """Gives each request an id, tells it and the time taken in the answer, and logs one line."""
+    """Gives each request an id, tells it and the time taken in the answer, and logs one line.
 
-    def __init__(self, app: ASGIApp, *, new_request_id: Callable[[], str]) -> None:
+    While the gateway drains, each answer asks its client to connect anew, which leads it elsewhere (RFC 9112, 9.6).
+    """
+
+    def __init__(self, app: ASGIApp, *, new_request_id: Callable[[], str], is_draining: Callable[[], bool]) -> None:
         """Stand in front of `app`."""
         self._app = app
         self._new_request_id = new_request_id
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; a defect of ours becomes a 500 in the envelope, or ends a stream that has begun."""
@@ -87,7 +92,8 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_own_headers(scope, started)]
+                farewell = _FAREWELL if self._is_draining() else ()
+                message["headers"] = [*message["headers"], *_own_headers(scope, started), *farewell]
             await send(message)
 
         with _traced(scope) as span:

@@ -66,6 +66,10 @@ class Readiness:
         if self.state == "starting":
             self.state = "ready"
 
+    def is_draining(self) -> bool:
+        """Whether the gateway is about to stop."""
+        return self.state == "draining"
+
     async def readyz(self, request: Request) -> Response:
         """`GET /readyz`: started and not draining."""
         body = f'{{"status":"{self.state}"}}'.encode()
@@ -160,7 +164,7 @@ def build_app(
         ],
         middleware=[
             Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
-            Middleware(RequestScope, new_request_id=new_request_id),
+            Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
             *([Middleware(ConsolePaths, console=console)] if console else []),
             Middleware(
                 CORSMiddleware,

@@ -53,7 +53,7 @@ class Key:
 class Stack:
     """A running stack. Its services listen on Unix sockets, its gateways on ports of the loopback address.
 
-    Its programs are named after their services; gateways are numbered, and so are several auths and quotas:
+    Its programs are named after their services; gateways are numbered, and so are several of another service:
     `gateway-1`, `quota-1`.
 
     Attributes:
@@ -68,6 +68,7 @@ class Stack:
         environment: Mapping[str, str],
         auths: int = 1,
         quotas: int = 1,
+        inferences: int = 1,
         valkey_options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
@@ -80,7 +81,7 @@ class Stack:
             gateway_port=free_port(),
             auth_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("auth", auths)),
             quota_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("quota", quotas)),
-            inference_listen=f"unix:{folder}/inference.sock",
+            inference_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("inference", inferences)),
             groq_api_key=SecretStr(""),
             groq_api_keys=SecretStr(""),
             quota_redis_url="",
@@ -91,7 +92,8 @@ class Stack:
         )
         ports = [self.settings.gateway_port] + [free_port() for _ in range(gateways - 1)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
-        self._add_programs(ports, auths=auths, quotas=quotas, valkey_options=valkey_options)
+        replicas = {"auth": auths, "quota": quotas, "inference": inferences}
+        self._add_programs(ports, replicas, valkey_options=valkey_options)
 
     @property
     def base_url(self) -> str:
@@ -151,11 +153,11 @@ class Stack:
         self.signal(name, signal.SIGKILL)
         self._processes[name].wait(timeout=_STOP_SECONDS)
 
-    def stop(self, name: str) -> int:
+    def stop(self, name: str, *, within_seconds: float = _STOP_SECONDS) -> int:
         """End one program in order and return its exit code."""
         process = self._processes[name]
         process.terminate()
-        return process.wait(timeout=_STOP_SECONDS)
+        return process.wait(timeout=within_seconds)
 
     async def until_ready(self, *names: str) -> None:
         """Return when these programs answer."""
@@ -252,7 +254,7 @@ class Stack:
                 await asyncio.sleep(0.02)
         return counters
 
-    def _add_programs(self, ports: list[int], *, auths: int, quotas: int, valkey_options: Sequence[str]) -> None:
+    def _add_programs(self, ports: list[int], replicas: Mapping[str, int], *, valkey_options: Sequence[str]) -> None:
         self._standin_port = free_port()
         self._standin_url = f"http://127.0.0.1:{self._standin_port}"
         stores = programs.stores(self.settings, sockets=self.folder)
@@ -262,7 +264,7 @@ class Stack:
         valkey = self._programs["valkey"]
         self._programs["valkey"] = Program("valkey", (*valkey.command, *valkey_options), valkey.environment)
         gateway = self._programs.pop("gateway")
-        for service, count in (("auth", auths), ("quota", quotas)):
+        for service, count in replicas.items():
             program = self._programs.pop(service)
             for name in _numbered(service, count):
                 environment = {**program.environment, f"{service.upper()}_LISTEN": self.socket(name)}
