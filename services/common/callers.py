@@ -16,7 +16,6 @@ from services.common.rpc import Context
 Callers = Mapping[str, Collection[str]]
 """Full names of gRPC services, and the identities (names in certificates) that may call each."""
 
-_FOR_ALL_KNOWN = (health.SERVICE_NAME, reflection.SERVICE_NAME)
 _PEER_NAMES = "peer_dns"
 """Where gRPC's core puts the DNS names of the peer's certificate, which it has verified."""
 
@@ -39,14 +38,15 @@ def with_more(callers: Callers, more: Callers) -> Callers:
 class CallerInterceptor(aio.ServerInterceptor):
     """Refuses each call whose certificate bears none of the expected names.
 
-    A service that the table does not name may be called by nobody; health and reflection by everybody whom it names.
+    A service that the table does not name may be called by nobody, reflection by everybody whom it names, and health by
+    every certificate that is believed: channels ask it before the first call, which could not say why it is refused.
     """
 
     def __init__(self, callers: Callers) -> None:
         """Expect `callers`."""
         known = frozenset(name for names in callers.values() for name in names)
         self._callers = {service: frozenset(names) for service, names in callers.items()}
-        self._callers |= dict.fromkeys(_FOR_ALL_KNOWN, known)
+        self._callers[reflection.SERVICE_NAME] = known
 
     async def intercept_service(
         self,
@@ -55,9 +55,9 @@ class CallerInterceptor(aio.ServerInterceptor):
     ) -> Handler:
         """Put the check before the handler, whatever its kind."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
         service = handler_call_details.method.split("/")[1]
+        if handler is None or service == health.SERVICE_NAME:
+            return handler
         expected = self._callers.get(service, frozenset())
         kind = (handler.request_streaming, handler.response_streaming)
         behaviour = getattr(handler, "_".join("stream" if streams else "unary" for streams in kind))

@@ -18,6 +18,7 @@ from services.common.channel import open_channel
 
 _LOOK_UP = "/stack.auth.v1.AuthService/Authenticate"
 _WATCH = "/stack.auth.v1.AuthService/WatchKeys"
+_WATCH_HEALTH = "/grpc.health.v1.Health/Watch"
 _SWALLOW, _RELEASE, _COUNT = "/proxy/Swallow", "/proxy/Release", "/proxy/Count"
 
 
@@ -57,6 +58,8 @@ class _Proxy(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: Any) -> Any:
         method: str = handler_call_details.method
+        if method == _WATCH_HEALTH:
+            return None  # Unimplemented, which channels take for ready.
         if method == _WATCH:
             return grpc.unary_stream_rpc_method_handler(self._watch)
         if method in (_SWALLOW, _RELEASE, _COUNT):
