@@ -16,7 +16,8 @@ from typing import TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from services.common.errors import InvalidRequest, Throttled
+from services.auth.crowd import Crowd
+from services.common.errors import InvalidRequest
 
 T = TypeVar("T")
 
@@ -35,8 +36,7 @@ class Passwords:
     def __init__(self, *, waiting_max: int = _WAITING_MAX) -> None:
         """Let at most `waiting_max` callers be in work or in the queue."""
         self._threads = ThreadPoolExecutor(_THREADS, "argon2", initializer=_step_back)
-        self._waiting_max = waiting_max
-        self._waiting = 0
+        self._crowd = Crowd(waiting_max)
         self._decoy = _HASHER.hash(os.urandom(16).hex())
 
     async def hash(self, password: str) -> str:
@@ -66,17 +66,8 @@ class Passwords:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._waiting >= self._waiting_max:
-            raise Throttled(
-                "too many people log in just now; try again in a moment",
-                reason="busy",
-                metadata={"retry_after_seconds": "2"},
-            )
-        self._waiting += 1
-        try:
+        with self._crowd.joined():
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._waiting -= 1
 
 
 def checked_password(password: str) -> str:

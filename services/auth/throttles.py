@@ -1,6 +1,7 @@
 """Throttles: how often somebody may try something that guesses could abuse.
 
-The counts are kept in the database, so that all replicas share them and a restart forgets none.
+The counts are kept in the database, so that all replicas share them and a restart forgets none. Counting is a write
+that strangers cause, so only so many may wait for it: a crowd at the log-in must not stand in a revocation's way.
 """
 
 import math
@@ -8,9 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from services.auth.crowd import Crowd
 from services.auth.pepper import Pepper
 from services.common.clock import Clock, utc_now
 from services.common.errors import Throttled
+
+_WAITING_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Throttle:
         self._store = store
         self._pepper = pepper
         self._clock = clock
+        self._crowd = Crowd(_WAITING_MAX)
 
     async def demand(self, rule: Rule, who: str) -> None:
         """Count a try and return while the rule allows it.
@@ -55,11 +60,12 @@ class Throttle:
             who: E-mail address, network address, or both; only a digest of it is kept.
 
         Raises:
-            Throttled: That is one too many; the metadata says for how many seconds.
+            Throttled: That is one too many, or too many wait to be counted; the metadata says for how many seconds.
         """
         now = utc_now(self._clock)
         subject = self._pepper.digest(f"throttle {rule.name} {who}")
-        tries = await self._store.count(subject, window=timedelta(seconds=rule.window_seconds), now=now)
+        with self._crowd.joined():
+            tries = await self._store.count(subject, window=timedelta(seconds=rule.window_seconds), now=now)
         if tries.count > rule.tries_max:
             raise _too_often(math.ceil((tries.window_ends_at - now).total_seconds()))
 

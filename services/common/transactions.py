@@ -20,6 +20,10 @@ Work = Callable[Parameters, Coroutine[Any, Any, Result]]
 DATABASE_ERRORS = (SQLAlchemyError, PostgresError, InterfaceError, OSError)
 """What a database raises. SQLAlchemy passes asyncpg's own errors on as they are when no connection can be made."""
 
+_POSTGRES_WRITERS_MAX = 6
+"""Writers that use connections at the same time: fewer than the pool has, so that reads go on while writes wait for
+locks. On SQLite it is one: several would hold connections only to wait for its one lock, while reads find none left."""
+
 _log = logging.getLogger(__name__)
 _leaving: set["asyncio.Task[Any]"] = set()
 
@@ -71,6 +75,7 @@ class Transactions:
         # thrice. SQLite's driver begins none for reads anyway.
         is_postgres = engine.dialect.name == "postgresql"
         self._reader = engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
+        self._writers = asyncio.Semaphore(_POSTGRES_WRITERS_MAX if is_postgres else 1)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -91,7 +96,7 @@ class Transactions:
             Unavailable: The database cannot be written; after a broken commit nobody knows whether it was.
         """
         with self._failures():
-            async with self._engine.begin() as connection:
+            async with self._writers, self._engine.begin() as connection:
                 yield connection
 
     @contextmanager

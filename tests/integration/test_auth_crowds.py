@@ -1,0 +1,96 @@
+"""A crowd of strangers at the log-in: keys are looked up, watches hear heartbeats, operators revoke."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+from grpc import StatusCode, aio
+
+from stack.auth.v1 import auth_pb2, keys_pb2
+from tests.backends import fresh_database
+from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, run_auth, running_auth
+from tests.unit.auth.people import People, bearer, people_of
+
+_STRANGERS = 200
+_LOOK_UPS = 100
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def auth(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AuthProcess]:
+    settings = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
+    if request.param == "sqlite":
+        with running_auth(tmp_path, settings) as process:
+            yield process
+        return
+    with fresh_database(request.getfixturevalue("postgres_server")) as url:
+        settings["AUTH_DATABASE_URL"] = url
+        assert run_auth(tmp_path, settings, "migrate").returncode == 0
+        with running_auth(tmp_path, settings) as process:
+            yield process
+
+
+@asynccontextmanager
+async def crowd(people: People) -> AsyncIterator[Counter[StatusCode]]:
+    """Let strangers from as many addresses try passwords, each again as soon as it is refused."""
+    answers: Counter[StatusCode] = Counter()
+
+    async def try_on(stranger: int) -> None:
+        for number in count():
+            address = f"10.{stranger}.{number // 250 % 250}.{number % 250}"
+            try:
+                await people.log_in(f"x{stranger}.{number}@example.com", password="a wrong guess", address=address)
+            except aio.AioRpcError as exc:
+                answers[exc.code()] += 1
+
+    tasks = [asyncio.ensure_future(try_on(stranger)) for stranger in range(_STRANGERS)]
+    try:
+        yield answers
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def watched(people: People) -> AsyncIterator[list[float]]:
+    """Give the pauses between what a watch hears, in seconds, as they come."""
+    pauses: list[float] = []
+
+    async def watch() -> None:
+        heard_at = time.monotonic()
+        async for _ in people.auth.WatchKeys(auth_pb2.WatchKeysRequest()):
+            pauses.append(time.monotonic() - heard_at)
+            heard_at = time.monotonic()
+
+    task = asyncio.ensure_future(watch())
+    try:
+        yield pauses
+        assert not task.done(), "the watch ended"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_crowd_at_the_log_in_stops_neither_look_ups_nor_heartbeats_nor_revocations(auth: AuthProcess) -> None:
+    """Otherwise strangers at the console could end the API: without heartbeats gateways believe no key for long."""
+    async with people_of(auth.target) as strangers, people_of(auth.target) as gateway:
+        key = await gateway.create_key(await gateway.sign_up("ada@example.com"))
+        shown = auth_pb2.AuthenticateRequest(api_key=key.secret)
+        async with watched(gateway) as pauses, crowd(strangers) as answers:
+            # Each is refused with UNAVAILABLE when the database is too busy for it.
+            for _ in range(_LOOK_UPS):
+                assert (await gateway.auth.Authenticate(shown)).HasField("principal")
+            async with asyncio.timeout(10):
+                while len(pauses) < 5:
+                    await asyncio.sleep(0.01)
+            await gateway.keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.key.id), metadata=bearer())
+            assert (await gateway.auth.Authenticate(shown)).denial.reason == auth_pb2.DENIAL_REASON_REVOKED
+    # A gateway takes a second of silence for a broken watch; twice that is for a machine that does other work.
+    assert max(pauses) < 2, f"the watch fell silent for {max(pauses):.1f} s"
+    assert answers[StatusCode.RESOURCE_EXHAUSTED] > _STRANGERS, "nobody was told to come back: that was no crowd"
+    assert set(answers) <= {StatusCode.UNAUTHENTICATED, StatusCode.RESOURCE_EXHAUSTED}, dict(answers)
