@@ -9,8 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
+from services.auth.accounts import normalised_email
 from services.auth.letters import Letter
-from services.common.errors import StartError
+from services.common.errors import InvalidRequest, StartError
 
 _log = logging.getLogger(__name__)
 _WAITS_SECONDS = (0.0, 2.0, 10.0, 60.0)
@@ -57,9 +58,13 @@ class SMTPPost:
     """A `Post` that hands letters to an SMTP server."""
 
     def __init__(self, server: SMTPServer, *, sender: str) -> None:
-        """Send as `sender`, an e-mail address."""
+        """Send as `sender`, an e-mail address.
+
+        Raises:
+            StartError: The sender is no e-mail address.
+        """
         self._server = server
-        self._sender = sender
+        self._sender = _checked_sender(sender)
         self._sending: set[asyncio.Task[None]] = set()
 
     def post(self, letter: Letter) -> None:
@@ -86,6 +91,8 @@ class SMTPPost:
             except (aiosmtplib.SMTPException, OSError) as exc:
                 # Not the letter: it holds a secret, and an address.
                 _log.warning("the mail server did not take a letter", extra={"error": type(exc).__name__})
+                if isinstance(exc, aiosmtplib.SMTPNotSupported):
+                    break  # It does not know addresses beyond ASCII, and will not learn them in a minute.
             else:
                 return
         _log.error("a letter is given up; its receiver can ask for another")
@@ -94,6 +101,9 @@ class SMTPPost:
         server = self._server
         await aiosmtplib.send(
             self._message(letter),
+            # By name: read from the headers again, one text could become several addresses.
+            sender=self._sender,
+            recipients=[letter.to],
             hostname=server.host,
             port=server.port,
             username=server.username,
@@ -113,6 +123,13 @@ class SMTPPost:
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(letter.text)
         return message
+
+
+def _checked_sender(sender: str) -> str:
+    try:
+        return normalised_email(sender)
+    except InvalidRequest as exc:
+        raise StartError("AUTH_MAIL_FROM is no e-mail address; write one such as stack@example.com, no name") from exc
 
 
 def _unreadable() -> StartError:

@@ -27,6 +27,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.letters: list[EmailMessage] = []
+        self.receivers: list[list[str]] = []
 
     async def handle_DATA(self, server: SMTP, session: object, envelope: Envelope) -> str:
         """Take a letter."""
@@ -34,6 +35,7 @@ class Mailbox:
         message = message_from_bytes(envelope.content, policy=policy.default)
         assert isinstance(message, EmailMessage)
         self.letters.append(message)
+        self.receivers.append([str(receiver) for receiver in envelope.rcpt_tos])
         return "250 OK"
 
     async def letter(self, number: int) -> str:
@@ -137,3 +139,12 @@ async def test_letters_to_one_address_are_bounded(tmp_path: Path) -> None:
         assert set(refusals) <= {StatusCode.RESOURCE_EXHAUSTED}
         await mailbox.letter(1)
         assert len(mailbox.letters) <= 6
+
+
+async def test_a_letter_goes_to_the_very_address_of_its_account_in_any_script(tmp_path: Path) -> None:
+    async with mailed(tmp_path) as (people, mailbox):
+        await people.sign_up("жанна@пример.рф")
+        assert "Somebody" in await mailbox.letter(0)
+        await people.sign_up("ada+tag@example.com")
+        assert "Somebody" in await mailbox.letter(1)
+        assert mailbox.receivers == [["жанна@пример.рф"], ["ada+tag@example.com"]]

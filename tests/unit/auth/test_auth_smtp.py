@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.auth.smtp import SMTPServer, parse_smtp_url
+from services.auth.smtp import SMTPPost, SMTPServer, parse_smtp_url
 from services.common.errors import StartError
 
 
@@ -24,6 +24,12 @@ def test_a_url_says_where_mail_is_handed_in(url: str, server: SMTPServer) -> Non
 def test_a_url_that_says_nothing_ends_the_start_with_a_remedy(url: str) -> None:
     with pytest.raises(StartError, match="write smtp://user:password@host:587"):
         parse_smtp_url(url)
+
+
+@pytest.mark.parametrize("sender", ["", "stack", "Stack <stack@example.com>", "a@example.com\r\nBcc: b@example.com"])
+def test_a_sender_that_is_no_address_ends_the_start_and_not_the_first_letter(sender: str) -> None:
+    with pytest.raises(StartError, match="AUTH_MAIL_FROM is no e-mail address"):
+        SMTPPost(parse_smtp_url("smtp://mail.example.com"), sender=sender)
 
 
 def test_the_password_is_in_no_repr() -> None:
