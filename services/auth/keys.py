@@ -65,7 +65,8 @@ class Bounds:
     """How many keys an account's owner may have, where its plan does not say."""
 
     active_max: int
-    """Most keys that work at the same time; one that was rotated does not count."""
+    """Most keys that work at the same time; one that was rotated does not count, but there are never more than as many
+    again."""
     new_per_day_max: int
     """Most keys made in the 24 hours before a new one."""
 

@@ -44,7 +44,8 @@ class AuthSettings(ServiceSettings):
     """E-mail address that mails come from."""
 
     active_keys_max: int = Field(default=5, ge=0)
-    """Most keys that an owner may have working at the same time, where the plan does not say; operators make more."""
+    """Most keys that an owner may have working at the same time, where the plan does not say; operators make more. Keys
+    in the grace period of a rotation do not count, but are never more than as many again."""
 
     new_keys_per_day_max: int = Field(default=10, ge=0)
     """Most keys that an owner may make in 24 hours, where the plan does not say, so that new keys are no way around the

@@ -218,10 +218,17 @@ async def _demand_room(connection: AsyncConnection, account_id: AccountId, bound
     bounds = await _bounds_of(connection, account_id, bounds)
     mine = select(func.count()).select_from(api_keys).where(api_keys.c.account_id == account_id)
     lasts = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
-    active = mine.where(and_(api_keys.c.revoked_at.is_(None), api_keys.c.replaced_by.is_(None), lasts))
-    if (await connection.scalar(active) or 0) >= bounds.active_max:
+    working = mine.where(and_(api_keys.c.revoked_at.is_(None), lasts))
+    if (await connection.scalar(working.where(api_keys.c.replaced_by.is_(None))) or 0) >= bounds.active_max:
         raise FailedPrecondition(
             f"this account has {bounds.active_max} active keys, which is all it may have; revoke one first",
+            reason="too_many_keys",
+        )
+    # Each key has a limit of its own: who rotated day after day with a long grace would have many times the plan's.
+    if (await connection.scalar(working) or 0) >= 2 * bounds.active_max:
+        raise FailedPrecondition(
+            f"this account has {2 * bounds.active_max} keys that work, with those in their grace period, which is all "
+            "it may have; revoke one first",
             reason="too_many_keys",
         )
     if (await connection.scalar(mine.where(api_keys.c.created_at > now - _DAY)) or 0) >= bounds.new_per_day_max:

@@ -8,7 +8,7 @@ import pytest
 
 from services.auth.accounts import Account, AccountStore, open_account
 from services.auth.audit import Actor, AuditLog
-from services.auth.keys import Bounds, KeyStore
+from services.auth.keys import Bounds, KeyId, KeyStore
 from services.auth.minting import mint
 from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
 from services.auth.pepper import Pepper
@@ -168,6 +168,29 @@ class PeopleStoreContract:
 
         assert sum(isinstance(answer, FailedPrecondition) for answer in answers) == 15
         assert len(await world.keys.of_account(account.id)) == 5
+
+    async def test_rotating_with_a_grace_gives_at_most_twice_as_many_working_keys(self, world: World) -> None:
+        """Each has a daily limit of its own, so rotating on and on must not add them up."""
+        account, bounds = await world.account(), Bounds(active_max=2, new_per_day_max=100)
+
+        async def rotate(key_id: KeyId) -> KeyId:
+            new = mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key
+            ends_at = world.at + timedelta(days=7)
+            await world.keys.rotate(key_id, new, ends_at=ends_at, by=BY, bounds=bounds)
+            return new.id
+
+        one, other = (mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key for _ in range(2))
+        for key in (one, other):
+            await world.keys.add(account.id, key, by=BY, bounds=bounds)
+        newest = await rotate(await rotate(one.id))
+        with pytest.raises(FailedPrecondition, match="this account has 4 keys that work"):
+            await rotate(newest)
+        assert (await world.keys.get(newest)).replaced_by is None, "a refused rotation left something behind"
+
+        await world.keys.revoke(one.id, by=BY, at=world.at)
+        await rotate(newest)
+        world.clock.seconds += 7 * 86_400
+        await rotate(other.id)
 
     async def test_a_plans_bounds_go_before_the_settings(self, world: World) -> None:
         account = await world.account()
