@@ -63,6 +63,17 @@ class Letters:
             "If that was not you, do nothing: without this page the account cannot be used.",
         )
 
+    def first_password(self, email: str, token: str) -> None:
+        """Ask for proof of an e-mail that was signed up with more than once, and let its reader choose the password."""
+        self._send(
+            email,
+            "Confirm your e-mail address and choose a password",
+            "Somebody, we hope you, signed up with this e-mail address, and asked again. To confirm it and choose the "
+            "password of your account, open this page within an hour:",
+            self.url("reset", token),
+            "If that was not you, do nothing: without this page the account cannot be used.",
+        )
+
     def already_registered(self, email: str) -> None:
         """Tell the owner of an account that somebody signed up with its e-mail."""
         self._send(

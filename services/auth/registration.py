@@ -95,7 +95,7 @@ class Registration:
         return None
 
     async def send_verification(self, email: str, *, by: Actor) -> None:
-        """Mail another verification to an account that lacks it; raises as `send_password_reset`."""
+        """Mail a token for a password, which also verifies, to an account that lacks that; raises as the next."""
         address = await self._addressed(email, by)
         self._later(self._mail_again(address, by))
 
@@ -163,15 +163,19 @@ class Registration:
     async def _mail_again(self, email: str, by: Actor) -> None:
         account = await self._account(email)
         if account is not None and account.email_verified_at is None:
-            await self._mail_verification(account, by)
+            await self._mail_first_password(account, by)
 
     async def _mail_known(self, email: str, by: Actor) -> None:
         await self._throttle.demand(_LETTERS, email)
         account = await self._account(email)
         if account is not None and account.email_verified_at is None:
-            await self._mail_verification(account, by)
+            await self._mail_first_password(account, by)
         else:
             self.letters.already_registered(email)
+
+    async def _mail_first_password(self, account: Account, by: Actor) -> None:
+        """Let whoever reads the e-mail choose the password: the one in place may be a stranger's who came first."""
+        self.letters.first_password(account.email, await self._token(Purpose.RESET_PASSWORD, account, by))
 
     async def _token(self, purpose: Purpose, account: Account, by: Actor) -> str:
         minted = mint_token(purpose, account_id=account.id, pepper=self._pepper, clock=self._clock)

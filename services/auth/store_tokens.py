@@ -13,6 +13,13 @@ from services.auth.store_plans import demand_plan
 from services.auth.tables import one_time_tokens
 from services.common.transactions import Transactions, deadline
 
+_REPLACES = {
+    Purpose.VERIFY_EMAIL: (Purpose.VERIFY_EMAIL,),
+    # It proves the e-mail too; and a verification that was mailed before would let in whoever chose the old password.
+    Purpose.RESET_PASSWORD: (Purpose.RESET_PASSWORD, Purpose.VERIFY_EMAIL),
+    Purpose.INVITE: (),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Redeemed:
@@ -37,7 +44,8 @@ class SQLOneTimeTokenStore:
         table = one_time_tokens.c
         async with self._transactions.writing() as connection:
             if token.account_id is not None:
-                earlier = (table.account_id == token.account_id) & (table.purpose == token.purpose.value)
+                replaced = [purpose.value for purpose in _REPLACES[token.purpose]]
+                earlier = (table.account_id == token.account_id) & table.purpose.in_(replaced)
                 await connection.execute(delete(one_time_tokens).where(earlier))
             if token.plan is not None:
                 await demand_plan(connection, token.plan)

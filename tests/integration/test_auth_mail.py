@@ -114,6 +114,28 @@ async def test_a_letter_resets_a_password_once_and_ends_every_session(tmp_path: 
         assert (await refusal(people.sessions.ResetPassword(request))).code is StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("asks", ["signs up", "asks for the letter"])
+async def test_who_signs_up_first_with_anothers_email_is_not_let_in_by_its_owner(tmp_path: Path, asks: str) -> None:
+    """The owner confirms the e-mail, believing the account to be new: the stranger's password must not open it."""
+    async with mailed(tmp_path) as (people, mailbox):
+        await people.sign_up("ada@example.com", password="the stranger's own")
+        strangers = sessions_pb2.VerifyEmailRequest(token=_token(await mailbox.letter(0)))
+        if asks == "signs up":
+            assert await people.sign_up("ada@example.com") == ""
+        else:
+            await people.sessions.SendVerification(sessions_pb2.SendVerificationRequest(email="ada@example.com"))
+        letter = await mailbox.letter(1)
+        assert "/reset?token=" in letter
+
+        assert (await refusal(people.sessions.VerifyEmail(strangers))).code is StatusCode.INVALID_ARGUMENT
+        request = sessions_pb2.ResetPasswordRequest(token=_token(letter), password="a new good one")
+        await people.sessions.ResetPassword(request)
+
+        assert await people.log_in("ada@example.com", password="a new good one")
+        stranger = await refusal(people.log_in("ada@example.com", password="the stranger's own"))
+        assert stranger.code is StatusCode.UNAUTHENTICATED
+
+
 async def test_nobody_learns_from_sign_up_or_reset_who_has_an_account(tmp_path: Path) -> None:
     async with mailed(tmp_path) as (people, mailbox):
         new = sessions_pb2.SignUpRequest(email="ada@example.com", password=PASSWORD)

@@ -137,7 +137,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SendVerification(self, request, context):
-        """SendVerification mails another verification. FAILED_PRECONDITION when mail is not configured.
+        """SendVerification mails a token for ResetPassword, which verifies the e-mail too, to an account that lacks that:
+        whoever reads the mail chooses the password. FAILED_PRECONDITION when mail is not configured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

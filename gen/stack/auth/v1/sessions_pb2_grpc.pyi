@@ -37,7 +37,9 @@ class SessionServiceStub:
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_sessions_pb2.VerifyEmailRequest, _sessions_pb2.VerifyEmailResponse]
     """VerifyEmail proves by a mailed token that the owner reads the e-mail. INVALID_ARGUMENT when the token is not good."""
     SendVerification: _aio.UnaryUnaryMultiCallable[_sessions_pb2.SendVerificationRequest, _sessions_pb2.SendVerificationResponse]
-    """SendVerification mails another verification. FAILED_PRECONDITION when mail is not configured."""
+    """SendVerification mails a token for ResetPassword, which verifies the e-mail too, to an account that lacks that:
+    whoever reads the mail chooses the password. FAILED_PRECONDITION when mail is not configured.
+    """
     SendPasswordReset: _aio.UnaryUnaryMultiCallable[_sessions_pb2.SendPasswordResetRequest, _sessions_pb2.SendPasswordResetResponse]
     """SendPasswordReset mails a token for ResetPassword. FAILED_PRECONDITION when mail is not configured."""
     ResetPassword: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ResetPasswordRequest, _sessions_pb2.ResetPasswordResponse]
@@ -110,7 +112,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.SendVerificationRequest,
         context: _aio.ServicerContext[_sessions_pb2.SendVerificationRequest, _abc.Awaitable[_sessions_pb2.SendVerificationResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.SendVerificationResponse]:
-        """SendVerification mails another verification. FAILED_PRECONDITION when mail is not configured."""
+        """SendVerification mails a token for ResetPassword, which verifies the e-mail too, to an account that lacks that:
+        whoever reads the mail chooses the password. FAILED_PRECONDITION when mail is not configured.
+        """
 
     @_abc_1.abstractmethod
     def SendPasswordReset(
