@@ -5,6 +5,7 @@ from services.auth.audit import Actor
 from services.auth.passwords import Passwords
 from services.auth.sessions import OpenSession, Session, Sessions
 from services.auth.throttles import Rule, Throttle
+from services.common.client_block import client_block
 from services.common.clock import Clock, utc_now
 from services.common.errors import FailedPrecondition, InvalidRequest, PermissionDenied, Unauthenticated
 
@@ -87,8 +88,9 @@ class LogIn:
             address = normalised_email(email)
         except InvalidRequest:
             raise _wrong() from None
-        await self._throttle.demand(self._by_address, by.address)
-        await self._throttle.demand(_BY_BOTH, f"{address} {by.address}")
+        block = client_block(by.address)
+        await self._throttle.demand(self._by_address, block)
+        await self._throttle.demand(_BY_BOTH, f"{address} {block}")
         await self._throttle.demand(_BY_EMAIL, address)
         return await self._accounts.credentials(address)
 

@@ -18,6 +18,7 @@ from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
 from services.auth.passwords import Passwords
 from services.auth.pepper import Pepper
 from services.auth.throttles import Rule, Throttle
+from services.common.client_block import client_block
 from services.common.clock import Clock, utc_now
 from services.common.errors import AlreadyExists, PermissionDenied, ServiceError
 
@@ -80,7 +81,7 @@ class Registration:
         """
         invite_digest = self._admit(invite)
         account = open_account(email, now=utc_now(self._clock))
-        await self._throttle.demand(self._by_address, by.address)
+        await self._throttle.demand(self._by_address, client_block(by.address))
         password_hash = await self._passwords.hash(password)
         try:
             account = await self._stores.accounts.add(account, by=by, password_hash=password_hash, invite=invite_digest)
@@ -106,7 +107,7 @@ class Registration:
             InvalidRequest: The token is not good.
             Throttled: Too many tries.
         """
-        await self._throttle.demand(_TOKENS, by.address)
+        await self._throttle.demand(_TOKENS, client_block(by.address))
         digest = token_digest(token, pepper=self._pepper)
         return await self._stores.accounts.verify_email(digest, by=by, at=utc_now(self._clock))
 
@@ -128,7 +129,7 @@ class Registration:
             InvalidRequest: The token is not good, or the password cannot be accepted.
             Throttled: Too many tries.
         """
-        await self._throttle.demand(_TOKENS, by.address)
+        await self._throttle.demand(_TOKENS, client_block(by.address))
         digest = token_digest(token, pepper=self._pepper)
         password_hash = await self._passwords.hash(password)
         return await self._stores.accounts.reset_password(digest, password_hash, by=by, at=utc_now(self._clock))
@@ -145,7 +146,7 @@ class Registration:
         """Return the address that a letter is asked for, whether it has an account or not."""
         self.letters.demand_mail()
         address = normalised_email(email)
-        await self._throttle.demand(self._by_address, by.address)
+        await self._throttle.demand(self._by_address, client_block(by.address))
         await self._throttle.demand(_LETTERS, address)
         return address
 

@@ -4,13 +4,13 @@ A denial holds for a short time, and only while no key changed since it was read
 moment ago works at once. Keys are known by their SHA-256, as everywhere in the gateway.
 """
 
-import ipaddress
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from services.common.client_block import client_block
 from services.common.clock import Clock
 from services.common.errors import Throttled, Unauthenticated
 
@@ -20,7 +20,6 @@ _WINDOW_SECONDS = 10.0
 _UNKNOWN_MAX = 100
 """Unknown keys of one address within a window: more than any mistake makes, too few to find a key by."""
 _ADDRESSES_MAX = 10_000
-_ADDRESS_CHARACTERS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class Guessers:
         Raises:
             Throttled: Too many keys that nobody has came from there.
         """
-        block = _block(address)
+        block = client_block(address)
         self._check(block)
         self._asking[block] += 1
         try:
@@ -126,14 +125,3 @@ class Guessers:
         window.unknown += 1
         if len(self._windows) > _ADDRESSES_MAX:
             self._windows.popitem(last=False)
-
-
-def _block(address: str) -> str:
-    """Return what one client is taken for: an IPv4 address, or the 64 bits of IPv6 that one customer is given."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:_ADDRESS_CHARACTERS_MAX]
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    return str(parsed.ipv4_mapped or ipaddress.IPv6Address(int(parsed) >> 64 << 64))

@@ -100,6 +100,23 @@ async def test_guesses_at_many_accounts_from_one_address_end(people: People) -> 
     assert codes[-1] is StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_guesses_from_the_many_addresses_of_one_ipv6_network_are_one_clients(people: People) -> None:
+    answers = [
+        await refusal(
+            people.log_in(f"v6x{number}@example.com", password="a guess", address=f"2001:db8:5:6:{number:x}::1")
+        )
+        for number in range(42)
+    ]
+
+    assert [answer.code for answer in answers[39:]] == [
+        StatusCode.UNAUTHENTICATED,
+        StatusCode.RESOURCE_EXHAUSTED,
+        StatusCode.RESOURCE_EXHAUSTED,
+    ]
+    elsewhere = await refusal(people.log_in("v6@example.com", password="a guess", address="2001:db8:5:7::1"))
+    assert elsewhere.code is StatusCode.UNAUTHENTICATED
+
+
 async def test_a_new_password_ends_all_other_sessions_and_the_old_password(people: People) -> None:
     here = await people.sign_up("change@example.com")
     there = await people.log_in("change@example.com")
