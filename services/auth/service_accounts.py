@@ -10,6 +10,7 @@ from services.auth.one_time_tokens import MintedToken, OneTimeTokenStore, Purpos
 from services.auth.pepper import Pepper
 from services.auth.plans import Plan, PlanStore, checked_plan, checked_plan_name
 from services.common.clock import Clock, utc_now
+from services.common.errors import FailedPrecondition
 from services.common.rpc import Context
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, plans_pb2, plans_pb2_grpc
 
@@ -89,6 +90,8 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         """Return a token with which the owner chooses a password."""
         operator = self._admin_token.demand(context)
         account = await self._store.get(checked_reference(request.account))
+        if account.deleted_at is not None:
+            raise FailedPrecondition(f"account {account.id} was deleted; create another", reason="account_deleted")
         minted = mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=self._pepper, clock=self._clock)
         await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
         return accounts_pb2.CreatePasswordResetResponse(

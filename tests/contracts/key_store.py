@@ -106,6 +106,23 @@ class KeyStoreContract:
 
         assert (await stores.keys.set_limit(minted.key.id, 5, by=OPERATOR, at=NOW)).revoked_at == NOW
 
+    async def test_the_keys_of_a_deleted_account_are_told_of_each_but_those_revoked_before(
+        self, stores: Stores
+    ) -> None:
+        account = await stores.account()
+        early, *others = [await stores.key() for _ in range(4)]
+        await stores.keys.revoke(early.key.id, by=OPERATOR, at=NOW)
+        before = (await stores.changes.changes_after(None)).revision
+
+        await stores.accounts.delete(account.id, by=OPERATOR, at=NOW + timedelta(days=1))
+
+        listed = {key.id: key.revoked_at for key in await stores.keys.of_account(account.id)}
+        assert listed.pop(early.key.id) == NOW, "the time of the first revocation is lost"
+        assert listed == {one.key.id: NOW + timedelta(days=1) for one in others}
+        told = (await stores.changes.changes_after(before)).changes
+        assert {change.key_id for change in told if change.is_revoked} == set(listed)
+        assert len({change.revision for change in told}) == 3
+
     async def test_times_come_back_aware_in_utc_and_to_the_microsecond(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()

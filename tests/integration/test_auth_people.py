@@ -160,6 +160,16 @@ async def test_a_deleted_account_has_no_keys_no_sessions_and_its_email_is_free_a
     assert list((await people.owner.ListOwnKeys(owner_pb2.ListOwnKeysRequest(), metadata=bearer(again))).keys) == []
 
 
+async def test_a_deleted_account_gets_no_new_password(people: People) -> None:
+    gone = (await people.session(await people.sign_up("nopassword@example.com"))).account
+    await people.accounts.DeleteAccount(accounts_pb2.DeleteAccountRequest(account=gone.id), metadata=bearer())
+
+    request = accounts_pb2.CreatePasswordResetRequest(account=gone.id)
+    refused = await refusal(people.accounts.CreatePasswordReset(request, metadata=bearer()))
+
+    assert (refused.code, "was deleted" in refused.message) == (StatusCode.FAILED_PRECONDITION, True)
+
+
 async def test_an_owner_sees_and_changes_nothing_of_another_owner(people: People) -> None:
     ada, bob = await people.sign_up("ada1@example.com"), await people.sign_up("bob1@example.com")
     key = (await people.create_key(ada)).key

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.auth.keys import NewKey
 from services.auth.records import SQLAuditLog, unavailable
 from services.auth.server import MIGRATIONS, VERSION_TABLE
 from services.auth.store import SQLKeyStore
@@ -16,10 +18,10 @@ from services.auth.store_accounts import SQLAccountStore
 from services.auth.store_plans import SQLPlanStore
 from services.auth.store_sessions import SQLSessionStore, SQLThrottleStore
 from services.auth.store_tokens import SQLOneTimeTokenStore
-from services.auth.tables import metadata
+from services.auth.tables import api_keys, metadata
 from services.common import database
 from services.common.transactions import Transactions
-from tests.contracts.key_store import KeyStoreContract, Stores
+from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
 from tests.contracts.people_store import HandClock, PeopleStoreContract, World
 
 
@@ -57,6 +59,42 @@ async def test_the_migrations_make_the_tables_that_the_code_expects_on_sqlite(tm
 
 async def test_the_migrations_make_the_tables_that_the_code_expects_on_postgres(postgres_url: str) -> None:
     assert await _differences(postgres_url) == []
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/auth.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_deleted(url: str) -> None:
+    """Within the deadline of a write, while nobody else can revoke."""
+    keys = [new_key().key for _ in range(10_000)]
+    async with _opened(url) as engine:
+        transactions = Transactions(engine, unavailable=unavailable)
+        stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
+        account = await stores.account()
+        async with engine.begin() as connection:
+            await connection.execute(insert(api_keys), [_row(key, account.id) for key in keys])
+
+        await stores.accounts.set_plan(account.id, "free", by=OPERATOR, at=NOW)
+        await stores.accounts.delete(account.id, by=OPERATOR, at=NOW)
+
+        assert {key.revoked_at for key in await stores.keys.of_account(account.id)} == {NOW}
+        told = (await stores.changes.changes_after(0)).changes
+    assert {change.key_id for change in told if change.is_revoked} == {key.id for key in keys}
+    assert len({change.revision for change in told}) == len(keys)
+
+
+def _row(key: NewKey, account_id: str) -> dict[str, object]:
+    kept = ("id", "name", "prefix", "digest", "pepper_id", "created_at")
+    return {"account_id": account_id, "revision": 0, **{column: getattr(key, column) for column in kept}}
+
+
+@asynccontextmanager
+async def _opened(url: str) -> AsyncIterator[AsyncEngine]:
+    await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        yield engine
 
 
 @asynccontextmanager
