@@ -1,13 +1,15 @@
 """The SQL stores keep the contract on both databases."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth.keys import NewKey
@@ -16,9 +18,9 @@ from services.auth.server import MIGRATIONS, VERSION_TABLE
 from services.auth.store import SQLKeyStore
 from services.auth.store_accounts import SQLAccountStore
 from services.auth.store_plans import SQLPlanStore
-from services.auth.store_sessions import SQLSessionStore, SQLThrottleStore
+from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLThrottleStore
 from services.auth.store_tokens import SQLOneTimeTokenStore
-from services.auth.tables import api_keys, metadata
+from services.auth.tables import api_keys, metadata, throttles
 from services.common import database
 from services.common.transactions import Transactions
 from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
@@ -83,6 +85,27 @@ async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_delete
         told = (await stores.changes.changes_after(0)).changes
     assert {change.key_id for change in told if change.is_revoked} == {key.id for key in keys}
     assert len({change.revision for change in told}) == len(keys)
+
+
+async def test_what_an_attack_leaves_is_removed_in_steps_between_which_a_key_is_revoked(url: str) -> None:
+    rows = [{"subject": f"{number:064}", "tries": 1, "window_ends_at": NOW} for number in range(100_000)]
+    lasting = {"subject": "lasting", "tries": 1, "window_ends_at": NOW + timedelta(hours=1)}
+    async with _opened(url) as engine:
+        transactions = Transactions(engine, unavailable=unavailable)
+        stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
+        await stores.account()
+        minted = await stores.key()
+        async with engine.begin() as connection:
+            await connection.execute(insert(throttles), [*rows, lasting])
+
+        removing = asyncio.ensure_future(SQLHousekeeping(transactions).remove_past(NOW))
+        await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW)
+        assert not removing.done(), "the revocation waited for all of them"
+        await removing
+
+        async with engine.connect() as connection:
+            left = list(await connection.scalars(select(throttles.c.subject)))
+    assert left == ["lasting"]
 
 
 def _row(key: NewKey, account_id: str) -> dict[str, object]:
