@@ -122,7 +122,8 @@ def _operator() -> str:
             name = getpass.getuser()
         except (OSError, KeyError):  # A container's user may have no name.
             name = str(os.getuid())
-    return name.encode("ascii", "replace").decode()
+    printable = "".join(character for character in name if character.isprintable())
+    return printable.encode("ascii", "replace").decode()
 
 
 def _admin_token(data_dir: Path) -> str:

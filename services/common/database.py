@@ -56,7 +56,9 @@ async def open_database(url: str, *, migrations: Path, version_table: str) -> As
             finally:
                 await _close(engine)
         return
-    engine = create_async_engine(parsed, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True)
+    engine = create_async_engine(
+        parsed, hide_parameters=True, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True
+    )
     try:
         await _wait_for_schema(engine, migrations, version_table)
         yield engine
@@ -105,7 +107,7 @@ def _parse(url: str) -> URL:
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:
-    engine = create_async_engine(url)
+    engine = create_async_engine(url, hide_parameters=True)
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_pragmas(connection: Any, _: object) -> None:

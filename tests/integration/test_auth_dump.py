@@ -113,5 +113,5 @@ async def test_no_column_of_a_stolen_database_works_as_a_secret_nor_holds_one(tm
                 "the trials themselves do not work"
             )
             log = "".join(process.log)
-    told = [secret[:8] for secret in secrets if secret in log]
+    told = [secret[:8] for secret in (*secrets, "$argon2id$") if secret in log]
     assert not told, f"the log tells secrets: {told}"

@@ -112,6 +112,18 @@ def test_a_link_to_hand_over_is_printed_with_its_end(stackctl: Stackctl, argumen
     assert datetime.fromisoformat(link["expires_at"]) > datetime.now(UTC)
 
 
+@pytest.mark.parametrize(
+    ("operator", "named"), [("gr\nace\t\x1b[31m", "operator:grace[31m"), ("gräce", "operator:gr?ce")]
+)
+def test_an_operators_name_that_no_call_can_carry_is_told_as_far_as_it_can(
+    stackctl: Stackctl, operator: str, named: str
+) -> None:
+    email = f"named{len(operator)}@example.com"
+    made = stackctl("accounts", "create", "--email", email, "--json", STACK_OPERATOR=operator)
+    assert made.exit_code == 0, made.stderr
+    assert [event["actor"] for event in asked(stackctl, "audit", "--account", email)["events"]] == [named]
+
+
 def test_the_audit_log_names_the_operator_and_what_was_done(stackctl: Stackctl) -> None:
     account = asked(stackctl, "accounts", "create", "--email", "audit@example.com")
     key = asked(stackctl, "keys", "create", "--email", "audit@example.com", "--name", "x")

@@ -96,3 +96,21 @@ async def test_a_database_closes_only_when_abandoned_queries_have_given_their_co
             await read()
 
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_no_log_tells_what_a_failed_statement_was_to_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Among it are hashes of passwords and e-mail addresses."""
+    caplog.set_level("DEBUG", logger="services")
+    values = {"hash": "$argon2id$v=19$x"}
+    migrations = Path(services.auth.__file__).parent / "migrations"
+    async with database.open_database(
+        f"sqlite:///{tmp_path}/auth.db", migrations=migrations, version_table="version"
+    ) as engine:
+        with pytest.raises(Unavailable):
+            async with Transactions(engine, unavailable=_unavailable).writing() as connection:
+                await connection.execute(text("INSERT INTO nowhere VALUES (:hash)"), values)
+
+    assert "no such table: nowhere" in caplog.text
+    assert "$argon2id" not in caplog.text
