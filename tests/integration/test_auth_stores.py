@@ -1,6 +1,9 @@
 """The SQL stores keep the contract on both databases."""
 
 import asyncio
+import contextlib
+import itertools
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, event, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth.keys import NewKey
@@ -85,6 +88,39 @@ async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_delete
         told = (await stores.changes.changes_after(0)).changes
     assert {change.key_id for change in told if change.is_revoked} == {key.id for key in keys}
     assert len({change.revision for change in told}) == len(keys)
+
+
+@pytest.mark.parametrize("statements_before", [1, 2, 3])
+async def test_what_is_committed_amid_a_read_of_changes_is_told_or_comes_with_the_next(
+    tmp_path: Path, statements_before: int
+) -> None:
+    """Whoever goes on from the revision that a read tells must have been told of all before it."""
+    async with _opened(f"sqlite:///{tmp_path}/auth.db") as engine:
+        transactions = Transactions(engine, unavailable=unavailable)
+        stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
+        await stores.account()
+        first, second = await stores.key(), await stores.key()
+        await stores.keys.revoke(first.key.id, by=OPERATOR, at=NOW)  # At revision 3: there is something to read.
+        _commit_amid(engine, statements_before, tmp_path / "auth.db", second.key.id)
+
+        read = await stores.changes.changes_after(2)
+        rest = await stores.changes.changes_after(read.revision)
+
+    told = {(change.key_id, change.revision) for change in [*read.changes, *rest.changes]}
+    assert told == {(first.key.id, 3), (None, 4), (second.key.id, 5)}, "a change was passed over"
+    assert all(change.revision <= read.revision for change in read.changes)
+
+
+def _commit_amid(engine: AsyncEngine, statements_before: int, file: Path, key_id: str) -> None:
+    """Have a plan changed at revision 4 and a key at 5, after so many statements, by another connection."""
+    executed = itertools.count(1)
+
+    @event.listens_for(engine.sync_engine, "after_cursor_execute")
+    def commit(*_: object) -> None:
+        if next(executed) == statements_before:
+            with contextlib.closing(sqlite3.connect(file)) as other, other:
+                other.execute("UPDATE key_revision SET revision = 5, all_keys_revision = 4")
+                other.execute("UPDATE api_keys SET revision = 5 WHERE id = ?", (key_id,))
 
 
 async def test_what_an_attack_leaves_is_removed_in_steps_between_which_a_key_is_revoked(url: str) -> None:

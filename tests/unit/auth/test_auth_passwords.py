@@ -47,5 +47,16 @@ async def test_a_crowd_beyond_the_queue_is_told_to_try_again_and_two_threads_do_
     assert await passwords.hash("correct horse"), "who comes when the crowd is gone is let in"
 
 
+async def test_the_event_loop_goes_on_while_passwords_are_hashed(passwords: Passwords) -> None:
+    """Otherwise each log-in would stop every key look-up for as long as a hash takes."""
+    hashed = await passwords.hash("correct horse")
+    works = [asyncio.ensure_future(work) for work in (passwords.hash("a long one"), passwords.matches("no", hashed))]
+    for _ in range(3):
+        await asyncio.sleep(0)  # A task that does the work itself has ended after the first of these.
+
+    assert not any(work.done() for work in works)
+    assert [type(answer) for answer in await asyncio.gather(*works)] == [str, bool]
+
+
 async def test_text_that_is_no_hash_matches_nothing(passwords: Passwords) -> None:
     assert not await passwords.matches("correct horse", "not a hash")
