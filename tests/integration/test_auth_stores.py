@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, event, insert, select
+from sqlalchemy import Connection, event, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.auth.changes import Change
 from services.auth.keys import NewKey
 from services.auth.records import SQLAuditLog, unavailable
 from services.auth.server import MIGRATIONS, VERSION_TABLE
@@ -84,10 +85,13 @@ async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_delete
         await stores.accounts.set_plan(account.id, "free", by=OPERATOR, at=NOW)
         await stores.accounts.delete(account.id, by=OPERATOR, at=NOW)
 
-        assert {key.revoked_at for key in await stores.keys.of_account(account.id)} == {NOW}
-        told = (await stores.changes.changes_after(0)).changes
-    assert {change.key_id for change in told if change.is_revoked} == {key.id for key in keys}
-    assert len({change.revision for change in told}) == len(keys)
+        told = await stores.changes.changes_after(0)
+        async with engine.connect() as connection:
+            kept = select(func.count(api_keys.c.revision.distinct())).where(api_keys.c.revoked_at == NOW)
+            assert await connection.scalar(kept) == len(keys), (
+                "a key lives on, or its change has no revision of its own"
+            )
+    assert told.changes == [Change(None, told.revision)], "so many are not told of one by one, which takes too long"
 
 
 @pytest.mark.parametrize("statements_before", [1, 2, 3])
