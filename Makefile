@@ -46,7 +46,7 @@ manifests: .venv/dev.stamp .venv-checkov/stamp ## Render deploy/k8s in every com
 	$(BIN)/python -m tools.manifests
 
 test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
-	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium fonts-dejavu-core || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
+	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium fonts-inter fonts-jetbrains-mono; } || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
 
 bench-growth: .venv/dev.stamp ## See that look-ups stay flat up to ROWS=1000000 keys and ledger rows (10000000: 15 GB of disk)
