@@ -1,5 +1,6 @@
 """The console as an ASGI application: every page's path, and the one way in to all of them."""
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -34,6 +35,8 @@ from services.gateway.console.visit import (
 from services.gateway.errors import http_error
 from services.gateway.routes import API, Models, error_response, on_http_exception
 
+_NO_PAGE = "There is no page at this address. It may have moved, or the link has a slip in it."
+_log = logging.getLogger(__name__)
 Handler = Callable[[Visit], Awaitable[Response]]
 LetIn = Callable[[str, Stay, str], Belongings]
 """Binds a session's token, the session and the client's address to what its holder can do."""
@@ -116,7 +119,7 @@ class _WayIn:
 
         async def endpoint(request: Request) -> Response:
             try:
-                visit = await self._visit(request)
+                visit = await _known(self._console, request)
                 visit.demand_own_form(request.headers.get(CSRF_HEADER, ""))
                 visit.own  # noqa: B018
                 return await handler(visit)
@@ -133,9 +136,9 @@ class _WayIn:
         async def endpoint(request: Request) -> Response:
             handler = handlers[request.method]
             assert handler is not None, "Starlette lets only named methods in"
-            visit = Visit(request, "", visitor(request), None)
+            visit = _unknown(request)
             try:
-                visit = await self._visit(request)
+                visit = await _known(self._console, request)
                 if is_owned:
                     visit.own  # noqa: B018
                 if request.method == "POST":
@@ -149,19 +152,12 @@ class _WayIn:
 
         return Route(path, endpoint, methods=[method for method in ("GET", "POST") if handlers[method]])
 
-    async def _visit(self, request: Request) -> Visit:
-        token = cookie(request, SESSION_COOKIE)
-        visit = Visit(request, token, visitor(request), None)
-        stay = await self._console.door.stay(token) if token else None
-        if stay is not None:
-            visit.belongings = self._console.let_in(token, stay, visit.address)
-        return visit
-
 
 class _Errors:
     """Pages for what went wrong."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._pages = console.pages
 
     def page(self, visit: Visit, error: ServiceError) -> Response:
@@ -174,9 +170,32 @@ class _Errors:
         if "text/html" not in request.headers.get("accept", ""):
             return await on_http_exception(request, exc)
         assert isinstance(exc, HTTPException)
-        visit = Visit(request, "", visitor(request), None)
-        message = "There is no such page." if exc.status_code == 404 else "That page does not take what was sent to it."
+        visit = await self._visit(request)
+        message = _NO_PAGE if exc.status_code == 404 else "This page does not take what was sent to it."
         return self._pages.show(visit, "error", status=exc.status_code, code=exc.status_code, message=message)
+
+    async def _visit(self, request: Request) -> Visit:
+        try:
+            return await _known(self._console, request)
+        except ServiceError as exc:
+            _log.info("error page without its reader", extra={"reason": exc.reason})
+            return _unknown(request)
+
+
+async def _known(console: Console, request: Request) -> Visit:
+    """Return the visit with what its session lets it do; a session that has ended is none."""
+    visit = _unknown(request)
+    stay = await console.door.stay(visit.token) if visit.token else None
+    if stay is None:
+        visit.token = ""
+    else:
+        visit.belongings = console.let_in(visit.token, stay, visit.address)
+    return visit
+
+
+def _unknown(request: Request) -> Visit:
+    """Return the visit before auth was asked whose it is."""
+    return Visit(request, cookie(request, SESSION_COOKIE), visitor(request), None)
 
 
 def _to_log_in(request: Request) -> Response:

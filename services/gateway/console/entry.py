@@ -60,7 +60,8 @@ class Entry:
 
     async def log_out(self, visit: Visit) -> Response:
         """`POST /logout`."""
-        await self._door.log_out(visit.token, address=visit.address)
+        if visit.token:
+            await self._door.log_out(visit.token, address=visit.address)
         visit.go_out()
         return go("/")
 

@@ -8,7 +8,7 @@ from services.gateway.middleware import REQUEST_ID
 
 # Nothing from elsewhere, nothing inline, no frame around it: what a page does not hold cannot be run on it.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 _YEAR_SECONDS = 31_536_000

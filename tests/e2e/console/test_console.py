@@ -178,3 +178,59 @@ async def test_programs_are_told_of_unknown_paths_in_json(browser: Browser) -> N
 
     assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
     assert (await browser.client.get("/api/v1/nowhere")).json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_no_cell_of_the_csv_is_a_formula(owner: Browser) -> None:
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    formula = '=HYPERLINK("https://evil.example","open me")'
+    await _call(owner, secret, model=formula)
+
+    text = (await owner.get("/usage.csv")).text
+
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["model"] for row in rows] == [f"'{formula}"]
+    assert not [cell for row in rows for cell in row.values() if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
+
+
+async def test_an_error_page_knows_who_reads_it(browser: Browser) -> None:
+    assert 'href="/login"' in (await browser.get("/nowhere")).text
+    await browser.sign_up(an_email())
+
+    page = (await browser.get("/nowhere")).text
+
+    assert "To your API keys" in page
+    assert 'href="/login"' not in page
+    await browser.submit("/nowhere", "/logout", {})
+    assert 'href="/login"' in (await browser.get("/nowhere")).text
+
+
+async def test_a_session_that_has_ended_leaves_the_ways_in_on_the_page(stack: Stack, owner: Browser) -> None:
+    token = owner.client.cookies["stack_session"]
+    await owner.submit("/account", "/logout", {})
+    async with Browser(stack) as stale:
+        stale.client.cookies.set("stack_session", token, domain="127.0.0.1")
+
+        page = (await stale.get("/")).text
+
+        assert 'href="/login"' in page
+        assert "Log out" not in page
+
+
+async def test_requests_can_be_filtered_by_key_outcome_and_day(owner: Browser) -> None:
+    for name in ("laptop", "server"):
+        secret = secret_of((await owner.submit("/keys", "/keys", {"name": name})).text)
+        await _call(owner, secret)
+    await owner.client.post(
+        "/api/v1/chat", headers={"authorization": f"Bearer {secret}"}, json=say("[[standin:error status=400]]")
+    )
+    page = (await owner.get("/usage")).text
+    ids = dict(re.findall(r'<option value="(key_\w+)">(\w+) ', page))
+
+    async def shown(query: str) -> int:
+        return len(re.findall(r"/usage/requests/req_\w+", (await owner.get(f"/usage?{query}")).text))
+
+    by_key = [await shown(f"key={key_id}") for key_id, name in sorted(ids.items(), key=lambda pair: pair[1])]
+    assert by_key == [1, 2]
+    assert [await shown(f"outcome={outcome}") for outcome in ("answered", "refused", "cut")] == [2, 1, 0]
+    assert [await shown(query) for query in ("to=2020-01-01", "from=2020-01-01", "from=soon")] == [0, 3, 3]
+    assert "No request fits this filter" in (await owner.get("/usage?to=2020-01-01")).text

@@ -3,14 +3,15 @@
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
+from markupsafe import escape
 
 from tests.e2e.console.browser import HTML, PASSWORD, Browser, forms_of, secret_of
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, running_stack, say
 
 SCRIPT = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{7*7}}"
 PAGES = ["/", "/docs", "/login", "/signup", "/forgot", "/verify", "/reset"]
@@ -88,6 +89,35 @@ async def test_what_is_typed_into_a_form_is_never_markup(owner: Browser) -> None
     for page in pages:
         assert "<script>alert" not in page.text
         assert "<img src=x" not in page.text
+
+
+async def test_a_models_name_is_never_markup_in_charts_tables_and_receipts(owner: Browser) -> None:
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    headers = {"authorization": f"Bearer {secret}"}
+    answer = await owner.client.post("/api/v1/chat", headers=headers, json=say("hi", model=SCRIPT))
+
+    for path in ("/usage", f"/usage/requests/{answer.headers['x-request-id']}"):
+        page = (await owner.get(path)).text
+        assert escape(SCRIPT) in page, f"{path} does not show the model"
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+
+
+async def test_nothing_of_another_account_can_be_touched_by_its_id(stack: Stack, owner: Browser) -> None:
+    await owner.submit("/keys", "/keys", {"name": "laptop"})
+    key_id = re.findall(r"/keys/(key_\w+)/revoke", (await owner.get("/keys")).text)[0]
+    async with Browser(stack) as other:
+        await other.sign_up(f"{secrets.token_hex(6)}@example.com")
+        token = next(form.fields["csrf_token"] for form in forms_of((await other.get("/keys")).text))
+        headers = {"origin": other.origin, "x-csrf-token": token, "stack-key-id": key_id}
+        form = {"csrf_token": token, "grace": "0"}
+        for action in ("rotate", "revoke"):
+            answer = await other.client.post(f"/keys/{key_id}/{action}", data=form, headers=headers)
+            assert answer.status_code == 404, action
+        assert (await other.client.post("/playground/chat", json=say("hi"), headers=headers)).status_code == 404
+        assert "laptop" not in (await other.get(f"/usage?key={key_id}")).text
+        assert "laptop" not in (await other.get(f"/playground?key={key_id}")).text
+    assert re.search(r">0\s*<span class=\"muted\">of 1,000", (await owner.get("/keys")).text), "the key is used or gone"
 
 
 @pytest.mark.parametrize("page", ["/signup", "/login", "/forgot", "/verify", "/reset"])
@@ -223,6 +253,21 @@ async def test_files_overlong_forms_and_forms_that_are_none_are_refused(owner: B
     assert all("text/html" in answer.headers["content-type"] for answer in answers)
 
 
+@pytest.fixture
+def strict_stack() -> Iterator[Stack]:
+    """Give a stack whose operator wants HTTPS alone."""
+    with running_stack(GATEWAY_HSTS_SECONDS="600") as running:
+        yield running
+
+
+async def test_browsers_are_told_to_use_https_alone_where_the_setting_says_so(
+    stack: Stack, strict_stack: Stack
+) -> None:
+    for running, told in ((stack, None), (strict_stack, "max-age=600")):
+        async with Browser(running) as browser:
+            assert (await browser.get("/")).headers.get("strict-transport-security") == told
+
+
 async def test_with_auth_away_a_page_says_so_and_nobody_is_logged_out(own_stack: Stack) -> None:
     async with Browser(own_stack) as browser:
         await browser.sign_up("ada@example.com")
@@ -230,6 +275,7 @@ async def test_with_auth_away_a_page_says_so_and_nobody_is_logged_out(own_stack:
         away = await browser.get("/keys")
         assert away.status_code == 503
         assert "That did not work just now" in away.text
+        assert 'href="/login"' not in away.text, "who is logged in is told to log in"
         own_stack.start("auth")
         await own_stack.until_ready("auth")
         async with asyncio.timeout(5):

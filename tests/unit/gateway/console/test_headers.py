@@ -1,0 +1,58 @@
+"""What every answer of the console says to browsers, and what is shown in place of a defect."""
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.gateway.console.headers import SecurityHeaders
+
+DEFECT = b"<!doctype html><title>That went wrong</title>"
+
+
+async def _page(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("a page", headers={"cache-control": "public"})(scope, receive, send)
+
+
+async def _broken(scope: Scope, receive: Receive, send: Send) -> None:
+    raise RuntimeError("a secret of the server")
+
+
+async def _get(app: ASGIApp, path: str = "/keys", *, hsts_seconds: int = 0) -> httpx.Response:
+    console = SecurityHeaders(app, hsts_seconds=hsts_seconds, defect_page=DEFECT)
+    transport = httpx.ASGITransport(console)
+    async with httpx.AsyncClient(transport=transport, base_url="https://api.example.com") as client:
+        return await client.get(path)
+
+
+async def test_browsers_are_told_to_use_https_alone_only_where_the_operator_says_so() -> None:
+    assert (await _get(_page, hsts_seconds=600)).headers["strict-transport-security"] == "max-age=600"
+    assert "strict-transport-security" not in (await _get(_page)).headers
+
+
+async def test_the_policy_allows_our_own_files_and_nothing_else() -> None:
+    policy = (await _get(_page)).headers["content-security-policy"]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+
+    assert set(rules.values()) == {"'none'", "'self'"}
+    assert rules["default-src"] == rules["frame-ancestors"] == rules["base-uri"] == "'none'"
+    assert rules["form-action"] == "'self'"
+
+
+async def test_a_defect_is_a_page_that_tells_nothing_of_it_with_the_same_headers() -> None:
+    answer = await _get(_broken, hsts_seconds=600)
+
+    assert (answer.status_code, answer.content) == (500, DEFECT)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert {"content-security-policy", "x-frame-options", "strict-transport-security"} <= set(answer.headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_kept"),
+    [("/keys", False), ("/keys?v=1", False), ("/static/console.css", False), ("/static/console.css?v=0a1b", True)],
+)
+async def test_only_files_whose_address_names_their_content_are_kept_by_browsers(path: str, is_kept: bool) -> None:
+    cache = (await _get(_page, path)).headers.get_list("cache-control")
+
+    assert cache == (["public, max-age=31536000, immutable"] if is_kept else ["no-store"])
