@@ -16,6 +16,12 @@ from tests.e2e.stack import Stack
 Scheme = Literal["light", "dark"]
 PASSWORD = "correct horse battery"
 _AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+# WCAG 2.2 asks for 24 px (2.5.8, AA); a thumb likes 40. Links within text are exempt.
+_SMALL = """() => [...document.querySelectorAll("button, summary, select, textarea, input, a.button, nav a, footer a")]
+  .filter((one) => one.checkVisibility() && !["hidden", "checkbox"].includes(one.type))
+  .map((one) => [one.getBoundingClientRect().height, one.outerHTML.slice(0, 100)])
+  .filter(([height]) => height < (innerWidth < 600 ? 40 : 32))
+  .map(([height, html]) => `${height} px: ${html}`)"""
 _SERIOUS = ("serious", "critical")
 
 
@@ -59,6 +65,11 @@ class Person:
             for one in found["violations"]
             if one["impact"] in _SERIOUS
         ]
+
+    async def small_targets(self) -> list[str]:
+        """Return the controls of the page that a finger misses, with their heights in pixels."""
+        found: list[str] = await self.page.evaluate(_SMALL)
+        return found
 
 
 @asynccontextmanager

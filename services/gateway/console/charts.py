@@ -2,12 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from xml.sax.saxutils import escape, quoteattr
 
-_WIDTH, _HEIGHT = 760, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 12, 26
+_Stack = Sequence[tuple[str, int]]
+_HEIGHT = 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 4, 12, 26
 _COLOURS = 6
-_LABELS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A drawing's width, about that in pixels on its page, so that its text is neither tiny nor huge; and its dates."""
+
+    name: str
+    width: int
+    labels: int
+
+
+_WIDE, _NARROW = _Frame("wide", 520, 6), _Frame("narrow", 310, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +29,8 @@ class Chart:
 
     svg: str
     """Safe to put into a page: all text in it is escaped."""
+    narrow_svg: str
+    """The same for a phone."""
     legend: Sequence[tuple[str, str]]
     """Class of the colour and the name of the series."""
     total: int
@@ -30,27 +45,31 @@ def columns(title: str, days: Sequence[str], series: Mapping[str, Mapping[str, i
         series: By name of the series: the count of each day; days without one are 0.
     """
     names = sorted(series, key=lambda name: -sum(series[name].values()))
-    top = _round_up(max((sum(series[name].get(day, 0) for name in names) for day in days), default=0))
-    step = (_WIDTH - _LEFT - _RIGHT) / max(1, len(days))
-    parts = [*_grid(top), *_labels(days, step)]
-    for number, day in enumerate(days):
-        parts += _column(day, _LEFT + number * step, step, [(name, series[name].get(day, 0)) for name in names], top)
+    stacks = [[(name, series[name].get(day, 0)) for name in names] for day in days]
     total = sum(sum(counts.values()) for counts in series.values())
     label = f"{title} a day, {days[0]} to {days[-1]}: {total:,} in all" if days else title
-    svg = (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label={quoteattr(label)}>'
-        + "".join(parts)
-        + "</svg>"
+    wide, narrow = (_drawing(label, days, stacks, frame) for frame in (_WIDE, _NARROW))
+    return Chart(wide, narrow, [(_colour(number), name) for number, name in enumerate(names)], total)
+
+
+def _drawing(label: str, days: Sequence[str], stacks: Sequence[_Stack], frame: _Frame) -> str:
+    top = _round_up(max((sum(count for _, count in stack) for stack in stacks), default=0))
+    step = (frame.width - _LEFT - _RIGHT) / max(1, len(days))
+    parts = [*_grid(top, frame), *_labels(days, step, frame)]
+    for number, (day, stack) in enumerate(zip(days, stacks, strict=True)):
+        parts += _column(day, _LEFT + number * step, step, stack, top)
+    return (
+        f'<svg class="chart {frame.name}" viewBox="0 0 {frame.width} {_HEIGHT}" role="img" '
+        f"aria-label={quoteattr(label)}>{''.join(parts)}</svg>"
     )
-    return Chart(svg, [(_colour(number), name) for number, name in enumerate(names)], total)
 
 
-def _column(day: str, left: float, step: float, counts: Sequence[tuple[str, int]], top: int) -> list[str]:
-    told = ", ".join(f"{name}: {count:,}" for name, count in counts if count) or "nothing"
+def _column(day: str, left: float, step: float, stack: _Stack, top: int) -> list[str]:
+    told = ", ".join(f"{name}: {count:,}" for name, count in stack if count) or "nothing"
     parts = [f"<g><title>{escape(f'{day}. {told}')}</title>"]
     parts.append(f'<rect class="hit" x="{left:.1f}" y="{_TOP}" width="{step:.1f}" height="{_y(0, top) - _TOP:.1f}"/>')
     bottom = 0
-    for number, (_, count) in enumerate(counts):
+    for number, (_, count) in enumerate(stack):
         if count:
             upper, lower = _y(bottom + count, top), _y(bottom, top)
             parts.append(
@@ -61,23 +80,32 @@ def _column(day: str, left: float, step: float, counts: Sequence[tuple[str, int]
     return [*parts, "</g>"]
 
 
-def _grid(top: int) -> list[str]:
+def _grid(top: int, frame: _Frame) -> list[str]:
     parts = []
     for quarter in range(5):
         count = top * quarter // 4
         y = _y(count, top)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{frame.width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="axis end" x="{_LEFT - 8}" y="{y + 4:.1f}">{_short(count)}</text>')
     return parts
 
 
-def _labels(days: Sequence[str], step: float) -> list[str]:
-    every = max(1, -(-len(days) // _LABELS))
-    return [
-        f'<text class="axis mid" x="{_LEFT + (number + 0.5) * step:.1f}" y="{_HEIGHT - 6}">{escape(day[5:])}</text>'
-        for number, day in enumerate(days)
-        if number % every == 0
-    ]
+def _labels(days: Sequence[str], step: float, frame: _Frame) -> list[str]:
+    """Return dates below the columns, counted from the last one, which is the day that one looks for."""
+    every = max(1, -(-len(days) // frame.labels))
+    parts = []
+    for number in range(len(days) - 1, -1, -every):
+        is_last = number == len(days) - 1
+        x = frame.width - _RIGHT if is_last else _LEFT + (number + 0.5) * step
+        text = escape(_day_and_month(days[number]))
+        parts.append(
+            f'<text class="axis {"end" if is_last else "mid"} day" x="{x:.1f}" y="{_HEIGHT - 6}">{text}</text>'
+        )
+    return parts
+
+
+def _day_and_month(day: str) -> str:
+    return f"{date.fromisoformat(day):%-d %b}"
 
 
 def _y(count: int, top: int) -> float:

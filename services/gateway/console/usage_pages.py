@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from starlette.responses import Response
@@ -13,7 +13,7 @@ from services.gateway.console.key_pages import or_nothing
 from services.gateway.console.owner import Key, RequestFilter
 from services.gateway.console.page import Pages, go
 from services.gateway.console.visit import Visit
-from services.gateway.console.words import OUTCOMES, explained, refund_explained
+from services.gateway.console.words import OUTCOMES, countdown, explained, refund_explained
 from services.gateway.receipts import DayUsage, Receipt
 
 _DAYS = 30
@@ -26,7 +26,6 @@ _CSV_COLUMNS = (
 _REQUEST_ID = re.compile(r"req_[0-9A-Z]{26}")
 _KEY_ID = re.compile(r"key_[0-9A-Z]{26}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_TOKENS = (("prompt", "prompt_tokens"), ("answer", "completion_tokens"))
 
 
 class UsagePages:
@@ -44,13 +43,17 @@ class UsagePages:
         keys = (await own.owner.keys()).keys
         sums = await own.usage.days(from_day=days[0], key_id=wanted.key_id)
         requests = await own.usage.requests(wanted, count=_PAGE)
+        reset_at = _next_midnight(self._pages.now())
         return self._pages.show(
             visit,
             "usage",
             today=await self._today(visit, keys),
-            reset_at=_next_midnight(self._pages.now()),
-            requests_chart=columns("Requests", days, _by_model(sums)),
-            tokens_chart=columns("Tokens", days, _by_kind(sums)),
+            reset_at=reset_at,
+            until_reset=countdown(reset_at - self._pages.now()),
+            requests_chart=columns("Requests", days, _by_model(sums, lambda one: one.requests)),
+            tokens_chart=columns(
+                "Tokens", days, _by_model(sums, lambda one: one.prompt_tokens + one.completion_tokens)
+            ),
             sums=sums,
             requests=requests,
             keys=keys,
@@ -132,18 +135,10 @@ def _day(text: str) -> str:
         return ""
 
 
-def _by_model(sums: Sequence[DayUsage]) -> dict[str, dict[str, int]]:
+def _by_model(sums: Sequence[DayUsage], count: Callable[[DayUsage], int]) -> dict[str, dict[str, int]]:
     series: dict[str, dict[str, int]] = {}
     for one in sums:
-        series.setdefault(one.model, {})[one.day] = one.requests
-    return series
-
-
-def _by_kind(sums: Sequence[DayUsage]) -> dict[str, dict[str, int]]:
-    series: dict[str, dict[str, int]] = {name: {} for name, _ in _TOKENS}
-    for one in sums:
-        for name, field in _TOKENS:
-            series[name][one.day] = series[name].get(one.day, 0) + getattr(one, field)
+        series.setdefault(one.model, {})[one.day] = count(one)
     return series
 
 

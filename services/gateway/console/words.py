@@ -6,14 +6,14 @@ _OUTCOMES = {
         "You left early",
         "Your program closed the connection before the end. The model's work was done, so it counts.",
     ),
-    "refused": ("Refused", "The model's server refused the request, so it did not count."),
-    "upstream_failed": ("Failed", "The model's server failed before any output came, so the request did not count."),
+    "refused": ("Refused", "The model's server refused the request."),
+    "upstream_failed": ("Failed", "The model's server failed before any output came."),
     "cut": (
         "Cut off",
         "The model's server broke off after output had begun. What had come by then was passed on, so it counts.",
     ),
     "timed_out": ("Timed out", "The model took longer than a request may take."),
-    "unknown": ("Unknown", "We lost sight of this request, so it did not count. That is on us."),
+    "unknown": ("Unknown", "We lost sight of this request. That is on us."),
 }
 _REFUNDS = {
     "invalid_request": "the model's server did not accept what was sent",
@@ -29,6 +29,8 @@ _REFUNDS = {
     "upstream_misconfigured": "this service's own access to the model was refused",
     "upstream_stalled": "the model's server fell silent",
     "upstream_timeout": "the model's server did not answer in time",
+    "upstream_unavailable": "the model's server could not take requests just then",
+    "internal_error": "a defect of ours ended it",
     "ledger_unavailable": "we could not write it down, and what is not written down is not counted",
     "no_verdict": "we do not know how it ended, and what we do not know we do not count",
 }
@@ -68,6 +70,12 @@ def explained(outcome: str) -> str:
 def refund_explained(reason: str) -> str:
     """Return why a request was not counted."""
     return _REFUNDS.get(reason, reason.replace("_", " "))
+
+
+def countdown(seconds: float) -> str:
+    """Return a span of time as hours, minutes and seconds, `07:12:03`; nothing is left of a past one."""
+    whole = max(0, int(seconds))
+    return f"{whole // 3_600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def ago(seconds: float | None, *, now: float) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -234,3 +235,12 @@ async def test_requests_can_be_filtered_by_key_outcome_and_day(owner: Browser) -
     assert [await shown(f"outcome={outcome}") for outcome in ("answered", "refused", "cut")] == [2, 1, 0]
     assert [await shown(query) for query in ("to=2020-01-01", "from=2020-01-01", "from=soon")] == [0, 3, 3]
     assert "No request fits this filter" in (await owner.get("/usage?to=2020-01-01")).text
+
+
+async def test_the_count_down_ends_at_the_next_midnight_utc(owner: Browser) -> None:
+    page = (await owner.get("/usage")).text
+
+    until = int(re.findall(r'data-until="(\d+)"', page)[0])
+    assert until % 86_400 == 0
+    assert 0 < until - time.time() <= 86_400
+    assert re.search(r'data-until="\d+">\d\d:\d\d:\d\d<', page), "without scripts it tells nothing"

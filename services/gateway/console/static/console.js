@@ -1,19 +1,24 @@
 "use strict";
 // All that the pages do beyond HTML: copy, count down, and the playground's stream. Without it everything else works.
 
+const copied = async (field) => {
+  try {
+    await navigator.clipboard.writeText(field.value ?? field.textContent);
+    return true;
+  } catch {
+    // Not allowed here, as on plain HTTP: it is selected, for the browser's own copying or Ctrl-C.
+    if (field.select) field.select();
+    else getSelection().selectAllChildren(field);
+    return document.execCommand("copy");
+  }
+};
+
 for (const button of document.querySelectorAll("[data-copy]")) {
+  const label = button.textContent;
   button.hidden = false;
   button.addEventListener("click", async () => {
-    const field = document.getElementById(button.dataset.copy);
-    const text = field.value ?? field.textContent;
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      field.select?.(); // Not allowed here, as on plain HTTP: it is selected for Ctrl-C.
-      document.execCommand("copy");
-    }
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    button.textContent = await copied(document.getElementById(button.dataset.copy)) ? "Copied" : "Press Ctrl-C";
+    setTimeout(() => { button.textContent = label; }, 2000);
   });
 }
 
@@ -41,7 +46,7 @@ if (play) {
     const element = document.createElement("div");
     const name = document.createElement("b");
     const body = document.createElement("span");
-    element.className = "turn";
+    element.className = who === "You" ? "turn you" : "turn";
     name.textContent = who;
     body.textContent = text;
     element.append(name, body);
@@ -60,21 +65,36 @@ if (play) {
   const shellQuoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
   const snippets = {
     curl: (body, url) => `curl ${url}/api/v1/chat \\\n  -H "Authorization: Bearer $STACK_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d ${shellQuoted(JSON.stringify(body, null, 2))}`,
-    python: (body, url) => `from openai import OpenAI\n\nclient = OpenAI(base_url="${url}/api/v1", api_key="sk_stk_…")\n${body.stream ? "stream" : "answer"} = client.chat.completions.create(\n    model=${JSON.stringify(body.model)},\n    messages=${JSON.stringify(body.messages, null, 4).replaceAll("\n", "\n    ")},\n${body.stream ? "    stream=True,\n)\nfor chunk in stream:\n    print(chunk.choices[0].delta.content or \"\", end=\"\") if chunk.choices else None" : ")\nprint(answer.choices[0].message.content)"}`,
+    python: (body, url) => `import os\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="${url}/api/v1", api_key=os.environ["STACK_API_KEY"])\n${body.stream ? "stream" : "answer"} = client.chat.completions.create(\n    model=${JSON.stringify(body.model)},\n    messages=${JSON.stringify(body.messages, null, 4).replaceAll("\n", "\n    ")},\n${body.stream ? "    stream=True,\n)\nfor chunk in stream:\n    print(chunk.choices[0].delta.content or \"\", end=\"\") if chunk.choices else None" : ")\nprint(answer.choices[0].message.content)"}`,
     javascript: (body, url) => `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${url}/api/v1", apiKey: process.env.STACK_API_KEY });\nconst ${body.stream ? "stream" : "answer"} = await client.chat.completions.create(${JSON.stringify(body, null, 2)});\n${body.stream ? "for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta?.content ?? \"\");" : "console.log(answer.choices[0].message.content);"}`,
   };
   let language = "curl";
   const show = () => { document.getElementById("snippet").textContent = snippets[language](request(), play.dataset.url); };
-  for (const tab of document.querySelectorAll("[data-language]")) {
-    tab.addEventListener("click", () => {
-      language = tab.dataset.language;
-      for (const other of document.querySelectorAll("[data-language]")) {
-        other.setAttribute("aria-selected", String(other === tab));
-      }
-      show();
+  const tabs = [...document.querySelectorAll("[data-language]")];
+  const choose = (chosen) => {
+    language = chosen.dataset.language;
+    for (const tab of tabs) {
+      tab.setAttribute("aria-selected", String(tab === chosen));
+      tab.tabIndex = tab === chosen ? 0 : -1;
+    }
+    document.getElementById("snippet-panel").setAttribute("aria-labelledby", chosen.id);
+    show();
+  };
+  for (const [place, tab] of tabs.entries()) {
+    tab.addEventListener("click", () => choose(tab));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = tabs[(place + step + tabs.length) % tabs.length];
+      choose(next);
+      next.focus();
     });
   }
-  form.addEventListener("input", show);
+  // The settings stand beside the form, not in it.
+  play.addEventListener("input", show);
+  form.elements.message.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
   show();
 
   const read = async (response, body) => {
@@ -132,7 +152,7 @@ if (play) {
       await ask(body, answer);
     } catch (error) {
       if (error.name === "AbortError") status.textContent = "Stopped. A request that the model began still counts.";
-      else { answer.textContent = error.message; status.textContent = "That did not work."; }
+      else { answer.textContent = error.message; answer.parentElement.classList.add("failed"); status.textContent = "That did not work."; }
     }
     running = null;
     button.textContent = "Send";

@@ -1,0 +1,61 @@
+"""Outcomes, refunds and changes are told in words, also those that are new."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from services.gateway.console.words import OUTCOMES, ago, countdown, explained, in_words, refund_explained
+
+SERVICES = Path(__file__).parents[4] / "services"
+
+
+def test_every_outcome_has_a_word_and_a_sentence() -> None:
+    for outcome in OUTCOMES:
+        assert in_words(outcome)[0].isupper()
+        assert explained(outcome).endswith(".")
+
+
+def _written(service: str, pattern: str) -> set[str]:
+    """Return what the sources of a service hold of a pattern; the services share no list, as none imports another."""
+    sources = (SERVICES / service).rglob("*.py")
+    return {found for path in sources for found in re.findall(pattern, path.read_text())}
+
+
+def test_every_change_that_auth_writes_down_has_words_of_its_own() -> None:
+    written = _written("auth", r'"((?:account|key|session|token|plan)\.[a-z_]+)"')
+
+    assert "key.created" in written
+    assert [
+        action for action in sorted(written) if in_words(action) == action.replace("_", " ").replace(".", ": ")
+    ] == []
+
+
+def test_every_reason_for_which_inference_does_not_charge_has_words_of_its_own() -> None:
+    written = _written("inference", r'(?:reason=|_reason = )"([a-z_]+)"') | {"upstream_unavailable", "internal_error"}
+
+    assert "upstream_timeout" in written
+    assert [reason for reason in sorted(written) if refund_explained(reason) == reason.replace("_", " ")] == []
+
+
+def test_what_has_no_words_yet_stands_for_itself() -> None:
+    assert in_words("key.painted_blue") == "key: painted blue"
+    assert refund_explained("moon_eclipsed") == "moon eclipsed"
+    assert explained("vanished") == "This is how the request ended."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "00:00:00"), (-5, "00:00:00"), (59.9, "00:00:59"), (86_399, "23:59:59"), (3_661, "01:01:01")],
+)
+def test_a_countdown_is_hours_minutes_and_seconds(seconds: float, told: str) -> None:
+    assert countdown(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("passed", "told"),
+    [(0, "just now"), (-3, "just now"), (60, "1 minute ago"), (7_200, "2 hours ago"), (86_400, "1 day ago")],
+)
+def test_a_time_is_told_in_its_largest_unit(passed: float, told: str) -> None:
+    assert ago(1_000_000 - passed, now=1_000_000) == told
+    assert ago(None, now=0) == "never"
