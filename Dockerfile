@@ -30,6 +30,9 @@ LABEL org.opencontainers.image.title="stack" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.base.name="${BASE}"
+# The public base has a pip of its own, and what makes another.
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/*-packages/pip /usr/local/lib/python3.*/*-packages/pip-*.dist-info \
+        /usr/local/lib/python3.*/ensurepip
 COPY --from=build /opt/stack /opt/stack
 # The root is read-only where the manifests run it, and there is no use in trying to write bytecode.
 ENV PATH=/opt/stack/bin:$PATH \

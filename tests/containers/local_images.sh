@@ -20,6 +20,11 @@ docker build --network host -t python:3.13-slim -f - . <<'DOCKERFILE'
 FROM debian:trixie-slim
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv python-is-python3 \
     && rm -rf /var/lib/apt/lists/*
+# The public image has a pip of its own, where ours must not keep one.
+RUN python -m venv /tmp/venv && mkdir -p /usr/local/lib/python3.13/dist-packages \
+    && mv /tmp/venv/lib/python3.13/site-packages/pip* /usr/local/lib/python3.13/dist-packages/ && rm -r /tmp/venv \
+    && printf '#!/usr/bin/python3\nfrom pip._internal.cli.main import main\nmain()\n' >/usr/local/bin/pip \
+    && chmod 755 /usr/local/bin/pip
 COPY host-ca.crt /etc/ssl/certs/ca-certificates.crt
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 DOCKERFILE
@@ -50,12 +55,14 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 exec "$@" -c listen_addresses='*'
 SCRIPT
+# Here, since Debian 12's engine knows no `COPY --chmod`.
+chmod 755 entrypoint
 docker build --network host -t postgres:17-alpine -f - . <<'DOCKERFILE'
 FROM debian:trixie-slim
 RUN groupadd -g 70 postgres && useradd -u 70 -g 70 postgres \
     && apt-get update && apt-get install -y --no-install-recommends postgresql-17 && rm -rf /var/lib/apt/lists/* \
     && chown 70:70 /var/run/postgresql
-COPY --chmod=755 entrypoint /usr/local/bin/entrypoint
+COPY entrypoint /usr/local/bin/entrypoint
 ENV PATH=/usr/lib/postgresql/17/bin:$PATH
 USER 70:70
 ENTRYPOINT ["entrypoint"]
