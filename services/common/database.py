@@ -103,7 +103,13 @@ def _parse(url: str) -> URL:
     backend = parsed.get_backend_name()
     if backend not in _DRIVERS:
         raise StartError(f"databases of type {backend} are not supported; use sqlite:///path or postgresql://host/name")
-    return parsed.set(drivername=_DRIVERS[backend])
+    return _with_driver(parsed)
+
+
+def _with_driver(url: URL) -> URL:
+    """Return the URL for our driver, which calls libpq's `sslmode` by another name; hosted Postgres' URLs bear it."""
+    query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
+    return url.set(drivername=_DRIVERS[url.get_backend_name()], query=query)
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from services.common.database import migrate, open_database
+from services.common.errors import StartError
 from services.inference.server import MIGRATIONS, VERSION_TABLE
 from tests.backends import execute
 
@@ -37,3 +38,12 @@ async def test_a_later_version_s_schema_serves_and_an_earlier_one_does_not(
     execute(postgres_url, f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'")
 
     assert await _opens(postgres_url, within_seconds=10 if opens else 1) is opens
+
+
+async def test_the_url_of_a_hosted_postgres_may_say_sslmode(postgres_url: str) -> None:
+    """As libpq has it; a server that must encrypt and cannot is refused, not used without."""
+    await migrate(f"{postgres_url}?sslmode=disable", migrations=MIGRATIONS, version_table=VERSION_TABLE)
+
+    assert await _opens(f"{postgres_url}?sslmode=prefer", within_seconds=10)
+    with pytest.raises(StartError, match="SSL"):
+        await migrate(f"{postgres_url}?sslmode=require", migrations=MIGRATIONS, version_table=VERSION_TABLE)
