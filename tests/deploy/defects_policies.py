@@ -38,14 +38,6 @@ DEFECTS: Defects = {
         ),
         "the call gateway -> postgres:5432 may reach its callee, and nobody makes it",
     ),
-    "a door that is open to everybody": (
-        lambda w: w.policy("auth")["ingress"][0].pop("from"),
-        "NetworkPolicy/auth: lets everybody in",
-    ),
-    "a way out to anywhere": (
-        lambda w: w.policy("gateway")["egress"].append({}),
-        "NetworkPolicy/gateway: lets calls out to anywhere",
-    ),
     # Settings.
     "a setting that is misspelt": (
         lambda w: w.set(w.one("ConfigMap", "auth")["data"], AUTH_SIGNUP="closed"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy import defects_pods, defects_policies, defects_wiring
+from tests.deploy import defects_outside, defects_pods, defects_policies, defects_wiring
 from tests.deploy.world import World
 from tools.manifests.__main__ import problems
 from tools.manifests.checks import CHECKS
@@ -14,7 +14,7 @@ from tools.manifests.render import K8S, render, render_combination
 
 _WITH_STORES = ("network-policy", "mtls", "autoscaling", "monitoring", "ingress")
 """The components that add objects, over a base that keeps its stores."""
-_DEFECTS = defects_pods.DEFECTS | defects_wiring.DEFECTS | defects_policies.DEFECTS
+_DEFECTS = defects_pods.DEFECTS | defects_wiring.DEFECTS | defects_policies.DEFECTS | defects_outside.DEFECTS
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,18 @@
 
 from collections.abc import Callable, Iterator
 
-from tools.manifests.checks import custom, network, pods, references, scaling, security, services, settings, versions
+from tools.manifests.checks import (
+    custom,
+    network,
+    outside,
+    pods,
+    references,
+    scaling,
+    security,
+    services,
+    settings,
+    versions,
+)
 from tools.manifests.objects import Objects
 
 Check = Callable[[Objects], Iterator[str]]
@@ -14,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
     *services.CHECKS,
     *scaling.CHECKS,
     *network.CHECKS,
+    *outside.CHECKS,
     *settings.CHECKS,
     *versions.CHECKS,
     *custom.CHECKS,

@@ -1,0 +1,147 @@
+"""NetworkPolicies and the world outside the namespace: names, Groq, stores and mail of the operator's own, scraping.
+
+Each policy has the name of the workload that it is for (network.py sees to it), `allow-dns` and `deny-all` excepted.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from tools.manifests.objects import Object, Objects, Workload, title
+
+_DIALLED: Mapping[str, frozenset[int]] = {
+    "GROQ_API_KEYS": frozenset({443}),
+    "AUTH_DATABASE_URL": frozenset({5432}),
+    "INFERENCE_DATABASE_URL": frozenset({5432}),
+    "QUOTA_REDIS_URL": frozenset({6379}),
+    "AUTH_SMTP_URL": frozenset({465, 587}),
+}
+"""Variables that, taken from the operator's Secret, name something outside, and the ports that are dialled for them."""
+
+_HTTPS = 443
+_NEVER_GROQ = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"}
+_NAMESPACE = "kubernetes.io/metadata.name"
+_RESOLVERS = ({_NAMESPACE: "kube-system"}, {"k8s-app": "kube-dns"})
+_SCRAPERS = {_NAMESPACE: "monitoring"}
+_METRICS = "metrics"
+"""Name of the port that is scraped, of whatever pod."""
+
+
+def names(objects: Objects) -> Iterator[str]:
+    """Where everything is denied, each pod may still ask for names, of the cluster's resolver alone."""
+    policies = list(objects.of("NetworkPolicy"))
+    for workload in objects.workloads() if policies else ():
+        asked = {port for one in policies if _selects(one, workload) for port in _resolver_ports(one)}
+        if asked != {("UDP", 53), ("TCP", 53)}:
+            yield f"{workload.title}: may not ask for names over UDP and TCP, or may ask more than that"
+
+
+def _selects(policy: Object, workload: Workload) -> bool:
+    return bool(policy["spec"]["podSelector"].get("matchLabels", {}).items() <= workload.labels.items())
+
+
+def _resolver_ports(policy: Object) -> Iterator[tuple[str, int]]:
+    for rule in policy["spec"].get("egress", ()):
+        if any(_labels(peer) == _RESOLVERS for peer in rule.get("to", ())):
+            yield from ((port["protocol"], port["port"]) for port in rule["ports"])
+
+
+def _labels(peer: Object) -> tuple[object, object]:
+    """Return the labels of the namespaces, and those of the pods, that a peer names."""
+    return peer.get("namespaceSelector", {}).get("matchLabels"), peer.get("podSelector", {}).get("matchLabels")
+
+
+def ways_out(objects: Objects) -> Iterator[str]:
+    """Out of the cluster goes what the configuration sends there, on the ports that it needs, and nothing else."""
+    for policy in objects.of("NetworkPolicy"):
+        wanted, allowed = _wanted(objects, policy["metadata"]["name"]), set(_allowed(policy))
+        yield from (
+            f"{title(policy)}: keeps calls to the outside on port {port} back" for port in sorted(wanted - allowed)
+        )
+        yield from (f"{title(policy)}: lets calls out to anywhere, port {port}" for port in sorted(allowed - wanted))
+
+
+def _wanted(objects: Objects, name: str) -> set[int]:
+    found: set[int] = set()
+    for workload in objects.workloads():
+        if workload.labels["app.kubernetes.io/name"] == name:
+            for container in workload.containers:
+                values = objects.environment(container).items()
+                found.update(*(_DIALLED.get(key, ()) for key, value in values if value.startswith("secret:")))
+    return found
+
+
+def _allowed(policy: Object) -> Iterator[int]:
+    """Yield the ports of rules that name no pods; 0 stands for all ports."""
+    for rule in policy["spec"].get("egress", ()):
+        if not any("podSelector" in peer for peer in rule.get("to", ())):
+            yield from (port["port"] for port in rule.get("ports", [{"port": 0}]))
+
+
+def groq(objects: Objects) -> Iterator[str]:
+    """HTTPS goes to public addresses only: never to a cluster's own, or to the cloud's metadata."""
+    for policy in objects.of("NetworkPolicy"):
+        for rule in policy["spec"].get("egress", ()):
+            if _HTTPS in [port["port"] for port in rule.get("ports", ())]:
+                blocks = [peer.get("ipBlock", {}) for peer in rule.get("to", [{}])]
+                if any(not _is_public(block) for block in blocks):
+                    yield f"{title(policy)}: lets HTTPS out to addresses that are not public"
+
+
+def _is_public(block: Object) -> bool:
+    if ":" in block.get("cidr", ""):
+        return "fc00::/7" in block.get("except", ())
+    return set(block.get("except", ())) >= _NEVER_GROQ
+
+
+def namespaces(objects: Objects) -> Iterator[str]:
+    """Of other namespaces only the resolver is asked, and only who scrapes is let in, to metrics."""
+    for policy in objects.of("NetworkPolicy"):
+        for rule in policy["spec"].get("egress", ()):
+            foreign = [peer for peer in rule.get("to", ()) if "namespaceSelector" in peer]
+            if any(_labels(peer) != _RESOLVERS for peer in foreign):
+                yield f"{title(policy)}: lets calls out to another namespace"
+        ports = {port["port"] for port in _scraped(policy)}
+        strange = ports - {one.ports.get(_METRICS) for one in objects.workloads() if _selects(policy, one)}
+        yield from (f"{title(policy)}: lets another namespace in to port {port}" for port in sorted(strange))
+
+
+def _scraped(policy: Object) -> Iterator[Object]:
+    for rule in policy["spec"].get("ingress", ()):
+        if any("namespaceSelector" in peer for peer in rule.get("from", ())):
+            yield from rule["ports"]
+
+
+def doors(objects: Objects) -> Iterator[str]:
+    """Only the gateway lets everybody in, and only to HTTP."""
+    for policy in objects.of("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", ()):
+            is_door = policy["metadata"]["name"] == "gateway" and [port["port"] for port in rule["ports"]] == [8080]
+            if _is_open(rule) and not is_door:
+                yield f"{title(policy)}: lets everybody in"
+
+
+def _is_open(rule: Object) -> bool:
+    """Whether a rule names nobody, or every namespace."""
+    peers = rule.get("from", ())
+    return not peers or any(peer.get("namespaceSelector") == {} for peer in peers)
+
+
+def scraping(objects: Objects) -> Iterator[str]:
+    """Where pods are scraped, each that declares a port for it lets the scraper in."""
+    if not any(True for _ in objects.of("PodMonitor")) or not any(True for _ in objects.of("NetworkPolicy")):
+        return
+    for workload in objects.workloads():
+        port = workload.ports.get(_METRICS)
+        policies = [one for one in objects.of("NetworkPolicy") if _selects(one, workload)]
+        if port and not any(_lets_scrapers_in(one, port) for one in policies):
+            yield f"{workload.title}: may not be scraped on port {port}"
+
+
+def _lets_scrapers_in(policy: Object, port: int) -> bool:
+    return any(
+        _labels(peer) == (_SCRAPERS, None) and port in [one["port"] for one in rule["ports"]]
+        for rule in policy["spec"].get("ingress", ())
+        for peer in rule.get("from", ())
+    )
+
+
+CHECKS = (names, ways_out, groq, namespaces, doors, scraping)
