@@ -28,8 +28,8 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # A replica that leaves is a reason to look for others at once; half a minute's patience is the default.
-    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # A pod that comes back has another address. By default a name that was looked up is not asked for again for 30 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 500),
     # A peer that vanished without a word is noticed within 15 s; servers allow this pace (server.py).
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
