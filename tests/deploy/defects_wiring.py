@@ -51,6 +51,22 @@ DEFECTS: Defects = {
         lambda w: w.set(w.one("Service", "gateway")["spec"]["ports"][0], name="web"),
         "Ingress/gateway: there is no Service gateway with this port",
     ),
+    "an Ingress that refuses in its own words": (
+        lambda w: w.one("Ingress", "gateway")["metadata"]["annotations"].update(
+            {"nginx.ingress.kubernetes.io/proxy-body-size": "4m"}
+        ),
+        "refuses bodies that the gateway would take or answer itself",
+    ),
+    "an Ingress that is not patient": (
+        lambda w: w.one("Ingress", "gateway")["metadata"]["annotations"].pop(
+            "nginx.ingress.kubernetes.io/proxy-read-timeout"
+        ),
+        "gives up before the gateway does",
+    ),
+    "an Ingress that buffers": (
+        lambda w: w.one("Ingress", "gateway")["metadata"].pop("annotations"),
+        "keeps streams back",
+    ),
     "a target that is no Service": (
         lambda w: w.set(w.one("ConfigMap", "gateway")["data"], AUTH_TARGET="dns:///auht:50051"),
         "AUTH_TARGET names no Service",

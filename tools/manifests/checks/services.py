@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterator
 
+from services.gateway.settings import GatewaySettings
 from tools.manifests.objects import Object, Objects, title
 
+_NGINX = "nginx.ingress.kubernetes.io/proxy-"
 _TARGET = re.compile(r"dns:///([a-z0-9-]+):(\d+)")
 
 
@@ -40,6 +42,19 @@ def _has_port(service: Object | None, wanted: Object) -> bool:
     return any(wanted.items() <= {"name": one["name"], "number": one["port"]}.items() for one in ports)
 
 
+def proxies(objects: Objects) -> Iterator[str]:
+    """An Ingress leaves the refusal of large bodies to the gateway, waits as long as it, and buffers nothing."""
+    defaults = GatewaySettings()
+    for ingress in objects.of("Ingress"):
+        told = {key.removeprefix(_NGINX): text for key, text in ingress["metadata"].get("annotations", {}).items()}
+        if int(told.get("body-size", "1m").removesuffix("m")) * 2**20 <= defaults.body_bytes_max:
+            yield f"{title(ingress)}: refuses bodies that the gateway would take or answer itself"
+        if int(told.get("read-timeout", "60")) <= defaults.total_timeout_seconds:
+            yield f"{title(ingress)}: gives up before the gateway does"
+        if told.get("buffering") != "off":
+            yield f"{title(ingress)}: keeps streams back"
+
+
 def targets(objects: Objects) -> Iterator[str]:
     """What is dialled over gRPC is a headless Service: only then do callers see, and balance over, every replica."""
     for workload in objects.workloads():
@@ -69,4 +84,4 @@ def stateful_sets(objects: Objects) -> Iterator[str]:
             yield f"{title(one)}: there is no headless Service {one['spec']['serviceName']}"
 
 
-CHECKS = (endpoints, ingresses, targets, stateful_sets)
+CHECKS = (endpoints, ingresses, proxies, targets, stateful_sets)
