@@ -55,6 +55,18 @@ DEFECTS: Defects = {
         lambda w: w.set(w.one("ConfigMap", "auth")["data"], HEALTH_LISTEN="[::]:50199"),
         "HEALTH_LISTEN is a port that the pod does not declare",
     ),
+    "a gateway on a port that is not declared": (
+        lambda w: w.set(w.one("ConfigMap", "gateway")["data"], GATEWAY_PORT="8081"),
+        "GATEWAY_PORT is a port that the pod does not declare",
+    ),
+    "a gateway that only its own pod reaches": (
+        lambda w: w.one("ConfigMap", "gateway")["data"].pop("GATEWAY_HOST"),
+        "GATEWAY_PORT cannot be reached from outside the pod",
+    ),
+    "mails from nobody's address": (
+        lambda w: w.container("auth")["env"].append({"name": "AUTH_SMTP_URL", "value": "smtp://mail.example.com"}),
+        "sends mails, and AUTH_MAIL_FROM is nobody's address",
+    ),
     "plaintext beside certificates": (
         lambda w: w.set(w.one("ConfigMap", "tls")["data"], PLAINTEXT_ALLOWED="true"),
         "would still serve without them",
@@ -101,6 +113,10 @@ DEFECTS: Defects = {
     "a certificate that is renewed too late": (
         lambda w: w.set(w.one("Certificate", "auth")["spec"], renewBefore="0h"),
         "is renewed too early or too late",
+    ),
+    "an authority that changes its key": (
+        lambda w: w.one("Certificate", "authority")["spec"]["privateKey"].pop("rotationPolicy"),
+        "Certificate/authority: gets a new key when it is renewed",
     ),
     "an issuer without its authority": (
         lambda w: w.one("Certificate", "authority")["spec"].pop("isCA"),

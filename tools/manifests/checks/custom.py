@@ -19,6 +19,8 @@ def certificates(objects: Objects) -> Iterator[str]:
         duration, before = (int(spec[name].removesuffix("h")) for name in ("duration", "renewBefore"))
         if not 0 < before <= duration // 2:
             yield f"{title(one)}: is renewed too early or too late"
+        if spec.get("isCA") and spec["privateKey"].get("rotationPolicy") != "Never":
+            yield f"{title(one)}: gets a new key when it is renewed, and what it issued before is no longer believed"
 
 
 def issuers(objects: Objects) -> Iterator[str]:

@@ -46,13 +46,19 @@ def listening(objects: Objects) -> Iterator[str]:
         for container in workload.containers if workload.kind == "Deployment" else ():
             environment = objects.environment(container)
             declared = {str(port["containerPort"]) for port in container.get("ports", ())}
-            for name, value in environment.items():
-                if name.endswith("_LISTEN") and value:
-                    if value.rpartition(":")[2] not in declared:
-                        yield f"{workload.title}: {name} is a port that the pod does not declare"
-                    if value.startswith(_OWN_MACHINE):
-                        yield f"{workload.title}: {name} cannot be reached from outside the pod"
+            for name, value in _addresses(environment):
+                if value.rpartition(":")[2] not in declared:
+                    yield f"{workload.title}: {name} is a port that the pod does not declare"
+                if value.startswith(_OWN_MACHINE):
+                    yield f"{workload.title}: {name} cannot be reached from outside the pod"
             yield from (f"{workload.title}: {problem}" for problem in _mode(environment, declared))
+
+
+def _addresses(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the settings that say where to listen, and their `host:port`."""
+    yield from ((name, value) for name, value in environment.items() if name.endswith("_LISTEN") and value)
+    if "GATEWAY_PORT" in environment:
+        yield "GATEWAY_PORT", f"{environment.get('GATEWAY_HOST', '127.0.0.1')}:{environment['GATEWAY_PORT']}"
 
 
 def _mode(environment: Mapping[str, str], declared: set[str]) -> Iterator[str]:
@@ -61,6 +67,14 @@ def _mode(environment: Mapping[str, str], declared: set[str]) -> Iterator[str]:
         yield "has certificates and would still serve without them"
     if declared and not is_secured and not is_plain and "GATEWAY_PORT" not in environment:
         yield "would refuse to start: neither certificates nor PLAINTEXT_ALLOWED"
+
+
+def mails(objects: Objects) -> Iterator[str]:
+    """Where mails are sent, they come from an address that mail servers accept."""
+    for title, _, environment in _services(objects):
+        sender = environment.get("AUTH_MAIL_FROM", "")
+        if "AUTH_SMTP_URL" in environment and (not sender or sender.endswith((".localdomain", "@localhost"))):
+            yield f"{title}: sends mails, and AUTH_MAIL_FROM is nobody's address"
 
 
 def _services(objects: Objects) -> Iterator[tuple[str, type[TLSSettings], dict[str, str]]]:
@@ -91,4 +105,4 @@ def _by_field(kind: type[TLSSettings], values: Mapping[str, str]) -> dict[str, o
     return found
 
 
-CHECKS = (known, taken, listening)
+CHECKS = (known, taken, listening, mails)
