@@ -10,6 +10,10 @@ DEFECTS: Defects = {
         lambda w: w.set(w.one("PodDisruptionBudget", "auth"), apiVersion="policy/v1beta1"),
         "policy/v1beta1 PodDisruptionBudget has no schema",
     ),
+    "a field that older clusters do not know": (
+        lambda w: w.set(w.container("auth"), lifecycle={"preStop": {"sleep": {"seconds": 5}}}),
+        "'sleep' was unexpected) (Kubernetes 1.27)",
+    ),
     # Pods.
     "a name with capitals": (lambda w: w.set(w.one("Service", "auth")["metadata"], name="Auth"), "not a DNS name"),
     "a container's name with dots": (lambda w: w.set(w.container("auth"), name="a.b"), "not a DNS label"),
@@ -24,6 +28,18 @@ DEFECTS: Defects = {
         "Deployment/auth: the selector matches pods of another workload",
     ),
     "port 70000": (lambda w: w.set(w.container("auth")["ports"][0], containerPort=70000), "port 70000 cannot exist"),
+    "port 70000 of a Service": (
+        lambda w: w.set(w.one("Service", "gateway")["spec"]["ports"][0], port=70000),
+        "Service/gateway: port 70000 cannot exist",
+    ),
+    "a port whose name is too long": (
+        lambda w: w.set(w.container("auth")["ports"][1], name="plaintext-health"),
+        "the name of port plaintext-health is too long",
+    ),
+    "two ports of one name": (
+        lambda w: w.set(w.container("auth")["ports"][1], name="grpc"),
+        "Deployment/auth: two containers declare the same port",
+    ),
     "a port twice": (lambda w: w.set(w.container("auth")["ports"][0], containerPort=50151), "declare the same port"),
     "a probe with two handlers": (
         lambda w: w.set(w.container("auth")["livenessProbe"], tcpSocket={"port": 50151}),
@@ -42,6 +58,17 @@ DEFECTS: Defects = {
         lambda w: w.set(w.container("auth")["resources"]["requests"], memory="128MB"),
         "cannot be read: 128MB",
     ),
+    "a volume of a size that cannot be read": (
+        lambda w: w.set(w.pod("auth")["volumes"][0]["emptyDir"], sizeLimit="64MB"),
+        "Deployment/auth: has a quantity that cannot be read: 64MB",
+    ),
+    "a claim of a size that cannot be read": (
+        lambda w: w.set(
+            w.one("StatefulSet", "redis")["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"],
+            storage="2 GB",
+        ),
+        "StatefulSet/redis: has a quantity that cannot be read: 2 GB",
+    ),
     "a request above its limit": (
         lambda w: w.set(w.container("auth")["resources"]["requests"], memory="2Gi"),
         "requests more memory than its limit",
@@ -50,6 +77,10 @@ DEFECTS: Defects = {
     "a word that is in no list": (
         lambda w: w.set(w.container("auth"), imagePullPolicy="Sometimes"),
         "imagePullPolicy cannot be Sometimes",
+    ),
+    "a word of a list that is in no list": (
+        lambda w: w.policy("auth")["policyTypes"].append("Outgress"),
+        "policyTypes cannot be Outgress",
     ),
     "a mount of no volume": (lambda w: w.pod("auth")["volumes"].pop(0), "tmp is mounted and no volume"),
     "a volume that is mounted nowhere": (

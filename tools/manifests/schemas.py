@@ -9,8 +9,8 @@ import kubernetes_validate
 
 from tools.manifests.objects import Object, Objects, title
 
-VERSION = "1.34"
-"""The Kubernetes release whose schemas are used; older ones that still get fixes have all that the manifests use."""
+VERSIONS = ("1.27", "1.37")
+"""The Kubernetes releases whose schemas are used: the oldest that the manifests are for, and the newest one known."""
 
 WITHOUT_SCHEMA = {
     # What these must have for what they are used for is checked in checks/custom.py.
@@ -25,18 +25,19 @@ def violations(objects: Objects) -> Iterator[str]:
     for one in objects.all:
         if (one["apiVersion"], one["kind"]) not in WITHOUT_SCHEMA:
             # The same objects are in nearly every rendering; each is validated once.
-            yield from (f"{title(one)}: {problem}" for problem in _validate(json.dumps(one, sort_keys=True)))
+            text = json.dumps(one, sort_keys=True)
+            yield from (f"{title(one)}: {problem}" for version in VERSIONS for problem in _validate(text, version))
 
 
 @lru_cache(maxsize=4096)
-def _validate(text: str) -> tuple[str, ...]:
+def _validate(text: str, version: str) -> tuple[str, ...]:
     one: Object = json.loads(text)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            kubernetes_validate.validate(one, VERSION, strict=True)
+            kubernetes_validate.validate(one, version, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
-        return (f"{one['apiVersion']} {one['kind']} has no schema; give it checks of our own and list it",)
+        return (f"{one['apiVersion']} {one['kind']} has no schema in {version}; give it our own checks and list it",)
     except kubernetes_validate.ValidationError as exc:
-        return (f"{'.'.join(map(str, exc.path))}: {exc.message}",)
+        return (f"{'.'.join(map(str, exc.path))}: {exc.message} (Kubernetes {version})",)
     return ()

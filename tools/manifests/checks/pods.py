@@ -7,6 +7,9 @@ from tools.manifests.objects import Object, Objects, Workload, title
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_PORT_NAME = re.compile(r"(?=[a-z0-9-]{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
+_PORTS = ("port", "containerPort", "targetPort", "hostPort", "nodePort", "number")
+_QUANTITIES = ("cpu", "memory", "storage", "sizeLimit")
 _UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|Ki|Mi|Gi|Ti)?")
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -16,6 +19,8 @@ _ENUMS = {
     "restartPolicy": {"Always", "OnFailure", "Never"},
     "whenUnsatisfiable": {"DoNotSchedule", "ScheduleAnyway"},
     "protocol": {"TCP", "UDP", "SCTP"},
+    "policyTypes": {"Ingress", "Egress"},
+    "accessModes": {"ReadWriteOnce", "ReadWriteOncePod", "ReadOnlyMany", "ReadWriteMany"},
     "pathType": {"Exact", "Prefix", "ImplementationSpecific"},
     "unhealthyPodEvictionPolicy": {"AlwaysAllow", "IfHealthyBudget"},
     "fsGroupChangePolicy": {"Always", "OnRootMismatch"},
@@ -25,7 +30,7 @@ _WITHOUT_PROBES = ("stackctl",)
 
 
 def names(objects: Objects) -> Iterator[str]:
-    """Names must be DNS subdomains; those of Services and containers, labels."""
+    """Names must be DNS subdomains; those of Services and containers, labels; those of ports are shorter."""
     for one in objects.all:
         pattern = _LABEL if one["kind"] in ("Service", "Namespace") else _SUBDOMAIN
         if not pattern.fullmatch(one["metadata"]["name"]):
@@ -34,6 +39,9 @@ def names(objects: Objects) -> Iterator[str]:
         for container in workload.containers:
             if not _LABEL.fullmatch(container["name"]):
                 yield f"{workload.title}: the name of container {container['name']} is not a DNS label"
+            for port in container.get("ports", ()):
+                if not _PORT_NAME.fullmatch(port["name"]):
+                    yield f"{workload.title}: the name of port {port['name']} is too long or no name"
 
 
 def selectors(objects: Objects) -> Iterator[str]:
@@ -49,11 +57,14 @@ def selectors(objects: Objects) -> Iterator[str]:
 
 
 def port_numbers(objects: Objects) -> Iterator[str]:
-    """Ports are from 1 to 65535, and no two of a pod are the same."""
+    """Ports are from 1 to 65535, whoever names them, and no two of a pod have the same number or name."""
+    for one in objects.all:
+        for key, value in _leaves(one):
+            if key in _PORTS and isinstance(value, int) and not 0 < value < 65536:
+                yield f"{title(one)}: port {value} cannot exist"
     for workload in objects.workloads():
-        numbers = [port["containerPort"] for one in workload.containers for port in one.get("ports", ())]
-        yield from (f"{workload.title}: port {number} cannot exist" for number in numbers if not 0 < number < 65536)
-        if len(set(numbers)) < len(numbers):
+        ports = [port for one in workload.containers for port in one.get("ports", ())]
+        if any(len({port[key] for port in ports}) < len(ports) for key in ("containerPort", "name")):
             yield f"{workload.title}: two containers declare the same port"
 
 
@@ -82,19 +93,25 @@ def _of_probe(container: Object, name: str) -> Iterator[str]:
 
 
 def resources(objects: Objects) -> Iterator[str]:
-    """CPU and memory are requested, memory is limited, quantities can be read, and no limit is below its request."""
+    """CPU and memory are requested, memory is limited, and no limit is below its request."""
     for workload in objects.workloads():
         for container in workload.containers:
             where = f"{workload.title}: {container['name']}"
             asked, limits = (container.get("resources", {}).get(kind, {}) for kind in ("requests", "limits"))
             if not {"cpu", "memory"} <= asked.keys() or "memory" not in limits:
                 yield f"{where} must request cpu and memory, and limit memory"
-            bad = [text for text in (*asked.values(), *limits.values()) if quantity(text) is None]
-            yield from (f"{where} has a quantity that cannot be read: {text}" for text in bad)
             for name in asked.keys() & limits.keys():
                 least, most = quantity(asked[name]), quantity(limits[name])
                 if least is not None and most is not None and least > most:
                     yield f"{where} requests more {name} than its limit"
+
+
+def quantities(objects: Objects) -> Iterator[str]:
+    """Amounts of CPU, memory and storage can be read, of containers, volumes and claims."""
+    for one in objects.all:
+        for key, value in _leaves(one):
+            if key in _QUANTITIES and quantity(value) is None:
+                yield f"{title(one)}: has a quantity that cannot be read: {value}"
 
 
 def quantity(text: object) -> float | None:
@@ -140,4 +157,4 @@ def _claims(workload: Workload) -> set[str]:
     return {one["metadata"]["name"] for one in workload.object["spec"].get("volumeClaimTemplates", ())}
 
 
-CHECKS = (names, selectors, port_numbers, probes, resources, enumerations, mounts)
+CHECKS = (names, selectors, port_numbers, probes, resources, quantities, enumerations, mounts)
