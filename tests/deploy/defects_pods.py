@@ -53,6 +53,18 @@ DEFECTS: Defects = {
         lambda w: w.set(w.container("gateway")["readinessProbe"]["httpGet"], port="http"),
         "asks port http",
     ),
+    "a draining pod that is killed for it": (
+        lambda w: w.container("auth")["livenessProbe"]["grpc"].pop("service"),
+        "Deployment/auth: livenessProbe asks '' and should ask 'liveness'",
+    ),
+    "a pod that is ready before its schema": (
+        lambda w: w.set(w.container("auth")["readinessProbe"]["grpc"], service="liveness"),
+        "readinessProbe asks 'liveness' and should ask ''",
+    ),
+    "a gateway that is ready before its services": (
+        lambda w: w.set(w.container("gateway")["readinessProbe"]["httpGet"], path="/healthz"),
+        "readinessProbe asks '/healthz' and should ask '/readyz'",
+    ),
     "no readiness probe": (lambda w: w.container("quota").pop("readinessProbe"), "quota has no readinessProbe"),
     "a quantity that cannot be read": (
         lambda w: w.set(w.container("auth")["resources"]["requests"], memory="128MB"),
@@ -110,6 +122,22 @@ DEFECTS: Defects = {
     "a container that may gain privileges": (
         lambda w: w.container("auth")["securityContext"].pop("allowPrivilegeEscalation"),
         "may gain privileges",
+    ),
+    "a container that is root in a pod that is not": (
+        lambda w: w.set(w.container("auth")["securityContext"], runAsUser=0),
+        "auth may be root where its pod may not",
+    ),
+    "a container without its pod's seccomp profile": (
+        lambda w: w.set(w.container("auth")["securityContext"], seccompProfile={"type": "Unconfined"}),
+        "auth has another seccomp profile than its pod",
+    ),
+    "a certificate that its pod cannot read": (
+        lambda w: w.pod("auth")["securityContext"].pop("fsGroup"),
+        "Deployment/auth: cannot use its volumes",
+    ),
+    "a claim that its pod cannot write to": (
+        lambda w: w.set(w.pod("redis", "StatefulSet")["securityContext"], fsGroup=10001),
+        "StatefulSet/redis: cannot use its volumes",
     ),
     "a token for the API server": (
         lambda w: w.pod("auth").pop("automountServiceAccountToken"),

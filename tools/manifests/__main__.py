@@ -21,8 +21,8 @@ def main() -> int:
     for line in wrong:
         print(line, file=sys.stderr)
     print(
-        f"{len(rendered)} renderings, schemas of Kubernetes {' and '.join(schemas.VERSIONS)}, {len(CHECKS)} own checks, checkov:"
-        f" {len(wrong)} findings in {time.monotonic() - started:.0f} s"
+        f"{len(rendered)} renderings, schemas of Kubernetes {' and '.join(schemas.VERSIONS)}, {len(CHECKS)} own checks,"
+        f" checkov: {len(wrong)} findings in {time.monotonic() - started:.0f} s"
     )
     return 1 if wrong else 0
 

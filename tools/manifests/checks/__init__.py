@@ -7,6 +7,7 @@ from tools.manifests.checks import (
     network,
     outside,
     pods,
+    probes,
     references,
     scaling,
     security,
@@ -20,6 +21,7 @@ Check = Callable[[Objects], Iterator[str]]
 
 CHECKS: tuple[Check, ...] = (
     *pods.CHECKS,
+    *probes.CHECKS,
     *security.CHECKS,
     *references.CHECKS,
     *services.CHECKS,

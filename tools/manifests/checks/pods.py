@@ -1,9 +1,9 @@
-"""Pods: names, selectors, ports, probes, resources, mounts and the time to stop."""
+"""Pods: names, selectors, ports, resources and mounts."""
 
 import re
 from collections.abc import Iterator
 
-from tools.manifests.objects import Object, Objects, Workload, title
+from tools.manifests.objects import Objects, Workload, title
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -12,8 +12,6 @@ _PORTS = ("port", "containerPort", "targetPort", "hostPort", "nodePort", "number
 _QUANTITIES = ("cpu", "memory", "storage", "sizeLimit")
 _UNITS = {"": 1, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|Ki|Mi|Gi|Ti)?")
-_PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
-_HANDLERS = ("exec", "grpc", "httpGet", "tcpSocket")
 _ENUMS = {
     "imagePullPolicy": {"Always", "IfNotPresent", "Never"},
     "restartPolicy": {"Always", "OnFailure", "Never"},
@@ -25,8 +23,6 @@ _ENUMS = {
     "unhealthyPodEvictionPolicy": {"AlwaysAllow", "IfHealthyBudget"},
     "fsGroupChangePolicy": {"Always", "OnRootMismatch"},
 }
-_WITHOUT_PROBES = ("stackctl",)
-"""Nothing calls it, and it does nothing by itself."""
 
 
 def names(objects: Objects) -> Iterator[str]:
@@ -66,30 +62,6 @@ def port_numbers(objects: Objects) -> Iterator[str]:
         ports = [port for one in workload.containers for port in one.get("ports", ())]
         if any(len({port[key] for port in ports}) < len(ports) for key in ("containerPort", "name")):
             yield f"{workload.title}: two containers declare the same port"
-
-
-def probes(objects: Objects) -> Iterator[str]:
-    """A probe has one handler, on a port that its container declares; what serves has all three."""
-    for workload in objects.workloads():
-        for container in workload.containers:
-            if workload.kind != "Job" and container["name"] not in _WITHOUT_PROBES:
-                missing = [name for name in _PROBES if name not in container]
-                yield from (f"{workload.title}: {container['name']} has no {name}" for name in missing)
-            for name in _PROBES:
-                if name in container:
-                    yield from (f"{workload.title}: {name} {problem}" for problem in _of_probe(container, name))
-
-
-def _of_probe(container: Object, name: str) -> Iterator[str]:
-    handlers = [one for one in _HANDLERS if one in container[name]]
-    if len(handlers) != 1:
-        yield f"has {len(handlers)} handlers"
-        return
-    port = container[name][handlers[0]].get("port")
-    declared = [one["containerPort"] for one in container.get("ports", ())]
-    # The kubelet takes names for HTTP and TCP, never for gRPC; numbers are right everywhere.
-    if handlers[0] != "exec" and port not in declared:
-        yield f"asks port {port}, which is no number of a declared port"
 
 
 def resources(objects: Objects) -> Iterator[str]:
@@ -157,4 +129,4 @@ def _claims(workload: Workload) -> set[str]:
     return {one["metadata"]["name"] for one in workload.object["spec"].get("volumeClaimTemplates", ())}
 
 
-CHECKS = (names, selectors, port_numbers, probes, resources, quantities, enumerations, mounts)
+CHECKS = (names, selectors, port_numbers, resources, quantities, enumerations, mounts)

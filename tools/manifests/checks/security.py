@@ -30,6 +30,16 @@ def pods(objects: Objects) -> Iterator[str]:
         yield from (f"{workload.title}: volumes of kind {kind} are forbidden" for kind in sorted(kinds - _VOLUMES))
 
 
+def owners(objects: Objects) -> Iterator[str]:
+    """Certificates and claims belong to a group of the pod's: by itself a volume is root's, who is nobody here."""
+    for workload in objects.workloads():
+        claims = workload.object["spec"].get("volumeClaimTemplates", ())
+        if claims or any("secret" in volume for volume in workload.pod.get("volumes", ())):
+            context = workload.pod.get("securityContext", {})
+            if not context.get("fsGroup") or context["fsGroup"] != context.get("runAsGroup"):
+                yield f"{workload.title}: cannot use its volumes, which are not its group's"
+
+
 def containers(objects: Objects) -> Iterator[str]:
     """No container can gain rights or write to its image."""
     for workload in objects.workloads():
@@ -43,10 +53,14 @@ def _of_container(container: Object) -> Iterator[str]:
         yield "may gain privileges"
     if context.get("capabilities", {}).get("drop") != ["ALL"] or context["capabilities"].get("add"):
         yield "keeps capabilities"
+    if context.get("runAsUser", 1) == 0 or context.get("runAsNonRoot", True) is not True:
+        yield "may be root where its pod may not"
+    if context.get("seccompProfile", {"type": "RuntimeDefault"})["type"] != "RuntimeDefault":
+        yield "has another seccomp profile than its pod"
     if context.get("readOnlyRootFilesystem") is not True:
         yield "can write to its root"
     if any(port.get("hostPort") for port in container.get("ports", ())):
         yield "takes a port of its node"
 
 
-CHECKS = (namespaces, pods, containers)
+CHECKS = (namespaces, pods, owners, containers)
