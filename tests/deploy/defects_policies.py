@@ -63,6 +63,14 @@ DEFECTS: Defects = {
         lambda w: w.one("ConfigMap", "gateway")["data"].pop("GATEWAY_HOST"),
         "GATEWAY_PORT cannot be reached from outside the pod",
     ),
+    "metrics that nobody serves": (
+        lambda w: w.one("ConfigMap", "quota")["data"].pop("QUOTA_METRICS_LISTEN"),
+        "Deployment/quota: QUOTA_METRICS_LISTEN is not its port that is called metrics",
+    ),
+    "metrics that nobody finds": (
+        lambda w: w.set(w.container("quota")["ports"][2], name="prometheus"),
+        "Deployment/quota: QUOTA_METRICS_LISTEN is not its port that is called metrics",
+    ),
     "mails from nobody's address": (
         lambda w: w.container("auth")["env"].append({"name": "AUTH_SMTP_URL", "value": "smtp://mail.example.com"}),
         "sends mails, and AUTH_MAIL_FROM is nobody's address",

@@ -69,6 +69,17 @@ def _mode(environment: Mapping[str, str], declared: set[str]) -> Iterator[str]:
         yield "would refuse to start: neither certificates nor PLAINTEXT_ALLOWED"
 
 
+def measured(objects: Objects) -> Iterator[str]:
+    """A service that has metrics serves them to its scraper, on the pod's port of that name."""
+    for workload in objects.workloads():
+        for container in workload.containers if workload.kind == "Deployment" else ():
+            kind = _SETTINGS.get(_module(container))
+            name = f"{kind.model_config.get('env_prefix', '')}METRICS_LISTEN" if kind else ""
+            port = objects.environment(container).get(name, "").rpartition(":")[2]
+            if kind and name in _names(kind) and port != str(workload.ports.get("metrics")):
+                yield f"{workload.title}: {name} is not its port that is called metrics"
+
+
 def mails(objects: Objects) -> Iterator[str]:
     """Where mails are sent, they come from an address that mail servers accept."""
     for title, _, environment in _services(objects):
@@ -105,4 +116,4 @@ def _by_field(kind: type[TLSSettings], values: Mapping[str, str]) -> dict[str, o
     return found
 
 
-CHECKS = (known, taken, listening, mails)
+CHECKS = (known, taken, listening, measured, mails)
