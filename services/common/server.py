@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -66,6 +67,7 @@ class GrpcServer:
         self.grpc = aio.server(interceptors=interceptors, options=_OPTIONS)
         self._listen = listen
         self._settings = settings
+        self._ends_at = 0.0
         self._health = Health(settings.health_listen or (beside(listen) if self._certificates else ""))
 
     async def __aenter__(self) -> Self:
@@ -96,6 +98,11 @@ class GrpcServer:
         await self._drain(on_drain)
         _log.info("stopped")
 
+    @property
+    def grace_left_seconds(self) -> float:
+        """What is left of the grace after `run`, for work that outlives its calls; together they must not exceed it."""
+        return max(0.0, self._ends_at - time.monotonic())
+
     async def _start(self, service_names: Sequence[str]) -> None:
         self._health.answer_on(self.grpc)
         names = [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
@@ -118,6 +125,7 @@ class GrpcServer:
         await self._health.leave()
         await asyncio.sleep(self._settings.drain_seconds)
         on_drain()
+        self._ends_at = time.monotonic() + self._settings.grace_seconds
         await self.grpc.stop(self._settings.grace_seconds)
 
 

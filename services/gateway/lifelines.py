@@ -12,18 +12,24 @@ _REVOKED_MAX = 10_000
 """Revoked keys remembered for streams that are about to begin, which takes a minute at most."""
 
 
+IsRevoked = Callable[[], Awaitable[bool]]
+"""Asks whether a key is revoked; nobody's knowing is no."""
+
+
 class Lifeline:
     """What the streams of one API key hang on.
 
     Attributes:
         key_id: Public id of the key.
         api_key: The key itself, to ask about it again; empty while only the console's playground has streams of it.
+        owner_says: Asks auth with the owner's session whether the key is revoked, for streams of the playground.
     """
 
-    def __init__(self, key_id: str, api_key: str) -> None:
+    def __init__(self, key_id: str, api_key: str, owner_says: IsRevoked | None = None) -> None:
         """Begin whole."""
         self.key_id = key_id
         self.api_key = api_key
+        self.owner_says = owner_says
         self._cut = asyncio.Event()
 
     @property
@@ -53,7 +59,7 @@ class Lifelines:
         self._lifelines: WeakValueDictionary[str, Lifeline] = WeakValueDictionary()
         self._revoked: dict[str, None] = {}
 
-    def of(self, key_id: str, api_key: str) -> Lifeline:
+    def of(self, key_id: str, api_key: str, owner_says: IsRevoked | None = None) -> Lifeline:
         """Return a key's lifeline; it is cut already when the key was revoked since it was authenticated."""
         lifeline = self._lifelines.get(key_id)
         if lifeline is None:
@@ -61,6 +67,7 @@ class Lifelines:
             if key_id in self._revoked:
                 lifeline.cut()
         lifeline.api_key = lifeline.api_key or api_key
+        lifeline.owner_says = owner_says or lifeline.owner_says
         return lifeline
 
     def cut(self, key_id: str) -> None:
@@ -73,15 +80,17 @@ class Lifelines:
             lifeline.cut()
 
     async def cut_revoked(self, is_revoked: Callable[[str], Awaitable[bool]]) -> None:
-        """Ask about every API key that has streams, a bounded number at the same time, and cut those revoked."""
+        """Ask about every key that has streams, a bounded number at the same time, and cut those revoked."""
         gate = asyncio.Semaphore(_ASKING_MAX)
 
-        async def ask(lifeline: Lifeline) -> None:
+        async def ask(lifeline: Lifeline, question: Awaitable[bool]) -> None:
             async with gate:
-                if await is_revoked(lifeline.api_key):
+                if await question:
                     self.cut(lifeline.key_id)
 
         async with asyncio.TaskGroup() as tasks:
             for lifeline in list(self._lifelines.values()):
                 if lifeline.api_key:
-                    tasks.create_task(ask(lifeline))
+                    tasks.create_task(ask(lifeline, is_revoked(lifeline.api_key)))
+                elif lifeline.owner_says:
+                    tasks.create_task(ask(lifeline, lifeline.owner_says()))

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -14,7 +15,7 @@ from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLa
 from services.common.wildcards import permits
 from services.gateway.credentials import client_address, shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
-from services.gateway.lifelines import Lifelines
+from services.gateway.lifelines import IsRevoked, Lifeline, Lifelines
 from services.gateway.metrics import ADMISSION_SECONDS
 from services.gateway.middleware import REQUEST_ID, STARTED
 from services.gateway.openai import parse_chat
@@ -59,10 +60,19 @@ class API:
 
     async def chat(self, request: Request) -> Response:
         """`POST /api/v1/chat` and `/api/v1/chat/completions`."""
-        return await self.answer(request, await self._principal(request), api_key=shown_key(request))
+        principal = await self._principal(request)
+        return await self.answer(request, principal, partial(self._lifelines.of, principal.key_id, shown_key(request)))
 
-    async def answer(self, request: Request, principal: Principal, *, api_key: str = "") -> Response:
-        """Answer a chat for whoever was found to call; `api_key` is the key that was shown, where one was.
+    async def answer_owner(self, request: Request, principal: Principal, owner_says: IsRevoked) -> Response:
+        """Answer a chat of a key's owner, who showed no key; `owner_says` is asked while the watch of keys is broken.
+
+        Raises:
+            ServiceError: As `answer`.
+        """
+        return await self.answer(request, principal, partial(self._lifelines.of, principal.key_id, "", owner_says))
+
+    async def answer(self, request: Request, principal: Principal, take_lifeline: Callable[[], Lifeline]) -> Response:
+        """Answer a chat for whoever was found to call; a stream hangs on the lifeline that it takes.
 
         Raises:
             ServiceError: The request is refused before anything is held.
@@ -70,11 +80,16 @@ class API:
         chat = parse_chat(await self._body(request))
         client = Presence(self._leavers)
         with client.watching(request.receive):
-            return await self._answer(request, chat, client, principal, api_key)
+            return await self._answer(request, chat, client, principal, take_lifeline)
         return Response(status_code=_CLIENT_LEFT)
 
     async def _answer(
-        self, request: Request, chat: Chat, client: Presence, principal: Principal, api_key: str
+        self,
+        request: Request,
+        chat: Chat,
+        client: Presence,
+        principal: Principal,
+        take_lifeline: Callable[[], Lifeline],
     ) -> Response:
         hold = await self._pipeline.reserve(principal, request.scope[REQUEST_ID])
         request.scope[REQUEST_ID] = hold.request_id
@@ -86,8 +101,9 @@ class API:
         try:
             if chat.stream:
                 events = self._pipeline.stream(hold, chat, client)
-                lifeline = self._lifelines.of(principal.key_id, api_key)
-                return await begin_stream(events, headers, client, lifeline, heartbeat_seconds=self._heartbeat_seconds)
+                return await begin_stream(
+                    events, headers, client, take_lifeline(), heartbeat_seconds=self._heartbeat_seconds
+                )
             return json_response(await self._pipeline.complete(hold, chat, client), headers=headers)
         except ServiceError as exc:
             return error_response(http_error(exc, now=time.time()), headers=headers)

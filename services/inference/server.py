@@ -25,6 +25,9 @@ from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usa
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
 
+_ROWS_SECONDS_MIN = 3.0
+"""Rows of requests that took the whole grace are still written."""
+
 _CALLERS = {
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name: tuple(
@@ -96,9 +99,9 @@ async def serve(settings: InferenceSettings) -> None:
         )
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
         await server.run(list(_CALLERS))
-        # Callers are gone or done by now; what is still being read for leavers gets the same grace again.
-        await completions.close(timeout_seconds=settings.grace_seconds)
-        await ledger.close(timeout_seconds=settings.grace_seconds)
+        # Callers are gone or done. What is still being read for leavers has the rest of the grace, and so have rows.
+        await completions.close(timeout_seconds=server.grace_left_seconds)
+        await ledger.close(timeout_seconds=max(_ROWS_SECONDS_MIN, server.grace_left_seconds))
 
 
 async def migrate(settings: InferenceSettings) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 
 import httpx
 import pytest
@@ -108,3 +109,19 @@ async def test_a_frozen_valkey_is_refused_in_time_and_recovers(own_stack: Stack)
         assert (await _ask(own_stack, key)).status_code == 503
     own_stack.signal("valkey", signal.SIGCONT)
     await _until_answered(own_stack, key)
+
+
+async def test_a_stopping_inference_takes_no_longer_than_its_grace(own_stack: Stack) -> None:
+    """Calls, what is read for leavers, and rows share one grace: a pod that takes longer is killed with its rows."""
+    own_stack.stop("inference")
+    own_stack.start("inference", GRACE_SECONDS="2")
+    await own_stack.until_ready("inference")
+    key = await own_stack.create_key()
+    await _until_answered(own_stack, key)
+    body = say("[[standin:slow headers_ms=30000]]")
+    async with httpx.AsyncClient(trust_env=False, timeout=1) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post(f"{own_stack.base_url}/api/v1/chat", headers=key.headers, json=body)
+    began = time.monotonic()
+    assert await asyncio.to_thread(own_stack.stop, "inference") == 0
+    assert 1.5 < time.monotonic() - began < 3.5

@@ -1,15 +1,19 @@
 """The playground: a chat in the browser, through the same pipeline and counted like any call."""
 
+import logging
 import re
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
-from services.common.errors import InvalidRequest, ServiceError
+from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, ServiceError, Unauthenticated
+from services.gateway.console.owner import Owner
 from services.gateway.console.page import Pages
 from services.gateway.console.visit import Visit
 from services.gateway.routes import API, Models
 
+_log = logging.getLogger(__name__)
 _KEY_HEADER = "stack-key-id"
 _KEY_ID = re.compile(r"key_[0-9A-Z]{26}")
 
@@ -41,11 +45,23 @@ class Playground:
         key_id = visit.request.headers.get(_KEY_HEADER, "")
         if not _KEY_ID.fullmatch(key_id):
             raise InvalidRequest("Choose an API key to chat with.")
-        principal = await visit.own.owner.principal(key_id)
-        return await self._api.answer(visit.request, principal)
+        owner = visit.own.owner
+        principal = await owner.principal(key_id)
+        return await self._api.answer_owner(visit.request, principal, partial(_is_revoked, owner, key_id))
 
     async def _listed(self) -> list[dict[str, Any]]:
         try:
             return list(await self._models.list_models())
         except ServiceError:
             return []  # The page explains itself, and the default model needs no list.
+
+
+async def _is_revoked(owner: Owner, key_id: str) -> bool:
+    """Whether auth says so of a key or its owner's session; its being away says nothing."""
+    try:
+        await owner.principal(key_id)
+    except (FailedPrecondition, NotFound, Unauthenticated):
+        return True
+    except ServiceError as exc:
+        _log.info("a key with live streams was not confirmed", extra={"reason": exc.reason})
+    return False

@@ -148,3 +148,18 @@ async def test_live_keys_are_asked_about_a_bounded_number_at_the_same_time(
         assert len(authority.asked) == 50
         authority.gate.set()
         await _asked(authority, len(held))
+
+
+async def test_with_the_watch_silent_auth_is_asked_with_the_owners_session_about_streams_of_the_playground(
+    cache: PrincipalCache, lifelines: Lifelines
+) -> None:
+    """No key is shown there, so the key itself cannot be asked about."""
+    answers = [False, True]
+
+    async def owner_says() -> bool:
+        return answers.pop(0)
+
+    lifeline = lifelines.of("key_1", "", owner_says)
+    async with watching(cache), asyncio.timeout(5):
+        await lifeline.until_cut()
+    assert answers == []
