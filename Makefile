@@ -11,6 +11,8 @@ IMAGE ?= stack:$(VERSION)
 BASE ?= python:3.13-slim
 # Sets of client packages that can live together; each has an environment of its own.
 CLIENT_SETS := openai2 current groq0
+# The native mock of Groq and the native load generator of the benchmarks.
+BENCH_PACKAGES := nginx-light libnginx-mod-http-lua nghttp2-client
 PROTOS := $(shell find protos -name '*.proto' | sort)
 
 ##@ Use
@@ -22,7 +24,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format
+.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -48,6 +50,10 @@ manifests: .venv/dev.stamp .venv-checkov/stamp ## Render deploy/k8s in every com
 test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
 	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium fonts-inter fonts-jetbrains-mono; } || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
+
+bench-quick: .venv/dev.stamp ## See within 90 s that CPU per request, beside a bare pass-through, is no worse than it was
+	@$(call debian-packages,$(BENCH_PACKAGES))
+	$(BIN)/python -m bench.quick
 
 bench-growth: .venv/dev.stamp ## See that look-ups stay flat up to ROWS=1000000 keys and ledger rows (10000000: 15 GB of disk)
 	$(BIN)/python -m bench.growth --rows $(or $(ROWS),1000000)
@@ -133,6 +139,12 @@ clean: ## Remove what make made, but no data
 	@rm -rf .venv-clients/$* && $(BIN)/python -m venv .venv-clients/$*
 	@.venv-clients/$*/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r $<
 	@touch $@
+
+define debian-packages
+	missing="$$(for package in $(1); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done)"; \
+	test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; } \
+		|| { echo "needed and not installed:" $$missing "; on Debian: sudo apt install" $$missing >&2; exit 1; }
+endef
 
 define make-venv
 	test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found; install it, or name it: make run PYTHON=/path/to/python3" >&2; exit 1; }; \

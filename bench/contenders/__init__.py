@@ -1,0 +1,5 @@
+"""Who is measured, one module each; all of them pass the same requests to the same mock of Groq."""
+
+from bench.contenders.contender import Contender
+
+__all__ = ["Contender"]

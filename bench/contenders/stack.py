@@ -1,0 +1,142 @@
+"""The product, whole: what `make run` starts, with a real key, exact quota, ledger, Valkey's AOF, metrics and logs."""
+
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from redis import Redis
+
+from bench.machine import commit
+from bench.mock import MODEL
+from bench.processes import DidNotStart, Process, plain_environment
+from services.auth.minting import DAILY_LIMIT_MAX
+from tests.e2e.stack import free_port
+
+SERVICES = ("gateway", "auth", "quota", "inference")
+_EMAIL = "bench@example.com"
+_START_SECONDS = 40
+_SETTLE_SECONDS = 15
+_VALKEY_TITLE = re.compile(r"(?:unixsocket:|--unixsocket )(\S+)")
+_PORTS = (
+    *(f"{service.upper()}_LISTEN" for service in SERVICES[1:]),
+    *(f"{service.upper()}_METRICS_LISTEN" for service in SERVICES),
+)
+
+
+class Disagreement(Exception):
+    """Ledger and counters do not say the same."""
+
+
+class Stack:
+    """`python -m services.local` over a folder of its own."""
+
+    name = "stack"
+    model = MODEL
+
+    def __init__(self, folder: Path, *, groq_base_url: str) -> None:
+        """Prepare it in front of the mock at `groq_base_url`."""
+        self.data = folder / "data"
+        self._log = folder / "stack.log"
+        self.addresses = {name: f"127.0.0.1:{free_port()}" for name in _PORTS}
+        port = free_port()
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.url = f"{self.base_url}/api/v1/chat/completions"
+        self.environment = plain_environment(
+            GROQ_BASE_URL=groq_base_url,
+            GROQ_API_KEY="gsk_bench",
+            GATEWAY_PORT=str(port),
+            DATA_DIR=str(self.data),
+            **self.addresses,
+        )
+        self.headers: dict[str, str] = {}
+        self.key_id = ""
+
+    @property
+    def version(self) -> str:
+        """Version and commit."""
+        return f"{version('stack-api')} ({commit()})"
+
+    @property
+    def pids(self) -> list[int]:
+        """The supervisor, the four services and Valkey."""
+        return [self._process.pid]
+
+    @property
+    def service_pids(self) -> dict[str, int]:
+        """The four services alone, by name."""
+        found: dict[str, int] = {}
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            command = " ".join(process.cmdline())
+            found |= {name: process.pid for name in SERVICES if f"-m services.{name}" in command}
+        return found
+
+    def start(self) -> None:
+        """Start it, make a key with the highest limit, and return when the gateway answers."""
+        self._process = Process((sys.executable, "-m", "services.local"), log=self._log, environment=self.environment)
+        self._process.until_answers(f"{self.base_url}/readyz", seconds=_START_SECONDS)
+        self.key_id, secret = self._create_key()
+        self.headers = {"Authorization": f"Bearer {secret}"}
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._process.stop()
+
+    def charged(self) -> int:
+        """Return the ledger's charged rows, once no hold is left and the counters say the same.
+
+        Raises:
+            Disagreement: They do not, after a while.
+        """
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            rows, (used, held) = self._rows(), self._counters()
+            if rows == used and not held:
+                return rows
+            if time.monotonic() > deadline:
+                raise Disagreement(f"the ledger has {rows} charged rows, the counters {used} charged and {held} held")
+            time.sleep(0.05)
+
+    def _create_key(self) -> tuple[str, str]:
+        self._stackctl("accounts", "create", "--email", _EMAIL)
+        made = self._stackctl(
+            "keys", "create", "--email", _EMAIL, "--name", "bench", "--daily-limit", str(DAILY_LIMIT_MAX)
+        )
+        return made["id"], made["key"]
+
+    def _stackctl(self, *arguments: str) -> dict[str, Any]:
+        targets = {f"{name}_TARGET": self.environment[f"{name}_LISTEN"] for name in ("AUTH", "QUOTA", "INFERENCE")}
+        command = (str(Path(sys.executable).with_name("stackctl")), *arguments, "--json")
+        environment = plain_environment(DATA_DIR=str(self.data), **targets)
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+
+    def _rows(self) -> int:
+        with closing(sqlite3.connect(self.data / "inference.db")) as database:
+            found = database.execute("SELECT count(*) FROM usage_ledger WHERE key_id = ? AND charged", (self.key_id,))
+            return int(found.fetchone()[0])
+
+    def _counters(self) -> tuple[int, int]:
+        """Return what Valkey has of the key, all days together: charged, held."""
+        charged = held = 0
+        with closing(Redis(unix_socket_path=self._valkey_socket())) as redis:
+            for name in redis.scan_iter(match=f"quota:*:{self.key_id}:*"):
+                entries: dict[Any, Any] = redis.hgetall(name)
+                charged += int(entries.pop(b"charged"))
+                held += len(entries.keys() - {b"limit"})
+        return charged, held
+
+    def _valkey_socket(self) -> str:
+        for process in psutil.Process(self._process.pid).children():
+            # Valkey puts its address into its title.
+            if found := _VALKEY_TITLE.search(" ".join(process.cmdline())):
+                return found[1]
+        raise DidNotStart("no Valkey runs")

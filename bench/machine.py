@@ -1,0 +1,54 @@
+"""What measured and what was measured: the machine, and the commit that is checked out."""
+
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Kind and state of a machine."""
+
+    cpu: str
+    cores: int
+    system: str
+    python: str
+    load: float
+    """Load average of the last minute before the run: what other programs did."""
+
+    @property
+    def kind(self) -> str:
+        """Machines of one kind are compared with one another."""
+        return f"{self.cores} x {self.cpu}"
+
+
+def machine() -> Machine:
+    """Return this machine."""
+    return Machine(
+        cpu=_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
+        cores=len(os.sched_getaffinity(0)),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        load=round(os.getloadavg()[0], 2),
+    )
+
+
+def commit() -> str:
+    """Return the short hash of the commit that is checked out, with `+` when product or benchmark differ from it."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+    ).stdout
+    return head.strip() + ("+" if changed else "")
+
+
+def _cpu(cpuinfo: str) -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout

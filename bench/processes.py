@@ -1,0 +1,86 @@
+"""Programs under measurement: started with a log, asked until they answer, ended by id."""
+
+import http.client
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from services.local.child import die_with_parent
+
+_STOP_SECONDS = 15
+_POLL_SECONDS = 0.05
+
+
+class DidNotStart(Exception):
+    """A program ended or did not answer in time; the message ends with the last line of its log."""
+
+
+class Process:
+    """One running program and whatever it starts."""
+
+    def __init__(self, command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> None:
+        """Start `command` with exactly this environment; its output goes to `log`."""
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the program itself."""
+        return self._process.pid
+
+    def until_answers(self, url: str, *, seconds: float) -> None:
+        """Return when a GET of `url` is answered with 200.
+
+        Raises:
+            DidNotStart: It was not within `seconds`, or the program ended.
+        """
+        deadline = time.monotonic() + seconds
+        while not _answers(url):
+            if self._process.poll() is not None:
+                raise DidNotStart(f"it ended with {self._process.returncode}: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise DidNotStart(f"{url} did not answer within {seconds:.0f} s: {self._last_words()}")
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """End it, by force when it has not ended after a while."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _last_words(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+def plain_environment(**more: str) -> dict[str, str]:
+    """Return what any program needs and nothing that steers one of them elsewhere."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+    return {name: os.environ[name] for name in kept if name in os.environ} | more
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=1)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

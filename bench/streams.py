@@ -1,0 +1,74 @@
+"""Streams, read by many clients at once: how many a second, whether all is there, and when the first event comes."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from bench import wire
+from bench.closed_loop import NotAnswered, body
+from bench.contenders import Contender
+from bench.mock import EVENTS_PER_STREAM
+
+Shape = Literal["bursts", "spaced"]
+"""How the mock sends events: five together every 10 ms, or one every 10 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What reading got; every stream was whole."""
+
+    seconds: float
+    first_event_ms: tuple[float, ...]
+    """Of each stream, from its request to its first event."""
+
+    @property
+    def count(self) -> int:
+        """How many streams."""
+        return len(self.first_event_ms)
+
+    @property
+    def per_second(self) -> float:
+        """How many streams a second."""
+        return self.count / self.seconds
+
+    @property
+    def events(self) -> int:
+        """Events that the mock sent, whatever became of them on the way."""
+        return self.count * EVENTS_PER_STREAM
+
+
+def read(contender: Contender, shape: Shape, *, streams: int, at_once: int) -> Streams:
+    """Read so many streams, `at_once` at a time.
+
+    Raises:
+        NotAnswered: A stream was refused or cut.
+    """
+    return asyncio.run(_read(contender, shape, streams=streams, at_once=min(at_once, streams)))
+
+
+async def _read(contender: Contender, shape: Shape, *, streams: int, at_once: int) -> Streams:
+    request = wire.request(contender, body(contender, stream=True, user=shape))
+    connections = [await wire.connect(contender) for _ in range(at_once)]
+    waiting = iter(range(streams))
+
+    async def client(connection: wire.Connection) -> list[float]:
+        return [await _one(connection, request) for _ in waiting]
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(client(connection)) for connection in connections]
+    seconds = time.perf_counter() - started
+    for connection in connections:
+        connection.close()
+    return Streams(seconds, tuple(value for task in tasks for value in task.result()))
+
+
+async def _one(connection: wire.Connection, request: bytes) -> float:
+    """Read a stream and return the milliseconds to its first event."""
+    sent = time.perf_counter()
+    reply = await connection.ask(request)
+    contents = reply.body.count(b'"content":')
+    if reply.status != 200 or contents < EVENTS_PER_STREAM - 2 or b"data: [DONE]" not in reply.body:
+        raise NotAnswered(f"a stream ended with {reply.status} and {contents} contents: {reply.body[-300:]!r}")
+    return (reply.began - sent) * 1000
