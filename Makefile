@@ -114,7 +114,7 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 	done
 
 clean: ## Remove what make made, but no data
-	rm -rf .venv .venv-clients .venv-checkov tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-clients .venv-checkov .venv-bench tests/clients/node/node_modules bench/contenders/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The environment is made anew when a lock changes; what is installed is exactly what is locked.
 .venv/run.stamp: requirements/run.lock pyproject.toml

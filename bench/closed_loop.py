@@ -10,16 +10,8 @@ from pathlib import Path
 
 from bench.contenders import Contender
 
-REQUEST = {
-    "messages": [
-        {"role": "system", "content": "You are a careful assistant. Answer in plain words and short sentences. " * 3},
-        {"role": "user", "content": "Explain how a token quota works, and what a client sees when it is used up."},
-    ],
-    "temperature": 0.7,
-    "max_completion_tokens": 256,
-}
-"""What everybody is asked; the model's name is the contender's."""
-
+_SYSTEM = "You are a careful assistant. Answer in plain words and short sentences. " * 3
+_QUESTION = "Explain how a token quota works, and what a client sees when it is used up."
 _TIMEOUT_SECONDS = 120
 
 
@@ -45,9 +37,11 @@ class Answers:
         return self.count / self.seconds
 
 
-def body(contender: Contender, **members: object) -> bytes:
-    """Return the request's body."""
-    return json.dumps({"model": contender.model, **REQUEST, **members}).encode()
+def body(contender: Contender, word: str = "", **members: object) -> bytes:
+    """Return what everybody is asked; `word` ends the question and chooses the mock's stream."""
+    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": f"{_QUESTION} {word}"}]
+    request = {"model": contender.model, "messages": messages, "temperature": 0.7, "max_completion_tokens": 256}
+    return json.dumps(request | members).encode()
 
 
 def run(contender: Contender, *, requests: int, connections: int) -> Answers:

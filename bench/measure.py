@@ -6,7 +6,7 @@ from bench.percentiles import percentile
 from bench.usage import usage
 
 Figures = dict[str, float]
-"""By name; the name ends with the load where a figure exists for several, as in `p50_ms@32`."""
+"""By name; after `@` comes the load where a figure exists for several, after `/` one of several processes."""
 
 _SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 _REQUESTS_MIN = 20
@@ -24,10 +24,15 @@ class Meter:
         """Read both before the load."""
         self._contender = contender
         self._charged = contender.charged()
-        self._before = usage(contender.pids)
+        self._parts = contender.parts
+        self._before = self._cpu_seconds()
 
-    def cpu_ms(self, *, answers: int) -> float:
-        """Return the CPU time since the start, once everything is settled.
+    def cpu_ms(self, *, answers: int, units: int | None = None) -> Figures:
+        """Return the CPU time since the start once everything is settled, in all and by process.
+
+        Args:
+            answers: How many requests were answered.
+            units: What to divide by; `answers` unless told otherwise.
 
         Raises:
             Miscounted: Not exactly `answers` requests were charged since.
@@ -35,10 +40,18 @@ class Meter:
         charged = self._contender.charged()
         if charged is not None and self._charged is not None and charged - self._charged != answers:
             raise Miscounted(f"{answers} requests were answered and {charged - self._charged} charged")
-        return (usage(self._contender.pids).cpu_seconds - self._before.cpu_seconds) * 1000
+        after = self._cpu_seconds()
+        return {part: (after[part] - self._before[part]) * 1000 / (units or answers) for part in after}
+
+    def _cpu_seconds(self) -> dict[str, float]:
+        """Return CPU time by process, and of all under the empty name."""
+        seconds = {"": usage(self._parts.values()).cpu_seconds}
+        if len(self._parts) > 1:
+            seconds |= {name: usage([pid], with_children=False).cpu_seconds for name, pid in self._parts.items()}
+        return seconds
 
 
-def warm_up(contender: Contender, *, requests: int = 200) -> float:
+def warm_up(contender: Contender, *, requests: int) -> float:
     """Ask so many times at 32 connections, read a few streams, and return the requests a second."""
     rate = closed_loop.run(contender, requests=requests, connections=32).per_second
     streams.read(contender, "bursts", streams=4, at_once=4)
@@ -50,9 +63,9 @@ def requests(contender: Contender, *, connections: int, seconds: float, rate: fl
     count = min(max(int(rate * seconds), _REQUESTS_MIN), _REQUESTS_MAX)
     meter = Meter(contender)
     answers = closed_loop.run(contender, requests=count, connections=connections)
-    cpu_ms = meter.cpu_ms(answers=count)
-    figures = {"requests_per_second": answers.per_second, "cpu_ms_per_request": cpu_ms / count}
-    return _at(str(connections), {**figures, **_latencies(answers), "requests": float(count)})
+    load = str(connections)
+    cpu = _by_part("cpu_ms_per_request", load, meter.cpu_ms(answers=count))
+    return {f"requests_per_second@{load}": answers.per_second, **cpu, **_latencies(answers, load)}
 
 
 def arrivals(contender: Contender, *, per_second: int, seconds: float) -> Figures:
@@ -60,16 +73,17 @@ def arrivals(contender: Contender, *, per_second: int, seconds: float) -> Figure
     count = int(per_second * seconds)
     meter = Meter(contender)
     answers = open_loop.run(contender, rate=per_second, requests=count)
-    cpu_ms = meter.cpu_ms(answers=count)
-    return _at(f"{per_second}/s", {**_latencies(answers), "cpu_ms_per_request": cpu_ms / count})
+    load = f"{per_second} a second"
+    cpu = _by_part("cpu_ms_per_request", load, meter.cpu_ms(answers=count))
+    return {**cpu, **_latencies(answers, load)}
 
 
 def many_streams(contender: Contender, shape: streams.Shape, *, count: int, at_once: int) -> Figures:
     """Measure many streams at once."""
     meter = Meter(contender)
     found = streams.read(contender, shape, streams=count, at_once=at_once)
-    cpu_ms = meter.cpu_ms(answers=count)
-    return _at(shape, {"streams_per_second": found.per_second, "cpu_ms_per_event": cpu_ms / found.events})
+    cpu = _by_part("cpu_ms_per_event", shape, meter.cpu_ms(answers=count, units=found.events))
+    return {f"streams_per_second@{shape}": found.per_second, **cpu}
 
 
 def first_event(contender: Contender, *, count: int) -> Figures:
@@ -77,17 +91,22 @@ def first_event(contender: Contender, *, count: int) -> Figures:
     meter = Meter(contender)
     found = streams.read(contender, "bursts", streams=count, at_once=1)
     meter.cpu_ms(answers=count)
-    return _at("1", {"first_event_p50_ms": percentile(found.first_event_ms, 0.5)})
+    return {"first_event_p50_ms@1": percentile(found.first_event_ms, 0.5)}
 
 
-def memory_mb(contender: Contender) -> float:
-    """Return the resident memory of all processes."""
-    return usage(contender.pids).rss_bytes / 1e6
+def memory(contender: Contender, moment: str) -> Figures:
+    """Return resident memory, in all and by process."""
+    found = {"": usage(contender.parts.values()).rss_bytes / 1e6}
+    if len(contender.parts) > 1:
+        for name, pid in contender.parts.items():
+            found[name] = usage([pid], with_children=False).rss_bytes / 1e6
+    return _by_part("rss_mb", moment, found)
 
 
-def _latencies(answers: closed_loop.Answers) -> Figures:
-    return {f"{name}_ms": percentile(answers.latencies_ms, share) for name, share in _SHARES.items()}
+def _latencies(answers: closed_loop.Answers, load: str) -> Figures:
+    found = {f"{name}_ms@{load}": percentile(answers.latencies_ms, share) for name, share in _SHARES.items()}
+    return {**found, f"requests@{load}": float(answers.count)}
 
 
-def _at(load: str, figures: Figures) -> Figures:
-    return {f"{name}@{load}": value for name, value in figures.items()}
+def _by_part(figure: str, load: str, values: Figures) -> Figures:
+    return {f"{figure}@{load}" + (f"/{part}" if part else ""): value for part, value in values.items()}

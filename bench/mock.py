@@ -35,9 +35,9 @@ class Mock:
         return nginx_version()
 
     @property
-    def pids(self) -> list[int]:
+    def parts(self) -> dict[str, int]:
         """Its one process."""
-        return [self._process.pid]
+        return {"nginx": self._process.pid}
 
     def start(self) -> None:
         """Start it and return when it answers."""

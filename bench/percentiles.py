@@ -1,7 +1,7 @@
 """Percentiles of measured values: those that occurred, never interpolated, so that few values pretend nothing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 
@@ -20,6 +20,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
-def medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the median of each figure over several runs; a figure must be in all of them."""
-    return {name: median(row[name] for row in rows) for name in rows[0]}
+def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over several rounds; one that some rounds lack is that of the others."""
+    names = {name: None for figures in rounds for name in figures}
+    return {name: median(figures[name] for figures in rounds if name in figures) for name in names}

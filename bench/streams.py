@@ -48,7 +48,7 @@ def read(contender: Contender, shape: Shape, *, streams: int, at_once: int) -> S
 
 
 async def _read(contender: Contender, shape: Shape, *, streams: int, at_once: int) -> Streams:
-    request = wire.request(contender, body(contender, stream=True, user=shape))
+    request = wire.request(contender, body(contender, shape, stream=True))
     connections = [await wire.connect(contender) for _ in range(at_once)]
     waiting = iter(range(streams))
 

@@ -58,8 +58,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Give the answer to whoever waits."""
-        reply = Reply(self._parser.get_status_code(), b"".join(self._parts), self._began, time.perf_counter())
-        self._reply.set_result(reply)
+        now = time.perf_counter()
+        began = self._began if self._parts else now
+        self._reply.set_result(Reply(self._parser.get_status_code(), b"".join(self._parts), began, now))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail whoever still waits."""

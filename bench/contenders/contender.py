@@ -1,6 +1,6 @@
 """What the benchmark wants of anything that it measures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -28,8 +28,8 @@ class Contender(Protocol):
         """What a client sends with a request."""
 
     @property
-    def pids(self) -> Sequence[int]:
-        """Processes whose cost is counted; children are counted with them."""
+    def parts(self) -> Mapping[str, int]:
+        """Its processes by name; the cost of all of them and of their children is counted."""
 
     def start(self) -> None:
         """Start it and return when it answers.

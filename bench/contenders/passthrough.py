@@ -31,9 +31,9 @@ class PassThrough:
         return f"uvicorn {version('uvicorn')}, aiohttp {version('aiohttp')}, uvloop {version('uvloop')}"
 
     @property
-    def pids(self) -> list[int]:
+    def parts(self) -> dict[str, int]:
         """Its one process."""
-        return [self._process.pid]
+        return {"uvicorn": self._process.pid}
 
     def start(self) -> None:
         """Start it and return when it answers."""

@@ -24,6 +24,7 @@ SERVICES = ("gateway", "auth", "quota", "inference")
 _EMAIL = "bench@example.com"
 _START_SECONDS = 40
 _SETTLE_SECONDS = 15
+_PART = re.compile(r"-m services\.(\w+)|valkey-server")
 _VALKEY_TITLE = re.compile(r"(?:unixsocket:|--unixsocket )(\S+)")
 _PORTS = (
     *(f"{service.upper()}_LISTEN" for service in SERVICES[1:]),
@@ -65,17 +66,12 @@ class Stack:
         return f"{version('stack-api')} ({commit()})"
 
     @property
-    def pids(self) -> list[int]:
+    def parts(self) -> dict[str, int]:
         """The supervisor, the four services and Valkey."""
-        return [self._process.pid]
-
-    @property
-    def service_pids(self) -> dict[str, int]:
-        """The four services alone, by name."""
-        found: dict[str, int] = {}
+        found = {"supervisor": self._process.pid}
         for process in psutil.Process(self._process.pid).children(recursive=True):
-            command = " ".join(process.cmdline())
-            found |= {name: process.pid for name in SERVICES if f"-m services.{name}" in command}
+            if name := _PART.search(" ".join(process.cmdline())):
+                found[name[1] or "valkey"] = process.pid
         return found
 
     def start(self) -> None:
