@@ -24,7 +24,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench
+.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota soak
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -51,6 +51,10 @@ test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromi
 	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium fonts-inter fonts-jetbrains-mono; } || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
 
+soak: .venv/dev.stamp ## Load the product for MINUTES=30 and see that memory, threads and descriptors stay as they are
+	@$(call debian-packages,$(BENCH_PACKAGES))
+	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),30)
+
 bench: .venv/bench.stamp ## Measure the product beside LiteLLM, Portkey, a bare pass-through and nginx (15 minutes at most)
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	@$(MAKE) --no-print-directory .venv-bench/litellm.stamp || echo "LiteLLM cannot be installed (above is why) and is skipped"
@@ -61,7 +65,12 @@ bench-quick: .venv/dev.stamp ## See within 90 s that CPU per request, beside a b
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.quick
 
-bench-growth: .venv/dev.stamp ## See that look-ups stay flat up to ROWS=1000000 keys and ledger rows (10000000: 15 GB of disk)
+bench-quota: .venv/dev.stamp ## See how many slots one quota process reserves a second, on one key and on 10,000
+	$(BIN)/python -m bench.quota
+
+bench-growth: .venv/dev.stamp ## See that requests stay fast up to 2,000 streams and ROWS=1000000 keys and ledger rows (10000000: 15 GB)
+	@$(call debian-packages,$(BENCH_PACKAGES))
+	$(BIN)/python -m bench.open_streams
 	$(BIN)/python -m bench.growth --rows $(or $(ROWS),1000000)
 
 lint: .venv/dev.stamp ## Check style, imports between the services, and the protobufs

@@ -1,8 +1,10 @@
 -- Fixed answers in Groq's shape: one completion, and streams of 100 events in bursts of five or one by one. A request
--- chooses by its members: `"stream": true`, and the word `spaced` anywhere in its body.
+-- chooses by its members: `"stream": true`, and the word `spaced` anywhere in its body; with the word `patient`, a stream
+-- says a word every five seconds until `/release` lets all of them end.
 local answers = {}
 
 local PAUSE_SECONDS = 0.01
+local PATIENCE_SECONDS = 5
 local MODEL = "openai/gpt-oss-20b"
 local HEAD = '{"id":"chatcmpl-a79f596a-cdc3-4b0b-9e02-0cd4dda5506e","object":"chat.completion'
 local USAGE = '{"queue_time":0.0521354,"prompt_tokens":78,"prompt_time":0.00380814,"completion_tokens":98,'
@@ -84,13 +86,35 @@ local function stream(groups, with_usage)
   ngx.print((with_usage and USAGE_EVENT or "") .. "data: [DONE]\n\n")
 end
 
+-- Of this process; there is one.
+local releases = 0
+
+local function patient_stream(with_usage)
+  set_headers("text/event-stream")
+  local seen = releases
+  ngx.print(SPACED[1])
+  while releases == seen do
+    if not ngx.flush(true) then return end
+    ngx.sleep(PATIENCE_SECONDS)
+    ngx.print(SPACED[2])
+  end
+  ngx.print(SPACED[#SPACED], with_usage and USAGE_EVENT or "", "data: [DONE]\n\n")
+end
+
+function answers.release()
+  releases = releases + 1
+  ngx.print("released\n")
+end
+
 function answers.chat()
   ngx.req.read_body()
   local body = ngx.req.get_body_data()
   if not body then return ngx.exit(413) end
   if body:find('"stream": ?true') then
+    local with_usage = body:find('"include_usage": ?true') ~= nil
+    if body:find("patient", 1, true) then return patient_stream(with_usage) end
     local groups = body:find("spaced", 1, true) and SPACED or BURSTS
-    return stream(groups, body:find('"include_usage": ?true') ~= nil)
+    return stream(groups, with_usage)
   end
   set_headers("application/json")
   ngx.header["content-length"] = #COMPLETION

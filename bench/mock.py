@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from urllib.request import urlopen
 
 from bench.processes import Process, plain_environment
 from tests.e2e.stack import free_port
@@ -49,6 +50,11 @@ class Mock:
     def stop(self) -> None:
         """End it."""
         self._process.stop()
+
+    def release(self) -> None:
+        """Let all patient streams end, each within five seconds."""
+        with urlopen(f"{self.base_url}/release", timeout=5) as answer:
+            answer.read()
 
     def charged(self) -> None:
         """It does not count."""

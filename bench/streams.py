@@ -68,7 +68,16 @@ async def _one(connection: wire.Connection, request: bytes) -> float:
     """Read a stream and return the milliseconds to its first event."""
     sent = time.perf_counter()
     reply = await connection.ask(request)
-    contents = reply.body.count(b'"content":')
-    if reply.status != 200 or contents < EVENTS_PER_STREAM - 2 or b"data: [DONE]" not in reply.body:
-        raise NotAnswered(f"a stream ended with {reply.status} and {contents} contents: {reply.body[-300:]!r}")
+    check(reply)
     return (reply.began - sent) * 1000
+
+
+def check(reply: wire.Reply, *, contents_min: int = EVENTS_PER_STREAM - 2) -> None:
+    """See that a stream is whole: that so many events with content came, and the end.
+
+    Raises:
+        NotAnswered: It is not.
+    """
+    contents = reply.body.count(b'"content":')
+    if reply.status != 200 or contents < contents_min or b"data: [DONE]" not in reply.body:
+        raise NotAnswered(f"a stream ended with {reply.status} and {contents} contents: {reply.body[-300:]!r}")

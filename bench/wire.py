@@ -37,10 +37,17 @@ class Connection(asyncio.Protocol):
             NotAnswered: The connection ended first.
         """
         self._reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._begun = asyncio.Event()
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
         self._transport.write(request)
         return await self._reply
+
+    async def until_begun(self) -> None:
+        """Return when the body of the answer that is awaited has begun."""
+        # The task that asks may not have run yet.
+        await asyncio.sleep(0)
+        await self._begun.wait()
 
     def close(self) -> None:
         """Close it."""
@@ -54,6 +61,7 @@ class Connection(asyncio.Protocol):
         """Keep a part of the body."""
         if not self._parts:
             self._began = time.perf_counter()
+            self._begun.set()
         self._parts.append(part)
 
     def on_message_complete(self) -> None:

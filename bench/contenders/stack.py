@@ -42,8 +42,8 @@ class Stack:
     name = "stack"
     model = MODEL
 
-    def __init__(self, folder: Path, *, groq_base_url: str) -> None:
-        """Prepare it in front of the mock at `groq_base_url`."""
+    def __init__(self, folder: Path, *, groq_base_url: str, **environment: str) -> None:
+        """Prepare it in front of the mock at `groq_base_url`; `environment` is what an operator would set besides."""
         self.data = folder / "data"
         self._log = folder / "stack.log"
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in _PORTS}
@@ -56,6 +56,7 @@ class Stack:
             GATEWAY_PORT=str(port),
             DATA_DIR=str(self.data),
             **self.addresses,
+            **environment,
         )
         self.headers: dict[str, str] = {}
         self.key_id = ""

@@ -1,0 +1,128 @@
+"""Open streams, 1 to 2,000 on one gateway: what each costs in memory, and whether other requests stay as fast.
+
+Each stream says a word every five seconds, as a slow model does, and is read to its end; all must be whole and charged
+once. Ends with 1 when a request takes more than three times as long beside 2,000 streams as beside one.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import streams, wire
+from bench.closed_loop import body
+from bench.contenders.stack import Stack
+from bench.mock import Mock
+from bench.percentiles import percentile
+from bench.progress import say
+from bench.tables import number, table
+from bench.usage import usage
+
+_RATIO_MAX = 3.0
+_ASKED = 60
+_OPENING_AT_ONCE = 50
+_STEPS = (1, 10, 100, 500, 1_000, 2_000)
+_SERVICES = ("gateway", "inference")
+# More than its defaults allow one inference process; an operator who wants so many streams sets these.
+_ROOM = {"INFERENCE_CONCURRENCY_MAX": "4000", "INFERENCE_CONNECTIONS_MAX": "4000"}
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What was seen beside so many open streams."""
+
+    streams: int
+    p50_ms: float
+    p99_ms: float
+    rss_mb: tuple[float, ...]
+    """Of the gateway and of inference."""
+    descriptors: tuple[int, ...]
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", type=int, default=_STEPS[-1], help="open streams in the end")
+    steps = [step for step in _STEPS if step <= parser.parse_args().streams]
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
+        folder = Path(name)
+        mock = Mock(folder)
+        stack = Stack(folder, groq_base_url=mock.base_url, **_ROOM)
+        mock.start()
+        stack.start()
+        try:
+            levels = asyncio.run(measure(stack, mock, steps))
+            asked = len(levels) * _ASKED + steps[-1]
+            charged = stack.charged()
+        finally:
+            stack.stop()
+            mock.stop()
+    print("\n".join(report(levels)))
+    if charged != asked:
+        sys.exit(f"{asked} requests were answered and {charged} charged")
+    if (ratio := levels[-1].p50_ms / levels[0].p50_ms) > _RATIO_MAX:
+        sys.exit(f"a request takes {ratio:.1f} times as long beside {levels[-1].streams:,} streams")
+
+
+async def measure(stack: Stack, mock: Mock, steps: Sequence[int]) -> list[Level]:
+    """Open streams up to each step, measure beside them, and at last read all to their ends."""
+    connections: list[wire.Connection] = []
+    reading: list[asyncio.Task[wire.Reply]] = []
+    levels = []
+    request = wire.request(stack, body(stack, "patient", stream=True))
+    for step in steps:
+        while len(connections) < step:
+            opened = [await wire.connect(stack) for _ in range(min(_OPENING_AT_ONCE, step - len(connections)))]
+            reading += [asyncio.create_task(connection.ask(request)) for connection in opened]
+            await asyncio.gather(*(connection.until_begun() for connection in opened))
+            connections += opened
+        levels.append(await _level(stack, step))
+    mock.release()
+    for reply in await asyncio.gather(*reading):
+        streams.check(reply, contents_min=2)
+    for connection in connections:
+        connection.close()
+    return levels
+
+
+def report(levels: Sequence[Level]) -> list[str]:
+    """Return the table."""
+    rows = [
+        [
+            f"{level.streams:,}",
+            *map(number, (level.p50_ms, level.p99_ms, *level.rss_mb)),
+            *map(str, level.descriptors),
+        ]
+        for level in levels
+    ]
+    heads = ["open streams", "request p50 ms", "p99 ms", "gateway MB", "inference MB", "its descriptors", "inference's"]
+    return table(heads, rows)
+
+
+async def _level(stack: Stack, count: int) -> Level:
+    connection = await wire.connect(stack)
+    request = wire.request(stack, body(stack))
+    took = []
+    for _ in range(_ASKED):
+        sent = time.perf_counter()
+        reply = await connection.ask(request)
+        assert reply.status == 200, reply.body
+        took.append((reply.ended - sent) * 1000)
+    connection.close()
+    used = [usage([stack.parts[service]]) for service in _SERVICES]
+    say(f"{count:,} streams are open")
+    return Level(
+        streams=count,
+        p50_ms=percentile(took, 0.5),
+        p99_ms=percentile(took, 0.99),
+        rss_mb=tuple(each.rss_bytes / 1e6 for each in used),
+        descriptors=tuple(each.descriptors for each in used),
+    )
+
+
+if __name__ == "__main__":
+    main()
