@@ -1,5 +1,7 @@
 """API keys: what is kept of one, and whether one that is shown is good."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -10,6 +12,9 @@ from services.auth.audit import Actor
 from services.auth.pepper import Pepper
 from services.common import checked_token
 from services.common.clock import Clock, utc_now
+from services.common.errors import Unavailable
+
+_log = logging.getLogger(__name__)
 
 KeyId = NewType("KeyId", str)
 """Public id of a key, `key_` and a ULID."""
@@ -87,6 +92,8 @@ class Found:
     """None means that no key has the digest."""
     revision: int
     """Revision of the key table at the moment of the look-up; 0 before the first change."""
+    pepper_id: str = ""
+    """Id of the pepper under which the key is kept; empty without a key."""
 
 
 class Denial(StrEnum):
@@ -114,8 +121,11 @@ class KeyStore(Protocol):
     takes too long; a change may then have happened or not.
     """
 
-    async def find(self, digest: str) -> Found:
-        """Look a key up by its digest; the answer is of one moment."""
+    async def find(self, *digests: str) -> Found:
+        """Look a key up by its digest under each pepper; the answer is of one moment."""
+
+    async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
+        """Keep a key under another pepper. Nothing that anybody may know of it changes, so no watch tells of it."""
 
     async def add(self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None) -> Key:
         """Keep a new key for the account with this e-mail address or id.
@@ -150,16 +160,21 @@ class KeyStore(Protocol):
             FailedPrecondition: The key was replaced or revoked already, or the account may not make another today.
         """
 
-    async def pepper_ids(self) -> frozenset[str]:
-        """Return ids of peppers under which keys were made: the only one, or two of several; empty without keys."""
+    async def stray_pepper(self, known: frozenset[str], *, now: datetime) -> str | None:
+        """Return the id of a pepper under which a key that works is kept, and that is not `known`; None without one."""
+
+    async def count_under(self, pepper_ids: frozenset[str], *, now: datetime) -> int:
+        """Return how many keys that work are kept under these peppers."""
 
 
 class Gatekeeper:
     """Decides whether a key that somebody shows is good."""
 
-    def __init__(self, store: KeyStore, *, pepper: Pepper, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, *, pepper: Pepper, clock: Clock, accepted: Sequence[Pepper] = ()) -> None:
+        """Keep keys under `pepper`, and recognise those that are still under one that is `accepted`."""
         self._store = store
         self._pepper = pepper
+        self._accepted = {other.id: other for other in accepted}
         self._clock = clock
 
     async def authenticate(self, secret: str) -> Verdict:
@@ -171,8 +186,19 @@ class Gatekeeper:
         # Typing errors and guesses must not cost a look-up.
         if not checked_token.is_well_formed(secret, SECRET_PREFIX):
             return Verdict(Denial.UNKNOWN, revision=0)
-        found = await self._store.find(self._pepper.digest(secret))
+        # All in one look-up: between two of them another replica could move the key, and neither would find it.
+        digests = [pepper.digest(secret) for pepper in (self._pepper, *self._accepted.values())]
+        found = await self._store.find(*digests)
+        if found.key is not None and found.pepper_id in self._accepted:
+            await self._move(found.key.id, digest=digests[0])
         return Verdict(self._outcome(found.key), found.revision)
+
+    async def _move(self, key_id: KeyId, *, digest: str) -> None:
+        """Bring a key under the present pepper: only now is its secret at hand."""
+        try:
+            await self._store.move(key_id, digest=digest, pepper_id=self._pepper.id)
+        except Unavailable as exc:
+            _log.warning("a key stays under its old pepper for now", extra={"key_id": key_id, "error": exc.message})
 
     def _outcome(self, key: Key | None) -> Key | Denial:
         if key is None:

@@ -3,6 +3,8 @@
 Postgres means several processes, which must all know the same secrets; one that made its own would refuse every key.
 """
 
+import logging
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -13,6 +15,8 @@ from services.auth.settings import AuthSettings
 from services.common import secret_file
 from services.common.database import is_sqlite
 from services.common.errors import StartError
+
+_log = logging.getLogger(__name__)
 
 
 def admin_token(settings: AuthSettings) -> str:
@@ -28,24 +32,39 @@ def admin_token(settings: AuthSettings) -> str:
     return token
 
 
-async def key_pepper(settings: AuthSettings, store: KeyStore) -> Pepper:
-    """Return the pepper under which all keys of the store were made.
+async def key_pepper(settings: AuthSettings, store: KeyStore, *, now: datetime) -> Pepper:
+    """Return the pepper under which keys are kept.
 
     Raises:
-        StartError: It is not given and may not be made, or keys were made under another one, which would all be refused
-            as unknown.
+        StartError: It is not given and may not be made, or keys that work were made under one that is neither it nor
+            accepted, and would be refused as unknown.
     """
     path = settings.data_dir / "key-pepper"
-    in_use = await store.pepper_ids()
     given = _given(settings.key_pepper)
+    accepted = {other.id for other in accepted_peppers(settings)}
     # A pepper made now cannot be the one of keys that exist, and would be in the way of the right file.
-    if given is None and in_use and is_sqlite(settings.database) and not path.exists():
+    would_be_new = given is None and is_sqlite(settings.database) and not path.exists()
+    if would_be_new and await store.stray_pepper(frozenset(accepted), now=now):
         raise StartError(f"the database has keys but {path} is gone; restore it, or set AUTH_KEY_PEPPER")
     pepper = Pepper((given or _made(settings, path, setting="AUTH_KEY_PEPPER")).encode())
-    if in_use - {pepper.id}:
+    if await store.stray_pepper(frozenset({pepper.id} | accepted), now=now):
         source = "AUTH_KEY_PEPPER" if given else str(path)
         raise StartError(f"the database has keys that were made with another pepper than {source}; restore that one")
+    await _tell_of_rotation(accepted - {pepper.id}, store, now=now)
     return pepper
+
+
+def accepted_peppers(settings: AuthSettings) -> tuple[Pepper, ...]:
+    """Return the further peppers under which keys are recognised."""
+    listed = (_given(settings.key_peppers_accepted) or "").split(",")
+    return tuple(Pepper(secret.strip().encode()) for secret in listed if secret.strip())
+
+
+async def _tell_of_rotation(accepted: set[str], store: KeyStore, *, now: datetime) -> None:
+    """Say in the log whether the accepted peppers are needed: without them these keys would be lost."""
+    if accepted:
+        keys = await store.count_under(frozenset(accepted), now=now)
+        _log.info("keys that work are under another pepper and move when they are used", extra={"keys": keys})
 
 
 def _given(secret: SecretStr | None) -> str | None:

@@ -33,7 +33,7 @@ from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLTh
 from services.auth.store_tokens import SQLOneTimeTokenStore
 from services.auth.throttles import Throttle
 from services.common import database, metrics
-from services.common.clock import SystemClock
+from services.common.clock import SystemClock, utc_now
 from services.common.server import GrpcServer
 from services.common.tasks import running
 from services.common.tls import identity
@@ -115,7 +115,7 @@ async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
     )
     transactions = Transactions(engine, unavailable=unavailable)
     keys = SQLKeyStore(transactions)
-    pepper = await own_secrets.key_pepper(settings, keys)
+    pepper = await own_secrets.key_pepper(settings, keys, now=utc_now(clock))
     feed = ChangeFeed(keys, clock=clock)
     await stack.enter_async_context(feed.running())
     await stack.enter_async_context(running(keep_house(SQLHousekeeping(transactions), clock)))
@@ -134,7 +134,8 @@ def _post(settings: AuthSettings, stack: AsyncExitStack) -> SMTPPost | None:
 
 
 def _add_hot_path(server: GrpcServer, parts: _Parts) -> None:
-    gatekeeper = Gatekeeper(parts.keys, pepper=parts.pepper, clock=parts.clock)
+    accepted = own_secrets.accepted_peppers(parts.settings)
+    gatekeeper = Gatekeeper(parts.keys, pepper=parts.pepper, clock=parts.clock, accepted=accepted)
     auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(gatekeeper, parts.feed), server.grpc)
 
 

@@ -26,6 +26,10 @@ class AuthSettings(ServiceSettings):
     """Secret under which keys are stored; whoever loses it loses all keys. Absent on SQLite: `DATA_DIR/key-pepper`,
     made once. Postgres demands it."""
 
+    key_peppers_accepted: SecretStr | None = None
+    """Further peppers, separated by commas, under which keys are recognised while the pepper is rotated; a key moves
+    under `AUTH_KEY_PEPPER` when it is used."""
+
     admin_token: SecretStr | None = Field(default=None, validation_alias="STACK_ADMIN_TOKEN")
     """What callers of the management API show. Absent on SQLite: `DATA_DIR/admin-token`, made once. Postgres demands
     it."""
@@ -63,7 +67,7 @@ class AuthSettings(ServiceSettings):
     sign_ups_per_address_max: int = Field(default=20, ge=1)
     """Most sign-ups, and letters asked for, from one network address (64 bits of IPv6) in an hour."""
 
-    @field_validator("database_url", "key_pepper", "admin_token", "smtp_url", mode="before")
+    @field_validator("database_url", "key_pepper", "key_peppers_accepted", "admin_token", "smtp_url", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         """Take an empty variable for an absent one: an empty secret protects nothing."""

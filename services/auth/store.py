@@ -2,9 +2,10 @@
 
 import json
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts import AccountId
@@ -36,14 +37,15 @@ _KEY_COLUMNS = (
     api_keys.c.models,
     api_keys.c.replaced_by,
 )
+_PEPPER_ID = api_keys.c.pepper_id
 _OWNER = accounts.c.id == api_keys.c.account_id
 _PLAN = plans.c.name == accounts.c.plan
 
 _KEYS = select(*_KEY_COLUMNS).select_from(api_keys.join(accounts, _OWNER).join(plans, _PLAN))
 
 # One statement, so that the key and the revision are of one moment; the revision comes even when there is no such key.
-_FIND = select(key_revision.c.revision, *_KEY_COLUMNS).select_from(
-    key_revision.outerjoin(api_keys, api_keys.c.digest == bindparam("digest"))
+_FIND = select(key_revision.c.revision, _PEPPER_ID, *_KEY_COLUMNS).select_from(
+    key_revision.outerjoin(api_keys, api_keys.c.digest.in_(bindparam("digests", expanding=True)))
     .outerjoin(accounts, _OWNER)
     .outerjoin(plans, _PLAN)
 )
@@ -64,11 +66,18 @@ class SQLKeyStore:
         self._transactions = transactions
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def find(self, digest: str) -> Found:
+    async def find(self, *digests: str) -> Found:
         """Look a key up by its digest; see `KeyStore.find`."""
         async with self._transactions.reading() as connection:
-            row = (await connection.execute(_FIND, {"digest": digest})).one()
-        return Found(None if row.id is None else _key(row), row.revision)
+            row = (await connection.execute(_FIND, {"digests": digests})).one()
+        return Found(None if row.id is None else _key(row), row.revision, row.pepper_id or "")
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
+        """Keep a key under another pepper; see `KeyStore.move`."""
+        async with self._transactions.writing() as connection:
+            moved = update(api_keys).where(api_keys.c.id == key_id).values(digest=digest, pepper_id=pepper_id)
+            await connection.execute(moved)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def add(self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None) -> Key:
@@ -157,13 +166,26 @@ class SQLKeyStore:
             return await _read(connection, key.id), replaced
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def pepper_ids(self) -> frozenset[str]:
-        """Return ids of the peppers in use; see `KeyStore.pepper_ids`."""
-        # The two ends of the index: enough to see whether there is another one than a given one, however many keys.
-        ends = (select(func.min(api_keys.c.pepper_id)), select(func.max(api_keys.c.pepper_id)))
+    async def stray_pepper(self, known: frozenset[str], *, now: datetime) -> str | None:
+        """Return the id of an unknown pepper in use; see `KeyStore.stray_pepper`."""
+        # The gaps between the known ids in the index: however many keys there are, only strays are read.
+        bounds = [None, *sorted(known), None]
         async with self._transactions.reading() as connection:
-            found = [await connection.scalar(end) for end in ends]
-        return frozenset(pepper_id for pepper_id in found if pepper_id is not None)
+            for above, below in pairwise(bounds):
+                strays = select(_PEPPER_ID).where(_works(now)).limit(1)
+                strays = strays if above is None else strays.where(above < _PEPPER_ID)
+                strays = strays if below is None else strays.where(below > _PEPPER_ID)
+                found: str | None = await connection.scalar(strays)
+                if found is not None:
+                    return found
+        return None
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def count_under(self, pepper_ids: frozenset[str], *, now: datetime) -> int:
+        """Return how many keys wait to move; see `KeyStore.count_under`."""
+        under = select(func.count()).select_from(api_keys).where(_PEPPER_ID.in_(pepper_ids), _works(now))
+        async with self._transactions.reading() as connection:
+            return await connection.scalar(under) or 0
 
     @deadline(_CHANGES_SECONDS_MAX, unavailable=unavailable)
     async def changes_after(self, revision: int | None) -> Changes:
@@ -214,12 +236,16 @@ async def _insert(
     )
 
 
+def _works(now: datetime) -> ColumnElement[bool]:
+    lasts = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
+    return and_(api_keys.c.revoked_at.is_(None), lasts)
+
+
 async def _demand_room(connection: AsyncConnection, account_id: AccountId, bounds: Bounds, *, now: datetime) -> None:
     """Return when an account may make one more key. Whoever makes one waits for the revision, so the count is exact."""
     bounds = await _bounds_of(connection, account_id, bounds)
     mine = select(func.count()).select_from(api_keys).where(api_keys.c.account_id == account_id)
-    lasts = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
-    working = mine.where(and_(api_keys.c.revoked_at.is_(None), lasts))
+    working = mine.where(_works(now))
     if (await connection.scalar(working.where(api_keys.c.replaced_by.is_(None))) or 0) >= bounds.active_max:
         raise FailedPrecondition(
             f"this account has {bounds.active_max} active keys, which is all it may have; revoke one first",

@@ -163,13 +163,35 @@ class KeyStoreContract:
                 await other
         assert (await stores.changes.changes_after(0)).revision == 0, "a refused change must not be a change"
 
-    async def test_the_peppers_of_all_keys_are_known(self, stores: Stores) -> None:
-        assert await stores.keys.pepper_ids() == frozenset()
+    async def test_a_key_under_an_unknown_pepper_is_noticed_wherever_its_id_stands(self, stores: Stores) -> None:
+        assert await stores.keys.stray_pepper(frozenset(), now=NOW) is None
         await stores.account()
         await stores.key()
-        await stores.key()
+        low, high = "0" * 12, "f" * 12
+        for others in (set(), {low}, {high}, {low, high}):
+            assert await stores.keys.stray_pepper(frozenset(others), now=NOW) == PEPPER.id
+            assert await stores.keys.stray_pepper(frozenset({PEPPER.id} | others), now=NOW) is None
 
-        assert await stores.keys.pepper_ids() == {PEPPER.id}
+    async def test_a_pepper_of_keys_that_do_not_work_is_not_missed(self, stores: Stores) -> None:
+        """Nobody uses a revoked key, so it never moves: it must not hold on to an old pepper for ever."""
+        await stores.account()
+        minted = await stores.key()
+        assert await stores.keys.count_under(frozenset({PEPPER.id}), now=NOW) == 1
+        await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW)
+
+        assert await stores.keys.stray_pepper(frozenset(), now=NOW) is None
+        assert await stores.keys.count_under(frozenset({PEPPER.id}), now=NOW) == 0
+
+    async def test_a_moved_key_is_the_same_key_under_its_new_digest_alone(self, stores: Stores) -> None:
+        await stores.account()
+        minted = await stores.key()
+        before = await stores.keys.find("0" * 64, minted.key.digest)
+        await stores.keys.move(minted.key.id, digest="a" * 64, pepper_id="another")
+
+        after = await stores.keys.find("a" * 64, minted.key.digest)
+        assert (before.pepper_id, after.pepper_id) == (PEPPER.id, "another")
+        assert (after.key, after.revision) == (before.key, before.revision)
+        assert (await stores.keys.find(minted.key.digest)).key is None
 
     async def test_changes_come_in_order_and_only_those_after(self, stores: Stores) -> None:
         await stores.account()

@@ -77,6 +77,28 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
             assert (await client.authenticate(created.secret)).principal.key_id == created.key.id
 
 
+async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_needs_it(tmp_path: Path) -> None:
+    base = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": "new"}
+    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPER": "old", "AUTH_KEY_PEPPERS_ACCEPTED": "new"}) as service:
+        async with auth_client(service.target) as client:
+            used = await client.new_key("ada@example.com")
+            idle = await client.new_key("bob@example.com")
+    assert "another pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base)
+
+    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": " old , older,"}) as service:
+        async with auth_client(service.target) as client:
+            assert (await client.authenticate(used.secret)).principal.key_id == used.key.id
+        assert any("move when they are used" in line and '"keys": 2' in line for line in service.log)
+    assert "another pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base), "the idle key still needs the old one"
+
+    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": "old"}) as service:
+        async with auth_client(service.target) as client:
+            await client.revoke(idle.key.id)
+    with running_auth(tmp_path, base) as service:
+        async with auth_client(service.target) as client:
+            assert (await client.authenticate(used.secret)).principal.key_id == used.key.id
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

@@ -13,12 +13,13 @@ from services.auth.keys import (
     Found,
     Gatekeeper,
     Key,
+    KeyId,
     Minted,
 )
 from services.auth.minting import checked_limit, checked_name, mint
 from services.auth.pepper import Pepper
 from services.common import checked_token
-from services.common.errors import InvalidRequest
+from services.common.errors import InvalidRequest, Unavailable
 
 NOW = 1_800_000_000.0
 PEPPER = Pepper(b"pepper")
@@ -43,11 +44,21 @@ class OneKey:
         new = minted.key
         self.digest = new.digest
         self.key = Key(new.id, AccountId("acc_1"), new.name, new.prefix, 1000, new.created_at, revoked_at, expires_at)
+        self.pepper_id = new.pepper_id
         self.lookups = 0
+        self.is_read_only = False
 
-    async def find(self, digest: str) -> Found:
+    async def find(self, *digests: str) -> Found:
         self.lookups += 1
-        return Found(self.key if digest == self.digest else None, revision=9)
+        if self.digest not in digests:
+            return Found(None, revision=9)
+        return Found(self.key, revision=9, pepper_id=self.pepper_id)
+
+    async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
+        if self.is_read_only:
+            raise Unavailable("the database cannot be written")
+        assert key_id == self.key.id
+        self.digest, self.pepper_id = digest, pepper_id
 
 
 def fresh() -> Minted:
@@ -153,3 +164,25 @@ def test_a_limit_out_of_bounds_is_refused_by_its_number(limit: int) -> None:
 @pytest.mark.parametrize("limit", [None, 0, 10**9])
 def test_a_limit_within_bounds_or_none_is_kept(limit: int | None) -> None:
     assert checked_limit(limit) == limit
+
+
+async def test_a_key_under_an_accepted_pepper_is_good_and_moves_at_its_use_in_one_look_up() -> None:
+    minted = fresh()
+    store, new = OneKey(minted), Pepper(b"new")
+    keeper = Gatekeeper(store, pepper=new, clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+
+    assert (await keeper.authenticate(minted.secret)).outcome == store.key
+    assert (store.digest, store.pepper_id) == (new.digest(minted.secret), new.id)
+    assert (await gatekeeper(store, new).authenticate(minted.secret)).outcome == store.key
+    assert (await gatekeeper(store).authenticate(minted.secret)).outcome is Denial.UNKNOWN
+    assert store.lookups == 3
+
+
+async def test_a_key_that_cannot_be_moved_just_now_is_good_all_the_same() -> None:
+    minted = fresh()
+    store = OneKey(minted)
+    store.is_read_only = True
+    keeper = Gatekeeper(store, pepper=Pepper(b"new"), clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+
+    assert (await keeper.authenticate(minted.secret)).outcome == store.key
+    assert store.pepper_id == PEPPER.id
