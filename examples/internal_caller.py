@@ -1,0 +1,227 @@
+"""An internal program that calls auth, quota and inference itself, over gRPC, without the gateway.
+
+    python examples/internal_caller.py sk_stk_…
+
+asks whose key that is, holds one of its slots, has a question answered as a stream, settles the slot by inference's
+verdict, and shows what a refusal looks like. With three certificate files it speaks mTLS. It needs `grpcio`,
+`grpcio-health-checking`, `grpcio-status` and the stubs in `gen/`; nothing of `services/`. docs/internal-callers.md
+explains it.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeAlias
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from stack.auth.v1 import auth_pb2, auth_pb2_grpc
+from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+Verdict: TypeAlias = "inference_pb2.Verdict.ValueType"
+
+SERVICES = ("auth", "quota", "inference")
+CALL_SECONDS = 2.0
+CHAT_SECONDS = 125.0
+"""A little over inference's own deadline, so that its verdict arrives."""
+
+# What may be repeated without harm. A chat may not: Groq would be asked, and paid, twice.
+IDEMPOTENT = (
+    ("stack.auth.v1.AuthService", "Authenticate"),
+    ("stack.quota.v1.QuotaService", "Reserve"),
+    ("stack.quota.v1.QuotaService", "Settle"),
+    ("stack.quota.v1.QuotaService", "GetStatus"),
+    ("stack.inference.v1.InferenceService", "ListModels"),
+    ("grpc.health.v1.Health", "Check"),
+)
+SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": service, "method": method} for service, method in IDEMPOTENT],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+
+
+def connect(target: str, service: str, arguments: argparse.Namespace) -> aio.Channel:
+    """Return a channel to a service: over mTLS when there are certificate files, else in plaintext."""
+    options = [("grpc.service_config", json.dumps(SERVICE_CONFIG)), ("grpc.enable_http_proxy", 0)]
+    if arguments.certificate is None:
+        return aio.insecure_channel(target, options)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=arguments.authorities.read_bytes(),
+        private_key=arguments.key.read_bytes(),
+        certificate_chain=arguments.certificate.read_bytes(),
+    )
+    # The certificate bears the service's own name, wherever it was dialled.
+    named = ("grpc.ssl_target_name_override", f"{service}.stack.internal")
+    return aio.secure_channel(target, credentials, [*options, named])
+
+
+def error_info(error: aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    """Return the reason and the facts of a failed call; both are empty when it came from no service of ours."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == "stack":
+            return info
+    return error_details_pb2.ErrorInfo()
+
+
+def verdict_of(error: aio.AioRpcError) -> Verdict:
+    """Return the verdict that a failed chat carries; without one nothing is known of its charge."""
+    word = error_info(error).metadata.get("verdict", "unspecified")
+    return inference_pb2.Verdict.Value(f"VERDICT_{word.upper()}")
+
+
+async def check_health(name: str, channel: aio.Channel) -> None:
+    """Print whether a service takes calls."""
+    health = health_pb2_grpc.HealthStub(channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_SECONDS)  # type: ignore[attr-defined]
+    print(f"{name}: {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}")
+
+
+async def authenticate(channel: aio.Channel, secret: str) -> auth_pb2.Principal:
+    """Return whose key it is; a bad key is an answer, not an error."""
+    request = auth_pb2.AuthenticateRequest(api_key=secret)
+    answer = await auth_pb2_grpc.AuthServiceStub(channel).Authenticate(request, timeout=CALL_SECONDS)
+    if answer.HasField("denial"):
+        sys.exit(f"key refused: {auth_pb2.DenialReason.Name(answer.denial.reason)}")
+    print(f"key: {answer.principal.key_id} of {answer.principal.account_id}")
+    return answer.principal
+
+
+async def reserve(channel: aio.Channel, principal: auth_pb2.Principal) -> inference_pb2.RequestContext:
+    """Hold one of the key's slots; return what ties the request to it."""
+    wish = quota_pb2.Reservation(
+        request_id=f"req_{uuid.uuid4().hex}",
+        key_id=principal.key_id,
+        account_id=principal.account_id,
+        limit=principal.daily_limit,
+    )
+    request = quota_pb2.ReserveRequest(reservations=[wish])
+    answer = await quota_pb2_grpc.QuotaServiceStub(channel).Reserve(request, timeout=CALL_SECONDS)
+    (result,) = answer.results
+    if result.outcome != quota_pb2.RESERVE_OUTCOME_HELD:
+        sys.exit(f"no slot: {quota_pb2.ReserveOutcome.Name(result.outcome)}, {result.status.charged} used today")
+    return inference_pb2.RequestContext(
+        request_id=wish.request_id,
+        account_id=wish.account_id,
+        key_id=wish.key_id,
+        day=result.status.day,
+        reserved_at=result.reserved_at,
+        models=principal.models,
+    )
+
+
+async def settle(channel: aio.Channel, context: inference_pb2.RequestContext, verdict: Verdict) -> None:
+    """Close the hold as inference says. Without a verdict leave it: quota's sweeper asks the ledger."""
+    if verdict == inference_pb2.VERDICT_UNSPECIFIED:
+        return
+    end = quota_pb2.Settlement(
+        request_id=context.request_id,
+        key_id=context.key_id,
+        day=context.day,
+        verdict=quota_pb2.Verdict.Value(inference_pb2.Verdict.Name(verdict)),
+    )
+    quota = quota_pb2_grpc.QuotaServiceStub(channel)
+    await quota.Settle(quota_pb2.SettleRequest(settlements=[end]), timeout=CALL_SECONDS)
+    answer = await quota.GetStatus(quota_pb2.GetStatusRequest(key_ids=[context.key_id]), timeout=CALL_SECONDS)
+    (status,) = answer.statuses
+    print(f"verdict: {inference_pb2.Verdict.Name(verdict)}; used today: {status.charged}, held: {status.held}")
+
+
+async def show_stream(
+    channel: aio.Channel, context: inference_pb2.RequestContext, chat: chat_pb2.ChatRequest
+) -> Verdict:
+    """Print an answer as it is generated; return the verdict of its last message, or of what went wrong.
+
+    Stopping early is not free: Groq is read to the end.
+    """
+    request = inference_pb2.StreamChatCompletionRequest(context=context, chat=chat)
+    verdict: Verdict = inference_pb2.VERDICT_UNSPECIFIED
+    try:
+        async for message in inference_pb2_grpc.InferenceServiceStub(channel).StreamChatCompletion(
+            request, timeout=CHAT_SECONDS
+        ):
+            print(*texts(message), sep="", end="", flush=True)
+            verdict = message.verdict
+    except aio.AioRpcError as error:
+        print(f"cut: {error_info(error).reason}: {error.details()}")
+        return verdict_of(error)
+    print()
+    return verdict
+
+
+def texts(message: inference_pb2.StreamChatCompletionResponse) -> Iterator[str]:
+    """Yield the pieces of text in a message of a stream."""
+    for chunk in message.chunks:
+        yield from (choice.delta.content_text for choice in chunk.choices)
+
+
+async def answer_of_a_batch_job(channel: aio.Channel, chat: chat_pb2.ChatRequest) -> None:
+    """Ask without a key: the ledger gets a row of its own, and nobody's limit is touched."""
+    request = inference_pb2.CreateChatCompletionRequest(chat=chat)
+    answer = await inference_pb2_grpc.InferenceServiceStub(channel).CreateChatCompletion(request, timeout=CHAT_SECONDS)
+    usage = answer.completion.usage
+    print(f"without a key: {usage.prompt_tokens} + {usage.completion_tokens} tokens of {answer.completion.model}")
+
+
+async def show_refusal(channel: aio.Channel) -> None:
+    """Ask for nothing, to see a typed error."""
+    try:
+        await answer_of_a_batch_job(channel, chat_pb2.ChatRequest())
+    except aio.AioRpcError as error:
+        print(f"refused: {error.code().name}, reason {error_info(error).reason}: {error.details()}")
+
+
+async def main() -> None:
+    """Do it all once."""
+    arguments = parse()
+    chat = chat_pb2.ChatRequest(messages=[chat_pb2.ChatMessage(role="user", content_text=arguments.prompt)])
+    async with AsyncExitStack() as channels:
+        auth, quota, inference = [
+            await channels.enter_async_context(connect(getattr(arguments, name), name, arguments)) for name in SERVICES
+        ]
+        for name, channel in zip(SERVICES, (auth, quota, inference), strict=True):
+            await check_health(name, channel)
+        context = await reserve(quota, await authenticate(auth, arguments.api_key))
+        await settle(quota, context, await show_stream(inference, context, chat))
+        await answer_of_a_batch_job(inference, chat)
+        await show_refusal(inference)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("api_key", help="an API key, sk_stk_…")
+    parser.add_argument("--prompt", default="Say hello in one sentence.")
+    parser.add_argument("--auth", default="127.0.0.1:50051", help="where auth is; default: %(default)s")
+    parser.add_argument("--quota", default="127.0.0.1:50052", help="where quota is; default: %(default)s")
+    parser.add_argument("--inference", default="127.0.0.1:50053", help="where inference is; default: %(default)s")
+    parser.add_argument("--certificate", type=Path, help="PEM file of this program's certificate, for mTLS")
+    parser.add_argument("--key", type=Path, help="PEM file of its private key")
+    parser.add_argument("--authorities", type=Path, help="PEM file of whom to believe")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

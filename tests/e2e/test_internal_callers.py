@@ -1,0 +1,177 @@
+"""Internal programs call auth, quota and inference themselves: the documented example, and reflection."""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc import aio
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from examples import internal_caller
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+from tests.certificates import Issued
+from tests.e2e.stack import EMAIL, Key, Stack, stack_folder
+from tests.integration.test_mtls import Secured
+
+_EXAMPLE = Path(internal_caller.__file__)
+_CALLED = ("stack.auth.v1.AuthService", "stack.quota.v1.QuotaService", "stack.inference.v1.InferenceService")
+
+
+def _run(targets: dict[str, str], secret: str, *options: object) -> subprocess.CompletedProcess[str]:
+    where = [word for name, target in targets.items() for word in (f"--{name}", target)]
+    command = [sys.executable, str(_EXAMPLE), secret, *where, *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def _assert_answered(done: subprocess.CompletedProcess[str], prompt: str) -> None:
+    assert done.returncode == 0, done.stderr
+    for told in (
+        *("auth: SERVING", "quota: SERVING", "inference: SERVING", prompt),
+        "verdict: VERDICT_CHARGED; used today: 1, held: 0",
+        "tokens of llama-3.1-8b-instant",
+        "refused: INVALID_ARGUMENT, reason ",
+    ):
+        assert told in done.stdout, done.stdout
+
+
+def _targets(stack: Stack) -> dict[str, str]:
+    return {name: stack.socket(name) for name in ("auth", "quota", "inference")}
+
+
+def test_the_example_is_answered_counted_and_settled(stack: Stack, key: Key) -> None:
+    done = _run(_targets(stack), key.secret, "--prompt", "Who calls?")
+    _assert_answered(done, "Who calls?")
+    assert stack.counters(key) == (1, 0)
+    (row,) = stack.ledger(key)
+    assert (row["outcome"], row["charged"]) == ("answered", 1)
+
+
+def test_a_chat_that_fails_is_settled_by_the_verdict_of_its_error(stack: Stack, key: Key) -> None:
+    done = _run(_targets(stack), key.secret, "--prompt", "[[standin:400]]")
+    assert "verdict: VERDICT_RELEASED; used today: 0, held: 0" in done.stdout, done.stdout
+
+
+def test_a_bad_key_is_an_answer(stack: Stack) -> None:
+    done = _run(_targets(stack), "sk_stk_none")
+    assert (done.returncode, done.stderr) == (1, "key refused: DENIAL_REASON_UNKNOWN\n")
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[Secured]:
+    """Give a stack over mTLS that expects the identity `billing` besides its own."""
+    with stack_folder() as folder:
+        stack = Secured(folder)
+        stack.environment["TLS_CALLERS"] = json.dumps({service: ["billing.stack.internal"] for service in _CALLED})
+        try:
+            stack.start_all()
+            stack.stackctl("accounts", "create", "--email", EMAIL)
+            yield stack
+        finally:
+            stack.stop_all()
+
+
+@pytest.fixture(scope="module")
+def secret(secured: Secured) -> str:
+    """Give a key of the secured stack."""
+    made = json.loads(secured.stackctl("keys", "create", "--email", EMAIL, "--name", "internal", "--json"))
+    return str(made["key"])
+
+
+def _files(issued: Issued) -> list[object]:
+    files = issued.files
+    return ["--certificate", files.certificate, "--key", files.key, "--authorities", files.authorities]
+
+
+@pytest.mark.xdist_group("mtls")
+def test_the_example_works_over_mtls(secured: Secured, secret: str) -> None:
+    _assert_answered(_run(secured.targets, secret, *_files(secured.callers["billing"])), "Say hello")
+
+
+@pytest.mark.xdist_group("mtls")
+def test_the_example_is_refused_without_a_certificate_and_with_one_that_nobody_expects(
+    secured: Secured, secret: str, tmp_path: Path
+) -> None:
+    stranger = Issued(tmp_path, "stranger").issue(secured.authority)
+    assert "UNAVAILABLE" in _run(secured.targets, secret).stderr
+    assert "does not expect calls by stranger.stack.internal" in _run(secured.targets, secret, *_files(stranger)).stderr
+
+
+class _Shaky:
+    """Quota and inference that are away at each first try."""
+
+    def __init__(self) -> None:
+        self.tries: list[str] = []
+        self.server = aio.server()
+        for service, method in (("quota.v1.Quota", "GetStatus"), ("inference.v1.Inference", "CreateChatCompletion")):
+            handler: Any = grpc.unary_unary_rpc_method_handler(partial(self._answer, method))
+            handlers = grpc.method_handlers_generic_handler(f"stack.{service}Service", {method: handler})
+            self.server.add_generic_rpc_handlers((handlers,))
+        self.target = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+
+    async def _answer(self, method: str, request: bytes, context: Any) -> bytes:
+        self.tries.append(method)
+        if self.tries.count(method) == 1:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away for a moment")
+        return b""
+
+
+async def test_the_example_repeats_what_is_idempotent_and_never_a_chat() -> None:
+    shaky = _Shaky()
+    await shaky.server.start()
+    async with internal_caller.connect(shaky.target, "quota", Namespace(certificate=None)) as channel:
+        await quota_pb2_grpc.QuotaServiceStub(channel).GetStatus(quota_pb2.GetStatusRequest(), timeout=5)
+        chat = inference_pb2.CreateChatCompletionRequest()
+        with pytest.raises(aio.AioRpcError, match="away for a moment"):
+            await inference_pb2_grpc.InferenceServiceStub(channel).CreateChatCompletion(chat, timeout=5)
+    await shaky.server.stop(None)
+    assert shaky.tries == ["GetStatus", "GetStatus", "CreateChatCompletion"]
+
+
+@pytest.mark.parametrize(
+    ("server", "services"),
+    [
+        (
+            "auth",
+            [
+                "AccountService",
+                "AuditService",
+                "AuthService",
+                "KeyService",
+                "OwnerService",
+                "PlanService",
+                "SessionService",
+            ],
+        ),
+        ("quota", ["QuotaService"]),
+        ("inference", ["InferenceService", "UsageService"]),
+    ],
+)
+def test_reflection_tells_every_service(stack: Stack, server: str, services: list[str]) -> None:
+    with grpc.insecure_channel(stack.socket(server)) as channel:
+        listed = ProtoReflectionDescriptorDatabase(channel).get_services()
+    ours = sorted(name for name in listed if name.startswith("stack."))
+    assert ours == [f"stack.{server}.v1.{service}" for service in services]
+    assert set(listed) - set(ours) == {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+def test_a_caller_without_stubs_asks_by_reflection_alone(stack: Stack, key: Key) -> None:
+    """What grpcurl does: descriptors from the server, JSON in, JSON out."""
+    with grpc.insecure_channel(stack.socket("quota")) as channel:
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        method = pool.FindServiceByName("stack.quota.v1.QuotaService").FindMethodByName("GetStatus")
+        request = json_format.ParseDict({"key_ids": [key.id]}, GetMessageClass(method.input_type)())
+        answered = GetMessageClass(method.output_type).FromString
+        call = channel.unary_unary("/stack.quota.v1.QuotaService/GetStatus", type(request).SerializeToString, answered)
+        (status,) = json_format.MessageToDict(call(request, timeout=5))["statuses"]
+    assert status["resetAt"].endswith("T00:00:00Z")
