@@ -23,6 +23,8 @@ _CHANGES_SECONDS_MAX = 0.3
 _CHANGES_MAX = 1_000
 """Who is further behind is told that every key may have changed. 10,000 rows took 0.2 to 0.8 s to read on a machine
 that did other work (measured), beyond the bound above: then no watcher would hear anything until it had rest."""
+_MOVE_SECONDS_MAX = 0.3
+"""A look-up waits for it, and gateways wait 2 s for both; a key that does not move now moves another time."""
 _DAY = timedelta(days=1)
 
 _KEY_COLUMNS = (
@@ -72,7 +74,7 @@ class SQLKeyStore:
             row = (await connection.execute(_FIND, {"digests": digests})).one()
         return Found(None if row.id is None else _key(row), row.revision, row.pepper_id or "")
 
-    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    @deadline(_MOVE_SECONDS_MAX, unavailable=unavailable)
     async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
         """Keep a key under another pepper; see `KeyStore.move`."""
         async with self._transactions.writing() as connection:
