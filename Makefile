@@ -24,7 +24,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota soak
+.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -46,6 +46,10 @@ test-containers: .venv/dev.stamp ## Run the image as the manifests say, with Red
 
 manifests: .venv/dev.stamp .venv-checkov/stamp ## Render deploy/k8s in every combination of components, and check it all
 	$(BIN)/python -m tools.manifests
+
+dashboard: .venv/dev.stamp ## Ask a real Prometheus for every panel and alert under load; draws docs/images/dashboard.png
+	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus || { echo "prometheus is needed and could not be installed; on Debian: sudo apt install prometheus" >&2; exit 1; }
+	$(BIN)/python -m tools.dashboard
 
 test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
 	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium fonts-inter fonts-jetbrains-mono; } || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }

@@ -142,4 +142,28 @@ DEFECTS: Defects = {
         lambda w: w.set(w.one("PodMonitor", "stack")["spec"]["podMetricsEndpoints"][0], port="prometheus"),
         "no selected pod has a port named prometheus",
     ),
+    "a service whose metrics nobody finds": (
+        lambda w: w.set(w.container("auth")["ports"][-1], name="telemetry"),
+        "Deployment/auth: serves metrics and has no port named metrics",
+    ),
+    "a service that may not be scraped": (
+        lambda w: w.policy("inference")["ingress"].pop(),
+        "Deployment/inference: its NetworkPolicy does not let the namespace monitoring scrape it",
+    ),
+    "an alert that does not say how bad it is": (
+        lambda w: w.alert("StackLateRows").pop("labels"),
+        "StackLateRows has no severity",
+    ),
+    "an alert without a meaning": (
+        lambda w: w.alert("StackLateRows")["annotations"].pop("summary"),
+        "StackLateRows has no summary",
+    ),
+    "an alert whose runbook is another's": (
+        lambda w: w.set(w.alert("StackLateRows")["annotations"], runbook="Look: docs/operations.md#stackholdsleft"),
+        "StackLateRows has no runbook of one line",
+    ),
+    "a dashboard that Grafana does not find": (
+        lambda w: next(one for one in w.objects if "dashboard" in one["metadata"]["name"])["metadata"].pop("labels"),
+        "nobody reads it",
+    ),
 }

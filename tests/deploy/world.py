@@ -27,6 +27,11 @@ class World:
         """Return what a NetworkPolicy says."""
         return self.one("NetworkPolicy", name)["spec"]
 
+    def alert(self, name: str) -> Any:
+        """Return an alert's rule."""
+        groups = self.one("PrometheusRule", "stack")["spec"]["groups"]
+        return next(rule for group in groups for rule in group["rules"] if rule["alert"] == name)
+
     def remove(self, kind: str, name: str) -> None:
         """Take an object out."""
         self.objects.remove(self.one(kind, name))

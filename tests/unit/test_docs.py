@@ -79,6 +79,23 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")], ids=lambda page: page.name)
+def test_links_to_sections_lead_to_one(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)", page.read_text())
+    missing = [
+        f"{name}#{section}"
+        for name, section in targets
+        if section not in _anchors(page.parent / name if name else page)
+    ]
+    assert missing == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the sections of a page as links name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_the_readme_names_only_targets_and_files_that_exist() -> None:
     readme, makefile = (_ROOT / "README.md").read_text(), (_ROOT / "Makefile").read_text()
     for target in re.findall(r"\bmake ([a-z-]+)", readme):

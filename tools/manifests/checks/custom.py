@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 
 from services.common.tls import identity
-from tools.manifests.objects import Objects, title
+from tools.manifests.objects import Object, Objects, Workload, title
+
+_METRICS = "_METRICS_LISTEN"
+_MONITORING = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+_SEVERITIES = {"critical", "warning"}
 
 
 def certificates(objects: Objects) -> Iterator[str]:
@@ -49,12 +53,44 @@ def identities(objects: Objects) -> Iterator[str]:
 
 
 def scraped(objects: Objects) -> Iterator[str]:
-    """A monitor's port is one that selected pods declare."""
+    """A monitor's port is one that selected pods declare, and whoever serves metrics is let be scraped."""
     for one in objects.of("PodMonitor"):
         selected = objects.selected(one["spec"]["selector"]["matchLabels"])
         for endpoint in one["spec"]["podMetricsEndpoints"]:
             if not any(endpoint["port"] in workload.ports for workload in selected):
                 yield f"{title(one)}: no selected pod has a port named {endpoint['port']}"
+            for workload in selected:
+                yield from _unscraped(objects, workload, endpoint["port"])
 
 
-CHECKS = (certificates, issuers, identities, scraped)
+def _unscraped(objects: Objects, workload: Workload, port: str) -> Iterator[str]:
+    serves = {name for one in workload.containers for name in objects.environment(one) if name.endswith(_METRICS)}
+    if serves and port not in workload.ports:
+        yield f"{workload.title}: serves metrics and has no port named {port}"
+    policy = objects.find("NetworkPolicy", workload.name)
+    if serves and policy is not None and not _lets_in(policy, workload.ports.get(port)):
+        yield f"{workload.title}: its NetworkPolicy does not let the namespace monitoring scrape it"
+
+
+def _lets_in(policy: Object, port: int | None) -> bool:
+    return any(
+        _MONITORING in rule.get("from", ()) and [one["port"] for one in rule["ports"]] == [port]
+        for rule in policy["spec"].get("ingress", ())
+    )
+
+
+def alerts(objects: Objects) -> Iterator[str]:
+    """Each alert says how bad it is, what it means, and in one line what to do, with the section that says more."""
+    for one in objects.of("PrometheusRule"):
+        for rule in (rule for group in one["spec"]["groups"] for rule in group["rules"]):
+            name, annotations = rule["alert"], rule.get("annotations", {})
+            if rule.get("labels", {}).get("severity") not in _SEVERITIES:
+                yield f"{title(one)}: {name} has no severity of {sorted(_SEVERITIES)}"
+            if not annotations.get("summary"):
+                yield f"{title(one)}: {name} has no summary"
+            runbook = annotations.get("runbook", "")
+            if "\n" in runbook or not runbook.endswith(f": docs/operations.md#{name.lower()}"):
+                yield f"{title(one)}: {name} has no runbook of one line that ends with its section of the guide"
+
+
+CHECKS = (certificates, issuers, identities, scraped, alerts)

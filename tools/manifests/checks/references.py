@@ -38,8 +38,13 @@ def config_maps(objects: Objects) -> Iterator[str]:
             read.add(name)
             if objects.find("ConfigMap", name) is None:
                 yield f"{workload.title}: there is no ConfigMap {name}"
-    left = {one["metadata"]["name"] for one in objects.of("ConfigMap")} - read
+    left = {one["metadata"]["name"] for one in objects.of("ConfigMap") if not _is_grafanas(one)} - read
     yield from (f"ConfigMap/{name}: nobody reads it" for name in sorted(left))
+
+
+def _is_grafanas(config: Object) -> bool:
+    """Whether Grafana's sidecar, which is none of our pods, reads it."""
+    return bool(config["metadata"].get("labels", {}).get("grafana_dashboard") == "1")
 
 
 def _config_maps(workload: Workload) -> Iterator[str]:

@@ -1,0 +1,87 @@
+"""Each alert goes off on what it is for, and on nothing else: promtool plays made-up series to the rules."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools.dashboard import definition
+
+_AT = "25m"
+_REQUESTS = "stack_http_request_duration_seconds_count"
+_ADMISSION = "stack_gateway_admission_seconds_bucket"
+
+HEALTHY: Mapping[str, str] = {
+    'stack_quota_drift_key_days{kind="over_limit"}': "0x30",
+    "stack_quota_verified_timestamp_seconds": "0+60x30",
+    "stack_quota_oldest_hold_age_seconds": "170x30",
+    "stack_gateway_holds_left_total": "0+0.5x30",
+    "stack_ledger_late_rows_total": "7x30",
+    f'{_REQUESTS}{{route="chat", status="200"}}': "0+100x30",
+    f'{_REQUESTS}{{route="chat", status="429"}}': "0+500x30",
+    f'{_REQUESTS}{{route="chat", status="503"}}': "0+5x30",
+    f'{_REQUESTS}{{route="readyz", status="503"}}': "0+90x30",
+    f'{_ADMISSION}{{le="0.1"}}': "0+600x30",
+    f'{_ADMISSION}{{le="0.5"}}': "0+600x30",
+    f'{_ADMISSION}{{le="+Inf"}}': "0+600x30",
+    "stack_key_watch_up": "1x30",
+    'stack_upstream_key_usable{key="1"}': "0x30",
+    'stack_upstream_key_usable{key="2"}': "1x30",
+    'stack_upstream_key_rests{key="1"}': "2x30",
+    'stack_upstream_key_rests{key="2"}': "0x30",
+    "stack_ledger_rows_waiting": "150x30",
+    "stack_ledger_commit_failures_total": "3x30",
+}
+"""Series a minute apart: what is bearable, close to what is not."""
+
+TROUBLE: Mapping[str, Mapping[str, str]] = {
+    "StackCountersDiffer": {'stack_quota_drift_key_days{kind="over_limit"}': "1x30"},
+    "StackVerificationStale": {"stack_quota_verified_timestamp_seconds": "0x30"},
+    "StackHoldOverdue": {"stack_quota_oldest_hold_age_seconds": "250x30"},
+    "StackHoldsLeft": {"stack_gateway_holds_left_total": "0+1x30"},
+    "StackLateRows": {"stack_ledger_late_rows_total": "0x20 1x10"},
+    "StackServerErrors": {f'{_REQUESTS}{{route="chat", status="503"}}': "0+20x30"},
+    "StackAdmissionSlow": {f'{_ADMISSION}{{le="0.1"}}': "0+590x30"},
+    "StackKeyWatchDown": {"stack_key_watch_up": "1x20 0x10"},
+    "StackGroqKeysRefused": {'stack_upstream_key_usable{key="2"}': "0x30"},
+    "StackGroqKeysRest": {'stack_upstream_key_rests{key="2"}': "1x30"},
+    "StackLedgerRowsWait": {"stack_ledger_rows_waiting": "900x30"},
+    "StackLedgerCommitsFail": {"stack_ledger_commit_failures_total": "0+1x30"},
+}
+"""What each alert is for, in place of what is bearable."""
+
+
+def check(folder: Path) -> int:
+    """Play everything to the rules; return how many cases there were.
+
+    Raises:
+        RuntimeError: An alert did not go off, or another one did; or an alert has no case.
+    """
+    names = {alert.name for alert in definition.alerts()}
+    if names != TROUBLE.keys():
+        raise RuntimeError(f"alerts without a case, or cases without an alert: {sorted(names ^ TROUBLE.keys())}")
+    rules, tests = folder / "played.yml", folder / "played-tests.yml"
+    rules.write_text(yaml.safe_dump(definition.rule_groups()))
+    cases = [_case(HEALTHY, []), *(_case({**HEALTHY, **series}, [name]) for name, series in TROUBLE.items())]
+    tests.write_text(yaml.safe_dump({"rule_files": [rules.name], "tests": cases}))
+    done = subprocess.run(["promtool", "test", "rules", str(tests)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"promtool: {done.stdout}{done.stderr}")
+    return len(cases)
+
+
+def _case(series: Mapping[str, str], firing: list[str]) -> dict[str, Any]:
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing]
+    return {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": _AT,
+                "exp_samples": expected,
+            }
+        ],
+    }
