@@ -1,12 +1,15 @@
 """How auth starts, and the one sentence that it says when it cannot."""
 
 import re
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from stack.auth.v1 import accounts_pb2
+from services.auth.pepper import Pepper
+from stack.auth.v1 import accounts_pb2, auth_pb2
 from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth, shown
 
 POSTGRES = {"AUTH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
@@ -97,6 +100,28 @@ async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_
     with running_auth(tmp_path, base) as service:
         async with auth_client(service.target) as client:
             assert (await client.authenticate(used.secret)).principal.key_id == used.key.id
+
+
+async def test_a_key_that_cannot_move_just_now_is_let_in_within_a_gateways_patience(tmp_path: Path) -> None:
+    """Gateways wait two seconds for auth; a database that somebody else writes to keeps a writer waiting for five."""
+    base = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN}
+    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPER": "old"}) as service:
+        async with auth_client(service.target) as client:
+            created = await client.new_key("ada@example.com")
+    rotated = base | {"AUTH_KEY_PEPPER": "new", "AUTH_KEY_PEPPERS_ACCEPTED": "old"}
+    with running_auth(tmp_path, rotated) as service, closing(sqlite3.connect(tmp_path / "auth.db")) as database:
+        database.execute("BEGIN IMMEDIATE")
+        request = auth_pb2.AuthenticateRequest(api_key=created.secret)
+        async with auth_client(service.target) as client:
+            assert (await client.auth.Authenticate(request, timeout=2)).principal.key_id == created.key.id
+            database.rollback()
+            while not _ids_of_peppers(database).isdisjoint({Pepper(b"old").id}):
+                assert (await client.auth.Authenticate(request, timeout=2)).principal.key_id == created.key.id
+    assert any("stays under its old pepper for now" in line for line in service.log)
+
+
+def _ids_of_peppers(database: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in database.execute("SELECT pepper_id FROM api_keys")}
 
 
 @pytest.mark.parametrize(
