@@ -1,5 +1,6 @@
 """The manifests render, and are right; `make manifests` holds every combination of components to the same."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from services.local.programs import services
 from services.local.settings import LocalSettings
+from tools.dashboard import definition
 from tools.manifests import checkov
 from tools.manifests.__main__ import problems
 from tools.manifests.checks.references import SECRET_KEYS
@@ -75,6 +77,17 @@ def test_a_cluster_runs_the_services_that_one_machine_runs() -> None:
     on_one_machine = {program.name for program in services(local, sockets=ROOT, groq_base_url="")}
     deployed = {one["metadata"]["name"] for one in Objects.parse(render(K8S / "overlays" / "local")).of("Deployment")}
     assert deployed - {"stackctl"} == on_one_machine
+
+
+def test_all_four_services_are_scraped_and_their_alerts_and_dashboard_come_with_it() -> None:
+    production = Objects.parse(render(K8S / "overlays" / "production"))
+    assert {one.name for one in production.workloads() if "metrics" in one.ports} == {
+        *("gateway", "auth", "quota", "inference")
+    }
+    (rules,) = production.of("PrometheusRule")
+    (dashboard,) = (one for one in production.of("ConfigMap") if "dashboard" in one["metadata"]["name"])
+    assert len(rules["spec"]["groups"]) == len(definition.rule_groups()["groups"])
+    assert json.loads(dashboard["data"]["stack.json"])["title"] == "Stack 3.0 API"
 
 
 def test_each_skipped_check_has_a_reason() -> None:
