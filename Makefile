@@ -48,7 +48,7 @@ manifests: .venv/dev.stamp .venv-checkov/stamp ## Render deploy/k8s in every com
 	$(BIN)/python -m tools.manifests
 
 dashboard: .venv/dev.stamp ## Ask a real Prometheus for every panel and alert under load; draws docs/images/dashboard.png
-	@command -v promtool >/dev/null || apt-get install -y --no-install-recommends prometheus || { echo "prometheus is needed and could not be installed; on Debian: sudo apt install prometheus" >&2; exit 1; }
+	@command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; } || { echo "prometheus is needed and could not be installed; on Debian: sudo apt install prometheus" >&2; exit 1; }
 	$(BIN)/python -m tools.dashboard
 
 test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
