@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from asyncpg import PostgresError
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import StartError
 from services.common.file_lock import exclusive
+from services.common.sqlite_writer import SQLiteWriter, sqlite_writer
 from services.common.transactions import DATABASE_ERRORS, wait_for_leavers
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,19 @@ async def open_database(url: str, *, migrations: Path, version_table: str) -> As
         yield engine
     finally:
         await _close(engine)
+
+
+@contextmanager
+def open_writer(url: str) -> Iterator[SQLiteWriter | None]:
+    """Give a thread that writes to an open SQLite database for the block; None for Postgres, which needs none."""
+    parsed = _parse(url)
+    if parsed.get_backend_name() != "sqlite":
+        yield None
+        return
+    engine = create_engine(parsed.set(drivername="sqlite"), hide_parameters=True)
+    event.listen(engine, "connect", _set_pragmas)
+    with sqlite_writer(engine) as writer:
+        yield writer
 
 
 async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
@@ -114,16 +128,16 @@ def _with_driver(url: URL) -> URL:
 
 def _sqlite_engine(url: URL) -> AsyncEngine:
     engine = create_async_engine(url, hide_parameters=True)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def set_pragmas(connection: Any, _: object) -> None:
-        cursor = connection.cursor()
-        # WAL lets readers go on while one writes; FULL makes a commit survive a power cut.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
+    event.listen(engine.sync_engine, "connect", _set_pragmas)
     return engine
+
+
+def _set_pragmas(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    # WAL lets readers go on while one writes; FULL makes a commit survive a power cut.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
 
 
 async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) -> None:

@@ -77,6 +77,9 @@ class GrpcServer:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
+        await self.grpc.stop(
+            0
+        )  # Where it was never started; unstopped, it would look for its loop when it is collected.
         await self._health.close()
 
     async def run(self, service_names: Sequence[str], *, on_drain: Callable[[], None] = lambda: None) -> None:

@@ -8,10 +8,12 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from asyncpg import InterfaceError, PostgresError
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import Unavailable
+from services.common.sqlite_writer import SQLiteWriter
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -98,6 +100,16 @@ class Transactions:
         with self._failures():
             async with self._writers, self._engine.begin() as connection:
                 yield connection
+
+    async def write(self, writer: SQLiteWriter, work: Callable[[Connection], Result]) -> Result:
+        """Return what `work` returns, done in one transaction by the thread of an SQLite database.
+
+        Raises:
+            Unavailable: As `writing`.
+        """
+        with self._failures():
+            async with self._writers:
+                return await writer.write(work)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:

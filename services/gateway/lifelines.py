@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from weakref import WeakValueDictionary
 
 from services.common.errors import Unauthenticated
@@ -83,14 +84,14 @@ class Lifelines:
         """Ask about every key that has streams, a bounded number at the same time, and cut those revoked."""
         gate = asyncio.Semaphore(_ASKING_MAX)
 
-        async def ask(lifeline: Lifeline, question: Awaitable[bool]) -> None:
+        async def ask(lifeline: Lifeline, question: IsRevoked) -> None:
             async with gate:
-                if await question:
+                if await question():
                     self.cut(lifeline.key_id)
 
         async with asyncio.TaskGroup() as tasks:
             for lifeline in list(self._lifelines.values()):
                 if lifeline.api_key:
-                    tasks.create_task(ask(lifeline, is_revoked(lifeline.api_key)))
+                    tasks.create_task(ask(lifeline, partial(is_revoked, lifeline.api_key)))
                 elif lifeline.owner_says:
-                    tasks.create_task(ask(lifeline, lifeline.owner_says()))
+                    tasks.create_task(ask(lifeline, lifeline.owner_says))

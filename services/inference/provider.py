@@ -1,8 +1,7 @@
-"""Groq through the official package, by the path that costs least and keeps its headers, pool and typed errors.
+"""Groq: chats over the wire itself, everything else through the official package, and what can go wrong with either.
 
-`client.post(…, content=bytes, cast_to=httpx.Response)` over `DefaultAioHttpClient` takes a third of the CPU of
-`chat.completions.create`. Two traps of that transport are handled here: a refused connection comes as a time-out, and a
-stream goes on upstream until it is closed.
+Two traps of the transport are handled here: a refused connection comes as a time-out from the package, and a stream
+goes on upstream until its connection is closed.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ import aiohttp
 import groq
 import httpx
 import msgspec
-from groq import AsyncGroq, AsyncStream, DefaultAioHttpClient
+from groq import AsyncGroq, DefaultAioHttpClient
 
 from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
 from services.inference.chat import Members, Reply, Turn
@@ -23,46 +22,49 @@ from services.inference.rate_limits import rest_after_answer
 from services.inference.refusals import from_event, from_status
 from services.inference.sse import EventReader, ServerSentEvent
 from services.inference.supply import UpstreamFailed
+from services.inference.wire import Wire, open_wire
 
 _log = logging.getLogger(__name__)
-_CHAT_PATH = "/openai/v1/chat/completions"
 _MODELS_PATH = "/openai/v1/models"
 _MODELS_TIMEOUT_SECONDS = 5.0
 _DONE = b"[DONE]"
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-_STREAM: type[AsyncStream[object]] = AsyncStream
-_JSON: Any = {"headers": {"Content-Type": "application/json"}}
+_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout)
+_TIMED_OUT = (groq.APITimeoutError, httpx.TimeoutException, aiohttp.SocketTimeoutError)
 _LISTING: Any = {"timeout": _MODELS_TIMEOUT_SECONDS}
 
 
 class GroqProvider:
     """The `Provider` that is Groq."""
 
-    def __init__(self, clients: Sequence[AsyncGroq], *, idle_timeout_seconds: float) -> None:
-        """Call through `clients`, one for each key, in the keys' order, all over one pool (`open_groq`)."""
+    def __init__(self, wire: Wire, clients: Sequence[AsyncGroq], *, idle_timeout_seconds: float) -> None:
+        """Chat over `wire`; ask all else through `clients`, one for each key, in the keys' order."""
+        self._wire = wire
         self._clients = clients
         self._idle_timeout_seconds = idle_timeout_seconds
 
     async def complete(self, body: bytes, turn: Turn) -> Reply:
         """Return the answer to a chat request."""
         with groq_errors():
-            client = self._clients[turn.key]
-            response = await client.post(_CHAT_PATH, cast_to=httpx.Response, content=body, options=_JSON)
+            async with await self._wire.post(body, key=turn.key) as response:
+                text = await response.read()
+        _check(response, text)
         turn.answered(rest_seconds=rest_after_answer(response.headers))
-        return Reply(_chat_object(response.content))
+        return Reply(_chat_object(text))
 
     @asynccontextmanager
     async def stream(self, body: bytes, turn: Turn) -> AsyncIterator[AsyncIterator[list[Members]]]:
         """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`."""
         with groq_errors():
-            response: Any = await self._clients[turn.key].post(
-                _CHAT_PATH, cast_to=httpx.Response, content=body, options=_JSON, stream=True, stream_cls=_STREAM
-            )
-        turn.answered(rest_seconds=rest_after_answer(response.headers))
-        try:
-            yield self._batches(response)
-        finally:
-            await response.aclose()
+            response = await self._wire.post(body, key=turn.key)
+        # Leaving the block gives the connection back when the stream was read to its end, and else closes it.
+        async with response:
+            if not _is_answer(response):
+                with groq_errors():
+                    text = await response.read()
+                _check(response, text)
+            turn.answered(rest_seconds=rest_after_answer(response.headers))
+            yield self._batches(response.content)
 
     async def list_models(self, turn: Turn) -> list[Members]:
         """Return the models that are served now."""
@@ -72,10 +74,9 @@ class GroqProvider:
         models = _object(response.content).get("data")
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
 
-    async def _batches(self, response: httpx.Response) -> AsyncIterator[list[Members]]:
+    async def _batches(self, content: aiohttp.StreamReader) -> AsyncIterator[list[Members]]:
         reader = EventReader()
-        received = response.aiter_raw()
-        while (raw := await self._receive(received)) is not None:
+        while raw := await self._receive(content):
             batch = _Batch(reader.feed(raw))
             if batch.chunks:
                 yield batch.chunks
@@ -85,12 +86,12 @@ class GroqProvider:
                 return
         raise UpstreamFailed("the model's answer broke off", reason="upstream_cut")
 
-    async def _receive(self, received: AsyncIterator[bytes]) -> bytes | None:
-        """Return the next bytes of a stream, or None at its end."""
+    async def _receive(self, content: aiohttp.StreamReader) -> bytes:
+        """Return the next bytes of a stream; none at its end."""
         with groq_errors():
             try:
                 async with asyncio.timeout(self._idle_timeout_seconds):
-                    return await anext(received, None)
+                    return await content.readany()
             except TimeoutError as exc:
                 message = "the model went silent in the middle of its answer"
                 raise DeadlineExceeded(message, reason="upstream_stalled") from exc
@@ -104,16 +105,44 @@ async def open_groq(
     connections_max: int,
     connect_timeout_seconds: float,
     first_byte_timeout_seconds: float,
-) -> AsyncIterator[list[AsyncGroq]]:
-    """Open one client for each key, all over one pool of connections; nothing is retried behind our back."""
+) -> AsyncIterator[tuple[Wire, list[AsyncGroq]]]:
+    """Open a wire and one client of the package for each key; nothing is retried behind our back."""
     timeout = httpx.Timeout(first_byte_timeout_seconds, connect=connect_timeout_seconds)
     limits = httpx.Limits(
         max_connections=connections_max, max_keepalive_connections=connections_max, keepalive_expiry=60
     )
     async with DefaultAioHttpClient(limits=limits, timeout=timeout) as pool:
-        yield [
+        clients = [
             AsyncGroq(api_key=key, base_url=base_url, max_retries=0, timeout=timeout, http_client=pool) for key in keys
         ]
+        async with open_wire(
+            clients,
+            connections_max=connections_max,
+            connect_timeout_seconds=connect_timeout_seconds,
+            first_byte_timeout_seconds=first_byte_timeout_seconds,
+        ) as wire:
+            yield wire, clients
+
+
+def _is_answer(response: aiohttp.ClientResponse) -> bool:
+    return 200 <= response.status < 300
+
+
+def _check(response: aiohttp.ClientResponse, text: bytes) -> None:
+    """Raise what an answer means that is not 2xx."""
+    if _is_answer(response):
+        return
+    error = from_status(response.status, response.headers, _value(text))
+    _log.warning("groq refused", extra={"status": response.status, "reason": error.reason})
+    raise error
+
+
+def _value(text: bytes) -> object:
+    """Return the JSON value of an error's body, or None when it is none: the edge in front of Groq answers in HTML."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 @contextmanager
@@ -132,8 +161,8 @@ def groq_errors() -> Iterator[None]:
 def _connection_error(exc: Exception) -> ServiceError:
     causes = list(_causes(exc))
     _log.warning("groq cannot be reached", extra={"error": " <- ".join(repr(cause) for cause in causes)})
-    refused = any(isinstance(cause, (aiohttp.ClientConnectorError, httpx.ConnectTimeout)) for cause in causes)
-    timed_out = any(isinstance(cause, (groq.APITimeoutError, httpx.TimeoutException)) for cause in causes)
+    refused = any(isinstance(cause, _NOT_CONNECTED) for cause in causes)
+    timed_out = any(isinstance(cause, _TIMED_OUT) for cause in causes)
     if timed_out and not refused:
         return DeadlineExceeded("the model did not answer in time", reason="upstream_timeout")
     return UpstreamFailed("the model cannot be reached just now; try again")

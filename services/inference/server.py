@@ -46,8 +46,8 @@ async def serve(settings: InferenceSettings) -> None:
         engine = await stack.enter_async_context(
             database.open_database(settings.ledger_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
         )
-        store = SQLLedgerStore(engine)
-        clients = await stack.enter_async_context(
+        store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))
+        wire, clients = await stack.enter_async_context(
             open_groq(
                 settings.keys,
                 base_url=settings.groq_base_url,
@@ -56,7 +56,7 @@ async def serve(settings: InferenceSettings) -> None:
                 first_byte_timeout_seconds=settings.first_byte_timeout_seconds,
             )
         )
-        provider = GroqProvider(clients, idle_timeout_seconds=settings.idle_timeout_seconds)
+        provider = GroqProvider(wire, clients, idle_timeout_seconds=settings.idle_timeout_seconds)
         supply = Supply(
             len(settings.keys),
             SystemClock(),

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import Unavailable
+from services.common.sqlite_writer import SQLiteWriter
 from services.common.transactions import Transactions, deadline
 from services.inference import queries
 from services.inference.chat import Outcome, RequestContext, Usage, UsageSource, Verdict
@@ -29,19 +30,41 @@ def _unavailable() -> Unavailable:
 class SQLLedgerStore:
     """The `LedgerStore` on SQLAlchemy."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        """Keep rows in `engine`'s database."""
+    def __init__(self, engine: AsyncEngine, writer: SQLiteWriter | None = None) -> None:
+        """Keep rows in `engine`'s database; an SQLite one has a `writer` for what every request waits for."""
+        self._writer = writer
         self._transactions = Transactions(engine, unavailable=_unavailable)
         insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._insert = _or_fill_in(insert(usage_ledger))
+        self._insert = _or_fill_in(insert(usage_ledger)).returning(usage_ledger.c.request_id, usage_ledger.c.charged)
         self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
+        # With the statement's text, SQLAlchemy's part costs a fifth of the transaction; with its objects four fifths.
+        compiled = self._insert_unknown.compile(dialect=engine.dialect)
+        self._text, self._columns = str(compiled), tuple(compiled.positiontup or ())
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
-        """Commit rows, all or none; return what the ledger then says of each, in order."""
+        """Commit rows, all or none; return what the ledger then says of each, in order; of one id the first counts."""
+        values = [_values(row) for row in {row.request_id: row for row in reversed(rows)}.values()]
+        if self._writer is not None and await self._inserted_new(self._writer, values):
+            return [_verdict(row.charged) for row in rows]
         async with self._transactions.writing() as connection:
-            await connection.execute(self._insert, [_values(row) for row in rows])
-            return await _verdicts(connection, [row.request_id for row in rows])
+            written = dict((await connection.execute(self._insert, values)).tuples().all())
+            # What is there already is neither written nor told: a commit whose answer was lost, tried again.
+            untold = [row.request_id for row in rows if row.request_id not in written]
+            charged = await _charged(connection, untold) if untold else set()
+        return [_verdict(written.get(row.request_id, row.request_id in charged)) for row in rows]
+
+    async def _inserted_new(self, writer: SQLiteWriter, values: Sequence[dict[str, Any]]) -> bool:
+        """Insert rows that nobody has seen before, which is nearly always so; false, and nothing, where one was."""
+        tuples = [tuple(one[column] for column in self._columns) for one in values]
+
+        def insert(connection: Connection) -> bool:
+            is_new = connection.exec_driver_sql(self._text, tuples).rowcount == len(tuples)
+            if not is_new:
+                connection.rollback()
+            return is_new
+
+        return await self._transactions.write(writer, insert)
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
@@ -49,7 +72,8 @@ class SQLLedgerStore:
         ids = [context.request_id for context in contexts]
         async with self._transactions.writing() as connection:
             await connection.execute(self._insert_unknown, [_values(_unknown(context)) for context in contexts])
-            return await _verdicts(connection, ids)
+            charged = await _charged(connection, ids)
+        return [_verdict(one in charged) for one in ids]
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def mark_client_left(self, request_ids: Sequence[str]) -> None:
@@ -113,10 +137,14 @@ class SQLLedgerStore:
         return [used[key_id] for key_id in key_ids]
 
 
-async def _verdicts(connection: AsyncConnection, request_ids: Sequence[str]) -> list[Verdict]:
+async def _charged(connection: AsyncConnection, request_ids: Sequence[str]) -> set[str]:
+    """Return those requests whose row is charged."""
     is_charged = usage_ledger.c.request_id.in_(request_ids) & usage_ledger.c.charged
-    charged = set(await connection.scalars(select(usage_ledger.c.request_id).where(is_charged)))
-    return [Verdict.CHARGED if one in charged else Verdict.RELEASED for one in request_ids]
+    return set(await connection.scalars(select(usage_ledger.c.request_id).where(is_charged)))
+
+
+def _verdict(is_charged: bool) -> Verdict:
+    return Verdict.CHARGED if is_charged else Verdict.RELEASED
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:

@@ -34,8 +34,9 @@ ROOT = Path(__file__).parents[2]
 class TestLedgerStoreOnSQLite(LedgerStoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SQLLedgerStore]:
-        async with _opened(f"sqlite:///{tmp_path}/ledger.db") as engine:
-            yield SQLLedgerStore(engine)
+        url = f"sqlite:///{tmp_path}/ledger.db"
+        async with _opened(url) as engine, _store(engine, url) as store:
+            yield store
 
 
 class TestLedgerStoreOnPostgres(LedgerStoreContract):
@@ -147,8 +148,8 @@ async def test_a_second_process_on_the_same_sqlite_file_is_refused(tmp_path: Pat
 
 
 async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
-    async with _opened(f"sqlite:///{tmp_path}/ledger.db") as engine:
-        store = SQLLedgerStore(engine)
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    async with _opened(url) as engine, _store(engine, url) as store:
         async with engine.begin() as connection:
             await connection.exec_driver_sql("ALTER TABLE usage_ledger RENAME TO away")
 
@@ -161,13 +162,17 @@ async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
 
 async def test_a_group_is_committed_whole_or_not_at_all(url: str) -> None:
     broken = replace(ROW, request_id="req_broken", account_id=None)  # type: ignore[arg-type]
-    async with _opened(url) as engine:
-        store = SQLLedgerStore(engine)
-
+    async with _opened(url) as engine, _store(engine, url) as store:
         with pytest.raises(Unavailable):
             await store.insert([ROW, broken])
 
         assert await store.find(ROW.request_id) is None
+
+
+@asynccontextmanager
+async def _store(engine: AsyncEngine, url: str) -> AsyncIterator[SQLLedgerStore]:
+    with database.open_writer(url) as writer:
+        yield SQLLedgerStore(engine, writer)
 
 
 @asynccontextmanager

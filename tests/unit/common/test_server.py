@@ -55,13 +55,16 @@ class Running:
 async def running(
     drain_seconds: float = 0, grace_seconds: float = 10, on_drain: Callable[[], None] = lambda: None, **behaviours: Any
 ) -> AsyncIterator[Running]:
-    """Run a server until the block ends; the signal that stops it is real."""
+    """Run a server until the block ends; the signal that stops it is real.
+
+    The client's channel is a plain one: ours follow health and would leave when the server says that it stops.
+    """
     path = socket_path()
     server = GrpcServer(f"unix:{path}", _settings(drain_seconds=drain_seconds, grace_seconds=grace_seconds))
     server.grpc.add_generic_rpc_handlers((handlers(**behaviours),))
     task = asyncio.create_task(server.run([], on_drain=on_drain))
     try:
-        async with open_channel(f"unix:{path}") as channel:
+        async with aio.insecure_channel(f"unix:{path}") as channel:
             one = Running(task, channel)
             await one.health()
             yield one
@@ -158,3 +161,37 @@ async def test_a_taken_port_is_one_sentence() -> None:
 
         with pytest.raises(StartError, match=f"cannot listen on {address}: the address is in use"):
             await server.run([])
+
+
+async def test_a_channel_of_ours_goes_to_another_replica_as_soon_as_one_says_that_it_stops() -> None:
+    """Calls that arrive as a server stops would be cancelled: nobody can say whether they were answered."""
+    answered: list[str] = []
+
+    def by(name: str) -> Callable[[bytes, Context], Any]:
+        async def echo(request: bytes, context: Context) -> bytes:
+            answered.append(name)
+            return request
+
+        return echo
+
+    paths = [socket_path(), socket_path()]
+    servers = [GrpcServer(f"unix:{path}", _settings(drain_seconds=5, grace_seconds=1)) for path in paths]
+    for server, name in zip(servers, ("leaving", "staying"), strict=True):
+        server.grpc.add_generic_rpc_handlers((handlers(echo=by(name)),))
+        await server._start([])
+    async with open_channel("unix:" + ",".join(map(str, paths))) as channel:
+        call = unary(channel, "echo")
+        async with asyncio.timeout(5):
+            while set(answered) != {"leaving", "staying"}:
+                await call(b"x", timeout=5, wait_for_ready=True)
+        await servers[0]._health.leave()
+        async with asyncio.timeout(5):
+            while answered[-10:] != ["staying"] * 10:
+                await call(b"x", timeout=5)
+        answered.clear()
+        for _ in range(20):
+            await call(b"x", timeout=5)
+    assert set(answered) == {"staying"}
+    for server, path in zip(servers, paths, strict=True):
+        await server.grpc.stop(0)
+        path.unlink(missing_ok=True)

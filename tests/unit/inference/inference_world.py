@@ -109,13 +109,14 @@ async def running(
 ) -> AsyncIterator[Inference]:
     """Run a service over the stand-in at `url`, with its ledger in `folder`."""
     async with AsyncExitStack() as stack:
+        url_of_ledger = f"sqlite:///{folder}/inference.db"
         engine = await stack.enter_async_context(
-            database.open_database(f"sqlite:///{folder}/inference.db", migrations=MIGRATIONS, version_table="version")
+            database.open_database(url_of_ledger, migrations=MIGRATIONS, version_table="version")
         )
         provider = await stack.enter_async_context(
             calling(url, keys=keys, first_byte_timeout_seconds=first_byte_timeout_seconds)
         )
-        store = SQLLedgerStore(engine)
+        store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(url_of_ledger)))
         clock = SystemClock()
         supply = Supply(len(keys), clock, rest_seconds_max=3600, failures_max=10)
         catalogue = Catalogue(

@@ -73,8 +73,8 @@ async def calling(
         connections_max=100,
         connect_timeout_seconds=connect_timeout_seconds,
         first_byte_timeout_seconds=first_byte_timeout_seconds,
-    ) as clients:
-        yield GroqProvider(clients, idle_timeout_seconds=idle_timeout_seconds)
+    ) as (wire, clients):
+        yield GroqProvider(wire, clients, idle_timeout_seconds=idle_timeout_seconds)
 
 
 def asking(text: str, **more: Any) -> bytes:

@@ -1,0 +1,84 @@
+"""Chat requests to Groq over aiohttp itself, as the official package would send them.
+
+The package's cheapest call costs several times the CPU that aiohttp takes to carry the same bytes. So chats go past it,
+with its address, credentials and headers, and everything that is not hot stays with it. A test holds the two wires to
+be equal (tests/integration/test_wire.py).
+"""
+
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import aiohttp
+import httpx
+from groq import AsyncGroq
+from multidict import CIMultiDict
+from yarl import URL
+
+_CHAT_PATH = "/openai/v1/chat/completions"
+_KEEP_SECONDS = 60
+
+
+class Wire:
+    """Sends chat requests with any of the operator's keys."""
+
+    def __init__(self, session: aiohttp.ClientSession, clients: Sequence[AsyncGroq]) -> None:
+        """Send over `session` what each of `clients`, one for each key, would send."""
+        self._session = session
+        self._url = URL(str(clients[0].base_url).rstrip("/") + _CHAT_PATH)
+        self._headers = [_headers_of(client) for client in clients]
+        self._proxy = _proxy_for(self._url)
+
+    async def post(self, body: bytes, *, key: int) -> aiohttp.ClientResponse:
+        """Send a body with one key and return the answer, whatever its status, as soon as its headers are there.
+
+        Raises:
+            aiohttp.ClientError: No answer.
+        """
+        return await self._session.post(
+            self._url, data=body, headers=self._headers[key], proxy=self._proxy, allow_redirects=False
+        )
+
+
+@asynccontextmanager
+async def open_wire(
+    clients: Sequence[AsyncGroq],
+    *,
+    connections_max: int,
+    connect_timeout_seconds: float,
+    first_byte_timeout_seconds: float,
+) -> AsyncIterator[Wire]:
+    """Open a pool of connections for the block.
+
+    Args:
+        clients: The package's clients, one for each key, all of one address.
+        connections_max: Most connections at the same time.
+        connect_timeout_seconds: Longest wait for a connection.
+        first_byte_timeout_seconds: Longest wait for an answer's first byte, and for each next one.
+    """
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=connect_timeout_seconds, sock_read=first_byte_timeout_seconds
+    )
+    # The package's own context, so that the same authorities are believed.
+    connector = aiohttp.TCPConnector(
+        limit=connections_max, keepalive_timeout=_KEEP_SECONDS, ssl=httpx.create_ssl_context()
+    )
+    jar = aiohttp.DummyCookieJar()  # The edge in front of Groq sets cookies; ours are no browser's sessions.
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar) as session:
+        yield Wire(session, clients)
+
+
+def _headers_of(client: AsyncGroq) -> CIMultiDict[str]:
+    """Return what the package would send; of a client's retries and time-outs it tells in headers of its own."""
+    given = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
+    timeout = client.timeout
+    read_seconds = timeout.read if isinstance(timeout, httpx.Timeout) else timeout
+    told = {"x-stainless-retry-count": "0", "x-stainless-read-timeout": str(read_seconds)}
+    return CIMultiDict({**given, **told})
+
+
+def _proxy_for(url: URL) -> str | None:
+    """Return the proxy that the environment names for an address, looked up once and not at every request."""
+    if urllib.request.proxy_bypass(url.host or ""):
+        return None
+    return urllib.request.getproxies().get(url.scheme)
