@@ -42,9 +42,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
         contenders = _contenders(Path(name))
         with rounds.running(contenders) as (started, skipped):
+            versions = {contender.name: contender.version for contender in started}
             found = rounds.run(started, _PLAN)
             charged = next(contender.charged() for contender in started if contender.name == report.OURS)
-            versions = {contender.name: contender.version for contender in started}
     run = report.Run(
         date=datetime.now(UTC).isoformat(timespec="minutes"),
         machine=here,

@@ -45,6 +45,11 @@ def ratio(medians: Medians, over: str, under: str, figure: str) -> float | None:
     return None if above is None or not below else above / below
 
 
+def cores(figures: Figures) -> float:
+    """Return how many cores a contender got at 32 connections; what it lacks of those it could use, others had."""
+    return figures["requests_per_second@32"] * figures["cpu_ms_per_request@32"] / 1000
+
+
 def _introduction(run: Run) -> list[str]:
     return [
         "# The benchmark's last run",
@@ -160,6 +165,7 @@ def _costs(run: Run) -> list[str]:
         "RSS after load, MB": "rss_mb@load",
     }
     rows = [[label, *(number(found.get(name)) for found in run.medians.values())] for label, name in figures.items()]
+    rows.insert(4, ["cores in use, 32 connections", *(number(cores(found)) for found in run.medians.values())])
     return ["## Rates and costs", "", *table(["figure", *run.medians], rows)]
 
 

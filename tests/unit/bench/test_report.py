@@ -2,7 +2,7 @@
 
 from bench.machine import Machine
 from bench.measure import Figures
-from bench.report import SERVICES, Run, added, markdown, ratio, targets
+from bench.report import SERVICES, Run, added, cores, markdown, ratio, targets
 from bench.tables import number, table
 
 _MACHINE = Machine("EPYC", 2, "Linux 6.1", "3.11.7", 0.5)
@@ -44,6 +44,10 @@ def test_targets_are_ratios_of_the_same_run() -> None:
     assert found["added latency p50, 1 connection, against LiteLLM"] == 0.1
     assert found["events per CPU second against LiteLLM, bursts"] == 20
     assert found["RSS of the four services idle, MB"] == 200
+
+
+def test_cores_in_use_are_rate_times_cost() -> None:
+    assert cores(_figures(500, 2.0, 1.0)) == 1.0
 
 
 def test_what_was_not_measured_is_none_and_never_a_number() -> None:
