@@ -99,7 +99,7 @@ def report(levels: Sequence[Level]) -> list[str]:
         ]
         for level in levels
     ]
-    heads = ["open streams", "request p50 ms", "p99 ms", "gateway MB", "inference MB", "its descriptors", "inference's"]
+    heads = ["open streams", "request p50 ms", "p99 ms", "gateway MB", "inference MB", "gateway fds", "inference fds"]
     return table(heads, rows)
 
 
