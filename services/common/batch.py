@@ -1,7 +1,7 @@
 """Many awaiting callers, one flight: what waits together travels together.
 
-An idle batcher adds no wait: an item leaves at the end of the loop's turn in which it came. While all flights are out,
-items gather and leave together with the next one.
+An idle batcher that is not told to gather adds no wait: an item leaves at the end of the loop's turn in which it came.
+While all flights are out, items gather and leave together with the next one.
 """
 
 import asyncio
@@ -26,6 +26,8 @@ class Batcher(Generic[Item, Result]):
         *,
         items_max: int,
         flights_max: int,
+        gather_seconds: float = 0,
+        overtake_seconds: float = 0,
     ) -> None:
         """Prepare a batcher.
 
@@ -34,13 +36,18 @@ class Batcher(Generic[Item, Result]):
                 must have a deadline of its own.
             items_max: Most items in one flight.
             flights_max: Most flights out at the same time; 1 keeps the order of items.
+            gather_seconds: How long an item waits for others, for items that nobody is in a hurry for.
+            overtake_seconds: How long items wait for a flight that is out before another leaves beside it: long enough
+                that flights of the usual length take all together, short enough that one that is stuck holds up none.
         """
         self._flight = flight
         self._items_max = items_max
         self._flights_max = flights_max
+        self._gather_seconds = gather_seconds
+        self._overtake_seconds = overtake_seconds
         self._waiting: list[tuple[Item, asyncio.Future[Result], Context]] = []
         self._flying: set[asyncio.Task[None]] = set()
-        self._departure_due = False
+        self._departure: asyncio.Handle | None = None
         self._aloft = 0
 
     @property
@@ -53,18 +60,26 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future, copy_context()))
-        if not self._departure_due and len(self._flying) < self._flights_max:
-            self._departure_due = True
-            loop.call_soon(self._depart)
+        self._plan_departure()
         return await future
 
     async def drain(self) -> None:
         """Return when nothing waits and nothing flies."""
         while self._flying or self._waiting:
-            await asyncio.wait(self._flying) if self._flying else await asyncio.sleep(0)
+            self._depart()
+            await asyncio.wait(self._flying)
+
+    def _plan_departure(self) -> None:
+        if self._departure or not self._waiting or len(self._flying) >= self._flights_max:
+            return
+        loop = asyncio.get_running_loop()
+        wait_seconds = max(self._gather_seconds, self._overtake_seconds if self._flying else 0)
+        self._departure = loop.call_later(wait_seconds, self._depart) if wait_seconds else loop.call_soon(self._depart)
 
     def _depart(self) -> None:
-        self._departure_due = False
+        if self._departure:
+            self._departure.cancel()
+            self._departure = None
         while self._waiting and len(self._flying) < self._flights_max:
             load, self._waiting = self._waiting[: self._items_max], self._waiting[self._items_max :]
             task = asyncio.get_running_loop().create_task(self._fly(load), context=load[0][2])
@@ -73,7 +88,10 @@ class Batcher(Generic[Item, Result]):
 
     def _land(self, task: asyncio.Task[None]) -> None:
         self._flying.discard(task)
-        self._depart()
+        if self._gather_seconds:
+            self._plan_departure()
+        else:
+            self._depart()
 
     async def _fly(self, load: list[tuple[Item, asyncio.Future[Result], Context]]) -> None:
         self._aloft += len(load)

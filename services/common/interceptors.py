@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import cache
 from typing import Any
 
 import grpc
@@ -33,25 +34,37 @@ Handler = Any
 class ServiceInterceptor(aio.ServerInterceptor):
     """Logs each RPC when it ends and aborts it with the right status when its handler raises."""
 
+    def __init__(self) -> None:
+        """Begin without a handler."""
+        self._handlers: dict[str, Handler] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Wrap unary and server-streaming handlers; others pass as they are."""
-        handler = await continuation(handler_call_details)
+        """Wrap unary and server-streaming handlers, each method's once; others pass as they are."""
         method = handler_call_details.method
-        if handler is None or method.startswith(_QUIET):
-            return handler
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                _unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
-            )
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                _stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
-            )
+        handler = self._handlers.get(method)
+        if handler is None:
+            handler = _wrapped(await continuation(handler_call_details), method)
+            if handler is not None:  # Methods that do not exist are strangers' words, and as many as they like.
+                self._handlers[method] = handler
         return handler
+
+
+def _wrapped(handler: Handler, method: str) -> Handler:
+    if handler is None or method.startswith(_QUIET):
+        return handler
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
+        )
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(
+            _stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
+        )
+    return handler
 
 
 def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> Callable[[Any, Context], Any]:
@@ -109,8 +122,14 @@ def _defect(exc: Exception, method: str) -> ServiceError:
 def _report(method: str, context: Context, started: float) -> None:
     seconds = time.monotonic() - started
     code = _code(context.code())
-    _SECONDS.labels(method, code).observe(seconds)
-    _log.debug("rpc", extra={"method": method, "code": code, "duration_ms": round(seconds * 1000, 1)})
+    _seconds(method, code).observe(seconds)
+    if _log.isEnabledFor(logging.DEBUG):
+        _log.debug("rpc", extra={"method": method, "code": code, "duration_ms": round(seconds * 1000, 1)})
+
+
+@cache
+def _seconds(method: str, code: str) -> Histogram:
+    return _SECONDS.labels(method, code)
 
 
 def _code(code: Any) -> str:

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.msgspec import MsgspecFormatter
 
 from services.common import tracing
 
@@ -13,7 +13,7 @@ def set_up(service: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_with_trace)
     handler.setFormatter(
-        JsonFormatter(
+        MsgspecFormatter(
             "{levelname}{name}{message}",
             style="{",
             rename_fields={"levelname": "level", "name": "logger"},

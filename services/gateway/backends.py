@@ -27,6 +27,10 @@ from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _BATCH_ITEMS_MAX = 500
 _BATCH_FLIGHTS_MAX = 4
+_OVERTAKE_SECONDS = 0.005
+"""Several times what a reserve takes."""
+_SETTLES_GATHER_SECONDS = 0.01
+"""No client waits for a settle, and a slot that it frees is free a moment later: together they cost a fifth."""
 _NOTE_SECONDS = 5.0
 
 _DENIALS = {
@@ -84,8 +88,15 @@ class GrpcQuota:
         """Ask over `channel`, at most `timeout_seconds` for each call."""
         self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
         self._timeout_seconds = timeout_seconds
-        self._wishes = Batcher(self._reserve, items_max=_BATCH_ITEMS_MAX, flights_max=_BATCH_FLIGHTS_MAX)
-        self._ends = Batcher(self._settle, items_max=_BATCH_ITEMS_MAX, flights_max=1)
+        self._wishes = Batcher(
+            self._reserve,
+            items_max=_BATCH_ITEMS_MAX,
+            flights_max=_BATCH_FLIGHTS_MAX,
+            overtake_seconds=_OVERTAKE_SECONDS,
+        )
+        self._ends = Batcher(
+            self._settle, items_max=_BATCH_ITEMS_MAX, flights_max=1, gather_seconds=_SETTLES_GATHER_SECONDS
+        )
 
     async def reserve(self, request_id: str, principal: Principal) -> Hold:
         """Hold a slot."""

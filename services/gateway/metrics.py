@@ -1,6 +1,7 @@
 """What an operator watches of a gateway. Labels are few and bounded: nothing that a caller chooses becomes one."""
 
 import re
+from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -9,7 +10,7 @@ _ROUTE = re.compile(
     r"^/(?:api/v1/(chat|models|key|usage|openapi\.json)|(static|healthz|readyz|playground)|(?:api|v1|openai))(?:/|$)"
 )
 
-REQUEST_SECONDS = Histogram(
+_REQUEST_SECONDS = Histogram(
     "stack_http_request_duration_seconds",
     "Time that HTTP requests took, streams to their end; its count is the number of requests.",
     ["route", "status"],
@@ -28,6 +29,12 @@ STREAMS = Gauge("stack_gateway_streams_open", "Streams that are being sent.")
 KEY_LOOK_UPS = Counter("stack_key_look_ups_total", "API keys shown, by who knew them.", ["source"])
 KEY_WATCH_UP = Gauge("stack_key_watch_up", "Whether auth's changes of keys are heard just now: 1, else 0.")
 UNSETTLED = Counter("stack_gateway_holds_left_total", "Holds without a verdict, left to quota's sweeper.")
+
+
+@cache
+def request_seconds(route: str, status: int) -> Histogram:
+    """Return the histogram of a route's requests that ended with a status; both are short lists."""
+    return _REQUEST_SECONDS.labels(route, str(status))
 
 
 def route_of(path: str) -> str:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import tracing
 from services.gateway.errors import internal_error
-from services.gateway.metrics import IN_FLIGHT, REQUEST_SECONDS, route_of
+from services.gateway.metrics import IN_FLIGHT, request_seconds, route_of
 
 REQUEST_ID = "stack.request_id"
 """Name in the ASGI scope of the id that the answer will carry; a reserve that was tried again changes it."""
@@ -135,7 +135,7 @@ async def _send_defect(send: Send) -> None:
 def _report(scope: Scope, status: int, started: float, span: Span) -> None:
     seconds = time.perf_counter() - started
     route = route_of(scope["path"])
-    REQUEST_SECONDS.labels(route, str(status)).observe(seconds)
+    request_seconds(route, status).observe(seconds)
     if span.is_recording():
         _describe(span, scope, route, status)
     _log.info(

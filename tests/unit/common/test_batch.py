@@ -191,3 +191,58 @@ async def test_a_drain_ends_when_nothing_waits_and_nothing_flies() -> None:
     await draining
 
     assert callers[1].done()
+
+
+async def test_items_that_gather_leave_together_and_a_drain_does_not_wait_for_them() -> None:
+    airline = Airline()
+    airline.land(2)
+    batcher = Batcher(airline.fly, items_max=9, flights_max=1, gather_seconds=0.05)
+    first = submitted(batcher, [1])
+    await turns()
+    assert airline.flights == []
+    callers = first + submitted(batcher, [2, 3])
+    assert await asyncio.gather(*callers) == [10, 20, 30]
+    assert airline.flights == [[1, 2, 3]]
+
+    (late,) = submitted(batcher, [4])
+    await turns()
+    async with asyncio.timeout(0.04):
+        await batcher.drain()
+        assert await late == 40
+
+
+async def test_what_gathers_behind_a_flight_gathers_on_when_it_lands() -> None:
+    airline = Airline()
+    batcher = Batcher(airline.fly, items_max=9, flights_max=1, gather_seconds=0.02)
+    first = submitted(batcher, [1])
+    await asyncio.sleep(0.03)
+    behind = submitted(batcher, [2])
+    await turns()
+    airline.land()
+    await asyncio.gather(*first)
+    behind += submitted(batcher, [3])
+    airline.land()
+    assert await asyncio.gather(*behind) == [20, 30]
+    assert airline.flights == [[1], [2, 3]]
+
+
+async def test_items_wait_for_a_flight_of_the_usual_length_and_overtake_one_that_is_stuck() -> None:
+    airline = Airline()
+    batcher = Batcher(airline.fly, items_max=9, flights_max=4, overtake_seconds=0.02)
+    usual = submitted(batcher, [1])
+    await turns()
+    behind = submitted(batcher, [2, 3])
+    await turns()
+    assert airline.flights == [[1]]
+    airline.land()
+    await asyncio.gather(*usual)
+    await turns()
+    assert airline.flights == [[1], [2, 3]], "they leave as soon as it has landed"
+
+    overtaking = submitted(batcher, [4])
+    async with asyncio.timeout(1):
+        while len(airline.flights) < 3:
+            await asyncio.sleep(0.005)
+    assert airline.most_at_once == 2
+    airline.land(2)
+    assert await asyncio.gather(*behind, *overtaking) == [20, 30, 40]
