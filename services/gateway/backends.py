@@ -133,23 +133,27 @@ class GrpcInference:
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the answer in one piece."""
         request = inference_pb2.CreateChatCompletionRequest(
-            context=translate.request_context(hold), chat=translate.chat_request(chat)
+            context=translate.request_context(hold), chat=translate.chat_request(chat), wants_json=True
         )
         with rpc_errors(unavailable_reason="inference_unavailable"):
             response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
-        return Completion(mirror.encode(response.completion), translate.verdict(response.verdict))
+        # An inference of the last version knows no JSON.
+        text = response.completion_json or mirror.encode(response.completion)
+        return Completion(text, translate.verdict(response.verdict))
 
     async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Yield the events that arrived together as JSON texts, and at last the verdict."""
         request = inference_pb2.StreamChatCompletionRequest(
-            context=translate.request_context(hold), chat=translate.chat_request(chat)
+            context=translate.request_context(hold), chat=translate.chat_request(chat), wants_json=True
         )
         verdict: Verdict | None = None
         call = self._stub.StreamChatCompletion(request, timeout=self._timeout_seconds)
         try:
             with rpc_errors(unavailable_reason="inference_unavailable"):
                 async for response in call:
-                    if response.chunks:
+                    if response.chunks_json:
+                        yield list(response.chunks_json)
+                    elif response.chunks:
                         yield [mirror.encode(chunk) for chunk in response.chunks]
                     verdict = translate.verdict(response.verdict)
             yield verdict

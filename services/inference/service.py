@@ -35,9 +35,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Answer in one piece."""
         call = translate.chat_call(request.chat, default_model=self._default_model)
         answer = await self._completions.create(call, translate.request_context(request.context))
-        return inference_pb2.CreateChatCompletionResponse(
-            completion=translate.completion(answer.members), verdict=translate.verdict(answer.verdict)
-        )
+        verdict = translate.verdict(answer.verdict)
+        if request.wants_json:
+            text = translate.json_text(answer.members)
+            return inference_pb2.CreateChatCompletionResponse(completion_json=text, verdict=verdict)
+        completion = translate.completion(answer.members)
+        return inference_pb2.CreateChatCompletionResponse(completion=completion, verdict=verdict)
 
     async def StreamChatCompletion(
         self, request: inference_pb2.StreamChatCompletionRequest, context: Context
@@ -45,7 +48,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Answer as it is generated; what arrived together leaves in one message."""
         call = translate.chat_call(request.chat, default_model=self._default_model)
         async for part in self._completions.stream(call, translate.request_context(request.context)):
-            if isinstance(part, list):
+            if isinstance(part, list) and request.wants_json:
+                yield inference_pb2.StreamChatCompletionResponse(chunks_json=map(translate.json_text, part))
+            elif isinstance(part, list):
                 yield inference_pb2.StreamChatCompletionResponse(chunks=translate.chunks(part))
             else:
                 yield inference_pb2.StreamChatCompletionResponse(verdict=translate.verdict(part))

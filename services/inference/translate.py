@@ -20,6 +20,7 @@ _VERDICTS = {
     Verdict.RELEASED: inference_pb2.VERDICT_RELEASED,
     None: inference_pb2.VERDICT_UNSPECIFIED,
 }
+_encode = msgspec.json.Encoder().encode
 Mirrored = TypeVar("Mirrored", bound=Message)
 
 
@@ -82,6 +83,15 @@ def completion(members: Members) -> chat_pb2.ChatCompletion:
 def chunks(events: list[Members]) -> list[chat_pb2.ChatChunk]:
     """Return a stream's events."""
     return [_filled(chat_pb2.ChatChunk(), event) for event in events]
+
+
+def json_text(members: Members) -> bytes:
+    """Return an answer or an event as JSON, for who would only make JSON of its message.
+
+    Raises:
+        ValueError: A string holds what neither protobuf nor UTF-8 can (a lone surrogate).
+    """
+    return _encode(members)
 
 
 def models(listed: list[Members]) -> list[chat_pb2.Model]:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 
+from services.common import mirror
 from services.common.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -420,3 +422,38 @@ async def test_the_models_are_groqs_own(inference: Inference) -> None:
 
     (model,) = [model for model in response.models if model.id == OSS]
     assert (model.object, model.active, model.context_window) == ("model", True, 131_072)
+
+
+@pytest.mark.parametrize(
+    "marker", ["", "[[standin:unicode]]", "[[standin:reasoning tokens=3]]", "[[standin:tool_call]]"]
+)
+async def test_an_answer_as_json_is_the_typed_one(inference: Inference, marker: str) -> None:
+    """Gateways ask for JSON, other services for messages: neither may see what the other does not."""
+    answers = []
+    for number, wants_json in enumerate((False, True)):
+        asked_whole = whole(f"json {marker}", f"req_{number}")
+        asked_whole.wants_json = wants_json
+        answer = await inference.chat.CreateChatCompletion(asked_whole)
+        asked = streamed(f"json {marker}", f"req_s{number}")
+        asked.wants_json = wants_json
+        parts = [part async for part in inference.chat.StreamChatCompletion(asked)]
+        assert all(bool(part.chunks_json) is (wants_json and part.verdict == 0) for part in parts)
+        texts = [text for part in parts for text in part.chunks_json or map(mirror.encode, part.chunks)]
+        one_piece = answer.completion_json or mirror.encode(answer.completion)
+        answers.append([_timeless(text) for text in (one_piece, *texts)])
+    typed, as_json = answers
+    assert as_json == typed
+
+
+def _timeless(text: bytes) -> dict[str, Any]:
+    """Return an answer without what differs from one to the next: ids and times."""
+    members: dict[str, Any] = msgspec.json.decode(text)
+    for name in ("id", "created", "system_fingerprint"):
+        members.pop(name, None)
+    for usage in (members.get("usage") or {}, (members.get("x_groq") or {}).get("usage") or {}):
+        for name in [one for one in usage if one.endswith("_time")]:
+            del usage[name]
+    for choice in members.get("choices", []):
+        for call in choice.get("message", choice.get("delta", {})).get("tool_calls") or ():
+            call.pop("id", None)
+    return members

@@ -101,6 +101,9 @@ class CreateChatCompletionRequest(_message.Message):
 
     CONTEXT_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
+    WANTS_JSON_FIELD_NUMBER: _builtins.int
+    wants_json: _builtins.bool
+    """Whether the caller would only turn the answer into JSON: it then comes as JSON text, and not typed."""
     @_builtins.property
     def context(self) -> Global___RequestContext:
         """Where the request is accounted; absent for direct callers."""
@@ -114,10 +117,11 @@ class CreateChatCompletionRequest(_message.Message):
         *,
         context: Global___RequestContext | None = ...,
         chat: _chat_pb2.ChatRequest | None = ...,
+        wants_json: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "context", b"context"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "context", b"context", "wants_json", b"wants_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -131,21 +135,25 @@ class CreateChatCompletionResponse(_message.Message):
 
     COMPLETION_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    COMPLETION_JSON_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """What the ledger says of the request."""
+    completion_json: _builtins.bytes
+    """The answer as the text of a JSON object, equal to `completion`; empty unless asked for."""
     @_builtins.property
     def completion(self) -> _chat_pb2.ChatCompletion:
-        """The answer."""
+        """The answer; absent when JSON was asked for."""
 
     def __init__(
         self,
         *,
         completion: _chat_pb2.ChatCompletion | None = ...,
         verdict: Global___Verdict.ValueType = ...,
+        completion_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "completion_json", b"completion_json", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,6 +167,9 @@ class StreamChatCompletionRequest(_message.Message):
 
     CONTEXT_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
+    WANTS_JSON_FIELD_NUMBER: _builtins.int
+    wants_json: _builtins.bool
+    """Whether the caller would only turn the answer into JSON: it then comes as JSON text, and not typed."""
     @_builtins.property
     def context(self) -> Global___RequestContext:
         """Where the request is accounted; absent for direct callers."""
@@ -172,10 +183,11 @@ class StreamChatCompletionRequest(_message.Message):
         *,
         context: Global___RequestContext | None = ...,
         chat: _chat_pb2.ChatRequest | None = ...,
+        wants_json: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "context", b"context"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "context", b"context", "wants_json", b"wants_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,21 +201,27 @@ class StreamChatCompletionResponse(_message.Message):
 
     CHUNKS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    CHUNKS_JSON_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """What the ledger says of the request; in the last message only."""
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.ChatChunk]:
-        """The chunks, in order; empty in the last message."""
+        """The chunks, in order; empty in the last message, and when JSON was asked for."""
+
+    @_builtins.property
+    def chunks_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The chunks as the texts of JSON objects, each equal to one of `chunks`; empty unless asked for."""
 
     def __init__(
         self,
         *,
         chunks: _abc.Iterable[_chat_pb2.ChatChunk] | None = ...,
         verdict: Global___Verdict.ValueType = ...,
+        chunks_json: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_json", b"chunks_json", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
