@@ -97,6 +97,15 @@ class InferenceSettings(ServiceSettings):
     ledger_rows_max: int = Field(default=10_000, ge=1)
     """Rows that may wait for the database before new requests are refused."""
 
+    @field_validator("groq_api_key", "groq_api_keys")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr) -> SecretStr:
+        """Refuse a key that no HTTP header can carry: with one, each request would fail in its own time."""
+        text = value.get_secret_value()
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("expected printable ASCII characters alone; was the key pasted whole, without `…`?")
+        return value
+
     @field_validator("groq_base_url")
     @classmethod
     def _without_path(cls, value: str) -> str:

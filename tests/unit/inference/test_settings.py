@@ -1,0 +1,24 @@
+"""What the inference service refuses to start with."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", ["GROQ_API_KEY", "GROQ_API_KEYS"])
+@pytest.mark.parametrize("key", ["gsk_…", "gsk_one,gsk_zwö", "gsk_one\nX-Header: 1"])
+def test_a_groq_key_that_no_header_can_carry_is_one_sentence_at_the_start(name: str, key: str, tmp_path: Path) -> None:
+    """Else the service starts, and every request fails with a 500 and keeps its slot for minutes."""
+    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), name: key}
+    command = [sys.executable, "-m", "services.inference"]
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"inference: setting {name}: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "printable ASCII" in done.stderr
+    assert "gsk_" not in done.stderr, "a secret does not belong in a log"
