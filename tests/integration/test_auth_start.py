@@ -91,7 +91,7 @@ async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_
     with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": " old , older,"}) as service:
         async with auth_client(service.target) as client:
             assert (await client.authenticate(used.secret)).principal.key_id == used.key.id
-        assert any("move when they are used" in line and '"keys": 2' in line for line in service.log)
+        assert any("move when they are used" in line and '"keys":2' in line for line in service.log)
     assert "another pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base), "the idle key still needs the old one"
 
     with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": "old"}) as service:

@@ -20,8 +20,10 @@ pytestmark = [pytest.mark.xdist_group("rollout"), pytest.mark.timeout(400)]
 
 _ROOT = Path(__file__).parents[2]
 _IS_WHOLE = os.environ.get("ROLLOUT") == "whole"
-_RATE, _STREAMS = (200, 100) if _IS_WHOLE else (30, 20)
-"""Requests a second, and streams open at the same time; a suite that shares the machine has the short form."""
+_RATE, _STREAMS, _TOKENS = (200, 100, 30) if _IS_WHOLE else (30, 20, 10)
+"""Requests a second, streams open at the same time, and their length; a suite that shares the machine has the short
+form."""
+_PAUSE_SECONDS = 1.0 if _IS_WHOLE else 0.2
 _SERVICES = ("auth", "quota", "inference", "gateway")
 _SETTINGS = {
     "DRAIN_SECONDS": "1",
@@ -61,13 +63,13 @@ async def _restart(cluster: Stack, name: str) -> float:
 
 async def test_a_rolling_restart_of_every_service_drops_nothing(cluster: Stack) -> None:
     key = await cluster.create_key(daily_limit=1_000_000)
-    async with traffic(cluster.gateways, key, rate=_RATE, streams=_STREAMS) as running:
+    async with traffic(cluster.gateways, key, rate=_RATE, streams=_STREAMS, stream_tokens=_TOKENS) as running:
         for service in _SERVICES:
             for number in (1, 2):
                 seconds = await _restart(cluster, f"{service}-{number}")
                 print(f"{service}-{number} stopped in {seconds:.1f} s; {dict(running.answers)} so far")
                 assert not running.failures, f"{service}-{number}: {running.failures[:5]}"
-                await asyncio.sleep(1)  # The next replica is restarted when this one takes part again.
+                await asyncio.sleep(_PAUSE_SECONDS)  # The next replica is restarted when this one takes part again.
     charged, held = await cluster.until_settled(key)
     answers = running.answers.total()
     print(f"{dict(running.answers)} whole answers, {len(running.failures)} failures, {charged} charged")

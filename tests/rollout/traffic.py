@@ -15,8 +15,6 @@ from services.common.tasks import running
 from tests.e2e.stack import Key, connector, say
 
 _PROBE_SECONDS = 0.1
-_STREAM = "[[standin:slow token_ms=100]] [[standin:tokens count=30]]"
-"""Three seconds long."""
 
 
 class Balancer:
@@ -66,6 +64,8 @@ class Traffic:
     balancer: Balancer
     key: Key
     session: aiohttp.ClientSession
+    stream_tokens: int
+    """Length of a stream; ten a second."""
     answers: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     is_over: bool = False
@@ -85,7 +85,7 @@ class Traffic:
         """Keep so many streams open, each listener one after the other."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(listeners):
-                tasks.create_task(self._listen_on(after_seconds=3 * number / listeners))
+                tasks.create_task(self._listen_on(after_seconds=self.stream_tokens * number / listeners / 10))
 
     async def _listen_on(self, *, after_seconds: float) -> None:
         await asyncio.sleep(after_seconds)
@@ -108,7 +108,8 @@ class Traffic:
             return "" if response.status == 200 and json.loads(text)["choices"] else f"{response.status} {text}"
 
     async def _listen(self) -> str:
-        async with self._post(say(_STREAM, stream=True)) as response:
+        text = f"[[standin:slow token_ms=100]] [[standin:tokens count={self.stream_tokens}]]"
+        async with self._post(say(text, stream=True)) as response:
             text = await response.text()
         whole = response.status == 200 and text.rstrip().endswith("data: [DONE]") and '"error"' not in text
         return "" if whole else f"{response.status} …{text[-300:]}"
@@ -119,13 +120,15 @@ class Traffic:
 
 
 @asynccontextmanager
-async def traffic(gateways: list[str], key: Key, *, rate: int, streams: int) -> AsyncIterator[Traffic]:
+async def traffic(
+    gateways: list[str], key: Key, *, rate: int, streams: int, stream_tokens: int
+) -> AsyncIterator[Traffic]:
     """Run traffic for the block, and let what is under way at its end finish."""
     balancer = Balancer(gateways)
     async with running(balancer.probe()), aiohttp.ClientSession(connector=connector(rate + streams)) as session:
         await balancer.until_ready()
         async with asyncio.TaskGroup() as tasks:
-            going_on = Traffic(balancer, key, session)
+            going_on = Traffic(balancer, key, session, stream_tokens)
             tasks.create_task(going_on.ask_at(rate))
             tasks.create_task(going_on.listen_with(streams))
             try:
