@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -26,14 +27,16 @@ from tools.manifests.render import ROOT
 
 IMAGE = os.environ.get("STACK_IMAGE", "stack:0.1.0")
 GROQ_URL = "http://groq:9090"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Part:
     """One container."""
 
-    def __init__(self, name: str, container: DockerContainer) -> None:
-        """Look at a container that was started."""
+    def __init__(self, name: str, workload: str, container: DockerContainer) -> None:
+        """Look at a container that was started as a replica of `workload`."""
         self.name = name
+        self.workload = workload
         self._container = container
 
     @property
@@ -60,6 +63,15 @@ class Part:
         text: str = self.docker.logs().decode()
         return text
 
+    def stop(self, *, within_seconds: int) -> int:
+        """Ask it to stop and return its exit code; after `within_seconds` it is killed."""
+        self.docker.stop(timeout=within_seconds)
+        return int(self.docker.attrs["State"]["ExitCode"])
+
+    def remove(self) -> None:
+        """Remove the container."""
+        self._container.stop()
+
 
 class Cluster:
     """The containers of one rendering, started one by one."""
@@ -70,27 +82,36 @@ class Cluster:
         self._objects, self._folder, self._network = objects, folder, network
         self._secret = {key: secrets.token_hex(16) for key in SECRET_KEYS} | {"GROQ_API_KEY": "gsk_in_containers"}
         self._authority = trustme.CA()
-        self._started: list[DockerContainer] = []
+        self._started: list[Part] = []
 
     # Starting.
 
-    def start(self, name: str, **environment: str) -> Part:
-        """Start the first replica of a Deployment or StatefulSet."""
-        workload = next(one for one in self._objects.workloads() if one.name == name)
-        return self._start(name, workload, workload.containers[0], environment)
+    def start(self, name: str, environment: Mapping[str, str] = NOTHING, *, replica: int = 0) -> Part:
+        """Start a replica of a Deployment or StatefulSet; numbered ones are parts such as `auth-1`."""
+        workload = self._workload(name)
+        title = f"{name}-{replica}" if replica else name
+        return self._start(title, workload, workload.containers[0], environment)
+
+    def _workload(self, name: str) -> Workload:
+        return next(one for one in self._objects.workloads() if one.name == name)
+
+    def remove(self, name: str) -> None:
+        """Remove a part for good."""
+        part = self.parts.pop(name)
+        self._started.remove(part)
+        part.remove()
 
     def migrate(self) -> list[Part]:
         """Start the containers of the migration's Job."""
         job = next(one for one in self._objects.workloads() if one.kind == "Job")
-        return [self._start(f"migrate-{one['name']}", job, one, {}) for one in job.containers]
+        return [self._start(f"migrate-{one['name']}", job, one, NOTHING) for one in job.containers]
 
     def start_groq(self) -> Part:
         """Start the stand-in for Groq, which is in no image: the repository's folder is mounted."""
         container = DockerContainer(IMAGE).with_volume_mapping(str(ROOT / "tools"), "/src/tools", "ro")
         command = ["python", "-m", "tools.groq_standin", "--host", "0.0.0.0", "--port", "9090"]
-        return self._add(
-            "groq", container.with_kwargs(entrypoint=command, labels=LABEL, **names()).with_env("PYTHONPATH", "/src")
-        )
+        container.with_kwargs(entrypoint=command, labels=LABEL, **names()).with_env("PYTHONPATH", "/src")
+        return self._add("groq", "groq", container)
 
     def _start(self, name: str, workload: Workload, spec: Object, environment: Mapping[str, str]) -> Part:
         values = {**self._values(spec), **environment}
@@ -104,14 +125,17 @@ class Cluster:
         entrypoint = {"entrypoint": spec["command"]} if "command" in spec else {}
         if "args" in spec:
             container.with_command([_expand(word, values) for word in spec["args"]])
-        return self._add(name, container.with_kwargs(**entrypoint, **confined(workload, spec), **names()))
+        container.with_kwargs(**entrypoint, **confined(workload, spec), **names())
+        return self._add(name, workload.name, container)
 
-    def _add(self, name: str, container: DockerContainer) -> Part:
-        container.with_network(self._network).with_network_aliases(f"{name}.{DOMAIN}")
-        self._started.append(container)
+    def _add(self, name: str, workload: str, container: DockerContainer) -> Part:
+        """Start it under the name of its workload, which leads to all replicas as a headless Service's does."""
+        container.with_network(self._network).with_network_aliases(f"{workload}.{DOMAIN}")
+        part = Part(name, workload, container)
+        self._started.append(part)
         container.start()
-        self.parts[name] = Part(name, container)
-        return self.parts[name]
+        self.parts[name] = part
+        return part
 
     def _values(self, spec: Object) -> dict[str, str]:
         values: dict[str, str] = {}
@@ -142,7 +166,9 @@ class Cluster:
 
     def _files(self, name: str, content: Mapping[str, str]) -> str:
         folder = self._folder / name
-        folder.mkdir(exist_ok=True)
+        if folder.exists():
+            return str(folder)  # Another replica's, which has it mounted.
+        folder.mkdir()
         for file, text in content.items():
             (folder / file).write_text(text)
         return str(folder)
@@ -151,8 +177,8 @@ class Cluster:
 
     def probe(self, name: str, kind: str = "readinessProbe") -> bool:
         """Ask what the kubelet would ask."""
-        workload = next(one for one in self._objects.workloads() if one.name == name)
-        probe, part = workload.containers[0][kind], self.parts[name]
+        part = self.parts[name]
+        probe = self._workload(part.workload).containers[0][kind]
         if "exec" in probe:
             return part.run(*probe["exec"]["command"])[0] == 0
         if "httpGet" in probe:
@@ -163,6 +189,10 @@ class Cluster:
         """Return when all are ready."""
         for name in names:
             until(partial(self.probe, name), f"{name} is not ready", self.parts[name].logs)
+
+    def secret(self, key: str) -> str:
+        """Return what a key of the operator's Secret holds."""
+        return self._secret[key]
 
     def stackctl(self, *arguments: str) -> str:
         """Run a command where operators do, and return what it wrote."""
@@ -186,10 +216,18 @@ class Cluster:
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.post(url, json=say("hello", **members), headers=headers, timeout=30, trust_env=False)
 
+    async def journal(self) -> list[dict[str, Any]]:
+        """Return what the stand-in says it served."""
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            served: list[dict[str, Any]] = (
+                await client.get(f"http://{self.parts['groq'].address}:9090/journal")
+            ).json()
+            return served
+
     def stop(self) -> None:
         """Remove everything that was started."""
-        for container in reversed(self._started):
-            container.stop()
+        for part in reversed(self._started):
+            part.remove()
 
 
 @contextmanager

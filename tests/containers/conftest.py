@@ -59,7 +59,7 @@ def _start(cluster: Cluster) -> None:
         cluster.start(name)
     for name in ("auth", "quota", "gateway"):
         cluster.start(name)
-    cluster.start("inference", **_GROQ)
+    cluster.start("inference", _GROQ)
     cluster.until_ready("redis", "postgres")
     for name in ("auth", "inference"):
         until(partial(cluster.probe, name, "livenessProbe"), f"{name} is not alive")

@@ -18,7 +18,10 @@ _PROBE_SECONDS = 0.1
 
 
 class Balancer:
-    """What a Kubernetes Service is to clients: it leads them to replicas that say they are ready, in turn."""
+    """What a Kubernetes Service is to clients: it leads them to replicas that say they are ready, in turn.
+
+    Replicas that are added to the list of gateways, or taken from it, are noticed.
+    """
 
     def __init__(self, gateways: list[str]) -> None:
         self._gateways = gateways
@@ -34,8 +37,9 @@ class Balancer:
         """Look who is ready, until cancelled."""
         async with aiohttp.ClientSession() as session:
             while True:
-                answers = await asyncio.gather(*(_is_ready(session, gateway) for gateway in self._gateways))
-                self._ready = [one for one, is_ready in zip(self._gateways, answers, strict=True) if is_ready]
+                gateways = list(self._gateways)
+                answers = await asyncio.gather(*(_is_ready(session, gateway) for gateway in gateways))
+                self._ready = [one for one, is_ready in zip(gateways, answers, strict=True) if is_ready]
                 await asyncio.sleep(_PROBE_SECONDS)
 
     async def until_ready(self) -> None:

@@ -1,0 +1,34 @@
+"""What Postgres and Redis of the containers hold of a key, read from themselves."""
+
+import asyncpg
+from redis import Redis
+
+from services.quota.scripts import entries_of
+from tests.containers.cluster import Cluster
+from tests.e2e.stack import Key
+from tests.faults.world import Entries, KeyDay, Row
+
+_NOT_HOLDS = 2
+"""Fields of a key's day that are no hold: what is charged, and the limit."""
+
+
+async def rows_of(cluster: Cluster, key: Key) -> list[Row]:
+    """Return a key's ledger rows."""
+    password, address = cluster.secret("INFERENCE_DATABASE_PASSWORD"), cluster.parts["postgres"].address
+    connection = await asyncpg.connect(f"postgresql://inference:{password}@{address}:5432/inference", timeout=5)
+    try:
+        query = f"SELECT {', '.join(Row.__slots__)} FROM usage_ledger WHERE key_id = $1 ORDER BY request_id"
+        return [Row(*one) for one in await connection.fetch(query, key.id, timeout=30)]
+    finally:
+        await connection.close()
+
+
+def entries(cluster: Cluster, key: Key) -> dict[KeyDay, Entries]:
+    """Return what is charged and held of a key, by day."""
+    with Redis(host=cluster.parts["redis"].address, password=cluster.secret("REDIS_PASSWORD")) as redis:
+        days = {int(name.rpartition(b":")[2]): name for name in redis.scan_iter(match=f"{entries_of(key.id)}:*")}
+        return {(key.id, day): _entries(redis.hgetall(name)) for day, name in days.items()}
+
+
+def _entries(fields: dict[bytes, bytes]) -> Entries:
+    return Entries(charged=int(fields[b"charged"]), held=len(fields) - _NOT_HOLDS)

@@ -1,0 +1,148 @@
+"""Every replica of every service is replaced under load, as pods are, and no client notices.
+
+Two replicas of each as containers behind one DNS name, as a headless Service has it. A replica is stopped, and only
+then its successor is started, at another address: that is what draining a node does to pods, and it is harder than a
+roll-out, which starts the successor first.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.containers.cluster import GROQ_URL, Cluster, running_network
+from tests.containers.mixture import LIMIT, Mixture, mixture
+from tests.containers.stores import entries, rows_of
+from tests.e2e.stack import Key
+from tests.faults import checks
+from tests.faults.evidence import charged_rows, day_number
+from tests.rollout.traffic import traffic
+from tools.manifests.objects import Objects
+from tools.manifests.render import render_combination
+
+pytestmark = pytest.mark.timeout(600)
+
+_SERVICES = ("auth", "quota", "inference", "gateway")
+_REPLICAS = (1, 2)
+_RATE, _STREAMS = int(os.environ.get("ROLLOUT_RATE") or 30), int(os.environ.get("ROLLOUT_STREAMS") or 20)
+"""Requests a second and streams at the same time, beside the mixture: what two cores bear with twelve containers."""
+_ENVIRONMENT = {
+    "DRAIN_SECONDS": "2",
+    "GRACE_SECONDS": "20",
+    "GROQ_BASE_URL": GROQ_URL,
+    # More than the steady streams take, less than the endless ones.
+    "INFERENCE_TOTAL_TIMEOUT_SECONDS": "6",
+    "GATEWAY_TOTAL_TIMEOUT_SECONDS": "8",
+    # The failures that the mixture asks of Groq are not to rest the one key that all share.
+    "INFERENCE_KEY_REST_SECONDS_MAX": "0",
+}
+_STOP_SECONDS = 30
+_TOKENS = 30
+"""Length of a steady stream: three seconds."""
+_AGAIN_SECONDS = 1.0
+"""From a successor that is ready to the next replica's end."""
+_SETTLED_SECONDS_MAX = 20
+
+
+@pytest.fixture(scope="module")
+def replicated(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The pods of the manifests with mTLS, two of each service, migrated and ready."""
+    with running_network() as network:
+        objects = Objects.parse(render_combination(("network-policy", "mtls")))
+        cluster = Cluster(objects, tmp_path_factory.mktemp("replicated"), network)
+        try:
+            _start(cluster)
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def _start(cluster: Cluster) -> None:
+    cluster.start_groq()
+    for name in ("redis", "postgres", "stackctl"):
+        cluster.start(name)
+    cluster.until_ready("redis", "postgres")
+    for part in cluster.migrate():
+        assert part.docker.wait(timeout=60)["StatusCode"] == 0, part.logs()
+    for service in _SERVICES:
+        for replica in _REPLICAS:
+            cluster.start(service, _ENVIRONMENT, replica=replica)
+    cluster.until_ready(*(f"{service}-{replica}" for service in _SERVICES for replica in _REPLICAS))
+
+
+def _key(cluster: Cluster, name: str) -> Key:
+    """Make an API key as an operator does."""
+    arguments = ("--email", "ada@example.com", "--name", name, "--daily-limit", str(LIMIT), "--json")
+    made = json.loads(cluster.stackctl("keys", "create", *arguments))
+    return Key(made["id"], made["key"])
+
+
+def _url(cluster: Cluster, name: str) -> str:
+    return f"http://{cluster.parts[name].address}:8080"
+
+
+def _replace(cluster: Cluster, service: str, replica: int, gateways: list[str]) -> float:
+    """Stop a replica in order and start another in its place; return how long it took to stop."""
+    name = f"{service}-{replica}"
+    began, url = time.monotonic(), _url(cluster, name)
+    code = cluster.parts[name].stop(within_seconds=_STOP_SECONDS)
+    stopped = time.monotonic() - began
+    assert code == 0, f"{name} ended with {code}: {cluster.parts[name].logs()[-2000:]}"
+    cluster.remove(name)
+    cluster.start(service, _ENVIRONMENT, replica=replica)
+    cluster.until_ready(name)
+    if url in gateways:
+        gateways[gateways.index(url)] = _url(cluster, name)
+    return stopped
+
+
+async def test_replacing_every_replica_under_load_drops_nothing(replicated: Cluster) -> None:
+    replicated.stackctl("accounts", "create", "--email", "ada@example.com")
+    steady, mixed = _key(replicated, "steady"), _key(replicated, "mixed")
+    gateways = [_url(replicated, f"gateway-{replica}") for replica in _REPLICAS]
+
+    async with (
+        traffic(gateways, steady, rate=_RATE, streams=_STREAMS, stream_tokens=_TOKENS) as running,
+        mixture(running.balancer, mixed) as others,
+    ):
+        for service in _SERVICES:
+            for replica in _REPLICAS:
+                seconds = await asyncio.to_thread(_replace, replicated, service, replica, gateways)
+                told = f"{dict(running.answers)} whole answers, {len(others.results)} of the mixture"
+                print(f"{service}-{replica} stopped in {seconds:.1f} s; {told}")
+                failures = [*running.failures, *others.unexpected]
+                print(len(failures), "FAILURES", *failures[-5:], sep="\n  ")
+                await asyncio.sleep(_AGAIN_SECONDS)
+    print(others.summary())
+
+    assert running.failures == []
+    assert others.unexpected == []
+    assert await _settled(replicated, steady) == running.answers.total()
+    await _settled(replicated, mixed)
+    assert await _problems(replicated, others) == []
+    print(replicated.stackctl("verify"))
+
+
+async def _settled(cluster: Cluster, key: Key) -> int:
+    """Return how many requests are charged, once no hold is left: as many in Redis as in the ledger."""
+    async with asyncio.timeout(_SETTLED_SECONDS_MAX):
+        while any(day.held for day in entries(cluster, key).values()):
+            await asyncio.sleep(0.1)
+    counted = {day: one.charged for (_, day), one in entries(cluster, key).items()}
+    rows = await rows_of(cluster, key)
+    assert counted == {day: charged_rows(rows, key.id, day) for day in {day_number(row.day) for row in rows}}
+    return sum(row.charged for row in rows)
+
+
+async def _problems(cluster: Cluster, others: Mixture) -> list[str]:
+    """Return what the fault suite's checks find: every request charged once or not at all, tokens as Groq counted."""
+    evidence = others.evidence
+    evidence.rows = await rows_of(cluster, others.key)
+    evidence.entries = entries(cluster, others.key)
+    for entry in await cluster.journal():
+        if str(entry["last_user_message"] or "").startswith(evidence.tag):
+            evidence.journal[entry["x_groq_id"]] = entry
+    return checks.problems(evidence)
