@@ -53,12 +53,11 @@ async def open_wire(
     Args:
         clients: The package's clients, one for each key, all of one address.
         connections_max: Most connections at the same time.
-        connect_timeout_seconds: Longest wait for a connection.
+        connect_timeout_seconds: Longest wait for a connection, the look-up of its address and the pool included.
         first_byte_timeout_seconds: Longest wait for an answer's first byte, and for each next one.
     """
-    timeout = aiohttp.ClientTimeout(
-        total=None, sock_connect=connect_timeout_seconds, sock_read=first_byte_timeout_seconds
-    )
+    # `connect`, not `sock_connect`: looking up the name is in it, which hangs where the network is cut.
+    timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds, sock_read=first_byte_timeout_seconds)
     # The package's own context, so that the same authorities are believed.
     connector = aiohttp.TCPConnector(
         limit=connections_max, keepalive_timeout=_KEEP_SECONDS, ssl=httpx.create_ssl_context()

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from services.common.interceptors import _IN_FLIGHT as RPC_IN_FLIGHT
+from services.gateway.metrics import IN_FLIGHT
 from services.local.programs import services
 from services.local.settings import LocalSettings
 from tools.dashboard import definition
@@ -25,6 +27,29 @@ def test_an_overlay_is_without_a_fault(folder: Path) -> None:
 @pytest.mark.parametrize("components", [(), ("external-redis", "mail"), COMPONENTS], ids="+".join)
 def test_components_can_be_left_out_and_put_together(components: tuple[str, ...]) -> None:
     assert problems(Objects.parse(render_combination(components))) == []
+
+
+def test_replicas_that_follow_requests_in_flight_ask_for_metrics_that_exist() -> None:
+    """A metric that nobody tells would keep Kubernetes from ever scaling down."""
+    objects = Objects.parse(render_combination(("autoscaling", "autoscaling/in-flight", "monitoring")))
+    assert problems(objects) == []
+    asked = {
+        (scaler["metadata"]["name"], metric["pods"]["metric"]["name"])
+        for scaler in objects.of("HorizontalPodAutoscaler")
+        for metric in scaler["spec"]["metrics"]
+        if metric["type"] == "Pods"
+    }
+    assert asked == {("gateway", IN_FLIGHT._name), ("inference", RPC_IN_FLIGHT._name)}
+
+
+def test_traces_go_to_the_collector_of_every_service_and_nothing_else_leaves_the_namespace() -> None:
+    objects = Objects.parse(render_combination(("network-policy", "monitoring", "monitoring/tracing")))
+    assert problems(objects) == []
+    policies = {one["metadata"]["name"]: one for one in objects.of("NetworkPolicy")}
+    for service in ("gateway", "auth", "quota", "inference"):
+        assert policies[service]["spec"]["egress"][-1]["ports"] == [{"protocol": "TCP", "port": 4317}]
+    silent = render_combination(("network-policy", "monitoring", "monitoring/tracing")).replace("OTEL_", "XTEL_")
+    assert any("another namespace" in problem for problem in problems(Objects.parse(silent)))
 
 
 def test_every_component_is_in_the_combinations() -> None:

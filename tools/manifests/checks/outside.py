@@ -21,6 +21,7 @@ _NEVER_GROQ = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"
 _NAMESPACE = "kubernetes.io/metadata.name"
 _RESOLVERS = ({_NAMESPACE: "kube-system"}, {"k8s-app": "kube-dns"})
 _SCRAPERS = {_NAMESPACE: "monitoring"}
+_COLLECTOR = ({_NAMESPACE: "monitoring"}, {"app.kubernetes.io/name": "opentelemetry-collector"})
 _METRICS = "metrics"
 """Name of the port that is scraped, of whatever pod."""
 
@@ -93,15 +94,27 @@ def _is_public(block: Object) -> bool:
 
 
 def namespaces(objects: Objects) -> Iterator[str]:
-    """Of other namespaces only the resolver is asked, and only who scrapes is let in, to metrics."""
+    """Of other namespaces only the resolver is asked, and the collector of traces where one is set; only who scrapes is
+    let in, to metrics."""
     for policy in objects.of("NetworkPolicy"):
+        known = [_RESOLVERS, *([_COLLECTOR] if _traces(objects, policy["metadata"]["name"]) else [])]
         for rule in policy["spec"].get("egress", ()):
             foreign = [peer for peer in rule.get("to", ()) if "namespaceSelector" in peer]
-            if any(_labels(peer) != _RESOLVERS for peer in foreign):
+            if any(_labels(peer) not in known for peer in foreign):
                 yield f"{title(policy)}: lets calls out to another namespace"
         ports = {port["port"] for port in _scraped(policy)}
         strange = ports - {one.ports.get(_METRICS) for one in objects.workloads() if _selects(policy, one)}
         yield from (f"{title(policy)}: lets another namespace in to port {port}" for port in sorted(strange))
+
+
+def _traces(objects: Objects, name: str) -> bool:
+    """Return whether the pods that a policy is for send traces."""
+    return any(
+        "OTEL_EXPORTER_OTLP_ENDPOINT" in objects.environment(container)
+        for workload in objects.workloads()
+        if workload.labels["app.kubernetes.io/name"] == name
+        for container in workload.containers
+    )
 
 
 def _scraped(policy: Object) -> Iterator[Object]:
