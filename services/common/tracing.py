@@ -132,33 +132,32 @@ def _span(tracer: trace.Tracer, name: str, kind: SpanKind, attributes: Attribute
     one = tracer.start_span(name, kind=kind, attributes=attributes)
     token = context.attach(trace.set_span_in_context(one))
     try:
-        yield one
-    except BaseException as exc:
-        mark_failed(one, exc)
-        raise
+        with _ended(one):
+            yield one
     finally:
         context.detach(token)
-        one.end()
 
 
 @contextmanager
 def _entered(one: Span) -> Iterator[Span]:
     # Never detached: the task ends with its request, and a stream's generator may be closed in another context.
     context.attach(trace.set_span_in_context(one))
-    try:
+    with _ended(one):
         yield one
+
+
+@contextmanager
+def _ended(one: Span) -> Iterator[None]:
+    """End a span with the block, and note how the block failed: by reason or kind, never by words, which may be a
+    person's."""
+    try:
+        yield
     except BaseException as exc:
-        mark_failed(one, exc)
+        one.set_attribute("error.type", exc.reason if isinstance(exc, ServiceError) else type(exc).__name__)
+        one.set_status(Status(StatusCode.ERROR))
         raise
     finally:
         one.end()
-
-
-def mark_failed(one: Span, error: BaseException) -> None:
-    """Note on a span how it failed: by our reason or the error's kind, never by its words, which may be a person's."""
-    reason = error.reason if isinstance(error, ServiceError) else type(error).__name__
-    one.set_attribute("error.type", reason)
-    one.set_status(Status(StatusCode.ERROR))
 
 
 def _links(parent: str) -> list[Link]:

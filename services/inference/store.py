@@ -44,9 +44,10 @@ class SQLLedgerStore:
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
         """Commit rows, all or none; return what the ledger then says of each, in order; of one id the first counts."""
-        values = [_values(row) for row in {row.request_id: row for row in reversed(rows)}.values()]
+        firsts = {row.request_id: row for row in reversed(rows)}
+        values = [_values(row) for row in firsts.values()]
         if self._writer is not None and await self._inserted_new(self._writer, values):
-            return [_verdict(row.charged) for row in rows]
+            return [_verdict(firsts[row.request_id].charged) for row in rows]
         async with self._transactions.writing() as connection:
             written = dict((await connection.execute(self._insert, values)).tuples().all())
             # What is there already is neither written nor told: a commit whose answer was lost, tried again.

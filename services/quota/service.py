@@ -20,7 +20,7 @@ _KINDS = {
     Disagreement.HOLD_OVERDUE: quota_pb2.DISAGREEMENT_KIND_HOLD_OVERDUE,
     Disagreement.OVER_LIMIT: quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT,
 }
-_OUTCOMES = {Held: "held", Denied: "denied", Unavailable: "unavailable"}
+_OUTCOMES = {kind: RESERVATIONS.labels(kind.__name__.lower()) for kind in (Held, Denied, Unavailable)}
 _VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}
 
 # Days come again and again; formatting a date costs more than looking it up.
@@ -42,7 +42,7 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         BATCH_ITEMS.labels("Reserve").observe(len(request.reservations))
         outcomes = await self._holds.reserve([_reservation(wish) for wish in request.reservations])
         for outcome in outcomes:
-            RESERVATIONS.labels(_OUTCOMES[type(outcome)]).inc()
+            _OUTCOMES[type(outcome)].inc()
         return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
 
     async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:

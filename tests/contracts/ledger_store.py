@@ -72,8 +72,9 @@ class LedgerStoreContract:
         assert await store.count_charged([("key_1", DAY)]) == [2]
 
     async def test_a_group_with_a_repeated_id_keeps_it_once(self, store: LedgerStore) -> None:
-        await store.insert([ROW, replace(ROW, charged=False), *rows(3, start=5)])
+        verdicts = await store.insert([ROW, replace(ROW, charged=False), *rows(3, start=5)])
 
+        assert verdicts == [Verdict.CHARGED] * 5, "both are told what the ledger says of the one row"
         assert await store.count_charged([("key_1", DAY)]) == [4]
 
     async def test_groups_written_at_once_keep_every_row_once(self, store: LedgerStore) -> None:
