@@ -61,7 +61,8 @@ def chat_request() -> Schema:
         "type": "object",
         "properties": {"messages": MESSAGES.schema, **properties},
         "required": ["messages"],
-        "additionalProperties": False,
+        # Members that are null count as absent, whatever their name (openai.py).
+        "additionalProperties": {"type": "null"},
     }
 
 
