@@ -24,7 +24,7 @@ SERVICES = ("gateway", "auth", "quota", "inference")
 _EMAIL = "bench@example.com"
 _START_SECONDS = 40
 _SETTLE_SECONDS = 15
-_PART = re.compile(r"-m services\.(\w+)|valkey-server")
+_PART = re.compile(r"-m services\.(?:local\.)?(\w+)|valkey-server")
 _VALKEY_TITLE = re.compile(r"(?:unixsocket:|--unixsocket )(\S+)")
 _PORTS = (
     *(f"{service.upper()}_LISTEN" for service in SERVICES[1:]),

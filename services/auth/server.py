@@ -111,7 +111,12 @@ async def migrate(settings: AuthSettings) -> None:
 async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
     clock = SystemClock()
     engine = await stack.enter_async_context(
-        database.open_database(settings.database, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+        database.open_database(
+            settings.database,
+            migrations=MIGRATIONS,
+            version_table=VERSION_TABLE,
+            has_siblings=settings.has_siblings,
+        )
     )
     transactions = Transactions(engine, unavailable=unavailable)
     keys = SQLKeyStore(transactions)

@@ -8,7 +8,7 @@ from typing import Any, Self
 import grpc
 from grpc import aio
 
-from services.common import tracing
+from services.common import in_process, tracing
 from services.common.tls import Certificates, Credentials, channel_credentials, identity
 from services.common.traced_channel import TracedChannel
 
@@ -55,6 +55,8 @@ def open_channel(target: str, certificates: Certificates | None = None, *, servi
 
 
 def _open(target: str, certificates: Certificates | None, *, service: str) -> aio.Channel:
+    if server := in_process.server_at(target):
+        return in_process.InProcessChannel(server)
     if certificates is None:
         return aio.insecure_channel(target, options=_OPTIONS)
     return RenewedChannel(target, certificates, service=service)

@@ -31,7 +31,9 @@ _LEAVE_SECONDS = 3.0
 
 
 @asynccontextmanager
-async def open_database(url: str, *, migrations: Path, version_table: str) -> AsyncIterator[AsyncEngine]:
+async def open_database(
+    url: str, *, migrations: Path, version_table: str, has_siblings: bool = False
+) -> AsyncIterator[AsyncEngine]:
     """Open a database whose schema is up to date, and close it at the end of the block.
 
     SQLite is migrated here, since one process owns it; a second process is refused. Postgres is waited for until the
@@ -41,6 +43,7 @@ async def open_database(url: str, *, migrations: Path, version_table: str) -> As
         url: `sqlite:///path` or `postgresql://user:password@host/name`.
         migrations: Folder of the Alembic environment.
         version_table: Alembic's table, one for each service, so that services may share a database.
+        has_siblings: Whether other processes that say the same may use the SQLite file too.
 
     Raises:
         StartError: The URL cannot be used, or another process has the SQLite file.
@@ -49,7 +52,8 @@ async def open_database(url: str, *, migrations: Path, version_table: str) -> As
     if parsed.get_backend_name() == "sqlite":
         file = Path(parsed.database or "")
         lock = file.with_name(file.name + ".lock")
-        with exclusive(lock, thing=str(file), remedy="stop it, or use Postgres for several replicas"):
+        remedy = "stop it, or use Postgres for several replicas"
+        with exclusive(lock, thing=str(file), remedy=remedy, with_siblings=has_siblings):
             engine = _sqlite_engine(parsed)
             try:
                 await _upgrade(engine, migrations, version_table)

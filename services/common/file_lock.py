@@ -10,20 +10,21 @@ from services.common.errors import StartError
 
 
 @contextmanager
-def exclusive(lock: Path, *, thing: str, remedy: str) -> Iterator[None]:
+def exclusive(lock: Path, *, thing: str, remedy: str, with_siblings: bool = False) -> Iterator[None]:
     """Hold a lock for the block.
 
     Args:
         lock: The lock's file; its folder is made when there is none.
         thing: What the lock stands for, for the sentence of a refusal.
         remedy: What to do when another process has it.
+        with_siblings: Hold it together with all who say the same.
 
     Raises:
         StartError: Another process has the lock, or its file cannot be written.
     """
     descriptor = _open(lock)
     try:
-        _take(descriptor, thing, remedy)
+        _take(descriptor, fcntl.LOCK_SH if with_siblings else fcntl.LOCK_EX, thing, remedy)
         yield
     finally:
         os.close(descriptor)
@@ -37,8 +38,8 @@ def _open(lock: Path) -> int:
         raise StartError(f"cannot write {lock.parent}: {exc.strerror}; choose another DATA_DIR") from exc
 
 
-def _take(descriptor: int, thing: str, remedy: str) -> None:
+def _take(descriptor: int, kind: int, thing: str, remedy: str) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as exc:
         raise StartError(f"another process uses {thing}; {remedy}") from exc

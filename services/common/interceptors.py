@@ -47,13 +47,14 @@ class ServiceInterceptor(aio.ServerInterceptor):
         method = handler_call_details.method
         handler = self._handlers.get(method)
         if handler is None:
-            handler = _wrapped(await continuation(handler_call_details), method)
+            handler = wrapped(await continuation(handler_call_details), method)
             if handler is not None:  # Methods that do not exist are strangers' words, and as many as they like.
                 self._handlers[method] = handler
         return handler
 
 
-def _wrapped(handler: Handler, method: str) -> Handler:
+def wrapped(handler: Handler, method: str) -> Handler:
+    """Return a handler whose calls are counted, logged and given statuses; one of another kind as it is."""
     if handler is None or method.startswith(_QUIET):
         return handler
     if handler.unary_unary is not None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextvars import Context, ContextVar, copy_context
 from typing import TypeVar
 
 import uvloop
@@ -18,6 +19,8 @@ from services.common.settings import ServiceSettings
 _GC_THRESHOLDS = (20_000, 50, 50)
 """Requests leave few cycles; looking for them as often as by default was 2 % of inference's CPU (py-spy)."""
 
+_told_to_stop: ContextVar[asyncio.Event | None] = ContextVar("told_to_stop", default=None)
+
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
 
@@ -26,19 +29,29 @@ def run(service: str, settings_type: type[Settings], main: Callable[[Settings], 
     # What gRPC's core has to say of a taken port stands in our own sentence.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        settings = settings_type()
+        settings = read(settings_type)
         log.set_up(service, settings.log_level)
         with (
             tracing.exporting(service, endpoint=settings.otlp_endpoint, ratio=settings.trace_ratio),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             runner.run(_awaited(main(settings)))
-    except ValidationError as exc:
-        sys.exit(f"{service}: {_first_mistake(exc, settings_type)}")
     except StartError as exc:
         sys.exit(f"{service}: {exc}")
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
+
+
+def read(settings_type: type[Settings]) -> Settings:
+    """Return the settings that the environment holds.
+
+    Raises:
+        StartError: A setting cannot be what it is.
+    """
+    try:
+        return settings_type()
+    except ValidationError as exc:
+        raise StartError(_first_mistake(exc, settings_type)) from exc
 
 
 async def _awaited(work: Awaitable[None]) -> None:
@@ -53,8 +66,18 @@ async def _awaited(work: Awaitable[None]) -> None:
     await work
 
 
+def stop_with(stopping: asyncio.Event) -> Context:
+    """Return a context for a task in which `stop_signal` is `stopping`: of several services in one process, each stops
+    when it is told to."""
+    context = copy_context()
+    context.run(_told_to_stop.set, stopping)
+    return context
+
+
 def stop_signal() -> asyncio.Event:
     """Return an event that SIGTERM and SIGINT set; call it once, from the running loop."""
+    if told := _told_to_stop.get():
+        return told
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -11,7 +11,7 @@ from grpc import aio
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from services.common import process
+from services.common import in_process, process
 from services.common.callers import CallerInterceptor, Callers, with_more
 from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.errors import StartError
@@ -27,8 +27,6 @@ _NOBODY: Mapping[str, Sequence[str]] = MappingProxyType({})
 _LOCAL = ("unix:", "127.", "localhost:", "[::1]:")
 
 _OPTIONS = (
-    # Off, so that a taken port is an error and not a silent sharing of calls with a stranger.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     # Callers reconnect at this age and so find new replicas. No grace beside it: a grace would cut running streams.
@@ -64,7 +62,11 @@ class GrpcServer:
         interceptors: list[aio.ServerInterceptor] = [ServiceInterceptor()]
         if self._certificates:
             interceptors.append(CallerInterceptor(with_more(callers, settings.tls_callers)))
-        self.grpc = aio.server(interceptors=interceptors, options=_OPTIONS)
+        # Off, so that a taken port is an error and not a silent sharing of calls with a stranger.
+        options = (*_OPTIONS, ("grpc.so_reuseport", int(settings.has_siblings)))
+        server = aio.server(interceptors=interceptors, options=options)
+        self._in_process = in_process.server_at(listen)
+        self.grpc = in_process.RecordingServer(server, self._in_process) if self._in_process else server
         self._listen = listen
         self._settings = settings
         self._ends_at = 0.0
@@ -113,6 +115,8 @@ class GrpcServer:
         self._bind()
         await self.grpc.start()
         await self._health.begin()
+        if self._in_process:
+            self._in_process.open()
 
     def _bind(self) -> None:
         if self._certificates is None:
@@ -129,6 +133,8 @@ class GrpcServer:
         await asyncio.sleep(self._settings.drain_seconds)
         on_drain()
         self._ends_at = time.monotonic() + self._settings.grace_seconds
+        if self._in_process:
+            self._in_process.close()
         await self.grpc.stop(self._settings.grace_seconds)
 
 

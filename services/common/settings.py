@@ -68,6 +68,9 @@ class ServiceSettings(TLSSettings):
     """Address of a gRPC service's health in plaintext, for probes that know no TLS. Empty: none without TLS, and with
     TLS the service's own port + 100."""
 
+    has_siblings: bool = Field(default=False, validation_alias="HAS_SIBLINGS")
+    """Whether processes of the same kind on this machine share its ports and its SQLite files."""
+
     plaintext_allowed: bool = Field(default=False, validation_alias="PLAINTEXT_ALLOWED")
     """Whether a gRPC service may listen beyond this machine without TLS; only where the network keeps strangers out."""
 

@@ -77,6 +77,7 @@ class Transactions:
         # thrice. SQLite's driver begins none for reads anyway.
         is_postgres = engine.dialect.name == "postgresql"
         self._reader = engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
+        self._is_sqlite = not is_postgres
         self._writers = asyncio.Semaphore(_POSTGRES_WRITERS_MAX if is_postgres else 1)
 
     @asynccontextmanager
@@ -99,6 +100,9 @@ class Transactions:
         """
         with self._failures():
             async with self._writers, self._engine.begin() as connection:
+                if self._is_sqlite:
+                    # Its driver would begin at the first change: what was read before could be untrue by then.
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
 
     async def write(self, writer: SQLiteWriter, work: Callable[[Connection], Result]) -> Result:

@@ -190,7 +190,7 @@ def new_request_id() -> str:
 async def _listen(app: Starlette, readiness: Readiness, settings: GatewaySettings) -> None:
     """Serve `app` until a signal, then say so, let callers move away, and let requests finish."""
     stopping = process.stop_signal()
-    listener = _bind(settings.host, settings.port)
+    listener = _bind(settings.host, settings.port, is_shared=settings.has_siblings)
     server = _Server(
         uvicorn.Config(
             app,
@@ -223,9 +223,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, *, is_shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared)
     except OSError as exc:
         raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}; set GATEWAY_PORT to a free port") from exc

@@ -44,7 +44,12 @@ async def serve(settings: InferenceSettings) -> None:
         stack.enter_context(metrics.served(settings.metrics_listen))
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         engine = await stack.enter_async_context(
-            database.open_database(settings.ledger_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+            database.open_database(
+                settings.ledger_url,
+                migrations=MIGRATIONS,
+                version_table=VERSION_TABLE,
+                has_siblings=settings.has_siblings,
+            )
         )
         store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))
         wire, clients = await stack.enter_async_context(

@@ -43,31 +43,62 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
         sockets: Folder of the Valkey's socket.
         groq_base_url: The stand-in's address; empty talks to Groq as the environment says.
     """
-    redis_url = settings.quota_redis_url or f"unix://{sockets / 'valkey.sock'}"
-    data_dir = {"DATA_DIR": str(settings.data_dir)}
-    here = f"http://127.0.0.1:{settings.gateway_port}"
-    console = {"AUTH_CONSOLE_URL": os.environ.get("AUTH_CONSOLE_URL") or here}
-    upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
-    targets = {
+    common = {"DATA_DIR": str(settings.data_dir)} | _targets(settings)
+    return [
+        _service(name, common | own)
+        for name, own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).items()
+    ]
+
+
+def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> list[Program]:
+    """Return the processes that each hold all four services, if any; the arguments are those of `services`."""
+    if not settings.workers:
+        return []
+    everything = _targets(settings) | {"DATA_DIR": str(settings.data_dir), "HAS_SIBLINGS": str(settings.workers > 1)}
+    for own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).values():
+        everything |= own
+    # One process has one set of metrics, whichever service they are of.
+    everything |= dict.fromkeys(("AUTH_METRICS_LISTEN", "QUOTA_METRICS_LISTEN", "INFERENCE_METRICS_LISTEN"), "")
+    return [
+        _program(name, "services.local.worker", everything | {"GATEWAY_METRICS_LISTEN": metrics})
+        for name, metrics in settings.metrics.items()
+    ]
+
+
+def _targets(settings: LocalSettings) -> dict[str, str]:
+    return {
         "AUTH_TARGET": settings.auth_listen,
         "QUOTA_TARGET": settings.quota_listen,
         "INFERENCE_TARGET": settings.inference_listen,
     }
-    quota = {
-        "QUOTA_LISTEN": settings.quota_listen,
-        "QUOTA_REDIS_URL": redis_url,
+
+
+def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> dict[str, dict[str, str]]:
+    """Return what each service is told, in the order in which they start."""
+    here = f"http://127.0.0.1:{settings.gateway_port}"
+    upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
+    return {
+        "auth": {
+            "AUTH_LISTEN": settings.auth_listen,
+            "AUTH_METRICS_LISTEN": settings.auth_metrics_listen,
+            "AUTH_CONSOLE_URL": os.environ.get("AUTH_CONSOLE_URL") or here,
+        },
+        "inference": {
+            "INFERENCE_LISTEN": settings.inference_listen,
+            "INFERENCE_METRICS_LISTEN": settings.inference_metrics_listen,
+            **upstream,
+        },
+        "quota": {
+            "QUOTA_LISTEN": settings.quota_listen,
+            "QUOTA_METRICS_LISTEN": settings.quota_metrics_listen,
+            "QUOTA_REDIS_URL": settings.quota_redis_url or f"unix://{sockets / 'valkey.sock'}",
+        },
+        "gateway": {
+            "GATEWAY_PORT": str(settings.gateway_port),
+            "GATEWAY_METRICS_LISTEN": settings.gateway_metrics_listen,
+            "GRACE_SECONDS": str(_GATEWAY_GRACE_SECONDS),
+        },
     }
-    return [
-        _service("auth", settings.metrics | data_dir | console | {"AUTH_LISTEN": settings.auth_listen}),
-        _service("inference", settings.metrics | data_dir | upstream | {"INFERENCE_LISTEN": settings.inference_listen}),
-        _service("quota", settings.metrics | targets | quota),
-        _service(
-            "gateway",
-            settings.metrics
-            | targets
-            | {"GATEWAY_PORT": str(settings.gateway_port), "GRACE_SECONDS": str(_GATEWAY_GRACE_SECONDS)},
-        ),
-    ]
 
 
 def check_ports(settings: LocalSettings) -> None:
@@ -81,7 +112,7 @@ def check_ports(settings: LocalSettings) -> None:
         ("AUTH_LISTEN", settings.auth_listen),
         ("QUOTA_LISTEN", settings.quota_listen),
         ("INFERENCE_LISTEN", settings.inference_listen),
-        *settings.metrics.items(),
+        *((_metrics_setting(name), address) for name, address in settings.metrics.items()),
     ):
         if address and not address.startswith("unix:") and _is_taken(address):
             raise StartError(f"{address} is already in use; stop what uses it, or set {setting} to another")
@@ -103,9 +134,17 @@ def _is_taken(address: str) -> bool:
     return False
 
 
+def _metrics_setting(name: str) -> str:
+    return "GATEWAY_METRICS_LISTEN" if name.startswith("stack") else f"{name.upper()}_METRICS_LISTEN"
+
+
 def _service(name: str, environment: dict[str, str]) -> Program:
+    return _program(name, f"services.{name}", environment)
+
+
+def _program(name: str, module: str, environment: dict[str, str]) -> Program:
     stopping = {"DRAIN_SECONDS": "0", "GRACE_SECONDS": str(_SERVICE_GRACE_SECONDS)}
-    return Program(name, _module(f"services.{name}"), stopping | _PLAINTEXT | environment)
+    return Program(name, _module(module), stopping | _PLAINTEXT | environment)
 
 
 def _module(name: str, *arguments: str) -> tuple[str, ...]:

@@ -21,9 +21,9 @@ from services.local.first_key import first_key
 from services.local.settings import LocalSettings
 
 _START_SECONDS = 30.0
-_STOP_ORDER = (("gateway",), ("auth", "quota", "inference", "groq-standin"), ("valkey",))
+_STOP_ORDER = (("gateway", "stack"), ("auth", "quota", "inference", "groq"), ("valkey",))
 """Callers before what they call, so that what is in flight is finished and settled."""
-_STOP_SECONDS = {"gateway": 1.8, "groq-standin": 0.3}
+_STOP_SECONDS = {"gateway": 1.8, "stack": 3.5, "groq": 0.3}
 _STOP_SECONDS_OTHERWISE = 1.2
 _RESTART_PAUSE_SECONDS = 0.5
 _CRASHES_MAX = 5
@@ -59,7 +59,8 @@ async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Pat
     groq_port = 0 if settings.has_groq_key else programs.free_port()
     groq_base_url = f"http://127.0.0.1:{groq_port}" if groq_port else ""
     stores = programs.stores(settings, sockets=sockets) + ([programs.standin(groq_port)] if groq_port else [])
-    services = programs.services(settings, sockets=sockets, groq_base_url=groq_base_url)
+    workers = programs.workers(settings, sockets=sockets, groq_base_url=groq_base_url)
+    services = [] if workers else programs.services(settings, sockets=sockets, groq_base_url=groq_base_url)
 
     probes: dict[str, Callable[[], Awaitable[bool]]] = {
         "valkey": lambda: ready.valkey_answers(sockets / "valkey.sock"),
@@ -68,23 +69,33 @@ async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Pat
         "inference": lambda: ready.grpc_serves(settings.inference_listen),
         "quota": lambda: ready.grpc_serves(settings.quota_listen),
         "gateway": lambda: ready.http_answers(f"http://127.0.0.1:{settings.gateway_port}/readyz"),
+        "stack": lambda: ready.http_answers(f"http://127.0.0.1:{settings.gateway_port}/readyz"),
     }
-    for programs_of_group in (stores, services):
+    # The first worker brings the databases' schemas up to date; the others cannot be asked one by one at shared ports.
+    for programs_of_group in (stores, services, workers[:1], workers[1:]):
         group = [Child(program, log=logs / f"{program.name}.log") for program in programs_of_group]
         parts += group
         for child in group:
             await child.start()
-        await asyncio.gather(*(_until_ready(child, probes[child.program.name]) for child in group))
+        await asyncio.gather(*(_until_ready(child, probes.get(child.program.name, _at_once)) for child in group))
 
 
 async def _stop_parts(parts: list[Child]) -> None:
     for names in _STOP_ORDER:
-        group = [child for child in parts if child.program.name in names]
+        group = [child for child in parts if _kind(child) in names]
         await asyncio.gather(*(child.stop(grace_seconds=_stop_seconds(child)) for child in group))
 
 
 def _stop_seconds(child: Child) -> float:
-    return _STOP_SECONDS.get(child.program.name, _STOP_SECONDS_OTHERWISE)
+    return _STOP_SECONDS.get(_kind(child), _STOP_SECONDS_OTHERWISE)
+
+
+def _kind(child: Child) -> str:
+    return child.program.name.partition("-")[0]
+
+
+async def _at_once() -> bool:
+    return True
 
 
 async def _until_ready(child: Child, probe: Callable[[], Awaitable[bool]]) -> None:

@@ -44,6 +44,10 @@ class LocalSettings(ServiceSettings):
     gateway_metrics_listen: str = Field(default="127.0.0.1:8280", validation_alias="GATEWAY_METRICS_LISTEN")
     """Address of the gateway's metrics; empty serves none."""
 
+    workers: int = Field(default=1, ge=0, le=64)
+    """Processes that each hold all four services and share the ports; one for each core serves the most. 0 runs each
+    service as a process of its own, as a cluster does."""
+
     valkey_server: str = ""
     """Path of a valkey-server or redis-server; empty finds one."""
 
@@ -52,15 +56,28 @@ class LocalSettings(ServiceSettings):
 
     @property
     def metrics(self) -> dict[str, str]:
-        """Where each service serves its metrics, by the name of the setting."""
+        """Where each process serves its metrics, by its name; several workers take the ports from the gateway's on."""
+        if self.workers:
+            return {name: _shifted(self.gateway_metrics_listen, by) for by, name in enumerate(self.worker_names)}
         return {
-            "GATEWAY_METRICS_LISTEN": self.gateway_metrics_listen,
-            "AUTH_METRICS_LISTEN": self.auth_metrics_listen,
-            "QUOTA_METRICS_LISTEN": self.quota_metrics_listen,
-            "INFERENCE_METRICS_LISTEN": self.inference_metrics_listen,
+            "gateway": self.gateway_metrics_listen,
+            "auth": self.auth_metrics_listen,
+            "quota": self.quota_metrics_listen,
+            "inference": self.inference_metrics_listen,
         }
+
+    @property
+    def worker_names(self) -> tuple[str, ...]:
+        """What the workers are called, in their logs' names too."""
+        return ("stack", *(f"stack-{number}" for number in range(2, self.workers + 1)))
 
     @property
     def has_groq_key(self) -> bool:
         """Whether to talk to Groq itself."""
         return bool(self.groq_api_key.get_secret_value() or self.groq_api_keys.get_secret_value())
+
+
+def _shifted(address: str, by: int) -> str:
+    """Return an address with a later port; none stays none."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + by}" if address else ""

@@ -1,0 +1,70 @@
+"""All four services in one process, for one machine: `python -m services.local.worker`.
+
+The same services, settings and ports as in four processes; what they ask of one another stays inside
+(services/common/in_process.py). Several workers may share the ports, one for each core.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from services.auth.server import serve as serve_auth
+from services.auth.settings import AuthSettings
+from services.common import in_process, process
+from services.common.settings import ServiceSettings
+from services.gateway.server import serve as serve_gateway
+from services.gateway.settings import GatewaySettings
+from services.inference.server import serve as serve_inference
+from services.inference.settings import InferenceSettings
+from services.quota.server import serve as serve_quota
+from services.quota.settings import QuotaSettings
+
+
+class WorkerSettings(ServiceSettings):
+    """What all services of a worker have in common; each reads its own beside."""
+
+
+async def serve(_: WorkerSettings) -> None:
+    """Serve until told to stop; callers stop before what they call.
+
+    Raises:
+        StartError: A service cannot start.
+    """
+    stopping = process.stop_signal()
+    auth, inference = process.read(AuthSettings), process.read(InferenceSettings)
+    quota, gateway = process.read(QuotaSettings), process.read(GatewaySettings)
+    in_process.share((auth.listen, inference.listen, quota.listen))
+    async with AsyncExitStack() as stack:
+        parts = [
+            await stack.enter_async_context(_part(serve_auth(auth), listen=auth.listen)),
+            await stack.enter_async_context(_part(serve_inference(inference), listen=inference.listen)),
+            await stack.enter_async_context(_part(serve_quota(quota), listen=quota.listen)),
+            await stack.enter_async_context(_part(serve_gateway(gateway))),
+        ]
+        await _first([asyncio.ensure_future(stopping.wait()), *parts])
+
+
+@asynccontextmanager
+async def _part(work: Coroutine[Any, Any, None], *, listen: str = "") -> "AsyncIterator[asyncio.Task[None]]":
+    """Run one service beside the block and stop it at its end; enters when it takes calls at `listen`."""
+    stopping = asyncio.Event()
+    task = asyncio.get_running_loop().create_task(work, context=process.stop_with(stopping))
+    try:
+        if server := in_process.server_at(listen):
+            await _first([asyncio.ensure_future(server.until_open()), task])
+        if task.done():
+            task.result()
+        yield task
+    finally:
+        stopping.set()
+        await task
+
+
+async def _first(tasks: "list[asyncio.Task[Any]]") -> None:
+    """Return when one of the tasks is done."""
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+if __name__ == "__main__":
+    process.run("stack", WorkerSettings, serve)
