@@ -57,11 +57,14 @@ class Batcher(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """Send `item` with the next flight and return its result, or raise what its flight raised."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        return await self.send(item)
+
+    def send(self, item: Item) -> "asyncio.Future[Result]":
+        """Send `item` with the next flight; the future gets its result, or what its flight raised."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, copy_context()))
         self._plan_departure()
-        return await future
+        return future
 
     async def drain(self) -> None:
         """Return when nothing waits and nothing flies."""

@@ -76,15 +76,15 @@ class PrincipalCache:
             Throttled: Too many unknown keys came from the address to ask about another.
             Unavailable: Auth is away and the key was not confirmed in the last five seconds.
         """
-        if not checked_token.is_well_formed(api_key, KEY_PREFIX):
-            _REFUSED.inc()
-            raise refused(api_key, "malformed")
         digest = _digest(api_key)
         principal = self._look_up(digest)
         if principal is not None:
             _FROM_CACHE.inc()
             tracing.note({"stack.key.source": "cache"})
         else:
+            if not checked_token.is_well_formed(api_key, KEY_PREFIX):
+                _REFUSED.inc()
+                raise refused(api_key, "malformed")
             if denial := self._bad_keys.reason(digest, revision=self._revision or 0):
                 _REFUSED.inc()
                 raise refused(api_key, denial)

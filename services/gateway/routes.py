@@ -10,6 +10,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from services.common.wildcards import permits
@@ -133,17 +134,22 @@ class API:
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._body_bytes_max:
             raise self._too_large()
-        parts, size = [], 0
         try:
             async with asyncio.timeout(_BODY_SECONDS_MAX):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > self._body_bytes_max:
-                        raise self._too_large()
-                    parts.append(part)
+                return await self._body_to_its_end(request.receive)
         except TimeoutError as exc:
             raise InvalidRequest(f"The request body did not arrive within {_BODY_SECONDS_MAX:.0f} s.") from exc
-        return b"".join(parts)
+
+    async def _body_to_its_end(self, receive: Receive) -> bytes:
+        parts, size = [], 0
+        while (message := await receive())["type"] != "http.disconnect":
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._body_bytes_max:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return b"".join(parts)
+        raise ClientDisconnect
 
     def _too_large(self) -> TooLarge:
         return TooLarge(

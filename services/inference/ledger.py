@@ -158,7 +158,7 @@ class Ledger:
         A row without a verdict is kept and retried until it is written.
         """
         _count(row)
-        commit = asyncio.ensure_future(self._groups.submit(row))
+        commit = self._groups.send(row)
         done, _ = await asyncio.wait({commit}, timeout=self._wait_seconds)
         if not done:
             _log.warning("a row waits for the database", extra={"request_id": row.request_id})
@@ -188,7 +188,7 @@ class Ledger:
 
 
 def _count(row: LedgerRow) -> None:
-    metrics.CHATS.labels(row.outcome.value, "true" if row.charged else "false").inc()
+    metrics.chats(row.outcome, row.charged).inc()
     metrics.CHAT_SECONDS.observe(row.duration_ms / 1000)
     if row.time_to_first_token_ms:
         metrics.FIRST_TOKEN_SECONDS.observe(row.time_to_first_token_ms / 1000)

@@ -6,8 +6,8 @@ hides a burst; a long one would only make the client give up with its request st
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from services.common.errors import ServiceError, Throttled, Unavailable
 
@@ -27,22 +27,20 @@ class Places:
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}
         """Who waits, by key; the key whose turn is next comes first. Nobody waits who could have a place."""
 
-    @asynccontextmanager
-    async def take(self, key_id: str) -> AsyncIterator[None]:
+    def take(self, key_id: str) -> AbstractAsyncContextManager[None]:
         """Hold a place for the block. Calls without a key are bounded only in all.
 
         Raises:
             Throttled: The key has as many requests under way as it may have.
             Unavailable: The service has.
         """
+        return _Place(self, key_id)
+
+    async def _wait_for_room(self, key_id: str) -> None:
         if self._has_room(key_id):
             self._enter(key_id)
         else:
             await self._queue(key_id)
-        try:
-            yield
-        finally:
-            self._leave(key_id)
 
     async def _queue(self, key_id: str) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -92,3 +90,20 @@ class Places:
             message = f"this API key has {self._per_key_max} requests under way, the most at the same time; try again"
             return Throttled(message, reason="concurrency_limit_exceeded", metadata=_RETRY_AFTER)
         return Unavailable("too many requests are under way; try again", reason="overloaded", metadata=_RETRY_AFTER)
+
+
+class _Place(AbstractAsyncContextManager[None]):
+    """A place for a block."""
+
+    __slots__ = ("_key_id", "_places")
+
+    def __init__(self, places: Places, key_id: str) -> None:
+        self._places, self._key_id = places, key_id
+
+    async def __aenter__(self) -> None:
+        await self._places._wait_for_room(self._key_id)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        self._places._leave(self._key_id)

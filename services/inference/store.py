@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -21,6 +22,7 @@ _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
 _COUNT_MAX = 2**63 - 1
 _OWN_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
+_own_values, _counts = attrgetter(*_OWN_COLUMNS), attrgetter(*COUNTS)
 
 
 def _unavailable() -> Unavailable:
@@ -39,7 +41,7 @@ class SQLLedgerStore:
         self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
         # With the statement's text, SQLAlchemy's part costs a fifth of the transaction; with its objects four fifths.
         compiled = self._insert_unknown.compile(dialect=engine.dialect)
-        self._text, self._columns = str(compiled), tuple(compiled.positiontup or ())
+        self._text, self._in_order = str(compiled), itemgetter(*(compiled.positiontup or ()))
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
@@ -57,7 +59,7 @@ class SQLLedgerStore:
 
     async def _inserted_new(self, writer: SQLiteWriter, values: Sequence[dict[str, Any]]) -> bool:
         """Insert rows that nobody has seen before, which is nearly always so; false, and nothing, where one was."""
-        tuples = [tuple(one[column] for column in self._columns) for one in values]
+        tuples = [self._in_order(one) for one in values]
 
         def insert(connection: Connection) -> bool:
             is_new = connection.exec_driver_sql(self._text, tuples).rowcount == len(tuples)
@@ -149,8 +151,8 @@ def _verdict(is_charged: bool) -> Verdict:
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(row, name) for name in _OWN_COLUMNS}
-    values |= {name: min(getattr(row.usage, name), _COUNT_MAX) for name in COUNTS}
+    values: dict[str, Any] = dict(zip(_OWN_COLUMNS, _own_values(row), strict=True))
+    values |= {name: min(count, _COUNT_MAX) for name, count in zip(COUNTS, _counts(row.usage), strict=True)}
     return values | {
         "outcome": row.outcome.value,
         "usage_source": row.usage.source.value,
@@ -166,6 +168,8 @@ def _storable(text: str, characters_max: int) -> str:
 
     A row that the database refuses would be tried for ever, and every other row behind it.
     """
+    if text.isprintable() and len(text) <= characters_max:
+        return text
     return text.replace("\0", "").encode("utf-8", "replace").decode()[:characters_max]
 
 

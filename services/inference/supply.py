@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
-from services.inference.metrics import UPSTREAM_CALLS
+from services.inference.metrics import upstream_calls
 
 ANY_MODEL = ""
 """Stands for calls that are not about a model."""
@@ -103,6 +103,8 @@ class Supply:
 
     def seconds_until(self, model: str) -> float:
         """Return the time until some key can be asked for a model; 0 when one can be now."""
+        if not self._states:
+            return 0.0
         now = self._clock.monotonic()
         return min(self._state(key, model).seconds_left(now) for key in range(len(self)))
 
@@ -147,7 +149,7 @@ class Supply:
             lease.answered(rest_seconds=0)  # Groq works: it refused the request.
             raise
         finally:
-            UPSTREAM_CALLS.labels(str(lease.key + 1), result).inc()
+            upstream_calls(lease.key, result).inc()
             if lease.is_probe:
                 self._state(lease.key, model).is_probed = False
 

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from opentelemetry.trace import SpanKind
@@ -133,8 +133,13 @@ class Upstream:
         await self._sleep(pause)
 
 
+_UNTRACED: AbstractContextManager[None] = nullcontext()
+
+
 def _traced(model: str, attempt: int, turn: Turn) -> AbstractContextManager[object]:
     """Return the span of one call to Groq, in the words of OpenTelemetry's conventions for generative AI."""
+    if not tracing.is_on():
+        return _UNTRACED
     attributes: tracing.Attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "groq",

@@ -7,7 +7,7 @@ be equal (tests/integration/test_wire.py).
 
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 import httpx
@@ -22,11 +22,10 @@ _KEEP_SECONDS = 60
 class Wire:
     """Sends chat requests with any of the operator's keys."""
 
-    def __init__(self, session: aiohttp.ClientSession, clients: Sequence[AsyncGroq]) -> None:
-        """Send over `session` what each of `clients`, one for each key, would send."""
-        self._session = session
-        self._url = URL(str(clients[0].base_url).rstrip("/") + _CHAT_PATH)
-        self._headers = [_headers_of(client) for client in clients]
+    def __init__(self, sessions: Sequence[aiohttp.ClientSession], *, base_url: str) -> None:
+        """Send over `sessions`, one for each key, to the address that the package's `base_url` means."""
+        self._sessions = sessions
+        self._url = URL(base_url.rstrip("/") + _CHAT_PATH)
         self._proxy = _proxy_for(self._url)
 
     async def post(self, body: bytes, *, key: int) -> aiohttp.ClientResponse:
@@ -35,9 +34,7 @@ class Wire:
         Raises:
             aiohttp.ClientError: No answer.
         """
-        return await self._session.post(
-            self._url, data=body, headers=self._headers[key], proxy=self._proxy, allow_redirects=False
-        )
+        return await self._sessions[key].post(self._url, data=body, proxy=self._proxy, allow_redirects=False)
 
 
 @asynccontextmanager
@@ -63,8 +60,21 @@ async def open_wire(
         limit=connections_max, keepalive_timeout=_KEEP_SECONDS, ssl=httpx.create_ssl_context()
     )
     jar = aiohttp.DummyCookieJar()  # The edge in front of Groq sets cookies; ours are no browser's sessions.
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar) as session:
-        yield Wire(session, clients)
+    async with connector, AsyncExitStack() as stack:
+        sessions = [
+            await stack.enter_async_context(
+                # One for each key: headers that a session brings are not merged into every request anew.
+                aiohttp.ClientSession(
+                    connector=connector,
+                    connector_owner=False,
+                    headers=_headers_of(client),
+                    timeout=timeout,
+                    cookie_jar=jar,
+                )
+            )
+            for client in clients
+        ]
+        yield Wire(sessions, base_url=str(clients[0].base_url))
 
 
 def _headers_of(client: AsyncGroq) -> CIMultiDict[str]:

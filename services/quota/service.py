@@ -21,6 +21,8 @@ _KINDS = {
     Disagreement.OVER_LIMIT: quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT,
 }
 _OUTCOMES = {kind: RESERVATIONS.labels(kind.__name__.lower()) for kind in (Held, Denied, Unavailable)}
+_SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
+_RESERVE_ITEMS, _SETTLE_ITEMS = BATCH_ITEMS.labels("Reserve"), BATCH_ITEMS.labels("Settle")
 _VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}
 
 # Days come again and again; formatting a date costs more than looking it up.
@@ -39,7 +41,7 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""
         _check_size(len(request.reservations), "reservations")
-        BATCH_ITEMS.labels("Reserve").observe(len(request.reservations))
+        _RESERVE_ITEMS.observe(len(request.reservations))
         outcomes = await self._holds.reserve([_reservation(wish) for wish in request.reservations])
         for outcome in outcomes:
             _OUTCOMES[type(outcome)].inc()
@@ -48,11 +50,11 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
     async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
         """Close holds."""
         _check_size(len(request.settlements), "settlements")
-        BATCH_ITEMS.labels("Settle").observe(len(request.settlements))
+        _SETTLE_ITEMS.observe(len(request.settlements))
         settlements = [_settlement(end) for end in request.settlements]
         closed = await self._holds.settle(settlements)
         for end in settlements:
-            SETTLEMENTS.labels(end.verdict.value).inc()
+            _SETTLED[end.verdict].inc()
         return quota_pb2.SettleResponse(results=[quota_pb2.SettleResult(closed=flag) for flag in closed])
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
