@@ -68,11 +68,12 @@ class Stack:
 
     @property
     def parts(self) -> dict[str, int]:
-        """The supervisor, the four services and Valkey."""
+        """The supervisor, the workers or the four services, and Valkey."""
         found = {"supervisor": self._process.pid}
         for process in psutil.Process(self._process.pid).children(recursive=True):
             if name := _PART.search(" ".join(process.cmdline())):
-                found[name[1] or "valkey"] = process.pid
+                kind = name[1] or "valkey"
+                found[f"{kind}-{len(found)}" if kind in found else kind] = process.pid
         return found
 
     def start(self) -> None:

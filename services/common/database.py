@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from asyncpg import PostgresError
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -78,9 +80,7 @@ def open_writer(url: str) -> Iterator[SQLiteWriter | None]:
     if parsed.get_backend_name() != "sqlite":
         yield None
         return
-    engine = create_engine(parsed.set(drivername="sqlite"), hide_parameters=True)
-    event.listen(engine, "connect", _set_pragmas)
-    with sqlite_writer(engine) as writer:
+    with sqlite_writer(partial(_connect, parsed.database or "")) as writer:
         yield writer
 
 
@@ -134,6 +134,13 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
     engine = create_async_engine(url, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     return engine
+
+
+def _connect(file: str) -> sqlite3.Connection:
+    # Used by the writer's thread, and closed by whoever ends it.
+    connection = sqlite3.connect(file, check_same_thread=False)
+    _set_pragmas(connection, None)
+    return connection
 
 
 def _set_pragmas(connection: Any, _: object) -> None:

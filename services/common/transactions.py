@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from asyncpg import InterfaceError, PostgresError
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -19,8 +19,9 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Work = Callable[Parameters, Coroutine[Any, Any, Result]]
 
-DATABASE_ERRORS = (SQLAlchemyError, PostgresError, InterfaceError, OSError)
-"""What a database raises. SQLAlchemy passes asyncpg's own errors on as they are when no connection can be made."""
+DATABASE_ERRORS = (SQLAlchemyError, PostgresError, InterfaceError, sqlite3.Error, OSError)
+"""What a database raises. SQLAlchemy passes asyncpg's own errors on as they are when no connection can be made, and a
+`SQLiteWriter` asks its driver directly."""
 
 _POSTGRES_WRITERS_MAX = 6
 """Writers that use connections at the same time: fewer than the pool has, so that reads go on while writes wait for
@@ -105,7 +106,7 @@ class Transactions:
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
 
-    async def write(self, writer: SQLiteWriter, work: Callable[[Connection], Result]) -> Result:
+    async def write(self, writer: SQLiteWriter, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Return what `work` returns, done in one transaction by the thread of an SQLite database.
 
         Raises:

@@ -1,11 +1,12 @@
 """The ledger in SQL, the same on SQLite and Postgres."""
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -39,7 +40,7 @@ class SQLLedgerStore:
         insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         self._insert = _or_fill_in(insert(usage_ledger)).returning(usage_ledger.c.request_id, usage_ledger.c.charged)
         self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
-        # With the statement's text, SQLAlchemy's part costs a fifth of the transaction; with its objects four fifths.
+        # SQLAlchemy says what to write, for both databases; its own objects would cost four fifths of the transaction.
         compiled = self._insert_unknown.compile(dialect=engine.dialect)
         self._text, self._in_order = str(compiled), itemgetter(*(compiled.positiontup or ()))
 
@@ -61,8 +62,8 @@ class SQLLedgerStore:
         """Insert rows that nobody has seen before, which is nearly always so; false, and nothing, where one was."""
         tuples = [self._in_order(one) for one in values]
 
-        def insert(connection: Connection) -> bool:
-            is_new = connection.exec_driver_sql(self._text, tuples).rowcount == len(tuples)
+        def insert(connection: sqlite3.Connection) -> bool:
+            is_new = connection.executemany(self._text, tuples).rowcount == len(tuples)
             if not is_new:
                 connection.rollback()
             return is_new

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from services.common import errors, tracing
+from services.quota.batches import BatchRedis, Command
 
-Client = Redis | RedisCluster
+Client = BatchRedis | RedisCluster
 """One server, or the nodes of a cluster."""
 
 BUCKETS = 256
@@ -56,7 +56,9 @@ def connect(url: str, *, timeout_seconds: float, is_cluster: bool = False) -> Cl
     """
     options: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
     options |= {"retry": Retry(NoBackoff(), 0), "max_connections": 64, "protocol": 2}
-    return RedisCluster.from_url(url, **options) if is_cluster else Redis.from_url(url, **options)
+    if is_cluster:
+        return RedisCluster.from_url(url, **options)
+    return cast(BatchRedis, BatchRedis.from_url(url, **options))
 
 
 async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
@@ -108,15 +110,22 @@ def _bucket(key_id: str) -> int:
 
 
 async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:
-    pipeline = client.pipeline(transaction=False) if isinstance(client, Redis) else client.pipeline()
-    for step in steps:
+    commands = [("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.arguments) for step in steps]
+    if isinstance(client, BatchRedis):
+        return await client.run_batch(commands)
+    return await _round_trip_in_cluster(client, commands)
+
+
+async def _round_trip_in_cluster(client: RedisCluster, commands: Sequence[Command]) -> list[Any]:
+    pipeline = client.pipeline()
+    for command in commands:
         # Not `pipeline.evalsha`: a cluster's pipeline refuses that method, though it runs the command.
-        pipeline.execute_command("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.arguments)
+        pipeline.execute_command(*command)
     try:
         answers = await pipeline.execute(raise_on_error=False)
     except RedisCluster.ERRORS_ALLOW_RETRY as exc:
-        answers = [exc] * len(steps)
-    if isinstance(client, RedisCluster) and any(isinstance(one, RedisCluster.ERRORS_ALLOW_RETRY) for one in answers):
+        answers = [exc] * len(commands)
+    if any(isinstance(one, RedisCluster.ERRORS_ALLOW_RETRY) for one in answers):
         # Without retries a cluster's pipeline does not ask again who serves what: it would never find a new primary.
         await client.nodes_manager.initialize()
     return answers
