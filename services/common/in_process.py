@@ -212,12 +212,11 @@ class _Call:
         assert self._status is not None, "the call has not ended"
         return self._status
 
-    async def _work(self, work: Awaitable[Any]) -> Any:
-        """Do a part of the handler's work, within the deadline."""
-        async with asyncio.timeout_at(self._deadline):
-            if self._own_context is None:
-                return await work
-            return await asyncio.get_running_loop().create_task(_awaited(work), context=self._own_context)
+    def _in_own_context(self, work: Awaitable[Any]) -> Awaitable[Any]:
+        """Return a part of the handler's work, to be done apart from the caller's span where there is one."""
+        if self._own_context is None:
+            return work
+        return asyncio.get_running_loop().create_task(_awaited(work), context=self._own_context)
 
     def _end(self, status: grpc.StatusCode) -> None:
         if self._status is not None:
@@ -254,7 +253,8 @@ class _UnaryCall(_Call):
     async def _answer(self) -> Any:
         try:
             behaviour = self._server.handler(self._method).unary_unary
-            answer = await self._work(behaviour(self._request, self._context))
+            async with asyncio.timeout_at(self._deadline):
+                answer = await self._in_own_context(behaviour(self._request, self._context))
         except _ENDS as exc:
             raise self._failed(exc) from exc.__cause__
         self._end(grpc.StatusCode.OK)
@@ -264,11 +264,15 @@ class _UnaryCall(_Call):
 class _StreamCall(_Call):
     """A call with many answers, which is iterated over once; it begins with the first step."""
 
-    __slots__ = ("_responses",)
+    __slots__ = ("_is_late", "_reader", "_responses", "_timer")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._responses: AsyncGenerator[Any, None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._reader: asyncio.Task[Any] | None = None
+        """Who waits for the next answer."""
+        self._is_late = False
 
     def cancel(self) -> bool:
         """Cancel it; false when it had ended."""
@@ -286,15 +290,44 @@ class _StreamCall(_Call):
 
     async def __anext__(self) -> Any:
         try:
-            if self._responses is None:
-                behaviour = self._server.handler(self._method).unary_stream
-                self._responses = behaviour(self._request, self._context)
-            return await self._work(anext(self._responses))
+            return await self._step(self._responses or self._begin())
         except StopAsyncIteration:
             self._end(grpc.StatusCode.OK)
             raise
         except _ENDS as exc:
             raise self._failed(exc) from exc.__cause__
+
+    def _begin(self) -> AsyncGenerator[Any, None]:
+        behaviour = self._server.handler(self._method).unary_stream
+        responses: AsyncGenerator[Any, None] = behaviour(self._request, self._context)
+        self._responses = responses
+        if self._deadline is not None:
+            self._timer = asyncio.get_running_loop().call_at(self._deadline, self._expire)
+        return responses
+
+    async def _step(self, responses: AsyncGenerator[Any, None]) -> Any:
+        """Return the next answer. One timer is for the whole call: one for each step would cost more than the step."""
+        if self._is_late:
+            raise TimeoutError
+        self._reader = reader = asyncio.current_task()
+        try:
+            return await self._in_own_context(anext(responses))
+        except asyncio.CancelledError as exc:
+            if self._is_late and reader is not None and not reader.uncancel():
+                raise TimeoutError from exc
+            raise
+        finally:
+            self._reader = None
+
+    def _expire(self) -> None:
+        self._is_late = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def _end(self, status: grpc.StatusCode) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super()._end(status)
 
 
 async def _awaited(work: Awaitable[Any]) -> Any:

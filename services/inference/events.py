@@ -10,7 +10,8 @@ from services.inference.chat import Members, Usage
 
 _FRAME_FIELDS = ("object", "created", "system_fingerprint", "service_tier")
 """What every chunk of a stream repeats, beside the id and the model."""
-_PIECE_FIELDS = ("content", "reasoning", "tool_calls", "executed_tools")
+_OTHER_PIECE_FIELDS = ("reasoning", "tool_calls", "executed_tools")
+"""What output may be, beside `content`."""
 
 
 class EventShaper:
@@ -23,7 +24,8 @@ class EventShaper:
         self._asks_for_usage = asks_for_usage
         self._usage: Members | None = None
         self._finishing: Members | None = None
-        self._frame: Members = {}
+        self._last: Members = {}
+        """The last event with choices, for what all repeat."""
         self._owes_usage_chunk = asks_for_usage
         self.upstream_id = ""
         """Groq's id of the request; empty until it says one."""
@@ -32,11 +34,15 @@ class EventShaper:
 
     def shape(self, events: list[Members]) -> list[Members]:
         """Return what leaves for these events; a finishing chunk waits for a usage that Groq sends after it."""
-        return [out for event in events for out in self._shape_one(event)]
+        shaped: list[Members] = []
+        for event in events:
+            self._shape_one(event, shaped)
+        return shaped
 
     def finish(self) -> list[Members]:
         """Return what was waiting when the stream ended, and the usage chunk that was asked for if Groq sent none."""
-        return self._release() + self._usage_chunk({**self._frame, "choices": []})
+        frame = {name: self._last[name] for name in _FRAME_FIELDS if name in self._last}
+        return self._release() + self._usage_chunk({**frame, "choices": []})
 
     def usage(self, *, prompt_characters: int) -> Usage:
         """Return Groq's count, or an estimate where it never came."""
@@ -44,19 +50,34 @@ class EventShaper:
             return Usage.reported(self._usage)
         return Usage.estimated(prompt_characters=prompt_characters, pieces=self.pieces)
 
-    def _shape_one(self, event: Members) -> list[Members]:
-        self._learn(event)
+    def _shape_one(self, event: Members, shaped: list[Members]) -> None:
+        """Add to `shaped` what leaves for one event."""
+        if "x_groq" in event or "usage" in event:
+            self._learn(event)
+        if self._finishing is not None:
+            shaped += self._release()  # One that waits already is of another choice.
         choices = event.get("choices")
         if not choices:
-            return self._release() + self._usage_chunk(event)
+            shaped += self._usage_chunk(event)
+            return
         event["id"], event["model"] = self._id, self._model
-        self._frame = {name: event[name] for name in _FRAME_FIELDS if name in event}
-        self.pieces += any(_has_output(choice) for choice in choices)
-        if any(choice.get("finish_reason") for choice in choices):
-            # One that waits already is of another choice.
-            released, self._finishing = self._release(), event
-            return released + (self._release() if self._usage is not None else [])
-        return [*self._release(), event]
+        self._last = event
+        is_finishing = self._count(choices)
+        if not is_finishing:
+            shaped.append(event)
+            return
+        self._finishing = event
+        if self._usage is not None:
+            shaped += self._release()
+
+    def _count(self, choices: list[Members]) -> bool:
+        """Count an event that carries output; return whether it finishes a choice."""
+        has_output = is_finishing = False
+        for choice in choices:
+            has_output = has_output or _has_output(choice)
+            is_finishing = is_finishing or bool(choice.get("finish_reason"))
+        self.pieces += has_output
+        return is_finishing
 
     def _learn(self, event: Members) -> None:
         extension = event.pop("x_groq", None) or {}
@@ -92,5 +113,7 @@ def shape_completion(members: Members, *, completion_id: str, model: str) -> Mem
 
 
 def _has_output(choice: Members) -> bool:
-    delta = choice.get("delta") or {}
-    return any(delta.get(name) for name in _PIECE_FIELDS)
+    delta = choice.get("delta")
+    if not delta:
+        return False
+    return bool(delta.get("content")) or any(delta.get(name) for name in _OTHER_PIECE_FIELDS)

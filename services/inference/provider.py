@@ -4,7 +4,6 @@ Two traps of the transport are handled here: a refused connection comes as a tim
 goes on upstream until its connection is closed.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +16,7 @@ import msgspec
 from groq import AsyncGroq, DefaultAioHttpClient
 
 from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
+from services.common.silence import Silence
 from services.inference.chat import Members, Reply, Turn
 from services.inference.rate_limits import rest_after_answer
 from services.inference.refusals import from_event, from_status
@@ -31,6 +31,8 @@ _DONE = b"[DONE]"
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout)
 _TIMED_OUT = (groq.APITimeoutError, httpx.TimeoutException, aiohttp.SocketTimeoutError)
+_OBJECT = (dict, type(None))
+"""An object, or nothing."""
 _LISTING: Any = {"timeout": _MODELS_TIMEOUT_SECONDS}
 
 
@@ -64,7 +66,9 @@ class GroqProvider:
                     text = await response.read()
                 _check(response, text)
             turn.answered(rest_seconds=rest_after_answer(response.headers))
-            yield self._batches(response.content)
+            with _stalls():
+                async with Silence(self._idle_timeout_seconds) as silence:
+                    yield _batches(response.content, silence)
 
     async def list_models(self, turn: Turn) -> list[Members]:
         """Return the models that are served now."""
@@ -74,9 +78,12 @@ class GroqProvider:
         models = _object(response.content).get("data")
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
 
-    async def _batches(self, content: aiohttp.StreamReader) -> AsyncIterator[list[Members]]:
-        reader = EventReader()
-        while raw := await self._receive(content):
+
+async def _batches(content: aiohttp.StreamReader, silence: Silence) -> AsyncIterator[list[Members]]:
+    reader = EventReader()
+    with groq_errors():
+        while raw := await content.readany():
+            silence.broken()
             batch = _Batch(reader.feed(raw))
             if batch.chunks:
                 yield batch.chunks
@@ -84,17 +91,17 @@ class GroqProvider:
                 raise batch.error
             if batch.ended:
                 return
-        raise UpstreamFailed("the model's answer broke off", reason="upstream_cut")
+    raise UpstreamFailed("the model's answer broke off", reason="upstream_cut")
 
-    async def _receive(self, content: aiohttp.StreamReader) -> bytes:
-        """Return the next bytes of a stream; none at its end."""
-        with groq_errors():
-            try:
-                async with asyncio.timeout(self._idle_timeout_seconds):
-                    return await content.readany()
-            except TimeoutError as exc:
-                message = "the model went silent in the middle of its answer"
-                raise DeadlineExceeded(message, reason="upstream_stalled") from exc
+
+@contextmanager
+def _stalls() -> Iterator[None]:
+    """Turn a silence that lasted too long into an error of our tree."""
+    try:
+        yield
+    except TimeoutError as exc:
+        message = "the model went silent in the middle of its answer"
+        raise DeadlineExceeded(message, reason="upstream_stalled") from exc
 
 
 @asynccontextmanager
@@ -193,9 +200,10 @@ class _Batch:
 
 def _chunk(event: ServerSentEvent) -> Members:
     members = _chat_object(event.data)
-    error = members.get("error") or (members.get("x_groq") or {}).get("error")
-    if error or event.name == "error":
-        raise from_event(error)
+    if "error" in members or "x_groq" in members or event.name == "error":
+        error = members.get("error") or (members.get("x_groq") or {}).get("error")
+        if error or event.name == "error":
+            raise from_event(error)
     return members
 
 
@@ -210,11 +218,15 @@ def _chat_object(raw: bytes) -> Members:
 
 def _has_outline(members: Members) -> bool:
     choices = members.get("choices")
-    if not isinstance(choices, list | None):
-        return False
-    objects = [members.get("usage"), members.get("x_groq"), *(choices or ())]
-    objects += [one.get(name) for one in choices or () if isinstance(one, dict) for name in ("delta", "message")]
-    return all(isinstance(one, dict | None) for one in objects) and None not in (choices or ())
+    if choices is not None:
+        if not isinstance(choices, list):
+            return False
+        for choice in choices:
+            if not isinstance(choice, dict):
+                return False
+            if not (isinstance(choice.get("delta"), _OBJECT) and isinstance(choice.get("message"), _OBJECT)):
+                return False
+    return isinstance(members.get("usage"), _OBJECT) and isinstance(members.get("x_groq"), _OBJECT)
 
 
 def _object(raw: bytes) -> Members:

@@ -1,11 +1,10 @@
 """Server-Sent Events, read as bytes arrive."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """One event with data; comments and events without data are passed over."""
 
     name: str
@@ -34,6 +33,9 @@ class EventReader:
 
 def _events(blocks: list[bytes]) -> Iterator[ServerSentEvent]:
     for block in blocks:
+        if block.startswith(b"data: ") and b"\n" not in block:  # Nearly all.
+            yield ServerSentEvent("", block[6:])
+            continue
         name, data = "", []
         for line in block.split(b"\n"):
             field, _, value = line.partition(b":")
