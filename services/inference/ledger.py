@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -157,7 +158,7 @@ class Ledger:
 
         A row without a verdict is kept and retried until it is written.
         """
-        _count(row)
+        _note(row)
         commit = self._groups.send(row)
         done, _ = await asyncio.wait({commit}, timeout=self._wait_seconds)
         if not done:
@@ -179,6 +180,7 @@ class Ledger:
             try:
                 with metrics.LEDGER_COMMIT_SECONDS.time(), tracing.span("commit", {"stack.rows": len(rows)}):
                     verdicts = await self._store.insert(rows)
+                _count(rows)
                 _count_late(rows, verdicts)
                 return verdicts
             except Unavailable as exc:
@@ -187,12 +189,19 @@ class Ledger:
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
-def _count(row: LedgerRow) -> None:
-    metrics.chats(row.outcome, row.charged).inc()
-    metrics.CHAT_SECONDS.observe(row.duration_ms / 1000)
-    if row.time_to_first_token_ms:
-        metrics.FIRST_TOKEN_SECONDS.observe(row.time_to_first_token_ms / 1000)
-    metrics.count_tokens(row.usage)
+def _count(rows: Sequence[LedgerRow]) -> None:
+    for (outcome, charged), count in Counter((row.outcome, row.charged) for row in rows).items():
+        metrics.chats(outcome, charged).inc(count)
+    for row in rows:
+        metrics.CHAT_SECONDS.observe(row.duration_ms / 1000)
+        if row.time_to_first_token_ms:
+            metrics.FIRST_TOKEN_SECONDS.observe(row.time_to_first_token_ms / 1000)
+    metrics.count_tokens([row.usage for row in rows])
+
+
+def _note(row: LedgerRow) -> None:
+    if not tracing.is_on():
+        return
     tracing.note(
         {
             "stack.request_id": row.request_id,

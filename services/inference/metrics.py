@@ -1,5 +1,6 @@
 """What an operator watches of inference."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Protocol
 
@@ -79,9 +80,9 @@ def upstream_calls(key: int, result: str) -> Counter:
     return UPSTREAM_CALLS.labels(str(key + 1), result)
 
 
-def count_tokens(usage: Usage) -> None:
-    """Count the tokens of one row."""
-    _TOKENS["prompt"].inc(usage.prompt_tokens)
-    _TOKENS["completion"].inc(usage.completion_tokens)
-    _TOKENS["cached"].inc(usage.cached_tokens)
-    _TOKENS["reasoning"].inc(usage.reasoning_tokens)
+def count_tokens(usages: Sequence[Usage]) -> None:
+    """Count the tokens of rows."""
+    _TOKENS["prompt"].inc(sum(usage.prompt_tokens for usage in usages))
+    _TOKENS["completion"].inc(sum(usage.completion_tokens for usage in usages))
+    _TOKENS["cached"].inc(sum(usage.cached_tokens for usage in usages))
+    _TOKENS["reasoning"].inc(sum(usage.reasoning_tokens for usage in usages))
