@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from services.common import log, tracing
 from services.common.errors import StartError
@@ -52,6 +54,8 @@ def read(settings_type: type[Settings]) -> Settings:
         return settings_type()
     except ValidationError as exc:
         raise StartError(_first_mistake(exc, settings_type)) from exc
+    except SettingsError as exc:
+        raise StartError(_not_json(exc, settings_type)) from exc
 
 
 async def _awaited(work: Awaitable[None]) -> None:
@@ -88,6 +92,23 @@ def stop_signal() -> asyncio.Event:
 def _first_mistake(error: ValidationError, settings_type: type[ServiceSettings]) -> str:
     mistake = error.errors()[0]
     field = str(mistake["loc"][0]) if mistake["loc"] else "settings"
+    return f"setting {_variable(field, settings_type)}: {mistake['msg'].removeprefix('Value error, ')}"
+
+
+def _not_json(error: SettingsError, settings_type: type[ServiceSettings]) -> str:
+    """Name a setting that is an array or an object and is not written as one; the error tells its field alone."""
+    found = re.search(r'field "(\w+)"', str(error))
+    if found is None:
+        return str(error)
+    default = settings_type.model_fields[found[1]].get_default(call_default_factory=True)
+    wanted = 'array, such as ["a", "b"]' if isinstance(default, list) else 'object, such as {"a": …}'
+    return f"setting {_variable(found[1], settings_type)}: expected a JSON {wanted}"
+
+
+def _variable(field: str, settings_type: type[ServiceSettings]) -> str:
+    """Return the environment's name of a field; errors tell it by its alias where it has one, or by its name."""
+    if field.isupper():
+        return field
+    known = settings_type.model_fields.get(field)
     prefix = settings_type.model_config.get("env_prefix", "")
-    name = field if field.isupper() else f"{prefix}{field}".upper()
-    return f"setting {name}: {mistake['msg']}"
+    return str((known and known.validation_alias) or f"{prefix}{field}".upper())

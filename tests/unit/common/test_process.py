@@ -9,6 +9,7 @@ import pytest
 from services.common import log, process
 from services.common.errors import StartError
 from services.common.settings import ServiceSettings
+from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
 from services.quota.settings import QuotaSettings
 
@@ -30,6 +31,14 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         (QuotaSettings, "QUOTA_HOLD_SECONDS", "0", "setting QUOTA_HOLD_SECONDS: Input should be greater than 0"),
         (QuotaSettings, "DRAIN_SECONDS", "soon", "setting DRAIN_SECONDS: Input should be a valid number"),
         (InferenceSettings, "INFERENCE_LEDGER_ROWS_MAX", "0", "setting INFERENCE_LEDGER_ROWS_MAX: Input should be"),
+        (InferenceSettings, "GROQ_API_KEYS", "gsk_…", "setting GROQ_API_KEYS: expected printable ASCII characters"),
+        (
+            GatewaySettings,
+            "GATEWAY_TRUSTED_PROXIES",
+            "10.0.0.1",
+            "setting GATEWAY_TRUSTED_PROXIES: expected a JSON array",
+        ),
+        (ServiceSettings, "TLS_CALLERS", "billing", "setting TLS_CALLERS: expected a JSON object"),
     ],
 )
 def test_a_setting_that_cannot_be_taken_is_named_as_the_environment_names_it(
