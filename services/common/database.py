@@ -39,7 +39,8 @@ async def open_database(
     """Open a database whose schema is up to date, and close it at the end of the block.
 
     SQLite is migrated here, since one process owns it; a second process is refused. Postgres is waited for until the
-    migration (`python -m services.<name> migrate`) is done, so that no replica serves with a schema it does not know.
+    migration (`python -m services.<name> migrate`) is done, so that no replica serves with a schema too old for it.
+    A later version's schema is left as it is, and serves: migrations expand first and contract a version later.
 
     Args:
         url: `sqlite:///path` or `postgresql://user:password@host/name`.
@@ -85,7 +86,7 @@ def open_writer(url: str) -> Iterator[SQLiteWriter | None]:
 
 
 async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
-    """Bring a database's schema up to date; does nothing when it is.
+    """Bring a database's schema up to date; does nothing when it is, or when it is a later version's.
 
     Raises:
         StartError: The URL cannot be used, or another process has the SQLite file.
@@ -153,10 +154,16 @@ def _set_pragmas(connection: Any, _: object) -> None:
 
 async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) -> None:
     config = _alembic(migrations, version_table)
+    known = _known_revisions(ScriptDirectory.from_config(config))
 
     def upgrade(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        found = _current_revision(connection, version_table)
+        if found not in known:
+            # Who goes back a version meets the schema of the one that he left; Alembic would know nothing of it.
+            _log.warning("the schema is a later version's", extra={"found": found})
+            return
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -171,9 +178,9 @@ async def _wait_for_schema(engine: AsyncEngine, migrations: Path, version_table:
     later, so a later schema serves too: replicas of this version may start while the next one is rolled out.
     """
     scripts = ScriptDirectory.from_config(_alembic(migrations, version_table))
-    head, known = scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
+    head, known = scripts.get_current_head(), _known_revisions(scripts)
     told = False
-    while (found := await _revision(engine, version_table)) != head and (found is None or found in known):
+    while (found := await _revision(engine, version_table)) != head and found in known:
         if not told:
             _log.warning("waiting for the migration", extra={"found": found, "wanted": head})
             told = True
@@ -181,16 +188,21 @@ async def _wait_for_schema(engine: AsyncEngine, migrations: Path, version_table:
 
 
 async def _revision(engine: AsyncEngine, version_table: str) -> str | None:
-    def read(connection: Connection) -> str | None:
-        context = MigrationContext.configure(connection, opts={"version_table": version_table})
-        return context.get_current_revision()
-
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(read)
+            return await connection.run_sync(_current_revision, version_table)
     except DATABASE_ERRORS as exc:
         _log.warning("the database cannot be reached", extra={"error": str(exc)})
         return None
+
+
+def _current_revision(connection: Connection, version_table: str) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": version_table}).get_current_revision()
+
+
+def _known_revisions(scripts: ScriptDirectory) -> set[str | None]:
+    """Return this version's revisions, and None for a database that is empty or not reached."""
+    return {None, *(script.revision for script in scripts.walk_revisions())}
 
 
 def _alembic(migrations: Path, version_table: str) -> Config:

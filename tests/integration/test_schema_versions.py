@@ -1,6 +1,9 @@
-"""Postgres' schema and the replicas of two versions during a roll-out."""
+"""A schema and the programs of two versions: during a roll-out, and after going back."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +41,28 @@ async def test_a_later_version_s_schema_serves_and_an_earlier_one_does_not(
     execute(postgres_url, f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'")
 
     assert await _opens(postgres_url, within_seconds=10 if opens else 1) is opens
+
+
+async def test_going_back_a_version_migrates_nothing_and_serves_on_postgres(postgres_url: str) -> None:
+    """The Job of the older version is applied again, over the schema of the newer one."""
+    await migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    execute(postgres_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+
+    await migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+
+    assert await _opens(postgres_url, within_seconds=10)
+
+
+async def test_going_back_a_version_migrates_nothing_and_serves_on_sqlite(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    assert await _opens(url, within_seconds=10)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as database, database:
+        database.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+
+    assert await _opens(url, within_seconds=10)
+
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as database:
+        assert database.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchall() == [("9999",)]
 
 
 async def test_the_url_of_a_hosted_postgres_may_say_sslmode(postgres_url: str) -> None:
