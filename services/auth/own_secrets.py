@@ -49,7 +49,8 @@ async def key_pepper(settings: AuthSettings, store: KeyStore, *, now: datetime) 
     pepper = Pepper((given or _made(settings, path, setting="AUTH_KEY_PEPPER")).encode())
     if await store.stray_pepper(frozenset({pepper.id} | accepted), now=now):
         source = "AUTH_KEY_PEPPER" if given else str(path)
-        raise StartError(f"the database has keys that were made with another pepper than {source}; restore that one")
+        remedy = "restore that one, or name it in AUTH_KEY_PEPPERS_ACCEPTED"
+        raise StartError(f"the database has keys that were made with another pepper than {source}; {remedy}")
     await _tell_of_rotation(accepted - {pepper.id}, store, now=now)
     return pepper
 

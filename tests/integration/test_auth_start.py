@@ -70,7 +70,8 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
     pepper = tmp_path / "key-pepper"
     kept = pepper.read_text()
 
-    assert "another pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, {"AUTH_KEY_PEPPER": "another"})
+    told = refusal(tmp_path, {"AUTH_KEY_PEPPER": "another"})
+    assert "another pepper than AUTH_KEY_PEPPER; restore that one, or name it in AUTH_KEY_PEPPERS_ACCEPTED" in told
     pepper.unlink()
     assert f"{pepper} is gone" in refusal(tmp_path, {})
     assert not pepper.exists(), "a new pepper would be in the way of the right one"
