@@ -133,6 +133,12 @@ def _asked(machine: Machine, secret: str, times: int) -> None:
     assert [machine.ask(secret) for _ in range(times)] == [200] * times
 
 
+def _used_up_to(machine: Machine, secret: str, slots: int) -> None:
+    """Ask, and see that so many slots are used of this key then."""
+    assert machine.ask(secret) == 200
+    machine.until_used(secret, slots)
+
+
 def _late_key(machine: Machine) -> str:
     made = machine.run(".venv/bin/stackctl keys create --email you@example.com --name late --json")
     return str(json.loads(made)["key"])
@@ -161,7 +167,7 @@ def test_a_backup_is_whole_on_another_machine(machine: Machine, tmp_path: Path) 
     _asked(machine, secret, 2)
     machine.run(block("One machine", 0))
     machine.stop()
-    machine.run("rm -rf var")
+    machine.run("rm -r var")
 
     assert machine.start(block("One machine", 1)) == secret
     machine.until_used(secret, 2)
@@ -198,6 +204,29 @@ def test_the_admin_token_is_rotated_and_the_old_one_is_refused(machine: Machine)
         machine.run(".venv/bin/stackctl accounts list", STACK_ADMIN_TOKEN=old)
 
 
+@pytest.fixture
+def standin(machine: Machine) -> Iterator[str]:
+    """Give the address of a stand-in for Groq that takes two keys, the new one and the old one."""
+    accepted = ("--api-key", "gsk_new", "--api-key", "gsk_old")
+    command = (sys.executable, "-m", "tools.groq_standin", "--port", "0", *accepted)
+    with subprocess.Popen(command, env=machine.environment, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        yield running.stdout.readline().split()[-1]
+        running.terminate()
+
+
+def test_the_metrics_show_that_both_groq_keys_are_used(machine: Machine, standin: str) -> None:
+    metrics = f"127.0.0.1:{free_port()}"
+    machine.environment |= {"GROQ_BASE_URL": standin, "INFERENCE_METRICS_LISTEN": metrics}
+    secret = machine.start(block("Groq keys", 0).replace("…", ""))
+    _asked(machine, secret, 4)
+
+    told = machine.run(block("Groq keys", 1).replace("127.0.0.1:50253", metrics))
+    for key in (1, 2):
+        assert re.search(rf'calls_total{{key="{key}",result="answered"}} [1-9]', told), told
+        assert f'stack_upstream_key_usable{{key="{key}"}} 1.0' in told
+
+
 def test_after_a_lost_pepper_keys_are_made_anew_and_accounts_stay(machine: Machine) -> None:
     secret = machine.start()
     machine.stop()
@@ -214,11 +243,77 @@ def test_a_redis_that_is_lost_is_seeded_from_the_ledger(machine: Machine) -> Non
     _asked(machine, secret, 2)
     machine.stop()
 
-    machine.run("rm -r var/valkey")
-    machine.start()
-    assert machine.ask(secret) == 200
-    machine.until_used(secret, 3)
+    for appended in (machine.folder / "var" / "valkey").rglob("*.incr.aof"):
+        appended.write_text("what no Valkey can read")
+    with pytest.raises(AssertionError, match="Bad file format"):
+        machine.start()
+    machine.start(block("Redis is lost"))
+    _used_up_to(machine, secret, 3)
     assert "agree" in machine.run(".venv/bin/stackctl verify")
+
+
+def test_a_backup_whose_database_is_not_there_fails_and_makes_none_up(machine: Machine) -> None:
+    """SQLite would make an empty database, and copy that."""
+    machine.start()
+    machine.stop()
+    machine.run("mv var/inference.db var/elsewhere.db")
+
+    with pytest.raises(AssertionError, match="unable to open database file"):
+        machine.run(block("One machine", 0))
+    assert not (machine.folder / "var" / "inference.db").exists()
+
+
+def test_a_backup_of_before_a_rotation_and_one_of_its_middle_are_whole(machine: Machine) -> None:
+    """The peppers that keys were made under go with them into each copy; the newest copy is the one restored."""
+    secret = machine.start()
+    machine.run(block("One machine", 0))
+    (before,) = (machine.folder / "backup").iterdir()
+    before.rename(before.with_name("2000-01-01T000000Z"))
+    machine.stop()
+    rotate = block("The key pepper", 0)
+    idle = machine.start(rotate)
+    machine.run(block("One machine", 0))
+    machine.stop()
+
+    restore = block("One machine", 1)
+    machine.start(restore.replace("make run", "true") + rotate)
+    assert machine.ask(idle) == 200
+    machine.stop()
+    machine.start(restore.replace("tail -1", "head -1"))
+    assert machine.ask(secret) == 200
+
+
+def test_the_rotation_of_the_pepper_can_be_started_again_as_it_stands(machine: Machine) -> None:
+    """Who repeats a block must not put the new pepper in the place of the only copy of the old one."""
+    machine.start()
+    idle = _late_key(machine)
+    machine.stop()
+    for _ in range(2):
+        machine.start(block("The key pepper", 0))
+        machine.stop()
+
+    machine.start(block("The key pepper", 0))
+    assert machine.ask(idle) == 200
+
+
+def test_each_database_is_restored_alone(machine: Machine) -> None:
+    secret = machine.start()
+    _asked(machine, secret, 2)
+    machine.until_used(secret, 2)
+    machine.run(block("One machine", 0))
+    late = _late_key(machine)
+    _asked(machine, late, 1)
+    machine.stop()
+    (machine.folder / "var" / "auth.db").unlink()
+
+    assert machine.start(block("Auth's database is lost")) == secret
+    assert machine.ask(late) == 401
+    _used_up_to(machine, secret, 3)
+    machine.stop()
+    (machine.folder / "var" / "inference.db").write_text("what no SQLite can read")
+
+    machine.start(block("The ledger's database is lost"))
+    _used_up_to(machine, secret, 4)
 
 
 async def test_postgres_is_dumped_under_way_and_restored(
