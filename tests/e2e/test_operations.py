@@ -14,10 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.engine import URL, make_url
 
 from services.local.programs import free_port
 from stack.auth.v1 import auth_pb2
-from tests.backends import fresh_database
+from tests.backends import execute, fresh_database
 from tests.e2e.stack import bare_environment, say
 from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth
 
@@ -28,12 +29,12 @@ _SETTLE_SECONDS = 10
 _PORTS = ("AUTH", "QUOTA", "INFERENCE")
 
 
-def block(heading: str, number: int = 0) -> str:
-    """Return a section's command block."""
+def block(heading: str, number: int = 0, *, language: str = "sh") -> str:
+    """Return a section's block of that language."""
     guide = (_ROOT / "docs" / "operations.md").read_text()
     section = re.split(rf"^#+ {re.escape(heading)}$", guide, flags=re.MULTILINE)[1]
     own = re.split(r"^#+ ", section, flags=re.MULTILINE)[0]
-    blocks: list[str] = re.findall(r"^```sh\n(.+?)^```$", own, flags=re.MULTILINE | re.DOTALL)
+    blocks: list[str] = re.findall(rf"^```{language}\n(.+?)^```$", own, flags=re.MULTILINE | re.DOTALL)
     return blocks[number]
 
 
@@ -340,3 +341,27 @@ async def test_postgres_is_dumped_under_way_and_restored(
                 assert (await client.authenticate(kept.secret)).principal.key_id == kept.key.id
                 unknown = await client.authenticate(late.secret)
                 assert unknown.denial.reason == auth_pb2.DENIAL_REASON_UNKNOWN
+
+
+def test_a_second_role_works_on_the_first_ones_tables_and_can_be_dropped(postgres_server: str) -> None:
+    """The password of a database is changed without a moment in which neither the old nor the new one is let in."""
+    server = make_url(postgres_server).set(database="auth")
+    for statement in ("CREATE ROLE auth LOGIN", "CREATE DATABASE auth OWNER auth"):
+        execute(postgres_server, statement)
+    try:
+        execute(postgres_server, "REVOKE ALL ON DATABASE auth FROM PUBLIC")
+        execute(_as("auth", server), "CREATE TABLE kept (number int)")
+        for statement in block("Database passwords", language="sql").strip().splitlines():
+            execute(postgres_server, statement)
+        execute(postgres_server, "ALTER ROLE auth NOLOGIN")
+        execute(_as("auth_2", server), "ALTER TABLE kept ADD COLUMN more int")
+        execute(_as("auth_2", server), "CREATE TABLE made (number int)")
+        execute(postgres_server, "DROP ROLE auth_2")
+    finally:
+        execute(postgres_server, "DROP DATABASE auth WITH (FORCE)")
+        for role in ("auth_2", "auth"):
+            execute(postgres_server, f"DROP ROLE IF EXISTS {role}")
+
+
+def _as(role: str, server: URL) -> str:
+    return server.set(username=role, password="new-password").render_as_string(hide_password=False)
