@@ -218,11 +218,11 @@ def standin(machine: Machine) -> Iterator[str]:
 
 def test_the_metrics_show_that_both_groq_keys_are_used(machine: Machine, standin: str) -> None:
     metrics = f"127.0.0.1:{free_port()}"
-    machine.environment |= {"GROQ_BASE_URL": standin, "INFERENCE_METRICS_LISTEN": metrics}
+    machine.environment |= {"GROQ_BASE_URL": standin, "GATEWAY_METRICS_LISTEN": metrics}
     secret = machine.start(block("Groq keys", 0).replace("…", ""))
     _asked(machine, secret, 4)
 
-    told = machine.run(block("Groq keys", 1).replace("127.0.0.1:50253", metrics))
+    told = machine.run(block("Groq keys", 1).replace("127.0.0.1:8280", metrics))
     for key in (1, 2):
         assert re.search(rf'calls_total{{key="{key}",result="answered"}} [1-9]', told), told
         assert f'stack_upstream_key_usable{{key="{key}"}} 1.0' in told
