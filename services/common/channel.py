@@ -9,6 +9,7 @@ import grpc
 from grpc import aio
 
 from services.common import in_process, tracing
+from services.common.patient_channel import PatientChannel
 from services.common.tls import Certificates, Credentials, channel_credentials, identity
 from services.common.traced_channel import TracedChannel
 
@@ -43,15 +44,19 @@ _OPTIONS = (
 
 
 def open_channel(target: str, certificates: Certificates | None = None, *, service: str = "") -> aio.Channel:
-    """Return a channel that connects when first used.
+    """Return a channel that connects when first used, and looks for successors where replicas come and go (`dns:`).
 
     Args:
         target: A gRPC name such as `dns:///auth.stack.svc:50051`.
         certificates: What to show the service, and whom to trust; None speaks plaintext.
         service: Whose certificate the other side must show, such as `auth`; unused in plaintext.
     """
-    channel = _open(target, certificates, service=service)
-    return TracedChannel(channel) if tracing.is_on() else channel
+
+    def open_one() -> aio.Channel:
+        channel = _open(target, certificates, service=service)
+        return TracedChannel(channel) if tracing.is_on() else channel
+
+    return PatientChannel(open_one) if target.startswith("dns:") else open_one()
 
 
 def _open(target: str, certificates: Certificates | None, *, service: str) -> aio.Channel:

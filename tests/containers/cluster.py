@@ -113,6 +113,11 @@ class Cluster:
         container.with_kwargs(entrypoint=command, labels=LABEL, **names()).with_env("PYTHONPATH", "/src")
         return self._add("groq", "groq", container)
 
+    def start_idler(self, name: str) -> Part:
+        """Start a container that has an address, for good, and does nothing else."""
+        container = DockerContainer(IMAGE).with_kwargs(entrypoint=["sleep", "infinity"], labels=LABEL)
+        return self._add(name, name, container)
+
     def _start(self, name: str, workload: Workload, spec: Object, environment: Mapping[str, str]) -> Part:
         values = {**self._values(spec), **environment}
         container = DockerContainer(IMAGE if spec["image"].startswith("stack:") else spec["image"])

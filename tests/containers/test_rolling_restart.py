@@ -1,8 +1,9 @@
 """Every replica of every service is replaced under load, as pods are, and no client notices.
 
 Two replicas of each as containers behind one DNS name, as a headless Service has it. A replica is stopped, and only
-then its successor is started, at another address: that is what draining a node does to pods, and it is harder than a
-roll-out, which starts the successor first.
+when its callers have forgotten it, its successor is started, at another address: that is what draining nodes one after
+the other does to pods. It is harder than a roll-out, which starts the successor first: when the second replica drains,
+its callers know nobody else.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import pytest
 from tests.containers.cluster import GROQ_URL, Cluster, running_network
 from tests.containers.mixture import LIMIT, Mixture, mixture
 from tests.containers.stores import entries, rows_of
+from tests.containers.strangers import strangers
 from tests.e2e.stack import Key
 from tests.faults import checks
 from tests.faults.evidence import charged_rows, day_number
@@ -30,7 +32,8 @@ _REPLICAS = (1, 2)
 _RATE, _STREAMS = int(os.environ.get("ROLLOUT_RATE") or 30), int(os.environ.get("ROLLOUT_STREAMS") or 20)
 """Requests a second and streams at the same time, beside the mixture: what two cores bear with twelve containers."""
 _ENVIRONMENT = {
-    "DRAIN_SECONDS": "2",
+    # Longer than calls wait: callers that find nobody else fail.
+    "DRAIN_SECONDS": "4",
     "GRACE_SECONDS": "20",
     "GROQ_BASE_URL": GROQ_URL,
     # More than the steady streams take, less than the endless ones.
@@ -42,6 +45,8 @@ _ENVIRONMENT = {
 _STOP_SECONDS = 30
 _TOKENS = 30
 """Length of a steady stream: three seconds."""
+_AWAY_SECONDS = 2.0
+"""From a replica's end to its successor's start. Callers look for half a second, and then know the other one alone."""
 _AGAIN_SECONDS = 1.0
 """From a successor that is ready to the next replica's end."""
 _SETTLED_SECONDS_MAX = 20
@@ -87,13 +92,16 @@ def _url(cluster: Cluster, name: str) -> str:
 def _replace(cluster: Cluster, service: str, replica: int, gateways: list[str]) -> float:
     """Stop a replica in order and start another in its place; return how long it took to stop."""
     name = f"{service}-{replica}"
-    began, url = time.monotonic(), _url(cluster, name)
+    began, url, address = time.monotonic(), _url(cluster, name), cluster.parts[name].address
     code = cluster.parts[name].stop(within_seconds=_STOP_SECONDS)
     stopped = time.monotonic() - began
     assert code == 0, f"{name} ended with {code}: {cluster.parts[name].logs()[-2000:]}"
     cluster.remove(name)
+    cluster.start_idler(f"idler-{name}")  # An engine gives a freed address to whoever comes next.
+    time.sleep(_AWAY_SECONDS)
     cluster.start(service, _ENVIRONMENT, replica=replica)
     cluster.until_ready(name)
+    assert cluster.parts[name].address != address
     if url in gateways:
         gateways[gateways.index(url)] = _url(cluster, name)
     return stopped
@@ -107,23 +115,33 @@ async def test_replacing_every_replica_under_load_drops_nothing(replicated: Clus
     async with (
         traffic(gateways, steady, rate=_RATE, streams=_STREAMS, stream_tokens=_TOKENS) as running,
         mixture(running.balancer, mixed) as others,
+        strangers(running.balancer) as unknown,
     ):
         for service in _SERVICES:
             for replica in _REPLICAS:
                 seconds = await asyncio.to_thread(_replace, replicated, service, replica, gateways)
-                told = f"{dict(running.answers)} whole answers, {len(others.results)} of the mixture"
+                told = f"{dict(running.answers)}, {len(others.results)} of the mixture, {unknown.refused} strangers"
                 print(f"{service}-{replica} stopped in {seconds:.1f} s; {told}")
-                failures = [*running.failures, *others.unexpected]
+                failures = [*running.failures, *others.unexpected, *unknown.failures]
                 print(len(failures), "FAILURES", *failures[-5:], sep="\n  ")
                 await asyncio.sleep(_AGAIN_SECONDS)
     print(others.summary())
 
+    assert _ended(replicated) == []
     assert running.failures == []
     assert others.unexpected == []
+    assert unknown.failures == []
     assert await _settled(replicated, steady) == running.answers.total()
     await _settled(replicated, mixed)
     assert await _problems(replicated, others) == []
     print(replicated.stackctl("verify"))
+
+
+def _ended(cluster: Cluster) -> list[str]:
+    """Return which replicas ended of themselves, and how."""
+    replicas = [cluster.parts[f"{service}-{replica}"] for service in _SERVICES for replica in _REPLICAS]
+    ended = [one for one in replicas if one.docker.status != "running"]
+    return [f"{one.name}: {one.docker.attrs['State']['ExitCode']}, {one.logs()[-2000:]}" for one in ended]
 
 
 async def _settled(cluster: Cluster, key: Key) -> int:

@@ -15,13 +15,18 @@ from services.common.interceptors import ServiceInterceptor
 SERVICE = "tests.Echo"
 
 
+_KINDS = {
+    "stream": grpc.unary_stream_rpc_method_handler,
+    "collect": grpc.stream_unary_rpc_method_handler,
+    "talk": grpc.stream_stream_rpc_method_handler,
+}
+
+
 def handlers(**behaviours: Any) -> grpc.GenericRpcHandler:
-    """Return handlers of bytes; a name that starts with `stream` is a stream."""
+    """Return handlers of bytes; a name that starts with `stream`, `collect` or `talk` streams out, in or both ways."""
     table = {}
     for name, behaviour in behaviours.items():
-        kind = (
-            grpc.unary_stream_rpc_method_handler if name.startswith("stream") else grpc.unary_unary_rpc_method_handler
-        )
+        kind = _KINDS.get(name.partition("_")[0], grpc.unary_unary_rpc_method_handler)
         table[name] = kind(behaviour, _same, _same)
     return grpc.method_handlers_generic_handler(SERVICE, table)
 

@@ -1,0 +1,60 @@
+"""Callers with keys that nobody made. Gateways know none of them, so auth is asked for each, and each must be a 401."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from services.common import checked_token
+from services.common.tasks import running
+from tests.e2e.stack import say
+from tests.rollout.traffic import Balancer
+
+_PAUSE_SECONDS = 0.25
+"""Fewer of them than an address may send before it is throttled."""
+
+
+@dataclass
+class Strangers:
+    """Knocks again and again.
+
+    Attributes:
+        refused: How many were told that their key is unknown.
+        failures: What the others were told.
+    """
+
+    balancer: Balancer
+    refused: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    async def knock_on(self, session: aiohttp.ClientSession) -> None:
+        """Come one after the other, until cancelled."""
+        while True:
+            await self._knock(session)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _knock(self, session: aiohttp.ClientSession) -> None:
+        headers = {"Authorization": f"Bearer {checked_token.mint('sk_stk_')}"}
+        url = f"{self.balancer.choose()}/api/v1/chat"
+        try:
+            async with session.post(url, headers=headers, json=say("hi")) as response:
+                text = await response.text()
+        except aiohttp.ClientError as exc:
+            self.failures.append(f"stranger: {exc!r}")
+            return
+        if response.status == 401:
+            self.refused += 1
+        else:
+            self.failures.append(f"stranger: {response.status} {text}")
+
+
+@asynccontextmanager
+async def strangers(balancer: Balancer) -> AsyncIterator[Strangers]:
+    """Let strangers knock for the block."""
+    going_on = Strangers(balancer)
+    # A connection for each: a gateway that stops may close one that stays while the next request is on its way.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session, running(going_on.knock_on(session)):
+        yield going_on

@@ -1,0 +1,87 @@
+"""A DNS server of the test's own, and replicas of a service at the addresses that it tells."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self, cast
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from tests.e2e.stack import free_port
+from tests.unit.common.grpc_world import handlers
+
+ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+
+
+class Resolver(asyncio.DatagramProtocol):
+    """A DNS server that knows one IPv4 address for every name."""
+
+    address = ADDRESSES[0]
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        """Where every replica listens."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        """Answer a question for an A record with the address, and any other with nothing."""
+        question = data[12 : data.index(0, 12) + 5]
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.address)
+        answers = [record] if question.endswith(b"\0\1\0\1") else []
+        counts = bytes([0, 1, 0, len(answers), 0, 0, 0, 0])
+        self._transport.sendto(data[:2] + b"\x84\0" + counts + question + b"".join(answers), addr)
+
+    @property
+    def target(self) -> str:
+        """What gRPC is told to look up, and whom to ask."""
+        return "dns://{}:{}/quota:{}".format(*self._transport.get_extra_info("sockname"), self.port)
+
+
+@asynccontextmanager
+async def resolving() -> AsyncIterator[Resolver]:
+    """Run a resolver for the block."""
+    transport, resolver = await asyncio.get_running_loop().create_datagram_endpoint(
+        Resolver, local_addr=("127.0.0.1", 0)
+    )
+    try:
+        yield resolver
+    finally:
+        transport.close()
+
+
+class Replica:
+    """A service with health, which answers as the test says; by default with its address, as a stream too."""
+
+    def __init__(self, address: str, port: int, **behaviours: Any) -> None:
+        self._health = health.aio.HealthServicer()
+        self._server = aio.server(options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+        async def ask(request: bytes, context: Any) -> bytes:
+            return address.encode()
+
+        async def listen(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            yield address.encode()
+
+        self._server.add_generic_rpc_handlers((handlers(**{"ask": ask, "stream": listen, **behaviours}),))
+        self._server.add_insecure_port(f"{address}:{port}")
+
+    async def drain(self) -> None:
+        """Say that it is not ready any more, and go on."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float = 0) -> None:
+        """Stop when nothing is under way, within `grace` seconds."""
+        await self._server.stop(grace)
+
+    async def __aenter__(self) -> Self:
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()

@@ -1,0 +1,248 @@
+"""Calls find the successors of replicas that leave, and are made at most once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from grpc import StatusCode, aio
+
+from services.common.channel import open_channel
+from services.common.patient_channel import PATIENCE_SECONDS
+from tests.unit.common.dns_world import ADDRESSES, Replica, Resolver, resolving
+from tests.unit.common.grpc_world import SERVICE, stream, unary
+
+_OLD, _NEW = (address.encode() for address in ADDRESSES[:2])
+
+
+@pytest.fixture
+async def names() -> AsyncIterator[Resolver]:
+    """A resolver that tells the first address."""
+    async with resolving() as resolver:
+        yield resolver
+
+
+@pytest.fixture
+async def channel(names: Resolver) -> AsyncIterator[aio.Channel]:
+    """A channel to whoever is at the address."""
+    async with open_channel(names.target) as channel:
+        yield channel
+
+
+@pytest.fixture
+async def old(names: Resolver, channel: aio.Channel) -> AsyncIterator[Replica]:
+    """The only replica that the channel knows."""
+    async with Replica(ADDRESSES[0], names.port, stream_on=_tick) as replica:
+        assert await unary(channel, "ask")(b"", timeout=5) == _OLD
+        yield replica
+
+
+async def _tick(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    while True:
+        yield _OLD
+        await asyncio.sleep(0.02)
+
+
+async def _refusal(call: Any) -> tuple[aio.AioRpcError, float]:
+    """Return how a call was refused, and after how many seconds."""
+    began = time.monotonic()
+    with pytest.raises(aio.AioRpcError) as refused:
+        await call
+    return refused.value, time.monotonic() - began
+
+
+async def _until_refused(ask: Any) -> None:
+    async with asyncio.timeout(10):
+        try:
+            while True:
+                await ask(b"", timeout=5)
+        except aio.AioRpcError:
+            return
+
+
+async def _leave(replica: Replica) -> None:
+    """Do what a draining service does: say so, go on for a while that is longer than calls wait, and stop."""
+    await replica.drain()
+    await asyncio.sleep(PATIENCE_SECONDS + 0.5)
+    await replica.stop(1)
+
+
+async def test_no_call_fails_when_the_last_known_replica_leaves_its_work_to_one_that_is_not_known_yet(
+    names: Resolver, channel: aio.Channel, old: Replica
+) -> None:
+    ask, listen = unary(channel, "ask"), stream(channel, "stream")
+    async with Replica(ADDRESSES[1], names.port):
+        names.address = ADDRESSES[1]
+        leaving = asyncio.create_task(_leave(old))
+        answers = []
+        while not leaving.done():
+            answers.append(await ask(b"", timeout=2))
+            answers += [one async for one in listen(b"", timeout=2)]
+        await leaving
+    assert answers[-1] == _NEW
+
+
+async def test_a_stream_ends_where_it_began_while_new_calls_go_to_the_successor(
+    names: Resolver, channel: aio.Channel, old: Replica
+) -> None:
+    async with Replica(ADDRESSES[1], names.port), aclosing(aiter(stream(channel, "stream_on")(b""))) as ticks:
+        assert await anext(ticks) == _OLD
+        names.address = ADDRESSES[1]
+        await old.drain()
+        assert await _until_new(unary(channel, "ask"))
+        assert [await anext(ticks) for _ in range(3)] == [_OLD] * 3
+
+
+async def test_calls_fail_at_once_when_nobody_came_for_a_while(names: Resolver, channel: aio.Channel) -> None:
+    ask = unary(channel, "ask")
+    seconds = [(await _refusal(ask(b"", timeout=5)))[1] for _ in range(3)]
+    assert PATIENCE_SECONDS < sum(seconds) < PATIENCE_SECONDS + 1
+    assert seconds[-1] < 0.5
+
+
+async def test_an_older_stream_that_goes_on_makes_nobody_wait_anew(channel: aio.Channel, old: Replica) -> None:
+    ask = unary(channel, "ask")
+    async with aclosing(aiter(stream(channel, "stream_on")(b""))) as ticks:
+        assert await anext(ticks) == _OLD
+        await old.drain()
+        await _until_refused(ask)
+        assert [await anext(ticks) for _ in range(3)] == [_OLD] * 3
+        _, seconds = await _refusal(ask(b"", timeout=5))
+    assert seconds < 0.5
+
+
+async def test_a_successor_that_comes_late_is_found_while_the_old_replica_still_ends_its_streams(
+    names: Resolver, channel: aio.Channel, old: Replica
+) -> None:
+    ask = unary(channel, "ask")
+    await old.drain()
+    await _until_refused(ask)
+    async with Replica(ADDRESSES[1], names.port), asyncio.timeout(5):
+        names.address = ADDRESSES[1]
+        answers: list[bytes] = []
+        while not answers:
+            answers += [one for one in await asyncio.gather(ask(b""), return_exceptions=True) if one == _NEW]
+
+
+async def test_calls_wait_again_when_the_service_is_lost_again(channel: aio.Channel, names: Resolver) -> None:
+    ask = unary(channel, "ask")
+    for _ in range(3):
+        waiting = asyncio.ensure_future(_awaited(ask(b"", timeout=5)))
+        await asyncio.sleep(0.2)
+        async with Replica(ADDRESSES[0], names.port):
+            assert await waiting == _OLD
+
+
+async def test_a_call_that_was_sent_is_not_made_again(channel: aio.Channel, names: Resolver) -> None:
+    calls = 0
+
+    async def ask(request: bytes, context: Any) -> bytes:
+        nonlocal calls
+        calls += 1
+        await context.abort(StatusCode.UNAVAILABLE, "I am going")
+        return b""
+
+    async with Replica(ADDRESSES[0], names.port, ask=ask):
+        refused, _ = await _refusal(unary(channel, "ask")(b"", timeout=5))
+    assert (refused.details(), calls) == ("I am going", 1)
+
+
+async def test_a_call_is_made_again_with_its_metadata_and_what_is_left_of_its_deadline(
+    channel: aio.Channel, names: Resolver, old: Replica
+) -> None:
+    seen: list[tuple[str | bytes | None, float]] = []
+
+    async def ask(request: bytes, context: Any) -> bytes:
+        seen.append((dict(context.invocation_metadata()).get("authorization"), context.time_remaining()))
+        return _NEW
+
+    await old.stop()
+    names.address = ADDRESSES[1]
+    call = unary(channel, "ask")(b"", timeout=5, metadata=(("authorization", "me"),))
+    answer = asyncio.ensure_future(_awaited(call))
+    await asyncio.sleep(0.3)
+    async with Replica(ADDRESSES[1], names.port, ask=ask):
+        assert await answer == _NEW
+    assert seen[0][0] == "me"
+    assert 0 < seen[0][1] < 4.7
+
+
+async def _awaited(call: Any) -> Any:
+    return await call
+
+
+async def test_no_call_waits_longer_than_its_deadline(channel: aio.Channel) -> None:
+    refused, seconds = await _refusal(unary(channel, "ask")(b"", timeout=0.3))
+    assert refused.code() in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+    assert seconds < 1
+
+
+@pytest.mark.parametrize("how", ["task", "call"])
+async def test_a_call_that_waits_can_be_cancelled(channel: aio.Channel, names: Resolver, how: str) -> None:
+    await _refusal(unary(channel, "ask")(b"", timeout=0.1))  # Nobody is there, so the next one waits.
+    call = unary(channel, "ask")(b"")
+    waiting = asyncio.ensure_future(_awaited(call))
+    await asyncio.sleep(0.1)
+    _ = waiting.cancel() if how == "task" else call.cancel()
+    async with Replica(ADDRESSES[0], names.port):
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
+async def test_the_callee_notices_when_a_stream_is_cancelled(channel: aio.Channel, names: Resolver) -> None:
+    ended = asyncio.Event()
+
+    async def tick(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            async for one in _tick(request, context):
+                yield one
+        finally:
+            ended.set()
+
+    async with Replica(ADDRESSES[0], names.port, stream_on=tick):
+        call = stream(channel, "stream_on")(b"")
+        async for _ in call:
+            break
+        assert call.cancel()
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+
+async def test_closing_ends_the_search_and_refuses_who_waits_for_it(names: Resolver) -> None:
+    async with open_channel(names.target) as channel:
+        waiting = asyncio.create_task(_refusal(unary(channel, "ask")(b"")))
+        await asyncio.sleep(0.5)
+    _, seconds = await waiting
+    assert seconds < PATIENCE_SECONDS
+
+
+async def test_streams_of_requests_go_to_the_successor_too(names: Resolver, channel: aio.Channel, old: Replica) -> None:
+    async def collect(requests: AsyncIterator[bytes], context: Any) -> bytes:
+        return b"".join([one async for one in requests])
+
+    async def talk(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for one in requests:
+            yield one
+
+    collected = channel.stream_unary(f"/{SERVICE}/collect", bytes, bytes)
+    talked = channel.stream_stream(f"/{SERVICE}/talk", bytes, bytes)
+    names.address = ADDRESSES[1]
+    await old.drain()
+    async with Replica(ADDRESSES[1], names.port, collect=collect, talk=talk):
+        assert await _until_new(unary(channel, "ask"))
+        assert await collected(_words()) == b"ab"
+        assert [one async for one in talked(_words())] == [b"a", b"b"]
+
+
+async def _until_new(ask: Any) -> bool:
+    async with asyncio.timeout(5):
+        while await ask(b"", timeout=5) != _NEW:
+            pass
+    return True
+
+
+async def _words() -> AsyncIterator[bytes]:
+    for word in (b"a", b"b"):
+        yield word
