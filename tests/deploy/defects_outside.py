@@ -70,4 +70,33 @@ DEFECTS: Defects = {
         lambda w: w.policy("quota")["ingress"][-1]["from"].__setitem__(0, _SOMEWHERE),
         "Deployment/quota: may not be scraped on port 50252",
     ),
+    # Traces.
+    "traces to another namespace": (
+        lambda w: w.policy("auth")["egress"][-1]["to"].__setitem__(0, _SOMEWHERE),
+        "NetworkPolicy/auth: lets calls out to another namespace",
+    ),
+    "traces to whatever runs beside the collector": (
+        lambda w: w.policy("auth")["egress"][-1]["to"][0].pop("podSelector"),
+        "NetworkPolicy/auth: lets calls out to another namespace",
+    ),
+    "a way to the collector for a service that sends no traces": (
+        lambda w: w.one("ConfigMap", "quota")["data"].pop("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        "NetworkPolicy/quota: lets calls out to another namespace",
+    ),
+    "a service whose part of each trace is missing": (
+        lambda w: w.one("ConfigMap", "quota")["data"].pop("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        "Deployment/quota: sends its traces elsewhere than the gateway, or nowhere",
+    ),
+    "a service whose part of each trace goes elsewhere": (
+        lambda w: w.set(w.one("ConfigMap", "inference")["data"], OTEL_EXPORTER_OTLP_ENDPOINT="http://jaeger:4317"),
+        "Deployment/inference: sends its traces elsewhere than the gateway, or nowhere",
+    ),
+    "traces that are not let out": (
+        lambda w: w.policy("inference")["egress"].pop(),
+        "NetworkPolicy/inference: keeps traces back from the collector's port 4317",
+    ),
+    "traces that are let out to another port": (
+        lambda w: w.set(w.policy("gateway")["egress"][-1]["ports"][0], port=4318),
+        "NetworkPolicy/gateway: keeps traces back from the collector's port 4317",
+    ),
 }

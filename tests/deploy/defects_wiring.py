@@ -129,4 +129,38 @@ DEFECTS: Defects = {
         lambda w: w.set(w.one("ConfigMap", "quota")["data"], GRACE_SECONDS="600"),
         "Deployment/quota: is killed before it has drained",
     ),
+    "an autoscaler that forgets about CPU use": (
+        lambda w: w.scaler("gateway").pop(0),
+        "HorizontalPodAutoscaler/gateway: does not follow CPU use",
+    ),
+    "an autoscaler after a metric that nobody tells": (
+        lambda w: w.set(w.scaler("gateway")[1]["pods"]["metric"], name="stack_http_in_flight"),
+        "HorizontalPodAutoscaler/gateway: Deployment/gateway tells no gauge stack_http_in_flight",
+    ),
+    "an autoscaler after another service's metric": (
+        lambda w: w.set(w.scaler("inference")[1]["pods"]["metric"], name="stack_http_requests_in_flight"),
+        "HorizontalPodAutoscaler/inference: Deployment/inference tells no gauge stack_http_requests_in_flight",
+    ),
+    "an autoscaler after what only grows": (
+        lambda w: w.set(w.scaler("inference")[1]["pods"]["metric"], name="stack_chats"),
+        "HorizontalPodAutoscaler/inference: Deployment/inference tells no gauge stack_chats",
+    ),
+    "an autoscaler after what nobody gathers": (
+        lambda w: w.remove("PodMonitor", "stack"),
+        "HorizontalPodAutoscaler/gateway: no PodMonitor gathers what Deployment/gateway tells",
+    ),
+    "an autoscaler after what is gathered of others": (
+        lambda w: w.set(
+            w.one("PodMonitor", "stack")["spec"]["selector"], matchLabels={"app.kubernetes.io/name": "gateway"}
+        ),
+        "HorizontalPodAutoscaler/inference: no PodMonitor gathers what Deployment/inference tells",
+    ),
+    "an autoscaler that comes when all places are taken": (
+        lambda w: w.set(w.scaler("inference")[1]["pods"]["target"], averageValue="1k"),
+        "HorizontalPodAutoscaler/inference: gets another replica only when its replicas are full",
+    ),
+    "an autoscaler that does not know of fewer places": (
+        lambda w: w.set(w.one("ConfigMap", "inference")["data"], INFERENCE_CONCURRENCY_MAX="200"),
+        "HorizontalPodAutoscaler/inference: gets another replica only when its replicas are full",
+    ),
 }

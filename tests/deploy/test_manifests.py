@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from services.common.interceptors import _IN_FLIGHT as RPC_IN_FLIGHT
-from services.gateway.metrics import IN_FLIGHT
 from services.local.programs import services
 from services.local.settings import LocalSettings
 from tools.dashboard import definition
@@ -16,7 +14,17 @@ from tools.manifests import checkov
 from tools.manifests.__main__ import problems
 from tools.manifests.checks.references import SECRET_KEYS
 from tools.manifests.objects import Objects
-from tools.manifests.render import COMPONENTS, K8S, ROOT, combinations, overlays, render, render_combination
+from tools.manifests.render import (
+    COMPONENTS,
+    K8S,
+    REFINEMENTS,
+    ROOT,
+    combinations,
+    overlays,
+    refined,
+    render,
+    render_combination,
+)
 
 
 @pytest.mark.parametrize("folder", overlays(), ids=lambda folder: folder.name)
@@ -24,37 +32,17 @@ def test_an_overlay_is_without_a_fault(folder: Path) -> None:
     assert problems(Objects.parse(render(folder))) == []
 
 
-@pytest.mark.parametrize("components", [(), ("external-redis", "mail"), COMPONENTS], ids="+".join)
+@pytest.mark.parametrize("components", [(), ("external-redis", "mail"), refined(COMPONENTS)], ids="+".join)
 def test_components_can_be_left_out_and_put_together(components: tuple[str, ...]) -> None:
     assert problems(Objects.parse(render_combination(components))) == []
 
 
-def test_replicas_that_follow_requests_in_flight_ask_for_metrics_that_exist() -> None:
-    """A metric that nobody tells would keep Kubernetes from ever scaling down."""
-    objects = Objects.parse(render_combination(("autoscaling", "autoscaling/in-flight", "monitoring")))
-    assert problems(objects) == []
-    asked = {
-        (scaler["metadata"]["name"], metric["pods"]["metric"]["name"])
-        for scaler in objects.of("HorizontalPodAutoscaler")
-        for metric in scaler["spec"]["metrics"]
-        if metric["type"] == "Pods"
-    }
-    assert asked == {("gateway", IN_FLIGHT._name), ("inference", RPC_IN_FLIGHT._name)}
-
-
-def test_traces_go_to_the_collector_of_every_service_and_nothing_else_leaves_the_namespace() -> None:
-    objects = Objects.parse(render_combination(("network-policy", "monitoring", "monitoring/tracing")))
-    assert problems(objects) == []
-    policies = {one["metadata"]["name"]: one for one in objects.of("NetworkPolicy")}
-    for service in ("gateway", "auth", "quota", "inference"):
-        assert policies[service]["spec"]["egress"][-1]["ports"] == [{"protocol": "TCP", "port": 4317}]
-    silent = render_combination(("network-policy", "monitoring", "monitoring/tracing")).replace("OTEL_", "XTEL_")
-    assert any("another namespace" in problem for problem in problems(Objects.parse(silent)))
-
-
 def test_every_component_is_in_the_combinations() -> None:
-    assert {path.name for path in (K8S / "components").iterdir()} == set(COMPONENTS)
-    assert len(list(combinations())) == 2 ** len(COMPONENTS)
+    components = K8S / "components"
+    found = {str(path.parent.relative_to(components)) for path in components.rglob("kustomization.yaml")}
+    assert found == {*COMPONENTS, *REFINEMENTS.values()}
+    assert {name for combination in combinations() for name in combination} == found
+    assert len(set(combinations())) == 2 ** len(COMPONENTS) + 2 ** (len(COMPONENTS) - len(REFINEMENTS))
 
 
 def test_the_local_overlay_needs_nothing_but_the_image_and_one_secret() -> None:
@@ -94,7 +82,7 @@ def test_the_guide_explains_every_key_of_the_secret() -> None:
 
 def test_the_guide_explains_every_component() -> None:
     guide = (ROOT / "docs" / "deployment.md").read_text()
-    assert [name for name in COMPONENTS if f"`{name}`" not in guide] == []
+    assert [name for name in (*COMPONENTS, *REFINEMENTS.values()) if f"`{name}`" not in guide] == []
 
 
 def test_a_cluster_runs_the_services_that_one_machine_runs() -> None:

@@ -10,9 +10,9 @@ from tests.deploy.world import World
 from tools.manifests.__main__ import problems
 from tools.manifests.checks import CHECKS
 from tools.manifests.objects import Objects
-from tools.manifests.render import K8S, render, render_combination
+from tools.manifests.render import K8S, refined, render, render_combination
 
-_WITH_STORES = ("network-policy", "mtls", "autoscaling", "monitoring", "ingress")
+_WITH_STORES = refined(("network-policy", "mtls", "autoscaling", "monitoring", "ingress"))
 """The components that add objects, over a base that keeps its stores."""
 _DEFECTS = defects_pods.DEFECTS | defects_wiring.DEFECTS | defects_policies.DEFECTS | defects_outside.DEFECTS
 

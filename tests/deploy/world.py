@@ -27,6 +27,10 @@ class World:
         """Return what a NetworkPolicy says."""
         return self.one("NetworkPolicy", name)["spec"]
 
+    def scaler(self, name: str) -> Any:
+        """Return the metrics that an autoscaler follows, CPU use first."""
+        return self.one("HorizontalPodAutoscaler", name)["spec"]["metrics"]
+
     def alert(self, name: str) -> Any:
         """Return an alert's rule."""
         groups = self.one("PrometheusRule", "stack")["spec"]["groups"]

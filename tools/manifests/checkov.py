@@ -27,7 +27,7 @@ def failures(rendered: Mapping[str, str]) -> list[Failure]:
     """
     with tempfile.TemporaryDirectory(prefix="checkov-") as folder:
         for name, text in rendered.items():
-            (Path(folder) / f"{name}.yaml").write_text(text)
+            (Path(folder) / f"{name.replace('/', '-')}.yaml").write_text(text)
         command = [str(PROGRAM), "-d", folder, "--framework", "kubernetes", "--skip-download", "-o", "json", "--quiet"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_MAX, check=False)
     if not done.stdout.lstrip().startswith("{"):

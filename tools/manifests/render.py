@@ -28,6 +28,9 @@ COMPONENTS = (
 )
 """All components, in the order in which an overlay names them: those that change policies come after them."""
 
+REFINEMENTS = {"autoscaling": "autoscaling/in-flight", "monitoring": "monitoring/tracing"}
+"""Components that each come after another one."""
+
 Combination = tuple[str, ...]
 
 
@@ -37,9 +40,17 @@ def overlays() -> list[Path]:
 
 
 def combinations() -> Iterator[Combination]:
-    """Yield every set of components, the empty one included."""
+    """Yield every set of components, the empty one included; those that can be refined also with all refinements."""
     for size in range(len(COMPONENTS) + 1):
-        yield from itertools.combinations(COMPONENTS, size)
+        for combination in itertools.combinations(COMPONENTS, size):
+            yield combination
+            if REFINEMENTS.keys() <= set(combination):
+                yield refined(combination)
+
+
+def refined(components: Combination) -> Combination:
+    """Return the same components, each followed by what refines it."""
+    return tuple(one for name in components for one in (name, REFINEMENTS.get(name)) if one)
 
 
 def render(folder: Path) -> str:

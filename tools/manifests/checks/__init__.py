@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from tools.manifests.checks import (
     custom,
+    in_flight,
     network,
     outside,
     pods,
@@ -26,6 +27,7 @@ CHECKS: tuple[Check, ...] = (
     *references.CHECKS,
     *services.CHECKS,
     *scaling.CHECKS,
+    *in_flight.CHECKS,
     *network.CHECKS,
     *outside.CHECKS,
     *settings.CHECKS,

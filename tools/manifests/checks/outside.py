@@ -1,9 +1,10 @@
-"""NetworkPolicies and the world outside the namespace: names, Groq, stores and mail of the operator's own, scraping.
+"""NetworkPolicies and the world outside: names, Groq, the operator's own stores and mail, scraping, traces.
 
 Each policy has the name of the workload that it is for (network.py sees to it), `allow-dns` and `deny-all` excepted.
 """
 
 from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
 
 from tools.manifests.objects import Object, Objects, Workload, title
 
@@ -22,6 +23,7 @@ _NAMESPACE = "kubernetes.io/metadata.name"
 _RESOLVERS = ({_NAMESPACE: "kube-system"}, {"k8s-app": "kube-dns"})
 _SCRAPERS = {_NAMESPACE: "monitoring"}
 _COLLECTOR = ({_NAMESPACE: "monitoring"}, {"app.kubernetes.io/name": "opentelemetry-collector"})
+_TRACED_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _METRICS = "metrics"
 """Name of the port that is scraped, of whatever pod."""
 
@@ -97,7 +99,7 @@ def namespaces(objects: Objects) -> Iterator[str]:
     """Of other namespaces only the resolver is asked, and the collector of traces where one is set; only who scrapes is
     let in, to metrics."""
     for policy in objects.of("NetworkPolicy"):
-        known = [_RESOLVERS, *([_COLLECTOR] if _traces(objects, policy["metadata"]["name"]) else [])]
+        known = [_RESOLVERS, *([_COLLECTOR] if policy["metadata"]["name"] in _traced(objects) else [])]
         for rule in policy["spec"].get("egress", ()):
             foreign = [peer for peer in rule.get("to", ()) if "namespaceSelector" in peer]
             if any(_labels(peer) not in known for peer in foreign):
@@ -107,14 +109,14 @@ def namespaces(objects: Objects) -> Iterator[str]:
         yield from (f"{title(policy)}: lets another namespace in to port {port}" for port in sorted(strange))
 
 
-def _traces(objects: Objects, name: str) -> bool:
-    """Return whether the pods that a policy is for send traces."""
-    return any(
-        "OTEL_EXPORTER_OTLP_ENDPOINT" in objects.environment(container)
-        for workload in objects.workloads()
-        if workload.labels["app.kubernetes.io/name"] == name
-        for container in workload.containers
-    )
+def _traced(objects: Objects) -> dict[str, str]:
+    """Return where each service sends its traces, of those that send any."""
+    environments = {one.name: objects.environment(one.containers[0]) for one in _serving(objects)}
+    return {name: one[_TRACED_TO] for name, one in environments.items() if _TRACED_TO in one}
+
+
+def _serving(objects: Objects) -> Iterator[Workload]:
+    return (one for one in objects.workloads() if one.kind == "Deployment" and one.ports)
 
 
 def _scraped(policy: Object) -> Iterator[Object]:
@@ -157,4 +159,25 @@ def _lets_scrapers_in(policy: Object, port: int) -> bool:
     )
 
 
-CHECKS = (names, ways_out, groq, namespaces, doors, scraping)
+def traces(objects: Objects) -> Iterator[str]:
+    """Where traces are sent, every service sends them to the same place, since each trace leads through all."""
+    traced = _traced(objects)
+    for workload in _serving(objects) if traced else ():
+        if traced.get(workload.name) != traced.get("gateway"):
+            yield f"{workload.title}: sends its traces elsewhere than the gateway, or nowhere"
+
+
+def collector(objects: Objects) -> Iterator[str]:
+    """Who sends traces may reach the collector, on the port that the address names."""
+    for name, address in _traced(objects).items():
+        policy, port = objects.find("NetworkPolicy", name), urlsplit(address).port
+        if policy and port not in _collector_ports(policy):
+            yield f"{title(policy)}: keeps traces back from the collector's port {port}"
+
+
+def _collector_ports(policy: Object) -> set[int]:
+    rules = [one for one in policy["spec"].get("egress", ()) if _COLLECTOR in map(_labels, one.get("to", ()))]
+    return {port["port"] for rule in rules for port in rule["ports"]}
+
+
+CHECKS = (names, ways_out, groq, namespaces, doors, scraping, traces, collector)
