@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -93,16 +94,26 @@ class Certificates:
 
 
 def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """Return credentials of a server that demands its callers' certificates and uses renewed files at once."""
+    """Return credentials of one port that demands its callers' certificates and uses renewed files at once."""
+    given = certificates.current()
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
         now = certificates.current()
-        return grpc.ssl_server_certificate_configuration(
-            [(now.key, now.certificate)], root_certificates=now.authorities
-        )
+        if now is given:
+            # A configuration, even an equal one, replaces what handshakes of other threads are using at this moment,
+            # without their knowing: two callers that connected together could end the process (seen with gRPC 1.85).
+            return None
+        given = now
+        return _configuration(now)
 
-    # gRPC asks before each handshake, in a thread of its own.
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+    # gRPC asks before each handshake, in a thread of its own, one at a time for each port.
+    fetch: Any = renewed  # The stubs do not know of None, which grpc documents as "no change".
+    return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch, require_client_authentication=True)
+
+
+def _configuration(now: Credentials) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(now.key, now.certificate)], root_certificates=now.authorities)
 
 
 def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:

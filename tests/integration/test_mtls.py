@@ -3,10 +3,12 @@
 import contextlib
 import itertools
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -205,6 +207,23 @@ def test_stackctl_says_what_is_wrong_with_its_certificate(
     done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30)
     assert done.returncode in (1, 3)
     assert sentence in done.stderr
+
+
+def test_callers_that_connect_at_the_same_time_are_all_served(secured: Secured) -> None:
+    """Handshakes used to take what others were using from under them, and the process ended with SIGSEGV."""
+    host, _, port = secured.targets["auth"].rpartition(":")
+    files = secured.callers["gateway"].files
+    context = ssl.create_default_context(cafile=str(files.authorities))
+    context.load_cert_chain(files.certificate, files.key)
+    context.set_alpn_protocols(["h2"])
+
+    def connect(_: int) -> str | None:
+        raw = socket.create_connection((host, int(port)), timeout=10)
+        with raw, context.wrap_socket(raw, server_hostname=identity("auth")) as secure:
+            return secure.version()
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(list(threads.map(connect, range(3_000)))) == 3_000
 
 
 async def test_certificates_renewed_in_the_middle_of_traffic_cost_no_request(secured: Secured) -> None:
