@@ -218,6 +218,12 @@ class _Call:
             return work
         return asyncio.get_running_loop().create_task(_awaited(work), context=self._own_context)
 
+    def _handler(self) -> Handler:
+        """Return who answers, unless it is too late to ask."""
+        if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+            raise TimeoutError
+        return self._server.handler(self._method)
+
     def _end(self, status: grpc.StatusCode) -> None:
         if self._status is not None:
             return
@@ -252,7 +258,7 @@ class _UnaryCall(_Call):
 
     async def _answer(self) -> Any:
         try:
-            behaviour = self._server.handler(self._method).unary_unary
+            behaviour = self._handler().unary_unary
             async with asyncio.timeout_at(self._deadline):
                 answer = await self._in_own_context(behaviour(self._request, self._context))
         except _ENDS as exc:
@@ -279,10 +285,7 @@ class _StreamCall(_Call):
         if self._status is not None:
             return False
         self._end(grpc.StatusCode.CANCELLED)
-        if self._responses is not None:
-            task = asyncio.get_running_loop().create_task(_awaited(self._responses.aclose()))
-            _closing.add(task)
-            task.add_done_callback(_closing.discard)
+        self._close()
         return True
 
     def __aiter__(self) -> Self:
@@ -290,25 +293,18 @@ class _StreamCall(_Call):
 
     async def __anext__(self) -> Any:
         try:
-            return await self._step(self._responses or self._begin())
+            return await self._step()
         except StopAsyncIteration:
             self._end(grpc.StatusCode.OK)
             raise
         except _ENDS as exc:
             raise self._failed(exc) from exc.__cause__
 
-    def _begin(self) -> AsyncGenerator[Any, None]:
-        behaviour = self._server.handler(self._method).unary_stream
-        responses: AsyncGenerator[Any, None] = behaviour(self._request, self._context)
-        self._responses = responses
-        if self._deadline is not None:
-            self._timer = asyncio.get_running_loop().call_at(self._deadline, self._expire)
-        return responses
-
-    async def _step(self, responses: AsyncGenerator[Any, None]) -> Any:
+    async def _step(self) -> Any:
         """Return the next answer. One timer is for the whole call: one for each step would cost more than the step."""
         if self._is_late:
             raise TimeoutError
+        responses = self._responses or self._begin()
         self._reader = reader = asyncio.current_task()
         try:
             return await self._in_own_context(anext(responses))
@@ -319,15 +315,33 @@ class _StreamCall(_Call):
         finally:
             self._reader = None
 
+    def _begin(self) -> AsyncGenerator[Any, None]:
+        responses: AsyncGenerator[Any, None] = self._handler().unary_stream(self._request, self._context)
+        self._responses = responses
+        if self._deadline is not None:
+            self._timer = asyncio.get_running_loop().call_at(self._deadline, self._expire)
+        return responses
+
     def _expire(self) -> None:
+        """End the call, whether its reader waits for an answer or is elsewhere."""
         self._is_late = True
         if self._reader is not None:
             self._reader.cancel()
+        else:
+            self._end(grpc.StatusCode.DEADLINE_EXCEEDED)
+            self._close()
 
     def _end(self, status: grpc.StatusCode) -> None:
         if self._timer is not None:
             self._timer.cancel()
         super()._end(status)
+
+    def _close(self) -> None:
+        if self._responses is None:
+            return
+        task = asyncio.get_running_loop().create_task(_awaited(self._responses.aclose()))
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
 
 
 async def _awaited(work: Awaitable[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A real gRPC server in the test's own process, answering with whatever the test hands in."""
+"""A real gRPC server in the test's own process, or none, answering with whatever the test hands in."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from services.common import in_process
 from services.common.channel import open_channel
 from services.common.interceptors import ServiceInterceptor
 
@@ -24,11 +25,15 @@ _KINDS = {
 
 def handlers(**behaviours: Any) -> grpc.GenericRpcHandler:
     """Return handlers of bytes; a name that starts with `stream`, `collect` or `talk` streams out, in or both ways."""
-    table = {}
-    for name, behaviour in behaviours.items():
-        kind = _KINDS.get(name.partition("_")[0], grpc.unary_unary_rpc_method_handler)
-        table[name] = kind(behaviour, _same, _same)
-    return grpc.method_handlers_generic_handler(SERVICE, table)
+    return grpc.method_handlers_generic_handler(SERVICE, table(**behaviours))
+
+
+def table(**behaviours: Any) -> dict[str, Any]:
+    """Return handlers by their methods' names."""
+    return {
+        name: _KINDS.get(name.partition("_")[0], grpc.unary_unary_rpc_method_handler)(behaviour, _same, _same)
+        for name, behaviour in behaviours.items()
+    }
 
 
 @asynccontextmanager
@@ -45,6 +50,22 @@ async def served(**behaviours: Any) -> AsyncIterator[aio.Channel]:
     finally:
         await server.stop(None)
         socket.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def served_in_process(**behaviours: Any) -> AsyncIterator[aio.Channel]:
+    """Give a channel to the same behaviours under the same interceptor, without a wire."""
+    address = f"unix:{socket_path()}"
+    in_process.share((address,))
+    server = in_process.server_at(address)
+    assert server is not None
+    server.add(SERVICE, table(**behaviours))
+    server.open()
+    try:
+        async with open_channel(address) as channel:
+            yield channel
+    finally:
+        server.close()
 
 
 def unary(channel: aio.Channel, name: str) -> Callable[..., Any]:
