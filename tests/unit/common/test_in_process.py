@@ -21,7 +21,7 @@ from tests.unit.common.grpc_world import SERVICE, served, served_in_process, soc
 
 _SECONDS = 10
 """More than anything here takes; what takes longer hangs."""
-_DEADLINE_SECONDS = 0.1
+_DEADLINE_SECONDS = 0.5
 
 Wire = Callable[..., AbstractAsyncContextManager[aio.Channel]]
 
@@ -145,7 +145,10 @@ async def test_a_defect_arrives_as_internal_without_its_words(
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_deadline_ends_the_call_and_cancels_its_handler(wire: Wire, is_stream: bool) -> None:
     endless = Endless()
-    async with wire(wait=endless.unary, stream_wait=endless.stream) as channel:
+    async with wire(wait=endless.unary, stream_wait=endless.stream, echo=_echo) as channel:
+        await unary(channel, "echo")(
+            b"", timeout=_SECONDS
+        )  # Connected, so that the deadline finds the handler at work.
         if is_stream:
             code = await _status(_rest(stream(channel, "stream_wait")(b"", timeout=_DEADLINE_SECONDS)))
         else:
@@ -162,7 +165,8 @@ async def test_who_is_too_late_to_ask_is_not_answered() -> None:
 
 async def test_a_streams_deadline_closes_its_handler_while_nobody_reads(wire: Wire) -> None:
     counting = Counting()
-    async with wire(stream_more=counting.stream) as channel:
+    async with wire(stream_more=counting.stream, echo=_echo) as channel:
+        await unary(channel, "echo")(b"", timeout=_SECONDS)
         call = stream(channel, "stream_more")(b"", timeout=_DEADLINE_SECONDS)
         assert await _soon(anext(aiter(call))) == b"another"
         await _soon(counting.was_closed.wait())
