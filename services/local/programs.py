@@ -102,16 +102,25 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
 
 
 def check_ports(settings: LocalSettings) -> None:
-    """Look whether the stack's ports are free, before anything is started.
+    """Look whether the stack's ports are free, and can be shared where they must be, before anything is started.
 
     Raises:
-        StartError: One is taken; the sentence names the setting to change.
+        StartError: One is taken or cannot be shared; the sentence names the setting to change.
     """
-    for setting, address in (
-        ("GATEWAY_PORT", f"127.0.0.1:{settings.gateway_port}"),
+    listens = (
         ("AUTH_LISTEN", settings.auth_listen),
         ("QUOTA_LISTEN", settings.quota_listen),
         ("INFERENCE_LISTEN", settings.inference_listen),
+    )
+    for setting, address in listens:
+        if settings.workers > 1 and address.startswith("unix:"):
+            raise StartError(
+                f"{setting}={address} cannot be shared by STACK_WORKERS={settings.workers}; set it to a host:port, or "
+                "STACK_WORKERS to 1"
+            )
+    for setting, address in (
+        ("GATEWAY_PORT", f"127.0.0.1:{settings.gateway_port}"),
+        *listens,
         *((_metrics_setting(name), address) for name, address in settings.metrics.items()),
     ):
         if address and not address.startswith("unix:") and _is_taken(address):

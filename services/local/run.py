@@ -71,13 +71,16 @@ async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Pat
         "gateway": lambda: ready.http_answers(f"http://127.0.0.1:{settings.gateway_port}/readyz"),
         "stack": lambda: ready.http_answers(f"http://127.0.0.1:{settings.gateway_port}/readyz"),
     }
-    # The first worker brings the databases' schemas up to date; the others cannot be asked one by one at shared ports.
+    # At ports that are shared, whoever answers may be another worker; metrics are of one, and come with its gateway.
+    for name in settings.worker_names[1:]:
+        probes[name] = _answering(settings.metrics[name])
+    # The first worker brings the databases' schemas up to date.
     for programs_of_group in (stores, services, workers[:1], workers[1:]):
         group = [Child(program, log=logs / f"{program.name}.log") for program in programs_of_group]
         parts += group
         for child in group:
             await child.start()
-        await asyncio.gather(*(_until_ready(child, probes.get(child.program.name, _at_once)) for child in group))
+        await asyncio.gather(*(_until_ready(child, probes[child.program.name]) for child in group))
 
 
 async def _stop_parts(parts: list[Child]) -> None:
@@ -94,8 +97,13 @@ def _kind(child: Child) -> str:
     return child.program.name.partition("-")[0]
 
 
-async def _at_once() -> bool:
-    return True
+def _answering(metrics: str) -> Callable[[], Awaitable[bool]]:
+    """Return a probe of the one who serves its metrics at an address; where there is none, it is not waited for."""
+
+    async def probe() -> bool:
+        return not metrics or await ready.http_answers(f"http://{metrics}/metrics")
+
+    return probe
 
 
 async def _until_ready(child: Child, probe: Callable[[], Awaitable[bool]]) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,7 @@ import psutil
 import pytest
 
 from services.local import valkey
-from services.local.programs import free_port
-from tests.e2e.stack import bare_environment, say
+from tests.e2e.stack import bare_environment, free_port, say
 
 _READY_SECONDS = 30
 _STOP_SECONDS = 5
@@ -24,6 +24,8 @@ _PORTS = (
     *("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"),
     *("GATEWAY_METRICS_LISTEN", "AUTH_METRICS_LISTEN", "QUOTA_METRICS_LISTEN", "INFERENCE_METRICS_LISTEN"),
 )
+_PROCESSES = {"0": 6, "1": 3, "2": 4}
+"""By the number of workers: the services' processes, Valkey and the stand-in."""
 
 
 class Runner:
@@ -77,8 +79,20 @@ class Runner:
 
 @pytest.fixture
 def ports() -> dict[str, int]:
-    """Give ports that nobody uses."""
-    return {name: free_port() for name in _PORTS}
+    """Give ports that nobody uses; the one after the gateway's metrics, which a second worker takes, is free too."""
+    while True:
+        found = {name: free_port() for name in _PORTS}
+        following = found["GATEWAY_METRICS_LISTEN"] + 1
+        if len({*found.values(), following}) > len(found) and not _is_taken(following):
+            return found
+
+
+def _is_taken(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return True
+    return False
 
 
 @pytest.fixture
@@ -110,15 +124,18 @@ def _ask(runner: Runner, secret: str) -> httpx.Response:
     return httpx.post(url, headers=headers, json=say("hi"), trust_env=False, timeout=10)
 
 
-def test_it_prints_a_curl_line_that_works_and_ctrl_c_leaves_nothing_behind(start: Callable[..., Runner]) -> None:
-    runner = start()
+@pytest.mark.parametrize("workers", ["0", "1", "2"])
+def test_it_prints_a_curl_line_that_works_and_ctrl_c_leaves_nothing_behind(
+    start: Callable[..., Runner], workers: str
+) -> None:
+    runner = start(STACK_WORKERS=workers)
     text = runner.read_until("Ctrl-C")
     assert "stand-in" in text
     curl = next(line for line in text.splitlines() if line.startswith("curl "))
     done = subprocess.run(["sh", "-c", f"{curl} -s"], capture_output=True, text=True, timeout=20, check=True)
     assert '"choices"' in done.stdout, done.stdout
     children = runner.children()
-    assert len(children) == 6, [child.cmdline() for child in children]
+    assert len(children) == _PROCESSES[workers], [child.cmdline() for child in children]
     assert runner.stop() < _STOP_SECONDS
     assert runner.process.returncode == 0
     assert not any(child.is_running() for child in children)
@@ -140,12 +157,21 @@ def test_ctrl_c_ends_it_in_time_even_with_a_stream_open(start: Callable[..., Run
     assert not any(child.is_running() for child in children)
 
 
-def test_a_second_run_keeps_the_key_and_what_it_used(start: Callable[..., Runner]) -> None:
-    first = start()
+def test_without_a_word_it_is_one_worker(start: Callable[..., Runner]) -> None:
+    runner = start()
+    runner.read_until("Ctrl-C")
+    assert len(runner.children()) == _PROCESSES["1"]
+    assert runner.child("services.local.worker").is_running()
+
+
+@pytest.mark.parametrize(("workers", "later"), [("0", "1"), ("1", "2"), ("2", "0")])
+def test_a_second_run_keeps_the_key_and_what_it_used(start: Callable[..., Runner], workers: str, later: str) -> None:
+    """Whatever the number of workers was and is."""
+    first = start(STACK_WORKERS=workers)
     secret = _secret(first.read_until("Ctrl-C"))
     assert _ask(first, secret).headers["x-ratelimit-remaining-requests"] == "999"
     first.stop()
-    second = start()
+    second = start(STACK_WORKERS=later)
     assert _secret(second.read_until("Ctrl-C")) == secret
     assert _ask(second, secret).headers["x-ratelimit-remaining-requests"] == "998"
 
@@ -158,11 +184,81 @@ def test_secrets_on_disk_are_for_their_owner_only(start: Callable[..., Runner], 
 
 @pytest.mark.parametrize("name", ["services.auth", "services.quota", "services.inference", "services.gateway"])
 def test_a_service_that_dies_is_started_again(start: Callable[..., Runner], name: str) -> None:
-    runner = start()
+    runner = start(STACK_WORKERS="0")
     secret = _secret(runner.read_until("Ctrl-C"))
     runner.child(name).kill()
     runner.read_until("starting it again")
     _until_answered(runner, secret)
+
+
+def test_a_worker_that_dies_is_started_again(start: Callable[..., Runner]) -> None:
+    runner = start()
+    secret = _secret(runner.read_until("Ctrl-C"))
+    runner.child("services.local.worker").kill()
+    runner.read_until("starting it again")
+    _until_answered(runner, secret)
+
+
+def test_while_one_of_two_workers_is_away_the_other_answers_and_it_is_started_again(
+    start: Callable[..., Runner],
+) -> None:
+    runner = start(STACK_WORKERS="2")
+    secret = _secret(runner.read_until("Ctrl-C"))
+    runner.child("services.local.worker").kill()
+    runner.read_until("starting it again")
+    assert _ask(runner, secret).status_code == 200, "half a second passes until it is started"
+    _until(lambda: len(runner.children()) == _PROCESSES["2"])
+    _until_answered(runner, secret)
+
+
+@pytest.mark.parametrize("setting", ["AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"])
+def test_a_unix_socket_for_two_workers_is_refused_in_one_sentence_with_the_remedy(
+    start: Callable[..., Runner], tmp_path: Path, setting: str
+) -> None:
+    runner = start(STACK_WORKERS="2", **{setting: f"unix:{tmp_path}/one.sock"})
+    output, _ = runner.process.communicate(timeout=_READY_SECONDS)
+    assert runner.process.returncode == 1
+    assert len(output.strip().splitlines()) == 1, output
+    assert f"{setting}=unix:" in output
+    assert "host:port, or STACK_WORKERS to 1" in output
+
+
+def test_a_unix_socket_for_one_worker_serves(start: Callable[..., Runner]) -> None:
+    with tempfile.TemporaryDirectory(prefix="stack-", dir="/tmp") as folder:
+        runner = start(AUTH_LISTEN=f"unix:{folder}/auth.sock", QUOTA_LISTEN=f"unix:{folder}/quota.sock")
+        secret = _secret(runner.read_until("Ctrl-C"))
+        assert _ask(runner, secret).status_code == 200
+        runner.stop()
+
+
+def test_a_taken_port_of_a_second_workers_metrics_is_one_sentence(
+    start: Callable[..., Runner], ports: dict[str, int]
+) -> None:
+    port = ports["GATEWAY_METRICS_LISTEN"] + 1
+    with socket.create_server(("127.0.0.1", port)):
+        output, _ = start(STACK_WORKERS="2").process.communicate(timeout=_READY_SECONDS)
+    assert len(output.strip().splitlines()) == 1, output
+    assert str(port) in output
+    assert "GATEWAY_METRICS_LISTEN" in output
+
+
+def test_each_worker_tells_its_metrics_at_a_port_of_its_own(
+    start: Callable[..., Runner], ports: dict[str, int]
+) -> None:
+    text = start(STACK_WORKERS="2").read_until("Ctrl-C")
+    for port in (ports["GATEWAY_METRICS_LISTEN"], ports["GATEWAY_METRICS_LISTEN"] + 1):
+        url = f"http://127.0.0.1:{port}/metrics"
+        assert url in text
+        told = httpx.get(url, trust_env=False, timeout=5).text
+        for one in ("stack_http_requests_in_flight", "stack_quota_batch_items", "stack_chats_total", "stack_rpc_"):
+            assert one in told, f"{one} of {url}"
+
+
+def _until(is_so: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
 
 
 def _until_answered(runner: Runner, secret: str) -> None:
@@ -189,10 +285,15 @@ def test_nothing_outlives_a_runner_that_is_killed(start: Callable[..., Runner]) 
     assert alive == []
 
 
-@pytest.mark.parametrize("setting", ["GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_METRICS_LISTEN"])
-def test_a_taken_port_is_one_sentence(start: Callable[..., Runner], ports: dict[str, int], setting: str) -> None:
+@pytest.mark.parametrize(
+    ("setting", "workers"),
+    [("GATEWAY_PORT", "1"), ("AUTH_LISTEN", "1"), ("QUOTA_LISTEN", "2"), ("QUOTA_METRICS_LISTEN", "0")],
+)
+def test_a_taken_port_is_one_sentence(
+    start: Callable[..., Runner], ports: dict[str, int], setting: str, workers: str
+) -> None:
     with socket.create_server(("127.0.0.1", ports[setting])):
-        output, _ = start().process.communicate(timeout=_READY_SECONDS)
+        output, _ = start(STACK_WORKERS=workers).process.communicate(timeout=_READY_SECONDS)
     assert len(output.strip().splitlines()) == 1, output
     assert str(ports[setting]) in output
     assert setting in output
