@@ -54,7 +54,9 @@ class Stack:
     """A running stack. Its services listen on Unix sockets, its gateways on ports of the loopback address.
 
     Its programs are named after their services; gateways are numbered, and so are several of another service:
-    `gateway-1`, `quota-1`.
+    `gateway-1`, `quota-1`. Workers (`stack`, `stack-2`) stand in place of all four services: each has its gateway at a
+    port and the others at sockets of its own (`auth-1.sock`), so that it can be asked and killed alone, and they share
+    their SQLite files.
 
     Attributes:
         own: What the environment of one program has on top of all others', by its name.
@@ -69,8 +71,11 @@ class Stack:
         auths: int = 1,
         quotas: int = 1,
         inferences: int = 1,
+        workers: int = 0,
         valkey_options: Sequence[str] = (),
     ) -> None:
+        if workers:
+            gateways = auths = quotas = inferences = workers
         self.folder = folder
         self.environment = dict(environment)
         self.own: dict[str, dict[str, str]] = {}
@@ -89,11 +94,15 @@ class Stack:
             quota_metrics_listen="",
             inference_metrics_listen="",
             gateway_metrics_listen="",
+            workers=workers,
         )
         ports = [self.settings.gateway_port] + [free_port() for _ in range(gateways - 1)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
-        replicas = {"auth": auths, "quota": quotas, "inference": inferences}
-        self._add_programs(ports, replicas, valkey_options=valkey_options)
+        self._add_stores(valkey_options)
+        if workers:
+            self._add_workers(ports)
+        else:
+            self._add_services(ports, {"auth": auths, "quota": quotas, "inference": inferences})
 
     @property
     def base_url(self) -> str:
@@ -120,9 +129,12 @@ class Stack:
 
     def start_all(self) -> None:
         """Start everything and wait until it answers."""
-        for name in self._programs:
-            self.start(name)
-        asyncio.run(self.until_ready(*self._programs))
+        # As in `make run`, the first worker brings the databases' schemas up to date.
+        later = [name for name in self._programs if name.startswith("stack-")]
+        for group in ([name for name in self._programs if name not in later], later):
+            for name in group:
+                self.start(name)
+            asyncio.run(self.until_ready(*group))
 
     def start(self, name: str, **environment: str) -> None:
         """Start one program, with `environment` on top of its own."""
@@ -183,9 +195,9 @@ class Stack:
 
     # What an operator does.
 
-    async def create_key(self, *, daily_limit: int | None = None, models: Sequence[str] = ()) -> Key:
-        """Make a key of the test account."""
-        async with open_channel(self.settings.auth_listen) as channel:
+    async def create_key(self, *, daily_limit: int | None = None, models: Sequence[str] = (), at: str = "") -> Key:
+        """Make a key of the test account, at any auth or at the one that `at` names."""
+        async with open_channel(self.socket(at) if at else self.settings.auth_listen) as channel:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             request = keys_pb2.CreateKeyRequest(email=EMAIL, name="test", daily_limit=daily_limit, models=models)
             response = await keys.CreateKey(request, metadata=self.admin_metadata, timeout=5)
@@ -254,24 +266,34 @@ class Stack:
                 await asyncio.sleep(0.02)
         return counters
 
-    def _add_programs(self, ports: list[int], replicas: Mapping[str, int], *, valkey_options: Sequence[str]) -> None:
+    def _add_stores(self, valkey_options: Sequence[str]) -> None:
         self._standin_port = free_port()
         self._standin_url = f"http://127.0.0.1:{self._standin_port}"
-        stores = programs.stores(self.settings, sockets=self.folder)
-        services = programs.services(self.settings, sockets=self.folder, groq_base_url=self._standin_url)
-        for program in (*stores, programs.standin(self._standin_port), *services):
+        for program in (*programs.stores(self.settings, sockets=self.folder), programs.standin(self._standin_port)):
             self._programs[program.name] = program
         valkey = self._programs["valkey"]
         self._programs["valkey"] = Program("valkey", (*valkey.command, *valkey_options), valkey.environment)
-        gateway = self._programs.pop("gateway")
+
+    def _add_services(self, ports: list[int], replicas: Mapping[str, int]) -> None:
+        services = programs.services(self.settings, sockets=self.folder, groq_base_url=self._standin_url)
+        given = {program.name: program for program in services}
         for service, count in replicas.items():
-            program = self._programs.pop(service)
             for name in _numbered(service, count):
-                environment = {**program.environment, f"{service.upper()}_LISTEN": self.socket(name)}
-                self._programs[name] = Program(name, program.command, environment)
+                self._add_like(given[service], name, {f"{service.upper()}_LISTEN": self.socket(name)})
         for number, port in enumerate(ports, start=1):
-            environment = {**gateway.environment, "GATEWAY_PORT": str(port)}
-            self._programs[f"gateway-{number}"] = Program(f"gateway-{number}", gateway.command, environment)
+            self._add_like(given["gateway"], f"gateway-{number}", {"GATEWAY_PORT": str(port)})
+
+    def _add_workers(self, ports: list[int]) -> None:
+        workers = programs.workers(self.settings, sockets=self.folder, groq_base_url=self._standin_url)
+        for number, (worker, port) in enumerate(zip(workers, ports, strict=True)):
+            own = {"GATEWAY_PORT": str(port)}
+            for service in ("auth", "quota", "inference"):
+                socket = self.socket(_numbered(service, len(ports))[number])
+                own |= {f"{service.upper()}_LISTEN": socket, f"{service.upper()}_TARGET": socket}
+            self._add_like(worker, worker.name, own)
+
+    def _add_like(self, program: Program, name: str, environment: Mapping[str, str]) -> None:
+        self._programs[name] = Program(name, program.command, {**program.environment, **environment})
 
     async def _until_one_ready(self, name: str) -> None:
         match name:
@@ -279,20 +301,27 @@ class Stack:
                 await ready.until(lambda: ready.valkey_answers(self.folder / "valkey.sock"))
             case "groq-standin":
                 await ready.until(lambda: ready.http_answers(f"{self._standin_url}/healthz"))
-            case _ if not name.startswith("gateway-"):
-                await ready.until(lambda: ready.grpc_serves(self.socket(name)))
-            case _:
-                url = self.gateways[int(name.removeprefix("gateway-")) - 1]
+            case _ if name.startswith(("gateway", "stack")):
+                url = self.gateways[int(name.partition("-")[2] or 1) - 1]
                 await ready.until(lambda: ready.http_answers(f"{url}/readyz"))
+            case _:
+                await ready.until(lambda: ready.grpc_serves(self.socket(name)))
 
 
 @contextmanager
 def running_stack(
-    *, gateways: int = 1, quotas: int = 1, valkey_options: Sequence[str] = (), **environment: str
+    *, gateways: int = 1, quotas: int = 1, workers: int = 0, valkey_options: Sequence[str] = (), **environment: str
 ) -> Iterator[Stack]:
     """Run a stack for the block; all of it must stop in order at the end."""
     with stack_folder() as folder:
-        stack = Stack(folder, gateways=gateways, environment=environment, quotas=quotas, valkey_options=valkey_options)
+        stack = Stack(
+            folder,
+            gateways=gateways,
+            environment=environment,
+            quotas=quotas,
+            workers=workers,
+            valkey_options=valkey_options,
+        )
         with started(stack):
             yield stack
 

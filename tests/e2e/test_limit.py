@@ -2,61 +2,21 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import aiohttp
 
-from tests.e2e.stack import Key, Stack, connector, say
-
-_REQUESTS, _LIMIT = 1_200, 1_000
-
-
-async def _ask(session: aiohttp.ClientSession, base_url: str, key: Key, number: int) -> tuple[int, Any]:
-    body = say(f"question {number} of {key.id}", stream=number % 10 == 0)
-    async with session.post(f"{base_url}/api/v1/chat", headers=key.headers, json=body) as response:
-        raw = await response.read()
-        return response.status, raw
+from tests.e2e.crowd import ask, hold_the_limit
+from tests.e2e.stack import Stack, say
 
 
 async def test_of_1200_concurrent_requests_through_two_gateways_exactly_1000_are_answered(stack: Stack) -> None:
-    key = await stack.create_key(daily_limit=_LIMIT)
-    async with aiohttp.ClientSession(connector=connector(_REQUESTS)) as session:
-        answers = await asyncio.gather(
-            *(_ask(session, stack.gateways[number % 2], key, number) for number in range(_REQUESTS))
-        )
-    statuses = Counter(status for status, _ in answers)
-    assert statuses == {200: _LIMIT, 429: _REQUESTS - _LIMIT}
-
-    assert await stack.until_settled(key) == (_LIMIT, 0)
-    rows = stack.ledger(key)
-    assert len(rows) == _LIMIT
-    assert all(row["charged"] and row["outcome"] == "answered" and row["usage_source"] == "reported" for row in rows)
-    _assert_same_as_served(rows, [one for one in await stack.journal() if key.id in (one["last_user_message"] or "")])
-
-
-def _assert_same_as_served(rows: list[dict[str, Any]], served: list[dict[str, Any]]) -> None:
-    """Compare request for request and token for token, by Groq's own id."""
-    booked = {
-        row["upstream_id"]: (row["prompt_tokens"], row["completion_tokens"], row["total_tokens"], row["stream"] == 1)
-        for row in rows
-    }
-    counted = {
-        one["x_groq_id"]: (
-            one["usage"]["prompt_tokens"],
-            one["usage"]["completion_tokens"],
-            one["usage"]["total_tokens"],
-            one["stream"],
-        )
-        for one in served
-    }
-    assert len(booked) == len(rows)
-    assert booked == counted
+    await hold_the_limit(stack, requests=1_200, limit=1_000)
 
 
 async def test_a_key_with_a_limit_of_zero_is_never_answered(stack: Stack) -> None:
     key = await stack.create_key(daily_limit=0)
     async with aiohttp.ClientSession() as session:
-        status, _ = await _ask(session, stack.base_url, key, 1)
+        status, _ = await ask(session, stack.base_url, key, 1)
     assert status == 429
     assert stack.counters(key) == (0, 0)
 
@@ -64,7 +24,7 @@ async def test_a_key_with_a_limit_of_zero_is_never_answered(stack: Stack) -> Non
 async def test_a_refused_request_tells_when_the_limit_resets_and_that_retrying_is_in_vain(stack: Stack) -> None:
     key = await stack.create_key(daily_limit=1)
     async with aiohttp.ClientSession() as session:
-        assert (await _ask(session, stack.base_url, key, 1))[0] == 200
+        assert (await ask(session, stack.base_url, key, 1))[0] == 200
         await stack.until_settled(key)
         url = f"{stack.base_url}/api/v1/chat"
         async with session.post(url, headers=key.headers, json=say("one too many")) as response:
@@ -99,13 +59,13 @@ async def test_the_limit_resets_at_midnight_utc(own_stack: Stack) -> None:
     """The scripts' clock is moved past midnight by their offset; nobody waits for the night."""
     key = await own_stack.create_key(daily_limit=2)
     async with aiohttp.ClientSession() as session:
-        today = [(await _ask(session, own_stack.base_url, key, number))[0] for number in range(3)]
+        today = [(await ask(session, own_stack.base_url, key, number))[0] for number in range(3)]
         await own_stack.until_settled(key)
         own_stack.stop("quota")
         own_stack.start("quota", QUOTA_CLOCK_OFFSET_SECONDS="86400")
         await own_stack.until_ready("quota")
         await _until_quota_is_back(session, own_stack)
-        tomorrow = [(await _ask(session, own_stack.base_url, key, number))[0] for number in range(3)]
+        tomorrow = [(await ask(session, own_stack.base_url, key, number))[0] for number in range(3)]
     assert today == [200, 200, 429]
     assert tomorrow == [200, 200, 429]
     assert await own_stack.until_settled(key) == (4, 0)
@@ -116,5 +76,5 @@ async def _until_quota_is_back(session: aiohttp.ClientSession, stack: Stack) -> 
     """Return when the gateway reaches quota again; asked with another key, which the test does not count."""
     probe = await stack.create_key()
     async with asyncio.timeout(5):
-        while (await _ask(session, stack.base_url, probe, 0))[0] != 200:
+        while (await ask(session, stack.base_url, probe, 0))[0] != 200:
             await asyncio.sleep(0.05)

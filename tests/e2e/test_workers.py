@@ -1,0 +1,206 @@
+"""Two workers on one machine, each with all four services, over the same SQLite files and the same Valkey."""
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from operator import le
+
+import aiohttp
+import pytest
+
+from services.common.channel import open_channel
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, keys_pb2, keys_pb2_grpc
+from tests.e2e.callers import Caller, Listener
+from tests.e2e.crowd import ask, assert_same_as_served, hold_the_limit
+from tests.e2e.stack import EMAIL, Key, Stack, bare_environment, connector, running_stack, stack_folder, started
+
+pytestmark = pytest.mark.xdist_group("workers")
+
+_SHORT_TIMES = {
+    "INFERENCE_TOTAL_TIMEOUT_SECONDS": "2",
+    "GATEWAY_TOTAL_TIMEOUT_SECONDS": "2.5",
+    "QUOTA_HOLD_SECONDS": "3",
+    "QUOTA_SWEEP_SECONDS": "0.2",
+    "QUOTA_RECONCILE_SECONDS": "0.5",
+}
+"""What a killed worker held is closed within seconds."""
+_STREAM = "[[standin:slow token_ms=50]] [[standin:tokens count=60]]"
+"""Three seconds long."""
+_STREAMS = 20
+_KEYS = 200
+_LIMIT, _ASKERS = 600, 40
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Stack]:
+    """Give two workers; every test leaves them running."""
+    with running_stack(workers=2, GRACE_SECONDS="5") as stack:
+        yield stack
+
+
+@pytest.fixture
+def hasty() -> Iterator[Stack]:
+    """Give two workers that may be killed."""
+    with stack_folder() as folder:
+        stack = Stack(folder, gateways=2, workers=2, environment=_SHORT_TIMES)
+        with started(stack):
+            yield stack
+
+
+async def test_of_1200_concurrent_requests_through_two_workers_exactly_1000_are_answered(two: Stack) -> None:
+    await hold_the_limit(two, requests=1_200, limit=1_000)
+
+
+async def test_a_key_revoked_at_one_worker_is_refused_by_the_other_within_one_second_and_its_stream_ends(
+    two: Stack,
+) -> None:
+    for revoked_at, gateway in (("auth-1", two.gateways[1]), ("auth-2", two.gateways[0])):
+        key, url = await two.create_key(), f"{gateway}/api/v1/chat"
+        caller, listener = Caller(url, key), Listener(url, key, _STREAM)
+        async with aiohttp.ClientSession() as session, asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            tasks.create_task(caller.call(session))
+            tasks.create_task(listener.listen(session))
+            await asyncio.gather(caller.answered.wait(), listener.heard.wait())
+            await two.revoke_key(key, at=revoked_at)
+            at = asyncio.get_running_loop().time()
+        print(f"\nrefused after {caller.refused_at - at:.3f} s, ended after {listener.ended_at - at:.3f} s")
+        assert caller.refused_at - at <= 1
+        assert listener.ended_at - at <= 1
+        listener.assert_cut()
+
+
+async def test_workers_killed_under_load_let_no_more_than_the_limit_through_and_everything_is_settled(
+    hasty: Stack,
+) -> None:
+    key = await hasty.create_key(daily_limit=_LIMIT)
+    crowd, peak = asyncio.create_task(_ask_until_refused(hasty, key)), 0
+    for killed, used in (("stack", _LIMIT // 4), ("stack-2", _LIMIT // 2)):
+        peak = max(peak, await _watch(hasty, key, partial(le, used)))
+        hasty.kill(killed)
+        hasty.start(killed)
+    peak = max(peak, await _watch(hasty, key, lambda now: crowd.done()))
+    statuses = await crowd
+    charged, _ = await hasty.until_settled(key)
+    print(f"\n{dict(statuses)}; at most {peak} charged and held at a time, {charged} charged")
+    assert peak <= _LIMIT
+    assert charged == sum(row["charged"] for row in hasty.ledger(key))
+    assert statuses[200] <= charged <= _LIMIT
+    assert _verify(hasty) == 0
+    async with aiohttp.ClientSession() as session:
+        for number in range(_LIMIT - charged):
+            assert (await ask(session, hasty.gateways[number % 2], key, number))[0] == 200
+        assert [(await ask(session, url, key, 1))[0] for url in hasty.gateways] == [429, 429]
+    assert await hasty.until_settled(key) == (_LIMIT, 0)
+
+
+async def _watch(stack: Stack, key: Key, is_enough: Callable[[int], bool]) -> int:
+    """Return the most that was charged and held together until it was enough."""
+    peak = 0
+    async with asyncio.timeout(60):
+        while True:
+            now = sum(await asyncio.to_thread(stack.counters, key))
+            peak = max(peak, now)
+            if is_enough(now):
+                return peak
+
+
+async def _ask_until_refused(stack: Stack, key: Key) -> Counter[int | str]:
+    """Ask from all sides until the limit is reached; whoever is cut off asks again."""
+    seen: Counter[int | str] = Counter()
+    async with aiohttp.ClientSession(connector=connector(_ASKERS)) as session:
+
+        async def one(number: int) -> None:
+            while True:
+                try:
+                    status, _ = await ask(session, stack.gateways[number % 2], key, number)
+                except (aiohttp.ClientError, ConnectionError):
+                    seen["cut"] += 1
+                    await asyncio.sleep(0.02)
+                    continue
+                seen[status] += 1
+                if status == 429:
+                    return
+
+        await asyncio.gather(*(one(number) for number in range(_ASKERS)))
+    return seen
+
+
+def _verify(stack: Stack) -> int:
+    command = [sys.executable, "-m", "services.cli", "verify"]
+    environment = {**bare_environment(), "QUOTA_TARGET": stack.socket("quota-1")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    print(done.stdout, done.stderr)
+    return done.returncode
+
+
+@pytest.mark.parametrize("stopped", ["stack", "stack-2"])
+async def test_sigterm_under_streams_lets_them_finish_and_ends_with_exit_code_0(two: Stack, stopped: str) -> None:
+    key = await two.create_key()
+    url = f"{two.gateways[0 if stopped == 'stack' else 1]}/api/v1/chat"
+    listeners = [Listener(url, key, _STREAM) for _ in range(_STREAMS)]
+    async with aiohttp.ClientSession(connector=connector(_STREAMS)) as session, asyncio.TaskGroup() as tasks:
+        for one in listeners:
+            tasks.create_task(one.listen(session))
+        await asyncio.gather(*(one.heard.wait() for one in listeners))
+        code = await asyncio.to_thread(two.stop, stopped, within_seconds=10)
+    assert code == 0, two.log(stopped)
+    assert [one.events[-1] for one in listeners] == ["[DONE]"] * _STREAMS
+    assert two.counters(key) == (_STREAMS, 0), "what it held was settled before it ended"
+    rows = two.ledger(key)
+    assert [(row["outcome"], row["charged"], row["usage_source"]) for row in rows] == [
+        ("answered", 1, "reported")
+    ] * _STREAMS
+    served = [one for one in await two.journal() if one["x_groq_id"] in {row["upstream_id"] for row in rows}]
+    assert_same_as_served(rows, served)
+    two.start(stopped)
+    await two.until_ready(stopped)
+
+
+async def test_changes_at_both_workers_in_the_same_moments_lose_nothing(two: Stack) -> None:
+    """Two processes write the one SQLite file: keys, their limits, accounts and the audit log."""
+    keys = await asyncio.gather(*(two.create_key(at=f"auth-{number % 2 + 1}") for number in range(_KEYS)))
+    async with open_channel(two.socket("auth-1")) as first, open_channel(two.socket("auth-2")) as second:
+        stubs = [keys_pb2_grpc.KeyServiceStub(channel) for channel in (first, second)]
+        accounts = [accounts_pb2_grpc.AccountServiceStub(channel) for channel in (first, second)]
+        log = audit_pb2_grpc.AuditServiceStub(first)
+
+        async def change(number: int) -> None:
+            limit = keys_pb2.SetKeyLimitRequest(key_id=keys[number].id, daily_limit=number)
+            await stubs[number % 2].SetKeyLimit(limit, metadata=two.admin_metadata, timeout=30)
+            if number % 2:
+                end = keys_pb2.RevokeKeyRequest(key_id=keys[number].id)
+                await stubs[(number // 2) % 2].RevokeKey(end, metadata=two.admin_metadata, timeout=30)
+            account = accounts_pb2.CreateAccountRequest(email=f"person-{number}@example.com")
+            await accounts[number % 2].CreateAccount(account, metadata=two.admin_metadata, timeout=30)
+
+        await asyncio.gather(*(change(number) for number in range(_KEYS)))
+        listed = [
+            (await one.ListKeys(keys_pb2.ListKeysRequest(email=EMAIL), metadata=two.admin_metadata, timeout=10)).keys
+            for one in stubs
+        ]
+        people = [
+            (
+                await one.ListAccounts(
+                    accounts_pb2.ListAccountsRequest(page_size=1_000), metadata=two.admin_metadata, timeout=10
+                )
+            )
+            for one in accounts
+        ]
+        page = audit_pb2.ListAuditEventsRequest(page_size=1_000)
+        events = (await log.ListAuditEvents(page, metadata=two.admin_metadata, timeout=10)).events
+    assert [list(one) for one in listed] == [list(listed[0])] * 2
+    own = {key.id: number for number, key in enumerate(keys)}
+    found = {key.id: key for key in listed[0] if key.id in own}
+    assert len(found) == _KEYS
+    for key_id, number in own.items():
+        assert found[key_id].daily_limit == number
+        assert found[key_id].HasField("revoked_at") == (number % 2 == 1)
+    emails = {f"person-{number}@example.com" for number in range(_KEYS)}
+    assert all(emails <= {account.email for account in one.accounts} for one in people)
+    told = Counter(event.action for event in events if event.target in own)
+    assert told == {"key.created": _KEYS, "key.limit_set": _KEYS, "key.revoked": _KEYS // 2}
+    made = {account.id for account in people[0].accounts if account.email in emails}
+    assert made <= {event.target for event in events if event.action == "account.created"}
