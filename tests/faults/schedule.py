@@ -28,6 +28,15 @@ class Leave(StrEnum):
     FIRST_CHUNK = "first_chunk"
 
 
+class Layout(StrEnum):
+    """How the services are spread over processes."""
+
+    SERVICES = "services"
+    """A process for each, as in a cluster: two gateways, two quotas, inference and auth."""
+    WORKERS = "workers"
+    """Two processes that each hold all four, as on one machine."""
+
+
 class Harm(StrEnum):
     """What is done to a program or a store."""
 
@@ -85,6 +94,11 @@ class Fault:
     seconds: float
     """How long it stays broken."""
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What breaks with the target: itself, and all that it holds."""
+        return (self.target, *_HELD.get(self.target, ()))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -95,10 +109,11 @@ class Plan:
     """The limit of each key."""
     requests: tuple[Request, ...]
     faults: tuple[Fault, ...]
+    layout: Layout = Layout.SERVICES
 
     def harms(self, target: str) -> set[Harm]:
-        """Return what is done to a target."""
-        return {fault.harm for fault in self.faults if fault.target == target}
+        """Return what is done to a target, or to what holds it."""
+        return {fault.harm for fault in self.faults if target in fault.parts}
 
 
 KINDS = (
@@ -121,20 +136,28 @@ KINDS = (
 PROBE = KINDS[0]
 _RESET = next(kind for kind in KINDS if kind.name == "reset")
 
-_PROCESSES = ("gateway-1", "gateway-2", "quota-1", "quota-2", "inference", "auth", "groq-standin")
+_PROCESSES = {
+    Layout.SERVICES: ("gateway-1", "gateway-2", "quota-1", "quota-2", "inference", "auth", "groq-standin"),
+    Layout.WORKERS: ("stack", "stack", "stack", "stack-2", "stack-2", "stack-2", "groq-standin"),
+}
+_HELD = {
+    "stack": ("gateway-1", "quota-1", "inference", "auth"),
+    "stack-2": ("gateway-2", "quota-2", "inference", "auth"),
+}
 _VALKEY = (Harm.KILL, Harm.PAUSE, Harm.FLUSH, Harm.FORGET, Harm.ROLL_BACK)
 
 
-def plan(seed: int) -> Plan:
+def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
     """Return what happens under a seed."""
     chance = random.Random(seed)
     limits = tuple(chance.randint(*_LIMITS) for _ in range(chance.choice((1, 1, 2))))
     requests = [_request(chance, number, len(limits)) for number in range(chance.randint(*_REQUESTS))]
     if chance.random() < 0.15:
         requests += _storm(chance, len(requests), len(limits))
-    targets = chance.sample([*_PROCESSES, "valkey", "valkey", "valkey", "postgres", "postgres"], chance.randint(1, 3))
+    stores = ("valkey", "valkey", "valkey", "postgres", "postgres")
+    targets = chance.sample([*_PROCESSES[layout], *stores], chance.randint(1, 3))
     faults = [_fault(chance, target) for target in dict.fromkeys(targets)]
-    return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)))
+    return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)), layout)
 
 
 def body(request: Request, tag: str) -> bytes | dict[str, Any]:

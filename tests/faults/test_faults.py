@@ -1,7 +1,8 @@
 """The fault suite: under load, whatever dies or forgets, every request is charged exactly once or not at all.
 
 Each seed is one run: its requests, its faults and their moments come from it. `make test-faults SEEDS=200` runs many,
-`make test-faults SEED=17` runs one again; `make test` runs a few. See docs/fault-suite.md.
+`make test-faults SEED=17` runs one again, each with a process for each service and with two workers that hold all four;
+`make test` runs a few. See docs/fault-suite.md.
 """
 
 import os
@@ -13,10 +14,10 @@ import pytest
 
 from tests.faults import checks
 from tests.faults.evidence import Evidence, gather
-from tests.faults.schedule import plan
+from tests.faults.schedule import Layout, plan
 from tests.faults.world import World, running_world
 
-_SEEDS_IN_THE_SUITE = 3
+_SEEDS_IN_THE_SUITE = 2
 _SEED_SECONDS_MAX = 90
 _PROBLEMS_SHOWN = 20
 _LINES_SHOWN = 60
@@ -24,10 +25,21 @@ _LINES_SHOWN = 60
 pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(_SEED_SECONDS_MAX)]
 
 
+def _layouts() -> list[Layout]:
+    one = os.environ.get("FAULT_LAYOUT")
+    return [Layout(one)] if one else list(Layout)
+
+
+@pytest.fixture(scope="module", params=_layouts())
+def layout(request: pytest.FixtureRequest) -> Layout:
+    """Give how the services are spread over processes."""
+    return Layout(request.param)
+
+
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+def world(layout: Layout) -> Iterator[World]:
     """Give a running world; every seed mends it first."""
-    with running_world() as running:
+    with running_world(layout) as running:
         yield running
 
 
@@ -39,8 +51,8 @@ def _seeds() -> list[int]:
 
 
 @pytest.mark.parametrize("seed", _seeds())
-async def test_every_request_is_charged_once_or_not_at_all(world: World, seed: int) -> None:
-    evidence = await gather(world, plan(seed))
+async def test_every_request_is_charged_once_or_not_at_all(world: World, layout: Layout, seed: int) -> None:
+    evidence = await gather(world, plan(seed, layout))
     found = checks.problems(evidence)
     print(_summary(evidence), *found[:_PROBLEMS_SHOWN], sep="\n- ")
     assert not found, _report(evidence, found, _log_lines(world, found))
@@ -73,7 +85,7 @@ def _report(evidence: Evidence, found: list[str], lines: list[str]) -> str:
     ]
     return "\n".join(
         [
-            f"seed {seed}; again with: make test-faults SEED={seed}",
+            f"seed {seed}; again with: make test-faults SEED={seed} FAULT_LAYOUT={evidence.plan.layout}",
             f"limits {evidence.plan.limits}, {len(evidence.results)} requests, {len(evidence.rows)} rows; faults:",
             *faults,
             f"{len(found)} problems:",

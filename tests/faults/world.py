@@ -1,4 +1,4 @@
-"""The world that is broken and mended: four services, two gateways, two quotas, Valkey, Postgres and the stand-in."""
+"""The world that is broken and mended: the services, of which two can be asked, Valkey, Postgres and the stand-in."""
 
 import asyncio
 import os
@@ -20,6 +20,7 @@ from services.quota.scripts import entries_of
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.e2e.stack import Key, Stack, bare_environment, free_port, running_stack
 from tests.faults.postgres import Postgres, running_postgres
+from tests.faults.schedule import Layout
 
 HOLD_SECONDS = 3.0
 RECOVERED_SECONDS_MAX = 5.0
@@ -169,7 +170,7 @@ class World:
 
 
 @contextmanager
-def running_world() -> Iterator[World]:
+def running_world(layout: Layout) -> Iterator[World]:
     """Run a world for the block."""
     with running_postgres(free_port()) as postgres:
         urls = {
@@ -180,7 +181,14 @@ def running_world() -> Iterator[World]:
         for service in ("auth", "inference"):
             _migrate(service, urls)
         with running_stack(
-            gateways=2, quotas=2, valkey_options=_VALKEY_OPTIONS, **_TIMES, **_SECRETS, **urls, **_extra()
+            gateways=2,
+            quotas=2,
+            workers=2 if layout is Layout.WORKERS else 0,
+            valkey_options=_VALKEY_OPTIONS,
+            **_TIMES,
+            **_SECRETS,
+            **urls,
+            **_extra(),
         ) as stack:
             world = World(stack, postgres)
             try:
