@@ -1,9 +1,13 @@
 """What `make run` can be told; everything else in the environment reaches the services as it is."""
 
-from pydantic import Field, SecretStr
+import re
+
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
+
+_HOST_AND_PORT = re.compile(r".+:\d{1,5}")
 
 
 class LocalSettings(ServiceSettings):
@@ -53,6 +57,16 @@ class LocalSettings(ServiceSettings):
 
     admin_token: SecretStr = Field(default=SecretStr(""), validation_alias="STACK_ADMIN_TOKEN")
     """The operator's token; empty reads the one that auth keeps in DATA_DIR."""
+
+    @field_validator(
+        *("auth_listen", "quota_listen", "inference_listen"),
+        *("auth_metrics_listen", "quota_metrics_listen", "inference_metrics_listen", "gateway_metrics_listen"),
+    )
+    @classmethod
+    def _names_a_port(cls, address: str) -> str:
+        if address and not address.startswith("unix:") and not _HOST_AND_PORT.fullmatch(address):
+            raise ValueError(f"{address!r} is not host:port")
+        return address
 
     @property
     def metrics(self) -> dict[str, str]:

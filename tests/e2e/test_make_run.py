@@ -308,11 +308,23 @@ def test_a_data_dir_that_cannot_be_written_is_one_sentence(start: Callable[..., 
     assert "DATA_DIR" in output
 
 
-def test_a_setting_that_makes_no_sense_is_one_sentence(start: Callable[..., Runner]) -> None:
-    runner = start(GATEWAY_PORT="eighty")
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("GATEWAY_PORT", "eighty"),
+        ("STACK_WORKERS", "-1"),
+        ("GATEWAY_METRICS_LISTEN", "here"),
+        ("AUTH_LISTEN", "50051"),
+        ("QUOTA_HOLD_SECONDS", "soon"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_sentence(start: Callable[..., Runner], setting: str, value: str) -> None:
+    """Be it the runner's or one of a service in a worker."""
+    runner = start(**{setting: value})
     output, _ = runner.process.communicate(timeout=_READY_SECONDS)
+    assert runner.process.returncode == 1
     assert len(output.strip().splitlines()) == 1, output
-    assert "GATEWAY_PORT" in output
+    assert setting in output
 
 
 def test_a_second_runner_over_the_same_data_is_refused_in_one_sentence(

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from services.common.channel import open_channel
+from services.common.errors import FailedPrecondition, rpc_errors
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, keys_pb2, keys_pb2_grpc
 from tests.e2e.callers import Caller, Listener
 from tests.e2e.crowd import ask, assert_same_as_served, hold_the_limit
@@ -30,7 +31,7 @@ _SHORT_TIMES = {
 _STREAM = "[[standin:slow token_ms=50]] [[standin:tokens count=60]]"
 """Three seconds long."""
 _STREAMS = 20
-_KEYS = 200
+_KEYS, _ROTATED = 200, 40
 _LIMIT, _ASKERS = 600, 40
 
 
@@ -204,3 +205,26 @@ async def test_changes_at_both_workers_in_the_same_moments_lose_nothing(two: Sta
     assert told == {"key.created": _KEYS, "key.limit_set": _KEYS, "key.revoked": _KEYS // 2}
     made = {account.id for account in people[0].accounts if account.email in emails}
     assert made <= {event.target for event in events if event.action == "account.created"}
+
+
+async def test_a_key_that_both_workers_rotate_at_once_is_rotated_once(two: Stack) -> None:
+    keys = [await two.create_key() for _ in range(_ROTATED)]
+    async with open_channel(two.socket("auth-1")) as first, open_channel(two.socket("auth-2")) as second:
+        stubs = [keys_pb2_grpc.KeyServiceStub(channel) for channel in (first, second)]
+
+        async def rotate(key: Key, worker: int) -> str:
+            request = keys_pb2.RotateKeyRequest(key_id=key.id)
+            try:
+                with rpc_errors(unavailable_reason="auth_unavailable"):
+                    answer = await stubs[worker].RotateKey(request, metadata=two.admin_metadata, timeout=30)
+            except FailedPrecondition:
+                return ""
+            return str(answer.key.id)
+
+        pairs = await asyncio.gather(*(asyncio.gather(rotate(key, 0), rotate(key, 1)) for key in keys))
+        made = [one for pair in pairs for one in pair if one]
+        listed = await stubs[0].ListKeys(keys_pb2.ListKeysRequest(email=EMAIL), metadata=two.admin_metadata, timeout=10)
+    assert len(made) == _ROTATED
+    assert all("" in pair for pair in pairs)
+    replaced = {key.id: key.replaced_by for key in listed.keys}
+    assert [replaced[key.id] for key in keys] == made
