@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -44,7 +45,7 @@ def main() -> None:
         with rounds.running(contenders) as (started, skipped):
             versions = {contender.name: contender.version for contender in started}
             found = rounds.run(started, _PLAN)
-            charged = next(contender.charged() for contender in started if contender.name == report.OURS)
+            charged = sum(contender.charged() or 0 for contender in started)
     run = report.Run(
         date=datetime.now(UTC).isoformat(timespec="minutes"),
         machine=here,
@@ -52,7 +53,7 @@ def main() -> None:
         skipped=skipped,
         medians={name: medians(figures) for name, figures in found.items()},
         rounds=_PLAN.rounds,
-        charged=charged or 0,
+        charged=charged,
     )
     _write(out, run, found)
 
@@ -64,6 +65,7 @@ def _contenders(folder: Path) -> list[Contender]:
         Nginx(folder, upstream=mock.base_url),
         PassThrough(folder, upstream=mock.url),
         Stack(folder, groq_base_url=mock.base_url),
+        Stack(folder, groq_base_url=mock.base_url, workers=max(2, os.cpu_count() or 0)),
         Portkey(folder, groq_base_url=mock.base_url),
         LiteLLM(folder, groq_base_url=mock.base_url),
     ]

@@ -26,7 +26,7 @@ def draw(medians: Medians, path: Path) -> None:
     ]
     for axis, (title, value_of) in zip(axes.flat, panels, strict=True):
         values = {name: value for name in medians if name != "direct" and (value := value_of(name)) and value > 0}
-        colours = [_OURS_COLOUR if name == OURS else _OTHERS_COLOUR for name in values]
+        colours = [_OURS_COLOUR if name.startswith(OURS) else _OTHERS_COLOUR for name in values]
         bars = axis.barh(list(values), list(values.values()), color=colours)
         axis.bar_label(bars, [number(value) for value in values.values()], padding=3)
         axis.set_xscale("log")

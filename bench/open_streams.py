@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import streams, wire
 from bench.closed_loop import body
-from bench.contenders.stack import Stack
+from bench.contenders.stack import WORKER, Stack
 from bench.mock import Mock
 from bench.percentiles import percentile
 from bench.progress import say
@@ -26,7 +26,6 @@ _RATIO_MAX = 3.0
 _ASKED = 60
 _OPENING_AT_ONCE = 50
 _STEPS = (1, 10, 100, 500, 1_000, 2_000)
-_SERVICES = ("gateway", "inference")
 # More than its defaults allow one inference process; an operator who wants so many streams sets these.
 _ROOM = {"INFERENCE_CONCURRENCY_MAX": "4000", "INFERENCE_CONNECTIONS_MAX": "4000"}
 
@@ -38,9 +37,9 @@ class Level:
     streams: int
     p50_ms: float
     p99_ms: float
-    rss_mb: tuple[float, ...]
-    """Of the gateway and of inference."""
-    descriptors: tuple[int, ...]
+    rss_mb: float
+    """Of the worker, which holds all services."""
+    descriptors: int
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
         folder = Path(name)
         mock = Mock(folder)
-        stack = Stack(folder, groq_base_url=mock.base_url, **_ROOM)
+        stack = Stack(folder, groq_base_url=mock.base_url, workers=1, **_ROOM)
         mock.start()
         stack.start()
         try:
@@ -94,12 +93,12 @@ def report(levels: Sequence[Level]) -> list[str]:
     rows = [
         [
             f"{level.streams:,}",
-            *map(number, (level.p50_ms, level.p99_ms, *level.rss_mb)),
-            *map(str, level.descriptors),
+            *map(number, (level.p50_ms, level.p99_ms, level.rss_mb)),
+            f"{level.descriptors:,}",
         ]
         for level in levels
     ]
-    heads = ["open streams", "request p50 ms", "p99 ms", "gateway MB", "inference MB", "gateway fds", "inference fds"]
+    heads = ["open streams", "request p50 ms", "p99 ms", "worker MB", "descriptors"]
     return table(heads, rows)
 
 
@@ -113,14 +112,14 @@ async def _level(stack: Stack, count: int) -> Level:
         assert reply.status == 200, reply.body
         took.append((reply.ended - sent) * 1000)
     connection.close()
-    used = [usage([stack.parts[service]]) for service in _SERVICES]
+    used = usage([stack.parts[WORKER]])
     say(f"{count:,} streams are open")
     return Level(
         streams=count,
         p50_ms=percentile(took, 0.5),
         p99_ms=percentile(took, 0.99),
-        rss_mb=tuple(each.rss_bytes / 1e6 for each in used),
-        descriptors=tuple(each.descriptors for each in used),
+        rss_mb=used.rss_bytes / 1e6,
+        descriptors=used.descriptors,
     )
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
-        stack = Stack(Path(name), groq_base_url=Mock(Path(name)).base_url)
+        stack = Stack(Path(name), groq_base_url=Mock(Path(name)).base_url, workers=0)
         stack.start()
         try:
             loads = [Load(keys, callers, seconds) for keys in _KEYS for callers in _CALLERS]

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench import closed_loop, measure, streams
-from bench.contenders.stack import SERVICES, Stack
+from bench.contenders.stack import Stack
 from bench.mock import Mock
 from bench.progress import say
 from bench.tables import number, table
@@ -159,12 +159,11 @@ def _until_nothing_in_flight(stack: Stack) -> None:
 
 def _in_flight(stack: Stack) -> dict[str, float]:
     found: dict[str, float] = {}
-    for service in SERVICES:
-        with urlopen(f"http://{stack.addresses[f'{service.upper()}_METRICS_LISTEN']}/metrics", timeout=5) as answer:
-            for family in text_string_to_metric_families(answer.read().decode()):
-                for sample in family.samples if family.name in _IN_FLIGHT else ():
-                    if _ENDLESS not in sample.labels.get("method", ""):
-                        found[f"{service} {sample.name} {sample.labels}"] = sample.value
+    with urlopen(f"http://{stack.addresses['GATEWAY_METRICS_LISTEN']}/metrics", timeout=5) as answer:
+        for family in text_string_to_metric_families(answer.read().decode()):
+            for sample in family.samples if family.name in _IN_FLIGHT else ():
+                if _ENDLESS not in sample.labels.get("method", ""):
+                    found[f"{sample.name} {sample.labels}"] = sample.value
     return found
 
 

@@ -20,15 +20,17 @@ from bench.processes import DidNotStart, Process, plain_environment
 from services.auth.minting import DAILY_LIMIT_MAX
 from tests.e2e.stack import free_port
 
-SERVICES = ("gateway", "auth", "quota", "inference")
+_SERVICES = ("gateway", "auth", "quota", "inference")
+WORKER = "worker"
+"""How the processes that hold the four services are called in figures; further ones have a number."""
 _EMAIL = "bench@example.com"
 _START_SECONDS = 40
 _SETTLE_SECONDS = 15
 _PART = re.compile(r"-m services\.(?:local\.)?(\w+)|valkey-server")
 _VALKEY_TITLE = re.compile(r"(?:unixsocket:|--unixsocket )(\S+)")
 _PORTS = (
-    *(f"{service.upper()}_LISTEN" for service in SERVICES[1:]),
-    *(f"{service.upper()}_METRICS_LISTEN" for service in SERVICES),
+    *(f"{service.upper()}_LISTEN" for service in _SERVICES[1:]),
+    *(f"{service.upper()}_METRICS_LISTEN" for service in _SERVICES),
 )
 
 
@@ -39,13 +41,20 @@ class Disagreement(Exception):
 class Stack:
     """`python -m services.local` over a folder of its own."""
 
-    name = "stack"
     model = MODEL
 
-    def __init__(self, folder: Path, *, groq_base_url: str, **environment: str) -> None:
-        """Prepare it in front of the mock at `groq_base_url`; `environment` is what an operator would set besides."""
-        self.data = folder / "data"
-        self._log = folder / "stack.log"
+    def __init__(self, folder: Path, *, groq_base_url: str, workers: int = 1, **environment: str) -> None:
+        """Prepare it in front of the mock at `groq_base_url`.
+
+        Args:
+            folder: Where its data and its log go.
+            groq_base_url: The mock's address.
+            workers: Processes that hold all four services each; 0 runs each service as one of its own.
+            environment: What an operator would set besides.
+        """
+        self.name = "stack" if workers == 1 else f"stack, {workers} workers"
+        self.data = folder / f"data-{workers}"
+        self._log = folder / f"stack-{workers}.log"
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in _PORTS}
         port = free_port()
         self.base_url = f"http://127.0.0.1:{port}"
@@ -55,6 +64,7 @@ class Stack:
             GROQ_API_KEY="gsk_bench",
             GATEWAY_PORT=str(port),
             DATA_DIR=str(self.data),
+            STACK_WORKERS=str(workers),
             **self.addresses,
             **environment,
         )
@@ -68,7 +78,7 @@ class Stack:
 
     @property
     def parts(self) -> dict[str, int]:
-        """The supervisor, the workers or the four services, and Valkey."""
+        """The supervisor, the workers or the services, and Valkey."""
         found = {"supervisor": self._process.pid}
         for process in psutil.Process(self._process.pid).children(recursive=True):
             if name := _PART.search(" ".join(process.cmdline())):
