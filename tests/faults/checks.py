@@ -192,19 +192,19 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
 
 
 def _may_lose_rows(evidence: Evidence) -> bool:
-    """A row is lost only where it waited for Postgres and its process died."""
-    return bool(evidence.plan.harms("postgres")) and Harm.KILL in evidence.plan.harms("inference")
+    """A row is lost only where it waited for the database and its process died."""
+    return evidence.plan.ledger_may_stall and Harm.KILL in evidence.plan.harms("inference")
 
 
 def _was_late(evidence: Evidence, result: Result, row: Row) -> bool:
     """Whether the sweeper may have closed a row before it came.
 
-    It does so not before the hold's time is over. Without Postgres' outage a row commits before its answer ends, so
-    that such an answer ended after that time.
+    It does so not before the hold's time is over. Where no row has to wait for the database it commits before its
+    answer ends, so that such an answer ended after that time.
     """
     if row.refund_reason != _NO_VERDICT:
         return False
-    return bool(evidence.plan.harms("postgres")) or result.ended_at >= row.reserved_at + HOLD_SECONDS
+    return evidence.plan.ledger_may_stall or result.ended_at >= row.reserved_at + HOLD_SECONDS
 
 
 def _wrong_denial(evidence: Evidence, result: Result) -> Iterator[str]:

@@ -191,9 +191,9 @@ async def _until_settled(world: World, evidence: Evidence) -> None:
 
 
 async def _until_written(world: World, evidence: Evidence) -> None:
-    """Give rows that waited for Postgres the time to be written; whether they were is for the checks to say."""
+    """Give rows that waited for the database the time to be written; whether they were is for the checks to say."""
     deadline = time.monotonic() + _WRITTEN_SECONDS_MAX
-    while evidence.plan.harms("postgres") and time.monotonic() < deadline:
+    while evidence.plan.ledger_may_stall and time.monotonic() < deadline:
         evidence.rows = await world.rows(evidence.keys)
         known = {row.request_id for row in evidence.rows if row.outcome != "unknown"}
         if all(result.request_id in known for result in evidence.results if result.is_complete):

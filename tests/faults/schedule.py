@@ -32,9 +32,9 @@ class Layout(StrEnum):
     """How the services are spread over processes."""
 
     SERVICES = "services"
-    """A process for each, as in a cluster: two gateways, two quotas, inference and auth."""
+    """A process for each over Postgres, as in a cluster: two gateways, two quotas, inference and auth."""
     WORKERS = "workers"
-    """Two processes that each hold all four, as on one machine."""
+    """Two processes that each hold all four, over SQLite files that they share, as on one machine."""
 
 
 class Harm(StrEnum):
@@ -111,6 +111,12 @@ class Plan:
     faults: tuple[Fault, ...]
     layout: Layout = Layout.SERVICES
 
+    @property
+    def ledger_may_stall(self) -> bool:
+        """Whether rows may have to wait: Postgres is away, or a frozen worker has the lock of the SQLite file."""
+        has_frozen_worker = self.layout is Layout.WORKERS and Harm.PAUSE in self.harms("inference")
+        return bool(self.harms("postgres")) or has_frozen_worker
+
     def harms(self, target: str) -> set[Harm]:
         """Return what is done to a target, or to what holds it."""
         return {fault.harm for fault in self.faults if target in fault.parts}
@@ -140,6 +146,10 @@ _PROCESSES = {
     Layout.SERVICES: ("gateway-1", "gateway-2", "quota-1", "quota-2", "inference", "auth", "groq-standin"),
     Layout.WORKERS: ("stack", "stack", "stack", "stack-2", "stack-2", "stack-2", "groq-standin"),
 }
+_STORES = {
+    Layout.SERVICES: ("valkey", "valkey", "valkey", "postgres", "postgres"),
+    Layout.WORKERS: ("valkey", "valkey", "valkey"),
+}
 _HELD = {
     "stack": ("gateway-1", "quota-1", "inference", "auth"),
     "stack-2": ("gateway-2", "quota-2", "inference", "auth"),
@@ -154,8 +164,7 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
     requests = [_request(chance, number, len(limits)) for number in range(chance.randint(*_REQUESTS))]
     if chance.random() < 0.15:
         requests += _storm(chance, len(requests), len(limits))
-    stores = ("valkey", "valkey", "valkey", "postgres", "postgres")
-    targets = chance.sample([*_PROCESSES[layout], *stores], chance.randint(1, 3))
+    targets = chance.sample([*_PROCESSES[layout], *_STORES[layout]], chance.randint(1, 3))
     faults = [_fault(chance, target) for target in dict.fromkeys(targets)]
     return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)), layout)
 

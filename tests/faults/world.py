@@ -1,4 +1,4 @@
-"""The world that is broken and mended: the services, of which two can be asked, Valkey, Postgres and the stand-in."""
+"""The world that is broken and mended: services or workers, Valkey, the stand-in, and Postgres below the services."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from grpc import StatusCode, aio
 from services.common.channel import open_channel
 from services.quota.scripts import entries_of
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
-from tests.e2e.stack import Key, Stack, bare_environment, free_port, running_stack
+from tests.e2e.stack import Key, Stack, bare_environment, free_port, stack_folder, started
 from tests.faults.postgres import Postgres, running_postgres
 from tests.faults.schedule import Layout
 
@@ -83,10 +83,16 @@ class Row:
 class World:
     """A running stack whose parts can be broken, and what may be seen of it."""
 
-    def __init__(self, stack: Stack, postgres: Postgres) -> None:
+    def __init__(self, stack: Stack, postgres: Postgres | None) -> None:
         self.stack = stack
-        self.postgres = postgres
+        self._postgres = postgres
         self._paused: set[str] = set()
+
+    @property
+    def postgres(self) -> Postgres:
+        """The databases' server."""
+        assert self._postgres is not None, "workers keep all in SQLite files"
+        return self._postgres
 
     # Breaking and mending. Programs are started in the main thread: they end with the thread that started them.
 
@@ -105,9 +111,10 @@ class World:
         """Have everything run and answer again."""
         for name in tuple(self._paused):
             self.resume(name)
-        self.postgres.thaw()
-        self.postgres.start()
-        await self.postgres.until_it_answers()
+        if self._postgres is not None:
+            self._postgres.thaw()
+            self._postgres.start()
+            await self._postgres.until_it_answers()
         for name in self.stack.names:
             if not self.stack.is_running(name):
                 self.stack.start(name)
@@ -145,8 +152,10 @@ class World:
 
     async def rows(self, keys: Sequence[Key]) -> list[Row]:
         """Return the ledger rows of keys."""
+        if self._postgres is None:
+            return [_row(one) for key in keys for one in await asyncio.to_thread(self.stack.ledger, key)]
         query = f"SELECT {', '.join(Row.__slots__)} FROM usage_ledger WHERE key_id = ANY($1) ORDER BY request_id"
-        return [Row(*one) for one in await self.postgres.fetch("ledger", query, [key.id for key in keys])]
+        return [Row(*one) for one in await self._postgres.fetch("ledger", query, [key.id for key in keys])]
 
     async def clear_journal(self) -> None:
         """Have the stand-in forget what it served."""
@@ -172,6 +181,16 @@ class World:
 @contextmanager
 def running_world(layout: Layout) -> Iterator[World]:
     """Run a world for the block."""
+    running = _running_workers if layout is Layout.WORKERS else _running_services
+    with running() as world:
+        try:
+            yield world
+        finally:
+            asyncio.run(world.mend())
+
+
+@contextmanager
+def _running_services() -> Iterator[World]:
     with running_postgres(free_port()) as postgres:
         urls = {
             "AUTH_DATABASE_URL": postgres.url("auth"),
@@ -180,21 +199,20 @@ def running_world(layout: Layout) -> Iterator[World]:
         asyncio.run(_create_databases(postgres))
         for service in ("auth", "inference"):
             _migrate(service, urls)
-        with running_stack(
-            gateways=2,
-            quotas=2,
-            workers=2 if layout is Layout.WORKERS else 0,
-            valkey_options=_VALKEY_OPTIONS,
-            **_TIMES,
-            **_SECRETS,
-            **urls,
-            **_extra(),
-        ) as stack:
-            world = World(stack, postgres)
-            try:
-                yield world
-            finally:
-                asyncio.run(world.mend())
+        environment = {**_TIMES, **_SECRETS, **urls, **_extra()}
+        with stack_folder() as folder:
+            stack = Stack(folder, gateways=2, quotas=2, environment=environment, valkey_options=_VALKEY_OPTIONS)
+            with started(stack):
+                yield World(stack, postgres)
+
+
+@contextmanager
+def _running_workers() -> Iterator[World]:
+    environment = {**_TIMES, **_SECRETS, **_extra()}
+    with stack_folder() as folder:
+        stack = Stack(folder, gateways=2, workers=2, environment=environment, valkey_options=_VALKEY_OPTIONS)
+        with started(stack):
+            yield World(stack, None)
 
 
 async def _create_databases(postgres: Postgres) -> None:
@@ -213,6 +231,12 @@ def _migrate(service: str, urls: Mapping[str, str]) -> None:
 def _extra() -> dict[str, str]:
     """Return the log level that `FAULT_LOG_LEVEL` names: a failing seed may be looked at more closely."""
     return {"LOG_LEVEL": os.environ.get("FAULT_LOG_LEVEL", "INFO")}
+
+
+def _row(found: Mapping[str, Any]) -> Row:
+    """Return a row of SQLite, which has numbers for truth values."""
+    values = {name: found[name] for name in Row.__slots__}
+    return Row(**{**values, "stream": bool(found["stream"]), "charged": bool(found["charged"])})
 
 
 def _entries(answer: dict[bytes, bytes]) -> Entries:
