@@ -74,8 +74,9 @@ async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Pat
     # At ports that are shared, whoever answers may be another worker; metrics are of one, and come with its gateway.
     for name in settings.worker_names[1:]:
         probes[name] = _answering(settings.metrics[name])
-    # The first worker brings the databases' schemas up to date.
-    for programs_of_group in (stores, services, workers[:1], workers[1:]):
+    # A gateway takes chats as soon as it listens, so what it calls is there before. The first worker brings the
+    # databases' schemas up to date.
+    for programs_of_group in (stores, services[:-1], services[-1:], workers[:1], workers[1:]):
         group = [Child(program, log=logs / f"{program.name}.log") for program in programs_of_group]
         parts += group
         for child in group:
@@ -185,7 +186,7 @@ def _raise_first(task: "asyncio.Future[None]") -> None:
 
 def _check_data_dir(path: Path) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return
     except OSError as exc:

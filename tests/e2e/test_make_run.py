@@ -170,6 +170,7 @@ def test_later_runs_keep_the_key_and_what_it_used_however_many_workers_there_are
 
 def test_secrets_on_disk_are_for_their_owner_only(start: Callable[..., Runner], tmp_path: Path) -> None:
     start().read_until("Ctrl-C")
+    assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
     for name in ("key-pepper", "admin-token", "first-api-key"):
         assert (tmp_path / "var" / name).stat().st_mode & 0o777 == 0o600, name
 
