@@ -177,13 +177,19 @@ async def test_a_streams_deadline_closes_its_handler_while_nobody_reads(wire: Wi
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_cancelling_the_caller_cancels_the_handler(wire: Wire, is_stream: bool) -> None:
     endless = Endless()
+    heard = asyncio.Event()
     async with wire(wait=endless.unary, stream_wait=endless.stream) as channel:
 
         async def ask() -> None:
-            await (_rest(stream(channel, "stream_wait")(b"")) if is_stream else unary(channel, "wait")(b""))
+            if not is_stream:
+                await unary(channel, "wait")(b"")
+            async for _ in stream(channel, "stream_wait")(b""):
+                heard.set()
 
         caller = asyncio.create_task(ask())
         await _soon(endless.began.wait())
+        if is_stream:
+            await _soon(heard.wait())
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await _soon(caller)
