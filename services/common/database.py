@@ -159,6 +159,8 @@ async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) ->
     def upgrade(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+        else:
+            connection.execute(text("BEGIN IMMEDIATE"))  # Siblings that start together migrate one after the other.
         found = _current_revision(connection, version_table)
         if found not in known:
             # Who goes back a version meets the schema of the one that he left; Alembic would know nothing of it.

@@ -3,13 +3,35 @@
 import asyncio
 import signal
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.e2e.stack import Key, Stack, say
+from tests.e2e.stack import Key, Stack, running_stack, say
 
-_BACK_SECONDS = 5
+_BACK_SECONDS = 10
+"""Far more than it takes, for a machine that has much to do."""
+
+pytestmark = pytest.mark.xdist_group("restart")
+
+
+@pytest.fixture(scope="module")
+def broken_again_and_again() -> Iterator[Stack]:
+    """Give one stack for all tests here."""
+    with running_stack() as running:
+        yield running
+
+
+@pytest.fixture
+async def own_stack(broken_again_and_again: Stack) -> Stack:
+    """Give the stack whole, whatever the test before has broken."""
+    stack = broken_again_and_again
+    for name in stack.names:
+        if not stack.is_running(name):
+            stack.start(name)
+    await stack.until_ready(*stack.names)
+    return stack
 
 
 async def _ask(stack: Stack, key: Key) -> httpx.Response:

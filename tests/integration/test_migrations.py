@@ -1,5 +1,6 @@
 """Migrations go up, down and up again on both databases, and lose no row of the tables that stay."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,3 +123,21 @@ async def test_what_people_left_does_not_stand_in_the_way_of_a_downgrade(urls: l
         columns = ["name", "daily_limit", "active_keys_max"]
         rows = await _rows(engine, AUTH, "plans", columns)
     assert ("team", 5000, None) in rows
+
+
+@pytest.mark.parametrize("schema", [AUTH, LEDGER], ids=["auth", "ledger"])
+async def test_siblings_that_start_together_on_a_new_sqlite_file_make_its_schema_once(
+    tmp_path: Path, schema: Schema
+) -> None:
+    url = f"sqlite:///{tmp_path}/new.db"
+
+    async def start() -> list[object]:
+        async with (
+            database.open_database(
+                url, migrations=schema.migrations, version_table=schema.version_table, has_siblings=True
+            ) as engine,
+            engine.connect() as connection,
+        ):
+            return await connection.run_sync(schema.differences)
+
+    assert await asyncio.gather(*(start() for _ in range(4))) == [[], [], [], []]
