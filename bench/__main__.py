@@ -66,6 +66,7 @@ def _contenders(folder: Path) -> list[Contender]:
         PassThrough(folder, upstream=mock.url),
         Stack(folder, groq_base_url=mock.base_url),
         Stack(folder, groq_base_url=mock.base_url, workers=max(2, os.cpu_count() or 0)),
+        Stack(folder, groq_base_url=mock.base_url, workers=0),
         Portkey(folder, groq_base_url=mock.base_url),
         LiteLLM(folder, groq_base_url=mock.base_url),
     ]

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.contenders.stack import WORKER
+from bench.contenders.stack import NO_SERVICES
 from bench.machine import Machine
 from bench.measure import Figures
 from bench.tables import Medians, everything, number, table
 
 OURS = "stack"
-"""The product as `make run` starts it; with more workers, it has a longer name that begins so."""
+"""The product as `make run` starts it; its other forms have longer names that begin so."""
 _DIRECT = "direct"
 
 
@@ -128,7 +128,8 @@ def targets(medians: Medians, name: str = OURS) -> list[tuple[str, str, str, flo
 
 
 def _services_rss(figures: Figures, moment: str) -> float:
-    return sum(value for name, value in figures.items() if name.startswith(f"rss_mb@{moment}/{WORKER}"))
+    parts = (name for name in figures if name.startswith(f"rss_mb@{moment}/"))
+    return sum(figures[part] for part in parts if part.rpartition("/")[2] not in NO_SERVICES)
 
 
 def _latencies(run: Run) -> list[str]:

@@ -23,6 +23,8 @@ from tests.e2e.stack import free_port
 _SERVICES = ("gateway", "auth", "quota", "inference")
 WORKER = "worker"
 """How the processes that hold the four services are called in figures; further ones have a number."""
+NO_SERVICES = ("supervisor", "valkey")
+"""The other processes."""
 _EMAIL = "bench@example.com"
 _START_SECONDS = 40
 _SETTLE_SECONDS = 15
@@ -52,7 +54,7 @@ class Stack:
             workers: Processes that hold all four services each; 0 runs each service as one of its own.
             environment: What an operator would set besides.
         """
-        self.name = "stack" if workers == 1 else f"stack, {workers} workers"
+        self.name = {0: "stack, 4 processes", 1: "stack"}.get(workers, f"stack, {workers} workers")
         self.data = folder / f"data-{workers}"
         self._log = folder / f"stack-{workers}.log"
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in _PORTS}

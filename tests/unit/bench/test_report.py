@@ -18,6 +18,8 @@ def _figures(rate: float, cpu: float, p50: float) -> Figures:
         "p50_ms@1": p50,
         "p50_ms@10 a second": p50,
         "first_event_p50_ms@1": p50 + 1,
+        "rss_mb@idle/supervisor": 70.0,
+        "rss_mb@idle/valkey": 10.0,
         "rss_mb@idle": 100.0,
     }
 
