@@ -7,7 +7,7 @@ While all flights are out, items gather and leave together with the next one.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,6 +65,13 @@ class Batcher(Generic[Item, Result]):
         self._waiting.append((item, future, copy_context()))
         self._plan_departure()
         return future
+
+    async def flush(self) -> None:
+        """Return when all that was sent until now has landed, however it ended; none of it waits for more."""
+        sent: list[asyncio.Future[Any]] = [*self._flying, *(future for _, future, _ in self._waiting)]
+        self._depart()
+        if sent:
+            await asyncio.wait(sent)
 
     async def drain(self) -> None:
         """Return when nothing waits and nothing flies."""

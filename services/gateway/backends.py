@@ -1,5 +1,6 @@
 """The gateway's ports over gRPC: auth, quota and inference."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -94,6 +95,8 @@ class GrpcQuota:
             flights_max=_BATCH_FLIGHTS_MAX,
             overtake_seconds=_OVERTAKE_SECONDS,
         )
+        self._ending: Counter[str] = Counter()
+        """Settles under way, by key."""
         self._ends = Batcher(
             self._settle, items_max=_BATCH_ITEMS_MAX, flights_max=1, gather_seconds=_SETTLES_GATHER_SECONDS
         )
@@ -101,11 +104,23 @@ class GrpcQuota:
     async def reserve(self, request_id: str, principal: Principal) -> Hold:
         """Hold a slot."""
         wish = _Wish(request_id, principal)
-        return _hold(wish, await self._wishes.submit(wish))
+        result = await self._wishes.submit(wish)
+        if self._ending[principal.key_id] and _is_in_use(result):
+            # Verdicts that wait here for others tell how some of those in use have ended.
+            await self._ends.flush()
+            result = await self._wishes.submit(wish)
+        return _hold(wish, result)
 
     async def settle(self, hold: Hold, verdict: Verdict) -> None:
         """Close a hold."""
-        await self._ends.submit(_End(hold, verdict))
+        key_id = hold.principal.key_id
+        self._ending[key_id] += 1
+        try:
+            await self._ends.submit(_End(hold, verdict))
+        finally:
+            self._ending[key_id] -= 1
+            if not self._ending[key_id]:
+                del self._ending[key_id]
 
     async def _reserve(self, wishes: Sequence[_Wish]) -> Sequence[quota_pb2.ReserveResult]:
         request = quota_pb2.ReserveRequest(reservations=[_reservation(wish) for wish in wishes])
@@ -192,6 +207,11 @@ def _reservation(wish: _Wish) -> quota_pb2.Reservation:
         account_id=wish.principal.account_id,
         limit=wish.principal.daily_limit,
     )
+
+
+def _is_in_use(result: quota_pb2.ReserveResult) -> bool:
+    """Return whether a slot was denied that requests in flight have, and not all of the limit is used up."""
+    return result.outcome == quota_pb2.RESERVE_OUTCOME_DENIED and result.status.held > 0
 
 
 def _hold(wish: _Wish, result: quota_pb2.ReserveResult) -> Hold:

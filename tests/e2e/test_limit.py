@@ -6,7 +6,7 @@ from collections import Counter
 import aiohttp
 
 from tests.e2e.crowd import ask, hold_the_limit
-from tests.e2e.stack import Stack, say
+from tests.e2e.stack import Stack, connector, say
 
 
 async def test_of_1200_concurrent_requests_through_two_gateways_exactly_1000_are_answered(stack: Stack) -> None:
@@ -78,3 +78,15 @@ async def _until_quota_is_back(session: aiohttp.ClientSession, stack: Stack) -> 
     async with asyncio.timeout(5):
         while (await ask(session, stack.base_url, probe, 0))[0] != 200:
             await asyncio.sleep(0.05)
+
+
+async def test_a_request_right_behind_the_last_one_is_told_that_the_limit_is_used_up(stack: Stack) -> None:
+    """Told that it is in use, the OpenAI and Groq packages would wait and ask again, in vain."""
+    async with aiohttp.ClientSession(connector=connector(1)) as session:
+        for number in range(10):
+            key = await stack.create_key(daily_limit=1)
+            assert (await ask(session, stack.base_url, key, number * 10 + 1))[0] == 200
+            async with session.post(f"{stack.base_url}/api/v1/chat", headers=key.headers, json=say("again")) as refused:
+                error = (await refused.json())["error"]
+            assert (refused.status, refused.headers.get("x-should-retry")) == (429, "false"), error["message"]
+            assert "Limit 1, Used 1, In use 0" in error["message"]

@@ -246,3 +246,33 @@ async def test_items_wait_for_a_flight_of_the_usual_length_and_overtake_one_that
     assert airline.most_at_once == 2
     airline.land(2)
     assert await asyncio.gather(*behind, *overtaking) == [20, 30, 40]
+
+
+async def test_whoever_flushes_waits_for_what_was_sent_before_and_for_nothing_else() -> None:
+    airline = Airline()
+    batcher = Batcher(airline.fly, items_max=9, flights_max=1, gather_seconds=10)
+    first = submitted(batcher, [1])
+    await turns()
+    flushing = asyncio.create_task(batcher.flush())
+    await turns()
+    later = submitted(batcher, [2])
+    await turns()
+    assert not flushing.done()
+    airline.land()
+    async with asyncio.timeout(1):
+        await flushing
+    assert first[0].done()
+    assert not later[0].done()
+    assert airline.flights == [[1]]
+
+    flushing = asyncio.create_task(batcher.flush())
+    await turns()
+    airline.land()
+    async with asyncio.timeout(1):
+        await flushing
+    assert await asyncio.gather(*first, *later) == [10, 20]
+
+
+async def test_flushing_nothing_takes_no_time() -> None:
+    async with asyncio.timeout(0.05):
+        await Batcher(Airline().fly, items_max=9, flights_max=1).flush()
