@@ -243,7 +243,8 @@ class _Call:
         if isinstance(exc, TimeoutError):
             return _error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         task = asyncio.current_task()
-        if isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling():
+        is_over = self._status is not None  # Then it was this call that was cancelled, and its reader with it.
+        if isinstance(exc, asyncio.CancelledError) and not is_over and task is not None and not task.cancelling():
             return _error(grpc.StatusCode.CANCELLED, "the handler was cancelled")
         return exc
 
@@ -270,7 +271,7 @@ class _UnaryCall(_Call):
 class _StreamCall(_Call):
     """A call with many answers, which is iterated over once; it begins with the first step."""
 
-    __slots__ = ("_is_late", "_reader", "_responses", "_timer")
+    __slots__ = ("_is_interrupted", "_is_late", "_reader", "_responses", "_timer")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -278,14 +279,16 @@ class _StreamCall(_Call):
         self._timer: asyncio.TimerHandle | None = None
         self._reader: asyncio.Task[Any] | None = None
         """Who waits for the next answer."""
+        self._is_interrupted = False
+        """Whether it was this call that cancelled its reader, and not the reader's own superior."""
         self._is_late = False
 
     def cancel(self) -> bool:
-        """Cancel it; false when it had ended."""
+        """Cancel it, its reader's wait for an answer too; false when it had ended."""
         if self._status is not None:
             return False
         self._end(grpc.StatusCode.CANCELLED)
-        self._close()
+        self._interrupt()
         return True
 
     def __aiter__(self) -> Self:
@@ -304,16 +307,18 @@ class _StreamCall(_Call):
         """Return the next answer. One timer is for the whole call: one for each step would cost more than the step."""
         if self._is_late:
             raise TimeoutError
+        if self._status is grpc.StatusCode.CANCELLED:
+            raise asyncio.CancelledError
         responses = self._responses or self._begin()
-        self._reader = reader = asyncio.current_task()
+        self._reader = asyncio.current_task()
         try:
             return await self._in_own_context(anext(responses))
         except asyncio.CancelledError as exc:
-            if self._is_late and reader is not None and not reader.uncancel():
+            if self._is_late and self._reader is not None and self._reader.cancelling() == 1:
                 raise TimeoutError from exc
             raise
         finally:
-            self._reader = None
+            self._let_reader_go()
 
     def _begin(self) -> AsyncGenerator[Any, None]:
         responses: AsyncGenerator[Any, None] = self._handler().unary_stream(self._request, self._context)
@@ -325,11 +330,24 @@ class _StreamCall(_Call):
     def _expire(self) -> None:
         """End the call, whether its reader waits for an answer or is elsewhere."""
         self._is_late = True
-        if self._reader is not None:
-            self._reader.cancel()
-        else:
+        if self._reader is None:
             self._end(grpc.StatusCode.DEADLINE_EXCEEDED)
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        """End the handler's work. Where a reader waits for it, it runs in that one's task and cannot be closed."""
+        if self._reader is None:
             self._close()
+        elif not self._is_interrupted:
+            self._is_interrupted = self._reader.cancel()
+
+    def _let_reader_go(self) -> None:
+        """Take back what was done to the reader, and close a handler that answered all the same."""
+        if self._is_interrupted and self._reader is not None:
+            self._reader.uncancel()
+            self._is_interrupted = False
+            self._close()
+        self._reader = None
 
     def _end(self, status: grpc.StatusCode) -> None:
         if self._timer is not None:

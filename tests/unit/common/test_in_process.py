@@ -204,8 +204,51 @@ async def test_a_stream_that_its_reader_leaves_closes_its_handler(wire: Wire) ->
             break
         assert call.cancel()
         await _soon(counting.was_closed.wait())
+        with pytest.raises(asyncio.CancelledError):  # Not an end that looks like a good one.
+            await _soon(_rest(call))
         assert not call.cancel(), "it had ended"
         assert await _soon(call.code()) is grpc.StatusCode.CANCELLED
+
+
+async def test_a_stream_that_is_cancelled_while_its_reader_waits_ends_both(wire: Wire) -> None:
+    endless = Endless()
+    async with wire(stream_wait=endless.stream) as channel:
+        call = stream(channel, "stream_wait")(b"")
+        reader = asyncio.create_task(_rest(call))
+        await _soon(endless.began.wait())
+        assert call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await _soon(reader)
+        await _soon(endless.was_cancelled.wait())
+        assert await _soon(call.code()) is grpc.StatusCode.CANCELLED
+
+
+async def test_a_deadline_leaves_no_cancellation_with_the_reader_of_a_handler_that_answers_all_the_same(
+    wire: Wire,
+) -> None:
+    was_closed = asyncio.Event()
+
+    async def stream_stubborn(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            yield await _stubborn_answer()
+        finally:
+            was_closed.set()
+
+    async with wire(stream_stubborn=stream_stubborn) as channel:
+        call = stream(channel, "stream_stubborn")(b"", timeout=_DEADLINE_SECONDS)
+        assert await _status(_rest(call)) is grpc.StatusCode.DEADLINE_EXCEEDED
+        await _soon(was_closed.wait())
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+
+async def _stubborn_answer() -> bytes:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return b"late"
+    return b"never"
 
 
 async def test_cancelling_a_stream_that_ended_does_nothing(wire: Wire) -> None:
