@@ -31,7 +31,6 @@ async def serve(_: WorkerSettings) -> None:
     Raises:
         StartError: A service cannot start.
     """
-    stopping = process.stop_signal()
     auth, inference = process.read(AuthSettings), process.read(InferenceSettings)
     quota, gateway = process.read(QuotaSettings), process.read(GatewaySettings)
     in_process.share((auth.listen, inference.listen, quota.listen))
@@ -42,12 +41,17 @@ async def serve(_: WorkerSettings) -> None:
             await stack.enter_async_context(_part(serve_quota(quota), listen=quota.listen)),
             await stack.enter_async_context(_part(serve_gateway(gateway))),
         ]
+        # Only now: until here a signal ends the start, which may wait long for a database.
+        stopping = process.stop_signal()
         await _first([asyncio.ensure_future(stopping.wait()), *parts])
 
 
 @asynccontextmanager
 async def _part(work: Coroutine[Any, Any, None], *, listen: str = "") -> "AsyncIterator[asyncio.Task[None]]":
-    """Run one service beside the block and stop it at its end; enters when it takes calls at `listen`."""
+    """Run one service beside the block and stop it at its end; enters when it takes calls at `listen`.
+
+    Until then there is nothing to stop in order: cancelled, it cancels the service's start.
+    """
     stopping = asyncio.Event()
     task = asyncio.get_running_loop().create_task(work, context=process.stop_with(stopping))
     try:
@@ -55,6 +59,11 @@ async def _part(work: Coroutine[Any, Any, None], *, listen: str = "") -> "AsyncI
             await _first([asyncio.ensure_future(server.until_open()), task])
         if task.done():
             task.result()
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        raise
+    try:
         yield task
     finally:
         stopping.set()

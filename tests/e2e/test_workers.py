@@ -1,12 +1,14 @@
 """Two workers on one machine, each with all four services, over the same SQLite files and the same Valkey."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from operator import le
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -16,7 +18,17 @@ from services.common.errors import FailedPrecondition, rpc_errors
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, keys_pb2, keys_pb2_grpc
 from tests.e2e.callers import Caller, Listener
 from tests.e2e.crowd import ask, assert_same_as_served, hold_the_limit
-from tests.e2e.stack import EMAIL, Key, Stack, bare_environment, connector, running_stack, stack_folder, started
+from tests.e2e.stack import (
+    EMAIL,
+    Key,
+    Stack,
+    bare_environment,
+    connector,
+    free_port,
+    running_stack,
+    stack_folder,
+    started,
+)
 
 pytestmark = pytest.mark.xdist_group("workers")
 
@@ -135,6 +147,26 @@ def _verify(stack: Stack) -> int:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     print(done.stdout, done.stderr)
     return done.returncode
+
+
+def test_sigterm_ends_a_worker_that_still_waits_for_its_database(tmp_path: Path) -> None:
+    addresses = {f"{name}_LISTEN": f"127.0.0.1:{free_port()}" for name in ("AUTH", "QUOTA", "INFERENCE")}
+    own = {
+        "DATA_DIR": str(tmp_path),
+        "AUTH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+        "AUTH_KEY_PEPPER": "p" * 40,
+        "STACK_ADMIN_TOKEN": "a" * 40,
+        "GROQ_API_KEY": "gsk_none",
+    }
+    command = [sys.executable, "-m", "services.local.worker"]
+    with subprocess.Popen(command, env=bare_environment() | addresses | own, stderr=subprocess.PIPE) as worker:
+        assert worker.stderr is not None
+        try:
+            assert any(b"the database cannot be reached" in line for line in worker.stderr)
+            worker.terminate()
+            assert worker.wait(timeout=10) == 128 + signal.SIGTERM
+        finally:
+            worker.kill()
 
 
 @pytest.mark.parametrize("stopped", ["stack", "stack-2"])
