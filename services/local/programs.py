@@ -15,6 +15,7 @@ _STANDIN_KEY = "gsk_local_standin"
 _GATEWAY_GRACE_SECONDS = 1.0
 """Uvicorn takes whole seconds. With the services' second, Ctrl-C has everything ended well within five."""
 _SERVICE_GRACE_SECONDS = 1.0
+_PORT_MAX = 65_535
 _PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE", "HEALTH_LISTEN"), "")
 """On one machine nothing leaves it; certificates of the environment are those of some cluster's operator."""
 
@@ -123,7 +124,11 @@ def check_ports(settings: LocalSettings) -> None:
         *listens,
         *((_metrics_setting(name), address) for name, address in settings.metrics.items()),
     ):
-        if address and not address.startswith("unix:") and _is_taken(address):
+        if not address or address.startswith("unix:"):
+            continue
+        if int(address.rpartition(":")[2]) > _PORT_MAX:
+            raise StartError(f"{address} has no such port; set {setting} to a lower one")
+        if _is_taken(address):
             raise StartError(f"{address} is already in use; stop what uses it, or set {setting} to another")
 
 

@@ -58,15 +58,17 @@ class LocalSettings(ServiceSettings):
     admin_token: SecretStr = Field(default=SecretStr(""), validation_alias="STACK_ADMIN_TOKEN")
     """The operator's token; empty reads the one that auth keeps in DATA_DIR."""
 
+    @field_validator("auth_listen", "quota_listen", "inference_listen")
+    @classmethod
+    def _names_a_socket(cls, address: str) -> str:
+        return address if address.startswith("unix:") else _checked(address)
+
     @field_validator(
-        *("auth_listen", "quota_listen", "inference_listen"),
-        *("auth_metrics_listen", "quota_metrics_listen", "inference_metrics_listen", "gateway_metrics_listen"),
+        "auth_metrics_listen", "quota_metrics_listen", "inference_metrics_listen", "gateway_metrics_listen"
     )
     @classmethod
     def _names_a_port(cls, address: str) -> str:
-        if address and not address.startswith("unix:") and not _HOST_AND_PORT.fullmatch(address):
-            raise ValueError(f"{address!r} is not host:port")
-        return address
+        return _checked(address)
 
     @property
     def metrics(self) -> dict[str, str]:
@@ -89,6 +91,12 @@ class LocalSettings(ServiceSettings):
     def has_groq_key(self) -> bool:
         """Whether to talk to Groq itself."""
         return bool(self.groq_api_key.get_secret_value() or self.groq_api_keys.get_secret_value())
+
+
+def _checked(address: str) -> str:
+    if address and not _HOST_AND_PORT.fullmatch(address):
+        raise ValueError(f"{address!r} is not host:port")
+    return address
 
 
 def _shifted(address: str, by: int) -> str:

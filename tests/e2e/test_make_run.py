@@ -292,6 +292,13 @@ def test_a_taken_port_is_one_sentence(
     assert setting in output
 
 
+@pytest.mark.parametrize("address", ["unix:/tmp/metrics.sock", "127.0.0.1:65535"])
+def test_metrics_of_two_workers_that_find_no_port_are_one_sentence(start: Callable[..., Runner], address: str) -> None:
+    output, _ = start(STACK_WORKERS="2", GATEWAY_METRICS_LISTEN=address).process.communicate(timeout=_READY_SECONDS)
+    assert len(output.strip().splitlines()) == 1, output
+    assert "GATEWAY_METRICS_LISTEN" in output
+
+
 def test_a_data_dir_that_cannot_be_written_is_one_sentence(start: Callable[..., Runner], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     runner = start(tmp_path / "file" / "var")
