@@ -1,6 +1,7 @@
 """Deadlines of the store's methods hold even when what they call does not let go."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,32 @@ async def test_no_log_tells_what_a_failed_statement_was_to_write(
 
     assert "no such table: nowhere" in caplog.text
     assert "$argon2id" not in caplog.text
+
+
+async def test_siblings_on_one_sqlite_file_write_from_what_they_read_one_after_the_other(tmp_path: Path) -> None:
+    """Were the lock taken with the first change, what was read before it could be untrue by then."""
+    migrations = Path(services.auth.__file__).parent / "migrations"
+    url = f"sqlite:///{tmp_path}/auth.db"
+    async with AsyncExitStack() as stack:
+        siblings = [
+            Transactions(
+                await stack.enter_async_context(
+                    database.open_database(url, migrations=migrations, version_table="version", has_siblings=True)
+                ),
+                unavailable=_unavailable,
+            )
+            for _ in range(2)
+        ]
+        async with siblings[0].writing() as connection:
+            await connection.execute(text("CREATE TABLE counted AS SELECT 0 AS n"))
+        async with asyncio.TaskGroup() as group:
+            for sibling in siblings * 20:
+                group.create_task(_count_one(sibling))
+        async with siblings[0].reading() as connection:
+            assert (await connection.execute(text("SELECT n FROM counted"))).scalar_one() == 40
+
+
+async def _count_one(transactions: Transactions) -> None:
+    async with transactions.writing() as connection:
+        found = (await connection.execute(text("SELECT n FROM counted"))).scalar_one()
+        await connection.execute(text("UPDATE counted SET n = :n"), {"n": found + 1})
