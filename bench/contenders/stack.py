@@ -85,7 +85,8 @@ class Stack:
         for process in psutil.Process(self._process.pid).children(recursive=True):
             if name := _PART.search(" ".join(process.cmdline())):
                 kind = name[1] or "valkey"
-                found[f"{kind}-{len(found)}" if kind in found else kind] = process.pid
+                others = sum(other.startswith(kind) for other in found)
+                found[f"{kind}-{others + 1}" if others else kind] = process.pid
         return found
 
     def start(self) -> None:

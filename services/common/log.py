@@ -46,6 +46,8 @@ class JSONLine(logging.Formatter):
         line |= {name: value for name, value in record.__dict__.items() if name not in _OWN}
         if record.exc_info:
             line["exc_info"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack_info"] = record.stack_info
         if trace_id := tracing.trace_id():
             line["trace_id"] = trace_id
         line["time"] = datetime.fromtimestamp(record.created, UTC)

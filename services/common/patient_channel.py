@@ -24,6 +24,8 @@ _SEARCH_SECONDS = 2.0
 """From one search to the next while calls are made and nobody answers."""
 _RETIRE_SECONDS = 150.0
 """Longer than a call lives."""
+_SAID_BY_CHANNELS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""What need not be an answer of anybody's."""
 _NOT_SENT = ("connections to all backends failing", "errors resolving")
 """How gRPC begins to tell that a call was sent to nobody: no replica is ready, or the name has no address."""
 
@@ -183,6 +185,8 @@ class _Call:
 
     async def _is_begun_again(self, exc: aio.AioRpcError) -> bool:
         """Make the call again, with what is left of its deadline, if it was never sent and now can be."""
+        if exc.code() not in _SAID_BY_CHANNELS:
+            self._method.owner.note_answer(self._began)
         if exc.code() is not grpc.StatusCode.UNAVAILABLE or not (exc.details() or "").startswith(_NOT_SENT):
             return False
         if not await self._method.owner.is_succeeded(self._channel, seconds_max=self._seconds_left()):

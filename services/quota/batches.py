@@ -25,6 +25,7 @@ class BatchRedis(Redis):
         """Prepare as the package does; nothing connects yet."""
         super().__init__(*args, **kwargs)
         self._idle: list[AbstractConnection] = []
+        self._is_closed = False
 
     async def run_batch(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands together and return their answers in order, errors of single ones in their places.
@@ -44,8 +45,14 @@ class BatchRedis(Redis):
             # Answers that nobody read must never be taken for those of the next batch.
             await connection.disconnect(nowait=True)
             raise
-        self._idle.append(connection)
+        await self._keep(connection)
         return answers
+
+    async def _keep(self, connection: AbstractConnection) -> None:
+        if self._is_closed:
+            await connection.disconnect()
+        else:
+            self._idle.append(connection)
 
     def _new_connection(self) -> AbstractConnection:
         made: AbstractConnection = self.connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -54,7 +61,8 @@ class BatchRedis(Redis):
         return made
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        """Close every connection."""
+        """Close every connection; those of batches under way when these have ended."""
+        self._is_closed = True
         while self._idle:
             await self._idle.pop().disconnect()
         await super().aclose(close_connection_pool)
