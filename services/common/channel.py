@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import grpc
 from grpc import aio
 
 from services.common import in_process, tracing
+from services.common.forwarding_channel import CurrentMethod, ForwardingChannel, Retired
 from services.common.patient_channel import PatientChannel
 from services.common.tls import Certificates, Credentials, channel_credentials, identity
 from services.common.traced_channel import TracedChannel
@@ -18,8 +17,6 @@ MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 # Replicas are taken in turn, and one that says it is not ready any more is left before it stops.
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
-_RETIRE_SECONDS = 150.0
-"""Longer than a call lives from its first wish for a connection to its end."""
 _READY_SECONDS = 5.0
 
 _OPTIONS = (
@@ -67,7 +64,7 @@ def _open(target: str, certificates: Certificates | None, *, service: str) -> ai
     return RenewedChannel(target, certificates, service=service)
 
 
-class RenewedChannel(aio.Channel):
+class RenewedChannel(ForwardingChannel):
     """A channel over mTLS, whose new calls use renewed certificates without anybody's doing.
 
     gRPC fixes a channel's credentials when it is made. So a renewal makes a new channel, which the next call uses; what
@@ -82,33 +79,26 @@ class RenewedChannel(aio.Channel):
         self._options = (*_OPTIONS, ("grpc.ssl_target_name_override", identity(service)))
         self._credentials = certificates.current()
         self._channel = self._open(self._credentials)
-        self._retired: set[aio.Channel] = set()
+        self._retired = Retired()
 
     def current(self) -> aio.Channel:
-        """Return the channel for new calls. Must be called in the event loop."""
         credentials = self._certificates.current()
         if credentials is not self._credentials:
-            self._retire(self._channel)
+            self._retired.add(self._channel)
             self._credentials, self._channel = credentials, self._open(credentials)
         return self._channel
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self, "unary_unary", args, kwargs)
+        return CurrentMethod(self, "unary_unary", args, kwargs)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self, "unary_stream", args, kwargs)
+        return CurrentMethod(self, "unary_stream", args, kwargs)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self, "stream_unary", args, kwargs)
+        return CurrentMethod(self, "stream_unary", args, kwargs)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self, "stream_stream", args, kwargs)
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self.current().get_state(try_to_connect)
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self.current().wait_for_state_change(last_observed_state)
+        return CurrentMethod(self, "stream_stream", args, kwargs)
 
     async def channel_ready(self) -> None:
         """Return when connected; certificates that are put right meanwhile are used."""
@@ -119,37 +109,7 @@ class RenewedChannel(aio.Channel):
                 continue
 
     async def close(self, grace: float | None = None) -> None:
-        await asyncio.gather(*(channel.close(grace) for channel in (self._channel, *self._retired)))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> None:
-        await self.close()
+        await asyncio.gather(self._channel.close(grace), self._retired.close(grace))
 
     def _open(self, credentials: Credentials) -> aio.Channel:
         return aio.secure_channel(self._target, channel_credentials(credentials), options=self._options)
-
-    def _retire(self, channel: aio.Channel) -> None:
-        """Forget a channel after a while. Closing it would cancel its streams; forgotten, it goes when they end."""
-        self._retired.add(channel)
-        asyncio.get_running_loop().call_later(_RETIRE_SECONDS, self._retired.discard, channel)
-
-
-class _Method:
-    """One RPC method, called on the channel of the moment."""
-
-    __slots__ = ("_args", "_call", "_channel", "_kind", "_kwargs", "_owner")
-
-    def __init__(self, owner: RenewedChannel, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._owner, self._kind, self._args, self._kwargs = owner, kind, args, kwargs
-        self._channel: aio.Channel | None = None
-        self._call: Any = None
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        channel = self._owner.current()
-        if channel is not self._channel:
-            self._channel, self._call = channel, getattr(channel, self._kind)(*self._args, **self._kwargs)
-        return self._call(*args, **kwargs)

@@ -12,32 +12,32 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Generator
-from types import TracebackType
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
 import grpc
 from grpc import aio
+
+from services.common.forwarding_channel import CurrentMethod, ForwardingChannel, Retired
 
 PATIENCE_SECONDS = 1.5
 """How long calls wait for a successor, from the first that was sent to nobody on; then they fail at once again."""
 _SEARCH_SECONDS = 2.0
 """From one search to the next while calls are made and nobody answers."""
-_RETIRE_SECONDS = 150.0
-"""Longer than a call lives."""
 _SAID_BY_CHANNELS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 """What need not be an answer of anybody's."""
 _NOT_SENT = ("connections to all backends failing", "errors resolving")
 """How gRPC begins to tell that a call was sent to nobody: no replica is ready, or the name has no address."""
 
 
-class PatientChannel(aio.Channel):
+class PatientChannel(ForwardingChannel):
     """Channels to one name, one at a time; streams end on the one that they began on."""
 
     def __init__(self, open_one: Callable[[], aio.Channel]) -> None:
         """Make calls on a channel that `open_one` opens; it is asked again whenever successors are looked for."""
         self._open_one = open_one
         self.channel = open_one()
-        self._retired: set[aio.Channel] = set()
+        self._retired = Retired()
         self._lost_at = math.inf
         """When a call was first sent to nobody; infinite while there is somebody."""
         self._search: asyncio.Task[None] | None = None
@@ -68,7 +68,7 @@ class PatientChannel(aio.Channel):
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await candidate.channel_ready()
-            self._retire(self.channel)
+            self._retired.add(self.channel)
             self.channel = candidate
         except TimeoutError:
             return  # Nobody, until the next search.
@@ -76,77 +76,47 @@ class PatientChannel(aio.Channel):
             if candidate is not self.channel:
                 await candidate.close()
 
-    def _retire(self, channel: aio.Channel) -> None:
-        """Forget a channel after a while. Closing it would cancel its streams; forgotten, it goes when they end."""
-        self._retired.add(channel)
-        asyncio.get_running_loop().call_later(_RETIRE_SECONDS, self._retired.discard, channel)
+    def current(self) -> aio.Channel:
+        return self.channel
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self, "unary_unary", args, kwargs)
+        return partial(_Call, self, CurrentMethod(self, "unary_unary", args, kwargs))
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return _Method(self, "unary_stream", args, kwargs)
+        return partial(_Call, self, CurrentMethod(self, "unary_stream", args, kwargs))
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
         """Return a method whose calls do not wait: what was read of a stream of requests cannot be sent again."""
-        return _Method(self, "stream_unary", args, kwargs).begin
+        return CurrentMethod(self, "stream_unary", args, kwargs)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
         """Return a method whose calls do not wait either."""
-        return _Method(self, "stream_stream", args, kwargs).begin
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self.channel.get_state(try_to_connect)
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self.channel.wait_for_state_change(last_observed_state)
-
-    async def channel_ready(self) -> None:
-        await self.channel.channel_ready()
+        return CurrentMethod(self, "stream_stream", args, kwargs)
 
     async def close(self, grace: float | None = None) -> None:
         if self._search is not None:
             self._search.cancel()
             await asyncio.wait([self._search])
-        await asyncio.gather(*(channel.close(grace) for channel in (self.channel, *self._retired)))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-class _Method:
-    """One RPC method, called on the channel of the moment."""
-
-    __slots__ = ("_args", "_call", "_kind", "_kwargs", "channel", "owner")
-
-    def __init__(self, owner: PatientChannel, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.owner, self._kind, self._args, self._kwargs = owner, kind, args, kwargs
-        self.channel: aio.Channel | None = None
-        self._call: Any = None
-
-    def __call__(self, request: Any, **options: Any) -> "_Call":
-        return _Call(self, request, options)
-
-    def begin(self, *args: Any, **options: Any) -> Any:
-        """Make a call that does not wait."""
-        channel = self.owner.channel
-        if channel is not self.channel:
-            self.channel, self._call = channel, getattr(channel, self._kind)(*self._args, **self._kwargs)
-        return self._call(*args, **options)
+        await asyncio.gather(self.channel.close(grace), self._retired.close(grace))
 
 
 class _Call:
     """A call, awaited or iterated over, and cancelled, like gRPC's own. Nothing else of gRPC's is asked of it."""
 
-    __slots__ = ("_began", "_call", "_channel", "_deadline", "_is_cancelled", "_method", "_options", "_request")
+    __slots__ = (
+        "_began",
+        "_call",
+        "_channel",
+        "_deadline",
+        "_is_cancelled",
+        "_method",
+        "_options",
+        "_owner",
+        "_request",
+    )
 
-    def __init__(self, method: _Method, request: Any, options: dict[str, Any]) -> None:
-        self._method, self._request, self._options = method, request, options
+    def __init__(self, owner: PatientChannel, method: CurrentMethod, request: Any, **options: Any) -> None:
+        self._owner, self._method, self._request, self._options = owner, method, request, options
         timeout = options.get("timeout")
         self._is_cancelled = False
         self._begin(options)
@@ -168,14 +138,14 @@ class _Call:
                 if not await self._is_begun_again(exc):
                     raise
             else:
-                self._method.owner.note_answer(self._began)
+                self._owner.note_answer(self._began)
                 return answer
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while True:
             try:
                 async for response in self._call:
-                    self._method.owner.note_answer(self._began)
+                    self._owner.note_answer(self._began)
                     yield response
             except aio.AioRpcError as exc:
                 if not await self._is_begun_again(exc):
@@ -186,10 +156,10 @@ class _Call:
     async def _is_begun_again(self, exc: aio.AioRpcError) -> bool:
         """Make the call again, with what is left of its deadline, if it was never sent and now can be."""
         if exc.code() not in _SAID_BY_CHANNELS:
-            self._method.owner.note_answer(self._began)
+            self._owner.note_answer(self._began)
         if exc.code() is not grpc.StatusCode.UNAVAILABLE or not (exc.details() or "").startswith(_NOT_SENT):
             return False
-        if not await self._method.owner.is_succeeded(self._channel, seconds_max=self._seconds_left()):
+        if not await self._owner.is_succeeded(self._channel, seconds_max=self._seconds_left()):
             return False
         if self._is_cancelled:
             raise asyncio.CancelledError
@@ -202,5 +172,5 @@ class _Call:
 
     def _begin(self, options: dict[str, Any]) -> None:
         self._began = time.monotonic()
-        self._call = self._method.begin(self._request, **options)
-        self._channel = self._method.owner.channel
+        self._call = self._method(self._request, **options)
+        self._channel = self._owner.channel

@@ -2,22 +2,25 @@
 
 import asyncio
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from grpc import aio
 from opentelemetry.trace import Span, Status, StatusCode
 
 from services.common import tracing
+from services.common.forwarding_channel import ForwardingChannel
 
 
-class TracedChannel(aio.Channel):
+class TracedChannel(ForwardingChannel):
     """Another channel, traced. Calls are the other's own: they end, fail and are cancelled as they would without it."""
 
     def __init__(self, channel: aio.Channel) -> None:
         """Trace the calls of `channel`."""
         self._channel = channel
+
+    def current(self) -> aio.Channel:
+        return self._channel
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
         return _Method(self._channel.unary_unary(*args, **kwargs), args[0])
@@ -30,26 +33,6 @@ class TracedChannel(aio.Channel):
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
         return _Method(self._channel.stream_stream(*args, **kwargs), args[0])
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        return self._channel.get_state(try_to_connect)
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        await self._channel.wait_for_state_change(last_observed_state)
-
-    async def channel_ready(self) -> None:
-        await self._channel.channel_ready()
-
-    async def close(self, grace: float | None = None) -> None:
-        await self._channel.close(grace)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 class _Method:

@@ -204,7 +204,7 @@ async def test_a_change_of_authority_needs_no_restart_and_ends_no_call(world: Wo
 
 async def test_a_stream_outlives_the_channel_that_it_began_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A watch lasts for days; the channel of a certificate that was renewed is forgotten after minutes."""
-    monkeypatch.setattr("services.common.channel._RETIRE_SECONDS", 0.1)
+    monkeypatch.setattr("services.common.forwarding_channel._RETIRE_SECONDS", 0.1)
     monkeypatch.setattr("services.common.tls._LOOK_SECONDS", 0.0)
     caller, going_on = world.caller("gateway"), asyncio.Event()
 
