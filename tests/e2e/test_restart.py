@@ -31,6 +31,8 @@ async def own_stack(broken_again_and_again: Stack) -> Stack:
         if not stack.is_running(name):
             stack.start(name)
     await stack.until_ready(*stack.names)
+    # Who was started again is there, and its callers may still be about to connect.
+    await _until_answered(stack, await stack.create_key())
     return stack
 
 
