@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import StartError
-from services.common.file_lock import exclusive
+from services.common.file_lock import held
 from services.common.sqlite_writer import SQLiteWriter, sqlite_writer
 from services.common.transactions import DATABASE_ERRORS, wait_for_leavers
 
@@ -56,7 +56,7 @@ async def open_database(
         file = Path(parsed.database or "")
         lock = file.with_name(file.name + ".lock")
         remedy = "stop it, or use Postgres for several replicas"
-        with exclusive(lock, thing=str(file), remedy=remedy, with_siblings=has_siblings):
+        with held(lock, thing=str(file), remedy=remedy, with_siblings=has_siblings):
             engine = _sqlite_engine(parsed)
             try:
                 await _upgrade(engine, migrations, version_table)

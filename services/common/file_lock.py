@@ -1,4 +1,5 @@
-"""The one right to a file or folder of this machine, held by one process and given back by its end, however it ends."""
+"""The right to a file or folder of this machine, held by one process, or by siblings together, and given back by its
+end, however it ends."""
 
 import fcntl
 import os
@@ -10,7 +11,7 @@ from services.common.errors import StartError
 
 
 @contextmanager
-def exclusive(lock: Path, *, thing: str, remedy: str, with_siblings: bool = False) -> Iterator[None]:
+def held(lock: Path, *, thing: str, remedy: str, with_siblings: bool = False) -> Iterator[None]:
     """Hold a lock for the block.
 
     Args:

@@ -62,7 +62,7 @@ class GrpcServer:
         interceptors: list[aio.ServerInterceptor] = [ServiceInterceptor()]
         if self._certificates:
             interceptors.append(CallerInterceptor(with_more(callers, settings.tls_callers)))
-        # Off, so that a taken port is an error and not a silent sharing of calls with a stranger.
+        # Off but for siblings, so that a taken port is an error and not a silent sharing of calls with a stranger.
         options = (*_OPTIONS, ("grpc.so_reuseport", int(settings.has_siblings)))
         server = aio.server(interceptors=interceptors, options=options)
         self._in_process = in_process.server_at(listen)

@@ -55,15 +55,14 @@ class EventShaper:
         if "x_groq" in event or "usage" in event:
             self._learn(event)
         if self._finishing is not None:
-            shaped += self._release()  # One that waits already is of another choice.
+            shaped += self._release()  # What came after it told its usage, or is of another choice.
         choices = event.get("choices")
         if not choices:
             shaped += self._usage_chunk(event)
             return
         event["id"], event["model"] = self._id, self._model
         self._last = event
-        is_finishing = self._count(choices)
-        if not is_finishing:
+        if not self._count(choices):
             shaped.append(event)
             return
         self._finishing = event

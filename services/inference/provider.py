@@ -200,10 +200,9 @@ class _Batch:
 
 def _chunk(event: ServerSentEvent) -> Members:
     members = _chat_object(event.data)
-    if "error" in members or "x_groq" in members or event.name == "error":
-        error = members.get("error") or (members.get("x_groq") or {}).get("error")
-        if error or event.name == "error":
-            raise from_event(error)
+    error = members.get("error") or (members.get("x_groq") or {}).get("error")
+    if error or event.name == "error":
+        raise from_event(error)
     return members
 
 
@@ -218,15 +217,15 @@ def _chat_object(raw: bytes) -> Members:
 
 def _has_outline(members: Members) -> bool:
     choices = members.get("choices")
-    if choices is not None:
-        if not isinstance(choices, list):
-            return False
-        for choice in choices:
-            if not isinstance(choice, dict):
-                return False
-            if not (isinstance(choice.get("delta"), _OBJECT) and isinstance(choice.get("message"), _OBJECT)):
-                return False
+    if choices is not None and not (isinstance(choices, list) and all(map(_is_choice, choices))):
+        return False
     return isinstance(members.get("usage"), _OBJECT) and isinstance(members.get("x_groq"), _OBJECT)
+
+
+def _is_choice(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("delta"), _OBJECT) and isinstance(value.get("message"), _OBJECT)
 
 
 def _object(raw: bytes) -> Members:

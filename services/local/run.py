@@ -13,7 +13,7 @@ from pathlib import Path
 
 from services.common import process, secret_file
 from services.common.errors import ServiceError, StartError
-from services.common.file_lock import exclusive
+from services.common.file_lock import held
 from services.local import programs, ready
 from services.local.banner import banner
 from services.local.child import Child
@@ -40,7 +40,7 @@ async def run(settings: LocalSettings) -> None:
     _check_data_dir(settings.data_dir)
     programs.check_ports(settings)
     lock = settings.data_dir / "run.lock"
-    with exclusive(lock, thing=str(settings.data_dir), remedy="stop it, or set DATA_DIR"), _socket_folder() as sockets:
+    with held(lock, thing=str(settings.data_dir), remedy="stop it, or set DATA_DIR"), _socket_folder() as sockets:
         parts: list[Child] = []
         try:
             await _or_stop(_start_parts(parts, settings, sockets), stopping)
