@@ -31,6 +31,21 @@ def held(lock: Path, *, thing: str, remedy: str, with_siblings: bool = False) ->
         os.close(descriptor)
 
 
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Be the only one in the block, after whoever is in it; for a moment's work that awaits nothing.
+
+    Raises:
+        StartError: The lock's file cannot be written.
+    """
+    descriptor = _open(lock)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _open(lock: Path) -> int:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,13 @@ def test_a_second_process_on_the_same_file_is_refused(tmp_path: Path) -> None:
         assert "another process uses" in refusal(tmp_path, {})
 
 
+def test_a_file_that_is_no_database_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "auth.db").write_bytes(b"half a backup" * 100)
+
+    assert re.search(r"cannot use .*/auth\.db: .*; restore it from a backup", refusal(tmp_path, {}))
+    assert (tmp_path / "auth.db").read_bytes() == b"half a backup" * 100
+
+
 @pytest.mark.parametrize(
     ("given", "missing"),
     [({"AUTH_KEY_PEPPER": PEPPER}, "STACK_ADMIN_TOKEN"), ({"STACK_ADMIN_TOKEN": ""}, "STACK_ADMIN_TOKEN")],

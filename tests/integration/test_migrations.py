@@ -129,9 +129,7 @@ async def test_what_people_left_does_not_stand_in_the_way_of_a_downgrade(urls: l
 async def test_siblings_that_start_together_on_a_new_sqlite_file_make_its_schema_once(
     tmp_path: Path, schema: Schema
 ) -> None:
-    url = f"sqlite:///{tmp_path}/new.db"
-
-    async def start() -> list[object]:
+    async def start(url: str) -> list[object]:
         async with (
             database.open_database(
                 url, migrations=schema.migrations, version_table=schema.version_table, has_siblings=True
@@ -140,4 +138,6 @@ async def test_siblings_that_start_together_on_a_new_sqlite_file_make_its_schema
         ):
             return await connection.run_sync(schema.differences)
 
-    assert await asyncio.gather(*(start() for _ in range(4))) == [[], [], [], []]
+    for file in range(6):  # One file was too few to meet a sibling just when the file changes its mode.
+        url = f"sqlite:///{tmp_path}/new{file}.db"
+        assert await asyncio.gather(*(start(url) for _ in range(8))) == [[]] * 8
