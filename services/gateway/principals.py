@@ -44,6 +44,8 @@ _RECENT_CHANGES_MAX = 10_000
 class _Cached:
     principal: Principal
     confirmed_at: float
+    revision: int
+    """Of the key table that auth read for it."""
 
 
 class PrincipalCache:
@@ -158,17 +160,17 @@ class PrincipalCache:
                     self._bad_keys.remember(digest, answer.denial, revision=answer.revision)
                     raise refused(api_key, answer.denial)
                 if answer.revision >= max(self._floor, self._changed_at.get(answer.principal.key_id, 0)):
-                    self._remember(digest, answer.principal, asked_at)
+                    self._remember(digest, _Cached(answer.principal, asked_at, answer.revision))
                     return answer.principal
                 # A change of this key was seen after what auth read: its answer is of the past.
                 await asyncio.sleep(_STALE_PAUSE_SECONDS)
         raise Unavailable("auth has not caught up with its own changes; try again", reason="auth_unavailable")
 
-    def _remember(self, digest: bytes, principal: Principal, confirmed_at: float) -> None:
+    def _remember(self, digest: bytes, cached: _Cached) -> None:
         self._bad_keys.forget(digest)
-        self._cached[digest] = _Cached(principal, confirmed_at)
+        self._cached[digest] = cached
         self._cached.move_to_end(digest)
-        self._digests.setdefault(principal.key_id, set()).add(digest)
+        self._digests.setdefault(cached.principal.key_id, set()).add(digest)
         while len(self._cached) > self._principals_max:
             self._forget(next(iter(self._cached)))
 
@@ -181,10 +183,11 @@ class PrincipalCache:
         if not digests:
             del self._digests[cached.principal.key_id]
 
-    def _forget_all(self, floor: int) -> None:
+    def _believe_from(self, floor: int) -> None:
         """Believe nothing that was read before the revision `floor`."""
-        self._cached.clear()
-        self._digests.clear()
+        for digest, cached in list(self._cached.items()):
+            if cached.revision < floor:
+                self._forget(digest)
         self._changed_at.clear()
         self._bad_keys.forget_all()
         self._floor = floor
@@ -200,10 +203,15 @@ class PrincipalCache:
             self._apply(event)
 
     def _apply(self, event: WatchEvent) -> None:
-        if self._revision is None or event.revision < self._revision or event.all_keys_changed:
-            # A watch that begins, or a database that went back in time: changes up to here are never told, so neither
-            # what is remembered nor an answer on its way that was read before may be believed.
-            self._forget_all(event.revision)
+        if self._revision is not None and event.revision < self._revision:
+            # The database went back in time; what was read in the future that is lost is as old as all else.
+            self._cached.clear()
+            self._digests.clear()
+            self._believe_from(event.revision)
+        elif self._revision is None or event.all_keys_changed:
+            # A watch that begins: changes up to here are never told, so neither what is remembered nor an answer on its
+            # way that was read before may be believed.
+            self._believe_from(event.revision)
         if event.changed_key_id:
             self._note_change(event)
         elif not event.all_keys_changed:
@@ -215,7 +223,9 @@ class PrincipalCache:
         if len(self._changed_at) > _RECENT_CHANGES_MAX:
             del self._changed_at[next(iter(self._changed_at))]
         for digest in list(self._digests.get(event.changed_key_id, ())):
-            self._forget(digest)
+            # The first use of a new key is often ahead of the news that there is one, and knows all that it tells.
+            if self._cached[digest].revision < event.revision:
+                self._forget(digest)
         if event.is_revoked:
             self._lifelines.cut(event.changed_key_id)
 

@@ -26,9 +26,10 @@ from redis import Redis
 
 from services.common.channel import open_channel
 from services.local import programs, ready
-from services.local.child import Program, die_with_parent
+from services.local.child import Program
 from services.local.settings import LocalSettings
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
+from tests.e2e.forked import Started, started_process
 
 EMAIL = "tester@example.com"
 _START_SECONDS = 30
@@ -79,7 +80,7 @@ class Stack:
         self.folder = folder
         self.environment = dict(environment)
         self.own: dict[str, dict[str, str]] = {}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Started] = {}
         self._programs: dict[str, Program] = {}
         self.settings = LocalSettings(
             data_dir=folder / "data",
@@ -139,22 +140,15 @@ class Stack:
     def start(self, name: str, **environment: str) -> None:
         """Start one program, with `environment` on top of its own."""
         program = self._programs[name]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                program.command,
-                env={
-                    **bare_environment(),
-                    **program.environment,
-                    **self.environment,
-                    **self.own.get(name, {}),
-                    **environment,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-            )
+        given = {
+            **bare_environment(),
+            **program.environment,
+            **self.environment,
+            **self.own.get(name, {}),
+            **environment,
+        }
+        log = self.folder / f"{name}.log"
+        self._processes[name] = started_process(program.command, environment=given, log=log)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send one program a signal."""
@@ -170,6 +164,20 @@ class Stack:
         process = self._processes[name]
         process.terminate()
         return process.wait(timeout=within_seconds)
+
+    async def mend(self) -> None:
+        """Start what a test has ended, and return once all of it answers a chat."""
+        for name in self.names:
+            if not self.is_running(name):
+                self.start(name)
+        await self.until_ready(*self.names)
+        # Who was started again is there, and its callers may still be about to connect.
+        key = await self.create_key()
+        async with asyncio.timeout(_START_SECONDS), httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            for gateway in self.gateways:
+                url = f"{gateway}/api/v1/chat"
+                while (await client.post(url, headers=key.headers, json=say("hi"))).status_code != 200:
+                    await asyncio.sleep(0.05)
 
     async def until_ready(self, *names: str) -> None:
         """Return when these programs answer."""

@@ -26,8 +26,8 @@ _SLOW = "[[standin:slow token_ms=40]] [[standin:tokens count=40]]"
 
 
 @pytest.fixture(scope="module")
-def short_stack() -> Iterator[Stack]:
-    """Give a stack whose holds are overdue after 3 s."""
+def broken_again_and_again() -> Iterator[Stack]:
+    """Give one stack for all tests here; its holds are overdue after 3 s."""
     with running_stack(
         QUOTA_HOLD_SECONDS="3",
         QUOTA_SWEEP_SECONDS="0.2",
@@ -35,6 +35,13 @@ def short_stack() -> Iterator[Stack]:
         INFERENCE_TOTAL_TIMEOUT_SECONDS="2.5",
     ) as stack:
         yield stack
+
+
+@pytest.fixture
+async def short_stack(broken_again_and_again: Stack) -> Stack:
+    """Give the stack whole, whatever the test before has broken."""
+    await broken_again_and_again.mend()
+    return broken_again_and_again
 
 
 async def _ask(stack: Stack, key: Key, text: str = "hi") -> httpx.Response:

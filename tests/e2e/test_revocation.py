@@ -31,8 +31,8 @@ pytestmark = pytest.mark.xdist_group("revocation")
 _ROOT = Path(__file__).parents[2]
 _CALLS, _STREAMS = 200, 20
 _TOKENS = 60
-_STREAM = f"[[standin:slow token_ms=50]] [[standin:tokens count={_TOKENS}]]"
-"""Three seconds long."""
+_STREAM = f"[[standin:slow token_ms=100]] [[standin:tokens count={_TOKENS}]]"
+"""Six seconds long: on a slow machine all callers and streams together take three to begin."""
 _LONG_STREAM = "[[standin:slow token_ms=100]] [[standin:tokens count=70]]"
 """Seven seconds long."""
 _FLOOD = 10_000

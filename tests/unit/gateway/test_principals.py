@@ -78,6 +78,23 @@ async def test_a_change_is_believed_at_once(
     assert refused.value.reason == "revoked"
 
 
+async def test_the_news_of_a_change_that_the_answer_knew_already_does_not_ask_again(
+    cache: PrincipalCache, authority: ScriptedAuthority
+) -> None:
+    """A key is used before the watch tells of it: forgotten then, an outage of auth would stop it at once."""
+    async with watching(cache):
+        await authority.tell(1)
+        authority.answers[KEY] = Authentication(PRINCIPAL, "", 2)
+        await cache.authenticate(KEY)
+        await authority.tell(2, "key_1")
+        await cache.authenticate(KEY)
+        assert authority.asked == [KEY]
+        await authority.tell(3, "key_1")
+        authority.answers[KEY] = Authentication(None, "revoked", 3)
+        with pytest.raises(Unauthenticated):
+            await cache.authenticate(KEY)
+
+
 async def test_an_answer_older_than_the_last_change_seen_is_dropped(
     cache: PrincipalCache, authority: ScriptedAuthority
 ) -> None:
@@ -108,6 +125,18 @@ async def test_an_answer_that_was_read_before_the_first_watch_began_is_not_belie
         authority.gate.set()
         with pytest.raises(Unauthenticated):
             await asking
+
+
+async def test_an_answer_that_knew_all_before_the_first_watch_stays_believed(
+    cache: PrincipalCache, authority: ScriptedAuthority
+) -> None:
+    """A gateway answers before its watch begins: what it learnt then, an outage of auth may not take from it."""
+    authority.answers[KEY] = Authentication(PRINCIPAL, "", 2)
+    await cache.authenticate(KEY)
+    async with watching(cache):
+        await authority.tell(2)
+        assert await cache.authenticate(KEY) == PRINCIPAL
+    assert authority.asked == [KEY]
 
 
 async def test_an_auth_that_never_catches_up_is_an_outage_and_no_endless_loop(

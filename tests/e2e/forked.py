@@ -1,0 +1,105 @@
+"""Python programs as processes that are forked from one which has imported them already.
+
+They are what `python -m` makes of them: processes of their own with their own environment, killed by signals and reaped
+with an exit code. Only the second of importing, which is most of a start, is spent once and not at each start; a run of
+the suite makes hundreds. What `make run` itself starts is started as users start it (tests/e2e/test_make_run.py).
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from services.local.child import die_with_parent
+
+_PROGRAMS = (
+    "services.auth.server",
+    "services.inference.server",
+    "services.quota.server",
+    "services.gateway.server",
+    "services.local.worker",
+    "tools.groq_standin.__main__",
+)
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["tests.e2e.forked", *_PROGRAMS])
+
+
+class Forked:
+    """A running program, with the part of `subprocess.Popen` that tests use."""
+
+    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
+        """Start `command`; what it writes goes to the end of `log`."""
+        self._command = tuple(command)
+        self._process = _forks.Process(target=_become, args=(self._command[2:], dict(environment), str(log)))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, less than nothing for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code once it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: It runs on.
+        """
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired(self._command, timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+Started = Forked | subprocess.Popen[bytes]
+
+
+def started_process(command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> Started:
+    """Start a command; what it writes goes to the end of `log`."""
+    if tuple(command[:2]) == (sys.executable, "-m"):
+        return Forked(command, environment=environment, log=log)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+
+
+def _become(arguments: Sequence[str], environment: Mapping[str, str], log: str) -> None:
+    """Be `python -m arguments` in this process."""
+    os.setsid()
+    die_with_parent()
+    os.environ.clear()
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = list(arguments)
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
