@@ -67,10 +67,10 @@ async def test_a_rolling_restart_of_every_service_drops_nothing(cluster: Stack) 
     async with traffic(cluster.gateways, key, rate=_RATE, streams=_STREAMS, stream_tokens=_TOKENS) as running:
         for service in _SERVICES:
             for number in (1, 2):
+                await asyncio.sleep(_PAUSE_SECONDS)
                 seconds = await _restart(cluster, f"{service}-{number}")
                 print(f"{service}-{number} stopped in {seconds:.1f} s; {dict(running.answers)} so far")
                 assert not running.failures, f"{service}-{number}: {running.failures[:5]}"
-                await asyncio.sleep(_PAUSE_SECONDS)
     charged, held = await cluster.until_settled(key)
     answers = running.answers.total()
     print(f"{dict(running.answers)} whole answers, {len(running.failures)} failures, {charged} charged")
