@@ -24,7 +24,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota soak dashboard
+.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -71,6 +71,10 @@ bench-quick: .venv/dev.stamp ## See within 90 s that CPU per request, beside a b
 
 bench-quota: .venv/dev.stamp ## See how many slots one quota process reserves a second, on one key and on 10,000
 	$(BIN)/python -m bench.quota
+
+bench-profile: .venv/bench.stamp ## Sample a worker under load: where its time goes, by part and function, and as flame graphs
+	@$(call debian-packages,$(BENCH_PACKAGES))
+	$(BIN)/python -m bench.profiles
 
 bench-growth: .venv/dev.stamp ## See that requests stay fast up to 2,000 streams and ROWS=1000000 keys and ledger rows (10000000: 15 GB)
 	@$(call debian-packages,$(BENCH_PACKAGES))
