@@ -3,8 +3,8 @@
 py-spy samples the worker that holds all four services, from outside and without a change of it, under the load of
 `make bench`. Prints the shares of time by part and by function, and draws a flame graph of each load for a browser.
 
-Samples are taken of the thread that holds Python's lock, and count for the Python function that ran: what a built-in does
-in C is its caller's, and what needs no lock (the disk, SQLite's own work) is not seen.
+Samples are taken of the thread that holds Python's lock, and count for the Python function that ran: what a built-in
+does in C is its caller's, and what needs no lock (the disk, SQLite's own work) is not seen.
 """
 
 import re
