@@ -17,18 +17,25 @@ from services.common.database import is_sqlite
 from services.common.errors import StartError
 
 _log = logging.getLogger(__name__)
+_TOKEN_CHARACTERS_MIN = 16
+"""64 bits where they are hexadecimal: no number of calls finds it."""
 
 
 def admin_token(settings: AuthSettings) -> str:
     """Return what callers of the management API must show.
 
     Raises:
-        StartError: It is not given and may not be made, or cannot travel in metadata.
+        StartError: It is not given and may not be made, cannot travel in metadata, or is short enough to be guessed.
     """
     path = settings.data_dir / "admin-token"
     token = _given(settings.admin_token) or _made(settings, path, setting="STACK_ADMIN_TOKEN")
     if not (token.isascii() and token.isprintable()):
         raise StartError("STACK_ADMIN_TOKEN has characters that no call can carry; use letters and digits")
+    if len(token) < _TOKEN_CHARACTERS_MIN:
+        raise StartError(
+            f"STACK_ADMIN_TOKEN can be guessed: it has {len(token)} characters, and {_TOKEN_CHARACTERS_MIN} are the "
+            "least; make one with `openssl rand -hex 32`"
+        )
     return token
 
 

@@ -31,8 +31,8 @@ class AuthSettings(ServiceSettings):
     under `AUTH_KEY_PEPPER` when it is used."""
 
     admin_token: SecretStr | None = Field(default=None, validation_alias="STACK_ADMIN_TOKEN")
-    """What callers of the management API show. Absent on SQLite: `DATA_DIR/admin-token`, made once. Postgres demands
-    it."""
+    """What callers of the management API show, 16 characters at least. Absent on SQLite: `DATA_DIR/admin-token`, made
+    once. Postgres demands it."""
 
     sign_up: SignUpPolicy = SignUpPolicy.OPEN
     """Who may sign up: `open` everybody, `invite` who has an invitation, `closed` nobody: operators create accounts."""

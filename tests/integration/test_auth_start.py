@@ -138,6 +138,10 @@ def _ids_of_peppers(database: sqlite3.Connection) -> set[str]:
         ({"AUTH_DATABASE_URL": "mysql://localhost/auth"}, "databases of type mysql are not supported"),
         ({"AUTH_LISTEN": "unix:/nowhere/auth.sock"}, "cannot listen on unix:/nowhere/auth.sock"),
         ({"STACK_ADMIN_TOKEN": "schlüssel"}, "STACK_ADMIN_TOKEN has characters"),
+        (
+            {"STACK_ADMIN_TOKEN": "fifteen-letters"},
+            "it has 15 characters, and 16 are the least; make one with `openssl rand -hex 32`",
+        ),
         ({"DRAIN_SECONDS": "-1"}, "setting DRAIN_SECONDS"),
     ],
 )
