@@ -2,7 +2,7 @@
 
 import json
 
-from services.local.first_key import EMAIL, FirstKey
+from services.local.first_key import EMAIL, FILE, FirstKey
 from services.local.settings import LocalSettings
 
 _HELLO = json.dumps({"messages": [{"role": "user", "content": "Hello, who are you?"}]})
@@ -11,13 +11,12 @@ _HELLO = json.dumps({"messages": [{"role": "user", "content": "Hello, who are yo
 def banner(settings: LocalSettings, key: FirstKey) -> str:
     """Return the address, the key, and a line to paste."""
     api = f"http://127.0.0.1:{settings.gateway_port}/api/v1"
-    shown = key.secret if key.works else f"revoked; make another: stackctl keys create --email {EMAIL} --name NAME"
     lines = [
         "",
         "Stack 3.0 API is ready.",
         "",
         f"  API       {api}",
-        f"  Key       {shown}",
+        f"  Key       {_shown(settings, key)}",
         f"  Account   {EMAIL}, 1,000 requests a day for each key",
         f"  Model     {_upstream(settings)}",
         f"  Console   http://127.0.0.1:{settings.gateway_port}",
@@ -25,7 +24,7 @@ def banner(settings: LocalSettings, key: FirstKey) -> str:
         f"  Data      {settings.data_dir.resolve()}, logs in its folder logs",
         "",
     ]
-    if key.works:
+    if not key.denial:
         lines += ["Try it:", "", curl(api, key.secret), ""]
     return "\n".join([*lines, "Ctrl-C stops everything.", ""])
 
@@ -33,6 +32,16 @@ def banner(settings: LocalSettings, key: FirstKey) -> str:
 def curl(api: str, secret: str) -> str:
     """Return a command that asks a first question."""
     return f'curl {api}/chat -H "Authorization: Bearer {secret}" -H "Content-Type: application/json" -d \'{_HELLO}\''
+
+
+def _shown(settings: LocalSettings, key: FirstKey) -> str:
+    match key.denial:
+        case "":
+            return key.secret
+        case "unknown":
+            return f"unknown to this database; for another, remove {settings.data_dir / FILE} and start again"
+        case denial:
+            return f"{denial}; make another: stackctl keys create --email {EMAIL} --name NAME"
 
 
 def _upstream(settings: LocalSettings) -> str:

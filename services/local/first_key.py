@@ -11,7 +11,9 @@ from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_gr
 EMAIL = "you@example.com"
 """The first account."""
 
-_FILE = "first-api-key"
+FILE = "first-api-key"
+"""Where it is kept, in DATA_DIR."""
+
 _TIMEOUT_SECONDS = 5.0
 
 
@@ -20,8 +22,8 @@ class FirstKey:
     """A key to show at start."""
 
     secret: str
-    works: bool
-    """False when it was revoked since."""
+    denial: str
+    """Why it does not work any more: `revoked`, or `unknown` where the database is another one; empty when it works."""
 
 
 async def first_key(data_dir: Path, *, auth_target: str, admin_token: str) -> FirstKey:
@@ -30,11 +32,11 @@ async def first_key(data_dir: Path, *, auth_target: str, admin_token: str) -> Fi
     Raises:
         StartError: Auth cannot be asked, or the file cannot be written.
     """
-    path = data_dir / _FILE
+    path = data_dir / FILE
     if not path.exists():
         _write(path, await _create(auth_target, admin_token))
     secret = path.read_text(encoding="ascii").strip()
-    return FirstKey(secret, works=await _is_good(auth_target, secret))
+    return FirstKey(secret, denial=await _denial(auth_target, secret))
 
 
 async def _create(auth_target: str, admin_token: str) -> str:
@@ -53,12 +55,14 @@ async def _create(auth_target: str, admin_token: str) -> str:
             return (await keys.CreateKey(key, metadata=metadata, timeout=_TIMEOUT_SECONDS)).secret
 
 
-async def _is_good(auth_target: str, secret: str) -> bool:
+async def _denial(auth_target: str, secret: str) -> str:
     async with open_channel(auth_target) as channel:
         with rpc_errors(unavailable_reason="auth_unavailable"):
             request = auth_pb2.AuthenticateRequest(api_key=secret)
             answer = await auth_pb2_grpc.AuthServiceStub(channel).Authenticate(request, timeout=_TIMEOUT_SECONDS)
-    return answer.WhichOneof("outcome") == "principal"
+    if answer.WhichOneof("outcome") == "principal":
+        return ""
+    return auth_pb2.DenialReason.Name(answer.denial.reason).removeprefix("DENIAL_REASON_").lower()
 
 
 def _write(path: Path, secret: str) -> None:

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from services.auth.keys import SECRET_PREFIX
 from services.auth.pepper import Pepper
-from stack.auth.v1 import accounts_pb2, auth_pb2
+from services.common import checked_token
+from services.local.banner import banner
+from services.local.first_key import EMAIL, FILE, first_key
+from services.local.settings import LocalSettings
+from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth, shown
 
 POSTGRES = {"AUTH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
@@ -86,6 +91,23 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
     with running_auth(tmp_path, {"AUTH_KEY_PEPPER": kept}) as service:
         async with auth_client(service.target) as client:
             assert (await client.authenticate(created.secret)).principal.key_id == created.key.id
+
+
+async def test_a_first_key_that_does_not_work_is_told_with_its_reason_and_remedy(tmp_path: Path) -> None:
+    """One that its database does not know is not revoked, and has no account that could get another."""
+    settings = LocalSettings(data_dir=tmp_path)
+    with running_auth(tmp_path, {"STACK_ADMIN_TOKEN": ADMIN_TOKEN}) as service:
+        made = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
+        assert f"Bearer {made.secret}" in banner(settings, made)
+        async with auth_client(service.target) as client:
+            listed = await client.keys.ListKeys(keys_pb2.ListKeysRequest(email=EMAIL), metadata=shown())
+            await client.revoke(listed.keys[0].id)
+        revoked = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
+        assert "revoked; make another: stackctl keys create" in banner(settings, revoked)
+        (tmp_path / FILE).write_text(checked_token.mint(SECRET_PREFIX))
+        unknown = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
+        assert f"unknown to this database; for another, remove {tmp_path / FILE}" in banner(settings, unknown)
+        assert "curl" not in banner(settings, unknown)
 
 
 async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_needs_it(tmp_path: Path) -> None:
