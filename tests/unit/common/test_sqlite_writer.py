@@ -1,0 +1,76 @@
+"""The writer's thread on a file that another process writes too."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from services.common import sqlite_writer
+from services.common.sqlite_writer import SQLiteWriter
+
+_connect = partial(sqlite3.connect, check_same_thread=False)
+
+
+def _insert(connection: sqlite3.Connection) -> float:
+    connection.execute("INSERT INTO kept VALUES (1)")
+    return time.monotonic()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    with closing(sqlite3.connect(tmp_path / "file.db")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE kept (number int)")
+    return tmp_path / "file.db"
+
+
+@pytest.fixture
+def writer(file: Path) -> Iterator[SQLiteWriter]:
+    with sqlite_writer.sqlite_writer(partial(_connect, file)) as writer:
+        yield writer
+
+
+@pytest.fixture
+def other(file: Path) -> Iterator[sqlite3.Connection]:
+    """Give what another process would have: a connection of its own, in the middle of a write."""
+    with closing(_connect(file)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+
+
+async def test_a_write_waits_for_the_one_of_another_process(writer: SQLiteWriter, other: sqlite3.Connection) -> None:
+    writing = asyncio.create_task(writer.write(_insert))
+    done, _ = await asyncio.wait({writing}, timeout=0.3)
+    assert not done
+    released_at = time.monotonic()
+    other.commit()
+    assert await writing > released_at
+    assert other.execute("SELECT count(*) FROM kept").fetchone() == (1,)
+
+
+async def test_a_write_that_never_gets_its_turn_fails_and_the_next_one_works(
+    writer: SQLiteWriter, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "_BUSY_SECONDS_MAX", 0.2)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        await writer.write(_insert)
+    other.commit()
+    await writer.write(_insert)
+    assert other.execute("SELECT count(*) FROM kept").fetchone() == (1,)
+
+
+async def test_work_that_fails_leaves_nothing_behind_and_the_file_free(writer: SQLiteWriter, file: Path) -> None:
+    def fail(connection: sqlite3.Connection) -> None:
+        _insert(connection)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await writer.write(fail)
+    with closing(sqlite3.connect(file, timeout=0)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
