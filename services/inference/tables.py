@@ -31,7 +31,13 @@ usage_ledger = Table(
     Column("duration_ms", BigInteger, nullable=False),
     # Counting a key's day, which grounds quota's counters, reads this index alone.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
-    Index("ix_usage_ledger_account_day", "account_id", "day"),
+    # So does adding up an account's days: its rows lie on as many pages as there are, and reading them took a hundred
+    # times as long among ten million rows (docs/benchmarks/growth.md).
+    Index(
+        "ix_usage_ledger_account_usage",
+        *("account_id", "day", "model", "key_id", "charged"),
+        *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
+    ),
     # Pages of an account's or one key's requests, newest first, walk down one of these.
     Index("ix_usage_ledger_account_request", "account_id", "request_id"),
     Index("ix_usage_ledger_account_key_request", "account_id", "key_id", "request_id"),

@@ -1,6 +1,7 @@
 """The SQL ledger keeps the contract on both databases, and so do its migrations and its one-process rule."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -96,6 +97,17 @@ async def _migrated(engine: AsyncEngine, move: Callable[[Config, str], None], re
         await connection.run_sync(run)
 
 
+async def _plan(url: str, query: Select[Any]) -> str:
+    """Return how the database would answer. Of few rows Postgres would scan all, so that is forbidden to it."""
+    async with _opened(url) as engine, engine.connect() as connection:
+        text = str(query.compile(engine.sync_engine, compile_kwargs={"literal_binds": True}))
+        explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
+        if engine.dialect.name == "postgresql":
+            for way in ("seqscan", "bitmapscan", "sort", "incremental_sort"):
+                await connection.exec_driver_sql(f"SET enable_{way} = off")
+        return "\n".join(str(row) for row in await connection.exec_driver_sql(explain + text))
+
+
 _PAGE = RequestsPage(account_id="acc_1", rows_max=10, before="req_9")
 
 
@@ -108,17 +120,17 @@ _PAGE = RequestsPage(account_id="acc_1", rows_max=10, before="req_9")
     ],
 )
 async def test_pages_and_last_uses_walk_down_an_index_and_neither_scan_nor_sort(url: str, query: Select[Any]) -> None:
-    """With few rows Postgres scans whatever there is, so that is forbidden to it here."""
-    async with _opened(url) as engine, engine.connect() as connection:
-        text = str(query.compile(engine.sync_engine, compile_kwargs={"literal_binds": True}))
-        explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
-        if engine.dialect.name == "postgresql":
-            for way in ("seqscan", "bitmapscan", "sort", "incremental_sort"):
-                await connection.exec_driver_sql(f"SET enable_{way} = off")
-        plan = "\n".join(str(row) for row in await connection.exec_driver_sql(explain + text))
+    plan = await _plan(url, query)
     assert "ix_usage_ledger" in plan or "sqlite_autoindex" in plan
     for slow in ("SCAN usage_ledger", "SCAN last_row", "TEMP B-TREE", "Seq Scan", "Sort"):
         assert slow not in plan, plan
+
+
+@pytest.mark.parametrize("key_id", ["", "key_1"], ids=["an account", "a key"])
+async def test_adding_up_days_reads_an_index_alone_and_no_row(url: str, key_id: str) -> None:
+    """Among ten million rows thirty days took 35 ms while each of 500 rows was read where it lies, and 0.3 ms so."""
+    plan = await _plan(url, queries.summary(key_id, "acc_1", "2026-07-01", "2026-07-30"))
+    assert re.search(r"(COVERING INDEX|Index Only Scan( Backward)? using) ix_usage_ledger_account_usage", plan), plan
 
 
 async def test_a_database_migrated_twice_keeps_its_rows(url: str) -> None:
