@@ -7,15 +7,13 @@ once. Ends with 1 when a request takes more than three times as long beside 2,00
 import argparse
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench import streams, wire
 from bench.closed_loop import body
-from bench.contenders.stack import WORKER, Stack
+from bench.contenders.stack import WORKER, Stack, stack_alone
 from bench.mock import Mock
 from bench.percentiles import percentile
 from bench.progress import say
@@ -47,19 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=_STEPS[-1], help="open streams in the end")
     steps = [step for step in _STEPS if step <= parser.parse_args().streams]
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
-        folder = Path(name)
-        mock = Mock(folder)
-        stack = Stack(folder, groq_base_url=mock.base_url, workers=1, **_ROOM)
-        mock.start()
-        stack.start()
-        try:
-            levels = asyncio.run(measure(stack, mock, steps))
-            asked = len(levels) * _ASKED + steps[-1]
-            charged = stack.charged()
-        finally:
-            stack.stop()
-            mock.stop()
+    with stack_alone(**_ROOM) as (stack, mock):
+        levels = asyncio.run(measure(stack, mock, steps))
+        asked = len(levels) * _ASKED + steps[-1]
+        charged = stack.charged()
     print("\n".join(report(levels)))
     if charged != asked:
         sys.exit(f"{asked} requests were answered and {charged} charged")

@@ -10,19 +10,17 @@ does in C is its caller's, and what needs no lock (the disk, SQLite's own work) 
 import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import closed_loop, measure, streams
-from bench.contenders.stack import WORKER, Stack
-from bench.mock import Mock
+from bench.contenders.stack import WORKER, Stack, stack_alone
 from bench.progress import say
 from bench.tables import table
 
-_PICTURES = Path("var/profiles")
+_FOLDER = Path("var/profiles")
 _SECONDS = 10
 _SAMPLES_PER_SECOND = 250
 _CONNECTIONS = 32
@@ -35,26 +33,11 @@ _FRAME = re.compile(r"(?P<function>.+) \((?P<file>.+?)(?::\d+)?\)")
 Load = Callable[[], object]
 
 
-class NotSampled(Exception):
-    """py-spy could not look into the process."""
-
-
 def main() -> None:
     """Sample both loads, print tables and draw pictures."""
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
-        folder = Path(name)
-        mock = Mock(folder)
-        stack = Stack(folder, groq_base_url=mock.base_url)
-        mock.start()
-        stack.start()
-        try:
-            for kind, load in _loads(stack).items():
-                _sample(kind, load, stack.parts[WORKER], folder)
-        except NotSampled as exc:
-            sys.exit(str(exc))
-        finally:
-            stack.stop()
-            mock.stop()
+    with stack_alone() as (stack, _):
+        for kind, load in _loads(stack).items():
+            _sample(kind, load, stack.parts[WORKER])
 
 
 def by_part(stacks: Iterable[tuple[str, int]]) -> Counter[str]:
@@ -85,15 +68,14 @@ def _loads(stack: Stack) -> dict[str, Load]:
     }
 
 
-def _sample(kind: str, load: Load, pid: int, folder: Path) -> None:
-    raw = folder / "stacks.txt"
+def _sample(kind: str, load: Load, pid: int) -> None:
+    _FOLDER.mkdir(parents=True, exist_ok=True)
+    raw, picture = _FOLDER / f"{kind}.txt", _FOLDER / f"{kind}.svg"
     _record(load, pid, "raw", raw)
     stacks = [_counted(line) for line in raw.read_text(encoding="utf-8").splitlines()]
     say(f"{sum(samples for _, samples in stacks):,} samples of {kind}")
     for title, counts in ((kind, by_part(stacks)), ("function", by_function(stacks))):
         print("\n".join(["", *_shares(title, counts)]))
-    _PICTURES.mkdir(parents=True, exist_ok=True)
-    picture = _PICTURES / f"{kind}.svg"
     _record(load, pid, "flamegraph", picture)
     say(f"{picture} drawn")
 
@@ -108,7 +90,7 @@ def _record(load: Load, pid: int, shape: str, out: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         running.result()
     if done.returncode:
-        raise NotSampled(f"py-spy could not look into process {pid}; run this as root: {done.stderr.strip()}")
+        sys.exit(f"py-spy could not look into process {pid}; run this as root: {done.stderr.strip()}")
 
 
 def _counted(line: str) -> tuple[str, int]:

@@ -8,7 +8,6 @@ and the allocator fill. Ends with 1 when the last third needs more than the seco
 import argparse
 import csv
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +18,7 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench import closed_loop, measure, streams
-from bench.contenders.stack import Stack
-from bench.mock import Mock
+from bench.contenders.stack import Stack, stack_alone
 from bench.progress import say
 from bench.tables import number, table
 from bench.usage import usage
@@ -57,17 +55,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/soak.csv"), help="where the samples go")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
-        folder = Path(name)
-        mock = Mock(folder)
-        stack = Stack(folder, groq_base_url=mock.base_url)
-        mock.start()
-        stack.start()
-        try:
-            samples = list(soak(stack, seconds=options.minutes * 60))
-        finally:
-            stack.stop()
-            mock.stop()
+    with stack_alone() as (stack, _):
+        samples = list(soak(stack, seconds=options.minutes * 60))
     write(samples, options.out)
     print("\n".join(report(samples)))
     if grown := growth(samples):

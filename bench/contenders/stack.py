@@ -5,8 +5,10 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import psutil
 from redis import Redis
 
 from bench.machine import commit
-from bench.mock import MODEL
+from bench.mock import MODEL, Mock
 from bench.processes import DidNotStart, Process, plain_environment
 from services.auth.minting import DAILY_LIMIT_MAX
 from tests.e2e.stack import free_port
@@ -151,3 +153,20 @@ class Stack:
             if found := _VALKEY_TITLE.search(" ".join(process.cmdline())):
                 return found[1]
         raise DidNotStart("no Valkey runs")
+
+
+@contextmanager
+def stack_alone(**environment: str) -> Iterator[tuple[Stack, Mock]]:
+    """Run the product, one worker, in front of a mock for the block; `environment` is what an operator would set."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
+        mock = Mock(Path(name))
+        stack = Stack(Path(name), groq_base_url=mock.base_url, workers=1, **environment)
+        mock.start()
+        try:
+            stack.start()
+            try:
+                yield stack, mock
+            finally:
+                stack.stop()
+        finally:
+            mock.stop()
