@@ -1,6 +1,5 @@
 """The `stackctl` command: where the services are, and the commands."""
 
-import os
 from pathlib import Path
 
 import click
@@ -52,8 +51,6 @@ def main(context: click.Context, *, auth_target: str, quota_target: str, inferen
 
     Exit codes: 0 done, 1 refused or failed, 2 a mistake in the command line, 3 a service does not answer.
     """
-    # What gRPC's core has to say stands in our own sentences.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     context.obj = Backends(auth_target, quota_target, inference_target, data_dir)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import os
 import re
 import signal
 import sys
@@ -28,8 +27,6 @@ Settings = TypeVar("Settings", bound=ServiceSettings)
 
 def run(service: str, settings_type: type[Settings], main: Callable[[Settings], Awaitable[None]]) -> None:
     """Run `main` until it returns; exit with code 1 and a sentence on standard error when it cannot start."""
-    # What gRPC's core has to say of a taken port stands in our own sentence.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         settings = read(settings_type)
         log.set_up(service, settings.log_level)

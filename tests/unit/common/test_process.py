@@ -20,9 +20,8 @@ async def _nothing(settings: ServiceSettings) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`run` takes over the process' logging and environment, which belong to pytest here."""
+    """`run` takes over the process' logging, which belongs to pytest here."""
     monkeypatch.setattr(log, "set_up", lambda service, level: None)
-    monkeypatch.setenv("GRPC_VERBOSITY", "NONE")
 
 
 @pytest.mark.parametrize(
