@@ -203,14 +203,14 @@ class PrincipalCache:
             self._apply(event)
 
     def _apply(self, event: WatchEvent) -> None:
-        if self._revision is not None and event.revision < self._revision:
-            # The database went back in time; what was read in the future that is lost is as old as all else.
+        if self._revision is None:
+            # A watch begins: changes up to here are never told, so neither what is remembered nor an answer on its way
+            # that was read before may be believed.
+            self._believe_from(event.revision)
+        elif event.revision < self._revision or event.all_keys_changed:
+            # After a database went back in time its revisions are counted again, and say nothing of what was read.
             self._cached.clear()
             self._digests.clear()
-            self._believe_from(event.revision)
-        elif self._revision is None or event.all_keys_changed:
-            # A watch that begins: changes up to here are never told, so neither what is remembered nor an answer on its
-            # way that was read before may be believed.
             self._believe_from(event.revision)
         if event.changed_key_id:
             self._note_change(event)
@@ -223,8 +223,9 @@ class PrincipalCache:
         if len(self._changed_at) > _RECENT_CHANGES_MAX:
             del self._changed_at[next(iter(self._changed_at))]
         for digest in list(self._digests.get(event.changed_key_id, ())):
-            # The first use of a new key is often ahead of the news that there is one, and knows all that it tells.
-            if self._cached[digest].revision < event.revision:
+            # The first use of a new key is often ahead of the news that there is one, and knows all that it tells. No
+            # answer knows of a revocation: one that seems to was read before the database went back in time.
+            if event.is_revoked or self._cached[digest].revision < event.revision:
                 self._forget(digest)
         if event.is_revoked:
             self._lifelines.cut(event.changed_key_id)

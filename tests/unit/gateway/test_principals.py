@@ -227,6 +227,20 @@ async def test_when_auth_goes_back_in_time_everything_is_forgotten(
     assert authority.asked == [KEY, KEY]
 
 
+async def test_a_revocation_is_believed_though_an_answer_seems_to_know_it(
+    cache: PrincipalCache, authority: ScriptedAuthority
+) -> None:
+    """The answer was read at a revision that a failover lost before the watch told of it, and then counted again."""
+    async with watching(cache):
+        await authority.tell(4)
+        authority.answers[KEY] = Authentication(PRINCIPAL, "", 5)
+        await cache.authenticate(KEY)
+        authority.answers[KEY] = Authentication(None, "revoked", 5)
+        await authority.tell(5, "key_1", is_revoked=True)
+        with pytest.raises(Unauthenticated):
+            await cache.authenticate(KEY)
+
+
 async def test_an_expired_key_is_refused_though_it_is_remembered(
     cache: PrincipalCache, authority: ScriptedAuthority, clock: ManualClock
 ) -> None:
