@@ -31,7 +31,7 @@ usage_ledger = Table(
     Column("duration_ms", BigInteger, nullable=False),
     # Counting a key's day, which grounds quota's counters, reads this index alone.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
-    # So does adding up an account's days: its rows lie on as many pages as there are, and reading them took a hundred
+    # So does adding up an account's days: its rows lie on as many pages as there are, and reading them took thirty
     # times as long among ten million rows (docs/benchmarks/growth.md).
     Index(
         "ix_usage_ledger_account_usage",

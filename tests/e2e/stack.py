@@ -167,10 +167,7 @@ class Stack:
 
     async def mend(self) -> None:
         """Start what a test has ended, and return once all of it answers a chat."""
-        for name in self.names:
-            if not self.is_running(name):
-                self.start(name)
-        await self.until_ready(*self.names)
+        await self.start_missing()
         # Who was started again is there, and its callers may still be about to connect.
         key = await self.create_key()
         async with asyncio.timeout(_START_SECONDS), httpx.AsyncClient(trust_env=False, timeout=20) as client:
@@ -178,6 +175,13 @@ class Stack:
                 url = f"{gateway}/api/v1/chat"
                 while (await client.post(url, headers=key.headers, json=say("hi"))).status_code != 200:
                     await asyncio.sleep(0.05)
+
+    async def start_missing(self) -> None:
+        """Start what has ended, and return once each program answers."""
+        for name in self.names:
+            if not self.is_running(name):
+                self.start(name)
+        await self.until_ready(*self.names)
 
     async def until_ready(self, *names: str) -> None:
         """Return when these programs answer."""

@@ -115,10 +115,7 @@ class World:
             self._postgres.thaw()
             self._postgres.start()
             await self._postgres.until_it_answers()
-        for name in self.stack.names:
-            if not self.stack.is_running(name):
-                self.stack.start(name)
-        await self.stack.until_ready(*self.stack.names)
+        await self.stack.start_missing()
 
     @property
     def valkey_files(self) -> Path:
