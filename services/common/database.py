@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import StartError
 from services.common.file_lock import alone, held
+from services.common.private_files import open_private, restrict
 from services.common.sqlite_writer import SQLiteWriter, sqlite_writer
 from services.common.transactions import DATABASE_ERRORS, wait_for_leavers
 
@@ -57,6 +59,7 @@ async def open_database(
         lock = file.with_name(file.name + ".lock")
         remedy = "stop it, or use Postgres for several replicas"
         with held(lock, thing=str(file), remedy=remedy, with_siblings=has_siblings):
+            _make_private(file)
             _use_wal(file)
             engine = _sqlite_engine(parsed)
             try:
@@ -130,6 +133,16 @@ def _with_driver(url: URL) -> URL:
     """Return the URL for our driver, which calls libpq's `sslmode` by another name; hosted Postgres' URLs bear it."""
     query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
     return url.set(drivername=_DRIVERS[url.get_backend_name()], query=query)
+
+
+def _make_private(file: Path) -> None:
+    """Create the file for its owner alone, or restrict it; SQLite gives its mode to the files that it puts beside."""
+    try:
+        os.close(open_private(file, os.O_RDWR | os.O_CREAT))
+    except OSError as exc:
+        raise StartError(f"cannot use {file}: {exc.strerror}; choose another DATA_DIR") from exc
+    for suffix in ("-wal", "-shm", "-journal"):
+        restrict(file.with_name(file.name + suffix))
 
 
 def _use_wal(file: Path) -> None:

@@ -56,7 +56,8 @@ class ServiceSettings(TLSSettings):
     """Part of the requests that are traced; the gateway decides for all services."""
 
     data_dir: Path = Field(default=Path("var"), validation_alias="DATA_DIR")
-    """Folder of a single machine's databases and secrets; a cluster's services do not use it."""
+    """Folder of a single machine's databases, logs and secrets, all readable by its owner only; a cluster's services do
+    not use it."""
 
     drain_seconds: float = Field(default=5.0, ge=0, validation_alias="DRAIN_SECONDS")
     """After SIGTERM: time to stay up, unready, while callers learn to go elsewhere."""

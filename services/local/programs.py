@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from services.common.errors import StartError
+from services.common.private_files import make_private_folder
 from services.local import valkey
 from services.local.child import Program
 from services.local.settings import LocalSettings
@@ -25,7 +26,7 @@ def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
     programs = []
     if not settings.quota_redis_url:
         data = settings.data_dir / "valkey"
-        data.mkdir(parents=True, exist_ok=True)
+        make_private_folder(data)
         server = valkey.find_server(settings.valkey_server)
         programs.append(Program("valkey", valkey.command(server, socket=sockets / "valkey.sock", data=data)))
     return programs

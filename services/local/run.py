@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -14,9 +15,11 @@ from pathlib import Path
 from services.common import process, secret_file
 from services.common.errors import ServiceError, StartError
 from services.common.file_lock import held
+from services.common.private_files import make_private_folder
 from services.local import programs, ready
 from services.local.banner import banner
 from services.local.child import Child
+from services.local.data_dir import prepare_data_dir
 from services.local.first_key import first_key
 from services.local.settings import LocalSettings
 
@@ -37,7 +40,8 @@ async def run(settings: LocalSettings) -> None:
         StartError: It cannot start; nothing is left running.
     """
     stopping = process.stop_signal()
-    _check_data_dir(settings.data_dir)
+    os.umask(0o077)  # Valkey chooses no modes for its files, and inherits this.
+    prepare_data_dir(settings.data_dir)
     programs.check_ports(settings)
     lock = settings.data_dir / "run.lock"
     with held(lock, thing=str(settings.data_dir), remedy="stop it, or set DATA_DIR"), _socket_folder() as sockets:
@@ -55,7 +59,7 @@ async def run(settings: LocalSettings) -> None:
 async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Path) -> None:
     """Start the stores, then the services; each is put into `parts` before it is started."""
     logs = settings.data_dir / "logs"
-    logs.mkdir(exist_ok=True)
+    make_private_folder(logs)
     groq_port = 0 if settings.has_groq_key else programs.free_port()
     groq_base_url = f"http://127.0.0.1:{groq_port}" if groq_port else ""
     stores = programs.stores(settings, sockets=sockets) + ([programs.standin(groq_port)] if groq_port else [])
@@ -182,15 +186,6 @@ def _raise_first(task: "asyncio.Future[None]") -> None:
         raise exc.exceptions[0]
     if exc is not None:
         raise exc
-
-
-def _check_data_dir(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return
-    except OSError as exc:
-        raise StartError(f"cannot write to {path}: {exc.strerror}; set DATA_DIR to a folder of yours") from exc
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class Runner:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            umask=0,
         )
 
     def read_until(self, text: str) -> str:
@@ -168,11 +169,45 @@ def test_later_runs_keep_the_key_and_what_it_used_however_many_workers_there_are
     assert remaining == ["999", "998", "997"]
 
 
-def test_secrets_on_disk_are_for_their_owner_only(start: Callable[..., Runner], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_everything_in_data_dir_is_for_its_owner_only_and_so_is_what_an_earlier_version_left(
+    start: Callable[..., Runner], tmp_path: Path, workers: str
+) -> None:
+    var = tmp_path / "var"
+    old = ["auth.db", "inference.db", "run.lock", "logs/stack.log", "logs/auth.log.1", "valkey/appendonlydir/old"]
+    for name in old:
+        (var / name).parent.mkdir(parents=True, exist_ok=True)
+        (var / name).touch()
+    for path in (var, *var.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    runner = start(STACK_WORKERS=workers)
+    assert _ask(runner, _secret(runner.read_until("Ctrl-C"))).status_code == 200
+    found = {str(path.relative_to(var)) for path in var.rglob("*")}
+    assert found > {
+        *old,
+        "auth.db-wal",
+        "auth.db-shm",
+        "inference.db-wal",
+        "key-pepper",
+        "admin-token",
+        "first-api-key",
+    }
+    assert _open_to_others(var) == []
+
+
+def test_what_is_not_ours_in_data_dir_keeps_its_mode(start: Callable[..., Runner], tmp_path: Path) -> None:
+    var = tmp_path / "var"
+    var.mkdir()
+    (var / "notes.txt").touch()
+    for path in (var, var / "notes.txt"):
+        path.chmod(0o755)
     start().read_until("Ctrl-C")
-    assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
-    for name in ("key-pepper", "admin-token", "first-api-key"):
-        assert (tmp_path / "var" / name).stat().st_mode & 0o777 == 0o600, name
+    assert _open_to_others(var) == [".", "notes.txt"]
+
+
+def _open_to_others(folder: Path) -> list[str]:
+    paths = (folder, *folder.rglob("*"))
+    return sorted(str(path.relative_to(folder)) for path in paths if path.stat().st_mode & 0o077)
 
 
 def test_a_service_that_dies_is_started_again_whichever_it_is(start: Callable[..., Runner]) -> None:
