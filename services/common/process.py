@@ -36,9 +36,14 @@ def run(service: str, settings_type: type[Settings], main: Callable[[Settings], 
         ):
             runner.run(_awaited(main(settings)))
     except StartError as exc:
+        log.flush()  # The sentence comes last.
         sys.exit(f"{service}: {exc}")
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        log.flush()
 
 
 def read(settings_type: type[Settings]) -> Settings:

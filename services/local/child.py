@@ -12,7 +12,6 @@ from pathlib import Path
 from services.common.private_files import open_private
 
 _PR_SET_PDEATHSIG = 1
-_LOG_BYTES_MAX = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,7 @@ class Child:
         return self._process.pid
 
     async def start(self) -> None:
-        """Start the program; a log that has grown large is put aside first."""
-        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES_MAX:
-            self.log.replace(self.log.with_suffix(".log.1"))
+        """Start the program; its output goes to the end of its log."""
         with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *self.program.command,

@@ -16,11 +16,13 @@ from services.common import process, secret_file
 from services.common.errors import ServiceError, StartError
 from services.common.file_lock import held
 from services.common.private_files import make_private_folder
+from services.common.tasks import running
 from services.local import programs, ready
 from services.local.banner import banner
 from services.local.child import Child
 from services.local.data_dir import prepare_data_dir
 from services.local.first_key import first_key
+from services.local.logs import keep_rotating
 from services.local.settings import LocalSettings
 
 _START_SECONDS = 30.0
@@ -49,7 +51,8 @@ async def run(settings: LocalSettings) -> None:
         try:
             await _or_stop(_start_parts(parts, settings, sockets), stopping)
             await _or_stop(_show(settings), stopping)
-            await _or_stop(_keep_running(parts), stopping)
+            async with running(keep_rotating(settings.data_dir / "logs")):
+                await _or_stop(_keep_running(parts), stopping)
             print("\nStopping ...", flush=True)
         finally:
             await _stop_parts(parts)

@@ -195,6 +195,20 @@ def test_everything_in_data_dir_is_for_its_owner_only_and_so_is_what_an_earlier_
     assert _open_to_others(var) == []
 
 
+def test_a_log_that_grows_large_is_rotated_while_its_program_runs(start: Callable[..., Runner], tmp_path: Path) -> None:
+    runner = start()
+    secret = _secret(runner.read_until("Ctrl-C"))
+    log = tmp_path / "var" / "logs" / "stack.log"
+    with log.open("ab") as file:
+        file.write(b"0123456789abcde\n" * 1_300_000)
+    _until(lambda: log.with_suffix(".log.1").exists())
+    assert log.with_suffix(".log.1").stat().st_size > 20_000_000
+    assert _ask(runner, secret).status_code == 200
+    _until(lambda: "/api/v1/chat" in log.read_text())
+    assert log.stat().st_size < 100_000
+    assert _open_to_others(tmp_path / "var") == []
+
+
 def test_what_is_not_ours_in_data_dir_keeps_its_mode(start: Callable[..., Runner], tmp_path: Path) -> None:
     var = tmp_path / "var"
     var.mkdir()
