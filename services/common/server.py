@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from grpc import aio
 from grpc_health.v1 import health
@@ -70,6 +70,7 @@ class GrpcServer:
         self._listen = listen
         self._settings = settings
         self._ends_at = 0.0
+        self._stopping = process.StopSignal()
         self._health = Health(settings.health_listen or (beside(listen) if self._certificates else ""))
 
     async def __aenter__(self) -> Self:
@@ -95,18 +96,27 @@ class GrpcServer:
         Raises:
             StartError: The address is taken or cannot be used.
         """
-        stopping = process.stop_signal()
+        self._stopping = process.stop_signal()
         await self._health.open()
         await self._start(service_names)
         _log.info("ready", extra={"listen": self._listen, "mtls": self._certificates is not None})
-        await stopping.wait()
+        await self._stopping.wait()
         await self._drain(on_drain)
         _log.info("stopped")
 
     @property
     def grace_left_seconds(self) -> float:
-        """What is left of the grace after `run`, for work that outlives its calls; together they must not exceed it."""
-        return max(0.0, self._ends_at - time.monotonic())
+        """What is left of the grace after `run`, for work that outlives its calls; nothing when the stop is urgent."""
+        return 0.0 if self._stopping.is_urgent() else max(0.0, self._ends_at - time.monotonic())
+
+    async def wait_in_grace(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` after `run`, for as long as the grace lasts, and then cancel it."""
+        task = asyncio.ensure_future(work)
+        await self._stopping.wait_for(task, seconds=self.grace_left_seconds)
+        if task.cancel():
+            await asyncio.wait({task})
+        else:
+            task.result()
 
     async def _start(self, service_names: Sequence[str]) -> None:
         self._health.answer_on(self.grpc)
@@ -128,14 +138,21 @@ class GrpcServer:
             raise taken(self._listen) from exc
 
     async def _drain(self, on_drain: Callable[[], None]) -> None:
-        """Fail readiness first, let callers move away, then let calls in flight finish."""
+        """Fail readiness first, let callers move away, then let calls in flight finish; an urgent stop cuts them."""
+        stopping = self._stopping
         await self._health.leave()
-        await asyncio.sleep(self._settings.drain_seconds)
+        await stopping.wait_for(seconds=self._settings.drain_seconds)
         on_drain()
         self._ends_at = time.monotonic() + self._settings.grace_seconds
         if self._in_process:
             self._in_process.close()
-        await self.grpc.stop(self._settings.grace_seconds)
+        ending = asyncio.ensure_future(self.grpc.stop(self._settings.grace_seconds))
+        await stopping.wait_for(ending, seconds=self._settings.grace_seconds)
+        if stopping.is_urgent():
+            # gRPC takes one stop at a time, and another only when the first one's grace is not waited for any more.
+            ending.cancel()
+            await asyncio.wait({ending})
+        await self.grpc.stop(0)
 
 
 def _certificates(listen: str, settings: ServiceSettings) -> Certificates | None:

@@ -60,10 +60,11 @@ class ServiceSettings(TLSSettings):
     not use it."""
 
     drain_seconds: float = Field(default=5.0, ge=0, validation_alias="DRAIN_SECONDS")
-    """After SIGTERM: time to stay up, unready, while callers learn to go elsewhere."""
+    """After SIGTERM, SIGINT or SIGHUP: time to stay up, unready, while callers learn to go elsewhere."""
 
     grace_seconds: float = Field(default=130.0, ge=0, validation_alias="GRACE_SECONDS")
-    """After that: time that calls in flight get to finish before they are cancelled."""
+    """After that: time that calls in flight get to finish before they are cut, with an error and a ledger row. A second
+    signal ends it. `make run` takes 5 where it is not set."""
 
     health_listen: str = Field(default="", validation_alias="HEALTH_LISTEN")
     """Address of a gRPC service's health in plaintext, for probes that know no TLS. Empty: none without TLS, and with

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -35,6 +36,7 @@ from services.gateway.principals import PrincipalCache
 from services.gateway.receipts import Receipts
 from services.gateway.routes import API
 from services.gateway.settings import GatewaySettings
+from services.gateway.shutdown import CUT_SECONDS, Cuttable, RequestsInFlight
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 4096
@@ -117,6 +119,7 @@ async def serve(settings: GatewaySettings) -> None:
             body_bytes_max=settings.body_bytes_max,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
+        requests = RequestsInFlight()
         console = open_console((auth, quota, inference), api, models, settings) if settings.console else None
         app = build_app(
             api,
@@ -125,8 +128,9 @@ async def serve(settings: GatewaySettings) -> None:
             cors_origins=settings.cors_origins,
             trusted_proxies=settings.trusted_proxies,
             console=console,
+            requests=requests,
         )
-        await _listen(app, readiness, settings)
+        await _listen(app, readiness, requests, settings)
         await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
 
 
@@ -138,6 +142,7 @@ def build_app(
     cors_origins: Sequence[str],
     trusted_proxies: Sequence[str] = (),
     console: ASGIApp | None = None,
+    requests: RequestsInFlight,
 ) -> Starlette:
     """Return the ASGI application.
 
@@ -148,6 +153,7 @@ def build_app(
         cors_origins: Origins whose pages may call it.
         trusted_proxies: Addresses and networks that are believed whom they forward.
         console: What answers all paths that are not the API's; None leaves them unknown.
+        requests: Where requests are registered, for a stop to cut them.
     """
     app = Starlette(
         routes=[
@@ -165,7 +171,7 @@ def build_app(
         middleware=[
             Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            *([Middleware(ConsolePaths, console=console)] if console else []),
+            *([Middleware(ConsolePaths, console=Cuttable(console, requests=requests))] if console else []),
             Middleware(
                 CORSMiddleware,
                 allow_origins=cors_origins,
@@ -174,6 +180,7 @@ def build_app(
                 expose_headers=_TOLD_TO_PAGES,
                 max_age=_PREFLIGHT_SECONDS,
             ),
+            Middleware(Cuttable, requests=requests),
             Middleware(APIPaths),
         ],
         exception_handlers=routes.HANDLERS,
@@ -187,8 +194,8 @@ def new_request_id() -> str:
     return f"req_{ULID()}"
 
 
-async def _listen(app: Starlette, readiness: Readiness, settings: GatewaySettings) -> None:
-    """Serve `app` until a signal, then say so, let callers move away, and let requests finish."""
+async def _listen(app: Starlette, readiness: Readiness, requests: RequestsInFlight, settings: GatewaySettings) -> None:
+    """Serve `app` until a signal, then say so, let callers move away, let requests finish, and cut what is left."""
     stopping = process.stop_signal()
     listener = _bind(settings.host, settings.port, is_shared=settings.has_siblings)
     server = _Server(
@@ -203,15 +210,18 @@ async def _listen(app: Starlette, readiness: Readiness, settings: GatewaySetting
             proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
+            # The last resort: requests are cut before, with an answer.
+            timeout_graceful_shutdown=math.ceil(settings.grace_seconds + CUT_SECONDS),
         )
     )
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
     _log.info("ready", extra={"listen": "{}:{}".format(*listener.getsockname()[:2])})
     await stopping.wait()
     readiness.state = "draining"
-    await asyncio.sleep(settings.drain_seconds)
+    await stopping.wait_for(serving, seconds=settings.drain_seconds)
     server.should_exit = True
+    await stopping.wait_for(serving, seconds=settings.grace_seconds)
+    requests.cut()
     await serving
 
 

@@ -27,6 +27,9 @@ from services.inference.upstream import Upstream
 VERDICT = "verdict"
 """Name of the verdict in an error's metadata."""
 
+_CLOSE_SECONDS = 1.0
+"""Closing a connection to Groq takes a moment; rows are waited for by the ledger's own end."""
+
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 T = TypeVar("T")
@@ -66,6 +69,7 @@ class Completions:
         self._clock = clock
         self._total_timeout_seconds = total_timeout_seconds
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closing = False
 
     async def create(self, call: ChatCall, context: RequestContext) -> Answer:
         """Return the answer in one piece; its row is written.
@@ -101,12 +105,18 @@ class Completions:
             if not task.done():
                 self._drains.take(entry, task)
 
-    async def close(self, *, timeout_seconds: float) -> None:
-        """Let requests finish, for at most `timeout_seconds`, then cancel them: they end without a row."""
+    async def finish(self) -> None:
+        """Return when no request is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """End the requests that are still under way; each gets a row that does not charge it."""
+        self._is_closing = True
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=timeout_seconds)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
 
     def _check_room(self) -> None:
         try:
@@ -158,12 +168,20 @@ class Completions:
         outbox.end(await self._ledger.record(entry.row(Outcome.ANSWERED, usage, charged=True)))
 
     async def _given_up(self, entry: Entry, *, pieces: int) -> None:
-        """Account for a request whose caller left and that may not be read on; leaving is not free.
+        """Account for a request that is cancelled: its caller left and it may not be read on, or the service stops."""
+        if entry.is_given_up:
+            await self._record_left(entry, pieces=pieces)
+        elif self._is_closing:
+            await self._record_stopped(entry, pieces=pieces)
 
-        A request that ends because the service stops has a caller still, and no row: that is our failure.
-        """
-        if not entry.is_given_up:
-            return
+    async def _record_stopped(self, entry: Entry, *, pieces: int) -> None:
+        """Write the row of a request that ends because the service stops: our failure, and not charged."""
+        outcome = Outcome.CUT if pieces else Outcome.UPSTREAM_FAILED
+        usage = Usage.estimated(prompt_characters=entry.prompt_characters, pieces=pieces) if pieces else Usage()
+        await self._ledger.record(entry.row(outcome, usage, charged=False, reason="service_stopped"))
+
+    async def _record_left(self, entry: Entry, *, pieces: int) -> None:
+        """Write the row of a request whose caller left; leaving is not free."""
         if not entry.attempts:
             await self._ledger.record(entry.row(Outcome.CLIENT_LEFT, Usage(), charged=False, reason="client_left"))
             return

@@ -105,7 +105,8 @@ async def serve(settings: InferenceSettings) -> None:
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
         await server.run(list(_CALLERS))
         # Callers are gone or done. What is still being read for leavers has the rest of the grace, and so have rows.
-        await completions.close(timeout_seconds=server.grace_left_seconds)
+        await server.wait_in_grace(completions.finish())
+        await completions.close()
         await ledger.close(timeout_seconds=max(_ROWS_SECONDS_MIN, server.grace_left_seconds))
 
 

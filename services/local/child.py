@@ -60,19 +60,12 @@ class Child:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when it has ended."""
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and self.is_running():
             self._process.send_signal(number)
 
-    async def stop(self, *, grace_seconds: float) -> None:
-        """Ask it to end, and kill it when it has not within `grace_seconds`."""
-        if self._process is None:
-            return
-        self.signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self._process.wait(), grace_seconds)
-        except TimeoutError:
-            self.signal(signal.SIGKILL)
-            await self._process.wait()
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
 
     def last_words(self) -> str:
         """Return the last line of its log, for a sentence about its end."""

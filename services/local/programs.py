@@ -13,9 +13,6 @@ from services.local.settings import LocalSettings
 
 _STANDIN = "groq-standin"
 _STANDIN_KEY = "gsk_local_standin"
-_GATEWAY_GRACE_SECONDS = 1.0
-"""Uvicorn takes whole seconds. With the services' second, Ctrl-C has everything ended well within five."""
-_SERVICE_GRACE_SECONDS = 1.0
 _PORT_MAX = 65_535
 _PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE", "HEALTH_LISTEN"), "")
 """On one machine nothing leaves it; certificates of the environment are those of some cluster's operator."""
@@ -45,7 +42,7 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
         sockets: Folder of the Valkey's socket.
         groq_base_url: The stand-in's address; empty talks to Groq as the environment says.
     """
-    common = {"DATA_DIR": str(settings.data_dir)} | _targets(settings)
+    common = _common(settings)
     return [
         _service(name, common | own)
         for name, own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).items()
@@ -56,7 +53,7 @@ def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> li
     """Return the processes that each hold all four services, if any; the arguments are those of `services`."""
     if not settings.workers:
         return []
-    everything = _targets(settings) | {"DATA_DIR": str(settings.data_dir), "HAS_SIBLINGS": str(settings.workers > 1)}
+    everything = _common(settings) | {"HAS_SIBLINGS": str(settings.workers > 1)}
     for own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).values():
         everything |= own
     # One process has one set of metrics, whichever service they are of.
@@ -67,8 +64,11 @@ def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> li
     ]
 
 
-def _targets(settings: LocalSettings) -> dict[str, str]:
+def _common(settings: LocalSettings) -> dict[str, str]:
     return {
+        "DATA_DIR": str(settings.data_dir),
+        "DRAIN_SECONDS": "0",  # There is no other machine that callers could go to.
+        "GRACE_SECONDS": str(settings.stop_seconds),
         "AUTH_TARGET": settings.auth_listen,
         "QUOTA_TARGET": settings.quota_listen,
         "INFERENCE_TARGET": settings.inference_listen,
@@ -98,7 +98,6 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
         "gateway": {
             "GATEWAY_PORT": str(settings.gateway_port),
             "GATEWAY_METRICS_LISTEN": settings.gateway_metrics_listen,
-            "GRACE_SECONDS": str(_GATEWAY_GRACE_SECONDS),
         },
     }
 
@@ -158,8 +157,7 @@ def _service(name: str, environment: dict[str, str]) -> Program:
 
 
 def _program(name: str, module: str, environment: dict[str, str]) -> Program:
-    stopping = {"DRAIN_SECONDS": "0", "GRACE_SECONDS": str(_SERVICE_GRACE_SECONDS)}
-    return Program(name, _module(module), stopping | _PLAINTEXT | environment)
+    return Program(name, _module(module), _PLAINTEXT | environment)
 
 
 def _module(name: str, *arguments: str) -> tuple[str, ...]:

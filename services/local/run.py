@@ -16,32 +16,32 @@ from services.common import process, secret_file
 from services.common.errors import ServiceError, StartError
 from services.common.file_lock import held
 from services.common.private_files import make_private_folder
+from services.common.process import StopSignal
 from services.common.tasks import running
 from services.local import programs, ready
 from services.local.banner import banner
 from services.local.child import Child
+from services.local.console import Console
 from services.local.data_dir import prepare_data_dir
 from services.local.first_key import first_key
 from services.local.logs import keep_rotating
 from services.local.settings import LocalSettings
+from services.local.stopping import stop_all
 
 _START_SECONDS = 30.0
-_STOP_ORDER = (("gateway", "stack"), ("auth", "quota", "inference", "groq"), ("valkey",))
-"""Callers before what they call, so that what is in flight is finished and settled."""
-_STOP_SECONDS = {"gateway": 1.8, "stack": 3.5, "groq": 0.3}
-_STOP_SECONDS_OTHERWISE = 1.2
 _RESTART_PAUSE_SECONDS = 0.5
 _CRASHES_MAX = 5
 _CRASHES_WINDOW_SECONDS = 30.0
 
 
 async def run(settings: LocalSettings) -> None:
-    """Run a whole stack until Ctrl-C or SIGTERM.
+    """Run a whole stack until Ctrl-C, SIGTERM or SIGHUP.
 
     Raises:
         StartError: It cannot start; nothing is left running.
     """
     stopping = process.stop_signal()
+    console = Console()
     os.umask(0o077)  # Valkey chooses no modes for its files, and inherits this.
     prepare_data_dir(settings.data_dir)
     programs.check_ports(settings)
@@ -50,13 +50,14 @@ async def run(settings: LocalSettings) -> None:
         parts: list[Child] = []
         try:
             await _or_stop(_start_parts(parts, settings, sockets), stopping)
-            await _or_stop(_show(settings), stopping)
+            await _or_stop(_show(settings, console), stopping)
             async with running(keep_rotating(settings.data_dir / "logs")):
-                await _or_stop(_keep_running(parts), stopping)
-            print("\nStopping ...", flush=True)
+                await _or_stop(_keep_running(parts, console), stopping)
         finally:
-            await _stop_parts(parts)
-    print("Stopped.", flush=True)
+            await stop_all(parts, settings, stopping, console)
+            console.flush()
+    console.say("Stopped.")
+    console.flush()
 
 
 async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Path) -> None:
@@ -91,20 +92,6 @@ async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Pat
         await asyncio.gather(*(_until_ready(child, probes[child.program.name]) for child in group))
 
 
-async def _stop_parts(parts: list[Child]) -> None:
-    for names in _STOP_ORDER:
-        group = [child for child in parts if _kind(child) in names]
-        await asyncio.gather(*(child.stop(grace_seconds=_stop_seconds(child)) for child in group))
-
-
-def _stop_seconds(child: Child) -> float:
-    return _STOP_SECONDS.get(_kind(child), _STOP_SECONDS_OTHERWISE)
-
-
-def _kind(child: Child) -> str:
-    return child.program.name.partition("-")[0]
-
-
 def _answering(metrics: str) -> Callable[[], Awaitable[bool]]:
     """Return a probe of the one who serves its metrics at an address; where there is none, it is not waited for."""
 
@@ -131,16 +118,16 @@ async def _until_ready(child: Child, probe: Callable[[], Awaitable[bool]]) -> No
         ended.cancel()
 
 
-async def _show(settings: LocalSettings) -> None:
+async def _show(settings: LocalSettings, console: Console) -> None:
     token = settings.admin_token.get_secret_value() or secret_file.read_or_create(settings.data_dir / "admin-token")
     try:
         key = await first_key(settings.data_dir, auth_target=settings.auth_listen, admin_token=token)
     except ServiceError as exc:
         raise StartError(f"the first key cannot be made: {exc.message}") from exc
-    print(banner(settings, key), flush=True)
+    console.say(banner(settings, key))
 
 
-async def _keep_running(parts: list[Child]) -> None:
+async def _keep_running(parts: list[Child], console: Console) -> None:
     """Start a part again when it ends by itself; give up when that goes on.
 
     Raises:
@@ -148,17 +135,17 @@ async def _keep_running(parts: list[Child]) -> None:
     """
     async with asyncio.TaskGroup() as group:
         for child in parts:
-            group.create_task(_keep_one(child))
+            group.create_task(_keep_one(child, console))
 
 
-async def _keep_one(child: Child) -> None:
+async def _keep_one(child: Child, console: Console) -> None:
     ends: list[float] = []
     while True:
         code = await child.wait()
         ends = [moment for moment in ends if moment > time.monotonic() - _CRASHES_WINDOW_SECONDS] + [time.monotonic()]
         if len(ends) > _CRASHES_MAX:
             raise StartError(f"{child.program.name} ended {len(ends)} times: {child.last_words()}")
-        print(f"{child.program.name} ended ({_how(code)}); starting it again. Its log: {child.log}", flush=True)
+        console.say(f"{child.program.name} ended ({_how(code)}); starting it again. Its log: {child.log}")
         await asyncio.sleep(_RESTART_PAUSE_SECONDS)
         await child.start()
 
@@ -167,7 +154,7 @@ def _how(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-async def _or_stop(work: Awaitable[None], stopping: asyncio.Event) -> None:
+async def _or_stop(work: Awaitable[None], stopping: StopSignal) -> None:
     """Do `work`, but no longer than until `stopping` is set."""
     doing = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())

@@ -7,6 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
 
+_GRACE_SECONDS = 5.0
 _HOST_AND_PORT = re.compile(r".+:\d{1,5}")
 
 
@@ -86,6 +87,11 @@ class LocalSettings(ServiceSettings):
     def worker_names(self) -> tuple[str, ...]:
         """What the workers are called, in their logs' names too."""
         return ("stack", *(f"stack-{number}" for number in range(2, self.workers + 1)))
+
+    @property
+    def stop_seconds(self) -> float:
+        """Time that requests in flight get to finish at a stop: GRACE_SECONDS where it is set, otherwise 5 s."""
+        return self.grace_seconds if "grace_seconds" in self.model_fields_set else _GRACE_SECONDS
 
     @property
     def has_groq_key(self) -> bool:

@@ -1,13 +1,20 @@
 """`make run`: what a person sees who has just cloned the repository."""
 
+import contextlib
+import errno
+import json
+import os
+import pty
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +38,10 @@ _PROCESSES = {"0": 6, "": 3, "2": 4}
 class Runner:
     """One `python -m services.local`, as `make run` starts it."""
 
-    def __init__(self, data_dir: Path, ports: dict[str, int], **environment: str) -> None:
+    def __init__(self, data_dir: Path, ports: dict[str, int], *, output: int, **environment: str) -> None:
         listens = {name: f"127.0.0.1:{port}" for name, port in ports.items() if name != "GATEWAY_PORT"}
         self.port = ports["GATEWAY_PORT"]
+        self.metrics = f"http://{listens['GATEWAY_METRICS_LISTEN']}/metrics"
         self._lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "services.local"],
@@ -45,7 +53,7 @@ class Runner:
                 **environment,
             },
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             umask=0,
@@ -102,7 +110,7 @@ def start(tmp_path: Path, ports: dict[str, int]) -> Iterator[Callable[..., Runne
     runners: list[Runner] = []
 
     def begin(data_dir: Path = tmp_path / "var", **environment: str) -> Runner:
-        runners.append(Runner(data_dir, ports, **environment))
+        runners.append(Runner(data_dir, ports, output=subprocess.PIPE, **environment))
         return runners[-1]
 
     yield begin
@@ -142,20 +150,114 @@ def test_it_prints_a_curl_line_that_works_and_ctrl_c_leaves_nothing_behind(
     assert not any(child.is_running() for child in children)
 
 
-def test_ctrl_c_ends_it_in_time_even_with_a_stream_open(start: Callable[..., Runner]) -> None:
-    runner = start()
+_LONG = "[[standin:slow token_ms=200]] [[standin:tokens count=1000]]"
+_SHORT = "[[standin:slow token_ms=100]] [[standin:tokens count=12]]"
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ctrl_c_lets_requests_finish_for_the_grace_and_then_cuts_them_with_an_error_and_a_row(
+    start: Callable[..., Runner], tmp_path: Path, workers: str
+) -> None:
+    runner = start(STACK_WORKERS=workers, GRACE_SECONDS="2")
     secret = _secret(runner.read_until("Ctrl-C"))
-    body = say("[[standin:slow token_ms=200]] [[standin:tokens count=500]]", stream=True)
+    children = runner.children()
+    with ThreadPoolExecutor() as threads:
+        short, long, whole = [
+            threads.submit(_chat, runner, secret, text, stream=stream)
+            for text, stream in ((_SHORT, True), (_LONG, True), (_LONG, False))
+        ]
+        _until(lambda: _in_flight(runner) == 3)
+        runner.process.send_signal(signal.SIGINT)
+        assert "waiting up to 2 s for 3 requests in flight" in runner.read_until("Stopping")
+        _until(lambda: _is_refused(runner.port))
+        assert runner.process.wait(timeout=2 * _STOP_SECONDS) == 0
+        answers = [one.result() for one in (short, long, whole)]
+    assert [status for status, _ in answers] == [200, 200, 503]
+    assert answers[0][1].endswith("data: [DONE]\n\n")
+    events = answers[1][1].removesuffix("\n\n").split("\n\n")
+    assert len(events) > 3
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "service_stopped"
+    assert json.loads(answers[2][1])["error"]["code"] == "service_stopped"
+    assert sorted(_rows(tmp_path)) == [
+        ("answered", 1, ""),
+        ("cut", 0, "service_stopped"),
+        ("upstream_failed", 0, "service_stopped"),
+    ]
+    assert not any(child.is_running() for child in children)
+    assert "Traceback" not in "".join(path.read_text() for path in (tmp_path / "var" / "logs").glob("*.log"))
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_closed_terminal_stops_it_in_order_and_a_second_signal_at_once(
+    start: Callable[..., Runner], tmp_path: Path, workers: str
+) -> None:
+    runner = start(STACK_WORKERS=workers, GRACE_SECONDS="60")
+    secret = _secret(runner.read_until("Ctrl-C"))
+    children = runner.children()
+    with ThreadPoolExecutor() as threads:
+        long = threads.submit(_chat, runner, secret, _LONG, stream=True)
+        _until(lambda: _in_flight(runner) == 1)
+        runner.process.send_signal(signal.SIGHUP)
+        assert "waiting up to 60 s for 1 request in flight" in runner.read_until("Stopping")
+        assert runner.stop() < _STOP_SECONDS
+        status, text = long.result()
+    assert status == 200
+    assert '"code":"service_stopped"' in text
+    assert _rows(tmp_path) == [("cut", 0, "service_stopped")]
+    assert runner.process.returncode == 0
+    assert not any(child.is_running() for child in children)
+
+
+def test_what_ignores_a_closed_terminal_goes_on(start: Callable[..., Runner]) -> None:
+    """`nohup make run`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        runner = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    secret = _secret(runner.read_until("Ctrl-C"))
+    runner.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert _ask(runner, secret).status_code == 200
+
+
+def test_a_terminal_that_is_gone_does_not_keep_it_from_stopping_in_order(tmp_path: Path, ports: dict[str, int]) -> None:
+    """What it prints then fails, and nothing may be left behind."""
+    terminal, end = pty.openpty()
+    runner = Runner(tmp_path / "var", ports, output=end)
+    os.close(end)
+    text = b""
+    while b"Ctrl-C" not in text:
+        text += os.read(terminal, 65_536)
+    children = runner.children()
+    os.close(terminal)
+    runner.process.send_signal(signal.SIGHUP)
+    assert runner.process.wait(timeout=2 * _STOP_SECONDS) == 0
+    assert not any(child.is_running() for child in children)
+
+
+def _chat(runner: Runner, secret: str, text: str, *, stream: bool) -> tuple[int, str]:
+    """Ask, and return the answer's status and text, once it has ended in order."""
     url = f"http://127.0.0.1:{runner.port}/api/v1/chat"
     headers = {"Authorization": f"Bearer {secret}"}
-    with (
-        httpx.Client(trust_env=False) as client,
-        client.stream("POST", url, headers=headers, json=body) as response,
-    ):
-        next(response.iter_bytes())
-        children = runner.children()
-        assert runner.stop() < _STOP_SECONDS
-    assert not any(child.is_running() for child in children)
+    response = httpx.post(url, headers=headers, json=say(text, stream=stream), trust_env=False, timeout=60)
+    return response.status_code, response.text
+
+
+def _in_flight(runner: Runner) -> int:
+    """Return how many requests Groq's stand-in is answering, by what the gateway says it is."""
+    text = httpx.get(runner.metrics, trust_env=False, timeout=5).text
+    return int(float(re.findall(r"^stack_http_requests_in_flight (\S+)$", text, re.MULTILINE)[0]))
+
+
+def _is_refused(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+def _rows(tmp_path: Path) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(tmp_path / "var" / "inference.db")) as database:
+        return database.execute("SELECT outcome, charged, refund_reason FROM usage_ledger").fetchall()
 
 
 def test_later_runs_keep_the_key_and_what_it_used_however_many_workers_there_are(start: Callable[..., Runner]) -> None:
@@ -381,7 +483,7 @@ def test_a_second_runner_over_the_same_data_is_refused_in_one_sentence(
 ) -> None:
     start().read_until("Ctrl-C")
     ports = {name: free_port() for name in _PORTS}
-    second = Runner(tmp_path / "var", ports)
+    second = Runner(tmp_path / "var", ports, output=subprocess.PIPE)
     output, _ = second.process.communicate(timeout=_READY_SECONDS)
     assert second.process.returncode == 1
     assert len(output.strip().splitlines()) == 1, output

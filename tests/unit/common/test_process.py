@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -76,14 +77,47 @@ def test_a_service_that_returns_ends_well_with_the_settings_it_was_given(
     assert seen == [tmp_path]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_both_signals_ask_to_stop(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_each_signal_asks_to_stop_and_another_one_to_do_it_at_once(number: signal.Signals) -> None:
     stopping = process.stop_signal()
+    part = stopping.part()
     assert not stopping.is_set()
 
     signal.raise_signal(number)
 
     await asyncio.wait_for(stopping.wait(), 5)
+    assert not stopping.is_urgent()
+    assert not part.is_set()
+
+    signal.raise_signal(signal.SIGTERM)
+
+    await asyncio.wait_for(part.wait_for(seconds=60), 5)
+    assert stopping.is_urgent()
+    assert part.is_urgent()
+
+
+async def test_a_signal_that_was_ignored_stays_so() -> None:
+    """`nohup` starts programs with SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stopping = process.stop_signal()
+        signal.raise_signal(signal.SIGHUP)
+        await asyncio.sleep(0.05)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not stopping.is_set()
+
+
+async def test_a_stop_waits_for_work_no_longer_than_it_may() -> None:
+    stopping = process.StopSignal()
+    endless = asyncio.ensure_future(asyncio.Event().wait())
+    started = time.monotonic()
+
+    await stopping.wait_for(endless, seconds=0.05)
+    await stopping.wait_for(asyncio.ensure_future(asyncio.sleep(0)), seconds=60)
+
+    assert 0.05 <= time.monotonic() - started < 5
+    assert endless.cancel(), "it goes on"
 
 
 def test_sigterm_ends_a_service_that_still_waits_for_something() -> None:

@@ -151,7 +151,8 @@ async def running(
             yield Inference(chat, usage, completions, ledger, store, engine)
         finally:
             await server.stop(None)
-            await completions.close(timeout_seconds=10)
+            await asyncio.wait_for(completions.finish(), 10)
+            await completions.close()
             await ledger.close(timeout_seconds=10)
 
 
