@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
+import msgspec
 import uvicorn
 from grpc import aio
 from starlette.applications import Starlette
@@ -27,6 +28,8 @@ from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
+from services.gateway.dependencies import Dependencies
+from services.gateway.dependency_backend import InferenceDependencies
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
 from services.gateway.middleware import APIPaths, ConsolePaths, RequestScope
@@ -58,9 +61,9 @@ _RECEIPT_SECONDS_MAX = 2.0
 class Readiness:
     """Whether new requests should come here: `starting`, `ready` or `draining`."""
 
-    def __init__(self) -> None:
-        """Begin with starting."""
+    def __init__(self, dependencies: Dependencies) -> None:
         self.state = "starting"
+        self._dependencies = dependencies
 
     async def begin(self, channels: Sequence[aio.Channel]) -> None:
         """Become ready once every service was reached; what happens to them later is told request by request."""
@@ -73,8 +76,8 @@ class Readiness:
         return self.state == "draining"
 
     async def readyz(self, request: Request) -> Response:
-        """`GET /readyz`: started and not draining."""
-        body = f'{{"status":"{self.state}"}}'.encode()
+        """`GET /readyz`: started and not draining; and how the services' dependencies are, which changes no status."""
+        body = msgspec.json.encode({"status": self.state, "dependencies": self._dependencies.members()})
         return routes.json_response(body, status=200 if self.state == "ready" else 503)
 
 
@@ -94,7 +97,9 @@ async def serve(settings: GatewaySettings) -> None:
             lifelines,
             principals_max=settings.principals_max,
         )
-        readiness = Readiness()
+        dependencies = Dependencies([InferenceDependencies(inference)])
+        readiness = Readiness(dependencies)
+        await stack.enter_async_context(running(dependencies.keep_fresh()))
         await stack.enter_async_context(running(principals.keep_true()))
         await stack.enter_async_context(running(principals.keep_streams_true()))
         await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))

@@ -1,6 +1,6 @@
 """What an operator watches of inference."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from typing import Protocol
 
@@ -21,6 +21,11 @@ TOKENS = Counter("stack_tokens_total", "Tokens on ledger rows.", ["kind"])
 UPSTREAM_CALLS = Counter("stack_upstream_calls_total", "Calls to Groq, by the number of the key.", ["key", "result"])
 UPSTREAM_KEY_STATE = Gauge(
     "stack_upstream_key_usable", "Whether a Groq key is asked just now: 1, or 0 while it is refused.", ["key"]
+)
+UPSTREAM_KEY_CHECK = Gauge(
+    "stack_upstream_key_check",
+    "What Groq said to a key when it was last checked: 1 for that state, 0 for the others.",
+    ["key", "state"],
 )
 UPSTREAM_RESTS = Gauge("stack_upstream_key_rests", "Models for which a Groq key rests just now.", ["key"])
 LEDGER_LAG = Gauge("stack_ledger_rows_waiting", "Rows that wait for the database; more than a moment's are a lag.")
@@ -58,6 +63,12 @@ def watch_supply(supply: KeyStates) -> None:
         name = str(key + 1)
         UPSTREAM_KEY_STATE.labels(name).set_function(partial(_is_usable, supply, key))
         UPSTREAM_RESTS.labels(name).set_function(partial(supply.resting_models, key))
+
+
+def note_key_check(key: int, state: str, states: Iterable[str]) -> None:
+    """Show the state of a key, out of all states; `key` is its index."""
+    for one in states:
+        UPSTREAM_KEY_CHECK.labels(str(key + 1), one).set(one == state)
 
 
 def _is_usable(supply: KeyStates, key: int) -> float:

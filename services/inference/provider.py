@@ -72,11 +72,23 @@ class GroqProvider:
 
     async def list_models(self, turn: Turn) -> list[Members]:
         """Return the models that are served now."""
-        with groq_errors():
-            response = await self._clients[turn.key].get(_MODELS_PATH, cast_to=httpx.Response, options=_LISTING)
+        listing = await self._listing(turn.key)
         turn.answered(rest_seconds=0)
-        models = _object(response.content).get("data")
+        models = listing.get("data")
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+
+    async def check_key(self, key: int) -> None:
+        """Ask for the models with one key, to see whether Groq accepts it.
+
+        Raises:
+            ServiceError: Groq refuses the key, or cannot be asked.
+        """
+        await self._listing(key)
+
+    async def _listing(self, key: int) -> Members:
+        with groq_errors():
+            response = await self._clients[key].get(_MODELS_PATH, cast_to=httpx.Response, options=_LISTING)
+        return _object(response.content)
 
 
 async def _batches(content: aiohttp.StreamReader, silence: Silence) -> AsyncIterator[list[Members]]:

@@ -7,10 +7,12 @@ from services.common import database, metrics
 from services.common.clock import SystemClock
 from services.common.errors import StartError
 from services.common.server import GrpcServer
+from services.common.tasks import running
 from services.common.tls import identity
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.drains import Drains
+from services.inference.key_check import KeyCheck
 from services.inference.ledger import Ledger
 from services.inference.metrics import watch_supply
 from services.inference.places import Places
@@ -88,6 +90,8 @@ async def serve(settings: InferenceSettings) -> None:
         )
         ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
         watch_supply(supply)
+        key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
+        await stack.enter_async_context(running(key_check.run()))
         completions = Completions(
             provider,
             catalogue,
@@ -100,7 +104,8 @@ async def serve(settings: InferenceSettings) -> None:
         )
 
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(completions, catalogue, default_model=settings.default_model), server.grpc
+            InferenceService(completions, catalogue, key_check=key_check, default_model=settings.default_model),
+            server.grpc,
         )
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
         await server.run(list(_CALLERS))

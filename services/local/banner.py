@@ -1,6 +1,7 @@
 """What a person sees when everything runs."""
 
 import json
+from collections.abc import Sequence
 
 from services.local.first_key import EMAIL, FILE, FirstKey
 from services.local.settings import LocalSettings
@@ -8,12 +9,13 @@ from services.local.settings import LocalSettings
 _HELLO = json.dumps({"messages": [{"role": "user", "content": "Hello, who are you?"}]})
 
 
-def banner(settings: LocalSettings, key: FirstKey) -> str:
-    """Return the address, the key, and a line to paste."""
+def banner(settings: LocalSettings, key: FirstKey, *, problems: Sequence[str] = ()) -> str:
+    """Return the address, the key, and a line to paste; with `problems` of what is needed, these in its place."""
     api = f"http://127.0.0.1:{settings.gateway_port}/api/v1"
     lines = [
         "",
-        "Stack 3.0 API is ready.",
+        "Stack 3.0 API is ready." if not problems else "Stack 3.0 API is running, but cannot answer chats:",
+        *(f"  {problem}" for problem in problems),
         "",
         f"  API       {api}",
         f"  Key       {_shown(settings, key)}",
@@ -24,7 +26,7 @@ def banner(settings: LocalSettings, key: FirstKey) -> str:
         f"  Data      {settings.data_dir.resolve()}, logs in its folder logs",
         "",
     ]
-    if not key.denial:
+    if not key.denial and not problems:
         lines += ["Try it:", "", curl(api, key.secret), ""]
     return "\n".join([*lines, "Ctrl-C stops everything.", ""])
 

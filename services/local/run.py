@@ -124,7 +124,8 @@ async def _show(settings: LocalSettings, console: Console) -> None:
         key = await first_key(settings.data_dir, auth_target=settings.auth_listen, admin_token=token)
     except ServiceError as exc:
         raise StartError(f"the first key cannot be made: {exc.message}") from exc
-    console.say(banner(settings, key))
+    problems = await ready.problems(f"http://127.0.0.1:{settings.gateway_port}/readyz")
+    console.say(banner(settings, key, problems=problems))
 
 
 async def _keep_running(parts: list[Child], console: Console) -> None:

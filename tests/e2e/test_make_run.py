@@ -24,6 +24,7 @@ import pytest
 
 from services.local import valkey
 from tests.e2e.stack import bare_environment, free_port, say
+from tests.unit.groq_standin.standin_process import started as started_standin
 
 _READY_SECONDS = 30
 _STOP_SECONDS = 5
@@ -353,6 +354,49 @@ def test_while_one_of_two_workers_is_away_the_other_answers_and_it_is_started_ag
     assert _ask(runner, secret).status_code == 200, "half a second passes until it is started"
     _until(lambda: len(runner.children()) == _PROCESSES["2"])
     _until_answered(runner, secret)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_key_that_groq_rejects_is_told_at_the_start_in_the_metrics_and_in_readyz(
+    start: Callable[..., Runner], workers: str
+) -> None:
+    with started_standin() as (_, url):
+        runner = start(STACK_WORKERS=workers, GROQ_API_KEY="wrong", GROQ_BASE_URL=url)
+        text = runner.read_until("Ctrl-C")
+        assert "cannot answer chats:\n  Groq rejects this key. Create one at https://console.groq.com/keys" in text
+        assert "Try it" not in text
+        assert "is ready" not in text
+        _until(lambda: _groq(runner)["state"] == "rejected")
+        assert "set GROQ_API_KEY" in _groq(runner)["message"]
+        if workers == "1":
+            told = httpx.get(runner.metrics, trust_env=False).text
+            assert 'stack_upstream_key_check{key="1",state="rejected"} 1.0' in told
+            assert 'stack_upstream_key_check{key="1",state="ok"} 0.0' in told
+        assert _ask(runner, _secret(text)).json()["error"]["code"] == "upstream_misconfigured"
+
+
+def test_a_groq_that_takes_connections_and_never_answers_is_told_and_does_not_end_the_start(
+    start: Callable[..., Runner],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        text = start(GROQ_API_KEY="gsk_any", GROQ_BASE_URL=url).read_until("Ctrl-C")
+    assert "cannot answer chats:\n  Groq is unreachable. Check the network, HTTPS_PROXY and GROQ_BASE_URL" in text
+    assert "Try it" not in text
+
+
+def test_a_key_that_groq_accepts_is_told_in_readyz(start: Callable[..., Runner]) -> None:
+    runner = start()
+    assert "is ready" in runner.read_until("Ctrl-C")
+    assert _groq(runner) == {"state": "ok"}
+
+
+def _groq(runner: Runner) -> dict[str, str]:
+    """Return what `GET /readyz` says of Groq; it is 200 however Groq is."""
+    response = httpx.get(f"http://127.0.0.1:{runner.port}/readyz", trust_env=False)
+    assert response.status_code == 200
+    found: dict[str, str] = response.json()["dependencies"]["groq"]
+    return found
 
 
 @pytest.mark.parametrize("setting", ["AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"])

@@ -21,6 +21,7 @@ from services.inference import store as store_module
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.drains import Drains
+from services.inference.key_check import KeyCheck
 from services.inference.ledger import Ledger, LedgerRow
 from services.inference.places import Places
 from services.inference.service import InferenceService, UsageService
@@ -138,7 +139,8 @@ async def running(
             total_timeout_seconds=total_timeout_seconds,
         )
         server = aio.server(interceptors=[ServiceInterceptor()])
-        service = InferenceService(completions, catalogue, default_model="llama-3.1-8b-instant")
+        key_check = KeyCheck(provider.check_key, keys_count=len(keys))
+        service = InferenceService(completions, catalogue, key_check=key_check, default_model="llama-3.1-8b-instant")
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)
         socket = Path(f"/tmp/inference-{uuid.uuid4().hex[:12]}.sock")
