@@ -20,6 +20,10 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# `make run PORT=9000` means the API's port; one of the environment means some other program's.
+ifeq ($(origin PORT),command line)
+run: export GATEWAY_PORT := $(PORT)
+endif
 run: .venv/run.stamp ## Start everything on this machine and print a curl line that works
 	@echo "Starting Stack 3.0 API ..."
 	@exec $(BIN)/python -m services.local

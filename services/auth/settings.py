@@ -5,6 +5,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.auth.keys import Bounds
 from services.auth.registration import SignUpPolicy
+from services.common.address import HostAndPort, Listen
 from services.common.settings import ServiceSettings
 
 
@@ -13,10 +14,10 @@ class AuthSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="AUTH_")
 
-    listen: str = "127.0.0.1:50051"
+    listen: Listen = "127.0.0.1:50051"
     """Where to listen: `host:port`, `[::]:port` or `unix:/path`."""
 
-    metrics_listen: str = "127.0.0.1:50251"
+    metrics_listen: HostAndPort = "127.0.0.1:50251"
     """Address of `GET /metrics`; empty serves none."""
 
     database_url: str | None = None

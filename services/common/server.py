@@ -12,10 +12,11 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from services.common import in_process, process
+from services.common.address import is_local
 from services.common.callers import CallerInterceptor, Callers, with_more
 from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.errors import StartError
-from services.common.health import LIVENESS, Health, beside, bind, taken
+from services.common.health import LIVENESS, Health, beside, bind, binding
 from services.common.interceptors import ServiceInterceptor
 from services.common.settings import ServiceSettings
 from services.common.tls import Certificates, server_credentials
@@ -24,7 +25,6 @@ __all__ = ["LIVENESS", "GrpcServer"]
 
 _log = logging.getLogger(__name__)
 _NOBODY: Mapping[str, Sequence[str]] = MappingProxyType({})
-_LOCAL = ("unix:", "127.", "localhost:", "[::1]:")
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -132,10 +132,8 @@ class GrpcServer:
         if self._certificates is None:
             bind(self.grpc, self._listen)
             return
-        try:
+        with binding(self._listen):
             self.grpc.add_secure_port(self._listen, server_credentials(self._certificates))
-        except RuntimeError as exc:
-            raise taken(self._listen) from exc
 
     async def _drain(self, on_drain: Callable[[], None]) -> None:
         """Fail readiness first, let callers move away, then let calls in flight finish; an urgent stop cuts them."""
@@ -158,7 +156,7 @@ class GrpcServer:
 def _certificates(listen: str, settings: ServiceSettings) -> Certificates | None:
     """Return the certificates to serve with; None serves plaintext."""
     certificates = settings.certificates()
-    if certificates is None and not listen.startswith(_LOCAL) and not settings.plaintext_allowed:
+    if certificates is None and not is_local(listen) and not settings.plaintext_allowed:
         raise StartError(
             f"{listen} can be reached from other machines, and there is no TLS: set TLS_CERTIFICATE_FILE, TLS_KEY_FILE "
             "and TLS_CA_FILE, or PLAINTEXT_ALLOWED=true where the network itself keeps strangers out"

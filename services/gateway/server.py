@@ -21,6 +21,7 @@ from ulid import ULID
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import metrics, process
+from services.common.address import Address, bind
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.errors import StartError
@@ -202,7 +203,7 @@ def new_request_id() -> str:
 async def _listen(app: Starlette, readiness: Readiness, requests: RequestsInFlight, settings: GatewaySettings) -> None:
     """Serve `app` until a signal, then say so, let callers move away, let requests finish, and cut what is left."""
     stopping = process.stop_signal()
-    listener = _bind(settings.host, settings.port, is_shared=settings.has_siblings)
+    listeners = _bind(settings)
     server = _Server(
         uvicorn.Config(
             app,
@@ -219,8 +220,8 @@ async def _listen(app: Starlette, readiness: Readiness, requests: RequestsInFlig
             timeout_graceful_shutdown=math.ceil(settings.grace_seconds + CUT_SECONDS),
         )
     )
-    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
-    _log.info("ready", extra={"listen": "{}:{}".format(*listener.getsockname()[:2])})
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=listeners))
+    _log.info("ready", extra={"listen": [str(Address(*one.getsockname()[:2])) for one in listeners]})
     await stopping.wait()
     readiness.state = "draining"
     await stopping.wait_for(serving, seconds=settings.drain_seconds)
@@ -238,9 +239,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _bind(host: str, port: int, *, is_shared: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _bind(settings: GatewaySettings) -> list[socket.socket]:
+    address = Address(settings.host, settings.port)
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared)
-    except OSError as exc:
-        raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}; set GATEWAY_PORT to a free port") from exc
+        return bind(address, backlog=_BACKLOG, reuse_port=settings.has_siblings)
+    except StartError as exc:
+        raise StartError(f"{exc}; set GATEWAY_HOST and GATEWAY_PORT to an address that is free") from exc

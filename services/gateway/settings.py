@@ -5,6 +5,7 @@ import ipaddress
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.address import Host, HostAndPort
 from services.common.settings import ServiceSettings
 
 
@@ -13,13 +14,13 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_")
 
-    host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` or `::` for all."""
+    host: Host = "127.0.0.1"
+    """Address or name to listen on; `0.0.0.0` is all IPv4 addresses, `::` all IPv6 and IPv4 addresses."""
 
     port: int = Field(default=8080, ge=0, le=65_535)
     """Port to listen on; 0 picks a free one, which the log names."""
 
-    metrics_listen: str = "127.0.0.1:8280"
+    metrics_listen: HostAndPort = "127.0.0.1:8280"
     """Address of `GET /metrics`; empty serves none."""
 
     auth_target: str = Field(default="127.0.0.1:50051", validation_alias="AUTH_TARGET")

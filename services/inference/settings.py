@@ -3,6 +3,7 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.address import HostAndPort, Listen
 from services.common.settings import ServiceSettings
 
 _GROQ_PATH = "/openai/v1"
@@ -18,10 +19,10 @@ class InferenceSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="INFERENCE_")
 
-    listen: str = "127.0.0.1:50053"
+    listen: Listen = "127.0.0.1:50053"
     """Address of the gRPC server: `host:port`, `[::]:port` or `unix:/path`."""
 
-    metrics_listen: str = "127.0.0.1:50253"
+    metrics_listen: HostAndPort = "127.0.0.1:50253"
     """Address of `GET /metrics`; empty serves none."""
 
     database_url: str = ""

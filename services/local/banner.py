@@ -11,7 +11,7 @@ _HELLO = json.dumps({"messages": [{"role": "user", "content": "Hello, who are yo
 
 def banner(settings: LocalSettings, key: FirstKey, *, problems: Sequence[str] = ()) -> str:
     """Return the address, the key, and a line to paste; with `problems` of what is needed, these in its place."""
-    api = f"http://127.0.0.1:{settings.gateway_port}/api/v1"
+    api = f"{settings.url}/api/v1"
     lines = [
         "",
         "Stack 3.0 API is ready." if not problems else "Stack 3.0 API is running, but cannot answer chats:",
@@ -21,7 +21,7 @@ def banner(settings: LocalSettings, key: FirstKey, *, problems: Sequence[str] = 
         f"  Key       {_shown(settings, key)}",
         f"  Account   {EMAIL}, 1,000 requests a day for each key",
         f"  Model     {_upstream(settings)}",
-        f"  Console   http://127.0.0.1:{settings.gateway_port}",
+        f"  Console   {settings.url}",
         f"  Metrics   {', '.join(f'http://{one}/metrics' for one in settings.metrics.values() if one) or 'none'}",
         f"  Data      {settings.data_dir.resolve()}, logs in its folder logs",
         "",

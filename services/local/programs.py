@@ -5,7 +5,6 @@ import socket
 import sys
 from pathlib import Path
 
-from services.common.errors import StartError
 from services.common.private_files import make_private_folder
 from services.local import valkey
 from services.local.child import Program
@@ -13,7 +12,6 @@ from services.local.settings import LocalSettings
 
 _STANDIN = "groq-standin"
 _STANDIN_KEY = "gsk_local_standin"
-_PORT_MAX = 65_535
 _PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE", "HEALTH_LISTEN"), "")
 """On one machine nothing leaves it; certificates of the environment are those of some cluster's operator."""
 
@@ -60,7 +58,7 @@ def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> li
     everything |= dict.fromkeys(("AUTH_METRICS_LISTEN", "QUOTA_METRICS_LISTEN", "INFERENCE_METRICS_LISTEN"), "")
     return [
         _program(name, "services.local.worker", everything | {"GATEWAY_METRICS_LISTEN": metrics})
-        for name, metrics in settings.metrics.items()
+        for name, metrics in settings.metrics_listens.items()
     ]
 
 
@@ -69,21 +67,18 @@ def _common(settings: LocalSettings) -> dict[str, str]:
         "DATA_DIR": str(settings.data_dir),
         "DRAIN_SECONDS": "0",  # There is no other machine that callers could go to.
         "GRACE_SECONDS": str(settings.stop_seconds),
-        "AUTH_TARGET": settings.auth_listen,
-        "QUOTA_TARGET": settings.quota_listen,
-        "INFERENCE_TARGET": settings.inference_listen,
+        **{f"{name.upper()}_TARGET": target for name, target in settings.targets.items()},
     }
 
 
 def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> dict[str, dict[str, str]]:
     """Return what each service is told, in the order in which they start."""
-    here = f"http://127.0.0.1:{settings.gateway_port}"
     upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
     return {
         "auth": {
             "AUTH_LISTEN": settings.auth_listen,
             "AUTH_METRICS_LISTEN": settings.auth_metrics_listen,
-            "AUTH_CONSOLE_URL": os.environ.get("AUTH_CONSOLE_URL") or here,
+            "AUTH_CONSOLE_URL": os.environ.get("AUTH_CONSOLE_URL") or settings.url,
         },
         "inference": {
             "INFERENCE_LISTEN": settings.inference_listen,
@@ -96,40 +91,11 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
             "QUOTA_REDIS_URL": settings.quota_redis_url or f"unix://{sockets / 'valkey.sock'}",
         },
         "gateway": {
+            "GATEWAY_HOST": settings.gateway_host,
             "GATEWAY_PORT": str(settings.gateway_port),
             "GATEWAY_METRICS_LISTEN": settings.gateway_metrics_listen,
         },
     }
-
-
-def check_ports(settings: LocalSettings) -> None:
-    """Look whether the stack's ports are free, and can be shared where they must be, before anything is started.
-
-    Raises:
-        StartError: One is taken or cannot be shared; the sentence names the setting to change.
-    """
-    listens = (
-        ("AUTH_LISTEN", settings.auth_listen),
-        ("QUOTA_LISTEN", settings.quota_listen),
-        ("INFERENCE_LISTEN", settings.inference_listen),
-    )
-    for setting, address in listens:
-        if settings.workers > 1 and address.startswith("unix:"):
-            raise StartError(
-                f"{setting}={address} cannot be shared by STACK_WORKERS={settings.workers}; set it to a host:port, or "
-                "STACK_WORKERS to 1"
-            )
-    for setting, address in (
-        ("GATEWAY_PORT", f"127.0.0.1:{settings.gateway_port}"),
-        *listens,
-        *((_metrics_setting(name), address) for name, address in settings.metrics.items()),
-    ):
-        if not address or address.startswith("unix:"):
-            continue
-        if int(address.rpartition(":")[2]) > _PORT_MAX:
-            raise StartError(f"{address} has no such port; set {setting} to a lower one")
-        if _is_taken(address):
-            raise StartError(f"{address} is already in use; stop what uses it, or set {setting} to another")
 
 
 def free_port() -> int:
@@ -137,19 +103,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-def _is_taken(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_server((host.strip("[]"), int(port))).close()
-    except OSError:
-        return True
-    return False
-
-
-def _metrics_setting(name: str) -> str:
-    return "GATEWAY_METRICS_LISTEN" if name.startswith("stack") else f"{name.upper()}_METRICS_LISTEN"
 
 
 def _service(name: str, environment: dict[str, str]) -> Program:

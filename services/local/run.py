@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.common import process, secret_file
+from services.common import address_file, process, secret_file
 from services.common.errors import ServiceError, StartError
 from services.common.file_lock import held
 from services.common.private_files import make_private_folder
@@ -25,6 +25,7 @@ from services.local.console import Console
 from services.local.data_dir import prepare_data_dir
 from services.local.first_key import first_key
 from services.local.logs import keep_rotating
+from services.local.ports import with_free_ports
 from services.local.settings import LocalSettings
 from services.local.stopping import stop_all
 
@@ -44,15 +45,16 @@ async def run(settings: LocalSettings) -> None:
     console = Console()
     os.umask(0o077)  # Valkey chooses no modes for its files, and inherits this.
     prepare_data_dir(settings.data_dir)
-    programs.check_ports(settings)
     lock = settings.data_dir / "run.lock"
     with held(lock, thing=str(settings.data_dir), remedy="stop it, or set DATA_DIR"), _socket_folder() as sockets:
+        settings = with_free_ports(settings)
         parts: list[Child] = []
         try:
             await _or_stop(_start_parts(parts, settings, sockets), stopping)
             await _or_stop(_show(settings, console), stopping)
-            async with running(keep_rotating(settings.data_dir / "logs")):
-                await _or_stop(_keep_running(parts, console), stopping)
+            with address_file.written(settings.data_dir, {"gateway": settings.url, **settings.targets}):
+                async with running(keep_rotating(settings.data_dir / "logs")):
+                    await _or_stop(_keep_running(parts, console), stopping)
         finally:
             await stop_all(parts, settings, stopping, console)
             console.flush()
@@ -73,11 +75,11 @@ async def _start_parts(parts: list[Child], settings: LocalSettings, sockets: Pat
     probes: dict[str, Callable[[], Awaitable[bool]]] = {
         "valkey": lambda: ready.valkey_answers(sockets / "valkey.sock"),
         "groq-standin": lambda: ready.http_answers(f"{groq_base_url}/healthz"),
-        "auth": lambda: ready.grpc_serves(settings.auth_listen),
-        "inference": lambda: ready.grpc_serves(settings.inference_listen),
-        "quota": lambda: ready.grpc_serves(settings.quota_listen),
-        "gateway": lambda: ready.http_answers(f"http://127.0.0.1:{settings.gateway_port}/readyz"),
-        "stack": lambda: ready.http_answers(f"http://127.0.0.1:{settings.gateway_port}/readyz"),
+        "auth": lambda: ready.grpc_serves(settings.targets["auth"]),
+        "inference": lambda: ready.grpc_serves(settings.targets["inference"]),
+        "quota": lambda: ready.grpc_serves(settings.targets["quota"]),
+        "gateway": lambda: ready.http_answers(f"{settings.url}/readyz"),
+        "stack": lambda: ready.http_answers(f"{settings.url}/readyz"),
     }
     # At ports that are shared, whoever answers may be another worker; metrics are of one, and come with its gateway.
     for name in settings.worker_names[1:]:
@@ -121,10 +123,10 @@ async def _until_ready(child: Child, probe: Callable[[], Awaitable[bool]]) -> No
 async def _show(settings: LocalSettings, console: Console) -> None:
     token = settings.admin_token.get_secret_value() or secret_file.read_or_create(settings.data_dir / "admin-token")
     try:
-        key = await first_key(settings.data_dir, auth_target=settings.auth_listen, admin_token=token)
+        key = await first_key(settings.data_dir, auth_target=settings.targets["auth"], admin_token=token)
     except ServiceError as exc:
         raise StartError(f"the first key cannot be made: {exc.message}") from exc
-    problems = await ready.problems(f"http://127.0.0.1:{settings.gateway_port}/readyz")
+    problems = await ready.problems(f"{settings.url}/readyz")
     console.say(banner(settings, key, problems=problems))
 
 

@@ -3,6 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.common.address import HostAndPort, Listen
 from services.common.settings import ServiceSettings
 
 
@@ -11,10 +12,10 @@ class QuotaSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="QUOTA_")
 
-    listen: str = "127.0.0.1:50052"
+    listen: Listen = "127.0.0.1:50052"
     """Address of the gRPC server: `host:port`, `[::]:port` or `unix:/path`."""
 
-    metrics_listen: str = "127.0.0.1:50252"
+    metrics_listen: HostAndPort = "127.0.0.1:50252"
     """Address of `GET /metrics`; empty serves none."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"

@@ -42,7 +42,7 @@ class Runner:
     def __init__(self, data_dir: Path, ports: dict[str, int], *, output: int, **environment: str) -> None:
         listens = {name: f"127.0.0.1:{port}" for name, port in ports.items() if name != "GATEWAY_PORT"}
         self.port = ports["GATEWAY_PORT"]
-        self.metrics = f"http://{listens['GATEWAY_METRICS_LISTEN']}/metrics"
+        self.metrics = f"http://{listens.get('GATEWAY_METRICS_LISTEN')}/metrics"
         self._lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "services.local"],
@@ -485,6 +485,81 @@ def test_a_taken_port_is_one_sentence(
     assert len(output.strip().splitlines()) == 1, output
     assert str(ports[setting]) in output
     assert setting in output
+
+
+@pytest.mark.parametrize(
+    ("host", "workers", "answers"),
+    [
+        ("::", "0", ["127.0.0.1", "[::1]"]),
+        ("::1", "1", ["[::1]"]),
+        ("127.0.0.2", "1", ["127.0.0.2"]),
+        ("localhost", "2", ["127.0.0.1", "localhost"]),
+    ],
+)
+def test_it_starts_at_any_address_of_this_machine_and_prints_one_that_answers(
+    start: Callable[..., Runner], ports: dict[str, int], host: str, workers: str, answers: list[str]
+) -> None:
+    written = f"[{host}]" if ":" in host else host
+    listens = {name: f"{written}:{port}" for name, port in ports.items() if name != "GATEWAY_PORT"}
+    runner = start(GATEWAY_HOST=host, STACK_WORKERS=workers, PLAINTEXT_ALLOWED="true", **listens)
+    text = runner.read_until("Ctrl-C")
+    curl = next(line for line in text.splitlines() if line.startswith("curl "))
+    done = subprocess.run(["sh", "-c", f"{curl} -s"], capture_output=True, text=True, timeout=20, check=True)
+    assert '"choices"' in done.stdout, (text, done)
+    for one in answers:
+        assert httpx.get(f"http://{one}:{runner.port}/readyz", trust_env=False).status_code == 200
+        port = ports["GATEWAY_METRICS_LISTEN"]
+        assert "stack_http" in httpx.get(f"http://{one}:{port}/metrics", trust_env=False).text
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("nowhere.invalid", "cannot be resolved"),
+        ("192.0.2.1", "not an address of this machine"),
+        ("http://127.0.0.1", "expected an IP address or a name"),
+    ],
+)
+def test_a_host_that_cannot_be_listened_on_is_one_sentence_that_does_not_blame_the_port(
+    start: Callable[..., Runner], host: str, why: str
+) -> None:
+    runner = start(GATEWAY_HOST=host)
+    output, _ = runner.process.communicate(timeout=_READY_SECONDS)
+    assert runner.process.returncode == 1
+    assert len(output.strip().splitlines()) == 1, output
+    assert "GATEWAY_HOST" in output
+    assert why in output
+    assert "in use" not in output
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_internal_ports_that_are_taken_and_were_not_set_give_way_and_stackctl_finds_them(
+    tmp_path: Path, workers: str
+) -> None:
+    """Next to a second copy, one port is enough to set."""
+    data_dir = tmp_path / "var"
+    with contextlib.ExitStack() as stack:
+        for port in (50_051, 50_052, 50_053, 8_280, 50_251, 50_252, 50_253):
+            with contextlib.suppress(OSError):  # Taken by somebody else does as well.
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        runner = Runner(data_dir, {"GATEWAY_PORT": free_port()}, output=subprocess.PIPE, STACK_WORKERS=workers)
+        try:
+            secret = _secret(runner.read_until("Ctrl-C"))
+            assert _ask(runner, secret).status_code == 200
+            listed = _stackctl(data_dir, "keys", "list", "--email", "you@example.com", "--usage")
+            assert '"used_today": 1' in listed or "first key" in listed, listed
+            assert "agree" in _stackctl(data_dir, "verify")
+        finally:
+            runner.stop()
+            assert runner.process.stdout is not None
+            runner.process.stdout.close()
+    assert not (data_dir / "addresses.json").exists()
+
+
+def _stackctl(data_dir: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "services.cli", *arguments]
+    environment = {**bare_environment(), "DATA_DIR": str(data_dir)}
+    return subprocess.check_output(command, env=environment, text=True, timeout=20)
 
 
 @pytest.mark.parametrize("address", ["unix:/tmp/metrics.sock", "127.0.0.1:65535"])
