@@ -16,6 +16,7 @@ import msgspec
 from groq import AsyncGroq, DefaultAioHttpClient
 
 from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
+from services.common.http_proxy import proxy_for
 from services.common.silence import Silence
 from services.inference.chat import Members, Reply, Turn
 from services.inference.rate_limits import rest_after_answer
@@ -130,12 +131,21 @@ async def open_groq(
     limits = httpx.Limits(
         max_connections=connections_max, max_keepalive_connections=connections_max, keepalive_expiry=60
     )
-    async with DefaultAioHttpClient(limits=limits, timeout=timeout) as pool:
+    proxy = proxy_for(base_url)
+    # The package reads the environment's proxies in its own way, and its authorities only when it may read that too.
+    async with DefaultAioHttpClient(
+        limits=limits,
+        timeout=timeout,
+        trust_env=False,
+        verify=httpx.create_ssl_context(),
+        proxy=proxy.url_with_credentials if proxy else None,
+    ) as pool:
         clients = [
             AsyncGroq(api_key=key, base_url=base_url, max_retries=0, timeout=timeout, http_client=pool) for key in keys
         ]
         async with open_wire(
             clients,
+            proxy=proxy,
             connections_max=connections_max,
             connect_timeout_seconds=connect_timeout_seconds,
             first_byte_timeout_seconds=first_byte_timeout_seconds,
