@@ -23,7 +23,8 @@ from services.local.banner import banner
 from services.local.child import Child
 from services.local.console import Console
 from services.local.data_dir import prepare_data_dir
-from services.local.first_key import first_key
+from services.local.first_key import EMAIL, first_key
+from services.local.log_in_link import log_in_link
 from services.local.logs import keep_rotating
 from services.local.ports import with_free_ports
 from services.local.settings import LocalSettings
@@ -123,11 +124,13 @@ async def _until_ready(child: Child, probe: Callable[[], Awaitable[bool]]) -> No
 async def _show(settings: LocalSettings, console: Console) -> None:
     token = settings.admin_token.get_secret_value() or secret_file.read_or_create(settings.data_dir / "admin-token")
     try:
-        key = await first_key(settings.data_dir, auth_target=settings.targets["auth"], admin_token=token)
+        auth = settings.targets["auth"]
+        key = await first_key(settings.data_dir, auth_target=auth, admin_token=token)
+        link = await log_in_link(EMAIL, auth_target=auth, admin_token=token) if settings.console else ""
     except ServiceError as exc:
-        raise StartError(f"the first key cannot be made: {exc.message}") from exc
+        raise StartError(f"the first account and key cannot be made: {exc.message}") from exc
     problems = await ready.problems(f"{settings.url}/readyz")
-    console.say(banner(settings, key, problems=problems))
+    console.say(banner(settings, key, log_in_link=link, problems=problems))
 
 
 async def _keep_running(parts: list[Child], console: Console) -> None:

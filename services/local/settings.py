@@ -30,6 +30,9 @@ class LocalSettings(ServiceSettings):
     inference_listen: Listen = Field(default="127.0.0.1:50053", validation_alias="INFERENCE_LISTEN")
     """Address of inference's gRPC server."""
 
+    console: bool = Field(default=True, validation_alias="GATEWAY_CONSOLE")
+    """Whether the console's pages are served."""
+
     groq_api_key: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEY")
     """The operator's Groq key; without one a local stand-in answers."""
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ import psutil
 import pytest
 
 from services.local import valkey
+from tests.e2e.console.browser import PASSWORD, Browser
 from tests.e2e.stack import bare_environment, free_port, say
 from tests.unit.groq_standin.standin_process import started as started_standin
 
@@ -354,6 +356,37 @@ def test_while_one_of_two_workers_is_away_the_other_answers_and_it_is_started_ag
     assert _ask(runner, secret).status_code == 200, "half a second passes until it is started"
     _until(lambda: len(runner.children()) == _PROCESSES["2"])
     _until_answered(runner, secret)
+
+
+async def test_the_log_in_link_lets_the_first_account_choose_a_password_once(start: Callable[..., Runner]) -> None:
+    runner = start()
+    text = runner.read_until("Ctrl-C")
+    assert f"export STACK_API_KEY={_secret(text)}\n" in text
+    (link,) = re.findall(r"^  Log in    (http\S+)$", text, re.MULTILINE)
+    origin = f"http://127.0.0.1:{runner.port}"
+    running: Any = SimpleNamespace(gateways=[origin])
+    async with Browser(running) as browser:
+        choice = {"password": PASSWORD}
+        done = await browser.submit(link.removeprefix(origin), "/reset", choice)
+        assert "you@example.com" in done.text
+        again = await browser.submit(link.removeprefix(origin), "/reset", choice)
+        assert "this link does not work" in again.text
+        logged_in = await browser.submit("/login", "/login", {"email": "you@example.com", **choice})
+        assert "first key" in logged_in.text
+    runner.stop()
+    assert "  Log in  " not in start().read_until("Ctrl-C")
+
+
+def test_a_link_that_was_not_used_is_replaced_at_the_next_start(start: Callable[..., Runner]) -> None:
+    links = []
+    for _ in range(2):
+        runner = start()
+        links += re.findall(r"^  Log in    (http\S+)$", runner.read_until("Ctrl-C"), re.MULTILINE)
+        runner.stop()
+    assert len(set(links)) == 2
+    text = start(GATEWAY_CONSOLE="false").read_until("Ctrl-C")
+    assert "Console" not in text
+    assert "Log in" not in text
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
