@@ -22,6 +22,8 @@ def read_or_create(path: Path, *, random_bytes: int = 32) -> str:
         secret = path.read_text(encoding="ascii").strip()
     except OSError as exc:
         raise StartError(f"cannot keep a secret in {path}: {exc.strerror}; choose another DATA_DIR") from exc
+    except UnicodeDecodeError as exc:
+        raise StartError(f"{path} is damaged; restore it from a backup, or remove it to make a new secret") from exc
     if not secret:
         raise StartError(f"{path} is empty; restore it from a backup, or remove it to make a new secret")
     return secret

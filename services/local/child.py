@@ -58,6 +58,10 @@ class Child:
         assert self._process is not None, "not started"
         return await self._process.wait()
 
+    def failed(self) -> bool:
+        """Whether it ended by itself with an exit code that means failure; not by a signal."""
+        return self._process is not None and (self._process.returncode or 0) > 0
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when it has ended."""
         if self._process is not None and self.is_running():

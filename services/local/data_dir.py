@@ -8,7 +8,7 @@ from services.common.errors import StartError
 from services.common.private_files import make_private_folder, restrict, restrict_all
 
 _OWN = (
-    *("auth.db*", "inference.db*", "valkey*", "logs", "run.lock", "addresses.*"),
+    *("auth.db*", "inference.db*", "valkey*", "logs", "run", "run.lock", "addresses.*"),
     *("key-pepper*", "admin-token*", "first-api-key*", ".*-*.*.*"),
 )
 """Names of what the stack keeps there, drafts of secrets and copies beside them included."""

@@ -36,7 +36,7 @@ async def first_key(data_dir: Path, *, auth_target: str, admin_token: str) -> Fi
     path = data_dir / FILE
     if not path.exists():
         _write(path, await _create(auth_target, admin_token))
-    secret = path.read_text(encoding="ascii").strip()
+    secret = path.read_text(encoding="ascii", errors="replace").strip()
     return FirstKey(secret, denial=await _denial(auth_target, secret))
 
 

@@ -5,6 +5,7 @@ import socket
 import sys
 from pathlib import Path
 
+from services.common.errors import StartError
 from services.common.private_files import make_private_folder
 from services.local import valkey
 from services.local.child import Program
@@ -20,10 +21,13 @@ def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
     """Return what must answer before the services start: Valkey and, without a Groq key, the stand-in."""
     programs = []
     if not settings.quota_redis_url:
-        data = settings.data_dir / "valkey"
-        make_private_folder(data)
+        data = settings.data_dir / valkey.FOLDER
+        try:
+            make_private_folder(data)
+        except OSError as exc:
+            raise StartError(f"cannot write {data}: {exc.strerror}; move it out of the way") from exc
         server = valkey.find_server(settings.valkey_server)
-        programs.append(Program("valkey", valkey.command(server, socket=sockets / "valkey.sock", data=data)))
+        programs.append(Program("valkey", valkey.command(server, socket=sockets / valkey.SOCKET, data=data)))
     return programs
 
 
@@ -88,7 +92,7 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
         "quota": {
             "QUOTA_LISTEN": settings.quota_listen,
             "QUOTA_METRICS_LISTEN": settings.quota_metrics_listen,
-            "QUOTA_REDIS_URL": settings.quota_redis_url or f"unix://{sockets / 'valkey.sock'}",
+            "QUOTA_REDIS_URL": settings.quota_redis_url or f"unix://{sockets / valkey.SOCKET}",
         },
         "gateway": {
             "GATEWAY_HOST": settings.gateway_host,

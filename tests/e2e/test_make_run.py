@@ -1,11 +1,13 @@
 """`make run`: what a person sees who has just cloned the repository."""
 
+import asyncio
 import contextlib
 import errno
 import json
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,16 +40,23 @@ _PROCESSES = {"0": 6, "": 3, "2": 4}
 """By the number of workers, one where nobody says: the services' processes, Valkey and the stand-in."""
 
 
+def _can_remount() -> bool:
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "ro", "none", "/tmp"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
 class Runner:
     """One `python -m services.local`, as `make run` starts it."""
 
-    def __init__(self, data_dir: Path, ports: dict[str, int], *, output: int, **environment: str) -> None:
+    def __init__(
+        self, data_dir: Path, ports: dict[str, int], *, output: int, command: Sequence[str] = (), **environment: str
+    ) -> None:
         listens = {name: f"127.0.0.1:{port}" for name, port in ports.items() if name != "GATEWAY_PORT"}
         self.port = ports["GATEWAY_PORT"]
         self.metrics = f"http://{listens.get('GATEWAY_METRICS_LISTEN')}/metrics"
         self._lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.local"],
+            [*command, sys.executable, "-m", "services.local"],
             env={
                 **bare_environment(),
                 **listens,
@@ -113,7 +122,7 @@ def start(tmp_path: Path, ports: dict[str, int]) -> Iterator[Callable[..., Runne
     runners: list[Runner] = []
 
     def begin(data_dir: Path = tmp_path / "var", **environment: str) -> Runner:
-        runners.append(Runner(data_dir, ports, output=subprocess.PIPE, **environment))
+        runners.append(Runner(data_dir, ports, output=subprocess.PIPE, command=(), **environment))
         return runners[-1]
 
     yield begin
@@ -312,6 +321,108 @@ def test_a_log_that_grows_large_is_rotated_while_its_program_runs(start: Callabl
     _until(lambda: "/api/v1/chat" in log.read_text())
     assert log.stat().st_size < 100_000
     assert _open_to_others(tmp_path / "var") == []
+
+
+async def test_a_socket_that_a_cleaner_removes_is_made_again(start: Callable[..., Runner], tmp_path: Path) -> None:
+    """Connections that are open would go on, and each new one fail."""
+    runner = start()
+    secret = _secret(runner.read_until("Ctrl-C"))
+    valkey_before = runner.child("valkey").pid
+    (tmp_path / "var" / "run" / "valkey.sock").unlink()
+    runner.read_until("valkey.sock was removed; restarting valkey")
+    runner.read_until("valkey ended")
+    _until_answered(runner, secret)
+    assert runner.child("valkey").pid != valkey_before
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        url, headers = f"http://127.0.0.1:{runner.port}/api/v1/chat", {"Authorization": f"Bearer {secret}"}
+        answers = await asyncio.gather(*(client.post(url, headers=headers, json=say("hi")) for _ in range(50)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def test_a_data_dir_with_a_long_path_has_its_socket_in_the_folder_for_temporary_files(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="stack-tmp-", dir="/tmp") as short:
+        runner = start(tmp_path / ("long" * 20) / "var", TMPDIR=short, XDG_RUNTIME_DIR=str(tmp_path / "nowhere"))
+        secret = _secret(runner.read_until("Ctrl-C"))
+        assert _ask(runner, secret).status_code == 200
+        assert len(list(Path(short).glob("stack-*/valkey.sock"))) == 1
+        runner.stop()
+        assert list(Path(short).iterdir()) == []
+
+
+@pytest.mark.skipif(not _can_remount(), reason="needs the right to mount file systems, as root has")
+@pytest.mark.parametrize("path", ["var", "long" * 20])
+def test_a_tmp_that_cannot_be_written_is_not_needed(ports: dict[str, int], path: str) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="stack-", dir=Path.home()))
+    runner = Runner(folder / path, ports, output=subprocess.PIPE, command=_read_only("/tmp"), TMPDIR="/tmp")
+    try:
+        assert _ask(runner, _secret(runner.read_until("Ctrl-C"))).status_code == 200
+    finally:
+        runner.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(not _can_remount(), reason="needs the right to mount file systems, as root has")
+def test_a_machine_without_a_folder_for_sockets_is_one_sentence() -> None:
+    program = "import sys; from pathlib import Path; from services.local.sockets import socket_folder\n"
+    program += "with socket_folder(Path('/' + 'long' * 30)): pass"
+    command = [*_read_only("/tmp", "/var/tmp"), sys.executable, "-c", program]
+    environment = {**bare_environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": "/nowhere"}
+    done = subprocess.run(command, cwd="/proc", env=environment, capture_output=True, text=True, check=False)
+    assert "StartError: no folder takes a Unix socket: /long" in done.stderr.splitlines()[-1]
+    assert "set TMPDIR" in done.stderr.splitlines()[-1]
+
+
+def _read_only(*folders: str) -> list[str]:
+    """Return a command that runs another one where these folders cannot be written."""
+    mounts = " && ".join(f"mount -t tmpfs -o ro none {folder}" for folder in folders)
+    return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+
+
+def test_data_that_valkey_cannot_read_are_moved_aside_and_the_count_comes_from_the_ledger(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    var = tmp_path / "var"
+    runner = start()
+    secret = _secret(runner.read_until("Ctrl-C"))
+    assert _ask(runner, secret).headers["x-ratelimit-remaining-requests"] == "999"
+    runner.stop()
+    for number, name in enumerate(("*.incr.aof", "*.manifest"), start=1):
+        (damaged,) = (var / "valkey" / "appendonlydir").glob(name)
+        with damaged.open("ab") as file:
+            file.write(b"\0garbage of a power loss" * 100)
+        runner = start()
+        text = runner.read_until("Ctrl-C")
+        assert "Valkey could not read its data, which are now in" in text
+        assert _ask(runner, secret).headers["x-ratelimit-remaining-requests"] == str(999 - number)
+        runner.stop()
+        assert len(list(var.glob("valkey.unreadable-*/appendonlydir"))) == number
+    assert _open_to_others(var) == []
+
+
+def test_data_of_a_valkey_that_does_not_start_at_all_stay_where_they_are(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    kept = tmp_path / "var" / "valkey" / "appendonlydir" / "appendonly.aof.1.incr.aof"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("kept")
+    runner = start(STACK_VALKEY_SERVER="false")
+    output, _ = runner.process.communicate(timeout=_READY_SECONDS)
+    assert len(output.strip().splitlines()) == 1, output
+    assert "valkey ended at once" in output
+    assert kept.read_text() == "kept"
+    assert list((tmp_path / "var").glob("valkey*")) == [tmp_path / "var" / "valkey"]
+
+
+@pytest.mark.parametrize("content", [b"\0" * 40, b"\xff\xfe", b""])
+def test_a_first_key_that_was_damaged_is_told_with_the_remedy(
+    start: Callable[..., Runner], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "first-api-key").write_bytes(content)
+    text = start().read_until("Ctrl-C")
+    assert "unknown to this database; for another, remove" in text
 
 
 def test_what_is_not_ours_in_data_dir_keeps_its_mode(start: Callable[..., Runner], tmp_path: Path) -> None:
