@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
@@ -92,8 +93,23 @@ HostAndPort = Annotated[str, AfterValidator(_check_address)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
 """A setting of the form `host:port` or `unix:/path`."""
 
+ListenOrNone = Annotated[str, AfterValidator(lambda text: text and _check_listen(text))]
+"""As `Listen`; empty is none."""
+
 Host = Annotated[str, AfterValidator(parse_host)]
 """A setting that is a host."""
+
+
+def _check_url(text: str) -> str:
+    with suppress(ValueError):
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port):
+            return text
+    raise ValueError("expected http://host or https://host")
+
+
+HTTPURL = Annotated[str, AfterValidator(_check_url)]
+"""A setting that is the URL of an HTTP server."""
 
 
 def reachable(listen: str) -> str:

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from asyncpg import PostgresError
+from pydantic import AfterValidator
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -25,9 +26,11 @@ from services.common.file_lock import alone, held
 from services.common.private_files import open_private, restrict
 from services.common.sqlite_writer import SQLiteWriter, sqlite_writer
 from services.common.transactions import DATABASE_ERRORS, wait_for_leavers
+from services.common.url_credentials import with_encoded_credentials
 
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
+_EXAMPLES = "sqlite:///path or postgresql://user:password@host:5432/name"
 _MIGRATION_LOCK = 7_301_936_220
 """Postgres advisory lock that migrations hold, so that replicas starting together migrate once."""
 _LEAVE_SECONDS = 3.0
@@ -45,7 +48,7 @@ async def open_database(
     A later version's schema is left as it is, and serves: migrations expand first and contract a version later.
 
     Args:
-        url: `sqlite:///path` or `postgresql://user:password@host/name`.
+        url: `sqlite:///path` or `postgresql://user:password@host/name`; a password may stand there as it is.
         migrations: Folder of the Alembic environment.
         version_table: Alembic's table, one for each service, so that services may share a database.
         has_siblings: Whether other processes that say the same may use the SQLite file too.
@@ -118,15 +121,26 @@ async def _close(engine: AsyncEngine) -> None:
     await engine.dispose()
 
 
+def _check_url(url: str) -> str:
+    """Return a database URL that can be used; the message of a failure does not repeat it."""
+    try:
+        parsed = make_url(with_encoded_credentials(url)) if url else None
+    except (ArgumentError, ValueError):
+        raise ValueError(f"expected {_EXAMPLES}") from None
+    if parsed is not None and parsed.drivername not in _DRIVERS:
+        raise ValueError(f"expected {_EXAMPLES}; other databases are not supported")
+    return url
+
+
+DatabaseURL = Annotated[str, AfterValidator(_check_url)]
+"""A setting that is a database URL; empty is none."""
+
+
 def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
-    except ArgumentError as exc:
-        raise StartError("the database URL cannot be read; use sqlite:///path or postgresql://host/name") from exc
-    backend = parsed.get_backend_name()
-    if backend not in _DRIVERS:
-        raise StartError(f"databases of type {backend} are not supported; use sqlite:///path or postgresql://host/name")
-    return _with_driver(parsed)
+        return _with_driver(make_url(with_encoded_credentials(_check_url(url))))
+    except ValueError as exc:
+        raise StartError(f"the database URL cannot be used: {exc}") from exc
 
 
 def _with_driver(url: URL) -> URL:

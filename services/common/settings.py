@@ -1,11 +1,17 @@
 """What every service can be told; each service adds its own settings under its own prefix."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.address import ListenOrNone
 from services.common.tls import Certificates, TLSFiles
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class TLSSettings(BaseSettings):
@@ -42,13 +48,33 @@ class TLSSettings(BaseSettings):
         return Certificates(TLSFiles(Path(self.tls_certificate_file), Path(self.tls_key_file), Path(self.tls_ca_file)))
 
 
+def _check_level(text: str) -> str:
+    if text.upper() not in _LEVELS:
+        raise ValueError(f"expected one of {', '.join(_LEVELS)}")
+    return text.upper()
+
+
+def _check_endpoint(text: str) -> str:
+    with suppress(ValueError):
+        if text.split() in ([], [text]) and urlsplit(text).port != 0:
+            return text
+    raise ValueError("expected a URL, such as http://127.0.0.1:4317")
+
+
+Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+"""A setting that is a URL, or `host:port`; empty is none."""
+
+LogLevel = Annotated[str, AfterValidator(_check_level)]
+"""The name of a level, in upper or lower case."""
+
+
 class ServiceSettings(TLSSettings):
     """Settings common to all services, read from the environment once, in `__main__`."""
 
-    log_level: str = Field(default="INFO", validation_alias="LOG_LEVEL")
+    log_level: LogLevel = Field(default="INFO", validation_alias="LOG_LEVEL")
     """Least severe log records that are written: DEBUG, INFO, WARNING or ERROR."""
 
-    otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    otlp_endpoint: Endpoint = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     """OpenTelemetry collector that traces are sent to over gRPC, such as `http://127.0.0.1:4317`; empty traces nothing.
     OpenTelemetry's other `OTEL_EXPORTER_OTLP_*` variables (headers, certificate, timeout) count too."""
 
@@ -66,7 +92,7 @@ class ServiceSettings(TLSSettings):
     """After that: time that calls in flight get to finish before they are cut, with an error and a ledger row. A second
     signal ends it. `make run` takes 5 where it is not set."""
 
-    health_listen: str = Field(default="", validation_alias="HEALTH_LISTEN")
+    health_listen: ListenOrNone = Field(default="", validation_alias="HEALTH_LISTEN")
     """Address of a gRPC service's health in plaintext, for probes that know no TLS. Empty: none without TLS, and with
     TLS the service's own port + 100."""
 

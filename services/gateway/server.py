@@ -30,7 +30,7 @@ from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies
-from services.gateway.dependency_backend import InferenceDependencies
+from services.gateway.dependency_backend import InferenceDependencies, QuotaDependencies
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
 from services.gateway.middleware import APIPaths, ConsolePaths, RequestScope
@@ -98,7 +98,7 @@ async def serve(settings: GatewaySettings) -> None:
             lifelines,
             principals_max=settings.principals_max,
         )
-        dependencies = Dependencies([InferenceDependencies(inference)])
+        dependencies = Dependencies([InferenceDependencies(inference), QuotaDependencies(quota)])
         readiness = Readiness(dependencies)
         await stack.enter_async_context(running(dependencies.keep_fresh()))
         await stack.enter_async_context(running(principals.keep_true()))

@@ -75,6 +75,9 @@ class GatewaySettings(ServiceSettings):
     @classmethod
     def _are_addresses(cls, value: list[str]) -> list[str]:
         """Refuse what is no address: it would silently trust nobody."""
-        for one in value:
-            ipaddress.ip_network(one)
+        try:
+            for one in value:
+                ipaddress.ip_network(one)
+        except ValueError:
+            raise ValueError("expected IP addresses and networks, such as 10.0.0.0/8") from None
         return value

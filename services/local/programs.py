@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from services.common.errors import StartError
 from services.common.private_files import make_private_folder
@@ -92,7 +93,11 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
         "quota": {
             "QUOTA_LISTEN": settings.quota_listen,
             "QUOTA_METRICS_LISTEN": settings.quota_metrics_listen,
-            "QUOTA_REDIS_URL": settings.quota_redis_url or f"unix://{sockets / valkey.SOCKET}",
+            **(
+                {"QUOTA_REDIS_URL": settings.quota_redis_url}
+                if settings.quota_redis_url
+                else _embedded(sockets / valkey.SOCKET)
+            ),
         },
         "gateway": {
             "GATEWAY_HOST": settings.gateway_host,
@@ -100,6 +105,12 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
             "GATEWAY_METRICS_LISTEN": settings.gateway_metrics_listen,
         },
     }
+
+
+def _embedded(socket: Path) -> dict[str, str]:
+    """Return how to reach the embedded Valkey, which wants no password."""
+    none = {"QUOTA_REDIS_USER": "", "QUOTA_REDIS_PASSWORD": "", "QUOTA_REDIS_SENTINELS": "[]"}
+    return {"QUOTA_REDIS_URL": f"unix://{quote(str(socket))}", "QUOTA_REDIS_CLUSTER": "false", **none}
 
 
 def free_port() -> int:

@@ -3,8 +3,9 @@
 import random
 from collections.abc import Iterator, Sequence
 
+from services.quota.connections import Client, connect
 from services.quota.holds import DayStatus, Denied, Held, KeyDay, Reservation, Seeds, Settlement, Unseeded
-from services.quota.scripts import RESERVE, SETTLE, STATUS, Client, Step, connect, deadlines_of, entries_of, run
+from services.quota.scripts import RESERVE, SETTLE, STATUS, Step, deadlines_of, entries_of, run
 
 __all__ = ["RedisHoldStore", "connect"]
 

@@ -29,6 +29,7 @@ from services.local import valkey
 from tests.e2e.console.browser import PASSWORD, Browser
 from tests.e2e.stack import bare_environment, free_port, say
 from tests.unit.groq_standin.standin_process import started as started_standin
+from tests.valkey_backend import TCPValkey
 
 _READY_SECONDS = 30
 _STOP_SECONDS = 5
@@ -517,6 +518,28 @@ def test_a_key_that_groq_rejects_is_told_at_the_start_in_the_metrics_and_in_read
             assert 'stack_upstream_key_check{key="1",state="rejected"} 1.0' in told
             assert 'stack_upstream_key_check{key="1",state="ok"} 0.0' in told
         assert _ask(runner, _secret(text)).json()["error"]["code"] == "upstream_misconfigured"
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_redis_that_rejects_the_password_is_told_at_the_start_and_with_the_right_one_it_serves(
+    start: Callable[..., Runner], tmp_path: Path, workers: str
+) -> None:
+    password = "a/b#c@d?e f"
+    redis = TCPValkey(tmp_path / "redis", "--requirepass", password)
+    try:
+        redis.wait_until_listening()
+        url = f"redis://127.0.0.1:{redis.port}/0"
+        runner = start(STACK_WORKERS=workers, QUOTA_REDIS_URL=url, QUOTA_REDIS_PASSWORD="wrong")
+        text = runner.read_until("Ctrl-C")
+        assert "cannot answer chats:\n  Redis rejects our user or password. Set QUOTA_REDIS_USER and" in text
+        body = httpx.get(f"http://127.0.0.1:{runner.port}/readyz", trust_env=False).json()
+        assert body["dependencies"]["redis"]["state"] == "rejected"
+        assert _ask(runner, _secret(text)).status_code == 503
+        runner.stop()
+        runner = start(STACK_WORKERS=workers, QUOTA_REDIS_URL=url.replace("//", f"//:{password}@"))
+        assert _ask(runner, _secret(runner.read_until("Ctrl-C"))).status_code == 200
+    finally:
+        redis.end()
 
 
 def test_a_groq_that_takes_connections_and_never_answers_is_told_and_does_not_end_the_start(
