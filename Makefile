@@ -29,12 +29,16 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-install test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
+.PHONY: test test-install test-pgbouncer test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-install: .venv/dev.stamp ## Install into fresh clones: interrupted at five moments, without ensurepip, without an index
 	INSTALL=1 $(BIN)/python -m pytest tests/install -n 0 -v -s
+
+test-pgbouncer: .venv/dev.stamp ## Run auth and the ledger on a Postgres behind Debian's PgBouncer in transaction mode
+	@command -v pgbouncer /usr/sbin/pgbouncer >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer; } || echo "pgbouncer could not be installed, so that its tests are skipped; on Debian: sudo apt install pgbouncer" >&2
+	PGBOUNCER=1 $(BIN)/python -m pytest tests/pgbouncer -n 0 -v
 
 test-faults: .venv/dev.stamp ## Kill, freeze and empty everything under load, SEEDS=20 times in each layout; SEED=7 does one again
 	FAULT_SEEDS=$(or $(SEEDS),20) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 0 -v -s

@@ -71,11 +71,14 @@ async def open_database(
             finally:
                 await _close(engine)
         return
-    engine = create_async_engine(
-        parsed, hide_parameters=True, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True
-    )
+    engine = _postgres_engine(parsed, behind_pooler=True)
     try:
         await _wait_for_schema(engine, migrations, version_table)
+        if await _is_behind_pooler(engine):
+            _log.info("the database is behind a pooler; statements are not prepared")
+        else:
+            await engine.dispose()
+            engine = _postgres_engine(parsed, behind_pooler=False)
         yield engine
     finally:
         await _close(engine)
@@ -102,7 +105,7 @@ async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
     if parsed.get_backend_name() == "sqlite":
         async with open_database(url, migrations=migrations, version_table=version_table):
             return
-    engine = create_async_engine(parsed)
+    engine = _postgres_engine(parsed, behind_pooler=True)
     try:
         await _upgrade(engine, migrations, version_table)
     except (PostgresError, OSError) as exc:
@@ -170,6 +173,26 @@ def _use_wal(file: Path) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as exc:
         raise StartError(f"cannot use {file}: {exc}; restore it from a backup, or choose another DATA_DIR") from exc
+
+
+def _postgres_engine(url: URL, *, behind_pooler: bool) -> AsyncEngine:
+    """Return an engine; behind a pooler it prepares no statements, since each transaction may have another session."""
+    options: dict[str, Any] = {}
+    if behind_pooler:
+        # An unnamed statement is sent again with its execution; a named one would stay in a session of somebody else's.
+        no_name = {"prepared_statement_name_func": lambda: ""}
+        options["connect_args"] = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, **no_name}
+    return create_async_engine(
+        url, hide_parameters=True, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True, **options
+    )
+
+
+async def _is_behind_pooler(engine: AsyncEngine) -> bool:
+    """Whether a pooler such as PgBouncer answers in place of Postgres: it makes up the process id that clients get."""
+    async with engine.connect() as connection:
+        shown = (await connection.get_raw_connection()).driver_connection
+        assert shown is not None
+        return bool(shown.get_server_pid() != await connection.scalar(text("SELECT pg_backend_pid()")))
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:
