@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -96,6 +96,10 @@ class SQLSessionStore:
                 await record(connection, "session.ended", by=by, at=at, account_id=owner, target=session_id)
 
 
+_CLOCKS_DIFFER_MAX = timedelta(minutes=1)
+"""Of two replicas; were it less, each would take the other's windows for such ones, and count anew."""
+
+
 class SQLThrottleStore:
     """Counts tries; a `ThrottleStore`."""
 
@@ -108,7 +112,8 @@ class SQLThrottleStore:
     async def count(self, subject: str, *, window: timedelta, now: datetime) -> Tries:
         """Count one more try, in one statement so that none is lost; see `ThrottleStore.count`."""
         table = throttles.c
-        is_over = table.window_ends_at <= now
+        # One that ends much later than a new one would was begun before the clock was put back.
+        is_over = or_(table.window_ends_at <= now, table.window_ends_at > now + window + _CLOCKS_DIFFER_MAX)
         new = self._insert(throttles).values(subject=subject, tries=1, window_ends_at=now + window)
         counted = new.on_conflict_do_update(
             index_elements=["subject"],

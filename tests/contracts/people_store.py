@@ -156,6 +156,22 @@ class PeopleStoreContract:
         world.clock.seconds += 61
         await replicas[1].demand(rule, EMAIL)
 
+    async def test_a_clock_that_is_put_back_locks_nobody_out_for_longer_than_the_window(self, world: World) -> None:
+        rule = Rule("tries", tries_max=2, window_seconds=900)
+        throttle = Throttle(world.throttles[0], pepper=PEPPER, clock=world.clock)
+        for _ in range(2):
+            await throttle.demand(rule, EMAIL)
+
+        world.clock.seconds -= 3 * 86_400
+        for _ in range(2):
+            await throttle.demand(rule, EMAIL)
+        with pytest.raises(Throttled, match="in 15 minutes"):
+            await throttle.demand(rule, EMAIL)
+
+        world.clock.seconds -= 30  # Another replica's clock, perhaps.
+        with pytest.raises(Throttled):
+            await throttle.demand(rule, EMAIL)
+
     async def test_keys_are_bounded_exactly_when_twenty_are_made_at_once(self, world: World) -> None:
         account = await world.account()
         bounds = Bounds(active_max=5, new_per_day_max=10)

@@ -39,7 +39,13 @@ async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: Va
     store = RedisSweepStore(client, RedisHoldStore(client, hold_seconds=60))
     own_valkey.kill()
 
-    steps = (store.now(), store.overdue(at_most=1), listed(store), store.raise_counter(KeyDay("key", 1), ["req"]))
+    steps = (
+        store.now(),
+        store.overdue(at_most=1, before=0),
+        listed(store),
+        store.forget([KeyDay("key", 1)]),
+        store.raise_counter(KeyDay("key", 1), ["req"]),
+    )
     for step in steps:
         with pytest.raises(Unavailable):
             await step
