@@ -5,14 +5,21 @@ from typing import Any
 
 from services.cli import client, output
 from services.cli.client import Backends
+from services.common.batched import batched
 from stack.auth.v1 import keys_pb2
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
+_KEYS_MAX = 1_000
+"""The most that quota and inference take in one call."""
+
 
 def key_uses(backends: Backends, keys: Sequence[keys_pb2.Key]) -> list[dict[str, Any]]:
     """Return `used_today` (None when quota cannot tell) and `last_used_at` (None means never) of each key, in order."""
-    key_ids = [key.id for key in keys]
+    return [use for some in batched(keys, _KEYS_MAX) for use in _uses(backends, [key.id for key in some])]
+
+
+def _uses(backends: Backends, key_ids: Sequence[str]) -> list[dict[str, Any]]:
     statuses = client.call(
         backends.quota(),
         lambda channel: quota_pb2_grpc.QuotaServiceStub(channel).GetStatus,

@@ -69,6 +69,7 @@ class Certificates:
                 f"cannot use the TLS files: {exc}; check TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE"
             ) from exc
         self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._trouble = ""
 
     def current(self) -> Credentials:
         """Return what the files hold, or the last good content while they make no sense; the same object while so."""
@@ -82,14 +83,17 @@ class Certificates:
         try:
             seen = _stamp(self._files)
             if seen == self._seen:
+                self._trouble = ""
                 return
             credentials = _read(self._files)
             if _stamp(self._files) != seen:
                 return  # They are being replaced this moment; the next look will find them whole.
         except (OSError, ValueError) as exc:
-            _log.warning("the TLS files cannot be used; going on with the old ones", extra={"error": str(exc)})
+            if str(exc) != self._trouble:
+                self._trouble = str(exc)
+                _log.warning("the TLS files cannot be used; going on with the old ones", extra={"error": str(exc)})
             return
-        self._seen, self._credentials = seen, credentials
+        self._seen, self._credentials, self._trouble = seen, credentials, ""
         _log.info("the TLS certificate was renewed", extra={"file": str(self._files.certificate)})
 
 

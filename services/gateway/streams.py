@@ -146,6 +146,7 @@ class EventStream(Response):
                     await send({"type": "http.response.body", "body": body, "more_body": more})
             except TimeoutError:
                 self._is_over = True
+                self._client.write_off()
             else:
                 self._is_over = not more
 

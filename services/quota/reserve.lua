@@ -29,6 +29,9 @@ if not charged then
   -- Only where there is still none: another replica may have seeded, and charged, since the ledger was read.
   charged = tonumber(seed)
   redis.call('HSET', entries, 'charged', charged)
+  -- What the ledger has charged was within the limit of its time, which may have been lowered since.
+  highest_limit = charged
+  redis.call('HSET', entries, 'limit', highest_limit)
 end
 
 if limit > highest_limit then

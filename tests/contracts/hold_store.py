@@ -154,6 +154,14 @@ class HoldStoreContract:
         assert isinstance(outcome, Held)
         assert await counts(store) == (7, 1)
 
+    async def test_a_seed_above_a_limit_that_was_lowered_denies(self, world: World) -> None:
+        store = world.store()
+
+        outcome = await reserve(store, wish(limit=3), {KeyDay(KEY, await today(store)): 7})
+
+        assert isinstance(outcome, Denied)
+        assert await counts(store) == (7, 0)
+
     async def test_a_stale_seed_of_a_second_service_changes_nothing(self, world: World) -> None:
         """Both read the ledger; one seeds and charges; then the other comes with the count from before."""
         first, second = world.store(), world.store()

@@ -9,7 +9,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.inference.chat import Outcome, Usage
-from services.quota.holds import Held, KeyDay, Verdict
+from services.quota.holds import Denied, Held, KeyDay, Verdict
 from services.quota.sweeper import Disagreement
 from tests.contracts.ledger_store import USAGE
 from tests.properties.hold_world import HOLD_SECONDS, OLD_SECONDS, HoldWorld, opened_world, sweeper_of
@@ -319,6 +319,14 @@ class TestVerify:
         await world.set_counter(1)
 
         assert await found(world) == [Disagreement.OVER_LIMIT]
+
+    async def test_a_limit_that_was_lowered_before_redis_was_emptied_is_no_drift(self, world: HoldWorld) -> None:
+        await world.charge("req_1", "req_2", "req_3")
+        await world.client.flushall()
+
+        assert isinstance(await world.reserve("req_4", limit=1, seed=3), Denied)
+
+        assert await found(world) == []
 
     async def test_a_limit_lowered_in_the_day_is_no_disagreement(self, world: HoldWorld) -> None:
         await world.hold("req_1", "req_2", limit=2)

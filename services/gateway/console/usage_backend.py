@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from grpc import aio
 
+from services.common.batched import batched
 from services.common.errors import rpc_errors
 from services.common.timestamps import unix_seconds
 from services.gateway.console.owner import KeyDay, RequestFilter
@@ -11,6 +12,9 @@ from services.gateway.ledger_backend import GrpcLedger, receipt_of
 from services.gateway.receipts import DayUsage, Receipt
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+_KEYS_MAX = 1_000
+"""The most that quota and inference take in one call."""
 
 
 class GrpcUsage:
@@ -27,25 +31,26 @@ class GrpcUsage:
 
     async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
         """Return each key's day, in order."""
-        if not key_ids:
-            return []
-        with rpc_errors(unavailable_reason="quota_unavailable"):
-            answer = await self._quota.GetStatus(
-                quota_pb2.GetStatusRequest(key_ids=key_ids), timeout=self._timeout_seconds
-            )
-        return [
-            KeyDay(one.charged, one.held, unix_seconds(one.reset_at)) if one.day else None for one in answer.statuses
-        ]
+        found: list[KeyDay | None] = []
+        for some in batched(key_ids, _KEYS_MAX):
+            with rpc_errors(unavailable_reason="quota_unavailable"):
+                request = quota_pb2.GetStatusRequest(key_ids=some)
+                answer = await self._quota.GetStatus(request, timeout=self._timeout_seconds)
+            found += [
+                KeyDay(one.charged, one.held, unix_seconds(one.reset_at)) if one.day else None
+                for one in answer.statuses
+            ]
+        return found
 
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
         """Return when each key was last used, in order."""
-        if not key_ids:
-            return []
-        with rpc_errors(unavailable_reason="inference_unavailable"):
-            answer = await self._stub.ListLastUses(
-                usage_pb2.ListLastUsesRequest(key_ids=key_ids), timeout=self._timeout_seconds
-            )
-        return [unix_seconds(one.used_at) if one.HasField("used_at") else None for one in answer.last_uses]
+        found: list[float | None] = []
+        for some in batched(key_ids, _KEYS_MAX):
+            with rpc_errors(unavailable_reason="inference_unavailable"):
+                request = usage_pb2.ListLastUsesRequest(key_ids=some)
+                answer = await self._stub.ListLastUses(request, timeout=self._timeout_seconds)
+            found += [unix_seconds(one.used_at) if one.HasField("used_at") else None for one in answer.last_uses]
+        return found
 
     async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
         """Return sums by day and model since a day, newest first."""

@@ -3,14 +3,15 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from services.gateway.console.charts import columns
 from services.gateway.console.key_pages import or_nothing
-from services.gateway.console.owner import Key, RequestFilter
+from services.gateway.console.owner import Key, RequestFilter, Usage
 from services.gateway.console.page import Pages, go
 from services.gateway.console.visit import Visit
 from services.gateway.console.words import OUTCOMES, countdown, explained, refund_explained
@@ -18,7 +19,7 @@ from services.gateway.receipts import DayUsage, Receipt
 
 _DAYS = 30
 _PAGE = 50
-_CSV_PAGE, _CSV_ROWS_MAX = 1_000, 50_000
+_CSV_PAGE = 1_000
 _CSV_COLUMNS = (
     *("request_id", "key_id", "created_at", "model", "stream", "outcome", "charged", "refund_reason"),
     *("prompt_tokens", "completion_tokens", "total_tokens", "time_to_first_token_ms", "duration_ms"),
@@ -64,17 +65,13 @@ class UsagePages:
         )
 
     async def download(self, visit: Visit) -> Response:
-        """`GET /usage.csv`: the requests of the filter, newest first."""
-        wanted = _filter(visit.request.query_params)
-        rows: list[Receipt] = []
-        while len(rows) < _CSV_ROWS_MAX:
-            page = await visit.own.usage.requests(wanted, count=_CSV_PAGE)
-            rows += page
-            if len(page) < _CSV_PAGE:
-                break
-            wanted = RequestFilter(wanted.key_id, wanted.outcome, wanted.from_day, wanted.to_day, page[-1].id)
+        """`GET /usage.csv`: all requests of the filter, newest first, sent page by page."""
+        wanted, usage = _filter(visit.request.query_params), visit.own.usage
+        first = await usage.requests(wanted, count=_CSV_PAGE)  # A failure before the first line is still a page.
         headers = {"content-disposition": 'attachment; filename="usage.csv"'}
-        return Response(_csv(rows), media_type="text/csv; charset=utf-8", headers=headers)
+        return StreamingResponse(
+            _csv(first, partial(_next_page, usage, wanted)), media_type="text/csv; charset=utf-8", headers=headers
+        )
 
     async def find(self, visit: Visit) -> Response:
         """`GET /usage/requests?id=req_…`: the form that looks a request up."""
@@ -146,15 +143,33 @@ def _next_midnight(now: float) -> float:
     return (now // 86_400 + 1) * 86_400
 
 
-def _csv(rows: Sequence[Receipt]) -> str:
+async def _next_page(usage: Usage, wanted: RequestFilter, page: Sequence[Receipt]) -> Sequence[Receipt]:
+    """Return the page after another one; none after the last."""
+    if len(page) < _CSV_PAGE:
+        return []
+    following = RequestFilter(wanted.key_id, wanted.outcome, wanted.from_day, wanted.to_day, page[-1].id)
+    return await usage.requests(following, count=_CSV_PAGE)
+
+
+async def _csv(
+    page: Sequence[Receipt], next_page: Callable[[Sequence[Receipt]], Awaitable[Sequence[Receipt]]]
+) -> AsyncIterator[str]:
+    yield _lines([_CSV_COLUMNS])
+    while page:
+        yield _lines(map(_row, page))
+        page = await next_page(page)
+
+
+def _row(row: Receipt) -> Sequence[object]:
+    tokens = (row.usage.prompt_tokens, row.usage.completion_tokens, row.usage.total_tokens)
+    told = (row.outcome, row.charged, row.refund_reason or "")
+    times = (row.time_to_first_token_ms or "", row.duration_ms)
+    return [row.id, row.key_id, row.created_at, _cell(row.model), row.stream, *told, *tokens, *times]
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(_CSV_COLUMNS)
-    for row in rows:
-        tokens = (row.usage.prompt_tokens, row.usage.completion_tokens, row.usage.total_tokens)
-        told = (row.outcome, row.charged, row.refund_reason or "")
-        times = (row.time_to_first_token_ms or "", row.duration_ms)
-        writer.writerow([row.id, row.key_id, row.created_at, _cell(row.model), row.stream, *told, *tokens, *times])
+    csv.writer(text).writerows(rows)
     return text.getvalue()
 
 

@@ -237,6 +237,23 @@ async def _answers_for(channel: aio.Channel, seconds: float) -> None:
         await asyncio.sleep(0.05)
 
 
+def test_files_that_cannot_be_used_are_told_once_and_again_when_they_break_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    issued = Issued(tmp_path, "auth").issue(trustme.CA())
+    monkeypatch.setattr("services.common.tls._LOOK_SECONDS", 0)
+    certificates = Certificates(issued.files)
+    key = issued.files.key.read_bytes()
+    for _ in range(2):
+        issued.files.key.unlink()
+        for _ in range(5):
+            certificates.current()
+        issued.files.key.write_bytes(key)
+        certificates.current()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["the TLS files cannot be used; going on with the old ones"] * 2
+
+
 def test_files_that_are_only_half_replaced_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     issued = Issued(tmp_path, "auth").issue(authority)

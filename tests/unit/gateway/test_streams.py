@@ -189,6 +189,22 @@ async def test_a_client_that_takes_nothing_is_written_off_by_a_cut_too(monkeypat
     assert world.upstream.is_read_out
 
 
+async def test_a_client_that_takes_nothing_any_more_counts_as_one_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row must not say that it was answered."""
+    monkeypatch.setattr(streams, "_WRITE_SECONDS_MAX", 0.05)
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.browser.gate.clear()
+        await world.tell([b"2"])
+        await asyncio.sleep(0.1)
+        assert world.client.has_left
+        assert world.leavers.count == 1
+        await world.tell([b"3"], None)
+    assert world.browser.events == ["1"]
+    assert world.upstream.is_read_out
+
+
 async def test_where_too_many_are_followed_a_cut_stream_is_dropped() -> None:
     world = World(leavers_max=0)
     async with _answering(world):
