@@ -26,7 +26,7 @@ from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.errors import StartError
 from services.common.tasks import running
-from services.gateway import routes
+from services.gateway import routes, uvicorn_log
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies
@@ -202,6 +202,7 @@ def new_request_id() -> str:
 
 async def _listen(app: Starlette, readiness: Readiness, requests: RequestsInFlight, settings: GatewaySettings) -> None:
     """Serve `app` until a signal, then say so, let callers move away, let requests finish, and cut what is left."""
+    uvicorn_log.install()
     stopping = process.stop_signal()
     listeners = _bind(settings)
     server = _Server(
