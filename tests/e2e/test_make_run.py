@@ -713,8 +713,8 @@ def test_internal_ports_that_are_taken_and_were_not_set_give_way_and_stackctl_fi
         try:
             secret = _secret(runner.read_until("Ctrl-C"))
             assert _ask(runner, secret).status_code == 200
-            listed = _stackctl(data_dir, "keys", "list", "--email", "you@example.com", "--usage")
-            assert '"used_today": 1' in listed or "first key" in listed, listed
+            listed = json.loads(_stackctl(data_dir, "keys", "list", "--email", "you@example.com", "--usage", "--json"))
+            assert [key["used_today"] for key in listed["keys"]] == [1]
             assert "agree" in _stackctl(data_dir, "verify")
         finally:
             runner.stop()

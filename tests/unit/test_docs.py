@@ -98,6 +98,7 @@ def _anchors(page: Path) -> set[str]:
 
 def test_the_readme_names_only_targets_and_files_that_exist() -> None:
     readme, makefile = (_ROOT / "README.md").read_text(), (_ROOT / "Makefile").read_text()
+    assert "make run" in readme
     for target in re.findall(r"\bmake ([a-z-]+)", readme):
         assert f"\n{target}:" in makefile, target
     for path in re.findall(r"\b(?:tests|services|tools)/[\w/]+\.py", readme):

@@ -6,14 +6,18 @@ from pathlib import Path
 import pytest
 
 from services.gateway.console.words import OUTCOMES, ago, countdown, explained, in_words, refund_explained
+from services.inference.chat import Outcome
 
 SERVICES = Path(__file__).parents[4] / "services"
 
 
-def test_every_outcome_has_a_word_and_a_sentence() -> None:
-    for outcome in OUTCOMES:
-        assert in_words(outcome)[0].isupper()
-        assert explained(outcome).endswith(".")
+def test_every_outcome_of_inference_has_a_word_and_a_sentence_of_its_own() -> None:
+    outcomes = {outcome.value for outcome in Outcome}
+    assert set(OUTCOMES) == outcomes
+    sentences = {explained(outcome) for outcome in outcomes}
+    assert len(sentences) == len(outcomes)
+    assert explained("vanished") not in sentences
+    assert {in_words(outcome) for outcome in outcomes}.isdisjoint(outcomes)
 
 
 def _written(service: str, pattern: str) -> set[str]:
