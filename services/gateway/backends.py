@@ -27,8 +27,8 @@ from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usa
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _BATCH_ITEMS_MAX = 500
-_BATCH_FLIGHTS_MAX = 4
-_OVERTAKE_SECONDS = 0.005
+_BATCHES_MAX = 4
+_OVERLAP_SECONDS = 0.005
 """Several times what a reserve takes."""
 _SETTLES_GATHER_SECONDS = 0.01
 """No client waits for a settle, and a slot that it frees is free a moment later: together they cost a fifth."""
@@ -91,14 +91,19 @@ class GrpcQuota:
         self._timeout_seconds = timeout_seconds
         self._wishes = Batcher(
             self._reserve,
-            items_max=_BATCH_ITEMS_MAX,
-            flights_max=_BATCH_FLIGHTS_MAX,
-            overtake_seconds=_OVERTAKE_SECONDS,
+            name="reserve",
+            max_items=_BATCH_ITEMS_MAX,
+            max_concurrent_batches=_BATCHES_MAX,
+            overlap_seconds=_OVERLAP_SECONDS,
         )
         self._ending: Counter[str] = Counter()
         """Settles under way, by key."""
         self._ends = Batcher(
-            self._settle, items_max=_BATCH_ITEMS_MAX, flights_max=1, gather_seconds=_SETTLES_GATHER_SECONDS
+            self._settle,
+            name="settle",
+            max_items=_BATCH_ITEMS_MAX,
+            max_concurrent_batches=1,
+            gather_seconds=_SETTLES_GATHER_SECONDS,
         )
 
     async def reserve(self, request_id: str, principal: Principal) -> Hold:
@@ -128,11 +133,11 @@ class GrpcQuota:
             response = await self._stub.Reserve(request, timeout=self._timeout_seconds)
         return response.results
 
-    async def _settle(self, ends: Sequence[_End]) -> Sequence[quota_pb2.SettleResult]:
+    async def _settle(self, ends: Sequence[_End]) -> Sequence[Unavailable | None]:
         request = quota_pb2.SettleRequest(settlements=[_settlement(end) for end in ends])
         with rpc_errors(unavailable_reason="quota_unavailable"):
             response = await self._stub.Settle(request, timeout=self._timeout_seconds)
-        return response.results
+        return [_not_settled() if result.failed else None for result in response.results]
 
 
 class GrpcInference:
@@ -143,7 +148,7 @@ class GrpcInference:
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
         self._usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
-        self._leavers = Batcher(self._note_leavers, items_max=_BATCH_ITEMS_MAX, flights_max=1)
+        self._leavers = Batcher(self._note_leavers, name="mark", max_items=_BATCH_ITEMS_MAX, max_concurrent_batches=1)
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the answer in one piece."""
@@ -222,6 +227,10 @@ def _hold(wish: _Wish, result: quota_pb2.ReserveResult) -> Hold:
     if result.outcome == quota_pb2.RESERVE_OUTCOME_DENIED:
         raise LimitReached(rate_limit)
     return Hold(wish.request_id, wish.principal, status.day, unix_seconds(result.reserved_at), rate_limit)
+
+
+def _not_settled() -> Unavailable:
+    return Unavailable("The hold could not be settled.", reason="quota_unavailable")
 
 
 def _settlement(end: _End) -> quota_pb2.Settlement:

@@ -33,6 +33,9 @@ LEDGER_COMMIT_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 LEDGER_FAILURES = Counter("stack_ledger_commit_failures_total", "Commits that failed and were tried again.")
+LEDGER_ROWS_REFUSED = Counter(
+    "stack_ledger_rows_refused_total", "Rows that the database refused; the sweeper closes their requests as unknown."
+)
 LATE_ROWS = Counter(
     "stack_ledger_late_rows_total",
     "Answers whose row came after the sweeper had closed the request as unknown; they stay uncharged.",

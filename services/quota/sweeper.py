@@ -16,9 +16,10 @@ from enum import StrEnum
 from itertools import compress
 from typing import Protocol
 
-from services.common.errors import ServiceError
+from services.common.batch import run_isolated
+from services.common.errors import ServiceError, Unavailable
 from services.quota.holds import KeyDay, Settlement, Verdict
-from services.quota.metrics import DRIFT, OLDEST_HOLD, RAISED, SWEPT, VERIFIED_AT
+from services.quota.metrics import DRIFT, OLDEST_HOLD, RAISED, ROUNDS_FAILED, SWEPT, VERIFIED_AT
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
@@ -95,8 +96,8 @@ class SweepStore(Protocol):
     async def overdue(self, *, at_most: int) -> list[OverdueHold]:
         """Return holds whose time is over, of each bucket at most so many."""
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Close holds, in order; false where there was none."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
+        """Close holds, in order; false where there was none, None where it failed for this key alone."""
 
     def entries(self) -> AsyncIterator[list[DayEntries]]:
         """Yield everything that is held, in batches."""
@@ -152,25 +153,40 @@ class Sweeper:
             rounds.create_task(_repeat(self._reconcile_and_verify, self._reconcile_seconds))
 
     async def sweep(self) -> int:
-        """Close overdue holds, a batch of each bucket; return how many were looked at.
+        """Close overdue holds, a batch of each bucket; return how many were closed.
 
         Raises:
             ServiceError: The store or the ledger cannot be reached; the holds stay.
         """
         overdue = await self._store.overdue(at_most=_OVERDUE_BATCH)
+        swept = 0
         for start in range(0, len(overdue), _OVERDUE_BATCH):
             holds = overdue[start : start + _OVERDUE_BATCH]
-            verdicts = await self._ledger.close_unknown(holds)
-            ends = [
+            settlements = [
                 Settlement(hold.request_id, hold.key_id, hold.day, verdict)
-                for hold, verdict in zip(holds, verdicts, strict=True)
+                for hold, verdict in zip(holds, await self._verdicts(holds), strict=True)
+                if verdict is not None
             ]
-            # Another replica, or the gateway after all, may have closed some of them meanwhile.
-            closed = list(compress(verdicts, await self._store.settle(ends)))
-            for verdict in closed:
-                SWEPT.labels(verdict.value).inc()
-            _log.info("swept", extra={"holds": len(closed), "charged": closed.count(Verdict.CHARGED)})
-        return len(overdue)
+            # Another replica or the gateway may have closed some of them meanwhile.
+            closed = list(compress(settlements, await self._store.settle(settlements)))
+            for settlement in closed:
+                SWEPT.labels(settlement.verdict.value).inc()
+            charged = sum(settlement.verdict is Verdict.CHARGED for settlement in closed)
+            _log.info("swept", extra={"holds": len(closed), "charged": charged})
+            swept += len(closed)
+        return swept
+
+    async def _verdicts(self, holds: Sequence[OverdueHold]) -> list[Verdict | None]:
+        """Return the ledger's verdict on each hold; None for one that the ledger does not take.
+
+        Raises:
+            Unavailable: The ledger cannot be asked.
+        """
+        results = await run_isolated(self._ledger.close_unknown, holds, name="close")
+        for result in results:
+            if isinstance(result, Unavailable):
+                raise result
+        return [None if isinstance(result, Exception) else result for result in results]
 
     async def reconcile(self) -> int:
         """Raise counters that are below the ledger; return how many charges they had lost.
@@ -260,4 +276,7 @@ async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -
             await work()
         except ServiceError as exc:
             _log.warning("the round is put off", extra={"reason": exc.reason})
+        except Exception:  # noqa: BLE001 - without further rounds no hold would be swept
+            ROUNDS_FAILED.inc()
+            _log.exception("a round failed")
         await asyncio.sleep(pause_seconds)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.inference.chat import Outcome, RequestContext, Usage, UsageSource, Verdict
-from services.inference.ledger import LedgerRow, LedgerStore, RequestsPage, UsageSummary
+from services.inference.ledger import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 
 DAY = "2026-08-02"
 USAGE = Usage(10, 20, 30, cached_tokens=4, reasoning_tokens=5, source=UsageSource.REPORTED)
@@ -29,6 +29,17 @@ ROW = LedgerRow(
     time_to_first_token_ms=3,
     duration_ms=7,
 )
+
+
+POISON: list[dict[str, Any]] = [
+    {"upstream_id": 12345},
+    {"model": {"a": "dict"}},
+    {"duration_ms": 2**70},
+    {"day": None},
+    {"usage": "no usage"},
+    {"outcome": "no outcome"},
+]
+"""What no code of ours puts on a row; each must harm this row alone."""
 
 
 def rows(count: int, *, start: int = 0, **changes: object) -> list[LedgerRow]:
@@ -76,6 +87,20 @@ class LedgerStoreContract:
 
         assert verdicts == [Verdict.CHARGED] * 5, "both are told what the ledger says of the one row"
         assert await store.count_charged([("key_1", DAY)]) == [4]
+
+    @pytest.mark.parametrize("poison", POISON, ids=lambda poison: next(iter(poison)))
+    async def test_a_row_that_cannot_be_written_costs_no_other_its_verdict(
+        self, store: LedgerStore, poison: dict[str, Any]
+    ) -> None:
+        ledger = Ledger(store, wait_seconds=10, rows_max=1_000)
+        good, bad = rows(60), [replace(row, **poison) for row in rows(3, start=100)]
+
+        verdicts = await asyncio.gather(*(ledger.record(row) for row in (*good[:30], *bad, *good[30:])))
+        closed = await store.close_unknown([lost("req_0"), lost("req_100")])
+
+        assert verdicts == [*[Verdict.CHARGED] * 30, *[None] * 3, *[Verdict.CHARGED] * 30]
+        assert await store.count_charged([("key_1", DAY)]) == [60]
+        assert closed == [Verdict.CHARGED, Verdict.RELEASED], "the sweeper closes what has no row"
 
     async def test_groups_written_at_once_keep_every_row_once(self, store: LedgerStore) -> None:
         groups = [rows(20, start=10 * number) for number in range(6)]

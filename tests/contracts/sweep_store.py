@@ -51,10 +51,10 @@ async def hold(holds: HoldStore, reservations: Sequence[Reservation], *, charged
     return held
 
 
-async def charge(holds: HoldStore, *request_ids: str) -> list[bool]:
+async def charge(holds: HoldStore, *request_ids: str) -> list[bool | None]:
     """Settle holds of `KEY` as charged."""
     day = await today(holds)
-    return await holds.settle([Settlement(one, KEY, day, Verdict.CHARGED) for one in request_ids])
+    return list(await holds.settle([Settlement(one, KEY, day, Verdict.CHARGED) for one in request_ids]))
 
 
 async def counts(holds: HoldStore) -> tuple[int, int]:

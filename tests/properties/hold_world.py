@@ -124,6 +124,7 @@ class HoldWorld:
         """Hold a slot, with a seed when one is given."""
         wish = Reservation(request_id, KEY, ACCOUNT, limit)
         (outcome,) = await self.holds.reserve([wish], {} if seed is None else {self.key_day: seed})
+        assert isinstance(outcome, Held | Denied | Unseeded)
         if isinstance(outcome, Held):
             self.reserved_at[request_id] = outcome.reserved_at
         return outcome
@@ -160,7 +161,7 @@ class HoldWorld:
         assert row is not None, f"{request_id} has no row"
         return row
 
-    async def settle(self, request_id: str, verdict: Verdict = Verdict.CHARGED) -> bool:
+    async def settle(self, request_id: str, verdict: Verdict = Verdict.CHARGED) -> bool | None:
         """Close a hold as a gateway does."""
         (closed,) = await self.holds.settle([Settlement(request_id, KEY, self.day, verdict)])
         return closed

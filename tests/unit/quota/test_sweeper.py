@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.common.errors import Unavailable
+from services.common.errors import InvalidRequest, Unavailable
 from services.common.tasks import running
 from services.quota.holds import KeyDay, Settlement, Verdict
 from services.quota.metrics import SWEPT
@@ -30,7 +30,7 @@ def overdue(count: int, *, start: int = 0) -> list[OverdueHold]:
 class ScriptedStore:
     """A store that finds what the test says, round by round, and notes what it is told."""
 
-    rounds: list[list[OverdueHold] | Unavailable] = field(default_factory=list)
+    rounds: list[list[OverdueHold] | Exception] = field(default_factory=list)
     batches: list[list[DayEntries]] = field(default_factory=list)
     closed: bool = True
     settled: list[Settlement] = field(default_factory=list)
@@ -48,7 +48,7 @@ class ScriptedStore:
             self.looked_everywhere.set()
             return []
         found = self.rounds.pop(0)
-        if isinstance(found, Unavailable):
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -74,6 +74,8 @@ class ScriptedLedger:
     """A ledger of charged rows, each with the time of its reserve."""
 
     charged: dict[str, float] = field(default_factory=dict)
+    poisoned: frozenset[str] = frozenset()
+    """Requests that it does not take."""
     fails: list[Unavailable] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     counted: list[float | None] = field(default_factory=list)
@@ -82,6 +84,8 @@ class ScriptedLedger:
         """Return verdicts by the charged rows; note how many were asked for at once."""
         if self.fails:
             raise self.fails.pop(0)
+        if self.poisoned & {one.request_id for one in holds}:
+            raise InvalidRequest("day: expected a date, YYYY-MM-DD")
         self.asked.append(len(holds))
         return [Verdict.CHARGED if one.request_id in self.charged else Verdict.RELEASED for one in holds]
 
@@ -144,6 +148,25 @@ async def test_no_hold_is_settled_without_the_ledgers_word() -> None:
         await sweeper(store, ledger).sweep()
 
     assert store.settled == []
+
+
+async def test_a_hold_that_the_ledger_does_not_take_stays_and_holds_up_no_other() -> None:
+    ledger = ScriptedLedger({"req_0": 1.0}, poisoned=frozenset({"req_1"}))
+    store = ScriptedStore([overdue(3)])
+
+    assert await sweeper(store, ledger).sweep() == 2
+
+    verdicts = {one.request_id: one.verdict for one in store.settled}
+    assert verdicts == {"req_0": Verdict.CHARGED, "req_2": Verdict.RELEASED}
+
+
+async def test_a_round_that_ends_with_a_defect_is_logged_and_the_next_one_runs() -> None:
+    store = ScriptedStore([ValueError("odd"), overdue(1)])
+
+    async with rounds(sweeper(store, ScriptedLedger(), pause_seconds=0.01)):
+        await store.looked_everywhere.wait()
+
+    assert len(store.settled) == 1
 
 
 async def test_nothing_overdue_asks_the_ledger_nothing() -> None:
