@@ -185,9 +185,10 @@ class GrpcInference:
         await self._leavers.submit(hold.request_id)
 
     async def _note_leavers(self, request_ids: Sequence[str]) -> Sequence[None]:
-        request = usage_pb2.MarkClientLeftRequest(request_ids=request_ids)
+        left = [usage_pb2.AbandonedRequest(request_id=one, outcome="client_left") for one in request_ids]
+        request = usage_pb2.ResolveAbandonedRequest(requests=left)
         with rpc_errors(unavailable_reason="inference_unavailable"):
-            await self._usage.MarkClientLeft(request, timeout=_NOTE_SECONDS)
+            await self._usage.ResolveAbandoned(request, timeout=_NOTE_SECONDS)
         return [None] * len(request_ids)
 
     async def list_models(self) -> list[Members]:

@@ -96,7 +96,7 @@ async def serve(settings: GatewaySettings) -> None:
         await stack.enter_async_context(running(principals.keep_true()))
         await stack.enter_async_context(running(principals.keep_streams_true()))
         await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
-        models = GrpcInference(inference, timeout_seconds=settings.total_timeout_seconds)
+        models = GrpcInference(inference, timeout_seconds=settings.request_timeout_seconds + settings.verdict_seconds)
         pipeline = Pipeline(
             principals,
             GrpcQuota(quota, timeout_seconds=settings.quota_timeout_seconds),

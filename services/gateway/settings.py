@@ -36,6 +36,11 @@ class GatewaySettings(ServiceSettings):
         """The three services' names and targets: auth, quota, inference."""
         return (("auth", self.auth_target), ("quota", self.quota_target), ("inference", self.inference_target))
 
+    @property
+    def verdict_seconds(self) -> float:
+        """How much longer than a request may take inference is waited for, so that its verdict arrives."""
+        return min(5.0, self.request_timeout_seconds / 4)
+
     body_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1)
     """The largest request body; a larger one is refused with 413."""
 
@@ -44,9 +49,6 @@ class GatewaySettings(ServiceSettings):
 
     quota_timeout_seconds: float = Field(default=2.0, gt=0)
     """Longest wait for quota, for each of at most two tries."""
-
-    total_timeout_seconds: float = Field(default=125.0, gt=0)
-    """Longest wait for inference; a little over inference's own total deadline, so that its verdict arrives."""
 
     heartbeat_seconds: float = Field(default=10.0, gt=0)
     """Silence of a stream after which a comment is sent, so that nothing on the way takes it for dead."""

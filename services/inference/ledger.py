@@ -95,8 +95,11 @@ class LedgerStore(Protocol):
     async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
         """Return the verdict of each request's row, in order; one without a row gets an `unknown`, uncharged one."""
 
-    async def mark_client_left(self, request_ids: Sequence[str]) -> None:
-        """Note on answered rows that their client had left; other ids are passed over."""
+    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
+        """Return the verdict of each request's row, in order; None for a request without a row.
+
+        A row whose request was answered takes the outcome that comes with it: why the answer did not reach its client.
+        """
 
     async def count_charged(
         self, key_days: Sequence[tuple[str, str]], *, reserved_before: float | None = None

@@ -9,6 +9,7 @@ from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
 from services.inference.ledger import LedgerStore
 from services.inference.usage_checks import (
+    abandoned_request,
     check_day,
     check_given,
     check_id,
@@ -121,14 +122,14 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         verdicts = await self._store.close_unknown([translate.known_context(one) for one in request.contexts])
         return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(one) for one in verdicts])
 
-    async def MarkClientLeft(
-        self, request: usage_pb2.MarkClientLeftRequest, context: Context
-    ) -> usage_pb2.MarkClientLeftResponse:
-        """Note on answered rows that their client had left."""
-        check_size("request_ids", len(request.request_ids))
-        check_ids("request_ids", request.request_ids)
-        await self._store.mark_client_left(request.request_ids)
-        return usage_pb2.MarkClientLeftResponse()
+    async def ResolveAbandoned(
+        self, request: usage_pb2.ResolveAbandonedRequest, context: Context
+    ) -> usage_pb2.ResolveAbandonedResponse:
+        """Return the verdicts of requests that a gateway does not follow any more, and note why."""
+        check_size("requests", len(request.requests))
+        check_ids("requests", [one.request_id for one in request.requests])
+        verdicts = await self._store.resolve_abandoned([abandoned_request(one) for one in request.requests])
+        return usage_pb2.ResolveAbandonedResponse(verdicts=[translate.verdict(one) for one in verdicts])
 
     async def ListRequests(
         self, request: usage_pb2.ListRequestsRequest, context: Context

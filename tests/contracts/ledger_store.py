@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.inference.chat import Outcome, RequestContext, Usage, UsageSource, Verdict
+from services.inference.chat import ABANDONED_OUTCOMES, Outcome, RequestContext, Usage, UsageSource, Verdict
 from services.inference.ledger import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 
 DAY = "2026-08-02"
@@ -197,14 +197,31 @@ class LedgerStoreContract:
             assert found is not None
             assert (found.charged, found.usage) == (verdict is Verdict.CHARGED, USAGE)
 
-    async def test_only_answered_rows_are_marked_as_left_by_their_client(self, store: LedgerStore) -> None:
-        await store.insert([*rows(2), *rows(1, start=2, outcome=Outcome.CUT)])
+    async def test_abandoned_requests_have_the_verdicts_of_their_rows_and_none_without_one(
+        self, store: LedgerStore
+    ) -> None:
+        await store.insert([*rows(2), *rows(1, start=2, outcome=Outcome.UPSTREAM_FAILED, charged=False)])
 
-        await store.mark_client_left(["req_1", "req_2", "req_none"])
+        ids = ["req_2", "req_none", "req_0", "req_0"]
+        verdicts = await store.resolve_abandoned([(one, None) for one in ids])
 
-        outcomes = [row.outcome for number in range(3) if (row := await store.find(f"req_{number}"))]
-        assert outcomes == [Outcome.ANSWERED, Outcome.CLIENT_LEFT, Outcome.CUT]
-        assert await store.find("req_none") is None
+        assert verdicts == [Verdict.RELEASED, None, Verdict.CHARGED, Verdict.CHARGED]
+        assert await store.find("req_0") == rows(1)[0]
+
+    @pytest.mark.parametrize("why", sorted(ABANDONED_OUTCOMES))
+    async def test_only_answered_rows_take_the_reason_why_their_answer_was_abandoned(
+        self, store: LedgerStore, why: Outcome
+    ) -> None:
+        for outcome in Outcome:
+            await store.insert(rows(1, outcome=outcome, start=list(Outcome).index(outcome)))
+
+        await store.resolve_abandoned([(f"req_{number}", why) for number in range(len(Outcome) + 1)])
+
+        for number, outcome in enumerate(Outcome):
+            row = await store.find(f"req_{number}")
+            expected = why if outcome in (Outcome.ANSWERED, Outcome.CLIENT_LEFT) else outcome
+            assert row is not None
+            assert row.outcome is expected
 
     async def test_rows_reserved_before_a_time_leave_out_that_time(self, store: LedgerStore) -> None:
         for number, at in enumerate([10.0, 20.0, 30.0]):
@@ -289,7 +306,6 @@ class LedgerStoreContract:
             ({"upstream_id": "x\0" * 300}, {"upstream_id": "x" * 128}),
             ({"refund_reason": "y" * 300}, {"refund_reason": "y" * 128}),
             ({"refund_reason": "a\ud800b"}, {"refund_reason": "a?b"}),
-            ({"usage": Usage(2**63, 2**70)}, {"usage": Usage(2**63 - 1, 2**63 - 1)}),
         ],
     )
     async def test_what_strangers_sent_never_keeps_a_group_from_being_written(

@@ -48,7 +48,6 @@ async def test_events_leave_as_they_arrive(stack: Stack, key: Key) -> None:
         ("x_groq_error after=3", "cut"),
         ("cut after=3", "cut"),
         ("cut after=3 how=end", "cut"),
-        ("no_done", "cut"),
         ("reset_stream after=3", "cut"),
     ],
 )
@@ -65,6 +64,17 @@ async def test_a_break_after_output_is_an_error_event_without_done_and_is_charge
     assert (row["outcome"], row["charged"]) == (outcome, 1)
 
 
+async def test_a_stream_that_lacks_only_its_done_is_a_whole_answer(
+    stack: Stack, http: httpx.AsyncClient, key: Key
+) -> None:
+    _, events = await _stream(http, key, "[[standin:tokens count=9]] [[standin:no_done]]")
+
+    assert events[-1] == "[DONE]"
+    assert await stack.until_settled(key) == (1, 0)
+    (row,) = stack.ledger(key)
+    assert (row["outcome"], row["charged"], row["usage_source"]) == ("answered", 1, "reported")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("marker", "status", "kind", "outcome"),
@@ -79,7 +89,7 @@ async def test_a_break_after_output_is_an_error_event_without_done_and_is_charge
         ("tool_use_failed", 400, "invalid_request_error", "refused"),
         ("json_validate_failed", 400, "invalid_request_error", "refused"),
         ("context_length", 400, "invalid_request_error", "refused"),
-        ("decommissioned", 400, "invalid_request_error", "refused"),
+        ("decommissioned", 404, "invalid_request_error", "refused"),
         ("restricted", 502, "internal_error", "upstream_failed"),
         ("429-day", 503, "internal_error", "upstream_failed"),
         ("503", 503, "internal_error", "upstream_failed"),

@@ -94,7 +94,16 @@ async def test_last_uses_come_in_order_and_are_absent_for_keys_that_were_never_u
         ("CountCharged", usage_pb2.CountChargedRequest(key_days=[usage_pb2.KeyDay(key_id=_LONG, day=DAY)]), "key_id"),
         ("CountCharged", usage_pb2.CountChargedRequest(key_days=[usage_pb2.KeyDay(key_id="k")]), "day"),
         ("CloseUnknown", usage_pb2.CloseUnknownRequest(contexts=[context("req\0")]), "request_id"),
-        ("MarkClientLeft", usage_pb2.MarkClientLeftRequest(request_ids=["req\0"]), "request_ids"),
+        (
+            "ResolveAbandoned",
+            usage_pb2.ResolveAbandonedRequest(requests=[usage_pb2.AbandonedRequest(request_id="req\0")]),
+            "requests",
+        ),
+        (
+            "ResolveAbandoned",
+            usage_pb2.ResolveAbandonedRequest(requests=[usage_pb2.AbandonedRequest(request_id="r", outcome="cut")]),
+            "outcome",
+        ),
     ],
 )
 async def test_what_no_database_can_be_asked_for_is_refused_by_name_and_looks_like_no_outage(

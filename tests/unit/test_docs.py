@@ -31,7 +31,8 @@ def _documented() -> set[tuple[str, str]]:
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
+    defaults = {"request_timeout_seconds": ServiceSettings.model_fields["request_timeout_seconds"].default}
+    value = field.get_default(call_default_factory=True, validated_data=defaults)
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if value is None or value == "":

@@ -61,10 +61,10 @@ class UsageServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownResponse.FromString,
                 _registered_method=True)
-        self.MarkClientLeft = channel.unary_unary(
-                '/stack.inference.v1.UsageService/MarkClientLeft',
-                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.SerializeToString,
-                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.FromString,
+        self.ResolveAbandoned = channel.unary_unary(
+                '/stack.inference.v1.UsageService/ResolveAbandoned',
+                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedResponse.FromString,
                 _registered_method=True)
         self.ListRequests = channel.unary_unary(
                 '/stack.inference.v1.UsageService/ListRequests',
@@ -120,9 +120,9 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def MarkClientLeft(self, request, context):
-        """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
-        Ids without a row are passed over.
+    def ResolveAbandoned(self, request, context):
+        """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
+        why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,10 +170,10 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownResponse.SerializeToString,
             ),
-            'MarkClientLeft': grpc.unary_unary_rpc_method_handler(
-                    servicer.MarkClientLeft,
-                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.FromString,
-                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.SerializeToString,
+            'ResolveAbandoned': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveAbandoned,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedResponse.SerializeToString,
             ),
             'ListRequests': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRequests,
@@ -334,7 +334,7 @@ class UsageService:
             _registered_method=True)
 
     @staticmethod
-    def MarkClientLeft(request,
+    def ResolveAbandoned(request,
             target,
             options=(),
             channel_credentials=None,
@@ -347,9 +347,9 @@ class UsageService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/stack.inference.v1.UsageService/MarkClientLeft',
-            stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.SerializeToString,
-            stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.FromString,
+            '/stack.inference.v1.UsageService/ResolveAbandoned',
+            stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,9 +31,9 @@ class UsageServiceStub:
     each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
     uncharged. Quota's sweeper calls it for holds that are overdue.
     """
-    MarkClientLeft: _aio.UnaryUnaryMultiCallable[_usage_pb2.MarkClientLeftRequest, _usage_pb2.MarkClientLeftResponse]
-    """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
-    Ids without a row are passed over.
+    ResolveAbandoned: _aio.UnaryUnaryMultiCallable[_usage_pb2.ResolveAbandonedRequest, _usage_pb2.ResolveAbandonedResponse]
+    """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
+    why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
     """
     ListRequests: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListRequestsRequest, _usage_pb2.ListRequestsResponse]
     """ListRequests lists an account's rows, newest first."""
@@ -89,13 +89,13 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def MarkClientLeft(
+    def ResolveAbandoned(
         self,
-        request: _usage_pb2.MarkClientLeftRequest,
-        context: _aio.ServicerContext[_usage_pb2.MarkClientLeftRequest, _abc.Awaitable[_usage_pb2.MarkClientLeftResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.MarkClientLeftResponse]:
-        """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
-        Ids without a row are passed over.
+        request: _usage_pb2.ResolveAbandonedRequest,
+        context: _aio.ServicerContext[_usage_pb2.ResolveAbandonedRequest, _abc.Awaitable[_usage_pb2.ResolveAbandonedResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ResolveAbandonedResponse]:
+        """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
+        why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
         """
 
     @_abc_1.abstractmethod
