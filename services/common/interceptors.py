@@ -12,7 +12,7 @@ from grpc import aio
 from prometheus_client import Gauge, Histogram
 
 from services.common import tracing
-from services.common.errors import InternalError, ServiceError, status_details
+from services.common.errors import InternalError, ServiceError, rpc_status
 from services.common.rpc import Context
 
 _log = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ async def _abort(context: Context, exc: Exception, method: str) -> None:
     if isinstance(exc, aio.AbortError):
         raise exc
     error = exc if isinstance(exc, ServiceError) else _defect(exc, method)
-    await context.abort(error.code, error.message, status_details(error))
+    message, details = rpc_status(error)
+    await context.abort(error.code, message, details)
 
 
 def _defect(exc: Exception, method: str) -> ServiceError:

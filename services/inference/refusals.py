@@ -30,6 +30,7 @@ _OPERATOR_CODES = frozenset(
 _INVALID_STATUSES = frozenset({400, 422, 424})
 _ACCOUNT = re.compile(r"(?: in organization)? ?`?\b(?:org|project|req)_\w+`?(?: service tier `\w+`)?")
 _GROQ_LINK = re.compile(r"\s*(?:https?://)?\S*groq\.com\S*")
+_TEXT_CHARACTERS_MAX = 10_000
 _NOT_PERMITTED = "The model is not available here. Ask for one that GET /api/v1/models lists."
 _OWN_WORDS = {
     "context_length_exceeded": "The messages and the answer together are too long for this model; shorten them.",
@@ -85,7 +86,7 @@ def _details(body: object) -> Mapping[str, Any]:
 
 def _text(details: Mapping[str, Any], name: str) -> str:
     value = details.get(name)
-    return value if isinstance(value, str) else ""
+    return value[:_TEXT_CHARACTERS_MAX] if isinstance(value, str) else ""
 
 
 def _forbidden(details: Mapping[str, Any]) -> ServiceError:
@@ -99,7 +100,7 @@ def _invalid(details: Mapping[str, Any]) -> ServiceError:
     if code == "model_decommissioned":
         return ModelRefused(_OWN_WORDS[code], is_of_key=False, code=code)
     message = _OWN_WORDS.get(code) or _cleaned(_text(details, "message")) or "The model refused the request."
-    facts = _named(param=_text(details, "param"), code=code)
+    facts = _named(param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation"))
     return InvalidRequest(message, reason=code or "invalid_request", metadata=facts)
 
 
