@@ -29,8 +29,8 @@ DOMAIN = "stack"
 _MESSAGE_ENCODED_MAX = 2_100
 _FACTS_BYTES_MAX = 1_400
 _NAME_BYTES_MAX = 128
-"""gRPC refuses headers of more than 8 KiB by default. A status is in them twice: its message percent-encoded, three bytes
-for each byte that is not printable ASCII, and all of it in Base64 (gRPC over HTTP/2, "Status")."""
+"""gRPC refuses headers of more than 8 KiB by default. A status is in them twice: its message percent-encoded, with
+three bytes for each one that is not printable ASCII, and all of it in Base64 (gRPC over HTTP/2, "Status")."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 

@@ -33,6 +33,7 @@ _OVERLAP_SECONDS = 0.005
 _SETTLES_GATHER_SECONDS = 0.01
 """No client waits for a settle, and a slot that it frees is free a moment later: together they cost a fifth."""
 _NOTE_SECONDS = 5.0
+_LIST_SECONDS = 5.0
 
 _DENIALS = {
     auth_pb2.DENIAL_REASON_UNKNOWN: "unknown",
@@ -191,10 +192,11 @@ class GrpcInference:
             await self._usage.ResolveAbandoned(request, timeout=_NOTE_SECONDS)
         return [None] * len(request_ids)
 
-    async def list_models(self) -> list[Members]:
-        """Return the models that are served now, as JSON objects."""
+    async def list_models(self, permitted: Sequence[str] = ()) -> list[Members]:
+        """Return the models that match one of some patterns, as JSON objects; all where there is no pattern."""
+        request = inference_pb2.ListModelsRequest(permitted=permitted)
         with rpc_errors(unavailable_reason="inference_unavailable"):
-            response = await self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=self._timeout_seconds)
+            response = await self._stub.ListModels(request, timeout=_LIST_SECONDS)
         return translate.models(list(response.models))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
-from services.common.wildcards import permits
 from services.gateway.credentials import client_address, shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.lifelines import IsRevoked, Lifeline, Lifelines
@@ -34,8 +33,8 @@ _CLIENT_LEFT = 499
 class Models(Protocol):
     """The models that can be asked for."""
 
-    async def list_models(self) -> list[Members]:
-        """Return them as JSON objects."""
+    async def list_models(self, permitted: Sequence[str] = ()) -> list[Members]:
+        """Return those that match one of some patterns, as JSON objects; all of them where there is no pattern."""
 
 
 class API:
@@ -124,7 +123,7 @@ class API:
 
     async def _models_of(self, request: Request) -> list[Members]:
         principal = await self._principal(request)
-        return [model for model in await self._models.list_models() if permits(principal.models, str(model.get("id")))]
+        return await self._models.list_models(principal.models)
 
     async def _principal(self, request: Request) -> Principal:
         return await self._pipeline.authorise(shown_key(request), address=client_address(request))

@@ -165,7 +165,7 @@ class Completions:
         relay = _Relay(self._provider, record, buffer, self._timeouts)
         try:
             await self._upstream.ask(
-                await self._models(record),
+                self._models(record),
                 relay.attempt,
                 record,
                 deadline=self._deadline(record),
@@ -185,10 +185,10 @@ class Completions:
         async def complete(model: str, lease: Lease) -> Reply:
             return await self._provider.complete(_body(record, model), lease)
 
-        return await self._upstream.ask(await self._models(record), complete, record, deadline=self._deadline(record))
+        return await self._upstream.ask(self._models(record), complete, record, deadline=self._deadline(record))
 
-    async def _models(self, record: RequestRecord) -> list[str]:
-        return await self._catalogue.candidates(record.call.model, permitted=record.models_permitted)
+    def _models(self, record: RequestRecord) -> list[str]:
+        return self._catalogue.candidates(record.call.model, permitted=record.models_permitted)
 
     def _deadline(self, record: RequestRecord) -> float:
         return record.started + self._timeouts.total

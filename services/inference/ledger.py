@@ -102,12 +102,19 @@ class LedgerStore(Protocol):
         """
 
     async def count_charged(
-        self, key_days: Sequence[tuple[str, str]], *, reserved_before: float | None = None
+        self,
+        key_days: Sequence[tuple[str, str]],
+        *,
+        reserved_before: float | None = None,
+        excluded: Sequence[str] = (),
     ) -> list[int]:
-        """Return the charged rows of each (key id, day), in order; with a time only those reserved before it."""
+        """Return the charged rows of each (key id, day), in order.
 
-    async def list_charged(self, key_id: str, day: str, *, reserved_before: float | None) -> list[str]:
-        """Return the ids of a key's day's charged rows; with a time only those reserved before it."""
+        Args:
+            key_days: Whose rows are counted.
+            reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
+            excluded: Ids of requests whose rows do not count.
+        """
 
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return one row, or None when there is none."""

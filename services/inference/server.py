@@ -7,6 +7,7 @@ from services.common import database, metrics
 from services.common.clock import SystemClock
 from services.common.errors import StartError
 from services.common.server import GrpcServer
+from services.common.tasks import running
 from services.common.tls import identity
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions, Timeouts
@@ -71,10 +72,10 @@ async def serve(settings: InferenceSettings) -> None:
         catalogue = Catalogue(
             ModelLister(provider.list_models, keys),
             settings.model_aliases,
-            SystemClock(),
             allowed=settings.models_allowed,
             fallbacks=settings.model_fallbacks,
         )
+        await stack.enter_async_context(running(catalogue.keep_fresh()))
         limiter = ConcurrencyLimiter(
             calls_max=settings.concurrency_max,
             per_account_max=settings.calls_per_account_max,

@@ -60,7 +60,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
         """List what may be asked for now."""
-        return inference_pb2.ListModelsResponse(models=translate.models(await self._catalogue.listed()))
+        listed = self._catalogue.listed(permitted=tuple(request.permitted))
+        return inference_pb2.ListModelsResponse(models=translate.models(listed))
 
 
 class UsageService(usage_pb2_grpc.UsageServiceServicer):
@@ -78,8 +79,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         for one in request.key_days:
             check_id("key_id", one.key_id)
             check_day("day", one.day)
+        check_size("excluded_request_ids", len(request.excluded_request_ids), least=0)
+        check_ids("excluded_request_ids", request.excluded_request_ids)
         counts = await self._store.count_charged(
-            [(one.key_id, one.day) for one in request.key_days], reserved_before=translate.time_before(request)
+            [(one.key_id, one.day) for one in request.key_days],
+            reserved_before=translate.time_before(request),
+            excluded=request.excluded_request_ids,
         )
         return usage_pb2.CountChargedResponse(counts=counts)
 
@@ -103,16 +108,6 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             request.key_id, account_id=request.account_id, from_day=request.from_day, to_day=request.to_day
         )
         return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(one) for one in summaries])
-
-    async def ListCharged(
-        self, request: usage_pb2.ListChargedRequest, context: Context
-    ) -> usage_pb2.ListChargedResponse:
-        """List the charged rows of a key's day."""
-        one = request.key_day
-        check_id("key_id", one.key_id)
-        check_day("day", one.day)
-        ids = await self._store.list_charged(one.key_id, one.day, reserved_before=translate.time_before(request))
-        return usage_pb2.ListChargedResponse(request_ids=ids)
 
     async def CloseUnknown(
         self, request: usage_pb2.CloseUnknownRequest, context: Context

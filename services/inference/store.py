@@ -103,25 +103,23 @@ class SQLLedgerStore:
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def count_charged(
-        self, key_days: Sequence[tuple[str, str]], *, reserved_before: float | None = None
+        self,
+        key_days: Sequence[tuple[str, str]],
+        *,
+        reserved_before: float | None = None,
+        excluded: Sequence[str] = (),
     ) -> list[int]:
-        """Return the charged rows of each (key id, day), in order; with a time only those reserved before it."""
+        """Return the charged rows of each (key id, day), in order."""
         keys_of: dict[str, set[str]] = {}
         for key_id, day in key_days:
             keys_of.setdefault(day, set()).add(key_id)
         counts: dict[tuple[str, str], int] = {}
         async with self._transactions.reading() as connection:
             for day, key_ids in keys_of.items():
-                for key_id, count in await connection.execute(queries.count_charged(day, key_ids, reserved_before)):
+                query = queries.count_charged(day, key_ids, reserved_before, excluded)
+                for key_id, count in await connection.execute(query):
                     counts[key_id, day] = count
         return [counts.get(key_day, 0) for key_day in key_days]
-
-    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
-    async def list_charged(self, key_id: str, day: str, *, reserved_before: float | None) -> list[str]:
-        """Return the ids of a key's day's charged rows; with a time only those reserved before it."""
-        query = select(usage_ledger.c.request_id).where(queries.charged(day, {key_id}, reserved_before))
-        async with self._transactions.reading() as connection:
-            return list(await connection.scalars(query))
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def has_several_accounts(self) -> bool:

@@ -104,7 +104,7 @@ def _filled(message: Mirrored, members: Members) -> Mirrored:
     return message
 
 
-def time_before(request: usage_pb2.CountChargedRequest | usage_pb2.ListChargedRequest) -> float | None:
+def time_before(request: usage_pb2.CountChargedRequest) -> float | None:
     """Return the time that rows must have been reserved before, in Unix seconds; None when none was given."""
     if not request.HasField("reserved_before"):
         return None

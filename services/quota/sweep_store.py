@@ -89,9 +89,12 @@ class RedisSweepStore:
             if waiting and (batch := await self._read(waiting)):
                 yield batch
 
-    async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
-        """Raise a counter to the requests that have no hold; return by how much."""
-        step = Step(RECONCILE, (f"{entries_of(key_day.key_id)}:{key_day.day}",), tuple(request_ids))
+    async def raise_counter(
+        self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
+    ) -> int:
+        """Raise a counter to a number of charged rows; return by how much."""
+        name = f"{entries_of(key_day.key_id)}:{key_day.day}"
+        step = Step(RECONCILE, (name,), (count, round(reserved_before * 1000), *left_out))
         (raised,) = await run(self._client, [step])
         return int(raised)
 
@@ -156,8 +159,8 @@ def _day_entries(key_days: Sequence[KeyDay], answers: Sequence[dict[bytes, bytes
         if charged is None:
             continue  # Expired, or emptied, since it was listed.
         limit = entries.pop(b"limit", b"0")
-        reserved_at = [_reservation(fact)[0] for fact in entries.values()]
-        yield DayEntries(key_day, _count(charged), len(entries), min(reserved_at, default=None), _count(limit))
+        holds = {name.decode(errors="replace"): _reservation(fact)[0] for name, fact in entries.items()}
+        yield DayEntries(key_day, _count(charged), holds, _count(limit))
 
 
 def _member(name: bytes) -> tuple[str, int, str] | None:

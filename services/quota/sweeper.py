@@ -10,7 +10,8 @@ the rows that are older than a hold can live, and raises it.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import compress
@@ -23,6 +24,8 @@ from services.quota.metrics import DRIFT, OLDEST_HOLD, RAISED, ROUNDS_FAILED, SW
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
+_LEFT_OUT_MAX = 1_000
+"""Most requests that the ledger takes in one call."""
 _SLACK_SECONDS = 5.0
 """What an overdue hold or a lost charge may take to be dealt with, beyond the pauses of the rounds."""
 
@@ -46,11 +49,24 @@ class DayEntries:
 
     key_day: KeyDay
     charged: int
-    held: int
-    oldest_hold_at: float | None
-    """Redis' time of the oldest hold; None when there is none."""
+    holds: Mapping[str, float]
+    """Redis' time of each hold's reserve, by request id; Unix seconds."""
     limit: int
     """The highest limit in force at a reserve of that day."""
+
+    @property
+    def held(self) -> int:
+        """Number of holds."""
+        return len(self.holds)
+
+    @property
+    def oldest_hold_at(self) -> float | None:
+        """Redis' time of the oldest hold; None when there is none."""
+        return min(self.holds.values(), default=None)
+
+    def holds_before(self, reserved_before: float) -> list[str]:
+        """Return the request ids of holds that were reserved before a time."""
+        return [request_id for request_id, at in self.holds.items() if at < reserved_before]
 
 
 class Disagreement(StrEnum):
@@ -102,8 +118,17 @@ class SweepStore(Protocol):
     def entries(self) -> AsyncIterator[list[DayEntries]]:
         """Yield everything that is held, in batches."""
 
-    async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
-        """Raise a counter to the requests that have no hold; return by how much."""
+    async def raise_counter(
+        self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
+    ) -> int:
+        """Raise a counter to a number of charged rows; return by how much.
+
+        Args:
+            key_day: Whose counter.
+            count: Charged rows that were reserved before a time, without those of the holds in `left_out`.
+            reserved_before: That time; while there is an older hold that is not in `left_out`, nothing is changed.
+            left_out: Request ids.
+        """
 
 
 class SweepLedger(Protocol):
@@ -115,8 +140,10 @@ class SweepLedger(Protocol):
     async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
         """Return charged rows, in order; with a time only those reserved before it."""
 
-    async def list_charged(self, key_day: KeyDay, *, reserved_before: float) -> list[str]:
-        """Return the ids of charged rows reserved before a time."""
+    async def count_charged_without(
+        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+    ) -> int:
+        """Return the charged rows of a key's day that were reserved before a time, without those of some requests."""
 
 
 class Sweeper:
@@ -194,18 +221,34 @@ class Sweeper:
         Raises:
             ServiceError: The store or the ledger cannot be reached.
         """
-        reserved_before = await self._store.now() - self._hold_seconds
+        reserved_before = math.floor((await self._store.now() - self._hold_seconds) * 1000) / 1000
         raised = 0
         async for batch in self._store.entries():
             counts = await self._ledger.count_charged([one.key_day for one in batch], reserved_before=reserved_before)
             for one, count in zip(batch, counts, strict=True):
                 if count > one.charged:
-                    ids = await self._ledger.list_charged(one.key_day, reserved_before=reserved_before)
-                    raised += await self._store.raise_counter(one.key_day, ids)
+                    raised += await self._raise_counter(one, count, reserved_before)
         if raised:
             RAISED.inc(raised)
             _log.warning("counters had lost charges", extra={"charges": raised})
         return raised
+
+    async def _raise_counter(self, entries: DayEntries, count: int, reserved_before: float) -> int:
+        """Raise one counter; return by how much. What goes wrong with it is logged and stops no other."""
+        left_out = entries.holds_before(reserved_before)
+        if len(left_out) > _LEFT_OUT_MAX:
+            return 0  # The sweep closes them, and a later round counts their rows.
+        try:
+            if left_out:
+                count = await self._ledger.count_charged_without(
+                    entries.key_day, left_out, reserved_before=reserved_before
+                )
+            return await self._store.raise_counter(
+                entries.key_day, count, reserved_before=reserved_before, left_out=left_out
+            )
+        except ServiceError as exc:
+            _log.warning("a counter was not compared", extra={"key": entries.key_day.key_id, "reason": exc.reason})
+            return 0
 
     async def verify(self) -> Report:
         """Compare all counters and holds with the ledger.

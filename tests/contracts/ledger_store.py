@@ -229,9 +229,9 @@ class LedgerStoreContract:
         await store.insert(rows(1, start=9, reserved_at=1.0, charged=False))
 
         assert await store.count_charged([("key_1", DAY)], reserved_before=20.0) == [1]
-        assert await store.list_charged("key_1", DAY, reserved_before=20.0) == ["req_0"]
-        assert set(await store.list_charged("key_1", DAY, reserved_before=None)) == {"req_0", "req_1", "req_2"}
-        assert await store.list_charged("key_2", DAY, reserved_before=None) == []
+        assert await store.count_charged([("key_1", DAY)], excluded=["req_0", "req_2", "req_none"]) == [1]
+        assert await store.count_charged([("key_1", DAY)], reserved_before=25.0, excluded=["req_1"]) == [1]
+        assert await store.count_charged([("key_2", DAY)], excluded=["req_0"]) == [0]
 
     async def test_an_accounts_requests_come_newest_first_page_by_page(self, store: LedgerStore) -> None:
         await store.insert(rows(25, start=10))

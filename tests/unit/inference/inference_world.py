@@ -126,10 +126,10 @@ async def running(
         catalogue = Catalogue(
             ModelLister(provider.list_models, pool),
             {"llama-3.1-8b-instant": OSS},
-            clock,
             allowed=allowed,
             fallbacks=fallbacks,
         )
+        await catalogue.refresh()
         ledger = Ledger(store, wait_seconds=ledger_wait_seconds, rows_max=ledger_rows_max)
         completions = Completions(
             provider,

@@ -54,6 +54,7 @@ class CountChargedRequest(_message.Message):
 
     KEY_DAYS_FIELD_NUMBER: _builtins.int
     RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
+    EXCLUDED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyDay]:
         """What to count."""
@@ -62,15 +63,20 @@ class CountChargedRequest(_message.Message):
     def reserved_before(self) -> _timestamp_pb2.Timestamp:
         """Count only rows reserved before this time; absent counts all."""
 
+    @_builtins.property
+    def excluded_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Do not count the rows of these requests, at most 1,000."""
+
     def __init__(
         self,
         *,
         key_days: _abc.Iterable[Global___KeyDay] | None = ...,
         reserved_before: _timestamp_pb2.Timestamp | None = ...,
+        excluded_request_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_before", b"reserved_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_request_ids", b"excluded_request_ids", "key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -363,60 +369,6 @@ class UsageSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageSummary: _TypeAlias = UsageSummary  # noqa: Y015
-
-@_typing.final
-class ListChargedRequest(_message.Message):
-    """ListChargedRequest names a key's day."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KEY_DAY_FIELD_NUMBER: _builtins.int
-    RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def key_day(self) -> Global___KeyDay:
-        """The key and the day."""
-
-    @_builtins.property
-    def reserved_before(self) -> _timestamp_pb2.Timestamp:
-        """List only rows reserved before this time; absent lists all."""
-
-    def __init__(
-        self,
-        *,
-        key_day: Global___KeyDay | None = ...,
-        reserved_before: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key_day", b"key_day", "reserved_before", b"reserved_before"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_day", b"key_day", "reserved_before", b"reserved_before"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListChargedRequest: _TypeAlias = ListChargedRequest  # noqa: Y015
-
-@_typing.final
-class ListChargedResponse(_message.Message):
-    """ListChargedResponse is the rows' ids."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUEST_IDS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the requests, in no order."""
-
-    def __init__(
-        self,
-        *,
-        request_ids: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListChargedResponse: _TypeAlias = ListChargedResponse  # noqa: Y015
 
 @_typing.final
 class CloseUnknownRequest(_message.Message):

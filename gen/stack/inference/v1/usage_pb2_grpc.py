@@ -51,11 +51,6 @@ class UsageServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageResponse.FromString,
                 _registered_method=True)
-        self.ListCharged = channel.unary_unary(
-                '/stack.inference.v1.UsageService/ListCharged',
-                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.SerializeToString,
-                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.FromString,
-                _registered_method=True)
         self.CloseUnknown = channel.unary_unary(
                 '/stack.inference.v1.UsageService/CloseUnknown',
                 request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownRequest.SerializeToString,
@@ -84,7 +79,8 @@ class UsageServiceServicer:
     """
 
     def CountCharged(self, request, context):
-        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it.
+        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
+        charges.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,13 +95,6 @@ class UsageServiceServicer:
 
     def SummarizeUsage(self, request, context):
         """SummarizeUsage adds up an account's or a key's rows by day and model.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListCharged(self, request, context):
-        """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,11 +148,6 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.SummarizeUsage,
                     request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageResponse.SerializeToString,
-            ),
-            'ListCharged': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListCharged,
-                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.FromString,
-                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.SerializeToString,
             ),
             'CloseUnknown': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseUnknown,
@@ -269,33 +253,6 @@ class UsageService:
             '/stack.inference.v1.UsageService/SummarizeUsage',
             stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageRequest.SerializeToString,
             stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListCharged(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/stack.inference.v1.UsageService/ListCharged',
-            stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.SerializeToString,
-            stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,13 +19,13 @@ class UsageServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountCharged: _aio.UnaryUnaryMultiCallable[_usage_pb2.CountChargedRequest, _usage_pb2.CountChargedResponse]
-    """CountCharged counts charged rows of keys and days. Quota seeds its counters with it."""
+    """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
+    charges.
+    """
     GetRequest: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetRequestRequest, _usage_pb2.GetRequestResponse]
     """GetRequest reads one row. NOT_FOUND when there is none."""
     SummarizeUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.SummarizeUsageRequest, _usage_pb2.SummarizeUsageResponse]
     """SummarizeUsage adds up an account's or a key's rows by day and model."""
-    ListCharged: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListChargedRequest, _usage_pb2.ListChargedResponse]
-    """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it."""
     CloseUnknown: _aio.UnaryUnaryMultiCallable[_usage_pb2.CloseUnknownRequest, _usage_pb2.CloseUnknownResponse]
     """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
     each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
@@ -51,7 +51,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.CountChargedRequest,
         context: _aio.ServicerContext[_usage_pb2.CountChargedRequest, _abc.Awaitable[_usage_pb2.CountChargedResponse]],
     ) -> _abc.Awaitable[_usage_pb2.CountChargedResponse]:
-        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it."""
+        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
+        charges.
+        """
 
     @_abc_1.abstractmethod
     def GetRequest(
@@ -68,14 +70,6 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_usage_pb2.SummarizeUsageRequest, _abc.Awaitable[_usage_pb2.SummarizeUsageResponse]],
     ) -> _abc.Awaitable[_usage_pb2.SummarizeUsageResponse]:
         """SummarizeUsage adds up an account's or a key's rows by day and model."""
-
-    @_abc_1.abstractmethod
-    def ListCharged(
-        self,
-        request: _usage_pb2.ListChargedRequest,
-        context: _aio.ServicerContext[_usage_pb2.ListChargedRequest, _abc.Awaitable[_usage_pb2.ListChargedResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.ListChargedResponse]:
-        """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it."""
 
     @_abc_1.abstractmethod
     def CloseUnknown(
