@@ -1,10 +1,12 @@
 """What the gateway can be told."""
 
 import ipaddress
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.settings import ServiceSettings
 
 
@@ -37,7 +39,13 @@ class GatewaySettings(ServiceSettings):
         return (("auth", self.auth_target), ("quota", self.quota_target), ("inference", self.inference_target))
 
     body_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1)
-    """The largest request body; a larger one is refused with 413."""
+    """The largest request body; a larger one is refused with 413. At most 16 MiB, which is what gRPC carries."""
+
+    receiving_bytes_max: int = Field(default=256 * 1024 * 1024, ge=1)
+    """Bytes of request bodies that are being received at the same time, in all; more is refused with 503."""
+
+    receiving_bytes_per_client_max: int = Field(default=64 * 1024 * 1024, ge=1)
+    """The part of it that one API key, or one network address (64 bits of IPv6), may take; more is refused with 429."""
 
     auth_timeout_seconds: float = Field(default=2.0, gt=0)
     """Longest wait for auth."""
@@ -60,6 +68,23 @@ class GatewaySettings(ServiceSettings):
     principals_max: int = Field(default=100_000, ge=1)
     """Keys whose principal is remembered; beyond it the longest unused is forgotten."""
 
+    connections_max: int = Field(default=10_000, ge=0)
+    """Open connections in all; one more gets 503 and is closed. 0 means unlimited."""
+
+    connections_per_address_max: int = Field(default=2_500, ge=0)
+    """Open connections of one network address (64 bits of IPv6) that is no trusted proxy; one more gets 429 and is
+    closed. 0 means unlimited."""
+
+    head_bytes_max: int = Field(default=65_536, ge=1_024)
+    """Size of a request's line and header fields together; more gets 431, or 414 where the URL is too long."""
+
+    head_timeout_seconds: float = Field(default=10.0, gt=0)
+    """Time from a request's first byte to the end of its header fields; more gets 408."""
+
+    stall_timeout_seconds: float = Field(default=30.0, gt=0)
+    """Time without progress after which a client that reads nothing of its response is given up. However slowly a
+    client reads, it gets all of it."""
+
     console: bool = True
     """Whether the console's pages are served: sign-up, keys, usage, playground and docs."""
 
@@ -69,6 +94,29 @@ class GatewaySettings(ServiceSettings):
     trusted_proxies: list[str] = Field(default=[])
     """JSON array of the addresses and networks (CIDR) of proxies whose `x-forwarded-for` and `x-forwarded-proto` are
     believed; behind one that is not named here all clients count as one address."""
+
+    @field_validator("body_bytes_max")
+    @classmethod
+    def _can_be_passed_on(cls, value: int) -> int:
+        """Refuse bodies that inference could never get."""
+        if value > MESSAGE_BYTES_MAX:
+            raise ValueError(f"at most {MESSAGE_BYTES_MAX} bytes can be passed on to inference; set it to that or less")
+        return value
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> Self:
+        """Refuse budgets that not one body fits into."""
+        if self.receiving_bytes_per_client_max < self.body_bytes_max:
+            raise ValueError(
+                "GATEWAY_RECEIVING_BYTES_PER_CLIENT_MAX is smaller than GATEWAY_BODY_BYTES_MAX; "
+                "raise it, or lower the largest body"
+            )
+        if self.receiving_bytes_max < self.receiving_bytes_per_client_max:
+            raise ValueError(
+                "GATEWAY_RECEIVING_BYTES_MAX is smaller than GATEWAY_RECEIVING_BYTES_PER_CLIENT_MAX; "
+                "raise it, or lower the part of one client"
+            )
+        return self
 
     @field_validator("trusted_proxies")
     @classmethod
