@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from services.common import memory
 from services.common.client_block import client_block
 from services.common.errors import Throttled, TooLarge, Unavailable
 from services.gateway.credentials import client_address
@@ -15,6 +16,9 @@ from services.gateway.credentials import client_address
 SECONDS_MAX = 60.0
 """Longest time that a body may take to arrive."""
 _IDENTITY = ("", "identity")
+_MUCH_BYTES = 16 * 1024 * 1024
+_GIVE_BACK_SECONDS = 1.0
+"""From the end of a burst of more than `_MUCH_BYTES` until its memory is given back: it may go on at once."""
 _RETRY = {"retry_after_seconds": "1"}
 
 
@@ -41,6 +45,7 @@ class ReceiveBudget:
         self._total_max = total_max
         self._share_max = share_max
         self._total = 0
+        self._peak = 0
         self._shares: Counter[str] = Counter()
 
     @property
@@ -79,6 +84,10 @@ class ReceiveBudget:
             self._shares[owner] += size
             if not self._shares[owner]:
                 del self._shares[owner]
+        self._peak = max(self._peak, self._total)
+        if not self._total and self._peak > _MUCH_BYTES:
+            self._peak = 0
+            asyncio.get_running_loop().call_later(_GIVE_BACK_SECONDS, memory.give_back)
 
 
 class Lease:
@@ -131,19 +140,20 @@ class RequestBodies:
             raise HTTPException(408, f"The request body did not arrive within {SECONDS_MAX:.0f} s.") from exc
 
     async def _read(self, request: Request, owners: Sequence[str]) -> bytes:
-        parts: list[bytes] = []
+        # Grows in one piece of memory, which the system gets back; many pieces would stay behind as holes.
+        body = bytearray()
         with self._budget.lease(owners) as lease:
             while (message := await request.receive())["type"] != "http.disconnect":
                 part = message.get("body", b"")
                 is_last = not message.get("more_body", False)
                 if lease.size + len(part) > self._bytes_max:
                     raise self._too_large()
-                if is_last and not parts:
+                if is_last and not body:
                     return bytes(part)
                 lease.take(len(part))
-                parts.append(part)
+                body += part
                 if is_last:
-                    return b"".join(parts)
+                    return bytes(body)
         raise ClientDisconnect
 
     def _too_large(self) -> TooLarge:

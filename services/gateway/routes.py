@@ -10,10 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from services.common.errors import NotFound, ServiceError
+from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from services.common.wildcards import permits
+from services.gateway.chat_limits import ChatLimits
 from services.gateway.credentials import client_address, shown_key
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
+from services.gateway.invalid_requests import InvalidRequestLimiter
 from services.gateway.lifelines import IsRevoked, Lifeline, Lifelines
 from services.gateway.metrics import ADMISSION_SECONDS
 from services.gateway.middleware import REQUEST_ID, STARTED
@@ -48,6 +50,8 @@ class API:
         leavers: Leavers,
         lifelines: Lifelines,
         bodies: RequestBodies,
+        invalid: InvalidRequestLimiter,
+        limits: ChatLimits,
         *,
         heartbeat_seconds: float,
     ) -> None:
@@ -58,6 +62,8 @@ class API:
         self._leavers = leavers
         self._lifelines = lifelines
         self._bodies = bodies
+        self._invalid = invalid
+        self._limits = limits
 
     async def chat(self, request: Request) -> Response:
         """`POST /api/v1/chat` and `/api/v1/chat/completions`."""
@@ -78,11 +84,23 @@ class API:
         Raises:
             ServiceError: The request is refused before anything is held.
         """
-        chat = parse_chat(await self._bodies.read(request, principal.key_id))
+        chat = await self._chat(request, principal)
         client = Presence(self._leavers)
         with client.watching(request.receive):
             return await self._answer(request, chat, client, principal, take_lifeline)
         return Response(status_code=_CLIENT_LEFT)
+
+    async def _chat(self, request: Request, principal: Principal) -> Chat:
+        """Read and check the request; too many that are refused stop the next one before its body is read."""
+        key_id, address = principal.key_id, client_address(request)
+        self._invalid.check(key_id, address)
+        body = b""
+        try:
+            body = await self._bodies.read(request, key_id)
+            return parse_chat(body, self._limits)
+        except (InvalidRequest, TooLarge, HTTPException):
+            self._invalid.count(key_id, address, len(body))
+            raise
 
     async def _answer(
         self,
@@ -109,6 +127,10 @@ class API:
         except ServiceError as exc:
             return error_response(http_error(exc, now=time.time()), headers=headers)
 
+    async def openapi(self, request: Request) -> Response:
+        """`GET /api/v1/openapi.json`: the document of this API; it needs no key."""
+        return json_response(document(self._limits))
+
     async def models(self, request: Request) -> Response:
         """`GET /api/v1/models`: those that the key may ask for."""
         return json_response(_encode({"object": "list", "data": await self._models_of(request)}))
@@ -128,11 +150,6 @@ class API:
 
     async def _principal(self, request: Request) -> Principal:
         return await self._pipeline.authorise(shown_key(request), address=client_address(request))
-
-
-async def openapi(request: Request) -> Response:
-    """`GET /api/v1/openapi.json`: the document of this API; it needs no key."""
-    return json_response(document())
 
 
 async def healthz(request: Request) -> Response:

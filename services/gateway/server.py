@@ -29,6 +29,7 @@ from services.gateway.http.connection import HTTPConnection, Shared
 from services.gateway.http.connections import Connections
 from services.gateway.http.limits import Limits
 from services.gateway.http.rejections import Rejections
+from services.gateway.invalid_requests import InvalidRequestLimiter
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
 from services.gateway.middleware import APIPaths, ConsolePaths, Defects, RequestScope
@@ -110,6 +111,8 @@ async def serve(settings: GatewaySettings) -> None:
             Leavers(settings.leavers_max),
             lifelines,
             RequestBodies(budget, bytes_max=settings.body_bytes_max),
+            InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),
+            settings.chat_limits,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         cors = CORSPolicy(settings.cors_origins)
@@ -154,7 +157,7 @@ def build_app(
             Route("/api/v1/key", receipts.key),
             Route("/api/v1/usage", receipts.usage),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
-            Route("/api/v1/openapi.json", routes.openapi),
+            Route("/api/v1/openapi.json", api.openapi),
             Route("/healthz", routes.healthz),
             Route("/readyz", readiness.readyz),
         ],

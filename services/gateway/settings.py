@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.settings import ServiceSettings
+from services.gateway.chat_limits import ChatLimits
 
 
 class GatewaySettings(ServiceSettings):
@@ -46,6 +47,46 @@ class GatewaySettings(ServiceSettings):
 
     receiving_bytes_per_client_max: int = Field(default=64 * 1024 * 1024, ge=1)
     """The part of it that one API key, or one network address (64 bits of IPv6), may take; more is refused with 429."""
+
+    messages_max: int = Field(default=2_048, ge=1)
+    """Messages of one request."""
+
+    content_parts_max: int = Field(default=4_096, ge=1)
+    """Content parts of one request, in all its messages together."""
+
+    tool_calls_max: int = Field(default=4_096, ge=1)
+    """Tool calls of one request, in all its messages together."""
+
+    tools_max: int = Field(default=128, ge=1, le=128)
+    """Tools of one request; Groq takes no more than 128."""
+
+    nesting_max: int = Field(default=100, ge=10, le=500)
+    """Levels of arrays and objects within one member of a request."""
+
+    values_max: int = Field(default=100_000, ge=1_000)
+    """JSON values of one request: members of objects and elements of arrays; each array and object counts as one
+    more."""
+
+    name_characters_max: int = Field(default=256, ge=64)
+    """Characters of a model's name, and of the names of participants, functions and schemas."""
+
+    @property
+    def chat_limits(self) -> ChatLimits:
+        """The limits of one chat request."""
+        return ChatLimits(
+            messages_max=self.messages_max,
+            content_parts_max=self.content_parts_max,
+            tool_calls_max=self.tool_calls_max,
+            tools_max=self.tools_max,
+            nesting_max=self.nesting_max,
+            values_max=self.values_max,
+            name_characters_max=self.name_characters_max,
+        )
+
+    invalid_requests_per_second: float = Field(default=5.0, ge=0)
+    """Requests of one API key that may be refused for their content each second, and of one network address four times
+    as many, with 20 seconds' worth at once; each 64 KiB of a body count as one more. Beyond it clients get 429. 0
+    limits nothing."""
 
     auth_timeout_seconds: float = Field(default=2.0, gt=0)
     """Longest wait for auth."""

@@ -2,10 +2,9 @@
 
 import pytest
 
-from services.common import checked_token
 from services.gateway.redaction import loggable_path, redacted
 
-_KEY = checked_token.mint("sk_stk_")
+_KEY = "sk_stk_a7Kq0ZxW3bN9vT5rY1mC8dE2fG4hJ6kLpQsUt0Rz"
 _REQUEST = "req_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
