@@ -3,8 +3,19 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 
 from starlette.types import Message, Receive
+
+
+class Departure(StrEnum):
+    """Why a request has no client any more."""
+
+    DISCONNECTED = "disconnected"
+    REVOKED = "revoked"
+    """Its key was revoked, and its stream ended."""
+    STALLED = "stalled"
+    """It was connected and read nothing."""
 
 
 class Leavers:
@@ -32,11 +43,14 @@ class Presence:
 
     A request whose client left is followed to its end, to learn its verdict. Where too many are, its handler is
     cancelled: inference goes on by its own bound, and the hold is quota's sweeper's.
+
+    Attributes:
+        departure: Why the client is gone; None while it is there.
     """
 
     def __init__(self, leavers: Leavers) -> None:
         """Begin with a client that is there."""
-        self.has_left = False
+        self.departure: Departure | None = None
         self._is_followed = False
         self._was_dropped = False
         self._handler: asyncio.Task[object] | None = None
@@ -60,9 +74,14 @@ class Presence:
             watch.cancel()
             self._end()
 
-    def write_off(self) -> None:
-        """Take the client for gone: whatever comes of its request is not for it any more."""
-        self.has_left = True
+    @property
+    def has_left(self) -> bool:
+        """Whether the client is gone."""
+        return self.departure is not None
+
+    def write_off(self, departure: Departure) -> None:
+        """Take the client for gone: whatever comes of its request is not for it any more. The first reason counts."""
+        self.departure = self.departure or departure
         if self._handler is None or self._is_followed or self._was_dropped:
             return
         self._is_followed = self._leavers.admit()
@@ -72,7 +91,7 @@ class Presence:
     def _on_message(self, received: "asyncio.Future[Message]") -> None:
         if received.cancelled() or received.exception() or received.result()["type"] != "http.disconnect":
             return
-        self.write_off()
+        self.write_off(Departure.DISCONNECTED)
 
     def _end(self) -> None:
         self._handler = None

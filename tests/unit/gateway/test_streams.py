@@ -6,12 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
 from services.common.errors import Unavailable
-from services.gateway import streams
+from services.gateway.http.write_flow import ClientStalled
 from services.gateway.lifelines import Lifeline
-from services.gateway.presence import Leavers, Presence
+from services.gateway.presence import Departure, Leavers, Presence
 from services.gateway.streams import begin_stream
 from tests.unit.gateway.authority import KEY, settle
 
@@ -36,17 +34,21 @@ class Upstream:
 
 
 class Browser:
-    """An ASGI client that takes everything, or nothing while its gate is closed."""
+    """An ASGI client that takes everything, or nothing while its gate is closed, or that has stalled for one send."""
 
     def __init__(self) -> None:
         self.status = 0
         self.body = b""
         self.is_complete = False
+        self.is_stalled = False
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         await self.gate.wait()
+        if self.is_stalled:
+            self.is_stalled = False
+            raise ClientStalled
         assert not self.is_complete, "something was sent after the end"
         self.status = message.get("status", self.status)
         self.body += message.get("body", b"")
@@ -176,16 +178,30 @@ async def test_a_cut_while_a_write_is_under_way_lets_it_end_and_sends_nothing_mo
     assert len(world.browser.events) == 3
 
 
-async def test_a_client_that_takes_nothing_is_written_off_by_a_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_WRITE_SECONDS_MAX", 0.05)
+async def test_a_client_that_reads_nothing_gets_an_error_event_and_the_stream_is_read_to_its_end() -> None:
     world = World()
     async with _answering(world):
         await world.tell([b"1"])
-        world.browser.gate.clear()
+        world.browser.is_stalled = True
         await world.tell([b"2"])
+        assert world.client.departure is Departure.STALLED
+        assert world.leavers.count == 1
+        await world.tell([b"3"], None)
+    assert world.browser.events[0] == "1"
+    assert json.loads(world.browser.events[1])["error"]["code"] == "client_stalled"
+    assert len(world.browser.events) == 2
+    assert world.browser.is_complete
+    assert world.upstream.is_read_out
+
+
+async def test_a_cut_stream_whose_client_reads_nothing_is_read_to_its_end_too() -> None:
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.browser.is_stalled = True
         world.lifeline.cut()
         await world.tell([b"3"], None)
-    assert world.browser.events == ["1"]
+    assert world.client.departure is not None
     assert world.upstream.is_read_out
 
 
