@@ -33,6 +33,10 @@ REJECTED = Counter(
 )
 KEY_LOOK_UPS = Counter("stack_key_look_ups_total", "API keys shown, by who knew them.", ["source"])
 KEY_WATCH_UP = Gauge("stack_key_watch_up", "Whether auth's changes of keys are heard just now: 1, else 0.")
+ABANDONED = Gauge(
+    "stack_gateway_requests_abandoned",
+    "Requests without a client or a verdict, whose ledger row is being looked for to settle their hold.",
+)
 UNSETTLED = Counter("stack_gateway_holds_left_total", "Holds without a verdict, left to quota's sweeper.")
 
 

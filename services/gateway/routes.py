@@ -13,6 +13,7 @@ from starlette.responses import Response
 from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from services.gateway.chat_limits import ChatLimits
 from services.gateway.credentials import client_address, shown_key
+from services.gateway.disconnect import DisconnectMonitor
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.invalid_requests import InvalidRequestLimiter
 from services.gateway.lifelines import IsRevoked, Lifeline, Lifelines
@@ -21,7 +22,6 @@ from services.gateway.middleware import REQUEST_ID, STARTED
 from services.gateway.openai import parse_chat
 from services.gateway.openapi import document
 from services.gateway.pipeline import Chat, Members, Pipeline, Principal
-from services.gateway.presence import Leavers, Presence
 from services.gateway.redaction import redacted
 from services.gateway.request_bodies import RequestBodies
 from services.gateway.streams import begin_stream
@@ -46,7 +46,6 @@ class API:
         self,
         pipeline: Pipeline,
         models: Models,
-        leavers: Leavers,
         lifelines: Lifelines,
         bodies: RequestBodies,
         invalid: InvalidRequestLimiter,
@@ -58,7 +57,6 @@ class API:
         self._heartbeat_seconds = heartbeat_seconds
         self._pipeline = pipeline
         self._models = models
-        self._leavers = leavers
         self._lifelines = lifelines
         self._bodies = bodies
         self._invalid = invalid
@@ -84,7 +82,7 @@ class API:
             ServiceError: The request is refused before anything is held.
         """
         chat = await self._chat(request, principal)
-        client = Presence(self._leavers)
+        client = DisconnectMonitor()
         with client.watching(request.receive):
             return await self._answer(request, chat, client, principal, take_lifeline)
         return Response(status_code=_CLIENT_LEFT)
@@ -105,7 +103,7 @@ class API:
         self,
         request: Request,
         chat: Chat,
-        client: Presence,
+        client: DisconnectMonitor,
         principal: Principal,
         take_lifeline: Callable[[], Lifeline],
     ) -> Response:
@@ -114,6 +112,7 @@ class API:
         if client.has_left:
             self._pipeline.release(hold)
             return Response(status_code=_CLIENT_LEFT)
+        client.cancel_on_departure()
         headers = rate_limit_headers(hold.rate_limit, now=time.time())
         ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
         try:

@@ -34,7 +34,6 @@ from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
 from services.gateway.middleware import APIPaths, ConsolePaths, Defects, RequestScope
 from services.gateway.pipeline import Pipeline
-from services.gateway.presence import Leavers
 from services.gateway.principals import PrincipalCache
 from services.gateway.receipts import Receipts
 from services.gateway.request_bodies import ReceiveBudget, RequestBodies
@@ -95,6 +94,8 @@ async def serve(settings: GatewaySettings) -> None:
             GrpcQuota(quota, timeout_seconds=settings.quota_timeout_seconds),
             models,
             new_request_id=new_request_id,
+            abandoned_max=settings.abandoned_requests_max,
+            abandoned_seconds=settings.request_timeout_seconds + settings.verdict_seconds,
         )
         receipts = Receipts(
             principals,
@@ -108,7 +109,6 @@ async def serve(settings: GatewaySettings) -> None:
         api = API(
             pipeline,
             models,
-            Leavers(settings.leavers_max),
             lifelines,
             RequestBodies(budget, bytes_max=settings.body_bytes_max),
             InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),

@@ -105,8 +105,9 @@ class GatewaySettings(ServiceSettings):
     cors_origins: list[str] = Field(default=["*"])
     """JSON array of the origins whose pages may call the API; `["*"]` is all, `[]` none. No cookie is ever accepted."""
 
-    leavers_max: int = Field(default=1_000, ge=0)
-    """Most requests that are followed to their end after their client left; more are left to inference's own bound."""
+    abandoned_requests_max: int = Field(default=10_000, ge=0)
+    """Maximum requests whose client left, or whose call to inference broke, that are settled by their ledger row; more are
+    left to the sweeper."""
 
     principals_max: int = Field(default=100_000, ge=1)
     """Keys whose principal is remembered; beyond it the longest unused is forgotten."""

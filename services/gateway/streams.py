@@ -1,14 +1,15 @@
-"""Streams of events over HTTP: sent as they arrive, followed to their end, never silent for long.
+"""Streams of events over HTTP: sent as they arrive, and never silent for long.
 
-A stream whose key is revoked ends with an error event at once, and so does one whose client stops reading. Nothing more
-is sent, but it is followed to its end like any whose client left.
+A stream whose key is revoked ends with an error event at once, and so does one whose client stops reading. Then, as when
+the client leaves, the handler is cancelled: inference reads Groq to the end by itself.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, suppress
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,12 +17,13 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import ServiceError
 from services.common.tasks import running
 from services.gateway import sse
+from services.gateway.disconnect import DisconnectMonitor
 from services.gateway.errors import HTTPError, http_error
 from services.gateway.http.write_flow import ClientStalled
 from services.gateway.lifelines import Lifeline
 from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS
 from services.gateway.middleware import REQUEST_ID, STARTED
-from services.gateway.presence import Departure, Presence
+from services.gateway.pipeline import Departure
 
 _log = logging.getLogger(__name__)
 _STALLED = HTTPError(
@@ -31,12 +33,25 @@ _STALLED = HTTPError(
     code="client_stalled",
 )
 
-Events = AsyncGenerator[list[bytes], None]
-"""JSON texts; those that arrived together come together."""
+
+class Events(Protocol):
+    """Lists of JSON texts that arrived together."""
+
+    def __aiter__(self) -> AsyncIterator[list[bytes]]: ...
+
+    def __anext__(self) -> Awaitable[list[bytes]]: ...
+
+    async def aclose(self) -> None:
+        """End the stream."""
 
 
 async def begin_stream(
-    events: Events, headers: Mapping[str, str], client: Presence, lifeline: Lifeline, *, heartbeat_seconds: float
+    events: Events,
+    headers: Mapping[str, str],
+    client: DisconnectMonitor,
+    lifeline: Lifeline,
+    *,
+    heartbeat_seconds: float,
 ) -> Response:
     """Return the answer that sends `events` until the `lifeline` is cut.
 
@@ -52,6 +67,7 @@ async def begin_stream(
         await asyncio.wait({first, cut}, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         await _end(first)
+        await events.aclose()
         raise
     finally:
         cut.cancel()
@@ -61,14 +77,14 @@ async def begin_stream(
 
 
 class EventStream(Response):
-    """A stream of events that goes on to its end whoever listens, since only its end tells the verdict."""
+    """A stream of events that is sent as it arrives."""
 
     def __init__(
         self,
         first: "asyncio.Future[list[bytes]]",
         rest: Events,
         headers: Mapping[str, str],
-        client: Presence,
+        client: DisconnectMonitor,
         lifeline: Lifeline,
         *,
         heartbeat_seconds: float,
@@ -138,14 +154,14 @@ class EventStream(Response):
     async def _end_when_cut(self, send: Send) -> None:
         await self._lifeline.until_cut()
         await self._finish(send, b"")
-        self._client.write_off(Departure.REVOKED)
+        self._client.depart(Departure.KEY_REVOKED)
 
     async def _finish(self, send: Send, body: bytes) -> None:
         """Complete the answer with `body`, or with the refusal of a key that was revoked."""
         await self._send(send, _error_event(self._lifeline.refusal) if self._lifeline.is_cut else body, more=False)
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        """Write to the client; one that reads nothing any more is given up, and the stream goes on without it."""
+        """Write to the client; one that reads nothing any more is given up."""
         async with self._sending:
             if self._is_over or (more and self._lifeline.is_cut):
                 return
@@ -163,7 +179,7 @@ class EventStream(Response):
         _log.info("client stalled", extra={"request_id": self._request_id})
         with suppress(ClientStalled):
             await send({"type": "http.response.body", "body": sse.events([_STALLED.body]), "more_body": False})
-        self._client.write_off(Departure.STALLED)
+        self._client.depart(Departure.CLIENT_STALLED)
 
     def _raw(self, more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
         return [(name.encode(), value.encode()) for name, value in {**self._own_headers, **more}.items()]
