@@ -106,8 +106,8 @@ class GatewaySettings(ServiceSettings):
     """JSON array of the origins whose pages may call the API; `["*"]` is all, `[]` none. No cookie is ever accepted."""
 
     abandoned_requests_max: int = Field(default=10_000, ge=0)
-    """Maximum requests whose client left, or whose call to inference broke, that are settled by their ledger row; more are
-    left to the sweeper."""
+    """Maximum requests whose client left, or whose call to inference broke, that are settled by their ledger row. More
+    are left to the sweeper."""
 
     principals_max: int = Field(default=100_000, ge=1)
     """Keys whose principal is remembered; beyond it the longest unused is forgotten."""

@@ -1,7 +1,7 @@
 """Streams of events over HTTP: sent as they arrive, and never silent for long.
 
-A stream whose key is revoked ends with an error event at once, and so does one whose client stops reading. Then, as when
-the client leaves, the handler is cancelled: inference reads Groq to the end by itself.
+A stream whose key is revoked ends with an error event at once, and so does one whose client stops reading. Both then
+cancel the handler, as a client that leaves does. Inference reads Groq's answer to the end by itself.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ _OUTCOMES = {
     ),
     "client_stalled": (
         "Not read",
-        "Your program stopped reading the answer, so the connection was closed. The model's work was done, so it counts.",
+        "Your program stopped reading the answer, so the connection was closed. The model had begun, so it counts.",
     ),
     "key_revoked": (
         "Key revoked",
@@ -22,7 +22,7 @@ _OUTCOMES = {
     ),
     "timed_out": (
         "Timed out",
-        "The model took longer than a request may take. It counts when the model had begun to answer, or answered later.",
+        "The model took longer than a request may take. It counts if the model had begun to answer or answered later.",
     ),
     "unknown": ("Unknown", "We lost sight of this request. That is on us."),
 }
