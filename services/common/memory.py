@@ -21,4 +21,4 @@ def _trim() -> Callable[[int], int] | None:
     except (OSError, AttributeError):
         return None  # Not glibc: musl and macOS have no such function.
     trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    return trim  # type: ignore[no-any-return]
+    return trim

@@ -131,6 +131,16 @@ async def test_refused_requests_are_limited_by_key_never_counted_and_harm_no_oth
     assert strict.ledger(key) == []
 
 
+async def test_what_groq_refuses_counts_as_refused_too(strict: Stack) -> None:
+    key = await strict.create_key()
+    async with httpx.AsyncClient(base_url=strict.base_url, trust_env=False, timeout=20) as http:
+        body = say("[[standin:context_length]]")
+        statuses = [(await http.post("/api/v1/chat", headers=key.headers, json=body)).status_code for _ in range(30)]
+    assert set(statuses) == {400, 429}
+    assert statuses[-1] == 429
+    assert await strict.until_settled(key) == (0, 0)
+
+
 async def test_bodies_that_never_end_hold_no_more_than_the_bound_and_give_it_back(strict: Stack) -> None:
     """250 connections of one key, each a byte short, once held 1.1 GB."""
     key, other = await strict.create_key(), await strict.create_key()
