@@ -183,6 +183,7 @@ def new_request_id() -> str:
 async def _listen(app: Starlette, readiness: Readiness, cors: CORSPolicy, settings: GatewaySettings) -> None:
     """Serve `app` until a signal, then say so, let callers move away, and let requests finish."""
     stopping = process.stop_signal()
+    listener.allow_connections(settings.connections_max)
     open_socket = listener.bind(settings.host, settings.port, is_shared=settings.has_siblings)
     server = _Server(
         uvicorn.Config(
