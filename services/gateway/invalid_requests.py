@@ -5,6 +5,7 @@ as a key. When they are used up, keys that had nothing refused lately go on: of 
 those wait who send what is refused.
 """
 
+import asyncio
 import math
 from collections import OrderedDict
 
@@ -17,6 +18,8 @@ _BURST_SECONDS = 20.0
 _ADDRESS_FACTOR = 4
 _BYTES_PER_TOKEN = 65_536
 _BUCKETS_MAX = 10_000
+_DELAY_SECONDS = 1.0
+_DELAYED_MAX = 256
 
 
 class TokenBuckets:
@@ -61,6 +64,26 @@ class InvalidRequestLimiter:
         self._is_on = per_second > 0
         self._keys = TokenBuckets(clock, per_second=per_second)
         self._addresses = TokenBuckets(clock, per_second=per_second * _ADDRESS_FACTOR)
+        self._delayed = 0
+
+    async def admit(self, key_id: str, address: str) -> None:
+        """Return when a request may be read; a client that is stopped is told after a second.
+
+        One that sends the next request as soon as it is told would otherwise keep us busy with refusing it.
+
+        Raises:
+            Throttled: As `check`.
+        """
+        try:
+            self.check(key_id, address)
+        except Throttled:
+            if self._delayed < _DELAYED_MAX:
+                self._delayed += 1
+                try:
+                    await asyncio.sleep(_DELAY_SECONDS)
+                finally:
+                    self._delayed -= 1
+            raise
 
     def check(self, key_id: str, address: str) -> None:
         """Return when a request may be read.

@@ -36,7 +36,7 @@ def parse_chat(body: bytes, limits: ChatLimits = DEFAULT_LIMITS) -> Chat:
     if not fits(messages):
         MESSAGES("messages", messages)
     stream = parameters.pop("stream", False)
-    return Chat({"messages": [own_members(message) for message in messages], **parameters}, stream)
+    return Chat({"messages": [own_members(message) for message in messages], **parameters}, stream, len(body))
 
 
 def _object(body: bytes) -> Members:

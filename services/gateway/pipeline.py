@@ -93,6 +93,8 @@ class Chat:
     members: Members
     """Its JSON object without `stream`."""
     stream: bool
+    body_bytes: int = 0
+    """Size of the body that it came in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
+from services.common.errors import InvalidRequest, NotFound, PermissionDenied, ServiceError, TooLarge
 from services.gateway.chat_limits import ChatLimits
 from services.gateway.credentials import client_address, shown_key
 from services.gateway.disconnect import DisconnectMonitor
@@ -29,6 +29,8 @@ from services.gateway.streams import begin_stream
 _encode = msgspec.json.Encoder().encode
 _CLIENT_LEFT = 499
 """Status of an answer that nobody reads, for the log line; nginx' and Groq's word for it."""
+_INVALID = (InvalidRequest, NotFound, PermissionDenied, TooLarge)
+"""What a request is at fault for itself."""
 _CODES = {408: "request_timeout", 415: "unsupported_content_encoding"}
 
 
@@ -90,12 +92,12 @@ class API:
     async def _chat(self, request: Request, principal: Principal) -> Chat:
         """Read and check the request; too many that are refused stop the next one before its body is read."""
         key_id, address = principal.key_id, client_address(request)
-        self._invalid.check(key_id, address)
+        await self._invalid.admit(key_id, address)
         body = b""
         try:
             body = await self._bodies.read(request, key_id)
             return parse_chat(body, self._limits)
-        except (InvalidRequest, TooLarge, HTTPException):
+        except (*_INVALID, HTTPException):
             self._invalid.count(key_id, address, len(body))
             raise
 
@@ -123,6 +125,8 @@ class API:
                 )
             return json_response(await self._pipeline.complete(hold, chat, client), headers=headers)
         except ServiceError as exc:
+            if isinstance(exc, _INVALID):  # Groq found it to be, which cost more than our own refusal.
+                self._invalid.count(principal.key_id, client_address(request), chat.body_bytes)
             return error_response(http_error(exc, now=time.time()), headers=headers)
 
     async def openapi(self, request: Request) -> Response:

@@ -25,10 +25,11 @@ from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
 from services.gateway.cors import CORSPolicy
 from services.gateway.http import listener
-from services.gateway.http.connection import HTTPConnection, Shared
+from services.gateway.http.connection import HTTPConnection
 from services.gateway.http.connections import Connections
 from services.gateway.http.limits import Limits
 from services.gateway.http.rejections import Rejections
+from services.gateway.http.shared import Shared
 from services.gateway.invalid_requests import InvalidRequestLimiter
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
@@ -183,6 +184,7 @@ def new_request_id() -> str:
 async def _listen(app: Starlette, readiness: Readiness, cors: CORSPolicy, settings: GatewaySettings) -> None:
     """Serve `app` until a signal, then say so, let callers move away, and let requests finish."""
     stopping = process.stop_signal()
+    listener.allow_connections(settings.connections_max)
     open_socket = listener.bind(settings.host, settings.port, is_shared=settings.has_siblings)
     server = _Server(
         uvicorn.Config(

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.cors import CORSPolicy
 from services.gateway.http import listener
-from services.gateway.http.connection import HTTPConnection, Shared
+from services.gateway.http.connection import HTTPConnection
 from services.gateway.http.connections import Connections
 from services.gateway.http.limits import Limits
 from services.gateway.http.rejections import Rejections
+from services.gateway.http.shared import Shared
 from services.gateway.http.write_flow import ClientStalled
 
 _PATIENCE_SECONDS = 10.0
