@@ -17,6 +17,7 @@ from ulid import ULID
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import metrics, process
+from services.common.byte_budget import ByteBudget
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.tasks import running
@@ -37,7 +38,7 @@ from services.gateway.middleware import APIPaths, ConsolePaths, Defects, Request
 from services.gateway.pipeline import Pipeline
 from services.gateway.principals import PrincipalCache
 from services.gateway.receipts import Receipts
-from services.gateway.request_bodies import ReceiveBudget, RequestBodies
+from services.gateway.request_bodies import RequestBodies
 from services.gateway.routes import API
 from services.gateway.settings import GatewaySettings
 
@@ -104,9 +105,7 @@ async def serve(settings: GatewaySettings) -> None:
             GrpcLedger(inference, timeout_seconds=_RECEIPT_SECONDS_MAX),
             SystemClock(),
         )
-        budget = ReceiveBudget(
-            total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max
-        )
+        budget = ByteBudget(total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max)
         api = API(
             pipeline,
             models,

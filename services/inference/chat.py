@@ -85,6 +85,8 @@ class ChatCall:
     """The model's name as asked for, the default filled in."""
     asks_for_usage: bool
     """Whether a stream is to end with a chunk that reports only the usage."""
+    size_bytes: int = 0
+    """Size of the message that it came in."""
 
 
 @dataclass(frozen=True, slots=True)

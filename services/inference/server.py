@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from services.common import database, metrics
+from services.common.byte_budget import ByteBudget
 from services.common.clock import SystemClock
 from services.common.errors import StartError
 from services.common.server import GrpcServer
@@ -97,6 +98,7 @@ async def serve(settings: InferenceSettings) -> None:
             catalogue,
             upstream,
             ledger,
+            ByteBudget(total_max=settings.request_bytes_max, share_max=settings.request_bytes_max // 2),
             clock=SystemClock(),
             timeouts=Timeouts(
                 total=settings.request_timeout_seconds,

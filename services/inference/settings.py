@@ -3,6 +3,7 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.settings import ServiceSettings
 
 _GROQ_PATH = "/openai/v1"
@@ -85,6 +86,10 @@ class InferenceSettings(ServiceSettings):
 
     answer_bytes_max: int = Field(default=8 * 1024 * 1024, ge=1024, le=12 * 1024 * 1024)
     """Largest answer in one piece, and largest event of a stream; a larger one is 502 `upstream_invalid`, uncharged."""
+
+    request_bytes_max: int = Field(default=128 * 1024 * 1024, ge=2 * MESSAGE_BYTES_MAX)
+    """Maximum bytes of all requests under way together; one account may have half of them. A request holds about four
+    times its bytes in memory."""
 
     ledger_wait_seconds: float = Field(default=2.0, ge=0)
     """Longest wait for a row's commit before the answer leaves without a verdict."""

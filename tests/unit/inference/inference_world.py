@@ -13,6 +13,7 @@ from grpc import aio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common import database
+from services.common.byte_budget import ByteBudget
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.errors import rpc_errors
@@ -112,6 +113,7 @@ async def running(
     per_account_max: int = 100,
     queue_seconds: float = 0,
     answer_bytes_max: int = 1_000_000,
+    request_bytes_max: int = 100_000_000,
 ) -> AsyncIterator[Inference]:
     """Run a service over the stand-in at `url`, with its ledger in `folder`."""
     async with AsyncExitStack() as stack:
@@ -145,6 +147,7 @@ async def running(
                 clock=clock,
             ),
             ledger,
+            ByteBudget(total_max=request_bytes_max, share_max=request_bytes_max // 2),
             clock=clock,
             timeouts=Timeouts(
                 total=total_timeout_seconds, first_byte=first_byte_timeout_seconds, idle=idle_timeout_seconds
