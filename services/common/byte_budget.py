@@ -1,16 +1,12 @@
 """A bound on the bytes that many requests hold together."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from services.common import memory
 from services.common.errors import Throttled, Unavailable
+from services.common.memory import Trimmer
 
-_LARGE_BURST_BYTES = 16 * 1024 * 1024
-_TRIM_DELAY_SECONDS = 1.0
-"""From the end of a large burst until its memory is returned to the system: the burst may go on at once."""
 _RETRY = {"retry_after_seconds": "1"}
 
 
@@ -22,8 +18,8 @@ class ByteBudget:
         self._total_max = total_max
         self._share_max = share_max
         self._total = 0
-        self._peak = 0
         self._shares: Counter[str] = Counter()
+        self._trimmer = Trimmer()
 
     @property
     def total(self) -> int:
@@ -67,10 +63,6 @@ class ByteBudget:
             self._shares[owner] += size
             if not self._shares[owner]:
                 del self._shares[owner]
-        self._peak = max(self._peak, self._total)
-        if not self._total and self._peak > _LARGE_BURST_BYTES:
-            self._peak = 0
-            asyncio.get_running_loop().call_later(_TRIM_DELAY_SECONDS, memory.give_back)
 
 
 class Lease:
@@ -102,4 +94,5 @@ class Lease:
     def release(self) -> None:
         """Count the bytes no longer."""
         self._budget._count(self._owners, -self.size)
+        self._budget._trimmer.note_freed(self.size)
         self.size = 0

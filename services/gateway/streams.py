@@ -71,9 +71,12 @@ async def begin_stream(
         raise
     finally:
         cut.cancel()
-    if first.done():
-        first.result()
-    return EventStream(first, events, headers, client, lifeline, heartbeat_seconds=heartbeat_seconds)
+    try:
+        if first.done():
+            first.result()
+        return EventStream(first, events, headers, client, lifeline, heartbeat_seconds=heartbeat_seconds)
+    finally:
+        del first  # A failed task refers to its error, whose traceback refers to this frame.
 
 
 class EventStream(Response):
