@@ -5,7 +5,10 @@ from pydantic_settings import SettingsConfigDict
 
 from services.auth.keys import Bounds
 from services.auth.registration import SignUpPolicy
+from services.common.address import HTTPURL, HostAndPort, Listen
+from services.common.database import DatabaseURL, is_sqlite
 from services.common.settings import ServiceSettings
+from services.common.url_credentials import with_credentials
 
 
 class AuthSettings(ServiceSettings):
@@ -13,14 +16,20 @@ class AuthSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="AUTH_")
 
-    listen: str = "127.0.0.1:50051"
+    listen: Listen = "127.0.0.1:50051"
     """Where to listen: `host:port`, `[::]:port` or `unix:/path`."""
 
-    metrics_listen: str = "127.0.0.1:50251"
+    metrics_listen: HostAndPort = "127.0.0.1:50251"
     """Address of `GET /metrics`; empty serves none."""
 
-    database_url: str | None = None
+    database_url: DatabaseURL | None = None
     """`sqlite:///path` or `postgresql://user:password@host/name`; absent means `auth.db` in DATA_DIR."""
+
+    database_user: str = ""
+    """User of Postgres, in place of the URL's."""
+
+    database_password: SecretStr = SecretStr("")
+    """Password of Postgres, in place of the URL's, as it is: nothing is to be encoded."""
 
     key_pepper: SecretStr | None = None
     """Secret under which keys are stored; whoever loses it loses all keys. Absent on SQLite: `DATA_DIR/key-pepper`,
@@ -37,7 +46,7 @@ class AuthSettings(ServiceSettings):
     sign_up: SignUpPolicy = SignUpPolicy.OPEN
     """Who may sign up: `open` everybody, `invite` who has an invitation, `closed` nobody: operators create accounts."""
 
-    console_url: str = "http://127.0.0.1:8080"
+    console_url: HTTPURL = "http://127.0.0.1:8080"
     """Where people find the console; mails and invitations point there."""
 
     smtp_url: SecretStr | None = None
@@ -81,4 +90,7 @@ class AuthSettings(ServiceSettings):
     @property
     def database(self) -> str:
         """URL of the database in use."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'auth.db'}"
+        url = self.database_url or f"sqlite:///{self.data_dir / 'auth.db'}"
+        if is_sqlite(url):
+            return url
+        return with_credentials(url, user=self.database_user, password=self.database_password.get_secret_value())

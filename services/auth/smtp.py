@@ -12,6 +12,7 @@ import aiosmtplib
 from services.auth.accounts import normalised_email
 from services.auth.letters import Letter
 from services.common.errors import InvalidRequest, StartError
+from services.common.url_credentials import with_encoded_credentials
 
 _log = logging.getLogger(__name__)
 _WAITS_SECONDS = (0.0, 2.0, 10.0, 60.0)
@@ -38,7 +39,7 @@ def parse_smtp_url(url: str) -> SMTPServer:
         StartError: The URL cannot be read.
     """
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(with_encoded_credentials(url))
         port = parts.port
     except ValueError as exc:
         raise _unreadable() from exc

@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from asyncpg import PostgresError
+from pydantic import AfterValidator
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -21,11 +23,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import StartError
 from services.common.file_lock import alone, held
+from services.common.private_files import open_private, restrict
 from services.common.sqlite_writer import SQLiteWriter, sqlite_writer
 from services.common.transactions import DATABASE_ERRORS, wait_for_leavers
+from services.common.url_credentials import with_encoded_credentials
 
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
+_EXAMPLES = "sqlite:///path or postgresql://user:password@host:5432/name"
 _MIGRATION_LOCK = 7_301_936_220
 """Postgres advisory lock that migrations hold, so that replicas starting together migrate once."""
 _LEAVE_SECONDS = 3.0
@@ -43,7 +48,7 @@ async def open_database(
     A later version's schema is left as it is, and serves: migrations expand first and contract a version later.
 
     Args:
-        url: `sqlite:///path` or `postgresql://user:password@host/name`.
+        url: `sqlite:///path` or `postgresql://user:password@host/name`; a password may stand there as it is.
         migrations: Folder of the Alembic environment.
         version_table: Alembic's table, one for each service, so that services may share a database.
         has_siblings: Whether other processes that say the same may use the SQLite file too.
@@ -57,6 +62,7 @@ async def open_database(
         lock = file.with_name(file.name + ".lock")
         remedy = "stop it, or use Postgres for several replicas"
         with held(lock, thing=str(file), remedy=remedy, with_siblings=has_siblings):
+            _make_private(file)
             _use_wal(file)
             engine = _sqlite_engine(parsed)
             try:
@@ -65,11 +71,14 @@ async def open_database(
             finally:
                 await _close(engine)
         return
-    engine = create_async_engine(
-        parsed, hide_parameters=True, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True
-    )
+    engine = _postgres_engine(parsed, behind_pooler=True)
     try:
         await _wait_for_schema(engine, migrations, version_table)
+        if await _is_behind_pooler(engine):
+            _log.info("the database is behind a pooler; statements are not prepared")
+        else:
+            await engine.dispose()
+            engine = _postgres_engine(parsed, behind_pooler=False)
         yield engine
     finally:
         await _close(engine)
@@ -96,7 +105,7 @@ async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
     if parsed.get_backend_name() == "sqlite":
         async with open_database(url, migrations=migrations, version_table=version_table):
             return
-    engine = create_async_engine(parsed)
+    engine = _postgres_engine(parsed, behind_pooler=True)
     try:
         await _upgrade(engine, migrations, version_table)
     except (PostgresError, OSError) as exc:
@@ -115,21 +124,42 @@ async def _close(engine: AsyncEngine) -> None:
     await engine.dispose()
 
 
+def _check_url(url: str) -> str:
+    """Return a database URL that can be used; the message of a failure does not repeat it."""
+    try:
+        parsed = make_url(with_encoded_credentials(url)) if url else None
+    except (ArgumentError, ValueError):
+        raise ValueError(f"expected {_EXAMPLES}") from None
+    if parsed is not None and parsed.drivername not in _DRIVERS:
+        raise ValueError(f"expected {_EXAMPLES}; other databases are not supported")
+    return url
+
+
+DatabaseURL = Annotated[str, AfterValidator(_check_url)]
+"""A setting that is a database URL; empty is none."""
+
+
 def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
-    except ArgumentError as exc:
-        raise StartError("the database URL cannot be read; use sqlite:///path or postgresql://host/name") from exc
-    backend = parsed.get_backend_name()
-    if backend not in _DRIVERS:
-        raise StartError(f"databases of type {backend} are not supported; use sqlite:///path or postgresql://host/name")
-    return _with_driver(parsed)
+        return _with_driver(make_url(with_encoded_credentials(_check_url(url))))
+    except ValueError as exc:
+        raise StartError(f"the database URL cannot be used: {exc}") from exc
 
 
 def _with_driver(url: URL) -> URL:
     """Return the URL for our driver, which calls libpq's `sslmode` by another name; hosted Postgres' URLs bear it."""
     query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
     return url.set(drivername=_DRIVERS[url.get_backend_name()], query=query)
+
+
+def _make_private(file: Path) -> None:
+    """Create the file for its owner alone, or restrict it; SQLite gives its mode to the files that it puts beside."""
+    try:
+        os.close(open_private(file, os.O_RDWR | os.O_CREAT))
+    except OSError as exc:
+        raise StartError(f"cannot use {file}: {exc.strerror}; choose another DATA_DIR") from exc
+    for suffix in ("-wal", "-shm", "-journal"):
+        restrict(file.with_name(file.name + suffix))
 
 
 def _use_wal(file: Path) -> None:
@@ -143,6 +173,26 @@ def _use_wal(file: Path) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as exc:
         raise StartError(f"cannot use {file}: {exc}; restore it from a backup, or choose another DATA_DIR") from exc
+
+
+def _postgres_engine(url: URL, *, behind_pooler: bool) -> AsyncEngine:
+    """Return an engine; behind a pooler it prepares no statements, since each transaction may have another session."""
+    options: dict[str, Any] = {}
+    if behind_pooler:
+        # An unnamed statement is sent again with its execution; a named one would stay in a session of somebody else's.
+        no_name = {"prepared_statement_name_func": lambda: ""}
+        options["connect_args"] = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, **no_name}
+    return create_async_engine(
+        url, hide_parameters=True, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True, **options
+    )
+
+
+async def _is_behind_pooler(engine: AsyncEngine) -> bool:
+    """Whether a pooler such as PgBouncer answers in place of Postgres: it makes up the process id that clients get."""
+    async with engine.connect() as connection:
+        shown = (await connection.get_raw_connection()).driver_connection
+        assert shown is not None
+        return bool(shown.get_server_pid() != await connection.scalar(text("SELECT pg_backend_pid()")))
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
+import msgspec
 import uvicorn
 from grpc import aio
 from starlette.applications import Starlette
@@ -17,6 +19,7 @@ from ulid import ULID
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import metrics, process
+from services.common.address import Address
 from services.common.byte_budget import ByteBudget
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
@@ -25,6 +28,8 @@ from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
 from services.gateway.cors import CORSPolicy
+from services.gateway.dependencies import Dependencies
+from services.gateway.dependency_backend import InferenceDependencies, QuotaDependencies
 from services.gateway.http import listener
 from services.gateway.http.connection import HTTPConnection
 from services.gateway.http.connections import Connections
@@ -41,6 +46,7 @@ from services.gateway.receipts import Receipts
 from services.gateway.request_bodies import RequestBodies
 from services.gateway.routes import API
 from services.gateway.settings import GatewaySettings
+from services.gateway.shutdown import CUT_SECONDS, Cuttable, RequestsInFlight
 
 _log = logging.getLogger(__name__)
 _SETTLES_SECONDS = 3.0
@@ -50,9 +56,9 @@ _RECEIPT_SECONDS_MAX = 2.0
 class Readiness:
     """Whether new requests should come here: `starting`, `ready` or `draining`."""
 
-    def __init__(self) -> None:
-        """Begin with starting."""
+    def __init__(self, dependencies: Dependencies) -> None:
         self.state = "starting"
+        self._dependencies = dependencies
 
     async def begin(self, channels: Sequence[aio.Channel]) -> None:
         """Become ready once every service was reached; what happens to them later is told request by request."""
@@ -65,8 +71,8 @@ class Readiness:
         return self.state == "draining"
 
     async def readyz(self, request: Request) -> Response:
-        """`GET /readyz`: started and not draining."""
-        body = f'{{"status":"{self.state}"}}'.encode()
+        """`GET /readyz`: started and not draining; and how the services' dependencies are, which changes no status."""
+        body = msgspec.json.encode({"status": self.state, "dependencies": self._dependencies.members()})
         return routes.json_response(body, status=200 if self.state == "ready" else 503)
 
 
@@ -86,7 +92,9 @@ async def serve(settings: GatewaySettings) -> None:
             lifelines,
             principals_max=settings.principals_max,
         )
-        readiness = Readiness()
+        dependencies = Dependencies([InferenceDependencies(inference), QuotaDependencies(quota)])
+        readiness = Readiness(dependencies)
+        await stack.enter_async_context(running(dependencies.keep_fresh()))
         await stack.enter_async_context(running(principals.keep_true()))
         await stack.enter_async_context(running(principals.keep_streams_true()))
         await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
@@ -116,6 +124,7 @@ async def serve(settings: GatewaySettings) -> None:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         cors = CORSPolicy(settings.cors_origins)
+        requests = RequestsInFlight()
         console = open_console((auth, quota, inference), api, models, cors, settings) if settings.console else None
         app = build_app(
             api,
@@ -124,8 +133,9 @@ async def serve(settings: GatewaySettings) -> None:
             cors=cors,
             trusted_proxies=settings.trusted_proxies,
             console=console,
+            requests=requests,
         )
-        await _listen(app, readiness, cors, settings)
+        await _listen(app, readiness, cors, requests, settings)
         await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
 
 
@@ -137,6 +147,7 @@ def build_app(
     cors: CORSPolicy,
     trusted_proxies: Sequence[str] = (),
     console: ASGIApp | None = None,
+    requests: RequestsInFlight,
 ) -> Starlette:
     """Return the ASGI application.
 
@@ -147,6 +158,7 @@ def build_app(
         cors: Whose pages may call it.
         trusted_proxies: Addresses and networks that are believed whom they forward.
         console: What answers all paths that are not the API's; None leaves them unknown.
+        requests: Where requests are registered, for a stop to cut them.
     """
     app = Starlette(
         routes=[
@@ -164,9 +176,10 @@ def build_app(
         middleware=[
             Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            *([Middleware(ConsolePaths, console=console)] if console else []),
+            *([Middleware(ConsolePaths, console=Cuttable(console, requests=requests))] if console else []),
             cors.middleware(),
             Middleware(Defects),
+            Middleware(Cuttable, requests=requests),
             Middleware(APIPaths),
         ],
         exception_handlers=routes.HANDLERS,
@@ -180,11 +193,13 @@ def new_request_id() -> str:
     return f"req_{ULID()}"
 
 
-async def _listen(app: Starlette, readiness: Readiness, cors: CORSPolicy, settings: GatewaySettings) -> None:
-    """Serve `app` until a signal, then say so, let callers move away, and let requests finish."""
+async def _listen(
+    app: Starlette, readiness: Readiness, cors: CORSPolicy, requests: RequestsInFlight, settings: GatewaySettings
+) -> None:
+    """Serve `app` until a signal, then say so, let callers move away, let requests finish, and cut what is left."""
     stopping = process.stop_signal()
     listener.allow_connections(settings.connections_max)
-    open_socket = listener.bind(settings.host, settings.port, is_shared=settings.has_siblings)
+    sockets = listener.bind(Address(settings.host, settings.port), is_shared=settings.has_siblings)
     server = _Server(
         uvicorn.Config(
             app,
@@ -196,15 +211,18 @@ async def _listen(app: Starlette, readiness: Readiness, cors: CORSPolicy, settin
             server_header=False,
             proxy_headers=False,
             backlog=listener.BACKLOG,
-            timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
+            # The last resort: requests are cut before, with an answer.
+            timeout_graceful_shutdown=math.ceil(settings.grace_seconds + CUT_SECONDS),
         )
     )
-    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[open_socket]))
-    _log.info("ready", extra={"listen": "{}:{}".format(*open_socket.getsockname()[:2])})
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=sockets))
+    _log.info("ready", extra={"listen": [str(Address(*one.getsockname()[:2])) for one in sockets]})
     await stopping.wait()
     readiness.state = "draining"
-    await asyncio.sleep(settings.drain_seconds)
+    await stopping.wait_for(serving, seconds=settings.drain_seconds)
     server.should_exit = True
+    await stopping.wait_for(serving, seconds=settings.grace_seconds)
+    requests.cut()
     await serving
 
 

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.address import Host, HostAndPort
 from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.settings import ServiceSettings
 from services.gateway.chat_limits import ChatLimits
@@ -16,13 +17,13 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_")
 
-    host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` or `::` for all."""
+    host: Host = "127.0.0.1"
+    """Address or name to listen on; `0.0.0.0` is all IPv4 addresses, `::` all IPv6 and IPv4 addresses."""
 
     port: int = Field(default=8080, ge=0, le=65_535)
     """Port to listen on; 0 picks a free one, which the log names."""
 
-    metrics_listen: str = "127.0.0.1:8280"
+    metrics_listen: HostAndPort = "127.0.0.1:8280"
     """Address of `GET /metrics`; empty serves none."""
 
     auth_target: str = Field(default="127.0.0.1:50051", validation_alias="AUTH_TARGET")
@@ -166,6 +167,9 @@ class GatewaySettings(ServiceSettings):
     @classmethod
     def _are_addresses(cls, value: list[str]) -> list[str]:
         """Refuse what is no address: it would silently trust nobody."""
-        for one in value:
-            ipaddress.ip_network(one)
+        try:
+            for one in value:
+                ipaddress.ip_network(one)
+        except ValueError:
+            raise ValueError("expected IP addresses and networks, such as 10.0.0.0/8") from None
         return value

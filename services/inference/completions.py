@@ -42,6 +42,9 @@ from services.inference.upstream_errors import UpstreamFailed, UpstreamInvalid
 VERDICT = "verdict"
 """Name of the verdict in an error's metadata."""
 
+_CLOSE_SECONDS = 1.0
+"""Closing a connection to Groq takes a moment; rows are waited for by the ledger's own end."""
+
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 T = TypeVar("T")
@@ -91,6 +94,7 @@ class Completions:
         self._clock = clock
         self._timeouts = timeouts
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closing = False
 
     async def create(self, call: ChatCall, context: RequestContext) -> Answer:
         """Return the answer in one piece; its row is written.
@@ -128,12 +132,18 @@ class Completions:
             _detach(record, task)
             del task
 
-    async def close(self, *, timeout_seconds: float) -> None:
-        """Let requests finish, for at most `timeout_seconds`, then cancel them: they end without a row."""
+    async def finish(self) -> None:
+        """Return when no request is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """End the requests that are still under way; each gets a row that does not charge it."""
+        self._is_closing = True
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=timeout_seconds)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
 
     def _admit(self, call: ChatCall, context: RequestContext) -> BytesLease:
         """Return the request's part of the bytes that all requests may hold.
@@ -167,7 +177,7 @@ class Completions:
             await self._failed(record, exc, None)
             raise
         except asyncio.CancelledError:
-            await self._cancelled(record)
+            await self._cancelled(record, None)
             raise
         record.upstream_id = (reply.members.get("x_groq") or {}).get("id") or ""
         verdict = await self._ledger.record(record.answered_row(_usage_of(reply.members, record)))
@@ -188,7 +198,7 @@ class Completions:
             await self._failed(record, exc, relay.usage_so_far)
             raise
         except asyncio.CancelledError:
-            await self._cancelled(record)
+            await self._cancelled(record, relay.usage_so_far)
             raise
         buffer.put(relay.shaper.finish(), 0)
         usage = relay.shaper.usage(body_bytes=record.body_bytes)
@@ -213,13 +223,12 @@ class Completions:
         if verdict is not None:
             error.metadata[VERDICT] = verdict
 
-    async def _cancelled(self, record: RequestRecord) -> None:
-        """Account for a request whose caller left before Groq was called.
-
-        A request that is cancelled because the service stops has a caller still, and gets no row.
-        """
+    async def _cancelled(self, record: RequestRecord, usage: Usage | None) -> None:
+        """Account for a request whose caller left before Groq was called, or that a stop of the service ends."""
         if record.abandoned and record.is_waiting:
             await self._failed(record, CallerLeft(), None)
+        elif self._is_closing:
+            await self._ledger.record(record.stopped_row(usage))
 
 
 class _Relay:

@@ -11,6 +11,7 @@ from services.common import mirror
 from services.common.errors import InvalidRequest
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import ChatCall, Members, RequestContext, Verdict
+from services.inference.key_check import KeyState
 from services.inference.ledger import LedgerRow, UsageSummary
 from services.inference.usage_checks import check_day, check_id
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
@@ -19,6 +20,12 @@ _VERDICTS = {
     Verdict.CHARGED: inference_pb2.VERDICT_CHARGED,
     Verdict.RELEASED: inference_pb2.VERDICT_RELEASED,
     None: inference_pb2.VERDICT_UNSPECIFIED,
+}
+_DEPENDENCY_STATES = {
+    KeyState.UNCHECKED: inference_pb2.DEPENDENCY_STATE_UNSPECIFIED,
+    KeyState.OK: inference_pb2.DEPENDENCY_STATE_OK,
+    KeyState.REJECTED: inference_pb2.DEPENDENCY_STATE_REJECTED,
+    KeyState.UNREACHABLE: inference_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
 _encode = msgspec.json.Encoder().encode
 Mirrored = TypeVar("Mirrored", bound=Message)
@@ -114,6 +121,11 @@ def time_before(request: usage_pb2.CountChargedRequest) -> float | None:
 def verdict(value: Verdict | None) -> inference_pb2.Verdict.ValueType:
     """Return a verdict; unspecified when there is none."""
     return _VERDICTS[value]
+
+
+def dependency_state(state: KeyState) -> inference_pb2.DependencyState.ValueType:
+    """Return the state of Groq."""
+    return _DEPENDENCY_STATES[state]
 
 
 def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:

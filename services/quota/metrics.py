@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+REDIS_UP = Gauge("stack_quota_redis_up", "Whether Redis answered when it was last asked: 1, else 0.")
 RESERVATIONS = Counter("stack_quota_reservations_total", "Wishes for a slot, by what came of them.", ["outcome"])
 SETTLEMENTS = Counter("stack_quota_settlements_total", "Holds closed by their verdict.", ["verdict"])
 BATCH_ITEMS = Histogram(

@@ -29,9 +29,7 @@ async def serve(settings: QuotaSettings) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         stack.enter_context(metrics.served(settings.metrics_listen))
-        client = connect(
-            settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, is_cluster=settings.redis_cluster
-        )
+        client = connect(settings.redis, timeout_seconds=settings.redis_timeout_seconds)
         stack.push_async_callback(client.aclose)
         channel = await stack.enter_async_context(
             open_channel(settings.inference_target, settings.certificates(), service="inference")
@@ -51,5 +49,7 @@ async def serve(settings: QuotaSettings) -> None:
         )
         await stack.enter_async_context(running(sweeper.run()))
 
-        quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaService(Holds(store, ledger), sweeper), server.grpc)
+        quota_pb2_grpc.add_QuotaServiceServicer_to_server(
+            QuotaService(Holds(store, ledger), sweeper, client.state), server.grpc
+        )
         await server.run([_SERVICE])

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 
+from services.quota.connections import Client, connect
 from services.quota.holds import (
     DayStatus,
     Denied,
@@ -14,18 +15,7 @@ from services.quota.holds import (
     Unavailable,
     Unseeded,
 )
-from services.quota.scripts import (
-    RESERVE,
-    SETTLE,
-    STATUS,
-    Client,
-    Step,
-    connect,
-    deadlines_of,
-    entries_of,
-    run,
-    run_each,
-)
+from services.quota.scripts import RESERVE, SETTLE, STATUS, Step, deadlines_of, entries_of, run, run_each
 
 __all__ = ["RedisHoldStore", "connect"]
 

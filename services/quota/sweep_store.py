@@ -8,11 +8,11 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
+from services.quota.connections import Client
 from services.quota.holds import KeyDay, Settlement
 from services.quota.scripts import (
     BUCKETS,
     RECONCILE,
-    Client,
     Step,
     deadlines_of,
     deadlines_of_bucket,
@@ -44,7 +44,7 @@ class RedisSweepStore:
         """Return Redis' clock; Unix seconds."""
         # Each node of a cluster stamps its holds by its own clock; by the slowest, none is taken for older than it is.
         nodes: dict[str, Any] = {} if isinstance(self._client, Redis) else {"target_nodes": RedisCluster.PRIMARIES}
-        with redis_errors():
+        with redis_errors(self._client):
             answer = await self._client.time(**nodes)
         seconds, microseconds = min(answer.values()) if isinstance(answer, dict) else answer
         return float(seconds) + float(microseconds) / 1e6
@@ -53,7 +53,7 @@ class RedisSweepStore:
         """Return holds whose time is over, of each bucket at most so many."""
         now_ms = round(await self.now() * 1000)
         members: list[tuple[str, int, str]] = []
-        with redis_errors():
+        with redis_errors(self._client):
             pipeline = self._pipeline()
             for bucket in range(BUCKETS):
                 pipeline.zrangebyscore(deadlines_of_bucket(bucket), "-inf", now_ms, start=0, num=at_most)
@@ -76,7 +76,7 @@ class RedisSweepStore:
         """Yield everything that is held, in batches, none empty; what appears meanwhile may be missed."""
         seen: set[KeyDay] = set()
         waiting: list[KeyDay] = []
-        with redis_errors():
+        with redis_errors(self._client):
             async for name in self._client.scan_iter(match="quota:{*}:*:*", count=_SCAN_COUNT):
                 key_day = _key_day(name)
                 if key_day is not None and key_day not in seen:

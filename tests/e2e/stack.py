@@ -85,6 +85,7 @@ class Stack:
         self._programs: dict[str, Program] = {}
         self.settings = LocalSettings(
             data_dir=folder / "data",
+            grace_seconds=1,
             gateway_port=free_port(),
             auth_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("auth", auths)),
             quota_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("quota", quotas)),

@@ -34,28 +34,28 @@ from tests.contracts.people_store import HandClock, PeopleStoreContract, World
 class TestStoresOnSQLite(KeyStoreContract):
     @pytest.fixture
     async def stores(self, tmp_path: Path) -> AsyncIterator[Stores]:
-        async with _stores(f"sqlite:///{tmp_path}/auth.db") as stores:
+        async with opened_stores(f"sqlite:///{tmp_path}/auth.db") as stores:
             yield stores
 
 
 class TestStoresOnPostgres(KeyStoreContract):
     @pytest.fixture
     async def stores(self, postgres_url: str) -> AsyncIterator[Stores]:
-        async with _stores(postgres_url) as stores:
+        async with opened_stores(postgres_url) as stores:
             yield stores
 
 
 class TestPeopleOnSQLite(PeopleStoreContract):
     @pytest.fixture
     async def world(self, tmp_path: Path) -> AsyncIterator[World]:
-        async with _world(f"sqlite:///{tmp_path}/auth.db") as world:
+        async with opened_world(f"sqlite:///{tmp_path}/auth.db") as world:
             yield world
 
 
 class TestPeopleOnPostgres(PeopleStoreContract):
     @pytest.fixture
     async def world(self, postgres_url: str) -> AsyncIterator[World]:
-        async with _world(postgres_url) as world:
+        async with opened_world(postgres_url) as world:
             yield world
 
 
@@ -161,7 +161,7 @@ async def _opened(url: str) -> AsyncIterator[AsyncEngine]:
 
 
 @asynccontextmanager
-async def _stores(url: str) -> AsyncIterator[Stores]:
+async def opened_stores(url: str) -> AsyncIterator[Stores]:
     await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         transactions = Transactions(engine, unavailable=unavailable)
@@ -170,7 +170,7 @@ async def _stores(url: str) -> AsyncIterator[Stores]:
 
 
 @asynccontextmanager
-async def _world(url: str) -> AsyncIterator[World]:
+async def opened_world(url: str) -> AsyncIterator[World]:
     await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         transactions = Transactions(engine, unavailable=unavailable)

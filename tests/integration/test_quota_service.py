@@ -93,7 +93,7 @@ async def quota(valkey_url: str) -> AsyncIterator[Quota]:
         sweeper = Sweeper(
             RedisSweepStore(client, store), counts, hold_seconds=60, sweep_seconds=60, reconcile_seconds=60
         )
-        service = QuotaService(Holds(store, counts), sweeper)
+        service = QuotaService(Holds(store, counts), sweeper, client.state)
         target, _ = await _served(
             stack, lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)
         )

@@ -15,10 +15,10 @@ _OUTCOMES = {
         "The key was revoked while its answer was on the way. The model's work was done, so it counts.",
     ),
     "refused": ("Refused", "The model's server refused the request."),
-    "upstream_failed": ("Failed", "The model's server failed before any output came."),
+    "upstream_failed": ("Failed", "The request failed before any output came."),
     "cut": (
         "Cut off",
-        "The model's server broke off after output had begun. What had come by then was passed on, so it counts.",
+        "The answer broke off after output had begun. What had come by then was passed on.",
     ),
     "timed_out": (
         "Timed out",
@@ -42,6 +42,7 @@ _REFUNDS = {
     "upstream_timeout": "the model's server did not answer in time",
     "upstream_unavailable": "the model's server could not take requests just then",
     "internal_error": "a defect of ours ended it",
+    "service_stopped": "this service was stopped before the answer was complete",
     "ledger_unavailable": "we could not write it down, and what is not written down is not counted",
     "no_verdict": "we do not know how it ended, and what we do not know we do not count",
 }

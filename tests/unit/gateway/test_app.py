@@ -9,10 +9,12 @@ from starlette.responses import Response
 
 from services.common.errors import Unavailable
 from services.gateway.cors import CORSPolicy
+from services.gateway.dependencies import Dependencies
 from services.gateway.http.write_flow import ClientStalled
 from services.gateway.receipts import Receipts
 from services.gateway.routes import API
 from services.gateway.server import Readiness, build_app
+from services.gateway.shutdown import RequestsInFlight
 
 _ORIGIN = "https://app.example"
 
@@ -32,7 +34,13 @@ class Handlers:
 
 async def _answer(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> httpx.Response:
     handlers: Any = Handlers(error)
-    app = build_app(cast(API, handlers), cast(Receipts, handlers), Readiness(), cors=CORSPolicy(origins))
+    app = build_app(
+        cast(API, handlers),
+        cast(Receipts, handlers),
+        Readiness(Dependencies([])),
+        cors=CORSPolicy(origins),
+        requests=RequestsInFlight(),
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         return await client.post("/v1/chat/completions", headers={"Origin": _ORIGIN})

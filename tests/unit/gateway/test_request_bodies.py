@@ -5,10 +5,10 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
-from services.common.byte_budget import ByteBudget
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from services.common.byte_budget import ByteBudget
 from services.common.errors import Throttled, TooLarge, Unavailable
 from services.gateway.request_bodies import RequestBodies
 from services.gateway.settings import GatewaySettings

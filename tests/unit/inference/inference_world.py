@@ -24,6 +24,7 @@ from services.inference.catalogue import Catalogue
 from services.inference.chat import ChatCall, RequestContext
 from services.inference.completions import Completions, Timeouts
 from services.inference.concurrency import ConcurrencyLimiter
+from services.inference.key_check import KeyCheck
 from services.inference.key_pool import KeyPool
 from services.inference.ledger import Ledger, LedgerRow
 from services.inference.service import InferenceService, UsageService
@@ -154,7 +155,8 @@ async def running(
             ),
         )
         server = aio.server(interceptors=[ServiceInterceptor()])
-        service = InferenceService(completions, catalogue, default_model="llama-3.1-8b-instant")
+        key_check = KeyCheck(provider.check_key, keys_count=len(keys))
+        service = InferenceService(completions, catalogue, key_check=key_check, default_model="llama-3.1-8b-instant")
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)
         socket = Path(f"/tmp/inference-{uuid.uuid4().hex[:12]}.sock")
@@ -167,7 +169,8 @@ async def running(
             yield Inference(chat, usage, completions, ledger, store, engine, pool)
         finally:
             await server.stop(None)
-            await completions.close(timeout_seconds=10)
+            await asyncio.wait_for(completions.finish(), 10)
+            await completions.close()
             await ledger.close(timeout_seconds=10)
 
 
