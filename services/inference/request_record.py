@@ -120,7 +120,7 @@ class RequestRecord:
         Args:
             usage: What was used when output had begun; None when it had not.
         """
-        outcome = self.abandoned or (Outcome.UPSTREAM_FAILED if usage is None else Outcome.CUT)
+        outcome = Outcome.UPSTREAM_FAILED if usage is None else Outcome.CUT
         return self._row(outcome, self._total(usage or Usage()), charged=False, reason="service_stopped")
 
     def _total(self, usage: Usage) -> Usage:
