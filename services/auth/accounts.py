@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NewType, Protocol
 
@@ -48,15 +48,33 @@ class Credentials:
     """What a log-in is checked against."""
 
     account: Account
-    password_hash: str | None
+    password_hash: str | None = field(repr=False)
     """None means that the account has no password and nobody can log in to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a caller proved of an account, checked again in the transaction of the write that rests on it.
+
+    Comparing a password takes tens of milliseconds, and a session is looked up before its handler starts. Until the
+    write commits, another call may replace the password, end the session or delete the account; the store refuses the
+    write then. The account must still exist in any case.
+    """
+
+    account_id: AccountId
+    session_id: str = ""
+    """Id of a session that must still be open; empty demands none."""
+    password_hash: str | None = field(default=None, repr=False)
+    """The stored hash that the password matched, which must still be the account's; None demands none. Hashes are
+    salted, so every new password has another, even when its text is the same."""
 
 
 class AccountStore(Protocol):
     """Where accounts are kept. Accounts are named by id or e-mail address; a deleted one by its id alone.
 
     Each change is audited in its own transaction. Each method raises `Unavailable` when the store cannot be reached,
-    and `NotFound` when there is no such account or plan.
+    and `NotFound` when there is no such account or plan. A change that takes a `proof` raises `Unauthenticated` when
+    its session has ended or the account was deleted, and `PermissionDenied` when the password is another one by then.
     """
 
     async def add(
@@ -87,10 +105,8 @@ class AccountStore(Protocol):
     async def set_plan(self, reference: str, plan: str, *, by: Actor, at: datetime) -> Account:
         """Move an account to another plan."""
 
-    async def set_password(
-        self, account_id: AccountId, password_hash: str, *, keep_session: str, by: Actor, at: datetime
-    ) -> None:
-        """Replace the password and end all sessions but the one with the id `keep_session`."""
+    async def set_password(self, proof: Proof, password_hash: str, *, by: Actor, at: datetime) -> None:
+        """Replace the password and end all sessions but the one that the proof names."""
 
     async def verify_email(self, digest: str, *, by: Actor, at: datetime) -> str:
         """Use a token up and note that its account's e-mail is read; return it. `InvalidRequest` if not good."""
@@ -98,8 +114,11 @@ class AccountStore(Protocol):
     async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> str:
         """Use a token up, replace the password, end all sessions; return the e-mail. `InvalidRequest` if not good."""
 
-    async def delete(self, reference: str, *, by: Actor, at: datetime) -> Account:
-        """Forget whose account it is, revoke its keys and end its sessions; a second time changes nothing."""
+    async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
+        """Forget whose account it is, revoke its keys and end its sessions; a second time changes nothing.
+
+        Operators delete without a `proof`.
+        """
 
 
 def open_account(email: str, *, now: datetime, plan: str = FREE_PLAN) -> Account:

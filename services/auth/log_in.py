@@ -1,6 +1,8 @@
 """Logging in: e-mail and password for a session."""
 
-from services.auth.accounts import Account, AccountStore, Credentials, normalised_email
+from dataclasses import replace
+
+from services.auth.accounts import AccountStore, Credentials, Proof, normalised_email
 from services.auth.audit import Actor
 from services.auth.passwords import Passwords
 from services.auth.sessions import OpenSession, Session, Sessions
@@ -42,7 +44,7 @@ class LogIn:
         """Open a session.
 
         Raises:
-            Unauthenticated: E-mail and password do not belong together; an unknown e-mail takes as long.
+            Unauthenticated: The e-mail or the password is wrong; an unknown e-mail takes as long.
             FailedPrecondition: They do, but the e-mail must be verified first.
             Throttled: Too many tries.
         """
@@ -54,34 +56,42 @@ class LogIn:
             raise FailedPrecondition(
                 "confirm your e-mail address first: open the page that was mailed to you", reason="email_unverified"
             )
-        return await self._sessions.open(credentials.account.id, by=by, replaced_token=replaced_token)
+        proof = Proof(credentials.account.id, password_hash=credentials.password_hash)
+        try:
+            return await self._sessions.open(proof, by=by, replaced_token=replaced_token)
+        except (PermissionDenied, Unauthenticated) as exc:  # Replaced, or deleted with its account, in the meantime.
+            raise _wrong() from exc
 
     async def change_password(self, session: Session, current: str, new: str, *, by: Actor) -> None:
-        """Replace the password and end all other sessions; raises as `prove` and for a password that cannot be had."""
-        await self.prove(session.account, current, by=by)
-        await self._accounts.set_password(
-            session.account.id,
-            await self._passwords.hash(new),
-            keep_session=session.id,
-            by=by,
-            at=utc_now(self._clock),
-        )
-
-    async def delete_account(self, account: Account, password: str, *, by: Actor) -> None:
-        """Delete an account; raises as `prove`."""
-        await self.prove(account, password, by=by)
-        await self._accounts.delete(account.id, by=by, at=utc_now(self._clock))
-
-    async def prove(self, account: Account, password: str, *, by: Actor) -> None:
-        """Return when the password is the account's.
+        """Replace the password and end all other sessions.
 
         Raises:
-            PermissionDenied: It is not.
+            InvalidRequest: The new password cannot be accepted.
+            PermissionDenied: The current password is wrong, or was replaced before this change was made.
+            Throttled: Too many tries.
+            Unauthenticated: The session ended before the change was made.
+        """
+        proof = await self._prove(session, current, by=by)
+        new_hash = await self._passwords.hash(new)
+        await self._accounts.set_password(proof, new_hash, by=by, at=utc_now(self._clock))
+
+    async def delete_account(self, session: Session, password: str, *, by: Actor) -> None:
+        """Delete the session's account; raises as `change_password`."""
+        proof = await self._prove(session, password, by=by)
+        await self._accounts.delete(session.account.id, by=by, at=utc_now(self._clock), proof=proof)
+
+    async def _prove(self, session: Session, password: str, *, by: Actor) -> Proof:
+        """Return the proof of a session and its account's password.
+
+        Raises:
+            PermissionDenied: The password is wrong.
             Throttled: Too many tries.
         """
-        credentials = await self._credentials(account.email, by)
-        if not await self._passwords.matches(password, credentials.password_hash if credentials else None):
-            raise PermissionDenied("that is not your password; try again", reason="password_wrong")
+        credentials = await self._credentials(session.account.email, by)
+        password_hash = credentials.password_hash if credentials else None
+        if not await self._passwords.matches(password, password_hash):
+            raise PermissionDenied("That is not your password. Try again.", reason="password_wrong")
+        return replace(session.proof, password_hash=password_hash)
 
     async def _credentials(self, email: str, by: Actor) -> Credentials | None:
         try:
@@ -96,4 +106,4 @@ class LogIn:
 
 
 def _wrong() -> Unauthenticated:
-    return Unauthenticated("e-mail and password do not belong together; try again", reason="wrong_credentials")
+    return Unauthenticated("Incorrect e-mail or password.", reason="wrong_credentials")

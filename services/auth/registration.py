@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from services.auth.accounts import Account, AccountStore, normalised_email, open_account
+from services.auth.accounts import Account, AccountStore, Proof, normalised_email, open_account
 from services.auth.audit import Actor
 from services.auth.letters import Letters
 from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token, token_digest
@@ -70,8 +70,10 @@ class Registration:
         self._working: set[asyncio.Task[None]] = set()
         self._by_address = Rule("sign-ups from an address", sign_ups_per_address_max, _HOUR_SECONDS)
 
-    async def sign_up(self, email: str, password: str, *, invite: str, by: Actor) -> Account | None:
-        """Open an account; None where mail is configured: then the e-mail's owner is told how to go on.
+    async def sign_up(self, email: str, password: str, *, invite: str, by: Actor) -> Proof | None:
+        """Open an account and return what its owner has proved: the password that was just chosen.
+
+        None where mail is configured: then a letter tells the reader of the e-mail how to go on.
 
         Raises:
             PermissionDenied: Sign-up is not open to this person.
@@ -91,7 +93,7 @@ class Registration:
             self._later(self._mail_known(account.email, by))
             return None
         if not self.letters.has_mail:
-            return account
+            return Proof(account.id, password_hash=password_hash)
         self._later(self._mail_verification(account, by))
         return None
 

@@ -60,7 +60,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.DeleteOwnAccountResponse:
         """Delete the account."""
         session = await self._holders.demand(context)
-        await self._log_in.delete_account(session.account, request.password, by=person(context))
+        await self._log_in.delete_account(session, request.password, by=person(context))
         self._feed.kick()
         return owner_pb2.DeleteOwnAccountResponse()
 
@@ -95,6 +95,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
             expires_at=messages.moment(request, "expires_at"),
             models=request.models,
             bounds=self._bounds,
+            proof=session.proof,
         )
         return owner_pb2.CreateOwnKeyResponse(key=messages.key(key), secret=secret)
 
@@ -116,7 +117,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.RevokeOwnKeyResponse:
         """End a key for good."""
         session = await self._holders.demand(context)
-        key = await self._keyring.revoke(messages.key_id(request.key_id), by=person(context), owner=session.account.id)
+        key = await self._keyring.revoke(messages.key_id(request.key_id), by=person(context), proof=session.proof)
         return owner_pb2.RevokeOwnKeyResponse(key=messages.key(key))
 
     async def RotateOwnKey(
@@ -128,8 +129,8 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
             messages.key_id(request.key_id),
             request.grace_seconds,
             by=person(context),
-            owner=session.account.id,
             bounds=self._bounds,
+            proof=session.proof,
         )
         return owner_pb2.RotateOwnKeyResponse(key=messages.key(new), secret=secret, replaced=messages.key(replaced))
 

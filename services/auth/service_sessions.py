@@ -35,10 +35,10 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     async def SignUp(self, request: sessions_pb2.SignUpRequest, context: Context) -> sessions_pb2.SignUpResponse:
         """Open an account; without mail its first session comes with it."""
         by = person(context)
-        account = await self._registration.sign_up(request.email, request.password, invite=request.invite, by=by)
-        if account is None:
+        proof = await self._registration.sign_up(request.email, request.password, invite=request.invite, by=by)
+        if proof is None:
             return sessions_pb2.SignUpResponse()
-        session = await self._sessions.open(account.id, by=by)
+        session = await self._sessions.open(proof, by=by)
         return sessions_pb2.SignUpResponse(session=messages.open_session(session))
 
     async def LogIn(self, request: sessions_pb2.LogInRequest, context: Context) -> sessions_pb2.LogInResponse:

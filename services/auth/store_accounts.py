@@ -8,7 +8,7 @@ from sqlalchemy import Row, bindparam, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.auth.accounts import Account, AccountId, Credentials
+from services.auth.accounts import Account, AccountId, Credentials, Proof
 from services.auth.audit import Actor
 from services.auth.one_time_tokens import Purpose
 from services.auth.records import (
@@ -19,6 +19,7 @@ from services.auth.records import (
     unavailable,
 )
 from services.auth.store_plans import demand_plan
+from services.auth.store_proofs import check_proof, lock_account
 from services.auth.store_tokens import redeem
 from services.auth.tables import accounts, api_keys, one_time_tokens, sessions
 from services.common.errors import AlreadyExists, NotFound
@@ -116,12 +117,12 @@ class SQLAccountStore:
             return await _read(connection, account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def set_password(
-        self, account_id: AccountId, password_hash: str, *, keep_session: str, by: Actor, at: datetime
-    ) -> None:
+    async def set_password(self, proof: Proof, password_hash: str, *, by: Actor, at: datetime) -> None:
         """Replace the password; see `AccountStore.set_password`."""
+        account_id = proof.account_id
         async with self._transactions.writing() as connection:
-            await _replace_password(connection, account_id, password_hash, keep_session=keep_session)
+            await check_proof(connection, proof)
+            await _replace_password(connection, account_id, password_hash, keep_session=proof.session_id)
             await record(connection, "account.password_set", by=by, at=at, account_id=account_id, target=account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
@@ -140,13 +141,15 @@ class SQLAccountStore:
             return await _verified(connection, token.account_id, "account.password_reset", by, at)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def delete(self, reference: str, *, by: Actor, at: datetime) -> Account:
+    async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
         """Forget whose account it is; see `AccountStore.delete`."""
         async with self._transactions.writing() as connection:
             await take_revisions(connection)  # Nobody changes keys from here to the commit.
+            if proof is not None:
+                await check_proof(connection, proof)
             account_id = await account_id_of(connection, reference, or_deleted=True)
             account = await _read(connection, account_id)
-            if account.deleted_at is not None:
+            if await lock_account(connection, account_id) is None:
                 await connection.rollback()
                 return account
             await _forget(connection, account_id, at)

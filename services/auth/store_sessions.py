@@ -8,10 +8,11 @@ from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, select, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.auth.accounts import Account, AccountId
+from services.auth.accounts import Account, AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
 from services.auth.sessions import NewSession, Session
+from services.auth.store_proofs import check_proof, lock_account
 from services.auth.tables import accounts, one_time_tokens, sessions, throttles
 from services.auth.throttles import Tries
 from services.common.transactions import Transactions, deadline
@@ -41,7 +42,7 @@ class SQLSessionStore:
         self._transactions = transactions
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def open(self, session: NewSession, *, replaces: str, by: Actor) -> Session:
+    async def open(self, session: NewSession, *, proof: Proof, replaces: str, by: Actor) -> Session:
         """Keep a session; see `SessionStore.open`."""
         values = {
             "id": session.id,
@@ -53,6 +54,7 @@ class SQLSessionStore:
             "address": session.address,
         }
         async with self._transactions.writing() as connection:
+            await check_proof(connection, proof)
             await connection.execute(delete(sessions).where(sessions.c.digest == replaces))
             await connection.execute(insert(sessions).values(values))
             await record(
@@ -69,7 +71,7 @@ class SQLSessionStore:
     async def find(self, digest: str) -> Session | None:
         """Look a session up; see `SessionStore.find`."""
         async with self._transactions.reading() as connection:
-            # A log-in that was under way while its account was deleted opens a session of nobody.
+            # A replica of the version before this one may still open a session of an account that was just deleted.
             lasting = _SESSIONS.where(sessions.c.digest == digest, accounts.c.deleted_at.is_(None))
             row = (await connection.execute(lasting)).one_or_none()
         return None if row is None else _session(row)
@@ -92,6 +94,7 @@ class SQLSessionStore:
         """End a session; see `SessionStore.end`."""
         mine = (sessions.c.id == session_id) & (sessions.c.account_id == owner)
         async with self._transactions.writing() as connection:
+            await lock_account(connection, owner)  # A write that rests on this session is made before, or refused.
             if (await connection.execute(delete(sessions).where(mine))).rowcount:
                 await record(connection, "session.ended", by=by, at=at, account_id=owner, target=session_id)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.auth.accounts import Account, AccountStore, open_account
+from services.auth.accounts import Account, AccountStore, Proof, open_account
 from services.auth.audit import Actor, AuditLog
 from services.auth.keys import Bounds, KeyId, KeyStore
 from services.auth.minting import mint
@@ -16,7 +16,14 @@ from services.auth.plans import Plan, PlanStore
 from services.auth.sessions import OpenSession, Sessions, SessionStore
 from services.auth.throttles import Rule, Throttle, ThrottleStore
 from services.common.clock import SystemClock
-from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, Throttled, Unauthenticated
+from services.common.errors import (
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Throttled,
+    Unauthenticated,
+)
 
 PEPPER = Pepper(b"contract")
 BY = Actor("owner", "192.0.2.1")
@@ -57,10 +64,10 @@ class World:
         """Now."""
         return datetime.fromtimestamp(self.clock.seconds, UTC)
 
-    async def account(self, email: str = EMAIL) -> Account:
+    async def account(self, email: str = EMAIL, *, password_hash: str | None = None) -> Account:
         """Keep a new account."""
         account = open_account(email, now=self.at)
-        await self.accounts.add(account, by=BY)
+        await self.accounts.add(account, by=BY, password_hash=password_hash)
         return account
 
     def stay(self) -> Sessions:
@@ -85,7 +92,7 @@ class PeopleStoreContract:
 
     async def test_a_session_lives_while_it_is_used_but_not_beyond_its_hour(self, world: World) -> None:
         stay = world.stay()
-        opened = await stay.open((await world.account()).id, by=BY)
+        opened = await stay.open(Proof((await world.account()).id), by=BY)
         for _ in range(7):
             world.clock.seconds += 500
             assert (await stay.get(opened.token)).id == opened.session.id
@@ -95,7 +102,7 @@ class PeopleStoreContract:
 
     async def test_a_session_that_nobody_uses_for_ten_minutes_ends(self, world: World) -> None:
         stay = world.stay()
-        opened = await stay.open((await world.account()).id, by=BY)
+        opened = await stay.open(Proof((await world.account()).id), by=BY)
         world.clock.seconds += IDLE - 1
         assert not await _ended(stay, opened)
         world.clock.seconds += IDLE
@@ -103,15 +110,69 @@ class PeopleStoreContract:
         assert await _ended(stay, opened)
         assert await stay.of_account(opened.session.account.id) == []
 
-    async def test_a_session_ends_when_its_account_is_deleted_even_one_that_is_opened_at_that_moment(
+    async def test_a_session_ends_when_its_account_is_deleted_and_none_is_opened_after_that(self, world: World) -> None:
+        stay, account = world.stay(), await world.account()
+        before = await stay.open(Proof(account.id), by=BY)
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+
+        assert await _ended(stay, before)
+        with pytest.raises(Unauthenticated):
+            await stay.open(Proof(account.id), by=BY)
+
+    async def test_a_password_that_was_replaced_since_it_was_proved_opens_changes_and_deletes_nothing(
         self, world: World
     ) -> None:
-        stay, account = world.stay(), await world.account()
-        before = await stay.open(account.id, by=BY)
-        await world.accounts.delete(account.id, by=BY, at=world.at)
-        after = await stay.open(account.id, by=BY)
+        account = await world.account(password_hash="old")
+        stale = Proof(account.id, password_hash="old")
+        await world.accounts.set_password(stale, "new", by=BY, at=world.at)
+        told = await world.actions()
 
-        assert [await _ended(stay, one) for one in (before, after)] == [True, True]
+        for work in (
+            world.stay().open(stale, by=BY),
+            world.accounts.set_password(stale, "a thief's", by=BY, at=world.at),
+            world.accounts.delete(account.id, by=BY, at=world.at, proof=stale),
+        ):
+            with pytest.raises(PermissionDenied):
+                await work
+
+        kept = await world.accounts.credentials(EMAIL)
+        assert kept is not None
+        assert kept.password_hash == "new"
+        assert await world.actions() == told
+
+    async def test_a_session_that_ended_since_it_was_looked_up_changes_nothing(self, world: World) -> None:
+        account = await world.account(password_hash="old")
+        opened = await world.stay().open(Proof(account.id), by=BY)
+        made = [mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key for _ in range(3)]
+        await world.keys.add(account.id, made[0], by=BY)
+        await world.stay().log_out(opened.token, by=BY)
+        proof, told = opened.session.proof, await world.actions()
+
+        for work in (
+            world.accounts.set_password(proof, "new", by=BY, at=world.at),
+            world.accounts.delete(account.id, by=BY, at=world.at, proof=proof),
+            world.keys.add(account.id, made[1], by=BY, proof=proof),
+            world.keys.rotate(made[0].id, made[2], ends_at=world.at, by=BY, proof=proof),
+            world.keys.revoke(made[0].id, by=BY, at=world.at, proof=proof),
+        ):
+            with pytest.raises(Unauthenticated):
+                await work
+
+        assert await world.actions() == told
+
+    async def test_a_deleted_account_gets_no_token_and_uses_none_up(self, world: World) -> None:
+        account = await world.account()
+        token, late = (
+            mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock).kept
+            for _ in range(2)
+        )
+        await world.tokens.add(token, by=BY, at=world.at)
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+
+        with pytest.raises(NotFound):
+            await world.tokens.add(late, by=BY, at=world.at)
+        with pytest.raises(InvalidRequest):
+            await world.accounts.reset_password(token.digest, "hash", by=BY, at=world.at)
 
     async def test_a_one_time_token_is_used_by_one_of_many_who_try_at_once(self, world: World) -> None:
         account = await world.account()

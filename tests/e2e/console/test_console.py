@@ -149,7 +149,7 @@ async def test_a_new_password_leaves_this_session_and_ends_others_and_the_log_te
         assert "Your password is changed" in page.text
         assert "Password changed" in page.text
         assert str((await elsewhere.get("/keys")).url).endswith("/login?next=/keys")
-        assert "do not belong together" in (await elsewhere.submit("/login", "/login", fields)).text
+        assert "Incorrect e-mail or password." in (await elsewhere.submit("/login", "/login", fields)).text
 
 
 async def test_a_deleted_account_is_gone(owner: Browser) -> None:
