@@ -141,9 +141,8 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         session = await self._holders.demand(context)
         key = await self._keyring.store.get(messages.key_id(request.key_id), owner=session.account.id)
         if not key.works(utc_now(self._clock)):
-            raise FailedPrecondition(
-                f"key {key.id} was revoked or has expired; choose another", reason="key_not_active"
-            )
+            happened = "expired" if key.revoked_at is None else "revoked"
+            raise FailedPrecondition(f"Key {key.id} was {happened}. Choose another.", reason=f"key_{happened}")
         return owner_pb2.GetOwnPrincipalResponse(principal=messages.principal(key))
 
     async def ListOwnAuditEvents(

@@ -85,10 +85,11 @@ async def serve(settings: GatewaySettings) -> None:
             await stack.enter_async_context(open_channel(target, certificates, service=service))
             for service, target in settings.targets
         ]
-        lifelines = Lifelines()
+        clock = SystemClock()
+        lifelines = Lifelines(clock)
         principals = PrincipalCache(
             GrpcAuthority(auth, timeout_seconds=settings.auth_timeout_seconds),
-            SystemClock(),
+            clock,
             lifelines,
             principals_max=settings.principals_max,
         )

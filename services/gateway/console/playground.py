@@ -11,6 +11,7 @@ from services.common.errors import FailedPrecondition, InvalidRequest, NotFound,
 from services.gateway.console.owner import Owner
 from services.gateway.console.page import Pages
 from services.gateway.console.visit import Visit
+from services.gateway.lifelines import Standing
 from services.gateway.routes import API, Models
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,10 @@ class Playground:
         key_id = visit.request.headers.get(_KEY_HEADER, "")
         if not _KEY_ID.fullmatch(key_id):
             raise InvalidRequest("Choose an API key to chat with.")
-        owner = visit.own.owner
-        principal = await owner.principal(key_id)
-        return await self._api.answer_owner(visit.request, principal, partial(_is_revoked, owner, key_id))
+        own = visit.own
+        principal = await own.owner.principal(key_id)
+        ask = partial(_standing, own.owner, key_id)
+        return await self._api.answer_owner(visit.request, principal, own.stay.id, ask)
 
     async def _listed(self) -> list[dict[str, Any]]:
         try:
@@ -56,12 +58,15 @@ class Playground:
             return []  # The page explains itself, and the default model needs no list.
 
 
-async def _is_revoked(owner: Owner, key_id: str) -> bool:
-    """Whether auth says so of a key or its owner's session; its being away says nothing."""
+async def _standing(owner: Owner, key_id: str) -> Standing:
+    """Ask auth about the owner's session and the key that it uses; what a key began before it expired may end."""
     try:
         await owner.principal(key_id)
-    except (FailedPrecondition, NotFound, Unauthenticated):
-        return True
+    except Unauthenticated:
+        return Standing.SESSION_ENDED
+    except (FailedPrecondition, NotFound) as exc:
+        return Standing.GOOD if exc.reason == "key_expired" else Standing.REVOKED
     except ServiceError as exc:
-        _log.info("a key with live streams was not confirmed", extra={"reason": exc.reason})
-    return False
+        _log.info("a session with live streams was not confirmed", extra={"reason": exc.reason})
+        return Standing.UNKNOWN
+    return Standing.GOOD

@@ -1,0 +1,72 @@
+"""Sessions over real services: what ends with one, and what does not."""
+
+import asyncio
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from tests.e2e.console.browser import Browser, secret_of
+from tests.e2e.stack import Stack, say
+
+_STREAM = "[[standin:slow token_ms=100]] [[standin:tokens count=80]]"
+"""Eight seconds long."""
+
+
+@pytest.fixture
+async def owner(stack: Stack) -> AsyncIterator[Browser]:
+    """Give a browser of somebody who just signed up."""
+    async with Browser(stack) as browser:
+        assert (await browser.sign_up(f"{secrets.token_hex(6)}@example.com")).status_code == 200
+        yield browser
+
+
+async def test_a_playground_stream_ends_with_its_session_and_the_key_goes_on(owner: Browser) -> None:
+    """The end of the session was remembered as the key's, which no stream could use any more until a restart."""
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    page = (await owner.get("/playground")).text
+    csrf, key = re.search(r'data-csrf="(\w+)"', page), re.search(r'<option value="(key_\w+)"', page)
+    assert csrf
+    assert key
+    headers = {"x-csrf-token": csrf[1], "stack-key-id": key[1], "origin": owner.origin}
+    body = say(_STREAM, stream=True)
+    async with owner.client.stream("POST", "/playground/chat", headers=headers, json=body) as answer:
+        lines = answer.aiter_lines()
+        assert (await anext(lines)).startswith("data: ")
+        logged_out_at = time.monotonic()
+        await owner.submit("/playground", "/logout", {})
+        events = [line async for line in lines if line.startswith("data: ")]
+        ended_seconds = time.monotonic() - logged_out_at
+
+    print(f"\nended {ended_seconds:.2f} s after the log-out")
+    assert ended_seconds < 4
+    assert "Your session has ended" in json.loads(events[-1].removeprefix("data: "))["error"]["message"]
+    bearer = {"authorization": f"Bearer {secret}"}
+    await asyncio.sleep(0.1)
+    for _ in range(3):
+        streamed = await owner.client.post("/api/v1/chat", headers=bearer, json=say("hi", stream=True))
+        assert (streamed.status_code, streamed.text.rstrip()[-6:]) == (200, "[DONE]")
+
+
+async def test_a_revoked_key_ends_the_playground_streams_that_use_it(owner: Browser) -> None:
+    await owner.submit("/keys", "/keys", {"name": "laptop"})
+    page = (await owner.get("/playground")).text
+    csrf, key = re.search(r'data-csrf="(\w+)"', page), re.search(r'<option value="(key_\w+)"', page)
+    assert csrf
+    assert key
+    headers = {"x-csrf-token": csrf[1], "stack-key-id": key[1], "origin": owner.origin}
+    async with owner.client.stream(
+        "POST", "/playground/chat", headers=headers, json=say(_STREAM, stream=True)
+    ) as answer:
+        lines = answer.aiter_lines()
+        assert (await anext(lines)).startswith("data: ")
+        revoked_at = time.monotonic()
+        revoked: httpx.Response = await owner.submit("/keys", f"/keys/{key[1]}/revoke", {})
+        events = [line async for line in lines if line.startswith("data: ")]
+    assert revoked.status_code == 200
+    assert time.monotonic() - revoked_at < 3
+    assert "revoked" in json.loads(events[-1].removeprefix("data: "))["error"]["message"]
