@@ -34,6 +34,7 @@ from services.auth.store_tokens import SQLOneTimeTokenStore
 from services.auth.throttles import Throttle
 from services.common import database, metrics
 from services.common.clock import SystemClock, utc_now
+from services.common.priority_lock import PriorityLock
 from services.common.server import GrpcServer
 from services.common.tasks import running
 from services.common.tls import identity
@@ -55,6 +56,9 @@ from stack.auth.v1 import (
     sessions_pb2_grpc,
 )
 
+_CONNECTIONS, _PEOPLES_CONNECTIONS = 5, 5
+"""Connections to Postgres, of SQLite a few more: for key look-ups, the watch and operators; and for people."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "auth_alembic_version"
 
@@ -75,7 +79,11 @@ class _Parts:
     """What the services share."""
 
     transactions: Transactions
+    """For key look-ups, the watch, changes of keys and operators: people's crowds never make them wait."""
+    peoples: Transactions
+    """For sessions, log-ins and sign-ups, on connections of their own; their writes come after all others."""
     engine: AsyncEngine
+    """Of `peoples`."""
     keys: SQLKeyStore
     pepper: Pepper
     feed: ChangeFeed
@@ -116,18 +124,24 @@ async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
             migrations=MIGRATIONS,
             version_table=VERSION_TABLE,
             has_siblings=settings.has_siblings,
+            connections=_CONNECTIONS,
         )
     )
-    transactions = Transactions(engine, unavailable=unavailable)
+    peoples_engine = await stack.enter_async_context(
+        database.open_beside(settings.database, connections=_PEOPLES_CONNECTIONS)
+    )
+    turns = PriorityLock()
+    transactions = Transactions(engine, unavailable=unavailable, turns=turns)
+    peoples = Transactions(peoples_engine, unavailable=unavailable, turns=turns, is_urgent=False)
     keys = SQLKeyStore(transactions)
     pepper = await own_secrets.key_pepper(settings, keys, now=utc_now(clock))
     feed = ChangeFeed(keys, clock=clock)
     await stack.enter_async_context(feed.running())
-    await stack.enter_async_context(running(keep_house(SQLHousekeeping(transactions), clock)))
+    await stack.enter_async_context(running(keep_house(SQLHousekeeping(peoples), clock)))
     letters = Letters(_post(settings, stack), console_url=settings.console_url)
     passwords = Passwords()
     stack.callback(passwords.close)
-    return _Parts(transactions, engine, keys, pepper, feed, clock, letters, passwords, settings)
+    return _Parts(transactions, peoples, peoples_engine, keys, pepper, feed, clock, letters, passwords, settings)
 
 
 def _post(settings: AuthSettings, stack: AsyncExitStack) -> SMTPPost | None:
@@ -169,17 +183,17 @@ def _add_for_operators(server: GrpcServer, parts: _Parts, admin_token: AdminToke
 
 def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
     settings, clock = parts.settings, parts.clock
-    accounts = SQLAccountStore(parts.transactions)
-    throttle = Throttle(SQLThrottleStore(parts.engine, parts.transactions), pepper=parts.pepper, clock=clock)
+    accounts = SQLAccountStore(parts.peoples)
+    throttle = Throttle(SQLThrottleStore(parts.engine, parts.peoples), pepper=parts.pepper, clock=clock)
     sessions = Sessions(
-        SQLSessionStore(parts.transactions),
+        SQLSessionStore(parts.peoples),
         pepper=parts.pepper,
         clock=clock,
         idle_seconds=settings.session_idle_seconds,
         total_seconds=settings.session_seconds,
     )
     registration = Registration(
-        Stores(accounts, SQLOneTimeTokenStore(parts.transactions)),
+        Stores(accounts, SQLOneTimeTokenStore(parts.peoples)),
         passwords=parts.passwords,
         throttle=throttle,
         letters=parts.letters,
@@ -197,7 +211,7 @@ def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
         needs_verified_email=parts.letters.has_mail,
         log_ins_per_address_max=settings.log_ins_per_address_max,
     )
-    belongings = Belongings(_keyring(parts), SQLAuditLog(parts.transactions), sessions)
+    belongings = Belongings(_keyring(parts), SQLKeyStore(parts.peoples), SQLAuditLog(parts.peoples), sessions)
     owner = OwnerService(belongings, log_in, feed=parts.feed, clock=clock, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)

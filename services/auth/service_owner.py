@@ -7,7 +7,7 @@ from services.auth.audit import AuditLog
 from services.auth.callers import SessionHolders, person
 from services.auth.changes import ChangeFeed
 from services.auth.keyring import Keyring
-from services.auth.keys import Bounds
+from services.auth.keys import Bounds, KeyStore
 from services.auth.log_in import LogIn
 from services.auth.sessions import Sessions
 from services.common.clock import Clock, utc_now
@@ -21,6 +21,9 @@ class Belongings:
     """Where an owner's things are."""
 
     keyring: Keyring
+    """Changes keys; a revocation waits for nobody's reading."""
+    keys: KeyStore
+    """Reads keys."""
     audit_log: AuditLog
     sessions: Sessions
 
@@ -39,6 +42,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> None:
         """Answer from `belongings`; an owner makes keys within `bounds` where the plan does not say."""
         self._keyring = belongings.keyring
+        self._keys = belongings.keys
         self._audit_log = belongings.audit_log
         self._sessions = belongings.sessions
         self._holders = SessionHolders(belongings.sessions)
@@ -104,8 +108,8 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.ListOwnKeysResponse:
         """List the keys, and how many there may be."""
         session = await self._holders.demand(context)
-        listed = await self._keyring.store.of_account(session.account.id)
-        bounds = await self._keyring.store.bounds_of(session.account.id, self._bounds)
+        listed = await self._keys.of_account(session.account.id)
+        bounds = await self._keys.bounds_of(session.account.id, self._bounds)
         return owner_pb2.ListOwnKeysResponse(
             keys=[messages.key(key) for key in listed],
             active_keys_max=bounds.active_max,
@@ -139,7 +143,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.GetOwnPrincipalResponse:
         """Say what a key of the account may do now."""
         session = await self._holders.demand(context)
-        key = await self._keyring.store.get(messages.key_id(request.key_id), owner=session.account.id)
+        key = await self._keys.get(messages.key_id(request.key_id), owner=session.account.id)
         if not key.works(utc_now(self._clock)):
             happened = "expired" if key.revoked_at is None else "revoked"
             raise FailedPrecondition(f"Key {key.id} was {happened}. Choose another.", reason=f"key_{happened}")

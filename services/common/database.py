@@ -34,7 +34,7 @@ _LEAVE_SECONDS = 3.0
 
 @asynccontextmanager
 async def open_database(
-    url: str, *, migrations: Path, version_table: str, has_siblings: bool = False
+    url: str, *, migrations: Path, version_table: str, has_siblings: bool = False, connections: int = 10
 ) -> AsyncIterator[AsyncEngine]:
     """Open a database whose schema is up to date, and close it at the end of the block.
 
@@ -47,6 +47,7 @@ async def open_database(
         migrations: Folder of the Alembic environment.
         version_table: Alembic's table, one for each service, so that services may share a database.
         has_siblings: Whether other processes that say the same may use the SQLite file too.
+        connections: Most connections to Postgres at the same time.
 
     Raises:
         StartError: The URL cannot be used, or another process has the SQLite file.
@@ -65,11 +66,24 @@ async def open_database(
             finally:
                 await _close(engine)
         return
-    engine = create_async_engine(
-        parsed, hide_parameters=True, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True
-    )
+    engine = _postgres_engine(parsed, connections)
     try:
         await _wait_for_schema(engine, migrations, version_table)
+        yield engine
+    finally:
+        await _close(engine)
+
+
+@asynccontextmanager
+async def open_beside(url: str, *, connections: int) -> AsyncIterator[AsyncEngine]:
+    """Open further connections to a database that `open_database` has opened, for the block.
+
+    They are a pool of their own: work that takes all of them never makes work on the first ones wait for a connection.
+    """
+    parsed = _parse(url)
+    is_sqlite_url = parsed.get_backend_name() == "sqlite"
+    engine = _sqlite_engine(parsed, connections) if is_sqlite_url else _postgres_engine(parsed, connections)
+    try:
         yield engine
     finally:
         await _close(engine)
@@ -145,8 +159,14 @@ def _use_wal(file: Path) -> None:
         raise StartError(f"cannot use {file}: {exc}; restore it from a backup, or choose another DATA_DIR") from exc
 
 
-def _sqlite_engine(url: URL) -> AsyncEngine:
-    engine = create_async_engine(url, hide_parameters=True)
+def _postgres_engine(url: URL, connections: int) -> AsyncEngine:
+    return create_async_engine(
+        url, hide_parameters=True, pool_size=connections, max_overflow=0, pool_timeout=2, pool_pre_ping=True
+    )
+
+
+def _sqlite_engine(url: URL, connections: int = 5) -> AsyncEngine:
+    engine = create_async_engine(url, hide_parameters=True, pool_size=connections)
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     return engine
 

@@ -18,6 +18,7 @@ from services.gateway.console.account_pages import AccountPages
 from services.gateway.console.entry import Entry
 from services.gateway.console.headers import SecurityHeaders
 from services.gateway.console.key_pages import KeyPages
+from services.gateway.console.lane import Lane
 from services.gateway.console.owner import Door, Stay
 from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.playground import Playground
@@ -61,7 +62,8 @@ def build_console(console: Console) -> ASGIApp:
         exception_handlers={HTTPException: _Errors(console).on_http_exception},
     )
     app.router.redirect_slashes = False
-    return SecurityHeaders(app, hsts_seconds=console.hsts_seconds, defect_page=(STATIC / "defect.html").read_bytes())
+    defect_page = (STATIC / "defect.html").read_bytes()
+    return SecurityHeaders(Lane(app), hsts_seconds=console.hsts_seconds, defect_page=defect_page)
 
 
 def _routes(console: Console) -> Sequence[BaseRoute]:

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, ServiceError, Unauthenticated
+from services.gateway.console.lane import leave_lane
 from services.gateway.console.owner import Owner
 from services.gateway.console.page import Pages
 from services.gateway.console.visit import Visit
@@ -49,6 +50,7 @@ class Playground:
         own = visit.own
         principal = await own.owner.principal(key_id)
         ask = partial(_standing, own.owner, key_id)
+        leave_lane(visit.request.scope)
         return await self._api.answer_owner(visit.request, principal, own.stay.id, ask)
 
     async def _listed(self) -> list[dict[str, Any]]:
