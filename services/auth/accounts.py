@@ -108,11 +108,14 @@ class AccountStore(Protocol):
     async def set_password(self, proof: Proof, password_hash: str, *, by: Actor, at: datetime) -> None:
         """Replace the password and end all sessions but the one that the proof names."""
 
+    async def note_failed_log_ins(self, account_id: AccountId, count: int, *, by: Actor, at: datetime) -> None:
+        """Write into the audit log that so many wrong passwords were tried."""
+
     async def verify_email(self, digest: str, *, by: Actor, at: datetime) -> str:
         """Use a token up and note that its account's e-mail is read; return it. `InvalidRequest` if not good."""
 
-    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> str:
-        """Use a token up, replace the password, end all sessions; return the e-mail. `InvalidRequest` if not good."""
+    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> Account:
+        """Use a token up, replace the password, end all sessions; return the account. `InvalidRequest` if not good."""
 
     async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
         """Forget whose account it is, revoke its keys and end its sessions; a second time changes nothing.

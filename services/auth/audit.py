@@ -12,6 +12,8 @@ EventId = NewType("EventId", str)
 
 OWNER = "owner"
 """The actor that is the account's own owner, known by session, password or mailed token."""
+STRANGER = "unknown"
+"""The actor that proved nothing, such as whoever tries wrong passwords."""
 _NAME_CHARACTERS_MAX = 60
 _ADDRESS_CHARACTERS_MAX = 64
 
@@ -21,7 +23,7 @@ class Actor:
     """Who changes something, and from where."""
 
     name: str
-    """`owner`, or `operator:` and the name that the operator gave."""
+    """`owner`, `unknown`, or `operator:` and the name that the operator gave."""
     address: str = ""
     """Network address; empty when it is not known."""
 

@@ -85,6 +85,18 @@ class Letters:
             "If it was not you, do nothing: your account is as it was.",
         )
 
+    def failed_log_ins(self, email: str, count: int) -> None:
+        """Tell the owner of an account that many wrong passwords were tried."""
+        self._send(
+            email,
+            "Wrong passwords were tried on your account",
+            f"Within a day, {count} wrong passwords were tried on this account. None of them opened it. Your account's "
+            "audit log has more:",
+            f"{self._console_url}/account",
+            "If that was you, do nothing. If it was not, a long password that you use nowhere else keeps them out; "
+            "browsers in which you logged in before can still log in.",
+        )
+
     def password_reset(self, email: str, token: str) -> None:
         """Let somebody choose a new password."""
         self._send(

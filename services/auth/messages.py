@@ -9,8 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.auth.accounts import Account
 from services.auth.audit import Event
 from services.auth.keys import Key, KeyId
+from services.auth.log_in import LoggedIn
 from services.auth.plans import Plan
-from services.auth.sessions import OpenSession, Session
+from services.auth.sessions import Session
 from services.common.errors import InvalidRequest, NotFound
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, plans_pb2, sessions_pb2
 
@@ -81,9 +82,14 @@ def session(noun: Session, *, current_id: str = "") -> sessions_pb2.Session:
     )
 
 
-def open_session(noun: OpenSession) -> sessions_pb2.OpenSession:
-    """Return a session with its token."""
-    return sessions_pb2.OpenSession(token=noun.token, session=session(noun.session, current_id=noun.session.id))
+def open_session(noun: LoggedIn) -> sessions_pb2.OpenSession:
+    """Return a session with its token, and the device's."""
+    opened = noun.opened
+    return sessions_pb2.OpenSession(
+        token=opened.token,
+        session=session(opened.session, current_id=opened.session.id),
+        device_token=noun.device_token,
+    )
 
 
 def event(noun: Event) -> audit_pb2.AuditEvent:

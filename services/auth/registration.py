@@ -83,8 +83,9 @@ class Registration:
         """
         invite_digest = self._admit(invite)
         account = open_account(email, now=utc_now(self._clock))
-        await self._throttle.demand(self._by_address, client_block(by.address))
-        password_hash = await self._passwords.hash(password)
+        client = client_block(by.address)
+        await self._throttle.check(self._by_address, client, client=client)
+        password_hash = await self._passwords.hash(password, client=client)
         try:
             account = await self._stores.accounts.add(account, by=by, password_hash=password_hash, invite=invite_digest)
         except AlreadyExists:
@@ -109,7 +110,8 @@ class Registration:
             InvalidRequest: The token is not good.
             Throttled: Too many tries.
         """
-        await self._throttle.demand(_TOKENS, client_block(by.address))
+        client = client_block(by.address)
+        await self._throttle.check(_TOKENS, client, client=client)
         digest = token_digest(token, pepper=self._pepper)
         return await self._stores.accounts.verify_email(digest, by=by, at=utc_now(self._clock))
 
@@ -124,16 +126,17 @@ class Registration:
         address = await self._addressed(email, by)
         self._later(self._mail_reset(address, by))
 
-    async def reset_password(self, token: str, password: str, *, by: Actor) -> str:
-        """Replace a forgotten password, which also proves the e-mail and ends all sessions; return the e-mail.
+    async def reset_password(self, token: str, password: str, *, by: Actor) -> Account:
+        """Replace a forgotten password, which also proves the e-mail and ends all sessions; return the account.
 
         Raises:
             InvalidRequest: The token is not good, or the password cannot be accepted.
             Throttled: Too many tries.
         """
-        await self._throttle.demand(_TOKENS, client_block(by.address))
+        client = client_block(by.address)
+        await self._throttle.check(_TOKENS, client, client=client)
         digest = token_digest(token, pepper=self._pepper)
-        password_hash = await self._passwords.hash(password)
+        password_hash = await self._passwords.hash(password, client=client)
         return await self._stores.accounts.reset_password(digest, password_hash, by=by, at=utc_now(self._clock))
 
     def _admit(self, invite: str) -> str | None:
@@ -148,8 +151,9 @@ class Registration:
         """Return the address that a letter is asked for, whether it has an account or not."""
         self.letters.demand_mail()
         address = normalised_email(email)
-        await self._throttle.demand(self._by_address, client_block(by.address))
-        await self._throttle.demand(_LETTERS, address)
+        client = client_block(by.address)
+        await self._throttle.check(self._by_address, client, client=client)
+        await self._throttle.check(_LETTERS, address, client=client)
         return address
 
     async def _account(self, email: str) -> Account | None:
@@ -169,7 +173,7 @@ class Registration:
             await self._mail_first_password(account, by)
 
     async def _mail_known(self, email: str, by: Actor) -> None:
-        await self._throttle.demand(_LETTERS, email)
+        await self._throttle.check(_LETTERS, email, client=client_block(by.address))
         account = await self._account(email)
         if account is not None and account.email_verified_at is None:
             await self._mail_first_password(account, by)

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.auth import own_secrets
 from services.auth.callers import AdminToken
 from services.auth.changes import ChangeFeed
+from services.auth.devices import Devices
 from services.auth.housekeeping import keep_house
 from services.auth.keyring import Keyring
 from services.auth.keys import Gatekeeper
@@ -207,8 +208,9 @@ def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
         sessions,
         passwords=parts.passwords,
         throttle=throttle,
+        devices=Devices(parts.pepper),
+        letters=parts.letters,
         clock=clock,
-        needs_verified_email=parts.letters.has_mail,
         log_ins_per_address_max=settings.log_ins_per_address_max,
     )
     belongings = Belongings(_keyring(parts), SQLKeyStore(parts.peoples), SQLAuditLog(parts.peoples), sessions)

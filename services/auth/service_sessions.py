@@ -38,15 +38,19 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         proof = await self._registration.sign_up(request.email, request.password, invite=request.invite, by=by)
         if proof is None:
             return sessions_pb2.SignUpResponse()
-        session = await self._sessions.open(proof, by=by)
-        return sessions_pb2.SignUpResponse(session=messages.open_session(session))
+        logged_in = await self._log_in.open(proof, by=by)
+        return sessions_pb2.SignUpResponse(session=messages.open_session(logged_in))
 
     async def LogIn(self, request: sessions_pb2.LogInRequest, context: Context) -> sessions_pb2.LogInResponse:
         """Open a session."""
-        session = await self._log_in.log_in(
-            request.email, request.password, replaced_token=request.replaced_token, by=person(context)
+        logged_in = await self._log_in.log_in(
+            request.email,
+            request.password,
+            replaced_token=request.replaced_token,
+            device_token=request.device_token,
+            by=person(context),
         )
-        return sessions_pb2.LogInResponse(session=messages.open_session(session))
+        return sessions_pb2.LogInResponse(session=messages.open_session(logged_in))
 
     async def LogOut(self, request: sessions_pb2.LogOutRequest, context: Context) -> sessions_pb2.LogOutResponse:
         """End a session."""
@@ -85,5 +89,6 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.ResetPasswordRequest, context: Context
     ) -> sessions_pb2.ResetPasswordResponse:
         """Choose a password by a token."""
-        email = await self._registration.reset_password(request.token, request.password, by=person(context))
-        return sessions_pb2.ResetPasswordResponse(email=email)
+        account = await self._registration.reset_password(request.token, request.password, by=person(context))
+        device_token = self._log_in.device_token(account)
+        return sessions_pb2.ResetPasswordResponse(email=account.email, device_token=device_token)

@@ -62,7 +62,8 @@ class AuthSettings(ServiceSettings):
     """A session ends so long after it began, however much it is used."""
 
     log_ins_per_address_max: int = Field(default=100, ge=1)
-    """Most log-ins tried from one network address (64 bits of IPv6) in 15 minutes."""
+    """Most log-ins tried from one network address (64 bits of IPv6) in 15 minutes; a device that logged in to the
+    account before is counted apart."""
 
     sign_ups_per_address_max: int = Field(default=20, ge=1)
     """Most sign-ups, and letters asked for, from one network address (64 bits of IPv6) in an hour."""

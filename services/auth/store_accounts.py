@@ -126,6 +126,20 @@ class SQLAccountStore:
             await record(connection, "account.password_set", by=by, at=at, account_id=account_id, target=account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def note_failed_log_ins(self, account_id: AccountId, count: int, *, by: Actor, at: datetime) -> None:
+        """Write into the audit log; see `AccountStore.note_failed_log_ins`."""
+        async with self._transactions.writing() as connection:
+            await record(
+                connection,
+                "account.log_ins_failed",
+                by=by,
+                at=at,
+                account_id=account_id,
+                target=account_id,
+                details={"count": count},
+            )
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def verify_email(self, digest: str, *, by: Actor, at: datetime) -> str:
         """Use a token up and note that the e-mail is read; see `AccountStore.verify_email`."""
         async with self._transactions.writing() as connection:
@@ -133,12 +147,13 @@ class SQLAccountStore:
             return await _verified(connection, token.account_id, "account.email_verified", by, at)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> str:
+    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> Account:
         """Use a token up and replace the password; see `AccountStore.reset_password`."""
         async with self._transactions.writing() as connection:
             token = await redeem(connection, digest, Purpose.RESET_PASSWORD, now=at)
             await _replace_password(connection, token.account_id, password_hash)
-            return await _verified(connection, token.account_id, "account.password_reset", by, at)
+            await _verified(connection, token.account_id, "account.password_reset", by, at)
+            return await _read(connection, token.account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:

@@ -6,9 +6,10 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts import Proof
+from services.auth.passwords import password_wrong
 from services.auth.sessions import session_ended
 from services.auth.tables import accounts, sessions
-from services.common.errors import NotFound, PermissionDenied
+from services.common.errors import NotFound
 
 
 async def lock_account(connection: AsyncConnection, account_id: str) -> Row[Any] | None:
@@ -37,7 +38,7 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
     if proof.session_id and not await _is_open(connection, proof):
         raise session_ended()
     if proof.password_hash is not None and account.password_hash != proof.password_hash:
-        raise PermissionDenied("That is not your password. Try again.", reason="password_wrong")
+        raise password_wrong()
 
 
 async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any]:

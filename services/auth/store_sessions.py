@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, select, update
+from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -111,7 +111,8 @@ class SQLThrottleStore:
     async def count(self, subject: str, *, window: timedelta, now: datetime) -> Tries:
         """Count one more try, in one statement so that none is lost; see `ThrottleStore.count`."""
         table = throttles.c
-        is_over = table.window_ends_at <= now
+        # One that ends later than a whole window from now was begun before the clock went back.
+        is_over = or_(table.window_ends_at <= now, table.window_ends_at > now + window)
         new = self._insert(throttles).values(subject=subject, tries=1, window_ends_at=now + window)
         counted = new.on_conflict_do_update(
             index_elements=["subject"],

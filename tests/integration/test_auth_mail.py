@@ -85,7 +85,7 @@ async def test_an_account_opens_with_the_letter_and_not_before_and_its_token_wor
     async with mailed(tmp_path) as (people, mailbox):
         assert await people.sign_up("ada@example.com") == ""
         early = await refusal(people.log_in("ada@example.com"))
-        assert (early.code, "confirm your e-mail" in early.message) == (StatusCode.FAILED_PRECONDITION, True)
+        assert (early.code, "Confirm your e-mail" in early.message) == (StatusCode.FAILED_PRECONDITION, True)
         letter = await mailbox.letter(0)
         assert mailbox.letters[0]["To"] == "ada@example.com"
         assert mailbox.letters[0]["From"] == "stack@example.com"

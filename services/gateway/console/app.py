@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from services.common.clock import Clock
 from services.common.errors import ServiceError
 from services.gateway.console.account_pages import AccountPages
 from services.gateway.console.entry import Entry
@@ -48,6 +49,7 @@ class Console:
     """What the pages need of the rest of the gateway."""
 
     pages: Pages
+    clock: Clock
     door: Door
     let_in: LetIn
     api: API
@@ -68,7 +70,7 @@ def build_console(console: Console) -> ASGIApp:
 
 def _routes(console: Console) -> Sequence[BaseRoute]:
     pages = console.pages
-    entry, keys, usage = Entry(pages, console.door), KeyPages(pages), UsagePages(pages)
+    entry, keys, usage = Entry(pages, console.door, console.clock), KeyPages(pages), UsagePages(pages)
     account, playground = AccountPages(pages), Playground(pages, console.api, console.models)
     way_in = _WayIn(console)
 

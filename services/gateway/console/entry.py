@@ -1,20 +1,31 @@
 """The way in: landing page, sign up, log in and out, and what letters lead to."""
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from starlette.responses import Response
 
-from services.common.errors import ServiceError
+from services.common.clock import Clock
+from services.common.errors import ServiceError, Throttled
 from services.gateway.console.owner import Door
 from services.gateway.console.page import Pages, go
+from services.gateway.console.refused_clients import RefusedClients
 from services.gateway.console.visit import Visit, own_path
+
+T = TypeVar("T")
+
+_LOG_IN, _SIGN_UP, _TOKEN = "log-in", "sign-up", "token"
+"""Kinds of tries that auth counts for each address: log-ins, sign-ups and letters, tokens of letters."""
 
 
 class Entry:
     """Pages for who has not come in."""
 
-    def __init__(self, pages: Pages, door: Door) -> None:
+    def __init__(self, pages: Pages, door: Door, clock: Clock) -> None:
         """Let people in through `door`."""
         self._pages = pages
         self._door = door
+        self._refused = RefusedClients(clock)
 
     async def landing(self, visit: Visit) -> Response:
         """`GET /`."""
@@ -33,7 +44,12 @@ class Entry:
         policy = await self._door.describe_sign_up()
         email, invite = visit.text("email"), visit.text("invite")
         try:
-            opened = await self._door.sign_up(email, visit.secret("password"), invite=invite, address=visit.address)
+            password = visit.secret("password")
+            opened = await self._try(
+                _SIGN_UP,
+                visit,
+                lambda: self._door.sign_up(email, password, invite=invite, address=visit.address),
+            )
         except ServiceError as exc:
             return self._pages.refuse(visit, "signup", exc, sign_up=policy, email=email, invite=invite)
         if opened is None:
@@ -50,8 +66,18 @@ class Entry:
         """`POST /login`; the session that the browser had ends, whoever's it was."""
         email, target = visit.text("email"), own_path(visit.text("next"))
         try:
-            opened = await self._door.log_in(
-                email, visit.secret("password"), replaced_token=visit.token, address=visit.address
+            password = visit.secret("password")
+            opened = await self._try(
+                # A device that auth knows is not counted with its address, and only auth knows it.
+                "" if visit.device_token else _LOG_IN,
+                visit,
+                lambda: self._door.log_in(
+                    email,
+                    password,
+                    replaced_token=visit.token,
+                    device_token=visit.device_token,
+                    address=visit.address,
+                ),
             )
         except ServiceError as exc:
             return self._pages.refuse(visit, "login", exc, email=email, next=target)
@@ -73,7 +99,8 @@ class Entry:
     async def verify(self, visit: Visit) -> Response:
         """`POST /verify`."""
         try:
-            email = await self._door.verify_email(visit.text("token"), address=visit.address)
+            token = visit.text("token")
+            email = await self._try(_TOKEN, visit, lambda: self._door.verify_email(token, address=visit.address))
         except ServiceError as exc:
             return self._pages.refuse(visit, "verify", exc, token="", email="")
         return self._pages.show(visit, "verify", token="", email=email, error="")
@@ -82,7 +109,7 @@ class Entry:
         """`POST /verify/send`."""
         email = visit.text("email")
         try:
-            await self._door.send_verification(email, address=visit.address)
+            await self._try(_SIGN_UP, visit, lambda: self._door.send_verification(email, address=visit.address))
         except ServiceError as exc:
             return self._pages.refuse(visit, "verify", exc, token="", email="")
         return self._pages.show(visit, "letter", email=email, what="confirm")
@@ -96,7 +123,7 @@ class Entry:
         """`POST /forgot`."""
         email = visit.text("email")
         try:
-            await self._door.send_password_reset(email, address=visit.address)
+            await self._try(_SIGN_UP, visit, lambda: self._door.send_password_reset(email, address=visit.address))
         except ServiceError as exc:
             return self._pages.refuse(visit, "forgot", exc, email=email, has_mail=exc.reason != "mail_not_configured")
         return self._pages.show(visit, "letter", email=email, what="reset")
@@ -110,7 +137,22 @@ class Entry:
         """`POST /reset`."""
         token = visit.text("token")
         try:
-            email = await self._door.reset_password(token, visit.secret("password"), address=visit.address)
+            password = visit.secret("password")
+            reset = await self._try(
+                _TOKEN, visit, lambda: self._door.reset_password(token, password, address=visit.address)
+            )
         except ServiceError as exc:
             return self._pages.refuse(visit, "reset", exc, token=token, email="")
-        return self._pages.show(visit, "reset", token="", email=email, error="")
+        visit.know_device(reset.device_token)
+        return self._pages.show(visit, "reset", token="", email=reset.email, error="")
+
+    async def _try(self, kind: str, visit: Visit, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask auth, unless it has refused this client's tries of a kind; an empty kind is always asked."""
+        if kind:
+            self._refused.check(kind, visit.client)
+        try:
+            return await ask()
+        except Throttled as exc:
+            if kind:
+                self._refused.note(kind, visit.client, exc)
+            raise

@@ -43,6 +43,16 @@ class OpenStay:
 
     stay: Stay
     token: str = field(repr=False)
+    device_token: str = field(repr=False)
+    """By which this browser is known when it logs in again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A password that was chosen anew."""
+
+    email: str
+    device_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,9 @@ class Door(Protocol):
     async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenStay | None:
         """Open an account; None means that a letter tells how to go on."""
 
-    async def log_in(self, email: str, password: str, *, replaced_token: str, address: str) -> OpenStay:
+    async def log_in(
+        self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
+    ) -> OpenStay:
         """Open a session."""
 
     async def log_out(self, token: str, *, address: str) -> None:
@@ -146,8 +158,8 @@ class Door(Protocol):
     async def send_password_reset(self, email: str, *, address: str) -> None:
         """Mail a token for a new password."""
 
-    async def reset_password(self, token: str, password: str, *, address: str) -> str:
-        """Choose a password and return the account's e-mail."""
+    async def reset_password(self, token: str, password: str, *, address: str) -> Reset:
+        """Choose a password."""
 
 
 class Owner(Protocol):

@@ -15,17 +15,20 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.common.client_block import client_block
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
 from services.gateway.console.owner import OpenStay, Owner, Stay, Usage
 from services.gateway.credentials import client_address
 
 SESSION_COOKIE = "stack_session"
 VISITOR_COOKIE = "stack_visitor"
+DEVICE_COOKIE = "stack_device"
 CSRF_FIELD = "csrf_token"
 CSRF_HEADER = "x-csrf-token"
 _FORM_BYTES_MAX = 64 * 1024
 _FIELDS_MAX = 100
 _COOKIE_CHARACTERS_MAX = 200
+_DEVICE_SECONDS = 365 * 86_400
 
 
 class NotLoggedIn(Exception):
@@ -59,6 +62,16 @@ class Visit:
     def address(self) -> str:
         """The client's network address, as far as it is known."""
         return client_address(self.request)
+
+    @property
+    def client(self) -> str:
+        """What is taken for one client when tries are counted; empty when it is not known."""
+        return client_block(self.address)
+
+    @property
+    def device_token(self) -> str:
+        """What an earlier log-in gave this browser; empty for none."""
+        return cookie(self.request, DEVICE_COOKIE)
 
     @property
     def own(self) -> Belongings:
@@ -129,6 +142,12 @@ class Visit:
     def come_in(self, opened: OpenStay, *, now: float) -> None:
         """Give the browser a new session; the token that it came with is worth nothing any more."""
         self._cookies.append((SESSION_COOKIE, opened.token, max(0, int(opened.stay.expires_at - now))))
+        self.know_device(opened.device_token)
+
+    def know_device(self, token: str) -> None:
+        """Let the browser be known when it logs in again; it stays when the session ends."""
+        if token:
+            self._cookies.append((DEVICE_COOKIE, token, _DEVICE_SECONDS))
 
     def go_out(self) -> None:
         """Take the session's cookie back."""

@@ -30,4 +30,5 @@ def open_console(channels: Sequence[aio.Channel], api: API, models: Models, sett
         return Belongings(stay, owner, usage)
 
     door = GrpcDoor(auth, timeout_seconds=_AUTH_SECONDS_MAX)
-    return build_console(Console(Pages(SystemClock()), door, let_in, api, models, settings.hsts_seconds))
+    clock = SystemClock()
+    return build_console(Console(Pages(clock), clock, door, let_in, api, models, settings.hsts_seconds))

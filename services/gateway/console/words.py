@@ -41,6 +41,7 @@ _ACTIONS = {
     "account.password_set": "Password changed",
     "account.password_reset": "Password reset by a link",
     "account.email_verified": "E-mail confirmed",
+    "account.log_ins_failed": "Many wrong passwords tried",
     "key.created": "API key created",
     "key.revoked": "API key revoked",
     "key.rotated": "API key rotated",

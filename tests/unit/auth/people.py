@@ -45,6 +45,16 @@ class People:
         request = sessions_pb2.LogInRequest(email=email, password=password, replaced_token=replaced)
         return (await self.sessions.LogIn(request, metadata=from_address(address))).session.token
 
+    async def device(self, email: str, *, password: str = PASSWORD, address: str = ADDRESS) -> str:
+        """Log in and return the token of the device."""
+        request = sessions_pb2.LogInRequest(email=email, password=password)
+        return (await self.sessions.LogIn(request, metadata=from_address(address))).session.device_token
+
+    async def log_in_with(self, device_token: str, email: str, *, password: str = PASSWORD, address: str) -> str:
+        """Open a session from a device that is known and return its token."""
+        request = sessions_pb2.LogInRequest(email=email, password=password, device_token=device_token)
+        return (await self.sessions.LogIn(request, metadata=from_address(address))).session.token
+
     async def session(self, token: str) -> sessions_pb2.Session:
         """Return whose session a token is."""
         return (await self.sessions.GetSession(sessions_pb2.GetSessionRequest(token=token))).session
