@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NewType, Protocol
 
-from ulid import ULID
-
 from services.auth.audit import Actor
 from services.common.errors import InvalidRequest
+from services.common.ids import Kind, is_id, new_id
 
 AccountId = NewType("AccountId", str)
 """Public id of an account, `acc_` and a ULID."""
@@ -24,7 +23,6 @@ _LOCAL_CHARACTERS_MAX = 64
 _ATOM = r"[\w!#$%&'*+/=?^`{|}~-]+"
 _LABEL = r"[^\W_](?:[\w-]*[^\W_])?"
 _EMAIL = re.compile(rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@{_LABEL}(?:\.{_LABEL})+")
-_ID = re.compile(r"acc_[0-9A-Z]{26}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ def open_account(email: str, *, now: datetime, plan: str = FREE_PLAN) -> Account
     Raises:
         InvalidRequest: The text is no e-mail address.
     """
-    return Account(AccountId(f"acc_{ULID()}"), normalised_email(email), plan, now)
+    return Account(AccountId(new_id(Kind.ACCOUNT)), normalised_email(email), plan, now)
 
 
 def normalised_email(text: str) -> str:
@@ -156,4 +154,4 @@ def checked_reference(text: str) -> str:
     Raises:
         InvalidRequest: The text is neither.
     """
-    return text if _ID.fullmatch(text) else normalised_email(text)
+    return text if is_id(text, Kind.ACCOUNT) else normalised_email(text)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NewType, Protocol
 
-from ulid import ULID
+from services.common.ids import Kind, new_id
 
 EventId = NewType("EventId", str)
 """Id of an event, `aud_` and a ULID, so that ids sort by time."""
@@ -71,7 +71,7 @@ def operator(name: str, address: str) -> Actor:
 
 def new_event_id() -> EventId:
     """Return an id that was never used."""
-    return EventId(f"aud_{ULID()}")
+    return EventId(new_id(Kind.AUDIT_EVENT))
 
 
 def _plain(text: str, characters_max: int) -> str:

@@ -11,6 +11,7 @@ from services.auth.pepper import Pepper
 from services.auth.plans import Plan, PlanStore, checked_plan, checked_plan_name
 from services.common.clock import Clock, utc_now
 from services.common.errors import FailedPrecondition
+from services.common.ids import Kind
 from services.common.rpc import Context
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, plans_pb2, plans_pb2_grpc
 
@@ -60,7 +61,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     ) -> accounts_pb2.ListAccountsResponse:
         """List accounts by id."""
         self._admin_token.demand(context)
-        after = messages.cursor(request.after, "after")
+        after = messages.cursor(request.after, "after", Kind.ACCOUNT)
         listed = await self._store.page(after=after, limit=messages.page_size(request.page_size))
         return accounts_pb2.ListAccountsResponse(accounts=[messages.account(account) for account in listed])
 
@@ -159,7 +160,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
             account_id = (await self._accounts.get(checked_reference(request.account))).id
         events = await self._log.events(
             account_id=account_id,
-            before=messages.cursor(request.before, "before"),
+            before=messages.cursor(request.before, "before", Kind.AUDIT_EVENT),
             limit=messages.page_size(request.page_size),
         )
         return audit_pb2.ListAuditEventsResponse(events=[messages.event(event) for event in events])

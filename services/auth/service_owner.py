@@ -12,6 +12,7 @@ from services.auth.log_in import LogIn
 from services.auth.sessions import Sessions
 from services.common.clock import Clock, utc_now
 from services.common.errors import FailedPrecondition
+from services.common.ids import Kind
 from services.common.rpc import Context
 from stack.auth.v1 import owner_pb2, owner_pb2_grpc
 
@@ -83,7 +84,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.EndOwnSessionResponse:
         """End one of the sessions."""
         session = await self._holders.demand(context)
-        session_id = messages.cursor(request.session_id, "session_id")
+        session_id = messages.session_id(request.session_id)
         await self._sessions.end(session_id, owner=session.account.id, by=person(context))
         return owner_pb2.EndOwnSessionResponse()
 
@@ -145,8 +146,9 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         session = await self._holders.demand(context)
         key = await self._keys.get(messages.key_id(request.key_id), owner=session.account.id)
         if not key.works(utc_now(self._clock)):
-            happened = "expired" if key.revoked_at is None else "revoked"
-            raise FailedPrecondition(f"Key {key.id} was {happened}. Choose another.", reason=f"key_{happened}")
+            if key.revoked_at is not None:
+                raise FailedPrecondition(f"Key {key.id} was revoked. Choose another.", reason="key_revoked")
+            raise FailedPrecondition(f"Key {key.id} has expired. Choose another.", reason="key_expired")
         return owner_pb2.GetOwnPrincipalResponse(principal=messages.principal(key))
 
     async def ListOwnAuditEvents(
@@ -156,7 +158,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         session = await self._holders.demand(context)
         events = await self._audit_log.events(
             account_id=session.account.id,
-            before=messages.cursor(request.before, "before"),
+            before=messages.cursor(request.before, "before", Kind.AUDIT_EVENT),
             limit=messages.page_size(request.page_size),
         )
         return owner_pb2.ListOwnAuditEventsResponse(events=[messages.event(event) for event in events])

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from ulid import ULID
-
 from services.auth.accounts import Account, AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.pepper import Pepper
 from services.common import checked_token
 from services.common.clock import Clock, utc_now
 from services.common.errors import Unauthenticated
+from services.common.ids import Kind, new_id
 
 TOKEN_PREFIX = "ses_stk_"
 _TOUCH_EVERY = timedelta(minutes=1)
@@ -107,7 +106,7 @@ class Sessions:
         token = checked_token.mint(TOKEN_PREFIX)
         now = utc_now(self._clock)
         session = NewSession(
-            id=f"ses_{ULID()}",
+            id=new_id(Kind.SESSION),
             account_id=proof.account_id,
             digest=self._pepper.digest(token),
             created_at=now,

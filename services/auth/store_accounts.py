@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Row, bindparam, delete, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,6 +20,7 @@ from services.auth.records import (
 )
 from services.auth.store_plans import demand_plan
 from services.auth.store_proofs import check_proof, lock_account
+from services.auth.store_sessions import end_sessions
 from services.auth.store_tokens import redeem
 from services.auth.tables import accounts, api_keys, one_time_tokens, sessions
 from services.common.errors import AlreadyExists, NotFound
@@ -122,7 +123,9 @@ class SQLAccountStore:
         account_id = proof.account_id
         async with self._transactions.writing() as connection:
             await check_proof(connection, proof)
-            await _replace_password(connection, account_id, password_hash, keep_session=proof.session_id)
+            await _replace_password(connection, account_id, password_hash)
+            others = sessions.c.id != proof.session_id
+            await end_sessions(connection, account_id, others, reason="password_set", by=by, at=at)
             await record(connection, "account.password_set", by=by, at=at, account_id=account_id, target=account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
@@ -152,6 +155,7 @@ class SQLAccountStore:
         async with self._transactions.writing() as connection:
             token = await redeem(connection, digest, Purpose.RESET_PASSWORD, now=at)
             await _replace_password(connection, token.account_id, password_hash)
+            await end_sessions(connection, token.account_id, true(), reason="password_reset", by=by, at=at)
             await _verified(connection, token.account_id, "account.password_reset", by, at)
             return await _read(connection, token.account_id)
 
@@ -167,6 +171,7 @@ class SQLAccountStore:
             if await lock_account(connection, account_id) is None:
                 await connection.rollback()
                 return account
+            await end_sessions(connection, account_id, true(), reason="account_deleted", by=by, at=at)
             await _forget(connection, account_id, at)
             await _change_keys(connection, account_id, revoked_at=at)
             await record(connection, "account.deleted", by=by, at=at, account_id=account_id, target=account_id)
@@ -186,12 +191,9 @@ async def account_id_of(connection: AsyncConnection, reference: str, *, or_delet
     return AccountId(account_id)
 
 
-async def _replace_password(
-    connection: AsyncConnection, account_id: str, password_hash: str, *, keep_session: str = ""
-) -> None:
-    """Replace a password and end all sessions but one; what was mailed to choose a password is good for nothing now."""
+async def _replace_password(connection: AsyncConnection, account_id: str, password_hash: str) -> None:
+    """Replace a password; what was mailed to choose one is good for nothing from now on."""
     await connection.execute(update(accounts).where(accounts.c.id == account_id).values(password_hash=password_hash))
-    await connection.execute(delete(sessions).where(sessions.c.account_id == account_id, sessions.c.id != keep_session))
     await connection.execute(
         delete(one_time_tokens).where(
             one_time_tokens.c.account_id == account_id, one_time_tokens.c.purpose == Purpose.RESET_PASSWORD.value
@@ -210,9 +212,8 @@ async def _verified(connection: AsyncConnection, account_id: str, action: str, b
 
 
 async def _forget(connection: AsyncConnection, account_id: AccountId, at: datetime) -> None:
-    """Remove what tells whose account it is, and whatever lets somebody into it."""
-    for table in (sessions, one_time_tokens):
-        await connection.execute(delete(table).where(table.c.account_id == account_id))
+    """Remove what tells whose account it is, and what would let somebody into it."""
+    await connection.execute(delete(one_time_tokens).where(one_time_tokens.c.account_id == account_id))
     nobody = {"email": f"deleted:{account_id}", "password_hash": None, "email_verified_at": None, "deleted_at": at}
     await connection.execute(update(accounts).where(accounts.c.id == account_id).values(nobody))
     await connection.execute(update(api_keys).where(api_keys.c.account_id == account_id).values(name="deleted"))

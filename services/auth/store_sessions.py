@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.auth.accounts import Account, AccountId, Proof
 from services.auth.audit import Actor
-from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
+from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, record_all, unavailable
 from services.auth.sessions import NewSession, Session
 from services.auth.store_proofs import check_proof, lock_account
 from services.auth.tables import accounts, one_time_tokens, sessions, throttles
@@ -54,8 +54,8 @@ class SQLSessionStore:
             "address": session.address,
         }
         async with self._transactions.writing() as connection:
+            await _end_replaced(connection, proof, replaces, by=by, at=session.created_at)
             await check_proof(connection, proof)
-            await connection.execute(delete(sessions).where(sessions.c.digest == replaces))
             await connection.execute(insert(sessions).values(values))
             await record(
                 connection,
@@ -95,8 +95,36 @@ class SQLSessionStore:
         mine = (sessions.c.id == session_id) & (sessions.c.account_id == owner)
         async with self._transactions.writing() as connection:
             await lock_account(connection, owner)  # A write that rests on this session is made before, or refused.
-            if (await connection.execute(delete(sessions).where(mine))).rowcount:
-                await record(connection, "session.ended", by=by, at=at, account_id=owner, target=session_id)
+            await end_sessions(connection, owner, mine, reason="ended", by=by, at=at)
+
+
+async def end_sessions(
+    connection: AsyncConnection,
+    account_id: str,
+    which: ColumnElement[bool],
+    *,
+    reason: str,
+    by: Actor,
+    at: datetime,
+) -> None:
+    """End sessions of an account in a transaction, with an event for each."""
+    which = which & (sessions.c.account_id == account_id)
+    ended = list(await connection.scalars(delete(sessions).where(which).returning(sessions.c.id)))
+    await record_all(
+        connection, "session.ended", by=by, at=at, targets=ended, account_id=account_id, details={"reason": reason}
+    )
+
+
+async def _end_replaced(connection: AsyncConnection, proof: Proof, digest: str, *, by: Actor, at: datetime) -> None:
+    """End the session with this token's digest, whose account may be another one; lock both accounts."""
+    replaced = sessions.c.digest == digest
+    account_id: str | None = await connection.scalar(select(sessions.c.account_id).where(replaced))
+    if account_id is None:
+        return
+    # In one order, so that two log-ins that replace each other's sessions do not wait for each other in a circle.
+    for locked in sorted({account_id, proof.account_id}):
+        await lock_account(connection, locked)
+    await end_sessions(connection, account_id, replaced, reason="replaced", by=by, at=at)
 
 
 class SQLThrottleStore:

@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from ulid import ULID
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import metrics, process
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.errors import StartError
+from services.common.ids import Kind, new_id
 from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
@@ -185,7 +185,7 @@ def build_app(
 
 def new_request_id() -> str:
     """Return an id that was never used: `req_` and a ULID."""
-    return f"req_{ULID()}"
+    return new_id(Kind.REQUEST)
 
 
 async def _listen(app: Starlette, readiness: Readiness, settings: GatewaySettings) -> None:

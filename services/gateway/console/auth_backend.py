@@ -19,7 +19,6 @@ _POLICIES = {
     sessions_pb2.SIGN_UP_POLICY_INVITE: "invite",
     sessions_pb2.SIGN_UP_POLICY_CLOSED: "closed",
 }
-_EVENTS = 50
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -165,9 +164,9 @@ class GrpcOwner:
         with _auth_errors():
             await self._stub.EndOwnSession(request, metadata=self._metadata, timeout=self._timeout_seconds)
 
-    async def events(self, *, before: str) -> Sequence[Event]:
+    async def events(self, *, before: str, count: int) -> Sequence[Event]:
         """Return a page of the audit log, newest first."""
-        request = owner_pb2.ListOwnAuditEventsRequest(page_size=_EVENTS, before=before)
+        request = owner_pb2.ListOwnAuditEventsRequest(page_size=count, before=before)
         with _auth_errors():
             answer = await self._stub.ListOwnAuditEvents(
                 request, metadata=self._metadata, timeout=self._timeout_seconds

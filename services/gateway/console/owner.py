@@ -186,8 +186,8 @@ class Owner(Protocol):
     async def end_stay(self, session_id: str) -> None:
         """End one of them."""
 
-    async def events(self, *, before: str) -> Sequence[Event]:
-        """Return a page of the audit log, newest first."""
+    async def events(self, *, before: str, count: int) -> Sequence[Event]:
+        """Return at most `count` events of the audit log older than the one with the id `before`, newest first."""
 
     async def change_password(self, current: str, new: str) -> None:
         """Choose another password."""

@@ -1,13 +1,13 @@
 """The playground: a chat in the browser, through the same pipeline and counted like any call."""
 
 import logging
-import re
 from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
 from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, ServiceError, Unauthenticated
+from services.common.ids import Kind, is_id
 from services.gateway.console.lane import leave_lane
 from services.gateway.console.owner import Owner
 from services.gateway.console.page import Pages
@@ -17,7 +17,6 @@ from services.gateway.routes import API, Models
 
 _log = logging.getLogger(__name__)
 _KEY_HEADER = "stack-key-id"
-_KEY_ID = re.compile(r"key_[0-9A-Z]{26}")
 
 
 class Playground:
@@ -45,7 +44,7 @@ class Playground:
             ServiceError: As the API; the key may have ended.
         """
         key_id = visit.request.headers.get(_KEY_HEADER, "")
-        if not _KEY_ID.fullmatch(key_id):
+        if not is_id(key_id, Kind.KEY):
             raise InvalidRequest("Choose an API key to chat with.")
         own = visit.own
         principal = await own.owner.principal(key_id)

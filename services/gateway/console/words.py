@@ -47,7 +47,7 @@ _ACTIONS = {
     "key.rotated": "API key rotated",
     "key.limit_set": "Limit of an API key changed",
     "session.opened": "Logged in",
-    "session.ended": "Logged out",
+    "session.ended": "Session ended",
     "token.verify_email": "Confirmation of the e-mail sent",
     "token.reset_password": "Link for a new password made",
     "token.invite": "Invitation made",

@@ -6,10 +6,13 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator
+from html import unescape
 
 import httpx
 import pytest
 
+from services.common.channel import open_channel
+from stack.auth.v1 import keys_pb2, keys_pb2_grpc
 from tests.e2e.console.browser import Browser, secret_of
 from tests.e2e.stack import Stack, say
 
@@ -70,3 +73,46 @@ async def test_a_revoked_key_ends_the_playground_streams_that_use_it(owner: Brow
     assert revoked.status_code == 200
     assert time.monotonic() - revoked_at < 3
     assert "revoked" in json.loads(events[-1].removeprefix("data: "))["error"]["message"]
+
+
+async def test_the_audit_log_and_the_requests_can_be_paged_to_their_ends(stack: Stack, owner: Browser) -> None:
+    """Fifty log-ins once hid an intruder's traces: there was no second page."""
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "the oldest change"})).text)
+    for _ in range(6):
+        for action in re.findall(r'action="(/keys/key_\w+/revoke)"', (await owner.get("/keys")).text):
+            await owner.submit("/keys", action, {})
+        secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    key_id = re.findall(r"/keys/(key_\w+)/revoke", (await owner.get("/keys")).text)[0]
+    async with open_channel(stack.settings.auth_listen) as channel:
+        keys = keys_pb2_grpc.KeyServiceStub(channel)
+        for number in range(60):
+            request = keys_pb2.SetKeyLimitRequest(key_id=key_id, daily_limit=1_000 + number)
+            await keys.SetKeyLimit(request, metadata=stack.admin_metadata, timeout=5)
+    bearer = {"authorization": f"Bearer {secret}"}
+    calls = [await owner.client.post("/api/v1/chat", headers=bearer, json=say("hi")) for _ in range(120)]
+
+    events = await _all_pages(owner, "/account", r'<code title="(\w+)">', r'href="(/account\?before=aud_\w+)"')
+    requests = await _all_pages(owner, "/usage", r"/usage/requests/(req_\w+)", r'href="(/usage\?[^"]*before=req_\w+)"')
+
+    shown = [target for page in events for target in page]
+    assert [len(page) for page in events] == [50, len(shown) - 50]
+    # Seven keys made, six of them revoked, sixty changes of a limit, the account and its first session.
+    assert (len(shown), sum(target.startswith("key_") for target in shown)) == (75, 73)
+    assert shown[-1].startswith("acc_"), "the oldest change is hidden"
+    assert [request_id for page in requests for request_id in page] == [
+        call.headers["x-request-id"] for call in reversed(calls)
+    ]
+    assert [len(page) for page in requests] == [50, 50, 20]
+
+
+async def _all_pages(browser: Browser, path: str, item: str, older: str) -> list[list[str]]:
+    """Return the items of all pages of a list, following the link to the next as long as there is one."""
+    pages: list[list[str]] = []
+    while True:
+        html = (await browser.get(path)).text
+        assert len(pages) < 10, "the same page comes again and again"
+        pages.append(re.findall(item, html))
+        link = re.search(older, html)
+        if link is None:
+            return pages
+        path = unescape(link[1])

@@ -10,6 +10,8 @@ import pytest
 from tests.unit.auth.auth_process import ADMIN_TOKEN, ROOT, environment
 from tests.unit.cli.conftest import Stackctl
 
+_NO_KEY = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
 
 def test_an_account_is_created_and_its_address_kept_in_lower_case(stackctl: Stackctl) -> None:
     account = json.loads(stackctl("accounts", "create", "--email", "New@Example.com", "--json").stdout)
@@ -105,9 +107,9 @@ def test_a_mistake_in_the_command_line_is_2(stackctl: Stackctl, arguments: tuple
     ("arguments", "sentence"),
     [
         (("keys", "list", "--email", "nobody@example.com"), "no account nobody@example.com"),
-        (("keys", "revoke", "key_none"), "no key key_none"),
+        (("keys", "revoke", _NO_KEY), f"no key {_NO_KEY}"),
         (("accounts", "create", "--email", "nobody"), "that is no e-mail address"),
-        (("usage", "key_none"), "no key key_none"),
+        (("usage", _NO_KEY), f"no key {_NO_KEY}"),
     ],
 )
 def test_a_refusal_is_1_and_names_the_thing(stackctl: Stackctl, arguments: tuple[str, ...], sentence: str) -> None:

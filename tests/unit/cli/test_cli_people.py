@@ -38,6 +38,22 @@ def test_accounts_are_listed_page_by_page_without_a_gap(stackctl: Stackctl) -> N
     assert pages == everybody
 
 
+def test_the_audit_log_is_paged_to_its_end_and_its_table_has_the_ids_to_go_on_from(stackctl: Stackctl) -> None:
+    for number in range(3):
+        asked(stackctl, "accounts", "create", "--email", f"audited{number}@example.com")
+    whole = asked(stackctl, "audit", "--limit", "1000")["events"]
+
+    pages, before = [], ""
+    while page := asked(stackctl, "audit", "--limit", "2", "--before", before)["events"]:
+        pages += page
+        before = page[-1]["id"]
+
+    assert pages == whole
+    heading, *rows = stackctl("audit", "--limit", "3").stdout.splitlines()
+    assert heading.startswith("id ")
+    assert [row.split()[0] for row in rows] == [event["id"] for event in whole[:3]]
+
+
 def test_a_plan_decides_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> None:
     asked(stackctl, "plans", "set", "team", "--daily-limit", "20000", "--active-keys-max", "50")
     asked(stackctl, "accounts", "create", "--email", "team@example.com")
@@ -138,7 +154,7 @@ def test_the_audit_log_names_the_operator_and_what_was_done(stackctl: Stackctl) 
     assert events[0]["target"] == key["id"]
     assert key["key"] not in json.dumps(events)
     printed = stackctl("audit", "--account", "audit@example.com", "--limit", "1").stdout
-    assert printed.splitlines()[1].split()[1:] == ["operator:grace", "key.revoked", account["id"], key["id"]]
+    assert printed.splitlines()[1].split()[2:] == ["operator:grace", "key.revoked", account["id"], key["id"]]
     older = asked(stackctl, "audit", "--account", account["id"], "--before", events[1]["id"])["events"]
     assert older == events[2:]
 
