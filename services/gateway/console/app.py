@@ -9,19 +9,19 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from services.common.clock import Clock
 from services.common.errors import ServiceError
 from services.gateway.console.account_pages import AccountPages
+from services.gateway.console.assets import Assets
 from services.gateway.console.entry import Entry
 from services.gateway.console.headers import SecurityHeaders
 from services.gateway.console.key_pages import KeyPages
 from services.gateway.console.lane import Lane
 from services.gateway.console.owner import Door, Stay
-from services.gateway.console.page import STATIC, Pages
+from services.gateway.console.page import Pages
 from services.gateway.console.playground import Playground
 from services.gateway.console.usage_pages import UsagePages
 from services.gateway.console.visit import (
@@ -49,6 +49,7 @@ class Console:
     """What the pages need of the rest of the gateway."""
 
     pages: Pages
+    assets: Assets
     clock: Clock
     door: Door
     let_in: LetIn
@@ -60,11 +61,11 @@ class Console:
 def build_console(console: Console) -> ASGIApp:
     """Return the console."""
     app = Starlette(
-        routes=[*_routes(console), Mount("/static", StaticFiles(directory=STATIC))],
+        routes=[*_routes(console), Route("/static/{name}", console.assets.serve)],
         exception_handlers={HTTPException: _Errors(console).on_http_exception},
     )
     app.router.redirect_slashes = False
-    defect_page = (STATIC / "defect.html").read_bytes()
+    defect_page = console.assets.content("defect.html")
     return SecurityHeaders(Lane(app), hsts_seconds=console.hsts_seconds, defect_page=defect_page)
 
 

@@ -7,9 +7,10 @@ from starlette.types import ASGIApp
 
 from services.common.clock import SystemClock
 from services.gateway.console.app import Console, build_console
+from services.gateway.console.assets import Assets
 from services.gateway.console.auth_backend import GrpcDoor, GrpcOwner
 from services.gateway.console.owner import Stay
-from services.gateway.console.page import Pages
+from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.usage_backend import GrpcUsage
 from services.gateway.console.visit import Belongings
 from services.gateway.routes import API, Models
@@ -30,5 +31,5 @@ def open_console(channels: Sequence[aio.Channel], api: API, models: Models, sett
         return Belongings(stay, owner, usage)
 
     door = GrpcDoor(auth, timeout_seconds=_AUTH_SECONDS_MAX)
-    clock = SystemClock()
-    return build_console(Console(Pages(clock), clock, door, let_in, api, models, settings.hsts_seconds))
+    clock, assets = SystemClock(), Assets(STATIC)
+    return build_console(Console(Pages(clock, assets), assets, clock, door, let_in, api, models, settings.hsts_seconds))

@@ -208,6 +208,19 @@ async def test_every_answer_forbids_frames_inline_scripts_and_foreign_sources(ow
     assert not re.search(r"<script(?! src=)|\son\w+=", answer.text)
 
 
+async def test_only_the_content_that_an_address_names_is_kept_for_ever(anybody: Browser) -> None:
+    """Whatever `v=` said, wrong content and even a 404 were kept for a year."""
+    named = re.findall(r'"(/static/[a-z.]+\?v=\w+)"', (await anybody.get("/")).text)
+    assert len(named) >= 3
+    told = {path: (await anybody.get(path)).headers["cache-control"] for path in named}
+    assert set(told.values()) == {"public, max-age=31536000, immutable"}
+    for path in ("/static/console.css", "/static/console.css?v=", f"{named[0]}0", "/static/console.css?v=0a1b"):
+        assert (await anybody.get(path)).headers["cache-control"] == "no-cache"
+    for path in ("/static/none.css?v=0a1b", "/static/none.css"):
+        missing = await anybody.get(path)
+        assert (missing.status_code, missing.headers["cache-control"]) == (404, "no-store")
+
+
 @pytest.mark.parametrize(
     "path",
     [
