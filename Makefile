@@ -24,7 +24,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser test-floods bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
+.PHONY: test test-faults test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -39,6 +39,10 @@ test-fuzz: .venv/dev.stamp ## Send BODIES=10000 good and broken bodies; none may
 
 test-floods: .venv/dev.stamp ## Flood the console with cheap requests of every kind, and revoke keys and chat beside it, in both layouts
 	CONSOLE_FLOODS=whole $(BIN)/python -m pytest tests/e2e/test_console_floods.py -n 0 -v -s
+
+test-proxies: .venv/dev.stamp ## Sign up, log in and stream behind nginx and Caddy with the files of deploy/proxies
+	@$(call debian-packages,nginx-light caddy)
+	PROXIES=1 $(BIN)/python -m pytest tests/proxies -n 0 -v
 
 test-rollout: .venv/dev.stamp ## Restart every replica of every service under 200 requests/s and 100 streams; nobody may notice
 	ROLLOUT=whole $(BIN)/python -m pytest tests/rollout -n 0 -v -s

@@ -64,6 +64,9 @@ class OneTimeTokenStore(Protocol):
         One that resets a password also replaces those that verify the e-mail, which it does itself.
         """
 
+    async def plan_of(self, digest: str, *, now: datetime) -> str | None:
+        """Return the plan of an invitation without using it up; None when it is not good."""
+
 
 def mint_token(
     purpose: Purpose, *, account_id: AccountId | None = None, plan: str | None = None, pepper: Pepper, clock: Clock

@@ -33,6 +33,9 @@ class PlanStore(Protocol):
     async def plans(self) -> Sequence[Plan]:
         """Return all plans by name."""
 
+    async def get(self, name: str) -> Plan:
+        """Return a plan; `NotFound` when there is none."""
+
     async def set(self, plan: Plan, *, by: Actor, at: datetime) -> Plan:
         """Make a plan or change it, audited; every key may have changed then."""
 

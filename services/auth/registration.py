@@ -7,20 +7,22 @@ long, and what differs is mailed. Where it is not, signing up is the one answer 
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from services.auth.accounts import Account, AccountStore, Proof, normalised_email, open_account
+from services.auth.accounts import FREE_PLAN, Account, AccountStore, Proof, normalised_email, open_account
 from services.auth.audit import Actor
 from services.auth.letters import Letters
 from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token, token_digest
 from services.auth.passwords import Passwords
 from services.auth.pepper import Pepper
+from services.auth.plans import Plan, PlanStore
 from services.auth.throttles import Rule, Throttle
 from services.common.client_block import client_block
 from services.common.clock import Clock, utc_now
-from services.common.errors import AlreadyExists, PermissionDenied, ServiceError
+from services.common.errors import AlreadyExists, InvalidRequest, PermissionDenied, ServiceError
 
 _log = logging.getLogger(__name__)
 _HOUR_SECONDS = 3_600
@@ -42,6 +44,7 @@ class Stores:
 
     accounts: AccountStore
     tokens: OneTimeTokenStore
+    plans: PlanStore
 
 
 class Registration:
@@ -69,6 +72,14 @@ class Registration:
         self._clock = clock
         self._working: set[asyncio.Task[None]] = set()
         self._by_address = Rule("sign-ups from an address", sign_ups_per_address_max, _HOUR_SECONDS)
+
+    async def plan(self, invite: str) -> Plan:
+        """Return the plan of an account that signs up now: the invitation's, or the free one without a good one."""
+        with suppress(InvalidRequest):
+            digest = token_digest(invite, pepper=self._pepper)
+            if plan := await self._stores.tokens.plan_of(digest, now=utc_now(self._clock)):
+                return await self._stores.plans.get(plan)
+        return await self._stores.plans.get(FREE_PLAN)
 
     async def sign_up(self, email: str, password: str, *, invite: str, by: Actor) -> Proof | None:
         """Open an account and return what its owner has proved: the password that was just chosen.

@@ -194,7 +194,7 @@ def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
         total_seconds=settings.session_seconds,
     )
     registration = Registration(
-        Stores(accounts, SQLOneTimeTokenStore(parts.peoples)),
+        Stores(accounts, SQLOneTimeTokenStore(parts.peoples), SQLPlanStore(parts.peoples)),
         passwords=parts.passwords,
         throttle=throttle,
         letters=parts.letters,

@@ -28,8 +28,11 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.DescribeSignUpRequest, context: Context
     ) -> sessions_pb2.DescribeSignUpResponse:
         """Say who may sign up."""
+        plan = await self._registration.plan(request.invite)
         return sessions_pb2.DescribeSignUpResponse(
-            policy=_POLICIES[self._registration.policy], has_mail=self._registration.letters.has_mail
+            policy=_POLICIES[self._registration.policy],
+            has_mail=self._registration.letters.has_mail,
+            daily_limit=plan.daily_limit,
         )
 
     async def SignUp(self, request: sessions_pb2.SignUpRequest, context: Context) -> sessions_pb2.SignUpResponse:

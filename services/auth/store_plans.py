@@ -27,6 +27,15 @@ class SQLPlanStore:
         async with self._transactions.reading() as connection:
             return [Plan(**row._mapping) for row in await connection.execute(select(plans).order_by(plans.c.name))]
 
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def get(self, name: str) -> Plan:
+        """Return a plan; see `PlanStore.get`."""
+        async with self._transactions.reading() as connection:
+            row = (await connection.execute(select(plans).where(plans.c.name == name))).one_or_none()
+        if row is None:
+            raise _no_plan(name)
+        return Plan(**row._mapping)
+
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set(self, plan: Plan, *, by: Actor, at: datetime) -> Plan:
         """Make a plan or change it; see `PlanStore.set`."""
@@ -52,4 +61,8 @@ async def demand_plan(connection: AsyncConnection, plan: str) -> None:
         NotFound: There is none.
     """
     if await connection.scalar(select(plans.c.name).where(plans.c.name == plan)) is None:
-        raise NotFound(f"no plan {plan}; `stackctl plans list` shows them", reason="plan_not_found")
+        raise _no_plan(plan)
+
+
+def _no_plan(name: str) -> NotFound:
+    return NotFound(f"no plan {name}; `stackctl plans list` shows them", reason="plan_not_found")

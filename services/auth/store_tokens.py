@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.audit import Actor
 from services.auth.one_time_tokens import NewToken, Purpose, not_good
-from services.auth.records import WRITE_SECONDS_MAX, record, unavailable
+from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
 from services.auth.store_plans import demand_plan
 from services.auth.store_proofs import lock_account, lock_existing
 from services.auth.tables import one_time_tokens
@@ -67,6 +67,15 @@ class SQLOneTimeTokenStore:
                 account_id=token.account_id or "",
                 target=token.account_id or token.plan or "",
             )
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def plan_of(self, digest: str, *, now: datetime) -> str | None:
+        """Return the plan of an invitation; see `OneTimeTokenStore.plan_of`."""
+        table = one_time_tokens.c
+        good = (table.digest == digest) & (table.purpose == Purpose.INVITE.value) & (table.expires_at > now)
+        async with self._transactions.reading() as connection:
+            plan: str | None = await connection.scalar(select(table.plan).where(good))
+        return plan
 
 
 async def redeem(connection: AsyncConnection, digest: str, purpose: Purpose, *, now: datetime) -> Redeemed:

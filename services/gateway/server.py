@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import metrics, process
 from services.common.channel import open_channel
@@ -26,6 +25,7 @@ from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
+from services.gateway.forwarded import ForwardedHeaders
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
 from services.gateway.middleware import APIPaths, ConsolePaths, RequestScope
@@ -164,7 +164,7 @@ def build_app(
             Route("/readyz", readiness.readyz),
         ],
         middleware=[
-            Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
+            Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
             *([Middleware(ConsolePaths, console=console)] if console else []),
             Middleware(

@@ -47,7 +47,7 @@ class AccountPages:
 
     async def _show(self, visit: Visit, *, error: ServiceError | None = None, at: str = "", done: str = "") -> Response:
         owner = visit.own.owner
-        before = visit.request.query_params.get("before", "")
+        before = visit.query("before")
         # One more than are shown, to know whether there is an older page.
         events = await owner.events(before=before if is_id(before, Kind.AUDIT_EVENT) else "", count=_EVENTS + 1)
         facts: dict[str, Any] = {

@@ -34,13 +34,13 @@ class GrpcDoor:
         self._stub = sessions_pb2_grpc.SessionServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
-    async def describe_sign_up(self) -> SignUp:
+    async def describe_sign_up(self, invite: str) -> SignUp:
         """Say who may sign up."""
+        request = sessions_pb2.DescribeSignUpRequest(invite=invite)
         with _auth_errors():
-            answer = await self._stub.DescribeSignUp(
-                sessions_pb2.DescribeSignUpRequest(), timeout=self._timeout_seconds
-            )
-        return SignUp(_POLICIES.get(answer.policy, "closed"), answer.has_mail)
+            answer = await self._stub.DescribeSignUp(request, timeout=self._timeout_seconds)
+        daily_limit = answer.daily_limit if answer.HasField("daily_limit") else None
+        return SignUp(_POLICIES.get(answer.policy, "closed"), answer.has_mail, daily_limit)
 
     async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenStay | None:
         """Open an account."""

@@ -10,12 +10,14 @@ from services.common.errors import ServiceError, Throttled
 from services.gateway.console.owner import Door
 from services.gateway.console.page import Pages, go
 from services.gateway.console.refused_clients import RefusedClients
+from services.gateway.console.sign_up_facts import SignUpFacts
 from services.gateway.console.visit import Visit, own_path
 
 T = TypeVar("T")
 
 _LOG_IN, _SIGN_UP, _TOKEN = "log-in", "sign-up", "token"
 """Kinds of tries that auth counts for each address: log-ins, sign-ups and letters, tokens of letters."""
+_LAPSED = "Your session has ended. Log in to go on."
 
 
 class Entry:
@@ -26,23 +28,28 @@ class Entry:
         self._pages = pages
         self._door = door
         self._refused = RefusedClients(clock)
+        self._facts = SignUpFacts(door, clock)
 
     async def landing(self, visit: Visit) -> Response:
         """`GET /`."""
-        return self._pages.show(visit, "landing")
+        return self._pages.show(visit, "landing", daily_limit=await self._facts.daily_limit())
+
+    async def docs(self, visit: Visit) -> Response:
+        """`GET /docs`."""
+        return self._pages.show(visit, "docs", daily_limit=await self._facts.daily_limit())
 
     async def sign_up_form(self, visit: Visit) -> Response:
         """`GET /signup`; an invitation's letter or link carries its token."""
         if visit.belongings:
             return go("/keys")
-        policy = await self._door.describe_sign_up()
-        invite = visit.request.query_params.get("token", "")
+        invite = visit.query("token")
+        policy = await self._door.describe_sign_up(invite)
         return self._pages.show(visit, "signup", sign_up=policy, email="", invite=invite, error="")
 
     async def sign_up(self, visit: Visit) -> Response:
         """`POST /signup`."""
-        policy = await self._door.describe_sign_up()
         email, invite = visit.text("email"), visit.text("invite")
+        policy = await self._door.describe_sign_up(invite)
         try:
             password = visit.secret("password")
             opened = await self._try(
@@ -59,8 +66,16 @@ class Entry:
 
     async def log_in_form(self, visit: Visit) -> Response:
         """`GET /login`."""
-        target = own_path(visit.request.query_params.get("next", ""))
-        return go(target) if visit.belongings else self._pages.show(visit, "login", email="", next=target, error="")
+        target = own_path(visit.query("next"))
+        if visit.belongings:
+            return go(target)
+        notice = _LAPSED if visit.has_lapsed else ""
+        return self._pages.show(visit, "login", email="", next=target, error="", notice=notice)
+
+    def log_in_again(self, visit: Visit, target: str) -> Response:
+        """Return the log-in in place of the answer to a form whose session has ended; it leads back to `target`."""
+        notice = f"{_LAPSED} What you typed is kept, but for passwords."
+        return self._pages.show(visit, "login", status=403, email="", next=target, error="", notice=notice)
 
     async def log_in(self, visit: Visit) -> Response:
         """`POST /login`; the session that the browser had ends, whoever's it was."""
@@ -80,7 +95,7 @@ class Entry:
                 ),
             )
         except ServiceError as exc:
-            return self._pages.refuse(visit, "login", exc, email=email, next=target)
+            return self._pages.refuse(visit, "login", exc, email=email, next=target, notice="")
         visit.come_in(opened, now=self._pages.now())
         return go(target)
 
@@ -93,7 +108,7 @@ class Entry:
 
     async def verify_form(self, visit: Visit) -> Response:
         """`GET /verify`: a button, since mail programs open links by themselves and a token works once."""
-        token = visit.request.query_params.get("token", "")
+        token = visit.query("token")
         return self._pages.show(visit, "verify", token=token, email="", error="")
 
     async def verify(self, visit: Visit) -> Response:
@@ -116,7 +131,7 @@ class Entry:
 
     async def forgot_form(self, visit: Visit) -> Response:
         """`GET /forgot`."""
-        has_mail = (await self._door.describe_sign_up()).has_mail
+        has_mail = (await self._door.describe_sign_up("")).has_mail
         return self._pages.show(visit, "forgot", email="", has_mail=has_mail, error="")
 
     async def forgot(self, visit: Visit) -> Response:
@@ -130,7 +145,7 @@ class Entry:
 
     async def reset_form(self, visit: Visit) -> Response:
         """`GET /reset`."""
-        token = visit.request.query_params.get("token", "")
+        token = visit.query("token")
         return self._pages.show(visit, "reset", token=token, email="", error="")
 
     async def reset(self, visit: Visit) -> Response:

@@ -19,6 +19,8 @@ class SignUp:
     """`open`, `invite` or `closed`."""
     has_mail: bool
     """Whether letters are sent: then e-mails are verified, and forgotten passwords reset."""
+    daily_limit: int | None
+    """Requests a UTC day of each key of the new account; None where auth does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,8 @@ class RequestFilter:
 class Door(Protocol):
     """What somebody can do who has not come in."""
 
-    async def describe_sign_up(self) -> SignUp:
-        """Say who may sign up."""
+    async def describe_sign_up(self, invite: str) -> SignUp:
+        """Say who may sign up; `invite` is the token of an invitation, whose plan counts, or empty."""
 
     async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenStay | None:
         """Open an account; None means that a letter tells how to go on."""

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from services.common.channel import open_channel
-from stack.auth.v1 import keys_pb2, keys_pb2_grpc
-from tests.e2e.console.browser import Browser, secret_of
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc, plans_pb2, plans_pb2_grpc
+from tests.e2e.console.browser import PASSWORD, Browser, forms_of, secret_of
 from tests.e2e.stack import Stack, say
 
 _STREAM = "[[standin:slow token_ms=100]] [[standin:tokens count=80]]"
@@ -116,3 +116,102 @@ async def _all_pages(browser: Browser, path: str, item: str, older: str) -> list
         if link is None:
             return pages
         path = unescape(link[1])
+
+
+async def _end_elsewhere(stack: Stack, owner: Browser) -> str:
+    """End a browser's session from another one, as its owner; return the account's e-mail."""
+    email: str = re.findall(r">([0-9a-f]{12}@example\.com)<", (await owner.get("/account")).text)[0]
+    async with Browser(stack, gateway=1) as other:
+        await other.submit("/login", "/login", {"email": email, "password": PASSWORD})
+        account = (await other.get("/account")).text
+        action = re.findall(r'action="(/account/sessions/ses_\w+/end)"', account)[0]
+        assert (await other.send(account, action, {})).status_code == 200
+    return email
+
+
+async def test_a_form_of_a_session_that_has_ended_is_kept_over_the_log_in(stack: Stack, owner: Browser) -> None:
+    """It was lost, and answered as "opened too long ago"."""
+    page = (await owner.get("/keys")).text
+    email = await _end_elsewhere(stack, owner)
+    typed = {"name": "my lapt\u00f6p & more", "expires": "2031-05-01", "models": "openai/*, llama-3.1-8b-instant"}
+
+    told = await owner.send(page, "/keys", typed)
+    assert told.status_code == 403
+    assert "Your session has ended" in told.text
+    assert "opened" not in told.text
+    back = await owner.send(told.text, "/login", {"email": email, "password": PASSWORD})
+
+    assert back.url.path == "/keys"
+    fields = next(form for form in forms_of(back.text) if form.action == "/keys").fields
+    assert {name: fields[name] for name in typed} == typed
+    assert "my lapt\u00f6p" not in (await owner.get("/keys")).text, "a key was made without being asked for"
+    assert "my lapt\u00f6p" in (await owner.send(back.text, "/keys", {})).text
+
+
+async def test_a_page_of_a_session_that_has_ended_is_opened_again_after_the_log_in_with_its_query(
+    stack: Stack, owner: Browser
+) -> None:
+    email = await _end_elsewhere(stack, owner)
+    wanted = "/usage?key=key_01ARZ3NDEKTSV4RRFFQ69G5FAV&outcome=cut&from=2026-11-01"
+
+    told = await owner.get(wanted)
+    assert "Your session has ended" in told.text
+    back = await owner.send(told.text, "/login", {"email": email, "password": PASSWORD})
+
+    assert str(back.url) == f"{owner.origin}{wanted}"
+
+
+@pytest.mark.parametrize("action", ["/account/password", "/account/delete", "/logout"])
+async def test_no_form_of_a_session_that_has_ended_is_told_that_it_is_too_old(
+    stack: Stack, owner: Browser, action: str
+) -> None:
+    page = (await owner.get("/account")).text
+    await _end_elsewhere(stack, owner)
+
+    told = await owner.send(page, action, {"current": PASSWORD, "new": "another good one", "password": PASSWORD})
+
+    assert "reload the page" not in told.text
+    assert ("Log in" in told.text) or told.url.path == "/"
+    assert "another good one" not in told.text, "a password is kept"
+
+
+async def test_somebody_who_logged_out_in_another_tab_is_asked_to_log_in(owner: Browser) -> None:
+    page = (await owner.get("/keys")).text
+    await owner.submit("/account", "/logout", {})
+
+    told = await owner.send(page, "/keys", {"name": "laptop"})
+
+    assert (told.status_code, "Log in" in told.text) == (403, True)
+    assert "name%3Dlaptop" in told.text or "name=laptop" in told.text
+
+
+async def test_a_log_in_form_that_was_opened_before_another_log_in_says_so(stack: Stack, owner: Browser) -> None:
+    async with Browser(stack) as browser:
+        early = (await browser.get("/login")).text
+        await browser.sign_up(f"{secrets.token_hex(6)}@example.com")
+        told = await browser.send(early, "/login", {"email": "a@example.com", "password": PASSWORD})
+    assert told.status_code == 403
+    assert "opened before you logged in" in told.text
+
+
+async def test_the_pages_show_the_plans_limit_and_the_invitations(own_stack: Stack) -> None:
+    async with open_channel(own_stack.settings.auth_listen) as channel:
+        plans = plans_pb2_grpc.PlanServiceStub(channel)
+        for name, limit in (("free", 250), ("team", 12_345)):
+            request = plans_pb2.SetPlanRequest(plan=plans_pb2.Plan(name=name, daily_limit=limit))
+            await plans.SetPlan(request, metadata=own_stack.admin_metadata, timeout=5)
+        accounts = accounts_pb2_grpc.AccountServiceStub(channel)
+        invite = await accounts.CreateInvite(
+            accounts_pb2.CreateInviteRequest(plan="team"), metadata=own_stack.admin_metadata, timeout=5
+        )
+    async with Browser(own_stack) as browser:
+        for path in ("/signup", "/", "/docs"):
+            page = (await browser.get(path)).text
+            assert "250" in page, path
+            assert "1,000" not in page, path
+        assert "12,345 requests a day" in (await browser.get(f"/signup?token={invite.token}")).text
+        assert "250 requests a day" in (await browser.get("/signup?token=one_stk_nonsense")).text
+        own_stack.kill("auth")
+        for path in ("/", "/docs"):
+            away = await browser.get(path)
+            assert (away.status_code, "250" in away.text) == (200, True)

@@ -139,12 +139,17 @@ class DescribeSignUpRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    INVITE_FIELD_NUMBER: _builtins.int
+    invite: _builtins.str
+    """Token of an invitation, whose plan is described then; empty, or one that is not good, describes the free plan."""
     def __init__(
         self,
+        *,
+        invite: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invite", b"invite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,21 +163,27 @@ class DescribeSignUpResponse(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     HAS_MAIL_FIELD_NUMBER: _builtins.int
+    DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     policy: Global___SignUpPolicy.ValueType
     """Who may sign up."""
     has_mail: _builtins.bool
     """Whether mail is configured: e-mails are verified, and forgotten passwords reset by mail."""
+    daily_limit: _builtins.int
+    """Requests a UTC day of each key of the new account; 0 admits nothing."""
     def __init__(
         self,
         *,
         policy: Global___SignUpPolicy.ValueType = ...,
         has_mail: _builtins.bool = ...,
+        daily_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_mail", b"has_mail", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "has_mail", b"has_mail", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__daily_limit: _TypeAlias = _typing.Literal["daily_limit"]  # noqa: Y015
+    _WhichOneofArgType__daily_limit: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__daily_limit) -> _WhichOneofReturnType__daily_limit | None: ...
 
 Global___DescribeSignUpResponse: _TypeAlias = DescribeSignUpResponse  # noqa: Y015
 
