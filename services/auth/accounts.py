@@ -1,13 +1,13 @@
 """Accounts: who owns keys, told apart by e-mail address."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NewType, Protocol
 
+from services.auth.addresses import normalised_email
 from services.auth.audit import Actor
-from services.common.errors import InvalidRequest
+from services.auth.mail_queue import QueuedEmail
 from services.common.ids import Kind, is_id, new_id
 
 AccountId = NewType("AccountId", str)
@@ -16,14 +16,6 @@ AccountId = NewType("AccountId", str)
 FREE_PLAN = "free"
 """Name of the plan that every account starts on."""
 
-_EMAIL_CHARACTERS_MAX = 254  # RFC 5321: a path of 256 characters with its two brackets.
-_LOCAL_CHARACTERS_MAX = 64
-# What RFC 5322 writes without quotes, with letters of all scripts. Commas, semicolons, colons, brackets and comments
-# would make a mail program see other addresses in it than this one: letters to whoever a stranger likes, unbounded.
-_ATOM = r"[\w!#$%&'*+/=?^`{|}~-]+"
-_LABEL = r"[^\W_](?:[\w-]*[^\W_])?"
-_EMAIL = re.compile(rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@{_LABEL}(?:\.{_LABEL})+")
-
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -31,7 +23,7 @@ class Account:
 
     id: AccountId
     email: str
-    """Lower case; no two accounts share one. Empty when the account was deleted."""
+    """As `normalised_email` returns it; no two accounts share one. Empty when the account was deleted."""
     plan: str
     """Name of the plan, whose daily limit holds for keys without a limit of their own."""
     created_at: datetime
@@ -67,6 +59,22 @@ class Proof:
     salted, so every new password has another, even when its text is the same."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account to keep."""
+
+    account: Account
+    """With an invitation its plan is the invitation's."""
+    password_hash: str | None = field(default=None, repr=False)
+    """Hash of its password; None leaves it without one."""
+    invite: str | None = field(default=None, repr=False)
+    """Digest of the invitation to use up."""
+    is_one_per_mailbox: bool = False
+    """Whether another account of the same mailbox refuses it."""
+    letter: QueuedEmail | None = None
+    """What is queued in the same transaction: an account whose letter was lost could never be used."""
+
+
 class AccountStore(Protocol):
     """Where accounts are kept. Accounts are named by id or e-mail address; a deleted one by its id alone.
 
@@ -75,21 +83,16 @@ class AccountStore(Protocol):
     its session has ended or the account was deleted, and `PermissionDenied` when the password is another one by then.
     """
 
-    async def add(
-        self, account: Account, *, by: Actor, password_hash: str | None = None, invite: str | None = None
-    ) -> Account:
+    async def add(self, new: NewAccount, *, by: Actor) -> Account:
         """Keep a new account and return it.
 
-        Args:
-            account: What to keep; with an invitation its plan is the invitation's.
-            by: Who asks.
-            password_hash: Hash of its password; None leaves it without one.
-            invite: Digest of the invitation to use up.
-
         Raises:
-            AlreadyExists: Its e-mail address has an account.
+            AlreadyExists: Its e-mail address, or its mailbox, has an account.
             InvalidRequest: The invitation is not good.
         """
+
+    async def signed_up(self, address: str) -> Account | None:
+        """Return the account with a normalised address, or else the one of the same mailbox; None without either."""
 
     async def get(self, reference: str) -> Account:
         """Read an account."""
@@ -129,23 +132,6 @@ def open_account(email: str, *, now: datetime, plan: str = FREE_PLAN) -> Account
         InvalidRequest: The text is no e-mail address.
     """
     return Account(AccountId(new_id(Kind.ACCOUNT)), normalised_email(email), plan, now)
-
-
-def normalised_email(text: str) -> str:
-    """Return an e-mail address in the one form in which it is kept and compared.
-
-    The check is of shape only: that mail arrives there, nothing but mail can tell.
-
-    Raises:
-        InvalidRequest: The text is no e-mail address.
-    """
-    email = text.strip().lower()
-    # The length first, so that no pattern is tried on a text of megabytes.
-    shape = _EMAIL.fullmatch(email) if len(email) <= _EMAIL_CHARACTERS_MAX else None
-    # Unprintable characters are refused because Postgres cannot keep a NUL and terminals act on the others.
-    if shape is None or len(shape["local"]) > _LOCAL_CHARACTERS_MAX or not email.isprintable():
-        raise InvalidRequest("that is no e-mail address; write one such as ada@example.com", reason="invalid_email")
-    return email
 
 
 def checked_reference(text: str) -> str:

@@ -8,10 +8,12 @@ starts them again.
 
 from dataclasses import dataclass, field, replace
 
-from services.auth.accounts import Account, AccountStore, Credentials, Proof, normalised_email
+from services.auth.accounts import Account, AccountStore, Credentials, Proof
+from services.auth.addresses import normalised_email
 from services.auth.audit import STRANGER, Actor
 from services.auth.devices import Device, Devices
-from services.auth.letters import Letters
+from services.auth.mail_queue import Topic, new_email
+from services.auth.mailer import Mailer
 from services.auth.passwords import Passwords, password_wrong
 from services.auth.sessions import OpenSession, Session, Sessions
 from services.auth.throttles import Rule, Throttle
@@ -47,7 +49,7 @@ class LogIn:
         passwords: Passwords,
         throttle: Throttle,
         devices: Devices,
-        letters: Letters,
+        mailer: Mailer,
         clock: Clock,
         log_ins_per_address_max: int,
     ) -> None:
@@ -57,7 +59,7 @@ class LogIn:
         self._passwords = passwords
         self._throttle = throttle
         self._devices = devices
-        self._letters = letters
+        self._mailer = mailer
         self._clock = clock
         self._by_address = Rule("log-ins from an address", log_ins_per_address_max, _QUARTER_SECONDS)
 
@@ -84,7 +86,7 @@ class LogIn:
             raise _wrong()
         assert credentials is not None, "a password matches no account that is not known"
         account = credentials.account
-        if self._letters.has_mail and account.email_verified_at is None:
+        if self._mailer.has_mail and account.email_verified_at is None:
             raise FailedPrecondition(
                 "Confirm your e-mail address first: open the page that was mailed to you.", reason="email_unverified"
             )
@@ -166,7 +168,7 @@ class LogIn:
         """Tell an owner that many wrong passwords were tried, in the audit log and by e-mail."""
         stranger = replace(by, name=STRANGER)
         await self._accounts.note_failed_log_ins(account.id, _FAILURES_TOLD, by=stranger, at=utc_now(self._clock))
-        self._letters.failed_log_ins(account.email, _FAILURES_TOLD)
+        await self._mailer.add(new_email(Topic.FAILED_LOG_INS, account.email, by=stranger, clock=self._clock))
 
 
 def _normalised(email: str) -> str:

@@ -8,6 +8,7 @@ too many waiting, in all or of its own client, is refused.
 import asyncio
 import os
 import threading
+import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 _CHARACTERS_MIN = 10
 _CHARACTERS_MAX = 256
+_TYPED_CHARACTERS_MAX = 4 * _CHARACTERS_MAX
+"""Decomposed characters are a few times as many."""
 _THREADS = 2
 _PLACES = 32
 _NICENESS = 10
@@ -57,9 +60,10 @@ class Passwords:
         Raises:
             Throttled: Too many wait, in all or of this client.
         """
-        can_match = password_hash is not None and len(password) <= _CHARACTERS_MAX
-        against, shown = (password_hash, password) if password_hash and can_match else (self._decoy, "")
-        return await self._in_thread(lambda: _matches(against, shown), client) and can_match
+        # The length first: a text of megabytes is not composed.
+        is_short = len(password) <= _TYPED_CHARACTERS_MAX
+        against, shown = password_hash or self._decoy, password if is_short else ""
+        return await self._in_thread(lambda: _matches(against, shown), client) and is_short and bool(password_hash)
 
     def close(self) -> None:
         """End the threads."""
@@ -71,17 +75,20 @@ class Passwords:
 
 
 def checked_password(password: str) -> str:
-    """Return a password that can be accepted.
+    """Return a password that can be accepted, its characters composed (NFC), as it is hashed and counted.
+
+    Keyboards and systems write `é` as one character or as two; both are the same password.
 
     Raises:
         InvalidRequest: It is too short, too long, or no text.
     """
-    if not _CHARACTERS_MIN <= len(password) <= _CHARACTERS_MAX:
+    composed = _composed(password) if len(password) <= _TYPED_CHARACTERS_MAX else ""
+    if not _CHARACTERS_MIN <= len(composed) <= _CHARACTERS_MAX:
         raise InvalidRequest(
             f"A password has {_CHARACTERS_MIN} to {_CHARACTERS_MAX} characters. Choose another.",
             reason="invalid_password",
         )
-    return password
+    return composed
 
 
 def password_wrong() -> PermissionDenied:
@@ -89,7 +96,16 @@ def password_wrong() -> PermissionDenied:
     return PermissionDenied("That is not your password. Try again.", reason="password_wrong")
 
 
+def _composed(password: str) -> str:
+    return unicodedata.normalize("NFC", password)
+
+
 def _matches(password_hash: str, password: str) -> bool:
+    # Passwords of earlier versions were hashed as they were typed.
+    return any(_verifies(password_hash, form) for form in dict.fromkeys((_composed(password), password)))
+
+
+def _verifies(password_hash: str, password: str) -> bool:
     try:
         return _HASHER.verify(password_hash, password)
     except (VerificationError, InvalidHashError):

@@ -1,11 +1,11 @@
 """AccountService, PlanService and AuditService: what operators manage besides keys."""
 
 from services.auth import messages
-from services.auth.accounts import FREE_PLAN, AccountStore, checked_reference, open_account
+from services.auth.accounts import FREE_PLAN, AccountStore, NewAccount, checked_reference, open_account
 from services.auth.audit import AuditLog
 from services.auth.callers import AdminToken
 from services.auth.changes import ChangeFeed
-from services.auth.letters import Letters
+from services.auth.emails import EmailTemplates
 from services.auth.one_time_tokens import MintedToken, OneTimeTokenStore, Purpose, mint_token
 from services.auth.pepper import Pepper
 from services.auth.plans import Plan, PlanStore, checked_plan, checked_plan_name
@@ -24,7 +24,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         store: AccountStore,
         tokens: OneTimeTokenStore,
         *,
-        letters: Letters,
+        templates: EmailTemplates,
         feed: ChangeFeed,
         pepper: Pepper,
         admin_token: AdminToken,
@@ -33,7 +33,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         """Keep accounts in `store` and what is handed to people in `tokens`."""
         self._store = store
         self._tokens = tokens
-        self._letters = letters
+        self._templates = templates
         self._feed = feed
         self._pepper = pepper
         self._admin_token = admin_token
@@ -46,7 +46,8 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         operator = self._admin_token.demand(context)
         plan = checked_plan_name(request.plan or FREE_PLAN)
         account = open_account(request.email, now=utc_now(self._clock), plan=plan)
-        return accounts_pb2.CreateAccountResponse(account=messages.account(await self._store.add(account, by=operator)))
+        kept = await self._store.add(NewAccount(account), by=operator)
+        return accounts_pb2.CreateAccountResponse(account=messages.account(kept))
 
     async def GetAccount(
         self, request: accounts_pb2.GetAccountRequest, context: Context
@@ -97,7 +98,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
         return accounts_pb2.CreatePasswordResetResponse(
             token=minted.text,
-            url=self._letters.url("reset", minted.text),
+            url=self._templates.url("reset", minted.text),
             expires_at=messages.timestamp(minted.kept.expires_at),
         )
 
@@ -110,7 +111,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
         return accounts_pb2.CreateInviteResponse(
             token=minted.text,
-            url=self._letters.url("signup", minted.text),
+            url=self._templates.url("signup", minted.text),
             expires_at=messages.timestamp(minted.kept.expires_at),
         )
 

@@ -31,7 +31,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         plan = await self._registration.plan(request.invite)
         return sessions_pb2.DescribeSignUpResponse(
             policy=_POLICIES[self._registration.policy],
-            has_mail=self._registration.letters.has_mail,
+            has_mail=self._registration.has_mail,
             daily_limit=plan.daily_limit,
         )
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, or_, select, true, update
+from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.auth.accounts import Account, AccountId, Credentials, Proof
+from services.auth.accounts import Account, AccountId, Credentials, NewAccount, Proof
+from services.auth.addresses import identity_of
 from services.auth.audit import Actor
 from services.auth.one_time_tokens import Purpose
 from services.auth.records import (
@@ -18,6 +19,7 @@ from services.auth.records import (
     take_revisions,
     unavailable,
 )
+from services.auth.store_mail import enqueue, forget_emails
 from services.auth.store_plans import demand_plan
 from services.auth.store_proofs import check_proof, lock_account
 from services.auth.store_sessions import end_sessions
@@ -44,22 +46,23 @@ class SQLAccountStore:
         self._transactions = transactions
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def add(
-        self, account: Account, *, by: Actor, password_hash: str | None = None, invite: str | None = None
-    ) -> Account:
+    async def add(self, new: NewAccount, *, by: Actor) -> Account:
         """Keep a new account; see `AccountStore.add`."""
+        account, plan = new.account, new.account.plan
         async with self._transactions.writing() as connection:
-            plan = account.plan
-            if invite is not None:
-                token = await redeem(connection, invite, Purpose.INVITE, now=account.created_at)
+            if new.invite is not None:
+                token = await redeem(connection, new.invite, Purpose.INVITE, now=account.created_at)
                 plan = token.plan
             await demand_plan(connection, plan)
+            if new.is_one_per_mailbox:
+                await _check_mailbox(connection, account.email)
             values = {
                 "id": account.id,
                 "email": account.email,
+                "identity": identity_of(account.email),
                 "plan": plan,
                 "created_at": account.created_at,
-                "password_hash": password_hash,
+                "password_hash": new.password_hash,
             }
             try:
                 await connection.execute(insert(accounts).values(values))
@@ -74,7 +77,18 @@ class SQLAccountStore:
                 target=account.id,
                 details={"plan": plan},
             )
+            if new.letter is not None:
+                await enqueue(connection, new.letter)
             return await _read(connection, account.id)
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def signed_up(self, address: str) -> Account | None:
+        """Return an account by address or mailbox; see `AccountStore.signed_up`."""
+        same = or_(accounts.c.email == address, accounts.c.identity == identity_of(address))
+        query = select(*_COLUMNS).where(same, accounts.c.deleted_at.is_(None)).order_by(accounts.c.email != address)
+        async with self._transactions.reading() as connection:
+            row = (await connection.execute(query.order_by(accounts.c.id).limit(1))).one_or_none()
+        return None if row is None else _account(row)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def get(self, reference: str) -> Account:
@@ -172,6 +186,7 @@ class SQLAccountStore:
                 await connection.rollback()
                 return account
             await end_sessions(connection, account_id, true(), reason="account_deleted", by=by, at=at)
+            await forget_emails(connection, account_id, account.email)
             await _forget(connection, account_id, at)
             await _change_keys(connection, account_id, revoked_at=at)
             await record(connection, "account.deleted", by=by, at=at, account_id=account_id, target=account_id)
@@ -189,6 +204,15 @@ async def account_id_of(connection: AsyncConnection, reference: str, *, or_delet
     if account_id is None:
         raise _not_found(reference)
     return AccountId(account_id)
+
+
+async def _check_mailbox(connection: AsyncConnection, email: str) -> None:
+    """Return when no account is of this mailbox, and none becomes so before the transaction ends."""
+    identity = identity_of(email)
+    if connection.dialect.name == "postgresql":  # SQLite has one writer.
+        await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"mailbox {identity}", 0))))
+    if await connection.scalar(select(accounts.c.id).where(accounts.c.identity == identity).limit(1)) is not None:
+        raise AlreadyExists(f"the mailbox of {email} has an account already", reason="account_exists")
 
 
 async def _replace_password(connection: AsyncConnection, account_id: str, password_hash: str) -> None:
@@ -214,7 +238,13 @@ async def _verified(connection: AsyncConnection, account_id: str, action: str, b
 async def _forget(connection: AsyncConnection, account_id: AccountId, at: datetime) -> None:
     """Remove what tells whose account it is, and what would let somebody into it."""
     await connection.execute(delete(one_time_tokens).where(one_time_tokens.c.account_id == account_id))
-    nobody = {"email": f"deleted:{account_id}", "password_hash": None, "email_verified_at": None, "deleted_at": at}
+    nobody = {
+        "email": f"deleted:{account_id}",
+        "identity": None,
+        "password_hash": None,
+        "email_verified_at": None,
+        "deleted_at": at,
+    }
     await connection.execute(update(accounts).where(accounts.c.id == account_id).values(nobody))
     await connection.execute(update(api_keys).where(api_keys.c.account_id == account_id).values(name="deleted"))
 

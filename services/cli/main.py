@@ -8,6 +8,7 @@ from services.cli.accounts import accounts
 from services.cli.audit import audit
 from services.cli.client import Backends
 from services.cli.keys import keys
+from services.cli.mail import mail
 from services.cli.plans import plans
 from services.cli.usage import usage
 from services.cli.verify import verify
@@ -54,5 +55,5 @@ def main(context: click.Context, *, auth_target: str, quota_target: str, inferen
     context.obj = Backends(auth_target, quota_target, inference_target, data_dir)
 
 
-for _command in (accounts, plans, keys, usage, audit, verify):
+for _command in (accounts, plans, keys, usage, audit, mail, verify):
     main.add_command(_command)

@@ -17,6 +17,7 @@ class Kind(StrEnum):
 
     ACCOUNT = "acc"
     AUDIT_EVENT = "aud"
+    EMAIL = "eml"
     KEY = "key"
     REQUEST = "req"
     SESSION = "ses"

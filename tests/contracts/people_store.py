@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.auth.accounts import Account, AccountStore, Proof, open_account
+from services.auth.accounts import Account, AccountStore, NewAccount, Proof, open_account
 from services.auth.audit import Actor, AuditLog
 from services.auth.keys import Bounds, KeyId, KeyStore
+from services.auth.mail_queue import MailQueue, Topic, new_email
 from services.auth.minting import mint
 from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
 from services.auth.pepper import Pepper
@@ -56,6 +57,7 @@ class World:
     tokens: OneTimeTokenStore
     throttles: tuple[ThrottleStore, ThrottleStore]
     plans: PlanStore
+    mail: MailQueue
     audit: AuditLog
     clock: HandClock
 
@@ -67,7 +69,7 @@ class World:
     async def account(self, email: str = EMAIL, *, password_hash: str | None = None) -> Account:
         """Keep a new account."""
         account = open_account(email, now=self.at)
-        await self.accounts.add(account, by=BY, password_hash=password_hash)
+        await self.accounts.add(NewAccount(account, password_hash), by=BY)
         return account
 
     def stay(self) -> Sessions:
@@ -88,7 +90,39 @@ async def _ended(stay: Sessions, opened: OpenSession) -> bool:
 
 
 class PeopleStoreContract:
-    """The contract of `SessionStore`, `OneTimeTokenStore`, `ThrottleStore`, `PlanStore` and `AuditLog`."""
+    """The contract of `SessionStore`, `OneTimeTokenStore`, `ThrottleStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
+
+    async def test_each_email_is_claimed_by_one_sender_at_a_time(self, world: World) -> None:
+        queued = [new_email(Topic.SIGN_UP, f"ada{n}@example.com", by=BY, clock=world.clock) for n in range(12)]
+        for email in queued:
+            await world.mail.add(email)
+        until = world.at + timedelta(minutes=2)
+        claims = await asyncio.gather(*(world.mail.claim(count=2, now=world.at, until=until) for _ in range(8)))
+        claimed = [email for claim in claims for email in claim]
+        while more := await world.mail.claim(count=2, now=world.at, until=until):  # A sender may pass over another's.
+            claimed += more
+        assert sorted(email.id for email in claimed) == sorted(email.id for email in queued)
+        assert {email.tries for email in claimed} == {1}
+        assert not await world.mail.due(world.at)
+
+    async def test_an_email_waits_until_its_next_try_and_one_whose_sender_was_killed_is_sent_by_another(
+        self, world: World
+    ) -> None:
+        email = new_email(Topic.PASSWORD_RESET, EMAIL, by=BY, clock=world.clock)
+        await world.mail.add(email)
+        [first] = await world.mail.claim(count=9, now=world.at, until=world.at + timedelta(minutes=2))
+        assert (first.to, first.topic, first.by, first.created_at) == (EMAIL, Topic.PASSWORD_RESET, BY, world.at)
+        world.clock.seconds += 120
+        [second] = await world.mail.claim(count=9, now=world.at, until=world.at + timedelta(minutes=2))
+        assert second.tries == 2
+        await world.mail.put_back(second, next_try_at=world.at + timedelta(seconds=30))
+        assert not await world.mail.due(world.at)
+        world.clock.seconds += 30
+        assert await world.mail.due(world.at)
+        assert await world.mail.waiting() == 1
+        await world.mail.remove(second)
+        assert not await world.mail.due(world.at)
+        assert await world.mail.waiting() == 0
 
     async def test_a_session_lives_while_it_is_used_but_not_beyond_its_hour(self, world: World) -> None:
         stay = world.stay()

@@ -279,7 +279,7 @@ async def test_without_mail_that_is_said_and_an_operator_helps(people: People) -
         people.sessions.SendPasswordReset(sessions_pb2.SendPasswordResetRequest(email="forgot@example.com"))
     )
     assert sent.code is StatusCode.FAILED_PRECONDITION
-    assert "mail is not configured" in sent.message
+    assert "Mail is not configured" in sent.message
 
     request = accounts_pb2.CreatePasswordResetRequest(account="forgot@example.com")
     made = await people.accounts.CreatePasswordReset(request, metadata=bearer())

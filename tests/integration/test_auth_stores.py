@@ -21,6 +21,7 @@ from services.auth.records import SQLAuditLog, unavailable
 from services.auth.server import MIGRATIONS, VERSION_TABLE
 from services.auth.store import SQLKeyStore
 from services.auth.store_accounts import SQLAccountStore
+from services.auth.store_mail import SQLMailQueue
 from services.auth.store_plans import SQLPlanStore
 from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLThrottleStore
 from services.auth.store_tokens import SQLOneTimeTokenStore
@@ -218,6 +219,7 @@ async def _world(url: str) -> AsyncIterator[World]:
             SQLOneTimeTokenStore(transactions),
             (SQLThrottleStore(engine, transactions), SQLThrottleStore(engine, transactions)),
             SQLPlanStore(transactions),
+            SQLMailQueue(transactions),
             SQLAuditLog(transactions),
             HandClock(),
         )

@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, InternalError, ServiceError, Unavailable
+from services.common.readable_email import readable_email
 from services.gateway.console.assets import Assets
 from services.gateway.console.visit import Visit
 from services.gateway.console.words import ago, in_words
@@ -38,6 +39,7 @@ class Pages:
             "ago": lambda seconds: ago(seconds, now=clock.now()),
             "in_words": in_words,
         }
+        self._templates.filters["readable_email"] = readable_email
         self._templates.globals["asset"] = assets.url
 
     def now(self) -> float:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from argon2 import PasswordHasher
 
 from services.auth.passwords import Passwords
 from services.common.errors import InvalidRequest, Throttled
@@ -72,6 +73,28 @@ async def test_the_event_loop_goes_on_while_passwords_are_hashed(passwords: Pass
 
     assert not any(work.done() for work in works)
     assert [type(answer) for answer in await asyncio.gather(*works)] == [str, bool]
+
+
+@pytest.mark.parametrize(
+    ("typed", "again"), [("caf\u00e9 au lait", "cafe\u0301 au lait"), ("नमस्ते दुनिया", "नमस्ते दुनिया")]
+)
+async def test_a_password_is_the_same_however_its_characters_are_composed(
+    passwords: Passwords, typed: str, again: str
+) -> None:
+    for one, other in ((typed, again), (again, typed)):
+        assert await passwords.matches(other, await passwords.hash(one, client=""), client="")
+
+
+async def test_a_password_is_counted_in_composed_characters(passwords: Passwords) -> None:
+    decomposed = "e\u0301" * 9
+    with pytest.raises(InvalidRequest, match="10 to 256"):
+        await passwords.hash(decomposed, client="")
+    await passwords.hash("e\u0301" * 256, client="")
+
+
+async def test_a_password_that_an_earlier_version_hashed_as_it_was_typed_still_opens(passwords: Passwords) -> None:
+    hashed = PasswordHasher().hash("cafe\u0301 au lait")
+    assert await passwords.matches("cafe\u0301 au lait", hashed, client="")
 
 
 async def test_text_that_is_no_hash_matches_nothing(passwords: Passwords) -> None:

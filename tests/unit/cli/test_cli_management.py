@@ -108,7 +108,7 @@ def test_a_mistake_in_the_command_line_is_2(stackctl: Stackctl, arguments: tuple
     [
         (("keys", "list", "--email", "nobody@example.com"), "no account nobody@example.com"),
         (("keys", "revoke", _NO_KEY), f"no key {_NO_KEY}"),
-        (("accounts", "create", "--email", "nobody"), "that is no e-mail address"),
+        (("accounts", "create", "--email", "nobody"), "That is no e-mail address"),
         (("usage", _NO_KEY), f"no key {_NO_KEY}"),
     ],
 )
