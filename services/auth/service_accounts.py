@@ -8,7 +8,7 @@ from services.auth.changes import ChangeFeed
 from services.auth.emails import EmailTemplates
 from services.auth.one_time_tokens import MintedToken, OneTimeTokenStore, Purpose, mint_token
 from services.auth.pepper import Pepper
-from services.auth.plans import Plan, PlanStore, checked_plan, checked_plan_name
+from services.auth.plans import Plan, PlanStore, checked_fields, checked_plan, checked_plan_name
 from services.common.clock import Clock, utc_now
 from services.common.errors import FailedPrecondition
 from services.common.ids import Kind
@@ -137,7 +137,9 @@ class PlanService(plans_pb2_grpc.PlanServiceServicer):
     async def SetPlan(self, request: plans_pb2.SetPlanRequest, context: Context) -> plans_pb2.SetPlanResponse:
         """Make a plan or change it."""
         operator = self._admin_token.demand(context)
-        plan = await self._store.set(checked_plan(_plan(request.plan)), by=operator, at=utc_now(self._clock))
+        only = checked_fields(request.update_mask.paths)
+        plan = checked_plan(_plan(request.plan))
+        plan = await self._store.set(plan, by=operator, at=utc_now(self._clock), only=only)
         self._feed.kick()
         return plans_pb2.SetPlanResponse(plan=messages.plan(plan))
 

@@ -9,6 +9,7 @@ from services.cli.audit import audit
 from services.cli.client import Backends
 from services.cli.keys import keys
 from services.cli.mail import mail
+from services.cli.mistakes import Commands, Target
 from services.cli.plans import plans
 from services.cli.usage import usage
 from services.cli.verify import verify
@@ -21,11 +22,13 @@ def _target(service: str, *, default: str) -> click.Option:
         default=default,
         show_default=True,
         show_envvar=True,
+        type=Target(),
         help=f"Where the {service} service is.",
     )
 
 
 @click.group(
+    cls=Commands,
     params=[
         _target("auth", default="127.0.0.1:50051"),
         _target("quota", default="127.0.0.1:50052"),

@@ -64,8 +64,32 @@ def test_a_plan_decides_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> No
 
     asked(stackctl, "plans", "set", "team", "--daily-limit", "30000")
     assert asked(stackctl, "keys", "list", "--email", "team@example.com")["keys"][0]["daily_limit"] == 30_000
-    team = {"name": "team", "daily_limit": 30_000, "active_keys_max": None, "new_keys_per_day_max": None}
+    team = {"name": "team", "daily_limit": 30_000, "active_keys_max": 50, "new_keys_per_day_max": None}
     assert team in asked(stackctl, "plans", "list")["plans"]
+
+
+def test_what_is_not_named_of_a_plan_is_kept_and_a_bound_returns_to_the_setting_when_asked_to(
+    stackctl: Stackctl,
+) -> None:
+    """A new limit once took the bounds of keys away from everybody on the plan."""
+    new = asked(stackctl, "plans", "set", "kept", "--daily-limit", "5", "--new-keys-per-day-max", "7")
+    assert new == {"name": "kept", "daily_limit": 5, "active_keys_max": None, "new_keys_per_day_max": 7}
+    assert asked(stackctl, "plans", "set", "kept", "--active-keys-max", "0") == {**new, "active_keys_max": 0}
+    limited = asked(stackctl, "plans", "set", "kept", "--daily-limit", "6")
+    assert limited == {**new, "active_keys_max": 0, "daily_limit": 6}
+    back = asked(stackctl, "plans", "set", "kept", "--active-keys-max", "default", "--new-keys-per-day-max", "default")
+    assert back == {"name": "kept", "daily_limit": 6, "active_keys_max": None, "new_keys_per_day_max": None}
+    assert back in asked(stackctl, "plans", "list")["plans"]
+    events = asked(stackctl, "audit", "--limit", "2")["events"]
+    assert events[1]["details"] == {"daily_limit": "6"}
+    assert events[0]["details"].keys() == {"active_keys_max", "new_keys_per_day_max"}
+
+
+def test_a_new_plan_needs_a_daily_limit(stackctl: Stackctl) -> None:
+    result = stackctl("plans", "set", "fresh", "--active-keys-max", "3")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "a new one needs a daily limit" in result.stderr
+    assert "fresh" not in {plan["name"] for plan in asked(stackctl, "plans", "list")["plans"]}
 
 
 def test_an_unknown_plan_is_refused_and_named(stackctl: Stackctl) -> None:
