@@ -58,8 +58,8 @@ dashboard: .venv/dev.stamp ## Ask a real Prometheus for every panel and alert un
 	@command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; } || { echo "prometheus is needed and could not be installed; on Debian: sudo apt install prometheus" >&2; exit 1; }
 	$(BIN)/python -m tools.dashboard
 
-test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
-	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium fonts-inter fonts-jetbrains-mono; } || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
+test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium, also behind nginx; SCREENSHOTS=folder keeps pictures
+	@$(call debian-packages,chromium fonts-inter fonts-jetbrains-mono nginx-light)
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
 
 soak: .venv/dev.stamp ## Load the product for MINUTES=30 and see that memory, threads and descriptors stay as they are

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from services.auth.accounts import FREE_PLAN, Account, AccountStore, NewAccount, Proof, open_account
 from services.auth.addresses import domain_of, identity_of, normalised_email
-from services.auth.audit import Actor
+from services.auth.audit import STRANGER, Actor
 from services.auth.mail_queue import Topic, new_email
 from services.auth.mailer import Mailer
 from services.auth.one_time_tokens import OneTimeTokenStore, token_digest
@@ -157,7 +157,8 @@ class Registration:
             await self._stores.accounts.add(replace(new, letter=letter), by=by)
         except AlreadyExists:
             if letters <= _LETTERS.tries_max:
-                await self._mailer.add(replace(letter, opened_account_id=None))
+                stranger = replace(by, name=STRANGER)
+                await self._mailer.add(replace(letter, opened_account_id=None, by=stranger))
         self._mailer.notify()
 
     async def send_verification(self, email: str, *, by: Actor) -> None:
@@ -214,4 +215,6 @@ class Registration:
         client = client_block(by.address)
         await self._throttle.check(self._by_address, client, client=client)
         await self._throttle.check(_LETTERS, identity_of(address), client=client)
-        await self._mailer.add(new_email(topic, address, by=by, clock=self._clock))
+        # Nobody proved to be the owner.
+        stranger = replace(by, name=STRANGER)
+        await self._mailer.add(new_email(topic, address, by=stranger, clock=self._clock))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import trustme
 
 from tests.e2e.stack import free_port
@@ -43,6 +44,25 @@ class Proxy:
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.port = port
         self.context = context
+
+
+class Resolved(httpx.AsyncHTTPTransport):
+    """Reaches the one host at the proxy's port, as a browser with an entry in its hosts file does."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        super().__init__(verify=proxy.context)
+        self._port = proxy.port
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request."""
+        sent = httpx.Request(
+            request.method,
+            request.url.copy_with(host="127.0.0.1", port=self._port),
+            headers=request.headers,
+            stream=request.stream,
+            extensions={**request.extensions, "sni_hostname": HOST},
+        )
+        return await super().handle_async_request(sent)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.console.browser import PASSWORD, Browser, secret_of
 from tests.e2e.stack import Stack, running_stack, say
-from tests.proxies.proxies import DEFAULT_NGINX, HOST, ROOT, SETTINGS, Proxy, caddy, nginx
+from tests.proxies.proxies import DEFAULT_NGINX, HOST, ROOT, SETTINGS, Proxy, Resolved, caddy, nginx
 
 _KINDS = ("nginx", "caddy", "nginx by default", "nginx by default, trusted")
 
@@ -35,30 +35,12 @@ def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         yield request.param, stack, proxy
 
 
-class _Resolved(httpx.AsyncHTTPTransport):
-    """Reaches the one host at the proxy's port, as a browser with an entry in its hosts file does."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        super().__init__(verify=proxy.context)
-        self._port = proxy.port
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        sent = httpx.Request(
-            request.method,
-            request.url.copy_with(host="127.0.0.1", port=self._port),
-            headers=request.headers,
-            stream=request.stream,
-            extensions={**request.extensions, "sni_hostname": HOST},
-        )
-        return await super().handle_async_request(sent)
-
-
 async def test_a_person_comes_in_and_every_form_and_stream_works(proxied: tuple[str, Stack, Proxy]) -> None:
     kind, stack, proxy = proxied
     browser, email = Browser(stack), f"{secrets.token_hex(6)}@example.com"
     browser.origin = f"https://{HOST}"
     browser.client = httpx.AsyncClient(
-        base_url=browser.origin, transport=_Resolved(proxy), timeout=20, headers={"accept": "text/html"}
+        base_url=browser.origin, transport=Resolved(proxy), timeout=20, headers={"accept": "text/html"}
     )
     async with browser:
         assert "Three steps" in (await browser.sign_up(email)).text
