@@ -200,6 +200,10 @@ class Mailer:
         except ServiceError as exc:
             # The database is away; the claim runs out by itself.
             _log.warning("an e-mail waits", extra={"email_id": queued.id, "reason": exc.reason})
+        except Exception:
+            # One e-mail that cannot be written must not hold up the others, nor end the service again and again.
+            _log.exception("an e-mail cannot be written", extra={"email_id": queued.id})
+            await self._try_later(queued, Undelivered("it cannot be written"))
 
     def _note(self, *, is_up: bool) -> None:
         self._is_up = is_up

@@ -123,6 +123,24 @@ async def test_an_email_is_tried_less_and_less_often_and_given_up_after_a_day() 
     assert server.tries == len(tried)
 
 
+async def test_an_email_that_cannot_be_written_waits_and_the_service_goes_on() -> None:
+    async def fail(queued: QueuedEmail) -> Email:
+        raise ValueError(queued.to)
+
+    clock, server = HandClock(), Server()
+    server.is_up = True
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+    mailer = Mailer(queue, server, clock=clock)
+    mailer.notify()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await mailer.run(fail)
+    assert queue.email is not None
+    clock.seconds += 5
+    await _look(mailer)
+    assert len(server.taken) == 1
+
+
 async def test_an_email_is_sent_once_the_server_is_back() -> None:
     clock, server = HandClock(), Server()
     queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
