@@ -71,8 +71,8 @@ class NewAccount:
     """Digest of the invitation to use up."""
     is_one_per_mailbox: bool = False
     """Whether another account of the same mailbox refuses it."""
-    letter: QueuedEmail | None = None
-    """What is queued in the same transaction: an account whose letter was lost could never be used."""
+    queued_email: QueuedEmail | None = None
+    """Verification e-mail to queue in the same transaction; None queues none."""
 
 
 class AccountStore(Protocol):

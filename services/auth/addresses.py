@@ -1,4 +1,4 @@
-"""E-mail addresses: the one form in which they are kept and compared, and which of them are one person's."""
+"""Normalise e-mail addresses, and find those that reach the same mailbox."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ _LOCAL_CHARACTERS_MAX = 64
 _TYPED_CHARACTERS_MAX = 1_000
 """Longer text is refused before anything else looks at it: decomposed characters are a few times as many."""
 # What RFC 5322 writes without quotes. Commas, semicolons, colons, brackets and comments would make a mail program see
-# other addresses in it than this one: letters to whomever a stranger likes, unbounded.
+# other addresses in it: a sign-up could then send mail to any number of people.
 _SPECIAL = frozenset("!#$%&'*+/=?^_`{|}~-")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _IGNORES_DOTS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.com"}
@@ -81,7 +81,7 @@ def _in_punycode(domain: str) -> str:
 
 
 def _is_atom(text: str) -> bool:
-    """Whether a text is letters, their marks, digits and specials, and begins with no mark."""
+    """Whether a text has only letters, marks, digits and specials, and does not begin with a mark."""
     return bool(text) and unicodedata.category(text[0])[0] != "M" and all(map(_is_of_an_atom, text))
 
 

@@ -13,7 +13,7 @@ EventId = NewType("EventId", str)
 OWNER = "owner"
 """The actor that is the account's own owner, known by session, password or mailed token."""
 STRANGER = "unknown"
-"""The actor that proved nothing, such as whoever tries wrong passwords."""
+"""Actor that has not authenticated, for example when a password is wrong."""
 _NAME_CHARACTERS_MAX = 60
 _ADDRESS_CHARACTERS_MAX = 64
 

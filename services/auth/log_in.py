@@ -1,7 +1,7 @@
 """Logging in, and proving the password again: e-mail and password for a session.
 
 Guesses are counted for each network address, and for each account and address. No count of an account alone refuses a
-log-in: whoever could use it up from a few addresses would keep the owner out. A device that logged in before, and an
+log-in: an attacker with a few addresses could otherwise lock the owner out. A device that logged in before, and an
 owner who is logged in, have counts of their own. The account's counts name the password's hash, so a new password
 starts them again.
 """
@@ -27,7 +27,7 @@ _BY_DEVICE = Rule("log-ins to an account from its device", tries_max=10, window_
 _BY_SESSION = Rule("proofs of a password in a session", tries_max=10, window_seconds=_QUARTER_SECONDS)
 _FAILURES_TOLD = 20
 _FAILURES = Rule("failed log-ins to an account", tries_max=_FAILURES_TOLD, window_seconds=86_400)
-"""The owner is told of the twentieth within a day, and so once a day at most."""
+"""The owner gets an e-mail at the twentieth failure within a day, so at most one a day."""
 
 
 @dataclass(frozen=True, slots=True)

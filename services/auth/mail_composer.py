@@ -48,7 +48,7 @@ class MailComposer:
             case Topic.SIGN_UP if is_verified:
                 return self._templates.already_registered(account.email)
             case Topic.SIGN_UP | Topic.VERIFICATION if not is_verified:
-                # Whoever reads the e-mail chooses the password: the one in place may be a stranger's who came first.
+                # The mailbox owner chooses the password: someone else may have signed up with the current one.
                 token = await self._token(Purpose.RESET_PASSWORD, account, queued)
                 return self._templates.first_password(account.email, token)
             case Topic.PASSWORD_RESET:

@@ -1,9 +1,8 @@
-"""The queue of e-mails: what is to be told to whom. It survives restarts, and holds no secret.
+"""Queue of e-mails to send. It survives restarts and contains no secrets.
 
 A queued e-mail names what it is about; its text, with the one-time token in it, is made when it is sent. So a stolen
 database holds no token that works, and what is sent is true at that moment: an account that was deleted meanwhile gets
-nothing. Whether an address has an account decides what is sent and not what is queued, so that nobody can tell from the
-time that a request takes.
+nothing. Whether an address has an account decides what is sent, not what is queued, so response times do not reveal it.
 """
 
 from collections.abc import Sequence
@@ -21,11 +20,11 @@ class Topic(StrEnum):
     """What an e-mail is about."""
 
     SIGN_UP = "sign_up"
-    """Somebody signed up. A new account is asked to prove its address; of one that exists, its owner is told."""
+    """Sign-up. A new account gets a verification e-mail; the owner of an existing one gets a notice."""
     VERIFICATION = "verification"
-    """Somebody asked again for proof of an address; only an account that lacks it gets an e-mail."""
+    """Another verification e-mail was requested; only unverified accounts get one."""
     PASSWORD_RESET = "password_reset"
-    """Somebody forgot a password; an address without an account gets nothing."""
+    """A password reset was requested; addresses without an account get nothing."""
     FAILED_LOG_INS = "failed_log_ins"
     """Many wrong passwords were tried."""
 

@@ -1,4 +1,4 @@
-"""The mailer: sends what is queued, tries again for a day, and then gives up and says so."""
+"""Sends queued e-mails, retries for one day, then gives up and logs it."""
 
 import asyncio
 import logging
@@ -201,7 +201,7 @@ class Mailer:
             # The database is away; the claim runs out by itself.
             _log.warning("an e-mail waits", extra={"email_id": queued.id, "reason": exc.reason})
         except Exception:
-            # One e-mail that cannot be written must not hold up the others, nor end the service again and again.
+            # One bad e-mail must neither block the queue nor crash the service in a loop.
             _log.exception("an e-mail cannot be written", extra={"email_id": queued.id})
             await self._try_later(queued, Undelivered("it cannot be written"))
 
@@ -210,15 +210,15 @@ class Mailer:
         MAIL_SERVER_UP.set(is_up)
 
     async def _try_later(self, queued: QueuedEmail, failure: Undelivered) -> None:
-        told = {"email_id": queued.id, "topic": queued.topic.value, "tries": queued.tries, "why": failure.why}
+        context = {"email_id": queued.id, "topic": queued.topic.value, "tries": queued.tries, "why": failure.why}
         now = utc_now(self._clock)
         with suppress(ServiceError):
             if failure.is_final or now - queued.created_at >= _GIVEN_UP_AFTER:
                 await self._queue.remove(queued)
                 EMAILS.labels("refused" if failure.is_final else "given_up").inc()
-                _log.error("an e-mail is given up", extra=told)
+                _log.error("an e-mail is given up", extra=context)
                 return
             wait = _WAITS[min(queued.tries, len(_WAITS)) - 1]
             await self._queue.put_back(queued, next_try_at=now + wait)
             EMAILS.labels("put_back").inc()
-            _log.warning("an e-mail was not taken and is tried again", extra=told)
+            _log.warning("an e-mail was not taken and is tried again", extra=context)

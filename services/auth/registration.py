@@ -23,7 +23,7 @@ from services.common.clock import Clock, utc_now
 from services.common.errors import AlreadyExists, InvalidRequest, PermissionDenied
 
 _HOUR_SECONDS = 3_600
-_LETTERS = Rule("letters to a mailbox", tries_max=5, window_seconds=_HOUR_SECONDS)
+_EMAILS = Rule("e-mails to a mailbox", tries_max=5, window_seconds=_HOUR_SECONDS)
 _TOKENS = Rule("tokens from an address", tries_max=60, window_seconds=_HOUR_SECONDS)
 
 
@@ -37,7 +37,7 @@ class SignUpPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who is let in. Whoever has an invitation is, unless nobody is: an operator chose them."""
+    """Who may sign up. An invitation overrides the domain and alias rules, because an operator issued it."""
 
     policy: SignUpPolicy
     domains: frozenset[str] = frozenset()
@@ -88,7 +88,7 @@ class Registration:
         admission: Admission,
         sign_ups_per_address_max: int,
     ) -> None:
-        """Wire the parts; an address may sign up, or ask for letters, `sign_ups_per_address_max` times an hour."""
+        """Wire the parts; an address may sign up, or request e-mails, `sign_ups_per_address_max` times an hour."""
         self._stores = stores
         self._passwords = passwords
         self._throttle = throttle
@@ -119,7 +119,7 @@ class Registration:
     async def sign_up(self, email: str, password: str, *, invite: str, by: Actor) -> Proof | None:
         """Open an account and return what its owner has proved: the password that was just chosen.
 
-        None where mail is configured: then a letter tells the reader of the e-mail how to go on.
+        None where mail is configured: the account then needs the link in the verification e-mail.
 
         Raises:
             PermissionDenied: Sign-up is not open to this person.
@@ -146,23 +146,23 @@ class Registration:
         return self._admission.is_one_per_mailbox and not invite.strip()
 
     async def _sign_up_by_mail(self, new: NewAccount, by: Actor, client: str) -> None:
-        """Open an account and queue the letter to its owner; or the letter to the owner of the one that there is.
+        """Open an account and queue its verification e-mail, or queue a notice to the owner of the existing account.
 
-        Either is one transaction that commits, so that the time does not tell which it was.
+        Both cases commit one transaction, so response times do not reveal whether the address has an account.
         """
         address = new.account.email
-        letters = await self._throttle.count(_LETTERS, identity_of(address), client=client)
-        letter = new_email(Topic.SIGN_UP, address, by=by, clock=self._clock, opened_account_id=new.account.id)
+        requested = await self._throttle.count(_EMAILS, identity_of(address), client=client)
+        queued = new_email(Topic.SIGN_UP, address, by=by, clock=self._clock, opened_account_id=new.account.id)
         try:
-            await self._stores.accounts.add(replace(new, letter=letter), by=by)
+            await self._stores.accounts.add(replace(new, queued_email=queued), by=by)
         except AlreadyExists:
-            if letters <= _LETTERS.tries_max:
-                stranger = replace(by, name=STRANGER)
-                await self._mailer.add(replace(letter, opened_account_id=None, by=stranger))
+            if requested <= _EMAILS.tries_max:
+                unauthenticated = replace(by, name=STRANGER)
+                await self._mailer.add(replace(queued, opened_account_id=None, by=unauthenticated))
         self._mailer.notify()
 
     async def send_verification(self, email: str, *, by: Actor) -> None:
-        """Mail a token for a password, which also verifies, to an account that lacks that; raises as the next."""
+        """E-mail an unverified account a link to choose a password, which verifies it; raises as the next method."""
         await self._queue(Topic.VERIFICATION, email, by)
 
     async def verify_email(self, token: str, *, by: Actor) -> str:
@@ -209,12 +209,11 @@ class Registration:
         return token_digest(invite, pepper=self._pepper) if invite.strip() else None
 
     async def _queue(self, topic: Topic, email: str, by: Actor) -> None:
-        """Queue a letter to an address, whether it has an account or not: what is sent is decided when it is."""
+        """Queue an e-mail to an address whether or not it has an account; the mailer decides later what to send."""
         self._mailer.require_mail()
         address = normalised_email(email)
         client = client_block(by.address)
         await self._throttle.check(self._by_address, client, client=client)
-        await self._throttle.check(_LETTERS, identity_of(address), client=client)
-        # Nobody proved to be the owner.
-        stranger = replace(by, name=STRANGER)
-        await self._mailer.add(new_email(topic, address, by=stranger, clock=self._clock))
+        await self._throttle.check(_EMAILS, identity_of(address), client=client)
+        unauthenticated = replace(by, name=STRANGER)
+        await self._mailer.add(new_email(topic, address, by=unauthenticated, clock=self._clock))

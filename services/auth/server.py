@@ -103,7 +103,7 @@ class _Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Mail:
-    """What tells people something."""
+    """The parts that send e-mail."""
 
     templates: EmailTemplates
     queue: MailQueue

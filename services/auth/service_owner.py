@@ -22,7 +22,7 @@ class Belongings:
     """Where an owner's things are."""
 
     keyring: Keyring
-    """Changes keys; a revocation waits for nobody's reading."""
+    """Changes keys, on the urgent connections: reads by other users never delay a revocation."""
     keys: KeyStore
     """Reads keys."""
     audit_log: AuditLog

@@ -80,7 +80,7 @@ class AuthSettings(ServiceSettings):
     account before is counted apart."""
 
     sign_ups_per_address_max: int = Field(default=20, ge=1)
-    """Most sign-ups, and letters asked for, from one network address (64 bits of IPv6) in an hour."""
+    """Most sign-ups and requested e-mails from one network address (64 bits of IPv6) in an hour."""
 
     @field_validator("database_url", "key_pepper", "key_peppers_accepted", "admin_token", "smtp_url", mode="before")
     @classmethod

@@ -77,8 +77,8 @@ class SQLAccountStore:
                 target=account.id,
                 details={"plan": plan},
             )
-            if new.letter is not None:
-                await enqueue(connection, new.letter)
+            if new.queued_email is not None:
+                await enqueue(connection, new.queued_email)
             return await _read(connection, account.id)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
@@ -236,16 +236,16 @@ async def _verified(connection: AsyncConnection, account_id: str, action: str, b
 
 
 async def _forget(connection: AsyncConnection, account_id: AccountId, at: datetime) -> None:
-    """Remove what tells whose account it is, and what would let somebody into it."""
+    """Remove personal data and credentials of an account."""
     await connection.execute(delete(one_time_tokens).where(one_time_tokens.c.account_id == account_id))
-    nobody = {
+    blank = {
         "email": f"deleted:{account_id}",
         "identity": None,
         "password_hash": None,
         "email_verified_at": None,
         "deleted_at": at,
     }
-    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(nobody))
+    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(blank))
     await connection.execute(update(api_keys).where(api_keys.c.account_id == account_id).values(name="deleted"))
 
 

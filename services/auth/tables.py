@@ -101,7 +101,7 @@ emails = Table(
     Column("actor", String(80), nullable=False),
     Column("address", String(64), nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
-    # Whoever sends one first moves this ahead, so that no other does at the same time.
+    # A sender claims an e-mail by moving this forward, so that no other sender takes it.
     Column("next_try_at", UTCDateTime, nullable=False, index=True),
     Column("tries", Integer, nullable=False),
 )

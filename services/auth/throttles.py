@@ -50,7 +50,7 @@ class ThrottleStore(Protocol):
 
 
 class Throttle:
-    """Refuses whoever tries too often."""
+    """Limits how often a subject may try something."""
 
     def __init__(self, store: ThrottleStore, *, pepper: Pepper, clock: Clock) -> None:
         """Count in `store`."""

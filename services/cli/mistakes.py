@@ -1,4 +1,4 @@
-"""Mistakes in the command line: one sentence each, and exit code 2."""
+"""Invalid command-line arguments: one sentence and exit code 2."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ _SOCKET = re.compile(r"unix:(?:///?)?[^\s]+|unix-abstract:[^\s]+")
 
 
 class Mistake(Failure):
-    """Something in the command line is wrong, whoever noticed it."""
+    """A command-line argument is invalid, whether stackctl or a service rejected it."""
 
     exit_code = 2
 
 
 class Commands(click.Group):
-    """A group whose mistakes are told in one sentence, with where to read on."""
+    """A group that reports invalid arguments in one sentence that names the command's help."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

@@ -1,4 +1,4 @@
-"""A lock with two queues: whoever waits in the first is served before anybody in the second."""
+"""A lock with two queues: urgent waiters get the lock before all others."""
 
 import asyncio
 from collections import deque

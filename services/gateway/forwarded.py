@@ -27,7 +27,7 @@ class ForwardedHeaders:
     """Reads the headers of trusted proxies."""
 
     def __init__(self, app: ASGIApp, *, trusted_hosts: list[str]) -> None:
-        """Stand in front of `app`; believe the addresses and networks of `trusted_hosts`."""
+        """Stand in front of `app`; trust forwarded headers from the addresses and networks of `trusted_hosts`."""
         self._proxies = ProxyHeadersMiddleware(app, trusted_hosts=trusted_hosts)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

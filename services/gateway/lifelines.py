@@ -88,7 +88,7 @@ class Lifeline:
 
 
 async def _unknown(api_key: str = "") -> Standing:
-    """Answer for an auth that nobody named."""
+    """Default check that reports the state of every identity as unknown."""
     return Standing.UNKNOWN
 
 
@@ -101,7 +101,7 @@ class Lifelines:
         self._of_keys: WeakValueDictionary[str, Lifeline] = WeakValueDictionary()
         self._of_sessions: WeakValueDictionary[tuple[str, str], Lifeline] = WeakValueDictionary()
         self._revoked: OrderedDict[str, float] = OrderedDict()
-        """Keys whose revocation was told lately, and when to forget it (monotonic seconds)."""
+        """Recently revoked keys, with the time at which each entry expires (monotonic seconds)."""
         self.ask_about_key: Callable[[str], Awaitable[Standing]] = _unknown
         """Asks auth about an API key."""
 
@@ -138,7 +138,7 @@ class Lifelines:
         lifeline = known.get(identity)
         if lifeline is not None and not lifeline.is_cut:
             return lifeline
-        known[identity] = new  # Before anything is awaited, so that a revocation told meanwhile reaches it.
+        known[identity] = new  # Before the first await, so that a concurrent revocation reaches it.
         if self._is_revoked(new.key_id):
             await self._confirm(new)
         return new

@@ -35,7 +35,7 @@ _RETRY_SECONDS = 0.2
 _STREAMS_SECONDS = 2.0
 """Pause between two looks at the keys of live streams while the watch is broken."""
 _SESSIONS_SECONDS = 1.0
-"""Pause between two looks at the sessions of live streams, whose ends no watch tells."""
+"""Interval between checks of the sessions of live streams. The key watch does not report the end of a session."""
 _STALE_ANSWERS_MAX = 10
 _STALE_PAUSE_SECONDS = 0.05
 _RECENT_CHANGES_MAX = 10_000

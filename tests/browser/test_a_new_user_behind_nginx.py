@@ -107,7 +107,7 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await page.get_by_label("Password").fill(_FIRST)
     await walk.picture("sign-up")
     await page.get_by_role("main").get_by_role("button", name="Sign up").click()
-    await expect(page.get_by_text(f"A letter to {_EMAIL} is on its way")).to_be_visible()
+    await expect(page.get_by_text(f"An e-mail to {_EMAIL} is on its way")).to_be_visible()
     await walk.picture("look-into-your-mail")
     await page.goto(await box.link(0))
     await walk.picture("letter-opened")

@@ -1,4 +1,4 @@
-"""The way in: landing page, sign up, log in and out, and what letters lead to."""
+"""The way in: landing page, sign up, log in and out, and the links of e-mails."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -16,7 +16,7 @@ from services.gateway.console.visit import Visit, own_path
 T = TypeVar("T")
 
 _LOG_IN, _SIGN_UP, _TOKEN = "log-in", "sign-up", "token"
-"""Kinds of tries that auth counts for each address: log-ins, sign-ups and letters, tokens of letters."""
+"""Kinds of tries that auth counts for each address: log-ins, sign-ups and requested e-mails, one-time tokens."""
 _LAPSED = "Your session has ended. Log in to go on."
 
 
@@ -60,7 +60,7 @@ class Entry:
         except ServiceError as exc:
             return self._pages.refuse(visit, "signup", exc, sign_up=policy, email=email, invite=invite)
         if opened is None:
-            return self._pages.show(visit, "letter", email=email, what="confirm")
+            return self._pages.show(visit, "mail_sent", email=email, what="confirm")
         visit.come_in(opened, now=self._pages.now())
         return go("/keys")
 
@@ -127,7 +127,7 @@ class Entry:
             await self._try(_SIGN_UP, visit, lambda: self._door.send_verification(email, address=visit.address))
         except ServiceError as exc:
             return self._pages.refuse(visit, "verify", exc, token="", email="")
-        return self._pages.show(visit, "letter", email=email, what="confirm")
+        return self._pages.show(visit, "mail_sent", email=email, what="confirm")
 
     async def forgot_form(self, visit: Visit) -> Response:
         """`GET /forgot`."""
@@ -141,7 +141,7 @@ class Entry:
             await self._try(_SIGN_UP, visit, lambda: self._door.send_password_reset(email, address=visit.address))
         except ServiceError as exc:
             return self._pages.refuse(visit, "forgot", exc, email=email, has_mail=exc.reason != "mail_not_configured")
-        return self._pages.show(visit, "letter", email=email, what="reset")
+        return self._pages.show(visit, "mail_sent", email=email, what="reset")
 
     async def reset_form(self, visit: Visit) -> Response:
         """`GET /reset`."""

@@ -56,7 +56,7 @@ class SecurityHeaders:
 
 
 def _uncached(headers: Iterable[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:
-    """Return headers that let nobody keep an answer; only static files say themselves how long they may be kept."""
+    """Return headers that forbid caching; static files set their own caching headers."""
     given = list(headers)
     if path.startswith("/static/") and any(name == b"cache-control" for name, _ in given):
         return given

@@ -18,7 +18,7 @@ class SignUp:
     policy: str
     """`open`, `invite` or `closed`."""
     has_mail: bool
-    """Whether letters are sent: then e-mails are verified, and forgotten passwords reset."""
+    """Whether mail is configured: then addresses are verified and forgotten passwords can be reset."""
     daily_limit: int | None
     """Requests a UTC day of each key of the new account; None where auth does not say."""
 
@@ -51,7 +51,7 @@ class OpenStay:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """A password that was chosen anew."""
+    """Result of a password reset."""
 
     email: str
     device_token: str = field(repr=False)
@@ -138,7 +138,7 @@ class Door(Protocol):
         """Say who may sign up; `invite` is the token of an invitation, whose plan counts, or empty."""
 
     async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenStay | None:
-        """Open an account; None means that a letter tells how to go on."""
+        """Open an account; None means that the owner must follow the link in an e-mail first."""
 
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str, address: str

@@ -12,7 +12,7 @@ class RefusedClients:
     """Remembers until when a client's tries of one kind are refused; what auth says of an account is not remembered."""
 
     def __init__(self, clock: Clock) -> None:
-        """Begin with nobody."""
+        """Start empty."""
         self._clock = clock
         self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
 
