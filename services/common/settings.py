@@ -7,6 +7,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.tls import Certificates, TLSFiles
 
+_GRACE_BEYOND_REQUEST_SECONDS = 10.0
+RENAMED = {
+    "INFERENCE_TOTAL_TIMEOUT_SECONDS": "REQUEST_TIMEOUT_SECONDS",
+    "GATEWAY_TOTAL_TIMEOUT_SECONDS": "REQUEST_TIMEOUT_SECONDS",
+    "INFERENCE_LEAVER_SECONDS": "REQUEST_TIMEOUT_SECONDS",
+    "INFERENCE_LEAVERS_MAX": "INFERENCE_CONCURRENCY_MAX",
+    "GATEWAY_LEAVERS_MAX": "GATEWAY_ABANDONED_REQUESTS_MAX",
+    "INFERENCE_CONNECTIONS_MAX": "INFERENCE_CONCURRENCY_MAX",
+    "INFERENCE_CONCURRENCY_PER_KEY_MAX": "INFERENCE_CONCURRENCY_PER_ACCOUNT_MAX",
+}
+"""Settings of earlier versions, and the settings that took their places."""
+
 
 class TLSSettings(BaseSettings):
     """Settings of whoever calls or serves over mTLS; without them everything is plaintext."""
@@ -58,11 +70,20 @@ class ServiceSettings(TLSSettings):
     data_dir: Path = Field(default=Path("var"), validation_alias="DATA_DIR")
     """Folder of a single machine's databases and secrets; a cluster's services do not use it."""
 
+    request_timeout_seconds: float = Field(default=300.0, gt=0, validation_alias="REQUEST_TIMEOUT_SECONDS")
+    """Longest life of a chat request, reading Groq's answer for a client that left included: 65,536 tokens at 400 a
+    second take 164 s. Must be the same for all services: GRACE_SECONDS and QUOTA_HOLD_SECONDS are derived from it."""
+
     drain_seconds: float = Field(default=5.0, ge=0, validation_alias="DRAIN_SECONDS")
     """After SIGTERM: time to stay up, unready, while callers learn to go elsewhere."""
 
-    grace_seconds: float = Field(default=130.0, ge=0, validation_alias="GRACE_SECONDS")
-    """After that: time that calls in flight get to finish before they are cancelled."""
+    grace_seconds: float = Field(
+        default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _GRACE_BEYOND_REQUEST_SECONDS,
+        ge=0,
+        validation_alias="GRACE_SECONDS",
+    )
+    """After that: time that calls in flight get to finish before they are cancelled. By default REQUEST_TIMEOUT_SECONDS
+    and 10 s more."""
 
     health_listen: str = Field(default="", validation_alias="HEALTH_LISTEN")
     """Address of a gRPC service's health in plaintext, for probes that know no TLS. Empty: none without TLS, and with

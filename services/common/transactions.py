@@ -1,4 +1,4 @@
-"""Reading and writing the database with a deadline; whatever goes wrong there is `Unavailable`, never an answer."""
+"""Reads and writes of a database, each with a deadline; a database that fails raises `Unavailable`."""
 
 import asyncio
 import logging
@@ -9,10 +9,10 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from asyncpg import InterfaceError, PostgresError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.common.errors import Unavailable
+from services.common.errors import InternalError, Unavailable
 from services.common.priority_lock import PriorityLock
 from services.common.sqlite_writer import SQLiteWriter
 
@@ -27,6 +27,12 @@ DATABASE_ERRORS = (SQLAlchemyError, PostgresError, InterfaceError, sqlite3.Error
 _POSTGRES_WRITERS = 0.6
 """Part of a pool's connections that writers use at the same time, so that reads go on while writes wait for locks. On
 SQLite it is one: several would hold connections only to wait for its one lock, while reads find none left."""
+
+_REFUSED_VALUES = (DataError, IntegrityError, sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
+_BINDING_ERRORS = (sqlite3.InterfaceError, sqlite3.ProgrammingError)
+"""What SQLite's driver raises for a parameter of a type that it cannot store."""
+_REFUSED_VALUE_STATES = ("22", "23")
+"""Classes of SQLSTATE for data exceptions and constraint violations (SQL standard, PostgreSQL appendix A)."""
 
 _log = logging.getLogger(__name__)
 _leaving: set["asyncio.Task[Any]"] = set()
@@ -116,7 +122,8 @@ class Transactions:
         """Lend a connection in a transaction, committed at the end of the block and undone when it raises.
 
         Raises:
-            Unavailable: The database cannot be written; after a broken commit nobody knows whether it was.
+            Unavailable: The database cannot be written; after a broken commit it is unknown whether it was.
+            InternalError: The database refused a value of the statement.
         """
         with self._failures():
             # The connection comes before the turn, which writers that have theirs need; the commit before its end.
@@ -143,9 +150,18 @@ class Transactions:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except DATABASE_ERRORS as exc:
+        except (*DATABASE_ERRORS, OverflowError) as exc:
             _log.debug("the database failed", exc_info=exc)
+            if _refuses_a_value(exc):
+                raise InternalError("The database refused a value.") from exc
             raise self._unavailable() from exc
+
+
+def _refuses_a_value(exc: Exception) -> bool:
+    """Return whether the statement's values are at fault; trying again cannot help then."""
+    cause = getattr(exc, "orig", None) or exc
+    state = str(getattr(cause, "sqlstate", None) or "")
+    return isinstance(exc, _REFUSED_VALUES) or isinstance(cause, _BINDING_ERRORS) or state[:2] in _REFUSED_VALUE_STATES
 
 
 def _leave(task: "asyncio.Task[Any]") -> None:

@@ -41,7 +41,7 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
     if options:
         members["stream_options"] = options
     members.pop("stream", None)  # Which RPC was called says it.
-    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage)
+    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
 
 
 def request_context(context: inference_pb2.RequestContext) -> RequestContext:
@@ -104,7 +104,7 @@ def _filled(message: Mirrored, members: Members) -> Mirrored:
     return message
 
 
-def time_before(request: usage_pb2.CountChargedRequest | usage_pb2.ListChargedRequest) -> float | None:
+def time_before(request: usage_pb2.CountChargedRequest) -> float | None:
     """Return the time that rows must have been reserved before, in Unix seconds; None when none was given."""
     if not request.HasField("reserved_before"):
         return None

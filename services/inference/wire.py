@@ -1,8 +1,7 @@
 """Chat requests to Groq over aiohttp itself, as the official package would send them.
 
 The package's cheapest call costs several times the CPU that aiohttp takes to carry the same bytes. So chats go past it,
-with its address, credentials and headers, and everything that is not hot stays with it. A test holds the two wires to
-be equal (tests/integration/test_wire.py).
+with its address, credentials and headers. A test compares the two (tests/integration/test_wire.py).
 """
 
 import urllib.request
@@ -15,7 +14,11 @@ from groq import AsyncGroq
 from multidict import CIMultiDict
 from yarl import URL
 
+from services.inference import response_handler
+
 _CHAT_PATH = "/openai/v1/chat/completions"
+_MODELS_PATH = "/openai/v1/models"
+_MODELS_TIMEOUT_SECONDS = 5.0
 _KEEP_SECONDS = 60
 
 
@@ -26,6 +29,7 @@ class Wire:
         """Send over `sessions`, one for each key, to the address that the package's `base_url` means."""
         self._sessions = sessions
         self._url = URL(base_url.rstrip("/") + _CHAT_PATH)
+        self._models_url = URL(base_url.rstrip("/") + _MODELS_PATH)
         self._proxy = _proxy_for(self._url)
 
     async def post(self, body: bytes, *, key: int) -> aiohttp.ClientResponse:
@@ -36,6 +40,16 @@ class Wire:
         """
         return await self._sessions[key].post(self._url, data=body, proxy=self._proxy, allow_redirects=False)
 
+    async def get_models(self, *, key: int) -> aiohttp.ClientResponse:
+        """Ask for the model list with one key and return the answer as `post` does.
+
+        Raises:
+            aiohttp.ClientError: No answer, or none in time.
+        """
+        timeout = aiohttp.ClientTimeout(total=_MODELS_TIMEOUT_SECONDS)
+        session = self._sessions[key]
+        return await session.get(self._models_url, proxy=self._proxy, allow_redirects=False, timeout=timeout)
+
 
 @asynccontextmanager
 async def open_wire(
@@ -43,7 +57,6 @@ async def open_wire(
     *,
     connections_max: int,
     connect_timeout_seconds: float,
-    first_byte_timeout_seconds: float,
 ) -> AsyncIterator[Wire]:
     """Open a pool of connections for the block.
 
@@ -51,14 +64,15 @@ async def open_wire(
         clients: The package's clients, one for each key, all of one address.
         connections_max: Most connections at the same time.
         connect_timeout_seconds: Longest wait for a connection, the look-up of its address and the pool included.
-        first_byte_timeout_seconds: Longest wait for an answer's first byte, and for each next one.
     """
-    # `connect`, not `sock_connect`: looking up the name is in it, which hangs where the network is cut.
-    timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds, sock_read=first_byte_timeout_seconds)
+    # `connect`, not `sock_connect`: looking up the name is in it, which hangs where the network is cut. Reading has no
+    # time-out here: what Groq does goes on after a time-out of ours, and is read to its end.
+    timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds)
     # The package's own context, so that the same authorities are believed.
     connector = aiohttp.TCPConnector(
         limit=connections_max, keepalive_timeout=_KEEP_SECONDS, ssl=httpx.create_ssl_context()
     )
+    response_handler.install(connector)
     jar = aiohttp.DummyCookieJar()  # The edge in front of Groq sets cookies; ours are no browser's sessions.
     async with connector, AsyncExitStack() as stack:
         sessions = [
@@ -78,12 +92,13 @@ async def open_wire(
 
 
 def _headers_of(client: AsyncGroq) -> CIMultiDict[str]:
-    """Return what the package would send; of a client's retries and time-outs it tells in headers of its own."""
+    """Return the headers that the package would send, uncompressed answers asked for.
+
+    A compressed answer would have to be decompressed before its size is known.
+    """
     given = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
-    timeout = client.timeout
-    read_seconds = timeout.read if isinstance(timeout, httpx.Timeout) else timeout
-    told = {"x-stainless-retry-count": "0", "x-stainless-read-timeout": str(read_seconds)}
-    return CIMultiDict({**given, **told})
+    own = {"x-stainless-retry-count": "0", "accept-encoding": "identity"}
+    return CIMultiDict({**given, **own})
 
 
 def _proxy_for(url: URL) -> str | None:

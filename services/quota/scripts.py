@@ -1,6 +1,7 @@
 """The Lua scripts, the names of what they touch, and how a batch of them runs in one round trip."""
 
 import hashlib
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,13 @@ from typing import Any, cast
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from services.common import errors, tracing
 from services.quota.batches import BatchRedis, Command
+from services.quota.metrics import ENTRIES_UNREADABLE
+
+_log = logging.getLogger(__name__)
 
 Client = BatchRedis | RedisCluster
 """One server, or the nodes of a cluster."""
@@ -62,10 +66,25 @@ def connect(url: str, *, timeout_seconds: float, is_cluster: bool = False) -> Cl
 
 
 async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
-    """Run scripts in one round trip; those that a restarted Redis does not know are loaded and run again.
+    """Run scripts in one round trip and return their answers, in order.
 
     Raises:
         Unavailable: Redis cannot be reached, or a script failed.
+    """
+    answers = await run_each(client, steps)
+    if None in answers:
+        raise _unavailable()
+    return answers
+
+
+async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
+    """Run scripts in one round trip; return their answers in order, None for a script that failed by itself.
+
+    A script fails by itself when an entry is of another type than this service writes. Scripts that a restarted Redis
+    does not know are loaded and run again.
+
+    Raises:
+        Unavailable: Redis cannot be reached or cannot serve.
     """
     with tracing.span("redis", {"stack.scripts": len(steps)}), redis_errors():
         answers = await _round_trip(client, steps)
@@ -75,10 +94,7 @@ async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
                 await client.script_load(script.text)
             for i, answer in zip(unknown, await _round_trip(client, [steps[i] for i in unknown]), strict=True):
                 answers[i] = answer
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+        return [own_failure(answer) for answer in answers]
 
 
 @contextmanager
@@ -87,7 +103,25 @@ def redis_errors() -> Iterator[None]:
     try:
         yield
     except (RedisError, RedisClusterException, OSError) as exc:
-        raise errors.Unavailable("the quota store cannot be reached; try again", reason="quota_unavailable") from exc
+        raise _unavailable() from exc
+
+
+def _unavailable() -> errors.Unavailable:
+    return errors.Unavailable("the quota store cannot be reached; try again", reason="quota_unavailable")
+
+
+def own_failure(answer: Any) -> Any:
+    """Return an answer, or None where a command failed on one entry, such as one of another type.
+
+    Subclasses of `ResponseError` (READONLY, OOM, CLUSTERDOWN, …) describe the server, so they are raised.
+    """
+    if type(answer) is ResponseError:
+        ENTRIES_UNREADABLE.inc()
+        _log.error("an entry in Redis cannot be used", extra={"error": str(answer)[:200]})
+        return None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def entries_of(key_id: str) -> str:

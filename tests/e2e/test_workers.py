@@ -33,8 +33,7 @@ from tests.e2e.stack import (
 pytestmark = pytest.mark.xdist_group("workers")
 
 _SHORT_TIMES = {
-    "INFERENCE_TOTAL_TIMEOUT_SECONDS": "2",
-    "GATEWAY_TOTAL_TIMEOUT_SECONDS": "2.5",
+    "REQUEST_TIMEOUT_SECONDS": "2",
     "QUOTA_HOLD_SECONDS": "3",
     "QUOTA_SWEEP_SECONDS": "0.2",
     "QUOTA_RECONCILE_SECONDS": "0.5",

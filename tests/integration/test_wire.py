@@ -51,14 +51,12 @@ async def listening() -> AsyncIterator[tuple[Ear, str]]:
 @asynccontextmanager
 async def both(url: str) -> AsyncIterator[tuple[Wire, list[AsyncGroq]]]:
     """Give the wire and the package's clients, of two keys."""
-    async with open_groq(
-        ("gsk_one", "gsk_two"),
-        base_url=url,
-        connections_max=10,
-        connect_timeout_seconds=5,
-        first_byte_timeout_seconds=60,
-    ) as opened:
-        yield opened
+    keys = ("gsk_one", "gsk_two")
+    async with (
+        open_groq(keys, base_url=url, connections_max=10, connect_timeout_seconds=5) as wire,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        yield wire, [AsyncGroq(api_key=key, base_url=url, max_retries=0, http_client=http) for key in keys]
 
 
 @pytest.mark.parametrize("key", [0, 1])
@@ -71,6 +69,8 @@ async def test_the_wire_sends_what_the_package_sends(key: int) -> None:
 
     package, ours = ear.requests
     assert package[1].pop("connection") == "keep-alive", "what HTTP/1.1 means without a word (RFC 9112, 9.3)"
+    assert package[1].pop("x-stainless-read-timeout") == "60", "ours has no time-out for reading"
+    assert package[1].pop("accept-encoding") != ours[1].pop("accept-encoding") == "identity"
     assert ours == package
     assert ours[1]["authorization"] == ("Bearer gsk_one", "Bearer gsk_two")[key]
 

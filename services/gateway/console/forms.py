@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
 from services.gateway.console.origins import OwnOrigins, parse_origin
+from services.gateway.request_bodies import refuse_encoded
 
 CSRF_FIELD = "csrf_token"
 CSRF_HEADER = "x-csrf-token"
@@ -55,12 +56,14 @@ async def read_fields(request: Request) -> Mapping[str, str]:
 
     Raises:
         InvalidRequest: It is no form of ours, or holds what is no text; files are not taken.
+        HTTPException: 415: it is compressed.
         TooLarge: It is too long.
     """
     if _media_type(request.scope) != _TYPE or _length(request.scope) is None:
         raise InvalidRequest(_NOT_OURS)
     if (_length(request.scope) or 0) > _BYTES_MAX:
         raise TooLarge("The form is too long. Shorten what you typed and try again.")
+    refuse_encoded(request)
     body = await request.body()
     try:
         # Strictly: bytes that are no UTF-8 would otherwise become one and the same replacement character.

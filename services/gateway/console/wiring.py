@@ -14,6 +14,7 @@ from services.gateway.console.owner import Stay
 from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.usage_backend import GrpcUsage
 from services.gateway.console.visit import Belongings
+from services.gateway.cors import CORSPolicy
 from services.gateway.routes import API, Models
 from services.gateway.settings import GatewaySettings
 
@@ -22,7 +23,9 @@ _AUTH_SECONDS_MAX = 5.0
 _USAGE_SECONDS_MAX = 3.0
 
 
-def open_console(channels: Sequence[aio.Channel], api: API, models: Models, settings: GatewaySettings) -> ASGIApp:
+def open_console(
+    channels: Sequence[aio.Channel], api: API, models: Models, cors: CORSPolicy, settings: GatewaySettings
+) -> ASGIApp:
     """Return the console over the `channels` to auth, quota and inference; its playground answers through `api`."""
     auth, quota, inference = channels
 
@@ -41,6 +44,7 @@ def open_console(channels: Sequence[aio.Channel], api: API, models: Models, sett
             let_in=let_in,
             api=api,
             models=models,
+            cors=cors,
             hsts_seconds=settings.hsts_seconds,
             public=parse_origin(settings.public_url),
         )

@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stack.inference.v1 import chat_pb2 as stack_dot_inference_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"stack/inference/v1/inference.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/inference/v1/chat.proto\"\x96\x01\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12/\n\x0breserved_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x06 \x03(\t\"\x95\x01\n\x1b\x43reateChatCompletionRequest\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1f.stack.inference.v1.ChatRequest\x12\x12\n\nwants_json\x18\x03 \x01(\x08\"\x9d\x01\n\x1c\x43reateChatCompletionResponse\x12\x36\n\ncompletion\x18\x01 \x01(\x0b\x32\".stack.inference.v1.ChatCompletion\x12,\n\x07verdict\x18\x02 \x01(\x0e\x32\x1b.stack.inference.v1.Verdict\x12\x17\n\x0f\x63ompletion_json\x18\x03 \x01(\x0c\"\x95\x01\n\x1bStreamChatCompletionRequest\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1f.stack.inference.v1.ChatRequest\x12\x12\n\nwants_json\x18\x03 \x01(\x08\"\x90\x01\n\x1cStreamChatCompletionResponse\x12-\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1d.stack.inference.v1.ChatChunk\x12,\n\x07verdict\x18\x02 \x01(\x0e\x32\x1b.stack.inference.v1.Verdict\x12\x13\n\x0b\x63hunks_json\x18\x03 \x03(\x0c\"\x13\n\x11ListModelsRequest\"?\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.stack.inference.v1.Model*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_CHARGED\x10\x01\x12\x14\n\x10VERDICT_RELEASED\x10\x02\x32\xe7\x02\n\x10InferenceService\x12y\n\x14\x43reateChatCompletion\x12/.stack.inference.v1.CreateChatCompletionRequest\x1a\x30.stack.inference.v1.CreateChatCompletionResponse\x12{\n\x14StreamChatCompletion\x12/.stack.inference.v1.StreamChatCompletionRequest\x1a\x30.stack.inference.v1.StreamChatCompletionResponse0\x01\x12[\n\nListModels\x12%.stack.inference.v1.ListModelsRequest\x1a&.stack.inference.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"stack/inference/v1/inference.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/inference/v1/chat.proto\"\x96\x01\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12/\n\x0breserved_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x06 \x03(\t\"\x95\x01\n\x1b\x43reateChatCompletionRequest\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1f.stack.inference.v1.ChatRequest\x12\x12\n\nwants_json\x18\x03 \x01(\x08\"\x9d\x01\n\x1c\x43reateChatCompletionResponse\x12\x36\n\ncompletion\x18\x01 \x01(\x0b\x32\".stack.inference.v1.ChatCompletion\x12,\n\x07verdict\x18\x02 \x01(\x0e\x32\x1b.stack.inference.v1.Verdict\x12\x17\n\x0f\x63ompletion_json\x18\x03 \x01(\x0c\"\x95\x01\n\x1bStreamChatCompletionRequest\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1f.stack.inference.v1.ChatRequest\x12\x12\n\nwants_json\x18\x03 \x01(\x08\"\x90\x01\n\x1cStreamChatCompletionResponse\x12-\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1d.stack.inference.v1.ChatChunk\x12,\n\x07verdict\x18\x02 \x01(\x0e\x32\x1b.stack.inference.v1.Verdict\x12\x13\n\x0b\x63hunks_json\x18\x03 \x03(\x0c\"&\n\x11ListModelsRequest\x12\x11\n\tpermitted\x18\x01 \x03(\t\"?\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.stack.inference.v1.Model*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_CHARGED\x10\x01\x12\x14\n\x10VERDICT_RELEASED\x10\x02\x32\xe7\x02\n\x10InferenceService\x12y\n\x14\x43reateChatCompletion\x12/.stack.inference.v1.CreateChatCompletionRequest\x1a\x30.stack.inference.v1.CreateChatCompletionResponse\x12{\n\x14StreamChatCompletion\x12/.stack.inference.v1.StreamChatCompletionRequest\x1a\x30.stack.inference.v1.StreamChatCompletionResponse0\x01\x12[\n\nListModels\x12%.stack.inference.v1.ListModelsRequest\x1a&.stack.inference.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=972
-  _globals['_VERDICT']._serialized_end=1049
+  _globals['_VERDICT']._serialized_start=991
+  _globals['_VERDICT']._serialized_end=1068
   _globals['_REQUESTCONTEXT']._serialized_start=123
   _globals['_REQUESTCONTEXT']._serialized_end=273
   _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_start=276
@@ -46,9 +46,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_start=740
   _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_end=884
   _globals['_LISTMODELSREQUEST']._serialized_start=886
-  _globals['_LISTMODELSREQUEST']._serialized_end=905
-  _globals['_LISTMODELSRESPONSE']._serialized_start=907
-  _globals['_LISTMODELSRESPONSE']._serialized_end=970
-  _globals['_INFERENCESERVICE']._serialized_start=1052
-  _globals['_INFERENCESERVICE']._serialized_end=1411
+  _globals['_LISTMODELSREQUEST']._serialized_end=924
+  _globals['_LISTMODELSRESPONSE']._serialized_start=926
+  _globals['_LISTMODELSRESPONSE']._serialized_end=989
+  _globals['_INFERENCESERVICE']._serialized_start=1071
+  _globals['_INFERENCESERVICE']._serialized_end=1430
 # @@protoc_insertion_point(module_scope)

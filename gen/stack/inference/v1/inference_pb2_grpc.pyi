@@ -24,7 +24,7 @@ class InferenceServiceStub:
     StreamChatCompletion: _aio.UnaryStreamMultiCallable[_inference_pb2.StreamChatCompletionRequest, _inference_pb2.StreamChatCompletionResponse]
     """StreamChatCompletion answers as it is generated. Its ledger row is committed before the last message leaves."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
-    """ListModels lists what Groq serves now, from a cache."""
+    """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """InferenceService talks to Groq and accounts for every token. Gateways call it once for each request; internal services
@@ -54,6 +54,6 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.ListModelsRequest,
         context: _aio.ServicerContext[_inference_pb2.ListModelsRequest, _abc.Awaitable[_inference_pb2.ListModelsResponse]],
     ) -> _abc.Awaitable[_inference_pb2.ListModelsResponse]:
-        """ListModels lists what Groq serves now, from a cache."""
+        """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _aio.Server) -> None: ...

@@ -345,16 +345,20 @@ class SettleResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLOSED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     closed: _builtins.bool
     """Whether a hold was there to close."""
+    failed: _builtins.bool
+    """Whether this settlement failed while others went through; it may be repeated."""
     def __init__(
         self,
         *,
         closed: _builtins.bool = ...,
+        failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "failed", b"failed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
