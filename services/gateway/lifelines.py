@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from services.common.clock import Clock
 from services.common.errors import Unauthenticated
+from services.gateway.pipeline import Departure
 from services.gateway.refusals import refused
 
 Identity = TypeVar("Identity")
@@ -61,6 +62,11 @@ class Lifeline:
     def is_cut(self) -> bool:
         """Whether the streams have ended."""
         return self._cut.is_set()
+
+    @property
+    def departure(self) -> Departure:
+        """Why a stream that is cut does not reach its client."""
+        return Departure.SESSION_ENDED if self._reason is Standing.SESSION_ENDED else Departure.KEY_REVOKED
 
     @property
     def refusal(self) -> Unauthenticated:

@@ -14,6 +14,10 @@ _OUTCOMES = {
         "Key revoked",
         "The key was revoked while its answer was on the way. The model's work was done, so it counts.",
     ),
+    "session_ended": (
+        "Session ended",
+        "Your session ended while its answer was on the way. The model's work was done, so it counts.",
+    ),
     "refused": ("Refused", "The model's server refused the request."),
     "upstream_failed": ("Failed", "The model's server failed before any output came."),
     "cut": (

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from html import unescape
+from typing import Any
 
 import httpx
 import pytest
@@ -49,10 +50,22 @@ async def test_a_playground_stream_ends_with_its_session_and_the_key_goes_on(own
     assert ended_seconds < 4
     assert "Your session has ended" in json.loads(events[-1].removeprefix("data: "))["error"]["message"]
     bearer = {"authorization": f"Bearer {secret}"}
-    await asyncio.sleep(0.1)
+    receipt = await _receipt(owner, answer.headers["x-request-id"], bearer, outcome="session_ended")
+    assert receipt["charged"]
     for _ in range(3):
         streamed = await owner.client.post("/api/v1/chat", headers=bearer, json=say("hi", stream=True))
         assert (streamed.status_code, streamed.text.rstrip()[-6:]) == (200, "[DONE]")
+
+
+async def _receipt(owner: Browser, request_id: str, bearer: dict[str, str], *, outcome: str) -> dict[str, Any]:
+    """Return the receipt of a request once it has this outcome."""
+    async with asyncio.timeout(20):
+        while True:
+            answer = await owner.client.get(f"/api/v1/usage/{request_id}", headers=bearer)
+            receipt: dict[str, Any] = answer.json()
+            if receipt.get("outcome") == outcome:
+                return receipt
+            await asyncio.sleep(0.1)
 
 
 async def test_a_revoked_key_ends_the_playground_streams_that_use_it(owner: Browser) -> None:
