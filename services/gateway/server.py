@@ -15,14 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from ulid import ULID
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import metrics, process
 from services.common.address import Address
 from services.common.byte_budget import ByteBudget
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
+from services.common.ids import Kind, new_id
 from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
@@ -30,6 +29,7 @@ from services.gateway.console.wiring import open_console
 from services.gateway.cors import CORSPolicy
 from services.gateway.dependencies import Dependencies
 from services.gateway.dependency_backend import InferenceDependencies, QuotaDependencies
+from services.gateway.forwarded import ForwardedHeaders
 from services.gateway.http import listener
 from services.gateway.http.connection import HTTPConnection
 from services.gateway.http.connections import Connections
@@ -85,10 +85,11 @@ async def serve(settings: GatewaySettings) -> None:
             await stack.enter_async_context(open_channel(target, certificates, service=service))
             for service, target in settings.targets
         ]
-        lifelines = Lifelines()
+        clock = SystemClock()
+        lifelines = Lifelines(clock)
         principals = PrincipalCache(
             GrpcAuthority(auth, timeout_seconds=settings.auth_timeout_seconds),
-            SystemClock(),
+            clock,
             lifelines,
             principals_max=settings.principals_max,
         )
@@ -174,7 +175,7 @@ def build_app(
             Route("/readyz", readiness.readyz),
         ],
         middleware=[
-            Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
+            Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
             *([Middleware(ConsolePaths, console=Cuttable(console, requests=requests))] if console else []),
             cors.middleware(),
@@ -190,7 +191,7 @@ def build_app(
 
 def new_request_id() -> str:
     """Return an id that was never used: `req_` and a ULID."""
-    return f"req_{ULID()}"
+    return new_id(Kind.REQUEST)
 
 
 async def _listen(

@@ -2,6 +2,7 @@
 
 import ipaddress
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -133,12 +134,25 @@ class GatewaySettings(ServiceSettings):
     console: bool = True
     """Whether the console's pages are served: sign-up, keys, usage, playground and docs."""
 
+    public_url: str = Field(default="", validation_alias="AUTH_CONSOLE_URL")
+    """Where people find the console, `https://host`: forms that come from there are taken whatever a proxy makes of the
+    `Host` header, and pages show it. Empty: wherever they come to."""
+
     hsts_seconds: int = Field(default=0, ge=0)
     """For how long browsers are told to use HTTPS alone (`Strict-Transport-Security`, console only); 0 says nothing."""
 
     trusted_proxies: list[str] = Field(default=[])
-    """JSON array of the addresses and networks (CIDR) of proxies whose `x-forwarded-for` and `x-forwarded-proto` are
+    """JSON array of the addresses and networks (CIDR) of proxies whose `x-forwarded-for`, `-proto` and `-host` are
     believed; behind one that is not named here all clients count as one address."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_origin(cls, value: str) -> str:
+        """Refuse an address with a path, which the console cannot have, and what is none."""
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/")):
+            raise ValueError("expected an address without a path, such as https://console.example.com")
+        return value
 
     @field_validator("body_bytes_max")
     @classmethod

@@ -157,7 +157,7 @@ class EventStream(Response):
     async def _end_when_cut(self, send: Send) -> None:
         await self._lifeline.until_cut()
         await self._finish(send, b"")
-        self._client.depart(Departure.KEY_REVOKED)
+        self._client.depart(self._lifeline.departure)
 
     async def _finish(self, send: Send, body: bytes) -> None:
         """Complete the answer with `body`, or with the refusal of a key that was revoked."""

@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
-from ulid import ULID
 
 from services.common import mirror
 from services.common.errors import InvalidRequest
+from services.common.ids import Kind, new_id
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import ChatCall, Members, RequestContext, Verdict
 from services.inference.key_check import KeyState
@@ -59,7 +59,7 @@ def request_context(context: inference_pb2.RequestContext) -> RequestContext:
     """
     if not context.request_id:
         now = time.time()
-        return RequestContext(f"req_{ULID()}", "", "", _utc_date(now), now, models=tuple(context.models))
+        return RequestContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=tuple(context.models))
     return known_context(context)
 
 
