@@ -29,7 +29,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-install test-pgbouncer test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
+.PHONY: test test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -39,6 +39,10 @@ test-install: .venv/dev.stamp ## Install into fresh clones: interrupted at five 
 test-pgbouncer: .venv/dev.stamp ## Run auth and the ledger on a Postgres behind Debian's PgBouncer in transaction mode
 	@command -v pgbouncer /usr/sbin/pgbouncer >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer; } || echo "pgbouncer could not be installed, so that its tests are skipped; on Debian: sudo apt install pgbouncer" >&2
 	PGBOUNCER=1 $(BIN)/python -m pytest tests/pgbouncer -n 0 -v
+
+test-clocks: .venv/dev.stamp ## Step Redis' clock under load, forwards and back, by Debian's libfaketime
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime; } || echo "libfaketime could not be installed, so that its tests are skipped; on Debian: sudo apt install libfaketime" >&2
+	CLOCKS=1 $(BIN)/python -m pytest tests/clocks -n 0 -v -s
 
 test-faults: .venv/dev.stamp ## Kill, freeze and empty everything under load, SEEDS=20 times in each layout; SEED=7 does one again
 	FAULT_SEEDS=$(or $(SEEDS),20) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 0 -v -s

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,13 @@ class ClusterNode:
 class TCPValkey:
     """A server on a loopback port of its own, which keeps nothing when it ends."""
 
-    def __init__(self, folder: Path, *options: str, configuration: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        configuration: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Start a server in `folder`; with a configuration it is a Sentinel, which rewrites that."""
         self.port = _free_ports(1)[0]
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -114,7 +120,7 @@ class TCPValkey:
         rest = [] if configuration else ["--save", "", "--repl-diskless-sync-delay", "0"]
         command = [valkey.find_server(""), *map(str, (*first, *own, *rest)), *options]
         with (folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([*_dying_with_us(), *command], stdout=log, stderr=log)
+            self._process = subprocess.Popen([*_dying_with_us(), *command], stdout=log, stderr=log, env=environment)
 
     def client(self, **options: Any) -> "Redis":
         """Return a client of this server."""

@@ -127,6 +127,10 @@ async def _end_replaced(connection: AsyncConnection, proof: Proof, digest: str, 
     await end_sessions(connection, account_id, replaced, reason="replaced", by=by, at=at)
 
 
+_CLOCKS_DIFFER_MAX = timedelta(minutes=1)
+"""Of two replicas; were it less, each would take the other's windows for such ones, and count anew."""
+
+
 class SQLThrottleStore:
     """Counts tries; a `ThrottleStore`."""
 
@@ -139,8 +143,8 @@ class SQLThrottleStore:
     async def count(self, subject: str, *, window: timedelta, now: datetime) -> Tries:
         """Count one more try, in one statement so that none is lost; see `ThrottleStore.count`."""
         table = throttles.c
-        # One that ends later than a whole window from now was begun before the clock went back.
-        is_over = or_(table.window_ends_at <= now, table.window_ends_at > now + window)
+        # One that ends much later than a new one would was begun before the clock was put back.
+        is_over = or_(table.window_ends_at <= now, table.window_ends_at > now + window + _CLOCKS_DIFFER_MAX)
         new = self._insert(throttles).values(subject=subject, tries=1, window_ends_at=now + window)
         counted = new.on_conflict_do_update(
             index_elements=["subject"],

@@ -16,6 +16,10 @@ OLDEST_HOLD = Gauge(
     "stack_quota_oldest_hold_age_seconds",
     "Age of the oldest hold when counters and ledger were last compared; 0 when there was none.",
 )
+CLOCK_STEP = Gauge(
+    "stack_quota_clock_step_seconds",
+    "How far Redis' clock stepped from where a steady one would be, while that is waited out; 0 otherwise.",
+)
 DRIFT = Gauge(
     "stack_quota_drift_key_days",
     "Keys' days on which counters and ledger differ for longer than a hold lives; must be 0.",
