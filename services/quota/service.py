@@ -80,6 +80,7 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
             disagreements=[_disagreement(finding) for finding in report.findings],
             key_days=report.key_days,
             held=report.held,
+            disagreements_count=sum(report.counts.values()),
         )
 
     async def GetDependencies(

@@ -11,6 +11,7 @@ the rows that are older than a hold can live, and raises it.
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,6 +29,9 @@ _LEFT_OUT_MAX = 1_000
 """Most requests that the ledger takes in one call."""
 _DAY_SECONDS = 86_400
 _KEEP_DAYS = 3
+FINDINGS_MAX = 1_000
+"""Most findings of a report: with an emptied Redis every key differs."""
+_LOGGED_MAX = 100
 _SLACK_SECONDS = 5.0
 """What an overdue hold or a lost charge may take to be dealt with, beyond the pauses of the rounds."""
 
@@ -99,6 +103,9 @@ class Report:
     """What a comparison found."""
 
     findings: Sequence[Finding]
+    """The first `FINDINGS_MAX`."""
+    counts: Mapping[Disagreement, int]
+    """All findings, by kind."""
     key_days: int
     held: int
     oldest_hold_seconds: float
@@ -294,6 +301,7 @@ class Sweeper:
         # Nothing has outlived it where the clock has not been watched for so long.
         dealt_with_before = shown[0] if shown else 0.0
         findings: list[Finding] = []
+        counts: Counter[Disagreement] = Counter()
         key_days = held = 0
         oldest_hold_at = now
         async for batch in self._store.entries():
@@ -302,11 +310,13 @@ class Sweeper:
             old = await self._ledger.count_charged(names, reserved_before=dealt_with_before)
             total = await self._ledger.count_charged(names)
             for one, old_count, count in zip(batch, old, total, strict=True):
-                findings += _compare(one, old_count, count, dealt_with_before)
+                found = _compare(one, old_count, count, dealt_with_before)
+                counts.update(finding.kind for finding in found)
+                findings += found[: FINDINGS_MAX - len(findings)]
             key_days += len(batch)
             held += sum(one.held for one in batch)
             oldest_hold_at = min([oldest_hold_at, *(one.oldest_hold_at for one in batch if one.oldest_hold_at)])
-        return Report(findings, key_days, held, now - oldest_hold_at)
+        return Report(findings, counts, key_days, held, now - oldest_hold_at)
 
     @property
     def _patience_seconds(self) -> float:
@@ -329,10 +339,10 @@ class Sweeper:
     async def _show_drift(self) -> None:
         report = await self.verify()
         for kind in Disagreement:
-            DRIFT.labels(kind.value).set(sum(finding.kind is kind for finding in report.findings))
+            DRIFT.labels(kind.value).set(report.counts[kind])
         OLDEST_HOLD.set(report.oldest_hold_seconds)
         VERIFIED_AT.set_to_current_time()
-        for finding in report.findings:
+        for finding in report.findings[:_LOGGED_MAX]:
             _log.error("the records differ", extra={"kind": finding.kind.value, "key": finding.entries.key_day.key_id})
 
     async def _sweep_all(self) -> None:

@@ -339,6 +339,14 @@ class TestVerify:
         assert {finding.kind for finding in report.findings} == {Disagreement.COUNTER_ABOVE_LEDGER}
         assert len(report.findings) == 600
 
+    async def test_a_report_names_a_bounded_number_of_findings_and_counts_them_all(self, world: HoldWorld) -> None:
+        await world.seed({KeyDay(f"key_{number}", world.day): 7 for number in range(1_200)}, limit=7)
+
+        report = await world.sweeper.verify()
+
+        assert len(report.findings) == 1_000
+        assert report.counts == {Disagreement.COUNTER_ABOVE_LEDGER: 1_200}
+
     async def test_a_record_that_is_away_is_no_clean_report(self, world: HoldWorld) -> None:
         await world.charge("req_1")
         world.ledger.is_away = True
