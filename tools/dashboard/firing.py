@@ -42,7 +42,7 @@ HEALTHY: Mapping[str, str] = {
 TROUBLE: Mapping[str, Mapping[str, str]] = {
     "StackCountersDiffer": {'stack_quota_drift_key_days{kind="over_limit"}': "1x30"},
     "StackVerificationStale": {"stack_quota_verified_timestamp_seconds": "0x30"},
-    "StackHoldOverdue": {"stack_quota_oldest_hold_age_seconds": "250x30"},
+    "StackHoldOverdue": {"stack_quota_oldest_hold_age_seconds": "430x30"},
     "StackHoldsLeft": {"stack_gateway_holds_left_total": "0+1x30"},
     "StackLateRows": {"stack_ledger_late_rows_total": "0x20 1x10"},
     "StackServerErrors": {f'{_REQUESTS}{{route="chat", status="503"}}': "0+20x30"},

@@ -228,7 +228,7 @@ async def test_requests_can_be_filtered_by_key_outcome_and_day(owner: Browser) -
         "/api/v1/chat", headers={"authorization": f"Bearer {secret}"}, json=say("[[standin:error status=400]]")
     )
     page = (await owner.get("/usage")).text
-    ids = dict(re.findall(r'<option value="(key_\w+)">(\w+) ', page))
+    ids = dict(re.findall(r'<option value="(key_\w{26})">(\w+) ', page))
 
     async def shown(query: str) -> int:
         return len(re.findall(r"/usage/requests/req_\w+", (await owner.get(f"/usage?{query}")).text))
