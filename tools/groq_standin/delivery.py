@@ -198,7 +198,8 @@ async def _break_stream(exchange: Exchange, entry: Entry, job: Job, events: chun
             failure = errors.generation_failure(status, status_code=status)
             await outlet.event(b"event: error\ndata: %b\n" % error_text.altered(failure, job.script))
         case "x_groq_error":
-            entry.usage_sent = job.usage if job.script.error_has_usage else None
+            if job.script.error_has_usage and entry.usage:
+                entry.usage_sent = as_sent(entry.usage, job.script.odd_counts)
             await outlet.event(events.error(_STOPPED_EARLY, entry.usage_sent))
             await outlet.flush()
             return _done(entry, outlet)
