@@ -72,7 +72,7 @@ Where a parameter has a fixed set of values, `GET /modes` lists them:
   data).
 
 `PUT /model-list?answer=…` changes the model list: `ordinary`, `unclean`, `text` (no JSON), `object` (`{}`), `big`
-(2 MB), `503`, or `hang`.
+(2 MB), `503`, or `hang`. `GET /model-list` counts how often it was asked for.
 
 What it does not do: it never limits a rate by itself, it counts tokens by its own simple rule (`prose.py`), and it
 returns no logprobs even with `--allow-logprobs`. Bodies that no public record shows (for example 403, 422, 424, 500 and

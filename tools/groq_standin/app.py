@@ -28,6 +28,7 @@ class App:
         self._list = ModelList()
         self._routes: dict[tuple[str, str], _Handler] = {
             ("GET", MODELS_PATH): self._models,
+            ("GET", "/model-list"): lambda exchange: _reply(exchange, self._list.as_wire()),
             ("PUT", "/model-list"): self._change_models,
             ("GET", "/journal"): self._list_journal,
             ("DELETE", "/journal"): self._clear_journal,
@@ -72,7 +73,7 @@ class App:
             allowed = ", ".join(sorted(model_list.KINDS))
             raise errors.Refused(errors.refusal(400, f"'answer' must be one of {allowed}"))
         self._list.kind = kind
-        await _reply(exchange, {"answer": kind})
+        await _reply(exchange, self._list.as_wire())
 
     async def _model(self, exchange: Exchange, model_id: str) -> None:
         self._authenticate(exchange)

@@ -106,9 +106,7 @@ class Chat:
         except MarkerError as exc:
             raise errors.Refused(errors.refusal(400, str(exc))) from exc
         entry.mode = script.mode
-        if script.flaky and self._fails(script.flaky):
-            return replace(markers.named(script.flaky.status), names=script.names)
-        return script
+        return _failing(script, script.flaky) if script.flaky and self._fails(script.flaky) else script
 
     def _fails(self, flaky: Flaky) -> bool:
         failed = self._failures.get(flaky.id, 0)
@@ -147,6 +145,12 @@ class Chat:
         entry.completion_id = job.identity.completion_id
         deliver = delivery.stream if job.ask.stream else delivery.whole
         return await deliver(exchange, entry, job)
+
+
+def _failing(script: Script, flaky: Flaky) -> Script:
+    """Return what a flaky request meets while it fails; how long it is to wait then is its own."""
+    failing = markers.named(flaky.status)
+    return replace(failing, names=script.names, retry_after=script.retry_after or failing.retry_after)
 
 
 def _refusal(script: Script, name: str, model: Model, prompt_tokens: int) -> errors.Refusal:

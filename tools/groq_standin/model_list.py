@@ -16,10 +16,16 @@ class ModelList:
 
     Attributes:
         kind: One of `KINDS`.
+        requests: How often it was asked for.
     """
 
     def __init__(self) -> None:
         self.kind = "ordinary"
+        self.requests = 0
+
+    def as_wire(self) -> dict[str, object]:
+        """Return what `GET /model-list` tells."""
+        return {"answer": self.kind, "requests": self.requests}
 
     async def body(self, exchange: Exchange) -> bytes:
         """Return the body of an answer with status 200.
@@ -28,6 +34,7 @@ class ModelList:
             Refused: The list is refused.
             ClientLeft: The client left while nothing was answered.
         """
+        self.requests += 1
         kind = self.kind
         match kind:
             case "hang":

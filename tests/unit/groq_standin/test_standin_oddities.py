@@ -172,6 +172,13 @@ def test_a_refusal_can_name_its_wait_in_four_forms(standin: StandIn, mode: str) 
     assert (headers("ms")["retry-after-ms"], headers("ms").get("retry-after")) == ("2500", None)
 
 
+def test_a_flaky_refusal_names_the_wait_asked_for(standin: StandIn) -> None:
+    text = "[[standin:flaky status=429 id=wait]] [[standin:retry_after ms=1500 form=ms]]"
+    first, second = standin.say(text), standin.say(text)
+    assert (first.status_code, first.headers["retry-after-ms"]) == (429, "1500")
+    assert second.status_code == 200
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_reported_counts_can_be_wrong_while_the_journal_keeps_the_true_ones(standin: StandIn, stream: bool) -> None:
     def usage(counts: str) -> tuple[Any, dict[str, Any]]:
@@ -245,4 +252,5 @@ def test_the_model_list_is_answered_as_it_was_last_asked_for() -> None:
         with pytest.raises(httpx.ReadTimeout):
             list_as("hang")
         assert list_as("ordinary").json()["data"] == ordinary
+        assert client.get("/model-list").json() == {"answer": "ordinary", "requests": 8}
         assert client.put("/model-list", params={"answer": "nonsense"}).status_code == 400
