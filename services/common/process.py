@@ -91,8 +91,10 @@ def stop_signal() -> asyncio.Event:
 
 def _first_mistake(error: ValidationError, settings_type: type[ServiceSettings]) -> str:
     mistake = error.errors()[0]
-    field = str(mistake["loc"][0]) if mistake["loc"] else "settings"
-    return f"setting {_variable(field, settings_type)}: {mistake['msg'].removeprefix('Value error, ')}"
+    message = mistake["msg"].removeprefix("Value error, ")
+    if not mistake["loc"]:  # Settings that contradict each other, which the message names.
+        return f"settings: {message}"
+    return f"setting {_variable(str(mistake['loc'][0]), settings_type)}: {message}"
 
 
 def _not_json(error: SettingsError, settings_type: type[ServiceSettings]) -> str:

@@ -15,6 +15,7 @@ from services.gateway.authority import Authentication, WatchEvent
 from services.gateway.pipeline import (
     Chat,
     Completion,
+    Departure,
     Hold,
     LimitReached,
     Members,
@@ -32,7 +33,7 @@ _OVERLAP_SECONDS = 0.005
 """Several times what a reserve takes."""
 _SETTLES_GATHER_SECONDS = 0.01
 """No client waits for a settle, and a slot that it frees is free a moment later: together they cost a fifth."""
-_NOTE_SECONDS = 5.0
+_RESOLVE_SECONDS = 5.0
 _LIST_SECONDS = 5.0
 
 _DENIALS = {
@@ -149,7 +150,9 @@ class GrpcInference:
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
         self._usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
-        self._leavers = Batcher(self._note_leavers, name="mark", max_items=_BATCH_ITEMS_MAX, max_concurrent_batches=1)
+        self._abandoned = Batcher(
+            self._resolve_abandoned, name="resolve", max_items=_BATCH_ITEMS_MAX, max_concurrent_batches=1
+        )
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the answer in one piece."""
@@ -181,16 +184,16 @@ class GrpcInference:
         finally:
             call.cancel()  # Does nothing to a call that ended.
 
-    async def note_client_left(self, hold: Hold) -> None:
-        """Note on a request's row that its client had left."""
-        await self._leavers.submit(hold.request_id)
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+        """Return the verdict of an abandoned request's row, and note on it why; None when there is no row yet."""
+        outcome = "" if departure is None else departure.value
+        return await self._abandoned.submit(usage_pb2.AbandonedRequest(request_id=hold.request_id, outcome=outcome))
 
-    async def _note_leavers(self, request_ids: Sequence[str]) -> Sequence[None]:
-        left = [usage_pb2.AbandonedRequest(request_id=one, outcome="client_left") for one in request_ids]
-        request = usage_pb2.ResolveAbandonedRequest(requests=left)
+    async def _resolve_abandoned(self, requests: Sequence[usage_pb2.AbandonedRequest]) -> Sequence[Verdict | None]:
+        request = usage_pb2.ResolveAbandonedRequest(requests=requests)
         with rpc_errors(unavailable_reason="inference_unavailable"):
-            await self._usage.ResolveAbandoned(request, timeout=_NOTE_SECONDS)
-        return [None] * len(request_ids)
+            response = await self._usage.ResolveAbandoned(request, timeout=_RESOLVE_SECONDS)
+        return [translate.verdict(verdict) for verdict in response.verdicts]
 
     async def list_models(self, permitted: Sequence[str] = ()) -> list[Members]:
         """Return the models that match one of some patterns, as JSON objects; all where there is no pattern."""

@@ -48,11 +48,16 @@ class HTTPError:
     param: str | None = None
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    failed_generation: str = ""
+    """What the model wrote where Groq could not use it (`tool_use_failed`, `json_validate_failed`); empty leaves the
+    member out, as Groq does."""
 
     @property
     def body(self) -> bytes:
         """The envelope as JSON text."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        if self.failed_generation:
+            error["failed_generation"] = self.failed_generation
         return _encode({"error": error})
 
 
@@ -123,7 +128,14 @@ _BEARER = {"www-authenticate": "Bearer"}
 
 def _refusal(status: int, error: ServiceError) -> HTTPError:
     facts = error.metadata
-    return HTTPError(status, error.message, "invalid_request_error", param=facts.get("param"), code=facts.get("code"))
+    return HTTPError(
+        status,
+        error.message,
+        "invalid_request_error",
+        param=facts.get("param"),
+        code=facts.get("code"),
+        failed_generation=facts.get("failed_generation", ""),
+    )
 
 
 def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:

@@ -19,6 +19,7 @@ from services.common.clock import Clock
 from services.common.errors import InvalidRequest, NotFound
 from services.gateway.credentials import client_address, shown_key
 from services.gateway.pipeline import Principal, Principals, RateLimit
+from services.gateway.redaction import redacted
 from services.gateway.routes import json_response
 
 _DAYS = 30
@@ -169,8 +170,8 @@ class Receipts:
         owned = await self._ledger.find(request_id) if _REQUEST_ID.fullmatch(request_id) else None
         if owned is None or owned.account_id != principal.account_id:
             message = (
-                f"No request `{request_id}` of this account is recorded. A request has a record once it was answered, "
-                "or failed after it was sent to a model."
+                f"No request `{redacted(request_id)}` of this account is recorded. A request has a record once it was "
+                "answered, or failed after it was sent to a model."
             )
             raise NotFound(message, metadata={"param": "request_id", "code": "request_not_found"})
         return json_response(_encode(owned.receipt))

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
@@ -10,7 +9,6 @@ import uvicorn
 from grpc import aio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,35 +19,30 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from services.common import metrics, process
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
-from services.common.errors import StartError
 from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
+from services.gateway.cors import CORSPolicy
+from services.gateway.http import listener
+from services.gateway.http.connection import HTTPConnection
+from services.gateway.http.connections import Connections
+from services.gateway.http.limits import Limits
+from services.gateway.http.rejections import Rejections
+from services.gateway.http.shared import Shared
+from services.gateway.invalid_requests import InvalidRequestLimiter
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
-from services.gateway.middleware import APIPaths, ConsolePaths, RequestScope
+from services.gateway.middleware import APIPaths, ConsolePaths, Defects, RequestScope
 from services.gateway.pipeline import Pipeline
-from services.gateway.presence import Leavers
 from services.gateway.principals import PrincipalCache
 from services.gateway.receipts import Receipts
+from services.gateway.request_bodies import ReceiveBudget, RequestBodies
 from services.gateway.routes import API
 from services.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 4096
 _SETTLES_SECONDS = 3.0
-_PREFLIGHT_SECONDS = 600
-_TOLD_TO_PAGES = (
-    "x-request-id",
-    "stack-processing-ms",
-    "retry-after",
-    "x-should-retry",
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-reset-requests",
-)
-"""Headers that a page's script may read; browsers hide all others."""
 _RECEIPT_SECONDS_MAX = 2.0
 
 
@@ -102,6 +95,8 @@ async def serve(settings: GatewaySettings) -> None:
             GrpcQuota(quota, timeout_seconds=settings.quota_timeout_seconds),
             models,
             new_request_id=new_request_id,
+            abandoned_max=settings.abandoned_requests_max,
+            abandoned_seconds=settings.request_timeout_seconds + settings.verdict_seconds,
         )
         receipts = Receipts(
             principals,
@@ -109,24 +104,29 @@ async def serve(settings: GatewaySettings) -> None:
             GrpcLedger(inference, timeout_seconds=_RECEIPT_SECONDS_MAX),
             SystemClock(),
         )
+        budget = ReceiveBudget(
+            total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max
+        )
         api = API(
             pipeline,
             models,
-            Leavers(settings.leavers_max),
             lifelines,
-            body_bytes_max=settings.body_bytes_max,
+            RequestBodies(budget, bytes_max=settings.body_bytes_max),
+            InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),
+            settings.chat_limits,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
-        console = open_console((auth, quota, inference), api, models, settings) if settings.console else None
+        cors = CORSPolicy(settings.cors_origins)
+        console = open_console((auth, quota, inference), api, models, cors, settings) if settings.console else None
         app = build_app(
             api,
             receipts,
             readiness,
-            cors_origins=settings.cors_origins,
+            cors=cors,
             trusted_proxies=settings.trusted_proxies,
             console=console,
         )
-        await _listen(app, readiness, settings)
+        await _listen(app, readiness, cors, settings)
         await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
 
 
@@ -135,7 +135,7 @@ def build_app(
     receipts: Receipts,
     readiness: Readiness,
     *,
-    cors_origins: Sequence[str],
+    cors: CORSPolicy,
     trusted_proxies: Sequence[str] = (),
     console: ASGIApp | None = None,
 ) -> Starlette:
@@ -145,7 +145,7 @@ def build_app(
         api: The handlers of chats and models.
         receipts: The handlers of what was used.
         readiness: The handler of `GET /readyz`.
-        cors_origins: Origins whose pages may call it.
+        cors: Whose pages may call it.
         trusted_proxies: Addresses and networks that are believed whom they forward.
         console: What answers all paths that are not the API's; None leaves them unknown.
     """
@@ -158,7 +158,7 @@ def build_app(
             Route("/api/v1/key", receipts.key),
             Route("/api/v1/usage", receipts.usage),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
-            Route("/api/v1/openapi.json", routes.openapi),
+            Route("/api/v1/openapi.json", api.openapi),
             Route("/healthz", routes.healthz),
             Route("/readyz", readiness.readyz),
         ],
@@ -166,14 +166,8 @@ def build_app(
             Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
             *([Middleware(ConsolePaths, console=console)] if console else []),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=_TOLD_TO_PAGES,
-                max_age=_PREFLIGHT_SECONDS,
-            ),
+            cors.middleware(),
+            Middleware(Defects),
             Middleware(APIPaths),
         ],
         exception_handlers=routes.HANDLERS,
@@ -187,32 +181,46 @@ def new_request_id() -> str:
     return f"req_{ULID()}"
 
 
-async def _listen(app: Starlette, readiness: Readiness, settings: GatewaySettings) -> None:
+async def _listen(app: Starlette, readiness: Readiness, cors: CORSPolicy, settings: GatewaySettings) -> None:
     """Serve `app` until a signal, then say so, let callers move away, and let requests finish."""
     stopping = process.stop_signal()
-    listener = _bind(settings.host, settings.port, is_shared=settings.has_siblings)
+    listener.allow_connections(settings.connections_max)
+    open_socket = listener.bind(settings.host, settings.port, is_shared=settings.has_siblings)
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=http_protocol(settings, cors),
             ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=75,
+            backlog=listener.BACKLOG,
             timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
         )
     )
-    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
-    _log.info("ready", extra={"listen": "{}:{}".format(*listener.getsockname()[:2])})
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[open_socket]))
+    _log.info("ready", extra={"listen": "{}:{}".format(*open_socket.getsockname()[:2])})
     await stopping.wait()
     readiness.state = "draining"
     await asyncio.sleep(settings.drain_seconds)
     server.should_exit = True
     await serving
+
+
+def http_protocol(settings: GatewaySettings, cors: CORSPolicy) -> type[asyncio.Protocol]:
+    """Return the protocol that uvicorn serves connections with."""
+    limits = Limits(
+        head_bytes_max=settings.head_bytes_max,
+        head_seconds=settings.head_timeout_seconds,
+        stall_seconds=settings.stall_timeout_seconds,
+        connections_max=settings.connections_max,
+        connections_per_address_max=settings.connections_per_address_max,
+        trusted_proxies=settings.trusted_proxies,
+    )
+    rejections = Rejections(new_request_id=new_request_id, cors=cors)
+    return HTTPConnection.bound(Shared(limits, Connections(limits), rejections))
 
 
 class _Server(uvicorn.Server):
@@ -221,11 +229,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _bind(host: str, port: int, *, is_shared: bool) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=is_shared)
-    except OSError as exc:
-        raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}; set GATEWAY_PORT to a free port") from exc

@@ -14,6 +14,8 @@ from groq import AsyncGroq
 from multidict import CIMultiDict
 from yarl import URL
 
+from services.inference import response_handler
+
 _CHAT_PATH = "/openai/v1/chat/completions"
 _MODELS_PATH = "/openai/v1/models"
 _MODELS_TIMEOUT_SECONDS = 5.0
@@ -70,6 +72,7 @@ async def open_wire(
     connector = aiohttp.TCPConnector(
         limit=connections_max, keepalive_timeout=_KEEP_SECONDS, ssl=httpx.create_ssl_context()
     )
+    response_handler.install(connector)
     jar = aiohttp.DummyCookieJar()  # The edge in front of Groq sets cookies; ours are no browser's sessions.
     async with connector, AsyncExitStack() as stack:
         sessions = [

@@ -12,6 +12,8 @@ import pytest
 
 from tests.e2e.stack import Key, Stack, say
 
+_FAILED_GENERATIONS = ("tool_use_failed", "json_validate_failed")
+
 
 async def _stream(http: httpx.AsyncClient, key: Key, text: str, **members: Any) -> tuple[httpx.Response, list[str]]:
     response = await http.post("/api/v1/chat", headers=key.headers, json=say(text, stream=True, **members))
@@ -107,7 +109,8 @@ async def test_groqs_trouble_before_output_is_an_http_error_and_costs_nothing(
     response = await http.post("/api/v1/chat", headers=key.headers, json=body)
     assert response.status_code == status, response.text
     assert response.json()["error"]["type"] == kind
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert set(response.json()["error"]) - {"failed_generation"} == {"message", "type", "param", "code"}
+    assert ("failed_generation" in response.json()["error"]) == (marker in _FAILED_GENERATIONS)
     assert response.headers["x-ratelimit-limit-requests"] == "1000"
     assert response.headers["x-request-id"].startswith("req_")
     assert status not in (502, 503) or int(response.headers["retry-after"]) >= 1

@@ -413,3 +413,33 @@ async def test_a_slow_caller_pauses_the_reading_and_is_no_time_out_of_groq(tmp_p
     everything = [event for part in [first, waiting, *rest] if isinstance(part, list) for event in part]
     said = "".join(choice["delta"].get("content", "") for event in everything for choice in event["choices"])
     assert len(said) == 60 * 60_000
+
+
+_FIRST = framed(events(chunk(delta(content="Hello")), done=False))
+BAD_CHUNKS: dict[str, bytes] = {
+    "a size that is no number": b"zz\r\nabc\r\n",
+    "a negative size": b"-5\r\nabc\r\n",
+    "a size without an end": b"f" * 70,
+    "no line end behind the data": b"3\r\nabcdef",
+}
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("name", BAD_CHUNKS)
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_bad_chunk_is_noticed_at_once(name: str, is_stream: bool, closes: bool, tmp_path: Path) -> None:
+    async def send(writer: asyncio.StreamWriter) -> None:
+        head = stream_head() if is_stream else stream_head().replace(b"text/event-stream", b"application/json")
+        await slowly(writer, [head + (_FIRST if is_stream else b""), BAD_CHUNKS[name]], 0.1)
+        if not closes:
+            await asyncio.sleep(30)
+
+    async with raw_upstream(send) as upstream, running(upstream.url, tmp_path, attempts_max=1) as inference:
+        began = time.monotonic()
+        error = await refused(inference, is_stream=is_stream)
+        waited = time.monotonic() - began
+        row = await inference.row("req_1")
+
+    assert isinstance(error, Unavailable)
+    assert waited < 2
+    assert row.charged == is_stream, "a stream has output"

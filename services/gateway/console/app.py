@@ -32,6 +32,7 @@ from services.gateway.console.visit import (
     cookie,
     visitor,
 )
+from services.gateway.cors import CORSPolicy
 from services.gateway.errors import http_error
 from services.gateway.routes import API, Models, error_response, on_http_exception
 
@@ -51,6 +52,7 @@ class Console:
     let_in: LetIn
     api: API
     models: Models
+    cors: CORSPolicy
     hsts_seconds: int
 
 
@@ -168,7 +170,9 @@ class _Errors:
     async def on_http_exception(self, request: Request, exc: Exception) -> Response:
         """Answer an unknown path or method: browsers with a page, programs as the API does."""
         if "text/html" not in request.headers.get("accept", ""):
-            return await on_http_exception(request, exc)
+            response = await on_http_exception(request, exc)
+            response.headers.update(self._console.cors.headers(request.headers.get("origin", "")))
+            return response
         assert isinstance(exc, HTTPException)
         visit = await self._visit(request)
         message = _NO_PAGE if exc.status_code == 404 else "This page does not take what was sent to it."

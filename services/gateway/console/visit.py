@@ -5,6 +5,7 @@ The session's token is in an `HttpOnly` cookie and nowhere else. A form carries 
 session has a cookie of random bytes for the same purpose.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
 from services.gateway.console.owner import OpenStay, Owner, Stay, Usage
 from services.gateway.credentials import client_address
+from services.gateway.request_bodies import SECONDS_MAX, refuse_encoded
 
 SESSION_COOKIE = "stack_session"
 VISITOR_COOKIE = "stack_visitor"
@@ -105,7 +107,12 @@ class Visit:
             raise InvalidRequest("That is not a form of this site. Go back, reload the page and try again.")
         if int(length) > _FORM_BYTES_MAX:
             raise TooLarge("The form is too long. Shorten what you typed and try again.")
-        self.form = await self.request.form(max_fields=_FIELDS_MAX)
+        refuse_encoded(self.request)
+        try:
+            async with asyncio.timeout(SECONDS_MAX):
+                self.form = await self.request.form(max_fields=_FIELDS_MAX)
+        except TimeoutError as exc:
+            raise InvalidRequest("The form did not arrive in time. Go back and try again.") from exc
 
     def demand_own_form(self, shown: str) -> None:
         """Return when the request comes from a page of ours.

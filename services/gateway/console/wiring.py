@@ -12,6 +12,7 @@ from services.gateway.console.owner import Stay
 from services.gateway.console.page import Pages
 from services.gateway.console.usage_backend import GrpcUsage
 from services.gateway.console.visit import Belongings
+from services.gateway.cors import CORSPolicy
 from services.gateway.routes import API, Models
 from services.gateway.settings import GatewaySettings
 
@@ -20,7 +21,9 @@ _AUTH_SECONDS_MAX = 5.0
 _USAGE_SECONDS_MAX = 3.0
 
 
-def open_console(channels: Sequence[aio.Channel], api: API, models: Models, settings: GatewaySettings) -> ASGIApp:
+def open_console(
+    channels: Sequence[aio.Channel], api: API, models: Models, cors: CORSPolicy, settings: GatewaySettings
+) -> ASGIApp:
     """Return the console over the `channels` to auth, quota and inference; its playground answers through `api`."""
     auth, quota, inference = channels
 
@@ -30,4 +33,4 @@ def open_console(channels: Sequence[aio.Channel], api: API, models: Models, sett
         return Belongings(stay, owner, usage)
 
     door = GrpcDoor(auth, timeout_seconds=_AUTH_SECONDS_MAX)
-    return build_console(Console(Pages(SystemClock()), door, let_in, api, models, settings.hsts_seconds))
+    return build_console(Console(Pages(SystemClock()), door, let_in, api, models, cors, settings.hsts_seconds))

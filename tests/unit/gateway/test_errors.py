@@ -60,6 +60,12 @@ def test_slots_in_use_are_told_apart_from_slots_used_up() -> None:
     assert "in use, not used up" in answer.message
 
 
+def test_what_the_model_wrote_in_vain_is_passed_on_and_otherwise_left_out() -> None:
+    refused = errors.InvalidRequest("no", metadata={"code": "tool_use_failed", "failed_generation": "<function=…"})
+    assert json.loads(http_error(refused, now=0).body)["error"]["failed_generation"] == "<function=…"
+    assert "failed_generation" not in json.loads(http_error(errors.InvalidRequest("no"), now=0).body)["error"]
+
+
 def test_remaining_counts_neither_used_nor_held_slots_and_never_goes_below_zero() -> None:
     headers = rate_limit_headers(RateLimit(limit=10, charged=4, held=3, reset_at=60), now=0)
     assert headers["x-ratelimit-remaining-requests"] == "3"
