@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 # Any Python from 3.11 on; name another with `make run PYTHON=python3.13`.
-PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+PYTHON ?=
 BIN := .venv/bin
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 IMAGE ?= stack:$(VERSION)
@@ -20,13 +20,29 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# `make run PORT=9000` means the API's port; one of the environment means some other program's.
+ifeq ($(origin PORT),command line)
+run: export GATEWAY_PORT := $(PORT)
+endif
 run: .venv/run.stamp ## Start everything on this machine and print a curl line that works
+	@echo "Starting Stack 3.0 API ..."
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
+.PHONY: test test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-install: .venv/dev.stamp ## Install into fresh clones: interrupted at five moments, without ensurepip, without an index
+	INSTALL=1 $(BIN)/python -m pytest tests/install -n 0 -v -s
+
+test-pgbouncer: .venv/dev.stamp ## Run auth and the ledger on a Postgres behind Debian's PgBouncer in transaction mode
+	@command -v pgbouncer /usr/sbin/pgbouncer >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer; } || echo "pgbouncer could not be installed, so that its tests are skipped; on Debian: sudo apt install pgbouncer" >&2
+	PGBOUNCER=1 $(BIN)/python -m pytest tests/pgbouncer -n 0 -v
+
+test-clocks: .venv/dev.stamp ## Step Redis' clock under load, forwards and back, by Debian's libfaketime
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime; } || echo "libfaketime could not be installed, so that its tests are skipped; on Debian: sudo apt install libfaketime" >&2
+	CLOCKS=1 $(BIN)/python -m pytest tests/clocks -n 0 -v -s
 
 test-faults: .venv/dev.stamp ## Kill, freeze and empty everything under load, SEEDS=20 times in each layout; SEED=7 does one again
 	FAULT_SEEDS=$(or $(SEEDS),20) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 0 -v -s
@@ -39,6 +55,13 @@ test-fuzz: .venv/dev.stamp ## Send BODIES=10000 good and broken bodies; none may
 
 test-abuse: .venv/dev.stamp ## See what an honest client feels of eight that send as much as they can, and of its own slow line
 	ABUSE=1 $(BIN)/python -m pytest tests/abuse -n 0 -v -s --timeout 600
+
+test-floods: .venv/dev.stamp ## Flood the console with cheap requests of every kind, and revoke keys and chat beside it, in both layouts
+	CONSOLE_FLOODS=whole $(BIN)/python -m pytest tests/e2e/test_console_floods.py -n 0 -v -s
+
+test-proxies: .venv/dev.stamp ## Sign up, log in and stream behind nginx and Caddy with the files of deploy/proxies
+	@$(call debian-packages,nginx-light caddy)
+	PROXIES=1 $(BIN)/python -m pytest tests/proxies -n 0 -v
 
 test-rollout: .venv/dev.stamp ## Restart every replica of every service under 200 requests/s and 100 streams; nobody may notice
 	ROLLOUT=whole $(BIN)/python -m pytest tests/rollout -n 0 -v -s
@@ -54,8 +77,8 @@ dashboard: .venv/dev.stamp ## Ask a real Prometheus for every panel and alert un
 	@command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; } || { echo "prometheus is needed and could not be installed; on Debian: sudo apt install prometheus" >&2; exit 1; }
 	$(BIN)/python -m tools.dashboard
 
-test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
-	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium fonts-inter fonts-jetbrains-mono; } || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
+test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium, also behind nginx; SCREENSHOTS=folder keeps pictures
+	@$(call debian-packages,chromium fonts-inter fonts-jetbrains-mono nginx-light)
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
 
 soak: .venv/dev.stamp ## Load the product for MINUTES=30 and see that memory, threads and descriptors stay as they are
@@ -144,9 +167,9 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 	done
 
 clean: ## Remove what make made, but no data
-	rm -rf .venv .venv-clients .venv-checkov .venv-bench tests/clients/node/node_modules bench/contenders/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv.lock .venv-clients .venv-checkov .venv-bench tests/clients/node/node_modules bench/contenders/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-# The environment is made anew when a lock changes; what is installed is exactly what is locked.
+# The environment is updated when a lock changes; what is installed is exactly what is locked.
 .venv/run.stamp: requirements/run.lock pyproject.toml
 	@$(call make-venv,run)
 
@@ -192,11 +215,13 @@ define debian-packages
 		|| { echo "needed and not installed:" $$missing "; on Debian: sudo apt install" $$missing >&2; exit 1; }
 endef
 
+# The Python is looked for here and not when make reads this file, so that the first line is printed at once.
 define make-venv
-	test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found; install it, or name it: make run PYTHON=/path/to/python3" >&2; exit 1; }; \
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "$(PYTHON) cannot make a virtual environment; install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }; \
-	echo "Installing $$(grep -c == requirements/$(1).lock) locked packages into .venv (once; a minute or so) ..."; \
-	$(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar on --require-hashes -r requirements/$(1).lock; \
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .; \
-	touch $@
+	echo "Preparing .venv (once; a minute or so) ..."; \
+	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			"$$python" tools/environment.py $(1) && touch $@; exit; \
+		fi; \
+	done; \
+	echo "Python 3.11 or newer is needed and was not found; install it, or name it: make run PYTHON=/path/to/python3" >&2; exit 1
 endef

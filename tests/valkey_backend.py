@@ -13,10 +13,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -98,6 +99,77 @@ class ClusterNode:
         """End it at once, stopped or not."""
         self.process.kill()
         self.process.wait()
+
+
+class TCPValkey:
+    """A server on a loopback port of its own, which keeps nothing when it ends."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        configuration: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a server in `folder`; with a configuration it is a Sentinel, which rewrites that."""
+        self.port = _free_ports(1)[0]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        folder.mkdir(exist_ok=True)
+        own = ["--port", self.port, "--bind", "127.0.0.1", "--dir", folder]
+        first = [configuration, "--sentinel"] if configuration else []
+        rest = [] if configuration else ["--save", "", "--repl-diskless-sync-delay", "0"]
+        command = [valkey.find_server(""), *map(str, (*first, *own, *rest)), *options]
+        with (folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([*_dying_with_us(), *command], stdout=log, stderr=log, env=environment)
+
+    def client(self, **options: Any) -> "Redis":
+        """Return a client of this server."""
+        return Redis.from_url(self.url, socket_timeout=5, **options)
+
+    def wait_until_up(self) -> None:
+        """Return when it answers."""
+        _wait_for(lambda: _answers(self.url), Path("its folder"))
+
+    def wait_until_listening(self) -> None:
+        """Return when it takes connections, though it may want a password."""
+
+        def is_listening() -> bool:
+            with socket.socket() as probe:
+                return not probe.connect_ex(("127.0.0.1", self.port))
+
+        _wait_for(is_listening, Path("its folder"))
+
+    def follow(self, primary: "TCPValkey | None") -> None:
+        """Make it a replica of another one, or a primary."""
+        with self.client() as client:
+            client.replicaof(*(("127.0.0.1", primary.port) if primary else ("NO", "ONE")))
+
+    def wait_until_linked(self) -> None:
+        """Return when it has its primary's data."""
+        with self.client() as client:
+            _wait_for(lambda: client.info("replication").get("master_link_status") == "up", Path("its folder"))
+
+    def end(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def running_pair() -> Iterator[tuple[TCPValkey, TCPValkey]]:
+    """Give a primary and a replica that has its data."""
+    folder = Path(tempfile.mkdtemp(prefix="vkp-", dir="/tmp"))
+    primary, replica = TCPValkey(folder / "a"), TCPValkey(folder / "b")
+    try:
+        for one in (primary, replica):
+            one.wait_until_up()
+        replica.follow(primary)
+        replica.wait_until_linked()
+        yield primary, replica
+    finally:
+        for one in (primary, replica):
+            one.end()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

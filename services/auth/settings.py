@@ -3,9 +3,14 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.auth.addresses import domain_of, normalised_email
 from services.auth.keys import Bounds
-from services.auth.registration import SignUpPolicy
+from services.auth.registration import Admission, SignUpPolicy
+from services.common.address import HTTPURL, HostAndPort, Listen
+from services.common.database import DatabaseURL, is_sqlite
+from services.common.errors import InvalidRequest
 from services.common.settings import ServiceSettings
+from services.common.url_credentials import with_credentials
 
 
 class AuthSettings(ServiceSettings):
@@ -13,14 +18,20 @@ class AuthSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="AUTH_")
 
-    listen: str = "127.0.0.1:50051"
+    listen: Listen = "127.0.0.1:50051"
     """Where to listen: `host:port`, `[::]:port` or `unix:/path`."""
 
-    metrics_listen: str = "127.0.0.1:50251"
+    metrics_listen: HostAndPort = "127.0.0.1:50251"
     """Address of `GET /metrics`; empty serves none."""
 
-    database_url: str | None = None
+    database_url: DatabaseURL | None = None
     """`sqlite:///path` or `postgresql://user:password@host/name`; absent means `auth.db` in DATA_DIR."""
+
+    database_user: str = ""
+    """User of Postgres, in place of the URL's."""
+
+    database_password: SecretStr = SecretStr("")
+    """Password of Postgres, in place of the URL's, as it is: nothing is to be encoded."""
 
     key_pepper: SecretStr | None = None
     """Secret under which keys are stored; whoever loses it loses all keys. Absent on SQLite: `DATA_DIR/key-pepper`,
@@ -37,12 +48,24 @@ class AuthSettings(ServiceSettings):
     sign_up: SignUpPolicy = SignUpPolicy.OPEN
     """Who may sign up: `open` everybody, `invite` who has an invitation, `closed` nobody: operators create accounts."""
 
-    console_url: str = "http://127.0.0.1:8080"
+    sign_up_domains: str = ""
+    """Domains, separated by commas, whose e-mail addresses may sign up without an invitation. Empty allows every
+    domain."""
+
+    sign_up_fold_aliases: bool = True
+    """Whether addresses of one mailbox, that differ only by `+tag` or by dots that a provider ignores, open one account
+    while `AUTH_SIGN_UP` is `open`; an invitation opens another."""
+
+    console_url: HTTPURL = "http://127.0.0.1:8080"
     """Where people find the console; mails and invitations point there."""
 
     smtp_url: SecretStr | None = None
     """Mail server, `smtp://user:password@host:587` or `smtps://…`. Absent means no mail: e-mails are not verified, and
     only operators can reset a password."""
+
+    smtp_ca_file: str = ""
+    """PEM file of the authorities that vouch for the mail server. Absent trusts the system's; `none` takes any
+    certificate, and no password with it."""
 
     mail_from: str = "stack@localhost.localdomain"
     """E-mail address that mails come from."""
@@ -62,16 +85,33 @@ class AuthSettings(ServiceSettings):
     """A session ends so long after it began, however much it is used."""
 
     log_ins_per_address_max: int = Field(default=100, ge=1)
-    """Most log-ins tried from one network address (64 bits of IPv6) in 15 minutes."""
+    """Most log-ins tried from one network address (64 bits of IPv6) in 15 minutes; a device that logged in to the
+    account before is counted apart."""
 
     sign_ups_per_address_max: int = Field(default=20, ge=1)
-    """Most sign-ups, and letters asked for, from one network address (64 bits of IPv6) in an hour."""
+    """Most sign-ups and requested e-mails from one network address (64 bits of IPv6) in an hour."""
 
     @field_validator("database_url", "key_pepper", "key_peppers_accepted", "admin_token", "smtp_url", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         """Take an empty variable for an absent one: an empty secret protects nothing."""
         return None if value == "" else value
+
+    @field_validator("sign_up_domains")
+    @classmethod
+    def _names_domains(cls, value: str) -> str:
+        """Write domains as those of addresses are written, and refuse what is none."""
+        names = (name.strip().removeprefix("@") for name in value.split(","))
+        try:
+            return ",".join(domain_of(normalised_email(f"a@{name}")) for name in names if name)
+        except InvalidRequest as exc:
+            raise ValueError("write domains such as example.com,example.org") from exc
+
+    @property
+    def admission(self) -> Admission:
+        """Who may sign up."""
+        domains = frozenset(filter(None, self.sign_up_domains.split(",")))
+        return Admission(self.sign_up, domains, self.sign_up_fold_aliases)
 
     @property
     def bounds(self) -> Bounds:
@@ -81,4 +121,7 @@ class AuthSettings(ServiceSettings):
     @property
     def database(self) -> str:
         """URL of the database in use."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'auth.db'}"
+        url = self.database_url or f"sqlite:///{self.data_dir / 'auth.db'}"
+        if is_sqlite(url):
+            return url
+        return with_credentials(url, user=self.database_user, password=self.database_password.get_secret_value())

@@ -8,27 +8,31 @@ from services.cli.accounts import accounts
 from services.cli.audit import audit
 from services.cli.client import Backends
 from services.cli.keys import keys
+from services.cli.mail import mail
+from services.cli.mistakes import Commands, Target
 from services.cli.plans import plans
 from services.cli.usage import usage
 from services.cli.verify import verify
+from services.common import address_file
+
+_TARGETS = {"auth": "127.0.0.1:50051", "quota": "127.0.0.1:50052", "inference": "127.0.0.1:50053"}
 
 
-def _target(service: str, *, default: str) -> click.Option:
+def _target(service: str) -> click.Option:
     return click.Option(
         [f"--{service}-target"],
         envvar=f"{service.upper()}_TARGET",
-        default=default,
-        show_default=True,
+        show_default=f"that of the `make run` of DATA_DIR, otherwise {_TARGETS[service]}",
         show_envvar=True,
+        type=Target(),
         help=f"Where the {service} service is.",
     )
 
 
 @click.group(
+    cls=Commands,
     params=[
-        _target("auth", default="127.0.0.1:50051"),
-        _target("quota", default="127.0.0.1:50052"),
-        _target("inference", default="127.0.0.1:50053"),
+        *map(_target, _TARGETS),
         click.Option(
             ["--data-dir"],
             envvar="DATA_DIR",
@@ -42,7 +46,7 @@ def _target(service: str, *, default: str) -> click.Option:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.pass_context
-def main(context: click.Context, *, auth_target: str, quota_target: str, inference_target: str, data_dir: Path) -> None:
+def main(context: click.Context, /, *, data_dir: Path, **targets: str | None) -> None:
     """Manage accounts, plans and API keys, see what they use, and who changed what.
 
     The admin token is read from STACK_ADMIN_TOKEN, or from the file `admin-token` in DATA_DIR. The audit log names the
@@ -51,8 +55,12 @@ def main(context: click.Context, *, auth_target: str, quota_target: str, inferen
 
     Exit codes: 0 done, 1 refused or failed, 2 a mistake in the command line, 3 a service does not answer.
     """
-    context.obj = Backends(auth_target, quota_target, inference_target, data_dir)
+    running = address_file.read(data_dir)
+    auth, quota, inference = (
+        targets[f"{service}_target"] or running.get(service) or default for service, default in _TARGETS.items()
+    )
+    context.obj = Backends(auth, quota, inference, data_dir)
 
 
-for _command in (accounts, plans, keys, usage, audit, verify):
+for _command in (accounts, plans, keys, usage, audit, mail, verify):
     main.add_command(_command)

@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from asyncpg import PostgresError
+from pydantic import AfterValidator
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -21,11 +23,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import StartError
 from services.common.file_lock import alone, held
+from services.common.private_files import open_private, restrict
 from services.common.sqlite_writer import SQLiteWriter, sqlite_writer
 from services.common.transactions import DATABASE_ERRORS, wait_for_leavers
+from services.common.url_credentials import with_encoded_credentials
 
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
+_EXAMPLES = "sqlite:///path or postgresql://user:password@host:5432/name"
 _MIGRATION_LOCK = 7_301_936_220
 """Postgres advisory lock that migrations hold, so that replicas starting together migrate once."""
 _LEAVE_SECONDS = 3.0
@@ -34,7 +39,7 @@ _LEAVE_SECONDS = 3.0
 
 @asynccontextmanager
 async def open_database(
-    url: str, *, migrations: Path, version_table: str, has_siblings: bool = False
+    url: str, *, migrations: Path, version_table: str, has_siblings: bool = False, connections: int = 10
 ) -> AsyncIterator[AsyncEngine]:
     """Open a database whose schema is up to date, and close it at the end of the block.
 
@@ -43,10 +48,11 @@ async def open_database(
     A later version's schema is left as it is, and serves: migrations expand first and contract a version later.
 
     Args:
-        url: `sqlite:///path` or `postgresql://user:password@host/name`.
+        url: `sqlite:///path` or `postgresql://user:password@host/name`; a password may stand there as it is.
         migrations: Folder of the Alembic environment.
         version_table: Alembic's table, one for each service, so that services may share a database.
         has_siblings: Whether other processes that say the same may use the SQLite file too.
+        connections: Most connections to Postgres at the same time.
 
     Raises:
         StartError: The URL cannot be used, or another process has the SQLite file.
@@ -57,6 +63,7 @@ async def open_database(
         lock = file.with_name(file.name + ".lock")
         remedy = "stop it, or use Postgres for several replicas"
         with held(lock, thing=str(file), remedy=remedy, with_siblings=has_siblings):
+            _make_private(file)
             _use_wal(file)
             engine = _sqlite_engine(parsed)
             try:
@@ -65,14 +72,33 @@ async def open_database(
             finally:
                 await _close(engine)
         return
-    engine = create_async_engine(
-        parsed, hide_parameters=True, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True
-    )
+    engine = _postgres_engine(parsed, connections, behind_pooler=True)
     try:
         await _wait_for_schema(engine, migrations, version_table)
+        if await _is_behind_pooler(engine):
+            _log.info("the database is behind a pooler; statements are not prepared")
+        else:
+            await engine.dispose()
+            engine = _postgres_engine(parsed, connections, behind_pooler=False)
         yield engine
     finally:
         await _close(engine)
+
+
+@asynccontextmanager
+async def open_beside(engine: AsyncEngine, *, connections: int) -> AsyncIterator[AsyncEngine]:
+    """Open further connections to an open database for the block.
+
+    They are a pool of their own: work that takes all of them never makes work on the first ones wait for a connection.
+    """
+    if engine.url.get_backend_name() == "sqlite":
+        beside = _sqlite_engine(engine.url, connections)
+    else:
+        beside = _postgres_engine(engine.url, connections, behind_pooler=await _is_behind_pooler(engine))
+    try:
+        yield beside
+    finally:
+        await _close(beside)
 
 
 @contextmanager
@@ -96,7 +122,7 @@ async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
     if parsed.get_backend_name() == "sqlite":
         async with open_database(url, migrations=migrations, version_table=version_table):
             return
-    engine = create_async_engine(parsed)
+    engine = _postgres_engine(parsed, 1, behind_pooler=True)
     try:
         await _upgrade(engine, migrations, version_table)
     except (PostgresError, OSError) as exc:
@@ -115,21 +141,42 @@ async def _close(engine: AsyncEngine) -> None:
     await engine.dispose()
 
 
+def _check_url(url: str) -> str:
+    """Return a database URL that can be used; the message of a failure does not repeat it."""
+    try:
+        parsed = make_url(with_encoded_credentials(url)) if url else None
+    except (ArgumentError, ValueError):
+        raise ValueError(f"expected {_EXAMPLES}") from None
+    if parsed is not None and parsed.drivername not in _DRIVERS:
+        raise ValueError(f"expected {_EXAMPLES}; other databases are not supported")
+    return url
+
+
+DatabaseURL = Annotated[str, AfterValidator(_check_url)]
+"""A setting that is a database URL; empty is none."""
+
+
 def _parse(url: str) -> URL:
     try:
-        parsed = make_url(url)
-    except ArgumentError as exc:
-        raise StartError("the database URL cannot be read; use sqlite:///path or postgresql://host/name") from exc
-    backend = parsed.get_backend_name()
-    if backend not in _DRIVERS:
-        raise StartError(f"databases of type {backend} are not supported; use sqlite:///path or postgresql://host/name")
-    return _with_driver(parsed)
+        return _with_driver(make_url(with_encoded_credentials(_check_url(url))))
+    except ValueError as exc:
+        raise StartError(f"the database URL cannot be used: {exc}") from exc
 
 
 def _with_driver(url: URL) -> URL:
     """Return the URL for our driver, which calls libpq's `sslmode` by another name; hosted Postgres' URLs bear it."""
     query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
     return url.set(drivername=_DRIVERS[url.get_backend_name()], query=query)
+
+
+def _make_private(file: Path) -> None:
+    """Create the file for its owner alone, or restrict it; SQLite gives its mode to the files that it puts beside."""
+    try:
+        os.close(open_private(file, os.O_RDWR | os.O_CREAT))
+    except OSError as exc:
+        raise StartError(f"cannot use {file}: {exc.strerror}; choose another DATA_DIR") from exc
+    for suffix in ("-wal", "-shm", "-journal"):
+        restrict(file.with_name(file.name + suffix))
 
 
 def _use_wal(file: Path) -> None:
@@ -145,8 +192,28 @@ def _use_wal(file: Path) -> None:
         raise StartError(f"cannot use {file}: {exc}; restore it from a backup, or choose another DATA_DIR") from exc
 
 
-def _sqlite_engine(url: URL) -> AsyncEngine:
-    engine = create_async_engine(url, hide_parameters=True)
+def _postgres_engine(url: URL, connections: int, *, behind_pooler: bool) -> AsyncEngine:
+    """Return an engine; behind a pooler it prepares no statements, since each transaction may have another session."""
+    options: dict[str, Any] = {}
+    if behind_pooler:
+        # An unnamed statement is sent again with its execution; a named one would stay in a session of somebody else's.
+        no_name = {"prepared_statement_name_func": lambda: ""}
+        options["connect_args"] = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, **no_name}
+    return create_async_engine(
+        url, hide_parameters=True, pool_size=connections, max_overflow=0, pool_timeout=2, pool_pre_ping=True, **options
+    )
+
+
+async def _is_behind_pooler(engine: AsyncEngine) -> bool:
+    """Whether a pooler such as PgBouncer answers in place of Postgres: it makes up the process id that clients get."""
+    async with engine.connect() as connection:
+        shown = (await connection.get_raw_connection()).driver_connection
+        assert shown is not None
+        return bool(shown.get_server_pid() != await connection.scalar(text("SELECT pg_backend_pid()")))
+
+
+def _sqlite_engine(url: URL, connections: int = 5) -> AsyncEngine:
+    engine = create_async_engine(url, hide_parameters=True, pool_size=connections)
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     return engine
 

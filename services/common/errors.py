@@ -27,10 +27,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "stack"
 _MESSAGE_ENCODED_MAX = 2_100
-_FACTS_BYTES_MAX = 1_400
+_FACTS_BYTES_MAX = 16_000
 _NAME_BYTES_MAX = 128
-"""gRPC refuses headers of more than 8 KiB by default. A status is in them twice: its message percent-encoded, with
-three bytes for each one that is not printable ASCII, and all of it in Base64 (gRPC over HTTP/2, "Status")."""
+"""Together these fit into `channel.METADATA_BYTES_MAX`. A status is in the metadata twice: its message percent-encoded,
+with three bytes for each one that is not printable ASCII, and all of it in Base64 (gRPC over HTTP/2, "Status")."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -165,10 +165,10 @@ def rpc_status(error: ServiceError) -> tuple[str, tuple[tuple[str, bytes], ...]]
 
 
 def _cut_facts(facts: Mapping[str, str]) -> dict[str, str]:
-    """Return facts that take a bounded number of bytes together, the short ones whole."""
+    """Return facts that take a bounded number of bytes together: short ones whole, long ones with equal parts."""
     left, cut = _FACTS_BYTES_MAX, {}
-    for name, value in sorted(facts.items(), key=lambda fact: len(fact[1])):
-        cut[name] = _cut(value, left)
+    for position, (name, value) in enumerate(sorted(facts.items(), key=lambda fact: len(fact[1]))):
+        cut[name] = _cut(value, left // (len(facts) - position))
         left -= len(cut[name].encode())
     return cut
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.common.errors import StartError
+from services.common.private_files import make_private_folder, open_private
 
 
 @contextmanager
@@ -48,8 +49,8 @@ def alone(lock: Path) -> Iterator[None]:
 
 def _open(lock: Path) -> int:
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        make_private_folder(lock.parent)
+        return open_private(lock, os.O_RDWR | os.O_CREAT)
     except OSError as exc:
         raise StartError(f"cannot write {lock.parent}: {exc.strerror}; choose another DATA_DIR") from exc
 

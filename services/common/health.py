@@ -3,9 +3,13 @@
 A cluster's probes know no TLS, so the same answers are given on a plaintext port of their own where one is wanted.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from services.common.address import parse_address, resolve, why_not_bound
 from services.common.errors import StartError
 
 LIVENESS = "liveness"
@@ -69,18 +73,37 @@ def bind(server: aio.Server, listen: str) -> None:
     Raises:
         StartError: The address is taken or cannot be used.
     """
-    try:
+    with binding(listen):
         server.add_insecure_port(listen)
+
+
+@contextmanager
+def binding(listen: str) -> Iterator[None]:
+    """Have a failure to bind inside the block end the start with a sentence: gRPC itself says only that it failed.
+
+    Raises:
+        StartError: The address is taken or cannot be used.
+    """
+    if listen.startswith("unix:"):
+        reason = "the path cannot be used; its folder must exist, and the whole must be shorter than 107 bytes"
+        with _failing_with(lambda: StartError(f"cannot listen on {listen}: {reason}")):
+            yield
+        return
+    resolve(parse_address(listen))
+    with _failing_with(lambda: StartError(why_not_bound(parse_address(listen)))):
+        yield
+
+
+@contextmanager
+def _failing_with(error: Callable[[], StartError]) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as exc:
-        raise taken(listen) from exc
-
-
-def taken(listen: str) -> StartError:
-    """Return the sentence for an address that cannot be listened on."""
-    return StartError(f"cannot listen on {listen}: the address is in use or not this machine's")
+        raise error() from exc
 
 
 def beside(listen: str) -> str:
     """Return the address of the health port that belongs to a service's address; a Unix socket has none."""
-    host, _, port = listen.rpartition(":")
-    return f"{host}:{int(port) + PORT_OFFSET}" if port.isdigit() and port != "0" else ""
+    if listen.startswith("unix:") or not parse_address(listen).port:
+        return ""
+    return str(parse_address(listen).shifted(PORT_OFFSET))

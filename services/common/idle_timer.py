@@ -36,6 +36,7 @@ class IdleTimer:
     ) -> None:
         if self._handle is not None:
             self._handle.cancel()
+        self._callback = _do_nothing  # It may refer to the timer, which would keep both.
 
     def _schedule(self, seconds: float) -> None:
         if self._handle is not None:
@@ -48,3 +49,7 @@ class IdleTimer:
             self._schedule(seconds)
         else:
             self._callback()
+
+
+def _do_nothing() -> None:
+    pass

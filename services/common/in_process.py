@@ -14,6 +14,7 @@ from typing import Any, Self
 import grpc
 from grpc import aio
 
+from services.common.address import reachable
 from services.common.in_process_calls import Call, StreamCall, UnaryCall, call_error
 from services.common.interceptors import Handler, wrapped
 
@@ -61,8 +62,12 @@ _servers: dict[str, InProcessServer] = {}
 
 
 def share(addresses: Iterable[str]) -> None:
-    """Serve these addresses to callers of this process without a wire; called before anything listens or calls."""
-    _servers.update({address: InProcessServer() for address in addresses})
+    """Serve these addresses to callers of this process without a wire; called before anything listens or calls.
+
+    A server that listens on all addresses is called at one of them.
+    """
+    for address in addresses:
+        _servers[address] = _servers[reachable(address)] = InProcessServer()
 
 
 def server_at(address: str) -> InProcessServer | None:

@@ -1,4 +1,7 @@
-"""Logs as JSON lines on standard error; never a key, a prompt or an answer in them."""
+"""Logs as JSON lines on standard error; never a key, a prompt or an answer in them.
+
+A thread writes them: standard error may be a pipe that is not read, and the event loop must not wait for it.
+"""
 
 import logging
 import sys
@@ -6,11 +9,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from prometheus_client import Counter
 
 from services.common import tracing
+from services.common.line_writer import LineWriter
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 """What every record has; all else on one was given with `extra`."""
+
+_WAITING_BYTES_MAX = 1024 * 1024
+_FLUSH_SECONDS = 1.0
+"""Longest wait at the end of a process for a reader that is slow."""
+
+_DROPPED = Counter("stack_log_records_dropped_total", "Log records lost because standard error was not read.")
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -20,11 +31,50 @@ def set_up(service: str, level: str) -> None:
     # Nothing that is written tells these, and every record would pay for them (logging's own advice on speed).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    handler = logging.StreamHandler(sys.stderr)
+    handler = QueueingHandler(sys.stderr.fileno())
     handler.setFormatter(JSONLine(service))
     # Libraries tell of their warnings alone: below, some write whole requests, and with them prompts and keys.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("services").setLevel(level)
+    logging.captureWarnings(True)  # Otherwise they are written to standard error directly.
+
+
+def flush() -> None:
+    """Wait until the records so far are written, for a second at most."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+class QueueingHandler(logging.Handler):
+    """Formats records where they are logged, and leaves writing them to a thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._writer = LineWriter(descriptor, bytes_max=_WAITING_BYTES_MAX, on_drop=self._dropped)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have the record written; count it when there is no room for it."""
+        try:
+            line = self.format(record)
+        except Exception as exc:
+            # `handleError` would write to standard error from here, and what cannot be formatted may be a secret.
+            members = {"level": "ERROR", "logger": record.name, "message": "cannot format a log record"}
+            line = _encode({**members, "error": type(exc).__name__}).decode()
+        if not self._writer.write(line.encode() + b"\n"):
+            _DROPPED.inc()
+
+    def flush(self) -> None:
+        self._writer.flush(timeout_seconds=_FLUSH_SECONDS)
+
+    def _dropped(self, records: int) -> bytes:
+        values = {
+            "name": __name__,
+            "levelno": logging.WARNING,
+            "levelname": "WARNING",
+            "msg": "log records dropped: standard error was not read",
+            "records": records,
+        }
+        return self.format(logging.makeLogRecord(values)).encode() + b"\n"
 
 
 class JSONLine(logging.Formatter):

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from prometheus_client import start_http_server
 
+from services.common.address import parse_address, resolve, why_not_bound
 from services.common.errors import StartError
 
 
@@ -21,11 +22,12 @@ def served(listen: str) -> Iterator[None]:
     if not listen:
         yield
         return
-    host, _, port = listen.rpartition(":")
+    address = parse_address(listen)
+    resolve(address)
     try:
-        server, thread = start_http_server(int(port), addr=host.strip("[]"))
-    except (OSError, ValueError) as exc:
-        raise StartError(f"cannot serve metrics on {listen}: {exc}; use another host:port, or none") from exc
+        server, thread = start_http_server(address.port, addr=address.host)
+    except OSError as exc:
+        raise StartError(f"metrics: {why_not_bound(address)}; use another host:port, or none") from exc
     try:
         yield
     finally:

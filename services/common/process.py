@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar, copy_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import uvloop
 from pydantic import ValidationError
@@ -21,9 +21,62 @@ from services.common.settings import RENAMED, ServiceSettings
 _GC_THRESHOLDS = (20_000, 50, 50)
 """Requests leave few cycles; looking for them as often as by default was 2 % of inference's CPU (py-spy)."""
 
-_told_to_stop: ContextVar[asyncio.Event | None] = ContextVar("told_to_stop", default=None)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_given_stop: ContextVar["StopSignal | None"] = ContextVar("given_stop", default=None)
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+class StopSignal:
+    """Whether to stop, and how fast.
+
+    The first SIGTERM, SIGINT or SIGHUP asks to stop in order: calls in flight may finish. The next one makes it urgent:
+    waits are over, and what is in flight is cut.
+    """
+
+    def __init__(self, urgent: asyncio.Event | None = None) -> None:
+        self._asked = asyncio.Event()
+        self._urgent = urgent or asyncio.Event()
+
+    def part(self) -> "StopSignal":
+        """Return one for a part of the process: it is set by itself, and is urgent when this one is."""
+        return StopSignal(self._urgent)
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self._asked.is_set()
+
+    def is_urgent(self) -> bool:
+        """Whether to stop without waiting for anything."""
+        return self._urgent.is_set()
+
+    def set(self) -> None:
+        """Ask to stop; a second time, to stop at once."""
+        if self._asked.is_set():
+            self._urgent.set()
+        self._asked.set()
+
+    async def wait(self) -> None:
+        """Return when asked to stop."""
+        await self._asked.wait()
+
+    async def wait_urgent(self) -> None:
+        """Return when the stop becomes urgent."""
+        await self._urgent.wait()
+
+    async def wait_for(self, *work: "asyncio.Future[Any]", seconds: float) -> None:
+        """Return when all of `work` is done, after `seconds`, or when the stop becomes urgent; `work` goes on.
+
+        Without `work`, this is a pause.
+        """
+        urgent = asyncio.ensure_future(self._urgent.wait())
+        done = asyncio.ensure_future(asyncio.wait(work) if work else asyncio.sleep(seconds))
+        try:
+            await asyncio.wait({urgent, done}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            urgent.cancel()
+            done.cancel()
 
 
 def run(service: str, settings_type: type[Settings], main: Callable[[Settings], Awaitable[None]]) -> None:
@@ -37,9 +90,12 @@ def run(service: str, settings_type: type[Settings], main: Callable[[Settings], 
         ):
             runner.run(_awaited(main(settings)))
     except StartError as exc:
+        log.flush()  # The sentence comes last.
         sys.exit(f"{service}: {exc}")
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
+    finally:
+        log.flush()
 
 
 def read(settings_type: type[Settings]) -> Settings:
@@ -59,10 +115,10 @@ def read(settings_type: type[Settings]) -> Settings:
 
 
 async def _awaited(work: Awaitable[None]) -> None:
-    """Do `work`, ended by SIGTERM until it handles the signal itself: a container's first process has no default."""
+    """Do `work`, ended by a signal until it handles signals itself: a container's first process has no default."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    _on_signals(task.cancel)
     # What is there before the first request stays, and need not be looked at again and again.
     gc.collect()
     gc.freeze()
@@ -70,23 +126,29 @@ async def _awaited(work: Awaitable[None]) -> None:
     await work
 
 
-def stop_with(stopping: asyncio.Event) -> Context:
+def stop_with(stopping: StopSignal) -> Context:
     """Return a context for a task in which `stop_signal` is `stopping`: of several services in one process, each stops
-    when it is told to."""
+    when its own is set."""
     context = copy_context()
-    context.run(_told_to_stop.set, stopping)
+    context.run(_given_stop.set, stopping)
     return context
 
 
-def stop_signal() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set; call it once, from the running loop."""
-    if told := _told_to_stop.get():
-        return told
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+def stop_signal(stopping: StopSignal | None = None) -> StopSignal:
+    """Return what SIGTERM, SIGINT and SIGHUP set from now on, `stopping` or a new one; call it once, from the loop."""
+    if given := _given_stop.get():
+        return given
+    stopping = stopping or StopSignal()
+    _on_signals(stopping.set)
     return stopping
+
+
+def _on_signals(callback: Callable[[], object]) -> None:
+    """Have signals that end a process call `callback` instead; one that is ignored stays so (`nohup`)."""
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, callback)
 
 
 def _first_mistake(error: ValidationError, settings_type: type[ServiceSettings]) -> str:

@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 
 from services.common.errors import StartError
+from services.common.private_files import make_private_folder, open_private, restrict
 
 
 def read_or_create(path: Path, *, random_bytes: int = 32) -> str:
@@ -17,9 +18,12 @@ def read_or_create(path: Path, *, random_bytes: int = 32) -> str:
     """
     try:
         _create(path, secrets.token_hex(random_bytes))
+        restrict(path)
         secret = path.read_text(encoding="ascii").strip()
     except OSError as exc:
         raise StartError(f"cannot keep a secret in {path}: {exc.strerror}; choose another DATA_DIR") from exc
+    except UnicodeDecodeError as exc:
+        raise StartError(f"{path} is damaged; restore it from a backup, or remove it to make a new secret") from exc
     if not secret:
         raise StartError(f"{path} is empty; restore it from a backup, or remove it to make a new secret")
     return secret
@@ -29,9 +33,9 @@ def _create(path: Path, secret: str) -> None:
     """Write the file whole or not at all: the content is complete before the name appears."""
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secret + "\n")
         file.flush()

@@ -3,19 +3,20 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from grpc import aio
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from services.common import in_process, process
+from services.common.address import is_local
 from services.common.callers import CallerInterceptor, Callers, with_more
 from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.errors import StartError
-from services.common.health import LIVENESS, Health, beside, bind, taken
+from services.common.health import LIVENESS, Health, beside, bind, binding
 from services.common.interceptors import ServiceInterceptor
 from services.common.settings import ServiceSettings
 from services.common.tls import Certificates, server_credentials
@@ -24,7 +25,6 @@ __all__ = ["LIVENESS", "GrpcServer"]
 
 _log = logging.getLogger(__name__)
 _NOBODY: Mapping[str, Sequence[str]] = MappingProxyType({})
-_LOCAL = ("unix:", "127.", "localhost:", "[::1]:")
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -70,6 +70,7 @@ class GrpcServer:
         self._listen = listen
         self._settings = settings
         self._ends_at = 0.0
+        self._stopping = process.StopSignal()
         self._health = Health(settings.health_listen or (beside(listen) if self._certificates else ""))
 
     async def __aenter__(self) -> Self:
@@ -95,18 +96,27 @@ class GrpcServer:
         Raises:
             StartError: The address is taken or cannot be used.
         """
-        stopping = process.stop_signal()
+        self._stopping = process.stop_signal()
         await self._health.open()
         await self._start(service_names)
         _log.info("ready", extra={"listen": self._listen, "mtls": self._certificates is not None})
-        await stopping.wait()
+        await self._stopping.wait()
         await self._drain(on_drain)
         _log.info("stopped")
 
     @property
     def grace_left_seconds(self) -> float:
-        """What is left of the grace after `run`, for work that outlives its calls; together they must not exceed it."""
-        return max(0.0, self._ends_at - time.monotonic())
+        """What is left of the grace after `run`, for work that outlives its calls; nothing when the stop is urgent."""
+        return 0.0 if self._stopping.is_urgent() else max(0.0, self._ends_at - time.monotonic())
+
+    async def wait_in_grace(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` after `run`, for as long as the grace lasts, and then cancel it."""
+        task = asyncio.ensure_future(work)
+        await self._stopping.wait_for(task, seconds=self.grace_left_seconds)
+        if task.cancel():
+            await asyncio.wait({task})
+        else:
+            task.result()
 
     async def _start(self, service_names: Sequence[str]) -> None:
         self._health.answer_on(self.grpc)
@@ -122,26 +132,31 @@ class GrpcServer:
         if self._certificates is None:
             bind(self.grpc, self._listen)
             return
-        try:
+        with binding(self._listen):
             self.grpc.add_secure_port(self._listen, server_credentials(self._certificates))
-        except RuntimeError as exc:
-            raise taken(self._listen) from exc
 
     async def _drain(self, on_drain: Callable[[], None]) -> None:
-        """Fail readiness first, let callers move away, then let calls in flight finish."""
+        """Fail readiness first, let callers move away, then let calls in flight finish; an urgent stop cuts them."""
+        stopping = self._stopping
         await self._health.leave()
-        await asyncio.sleep(self._settings.drain_seconds)
+        await stopping.wait_for(seconds=self._settings.drain_seconds)
         on_drain()
         self._ends_at = time.monotonic() + self._settings.grace_seconds
         if self._in_process:
             self._in_process.close()
-        await self.grpc.stop(self._settings.grace_seconds)
+        ending = asyncio.ensure_future(self.grpc.stop(self._settings.grace_seconds))
+        await stopping.wait_for(ending, seconds=self._settings.grace_seconds)
+        if stopping.is_urgent():
+            # gRPC takes one stop at a time, and another only when the first one's grace is not waited for any more.
+            ending.cancel()
+            await asyncio.wait({ending})
+        await self.grpc.stop(0)
 
 
 def _certificates(listen: str, settings: ServiceSettings) -> Certificates | None:
     """Return the certificates to serve with; None serves plaintext."""
     certificates = settings.certificates()
-    if certificates is None and not listen.startswith(_LOCAL) and not settings.plaintext_allowed:
+    if certificates is None and not is_local(listen) and not settings.plaintext_allowed:
         raise StartError(
             f"{listen} can be reached from other machines, and there is no TLS: set TLS_CERTIFICATE_FILE, TLS_KEY_FILE "
             "and TLS_CA_FILE, or PLAINTEXT_ALLOWED=true where the network itself keeps strangers out"

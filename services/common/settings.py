@@ -1,10 +1,14 @@
 """What every service can be told; each service adds its own settings under its own prefix."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.address import ListenOrNone
 from services.common.tls import Certificates, TLSFiles
 
 _GRACE_BEYOND_REQUEST_SECONDS = 10.0
@@ -18,6 +22,7 @@ RENAMED = {
     "INFERENCE_CONCURRENCY_PER_KEY_MAX": "INFERENCE_CONCURRENCY_PER_ACCOUNT_MAX",
 }
 """Settings of earlier versions, and the settings that took their places."""
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class TLSSettings(BaseSettings):
@@ -54,13 +59,33 @@ class TLSSettings(BaseSettings):
         return Certificates(TLSFiles(Path(self.tls_certificate_file), Path(self.tls_key_file), Path(self.tls_ca_file)))
 
 
+def _check_level(text: str) -> str:
+    if text.upper() not in _LEVELS:
+        raise ValueError(f"expected one of {', '.join(_LEVELS)}")
+    return text.upper()
+
+
+def _check_endpoint(text: str) -> str:
+    with suppress(ValueError):
+        if text.split() in ([], [text]) and urlsplit(text).port != 0:
+            return text
+    raise ValueError("expected a URL, such as http://127.0.0.1:4317")
+
+
+Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+"""A setting that is a URL, or `host:port`; empty is none."""
+
+LogLevel = Annotated[str, AfterValidator(_check_level)]
+"""The name of a level, in upper or lower case."""
+
+
 class ServiceSettings(TLSSettings):
     """Settings common to all services, read from the environment once, in `__main__`."""
 
-    log_level: str = Field(default="INFO", validation_alias="LOG_LEVEL")
+    log_level: LogLevel = Field(default="INFO", validation_alias="LOG_LEVEL")
     """Least severe log records that are written: DEBUG, INFO, WARNING or ERROR."""
 
-    otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    otlp_endpoint: Endpoint = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     """OpenTelemetry collector that traces are sent to over gRPC, such as `http://127.0.0.1:4317`; empty traces nothing.
     OpenTelemetry's other `OTEL_EXPORTER_OTLP_*` variables (headers, certificate, timeout) count too."""
 
@@ -68,24 +93,25 @@ class ServiceSettings(TLSSettings):
     """Part of the requests that are traced; the gateway decides for all services."""
 
     data_dir: Path = Field(default=Path("var"), validation_alias="DATA_DIR")
-    """Folder of a single machine's databases and secrets; a cluster's services do not use it."""
+    """Folder of a single machine's databases, logs and secrets, all readable by its owner only; a cluster's services do
+    not use it."""
 
     request_timeout_seconds: float = Field(default=300.0, gt=0, validation_alias="REQUEST_TIMEOUT_SECONDS")
     """Longest life of a chat request, reading Groq's answer for a client that left included: 65,536 tokens at 400 a
     second take 164 s. Must be the same for all services: GRACE_SECONDS and QUOTA_HOLD_SECONDS are derived from it."""
 
     drain_seconds: float = Field(default=5.0, ge=0, validation_alias="DRAIN_SECONDS")
-    """After SIGTERM: time to stay up, unready, while callers learn to go elsewhere."""
+    """After SIGTERM, SIGINT or SIGHUP: time to stay up, unready, while callers learn to go elsewhere."""
 
     grace_seconds: float = Field(
         default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _GRACE_BEYOND_REQUEST_SECONDS,
         ge=0,
         validation_alias="GRACE_SECONDS",
     )
-    """After that: time that calls in flight get to finish before they are cancelled. By default REQUEST_TIMEOUT_SECONDS
-    and 10 s more."""
+    """After that: time that calls in flight get to finish before they are cut, with an error and a ledger row. A second
+    signal ends it. By default REQUEST_TIMEOUT_SECONDS and 10 s more; `make run` takes 5 where it is not set."""
 
-    health_listen: str = Field(default="", validation_alias="HEALTH_LISTEN")
+    health_listen: ListenOrNone = Field(default="", validation_alias="HEALTH_LISTEN")
     """Address of a gRPC service's health in plaintext, for probes that know no TLS. Empty: none without TLS, and with
     TLS the service's own port + 100."""
 

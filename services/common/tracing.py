@@ -8,12 +8,14 @@ error.
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.common.errors import ServiceError
+from services.common.http_proxy import is_loopback
 from services.common.rpc import Context
 
 _PARENT = "traceparent"
@@ -53,7 +55,9 @@ def exporting(service: str, *, endpoint: str, ratio: float) -> Iterator[None]:
         sampler=ParentBased(TraceIdRatioBased(ratio)),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+    # A proxy is for the internet: it does not reach this machine's loopback address.
+    options: Any = (("grpc.enable_http_proxy", 0),) if is_loopback(endpoint) else None
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, channel_options=options)))
     _tracer = provider.get_tracer("stack")
     try:
         yield

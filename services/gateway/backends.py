@@ -9,6 +9,7 @@ from grpc import aio
 from services.common import mirror
 from services.common.batch import Batcher
 from services.common.errors import Unavailable, rpc_errors
+from services.common.memory import Trimmer
 from services.common.timestamps import unix_seconds
 from services.gateway import translate
 from services.gateway.authority import Authentication, WatchEvent
@@ -150,6 +151,7 @@ class GrpcInference:
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
         self._usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
+        self._trimmer = Trimmer()
         self._abandoned = Batcher(
             self._resolve_abandoned, name="resolve", max_items=_BATCH_ITEMS_MAX, max_concurrent_batches=1
         )
@@ -159,8 +161,11 @@ class GrpcInference:
         request = inference_pb2.CreateChatCompletionRequest(
             context=translate.request_context(hold), chat=translate.chat_request(chat), wants_json=True
         )
-        with rpc_errors(unavailable_reason="inference_unavailable"):
-            response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
+        try:
+            with rpc_errors(unavailable_reason="inference_unavailable"):
+                response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
+        finally:
+            self._trimmer.note_freed(chat.body_bytes)
         # An inference of the last version knows no JSON.
         text = response.completion_json or mirror.encode(response.completion)
         return Completion(text, translate.verdict(response.verdict))
@@ -183,6 +188,7 @@ class GrpcInference:
             yield verdict
         finally:
             call.cancel()  # Does nothing to a call that ended.
+            self._trimmer.note_freed(chat.body_bytes)
 
     async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
         """Return the verdict of an abandoned request's row, and note on it why; None when there is no row yet."""

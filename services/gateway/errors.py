@@ -6,7 +6,7 @@
 | Unauthenticated   | 401    | authentication_error    |
 | PermissionDenied  | 403    | permission_error        |
 | NotFound          | 404    | invalid_request_error   |
-| FailedPrecondition | 409   | invalid_request_error   |
+| FailedPrecondition, AlreadyExists | 409 | invalid_request_error |
 | TooLarge          | 413    | invalid_request_error   |
 | LimitReached, Throttled | 429 | rate_limit_exceeded  |
 | Unavailable       | 503, or 502 where the model's answer or our access to it is at fault | internal_error |
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from services.common.errors import (
+    AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,
@@ -79,7 +80,7 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
             return HTTPError(403, error.message, "permission_error", code=error.reason)
         case NotFound():
             return _refusal(404, error)
-        case FailedPrecondition():
+        case FailedPrecondition() | AlreadyExists():
             return HTTPError(409, error.message, "invalid_request_error", code=error.reason)
         case TooLarge():
             return HTTPError(413, error.message, "invalid_request_error", code=error.reason)

@@ -129,6 +129,8 @@ class Departure(StrEnum):
     """The client was connected and read nothing."""
     KEY_REVOKED = "key_revoked"
     """The key was revoked, which ended the stream."""
+    SESSION_ENDED = "session_ended"
+    """The console session that used the key ended, which ended the stream."""
 
 
 class Client(Protocol):

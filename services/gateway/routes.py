@@ -1,7 +1,7 @@
 """The HTTP API: requests in, the pipeline in the middle, JSON and events out."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from services.gateway.credentials import client_address, shown_key
 from services.gateway.disconnect import DisconnectMonitor
 from services.gateway.errors import HTTPError, http_error, rate_limit_headers
 from services.gateway.invalid_requests import InvalidRequestLimiter
-from services.gateway.lifelines import IsRevoked, Lifeline, Lifelines
+from services.gateway.lifelines import Ask, Lifeline, Lifelines
 from services.gateway.metrics import ADMISSION_SECONDS
 from services.gateway.middleware import REQUEST_ID, STARTED
 from services.gateway.openai import parse_chat
@@ -67,17 +67,22 @@ class API:
     async def chat(self, request: Request) -> Response:
         """`POST /api/v1/chat` and `/api/v1/chat/completions`."""
         principal = await self._principal(request)
-        return await self.answer(request, principal, partial(self._lifelines.of, principal.key_id, shown_key(request)))
+        return await self.answer(
+            request, principal, partial(self._lifelines.of_key, principal.key_id, shown_key(request))
+        )
 
-    async def answer_owner(self, request: Request, principal: Principal, owner_says: IsRevoked) -> Response:
-        """Answer a chat of a key's owner, who showed no key; `owner_says` is asked while the watch of keys is broken.
+    async def answer_owner(self, request: Request, principal: Principal, session_id: str, ask: Ask) -> Response:
+        """Answer a chat of a key's owner, who showed a session and no key; `ask` asks auth about both.
 
         Raises:
             ServiceError: As `answer`.
         """
-        return await self.answer(request, principal, partial(self._lifelines.of, principal.key_id, "", owner_says))
+        take_lifeline = partial(self._lifelines.of_session, session_id, principal.key_id, ask)
+        return await self.answer(request, principal, take_lifeline)
 
-    async def answer(self, request: Request, principal: Principal, take_lifeline: Callable[[], Lifeline]) -> Response:
+    async def answer(
+        self, request: Request, principal: Principal, take_lifeline: Callable[[], Awaitable[Lifeline]]
+    ) -> Response:
         """Answer a chat for whoever was found to call; a stream hangs on the lifeline that it takes.
 
         Raises:
@@ -107,8 +112,10 @@ class API:
         chat: Chat,
         client: DisconnectMonitor,
         principal: Principal,
-        take_lifeline: Callable[[], Lifeline],
+        take_lifeline: Callable[[], Awaitable[Lifeline]],
     ) -> Response:
+        # Before the hold: a handler that is cancelled between the hold and its stream would leave the hold open.
+        lifeline = await take_lifeline() if chat.stream else None
         hold = await self._pipeline.reserve(principal, request.scope[REQUEST_ID])
         request.scope[REQUEST_ID] = hold.request_id
         if client.has_left:
@@ -118,11 +125,9 @@ class API:
         headers = rate_limit_headers(hold.rate_limit, now=time.time())
         ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
         try:
-            if chat.stream:
+            if lifeline is not None:
                 events = self._pipeline.stream(hold, chat, client)
-                return await begin_stream(
-                    events, headers, client, take_lifeline(), heartbeat_seconds=self._heartbeat_seconds
-                )
+                return await begin_stream(events, headers, client, lifeline, heartbeat_seconds=self._heartbeat_seconds)
             return json_response(await self._pipeline.complete(hold, chat, client), headers=headers)
         except ServiceError as exc:
             if isinstance(exc, _INVALID):  # Groq found it to be, which cost more than our own refusal.

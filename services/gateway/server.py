@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
+import msgspec
 import uvicorn
 from grpc import aio
 from starlette.applications import Starlette
@@ -13,17 +15,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from ulid import ULID
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import metrics, process
+from services.common.address import Address
+from services.common.byte_budget import ByteBudget
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
+from services.common.ids import Kind, new_id
 from services.common.tasks import running
 from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
 from services.gateway.cors import CORSPolicy
+from services.gateway.dependencies import Dependencies
+from services.gateway.dependency_backend import InferenceDependencies, QuotaDependencies
+from services.gateway.forwarded import ForwardedHeaders
 from services.gateway.http import listener
 from services.gateway.http.connection import HTTPConnection
 from services.gateway.http.connections import Connections
@@ -37,9 +43,10 @@ from services.gateway.middleware import APIPaths, ConsolePaths, Defects, Request
 from services.gateway.pipeline import Pipeline
 from services.gateway.principals import PrincipalCache
 from services.gateway.receipts import Receipts
-from services.gateway.request_bodies import ReceiveBudget, RequestBodies
+from services.gateway.request_bodies import RequestBodies
 from services.gateway.routes import API
 from services.gateway.settings import GatewaySettings
+from services.gateway.shutdown import CUT_SECONDS, Cuttable, RequestsInFlight
 
 _log = logging.getLogger(__name__)
 _SETTLES_SECONDS = 3.0
@@ -49,9 +56,9 @@ _RECEIPT_SECONDS_MAX = 2.0
 class Readiness:
     """Whether new requests should come here: `starting`, `ready` or `draining`."""
 
-    def __init__(self) -> None:
-        """Begin with starting."""
+    def __init__(self, dependencies: Dependencies) -> None:
         self.state = "starting"
+        self._dependencies = dependencies
 
     async def begin(self, channels: Sequence[aio.Channel]) -> None:
         """Become ready once every service was reached; what happens to them later is told request by request."""
@@ -64,8 +71,8 @@ class Readiness:
         return self.state == "draining"
 
     async def readyz(self, request: Request) -> Response:
-        """`GET /readyz`: started and not draining."""
-        body = f'{{"status":"{self.state}"}}'.encode()
+        """`GET /readyz`: started and not draining; and how the services' dependencies are, which changes no status."""
+        body = msgspec.json.encode({"status": self.state, "dependencies": self._dependencies.members()})
         return routes.json_response(body, status=200 if self.state == "ready" else 503)
 
 
@@ -78,14 +85,17 @@ async def serve(settings: GatewaySettings) -> None:
             await stack.enter_async_context(open_channel(target, certificates, service=service))
             for service, target in settings.targets
         ]
-        lifelines = Lifelines()
+        clock = SystemClock()
+        lifelines = Lifelines(clock)
         principals = PrincipalCache(
             GrpcAuthority(auth, timeout_seconds=settings.auth_timeout_seconds),
-            SystemClock(),
+            clock,
             lifelines,
             principals_max=settings.principals_max,
         )
-        readiness = Readiness()
+        dependencies = Dependencies([InferenceDependencies(inference), QuotaDependencies(quota)])
+        readiness = Readiness(dependencies)
+        await stack.enter_async_context(running(dependencies.keep_fresh()))
         await stack.enter_async_context(running(principals.keep_true()))
         await stack.enter_async_context(running(principals.keep_streams_true()))
         await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
@@ -104,9 +114,7 @@ async def serve(settings: GatewaySettings) -> None:
             GrpcLedger(inference, timeout_seconds=_RECEIPT_SECONDS_MAX),
             SystemClock(),
         )
-        budget = ReceiveBudget(
-            total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max
-        )
+        budget = ByteBudget(total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max)
         api = API(
             pipeline,
             models,
@@ -117,6 +125,7 @@ async def serve(settings: GatewaySettings) -> None:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         cors = CORSPolicy(settings.cors_origins)
+        requests = RequestsInFlight()
         console = open_console((auth, quota, inference), api, models, cors, settings) if settings.console else None
         app = build_app(
             api,
@@ -125,8 +134,9 @@ async def serve(settings: GatewaySettings) -> None:
             cors=cors,
             trusted_proxies=settings.trusted_proxies,
             console=console,
+            requests=requests,
         )
-        await _listen(app, readiness, cors, settings)
+        await _listen(app, readiness, cors, requests, settings)
         await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
 
 
@@ -138,6 +148,7 @@ def build_app(
     cors: CORSPolicy,
     trusted_proxies: Sequence[str] = (),
     console: ASGIApp | None = None,
+    requests: RequestsInFlight,
 ) -> Starlette:
     """Return the ASGI application.
 
@@ -148,6 +159,7 @@ def build_app(
         cors: Whose pages may call it.
         trusted_proxies: Addresses and networks that are believed whom they forward.
         console: What answers all paths that are not the API's; None leaves them unknown.
+        requests: Where requests are registered, for a stop to cut them.
     """
     app = Starlette(
         routes=[
@@ -163,11 +175,12 @@ def build_app(
             Route("/readyz", readiness.readyz),
         ],
         middleware=[
-            Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
+            Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            *([Middleware(ConsolePaths, console=console)] if console else []),
+            *([Middleware(ConsolePaths, console=Cuttable(console, requests=requests))] if console else []),
             cors.middleware(),
             Middleware(Defects),
+            Middleware(Cuttable, requests=requests),
             Middleware(APIPaths),
         ],
         exception_handlers=routes.HANDLERS,
@@ -178,14 +191,16 @@ def build_app(
 
 def new_request_id() -> str:
     """Return an id that was never used: `req_` and a ULID."""
-    return f"req_{ULID()}"
+    return new_id(Kind.REQUEST)
 
 
-async def _listen(app: Starlette, readiness: Readiness, cors: CORSPolicy, settings: GatewaySettings) -> None:
-    """Serve `app` until a signal, then say so, let callers move away, and let requests finish."""
+async def _listen(
+    app: Starlette, readiness: Readiness, cors: CORSPolicy, requests: RequestsInFlight, settings: GatewaySettings
+) -> None:
+    """Serve `app` until a signal, then say so, let callers move away, let requests finish, and cut what is left."""
     stopping = process.stop_signal()
     listener.allow_connections(settings.connections_max)
-    open_socket = listener.bind(settings.host, settings.port, is_shared=settings.has_siblings)
+    sockets = listener.bind(Address(settings.host, settings.port), is_shared=settings.has_siblings)
     server = _Server(
         uvicorn.Config(
             app,
@@ -197,15 +212,18 @@ async def _listen(app: Starlette, readiness: Readiness, cors: CORSPolicy, settin
             server_header=False,
             proxy_headers=False,
             backlog=listener.BACKLOG,
-            timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
+            # The last resort: requests are cut before, with an answer.
+            timeout_graceful_shutdown=math.ceil(settings.grace_seconds + CUT_SECONDS),
         )
     )
-    serving = asyncio.get_running_loop().create_task(server.serve(sockets=[open_socket]))
-    _log.info("ready", extra={"listen": "{}:{}".format(*open_socket.getsockname()[:2])})
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=sockets))
+    _log.info("ready", extra={"listen": [str(Address(*one.getsockname()[:2])) for one in sockets]})
     await stopping.wait()
     readiness.state = "draining"
-    await asyncio.sleep(settings.drain_seconds)
+    await stopping.wait_for(serving, seconds=settings.drain_seconds)
     server.should_exit = True
+    await stopping.wait_for(serving, seconds=settings.grace_seconds)
+    requests.cut()
     await serving
 
 

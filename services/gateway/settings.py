@@ -2,10 +2,12 @@
 
 import ipaddress
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.address import Host, HostAndPort
 from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.settings import ServiceSettings
 from services.gateway.chat_limits import ChatLimits
@@ -16,13 +18,13 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_")
 
-    host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` or `::` for all."""
+    host: Host = "127.0.0.1"
+    """Address or name to listen on; `0.0.0.0` is all IPv4 addresses, `::` all IPv6 and IPv4 addresses."""
 
     port: int = Field(default=8080, ge=0, le=65_535)
     """Port to listen on; 0 picks a free one, which the log names."""
 
-    metrics_listen: str = "127.0.0.1:8280"
+    metrics_listen: HostAndPort = "127.0.0.1:8280"
     """Address of `GET /metrics`; empty serves none."""
 
     auth_target: str = Field(default="127.0.0.1:50051", validation_alias="AUTH_TARGET")
@@ -132,12 +134,25 @@ class GatewaySettings(ServiceSettings):
     console: bool = True
     """Whether the console's pages are served: sign-up, keys, usage, playground and docs."""
 
+    public_url: str = Field(default="", validation_alias="AUTH_CONSOLE_URL")
+    """Where people find the console, `https://host`: forms that come from there are taken whatever a proxy makes of the
+    `Host` header, and pages show it. Empty: wherever they come to."""
+
     hsts_seconds: int = Field(default=0, ge=0)
     """For how long browsers are told to use HTTPS alone (`Strict-Transport-Security`, console only); 0 says nothing."""
 
     trusted_proxies: list[str] = Field(default=[])
-    """JSON array of the addresses and networks (CIDR) of proxies whose `x-forwarded-for` and `x-forwarded-proto` are
+    """JSON array of the addresses and networks (CIDR) of proxies whose `x-forwarded-for`, `-proto` and `-host` are
     believed; behind one that is not named here all clients count as one address."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_origin(cls, value: str) -> str:
+        """Refuse an address with a path, which the console cannot have, and what is none."""
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/")):
+            raise ValueError("expected an address without a path, such as https://console.example.com")
+        return value
 
     @field_validator("body_bytes_max")
     @classmethod
@@ -166,6 +181,9 @@ class GatewaySettings(ServiceSettings):
     @classmethod
     def _are_addresses(cls, value: list[str]) -> list[str]:
         """Refuse what is no address: it would silently trust nobody."""
-        for one in value:
-            ipaddress.ip_network(one)
+        try:
+            for one in value:
+                ipaddress.ip_network(one)
+        except ValueError:
+            raise ValueError("expected IP addresses and networks, such as 10.0.0.0/8") from None
         return value

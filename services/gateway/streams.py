@@ -71,9 +71,12 @@ async def begin_stream(
         raise
     finally:
         cut.cancel()
-    if first.done():
-        first.result()
-    return EventStream(first, events, headers, client, lifeline, heartbeat_seconds=heartbeat_seconds)
+    try:
+        if first.done():
+            first.result()
+        return EventStream(first, events, headers, client, lifeline, heartbeat_seconds=heartbeat_seconds)
+    finally:
+        del first  # A failed task refers to its error, whose traceback refers to this frame.
 
 
 class EventStream(Response):
@@ -154,7 +157,7 @@ class EventStream(Response):
     async def _end_when_cut(self, send: Send) -> None:
         await self._lifeline.until_cut()
         await self._finish(send, b"")
-        self._client.depart(Departure.KEY_REVOKED)
+        self._client.depart(self._lifeline.departure)
 
     async def _finish(self, send: Send, body: bytes) -> None:
         """Complete the answer with `body`, or with the refusal of a key that was revoked."""

@@ -39,11 +39,15 @@ class Outcome(StrEnum):
     """The client stopped reading and was disconnected; Groq was read to the end."""
     KEY_REVOKED = "key_revoked"
     """The key was revoked while its answer was streamed; Groq was read to the end."""
+    SESSION_ENDED = "session_ended"
+    """The console session ended while its answer was streamed; Groq was read to the end."""
     UNKNOWN = "unknown"
     """Nobody can say: the verdict never came, and quota's sweeper closed the request."""
 
 
-ABANDONED_OUTCOMES = frozenset({Outcome.CLIENT_LEFT, Outcome.CLIENT_STALLED, Outcome.KEY_REVOKED})
+ABANDONED_OUTCOMES = frozenset(
+    {Outcome.CLIENT_LEFT, Outcome.CLIENT_STALLED, Outcome.KEY_REVOKED, Outcome.SESSION_ENDED}
+)
 """Outcomes of requests that Groq answered, and whose answer did not reach its client."""
 
 
@@ -85,6 +89,8 @@ class ChatCall:
     """The model's name as asked for, the default filled in."""
     asks_for_usage: bool
     """Whether a stream is to end with a chunk that reports only the usage."""
+    size_bytes: int = 0
+    """Size of the message that it came in."""
 
 
 @dataclass(frozen=True, slots=True)

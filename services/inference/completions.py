@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from services.common.byte_budget import ByteBudget
+from services.common.byte_budget import Lease as BytesLease
 from services.common.clock import Clock
-from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
+from services.common.errors import DeadlineExceeded, ServiceError
 from services.common.idle_timer import IdleTimer
 from services.inference.catalogue import Catalogue
 from services.inference.chat import (
@@ -39,6 +41,9 @@ from services.inference.upstream_errors import UpstreamFailed, UpstreamInvalid
 
 VERDICT = "verdict"
 """Name of the verdict in an error's metadata."""
+
+_CLOSE_SECONDS = 1.0
+"""Closing a connection to Groq takes a moment; rows are waited for by the ledger's own end."""
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -75,6 +80,7 @@ class Completions:
         catalogue: Catalogue,
         upstream: Upstream,
         ledger: Ledger,
+        budget: ByteBudget,
         *,
         clock: Clock,
         timeouts: Timeouts,
@@ -84,9 +90,11 @@ class Completions:
         self._catalogue = catalogue
         self._upstream = upstream
         self._ledger = ledger
+        self._budget = budget
         self._clock = clock
         self._timeouts = timeouts
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closing = False
 
     async def create(self, call: ChatCall, context: RequestContext) -> Answer:
         """Return the answer in one piece; its row is written.
@@ -94,13 +102,14 @@ class Completions:
         Raises:
             ServiceError: Groq refused or failed; the metadata holds the verdict when the row is committed.
         """
-        self._check_room()
+        lease = self._admit(call, context)
         record = RequestRecord(call, context, clock=self._clock, stream=False)
-        task = self._spawn(self._create(record))
+        task = self._spawn(self._create(record), lease)
         try:
             return await asyncio.shield(task)
         finally:
             _detach(record, task)
+            del task  # It refers to the exception, whose traceback refers to this frame.
 
     async def stream(self, call: ChatCall, context: RequestContext) -> AsyncIterator[list[Members] | Verdict | None]:
         """Yield the events that arrived together, and at last the verdict; its row is written by then.
@@ -109,10 +118,10 @@ class Completions:
             ServiceError: As `create`; after output too, where the verdict is usually charged. A time-out has no verdict
                 while Groq is read on.
         """
-        self._check_room()
+        lease = self._admit(call, context)
         buffer = StreamBuffer()
         record = RequestRecord(call, context, clock=self._clock, stream=True)
-        task = self._spawn(self._stream(record, buffer))
+        task = self._spawn(self._stream(record, buffer), lease)
         task.add_done_callback(buffer.close)
         try:
             while (events := await buffer.take()) is not None:
@@ -121,24 +130,38 @@ class Completions:
         finally:
             buffer.discard()
             _detach(record, task)
+            del task
 
-    async def close(self, *, timeout_seconds: float) -> None:
-        """Let requests finish, for at most `timeout_seconds`, then cancel them: they end without a row."""
+    async def finish(self) -> None:
+        """Return when no request is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """End the requests that are still under way; each gets a row that does not charge it."""
+        self._is_closing = True
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=timeout_seconds)
-            for task in late:
-                task.cancel()
+            await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
 
-    def _check_room(self) -> None:
+    def _admit(self, call: ChatCall, context: RequestContext) -> BytesLease:
+        """Return the request's part of the bytes that all requests may hold.
+
+        Raises:
+            ServiceError: There is no room for its bytes or its row.
+        """
         try:
             self._ledger.check_room()
-        except Unavailable as exc:
+            return self._budget.take((context.account_id,), call.size_bytes)
+        except ServiceError as exc:
             exc.metadata[VERDICT] = Verdict.RELEASED  # Nothing was started, and nothing will be.
             raise
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, T], lease: BytesLease) -> "asyncio.Task[T]":
+        task = asyncio.get_running_loop().create_task(_without_traceback(work))
         self._tasks.add(task)
+        task.add_done_callback(lambda _: lease.release())
         task.add_done_callback(self._forget)
         return task
 
@@ -154,7 +177,7 @@ class Completions:
             await self._failed(record, exc, None)
             raise
         except asyncio.CancelledError:
-            await self._cancelled(record)
+            await self._cancelled(record, None)
             raise
         record.upstream_id = (reply.members.get("x_groq") or {}).get("id") or ""
         verdict = await self._ledger.record(record.answered_row(_usage_of(reply.members, record)))
@@ -175,7 +198,7 @@ class Completions:
             await self._failed(record, exc, relay.usage_so_far)
             raise
         except asyncio.CancelledError:
-            await self._cancelled(record)
+            await self._cancelled(record, relay.usage_so_far)
             raise
         buffer.put(relay.shaper.finish(), 0)
         usage = relay.shaper.usage(body_bytes=record.body_bytes)
@@ -200,13 +223,12 @@ class Completions:
         if verdict is not None:
             error.metadata[VERDICT] = verdict
 
-    async def _cancelled(self, record: RequestRecord) -> None:
-        """Account for a request whose caller left before Groq was called.
-
-        A request that is cancelled because the service stops has a caller still, and gets no row.
-        """
+    async def _cancelled(self, record: RequestRecord, usage: Usage | None) -> None:
+        """Account for a request whose caller left before Groq was called, or that a stop of the service ends."""
         if record.abandoned and record.is_waiting:
             await self._failed(record, CallerLeft(), None)
+        elif self._is_closing:
+            await self._ledger.record(record.stopped_row(usage))
 
 
 class _Relay:
@@ -275,6 +297,18 @@ class _Relay:
         return EventShaper(
             completion_id=self._record.completion_id, model=call.model, asks_for_usage=call.asks_for_usage
         )
+
+
+async def _without_traceback(work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns; an expected error leaves its frames behind, which hold the request's bytes.
+
+    Frames refer to the error and it refers to them, so they would be freed only by the next full garbage collection.
+    """
+    try:
+        return await work
+    except ServiceError as exc:
+        exc.__context__ = None
+        raise exc.with_traceback(None) from None
 
 
 def _detach(record: RequestRecord, task: "asyncio.Task[Any]") -> None:

@@ -1,6 +1,6 @@
 """What an operator watches of inference."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from typing import Protocol
 
@@ -29,6 +29,11 @@ UPSTREAM_RESTS = Gauge(
 )
 IMPLAUSIBLE_COUNTS = Counter(
     "stack_upstream_counts_implausible_total", "Token counts from Groq that were above a billion and are lowered to it."
+)
+UPSTREAM_KEY_CHECK = Gauge(
+    "stack_upstream_key_check",
+    "What Groq said to a key when it was last checked: 1 for that state, 0 for the others.",
+    ["key", "state"],
 )
 LEDGER_LAG = Gauge("stack_ledger_rows_waiting", "Rows that wait for the database; more than a moment's are a lag.")
 LEDGER_GROUP_ROWS = Histogram(
@@ -68,6 +73,12 @@ def watch_keys(keys: KeyStates) -> None:
         name = str(key + 1)
         UPSTREAM_KEY_STATE.labels(name).set_function(partial(_is_accepted, keys, key))
         UPSTREAM_RESTS.labels(name).set_function(partial(keys.cooling_models, key))
+
+
+def note_key_check(key: int, state: str, states: Iterable[str]) -> None:
+    """Show the state of a key, out of all states; `key` is its index."""
+    for one in states:
+        UPSTREAM_KEY_CHECK.labels(str(key + 1), one).set(one == state)
 
 
 def _is_accepted(keys: KeyStates, key: int) -> float:

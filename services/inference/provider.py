@@ -13,6 +13,7 @@ import httpx
 from groq import AsyncGroq
 
 from services.common.errors import ServiceError
+from services.common.http_proxy import proxy_for
 from services.inference.chat import EventBatch, Lease, Members, Reply
 from services.inference.groq_json import ChunkDecoder, checked, decode_error, decode_object
 from services.inference.rate_limits import cooldown_after_answer
@@ -72,8 +73,19 @@ class GroqProvider:
         Raises:
             ServiceError: Groq refused or failed.
         """
+        return await self._list_models(lease.key)
+
+    async def check_key(self, key: int) -> None:
+        """Ask for the models with one key, to see whether Groq accepts it.
+
+        Raises:
+            ServiceError: Groq refuses the key, or cannot be asked.
+        """
+        await self._list_models(key)
+
+    async def _list_models(self, key: int) -> list[Members]:
         with _connection_errors():
-            async with await self._wire.get_models(key=lease.key) as response:
+            async with await self._wire.get_models(key=key) as response:
                 await _raise_for_status(response)
                 text = await _read(response, bytes_max=_MODELS_BYTES_MAX)
         models = decode_object(text).get("data")
@@ -95,7 +107,10 @@ async def open_groq(
     async with httpx.AsyncClient(trust_env=False) as unused:
         clients = [AsyncGroq(api_key=key, base_url=base_url, max_retries=0, http_client=unused) for key in keys]
         async with open_wire(
-            clients, connections_max=connections_max, connect_timeout_seconds=connect_timeout_seconds
+            clients,
+            proxy=proxy_for(base_url),
+            connections_max=connections_max,
+            connect_timeout_seconds=connect_timeout_seconds,
         ) as wire:
             yield wire
 

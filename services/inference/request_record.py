@@ -114,6 +114,15 @@ class RequestRecord:
             return self._row(outcome, self._total(usage), charged=True)
         return self._row(outcome, Usage(), charged=False, reason=reason)
 
+    def stopped_row(self, usage: Usage | None) -> LedgerRow:
+        """Return the row of a request that ends because the service stops: our failure, so it is not charged.
+
+        Args:
+            usage: What was used when output had begun; None when it had not.
+        """
+        outcome = Outcome.UPSTREAM_FAILED if usage is None else Outcome.CUT
+        return self._row(outcome, self._total(usage or Usage()), charged=False, reason="service_stopped")
+
     def _total(self, usage: Usage) -> Usage:
         return usage if self.usage is None else self.usage + usage
 

@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from services.common import database, metrics
+from services.common.byte_budget import ByteBudget
 from services.common.clock import SystemClock
 from services.common.errors import StartError
 from services.common.server import GrpcServer
@@ -12,6 +13,7 @@ from services.common.tls import identity
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions, Timeouts
 from services.inference.concurrency import ConcurrencyLimiter
+from services.inference.key_check import KeyCheck
 from services.inference.key_pool import KeyPool
 from services.inference.ledger import Ledger
 from services.inference.metrics import watch_keys
@@ -92,11 +94,14 @@ async def serve(settings: InferenceSettings) -> None:
         )
         ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
         watch_keys(keys)
+        key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
+        await stack.enter_async_context(running(key_check.run()))
         completions = Completions(
             provider,
             catalogue,
             upstream,
             ledger,
+            ByteBudget(total_max=settings.request_bytes_max, share_max=settings.request_bytes_max // 2),
             clock=SystemClock(),
             timeouts=Timeouts(
                 total=settings.request_timeout_seconds,
@@ -106,12 +111,14 @@ async def serve(settings: InferenceSettings) -> None:
         )
 
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(completions, catalogue, default_model=settings.default_model), server.grpc
+            InferenceService(completions, catalogue, key_check=key_check, default_model=settings.default_model),
+            server.grpc,
         )
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
         await server.run(list(_CALLERS))
         # Callers are gone or done. What is still being read has the rest of the grace, and so have rows.
-        await completions.close(timeout_seconds=server.grace_left_seconds)
+        await server.wait_in_grace(completions.finish())
+        await completions.close()
         await ledger.close(timeout_seconds=max(_ROWS_SECONDS_MIN, server.grace_left_seconds))
 
 

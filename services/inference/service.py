@@ -7,6 +7,7 @@ from services.common.rpc import Context
 from services.inference import translate
 from services.inference.catalogue import Catalogue
 from services.inference.completions import Completions
+from services.inference.key_check import KeyCheck
 from services.inference.ledger import LedgerStore
 from services.inference.usage_checks import (
     abandoned_request,
@@ -24,10 +25,13 @@ from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usa
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Answers chat requests and lists models."""
 
-    def __init__(self, completions: Completions, catalogue: Catalogue, *, default_model: str) -> None:
+    def __init__(
+        self, completions: Completions, catalogue: Catalogue, *, key_check: KeyCheck, default_model: str
+    ) -> None:
         """Answer from `completions`; a request without a model gets `default_model`."""
         self._completions = completions
         self._catalogue = catalogue
+        self._key_check = key_check
         self._default_model = default_model
 
     async def CreateChatCompletion(
@@ -62,6 +66,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """List what may be asked for now."""
         listed = self._catalogue.listed(permitted=tuple(request.permitted))
         return inference_pb2.ListModelsResponse(models=translate.models(listed))
+
+    async def GetDependencies(
+        self, request: inference_pb2.GetDependenciesRequest, context: Context
+    ) -> inference_pb2.GetDependenciesResponse:
+        """Say whether Groq can be used."""
+        check = self._key_check
+        groq = inference_pb2.Dependency(
+            name="groq", state=translate.dependency_state(check.state), message=check.message
+        )
+        return inference_pb2.GetDependenciesResponse(dependencies=[groq])
 
 
 class UsageService(usage_pb2_grpc.UsageServiceServicer):

@@ -3,7 +3,11 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.address import HTTPURL, HostAndPort, Listen
+from services.common.channel import MESSAGE_BYTES_MAX
+from services.common.database import DatabaseURL, is_sqlite
 from services.common.settings import ServiceSettings
+from services.common.url_credentials import with_credentials
 
 _GROQ_PATH = "/openai/v1"
 _RETIRED = {
@@ -18,14 +22,20 @@ class InferenceSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="INFERENCE_")
 
-    listen: str = "127.0.0.1:50053"
+    listen: Listen = "127.0.0.1:50053"
     """Address of the gRPC server: `host:port`, `[::]:port` or `unix:/path`."""
 
-    metrics_listen: str = "127.0.0.1:50253"
+    metrics_listen: HostAndPort = "127.0.0.1:50253"
     """Address of `GET /metrics`; empty serves none."""
 
-    database_url: str = ""
+    database_url: DatabaseURL = ""
     """The ledger's database: `postgresql://…` or `sqlite:///path`. Empty: a SQLite file in DATA_DIR."""
+
+    database_user: str = ""
+    """User of Postgres, in place of the URL's."""
+
+    database_password: SecretStr = SecretStr("")
+    """Password of Postgres, in place of the URL's, as it is: nothing is to be encoded."""
 
     groq_api_key: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEY")
     """The operator's Groq key."""
@@ -33,7 +43,7 @@ class InferenceSettings(ServiceSettings):
     groq_api_keys: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEYS")
     """Several Groq keys, separated by commas, used in turn; goes before GROQ_API_KEY."""
 
-    groq_base_url: str = Field(default="https://api.groq.com", validation_alias="GROQ_BASE_URL")
+    groq_base_url: HTTPURL = Field(default="https://api.groq.com", validation_alias="GROQ_BASE_URL")
     """Where Groq is, without a path: the `groq` package appends `/openai/v1`."""
 
     default_model: str = "llama-3.1-8b-instant"
@@ -86,6 +96,10 @@ class InferenceSettings(ServiceSettings):
     answer_bytes_max: int = Field(default=8 * 1024 * 1024, ge=1024, le=12 * 1024 * 1024)
     """Largest answer in one piece, and largest event of a stream; a larger one is 502 `upstream_invalid`, uncharged."""
 
+    request_bytes_max: int = Field(default=128 * 1024 * 1024, ge=2 * MESSAGE_BYTES_MAX)
+    """Maximum bytes of all requests under way together; one account may have half of them. A request holds about four
+    times its bytes in memory."""
+
     ledger_wait_seconds: float = Field(default=2.0, ge=0)
     """Longest wait for a row's commit before the answer leaves without a verdict."""
 
@@ -121,4 +135,7 @@ class InferenceSettings(ServiceSettings):
     @property
     def ledger_url(self) -> str:
         """The ledger's database, the default filled in."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'inference.db'}"
+        url = self.database_url or f"sqlite:///{self.data_dir / 'inference.db'}"
+        if is_sqlite(url):
+            return url
+        return with_credentials(url, user=self.database_user, password=self.database_password.get_secret_value())

@@ -68,6 +68,7 @@ class StreamBuffer:
         """Drop what waits and what is still to come: the caller is gone."""
         self._is_discarded = True
         self._events = []
+        self._error = None  # Its traceback refers to the buffer.
         self._has_room.set()
 
     async def take(self) -> list[Members] | None:

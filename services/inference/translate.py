@@ -5,12 +5,13 @@ from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
-from ulid import ULID
 
 from services.common import mirror
 from services.common.errors import InvalidRequest
+from services.common.ids import Kind, new_id
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import ChatCall, Members, RequestContext, Verdict
+from services.inference.key_check import KeyState
 from services.inference.ledger import LedgerRow, UsageSummary
 from services.inference.usage_checks import check_day, check_id
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
@@ -19,6 +20,12 @@ _VERDICTS = {
     Verdict.CHARGED: inference_pb2.VERDICT_CHARGED,
     Verdict.RELEASED: inference_pb2.VERDICT_RELEASED,
     None: inference_pb2.VERDICT_UNSPECIFIED,
+}
+_DEPENDENCY_STATES = {
+    KeyState.UNCHECKED: inference_pb2.DEPENDENCY_STATE_UNSPECIFIED,
+    KeyState.OK: inference_pb2.DEPENDENCY_STATE_OK,
+    KeyState.REJECTED: inference_pb2.DEPENDENCY_STATE_REJECTED,
+    KeyState.UNREACHABLE: inference_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
 _encode = msgspec.json.Encoder().encode
 Mirrored = TypeVar("Mirrored", bound=Message)
@@ -41,7 +48,7 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
     if options:
         members["stream_options"] = options
     members.pop("stream", None)  # Which RPC was called says it.
-    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage)
+    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
 
 
 def request_context(context: inference_pb2.RequestContext) -> RequestContext:
@@ -52,7 +59,7 @@ def request_context(context: inference_pb2.RequestContext) -> RequestContext:
     """
     if not context.request_id:
         now = time.time()
-        return RequestContext(f"req_{ULID()}", "", "", _utc_date(now), now, models=tuple(context.models))
+        return RequestContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=tuple(context.models))
     return known_context(context)
 
 
@@ -114,6 +121,11 @@ def time_before(request: usage_pb2.CountChargedRequest) -> float | None:
 def verdict(value: Verdict | None) -> inference_pb2.Verdict.ValueType:
     """Return a verdict; unspecified when there is none."""
     return _VERDICTS[value]
+
+
+def dependency_state(state: KeyState) -> inference_pb2.DependencyState.ValueType:
+    """Return the state of Groq."""
+    return _DEPENDENCY_STATES[state]
 
 
 def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.common.private_files import open_private
+
 _PR_SET_PDEATHSIG = 1
-_LOG_BYTES_MAX = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,8 @@ class Child:
         return self._process.pid
 
     async def start(self) -> None:
-        """Start the program; a log that has grown large is put aside first."""
-        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES_MAX:
-            self.log.replace(self.log.with_suffix(".log.1"))
-        with self.log.open("ab") as output:
+        """Start the program; its output goes to the end of its log."""
+        with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *self.program.command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -59,21 +58,18 @@ class Child:
         assert self._process is not None, "not started"
         return await self._process.wait()
 
+    def failed(self) -> bool:
+        """Whether it ended by itself with an exit code that means failure; not by a signal."""
+        return self._process is not None and (self._process.returncode or 0) > 0
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when it has ended."""
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and self.is_running():
             self._process.send_signal(number)
 
-    async def stop(self, *, grace_seconds: float) -> None:
-        """Ask it to end, and kill it when it has not within `grace_seconds`."""
-        if self._process is None:
-            return
-        self.signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(self._process.wait(), grace_seconds)
-        except TimeoutError:
-            self.signal(signal.SIGKILL)
-            await self._process.wait()
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
 
     def last_words(self) -> str:
         """Return the last line of its log, for a sentence about its end."""

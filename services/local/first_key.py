@@ -6,6 +6,7 @@ from pathlib import Path
 
 from services.common.channel import open_channel
 from services.common.errors import AlreadyExists, StartError, rpc_errors
+from services.common.private_files import open_private
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_grpc, keys_pb2, keys_pb2_grpc
 
 EMAIL = "you@example.com"
@@ -35,7 +36,7 @@ async def first_key(data_dir: Path, *, auth_target: str, admin_token: str) -> Fi
     path = data_dir / FILE
     if not path.exists():
         _write(path, await _create(auth_target, admin_token))
-    secret = path.read_text(encoding="ascii").strip()
+    secret = path.read_text(encoding="ascii", errors="replace").strip()
     return FirstKey(secret, denial=await _denial(auth_target, secret))
 
 
@@ -67,7 +68,7 @@ async def _denial(auth_target: str, secret: str) -> str:
 
 def _write(path: Path, secret: str) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secret + "\n")
     except OSError as exc:

@@ -4,18 +4,16 @@ import os
 import socket
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from services.common.errors import StartError
+from services.common.private_files import make_private_folder
 from services.local import valkey
 from services.local.child import Program
 from services.local.settings import LocalSettings
 
 _STANDIN = "groq-standin"
 _STANDIN_KEY = "gsk_local_standin"
-_GATEWAY_GRACE_SECONDS = 1.0
-"""Uvicorn takes whole seconds. With the services' second, Ctrl-C has everything ended well within five."""
-_SERVICE_GRACE_SECONDS = 1.0
-_PORT_MAX = 65_535
 _PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE", "HEALTH_LISTEN"), "")
 """On one machine nothing leaves it; certificates of the environment are those of some cluster's operator."""
 
@@ -24,10 +22,13 @@ def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
     """Return what must answer before the services start: Valkey and, without a Groq key, the stand-in."""
     programs = []
     if not settings.quota_redis_url:
-        data = settings.data_dir / "valkey"
-        data.mkdir(parents=True, exist_ok=True)
+        data = settings.data_dir / valkey.FOLDER
+        try:
+            make_private_folder(data)
+        except OSError as exc:
+            raise StartError(f"cannot write {data}: {exc.strerror}; move it out of the way") from exc
         server = valkey.find_server(settings.valkey_server)
-        programs.append(Program("valkey", valkey.command(server, socket=sockets / "valkey.sock", data=data)))
+        programs.append(Program("valkey", valkey.command(server, socket=sockets / valkey.SOCKET, data=data)))
     return programs
 
 
@@ -44,7 +45,7 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
         sockets: Folder of the Valkey's socket.
         groq_base_url: The stand-in's address; empty talks to Groq as the environment says.
     """
-    common = {"DATA_DIR": str(settings.data_dir)} | _targets(settings)
+    common = _common(settings)
     return [
         _service(name, common | own)
         for name, own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).items()
@@ -55,34 +56,34 @@ def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> li
     """Return the processes that each hold all four services, if any; the arguments are those of `services`."""
     if not settings.workers:
         return []
-    everything = _targets(settings) | {"DATA_DIR": str(settings.data_dir), "HAS_SIBLINGS": str(settings.workers > 1)}
+    everything = _common(settings) | {"HAS_SIBLINGS": str(settings.workers > 1)}
     for own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).values():
         everything |= own
     # One process has one set of metrics, whichever service they are of.
     everything |= dict.fromkeys(("AUTH_METRICS_LISTEN", "QUOTA_METRICS_LISTEN", "INFERENCE_METRICS_LISTEN"), "")
     return [
         _program(name, "services.local.worker", everything | {"GATEWAY_METRICS_LISTEN": metrics})
-        for name, metrics in settings.metrics.items()
+        for name, metrics in settings.metrics_listens.items()
     ]
 
 
-def _targets(settings: LocalSettings) -> dict[str, str]:
+def _common(settings: LocalSettings) -> dict[str, str]:
     return {
-        "AUTH_TARGET": settings.auth_listen,
-        "QUOTA_TARGET": settings.quota_listen,
-        "INFERENCE_TARGET": settings.inference_listen,
+        "DATA_DIR": str(settings.data_dir),
+        "DRAIN_SECONDS": "0",  # There is no other machine that callers could go to.
+        "GRACE_SECONDS": str(settings.stop_seconds),
+        **{f"{name.upper()}_TARGET": target for name, target in settings.targets.items()},
     }
 
 
 def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> dict[str, dict[str, str]]:
     """Return what each service is told, in the order in which they start."""
-    here = f"http://127.0.0.1:{settings.gateway_port}"
     upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
     return {
         "auth": {
             "AUTH_LISTEN": settings.auth_listen,
             "AUTH_METRICS_LISTEN": settings.auth_metrics_listen,
-            "AUTH_CONSOLE_URL": os.environ.get("AUTH_CONSOLE_URL") or here,
+            "AUTH_CONSOLE_URL": os.environ.get("AUTH_CONSOLE_URL") or settings.url,
         },
         "inference": {
             "INFERENCE_LISTEN": settings.inference_listen,
@@ -92,44 +93,24 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
         "quota": {
             "QUOTA_LISTEN": settings.quota_listen,
             "QUOTA_METRICS_LISTEN": settings.quota_metrics_listen,
-            "QUOTA_REDIS_URL": settings.quota_redis_url or f"unix://{sockets / 'valkey.sock'}",
+            **(
+                {"QUOTA_REDIS_URL": settings.quota_redis_url}
+                if settings.quota_redis_url
+                else _embedded(sockets / valkey.SOCKET)
+            ),
         },
         "gateway": {
+            "GATEWAY_HOST": settings.gateway_host,
             "GATEWAY_PORT": str(settings.gateway_port),
             "GATEWAY_METRICS_LISTEN": settings.gateway_metrics_listen,
-            "GRACE_SECONDS": str(_GATEWAY_GRACE_SECONDS),
         },
     }
 
 
-def check_ports(settings: LocalSettings) -> None:
-    """Look whether the stack's ports are free, and can be shared where they must be, before anything is started.
-
-    Raises:
-        StartError: One is taken or cannot be shared; the sentence names the setting to change.
-    """
-    listens = (
-        ("AUTH_LISTEN", settings.auth_listen),
-        ("QUOTA_LISTEN", settings.quota_listen),
-        ("INFERENCE_LISTEN", settings.inference_listen),
-    )
-    for setting, address in listens:
-        if settings.workers > 1 and address.startswith("unix:"):
-            raise StartError(
-                f"{setting}={address} cannot be shared by STACK_WORKERS={settings.workers}; set it to a host:port, or "
-                "STACK_WORKERS to 1"
-            )
-    for setting, address in (
-        ("GATEWAY_PORT", f"127.0.0.1:{settings.gateway_port}"),
-        *listens,
-        *((_metrics_setting(name), address) for name, address in settings.metrics.items()),
-    ):
-        if not address or address.startswith("unix:"):
-            continue
-        if int(address.rpartition(":")[2]) > _PORT_MAX:
-            raise StartError(f"{address} has no such port; set {setting} to a lower one")
-        if _is_taken(address):
-            raise StartError(f"{address} is already in use; stop what uses it, or set {setting} to another")
+def _embedded(socket: Path) -> dict[str, str]:
+    """Return how to reach the embedded Valkey, which wants no password."""
+    none = {"QUOTA_REDIS_USER": "", "QUOTA_REDIS_PASSWORD": "", "QUOTA_REDIS_SENTINELS": "[]"}
+    return {"QUOTA_REDIS_URL": f"unix://{quote(str(socket))}", "QUOTA_REDIS_CLUSTER": "false", **none}
 
 
 def free_port() -> int:
@@ -139,26 +120,12 @@ def free_port() -> int:
         return port
 
 
-def _is_taken(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_server((host.strip("[]"), int(port))).close()
-    except OSError:
-        return True
-    return False
-
-
-def _metrics_setting(name: str) -> str:
-    return "GATEWAY_METRICS_LISTEN" if name.startswith("stack") else f"{name.upper()}_METRICS_LISTEN"
-
-
 def _service(name: str, environment: dict[str, str]) -> Program:
     return _program(name, f"services.{name}", environment)
 
 
 def _program(name: str, module: str, environment: dict[str, str]) -> Program:
-    stopping = {"DRAIN_SECONDS": "0", "GRACE_SECONDS": str(_SERVICE_GRACE_SECONDS)}
-    return Program(name, _module(module), stopping | _PLAINTEXT | environment)
+    return Program(name, _module(module), _PLAINTEXT | environment)
 
 
 def _module(name: str, *arguments: str) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
 """Whether the parts of a stack answer yet."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 from grpc import aio
@@ -14,6 +17,8 @@ from services.common.channel import open_channel
 
 _POLL_SECONDS = 0.05
 _PROBE_SECONDS = 1.0
+_CHECKED_SECONDS = 6.0
+"""A little longer than the longest check."""
 
 
 async def until(probe: Callable[[], Awaitable[bool]]) -> None:
@@ -42,6 +47,23 @@ async def http_answers(url: str) -> bool:
             return (await client.get(url)).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+async def problems(url: str) -> list[str]:
+    """Return what `GET /readyz` says is wrong with what the services need, once all of it was checked.
+
+    What takes longer to check than a few seconds is passed over.
+    """
+    dependencies: dict[str, Any] = {}
+    async with httpx.AsyncClient(trust_env=False, timeout=_PROBE_SECONDS) as client:
+        ends = time.monotonic() + _CHECKED_SECONDS
+        while time.monotonic() < ends:
+            with suppress(httpx.HTTPError):
+                dependencies = (await client.get(url)).json()["dependencies"]
+            if dependencies and all(one["state"] != "unknown" for one in dependencies.values()):
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+    return [one["message"] for one in dependencies.values() if one["state"] in ("rejected", "unreachable")]
 
 
 async def valkey_answers(socket: Path) -> bool:

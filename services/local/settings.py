@@ -1,13 +1,12 @@
 """What `make run` can be told; everything else in the environment reaches the services as it is."""
 
-import re
-
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from services.common.address import Address, Host, HostAndPort, Listen, parse_address, reachable
 from services.common.settings import ServiceSettings
 
-_HOST_AND_PORT = re.compile(r".+:\d{1,5}")
+_GRACE_SECONDS = 5.0
 
 
 class LocalSettings(ServiceSettings):
@@ -15,17 +14,24 @@ class LocalSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="STACK_")
 
+    gateway_host: Host = Field(default="127.0.0.1", validation_alias="GATEWAY_HOST")
+    """Address or name that the API listens on."""
+
     gateway_port: int = Field(default=8080, ge=1, le=65_535, validation_alias="GATEWAY_PORT")
     """Port of the API."""
 
-    auth_listen: str = Field(default="127.0.0.1:50051", validation_alias="AUTH_LISTEN")
-    """Address of auth's gRPC server: `host:port` or `unix:/path`."""
+    auth_listen: Listen = Field(default="127.0.0.1:50051", validation_alias="AUTH_LISTEN")
+    """Address of auth's gRPC server: `host:port` or `unix:/path`. An address that is not set and whose port is taken
+    gets a free one, ten or more higher; so it is for all that follow."""
 
-    quota_listen: str = Field(default="127.0.0.1:50052", validation_alias="QUOTA_LISTEN")
+    quota_listen: Listen = Field(default="127.0.0.1:50052", validation_alias="QUOTA_LISTEN")
     """Address of quota's gRPC server."""
 
-    inference_listen: str = Field(default="127.0.0.1:50053", validation_alias="INFERENCE_LISTEN")
+    inference_listen: Listen = Field(default="127.0.0.1:50053", validation_alias="INFERENCE_LISTEN")
     """Address of inference's gRPC server."""
+
+    console: bool = Field(default=True, validation_alias="GATEWAY_CONSOLE")
+    """Whether the console's pages are served."""
 
     groq_api_key: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEY")
     """The operator's Groq key; without one a local stand-in answers."""
@@ -36,16 +42,18 @@ class LocalSettings(ServiceSettings):
     quota_redis_url: str = Field(default="", validation_alias="QUOTA_REDIS_URL")
     """A Redis to use in place of the embedded Valkey."""
 
-    auth_metrics_listen: str = Field(default="127.0.0.1:50251", validation_alias="AUTH_METRICS_LISTEN")
+    auth_metrics_listen: HostAndPort = Field(default="127.0.0.1:50251", validation_alias="AUTH_METRICS_LISTEN")
     """Address of auth's metrics; empty serves none."""
 
-    quota_metrics_listen: str = Field(default="127.0.0.1:50252", validation_alias="QUOTA_METRICS_LISTEN")
+    quota_metrics_listen: HostAndPort = Field(default="127.0.0.1:50252", validation_alias="QUOTA_METRICS_LISTEN")
     """Address of quota's metrics; empty serves none."""
 
-    inference_metrics_listen: str = Field(default="127.0.0.1:50253", validation_alias="INFERENCE_METRICS_LISTEN")
+    inference_metrics_listen: HostAndPort = Field(
+        default="127.0.0.1:50253", validation_alias="INFERENCE_METRICS_LISTEN"
+    )
     """Address of inference's metrics; empty serves none."""
 
-    gateway_metrics_listen: str = Field(default="127.0.0.1:8280", validation_alias="GATEWAY_METRICS_LISTEN")
+    gateway_metrics_listen: HostAndPort = Field(default="127.0.0.1:8280", validation_alias="GATEWAY_METRICS_LISTEN")
     """Address of the gateway's metrics; empty serves none."""
 
     workers: int = Field(default=1, ge=0, le=64)
@@ -58,20 +66,27 @@ class LocalSettings(ServiceSettings):
     admin_token: SecretStr = Field(default=SecretStr(""), validation_alias="STACK_ADMIN_TOKEN")
     """The operator's token; empty reads the one that auth keeps in DATA_DIR."""
 
-    @field_validator("auth_listen", "quota_listen", "inference_listen")
-    @classmethod
-    def _names_a_socket(cls, address: str) -> str:
-        return address if address.startswith("unix:") else _checked(address)
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the API and the console."""
+        return f"http://{Address(self.gateway_host, self.gateway_port).reachable}"
 
-    @field_validator(
-        "auth_metrics_listen", "quota_metrics_listen", "inference_metrics_listen", "gateway_metrics_listen"
-    )
-    @classmethod
-    def _names_a_port(cls, address: str) -> str:
-        return _checked(address)
+    @property
+    def targets(self) -> dict[str, str]:
+        """Where this machine reaches the gRPC services, by their names."""
+        return {
+            "auth": reachable(self.auth_listen),
+            "quota": reachable(self.quota_listen),
+            "inference": reachable(self.inference_listen),
+        }
 
     @property
     def metrics(self) -> dict[str, str]:
+        """Where this machine reaches each process' metrics, by its name; empty where it serves none."""
+        return {name: listen and reachable(listen) for name, listen in self.metrics_listens.items()}
+
+    @property
+    def metrics_listens(self) -> dict[str, str]:
         """Where each process serves its metrics, by its name; several workers take the ports from the gateway's on."""
         if self.workers:
             return {name: _shifted(self.gateway_metrics_listen, by) for by, name in enumerate(self.worker_names)}
@@ -88,18 +103,16 @@ class LocalSettings(ServiceSettings):
         return ("stack", *(f"stack-{number}" for number in range(2, self.workers + 1)))
 
     @property
+    def stop_seconds(self) -> float:
+        """Time that requests in flight get to finish at a stop: GRACE_SECONDS where it is set, otherwise 5 s."""
+        return self.grace_seconds if "grace_seconds" in self.model_fields_set else _GRACE_SECONDS
+
+    @property
     def has_groq_key(self) -> bool:
         """Whether to talk to Groq itself."""
         return bool(self.groq_api_key.get_secret_value() or self.groq_api_keys.get_secret_value())
 
 
-def _checked(address: str) -> str:
-    if address and not _HOST_AND_PORT.fullmatch(address):
-        raise ValueError(f"{address!r} is not host:port")
-    return address
-
-
 def _shifted(address: str, by: int) -> str:
     """Return an address with a later port; none stays none."""
-    host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + by}" if address else ""
+    return str(parse_address(address).shifted(by)) if address else ""

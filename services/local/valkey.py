@@ -1,10 +1,18 @@
 """The embedded Redis-compatible server: a real one, as a child process."""
 
 import shutil
+from datetime import UTC, datetime
 from importlib import util
 from pathlib import Path
 
 from services.common.errors import StartError
+from services.common.private_files import make_private_folder
+
+SOCKET = "valkey.sock"
+"""Name of its Unix socket."""
+
+FOLDER = "valkey"
+"""Name of its data's folder in DATA_DIR."""
 
 _NAMES = ("valkey-server", "redis-server")
 
@@ -40,6 +48,27 @@ def command(server: str, *, socket: Path, data: Path) -> tuple[str, ...]:
         # A full memory must refuse to count, never forget.
         *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
     )
+
+
+def move_aside(data_dir: Path) -> Path | None:
+    """Move Valkey's data out of its way and make an empty folder; None when there are none.
+
+    Valkey does not start when the end of its append-only file is garbage, as after a power loss, or when a later
+    version wrote it. All that it holds is in the ledger too.
+    """
+    data = data_dir / FOLDER
+    if not any(data.iterdir()):
+        return None
+    aside = data.with_name(f"{FOLDER}.unreadable-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    data.rename(aside)
+    make_private_folder(data)
+    return aside
+
+
+def move_back(data_dir: Path, aside: Path) -> None:
+    """Undo `move_aside`."""
+    shutil.rmtree(data_dir / FOLDER)
+    aside.rename(data_dir / FOLDER)
 
 
 def _packaged() -> str:

@@ -34,25 +34,28 @@ async def serve(_: WorkerSettings) -> None:
     auth, inference = process.read(AuthSettings), process.read(InferenceSettings)
     quota, gateway = process.read(QuotaSettings), process.read(GatewaySettings)
     in_process.share((auth.listen, inference.listen, quota.listen))
+    stopping = process.StopSignal()
     async with AsyncExitStack() as stack:
         parts = [
-            await stack.enter_async_context(_part(serve_auth(auth), listen=auth.listen)),
-            await stack.enter_async_context(_part(serve_inference(inference), listen=inference.listen)),
-            await stack.enter_async_context(_part(serve_quota(quota), listen=quota.listen)),
-            await stack.enter_async_context(_part(serve_gateway(gateway))),
+            await stack.enter_async_context(_part(serve_auth(auth), stopping, listen=auth.listen)),
+            await stack.enter_async_context(_part(serve_inference(inference), stopping, listen=inference.listen)),
+            await stack.enter_async_context(_part(serve_quota(quota), stopping, listen=quota.listen)),
+            await stack.enter_async_context(_part(serve_gateway(gateway), stopping)),
         ]
         # Only now: until here a signal ends the start, which may wait long for a database.
-        stopping = process.stop_signal()
+        process.stop_signal(stopping)
         await _first([asyncio.ensure_future(stopping.wait()), *parts])
 
 
 @asynccontextmanager
-async def _part(work: Coroutine[Any, Any, None], *, listen: str = "") -> "AsyncIterator[asyncio.Task[None]]":
+async def _part(
+    work: Coroutine[Any, Any, None], whole: process.StopSignal, *, listen: str = ""
+) -> "AsyncIterator[asyncio.Task[None]]":
     """Run one service beside the block and stop it at its end; enters when it takes calls at `listen`.
 
     Until then there is nothing to stop in order: cancelled, it cancels the service's start.
     """
-    stopping = asyncio.Event()
+    stopping = whole.part()
     task = asyncio.get_running_loop().create_task(work, context=process.stop_with(stopping))
     try:
         if server := in_process.server_at(listen):

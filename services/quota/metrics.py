@@ -2,6 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+REDIS_UP = Gauge("stack_quota_redis_up", "Whether Redis answered when it was last asked: 1, else 0.")
 RESERVATIONS = Counter("stack_quota_reservations_total", "Wishes for a slot, by what came of them.", ["outcome"])
 SETTLEMENTS = Counter("stack_quota_settlements_total", "Holds closed by their verdict.", ["verdict"])
 BATCH_ITEMS = Histogram(
@@ -14,6 +15,10 @@ ENTRIES_UNREADABLE = Counter(
 OLDEST_HOLD = Gauge(
     "stack_quota_oldest_hold_age_seconds",
     "Age of the oldest hold when counters and ledger were last compared; 0 when there was none.",
+)
+CLOCK_STEP = Gauge(
+    "stack_quota_clock_step_seconds",
+    "How far Redis' clock stepped from where a steady one would be, while that is waited out; 0 otherwise.",
 )
 DRIFT = Gauge(
     "stack_quota_drift_key_days",

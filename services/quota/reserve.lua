@@ -1,19 +1,23 @@
 -- Hold a slot for each request id, all of one key, in order; one atomic step.
 --
--- KEYS[1]  quota:{bucket}:key_id     the key's entries; the day is appended here, because Redis' clock decides it
+-- Redis' clock decides the day, within what the caller's steady clock allows: a step of it grants nothing. Old days do not
+-- expire by themselves, since they would at a step; the sweeper removes them.
+--
+-- KEYS[1]  quota:{bucket}:key_id     the key's entries; the day is appended here
 -- KEYS[2]  quota:{bucket}:deadlines  when each hold of the bucket is overdue
--- ARGV     clock offset in seconds, hold in milliseconds, key id, account id, limit,
---          day of the seed ('' for none), seed, seconds to keep an old day, request ids …
+-- ARGV     clock offset in seconds, first and last day that it may be, hold in milliseconds, key id, account id, limit,
+--          day of the seed ('' for none), seed, request ids …
 -- Returns  {day, now in milliseconds, 0} when there is no counter and no seed for this day; else
 --          {day, now in milliseconds, 1, then for each request id: held (1) or denied (0), charged, held count}
 
-local offset_seconds, hold_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
-local key_id, account_id, limit = ARGV[3], ARGV[4], tonumber(ARGV[5])
-local seed_day, seed, keep_seconds = ARGV[6], ARGV[7], tonumber(ARGV[8])
+local offset_seconds, first_day, last_day = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local hold_ms, key_id, account_id, limit = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
+local seed_day, seed = ARGV[8], ARGV[9]
 
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local day = math.floor((tonumber(time[1]) + offset_seconds) / 86400)
+day = math.max(first_day, math.min(last_day, day))
 local entries = KEYS[1] .. ':' .. string.format('%d', day)
 
 local charged = tonumber(redis.call('HGET', entries, 'charged'))
@@ -25,7 +29,6 @@ if not charged then
   -- Only where there is still none: another replica may have seeded, and charged, since the ledger was read.
   charged = tonumber(seed)
   redis.call('HSET', entries, 'charged', charged)
-  redis.call('EXPIREAT', entries, (day + 1) * 86400 - offset_seconds + keep_seconds)
 end
 
 if limit > highest_limit then
@@ -34,7 +37,7 @@ end
 
 local held = redis.call('HLEN', entries) - 2
 local answer = {day, now_ms, 1}
-for i = 9, #ARGV do
+for i = 10, #ARGV do
   local request_id = ARGV[i]
   local is_held = redis.call('HEXISTS', entries, request_id)
   if is_held == 0 and charged + held < limit then

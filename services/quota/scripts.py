@@ -7,21 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from services.common import errors, tracing
 from services.quota.batches import BatchRedis, Command
+from services.quota.connections import Client, ClusterRedis
 from services.quota.metrics import ENTRIES_UNREADABLE
 
 _log = logging.getLogger(__name__)
-
-Client = BatchRedis | RedisCluster
-"""One server, or the nodes of a cluster."""
 
 BUCKETS = 256
 """Each key is in one; all entries of a bucket are in one slot of a Redis Cluster."""
@@ -52,19 +48,6 @@ def _load(name: str) -> Script:
 RESERVE, SETTLE, STATUS, RECONCILE = _load("reserve"), _load("settle"), _load("status"), _load("reconcile")
 
 
-def connect(url: str, *, timeout_seconds: float, is_cluster: bool = False) -> Client:
-    """Return a client that connects when first used, fails within the time-out, and never retries on its own.
-
-    A hidden retry would run a script twice; the callers know what a lost answer means. A cluster's client follows moved
-    slots, which is no retry: the node that sent it elsewhere did nothing.
-    """
-    options: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
-    options |= {"retry": Retry(NoBackoff(), 0), "max_connections": 64, "protocol": 2}
-    if is_cluster:
-        return RedisCluster.from_url(url, **options)
-    return cast(BatchRedis, BatchRedis.from_url(url, **options))
-
-
 async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
     """Run scripts in one round trip and return their answers, in order.
 
@@ -86,7 +69,7 @@ async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
     Raises:
         Unavailable: Redis cannot be reached or cannot serve.
     """
-    with tracing.span("redis", {"stack.scripts": len(steps)}), redis_errors():
+    with tracing.span("redis", {"stack.scripts": len(steps)}), redis_errors(client):
         answers = await _round_trip(client, steps)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
@@ -98,12 +81,14 @@ async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
 
 
 @contextmanager
-def redis_errors() -> Iterator[None]:
-    """Turn what the client raises into errors of our tree."""
+def redis_errors(client: Client) -> Iterator[None]:
+    """Turn what the client raises into errors of our tree, and note whether Redis can be used."""
     try:
         yield
     except (RedisError, RedisClusterException, OSError) as exc:
+        client.state.failed(exc)
         raise _unavailable() from exc
+    client.state.answered()
 
 
 def _unavailable() -> errors.Unavailable:
@@ -150,7 +135,7 @@ async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:
     return await _round_trip_in_cluster(client, commands)
 
 
-async def _round_trip_in_cluster(client: RedisCluster, commands: Sequence[Command]) -> list[Any]:
+async def _round_trip_in_cluster(client: ClusterRedis, commands: Sequence[Command]) -> list[Any]:
     pipeline = client.pipeline()
     for command in commands:
         # Not `pipeline.evalsha`: a cluster's pipeline refuses that method, though it runs the command.

@@ -5,11 +5,13 @@ from contextlib import AsyncExitStack
 
 from services.common import metrics
 from services.common.channel import open_channel
+from services.common.clock import SystemClock
 from services.common.server import GrpcServer
 from services.common.tasks import running
 from services.common.tls import identity
 from services.quota.holds import Holds
 from services.quota.ledger import GrpcLedger
+from services.quota.redis_clock import RedisClock
 from services.quota.service import QuotaService
 from services.quota.settings import QuotaSettings
 from services.quota.store import RedisHoldStore, connect
@@ -29,27 +31,32 @@ async def serve(settings: QuotaSettings) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         stack.enter_context(metrics.served(settings.metrics_listen))
-        client = connect(
-            settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, is_cluster=settings.redis_cluster
-        )
+        client = connect(settings.redis, timeout_seconds=settings.redis_timeout_seconds)
         stack.push_async_callback(client.aclose)
         channel = await stack.enter_async_context(
             open_channel(settings.inference_target, settings.certificates(), service="inference")
         )
         ledger = GrpcLedger(channel, timeout_seconds=settings.ledger_timeout_seconds)
+        clock = RedisClock(SystemClock().monotonic, hold_seconds=settings.hold_seconds)
         store = RedisHoldStore(
-            client, hold_seconds=settings.hold_seconds, clock_offset_seconds=settings.clock_offset_seconds
+            client,
+            hold_seconds=settings.hold_seconds,
+            clock_offset_seconds=settings.clock_offset_seconds,
+            clock=clock,
         )
         _log.info("clock", extra={"offset_seconds": settings.clock_offset_seconds})
 
         sweeper = Sweeper(
             RedisSweepStore(client, store),
             GrpcLedger(channel, timeout_seconds=_SWEEP_LEDGER_SECONDS),
+            clock,
             hold_seconds=settings.hold_seconds,
             sweep_seconds=settings.sweep_seconds,
             reconcile_seconds=settings.reconcile_seconds,
         )
         await stack.enter_async_context(running(sweeper.run()))
 
-        quota_pb2_grpc.add_QuotaServiceServicer_to_server(QuotaService(Holds(store, ledger), sweeper), server.grpc)
+        quota_pb2_grpc.add_QuotaServiceServicer_to_server(
+            QuotaService(Holds(store, ledger), sweeper, client.state), server.grpc
+        )
         await server.run([_SERVICE])

@@ -9,6 +9,7 @@ from services.common.timestamps import timestamp
 from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable, Verdict
 from services.quota.ledger import day_number, iso_date
 from services.quota.metrics import BATCH_ITEMS, RESERVATIONS, SETTLEMENTS
+from services.quota.redis_state import RedisState, State
 from services.quota.sweeper import Disagreement, Finding, Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -19,6 +20,12 @@ _KINDS = {
     Disagreement.COUNTER_BELOW_LEDGER: quota_pb2.DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER,
     Disagreement.HOLD_OVERDUE: quota_pb2.DISAGREEMENT_KIND_HOLD_OVERDUE,
     Disagreement.OVER_LIMIT: quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT,
+}
+_STATES = {
+    State.UNKNOWN: quota_pb2.DEPENDENCY_STATE_UNSPECIFIED,
+    State.OK: quota_pb2.DEPENDENCY_STATE_OK,
+    State.REJECTED: quota_pb2.DEPENDENCY_STATE_REJECTED,
+    State.UNREACHABLE: quota_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
 _OUTCOMES = {kind: RESERVATIONS.labels(kind.__name__.lower()) for kind in (Held, Denied, Unavailable)}
 _SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
@@ -31,12 +38,13 @@ _day_number = lru_cache(maxsize=64)(day_number)
 
 
 class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
-    """Answers Reserve, Settle, GetStatus and Verify."""
+    """Answers Reserve, Settle, GetStatus, Verify and GetDependencies."""
 
-    def __init__(self, holds: Holds, sweeper: Sweeper) -> None:
-        """Answer from `holds`; `sweeper` compares them with the ledger."""
+    def __init__(self, holds: Holds, sweeper: Sweeper, redis: RedisState) -> None:
+        """Answer from `holds`; `sweeper` compares them with the ledger, and `redis` is the state of their store."""
         self._holds = holds
         self._sweeper = sweeper
+        self._redis = redis
 
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""
@@ -73,6 +81,13 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
             key_days=report.key_days,
             held=report.held,
         )
+
+    async def GetDependencies(
+        self, request: quota_pb2.GetDependenciesRequest, context: Context
+    ) -> quota_pb2.GetDependenciesResponse:
+        """Say whether Redis can be used."""
+        redis = quota_pb2.Dependency(name="redis", state=_STATES[self._redis.state], message=self._redis.message)
+        return quota_pb2.GetDependenciesResponse(dependencies=[redis])
 
 
 def _check_size(count: int, field: str) -> None:

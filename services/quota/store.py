@@ -1,8 +1,10 @@
 """Holds in Redis or Valkey: each step is one Lua script, and a batch is one round trip."""
 
-import random
+import time
 from collections.abc import Iterator, Sequence
 
+from services.quota.batches import BatchRedis
+from services.quota.connections import Client, connect
 from services.quota.holds import (
     DayStatus,
     Denied,
@@ -14,41 +16,34 @@ from services.quota.holds import (
     Unavailable,
     Unseeded,
 )
-from services.quota.scripts import (
-    RESERVE,
-    SETTLE,
-    STATUS,
-    Client,
-    Step,
-    connect,
-    deadlines_of,
-    entries_of,
-    run,
-    run_each,
-)
+from services.quota.redis_clock import RedisClock
+from services.quota.scripts import RESERVE, SETTLE, STATUS, Step, deadlines_of, entries_of, run, run_each
 
 __all__ = ["RedisHoldStore", "connect"]
 
 _DAY_SECONDS = 86_400
-_KEEP_DAYS = 2
-_KEEP_JITTER_SECONDS = 6 * 3600
-"""Old days expire over six hours and not all at one moment."""
 
 
 class RedisHoldStore:
     """The `HoldStore` on Redis 7 or Valkey."""
 
-    def __init__(self, client: Client, *, hold_seconds: float, clock_offset_seconds: int = 0) -> None:
+    def __init__(
+        self, client: Client, *, hold_seconds: float, clock_offset_seconds: int = 0, clock: RedisClock | None = None
+    ) -> None:
         """Keep holds through `client`.
 
         Args:
             client: From `connect`.
             hold_seconds: Age at which a hold is overdue.
             clock_offset_seconds: Added to Redis' clock when the day is decided; for tests of midnight.
+            clock: What is known of Redis' clock; None begins with nothing.
         """
         self._client = client
         self._hold_ms = round(hold_seconds * 1000)
         self._offset = clock_offset_seconds
+        self.clock = clock or RedisClock(time.monotonic, hold_seconds=hold_seconds)
+        # Each node of a cluster has a clock of its own, which the sweeper compares.
+        self._observes = isinstance(client, BatchRedis)
 
     async def reserve(
         self, reservations: Sequence[Reservation], seeds: Seeds
@@ -83,7 +78,8 @@ class RedisHoldStore:
 
     async def status(self, key_ids: Sequence[str]) -> Sequence[DayStatus | Unseeded]:
         """Read today's state of keys."""
-        steps = [Step(STATUS, (entries_of(key_id),), (self._offset,)) for key_id in key_ids]
+        arguments = (self._offset, *self.clock.days(self._offset))
+        steps = [Step(STATUS, (entries_of(key_id),), arguments) for key_id in key_ids]
         answers = await run(self._client, steps)
         return [
             Unseeded(day, self._reset_at(day)) if charged < 0 else self._day_status(day, charged, held)
@@ -93,12 +89,15 @@ class RedisHoldStore:
     def _reserve_step(self, group: tuple[str, str, int], request_ids: list[str], seed: tuple[int, int] | None) -> Step:
         key_id, account_id, limit = group
         seed_day, count = seed if seed else ("", "")
-        keep_seconds = _KEEP_DAYS * _DAY_SECONDS + random.randrange(_KEEP_JITTER_SECONDS)
-        arguments = (self._offset, self._hold_ms, key_id, account_id, limit, seed_day, count, keep_seconds)
+        days = self.clock.days(self._offset)
+        arguments = (self._offset, *days, self._hold_ms, key_id, account_id, limit, seed_day, count)
         return Step(RESERVE, (entries_of(key_id), deadlines_of(key_id)), (*arguments, *request_ids))
 
     def _outcomes(self, answer: list[int], count: int) -> Iterator[Held | Denied | Unseeded]:
         day, now_ms, seeded, *rest = answer
+        self.clock.note_day(day)
+        if self._observes:
+            self.clock.observe(now_ms / 1000)
         if not seeded:
             yield from [Unseeded(day, self._reset_at(day))] * count
             return

@@ -1,6 +1,7 @@
 """What the sweeper does in Redis: find overdue holds, read all entries, raise counters."""
 
 import logging
+import math
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -8,11 +9,11 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
+from services.quota.connections import Client
 from services.quota.holds import KeyDay, Settlement
 from services.quota.scripts import (
     BUCKETS,
     RECONCILE,
-    Client,
     Step,
     deadlines_of,
     deadlines_of_bucket,
@@ -44,21 +45,23 @@ class RedisSweepStore:
         """Return Redis' clock; Unix seconds."""
         # Each node of a cluster stamps its holds by its own clock; by the slowest, none is taken for older than it is.
         nodes: dict[str, Any] = {} if isinstance(self._client, Redis) else {"target_nodes": RedisCluster.PRIMARIES}
-        with redis_errors():
+        with redis_errors(self._client):
             answer = await self._client.time(**nodes)
-        seconds, microseconds = min(answer.values()) if isinstance(answer, dict) else answer
-        return float(seconds) + float(microseconds) / 1e6
+        times = [_seconds(one) for one in (answer.values() if isinstance(answer, dict) else [answer])]
+        self._holds.clock.observe(min(times), max(times))
+        return min(times)
 
-    async def overdue(self, *, at_most: int) -> list[OverdueHold]:
-        """Return holds whose time is over, of each bucket at most so many."""
-        now_ms = round(await self.now() * 1000)
+    async def overdue(self, *, at_most: int, before: float, after: float = math.inf) -> list[OverdueHold]:
+        """Return holds whose deadline is until `before` or later than `after`, of each bucket at most so many each."""
         members: list[tuple[str, int, str]] = []
-        with redis_errors():
+        ranges = [("-inf", round(before * 1000)), *([(f"({round(after * 1000)}", "+inf")] if after < math.inf else [])]
+        with redis_errors(self._client):
             pipeline = self._pipeline()
             for bucket in range(BUCKETS):
-                pipeline.zrangebyscore(deadlines_of_bucket(bucket), "-inf", now_ms, start=0, num=at_most)
-            for bucket, names in enumerate(await _execute(pipeline)):
-                members += await self._members(bucket, names or [])
+                for first, last in ranges:
+                    pipeline.zrangebyscore(deadlines_of_bucket(bucket), first, last, start=0, num=at_most)
+            for position, names in enumerate(await _execute(pipeline)):
+                members += await self._members(position // len(ranges), names or [])
             if not members:
                 return []
             pipeline = self._pipeline()
@@ -76,7 +79,7 @@ class RedisSweepStore:
         """Yield everything that is held, in batches, none empty; what appears meanwhile may be missed."""
         seen: set[KeyDay] = set()
         waiting: list[KeyDay] = []
-        with redis_errors():
+        with redis_errors(self._client):
             async for name in self._client.scan_iter(match="quota:{*}:*:*", count=_SCAN_COUNT):
                 key_day = _key_day(name)
                 if key_day is not None and key_day not in seen:
@@ -88,6 +91,15 @@ class RedisSweepStore:
                     waiting = []
             if waiting and (batch := await self._read(waiting)):
                 yield batch
+
+    async def forget(self, key_days: Sequence[KeyDay]) -> None:
+        """Remove all that is kept of days that are long over."""
+        with redis_errors(self._client):
+            pipeline = self._pipeline()
+            for one in key_days:
+                # Not `pipeline.unlink`, which a cluster's pipeline runs at once.
+                pipeline.execute_command("UNLINK", f"{entries_of(one.key_id)}:{one.day}")
+            await pipeline.execute()
 
     async def raise_counter(
         self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
@@ -151,6 +163,10 @@ async def _execute(pipeline: Any) -> list[Any]:
 def _count(text: bytes) -> int:
     """Return a count; 0 for what is none, which reconciliation then raises to the ledger's."""
     return int(text) if text.isdigit() and len(text) <= 18 else 0
+
+
+def _seconds(answer: tuple[int, int]) -> float:
+    return float(answer[0]) + float(answer[1]) / 1e6
 
 
 def _day_entries(key_days: Sequence[KeyDay], answers: Sequence[dict[bytes, bytes]]) -> Iterator[DayEntries]:

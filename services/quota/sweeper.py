@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
 _LEFT_OUT_MAX = 1_000
 """Most requests that the ledger takes in one call."""
+_DAY_SECONDS = 86_400
+_KEEP_DAYS = 3
 _SLACK_SECONDS = 5.0
 """What an overdue hold or a lost charge may take to be dealt with, beyond the pauses of the rounds."""
 
@@ -109,14 +111,17 @@ class SweepStore(Protocol):
     async def now(self) -> float:
         """Return the store's clock; Unix seconds."""
 
-    async def overdue(self, *, at_most: int) -> list[OverdueHold]:
-        """Return holds whose time is over, of each bucket at most so many."""
+    async def overdue(self, *, at_most: int, before: float, after: float) -> list[OverdueHold]:
+        """Return holds whose deadline is until `before` or later than `after`, of each bucket at most so many each."""
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
         """Close holds, in order; false where there was none, None where it failed for this key alone."""
 
     def entries(self) -> AsyncIterator[list[DayEntries]]:
         """Yield everything that is held, in batches."""
+
+    async def forget(self, key_days: Sequence[KeyDay]) -> None:
+        """Remove all that is kept of days that are long over."""
 
     async def raise_counter(
         self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
@@ -129,6 +134,17 @@ class SweepStore(Protocol):
             reserved_before: That time; while there is an older hold that is not in `left_out`, nothing is changed.
             left_out: Request ids.
         """
+
+
+class SteadyClock(Protocol):
+    """What is known of the store's clock, beside one that never steps."""
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether no step is waited out."""
+
+    def shown(self, seconds: float) -> tuple[float, float] | None:
+        """Return the earliest and the latest time shown in the last `seconds`; None when not watched for so long."""
 
 
 class SweepLedger(Protocol):
@@ -153,6 +169,7 @@ class Sweeper:
         self,
         store: SweepStore,
         ledger: SweepLedger,
+        clock: SteadyClock,
         *,
         hold_seconds: float,
         sweep_seconds: float,
@@ -163,12 +180,14 @@ class Sweeper:
         Args:
             store: Where the holds are.
             ledger: What really happened.
+            clock: What is known of the store's clock.
             hold_seconds: Age at which a hold is overdue.
             sweep_seconds: Pause between two looks for overdue holds.
             reconcile_seconds: Pause between two comparisons of all counters.
         """
         self._store = store
         self._ledger = ledger
+        self._clock = clock
         self._hold_seconds = hold_seconds
         self._sweep_seconds = sweep_seconds
         self._reconcile_seconds = reconcile_seconds
@@ -182,10 +201,18 @@ class Sweeper:
     async def sweep(self) -> int:
         """Close overdue holds, a batch of each bucket; return how many were closed.
 
+        Overdue is what was reserved at a time that the store's clock has not shown for as long as a hold may live:
+        before that, or after it where the clock has gone back.
+
         Raises:
             ServiceError: The store or the ledger cannot be reached; the holds stay.
         """
-        overdue = await self._store.overdue(at_most=_OVERDUE_BATCH)
+        await self._store.now()
+        shown = self._clock.shown(self._hold_seconds)
+        if shown is None:
+            return 0
+        before, after = (time + self._hold_seconds for time in shown)
+        overdue = await self._store.overdue(at_most=_OVERDUE_BATCH, before=before, after=after + _SLACK_SECONDS)
         swept = 0
         for start in range(0, len(overdue), _OVERDUE_BATCH):
             holds = overdue[start : start + _OVERDUE_BATCH]
@@ -221,9 +248,13 @@ class Sweeper:
         Raises:
             ServiceError: The store or the ledger cannot be reached.
         """
-        reserved_before = math.floor((await self._store.now() - self._hold_seconds) * 1000) / 1000
-        raised = 0
+        now = await self._store.now()
+        shown = self._clock.shown(self._hold_seconds)
+        if shown is None:
+            return 0
+        reserved_before, raised = math.floor(shown[0] * 1000) / 1000, 0
         async for batch in self._store.entries():
+            await self._forget_old_days(batch, now)
             counts = await self._ledger.count_charged([one.key_day for one in batch], reserved_before=reserved_before)
             for one, count in zip(batch, counts, strict=True):
                 if count > one.charged:
@@ -259,8 +290,9 @@ class Sweeper:
             ServiceError: The store or the ledger cannot be reached.
         """
         now = await self._store.now()
-        patience = self._sweep_seconds + self._reconcile_seconds + _SLACK_SECONDS
-        dealt_with_before = now - self._hold_seconds - patience
+        shown = self._clock.shown(self._patience_seconds)
+        # Nothing has outlived it where the clock has not been watched for so long.
+        dealt_with_before = shown[0] if shown else 0.0
         findings: list[Finding] = []
         key_days = held = 0
         oldest_hold_at = now
@@ -275,6 +307,18 @@ class Sweeper:
             held += sum(one.held for one in batch)
             oldest_hold_at = min([oldest_hold_at, *(one.oldest_hold_at for one in batch if one.oldest_hold_at)])
         return Report(findings, key_days, held, now - oldest_hold_at)
+
+    @property
+    def _patience_seconds(self) -> float:
+        """Age at which a hold, or a lost charge, must have been dealt with."""
+        return self._hold_seconds + self._sweep_seconds + self._reconcile_seconds + _SLACK_SECONDS
+
+    async def _forget_old_days(self, batch: Sequence[DayEntries], now: float) -> None:
+        """Remove days that are long over; while a step of the clock is waited out, none is."""
+        oldest = int(now // _DAY_SECONDS) - _KEEP_DAYS
+        old = [one.key_day for one in batch if one.key_day.day < oldest]
+        if old and self._clock.is_steady:
+            await self._store.forget(old)
 
     async def _reconcile_and_verify(self) -> None:
         try:

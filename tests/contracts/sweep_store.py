@@ -74,6 +74,11 @@ async def raised(world: SweepWorld, key_day: KeyDay, count: int, *, before: floa
     return await world.store.raise_counter(key_day, count, reserved_before=before, left_out=left_out)
 
 
+async def overdue_now(store: RedisSweepStore, *, at_most: int) -> list[OverdueHold]:
+    """Return holds whose deadline has passed by the store's clock."""
+    return await store.overdue(at_most=at_most, before=await store.now())
+
+
 async def names(client: Any, pattern: str) -> list[str]:
     """Return what the server or all nodes hold."""
     return [name.decode() async for name in client.scan_iter(match=pattern)]
@@ -88,21 +93,40 @@ class SweepStoreContract:
         await hold(world.holds, wishes("req_young"))
         (late,) = await hold(world.late, wishes("req_late"))
 
-        overdue = await world.store.overdue(at_most=10)
+        overdue = await overdue_now(world.store, at_most=10)
 
         assert overdue == [OverdueHold("req_late", KEY, ACCOUNT, late.status.day, late.reserved_at)]
 
+    async def test_holds_with_a_deadline_in_a_future_that_was_taken_back_are_found_too(self, world: SweepWorld) -> None:
+        await hold(world.holds, wishes("req_1"))
+        now = await world.store.now()
+
+        assert await world.store.overdue(at_most=10, before=now) == []
+        (found,) = await world.store.overdue(at_most=10, before=now, after=now + 1)
+        assert found.request_id == "req_1"
+        assert await world.store.overdue(at_most=10, before=now, after=now + 1_000) == []
+
+    async def test_what_is_forgotten_is_gone_and_what_is_not_stays(self, world: SweepWorld) -> None:
+        await hold(world.holds, wishes("req_1"))
+        await hold(world.tomorrow, wishes("req_2"))
+        day = await today(world.holds)
+
+        await world.store.forget([KeyDay(KEY, day)])
+
+        (batch,) = await listed(world.store)
+        assert [one.key_day.day for one in batch] == [day + 1]
+
     async def test_nothing_is_overdue_in_an_empty_store(self, world: SweepWorld) -> None:
-        assert await world.store.overdue(at_most=10) == []
+        assert await overdue_now(world.store, at_most=10) == []
         assert await listed(world.store) == []
 
     async def test_looking_for_overdue_holds_changes_none_and_settling_ends_them(self, world: SweepWorld) -> None:
         await hold(world.late, wishes("req_1", "req_2"))
-        assert await world.store.overdue(at_most=10) == await world.store.overdue(at_most=10)
+        assert await overdue_now(world.store, at_most=10) == await overdue_now(world.store, at_most=10)
 
         assert await charge(world.holds, "req_1", "req_2") == [True, True]
 
-        assert await world.store.overdue(at_most=10) == []
+        assert await overdue_now(world.store, at_most=10) == []
 
     async def test_the_longest_overdue_of_a_bucket_come_first_and_at_most_so_many(self, world: SweepWorld) -> None:
         for number in range(3):
@@ -110,7 +134,7 @@ class SweepStoreContract:
             while await world.store.now() * 1000 % 1 > 0.9:  # Deadlines count milliseconds.
                 pass
 
-        found = await world.store.overdue(at_most=2)
+        found = await overdue_now(world.store, at_most=2)
 
         assert [one.request_id for one in found] == ["req_0", "req_1"]
 
@@ -119,7 +143,7 @@ class SweepStoreContract:
         for holds in (world.late, world.tomorrow):
             await hold(holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
 
-        found = {(one.key_id, one.day) for one in await world.store.overdue(at_most=10)}
+        found = {(one.key_id, one.day) for one in await overdue_now(world.store, at_most=10)}
 
         day = await today(world.late)
         assert found == {(key, at) for key in keys for at in (day, day + 1)}
@@ -128,7 +152,7 @@ class SweepStoreContract:
         await hold(world.late, wishes("req_orphan"))
         await world.client.delete(*await names(world.client, f"quota:*:{KEY}:*"))
 
-        assert await world.store.overdue(at_most=10) == []
+        assert await overdue_now(world.store, at_most=10) == []
 
         assert await names(world.client, "quota:*") == []
 

@@ -27,7 +27,9 @@ DEFECTS: Defects = {
         "its ServiceAccount mounts a token",
     ),
     "a variable before it is given": (
-        lambda w: w.container("auth")["env"].reverse(),
+        lambda w: w.container("auth")["env"].insert(
+            0, {"name": "AUTH_DATABASE_URL", "value": "postgresql://auth:$(AUTH_DATABASE_PASSWORD)@postgres:5432/auth"}
+        ),
         "AUTH_DATABASE_URL uses AUTH_DATABASE_PASSWORD before it is given",
     ),
     "a variable in a command that is not given": (

@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+import psutil
 from pydantic import SecretStr
 from redis import Redis
 
@@ -84,6 +85,7 @@ class Stack:
         self._programs: dict[str, Program] = {}
         self.settings = LocalSettings(
             data_dir=folder / "data",
+            grace_seconds=1,
             gateway_port=free_port(),
             auth_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("auth", auths)),
             quota_listen="unix:" + ",".join(f"{folder}/{name}.sock" for name in _numbered("quota", quotas)),
@@ -149,6 +151,11 @@ class Stack:
         }
         log = self.folder / f"{name}.log"
         self._processes[name] = started_process(program.command, environment=given, log=log)
+
+    def resident_bytes(self, name: str) -> int:
+        """Return how much memory one program has."""
+        resident: int = psutil.Process(self._processes[name].pid).memory_info().rss
+        return resident
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send one program a signal."""

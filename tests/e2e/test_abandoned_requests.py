@@ -1,6 +1,7 @@
 """Requests whose client does not get the answer: charged exactly when Groq was asked and did the work."""
 
 import asyncio
+import io
 import json
 import socket
 import time
@@ -153,3 +154,33 @@ async def test_an_answer_that_never_comes_is_504_and_costs_nothing(
     row = await _until_row(running, key, "timed_out")
     assert row["charged"] == 0
     assert await running.until_settled(key) == (0, 0)
+
+
+async def test_the_memory_of_requests_that_fail_is_returned(running: Stack, key: Key) -> None:
+    def memory_bytes() -> int:
+        return sum(
+            running.resident_bytes(name) for name in running.names if name.startswith(("gateway", "inf", "stack"))
+        )
+
+    body = json.dumps(say("x" * 400_000 + " [[standin:hang]]")).encode()
+    streamed = json.dumps(say("x" * 400_000 + " [[standin:hang]]", stream=True)).encode()
+    headers = {**key.headers, "content-type": "application/json"}
+
+    async def ask(session: aiohttp.ClientSession, number: int) -> int:
+        data = io.BytesIO(streamed if number % 2 else body)
+        async with session.post("/api/v1/chat", headers=headers, data=data) as response:
+            await response.read()
+            return response.status
+
+    before = memory_bytes()
+    async with aiohttp.ClientSession(base_url=running.base_url, connector=connector(100)) as session:
+        asked = asyncio.gather(*(ask(session, number) for number in range(100)))
+        await asyncio.sleep(2)
+        held = memory_bytes() - before
+        statuses = await asked
+    async with asyncio.timeout(10):
+        while memory_bytes() - before > 40_000_000:
+            await asyncio.sleep(0.2)
+
+    assert set(statuses) == {504}
+    assert held > 100_000_000, "the test has not made much of a difference"

@@ -1,14 +1,24 @@
 """`make run`: what a person sees who has just cloned the repository."""
 
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import pty
 import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,7 +26,10 @@ import psutil
 import pytest
 
 from services.local import valkey
+from tests.e2e.console.browser import PASSWORD, Browser
 from tests.e2e.stack import bare_environment, free_port, say
+from tests.unit.groq_standin.standin_process import started as started_standin
+from tests.valkey_backend import TCPValkey
 
 _READY_SECONDS = 30
 _STOP_SECONDS = 5
@@ -28,15 +41,23 @@ _PROCESSES = {"0": 6, "": 3, "2": 4}
 """By the number of workers, one where nobody says: the services' processes, Valkey and the stand-in."""
 
 
+def _can_remount() -> bool:
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "ro", "none", "/tmp"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
 class Runner:
     """One `python -m services.local`, as `make run` starts it."""
 
-    def __init__(self, data_dir: Path, ports: dict[str, int], **environment: str) -> None:
+    def __init__(
+        self, data_dir: Path, ports: dict[str, int], *, output: int, command: Sequence[str] = (), **environment: str
+    ) -> None:
         listens = {name: f"127.0.0.1:{port}" for name, port in ports.items() if name != "GATEWAY_PORT"}
         self.port = ports["GATEWAY_PORT"]
+        self.metrics = f"http://{listens.get('GATEWAY_METRICS_LISTEN')}/metrics"
         self._lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.local"],
+            [*command, sys.executable, "-m", "services.local"],
             env={
                 **bare_environment(),
                 **listens,
@@ -45,9 +66,10 @@ class Runner:
                 **environment,
             },
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            umask=0,
         )
 
     def read_until(self, text: str) -> str:
@@ -101,7 +123,7 @@ def start(tmp_path: Path, ports: dict[str, int]) -> Iterator[Callable[..., Runne
     runners: list[Runner] = []
 
     def begin(data_dir: Path = tmp_path / "var", **environment: str) -> Runner:
-        runners.append(Runner(data_dir, ports, **environment))
+        runners.append(Runner(data_dir, ports, output=subprocess.PIPE, command=(), **environment))
         return runners[-1]
 
     yield begin
@@ -141,20 +163,114 @@ def test_it_prints_a_curl_line_that_works_and_ctrl_c_leaves_nothing_behind(
     assert not any(child.is_running() for child in children)
 
 
-def test_ctrl_c_ends_it_in_time_even_with_a_stream_open(start: Callable[..., Runner]) -> None:
-    runner = start()
+_LONG = "[[standin:slow token_ms=200]] [[standin:tokens count=1000]]"
+_SHORT = "[[standin:slow token_ms=100]] [[standin:tokens count=12]]"
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_ctrl_c_lets_requests_finish_for_the_grace_and_then_cuts_them_with_an_error_and_a_row(
+    start: Callable[..., Runner], tmp_path: Path, workers: str
+) -> None:
+    runner = start(STACK_WORKERS=workers, GRACE_SECONDS="2")
     secret = _secret(runner.read_until("Ctrl-C"))
-    body = say("[[standin:slow token_ms=200]] [[standin:tokens count=500]]", stream=True)
+    children = runner.children()
+    with ThreadPoolExecutor() as threads:
+        short, long, whole = [
+            threads.submit(_chat, runner, secret, text, stream=stream)
+            for text, stream in ((_SHORT, True), (_LONG, True), (_LONG, False))
+        ]
+        _until(lambda: _in_flight(runner) == 3)
+        runner.process.send_signal(signal.SIGINT)
+        assert "waiting up to 2 s for 3 requests in flight" in runner.read_until("Stopping")
+        _until(lambda: _is_refused(runner.port))
+        assert runner.process.wait(timeout=2 * _STOP_SECONDS) == 0
+        answers = [one.result() for one in (short, long, whole)]
+    assert [status for status, _ in answers] == [200, 200, 503]
+    assert answers[0][1].endswith("data: [DONE]\n\n")
+    events = answers[1][1].removesuffix("\n\n").split("\n\n")
+    assert len(events) > 3
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "service_stopped"
+    assert json.loads(answers[2][1])["error"]["code"] == "service_stopped"
+    assert sorted(_rows(tmp_path)) == [
+        ("answered", 1, ""),
+        ("cut", 0, "service_stopped"),
+        ("upstream_failed", 0, "service_stopped"),
+    ]
+    assert not any(child.is_running() for child in children)
+    assert "Traceback" not in "".join(path.read_text() for path in (tmp_path / "var" / "logs").glob("*.log"))
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_closed_terminal_stops_it_in_order_and_a_second_signal_at_once(
+    start: Callable[..., Runner], tmp_path: Path, workers: str
+) -> None:
+    runner = start(STACK_WORKERS=workers, GRACE_SECONDS="60")
+    secret = _secret(runner.read_until("Ctrl-C"))
+    children = runner.children()
+    with ThreadPoolExecutor() as threads:
+        long = threads.submit(_chat, runner, secret, _LONG, stream=True)
+        _until(lambda: _in_flight(runner) == 1)
+        runner.process.send_signal(signal.SIGHUP)
+        assert "waiting up to 60 s for 1 request in flight" in runner.read_until("Stopping")
+        assert runner.stop() < _STOP_SECONDS
+        status, text = long.result()
+    assert status == 200
+    assert '"code":"service_stopped"' in text
+    assert _rows(tmp_path) == [("cut", 0, "service_stopped")]
+    assert runner.process.returncode == 0
+    assert not any(child.is_running() for child in children)
+
+
+def test_what_ignores_a_closed_terminal_goes_on(start: Callable[..., Runner]) -> None:
+    """`nohup make run`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        runner = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    secret = _secret(runner.read_until("Ctrl-C"))
+    runner.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert _ask(runner, secret).status_code == 200
+
+
+def test_a_terminal_that_is_gone_does_not_keep_it_from_stopping_in_order(tmp_path: Path, ports: dict[str, int]) -> None:
+    """What it prints then fails, and nothing may be left behind."""
+    terminal, end = pty.openpty()
+    runner = Runner(tmp_path / "var", ports, output=end)
+    os.close(end)
+    text = b""
+    while b"Ctrl-C" not in text:
+        text += os.read(terminal, 65_536)
+    children = runner.children()
+    os.close(terminal)
+    runner.process.send_signal(signal.SIGHUP)
+    assert runner.process.wait(timeout=2 * _STOP_SECONDS) == 0
+    assert not any(child.is_running() for child in children)
+
+
+def _chat(runner: Runner, secret: str, text: str, *, stream: bool) -> tuple[int, str]:
+    """Ask, and return the answer's status and text, once it has ended in order."""
     url = f"http://127.0.0.1:{runner.port}/api/v1/chat"
     headers = {"Authorization": f"Bearer {secret}"}
-    with (
-        httpx.Client(trust_env=False) as client,
-        client.stream("POST", url, headers=headers, json=body) as response,
-    ):
-        next(response.iter_bytes())
-        children = runner.children()
-        assert runner.stop() < _STOP_SECONDS
-    assert not any(child.is_running() for child in children)
+    response = httpx.post(url, headers=headers, json=say(text, stream=stream), trust_env=False, timeout=60)
+    return response.status_code, response.text
+
+
+def _in_flight(runner: Runner) -> int:
+    """Return how many requests Groq's stand-in is answering, by what the gateway says it is."""
+    text = httpx.get(runner.metrics, trust_env=False, timeout=5).text
+    return int(float(re.findall(r"^stack_http_requests_in_flight (\S+)$", text, re.MULTILINE)[0]))
+
+
+def _is_refused(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+
+
+def _rows(tmp_path: Path) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(tmp_path / "var" / "inference.db")) as database:
+        return database.execute("SELECT outcome, charged, refund_reason FROM usage_ledger").fetchall()
 
 
 def test_later_runs_keep_the_key_and_what_it_used_however_many_workers_there_are(start: Callable[..., Runner]) -> None:
@@ -168,11 +284,161 @@ def test_later_runs_keep_the_key_and_what_it_used_however_many_workers_there_are
     assert remaining == ["999", "998", "997"]
 
 
-def test_secrets_on_disk_are_for_their_owner_only(start: Callable[..., Runner], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_everything_in_data_dir_is_for_its_owner_only_and_so_is_what_an_earlier_version_left(
+    start: Callable[..., Runner], tmp_path: Path, workers: str
+) -> None:
+    var = tmp_path / "var"
+    old = ["auth.db", "inference.db", "run.lock", "logs/stack.log", "logs/auth.log.1", "valkey/appendonlydir/old"]
+    for name in old:
+        (var / name).parent.mkdir(parents=True, exist_ok=True)
+        (var / name).touch()
+    for path in (var, *var.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    runner = start(STACK_WORKERS=workers)
+    assert _ask(runner, _secret(runner.read_until("Ctrl-C"))).status_code == 200
+    found = {str(path.relative_to(var)) for path in var.rglob("*")}
+    assert found > {
+        *old,
+        "auth.db-wal",
+        "auth.db-shm",
+        "inference.db-wal",
+        "key-pepper",
+        "admin-token",
+        "first-api-key",
+    }
+    assert _open_to_others(var) == []
+
+
+def test_a_log_that_grows_large_is_rotated_while_its_program_runs(start: Callable[..., Runner], tmp_path: Path) -> None:
+    runner = start()
+    secret = _secret(runner.read_until("Ctrl-C"))
+    log = tmp_path / "var" / "logs" / "stack.log"
+    with log.open("ab") as file:
+        file.write(b"0123456789abcde\n" * 1_300_000)
+    _until(lambda: log.with_suffix(".log.1").exists())
+    assert log.with_suffix(".log.1").stat().st_size > 20_000_000
+    assert _ask(runner, secret).status_code == 200
+    _until(lambda: "/api/v1/chat" in log.read_text())
+    assert log.stat().st_size < 100_000
+    assert _open_to_others(tmp_path / "var") == []
+
+
+async def test_a_socket_that_a_cleaner_removes_is_made_again(start: Callable[..., Runner], tmp_path: Path) -> None:
+    """Connections that are open would go on, and each new one fail."""
+    runner = start()
+    secret = _secret(runner.read_until("Ctrl-C"))
+    valkey_before = runner.child("valkey").pid
+    (tmp_path / "var" / "run" / "valkey.sock").unlink()
+    runner.read_until("valkey.sock was removed; restarting valkey")
+    runner.read_until("valkey ended")
+    _until_answered(runner, secret)
+    assert runner.child("valkey").pid != valkey_before
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        url, headers = f"http://127.0.0.1:{runner.port}/api/v1/chat", {"Authorization": f"Bearer {secret}"}
+        answers = await asyncio.gather(*(client.post(url, headers=headers, json=say("hi")) for _ in range(50)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def test_a_data_dir_with_a_long_path_has_its_socket_in_the_folder_for_temporary_files(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="stack-tmp-", dir="/tmp") as short:
+        runner = start(tmp_path / ("long" * 20) / "var", TMPDIR=short, XDG_RUNTIME_DIR=str(tmp_path / "nowhere"))
+        secret = _secret(runner.read_until("Ctrl-C"))
+        assert _ask(runner, secret).status_code == 200
+        assert len(list(Path(short).glob("stack-*/valkey.sock"))) == 1
+        runner.stop()
+        assert list(Path(short).iterdir()) == []
+
+
+@pytest.mark.skipif(not _can_remount(), reason="needs the right to mount file systems, as root has")
+@pytest.mark.parametrize("path", ["var", "long" * 20])
+def test_a_tmp_that_cannot_be_written_is_not_needed(ports: dict[str, int], path: str) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="stack-", dir=Path.home()))
+    runner = Runner(folder / path, ports, output=subprocess.PIPE, command=_read_only("/tmp"), TMPDIR="/tmp")
+    try:
+        assert _ask(runner, _secret(runner.read_until("Ctrl-C"))).status_code == 200
+    finally:
+        runner.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(not _can_remount(), reason="needs the right to mount file systems, as root has")
+def test_a_machine_without_a_folder_for_sockets_is_one_sentence() -> None:
+    program = "import sys; from pathlib import Path; from services.local.sockets import socket_folder\n"
+    program += "with socket_folder(Path('/' + 'long' * 30)): pass"
+    command = [*_read_only("/tmp", "/var/tmp"), sys.executable, "-c", program]
+    environment = {**bare_environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": "/nowhere"}
+    done = subprocess.run(command, cwd="/proc", env=environment, capture_output=True, text=True, check=False)
+    assert "StartError: no folder takes a Unix socket: /long" in done.stderr.splitlines()[-1]
+    assert "set TMPDIR" in done.stderr.splitlines()[-1]
+
+
+def _read_only(*folders: str) -> list[str]:
+    """Return a command that runs another one where these folders cannot be written."""
+    mounts = " && ".join(f"mount -t tmpfs -o ro none {folder}" for folder in folders)
+    return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+
+
+def test_data_that_valkey_cannot_read_are_moved_aside_and_the_count_comes_from_the_ledger(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    var = tmp_path / "var"
+    runner = start()
+    secret = _secret(runner.read_until("Ctrl-C"))
+    assert _ask(runner, secret).headers["x-ratelimit-remaining-requests"] == "999"
+    runner.stop()
+    for number, name in enumerate(("*.incr.aof", "*.manifest"), start=1):
+        (damaged,) = (var / "valkey" / "appendonlydir").glob(name)
+        with damaged.open("ab") as file:
+            file.write(b"\0garbage of a power loss" * 100)
+        runner = start()
+        text = runner.read_until("Ctrl-C")
+        assert "Valkey could not read its data, which are now in" in text
+        assert _ask(runner, secret).headers["x-ratelimit-remaining-requests"] == str(999 - number)
+        runner.stop()
+        assert len(list(var.glob("valkey.unreadable-*/appendonlydir"))) == number
+    assert _open_to_others(var) == []
+
+
+def test_data_of_a_valkey_that_does_not_start_at_all_stay_where_they_are(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    kept = tmp_path / "var" / "valkey" / "appendonlydir" / "appendonly.aof.1.incr.aof"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("kept")
+    runner = start(STACK_VALKEY_SERVER="false")
+    output, _ = runner.process.communicate(timeout=_READY_SECONDS)
+    assert len(output.strip().splitlines()) == 1, output
+    assert "valkey ended at once" in output
+    assert kept.read_text() == "kept"
+    assert list((tmp_path / "var").glob("valkey*")) == [tmp_path / "var" / "valkey"]
+
+
+@pytest.mark.parametrize("content", [b"\0" * 40, b"\xff\xfe", b""])
+def test_a_first_key_that_was_damaged_is_told_with_the_remedy(
+    start: Callable[..., Runner], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "first-api-key").write_bytes(content)
+    text = start().read_until("Ctrl-C")
+    assert "unknown to this database; for another, remove" in text
+
+
+def test_what_is_not_ours_in_data_dir_keeps_its_mode(start: Callable[..., Runner], tmp_path: Path) -> None:
+    var = tmp_path / "var"
+    var.mkdir()
+    (var / "notes.txt").touch()
+    for path in (var, var / "notes.txt"):
+        path.chmod(0o755)
     start().read_until("Ctrl-C")
-    assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
-    for name in ("key-pepper", "admin-token", "first-api-key"):
-        assert (tmp_path / "var" / name).stat().st_mode & 0o777 == 0o600, name
+    assert _open_to_others(var) == [".", "notes.txt"]
+
+
+def _open_to_others(folder: Path) -> list[str]:
+    paths = (folder, *folder.rglob("*"))
+    return sorted(str(path.relative_to(folder)) for path in paths if path.stat().st_mode & 0o077)
 
 
 def test_a_service_that_dies_is_started_again_whichever_it_is(start: Callable[..., Runner]) -> None:
@@ -202,6 +468,102 @@ def test_while_one_of_two_workers_is_away_the_other_answers_and_it_is_started_ag
     assert _ask(runner, secret).status_code == 200, "half a second passes until it is started"
     _until(lambda: len(runner.children()) == _PROCESSES["2"])
     _until_answered(runner, secret)
+
+
+async def test_the_log_in_link_lets_the_first_account_choose_a_password_once(start: Callable[..., Runner]) -> None:
+    runner = start()
+    text = runner.read_until("Ctrl-C")
+    assert f"export STACK_API_KEY={_secret(text)}\n" in text
+    (link,) = re.findall(r"^  Log in    (http\S+)$", text, re.MULTILINE)
+    origin = f"http://127.0.0.1:{runner.port}"
+    running: Any = SimpleNamespace(gateways=[origin])
+    async with Browser(running) as browser:
+        choice = {"password": PASSWORD}
+        done = await browser.submit(link.removeprefix(origin), "/reset", choice)
+        assert "you@example.com" in done.text
+        again = await browser.submit(link.removeprefix(origin), "/reset", choice)
+        assert "this link does not work" in again.text
+        logged_in = await browser.submit("/login", "/login", {"email": "you@example.com", **choice})
+        assert "first key" in logged_in.text
+    runner.stop()
+    assert "  Log in  " not in start().read_until("Ctrl-C")
+
+
+def test_a_link_that_was_not_used_is_replaced_at_the_next_start(start: Callable[..., Runner]) -> None:
+    links = []
+    for _ in range(2):
+        runner = start()
+        links += re.findall(r"^  Log in    (http\S+)$", runner.read_until("Ctrl-C"), re.MULTILINE)
+        runner.stop()
+    assert len(set(links)) == 2
+    text = start(GATEWAY_CONSOLE="false").read_until("Ctrl-C")
+    assert "Console" not in text
+    assert "Log in" not in text
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_key_that_groq_rejects_is_told_at_the_start_in_the_metrics_and_in_readyz(
+    start: Callable[..., Runner], workers: str
+) -> None:
+    with started_standin() as (_, url):
+        runner = start(STACK_WORKERS=workers, GROQ_API_KEY="wrong", GROQ_BASE_URL=url)
+        text = runner.read_until("Ctrl-C")
+        assert "cannot answer chats:\n  Groq rejects this key. Create one at https://console.groq.com/keys" in text
+        assert "Try it" not in text
+        assert "is ready" not in text
+        _until(lambda: _groq(runner)["state"] == "rejected")
+        assert "set GROQ_API_KEY" in _groq(runner)["message"]
+        if workers == "1":
+            told = httpx.get(runner.metrics, trust_env=False).text
+            assert 'stack_upstream_key_check{key="1",state="rejected"} 1.0' in told
+            assert 'stack_upstream_key_check{key="1",state="ok"} 0.0' in told
+        assert _ask(runner, _secret(text)).json()["error"]["code"] == "upstream_misconfigured"
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_redis_that_rejects_the_password_is_told_at_the_start_and_with_the_right_one_it_serves(
+    start: Callable[..., Runner], tmp_path: Path, workers: str
+) -> None:
+    password = "a/b#c@d?e f"
+    redis = TCPValkey(tmp_path / "redis", "--requirepass", password)
+    try:
+        redis.wait_until_listening()
+        url = f"redis://127.0.0.1:{redis.port}/0"
+        runner = start(STACK_WORKERS=workers, QUOTA_REDIS_URL=url, QUOTA_REDIS_PASSWORD="wrong")
+        text = runner.read_until("Ctrl-C")
+        assert "cannot answer chats:\n  Redis rejects our user or password. Set QUOTA_REDIS_USER and" in text
+        body = httpx.get(f"http://127.0.0.1:{runner.port}/readyz", trust_env=False).json()
+        assert body["dependencies"]["redis"]["state"] == "rejected"
+        assert _ask(runner, _secret(text)).status_code == 503
+        runner.stop()
+        runner = start(STACK_WORKERS=workers, QUOTA_REDIS_URL=url.replace("//", f"//:{password}@"))
+        assert _ask(runner, _secret(runner.read_until("Ctrl-C"))).status_code == 200
+    finally:
+        redis.end()
+
+
+def test_a_groq_that_takes_connections_and_never_answers_is_told_and_does_not_end_the_start(
+    start: Callable[..., Runner],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        text = start(GROQ_API_KEY="gsk_any", GROQ_BASE_URL=url).read_until("Ctrl-C")
+    assert "cannot answer chats:\n  Groq is unreachable. Check the network, HTTPS_PROXY and GROQ_BASE_URL" in text
+    assert "Try it" not in text
+
+
+def test_a_key_that_groq_accepts_is_told_in_readyz(start: Callable[..., Runner]) -> None:
+    runner = start()
+    assert "is ready" in runner.read_until("Ctrl-C")
+    assert _groq(runner) == {"state": "ok"}
+
+
+def _groq(runner: Runner) -> dict[str, str]:
+    """Return what `GET /readyz` says of Groq; it is 200 however Groq is."""
+    response = httpx.get(f"http://127.0.0.1:{runner.port}/readyz", trust_env=False)
+    assert response.status_code == 200
+    found: dict[str, str] = response.json()["dependencies"]["groq"]
+    return found
 
 
 @pytest.mark.parametrize("setting", ["AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"])
@@ -292,6 +654,81 @@ def test_a_taken_port_is_one_sentence(
     assert setting in output
 
 
+@pytest.mark.parametrize(
+    ("host", "workers", "answers"),
+    [
+        ("::", "0", ["127.0.0.1", "[::1]"]),
+        ("::1", "1", ["[::1]"]),
+        ("127.0.0.2", "1", ["127.0.0.2"]),
+        ("localhost", "2", ["127.0.0.1", "localhost"]),
+    ],
+)
+def test_it_starts_at_any_address_of_this_machine_and_prints_one_that_answers(
+    start: Callable[..., Runner], ports: dict[str, int], host: str, workers: str, answers: list[str]
+) -> None:
+    written = f"[{host}]" if ":" in host else host
+    listens = {name: f"{written}:{port}" for name, port in ports.items() if name != "GATEWAY_PORT"}
+    runner = start(GATEWAY_HOST=host, STACK_WORKERS=workers, PLAINTEXT_ALLOWED="true", **listens)
+    text = runner.read_until("Ctrl-C")
+    curl = next(line for line in text.splitlines() if line.startswith("curl "))
+    done = subprocess.run(["sh", "-c", f"{curl} -s"], capture_output=True, text=True, timeout=20, check=True)
+    assert '"choices"' in done.stdout, (text, done)
+    for one in answers:
+        assert httpx.get(f"http://{one}:{runner.port}/readyz", trust_env=False).status_code == 200
+        port = ports["GATEWAY_METRICS_LISTEN"]
+        assert "stack_http" in httpx.get(f"http://{one}:{port}/metrics", trust_env=False).text
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("nowhere.invalid", "cannot be resolved"),
+        ("192.0.2.1", "not an address of this machine"),
+        ("http://127.0.0.1", "expected an IP address or a name"),
+    ],
+)
+def test_a_host_that_cannot_be_listened_on_is_one_sentence_that_does_not_blame_the_port(
+    start: Callable[..., Runner], host: str, why: str
+) -> None:
+    runner = start(GATEWAY_HOST=host)
+    output, _ = runner.process.communicate(timeout=_READY_SECONDS)
+    assert runner.process.returncode == 1
+    assert len(output.strip().splitlines()) == 1, output
+    assert "GATEWAY_HOST" in output
+    assert why in output
+    assert "in use" not in output
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_internal_ports_that_are_taken_and_were_not_set_give_way_and_stackctl_finds_them(
+    tmp_path: Path, workers: str
+) -> None:
+    """Next to a second copy, one port is enough to set."""
+    data_dir = tmp_path / "var"
+    with contextlib.ExitStack() as stack:
+        for port in (50_051, 50_052, 50_053, 8_280, 50_251, 50_252, 50_253):
+            with contextlib.suppress(OSError):  # Taken by somebody else does as well.
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        runner = Runner(data_dir, {"GATEWAY_PORT": free_port()}, output=subprocess.PIPE, STACK_WORKERS=workers)
+        try:
+            secret = _secret(runner.read_until("Ctrl-C"))
+            assert _ask(runner, secret).status_code == 200
+            listed = _stackctl(data_dir, "keys", "list", "--email", "you@example.com", "--usage")
+            assert '"used_today": 1' in listed or "first key" in listed, listed
+            assert "agree" in _stackctl(data_dir, "verify")
+        finally:
+            runner.stop()
+            assert runner.process.stdout is not None
+            runner.process.stdout.close()
+    assert not (data_dir / "addresses.json").exists()
+
+
+def _stackctl(data_dir: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "services.cli", *arguments]
+    environment = {**bare_environment(), "DATA_DIR": str(data_dir)}
+    return subprocess.check_output(command, env=environment, text=True, timeout=20)
+
+
 @pytest.mark.parametrize("address", ["unix:/tmp/metrics.sock", "127.0.0.1:65535"])
 def test_metrics_of_two_workers_that_find_no_port_are_one_sentence(start: Callable[..., Runner], address: str) -> None:
     output, _ = start(STACK_WORKERS="2", GATEWAY_METRICS_LISTEN=address).process.communicate(timeout=_READY_SECONDS)
@@ -332,7 +769,7 @@ def test_a_second_runner_over_the_same_data_is_refused_in_one_sentence(
 ) -> None:
     start().read_until("Ctrl-C")
     ports = {name: free_port() for name in _PORTS}
-    second = Runner(tmp_path / "var", ports)
+    second = Runner(tmp_path / "var", ports, output=subprocess.PIPE)
     output, _ = second.process.communicate(timeout=_READY_SECONDS)
     assert second.process.returncode == 1
     assert len(output.strip().splitlines()) == 1, output

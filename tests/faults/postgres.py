@@ -31,7 +31,7 @@ class Postgres:
         self._server: subprocess.Popen[bytes] | None = None
         self._frozen: list[psutil.Process] = []
         initdb = [str(self._binaries / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "postgres"]
-        backends._run([*backends._as_nobody(), *initdb, "--no-sync"])
+        backends._run([*backends.as_nobody(), *initdb, "--no-sync"])
 
     def url(self, database: str) -> str:
         """Return the URL of a database."""
@@ -44,7 +44,7 @@ class Postgres:
         options = [f"-c{one}" for one in (*_OPTIONS, "listen_addresses=127.0.0.1", "unix_socket_directories=")]
         command = [str(self._binaries / "postgres"), "-D", str(self._folder / "data"), "-p", str(self._port), *options]
         with (self._folder / "log").open("a") as log:
-            self._server = subprocess.Popen([*backends._as_nobody(), *command], stdout=log, stderr=log)
+            self._server = subprocess.Popen([*backends.as_nobody(), *command], stdout=log, stderr=log)
 
     async def until_it_answers(self) -> None:
         """Return when it can be asked."""

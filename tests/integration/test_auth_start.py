@@ -157,7 +157,10 @@ def _ids_of_peppers(database: sqlite3.Connection) -> set[str]:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"AUTH_DATABASE_URL": "mysql://localhost/auth"}, "databases of type mysql are not supported"),
+        (
+            {"AUTH_DATABASE_URL": "mysql://localhost/auth"},
+            "setting AUTH_DATABASE_URL: expected sqlite:///path or postgresql://user:password@host:5432/name",
+        ),
         ({"AUTH_LISTEN": "unix:/nowhere/auth.sock"}, "cannot listen on unix:/nowhere/auth.sock"),
         ({"STACK_ADMIN_TOKEN": "schlüssel"}, "STACK_ADMIN_TOKEN has characters"),
         (

@@ -1,19 +1,22 @@
 """One account's requests, however they end, do not keep another account's from being answered."""
 
 import asyncio
+import contextlib
+import gc
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.common.errors import DeadlineExceeded, NotFound, Throttled, Unavailable
-from services.inference.chat import Outcome
+from services.common.errors import DeadlineExceeded, NotFound, ServiceError, Throttled, Unavailable
+from services.inference.chat import ChatCall, Outcome
 from services.inference.completions import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.unit.groq_standin.standin_process import QWEN
-from tests.unit.inference.inference_world import CHARGED, Inference, chat, context, running
+from tests.unit.inference.inference_world import CHARGED, Inference, chat, context, running, streamed, whole
 from tests.unit.inference.raw_upstream import answer, completion, json_answer, raw_upstream
 from tests.unit.inference.upstream import OSS, Upstream, upstream
 
@@ -171,3 +174,62 @@ async def test_a_caller_that_leaves_while_its_request_waits_is_never_sent_and_pa
     assert await upstream.entries(text) == []
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.CLIENT_LEFT, False, "client_left")
     assert (row.attempts, row.duration_ms < 1_000) == (0, True)
+
+
+async def test_the_bytes_of_all_requests_under_way_are_bounded_and_of_one_account_half(
+    upstream: Upstream, tmp_path: Path, tag: str
+) -> None:
+    hang = f"{tag} {'x' * 40_000} [[standin:hang]]"
+    async with running(upstream.url, tmp_path, total_timeout_seconds=1.5, request_bytes_max=130_000) as inference:
+        first = asyncio.create_task(call(inference, hang, "req_1", account="acc_1"))
+        await until_called(upstream, hang, 1)
+        with pytest.raises(Throttled) as own:
+            await call(inference, hang, "req_2", account="acc_1")
+        second = asyncio.create_task(call(inference, hang, "req_3", account="acc_2"))
+        await until_called(upstream, hang, 2)
+        third = asyncio.create_task(call(inference, hang, "req_4", account="acc_3"))
+        await until_called(upstream, hang, 3)
+        with pytest.raises(Unavailable) as all_:
+            await call(inference, hang, "req_5", account="acc_4")
+        first.cancel()
+        with pytest.raises(Unavailable):
+            await call(inference, hang, "req_6", account="acc_4"), "an abandoned request holds its bytes still"
+        await asyncio.gather(first, second, third, return_exceptions=True)
+        await inference.row("req_1")
+
+        assert await call(inference, f"{tag} {'x' * 40_000}", "req_7", account="acc_1") == CHARGED
+
+    assert (own.value.reason, own.value.metadata[VERDICT]) == ("too_many_bytes_at_once", "released")
+    assert (all_.value.reason, all_.value.metadata[VERDICT]) == ("overloaded", "released")
+
+
+@pytest.fixture
+def without_collections() -> Iterator[None]:
+    """Keep what refers to itself, as a service does for long: garbage is collected by count, not by size."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_collections")
+@pytest.mark.parametrize("marker", ["400", "503", "hang", "slow headers_ms=300", "cut after=3", "tokens count=3"])
+async def test_nothing_of_a_request_stays_in_memory_when_it_has_ended(
+    upstream: Upstream, tmp_path: Path, tag: str, marker: str
+) -> None:
+    text = f"{tag} [[standin:{marker}]]"
+    async with running(
+        upstream.url, tmp_path, attempts_max=1, first_byte_timeout_seconds=0.2, total_timeout_seconds=0.5
+    ) as inference:
+        with contextlib.suppress(ServiceError):
+            await inference.stream(streamed(text, "req_0"))
+        with contextlib.suppress(ServiceError):
+            await inference.create(whole(text, "req_1"))
+        left = asyncio.create_task(inference.create(whole(text, "req_2")))
+        await until_called(upstream, text, 3)
+        left.cancel()
+        for number in range(3):
+            await inference.row(f"req_{number}")
+        await asyncio.sleep(0.1)
+
+        assert [one for one in gc.get_objects() if isinstance(one, ChatCall) and tag in str(one)] == []

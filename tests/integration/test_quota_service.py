@@ -23,6 +23,7 @@ from services.quota.sweep_store import RedisSweepStore
 from services.quota.sweeper import Sweeper
 from stack.inference.v1 import usage_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+from tests.properties.hold_world import SteadyClock
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -91,9 +92,14 @@ async def quota(valkey_url: str) -> AsyncIterator[Quota]:
         channel = await stack.enter_async_context(open_channel(target))
         store, counts = RedisHoldStore(client, hold_seconds=60), GrpcLedger(channel, timeout_seconds=5)
         sweeper = Sweeper(
-            RedisSweepStore(client, store), counts, hold_seconds=60, sweep_seconds=60, reconcile_seconds=60
+            RedisSweepStore(client, store),
+            counts,
+            SteadyClock(),
+            hold_seconds=60,
+            sweep_seconds=60,
+            reconcile_seconds=60,
         )
-        service = QuotaService(Holds(store, counts), sweeper)
+        service = QuotaService(Holds(store, counts), sweeper, client.state)
         target, _ = await _served(
             stack, lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)
         )

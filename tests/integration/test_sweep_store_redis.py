@@ -10,7 +10,7 @@ from services.quota.holds import KeyDay
 from services.quota.scripts import deadlines_of, entries_of
 from services.quota.store import RedisHoldStore, connect
 from services.quota.sweep_store import RedisSweepStore
-from tests.contracts.sweep_store import KEY, SweepStoreContract, SweepWorld, hold, listed, today, wishes
+from tests.contracts.sweep_store import KEY, SweepStoreContract, SweepWorld, hold, listed, overdue_now, today, wishes
 from tests.properties.hold_world import DAY_SECONDS, noon_offset
 from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
 
@@ -46,7 +46,7 @@ async def test_entries_that_were_never_written_by_quota_hold_up_no_others(world:
     await world.client.set(f"{entries_of('key_string')}:{day}", "not a hash")
     await world.client.hset(f"{entries_of('key_count')}:{day}", mapping={"charged": "garbage", "limit": "1"})
 
-    overdue = {(hold.request_id, hold.reserved_at > 0) for hold in await world.store.overdue(at_most=10)}
+    overdue = {(hold.request_id, hold.reserved_at > 0) for hold in await overdue_now(world.store, at_most=10)}
     entries = {one.key_day.key_id: one.charged for batch in await listed(world.store) for one in batch}
 
     assert overdue == {("req_1", True), ("req_2", False)}
@@ -65,7 +65,13 @@ async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: Va
     store = RedisSweepStore(client, RedisHoldStore(client, hold_seconds=60))
     own_valkey.kill()
 
-    steps = (store.now(), store.overdue(at_most=1), listed(store), raised_away(store))
+    steps = (
+        store.now(),
+        store.overdue(at_most=1, before=0),
+        listed(store),
+        store.forget([KeyDay("key", 1)]),
+        raised_away(store),
+    )
     for step in steps:
         with pytest.raises(Unavailable):
             await step

@@ -108,7 +108,7 @@ class TestSweep:
         await world.hold("req_1")
         await world.commit_row("req_1")
         await world.grow_older()
-        overdue = await world.store.overdue(at_most=10)
+        overdue = await world.store.overdue(at_most=10, before=await world.store.now())
         assert await world.ledger.close_unknown(overdue) == [Verdict.CHARGED]
 
         assert await world.settle("req_1") is True

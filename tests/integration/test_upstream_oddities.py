@@ -13,6 +13,7 @@ from services.common.errors import DeadlineExceeded, InvalidRequest, ServiceErro
 from services.inference.chat import Outcome, Usage, UsageSource
 from services.inference.completions import VERDICT
 from services.inference.key_pool import KeyPool
+from stack.inference.v1 import inference_pb2
 from tests.unit.inference.inference_world import CHARGED, DAY, Inference, running, streamed, whole
 from tests.unit.inference.raw_upstream import (
     Answer,
@@ -270,6 +271,45 @@ async def test_an_answer_within_the_limit_is_delivered(form: str, tmp_path: Path
         await ask(inference, is_stream=form == "streamed")
 
         assert (await inference.row("req_1")).charged
+
+
+async def test_a_refusal_beyond_the_limit_is_not_read_to_its_end(tmp_path: Path) -> None:
+    sent = 0
+
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b" " * 65_536)
+            await writer.drain()
+            sent += 65_536
+
+    async with raw_upstream(endless) as upstream, running(upstream.url, tmp_path) as inference:
+        error = await refused(inference, is_stream=False)
+
+    assert isinstance(error, InvalidRequest)
+    assert sent < 20_000_000, "no more than sockets hold"
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        ([{"id": f"m-{number}"} for number in range(1_500)], 1_000),
+        ([{"id": "m" * 300}, {"id": "good"}], 1),
+        ([{"id": "m", "description": "x" * 2_000_000}], None),
+    ],
+)
+async def test_a_model_list_beyond_the_limits_is_cut_or_not_used(
+    models: list[Any], expected: int | None, tmp_path: Path
+) -> None:
+    listed = answer(json.dumps({"data": models}).encode())
+    async with raw_upstream(GOOD, models=listed) as upstream, running(upstream.url, tmp_path) as inference:
+        names = {model.id for model in (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models}
+
+    if expected is None:
+        assert "openai/gpt-oss-120b" in names, "the built-in list serves"
+    else:
+        assert len(names - {"llama-3.1-8b-instant"}) == expected
 
 
 async def test_a_large_event_costs_time_in_proportion_to_its_size(tmp_path: Path) -> None:

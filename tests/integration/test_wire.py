@@ -1,19 +1,26 @@
 """The wire to Groq sends what the official package would: same path, same headers, same body, whatever the key."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+import aiohttp
 import httpx
 import pytest
 from groq import AsyncGroq
 
+from services.common.errors import StartError
 from services.inference.provider import open_groq
 from services.inference.wire import Wire
 from tests.unit.inference.upstream import asking
 
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nset-cookie: edge=1\r\n\r\n{}"
+
+
+_NO_TUNNEL = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"
+_CREDENTIALS = "Basic " + base64.b64encode("ada:p@ß".encode("latin-1")).decode()
 
 
 @dataclass
@@ -27,25 +34,27 @@ class Ear:
         while head := await reader.readuntil(b"\r\n\r\n"):
             line, *rest = head.decode().strip().split("\r\n")
             headers = {name.lower(): value for name, value in (one.split(": ", 1) for one in rest)}
-            body = await reader.readexactly(int(headers["content-length"]))
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.requests.append((line, headers, body))
-            writer.write(_ANSWER)
+            writer.write(_NO_TUNNEL if line.startswith("CONNECT") else _ANSWER)
 
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[Ear, str]]:
     """Run an ear for the block; give it and its address."""
-    ear = Ear()
+    ear, writers = Ear(), list[asyncio.StreamWriter]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        writers.append(writer)
+        with suppress(asyncio.IncompleteReadError):
             await ear.serve(reader, writer)
-        except asyncio.IncompleteReadError:
-            writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield ear, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -84,21 +93,74 @@ async def test_the_edges_cookies_are_not_carried_from_one_users_request_to_the_n
     assert [headers.get("cookie") for _, headers, _ in ear.requests] == [None, None]
 
 
-async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+async def test_chats_and_the_model_list_go_through_the_same_proxy_with_its_credentials(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    _forget_proxies(monkeypatch)
     async with listening() as (ear, url):
-        monkeypatch.setenv("http_proxy", url)
-        monkeypatch.delenv("no_proxy", raising=False)
-        async with both("http://groq.invalid") as (wire, _), await wire.post(asking("hello"), key=0) as response:
-            assert response.status == 200
+        monkeypatch.setenv(variable, url.replace("http://", "http://ada:p%40ß@"))
+        monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
+        async with both("http://groq.invalid") as (wire, _):
+            async with await wire.post(asking("hello"), key=0) as response:
+                assert response.status == 200
+            async with await wire.get_models(key=0) as response:
+                assert response.status == 200
 
-    assert ear.requests[0][0] == "POST http://groq.invalid/openai/v1/chat/completions HTTP/1.1"
+    lines = [line for line, _, _ in ear.requests]
+    assert lines == [
+        "POST http://groq.invalid/openai/v1/chat/completions HTTP/1.1",
+        "GET http://groq.invalid/openai/v1/models HTTP/1.1",
+    ]
+    assert [headers["proxy-authorization"] for _, headers, _ in ear.requests] == [_CREDENTIALS] * 2
+    assert [headers["authorization"] for _, headers, _ in ear.requests] == ["Bearer gsk_one"] * 2
 
 
-async def test_an_address_that_needs_no_proxy_is_reached_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("variable", "credentials", "shown"),
+    [("https_proxy", "ada:p%40ß@", _CREDENTIALS), ("HTTPS_PROXY", "", None), ("ALL_PROXY", "", None)],
+)
+async def test_https_goes_through_a_tunnel_whose_proxy_does_not_see_groqs_key(
+    monkeypatch: pytest.MonkeyPatch, variable: str, credentials: str, shown: str | None
+) -> None:
+    _forget_proxies(monkeypatch)
     async with listening() as (ear, url):
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        async with both(url) as (wire, _), await wire.post(asking("hello"), key=0) as response:
-            assert response.status == 200
+        monkeypatch.setenv(variable, url.replace("http://", f"http://{credentials}"))
+        async with both("https://groq.invalid") as (wire, _):
+            with pytest.raises(aiohttp.ClientError):
+                await wire.post(asking("hello"), key=0)
+            with pytest.raises(aiohttp.ClientError):
+                await wire.get_models(key=0)
 
-    assert len(ear.requests) == 1
+    assert [line for line, _, _ in ear.requests] == ["CONNECT groq.invalid:443 HTTP/1.1"] * 2
+    assert [headers.get("proxy-authorization") for _, headers, _ in ear.requests] == [shown] * 2
+    assert "gsk_" not in str(ear.requests)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+async def test_a_loopback_address_is_reached_directly(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    _forget_proxies(monkeypatch)
+    async with listening() as (ear, url):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+        async with both(url) as (wire, _):
+            async with await wire.post(asking("hello"), key=0) as response:
+                assert response.status == 200
+            async with await wire.get_models(key=0) as response:
+                assert response.status == 200
+
+    assert len(ear.requests) == 2
+
+
+async def test_a_proxy_that_cannot_be_used_ends_the_start_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    _forget_proxies(monkeypatch)
+    monkeypatch.setenv("ALL_PROXY", "socks://user:canary@proxy:1080")
+    with pytest.raises(StartError, match="ALL_PROXY: only HTTP proxies are supported") as raised:
+        async with both("http://groq.invalid"):
+            pass
+    assert "canary" not in str(raised.value)
+
+
+def _forget_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)

@@ -3,6 +3,7 @@
 Nobody waits for anything to grow old: `grow_older` moves back when the holds and rows that are there were reserved.
 """
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,17 @@ async def noon_offset(client: Any) -> int:
     """Return the clock offset at which it is noon now: no test meets the real midnight."""
     seconds, _ = await client.time()
     return int(NOON - seconds % DAY_SECONDS)
+
+
+class SteadyClock:
+    """Redis' clock as this machine's, which it shares, and which has been watched for ever."""
+
+    is_steady = True
+
+    def shown(self, seconds: float) -> tuple[float, float]:
+        """Return the times of the last `seconds`."""
+        now = time.time()
+        return now - seconds, now
 
 
 class StoreLedger:
@@ -272,5 +284,10 @@ async def opened_ledger(database: Path) -> AsyncIterator[StoreLedger]:
 def sweeper_of(store: RedisSweepStore, ledger: StoreLedger, *, hold_seconds: float = HOLD_SECONDS) -> Sweeper:
     """Return a sweeper whose rounds a test runs itself."""
     return Sweeper(
-        store, ledger, hold_seconds=hold_seconds, sweep_seconds=ROUND_SECONDS, reconcile_seconds=ROUND_SECONDS
+        store,
+        ledger,
+        SteadyClock(),
+        hold_seconds=hold_seconds,
+        sweep_seconds=ROUND_SECONDS,
+        reconcile_seconds=ROUND_SECONDS,
     )

@@ -6,6 +6,7 @@ several calls in the service (seeding, sweeping, reconciling) is also taken apar
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -237,7 +238,7 @@ class HoldMachine(RuleBasedStateMachine):
 
     def ask_for_verdicts(self) -> None:
         """Take a sweep's first half: find what is overdue and get the ledger's word."""
-        overdue = self.run(self.world.store.overdue(at_most=10))
+        overdue = self.run(self.world.store.overdue(at_most=10, before=time.time()))
         self.promise({one.request_id for one in overdue} == self.overdue(), "overdue holds were not found")
         self.close_unknown(self.overdue())
         verdicts = self.run(self.world.ledger.close_unknown(overdue)) if overdue else []

@@ -58,6 +58,7 @@ class RequestCycle:
         "_expects_continue",
         "_framing",
         "_head",
+        "_is_chunked",
         "_is_delivered",
         "_is_gone",
         "_is_http_1_0",
@@ -84,7 +85,8 @@ class RequestCycle:
         self.kept_bytes = 0
         self._news: asyncio.Event | None = None
         self._head = b""
-        self._framing = Framing.CHUNKED
+        self._framing = Framing.NONE
+        self._is_chunked = False
         self._left = 0
         self._started = False
         self._is_delivered = False
@@ -161,7 +163,7 @@ class RequestCycle:
             ClientStalled: The client is connected and takes nothing. The end of the response may still be sent.
         """
         flow = self._connection.flow
-        if not flow.has_room and not self._is_gone:
+        if flow.is_paused and not self._is_gone:
             await self._make_room(flow, message)
         if self._is_gone:
             return
@@ -192,6 +194,7 @@ class RequestCycle:
             raise RuntimeError(f"{message['type']!r} was sent before the response was started")
         status, headers = message["status"], list(message.get("headers", ()))
         self._framing = self._framed(status, headers)
+        self._is_chunked = self._framing is Framing.CHUNKED
         if not self.is_request_complete and (self._expects_continue or not self._connection.will_drain(self)):
             self.keep_alive = False
         self._frame(headers)
@@ -212,7 +215,7 @@ class RequestCycle:
     def _frame(self, headers: list[tuple[bytes, bytes]]) -> None:
         if self._framing is Framing.CLOSE:
             self.keep_alive = False
-        elif self._framing is Framing.CHUNKED:
+        elif self._is_chunked:
             headers.append((b"transfer-encoding", b"chunked"))
         if not self.keep_alive:
             headers[:] = [field for field in headers if field[0] != b"connection"]
@@ -224,8 +227,10 @@ class RequestCycle:
         if message["type"] != "http.response.body":
             raise RuntimeError(f"{message['type']!r} was sent within the response's body")
         body, is_last = message.get("body", b""), not message.get("more_body", False)
-        framed = self._head + self._body_part(body, is_last=is_last)
-        self._head = b""
+        # Streams are many small parts: theirs is the short way.
+        framed = chunk(body, is_last) if self._is_chunked else self._part(body, is_last)
+        if self._head:
+            framed, self._head = self._head + framed, b""
         if framed:
             self._connection.flow.write(framed)
         if is_last:
@@ -233,9 +238,7 @@ class RequestCycle:
             self._tell()
             self._connection.on_response_complete(self)
 
-    def _body_part(self, body: bytes, *, is_last: bool) -> bytes:
-        if self._framing is Framing.CHUNKED:
-            return chunk(body, is_last=is_last)
+    def _part(self, body: bytes, is_last: bool) -> bytes:
         if self._framing is Framing.NONE:
             return b""
         if self._framing is Framing.LENGTH:

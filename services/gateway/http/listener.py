@@ -1,9 +1,11 @@
-"""The socket that a gateway listens on."""
+"""The sockets that a gateway listens on."""
 
 import logging
 import resource
 import socket
 
+from services.common.address import Address
+from services.common.address import bind as bind_address
 from services.common.errors import StartError
 
 BACKLOG = 4_096
@@ -14,19 +16,19 @@ _UNSENT_BYTES = 131_072
 own pace is seen (write_flow.py), and a slow client holds no megabytes of the kernel's memory."""
 
 
-def bind(host: str, port: int, *, is_shared: bool) -> socket.socket:
-    """Return a socket that listens on TCP; accepted connections inherit its options.
+def bind(address: Address, *, is_shared: bool) -> list[socket.socket]:
+    """Return sockets that listen on TCP; accepted connections inherit their options.
 
     Raises:
         StartError: The address cannot be had.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=is_shared)
-    except OSError as exc:
-        raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}; set GATEWAY_PORT to a free port") from exc
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-    return listener
+        sockets = bind_address(address, backlog=BACKLOG, reuse_port=is_shared)
+    except StartError as exc:
+        raise StartError(f"{exc}; set GATEWAY_HOST and GATEWAY_PORT to an address that is free") from exc
+    for one in sockets:
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    return sockets
 
 
 def allow_connections(count: int) -> None:

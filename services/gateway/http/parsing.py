@@ -157,7 +157,7 @@ class RequestParser:
 
     def _count_extra(self, size: int) -> None:
         """Count what a chunked body has beside its data: extensions and trailers are read and dropped."""
-        self._extra_bytes += size
+        self._extra_bytes = max(0, self._extra_bytes + size)
         if self._extra_bytes > self._limits.head_bytes_max:
             raise Rejected(rejections.TRAILERS_TOO_LARGE)
 

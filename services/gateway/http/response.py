@@ -48,7 +48,7 @@ def encode_head(status: int, headers: RawHeaders, *, date: bytes) -> bytes:
     return head
 
 
-def chunk(body: bytes, *, is_last: bool) -> bytes:
+def chunk(body: bytes, is_last: bool) -> bytes:
     """Return a part of a chunked body; an empty part is no chunk, since that would end the body."""
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     return framed + b"0\r\n\r\n" if is_last else framed

@@ -18,13 +18,13 @@ class WriteFlow:
     client's side makes room for, so this is the client's own pace.
 
     Attributes:
+        is_paused: The transport's buffer is full, and `drain` waits.
         is_stalled: The client took nothing for the time of a stall. It is given that time once more to read the end of
             its response; then the connection is aborted.
     """
 
     __slots__ = (
         "_accepted",
-        "_is_paused",
         "_loop",
         "_moved_at",
         "_on_stall",
@@ -33,6 +33,7 @@ class WriteFlow:
         "_timer",
         "_transport",
         "_written",
+        "is_paused",
         "is_stalled",
     )
 
@@ -49,7 +50,7 @@ class WriteFlow:
         self._loop = loop
         self._stall_seconds = stall_seconds
         self._on_stall = on_stall
-        self._is_paused = False
+        self.is_paused = False
         self._resumed: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._written = 0
@@ -68,7 +69,7 @@ class WriteFlow:
         Raises:
             ClientStalled: There is none, and the client takes nothing.
         """
-        while self._is_paused:
+        while self.is_paused:
             if self.is_stalled:
                 raise ClientStalled("the client reads nothing")
             if self._resumed is None:
@@ -78,12 +79,12 @@ class WriteFlow:
 
     def pause(self) -> None:
         """Have `drain` wait: the transport's buffer is full."""
-        self._is_paused = True
+        self.is_paused = True
         self.watch()
 
     def resume(self) -> None:
         """Let `drain` return: the transport's buffer has room."""
-        self._is_paused = False
+        self.is_paused = False
         self._wake()
 
     def watch(self) -> None:
@@ -97,13 +98,8 @@ class WriteFlow:
         if self._timer is not None:
             self._timer.cancel()
         self._on_stall = _nothing  # The connection would otherwise hold itself.
-        self._is_paused = False
+        self.is_paused = False
         self._wake()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether `drain` would return at once."""
-        return not self._is_paused
 
     def _unsent(self) -> int:
         return self._transport.get_write_buffer_size()

@@ -14,6 +14,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.common.address import Address
 from services.gateway.cors import CORSPolicy
 from services.gateway.http import listener
 from services.gateway.http.connection import HTTPConnection
@@ -132,7 +133,7 @@ def serving(
     own = Application()
     rejections = Rejections(new_request_id=lambda: "req_TEST", cors=CORSPolicy(origins))
     protocol = HTTPConnection.bound(Shared(limits, Connections(limits), rejections))
-    open_socket = listener.bind("127.0.0.1", 0, is_shared=False)
+    (open_socket,) = listener.bind(Address("127.0.0.1", 0), is_shared=False)
     config = uvicorn.Config(
         app or own,
         http=protocol,

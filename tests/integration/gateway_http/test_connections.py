@@ -1,6 +1,9 @@
 """Connections are counted, in all and by address; one too many is told so, and harms none that is open."""
 
 import ipaddress
+import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -77,3 +80,14 @@ async def test_an_ipv6_customer_is_one_address() -> None:
         connections.release(connection, address, was_refused=False)
     assert connections.admit(*opened[0]) is None
     connections.release(*opened[0], was_refused=False)
+
+
+def test_there_may_be_a_file_for_every_connection() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    program = (
+        "import resource; from services.gateway.http.listener import allow_connections;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}));"
+        "allow_connections(2000); print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) == 3000

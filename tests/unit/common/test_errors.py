@@ -76,6 +76,7 @@ async def test_an_error_of_any_length_arrives_as_what_it_is_with_its_verdict(
     assert received.metadata["verdict"] == "released"
     shown = TEXTS[text].encode("utf-8", "replace").decode()
     assert received.message.startswith(shown * 40)
+    assert received.metadata["failed_generation"].startswith(shown * 400)
     for one in (received.message, received.reason, received.metadata["param"]):
         assert len(one) == size or (len(one) < size and one.endswith("…"))
 

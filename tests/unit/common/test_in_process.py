@@ -406,7 +406,7 @@ async def test_a_real_server_answers_its_process_and_the_wire_alike_until_it_is_
     server = GrpcServer(f"unix:{path}", ServiceSettings(drain_seconds=0, grace_seconds=5))
     server.grpc.add_registered_method_handlers(SERVICE, table(echo=_echo))
     server.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, table(echo=_echo)),))
-    stopping = asyncio.Event()
+    stopping = process.StopSignal()
     serving = asyncio.get_running_loop().create_task(server.run([SERVICE]), context=process.stop_with(stopping))
     async with open_channel(f"unix:{path}") as inside, aio.insecure_channel(f"unix:{path}") as outside:
         assert isinstance(inside, in_process.InProcessChannel)

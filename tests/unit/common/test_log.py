@@ -2,10 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 from typing import Any
 
-from services.common.log import JSONLine
+import pytest
+
+from services.common.log import JSONLine, QueueingHandler
 
 
 def _line(level: int = logging.INFO, message: str = "request", **members: Any) -> dict[str, Any]:
@@ -40,6 +43,22 @@ def test_a_failure_is_told_with_its_traceback_in_the_same_line() -> None:
 
 def test_what_json_has_no_type_for_is_told_in_words() -> None:
     assert _line(error=KeyError("x"))["error"] == "'x'"
+
+
+@pytest.mark.parametrize("broken", [{"args": (1, 2, 3), "msg": "%d"}, {"msg": "\ud800"}, {"path": "\ud800"}])
+def test_a_record_that_cannot_be_formatted_is_told_without_its_words_and_stops_nothing(broken: dict[str, Any]) -> None:
+    reading, writing = os.pipe()
+    handler = QueueingHandler(writing)
+    handler.setFormatter(JSONLine("gateway"))
+    handler.handle(logging.makeLogRecord({"name": "services.gateway", "msg": "request", **broken}))
+    handler.handle(logging.makeLogRecord({"name": "services.gateway", "msg": "next"}))
+    handler.flush()
+    os.close(writing)
+    with open(reading, encoding="utf-8") as lines:
+        first, second = (json.loads(line) for line in lines)
+    assert first["message"] == "cannot format a log record"
+    assert first["error"] in ("TypeError", "UnicodeEncodeError")
+    assert second["message"] == "next"
 
 
 def test_arguments_are_put_into_the_message() -> None:

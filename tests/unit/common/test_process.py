@@ -2,16 +2,24 @@
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from services.auth.settings import AuthSettings
 from services.common import log, process
 from services.common.errors import StartError
 from services.common.settings import ServiceSettings
 from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
 from services.quota.settings import QuotaSettings
+
+
+@pytest.mark.parametrize("level", ["info", "Debug", "ERROR"])
+def test_a_level_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    monkeypatch.setenv("LOG_LEVEL", level)
+    assert process.read(ServiceSettings).log_level == level.upper()
 
 
 async def _nothing(settings: ServiceSettings) -> None:
@@ -37,6 +45,37 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
             "10.0.0.1",
             "setting GATEWAY_TRUSTED_PROXIES: expected a JSON array",
         ),
+        (ServiceSettings, "LOG_LEVEL", "canary", "setting LOG_LEVEL: expected one of DEBUG, INFO, WARNING, ERROR"),
+        (ServiceSettings, "TRACE_RATIO", "canary", "setting TRACE_RATIO: Input should be a valid number"),
+        (ServiceSettings, "HEALTH_LISTEN", "canary", "setting HEALTH_LISTEN: expected host:port"),
+        (ServiceSettings, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::canary", "setting OTEL_EXPORTER_OTLP_ENDPOINT: "),
+        (AuthSettings, "AUTH_LISTEN", "canary", "setting AUTH_LISTEN: expected host:port"),
+        (
+            AuthSettings,
+            "AUTH_DATABASE_URL",
+            "canary",
+            "setting AUTH_DATABASE_URL: expected sqlite:///path or",
+        ),
+        (AuthSettings, "AUTH_DATABASE_URL", "postgresql://a:canary@h:port/x", "setting AUTH_DATABASE_URL: expected"),
+        (AuthSettings, "AUTH_CONSOLE_URL", "canary", "setting AUTH_CONSOLE_URL: expected http://host or https://host"),
+        (AuthSettings, "AUTH_SIGN_UP", "canary", "setting AUTH_SIGN_UP: Input should be 'open', 'invite' or 'closed'"),
+        (
+            InferenceSettings,
+            "INFERENCE_DATABASE_URL",
+            "mysql://u:canary@h/x",
+            "setting INFERENCE_DATABASE_URL: ",
+        ),
+        (InferenceSettings, "GROQ_BASE_URL", "canary.groq.com", "setting GROQ_BASE_URL: expected http://host"),
+        (
+            QuotaSettings,
+            "QUOTA_REDIS_URL",
+            "redis://:canary@h:port/0",
+            "setting QUOTA_REDIS_URL: expected redis://user",
+        ),
+        (QuotaSettings, "QUOTA_REDIS_URL", "canary", "setting QUOTA_REDIS_URL: expected redis://user"),
+        (QuotaSettings, "QUOTA_REDIS_SENTINELS", '["canary"]', "setting QUOTA_REDIS_SENTINELS: expected host:port"),
+        (GatewaySettings, "GATEWAY_HOST", "http://canary", "setting GATEWAY_HOST: expected an IP address or a name"),
+        (GatewaySettings, "GATEWAY_TRUSTED_PROXIES", '["canary"]', "setting GATEWAY_TRUSTED_PROXIES: expected IP"),
         (ServiceSettings, "TLS_CALLERS", "billing", "setting TLS_CALLERS: expected a JSON object"),
     ],
 )
@@ -49,6 +88,7 @@ def test_a_setting_that_cannot_be_taken_is_named_as_the_environment_names_it(
         process.run("service", settings, _nothing)
 
     assert str(exited.value.code).startswith(f"service: {sentence}")
+    assert "canary" not in str(exited.value.code)
     assert "\n" not in str(exited.value.code)
 
 
@@ -76,14 +116,47 @@ def test_a_service_that_returns_ends_well_with_the_settings_it_was_given(
     assert seen == [tmp_path]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_both_signals_ask_to_stop(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_each_signal_asks_to_stop_and_another_one_to_do_it_at_once(number: signal.Signals) -> None:
     stopping = process.stop_signal()
+    part = stopping.part()
     assert not stopping.is_set()
 
     signal.raise_signal(number)
 
     await asyncio.wait_for(stopping.wait(), 5)
+    assert not stopping.is_urgent()
+    assert not part.is_set()
+
+    signal.raise_signal(signal.SIGTERM)
+
+    await asyncio.wait_for(part.wait_for(seconds=60), 5)
+    assert stopping.is_urgent()
+    assert part.is_urgent()
+
+
+async def test_a_signal_that_was_ignored_stays_so() -> None:
+    """`nohup` starts programs with SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stopping = process.stop_signal()
+        signal.raise_signal(signal.SIGHUP)
+        await asyncio.sleep(0.05)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not stopping.is_set()
+
+
+async def test_a_stop_waits_for_work_no_longer_than_it_may() -> None:
+    stopping = process.StopSignal()
+    endless = asyncio.ensure_future(asyncio.Event().wait())
+    started = time.monotonic()
+
+    await stopping.wait_for(endless, seconds=0.05)
+    await stopping.wait_for(asyncio.ensure_future(asyncio.sleep(0)), seconds=60)
+
+    assert 0.05 <= time.monotonic() - started < 5
+    assert endless.cancel(), "it goes on"
 
 
 def test_sigterm_ends_a_service_that_still_waits_for_something() -> None:

@@ -75,6 +75,13 @@ def test_an_empty_secret_is_refused_and_named(tmp_path: Path) -> None:
         read_or_create(tmp_path / "secret")
 
 
+def test_a_damaged_secret_is_refused_and_named(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\x00")
+
+    with pytest.raises(StartError, match=r"secret is damaged; restore it"):
+        read_or_create(tmp_path / "secret")
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 

@@ -136,6 +136,26 @@ async def test_a_call_that_outlives_the_grace_is_cut() -> None:
         await asyncio.wait_for(one.task, 5)
 
 
+@pytest.mark.parametrize(("drain_seconds", "grace_seconds"), [(60, 60), (0, 60)])
+async def test_a_second_signal_cuts_the_calls_in_flight_without_waiting(
+    drain_seconds: float, grace_seconds: float
+) -> None:
+    async def stream_endless(request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b"one"
+        await asyncio.Event().wait()
+
+    async with running(drain_seconds, grace_seconds, stream_endless=stream_endless) as one:
+        parts = aiter(stream(one.channel, "stream_endless")(b""))
+        await anext(parts)
+        await one.stops()
+        signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(grpc.aio.AioRpcError):
+            await anext(parts)
+
+        await asyncio.wait_for(one.task, 5)
+
+
 async def test_streams_that_never_end_are_told_when_callers_had_their_time() -> None:
     drained = asyncio.Event()
 
@@ -159,7 +179,7 @@ async def test_a_taken_port_is_one_sentence() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         server = GrpcServer(address, _settings())
 
-        with pytest.raises(StartError, match=f"cannot listen on {address}: the address is in use"):
+        with pytest.raises(StartError, match=f"cannot listen on {address}: the port is in use"):
             await server.run([])
 
 

@@ -8,8 +8,9 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from services.common.byte_budget import ByteBudget
 from services.common.errors import Throttled, TooLarge, Unavailable
-from services.gateway.request_bodies import ReceiveBudget, RequestBodies
+from services.gateway.request_bodies import RequestBodies
 from services.gateway.settings import GatewaySettings
 
 
@@ -36,7 +37,7 @@ def _begin(bodies: RequestBodies, upload: Upload, key_id: str = "key_1") -> "asy
 
 
 async def test_a_body_in_parts_is_read_whole_and_counts_only_until_then() -> None:
-    budget, upload = ReceiveBudget(total_max=100, share_max=100), Upload()
+    budget, upload = ByteBudget(total_max=100, share_max=100), Upload()
     reading = _begin(RequestBodies(budget, bytes_max=100), upload)
     await upload.send(60)
     assert budget.total == 60
@@ -46,7 +47,7 @@ async def test_a_body_in_parts_is_read_whole_and_counts_only_until_then() -> Non
 
 
 async def test_a_body_in_one_part_needs_no_room() -> None:
-    budget, upload = ReceiveBudget(total_max=1, share_max=1), Upload()
+    budget, upload = ByteBudget(total_max=1, share_max=1), Upload()
     reading = _begin(RequestBodies(budget, bytes_max=100), upload)
     await upload.send(100, more=False)
     assert len(await reading) == 100
@@ -64,7 +65,7 @@ async def test_a_body_in_one_part_needs_no_room() -> None:
 async def test_more_than_the_bounds_is_refused_and_does_no_harm(
     key_id: str, address: str, kind: type[Throttled | Unavailable], reason: str
 ) -> None:
-    budget = ReceiveBudget(total_max=100, share_max=60)
+    budget = ByteBudget(total_max=100, share_max=60)
     bodies = RequestBodies(budget, bytes_max=60)
     first, second = Upload(), Upload(address=address)
     kept, refused = _begin(bodies, first), _begin(bodies, second, key_id)
@@ -81,7 +82,7 @@ async def test_more_than_the_bounds_is_refused_and_does_no_harm(
 
 
 async def test_what_breaks_off_or_grows_too_large_does_not_count_any_more() -> None:
-    budget = ReceiveBudget(total_max=100, share_max=100)
+    budget = ByteBudget(total_max=100, share_max=100)
     bodies = RequestBodies(budget, bytes_max=50)
     gone, large = Upload(), Upload()
     readings = [_begin(bodies, gone), _begin(bodies, large)]
@@ -98,7 +99,7 @@ async def test_what_breaks_off_or_grows_too_large_does_not_count_any_more() -> N
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "gzip, identity"])
 async def test_a_compressed_body_is_refused_by_its_name(encoding: str) -> None:
-    bodies = RequestBodies(ReceiveBudget(total_max=9, share_max=9), bytes_max=9)
+    bodies = RequestBodies(ByteBudget(total_max=9, share_max=9), bytes_max=9)
     with pytest.raises(HTTPException) as raised:
         await bodies.read(Upload(content_encoding=encoding).request, "key_1")
     assert raised.value.status_code == 415

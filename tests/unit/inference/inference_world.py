@@ -13,6 +13,7 @@ from grpc import aio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common import database
+from services.common.byte_budget import ByteBudget
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.errors import rpc_errors
@@ -23,6 +24,7 @@ from services.inference.catalogue import Catalogue
 from services.inference.chat import ChatCall, RequestContext
 from services.inference.completions import Completions, Timeouts
 from services.inference.concurrency import ConcurrencyLimiter
+from services.inference.key_check import KeyCheck
 from services.inference.key_pool import KeyPool
 from services.inference.ledger import Ledger, LedgerRow
 from services.inference.service import InferenceService, UsageService
@@ -112,6 +114,7 @@ async def running(
     per_account_max: int = 100,
     queue_seconds: float = 0,
     answer_bytes_max: int = 1_000_000,
+    request_bytes_max: int = 100_000_000,
 ) -> AsyncIterator[Inference]:
     """Run a service over the stand-in at `url`, with its ledger in `folder`."""
     async with AsyncExitStack() as stack:
@@ -145,13 +148,15 @@ async def running(
                 clock=clock,
             ),
             ledger,
+            ByteBudget(total_max=request_bytes_max, share_max=request_bytes_max // 2),
             clock=clock,
             timeouts=Timeouts(
                 total=total_timeout_seconds, first_byte=first_byte_timeout_seconds, idle=idle_timeout_seconds
             ),
         )
         server = aio.server(interceptors=[ServiceInterceptor()])
-        service = InferenceService(completions, catalogue, default_model="llama-3.1-8b-instant")
+        key_check = KeyCheck(provider.check_key, keys_count=len(keys))
+        service = InferenceService(completions, catalogue, key_check=key_check, default_model="llama-3.1-8b-instant")
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)
         socket = Path(f"/tmp/inference-{uuid.uuid4().hex[:12]}.sock")
@@ -164,7 +169,8 @@ async def running(
             yield Inference(chat, usage, completions, ledger, store, engine, pool)
         finally:
             await server.stop(None)
-            await completions.close(timeout_seconds=10)
+            await asyncio.wait_for(completions.finish(), 10)
+            await completions.close()
             await ledger.close(timeout_seconds=10)
 
 

@@ -36,14 +36,16 @@ class ScriptedStore:
     closed: bool = True
     settled: list[Settlement] = field(default_factory=list)
     raised: list[tuple[KeyDay, int]] = field(default_factory=list)
+    forgotten: list[KeyDay] = field(default_factory=list)
+    clock_shows: float = NOW
     reads: int = 0
     looked_everywhere: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def now(self) -> float:
         """Return a fixed time."""
-        return NOW
+        return self.clock_shows
 
-    async def overdue(self, *, at_most: int) -> list[OverdueHold]:
+    async def overdue(self, *, at_most: int, before: float, after: float) -> list[OverdueHold]:
         """Return the next round's holds, or raise what it says."""
         if not self.rounds:
             self.looked_everywhere.set()
@@ -64,12 +66,28 @@ class ScriptedStore:
         for batch in self.batches:
             yield batch
 
+    async def forget(self, key_days: Sequence[KeyDay]) -> None:
+        """Note days that are removed."""
+        self.forgotten += key_days
+
     async def raise_counter(
         self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
     ) -> int:
         """Note a raise and say that all rows were lost charges."""
         self.raised.append((key_day, count))
         return count
+
+
+@dataclass
+class ScriptedClock:
+    """A store's clock that has shown what a steady one shows, or what the test says."""
+
+    is_steady: bool = True
+    is_watched: bool = True
+
+    def shown(self, seconds: float) -> tuple[float, float] | None:
+        """Return the times of the last `seconds`."""
+        return (NOW - seconds, NOW) if self.is_watched else None
 
 
 @dataclass
@@ -107,10 +125,17 @@ class ScriptedLedger:
         return [one for one, at in self.charged.items() if reserved_before is None or at < reserved_before]
 
 
-def sweeper(store: ScriptedStore, ledger: ScriptedLedger, *, pause_seconds: float = LONG) -> Sweeper:
+def sweeper(
+    store: ScriptedStore, ledger: ScriptedLedger, clock: ScriptedClock | None = None, *, pause_seconds: float = LONG
+) -> Sweeper:
     """Return a sweeper over the two."""
     return Sweeper(
-        store, ledger, hold_seconds=HOLD_SECONDS, sweep_seconds=pause_seconds, reconcile_seconds=pause_seconds
+        store,
+        ledger,
+        clock or ScriptedClock(),
+        hold_seconds=HOLD_SECONDS,
+        sweep_seconds=pause_seconds,
+        reconcile_seconds=pause_seconds,
     )
 
 
@@ -212,6 +237,36 @@ async def test_a_round_that_fails_is_tried_again(away: str) -> None:
         await store.looked_everywhere.wait()
 
     assert [end.request_id for end in store.settled] == ["req_0"]
+
+
+async def test_nothing_is_swept_raised_or_found_until_the_clock_was_watched_for_a_holds_life() -> None:
+    old = DayEntries(KEY_DAY, charged=0, holds={"req_held": 1.0}, limit=100)
+    store, ledger = ScriptedStore([overdue(1)], batches=[[old]]), ScriptedLedger({"req_1": 1.0, "req_2": 1.0})
+    clock = ScriptedClock(is_watched=False)
+    waiting = sweeper(store, ledger, clock)
+
+    assert await waiting.sweep() == 0
+    assert await waiting.reconcile() == 0
+    assert list((await waiting.verify()).findings) == []
+    assert (store.settled, store.raised) == ([], [])
+
+    clock.is_watched = True
+    assert await waiting.sweep() == 1
+    assert await waiting.reconcile() == 2
+    assert len((await waiting.verify()).findings) == 2
+
+
+async def test_old_days_are_removed_unless_the_clock_has_stepped() -> None:
+    days = [DayEntries(KeyDay("key_1", day), 0, {}, limit=1) for day in range(10)]
+    store, clock = ScriptedStore(batches=[days], clock_shows=9.5 * 86_400), ScriptedClock(is_steady=False)
+    waiting = sweeper(store, ScriptedLedger(), clock)
+
+    await waiting.reconcile()
+    assert store.forgotten == []
+
+    clock.is_steady = True
+    await waiting.reconcile()
+    assert [one.day for one in store.forgotten] == [0, 1, 2, 3, 4, 5]
 
 
 async def test_a_failing_sweep_keeps_no_reconciliation_from_its_rounds() -> None:

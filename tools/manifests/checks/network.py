@@ -12,7 +12,7 @@ from tools.manifests.objects import Object, Objects, title
 Arrow = tuple[str, str, int]
 """Caller, callee and the callee's port."""
 
-_DIALLED = re.compile(r"(?:dns:///|@)([a-z0-9-]+):(\d+)")
+_DIALLED = re.compile(r"(?:dns:///|redis://|@)([a-z0-9-]+):(\d+)")
 
 
 def deny_all(objects: Objects) -> Iterator[str]:

@@ -18,22 +18,21 @@ _SETTINGS: Mapping[str, type[TLSSettings]] = {
     "services.inference": InferenceSettings,
     "services.gateway": GatewaySettings,
 }
-_ONLY_PARTS = {"AUTH_DATABASE_PASSWORD", "INFERENCE_DATABASE_PASSWORD", "REDIS_PASSWORD"}
-"""Variables that other variables are made of."""
 _OWN_MACHINE = ("127.", "localhost", "unix:")
 
 
 def known(objects: Objects) -> Iterator[str]:
     """Each variable is a setting of the service; a misspelt one would silently have no effect."""
     for title, kind, environment in _services(objects):
-        unknown = environment.keys() - _names(kind) - _ONLY_PARTS
+        unknown = environment.keys() - _names(kind)
         yield from (f"{title}: {name} is no setting of this service" for name in sorted(unknown))
 
 
 def taken(objects: Objects) -> Iterator[str]:
-    """Each value is one that the service starts with."""
+    """Each value is one that the service starts with; those of the operator's Secret are not known here."""
     for title, kind, environment in _services(objects):
-        aliases = {name: environment[name] for name in _names(kind) & environment.keys()}
+        known = {name: value for name, value in environment.items() if not value.startswith("secret:")}
+        aliases = {name: known[name] for name in _names(kind) & known.keys()}
         try:
             kind.model_validate(_by_field(kind, aliases))
         except ValidationError as exc:

@@ -52,6 +52,11 @@ class InferenceServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.GetDependencies = channel.unary_unary(
+                '/stack.inference.v1.InferenceService/GetDependencies',
+                request_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.GetDependenciesRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_inference__pb2.GetDependenciesResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -81,6 +86,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDependencies(self, request, context):
+        """GetDependencies returns the state of what this service needs, as it was checked last; it checks nothing itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +110,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=stack_dot_inference_dot_v1_dot_inference__pb2.ListModelsRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetDependencies': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDependencies,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_inference__pb2.GetDependenciesRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.GetDependenciesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -184,6 +201,33 @@ class InferenceService:
             '/stack.inference.v1.InferenceService/ListModels',
             stack_dot_inference_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
             stack_dot_inference_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDependencies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.InferenceService/GetDependencies',
+            stack_dot_inference_dot_v1_dot_inference__pb2.GetDependenciesRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_inference__pb2.GetDependenciesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,8 @@ class InferenceServiceStub:
     """StreamChatCompletion answers as it is generated. Its ledger row is committed before the last message leaves."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers."""
+    GetDependencies: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetDependenciesRequest, _inference_pb2.GetDependenciesResponse]
+    """GetDependencies returns the state of what this service needs, as it was checked last; it checks nothing itself."""
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """InferenceService talks to Groq and accounts for every token. Gateways call it once for each request; internal services
@@ -55,5 +57,13 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_inference_pb2.ListModelsRequest, _abc.Awaitable[_inference_pb2.ListModelsResponse]],
     ) -> _abc.Awaitable[_inference_pb2.ListModelsResponse]:
         """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers."""
+
+    @_abc_1.abstractmethod
+    def GetDependencies(
+        self,
+        request: _inference_pb2.GetDependenciesRequest,
+        context: _aio.ServicerContext[_inference_pb2.GetDependenciesRequest, _abc.Awaitable[_inference_pb2.GetDependenciesResponse]],
+    ) -> _abc.Awaitable[_inference_pb2.GetDependenciesResponse]:
+        """GetDependencies returns the state of what this service needs, as it was checked last; it checks nothing itself."""
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _aio.Server) -> None: ...

@@ -194,8 +194,8 @@ class UsageRecord(_message.Message):
     stream: _builtins.bool
     """Whether it was streamed."""
     outcome: _builtins.str
-    """How it ended: `answered`, `client_left`, `client_stalled`, `key_revoked`, `refused`, `upstream_failed`, `cut`,
-    `timed_out` or `unknown`.
+    """How it ended: `answered`, `client_left`, `client_stalled`, `key_revoked`, `session_ended`, `refused`,
+    `upstream_failed`, `cut`, `timed_out` or `unknown`.
     """
     charged: _builtins.bool
     """Whether it counts against the key's limit."""
@@ -453,8 +453,8 @@ class AbandonedRequest(_message.Message):
     request_id: _builtins.str
     """Id of the request."""
     outcome: _builtins.str
-    """Why, as the row's outcome when Groq answered: `client_left`, `client_stalled` or `key_revoked`. Empty: the gateway
-    lost touch with inference, and the row's own outcome stays.
+    """Why, as the row's outcome when Groq answered: `client_left`, `client_stalled`, `key_revoked` or `session_ended`.
+    Empty: the gateway lost touch with inference, and the row's own outcome stays.
     """
     def __init__(
         self,

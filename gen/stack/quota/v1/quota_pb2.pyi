@@ -104,6 +104,34 @@ DISAGREEMENT_KIND_OVER_LIMIT: DisagreementKind.ValueType  # 4
 """More is charged and held than the limit ever was on that day."""
 Global___DisagreementKind: _TypeAlias = DisagreementKind  # noqa: Y015
 
+class _DependencyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DependencyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DependencyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPENDENCY_STATE_UNSPECIFIED: _DependencyState.ValueType  # 0
+    """Not checked yet."""
+    DEPENDENCY_STATE_OK: _DependencyState.ValueType  # 1
+    """It answers."""
+    DEPENDENCY_STATE_REJECTED: _DependencyState.ValueType  # 2
+    """It answers and does not accept our credentials."""
+    DEPENDENCY_STATE_UNREACHABLE: _DependencyState.ValueType  # 3
+    """It does not answer, or fails."""
+
+class DependencyState(_DependencyState, metaclass=_DependencyStateEnumTypeWrapper):
+    """DependencyState says whether a dependency can be used."""
+
+DEPENDENCY_STATE_UNSPECIFIED: DependencyState.ValueType  # 0
+"""Not checked yet."""
+DEPENDENCY_STATE_OK: DependencyState.ValueType  # 1
+"""It answers."""
+DEPENDENCY_STATE_REJECTED: DependencyState.ValueType  # 2
+"""It answers and does not accept our credentials."""
+DEPENDENCY_STATE_UNREACHABLE: DependencyState.ValueType  # 3
+"""It does not answer, or fails."""
+Global___DependencyState: _TypeAlias = DependencyState  # noqa: Y015
+
 @_typing.final
 class DayStatus(_message.Message):
     """DayStatus is a key's state on one UTC day, after the step that it comes with."""
@@ -502,3 +530,74 @@ class Disagreement(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Disagreement: _TypeAlias = Disagreement  # noqa: Y015
+
+@_typing.final
+class GetDependenciesRequest(_message.Message):
+    """GetDependenciesRequest asks for all dependencies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDependenciesRequest: _TypeAlias = GetDependenciesRequest  # noqa: Y015
+
+@_typing.final
+class GetDependenciesResponse(_message.Message):
+    """GetDependenciesResponse is all dependencies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPENDENCIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]:
+        """In no particular order."""
+
+    def __init__(
+        self,
+        *,
+        dependencies: _abc.Iterable[Global___Dependency] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDependenciesResponse: _TypeAlias = GetDependenciesResponse  # noqa: Y015
+
+@_typing.final
+class Dependency(_message.Message):
+    """Dependency is something that the service needs and does not contain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, such as `redis`."""
+    state: Global___DependencyState.ValueType
+    """Whether it can be used."""
+    message: _builtins.str
+    """What is wrong and what to do, for an operator; empty when nothing is wrong."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___DependencyState.ValueType = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "name", b"name", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dependency: _TypeAlias = Dependency  # noqa: Y015

@@ -56,6 +56,11 @@ class QuotaServiceStub:
                 request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.GetDependencies = channel.unary_unary(
+                '/stack.quota.v1.QuotaService/GetDependencies',
+                request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetDependenciesRequest.SerializeToString,
+                response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetDependenciesResponse.FromString,
+                _registered_method=True)
 
 
 class QuotaServiceServicer:
@@ -94,6 +99,13 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDependencies(self, request, context):
+        """GetDependencies returns the state of what this service needs, as its last calls told; it calls nothing itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QuotaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +128,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyRequest.FromString,
                     response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyResponse.SerializeToString,
+            ),
+            'GetDependencies': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDependencies,
+                    request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetDependenciesRequest.FromString,
+                    response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetDependenciesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -228,6 +245,33 @@ class QuotaService:
             '/stack.quota.v1.QuotaService/Verify',
             stack_dot_quota_dot_v1_dot_quota__pb2.VerifyRequest.SerializeToString,
             stack_dot_quota_dot_v1_dot_quota__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDependencies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.quota.v1.QuotaService/GetDependencies',
+            stack_dot_quota_dot_v1_dot_quota__pb2.GetDependenciesRequest.SerializeToString,
+            stack_dot_quota_dot_v1_dot_quota__pb2.GetDependenciesResponse.FromString,
             options,
             channel_credentials,
             insecure,

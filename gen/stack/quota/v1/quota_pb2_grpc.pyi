@@ -32,6 +32,8 @@ class QuotaServiceStub:
     """Verify compares counters and holds with the ledger, on a live system, and returns what disagrees. Differences that
     requests in flight explain are not among it.
     """
+    GetDependencies: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetDependenciesRequest, _quota_pb2.GetDependenciesResponse]
+    """GetDependencies returns the state of what this service needs, as its last calls told; it calls nothing itself."""
 
 class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     """QuotaService alone says how many requests a key has used and holds today. Days are UTC dates by Redis' clock. It never
@@ -75,5 +77,13 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Verify compares counters and holds with the ledger, on a live system, and returns what disagrees. Differences that
         requests in flight explain are not among it.
         """
+
+    @_abc_1.abstractmethod
+    def GetDependencies(
+        self,
+        request: _quota_pb2.GetDependenciesRequest,
+        context: _aio.ServicerContext[_quota_pb2.GetDependenciesRequest, _abc.Awaitable[_quota_pb2.GetDependenciesResponse]],
+    ) -> _abc.Awaitable[_quota_pb2.GetDependenciesResponse]:
+        """GetDependencies returns the state of what this service needs, as its last calls told; it calls nothing itself."""
 
 def add_QuotaServiceServicer_to_server(servicer: QuotaServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,121 @@
+"""The HTTP proxy for an address, by the environment's variables, read in one way for all calls.
+
+`https_proxy` or `http_proxy` by the address' scheme, otherwise `all_proxy`; a name in lower case goes before the same
+in upper case, as in curl. `no_proxy` lists hosts, domains, IP addresses and networks that are reached directly.
+Loopback addresses always are.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote, urlsplit
+
+from services.common.errors import StartError
+
+_PORTS = {"http": 80, "https": 443}
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>[0-9]{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy."""
+
+    url: str
+    """Its address, without credentials."""
+    user: str = ""
+    """Empty when it wants none."""
+    password: str = field(default="", repr=False)
+
+    @property
+    def url_with_credentials(self) -> str:
+        """Its address with its credentials, for clients that take them there; never to be logged."""
+        if not self.user:
+            return self.url
+        credentials = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+        return self.url.replace("://", f"://{credentials}@", 1)
+
+
+def proxy_for(url: str, *, environment: Mapping[str, str] = os.environ) -> Proxy | None:
+    """Return the proxy to reach `url` through; None reaches it directly.
+
+    Raises:
+        StartError: The variable that names the proxy cannot be used; the sentence names it, without its value.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
+    if _is_loopback(host) or _is_direct(host, port, _value(environment, "no_proxy")[1]):
+        return None
+    for name in (f"{parts.scheme}_proxy", "all_proxy"):
+        variable, value = _value(environment, name)
+        if value:
+            return _parse(variable, value, host)
+    return None
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine."""
+    return _is_loopback(urlsplit(url if "//" in url else f"//{url}").hostname or "")
+
+
+def _value(environment: Mapping[str, str], name: str) -> tuple[str, str]:
+    for variable in (name, name.upper()):
+        # In CGI programs a client's `Proxy` header becomes HTTP_PROXY (CVE-2016-5385).
+        is_a_clients = variable == "HTTP_PROXY" and "REQUEST_METHOD" in environment
+        if (value := environment.get(variable, "").strip()) and not is_a_clients:
+            return variable, value
+    return name, ""
+
+
+def _parse(variable: str, value: str, host: str) -> Proxy:
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        scheme, rest = "http", value
+    if scheme.lower() not in _PORTS:
+        remedy = f"set it to one such as http://host:3128, or name {host} in NO_PROXY"
+        raise StartError(f"{variable}: only HTTP proxies are supported; {remedy}")
+    credentials, _, place = rest.rpartition("@")  # A password may have an `@` that was not encoded.
+    user, _, password = (unquote(part) for part in credentials.partition(":"))
+    found = _HOST_AND_PORT.fullmatch(place.rstrip("/"))
+    if found is None or int(found["port"] or 1) > 65_535 or not _is_latin(user + password):
+        raise StartError(f"{variable}: expected an address such as http://user:password@host:3128")
+    return Proxy(f"{scheme.lower()}://{found[0]}", user, password)
+
+
+def _is_direct(host: str, port: int, no_proxy: str) -> bool:
+    return any(_matches(host, port, entry) for entry in re.split(r"[\s,]+", no_proxy.lower()) if entry)
+
+
+def _matches(host: str, port: int, entry: str) -> bool:
+    """Whether an entry of `no_proxy` means a host; one that makes no sense means none."""
+    if entry == "*":
+        return True
+    if (address := _ip(host)) is not None:
+        with suppress(ValueError):
+            return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    found = _HOST_AND_PORT.fullmatch(entry.removeprefix("*").removeprefix("."))
+    if found is None or (found["port"] and int(found["port"]) != port):
+        return False
+    name = found["host"].strip("[]")
+    return host == name or (address is None and host.endswith(f".{name}"))
+
+
+def _is_loopback(host: str) -> bool:
+    address = _ip(host)
+    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host)
+    return None
+
+
+def _is_latin(text: str) -> bool:
+    """Whether HTTP clients can send a text as credentials."""
+    with suppress(UnicodeEncodeError):
+        text.encode("latin-1")
+        return text.isprintable()
+    return False

@@ -1,0 +1,31 @@
+"""A one-time link with which the owner of the first account chooses a password: without one, the account has none."""
+
+from services.common.channel import open_channel
+from services.common.errors import NotFound, rpc_errors
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc
+
+_TIMEOUT_SECONDS = 5.0
+
+
+async def log_in_link(email: str, *, auth_target: str, admin_token: str) -> str:
+    """Return a link that works once, for an hour; empty when one was used before, or the account was deleted.
+
+    Using a link confirms the account's e-mail. So an e-mail that is not confirmed means that no link was used.
+
+    Raises:
+        ServiceError: Auth cannot be asked.
+    """
+    metadata = (("authorization", f"Bearer {admin_token}"),)
+    async with open_channel(auth_target) as channel:
+        stub = accounts_pb2_grpc.AccountServiceStub(channel)
+        try:
+            with rpc_errors(unavailable_reason="auth_unavailable"):
+                asked = accounts_pb2.GetAccountRequest(account=email)
+                account = (await stub.GetAccount(asked, metadata=metadata, timeout=_TIMEOUT_SECONDS)).account
+        except NotFound:
+            return ""
+        if account.HasField("email_verified_at"):
+            return ""
+        with rpc_errors(unavailable_reason="auth_unavailable"):
+            reset = accounts_pb2.CreatePasswordResetRequest(account=account.id)
+            return (await stub.CreatePasswordReset(reset, metadata=metadata, timeout=_TIMEOUT_SECONDS)).url
