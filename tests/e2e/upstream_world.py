@@ -103,14 +103,13 @@ class UpstreamWorld:
         return Counter(str(one["last_user_message"]).split(" ")[0] for one in await self.stack.journal())
 
     async def results(self) -> Counter[str]:
-        """Return how calls for chats have ended so far, by inference's own count."""
+        """Return how calls have ended so far, by inference's own count; `lists` is how many asked for the models."""
         calls: Counter[str] = Counter()
         for sample in await self._samples("stack_upstream_calls_total"):
             calls[sample.labels["result"]] += int(sample.value)
         async with httpx.AsyncClient(trust_env=False) as client:
             lists: dict[str, Any] = (await client.get(f"{self.stack.standin_url}/model-list")).json()
-        calls["answered"] -= lists["requests"]
-        return calls
+        return calls + Counter(lists=lists["requests"])
 
     async def usable_keys(self) -> int:
         """Return how many Groq keys are not in quarantine."""
