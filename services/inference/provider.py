@@ -5,7 +5,7 @@ until its connection is closed.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
@@ -117,7 +117,7 @@ async def open_groq(
 
 async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncIterator[EventBatch]:
     chunks = ChunkDecoder()
-    with _connection_errors():
+    with _connection_errors(_broken_off):
         while raw := await content.readany():
             batch = _Batch(reader.feed(raw), chunks)
             if batch.events:
@@ -126,7 +126,7 @@ async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncI
                 raise batch.error
             if batch.has_ended:
                 return
-    raise UpstreamFailed("The model's answer broke off.", reason="upstream_cut")
+    raise _broken_off()
 
 
 class _Batch:
@@ -197,7 +197,8 @@ async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
 
 
 async def _read(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
-    text = await _read_beginning(response, bytes_max=bytes_max + 1)
+    with _connection_errors(_broken_off):
+        text = await _read_beginning(response, bytes_max=bytes_max + 1)
     if len(text) > bytes_max:
         _log.warning("Groq's answer is too large.", extra={"bytes_max": bytes_max})
         raise UpstreamInvalid
@@ -213,17 +214,31 @@ async def _read_beginning(response: aiohttp.ClientResponse, *, bytes_max: int) -
     return b"".join(parts)[:bytes_max]
 
 
+def _unreachable() -> UpstreamFailed:
+    return UpstreamFailed("The model cannot be reached. Try again in a moment.")
+
+
+def _broken_off() -> UpstreamFailed:
+    return UpstreamFailed("The model's answer broke off. Try again.", reason="upstream_cut")
+
+
 @contextmanager
-def _connection_errors() -> Iterator[None]:
-    """Turn what the client raises into an error of our tree.
+def _connection_errors(error: Callable[[], UpstreamFailed] = _unreachable) -> Iterator[None]:
+    """Turn what the client raises into an error of our tree: `_unreachable`, or `_broken_off` once an answer has begun.
 
     Its exceptions hold request headers, and with them the operator's key: only types and numbers are logged.
     """
     try:
         yield
     except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError) as exc:
-        _log.warning("Groq cannot be reached.", extra=_facts(exc))
-        raise UpstreamFailed("The model cannot be reached. Try again in a moment.") from None
+        _log.warning("The connection to Groq failed.", extra=_facts(exc))
+        raise (_broken_off() if _is_malformed(exc) else error()) from None
+
+
+def _is_malformed(exc: BaseException) -> bool:
+    """Return whether an answer came that is no HTTP: a bad chunk may arrive together with the head or after it."""
+    is_answer = isinstance(exc, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError)
+    return is_answer and not isinstance(exc, aiohttp.ClientHttpProxyError)
 
 
 def _facts(exc: BaseException) -> dict[str, str | int]:

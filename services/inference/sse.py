@@ -43,14 +43,20 @@ class EventReader:
         if self._is_at_start:
             text = self._without_mark(text)
         if not self._rest and text.endswith(b"\n\n"):  # Nearly all.
-            return list(_events(text.split(b"\n\n")))
+            return self._events(text)
         begin = max(0, len(self._rest) - 1)
         self._rest += text
         end = self._rest.rfind(b"\n\n", begin)
         complete = self._taken(end + 2) if end >= 0 else b""
         if len(self._rest) > self._event_bytes_max:
             raise UpstreamInvalid
-        return list(_events(complete.split(b"\n\n"))) if complete else []
+        return self._events(complete) if complete else []
+
+    def _events(self, text: bytes) -> list[ServerSentEvent]:
+        blocks = text.split(b"\n\n")
+        if len(text) > self._event_bytes_max and max(map(len, blocks)) > self._event_bytes_max:
+            raise UpstreamInvalid
+        return list(_events(blocks))
 
     def _with_newlines(self, raw: bytes) -> bytes:
         if self._skips_newline and raw:

@@ -45,9 +45,9 @@ BROKEN: dict[str, tuple[type[ServiceError], str]] = {
     "error_event after=3 status=400": (InvalidRequest, "tool_use_failed"),
     "error_event after=3 status=503": (Unavailable, "upstream_unavailable"),
     "x_groq_error after=3": (Unavailable, "upstream_unavailable"),
-    "cut after=3": (Unavailable, "upstream_unavailable"),
+    "cut after=3": (Unavailable, "upstream_cut"),
     "cut after=3 how=end": (Unavailable, "upstream_cut"),
-    "reset_stream after=3": (Unavailable, "upstream_unavailable"),
+    "reset_stream after=3": (Unavailable, "upstream_cut"),
 }
 
 

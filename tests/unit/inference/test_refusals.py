@@ -12,7 +12,7 @@ from services.inference.refusals import from_event, from_status
 from services.inference.upstream_errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed
 from tools.groq_standin import errors as groq
 
-ASKED = groq.Asked(model="openai/gpt-oss-20b", tokens=12, retry_after_seconds=2)
+ASKED = groq.Asked(model="openai/gpt-oss-20b", tokens=12)
 TABLE: dict[str, tuple[type[ServiceError], str]] = {
     "400": (InvalidRequest, "invalid_request"),
     "401": (KeyRefused, "upstream_misconfigured"),
@@ -33,6 +33,7 @@ TABLE: dict[str, tuple[type[ServiceError], str]] = {
     "context_length": (InvalidRequest, "context_length_exceeded"),
     "decommissioned": (ModelRefused, "model_decommissioned"),
     "restricted": (KeyRefused, "upstream_misconfigured"),
+    "model_blocked": (ModelRefused, "model_not_found"),
 }
 
 

@@ -101,6 +101,20 @@ def test_an_event_beyond_the_limit_is_refused_before_it_ends() -> None:
         reader.feed(b"x" * 200)
 
 
+@pytest.mark.parametrize("before", [b"", b"data: half", b"data: whole\n\ndata: half"])
+def test_an_event_that_is_too_large_is_refused_however_it_arrives(before: bytes) -> None:
+    """One that was completed by a single large read was once accepted."""
+    reader = EventReader(event_bytes_max=1_000)
+    reader.feed(before)
+
+    with pytest.raises(UpstreamInvalid):
+        reader.feed(b"data: " + b"x" * 1_500 + b"\n\n")
+
+
+def test_many_events_may_arrive_together() -> None:
+    assert len(EventReader(event_bytes_max=1_000).feed(b"data: x\n\n" * 1_000)) == 1_000
+
+
 def test_an_event_that_arrives_in_many_pieces_takes_time_that_grows_with_its_size_alone() -> None:
     def seconds(pieces: int) -> float:
         reader = EventReader(event_bytes_max=64 * 1024 * 1024)
