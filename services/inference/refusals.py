@@ -22,7 +22,7 @@ from typing import Any
 
 from services.common.errors import InvalidRequest, ServiceError, TooLarge
 from services.inference.rate_limits import cooldown_after_limit, retry_after
-from services.inference.upstream_errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed
+from services.inference.upstream_errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
 
 _OPERATOR_CODES = frozenset(
     {"organization_restricted", "blocked_api_access", "invalid_api_key", "model_terms_required"}
@@ -64,14 +64,17 @@ def from_status(status: int, headers: Mapping[str, str], body: object) -> Servic
 
 
 def from_event(error: object) -> ServiceError:
-    """Return the error for a failure that Groq reports in the middle of a stream.
+    """Return the error for a failure that Groq reports after the status 200.
 
     Args:
-        error: The `error` object of an `event: error`, or the text of `x_groq.error`.
+        error: The `error` object of an answer or an `event: error`, or the text of `x_groq.error`.
     """
-    details = error if isinstance(error, dict) else {}
-    status = details.get("status_code")
-    return from_status(status if isinstance(status, int) else 503, {}, {"error": details})
+    if not isinstance(error, dict):
+        return from_status(503, {}, {})
+    status = error.get("status_code")
+    if not isinstance(status, int):
+        return UpstreamInvalid("The model sent an error without a status in place of an answer. Try again.")
+    return from_status(status, {}, {"error": error})
 
 
 def _cleaned(message: str) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import InvalidRequest, ServiceError, TooLarge
 from services.inference.refusals import from_event, from_status
-from services.inference.upstream_errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed
+from services.inference.upstream_errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
 from tools.groq_standin import errors as groq
 
 ASKED = groq.Asked(model="openai/gpt-oss-20b", tokens=12)
@@ -117,8 +117,8 @@ def test_no_body_is_too_odd_to_be_understood(status: int, body: object) -> None:
     [
         ({"message": "m", "code": "tool_use_failed", "status_code": 400}, InvalidRequest),
         ({"message": "m", "status_code": 503}, UpstreamFailed),
-        ({"message": "m"}, UpstreamFailed),
-        ({"message": "m", "status_code": "400"}, UpstreamFailed),
+        ({"message": "m"}, UpstreamInvalid),
+        ({"message": "m", "status_code": "400"}, UpstreamInvalid),
         ("over_capacity", UpstreamFailed),
         (None, UpstreamFailed),
     ],
