@@ -29,7 +29,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-install test-pgbouncer test-clocks test-faults test-clients test-fuzz test-rollout test-containers test-browser bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
+.PHONY: test test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -53,6 +53,16 @@ test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real
 test-fuzz: .venv/dev.stamp ## Send BODIES=10000 good and broken bodies; none may be a 500 or count when refused
 	FUZZ_BODIES=$(or $(BODIES),10000) $(BIN)/python -m pytest tests/e2e/test_fuzz.py -n 0 -s --timeout 7200
 
+test-abuse: .venv/dev.stamp ## See what an honest client feels of eight that send as much as they can, and of its own slow line
+	ABUSE=1 $(BIN)/python -m pytest tests/abuse -n 0 -v -s --timeout 600
+
+test-floods: .venv/dev.stamp ## Flood the console with cheap requests of every kind, and revoke keys and chat beside it, in both layouts
+	CONSOLE_FLOODS=whole $(BIN)/python -m pytest tests/e2e/test_console_floods.py -n 0 -v -s
+
+test-proxies: .venv/dev.stamp ## Sign up, log in and stream behind nginx and Caddy with the files of deploy/proxies
+	@$(call debian-packages,nginx-light caddy)
+	PROXIES=1 $(BIN)/python -m pytest tests/proxies -n 0 -v
+
 test-rollout: .venv/dev.stamp ## Restart every replica of every service under 200 requests/s and 100 streams; nobody may notice
 	ROLLOUT=whole $(BIN)/python -m pytest tests/rollout -n 0 -v -s
 
@@ -67,8 +77,8 @@ dashboard: .venv/dev.stamp ## Ask a real Prometheus for every panel and alert un
 	@command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; } || { echo "prometheus is needed and could not be installed; on Debian: sudo apt install prometheus" >&2; exit 1; }
 	$(BIN)/python -m tools.dashboard
 
-test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium; SCREENSHOTS=folder keeps pictures
-	@command -v chromium >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium fonts-inter fonts-jetbrains-mono; } || { echo "chromium is needed and could not be installed; on Debian: sudo apt install chromium" >&2; exit 1; }
+test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium, also behind nginx; SCREENSHOTS=folder keeps pictures
+	@$(call debian-packages,chromium fonts-inter fonts-jetbrains-mono nginx-light)
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
 
 soak: .venv/dev.stamp ## Load the product for MINUTES=30 and see that memory, threads and descriptors stay as they are

@@ -25,7 +25,7 @@ _ASKED = 60
 _OPENING_AT_ONCE = 50
 _STEPS = (1, 10, 100, 500, 1_000, 2_000)
 # More than its defaults allow one inference process; an operator who wants so many streams sets these.
-_ROOM = {"INFERENCE_CONCURRENCY_MAX": "4000", "INFERENCE_CONNECTIONS_MAX": "4000"}
+_ROOM = {"INFERENCE_CONCURRENCY_MAX": "4000"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,20 @@
 """Accounts: who owns keys, told apart by e-mail address."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NewType, Protocol
 
-from ulid import ULID
-
+from services.auth.addresses import normalised_email
 from services.auth.audit import Actor
-from services.common.errors import InvalidRequest
+from services.auth.mail_queue import QueuedEmail
+from services.common.ids import Kind, is_id, new_id
 
 AccountId = NewType("AccountId", str)
 """Public id of an account, `acc_` and a ULID."""
 
 FREE_PLAN = "free"
 """Name of the plan that every account starts on."""
-
-_EMAIL_CHARACTERS_MAX = 254  # RFC 5321: a path of 256 characters with its two brackets.
-_LOCAL_CHARACTERS_MAX = 64
-# What RFC 5322 writes without quotes, with letters of all scripts. Commas, semicolons, colons, brackets and comments
-# would make a mail program see other addresses in it than this one: letters to whoever a stranger likes, unbounded.
-_ATOM = r"[\w!#$%&'*+/=?^`{|}~-]+"
-_LABEL = r"[^\W_](?:[\w-]*[^\W_])?"
-_EMAIL = re.compile(rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@{_LABEL}(?:\.{_LABEL})+")
-_ID = re.compile(r"acc_[0-9A-Z]{26}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +23,7 @@ class Account:
 
     id: AccountId
     email: str
-    """Lower case; no two accounts share one. Empty when the account was deleted."""
+    """As `normalised_email` returns it; no two accounts share one. Empty when the account was deleted."""
     plan: str
     """Name of the plan, whose daily limit holds for keys without a limit of their own."""
     created_at: datetime
@@ -48,32 +38,61 @@ class Credentials:
     """What a log-in is checked against."""
 
     account: Account
-    password_hash: str | None
+    password_hash: str | None = field(repr=False)
     """None means that the account has no password and nobody can log in to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a caller proved of an account, checked again in the transaction of the write that rests on it.
+
+    Comparing a password takes tens of milliseconds, and a session is looked up before its handler starts. Until the
+    write commits, another call may replace the password, end the session or delete the account; the store refuses the
+    write then. The account must still exist in any case.
+    """
+
+    account_id: AccountId
+    session_id: str = ""
+    """Id of a session that must still be open; empty demands none."""
+    password_hash: str | None = field(default=None, repr=False)
+    """The stored hash that the password matched, which must still be the account's; None demands none. Hashes are
+    salted, so every new password has another, even when its text is the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account to keep."""
+
+    account: Account
+    """With an invitation its plan is the invitation's."""
+    password_hash: str | None = field(default=None, repr=False)
+    """Hash of its password; None leaves it without one."""
+    invite: str | None = field(default=None, repr=False)
+    """Digest of the invitation to use up."""
+    is_one_per_mailbox: bool = False
+    """Whether another account of the same mailbox refuses it."""
+    queued_email: QueuedEmail | None = None
+    """Verification e-mail to queue in the same transaction; None queues none."""
 
 
 class AccountStore(Protocol):
     """Where accounts are kept. Accounts are named by id or e-mail address; a deleted one by its id alone.
 
     Each change is audited in its own transaction. Each method raises `Unavailable` when the store cannot be reached,
-    and `NotFound` when there is no such account or plan.
+    and `NotFound` when there is no such account or plan. A change that takes a `proof` raises `Unauthenticated` when
+    its session has ended or the account was deleted, and `PermissionDenied` when the password is another one by then.
     """
 
-    async def add(
-        self, account: Account, *, by: Actor, password_hash: str | None = None, invite: str | None = None
-    ) -> Account:
+    async def add(self, new: NewAccount, *, by: Actor) -> Account:
         """Keep a new account and return it.
 
-        Args:
-            account: What to keep; with an invitation its plan is the invitation's.
-            by: Who asks.
-            password_hash: Hash of its password; None leaves it without one.
-            invite: Digest of the invitation to use up.
-
         Raises:
-            AlreadyExists: Its e-mail address has an account.
+            AlreadyExists: Its e-mail address, or its mailbox, has an account.
             InvalidRequest: The invitation is not good.
         """
+
+    async def signed_up(self, address: str) -> Account | None:
+        """Return the account with a normalised address, or else the one of the same mailbox; None without either."""
 
     async def get(self, reference: str) -> Account:
         """Read an account."""
@@ -87,19 +106,23 @@ class AccountStore(Protocol):
     async def set_plan(self, reference: str, plan: str, *, by: Actor, at: datetime) -> Account:
         """Move an account to another plan."""
 
-    async def set_password(
-        self, account_id: AccountId, password_hash: str, *, keep_session: str, by: Actor, at: datetime
-    ) -> None:
-        """Replace the password and end all sessions but the one with the id `keep_session`."""
+    async def set_password(self, proof: Proof, password_hash: str, *, by: Actor, at: datetime) -> None:
+        """Replace the password and end all sessions but the one that the proof names."""
+
+    async def note_failed_log_ins(self, account_id: AccountId, count: int, *, by: Actor, at: datetime) -> None:
+        """Write into the audit log that so many wrong passwords were tried."""
 
     async def verify_email(self, digest: str, *, by: Actor, at: datetime) -> str:
         """Use a token up and note that its account's e-mail is read; return it. `InvalidRequest` if not good."""
 
-    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> str:
-        """Use a token up, replace the password, end all sessions; return the e-mail. `InvalidRequest` if not good."""
+    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> Account:
+        """Use a token up, replace the password, end all sessions; return the account. `InvalidRequest` if not good."""
 
-    async def delete(self, reference: str, *, by: Actor, at: datetime) -> Account:
-        """Forget whose account it is, revoke its keys and end its sessions; a second time changes nothing."""
+    async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
+        """Forget whose account it is, revoke its keys and end its sessions; a second time changes nothing.
+
+        Operators delete without a `proof`.
+        """
 
 
 def open_account(email: str, *, now: datetime, plan: str = FREE_PLAN) -> Account:
@@ -108,24 +131,7 @@ def open_account(email: str, *, now: datetime, plan: str = FREE_PLAN) -> Account
     Raises:
         InvalidRequest: The text is no e-mail address.
     """
-    return Account(AccountId(f"acc_{ULID()}"), normalised_email(email), plan, now)
-
-
-def normalised_email(text: str) -> str:
-    """Return an e-mail address in the one form in which it is kept and compared.
-
-    The check is of shape only: that mail arrives there, nothing but mail can tell.
-
-    Raises:
-        InvalidRequest: The text is no e-mail address.
-    """
-    email = text.strip().lower()
-    # The length first, so that no pattern is tried on a text of megabytes.
-    shape = _EMAIL.fullmatch(email) if len(email) <= _EMAIL_CHARACTERS_MAX else None
-    # Unprintable characters are refused because Postgres cannot keep a NUL and terminals act on the others.
-    if shape is None or len(shape["local"]) > _LOCAL_CHARACTERS_MAX or not email.isprintable():
-        raise InvalidRequest("that is no e-mail address; write one such as ada@example.com", reason="invalid_email")
-    return email
+    return Account(AccountId(new_id(Kind.ACCOUNT)), normalised_email(email), plan, now)
 
 
 def checked_reference(text: str) -> str:
@@ -134,4 +140,4 @@ def checked_reference(text: str) -> str:
     Raises:
         InvalidRequest: The text is neither.
     """
-    return text if _ID.fullmatch(text) else normalised_email(text)
+    return text if is_id(text, Kind.ACCOUNT) else normalised_email(text)

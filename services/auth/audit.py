@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NewType, Protocol
 
-from ulid import ULID
+from services.common.ids import Kind, new_id
 
 EventId = NewType("EventId", str)
 """Id of an event, `aud_` and a ULID, so that ids sort by time."""
 
 OWNER = "owner"
 """The actor that is the account's own owner, known by session, password or mailed token."""
+STRANGER = "unknown"
+"""Actor that has not authenticated, for example when a password is wrong."""
 _NAME_CHARACTERS_MAX = 60
 _ADDRESS_CHARACTERS_MAX = 64
 
@@ -21,7 +23,7 @@ class Actor:
     """Who changes something, and from where."""
 
     name: str
-    """`owner`, or `operator:` and the name that the operator gave."""
+    """`owner`, `unknown`, or `operator:` and the name that the operator gave."""
     address: str = ""
     """Network address; empty when it is not known."""
 
@@ -69,7 +71,7 @@ def operator(name: str, address: str) -> Actor:
 
 def new_event_id() -> EventId:
     """Return an id that was never used."""
-    return EventId(f"aud_{ULID()}")
+    return EventId(new_id(Kind.AUDIT_EVENT))
 
 
 def _plain(text: str, characters_max: int) -> str:

@@ -1,6 +1,7 @@
 """Who calls the management RPCs: an operator with the admin token, or an owner with a session."""
 
 import hmac
+from urllib.parse import unquote
 
 from services.auth import audit
 from services.auth.audit import Actor
@@ -75,4 +76,5 @@ def _metadata(context: Context, name: str) -> str:
 def _peer(context: Context) -> str:
     """Return the address of who holds the connection, without its port; a Unix socket has none."""
     scheme, _, address = context.peer().partition(":")
-    return address.rpartition(":")[0].strip("[]") if scheme in ("ipv4", "ipv6") else ""
+    # gRPC writes an IPv6 address as in a URI: `ipv6:%5B::1%5D:50051`.
+    return unquote(address).rpartition(":")[0].strip("[]") if scheme in ("ipv4", "ipv6") else ""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from services.auth import minting
-from services.auth.accounts import AccountId
+from services.auth.accounts import Proof
 from services.auth.audit import Actor
 from services.auth.changes import ChangeFeed
 from services.auth.keys import Bounds, Key, KeyId, KeyStore, Minted
@@ -32,6 +32,7 @@ class Keyring:
         expires_at: datetime | None = None,
         models: Sequence[str] = (),
         bounds: Bounds | None = None,
+        proof: Proof | None = None,
     ) -> tuple[Key, str]:
         """Make a key for an account, and return it with its secret; raises as `minting.mint` and `KeyStore.add`."""
         minted = minting.mint(
@@ -42,7 +43,7 @@ class Keyring:
             expires_at=expires_at,
             models=models,
         )
-        key = await self.store.add(account, minted.key, by=by, bounds=bounds)
+        key = await self.store.add(account, minted.key, by=by, bounds=bounds, proof=proof)
         self._feed.kick()
         return key, minted.secret
 
@@ -52,26 +53,27 @@ class Keyring:
         grace_seconds: int,
         *,
         by: Actor,
-        owner: AccountId | None = None,
         bounds: Bounds | None = None,
+        proof: Proof | None = None,
     ) -> tuple[Key, str, Key]:
         """Replace a key; return the new one, its secret, and the old one.
 
         Raises:
-            NotFound: There is no such key, or it is not the owner's.
+            NotFound: There is no such key, or it is not of the account that the proof names.
+            Unauthenticated: The session that the proof names has ended.
             FailedPrecondition: It does not work any more, or the account may not make another key today.
             InvalidRequest: The grace cannot be accepted.
         """
-        old = await self.store.get(key_id, owner=owner)
+        old = await self.store.get(key_id, owner=proof.account_id if proof else None)
         minted: Minted = minting.mint_successor(old, pepper=self._pepper, clock=self._clock)
         ends_at = minting.end_of_grace(old, grace_seconds, now=minted.key.created_at)
-        new, replaced = await self.store.rotate(old.id, minted.key, ends_at=ends_at, by=by, bounds=bounds)
+        new, replaced = await self.store.rotate(old.id, minted.key, ends_at=ends_at, by=by, bounds=bounds, proof=proof)
         self._feed.kick()
         return new, minted.secret, replaced
 
-    async def revoke(self, key_id: KeyId, *, by: Actor, owner: AccountId | None = None) -> Key:
+    async def revoke(self, key_id: KeyId, *, by: Actor, proof: Proof | None = None) -> Key:
         """End a key for good; raises as `KeyStore.revoke`."""
-        key = await self.store.revoke(key_id, by=by, at=utc_now(self._clock), owner=owner)
+        key = await self.store.revoke(key_id, by=by, at=utc_now(self._clock), proof=proof)
         self._feed.kick()
         return key
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NewType, Protocol
 
-from services.auth.accounts import AccountId
+from services.auth.accounts import AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.pepper import Pepper
 from services.common import checked_token
@@ -116,9 +116,9 @@ class Verdict:
 class KeyStore(Protocol):
     """Where keys are kept. Safe to call concurrently.
 
-    Each change takes the next revision in its own transaction and is audited in it. A change with an `owner` sees only
-    that account's keys; one without sees all. Each method raises `Unavailable` when the store cannot be reached or
-    takes too long; a change may then have happened or not.
+    Each change takes the next revision in its own transaction and is audited in it. A change with a `proof` sees only
+    that account's keys, and raises `Unauthenticated` when its session has ended; one without sees all. Each method
+    raises `Unavailable` when the store cannot be reached or takes too long; a change may then have happened or not.
     """
 
     async def find(self, *digests: str) -> Found:
@@ -127,7 +127,9 @@ class KeyStore(Protocol):
     async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
         """Keep a key under another pepper. Nothing that anybody may know of it changes, so no watch tells of it."""
 
-    async def add(self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None) -> Key:
+    async def add(
+        self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None, proof: Proof | None = None
+    ) -> Key:
         """Keep a new key for the account with this e-mail address or id.
 
         Raises:
@@ -144,14 +146,21 @@ class KeyStore(Protocol):
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
         """Return the account's bounds: its plan's, and `bounds` where the plan does not say."""
 
-    async def revoke(self, key_id: KeyId, *, by: Actor, at: datetime, owner: AccountId | None = None) -> Key:
+    async def revoke(self, key_id: KeyId, *, by: Actor, at: datetime, proof: Proof | None = None) -> Key:
         """End a key for good; a second time changes nothing. `NotFound` when there is none."""
 
     async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor, at: datetime) -> Key:
         """Give a key its own limit, or with None its plan's; `NotFound` when there is none."""
 
     async def rotate(
-        self, key_id: KeyId, key: NewKey, *, ends_at: datetime, by: Actor, bounds: Bounds | None = None
+        self,
+        key_id: KeyId,
+        key: NewKey,
+        *,
+        ends_at: datetime,
+        by: Actor,
+        bounds: Bounds | None = None,
+        proof: Proof | None = None,
     ) -> tuple[Key, Key]:
         """Keep `key` with the own limit of the key `key_id`, which ends at `ends_at`; return the new and the old.
 

@@ -1,6 +1,5 @@
 """The nouns as protobuf messages."""
 
-import re
 from datetime import UTC, datetime
 
 from google.protobuf.message import Message
@@ -9,12 +8,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.auth.accounts import Account
 from services.auth.audit import Event
 from services.auth.keys import Key, KeyId
+from services.auth.log_in import LoggedIn
 from services.auth.plans import Plan
-from services.auth.sessions import OpenSession, Session
+from services.auth.sessions import Session
 from services.common.errors import InvalidRequest, NotFound
+from services.common.ids import Kind, is_id
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, plans_pb2, sessions_pb2
 
-_ID = re.compile(r"[a-z]{3}_[0-9A-Za-z]{1,26}")
 _PAGE = 100
 _PAGE_MAX = 1_000
 
@@ -81,9 +81,14 @@ def session(noun: Session, *, current_id: str = "") -> sessions_pb2.Session:
     )
 
 
-def open_session(noun: OpenSession) -> sessions_pb2.OpenSession:
-    """Return a session with its token."""
-    return sessions_pb2.OpenSession(token=noun.token, session=session(noun.session, current_id=noun.session.id))
+def open_session(noun: LoggedIn) -> sessions_pb2.OpenSession:
+    """Return a session with its token, and the device's."""
+    opened = noun.opened
+    return sessions_pb2.OpenSession(
+        token=opened.token,
+        session=session(opened.session, current_id=opened.session.id),
+        device_token=noun.device_token,
+    )
 
 
 def event(noun: Event) -> audit_pb2.AuditEvent:
@@ -136,14 +141,25 @@ def page_size(asked: int) -> int:
     return asked or _PAGE
 
 
-def cursor(text: str, field: str) -> str:
+def cursor(text: str, field: str, kind: Kind) -> str:
     """Return the id that a page continues from; empty begins at the beginning.
 
     Raises:
-        InvalidRequest: It is no id.
+        InvalidRequest: It is no id of this kind.
     """
-    if text and not _ID.fullmatch(text):
-        raise InvalidRequest(f"{field} is the id of an item of the page before", reason="invalid_cursor")
+    if text and not is_id(text, kind):
+        raise InvalidRequest(f"{field} must be the id of an item of the page before: {kind}_…", reason="invalid_cursor")
+    return text
+
+
+def session_id(text: str) -> str:
+    """Return the id of a session.
+
+    Raises:
+        InvalidRequest: No session can have this id.
+    """
+    if not is_id(text, Kind.SESSION):
+        raise InvalidRequest("That is no session's id. Ids look like ses_01J…", reason="invalid_session_id")
     return text
 
 
@@ -153,6 +169,6 @@ def key_id(text: str) -> KeyId:
     Raises:
         NotFound: No key can have this id.
     """
-    if not _ID.fullmatch(text):
-        raise NotFound("that is no key's id; ids look like key_01J…", reason="key_not_found")
+    if not is_id(text, Kind.KEY):
+        raise NotFound("That is no key's id. Ids look like key_01J…", reason="key_not_found")
     return KeyId(text)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from ulid import ULID
-
 from services.auth.keys import SECRET_PREFIX, Key, KeyId, Minted, NewKey
 from services.auth.pepper import Pepper
 from services.common import checked_token
 from services.common.clock import Clock, utc_now
 from services.common.errors import FailedPrecondition, InvalidRequest
+from services.common.ids import Kind, new_id
 
 DAILY_LIMIT_MAX = 10**9
 _PREFIX_CHARACTERS = 12
@@ -44,7 +43,7 @@ def mint(
     secret = checked_token.mint(SECRET_PREFIX)
     now = utc_now(clock)
     key = NewKey(
-        id=KeyId(f"key_{ULID()}"),
+        id=KeyId(new_id(Kind.KEY)),
         name=checked_name(name),
         prefix=secret[:_PREFIX_CHARACTERS],
         digest=pepper.digest(secret),

@@ -56,10 +56,16 @@ class OneTimeTokenStore(Protocol):
     """Where tokens are kept; accounts use them up. Raises `Unavailable` when the store cannot be reached."""
 
     async def add(self, token: NewToken, *, by: Actor, at: datetime) -> None:
-        """Keep a token in place of the account's earlier ones of its purpose, audited; `NotFound` for no such plan.
+        """Keep a token in place of the account's earlier ones of its purpose, audited.
+
+        Raises:
+            NotFound: There is no such plan, or the account was deleted.
 
         One that resets a password also replaces those that verify the e-mail, which it does itself.
         """
+
+    async def plan_of(self, digest: str, *, now: datetime) -> str | None:
+        """Return the plan of an invitation without using it up; None when it is not good."""
 
 
 def mint_token(

@@ -1,7 +1,7 @@
 """Plans: what the accounts on them may do."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -27,14 +27,31 @@ class Plan:
     """Most keys that an owner may make in 24 hours; None leaves it to the settings."""
 
 
+PLAN_FIELDS = frozenset({"daily_limit", "active_keys_max", "new_keys_per_day_max"})
+"""What can be set of a plan."""
+
+
 class PlanStore(Protocol):
     """Where plans are kept. Each method raises `Unavailable` when the store cannot be reached."""
 
     async def plans(self) -> Sequence[Plan]:
         """Return all plans by name."""
 
-    async def set(self, plan: Plan, *, by: Actor, at: datetime) -> Plan:
-        """Make a plan or change it, audited; every key may have changed then."""
+    async def get(self, name: str) -> Plan:
+        """Return a plan; `NotFound` when there is none."""
+
+    async def set(self, plan: Plan, *, by: Actor, at: datetime, only: frozenset[str] = PLAN_FIELDS) -> Plan:
+        """Make a plan or change it, audited, and return it; every key may have changed then.
+
+        Args:
+            plan: What it is to be.
+            by: Who asks.
+            at: When.
+            only: Fields that are set; the others of a plan that exists stay as they are.
+
+        Raises:
+            InvalidRequest: There is no such plan, and `daily_limit` is not among the fields.
+        """
 
 
 def checked_plan(plan: Plan) -> Plan:
@@ -49,6 +66,19 @@ def checked_plan(plan: Plan) -> Plan:
         if bound is not None and not 0 <= bound <= _KEYS_MAX:
             raise InvalidRequest(f"a plan's bound of keys is 0 to {_KEYS_MAX}, not {bound}", reason="invalid_limit")
     return plan
+
+
+def checked_fields(names: Collection[str]) -> frozenset[str]:
+    """Return which fields of a plan are to be set; no names mean all.
+
+    Raises:
+        InvalidRequest: A plan has no such field.
+    """
+    if unknown := set(names) - PLAN_FIELDS:
+        raise InvalidRequest(
+            f"a plan has no {min(unknown)}; name some of {', '.join(sorted(PLAN_FIELDS))}", reason="invalid_field"
+        )
+    return frozenset(names) or PLAN_FIELDS
 
 
 def checked_plan_name(name: str) -> str:

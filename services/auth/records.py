@@ -50,17 +50,31 @@ async def record(
     details: Mapping[str, object] | None = None,
 ) -> None:
     """Write one event of the audit log into the transaction of the change."""
+    await record_all(connection, action, by=by, at=at, targets=[target], account_id=account_id, details=details)
+
+
+async def record_all(
+    connection: AsyncConnection,
+    action: str,
+    *,
+    by: Actor,
+    at: datetime,
+    targets: Sequence[str],
+    account_id: str = "",
+    details: Mapping[str, object] | None = None,
+) -> None:
+    """Write an event for each of several things that were changed in the same way."""
     values = {
-        "id": new_event_id(),
         "at": at,
         "actor": by.name,
         "address": by.address,
         "action": action,
         "account_id": account_id,
-        "target": target,
         "details": json.dumps({name: str(value) for name, value in (details or {}).items()}),
     }
-    await connection.execute(insert(audit_events).values(values))
+    if targets:
+        rows = [{"id": new_event_id(), "target": target, **values} for target in targets]
+        await connection.execute(insert(audit_events), rows)
 
 
 class SQLAuditLog:

@@ -4,27 +4,26 @@ Where mail is configured, nothing here tells whether an e-mail has an account: t
 long, and what differs is mailed. Where it is not, signing up is the one answer that has to tell.
 """
 
-import asyncio
-import logging
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
-from services.auth.accounts import Account, AccountStore, normalised_email, open_account
-from services.auth.audit import Actor
-from services.auth.letters import Letters
-from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token, token_digest
+from services.auth.accounts import FREE_PLAN, Account, AccountStore, NewAccount, Proof, open_account
+from services.auth.addresses import domain_of, identity_of, normalised_email
+from services.auth.audit import STRANGER, Actor
+from services.auth.mail_queue import Topic, new_email
+from services.auth.mailer import Mailer
+from services.auth.one_time_tokens import OneTimeTokenStore, token_digest
 from services.auth.passwords import Passwords
 from services.auth.pepper import Pepper
+from services.auth.plans import Plan, PlanStore
 from services.auth.throttles import Rule, Throttle
 from services.common.client_block import client_block
 from services.common.clock import Clock, utc_now
-from services.common.errors import AlreadyExists, PermissionDenied, ServiceError
+from services.common.errors import AlreadyExists, InvalidRequest, PermissionDenied
 
-_log = logging.getLogger(__name__)
 _HOUR_SECONDS = 3_600
-_LETTERS = Rule("letters to an e-mail", tries_max=5, window_seconds=_HOUR_SECONDS)
+_EMAILS = Rule("e-mails to a mailbox", tries_max=5, window_seconds=_HOUR_SECONDS)
 _TOKENS = Rule("tokens from an address", tries_max=60, window_seconds=_HOUR_SECONDS)
 
 
@@ -37,11 +36,41 @@ class SignUpPolicy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """Who may sign up. An invitation overrides the domain and alias rules, because an operator issued it."""
+
+    policy: SignUpPolicy
+    domains: frozenset[str] = frozenset()
+    """Domains, in punycode, whose addresses may sign up; none at all allows every domain."""
+    folds_aliases: bool = True
+    """Whether addresses of one mailbox open one account, where anybody may sign up."""
+
+    @property
+    def is_one_per_mailbox(self) -> bool:
+        """Whether a mailbox that has an account cannot open another."""
+        return self.folds_aliases and self.policy is SignUpPolicy.OPEN
+
+    def check(self, address: str) -> None:
+        """Return when the domain of a normalised address may sign up.
+
+        Raises:
+            PermissionDenied: It may not.
+        """
+        if self.domains and domain_of(address) not in self.domains:
+            raise PermissionDenied(
+                "Only addresses of certain domains may sign up here. Use yours there, or ask the operator for an "
+                "invitation.",
+                reason="domain_not_allowed",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Stores:
     """What registration remembers."""
 
     accounts: AccountStore
     tokens: OneTimeTokenStore
+    plans: PlanStore
 
 
 class Registration:
@@ -53,52 +82,88 @@ class Registration:
         *,
         passwords: Passwords,
         throttle: Throttle,
-        letters: Letters,
+        mailer: Mailer,
         pepper: Pepper,
         clock: Clock,
-        policy: SignUpPolicy,
+        admission: Admission,
         sign_ups_per_address_max: int,
     ) -> None:
-        """Wire the parts; an address may sign up, or ask for letters, `sign_ups_per_address_max` times an hour."""
-        self.policy = policy
-        self.letters = letters
+        """Wire the parts; an address may sign up, or request e-mails, `sign_ups_per_address_max` times an hour."""
         self._stores = stores
         self._passwords = passwords
         self._throttle = throttle
+        self._mailer = mailer
         self._pepper = pepper
         self._clock = clock
-        self._working: set[asyncio.Task[None]] = set()
+        self._admission = admission
         self._by_address = Rule("sign-ups from an address", sign_ups_per_address_max, _HOUR_SECONDS)
 
-    async def sign_up(self, email: str, password: str, *, invite: str, by: Actor) -> Account | None:
-        """Open an account; None where mail is configured: then the e-mail's owner is told how to go on.
+    @property
+    def policy(self) -> SignUpPolicy:
+        """Who may sign up."""
+        return self._admission.policy
+
+    @property
+    def has_mail(self) -> bool:
+        """Whether e-mails are verified, and forgotten passwords reset."""
+        return self._mailer.has_mail
+
+    async def plan(self, invite: str) -> Plan:
+        """Return the plan of an account that signs up now: the invitation's, or the free one without a good one."""
+        with suppress(InvalidRequest):
+            digest = token_digest(invite, pepper=self._pepper)
+            if plan := await self._stores.tokens.plan_of(digest, now=utc_now(self._clock)):
+                return await self._stores.plans.get(plan)
+        return await self._stores.plans.get(FREE_PLAN)
+
+    async def sign_up(self, email: str, password: str, *, invite: str, by: Actor) -> Proof | None:
+        """Open an account and return what its owner has proved: the password that was just chosen.
+
+        None where mail is configured: the account then needs the link in the verification e-mail.
 
         Raises:
             PermissionDenied: Sign-up is not open to this person.
-            InvalidRequest: The e-mail, password or invitation cannot be accepted.
+            InvalidRequest: The e-mail, password or invitation cannot be accepted, or no mail can be sent to the e-mail.
             AlreadyExists: The e-mail has an account; only where mail is not configured.
             Throttled: Too many tries.
         """
         invite_digest = self._admit(invite)
         account = open_account(email, now=utc_now(self._clock))
-        await self._throttle.demand(self._by_address, client_block(by.address))
-        password_hash = await self._passwords.hash(password)
-        try:
-            account = await self._stores.accounts.add(account, by=by, password_hash=password_hash, invite=invite_digest)
-        except AlreadyExists:
-            if not self.letters.has_mail:
-                raise
-            self._later(self._mail_known(account.email, by))
+        if invite_digest is None:
+            self._admission.check(account.email)
+        client = client_block(by.address)
+        await self._throttle.check(self._by_address, client, client=client)
+        await self._mailer.require_reach(account.email)
+        password_hash = await self._passwords.hash(password, client=client)
+        new = NewAccount(account, password_hash, invite_digest, is_one_per_mailbox=self._is_one_per_mailbox(invite))
+        if self.has_mail:
+            await self._sign_up_by_mail(new, by, client)
             return None
-        if not self.letters.has_mail:
-            return account
-        self._later(self._mail_verification(account, by))
-        return None
+        account = await self._stores.accounts.add(new, by=by)
+        return Proof(account.id, password_hash=password_hash)
+
+    def _is_one_per_mailbox(self, invite: str) -> bool:
+        return self._admission.is_one_per_mailbox and not invite.strip()
+
+    async def _sign_up_by_mail(self, new: NewAccount, by: Actor, client: str) -> None:
+        """Open an account and queue its verification e-mail, or queue a notice to the owner of the existing account.
+
+        Both cases commit one transaction, so response times do not reveal whether the address has an account.
+        """
+        address = new.account.email
+        requested = await self._throttle.count(_EMAILS, identity_of(address), client=client)
+        queued = new_email(Topic.SIGN_UP, address, by=by, clock=self._clock, opened_account_id=new.account.id)
+        try:
+            await self._stores.accounts.add(replace(new, queued_email=queued), by=by)
+        except AlreadyExists:
+            if requested <= _EMAILS.tries_max:
+                unauthenticated = replace(by, name=STRANGER)
+                await self._mailer.add(replace(queued, opened_account_id=None, by=unauthenticated))
+        self._mailer.notify()
 
     async def send_verification(self, email: str, *, by: Actor) -> None:
-        """Mail a token for a password, which also verifies, to an account that lacks that; raises as the next."""
-        address = await self._addressed(email, by)
-        self._later(self._mail_again(address, by))
+        """E-mail an unverified account a link to choose a password, which verifies it; raises as the next method."""
+        await self._queue(Topic.VERIFICATION, email, by)
 
     async def verify_email(self, token: str, *, by: Actor) -> str:
         """Note that the owner of a mailed token reads the e-mail, and return that e-mail.
@@ -107,7 +172,8 @@ class Registration:
             InvalidRequest: The token is not good.
             Throttled: Too many tries.
         """
-        await self._throttle.demand(_TOKENS, client_block(by.address))
+        client = client_block(by.address)
+        await self._throttle.check(_TOKENS, client, client=client)
         digest = token_digest(token, pepper=self._pepper)
         return await self._stores.accounts.verify_email(digest, by=by, at=utc_now(self._clock))
 
@@ -119,19 +185,19 @@ class Registration:
             InvalidRequest: That is no e-mail.
             Throttled: Too many tries.
         """
-        address = await self._addressed(email, by)
-        self._later(self._mail_reset(address, by))
+        await self._queue(Topic.PASSWORD_RESET, email, by)
 
-    async def reset_password(self, token: str, password: str, *, by: Actor) -> str:
-        """Replace a forgotten password, which also proves the e-mail and ends all sessions; return the e-mail.
+    async def reset_password(self, token: str, password: str, *, by: Actor) -> Account:
+        """Replace a forgotten password, which also proves the e-mail and ends all sessions; return the account.
 
         Raises:
             InvalidRequest: The token is not good, or the password cannot be accepted.
             Throttled: Too many tries.
         """
-        await self._throttle.demand(_TOKENS, client_block(by.address))
+        client = client_block(by.address)
+        await self._throttle.check(_TOKENS, client, client=client)
         digest = token_digest(token, pepper=self._pepper)
-        password_hash = await self._passwords.hash(password)
+        password_hash = await self._passwords.hash(password, client=client)
         return await self._stores.accounts.reset_password(digest, password_hash, by=by, at=utc_now(self._clock))
 
     def _admit(self, invite: str) -> str | None:
@@ -142,56 +208,12 @@ class Registration:
             raise PermissionDenied("sign-up needs an invitation; ask the operator for one", reason="invite_needed")
         return token_digest(invite, pepper=self._pepper) if invite.strip() else None
 
-    async def _addressed(self, email: str, by: Actor) -> str:
-        """Return the address that a letter is asked for, whether it has an account or not."""
-        self.letters.demand_mail()
+    async def _queue(self, topic: Topic, email: str, by: Actor) -> None:
+        """Queue an e-mail to an address whether or not it has an account; the mailer decides later what to send."""
+        self._mailer.require_mail()
         address = normalised_email(email)
-        await self._throttle.demand(self._by_address, client_block(by.address))
-        await self._throttle.demand(_LETTERS, address)
-        return address
-
-    async def _account(self, email: str) -> Account | None:
-        credentials = await self._stores.accounts.credentials(email)
-        return credentials.account if credentials else None
-
-    async def _mail_verification(self, account: Account, by: Actor) -> None:
-        self.letters.verification(account.email, await self._token(Purpose.VERIFY_EMAIL, account, by))
-
-    async def _mail_reset(self, email: str, by: Actor) -> None:
-        if account := await self._account(email):
-            self.letters.password_reset(email, await self._token(Purpose.RESET_PASSWORD, account, by))
-
-    async def _mail_again(self, email: str, by: Actor) -> None:
-        account = await self._account(email)
-        if account is not None and account.email_verified_at is None:
-            await self._mail_first_password(account, by)
-
-    async def _mail_known(self, email: str, by: Actor) -> None:
-        await self._throttle.demand(_LETTERS, email)
-        account = await self._account(email)
-        if account is not None and account.email_verified_at is None:
-            await self._mail_first_password(account, by)
-        else:
-            self.letters.already_registered(email)
-
-    async def _mail_first_password(self, account: Account, by: Actor) -> None:
-        """Let whoever reads the e-mail choose the password: the one in place may be a stranger's who came first."""
-        self.letters.first_password(account.email, await self._token(Purpose.RESET_PASSWORD, account, by))
-
-    async def _token(self, purpose: Purpose, account: Account, by: Actor) -> str:
-        minted = mint_token(purpose, account_id=account.id, pepper=self._pepper, clock=self._clock)
-        await self._stores.tokens.add(minted.kept, by=by, at=utc_now(self._clock))
-        return minted.text
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what depends on whether there is an account after the answer, whose time would tell it otherwise."""
-        task = asyncio.get_running_loop().create_task(_or_logged(work))
-        self._working.add(task)
-        task.add_done_callback(self._working.discard)
-
-
-async def _or_logged(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except ServiceError as exc:
-        _log.warning("no letter was written", extra={"reason": exc.reason})
+        client = client_block(by.address)
+        await self._throttle.check(self._by_address, client, client=client)
+        await self._throttle.check(_EMAILS, identity_of(address), client=client)
+        unauthenticated = replace(by, name=STRANGER)
+        await self._mailer.add(new_email(topic, address, by=unauthenticated, clock=self._clock))

@@ -9,11 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.auth import own_secrets
 from services.auth.callers import AdminToken
 from services.auth.changes import ChangeFeed
+from services.auth.devices import Devices
+from services.auth.emails import EmailTemplates
 from services.auth.housekeeping import keep_house
 from services.auth.keyring import Keyring
 from services.auth.keys import Gatekeeper
-from services.auth.letters import Letters
 from services.auth.log_in import LogIn
+from services.auth.mail_composer import MailComposer
+from services.auth.mail_queue import MailQueue
+from services.auth.mailer import Mailer
 from services.auth.passwords import Passwords
 from services.auth.pepper import Pepper
 from services.auth.records import SQLAuditLog, unavailable
@@ -21,19 +25,22 @@ from services.auth.registration import Registration, Stores
 from services.auth.service import AuthService
 from services.auth.service_accounts import AccountService, AuditService, PlanService
 from services.auth.service_keys import KeyService
+from services.auth.service_mail import MailService
 from services.auth.service_owner import Belongings, OwnerService
 from services.auth.service_sessions import SessionService
 from services.auth.sessions import Sessions
 from services.auth.settings import AuthSettings
-from services.auth.smtp import SMTPPost, parse_smtp_url
+from services.auth.smtp import SMTPTransport, parse_smtp_url
 from services.auth.store import SQLKeyStore
 from services.auth.store_accounts import SQLAccountStore
+from services.auth.store_mail import SQLMailQueue
 from services.auth.store_plans import SQLPlanStore
 from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLThrottleStore
 from services.auth.store_tokens import SQLOneTimeTokenStore
 from services.auth.throttles import Throttle
 from services.common import database, metrics
-from services.common.clock import SystemClock, utc_now
+from services.common.clock import Clock, SystemClock, utc_now
+from services.common.priority_lock import PriorityLock
 from services.common.server import GrpcServer
 from services.common.tasks import running
 from services.common.tls import identity
@@ -47,6 +54,8 @@ from stack.auth.v1 import (
     auth_pb2_grpc,
     keys_pb2,
     keys_pb2_grpc,
+    mail_pb2,
+    mail_pb2_grpc,
     owner_pb2,
     owner_pb2_grpc,
     plans_pb2,
@@ -55,10 +64,13 @@ from stack.auth.v1 import (
     sessions_pb2_grpc,
 )
 
+_CONNECTIONS, _PEOPLES_CONNECTIONS = 5, 5
+"""Connections to Postgres, of SQLite a few more: for key look-ups, the watch and operators; and for people."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "auth_alembic_version"
 
-_CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, sessions_pb2, owner_pb2)
+_CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, mail_pb2, sessions_pb2, owner_pb2)
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
 )
@@ -75,14 +87,27 @@ class _Parts:
     """What the services share."""
 
     transactions: Transactions
+    """For key look-ups, the watch, changes of keys and operators: people's crowds never make them wait."""
+    peoples: Transactions
+    """For sessions, log-ins and sign-ups, on connections of their own; their writes come after all others."""
     engine: AsyncEngine
+    """Of `peoples`."""
     keys: SQLKeyStore
     pepper: Pepper
     feed: ChangeFeed
     clock: SystemClock
-    letters: Letters
+    mail: "_Mail"
     passwords: Passwords
     settings: AuthSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _Mail:
+    """The parts that send e-mail."""
+
+    templates: EmailTemplates
+    queue: MailQueue
+    mailer: Mailer
 
 
 async def serve(settings: AuthSettings) -> None:
@@ -98,6 +123,7 @@ async def serve(settings: AuthSettings) -> None:
         parts = await _open(settings, stack)
         _add_hot_path(server, parts)
         _add_for_operators(server, parts, admin_token)
+        _add_mail(server, parts, admin_token)
         _add_for_people(server, parts)
         # Watches never end by themselves; they would hold the drain for its whole grace.
         await server.run(_SERVICES, on_drain=parts.feed.close)
@@ -116,26 +142,38 @@ async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
             migrations=MIGRATIONS,
             version_table=VERSION_TABLE,
             has_siblings=settings.has_siblings,
+            connections=_CONNECTIONS,
         )
     )
-    transactions = Transactions(engine, unavailable=unavailable)
+    peoples_engine = await stack.enter_async_context(database.open_beside(engine, connections=_PEOPLES_CONNECTIONS))
+    turns = PriorityLock()
+    transactions = Transactions(engine, unavailable=unavailable, turns=turns)
+    peoples = Transactions(peoples_engine, unavailable=unavailable, turns=turns, is_urgent=False)
     keys = SQLKeyStore(transactions)
     pepper = await own_secrets.key_pepper(settings, keys, now=utc_now(clock))
     feed = ChangeFeed(keys, clock=clock)
     await stack.enter_async_context(feed.running())
-    await stack.enter_async_context(running(keep_house(SQLHousekeeping(transactions), clock)))
-    letters = Letters(_post(settings, stack), console_url=settings.console_url)
+    await stack.enter_async_context(running(keep_house(SQLHousekeeping(peoples), clock)))
+    mail = await _open_mail(settings, peoples, pepper, clock, stack)
     passwords = Passwords()
     stack.callback(passwords.close)
-    return _Parts(transactions, engine, keys, pepper, feed, clock, letters, passwords, settings)
+    return _Parts(transactions, peoples, peoples_engine, keys, pepper, feed, clock, mail, passwords, settings)
 
 
-def _post(settings: AuthSettings, stack: AsyncExitStack) -> SMTPPost | None:
-    if settings.smtp_url is None:
-        return None
-    post = SMTPPost(parse_smtp_url(settings.smtp_url.get_secret_value()), sender=settings.mail_from)
-    stack.push_async_callback(post.close)
-    return post
+async def _open_mail(
+    settings: AuthSettings, transactions: Transactions, pepper: Pepper, clock: Clock, stack: AsyncExitStack
+) -> _Mail:
+    templates, queue = EmailTemplates(settings.console_url), SQLMailQueue(transactions)
+    transport = None
+    if settings.smtp_url is not None:
+        server = parse_smtp_url(settings.smtp_url.get_secret_value())
+        transport = SMTPTransport(server, sender=settings.mail_from, ca_file=settings.smtp_ca_file)
+    mailer = Mailer(queue, transport, clock=clock)
+    composer = MailComposer(
+        SQLAccountStore(transactions), SQLOneTimeTokenStore(transactions), templates, pepper=pepper, clock=clock
+    )
+    await stack.enter_async_context(running(mailer.run(composer.compose)))
+    return _Mail(templates, queue, mailer)
 
 
 def _add_hot_path(server: GrpcServer, parts: _Parts) -> None:
@@ -151,7 +189,7 @@ def _add_for_operators(server: GrpcServer, parts: _Parts, admin_token: AdminToke
         AccountService(
             accounts,
             SQLOneTimeTokenStore(transactions),
-            letters=parts.letters,
+            templates=parts.mail.templates,
             feed=parts.feed,
             pepper=parts.pepper,
             admin_token=admin_token,
@@ -167,25 +205,31 @@ def _add_for_operators(server: GrpcServer, parts: _Parts, admin_token: AdminToke
     )
 
 
+def _add_mail(server: GrpcServer, parts: _Parts, admin_token: AdminToken) -> None:
+    mail = parts.mail
+    service = MailService(mail.mailer, mail.queue, mail.templates, admin_token=admin_token)
+    mail_pb2_grpc.add_MailServiceServicer_to_server(service, server.grpc)
+
+
 def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
     settings, clock = parts.settings, parts.clock
-    accounts = SQLAccountStore(parts.transactions)
-    throttle = Throttle(SQLThrottleStore(parts.engine, parts.transactions), pepper=parts.pepper, clock=clock)
+    accounts = SQLAccountStore(parts.peoples)
+    throttle = Throttle(SQLThrottleStore(parts.engine, parts.peoples), pepper=parts.pepper, clock=clock)
     sessions = Sessions(
-        SQLSessionStore(parts.transactions),
+        SQLSessionStore(parts.peoples),
         pepper=parts.pepper,
         clock=clock,
         idle_seconds=settings.session_idle_seconds,
         total_seconds=settings.session_seconds,
     )
     registration = Registration(
-        Stores(accounts, SQLOneTimeTokenStore(parts.transactions)),
+        Stores(accounts, SQLOneTimeTokenStore(parts.peoples), SQLPlanStore(parts.peoples)),
         passwords=parts.passwords,
         throttle=throttle,
-        letters=parts.letters,
+        mailer=parts.mail.mailer,
         pepper=parts.pepper,
         clock=clock,
-        policy=settings.sign_up,
+        admission=settings.admission,
         sign_ups_per_address_max=settings.sign_ups_per_address_max,
     )
     log_in = LogIn(
@@ -193,11 +237,12 @@ def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
         sessions,
         passwords=parts.passwords,
         throttle=throttle,
+        devices=Devices(parts.pepper),
+        mailer=parts.mail.mailer,
         clock=clock,
-        needs_verified_email=parts.letters.has_mail,
         log_ins_per_address_max=settings.log_ins_per_address_max,
     )
-    belongings = Belongings(_keyring(parts), SQLAuditLog(parts.transactions), sessions)
+    belongings = Belongings(_keyring(parts), SQLKeyStore(parts.peoples), SQLAuditLog(parts.peoples), sessions)
     owner = OwnerService(belongings, log_in, feed=parts.feed, clock=clock, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)

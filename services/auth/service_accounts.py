@@ -1,16 +1,17 @@
 """AccountService, PlanService and AuditService: what operators manage besides keys."""
 
 from services.auth import messages
-from services.auth.accounts import FREE_PLAN, AccountStore, checked_reference, open_account
+from services.auth.accounts import FREE_PLAN, AccountStore, NewAccount, checked_reference, open_account
 from services.auth.audit import AuditLog
 from services.auth.callers import AdminToken
 from services.auth.changes import ChangeFeed
-from services.auth.letters import Letters
+from services.auth.emails import EmailTemplates
 from services.auth.one_time_tokens import MintedToken, OneTimeTokenStore, Purpose, mint_token
 from services.auth.pepper import Pepper
-from services.auth.plans import Plan, PlanStore, checked_plan, checked_plan_name
+from services.auth.plans import Plan, PlanStore, checked_fields, checked_plan, checked_plan_name
 from services.common.clock import Clock, utc_now
 from services.common.errors import FailedPrecondition
+from services.common.ids import Kind
 from services.common.rpc import Context
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, plans_pb2, plans_pb2_grpc
 
@@ -23,7 +24,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         store: AccountStore,
         tokens: OneTimeTokenStore,
         *,
-        letters: Letters,
+        templates: EmailTemplates,
         feed: ChangeFeed,
         pepper: Pepper,
         admin_token: AdminToken,
@@ -32,7 +33,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         """Keep accounts in `store` and what is handed to people in `tokens`."""
         self._store = store
         self._tokens = tokens
-        self._letters = letters
+        self._templates = templates
         self._feed = feed
         self._pepper = pepper
         self._admin_token = admin_token
@@ -45,7 +46,8 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         operator = self._admin_token.demand(context)
         plan = checked_plan_name(request.plan or FREE_PLAN)
         account = open_account(request.email, now=utc_now(self._clock), plan=plan)
-        return accounts_pb2.CreateAccountResponse(account=messages.account(await self._store.add(account, by=operator)))
+        kept = await self._store.add(NewAccount(account), by=operator)
+        return accounts_pb2.CreateAccountResponse(account=messages.account(kept))
 
     async def GetAccount(
         self, request: accounts_pb2.GetAccountRequest, context: Context
@@ -60,7 +62,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     ) -> accounts_pb2.ListAccountsResponse:
         """List accounts by id."""
         self._admin_token.demand(context)
-        after = messages.cursor(request.after, "after")
+        after = messages.cursor(request.after, "after", Kind.ACCOUNT)
         listed = await self._store.page(after=after, limit=messages.page_size(request.page_size))
         return accounts_pb2.ListAccountsResponse(accounts=[messages.account(account) for account in listed])
 
@@ -96,7 +98,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
         return accounts_pb2.CreatePasswordResetResponse(
             token=minted.text,
-            url=self._letters.url("reset", minted.text),
+            url=self._templates.url("reset", minted.text),
             expires_at=messages.timestamp(minted.kept.expires_at),
         )
 
@@ -109,7 +111,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
         return accounts_pb2.CreateInviteResponse(
             token=minted.text,
-            url=self._letters.url("signup", minted.text),
+            url=self._templates.url("signup", minted.text),
             expires_at=messages.timestamp(minted.kept.expires_at),
         )
 
@@ -135,7 +137,9 @@ class PlanService(plans_pb2_grpc.PlanServiceServicer):
     async def SetPlan(self, request: plans_pb2.SetPlanRequest, context: Context) -> plans_pb2.SetPlanResponse:
         """Make a plan or change it."""
         operator = self._admin_token.demand(context)
-        plan = await self._store.set(checked_plan(_plan(request.plan)), by=operator, at=utc_now(self._clock))
+        only = checked_fields(request.update_mask.paths)
+        plan = checked_plan(_plan(request.plan))
+        plan = await self._store.set(plan, by=operator, at=utc_now(self._clock), only=only)
         self._feed.kick()
         return plans_pb2.SetPlanResponse(plan=messages.plan(plan))
 
@@ -159,7 +163,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
             account_id = (await self._accounts.get(checked_reference(request.account))).id
         events = await self._log.events(
             account_id=account_id,
-            before=messages.cursor(request.before, "before"),
+            before=messages.cursor(request.before, "before", Kind.AUDIT_EVENT),
             limit=messages.page_size(request.page_size),
         )
         return audit_pb2.ListAuditEventsResponse(events=[messages.event(event) for event in events])

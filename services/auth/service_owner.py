@@ -7,11 +7,12 @@ from services.auth.audit import AuditLog
 from services.auth.callers import SessionHolders, person
 from services.auth.changes import ChangeFeed
 from services.auth.keyring import Keyring
-from services.auth.keys import Bounds
+from services.auth.keys import Bounds, KeyStore
 from services.auth.log_in import LogIn
 from services.auth.sessions import Sessions
 from services.common.clock import Clock, utc_now
 from services.common.errors import FailedPrecondition
+from services.common.ids import Kind
 from services.common.rpc import Context
 from stack.auth.v1 import owner_pb2, owner_pb2_grpc
 
@@ -21,6 +22,9 @@ class Belongings:
     """Where an owner's things are."""
 
     keyring: Keyring
+    """Changes keys, on the urgent connections: reads by other users never delay a revocation."""
+    keys: KeyStore
+    """Reads keys."""
     audit_log: AuditLog
     sessions: Sessions
 
@@ -39,6 +43,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> None:
         """Answer from `belongings`; an owner makes keys within `bounds` where the plan does not say."""
         self._keyring = belongings.keyring
+        self._keys = belongings.keys
         self._audit_log = belongings.audit_log
         self._sessions = belongings.sessions
         self._holders = SessionHolders(belongings.sessions)
@@ -60,7 +65,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.DeleteOwnAccountResponse:
         """Delete the account."""
         session = await self._holders.demand(context)
-        await self._log_in.delete_account(session.account, request.password, by=person(context))
+        await self._log_in.delete_account(session, request.password, by=person(context))
         self._feed.kick()
         return owner_pb2.DeleteOwnAccountResponse()
 
@@ -79,7 +84,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.EndOwnSessionResponse:
         """End one of the sessions."""
         session = await self._holders.demand(context)
-        session_id = messages.cursor(request.session_id, "session_id")
+        session_id = messages.session_id(request.session_id)
         await self._sessions.end(session_id, owner=session.account.id, by=person(context))
         return owner_pb2.EndOwnSessionResponse()
 
@@ -95,6 +100,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
             expires_at=messages.moment(request, "expires_at"),
             models=request.models,
             bounds=self._bounds,
+            proof=session.proof,
         )
         return owner_pb2.CreateOwnKeyResponse(key=messages.key(key), secret=secret)
 
@@ -103,8 +109,8 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.ListOwnKeysResponse:
         """List the keys, and how many there may be."""
         session = await self._holders.demand(context)
-        listed = await self._keyring.store.of_account(session.account.id)
-        bounds = await self._keyring.store.bounds_of(session.account.id, self._bounds)
+        listed = await self._keys.of_account(session.account.id)
+        bounds = await self._keys.bounds_of(session.account.id, self._bounds)
         return owner_pb2.ListOwnKeysResponse(
             keys=[messages.key(key) for key in listed],
             active_keys_max=bounds.active_max,
@@ -116,7 +122,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.RevokeOwnKeyResponse:
         """End a key for good."""
         session = await self._holders.demand(context)
-        key = await self._keyring.revoke(messages.key_id(request.key_id), by=person(context), owner=session.account.id)
+        key = await self._keyring.revoke(messages.key_id(request.key_id), by=person(context), proof=session.proof)
         return owner_pb2.RevokeOwnKeyResponse(key=messages.key(key))
 
     async def RotateOwnKey(
@@ -128,8 +134,8 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
             messages.key_id(request.key_id),
             request.grace_seconds,
             by=person(context),
-            owner=session.account.id,
             bounds=self._bounds,
+            proof=session.proof,
         )
         return owner_pb2.RotateOwnKeyResponse(key=messages.key(new), secret=secret, replaced=messages.key(replaced))
 
@@ -138,11 +144,11 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     ) -> owner_pb2.GetOwnPrincipalResponse:
         """Say what a key of the account may do now."""
         session = await self._holders.demand(context)
-        key = await self._keyring.store.get(messages.key_id(request.key_id), owner=session.account.id)
+        key = await self._keys.get(messages.key_id(request.key_id), owner=session.account.id)
         if not key.works(utc_now(self._clock)):
-            raise FailedPrecondition(
-                f"key {key.id} was revoked or has expired; choose another", reason="key_not_active"
-            )
+            if key.revoked_at is not None:
+                raise FailedPrecondition(f"Key {key.id} was revoked. Choose another.", reason="key_revoked")
+            raise FailedPrecondition(f"Key {key.id} has expired. Choose another.", reason="key_expired")
         return owner_pb2.GetOwnPrincipalResponse(principal=messages.principal(key))
 
     async def ListOwnAuditEvents(
@@ -152,7 +158,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         session = await self._holders.demand(context)
         events = await self._audit_log.events(
             account_id=session.account.id,
-            before=messages.cursor(request.before, "before"),
+            before=messages.cursor(request.before, "before", Kind.AUDIT_EVENT),
             limit=messages.page_size(request.page_size),
         )
         return owner_pb2.ListOwnAuditEventsResponse(events=[messages.event(event) for event in events])

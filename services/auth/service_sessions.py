@@ -28,25 +28,32 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.DescribeSignUpRequest, context: Context
     ) -> sessions_pb2.DescribeSignUpResponse:
         """Say who may sign up."""
+        plan = await self._registration.plan(request.invite)
         return sessions_pb2.DescribeSignUpResponse(
-            policy=_POLICIES[self._registration.policy], has_mail=self._registration.letters.has_mail
+            policy=_POLICIES[self._registration.policy],
+            has_mail=self._registration.has_mail,
+            daily_limit=plan.daily_limit,
         )
 
     async def SignUp(self, request: sessions_pb2.SignUpRequest, context: Context) -> sessions_pb2.SignUpResponse:
         """Open an account; without mail its first session comes with it."""
         by = person(context)
-        account = await self._registration.sign_up(request.email, request.password, invite=request.invite, by=by)
-        if account is None:
+        proof = await self._registration.sign_up(request.email, request.password, invite=request.invite, by=by)
+        if proof is None:
             return sessions_pb2.SignUpResponse()
-        session = await self._sessions.open(account.id, by=by)
-        return sessions_pb2.SignUpResponse(session=messages.open_session(session))
+        logged_in = await self._log_in.open(proof, by=by)
+        return sessions_pb2.SignUpResponse(session=messages.open_session(logged_in))
 
     async def LogIn(self, request: sessions_pb2.LogInRequest, context: Context) -> sessions_pb2.LogInResponse:
         """Open a session."""
-        session = await self._log_in.log_in(
-            request.email, request.password, replaced_token=request.replaced_token, by=person(context)
+        logged_in = await self._log_in.log_in(
+            request.email,
+            request.password,
+            replaced_token=request.replaced_token,
+            device_token=request.device_token,
+            by=person(context),
         )
-        return sessions_pb2.LogInResponse(session=messages.open_session(session))
+        return sessions_pb2.LogInResponse(session=messages.open_session(logged_in))
 
     async def LogOut(self, request: sessions_pb2.LogOutRequest, context: Context) -> sessions_pb2.LogOutResponse:
         """End a session."""
@@ -85,5 +92,6 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.ResetPasswordRequest, context: Context
     ) -> sessions_pb2.ResetPasswordResponse:
         """Choose a password by a token."""
-        email = await self._registration.reset_password(request.token, request.password, by=person(context))
-        return sessions_pb2.ResetPasswordResponse(email=email)
+        account = await self._registration.reset_password(request.token, request.password, by=person(context))
+        device_token = self._log_in.device_token(account)
+        return sessions_pb2.ResetPasswordResponse(email=account.email, device_token=device_token)

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from ulid import ULID
-
-from services.auth.accounts import Account, AccountId
+from services.auth.accounts import Account, AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.pepper import Pepper
 from services.common import checked_token
 from services.common.clock import Clock, utc_now
 from services.common.errors import Unauthenticated
+from services.common.ids import Kind, new_id
 
 TOKEN_PREFIX = "ses_stk_"
 _TOUCH_EVERY = timedelta(minutes=1)
@@ -32,6 +31,11 @@ class Session:
     """When it ends at the latest, however much it is used."""
     address: str
     """Where it began; empty when that is not known."""
+
+    @property
+    def proof(self) -> Proof:
+        """What its holder has proved: that this session is open."""
+        return Proof(self.account.id, session_id=self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,13 @@ class OpenSession:
 class SessionStore(Protocol):
     """Where sessions are kept. Each method raises `Unavailable` when the store cannot be reached."""
 
-    async def open(self, session: NewSession, *, replaces: str, by: Actor) -> Session:
-        """Keep a session, audited, and end the one with the digest `replaces`; empty ends none."""
+    async def open(self, session: NewSession, *, proof: Proof, replaces: str, by: Actor) -> Session:
+        """Keep a session, audited, and end the one with the digest `replaces`; empty ends none.
+
+        Raises:
+            Unauthenticated: The account was deleted.
+            PermissionDenied: The password that was proved is not the account's any more.
+        """
 
     async def find(self, digest: str) -> Session | None:
         """Look a session up by its token's digest; None when there is none."""
@@ -87,20 +96,25 @@ class Sessions:
         self._idle = timedelta(seconds=idle_seconds)
         self._total = timedelta(seconds=total_seconds)
 
-    async def open(self, account_id: AccountId, *, by: Actor, replaced_token: str = "") -> OpenSession:
-        """Begin a session; the one of `replaced_token` ends, so that nobody's earlier token becomes this person's."""
+    async def open(self, proof: Proof, *, by: Actor, replaced_token: str = "") -> OpenSession:
+        """Begin a session; the one of `replaced_token` ends, so that an earlier token never becomes this person's.
+
+        Raises:
+            Unauthenticated: The account was deleted.
+            PermissionDenied: The password that was proved is not the account's any more.
+        """
         token = checked_token.mint(TOKEN_PREFIX)
         now = utc_now(self._clock)
         session = NewSession(
-            id=f"ses_{ULID()}",
-            account_id=account_id,
+            id=new_id(Kind.SESSION),
+            account_id=proof.account_id,
             digest=self._pepper.digest(token),
             created_at=now,
             expires_at=now + self._total,
             address=by.address,
         )
         replaces = self._pepper.digest(replaced_token) if _is_token(replaced_token) else ""
-        return OpenSession(await self._store.open(session, replaces=replaces, by=by), token)
+        return OpenSession(await self._store.open(session, proof=proof, replaces=replaces, by=by), token)
 
     async def get(self, token: str) -> Session:
         """Return the session of a token, and note its use.
@@ -111,7 +125,7 @@ class Sessions:
         session = await self._store.find(self._pepper.digest(token)) if _is_token(token) else None
         now = utc_now(self._clock)
         if session is None or not self._lasts(session, now):
-            raise Unauthenticated("the session has ended; log in again", reason="session_ended")
+            raise session_ended()
         if now - session.last_used_at >= _TOUCH_EVERY:
             await self._store.touch(session.id, at=now)
         return session
@@ -133,6 +147,11 @@ class Sessions:
 
     def _lasts(self, session: Session, now: datetime) -> bool:
         return now < session.expires_at and now < session.last_used_at + self._idle
+
+
+def session_ended() -> Unauthenticated:
+    """Return the refusal of a call whose session is not open any more."""
+    return Unauthenticated("Your session has ended. Log in again.", reason="session_ended")
 
 
 def _is_token(text: str) -> bool:

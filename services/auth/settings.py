@@ -3,10 +3,12 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.auth.addresses import domain_of, normalised_email
 from services.auth.keys import Bounds
-from services.auth.registration import SignUpPolicy
+from services.auth.registration import Admission, SignUpPolicy
 from services.common.address import HTTPURL, HostAndPort, Listen
 from services.common.database import DatabaseURL, is_sqlite
+from services.common.errors import InvalidRequest
 from services.common.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 
@@ -46,12 +48,24 @@ class AuthSettings(ServiceSettings):
     sign_up: SignUpPolicy = SignUpPolicy.OPEN
     """Who may sign up: `open` everybody, `invite` who has an invitation, `closed` nobody: operators create accounts."""
 
+    sign_up_domains: str = ""
+    """Domains, separated by commas, whose e-mail addresses may sign up without an invitation. Empty allows every
+    domain."""
+
+    sign_up_fold_aliases: bool = True
+    """Whether addresses of one mailbox, that differ only by `+tag` or by dots that a provider ignores, open one account
+    while `AUTH_SIGN_UP` is `open`; an invitation opens another."""
+
     console_url: HTTPURL = "http://127.0.0.1:8080"
     """Where people find the console; mails and invitations point there."""
 
     smtp_url: SecretStr | None = None
     """Mail server, `smtp://user:password@host:587` or `smtps://…`. Absent means no mail: e-mails are not verified, and
     only operators can reset a password."""
+
+    smtp_ca_file: str = ""
+    """PEM file of the authorities that vouch for the mail server. Absent trusts the system's; `none` takes any
+    certificate, and no password with it."""
 
     mail_from: str = "stack@localhost.localdomain"
     """E-mail address that mails come from."""
@@ -71,16 +85,33 @@ class AuthSettings(ServiceSettings):
     """A session ends so long after it began, however much it is used."""
 
     log_ins_per_address_max: int = Field(default=100, ge=1)
-    """Most log-ins tried from one network address (64 bits of IPv6) in 15 minutes."""
+    """Most log-ins tried from one network address (64 bits of IPv6) in 15 minutes; a device that logged in to the
+    account before is counted apart."""
 
     sign_ups_per_address_max: int = Field(default=20, ge=1)
-    """Most sign-ups, and letters asked for, from one network address (64 bits of IPv6) in an hour."""
+    """Most sign-ups and requested e-mails from one network address (64 bits of IPv6) in an hour."""
 
     @field_validator("database_url", "key_pepper", "key_peppers_accepted", "admin_token", "smtp_url", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         """Take an empty variable for an absent one: an empty secret protects nothing."""
         return None if value == "" else value
+
+    @field_validator("sign_up_domains")
+    @classmethod
+    def _names_domains(cls, value: str) -> str:
+        """Write domains as those of addresses are written, and refuse what is none."""
+        names = (name.strip().removeprefix("@") for name in value.split(","))
+        try:
+            return ",".join(domain_of(normalised_email(f"a@{name}")) for name in names if name)
+        except InvalidRequest as exc:
+            raise ValueError("write domains such as example.com,example.org") from exc
+
+    @property
+    def admission(self) -> Admission:
+        """Who may sign up."""
+        domains = frozenset(filter(None, self.sign_up_domains.split(",")))
+        return Admission(self.sign_up, domains, self.sign_up_fold_aliases)
 
     @property
     def bounds(self) -> Bounds:

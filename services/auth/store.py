@@ -8,12 +8,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.auth.accounts import AccountId
+from services.auth.accounts import AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.changes import Change, Changes
 from services.auth.keys import Bounds, Found, Key, KeyId, NewKey
 from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.store_accounts import account_id_of
+from services.auth.store_proofs import check_proof
 from services.auth.tables import accounts, api_keys, key_revision, plans
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.transactions import Transactions, deadline
@@ -82,11 +83,14 @@ class SQLKeyStore:
             await connection.execute(moved)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def add(self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None) -> Key:
+    async def add(
+        self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None, proof: Proof | None = None
+    ) -> Key:
         """Keep a new key; see `KeyStore.add`."""
         async with self._transactions.writing() as connection:
             # The revision first: it makes who counts the account's keys, or deletes it, wait.
             revision = await take_revisions(connection)
+            await _check(connection, proof)
             account_id = await account_id_of(connection, account)
             if bounds is not None:
                 await _demand_room(connection, account_id, bounds, now=key.created_at)
@@ -114,11 +118,12 @@ class SQLKeyStore:
             return await _bounds_of(connection, account_id, bounds)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def revoke(self, key_id: KeyId, *, by: Actor, at: datetime, owner: AccountId | None = None) -> Key:
+    async def revoke(self, key_id: KeyId, *, by: Actor, at: datetime, proof: Proof | None = None) -> Key:
         """End a key for good; see `KeyStore.revoke`."""
         async with self._transactions.writing() as connection:
             # The revision first: it makes two revocations at once wait for each other, and the second sees the first.
             revision = await take_revisions(connection)
+            owner = await _check(connection, proof)
             key = await _read(connection, key_id, owner)
             if key.revoked_at is not None:
                 await connection.rollback()
@@ -140,12 +145,20 @@ class SQLKeyStore:
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def rotate(
-        self, key_id: KeyId, key: NewKey, *, ends_at: datetime, by: Actor, bounds: Bounds | None = None
+        self,
+        key_id: KeyId,
+        key: NewKey,
+        *,
+        ends_at: datetime,
+        by: Actor,
+        bounds: Bounds | None = None,
+        proof: Proof | None = None,
     ) -> tuple[Key, Key]:
         """Keep a key in place of another; see `KeyStore.rotate`."""
         async with self._transactions.writing() as connection:
             revision = await take_revisions(connection, 2)
-            old = await _read(connection, key_id)
+            owner = await _check(connection, proof)
+            old = await _read(connection, key_id, owner)
             if old.replaced_by is not None or old.revoked_at is not None:
                 raise FailedPrecondition(
                     f"key {key_id} was replaced or revoked already; create a new one", reason="key_not_active"
@@ -207,6 +220,14 @@ class SQLKeyStore:
             changes.append(Change(None, all_keys_revision))
         changes.sort(key=lambda change: change.revision)
         return Changes(max([present.revision, *(change.revision for change in changes)]), changes)
+
+
+async def _check(connection: AsyncConnection, proof: Proof | None) -> AccountId | None:
+    """Check what an owner proved and return whose keys may be changed; None, without a proof, means everybody's."""
+    if proof is None:
+        return None
+    await check_proof(connection, proof)
+    return proof.account_id
 
 
 async def _insert(

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Row, bindparam, delete, func, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.auth.accounts import Account, AccountId, Credentials
+from services.auth.accounts import Account, AccountId, Credentials, NewAccount, Proof
+from services.auth.addresses import identity_of
 from services.auth.audit import Actor
 from services.auth.one_time_tokens import Purpose
 from services.auth.records import (
@@ -18,7 +19,10 @@ from services.auth.records import (
     take_revisions,
     unavailable,
 )
+from services.auth.store_mail import enqueue, forget_emails
 from services.auth.store_plans import demand_plan
+from services.auth.store_proofs import check_proof, lock_account
+from services.auth.store_sessions import end_sessions
 from services.auth.store_tokens import redeem
 from services.auth.tables import accounts, api_keys, one_time_tokens, sessions
 from services.common.errors import AlreadyExists, NotFound
@@ -42,22 +46,23 @@ class SQLAccountStore:
         self._transactions = transactions
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def add(
-        self, account: Account, *, by: Actor, password_hash: str | None = None, invite: str | None = None
-    ) -> Account:
+    async def add(self, new: NewAccount, *, by: Actor) -> Account:
         """Keep a new account; see `AccountStore.add`."""
+        account, plan = new.account, new.account.plan
         async with self._transactions.writing() as connection:
-            plan = account.plan
-            if invite is not None:
-                token = await redeem(connection, invite, Purpose.INVITE, now=account.created_at)
+            if new.invite is not None:
+                token = await redeem(connection, new.invite, Purpose.INVITE, now=account.created_at)
                 plan = token.plan
             await demand_plan(connection, plan)
+            if new.is_one_per_mailbox:
+                await _check_mailbox(connection, account.email)
             values = {
                 "id": account.id,
                 "email": account.email,
+                "identity": identity_of(account.email),
                 "plan": plan,
                 "created_at": account.created_at,
-                "password_hash": password_hash,
+                "password_hash": new.password_hash,
             }
             try:
                 await connection.execute(insert(accounts).values(values))
@@ -72,7 +77,18 @@ class SQLAccountStore:
                 target=account.id,
                 details={"plan": plan},
             )
+            if new.queued_email is not None:
+                await enqueue(connection, new.queued_email)
             return await _read(connection, account.id)
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def signed_up(self, address: str) -> Account | None:
+        """Return an account by address or mailbox; see `AccountStore.signed_up`."""
+        same = or_(accounts.c.email == address, accounts.c.identity == identity_of(address))
+        query = select(*_COLUMNS).where(same, accounts.c.deleted_at.is_(None)).order_by(accounts.c.email != address)
+        async with self._transactions.reading() as connection:
+            row = (await connection.execute(query.order_by(accounts.c.id).limit(1))).one_or_none()
+        return None if row is None else _account(row)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def get(self, reference: str) -> Account:
@@ -116,13 +132,29 @@ class SQLAccountStore:
             return await _read(connection, account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def set_password(
-        self, account_id: AccountId, password_hash: str, *, keep_session: str, by: Actor, at: datetime
-    ) -> None:
+    async def set_password(self, proof: Proof, password_hash: str, *, by: Actor, at: datetime) -> None:
         """Replace the password; see `AccountStore.set_password`."""
+        account_id = proof.account_id
         async with self._transactions.writing() as connection:
-            await _replace_password(connection, account_id, password_hash, keep_session=keep_session)
+            await check_proof(connection, proof)
+            await _replace_password(connection, account_id, password_hash)
+            others = sessions.c.id != proof.session_id
+            await end_sessions(connection, account_id, others, reason="password_set", by=by, at=at)
             await record(connection, "account.password_set", by=by, at=at, account_id=account_id, target=account_id)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def note_failed_log_ins(self, account_id: AccountId, count: int, *, by: Actor, at: datetime) -> None:
+        """Write into the audit log; see `AccountStore.note_failed_log_ins`."""
+        async with self._transactions.writing() as connection:
+            await record(
+                connection,
+                "account.log_ins_failed",
+                by=by,
+                at=at,
+                account_id=account_id,
+                target=account_id,
+                details={"count": count},
+            )
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def verify_email(self, digest: str, *, by: Actor, at: datetime) -> str:
@@ -132,23 +164,29 @@ class SQLAccountStore:
             return await _verified(connection, token.account_id, "account.email_verified", by, at)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> str:
+    async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> Account:
         """Use a token up and replace the password; see `AccountStore.reset_password`."""
         async with self._transactions.writing() as connection:
             token = await redeem(connection, digest, Purpose.RESET_PASSWORD, now=at)
             await _replace_password(connection, token.account_id, password_hash)
-            return await _verified(connection, token.account_id, "account.password_reset", by, at)
+            await end_sessions(connection, token.account_id, true(), reason="password_reset", by=by, at=at)
+            await _verified(connection, token.account_id, "account.password_reset", by, at)
+            return await _read(connection, token.account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def delete(self, reference: str, *, by: Actor, at: datetime) -> Account:
+    async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
         """Forget whose account it is; see `AccountStore.delete`."""
         async with self._transactions.writing() as connection:
             await take_revisions(connection)  # Nobody changes keys from here to the commit.
+            if proof is not None:
+                await check_proof(connection, proof)
             account_id = await account_id_of(connection, reference, or_deleted=True)
             account = await _read(connection, account_id)
-            if account.deleted_at is not None:
+            if await lock_account(connection, account_id) is None:
                 await connection.rollback()
                 return account
+            await end_sessions(connection, account_id, true(), reason="account_deleted", by=by, at=at)
+            await forget_emails(connection, account_id, account.email)
             await _forget(connection, account_id, at)
             await _change_keys(connection, account_id, revoked_at=at)
             await record(connection, "account.deleted", by=by, at=at, account_id=account_id, target=account_id)
@@ -168,12 +206,18 @@ async def account_id_of(connection: AsyncConnection, reference: str, *, or_delet
     return AccountId(account_id)
 
 
-async def _replace_password(
-    connection: AsyncConnection, account_id: str, password_hash: str, *, keep_session: str = ""
-) -> None:
-    """Replace a password and end all sessions but one; what was mailed to choose a password is good for nothing now."""
+async def _check_mailbox(connection: AsyncConnection, email: str) -> None:
+    """Return when no account is of this mailbox, and none becomes so before the transaction ends."""
+    identity = identity_of(email)
+    if connection.dialect.name == "postgresql":  # SQLite has one writer.
+        await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"mailbox {identity}", 0))))
+    if await connection.scalar(select(accounts.c.id).where(accounts.c.identity == identity).limit(1)) is not None:
+        raise AlreadyExists(f"the mailbox of {email} has an account already", reason="account_exists")
+
+
+async def _replace_password(connection: AsyncConnection, account_id: str, password_hash: str) -> None:
+    """Replace a password; what was mailed to choose one is good for nothing from now on."""
     await connection.execute(update(accounts).where(accounts.c.id == account_id).values(password_hash=password_hash))
-    await connection.execute(delete(sessions).where(sessions.c.account_id == account_id, sessions.c.id != keep_session))
     await connection.execute(
         delete(one_time_tokens).where(
             one_time_tokens.c.account_id == account_id, one_time_tokens.c.purpose == Purpose.RESET_PASSWORD.value
@@ -192,11 +236,16 @@ async def _verified(connection: AsyncConnection, account_id: str, action: str, b
 
 
 async def _forget(connection: AsyncConnection, account_id: AccountId, at: datetime) -> None:
-    """Remove what tells whose account it is, and whatever lets somebody into it."""
-    for table in (sessions, one_time_tokens):
-        await connection.execute(delete(table).where(table.c.account_id == account_id))
-    nobody = {"email": f"deleted:{account_id}", "password_hash": None, "email_verified_at": None, "deleted_at": at}
-    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(nobody))
+    """Remove personal data and credentials of an account."""
+    await connection.execute(delete(one_time_tokens).where(one_time_tokens.c.account_id == account_id))
+    blank = {
+        "email": f"deleted:{account_id}",
+        "identity": None,
+        "password_hash": None,
+        "email_verified_at": None,
+        "deleted_at": at,
+    }
+    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(blank))
     await connection.execute(update(api_keys).where(api_keys.c.account_id == account_id).values(name="deleted"))
 
 

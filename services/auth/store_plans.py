@@ -7,10 +7,10 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.audit import Actor
-from services.auth.plans import Plan
+from services.auth.plans import PLAN_FIELDS, Plan
 from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, change_all_keys, record, unavailable
 from services.auth.tables import plans
-from services.common.errors import NotFound
+from services.common.errors import InvalidRequest, NotFound
 from services.common.transactions import Transactions, deadline
 
 
@@ -27,22 +27,30 @@ class SQLPlanStore:
         async with self._transactions.reading() as connection:
             return [Plan(**row._mapping) for row in await connection.execute(select(plans).order_by(plans.c.name))]
 
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def get(self, name: str) -> Plan:
+        """Return a plan; see `PlanStore.get`."""
+        async with self._transactions.reading() as connection:
+            row = (await connection.execute(select(plans).where(plans.c.name == name))).one_or_none()
+        if row is None:
+            raise _no_plan(name)
+        return Plan(**row._mapping)
+
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def set(self, plan: Plan, *, by: Actor, at: datetime) -> Plan:
+    async def set(self, plan: Plan, *, by: Actor, at: datetime, only: frozenset[str] = PLAN_FIELDS) -> Plan:
         """Make a plan or change it; see `PlanStore.set`."""
-        values = {
-            "daily_limit": plan.daily_limit,
-            "active_keys_max": plan.active_keys_max,
-            "new_keys_per_day_max": plan.new_keys_per_day_max,
-        }
+        values = {name: getattr(plan, name) for name in sorted(only)}
         async with self._transactions.writing() as connection:
             # First of all, so that two who make the same plan wait for each other.
             await change_all_keys(connection)
             changed = await connection.execute(update(plans).where(plans.c.name == plan.name).values(values))
             if not changed.rowcount:
+                if "daily_limit" not in only:
+                    raise InvalidRequest(f"there is no plan {plan.name} yet; a new one needs a daily limit")
                 await connection.execute(insert(plans).values(name=plan.name, **values))
             await record(connection, "plan.set", by=by, at=at, target=plan.name, details=values)
-        return plan
+            row = (await connection.execute(select(plans).where(plans.c.name == plan.name))).one()
+        return Plan(**row._mapping)
 
 
 async def demand_plan(connection: AsyncConnection, plan: str) -> None:
@@ -52,4 +60,8 @@ async def demand_plan(connection: AsyncConnection, plan: str) -> None:
         NotFound: There is none.
     """
     if await connection.scalar(select(plans.c.name).where(plans.c.name == plan)) is None:
-        raise NotFound(f"no plan {plan}; `stackctl plans list` shows them", reason="plan_not_found")
+        raise _no_plan(plan)
+
+
+def _no_plan(name: str) -> NotFound:
+    return NotFound(f"no plan {name}; `stackctl plans list` shows them", reason="plan_not_found")

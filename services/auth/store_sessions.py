@@ -6,12 +6,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.auth.accounts import Account, AccountId
+from services.auth.accounts import Account, AccountId, Proof
 from services.auth.audit import Actor
-from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
+from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, record_all, unavailable
 from services.auth.sessions import NewSession, Session
+from services.auth.store_proofs import check_proof, lock_account
 from services.auth.tables import accounts, one_time_tokens, sessions, throttles
 from services.auth.throttles import Tries
 from services.common.transactions import Transactions, deadline
@@ -41,7 +42,7 @@ class SQLSessionStore:
         self._transactions = transactions
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def open(self, session: NewSession, *, replaces: str, by: Actor) -> Session:
+    async def open(self, session: NewSession, *, proof: Proof, replaces: str, by: Actor) -> Session:
         """Keep a session; see `SessionStore.open`."""
         values = {
             "id": session.id,
@@ -53,7 +54,8 @@ class SQLSessionStore:
             "address": session.address,
         }
         async with self._transactions.writing() as connection:
-            await connection.execute(delete(sessions).where(sessions.c.digest == replaces))
+            await _end_replaced(connection, proof, replaces, by=by, at=session.created_at)
+            await check_proof(connection, proof)
             await connection.execute(insert(sessions).values(values))
             await record(
                 connection,
@@ -69,7 +71,7 @@ class SQLSessionStore:
     async def find(self, digest: str) -> Session | None:
         """Look a session up; see `SessionStore.find`."""
         async with self._transactions.reading() as connection:
-            # A log-in that was under way while its account was deleted opens a session of nobody.
+            # A replica of the version before this one may still open a session of an account that was just deleted.
             lasting = _SESSIONS.where(sessions.c.digest == digest, accounts.c.deleted_at.is_(None))
             row = (await connection.execute(lasting)).one_or_none()
         return None if row is None else _session(row)
@@ -92,8 +94,37 @@ class SQLSessionStore:
         """End a session; see `SessionStore.end`."""
         mine = (sessions.c.id == session_id) & (sessions.c.account_id == owner)
         async with self._transactions.writing() as connection:
-            if (await connection.execute(delete(sessions).where(mine))).rowcount:
-                await record(connection, "session.ended", by=by, at=at, account_id=owner, target=session_id)
+            await lock_account(connection, owner)  # A write that rests on this session is made before, or refused.
+            await end_sessions(connection, owner, mine, reason="ended", by=by, at=at)
+
+
+async def end_sessions(
+    connection: AsyncConnection,
+    account_id: str,
+    which: ColumnElement[bool],
+    *,
+    reason: str,
+    by: Actor,
+    at: datetime,
+) -> None:
+    """End sessions of an account in a transaction, with an event for each."""
+    which = which & (sessions.c.account_id == account_id)
+    ended = list(await connection.scalars(delete(sessions).where(which).returning(sessions.c.id)))
+    await record_all(
+        connection, "session.ended", by=by, at=at, targets=ended, account_id=account_id, details={"reason": reason}
+    )
+
+
+async def _end_replaced(connection: AsyncConnection, proof: Proof, digest: str, *, by: Actor, at: datetime) -> None:
+    """End the session with this token's digest, whose account may be another one; lock both accounts."""
+    replaced = sessions.c.digest == digest
+    account_id: str | None = await connection.scalar(select(sessions.c.account_id).where(replaced))
+    if account_id is None:
+        return
+    # In one order, so that two log-ins that replace each other's sessions do not wait for each other in a circle.
+    for locked in sorted({account_id, proof.account_id}):
+        await lock_account(connection, locked)
+    await end_sessions(connection, account_id, replaced, reason="replaced", by=by, at=at)
 
 
 _CLOCKS_DIFFER_MAX = timedelta(minutes=1)

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.audit import Actor
 from services.auth.one_time_tokens import NewToken, Purpose, not_good
-from services.auth.records import WRITE_SECONDS_MAX, record, unavailable
+from services.auth.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
 from services.auth.store_plans import demand_plan
+from services.auth.store_proofs import lock_account, lock_existing
 from services.auth.tables import one_time_tokens
 from services.common.transactions import Transactions, deadline
 
@@ -44,6 +45,7 @@ class SQLOneTimeTokenStore:
         table = one_time_tokens.c
         async with self._transactions.writing() as connection:
             if token.account_id is not None:
+                await lock_existing(connection, token.account_id)
                 replaced = [purpose.value for purpose in _REPLACES[token.purpose]]
                 earlier = (table.account_id == token.account_id) & table.purpose.in_(replaced)
                 await connection.execute(delete(one_time_tokens).where(earlier))
@@ -66,15 +68,27 @@ class SQLOneTimeTokenStore:
                 target=token.account_id or token.plan or "",
             )
 
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def plan_of(self, digest: str, *, now: datetime) -> str | None:
+        """Return the plan of an invitation; see `OneTimeTokenStore.plan_of`."""
+        table = one_time_tokens.c
+        good = (table.digest == digest) & (table.purpose == Purpose.INVITE.value) & (table.expires_at > now)
+        async with self._transactions.reading() as connection:
+            plan: str | None = await connection.scalar(select(table.plan).where(good))
+        return plan
+
 
 async def redeem(connection: AsyncConnection, digest: str, purpose: Purpose, *, now: datetime) -> Redeemed:
-    """Use a token up in a transaction: whoever comes second finds none.
+    """Use a token up in a transaction, with its account locked; of two callers the second finds none.
 
     Raises:
-        InvalidRequest: There is none with this purpose, or it has expired.
+        InvalidRequest: There is none with this purpose, it has expired, or its account was deleted.
     """
     table = one_time_tokens.c
     good = (table.digest == digest) & (table.purpose == purpose.value) & (table.expires_at > now)
+    account_id = await connection.scalar(select(table.account_id).where(good))
+    if account_id is not None and await lock_account(connection, account_id) is None:
+        raise not_good()
     use_up = delete(one_time_tokens).where(good).returning(table.account_id, table.plan)
     row = (await connection.execute(use_up)).one_or_none()
     if row is None:

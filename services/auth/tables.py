@@ -60,6 +60,8 @@ accounts = Table(
     Column("password_hash", String(256), nullable=True),
     Column("email_verified_at", UTCDateTime, nullable=True),
     Column("deleted_at", UTCDateTime, nullable=True),
+    # What addresses of one mailbox have in common; null of deleted accounts, and of those that 0002 opened.
+    Column("identity", String(254), nullable=True, index=True),
 )
 
 sessions = Table(
@@ -84,6 +86,24 @@ one_time_tokens = Table(
     # The plan of an invitation.
     Column("plan", String(50), nullable=True),
     Column("expires_at", UTCDateTime, nullable=False, index=True),
+)
+
+# E-mails to send. They hold no secret: their text is made when they are sent.
+emails = Table(
+    "emails",
+    metadata,
+    Column("id", String(30), primary_key=True),
+    Column("topic", String(20), nullable=False),
+    Column("email", String(254), nullable=False),
+    # The account that a sign-up opened.
+    Column("account_id", String(30), nullable=True),
+    # Who asked for it, for the audit log.
+    Column("actor", String(80), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    # A sender claims an e-mail by moving this forward, so that no other sender takes it.
+    Column("next_try_at", UTCDateTime, nullable=False, index=True),
+    Column("tries", Integer, nullable=False),
 )
 
 # How often somebody tried something; the subject is a digest, so that this holds neither addresses nor e-mails.

@@ -9,6 +9,8 @@ from grpc import aio
 
 from services.cli import client, output
 from services.cli.client import Backends
+from services.cli.mistakes import Id
+from services.common.ids import Kind
 from stack.auth.v1 import accounts_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 
@@ -34,7 +36,7 @@ def create(backends: Backends, email: str, *, plan: str, as_json: bool) -> None:
 
 @accounts.command("list")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="At most so many.")
-@click.option("--after", default="", help="Continue after this account's id.")
+@click.option("--after", type=Id(Kind.ACCOUNT), default="", help="Continue after this account's id.")
 @output.as_json_option
 @click.pass_obj
 def list_accounts(backends: Backends, *, limit: int, after: str, as_json: bool) -> None:

@@ -6,16 +6,23 @@ import click
 
 from services.cli import client, output
 from services.cli.client import Backends
+from services.cli.mistakes import Id
+from services.common.ids import Kind
 from stack.auth.v1 import audit_pb2
 from stack.auth.v1.audit_pb2_grpc import AuditServiceStub
 
-_COLUMNS = ("at", "actor", "address", "action", "account_id", "target", "details")
+_COLUMNS = ("id", "at", "actor", "address", "action", "account_id", "target", "details")
 
 
 @click.command()
 @click.option("--account", default="", help="Only changes of this account: e-mail address or id.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="At most so many.")
-@click.option("--before", default="", help="Only changes before the one with this id.")
+@click.option(
+    "--before",
+    type=Id(Kind.AUDIT_EVENT),
+    default="",
+    help="Only changes before the one with this id, as on the page before.",
+)
 @output.as_json_option
 @click.pass_obj
 def audit(backends: Backends, *, account: str, limit: int, before: str, as_json: bool) -> None:

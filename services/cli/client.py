@@ -12,8 +12,9 @@ from grpc import aio
 from pydantic import ValidationError
 
 from services.cli.failures import Failure, Unreachable
+from services.cli.mistakes import Mistake
 from services.common.channel import open_channel
-from services.common.errors import ServiceError, StartError, rpc_errors
+from services.common.errors import InvalidRequest, ServiceError, StartError, rpc_errors
 from services.common.settings import TLSSettings
 from services.common.tls import Certificates
 
@@ -80,7 +81,7 @@ def call(
         timeout_seconds: Longest wait for the answer.
 
     Raises:
-        Failure: It was refused or failed.
+        Failure: It was refused or failed; a `Mistake` where what was asked for makes no sense.
         Unreachable: The service did not answer in time.
     """
 
@@ -111,7 +112,7 @@ def _failure(service: Service, error: ServiceError) -> Failure:
         return Unreachable(
             f"{service.name} does not answer at {service.target}; start it, or set {service.setting} to where it is"
         )
-    return Failure(error.message)
+    return Mistake(error.message) if isinstance(error, InvalidRequest) else Failure(error.message)
 
 
 def _operator() -> str:

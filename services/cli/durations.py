@@ -34,10 +34,12 @@ class Expiry(click.ParamType[datetime]):
         """Read a moment; a day means its beginning in UTC."""
         if isinstance(value, datetime):
             return value
-        if _SPAN.fullmatch(value):
-            return datetime.now(UTC) + Duration().convert(value, param, ctx)
         try:
+            if _SPAN.fullmatch(value):
+                return datetime.now(UTC) + Duration().convert(value, param, ctx)
             moment = datetime.fromisoformat(value)
+            return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         except ValueError:
             self.fail(f"{value!r} is neither a day such as 2027-01-31 nor a span such as 30d", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except OverflowError:
+            self.fail(f"{value!r} is beyond the year 9999; write an earlier moment", param, ctx)

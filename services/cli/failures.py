@@ -6,7 +6,7 @@ import click
 
 
 class Failure(click.ClickException):
-    """A service refused the call or failed at it, or something is missing here. (Code 2 is click's own.)"""
+    """A service refused the call or failed at it, or something is missing here. (Code 2 is a mistake's.)"""
 
     exit_code = 1
 

@@ -9,6 +9,8 @@ from services.cli import client, output
 from services.cli.client import Backends
 from services.cli.durations import Duration, Expiry
 from services.cli.key_uses import key_uses
+from services.cli.mistakes import Id
+from services.common.ids import Kind
 from stack.auth.v1 import keys_pb2
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
 
@@ -61,7 +63,7 @@ def create(
 
 
 @keys.command()
-@click.argument("key_id")
+@click.argument("key_id", type=Id(Kind.KEY))
 @click.option(
     "--grace", type=Duration(), default="24h", show_default=True, help="How long the old key goes on working."
 )
@@ -108,7 +110,7 @@ def list_keys(backends: Backends, email: str, *, with_usage: bool, as_json: bool
 
 
 @keys.command()
-@click.argument("key_id")
+@click.argument("key_id", type=Id(Kind.KEY))
 @output.as_json_option
 @click.pass_obj
 def revoke(backends: Backends, key_id: str, *, as_json: bool) -> None:
@@ -119,7 +121,7 @@ def revoke(backends: Backends, key_id: str, *, as_json: bool) -> None:
 
 
 @keys.command("set-limit")
-@click.argument("key_id")
+@click.argument("key_id", type=Id(Kind.KEY))
 @click.argument("daily_limit", type=_DAILY_LIMIT, required=False)
 @click.option("--plan", "to_plan", is_flag=True, help="Return the key to its plan's limit.")
 @output.as_json_option

@@ -8,6 +8,8 @@ from services.cli.accounts import accounts
 from services.cli.audit import audit
 from services.cli.client import Backends
 from services.cli.keys import keys
+from services.cli.mail import mail
+from services.cli.mistakes import Commands, Target
 from services.cli.plans import plans
 from services.cli.usage import usage
 from services.cli.verify import verify
@@ -22,11 +24,13 @@ def _target(service: str) -> click.Option:
         envvar=f"{service.upper()}_TARGET",
         show_default=f"that of the `make run` of DATA_DIR, otherwise {_TARGETS[service]}",
         show_envvar=True,
+        type=Target(),
         help=f"Where the {service} service is.",
     )
 
 
 @click.group(
+    cls=Commands,
     params=[
         *map(_target, _TARGETS),
         click.Option(
@@ -58,5 +62,5 @@ def main(context: click.Context, /, *, data_dir: Path, **targets: str | None) ->
     context.obj = Backends(auth, quota, inference, data_dir)
 
 
-for _command in (accounts, plans, keys, usage, audit, verify):
+for _command in (accounts, plans, keys, usage, audit, mail, verify):
     main.add_command(_command)

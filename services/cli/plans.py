@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.cli import client, output
 from services.cli.client import Backends
@@ -10,7 +11,17 @@ from stack.auth.v1 import plans_pb2
 from stack.auth.v1.plans_pb2_grpc import PlanServiceStub
 
 _COLUMNS = ("name", "daily_limit", "active_keys_max", "new_keys_per_day_max")
-_KEYS = click.IntRange(0, 10**6)
+_DEFAULT = -1
+
+
+class Bound(click.ParamType[int]):
+    """A bound of keys; `default` leaves it to the settings."""
+
+    name = "number|default"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a bound."""
+        return _DEFAULT if value == "default" else click.IntRange(0, 10**6).convert(value, param, ctx)
 
 
 @click.group()
@@ -35,28 +46,38 @@ def list_plans(backends: Backends, *, as_json: bool) -> None:
 
 @plans.command("set")
 @click.argument("name")
-@click.option("--daily-limit", type=click.IntRange(0, 10**9), required=True, help="Requests a UTC day of each key.")
-@click.option("--active-keys-max", type=_KEYS, help="Most keys working at the same time; else AUTH_ACTIVE_KEYS_MAX.")
-@click.option("--new-keys-per-day-max", type=_KEYS, help="Most keys made in 24 hours; else AUTH_NEW_KEYS_PER_DAY_MAX.")
+@click.option(
+    "--daily-limit", type=click.IntRange(0, 10**9), help="Requests a UTC day of each key; a new plan needs it."
+)
+@click.option("--active-keys-max", type=Bound(), help="Most keys working at the same time.")
+@click.option("--new-keys-per-day-max", type=Bound(), help="Most keys made in 24 hours.")
 @output.as_json_option
 @click.pass_obj
 def set_plan(
     backends: Backends,
     name: str,
     *,
-    daily_limit: int,
+    daily_limit: int | None,
     active_keys_max: int | None,
     new_keys_per_day_max: int | None,
     as_json: bool,
 ) -> None:
-    """Make the plan NAME, or change it for all its accounts."""
-    plan = plans_pb2.Plan(
-        name=name,
-        daily_limit=daily_limit,
-        active_keys_max=active_keys_max,
-        new_keys_per_day_max=new_keys_per_day_max,
+    """Make the plan NAME, or change it for all its accounts: what is not named here stays as it is.
+
+    A bound of keys is a number, or `default` for what AUTH_ACTIVE_KEYS_MAX or AUTH_NEW_KEYS_PER_DAY_MAX say.
+    """
+    options = {
+        "daily_limit": daily_limit,
+        "active_keys_max": active_keys_max,
+        "new_keys_per_day_max": new_keys_per_day_max,
+    }
+    named = {field: value for field, value in options.items() if value is not None}
+    if not named:
+        raise click.UsageError("name something to set, such as --daily-limit")
+    values = {field: value for field, value in named.items() if value != _DEFAULT}
+    request = plans_pb2.SetPlanRequest(
+        plan=plans_pb2.Plan(name=name, **values), update_mask=FieldMask(paths=sorted(named))
     )
-    request = plans_pb2.SetPlanRequest(plan=plan)
     facts = _facts(client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request).plan)
     output.show_json(facts) if as_json else output.show_facts(facts)
 

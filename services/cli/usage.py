@@ -9,6 +9,8 @@ import click
 from services.cli import client, keys, output
 from services.cli.client import Backends
 from services.cli.failures import Failure
+from services.cli.mistakes import Id
+from services.common.ids import Kind
 from stack.auth.v1 import keys_pb2
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -27,7 +29,7 @@ _COLUMNS = (
 
 
 @click.command()
-@click.argument("key_id")
+@click.argument("key_id", type=Id(Kind.KEY))
 @click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="UTC days, today included.")
 @output.as_json_option
 @click.pass_obj

@@ -62,6 +62,7 @@ def _facts(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
         "ok": not report.disagreements,
         "key_days": report.key_days,
         "held": report.held,
+        "disagreements_count": report.disagreements_count,
         "disagreements": [
             {
                 "key_id": one.key_id,
@@ -85,7 +86,8 @@ def _kind(value: int) -> str:
 def _lines(report: quota_pb2.VerifyResponse) -> list[str]:
     if not report.disagreements:
         return [f"{report.key_days} keys and days agree; {report.held} requests in flight"]
-    return [_line(one) for one in report.disagreements]
+    more = report.disagreements_count - len(report.disagreements)
+    return [*map(_line, report.disagreements), *([f"and {more:,} more"] if more > 0 else [])]
 
 
 def _line(one: quota_pb2.Disagreement) -> str:

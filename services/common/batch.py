@@ -1,120 +1,174 @@
-"""Many awaiting callers, one flight: what waits together travels together.
+"""Batching: items that are submitted at about the same time share one call.
 
-An idle batcher that is not told to gather adds no wait: an item leaves at the end of the loop's turn in which it came.
-While all flights are out, items gather and leave together with the next one.
+An idle batcher adds no delay: a batch is sent at the end of the event loop's current iteration. While the maximum
+number of batches is in flight, items wait and leave together with the next one.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar
 
+from prometheus_client import Counter
+
+from services.common.errors import Unavailable
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Call = Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
+"""Processes a batch and returns one result per item, in order; an exception in place of a result fails that item."""
+
+_log = logging.getLogger(__name__)
+_ITEMS_FAILED = Counter(
+    "stack_batch_items_failed_total",
+    "Items that failed by themselves while the rest of their batch went through.",
+    ["batch"],
+)
+
+
+async def run_isolated(call: Call[Item, Result], items: Sequence[Item], *, name: str) -> list[Result | Exception]:
+    """Return each item's result, in order, or the exception that this item causes.
+
+    When a batch raises, it is split in halves and called again until the items that cause the failure are alone, so
+    `call` must be safe to repeat. `Unavailable` is not split: it says that a dependency is down, whatever the items.
+
+    Args:
+        call: Processes a batch.
+        items: The batch.
+        name: Label of the batch in logs and metrics, such as `reserve`.
+    """
+    try:
+        results = list(await call(items))
+        if len(results) != len(items):
+            raise ValueError(f"{len(items)} items and {len(results)} results")
+    except Unavailable as exc:
+        return [exc] * len(items)
+    except Exception as exc:  # noqa: BLE001 - whatever it is, it must reach only the item that causes it
+        if len(items) == 1:
+            return [_counted(exc, name)]
+        middle = len(items) // 2
+        first = await run_isolated(call, items[:middle], name=name)
+        return first + await run_isolated(call, items[middle:], name=name)
+    return results
 
 
 class Batcher(Generic[Item, Result]):
-    """Gathers items into flights and hands each caller its own result.
+    """Collects items into batches and gives each caller the result of its own item.
 
-    Safe for many concurrent callers of one event loop. A caller that is cancelled does not call its item back: it may
-    be on its way. A flight runs in the context of its first caller, and so belongs to that one's trace.
+    Safe for many concurrent callers of one event loop. Cancelling a caller does not withdraw its item, which may have
+    been sent already. A batch runs in the context of its first item and belongs to that item's trace.
     """
 
     def __init__(
         self,
-        flight: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        call: Call[Item, Result],
         *,
-        items_max: int,
-        flights_max: int,
+        name: str,
+        max_items: int,
+        max_concurrent_batches: int,
         gather_seconds: float = 0,
-        overtake_seconds: float = 0,
+        overlap_seconds: float = 0,
     ) -> None:
-        """Prepare a batcher.
+        """Create a batcher.
 
         Args:
-            flight: Carries items and returns one result each, in order. What it raises goes to all of its callers. It
-                must have a deadline of its own.
-            items_max: Most items in one flight.
-            flights_max: Most flights out at the same time; 1 keeps the order of items.
-            gather_seconds: How long an item waits for others, for items that nobody is in a hurry for.
-            overtake_seconds: How long items wait for a flight that is out before another leaves beside it: long enough
-                that flights of the usual length take all together, short enough that one that is stuck holds up none.
+            call: Processes a batch; must have a deadline of its own, and must be safe to repeat (see `run_isolated`).
+            name: Label of the batch in logs and metrics, such as `reserve`.
+            max_items: Maximum items in one batch.
+            max_concurrent_batches: Maximum batches in flight; 1 keeps the order of items.
+            gather_seconds: How long the first item of a batch waits for others; for work that no caller waits for.
+            overlap_seconds: How long items wait for a batch in flight before another one is sent beside it. Longer than
+                a batch usually takes, so that one call carries all of them; a batch that hangs delays them no further.
         """
-        self._flight = flight
-        self._items_max = items_max
-        self._flights_max = flights_max
+        self._call = call
+        self._name = name
+        self._max_items = max_items
+        self._max_concurrent_batches = max_concurrent_batches
         self._gather_seconds = gather_seconds
-        self._overtake_seconds = overtake_seconds
+        self._overlap_seconds = overlap_seconds
         self._waiting: list[tuple[Item, asyncio.Future[Result], Context]] = []
-        self._flying: set[asyncio.Task[None]] = set()
-        self._departure: asyncio.Handle | None = None
-        self._aloft = 0
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._items_in_flight = 0
+        self._timer: asyncio.Handle | None = None
 
     @property
     def load(self) -> int:
-        """Items that wait or fly."""
-        return len(self._waiting) + self._aloft
+        """Number of items that wait or are in flight."""
+        return len(self._waiting) + self._items_in_flight
 
     async def submit(self, item: Item) -> Result:
-        """Send `item` with the next flight and return its result, or raise what its flight raised."""
+        """Send an item with the next batch and return its result, or raise what the item failed with."""
         return await self.send(item)
 
     def send(self, item: Item) -> "asyncio.Future[Result]":
-        """Send `item` with the next flight; the future gets its result, or what its flight raised."""
+        """Send an item with the next batch; the future gets its result, or what the item failed with."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, copy_context()))
-        self._plan_departure()
+        self._schedule()
         return future
 
     async def flush(self) -> None:
-        """Return when all that was sent until now has landed, however it ended; none of it waits for more."""
-        sent: list[asyncio.Future[Any]] = [*self._flying, *(future for _, future, _ in self._waiting)]
-        self._depart()
+        """Return when every item sent so far is done, successfully or not. Waiting items are sent at once."""
+        sent: list[asyncio.Future[Any]] = [*self._in_flight, *(future for _, future, _ in self._waiting)]
+        self._send_batches()
         if sent:
             await asyncio.wait(sent)
 
     async def drain(self) -> None:
-        """Return when nothing waits and nothing flies."""
-        while self._flying or self._waiting:
-            self._depart()
-            await asyncio.wait(self._flying)
+        """Return when nothing waits and nothing is in flight."""
+        while self._in_flight or self._waiting:
+            self._send_batches()
+            await asyncio.wait(self._in_flight)
 
-    def _plan_departure(self) -> None:
-        if self._departure or not self._waiting or len(self._flying) >= self._flights_max:
+    def _schedule(self) -> None:
+        if self._timer or not self._waiting or len(self._in_flight) >= self._max_concurrent_batches:
             return
         loop = asyncio.get_running_loop()
-        wait_seconds = max(self._gather_seconds, self._overtake_seconds if self._flying else 0)
-        self._departure = loop.call_later(wait_seconds, self._depart) if wait_seconds else loop.call_soon(self._depart)
+        seconds = max(self._gather_seconds, self._overlap_seconds if self._in_flight else 0)
+        self._timer = loop.call_later(seconds, self._send_batches) if seconds else loop.call_soon(self._send_batches)
 
-    def _depart(self) -> None:
-        if self._departure:
-            self._departure.cancel()
-            self._departure = None
-        while self._waiting and len(self._flying) < self._flights_max:
-            load, self._waiting = self._waiting[: self._items_max], self._waiting[self._items_max :]
-            task = asyncio.get_running_loop().create_task(self._fly(load), context=load[0][2])
-            self._flying.add(task)
-            task.add_done_callback(self._land)
+    def _send_batches(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting and len(self._in_flight) < self._max_concurrent_batches:
+            batch, self._waiting = self._waiting[: self._max_items], self._waiting[self._max_items :]
+            task = asyncio.get_running_loop().create_task(self._run(batch), context=batch[0][2])
+            self._in_flight.add(task)
+            task.add_done_callback(self._on_done)
 
-    def _land(self, task: asyncio.Task[None]) -> None:
-        self._flying.discard(task)
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
         if self._gather_seconds:
-            self._plan_departure()
+            self._schedule()
         else:
-            self._depart()
+            self._send_batches()
 
-    async def _fly(self, load: list[tuple[Item, asyncio.Future[Result], Context]]) -> None:
-        self._aloft += len(load)
+    async def _run(self, batch: "list[tuple[Item, asyncio.Future[Result], Context]]") -> None:
+        self._items_in_flight += len(batch)
         try:
-            results = await self._flight([item for item, _, _ in load])
-            for (_, future, _), result in zip(load, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
-        except BaseException as exc:
-            for _, future, _ in load:
-                if not future.done():
-                    future.set_exception(exc if isinstance(exc, Exception) else asyncio.CancelledError())
-            if not isinstance(exc, Exception):
-                raise
+            results = await run_isolated(self._call, [item for item, _, _ in batch], name=self._name)
+            for (_, future, _), result in zip(batch, results, strict=True):
+                _resolve(future, result)
+        except BaseException:  # Only a cancellation gets here.
+            for _, future, _ in batch:
+                _resolve(future, asyncio.CancelledError())
+            raise
         finally:
-            self._aloft -= len(load)
+            self._items_in_flight -= len(batch)
+
+
+def _resolve(future: "asyncio.Future[Result]", result: Result | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def _counted(exc: Exception, name: str) -> Exception:
+    _ITEMS_FAILED.labels(name).inc()
+    _log.error("an item of a batch failed", extra={"batch": name, "error": type(exc).__name__})
+    return exc

@@ -10,7 +10,7 @@ from grpc import aio
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from services.common.errors import PermissionDenied, status_details
+from services.common.errors import PermissionDenied, rpc_status
 from services.common.rpc import Context
 
 Callers = Mapping[str, Collection[str]]
@@ -90,4 +90,5 @@ async def _demand(context: Context, service: str, expected: frozenset[str]) -> N
     if expected.isdisjoint(names):
         shown = ", ".join(names) or "no name"
         refusal = PermissionDenied(f"{service} does not expect calls by {shown}", reason="caller_not_expected")
-        await context.abort(refusal.code, refusal.message, status_details(refusal))
+        message, details = rpc_status(refusal)
+        await context.abort(refusal.code, message, details)

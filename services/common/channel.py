@@ -14,6 +14,8 @@ from services.common.traced_channel import TracedChannel
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """The largest gRPC message either side accepts."""
+METADATA_BYTES_MAX = 64 * 1024
+"""The largest metadata of an answer. gRPC's default of 8 KiB leaves no room for what a model wrote in vain."""
 
 # Replicas are taken in turn, and one that says it is not ready any more is left before it stops.
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
@@ -35,6 +37,8 @@ _OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     # An HTTP proxy of the environment is for the internet, never for calls between services.
     ("grpc.enable_http_proxy", 0),
 )

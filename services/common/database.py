@@ -39,7 +39,7 @@ _LEAVE_SECONDS = 3.0
 
 @asynccontextmanager
 async def open_database(
-    url: str, *, migrations: Path, version_table: str, has_siblings: bool = False
+    url: str, *, migrations: Path, version_table: str, has_siblings: bool = False, connections: int = 10
 ) -> AsyncIterator[AsyncEngine]:
     """Open a database whose schema is up to date, and close it at the end of the block.
 
@@ -52,6 +52,7 @@ async def open_database(
         migrations: Folder of the Alembic environment.
         version_table: Alembic's table, one for each service, so that services may share a database.
         has_siblings: Whether other processes that say the same may use the SQLite file too.
+        connections: Most connections to Postgres at the same time.
 
     Raises:
         StartError: The URL cannot be used, or another process has the SQLite file.
@@ -71,17 +72,33 @@ async def open_database(
             finally:
                 await _close(engine)
         return
-    engine = _postgres_engine(parsed, behind_pooler=True)
+    engine = _postgres_engine(parsed, connections, behind_pooler=True)
     try:
         await _wait_for_schema(engine, migrations, version_table)
         if await _is_behind_pooler(engine):
             _log.info("the database is behind a pooler; statements are not prepared")
         else:
             await engine.dispose()
-            engine = _postgres_engine(parsed, behind_pooler=False)
+            engine = _postgres_engine(parsed, connections, behind_pooler=False)
         yield engine
     finally:
         await _close(engine)
+
+
+@asynccontextmanager
+async def open_beside(engine: AsyncEngine, *, connections: int) -> AsyncIterator[AsyncEngine]:
+    """Open further connections to an open database for the block.
+
+    They are a pool of their own: work that takes all of them never makes work on the first ones wait for a connection.
+    """
+    if engine.url.get_backend_name() == "sqlite":
+        beside = _sqlite_engine(engine.url, connections)
+    else:
+        beside = _postgres_engine(engine.url, connections, behind_pooler=await _is_behind_pooler(engine))
+    try:
+        yield beside
+    finally:
+        await _close(beside)
 
 
 @contextmanager
@@ -105,7 +122,7 @@ async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
     if parsed.get_backend_name() == "sqlite":
         async with open_database(url, migrations=migrations, version_table=version_table):
             return
-    engine = _postgres_engine(parsed, behind_pooler=True)
+    engine = _postgres_engine(parsed, 1, behind_pooler=True)
     try:
         await _upgrade(engine, migrations, version_table)
     except (PostgresError, OSError) as exc:
@@ -175,7 +192,7 @@ def _use_wal(file: Path) -> None:
         raise StartError(f"cannot use {file}: {exc}; restore it from a backup, or choose another DATA_DIR") from exc
 
 
-def _postgres_engine(url: URL, *, behind_pooler: bool) -> AsyncEngine:
+def _postgres_engine(url: URL, connections: int, *, behind_pooler: bool) -> AsyncEngine:
     """Return an engine; behind a pooler it prepares no statements, since each transaction may have another session."""
     options: dict[str, Any] = {}
     if behind_pooler:
@@ -183,7 +200,7 @@ def _postgres_engine(url: URL, *, behind_pooler: bool) -> AsyncEngine:
         no_name = {"prepared_statement_name_func": lambda: ""}
         options["connect_args"] = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, **no_name}
     return create_async_engine(
-        url, hide_parameters=True, pool_size=10, max_overflow=0, pool_timeout=2, pool_pre_ping=True, **options
+        url, hide_parameters=True, pool_size=connections, max_overflow=0, pool_timeout=2, pool_pre_ping=True, **options
     )
 
 
@@ -195,8 +212,8 @@ async def _is_behind_pooler(engine: AsyncEngine) -> bool:
         return bool(shown.get_server_pid() != await connection.scalar(text("SELECT pg_backend_pid()")))
 
 
-def _sqlite_engine(url: URL) -> AsyncEngine:
-    engine = create_async_engine(url, hide_parameters=True)
+def _sqlite_engine(url: URL, connections: int = 5) -> AsyncEngine:
+    engine = create_async_engine(url, hide_parameters=True, pool_size=connections)
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     return engine
 

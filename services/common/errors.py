@@ -17,7 +17,7 @@ A status carries `google.rpc.ErrorInfo` with the domain `stack`, a machine-reada
 the tree arrives at the caller as it left.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -26,6 +26,11 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "stack"
+_MESSAGE_ENCODED_MAX = 2_100
+_FACTS_BYTES_MAX = 16_000
+_NAME_BYTES_MAX = 128
+"""Together these fit into `channel.METADATA_BYTES_MAX`. A status is in the metadata twice: its message percent-encoded,
+with three bytes for each one that is not printable ASCII, and all of it in Base64 (gRPC over HTTP/2, "Status")."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -144,13 +149,44 @@ class StartError(Exception):
     """A process cannot start; the message is the one sentence that its operator needs."""
 
 
-def status_details(error: ServiceError) -> tuple[tuple[str, bytes], ...]:
-    """Return the trailing metadata that carries an error's reason and facts to the caller."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+def rpc_status(error: ServiceError) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+    """Return an error as the details and the trailing metadata of a gRPC status.
+
+    Both are cut where gRPC would refuse them: the caller would get another error then, without its facts.
+    """
+    message = _cut(error.message, _MESSAGE_ENCODED_MAX, _percent_encoded_size)
+    info = error_details_pb2.ErrorInfo(
+        reason=_cut(error.reason, _NAME_BYTES_MAX), domain=DOMAIN, metadata=_cut_facts(error.metadata)
+    )
     detail = any_pb2.Any()
     detail.Pack(info)
-    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=[detail])
-    return ((_DETAILS_KEY, status.SerializeToString()),)
+    status = status_pb2.Status(code=error.code.value[0], message=message, details=[detail])
+    return message, ((_DETAILS_KEY, status.SerializeToString()),)
+
+
+def _cut_facts(facts: Mapping[str, str]) -> dict[str, str]:
+    """Return facts that take a bounded number of bytes together: short ones whole, long ones with equal parts."""
+    left, cut = _FACTS_BYTES_MAX, {}
+    for position, (name, value) in enumerate(sorted(facts.items(), key=lambda fact: len(fact[1]))):
+        cut[name] = _cut(value, left // (len(facts) - position))
+        left -= len(cut[name].encode())
+    return cut
+
+
+def _cut(text: str, size_max: int, size: Callable[[str], int] = lambda text: len(text.encode())) -> str:
+    """Return text that can be encoded and takes at most `size_max`, with an ellipsis in place of what is cut."""
+    text = text[:size_max].encode("utf-8", "replace").decode() + ("…" if len(text) > size_max else "")
+    if size(text) <= size_max:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if size(text[:middle] + "…") <= size_max else (low, middle - 1)
+    return text[:low] + "…" if size_max >= size("…") else ""
+
+
+def _percent_encoded_size(text: str) -> int:
+    return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in text.encode())
 
 
 def from_rpc(error: grpc.aio.AioRpcError, *, unavailable_reason: str) -> ServiceError:

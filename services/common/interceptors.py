@@ -12,7 +12,7 @@ from grpc import aio
 from prometheus_client import Gauge, Histogram
 
 from services.common import tracing
-from services.common.errors import InternalError, ServiceError, status_details
+from services.common.errors import InternalError, ServiceError, rpc_status
 from services.common.rpc import Context
 
 _log = logging.getLogger(__name__)
@@ -75,10 +75,16 @@ def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> 
         started = time.monotonic()
         in_flight.inc()
         try:
-            with tracing.serving(method.lstrip("/"), context):
-                return await behaviour(request, context)
-        except Exception as exc:
-            return await _abort(context, exc, method)
+            try:
+                with tracing.serving(method.lstrip("/"), context):
+                    return await behaviour(request, context)
+            except aio.AbortError:
+                raise
+            except Exception as exc:
+                status = _status(exc, method)
+            # gRPC keeps what `abort` raises, with its frames, until a garbage collection: without the request.
+            del request
+            return await context.abort(*status)
         finally:
             in_flight.dec()
             _report(method, context, started)
@@ -95,12 +101,18 @@ def _stream(
         started = time.monotonic()
         in_flight.inc()
         try:
-            with tracing.serving(method.lstrip("/"), context):
-                async with aclosing(behaviour(request, context)) as responses:
-                    async for response in responses:
-                        yield response
-        except Exception as exc:
-            await _abort(context, exc, method)
+            try:
+                with tracing.serving(method.lstrip("/"), context):
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            yield response
+                return
+            except aio.AbortError:
+                raise
+            except Exception as exc:
+                status = _status(exc, method)
+            del request, responses  # As above.
+            await context.abort(*status)
         finally:
             in_flight.dec()
             _report(method, context, started)
@@ -108,11 +120,10 @@ def _stream(
     return call
 
 
-async def _abort(context: Context, exc: Exception, method: str) -> None:
-    if isinstance(exc, aio.AbortError):
-        raise exc
+def _status(exc: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Return the code, message and trailing metadata that an error becomes."""
     error = exc if isinstance(exc, ServiceError) else _defect(exc, method)
-    await context.abort(error.code, error.message, status_details(error))
+    return error.code, *rpc_status(error)
 
 
 def _defect(exc: Exception, method: str) -> ServiceError:

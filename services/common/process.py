@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import re
 import signal
 import sys
@@ -15,7 +16,7 @@ from pydantic_settings import SettingsError
 
 from services.common import log, tracing
 from services.common.errors import StartError
-from services.common.settings import ServiceSettings
+from services.common.settings import RENAMED, ServiceSettings
 
 _GC_THRESHOLDS = (20_000, 50, 50)
 """Requests leave few cycles; looking for them as often as by default was 2 % of inference's CPU (py-spy)."""
@@ -101,8 +102,10 @@ def read(settings_type: type[Settings]) -> Settings:
     """Return the settings that the environment holds.
 
     Raises:
-        StartError: A setting cannot be what it is.
+        StartError: A setting has a wrong value, or an earlier version's name.
     """
+    if old := next(filter(os.environ.__contains__, RENAMED), None):
+        raise StartError(f"setting {old} has been replaced by {RENAMED[old]}; set that instead")
     try:
         return settings_type()
     except ValidationError as exc:
@@ -150,8 +153,10 @@ def _on_signals(callback: Callable[[], object]) -> None:
 
 def _first_mistake(error: ValidationError, settings_type: type[ServiceSettings]) -> str:
     mistake = error.errors()[0]
-    field = str(mistake["loc"][0]) if mistake["loc"] else "settings"
-    return f"setting {_variable(field, settings_type)}: {mistake['msg'].removeprefix('Value error, ')}"
+    message = mistake["msg"].removeprefix("Value error, ")
+    if not mistake["loc"]:  # Settings that contradict each other, which the message names.
+        return f"settings: {message}"
+    return f"setting {_variable(str(mistake['loc'][0]), settings_type)}: {message}"
 
 
 def _not_json(error: SettingsError, settings_type: type[ServiceSettings]) -> str:
@@ -159,7 +164,7 @@ def _not_json(error: SettingsError, settings_type: type[ServiceSettings]) -> str
     found = re.search(r'field "(\w+)"', str(error))
     if found is None:
         return str(error)
-    default = settings_type.model_fields[found[1]].get_default(call_default_factory=True)
+    default = settings_type.model_fields[found[1]].get_default(call_default_factory=True, validated_data={})
     wanted = 'array, such as ["a", "b"]' if isinstance(default, list) else 'object, such as {"a": …}'
     return f"setting {_variable(found[1], settings_type)}: expected a JSON {wanted}"
 

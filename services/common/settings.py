@@ -11,6 +11,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.common.address import ListenOrNone
 from services.common.tls import Certificates, TLSFiles
 
+_GRACE_BEYOND_REQUEST_SECONDS = 10.0
+RENAMED = {
+    "INFERENCE_TOTAL_TIMEOUT_SECONDS": "REQUEST_TIMEOUT_SECONDS",
+    "GATEWAY_TOTAL_TIMEOUT_SECONDS": "REQUEST_TIMEOUT_SECONDS",
+    "INFERENCE_LEAVER_SECONDS": "REQUEST_TIMEOUT_SECONDS",
+    "INFERENCE_LEAVERS_MAX": "INFERENCE_CONCURRENCY_MAX",
+    "GATEWAY_LEAVERS_MAX": "GATEWAY_ABANDONED_REQUESTS_MAX",
+    "INFERENCE_CONNECTIONS_MAX": "INFERENCE_CONCURRENCY_MAX",
+    "INFERENCE_CONCURRENCY_PER_KEY_MAX": "INFERENCE_CONCURRENCY_PER_ACCOUNT_MAX",
+}
+"""Settings of earlier versions, and the settings that took their places."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -85,12 +96,20 @@ class ServiceSettings(TLSSettings):
     """Folder of a single machine's databases, logs and secrets, all readable by its owner only; a cluster's services do
     not use it."""
 
+    request_timeout_seconds: float = Field(default=300.0, gt=0, validation_alias="REQUEST_TIMEOUT_SECONDS")
+    """Longest life of a chat request, reading Groq's answer for a client that left included: 65,536 tokens at 400 a
+    second take 164 s. Must be the same for all services: GRACE_SECONDS and QUOTA_HOLD_SECONDS are derived from it."""
+
     drain_seconds: float = Field(default=5.0, ge=0, validation_alias="DRAIN_SECONDS")
     """After SIGTERM, SIGINT or SIGHUP: time to stay up, unready, while callers learn to go elsewhere."""
 
-    grace_seconds: float = Field(default=130.0, ge=0, validation_alias="GRACE_SECONDS")
+    grace_seconds: float = Field(
+        default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _GRACE_BEYOND_REQUEST_SECONDS,
+        ge=0,
+        validation_alias="GRACE_SECONDS",
+    )
     """After that: time that calls in flight get to finish before they are cut, with an error and a ledger row. A second
-    signal ends it. `make run` takes 5 where it is not set."""
+    signal ends it. By default REQUEST_TIMEOUT_SECONDS and 10 s more; `make run` takes 5 where it is not set."""
 
     health_listen: ListenOrNone = Field(default="", validation_alias="HEALTH_LISTEN")
     """Address of a gRPC service's health in plaintext, for probes that know no TLS. Empty: none without TLS, and with

@@ -9,12 +9,14 @@ from grpc import aio
 from services.common import mirror
 from services.common.batch import Batcher
 from services.common.errors import Unavailable, rpc_errors
+from services.common.memory import Trimmer
 from services.common.timestamps import unix_seconds
 from services.gateway import translate
 from services.gateway.authority import Authentication, WatchEvent
 from services.gateway.pipeline import (
     Chat,
     Completion,
+    Departure,
     Hold,
     LimitReached,
     Members,
@@ -27,12 +29,13 @@ from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usa
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _BATCH_ITEMS_MAX = 500
-_BATCH_FLIGHTS_MAX = 4
-_OVERTAKE_SECONDS = 0.005
+_BATCHES_MAX = 4
+_OVERLAP_SECONDS = 0.005
 """Several times what a reserve takes."""
 _SETTLES_GATHER_SECONDS = 0.01
 """No client waits for a settle, and a slot that it frees is free a moment later: together they cost a fifth."""
-_NOTE_SECONDS = 5.0
+_RESOLVE_SECONDS = 5.0
+_LIST_SECONDS = 5.0
 
 _DENIALS = {
     auth_pb2.DENIAL_REASON_UNKNOWN: "unknown",
@@ -91,14 +94,19 @@ class GrpcQuota:
         self._timeout_seconds = timeout_seconds
         self._wishes = Batcher(
             self._reserve,
-            items_max=_BATCH_ITEMS_MAX,
-            flights_max=_BATCH_FLIGHTS_MAX,
-            overtake_seconds=_OVERTAKE_SECONDS,
+            name="reserve",
+            max_items=_BATCH_ITEMS_MAX,
+            max_concurrent_batches=_BATCHES_MAX,
+            overlap_seconds=_OVERLAP_SECONDS,
         )
         self._ending: Counter[str] = Counter()
         """Settles under way, by key."""
         self._ends = Batcher(
-            self._settle, items_max=_BATCH_ITEMS_MAX, flights_max=1, gather_seconds=_SETTLES_GATHER_SECONDS
+            self._settle,
+            name="settle",
+            max_items=_BATCH_ITEMS_MAX,
+            max_concurrent_batches=1,
+            gather_seconds=_SETTLES_GATHER_SECONDS,
         )
 
     async def reserve(self, request_id: str, principal: Principal) -> Hold:
@@ -128,11 +136,11 @@ class GrpcQuota:
             response = await self._stub.Reserve(request, timeout=self._timeout_seconds)
         return response.results
 
-    async def _settle(self, ends: Sequence[_End]) -> Sequence[quota_pb2.SettleResult]:
+    async def _settle(self, ends: Sequence[_End]) -> Sequence[Unavailable | None]:
         request = quota_pb2.SettleRequest(settlements=[_settlement(end) for end in ends])
         with rpc_errors(unavailable_reason="quota_unavailable"):
             response = await self._stub.Settle(request, timeout=self._timeout_seconds)
-        return response.results
+        return [_not_settled() if result.failed else None for result in response.results]
 
 
 class GrpcInference:
@@ -143,15 +151,21 @@ class GrpcInference:
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
         self._usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
-        self._leavers = Batcher(self._note_leavers, items_max=_BATCH_ITEMS_MAX, flights_max=1)
+        self._trimmer = Trimmer()
+        self._abandoned = Batcher(
+            self._resolve_abandoned, name="resolve", max_items=_BATCH_ITEMS_MAX, max_concurrent_batches=1
+        )
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the answer in one piece."""
         request = inference_pb2.CreateChatCompletionRequest(
             context=translate.request_context(hold), chat=translate.chat_request(chat), wants_json=True
         )
-        with rpc_errors(unavailable_reason="inference_unavailable"):
-            response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
+        try:
+            with rpc_errors(unavailable_reason="inference_unavailable"):
+                response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
+        finally:
+            self._trimmer.note_freed(chat.body_bytes)
         # An inference of the last version knows no JSON.
         text = response.completion_json or mirror.encode(response.completion)
         return Completion(text, translate.verdict(response.verdict))
@@ -174,21 +188,24 @@ class GrpcInference:
             yield verdict
         finally:
             call.cancel()  # Does nothing to a call that ended.
+            self._trimmer.note_freed(chat.body_bytes)
 
-    async def note_client_left(self, hold: Hold) -> None:
-        """Note on a request's row that its client had left."""
-        await self._leavers.submit(hold.request_id)
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+        """Return the verdict of an abandoned request's row, and note on it why; None when there is no row yet."""
+        outcome = "" if departure is None else departure.value
+        return await self._abandoned.submit(usage_pb2.AbandonedRequest(request_id=hold.request_id, outcome=outcome))
 
-    async def _note_leavers(self, request_ids: Sequence[str]) -> Sequence[None]:
-        request = usage_pb2.MarkClientLeftRequest(request_ids=request_ids)
+    async def _resolve_abandoned(self, requests: Sequence[usage_pb2.AbandonedRequest]) -> Sequence[Verdict | None]:
+        request = usage_pb2.ResolveAbandonedRequest(requests=requests)
         with rpc_errors(unavailable_reason="inference_unavailable"):
-            await self._usage.MarkClientLeft(request, timeout=_NOTE_SECONDS)
-        return [None] * len(request_ids)
+            response = await self._usage.ResolveAbandoned(request, timeout=_RESOLVE_SECONDS)
+        return [translate.verdict(verdict) for verdict in response.verdicts]
 
-    async def list_models(self) -> list[Members]:
-        """Return the models that are served now, as JSON objects."""
+    async def list_models(self, permitted: Sequence[str] = ()) -> list[Members]:
+        """Return the models that match one of some patterns, as JSON objects; all where there is no pattern."""
+        request = inference_pb2.ListModelsRequest(permitted=permitted)
         with rpc_errors(unavailable_reason="inference_unavailable"):
-            response = await self._stub.ListModels(inference_pb2.ListModelsRequest(), timeout=self._timeout_seconds)
+            response = await self._stub.ListModels(request, timeout=_LIST_SECONDS)
         return translate.models(list(response.models))
 
 
@@ -222,6 +239,10 @@ def _hold(wish: _Wish, result: quota_pb2.ReserveResult) -> Hold:
     if result.outcome == quota_pb2.RESERVE_OUTCOME_DENIED:
         raise LimitReached(rate_limit)
     return Hold(wish.request_id, wish.principal, status.day, unix_seconds(result.reserved_at), rate_limit)
+
+
+def _not_settled() -> Unavailable:
+    return Unavailable("The hold could not be settled.", reason="quota_unavailable")
 
 
 def _settlement(end: _End) -> quota_pb2.Settlement:

@@ -49,6 +49,15 @@ def unsupported(param: str, why: str) -> InvalidRequest:
     return refusal(f"Unsupported parameter: '{param}' is not supported: {why}.", param, "unsupported_parameter")
 
 
+def array_too_long(path: str, most: int, length: int) -> InvalidRequest:
+    """Return the refusal of an array with more than `most` elements."""
+    text = (
+        f"Invalid '{path}': array too long. Expected an array with maximum length {most}, "
+        f"but got an array with length {length} instead."
+    )
+    return refusal(text, path, "array_above_max_length")
+
+
 anything = Rule(lambda path, value: None, {})
 """Every value is acceptable."""
 
@@ -119,12 +128,7 @@ def array_of(item: Rule, expected: str, *, at_least: int = 0, at_most: int | Non
                 "empty_array",
             )
         if at_most is not None and len(value) > at_most:
-            raise refusal(
-                f"Invalid '{path}': array too long. Expected an array with maximum length {at_most}, "
-                f"but got an array with length {len(value)} instead.",
-                path,
-                "array_above_max_length",
-            )
+            raise array_too_long(path, at_most, len(value))
         for index, one in enumerate(value):
             item(f"{path}[{index}]", one)
 

@@ -6,7 +6,7 @@
 | Unauthenticated   | 401    | authentication_error    |
 | PermissionDenied  | 403    | permission_error        |
 | NotFound          | 404    | invalid_request_error   |
-| FailedPrecondition | 409   | invalid_request_error   |
+| FailedPrecondition, AlreadyExists | 409 | invalid_request_error |
 | TooLarge          | 413    | invalid_request_error   |
 | LimitReached, Throttled | 429 | rate_limit_exceeded  |
 | Unavailable       | 503, or 502 where the model's answer or our access to it is at fault | internal_error |
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from services.common.errors import (
+    AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,
@@ -48,11 +49,16 @@ class HTTPError:
     param: str | None = None
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    failed_generation: str = ""
+    """What the model wrote where Groq could not use it (`tool_use_failed`, `json_validate_failed`); empty leaves the
+    member out, as Groq does."""
 
     @property
     def body(self) -> bytes:
         """The envelope as JSON text."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        if self.failed_generation:
+            error["failed_generation"] = self.failed_generation
         return _encode({"error": error})
 
 
@@ -74,7 +80,7 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
             return HTTPError(403, error.message, "permission_error", code=error.reason)
         case NotFound():
             return _refusal(404, error)
-        case FailedPrecondition():
+        case FailedPrecondition() | AlreadyExists():
             return HTTPError(409, error.message, "invalid_request_error", code=error.reason)
         case TooLarge():
             return HTTPError(413, error.message, "invalid_request_error", code=error.reason)
@@ -123,7 +129,14 @@ _BEARER = {"www-authenticate": "Bearer"}
 
 def _refusal(status: int, error: ServiceError) -> HTTPError:
     facts = error.metadata
-    return HTTPError(status, error.message, "invalid_request_error", param=facts.get("param"), code=facts.get("code"))
+    return HTTPError(
+        status,
+        error.message,
+        "invalid_request_error",
+        param=facts.get("param"),
+        code=facts.get("code"),
+        failed_generation=facts.get("failed_generation", ""),
+    )
 
 
 def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:

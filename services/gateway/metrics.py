@@ -26,8 +26,17 @@ FIRST_EVENT_SECONDS = Histogram(
     "stack_gateway_time_to_first_event_seconds", "Time from a request to its stream's first event.", buckets=_SECONDS
 )
 STREAMS = Gauge("stack_gateway_streams_open", "Streams that are being sent.")
+REJECTED = Counter(
+    "stack_http_rejected_total",
+    "Requests and connections that the HTTP server itself rejected: malformed, too large, too slow or too many.",
+    ["status"],
+)
 KEY_LOOK_UPS = Counter("stack_key_look_ups_total", "API keys shown, by who knew them.", ["source"])
 KEY_WATCH_UP = Gauge("stack_key_watch_up", "Whether auth's changes of keys are heard just now: 1, else 0.")
+ABANDONED = Gauge(
+    "stack_gateway_requests_abandoned",
+    "Requests without a client or a verdict, whose ledger row is being looked for to settle their hold.",
+)
 UNSETTLED = Counter("stack_gateway_holds_left_total", "Holds without a verdict, left to quota's sweeper.")
 
 

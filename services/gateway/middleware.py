@@ -1,4 +1,4 @@
-"""What stands around every HTTP request, as pure ASGI: its id, its time, its log line, and the envelope for defects."""
+"""What stands around every HTTP request, as pure ASGI: its id, its time, its log line, and the answer to defects."""
 
 import logging
 import re
@@ -11,7 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import tracing
 from services.gateway.errors import internal_error
+from services.gateway.http.write_flow import ClientStalled
 from services.gateway.metrics import IN_FLIGHT, request_seconds, route_of
+from services.gateway.redaction import loggable_path
 
 REQUEST_ID = "stack.request_id"
 """Name in the ASGI scope of the id that the answer will carry; a reserve that was tried again changes it."""
@@ -24,6 +26,7 @@ _PROBED = ("healthz", "readyz", "static")
 _UNANSWERED = 499
 """Label of requests that ended before any answer began: their client left. nginx' and Groq's word for it."""
 
+_NO_PARAMETERS: dict[str, str] = {}
 _log = logging.getLogger(__name__)
 # Without a prefix, `/key` and `/usage` are no paths of the API.
 _PREFIXED = re.compile(
@@ -79,7 +82,7 @@ class RequestScope:
         self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request; a defect of ours becomes a 500 in the envelope, or ends a stream that has begun."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -99,14 +102,39 @@ class RequestScope:
         with _traced(scope) as span:
             try:
                 await self._app(scope, receive, send_with_id)
-            except Exception:
-                _log.exception("request failed", extra={"request_id": scope[REQUEST_ID]})
-                if status:
-                    raise
-                await _send_defect(send_with_id)
+            except ClientStalled:
+                _log.info("client stalled", extra={"request_id": scope[REQUEST_ID]})
+                raise
             finally:
                 IN_FLIGHT.dec()
                 _report(scope, status or _UNANSWERED, started, span)
+
+
+class Defects:
+    """Answers defects of ours with a 500 in the envelope; a response that has begun is cut."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand in front of `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except ClientStalled:
+            raise
+        except Exception:
+            _log.exception("request failed", extra={"request_id": scope.get(REQUEST_ID, "")})
+            if has_begun:
+                raise
+            await _send_defect(send)
 
 
 def _traced(scope: Scope) -> AbstractContextManager[Span]:
@@ -143,7 +171,7 @@ def _report(scope: Scope, status: int, started: float, span: Span) -> None:
         extra={
             "request_id": scope[REQUEST_ID],
             "method": scope["method"],
-            "path": scope["path"],
+            "path": loggable_path(scope["path"], scope.get("path_params", _NO_PARAMETERS)),
             "status": status,
             "duration_ms": round(seconds * 1000, 1),
         },

@@ -3,7 +3,9 @@
 import msgspec
 
 from services.common.errors import InvalidRequest
+from services.gateway.chat_limits import DEFAULT_LIMITS, ChatLimits, check_limits, check_values
 from services.gateway.checks import missing, type_name
+from services.gateway.message_shapes import fits
 from services.gateway.messages import MESSAGES, own_members
 from services.gateway.parameters import adapted
 from services.gateway.pipeline import Chat, Members
@@ -15,23 +17,26 @@ _NOT_JSON = (
 )
 
 
-def parse_chat(body: bytes) -> Chat:
+def parse_chat(body: bytes, limits: ChatLimits = DEFAULT_LIMITS) -> Chat:
     """Return the chat request in an HTTP body, whatever its content type says, as Groq gets it.
 
-    Top-level members that are null count as absent. Faults are told in OpenAI's order: messages missing, unknown
-    parameters, then types and ranges.
+    Top-level members that are null count as absent. What is over a limit is refused first; then faults are told in
+    OpenAI's order: messages missing, unknown parameters, then types and ranges.
 
     Raises:
         InvalidRequest: The body is not a chat request; `param` and `code` in the metadata are OpenAI's.
     """
+    check_values(body, limits)
     members = _object(body)
+    check_limits(members, limits, body=body)
     if "messages" not in members:
         raise missing("messages")
     messages = members.pop("messages")
     parameters = adapted({name: value for name, value in members.items() if value is not None})
-    MESSAGES("messages", messages)
+    if not fits(messages):
+        MESSAGES("messages", messages)
     stream = parameters.pop("stream", False)
-    return Chat({"messages": [own_members(message) for message in messages], **parameters}, stream)
+    return Chat({"messages": [own_members(message) for message in messages], **parameters}, stream, len(body))
 
 
 def _object(body: bytes) -> Members:

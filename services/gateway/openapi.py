@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.chat_limits import DEFAULT_LIMITS, ChatLimits
 from services.gateway.checks import Schema, nullable
 from services.gateway.messages import MESSAGES
 from services.gateway.parameters import PARAMETERS, Fate
@@ -19,13 +20,20 @@ _ERRORS = {
     "401": "The API key is missing or not good.",
     "403": "The API key may not ask for this model. Not counted.",
     "404": "There is no such thing.",
-    "413": "The body is too large.",
-    "429": "The key's requests of the day are used up or in use, or too many unknown keys came from your address.",
+    "408": "The body did not arrive in time. Not counted.",
+    "413": "The body is too large. Not counted.",
+    "415": "The body is compressed. Not counted.",
+    "429": "The key's requests of the day are used up or in use, or too many unknown keys came from your address, "
+    "or too many invalid requests from you.",
     "500": "Our own defect.",
     "502": "The model's answer, or this service's access to it, is at fault. Not counted.",
     "503": "Something needed is away; try again after `retry-after` seconds. Not counted.",
     "504": "It took too long.",
 }
+_LIMITS = (
+    "At most {values} JSON values, {parts} content parts and {calls} tool calls in all messages together, "
+    "{levels} levels of arrays and objects, and {characters} characters of a name."
+)
 _RATE_LIMIT_HEADERS = {
     "x-ratelimit-limit-requests": "Requests a UTC day.",
     "x-ratelimit-remaining-requests": "Requests neither used nor in use.",
@@ -34,7 +42,7 @@ _RATE_LIMIT_HEADERS = {
 
 
 @cache
-def document() -> bytes:
+def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
     """Return the document as JSON text."""
     return _encode(
         {
@@ -48,21 +56,40 @@ def document() -> bytes:
             "paths": _paths(),
             "components": {
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk_stk_…`"}},
-                "schemas": {"ChatRequest": chat_request(), "ChatCompletion": _COMPLETION, "Error": _ERROR},
+                "schemas": {"ChatRequest": chat_request(limits), "ChatCompletion": _COMPLETION, "Error": _ERROR},
             },
         }
     )
 
 
-def chat_request() -> Schema:
+def chat_request(limits: ChatLimits = DEFAULT_LIMITS) -> Schema:
     """Return the JSON Schema of a chat request."""
     properties = {name: nullable(one.rule.schema) | _told(one.fate, one.why) for name, one in PARAMETERS.items()}
     return {
         "type": "object",
-        "properties": {"messages": MESSAGES.schema, **properties},
+        "properties": {"messages": MESSAGES.schema, **properties} | _limited(limits),
         "required": ["messages"],
+        "description": _LIMITS.format(
+            values=limits.values_max,
+            parts=limits.content_parts_max,
+            calls=limits.tool_calls_max,
+            levels=limits.nesting_max,
+            characters=limits.name_characters_max,
+        ),
         # Members that are null count as absent, whatever their name (openai.py).
         "additionalProperties": {"type": "null"},
+    }
+
+
+def _limited(limits: ChatLimits) -> Schema:
+    """Return the members whose schemas say a limit."""
+    most = {"maxItems": limits.tools_max}
+    tools, functions = (PARAMETERS[name].rule.schema | most for name in ("tools", "functions"))
+    return {
+        "messages": MESSAGES.schema | {"maxItems": limits.messages_max},
+        "model": nullable(PARAMETERS["model"].rule.schema | {"maxLength": limits.name_characters_max}),
+        "tools": nullable(tools),
+        "functions": nullable(functions),
     }
 
 
@@ -71,7 +98,7 @@ def _told(fate: Fate, why: str) -> Schema:
 
 
 def _paths() -> dict[str, Any]:
-    chat = _operation("Answer a conversation", ("400", "401", "403", "404", "413", "429", "500", "502", "503", "504"))
+    chat = _operation("Answer a conversation", tuple(_ERRORS))
     chat["requestBody"] = {"required": True, "content": _json(_reference("ChatRequest"))}
     chat["responses"]["200"] = {
         "description": "The answer; with `stream` as events that end with `data: [DONE]`.",

@@ -3,27 +3,32 @@
     authorise   who calls?            principal, from the cache or auth; a refusal costs nothing
     reserve     is a slot left today? a hold under the request's id, or 429; changes nothing when denied
     infer       the one RPC           inference answers, writes the ledger row, and gives its verdict
-    settle      close the hold        on that verdict only, after the answer has left; no verdict, no settling
+    settle      close the hold        on that verdict only, after the answer has left
 
-A reserve that got no answer may have held a slot: it is tried once more under a new id, and the first is left to
-quota's sweeper. Inference is never tried twice: only it knows what it did.
+A request that ends here without a verdict, because its client left or the call to inference broke, is settled by its
+ledger row as soon as there is one; what has no row in time is left to quota's sweeper. A reserve that got no answer may
+have held a slot: it is tried once more under a new id, and the first is left to the sweeper. Inference is never called
+twice: only it knows what it did.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from services.common import tracing
 from services.common.errors import ServiceError, Throttled, Unavailable
-from services.gateway.metrics import UNSETTLED
+from services.gateway.metrics import ABANDONED, UNSETTLED
 
 _log = logging.getLogger(__name__)
 _RESERVE_TRIES = 2
 _SETTLE_WAITS_SECONDS = (0.1, 0.3, 1.0, 3.0)
+_LOOK_UP_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
+_LOOK_UP_SECONDS_MAX = 5.0
+"""Pauses between looking for an abandoned request's row: short at first, since many have one at once."""
 
 Members = dict[str, Any]
 """A JSON object."""
@@ -88,6 +93,8 @@ class Chat:
     members: Members
     """Its JSON object without `stream`."""
     stream: bool
+    body_bytes: int = 0
+    """Size of the body that it came in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +120,25 @@ class LimitReached(Throttled):
         self.rate_limit = rate_limit
 
 
+class Departure(StrEnum):
+    """Why an answer does not reach its client; the ledger's outcomes of the same names."""
+
+    CLIENT_LEFT = "client_left"
+    """The client closed the connection."""
+    CLIENT_STALLED = "client_stalled"
+    """The client was connected and read nothing."""
+    KEY_REVOKED = "key_revoked"
+    """The key was revoked, which ended the stream."""
+    SESSION_ENDED = "session_ended"
+    """The console session that used the key ended, which ended the stream."""
+
+
 class Client(Protocol):
-    """Who waits for the answer."""
+    """The receiver of the answer."""
 
     @property
-    def has_left(self) -> bool:
-        """Whether the client is known to be gone."""
+    def departure(self) -> Departure | None:
+        """Why the client is gone; None while it is there."""
 
 
 class Principals(Protocol):
@@ -162,22 +182,46 @@ class Inference(Protocol):
     def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Yield the events that arrived together as JSON texts, and at last the verdict."""
 
-    async def note_client_left(self, hold: Hold) -> None:
-        """Note on a request's row that its client had left; only the gateway knows."""
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+        """Return the verdict of an abandoned request's row, and note on it why; None when there is no row yet.
+
+        Raises:
+            ServiceError: The ledger cannot be asked.
+        """
 
 
 class Pipeline:
     """Takes a chat request through the services."""
 
     def __init__(
-        self, principals: Principals, quota: Quota, inference: Inference, *, new_request_id: Callable[[], str]
+        self,
+        principals: Principals,
+        quota: Quota,
+        inference: Inference,
+        *,
+        new_request_id: Callable[[], str],
+        abandoned_max: int,
+        abandoned_seconds: float,
     ) -> None:
-        """Wire the parts; `new_request_id` mints an id that was never used."""
+        """Wire the parts.
+
+        Args:
+            principals: Authenticates keys.
+            quota: Holds and settles slots.
+            inference: Answers chats.
+            new_request_id: Returns an id that was never used.
+            abandoned_max: Maximum abandoned requests whose rows are looked for; more are left to quota's sweeper.
+            abandoned_seconds: How long a row is looked for: longer than a request may take.
+        """
         self._principals = principals
         self._quota = quota
         self._inference = inference
         self._new_request_id = new_request_id
+        self._abandoned_max = abandoned_max
+        self._abandoned_seconds = abandoned_seconds
         self._settling: set[asyncio.Task[None]] = set()
+        self._abandoned: set[asyncio.Task[None]] = set()
+        ABANDONED.set_function(lambda: len(self._abandoned))
 
     async def authorise(self, api_key: str, *, address: str) -> Principal:
         """Return who calls; raises as `Principals.authenticate`."""
@@ -217,50 +261,51 @@ class Pipeline:
         except ServiceError as exc:
             self._settle(hold, verdict_of(exc))
             raise
-        self._settle(hold, completion.verdict, client)
+        except asyncio.CancelledError:
+            self._abandon(hold, client.departure)
+            raise
+        self._settle(hold, completion.verdict)
         return completion.body
 
-    async def stream(self, hold: Hold, chat: Chat, client: Client) -> AsyncGenerator[list[bytes], None]:
-        """Yield events that arrived together as JSON texts; the hold is settled at the end, whoever still listens.
-
-        Raises:
-            ServiceError: Inference refused or failed, at once or after some events.
-        """
-        try:
-            async with aclosing(self._inference.stream(hold, chat)) as parts:
-                async for part in parts:
-                    if isinstance(part, list):
-                        yield part
-                    else:
-                        self._settle(hold, part, client)
-        except ServiceError as exc:
-            self._settle(hold, verdict_of(exc))
-            raise
+    def stream(self, hold: Hold, chat: Chat, client: Client) -> "ChatStream":
+        """Return the events of an answer; its hold is settled at its end, or when it is closed before."""
+        return ChatStream(self, self._inference.stream(hold, chat), hold, client)
 
     async def drain(self, *, timeout_seconds: float) -> None:
-        """Let settles on their way arrive; what does not is quota's sweeper's."""
+        """Let settles on their way arrive; what is not settled by then is left to quota's sweeper."""
         if self._settling:
             await asyncio.wait(self._settling, timeout=timeout_seconds)
+        for task in self._abandoned:
+            task.cancel()
 
-    def _settle(self, hold: Hold, verdict: Verdict | None, client: Client | None = None) -> None:
-        if client is not None and client.has_left:
-            self._spawn(self._note_left(hold))
+    def _settle(self, hold: Hold, verdict: Verdict | None) -> None:
         if verdict is None:
-            UNSETTLED.inc()
-            _log.warning("no verdict; the hold is left to the sweeper", extra={"request_id": hold.request_id})
-            return
-        self._spawn(self._settle_until_answered(hold, verdict))
+            self._abandon(hold, None)
+        else:
+            _spawn(self._settle_until_answered(hold, verdict), self._settling)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+    def _abandon(self, hold: Hold, departure: Departure | None) -> None:
+        """Settle a hold whose verdict does not come here by the request's row, once there is one."""
+        if len(self._abandoned) < self._abandoned_max:
+            _spawn(self._settle_by_row(hold, departure), self._abandoned)
+        else:
+            self._leave_to_sweeper(hold)
 
-    async def _note_left(self, hold: Hold) -> None:
-        try:
-            await self._inference.note_client_left(hold)
-        except ServiceError as exc:
-            _log.warning("a leaver was not noted", extra={"request_id": hold.request_id, "reason": exc.reason})
+    async def _settle_by_row(self, hold: Hold, departure: Departure | None) -> None:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._abandoned_seconds
+        pauses = iter(_LOOK_UP_SECONDS)
+        while loop.time() < ends_at:
+            await asyncio.sleep(next(pauses, _LOOK_UP_SECONDS_MAX))
+            with suppress(ServiceError):
+                if verdict := await self._inference.resolve_abandoned(hold, departure):
+                    await self._settle_until_answered(hold, verdict)
+                    return
+        self._leave_to_sweeper(hold)
+
+    def _leave_to_sweeper(self, hold: Hold) -> None:
+        UNSETTLED.inc()
+        _log.warning("No verdict. The hold is left to the sweeper.", extra={"request_id": hold.request_id})
 
     async def _settle_until_answered(self, hold: Hold, verdict: Verdict) -> None:
         for wait_seconds in _SETTLE_WAITS_SECONDS:
@@ -272,6 +317,59 @@ class Pipeline:
             else:
                 return
         _log.error("not settled; the hold is left to the sweeper", extra={"request_id": hold.request_id})
+
+
+def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+class ChatStream:
+    """The events of one answer, in lists of JSON texts that arrived together; to be closed by its reader."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        parts: AsyncGenerator[list[bytes] | Verdict | None, None],
+        hold: Hold,
+        client: Client,
+    ) -> None:
+        self._pipeline = pipeline
+        self._parts = parts
+        self._hold = hold
+        self._client = client
+        self._is_settled = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[bytes]:
+        """Return the next events.
+
+        Raises:
+            ServiceError: Inference refused or failed, at once or after some events.
+        """
+        try:
+            async for part in self._parts:
+                if isinstance(part, list):
+                    return part
+                self._settle(part)
+        except ServiceError as exc:
+            self._settle(verdict_of(exc))
+            raise
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """End the call; a request that has no verdict yet is abandoned, even if nothing was ever read."""
+        await self._parts.aclose()
+        if not self._is_settled:
+            self._is_settled = True
+            self._pipeline._abandon(self._hold, self._client.departure)
+
+    def _settle(self, verdict: Verdict | None) -> None:
+        self._is_settled = True
+        self._pipeline._settle(self._hold, verdict)
 
 
 def verdict_of(error: ServiceError) -> Verdict | None:

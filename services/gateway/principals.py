@@ -19,7 +19,7 @@ from services.common.clock import Clock
 from services.common.errors import ServiceError, Unauthenticated, Unavailable
 from services.gateway.authority import Authority, WatchEvent
 from services.gateway.bad_keys import BadKeys, Guessers
-from services.gateway.lifelines import Lifelines
+from services.gateway.lifelines import Lifelines, Standing
 from services.gateway.metrics import KEY_LOOK_UPS, KEY_WATCH_UP
 from services.gateway.pipeline import Principal
 from services.gateway.refusals import refused
@@ -34,6 +34,8 @@ _SILENCE_SECONDS = 1.0
 _RETRY_SECONDS = 0.2
 _STREAMS_SECONDS = 2.0
 """Pause between two looks at the keys of live streams while the watch is broken."""
+_SESSIONS_SECONDS = 1.0
+"""Interval between checks of the sessions of live streams. The key watch does not report the end of a session."""
 _STALE_ANSWERS_MAX = 10
 _STALE_PAUSE_SECONDS = 0.05
 _RECENT_CHANGES_MAX = 10_000
@@ -56,6 +58,7 @@ class PrincipalCache:
         self._authority = authority
         self._clock = clock
         self._lifelines = lifelines
+        lifelines.ask_about_key = self._standing
         self._bad_keys = BadKeys(clock)
         self._guessers = Guessers(clock)
         self._principals_max = principals_max
@@ -109,14 +112,24 @@ class PrincipalCache:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def keep_streams_true(self) -> None:
-        """Until cancelled, end live streams of keys that were revoked without the watch telling it."""
+        """Until cancelled, end live streams of keys that were revoked without the watch telling it, and of sessions."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._check_keys())
+            tasks.create_task(self._check_sessions())
+
+    async def _check_keys(self) -> None:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STREAMS_SECONDS):
                     await self._missed.wait()
             if self._is_silent() or self._missed.is_set():
                 self._missed.clear()
-                await self._lifelines.cut_revoked(self._is_revoked)
+                await self._lifelines.check_keys()
+
+    async def _check_sessions(self) -> None:
+        while True:
+            await self._lifelines.check_sessions()
+            await asyncio.sleep(_SESSIONS_SECONDS)
 
     def _is_silent(self) -> bool:
         return self._clock.monotonic() - self._heartbeat_at > _SILENCE_SECONDS
@@ -131,15 +144,16 @@ class PrincipalCache:
         self._cached.move_to_end(digest)
         return cached.principal
 
-    async def _is_revoked(self, api_key: str) -> bool:
-        """Whether auth says so; its being away says nothing, and what a key began before it expired may end."""
+    async def _standing(self, api_key: str) -> Standing:
+        """Ask auth about a key that has streams; what it began before it expired may end."""
         try:
             await self._ask_once(_digest(api_key), api_key, "")
         except Unauthenticated as exc:
-            return exc.reason != "expired"
+            return Standing.GOOD if exc.reason == "expired" else Standing.REVOKED
         except ServiceError as exc:
             _log.info("a key with live streams was not confirmed", extra={"reason": exc.reason})
-        return False
+            return Standing.UNKNOWN
+        return Standing.GOOD
 
     async def _ask_once(self, digest: bytes, api_key: str, address: str) -> Principal:
         """Ask auth; callers that ask about the same key at the same time share one call."""

@@ -17,17 +17,16 @@ from starlette.responses import Response
 
 from services.common.clock import Clock
 from services.common.errors import InvalidRequest, NotFound
+from services.common.ids import Kind, is_id
 from services.gateway.credentials import client_address, shown_key
 from services.gateway.pipeline import Principal, Principals, RateLimit
+from services.gateway.redaction import redacted
 from services.gateway.routes import json_response
 
 _DAYS = 30
 """UTC days that a list of usage covers when it is not told where to begin."""
 # Python reads more spellings of a date than this, and its `\d` more digits.
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-# Ids of ours are a prefix and a ULID. Nothing else is asked for: a database does not take every text.
-_REQUEST_ID = re.compile(r"req_[0-9A-Z]{26}")
-_KEY_ID = re.compile(r"key_[0-9A-Z]{26}")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -157,7 +156,7 @@ class Receipts:
         principal = await self._principal(request)
         from_day, to_day = self._span(request)
         key_id = request.query_params.get("key_id", "")
-        if "key_id" in request.query_params and not _KEY_ID.fullmatch(key_id):
+        if "key_id" in request.query_params and not is_id(key_id, Kind.KEY):
             raise _invalid("key_id", "expected the id of a key, `key_…`; the key itself must not stand in an address")
         days = await self._ledger.summarize(principal.account_id, key_id=key_id, from_day=from_day, to_day=to_day)
         return json_response(_encode({"object": "list", "data": days}))
@@ -166,11 +165,11 @@ class Receipts:
         """`GET /api/v1/usage/{request_id}`: what became of one request of the account."""
         principal = await self._principal(request)
         request_id = request.path_params["request_id"]
-        owned = await self._ledger.find(request_id) if _REQUEST_ID.fullmatch(request_id) else None
+        owned = await self._ledger.find(request_id) if is_id(request_id, Kind.REQUEST) else None
         if owned is None or owned.account_id != principal.account_id:
             message = (
-                f"No request `{request_id}` of this account is recorded. A request has a record once it was answered, "
-                "or failed after it was sent to a model."
+                f"No request `{redacted(request_id)}` of this account is recorded. A request has a record once it was "
+                "answered, or failed after it was sent to a model."
             )
             raise NotFound(message, metadata={"param": "request_id", "code": "request_not_found"})
         return json_response(_encode(owned.receipt))

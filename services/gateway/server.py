@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
@@ -12,50 +11,45 @@ import uvicorn
 from grpc import aio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from ulid import ULID
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.common import metrics, process
-from services.common.address import Address, bind
+from services.common.address import Address
+from services.common.byte_budget import ByteBudget
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
-from services.common.errors import StartError
+from services.common.ids import Kind, new_id
 from services.common.tasks import running
-from services.gateway import routes, uvicorn_log
+from services.gateway import routes
 from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
+from services.gateway.cors import CORSPolicy
 from services.gateway.dependencies import Dependencies
 from services.gateway.dependency_backend import InferenceDependencies, QuotaDependencies
+from services.gateway.forwarded import ForwardedHeaders
+from services.gateway.http import listener
+from services.gateway.http.connection import HTTPConnection
+from services.gateway.http.connections import Connections
+from services.gateway.http.limits import Limits
+from services.gateway.http.rejections import Rejections
+from services.gateway.http.shared import Shared
+from services.gateway.invalid_requests import InvalidRequestLimiter
 from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
 from services.gateway.lifelines import Lifelines
-from services.gateway.middleware import APIPaths, ConsolePaths, RequestScope
+from services.gateway.middleware import APIPaths, ConsolePaths, Defects, RequestScope
 from services.gateway.pipeline import Pipeline
-from services.gateway.presence import Leavers
 from services.gateway.principals import PrincipalCache
 from services.gateway.receipts import Receipts
+from services.gateway.request_bodies import RequestBodies
 from services.gateway.routes import API
 from services.gateway.settings import GatewaySettings
 from services.gateway.shutdown import CUT_SECONDS, Cuttable, RequestsInFlight
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 4096
 _SETTLES_SECONDS = 3.0
-_PREFLIGHT_SECONDS = 600
-_TOLD_TO_PAGES = (
-    "x-request-id",
-    "stack-processing-ms",
-    "retry-after",
-    "x-should-retry",
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-reset-requests",
-)
-"""Headers that a page's script may read; browsers hide all others."""
 _RECEIPT_SECONDS_MAX = 2.0
 
 
@@ -91,10 +85,11 @@ async def serve(settings: GatewaySettings) -> None:
             await stack.enter_async_context(open_channel(target, certificates, service=service))
             for service, target in settings.targets
         ]
-        lifelines = Lifelines()
+        clock = SystemClock()
+        lifelines = Lifelines(clock)
         principals = PrincipalCache(
             GrpcAuthority(auth, timeout_seconds=settings.auth_timeout_seconds),
-            SystemClock(),
+            clock,
             lifelines,
             principals_max=settings.principals_max,
         )
@@ -104,12 +99,14 @@ async def serve(settings: GatewaySettings) -> None:
         await stack.enter_async_context(running(principals.keep_true()))
         await stack.enter_async_context(running(principals.keep_streams_true()))
         await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
-        models = GrpcInference(inference, timeout_seconds=settings.total_timeout_seconds)
+        models = GrpcInference(inference, timeout_seconds=settings.request_timeout_seconds + settings.verdict_seconds)
         pipeline = Pipeline(
             principals,
             GrpcQuota(quota, timeout_seconds=settings.quota_timeout_seconds),
             models,
             new_request_id=new_request_id,
+            abandoned_max=settings.abandoned_requests_max,
+            abandoned_seconds=settings.request_timeout_seconds + settings.verdict_seconds,
         )
         receipts = Receipts(
             principals,
@@ -117,26 +114,29 @@ async def serve(settings: GatewaySettings) -> None:
             GrpcLedger(inference, timeout_seconds=_RECEIPT_SECONDS_MAX),
             SystemClock(),
         )
+        budget = ByteBudget(total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max)
         api = API(
             pipeline,
             models,
-            Leavers(settings.leavers_max),
             lifelines,
-            body_bytes_max=settings.body_bytes_max,
+            RequestBodies(budget, bytes_max=settings.body_bytes_max),
+            InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),
+            settings.chat_limits,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
+        cors = CORSPolicy(settings.cors_origins)
         requests = RequestsInFlight()
-        console = open_console((auth, quota, inference), api, models, settings) if settings.console else None
+        console = open_console((auth, quota, inference), api, models, cors, settings) if settings.console else None
         app = build_app(
             api,
             receipts,
             readiness,
-            cors_origins=settings.cors_origins,
+            cors=cors,
             trusted_proxies=settings.trusted_proxies,
             console=console,
             requests=requests,
         )
-        await _listen(app, readiness, requests, settings)
+        await _listen(app, readiness, cors, requests, settings)
         await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
 
 
@@ -145,7 +145,7 @@ def build_app(
     receipts: Receipts,
     readiness: Readiness,
     *,
-    cors_origins: Sequence[str],
+    cors: CORSPolicy,
     trusted_proxies: Sequence[str] = (),
     console: ASGIApp | None = None,
     requests: RequestsInFlight,
@@ -156,7 +156,7 @@ def build_app(
         api: The handlers of chats and models.
         receipts: The handlers of what was used.
         readiness: The handler of `GET /readyz`.
-        cors_origins: Origins whose pages may call it.
+        cors: Whose pages may call it.
         trusted_proxies: Addresses and networks that are believed whom they forward.
         console: What answers all paths that are not the API's; None leaves them unknown.
         requests: Where requests are registered, for a stop to cut them.
@@ -170,22 +170,16 @@ def build_app(
             Route("/api/v1/key", receipts.key),
             Route("/api/v1/usage", receipts.usage),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
-            Route("/api/v1/openapi.json", routes.openapi),
+            Route("/api/v1/openapi.json", api.openapi),
             Route("/healthz", routes.healthz),
             Route("/readyz", readiness.readyz),
         ],
         middleware=[
-            Middleware(ProxyHeadersMiddleware, trusted_hosts=list(trusted_proxies)),
+            Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
             *([Middleware(ConsolePaths, console=Cuttable(console, requests=requests))] if console else []),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],
-                expose_headers=_TOLD_TO_PAGES,
-                max_age=_PREFLIGHT_SECONDS,
-            ),
+            cors.middleware(),
+            Middleware(Defects),
             Middleware(Cuttable, requests=requests),
             Middleware(APIPaths),
         ],
@@ -197,32 +191,33 @@ def build_app(
 
 def new_request_id() -> str:
     """Return an id that was never used: `req_` and a ULID."""
-    return f"req_{ULID()}"
+    return new_id(Kind.REQUEST)
 
 
-async def _listen(app: Starlette, readiness: Readiness, requests: RequestsInFlight, settings: GatewaySettings) -> None:
+async def _listen(
+    app: Starlette, readiness: Readiness, cors: CORSPolicy, requests: RequestsInFlight, settings: GatewaySettings
+) -> None:
     """Serve `app` until a signal, then say so, let callers move away, let requests finish, and cut what is left."""
-    uvicorn_log.install()
     stopping = process.stop_signal()
-    listeners = _bind(settings)
+    listener.allow_connections(settings.connections_max)
+    sockets = listener.bind(Address(settings.host, settings.port), is_shared=settings.has_siblings)
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=http_protocol(settings, cors),
             ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=75,
+            backlog=listener.BACKLOG,
             # The last resort: requests are cut before, with an answer.
             timeout_graceful_shutdown=math.ceil(settings.grace_seconds + CUT_SECONDS),
         )
     )
-    serving = asyncio.get_running_loop().create_task(server.serve(sockets=listeners))
-    _log.info("ready", extra={"listen": [str(Address(*one.getsockname()[:2])) for one in listeners]})
+    serving = asyncio.get_running_loop().create_task(server.serve(sockets=sockets))
+    _log.info("ready", extra={"listen": [str(Address(*one.getsockname()[:2])) for one in sockets]})
     await stopping.wait()
     readiness.state = "draining"
     await stopping.wait_for(serving, seconds=settings.drain_seconds)
@@ -232,17 +227,23 @@ async def _listen(app: Starlette, readiness: Readiness, requests: RequestsInFlig
     await serving
 
 
+def http_protocol(settings: GatewaySettings, cors: CORSPolicy) -> type[asyncio.Protocol]:
+    """Return the protocol that uvicorn serves connections with."""
+    limits = Limits(
+        head_bytes_max=settings.head_bytes_max,
+        head_seconds=settings.head_timeout_seconds,
+        stall_seconds=settings.stall_timeout_seconds,
+        connections_max=settings.connections_max,
+        connections_per_address_max=settings.connections_per_address_max,
+        trusted_proxies=settings.trusted_proxies,
+    )
+    rejections = Rejections(new_request_id=new_request_id, cors=cors)
+    return HTTPConnection.bound(Shared(limits, Connections(limits), rejections))
+
+
 class _Server(uvicorn.Server):
     """Uvicorn without its signal handlers: it would end the process by the signal instead of with exit code 0."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _bind(settings: GatewaySettings) -> list[socket.socket]:
-    address = Address(settings.host, settings.port)
-    try:
-        return bind(address, backlog=_BACKLOG, reuse_port=settings.has_siblings)
-    except StartError as exc:
-        raise StartError(f"{exc}; set GATEWAY_HOST and GATEWAY_PORT to an address that is free") from exc

@@ -1,13 +1,15 @@
-"""Streams of events over HTTP: sent as they arrive, followed to their end, never silent for long.
+"""Streams of events over HTTP: sent as they arrive, and never silent for long.
 
-A stream whose key is revoked ends with an error event at once. Nothing more is sent, but it is followed to its end like
-any whose client left.
+A stream whose key is revoked ends with an error event at once, and so does one whose client stops reading. Both then
+cancel the handler, as a client that leaves does. Inference reads Groq's answer to the end by itself.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, suppress
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -15,21 +17,41 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import ServiceError
 from services.common.tasks import running
 from services.gateway import sse
+from services.gateway.disconnect import DisconnectMonitor
 from services.gateway.errors import HTTPError, http_error
+from services.gateway.http.write_flow import ClientStalled
 from services.gateway.lifelines import Lifeline
 from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS
-from services.gateway.middleware import STARTED
-from services.gateway.presence import Presence
+from services.gateway.middleware import REQUEST_ID, STARTED
+from services.gateway.pipeline import Departure
 
-_WRITE_SECONDS_MAX = 30.0
-"""Longest wait for a client that is connected and does not read."""
+_log = logging.getLogger(__name__)
+_STALLED = HTTPError(
+    408,
+    "The stream was ended, because its client had read nothing of it for too long. Send the request again.",
+    "invalid_request_error",
+    code="client_stalled",
+)
 
-Events = AsyncGenerator[list[bytes], None]
-"""JSON texts; those that arrived together come together."""
+
+class Events(Protocol):
+    """Lists of JSON texts that arrived together."""
+
+    def __aiter__(self) -> AsyncIterator[list[bytes]]: ...
+
+    def __anext__(self) -> Awaitable[list[bytes]]: ...
+
+    async def aclose(self) -> None:
+        """End the stream."""
 
 
 async def begin_stream(
-    events: Events, headers: Mapping[str, str], client: Presence, lifeline: Lifeline, *, heartbeat_seconds: float
+    events: Events,
+    headers: Mapping[str, str],
+    client: DisconnectMonitor,
+    lifeline: Lifeline,
+    *,
+    heartbeat_seconds: float,
 ) -> Response:
     """Return the answer that sends `events` until the `lifeline` is cut.
 
@@ -45,23 +67,27 @@ async def begin_stream(
         await asyncio.wait({first, cut}, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
         await _end(first)
+        await events.aclose()
         raise
     finally:
         cut.cancel()
-    if first.done():
-        first.result()
-    return EventStream(first, events, headers, client, lifeline, heartbeat_seconds=heartbeat_seconds)
+    try:
+        if first.done():
+            first.result()
+        return EventStream(first, events, headers, client, lifeline, heartbeat_seconds=heartbeat_seconds)
+    finally:
+        del first  # A failed task refers to its error, whose traceback refers to this frame.
 
 
 class EventStream(Response):
-    """A stream of events that goes on to its end whoever listens, since only its end tells the verdict."""
+    """A stream of events that is sent as it arrives."""
 
     def __init__(
         self,
         first: "asyncio.Future[list[bytes]]",
         rest: Events,
         headers: Mapping[str, str],
-        client: Presence,
+        client: DisconnectMonitor,
         lifeline: Lifeline,
         *,
         heartbeat_seconds: float,
@@ -75,6 +101,7 @@ class EventStream(Response):
         self._own_headers = headers
         self._sent_at = 0.0
         self._started = time.perf_counter()
+        self._request_id = ""
         self._is_over = False
         """Nothing may be sent any more: the answer is complete, or its client is stuck."""
         self._sending = asyncio.Lock()
@@ -83,6 +110,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events as they arrive; what arrived together leaves in one write."""
         self._started = scope.get(STARTED, self._started)
+        self._request_id = scope.get(REQUEST_ID, "")
         with self._client.watching(receive), STREAMS.track_inprogress():
             async with aclosing(self._rest):
                 try:
@@ -129,26 +157,32 @@ class EventStream(Response):
     async def _end_when_cut(self, send: Send) -> None:
         await self._lifeline.until_cut()
         await self._finish(send, b"")
-        self._client.write_off()
+        self._client.depart(self._lifeline.departure)
 
     async def _finish(self, send: Send, body: bytes) -> None:
         """Complete the answer with `body`, or with the refusal of a key that was revoked."""
         await self._send(send, _error_event(self._lifeline.refusal) if self._lifeline.is_cut else body, more=False)
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        """Write to the client; one that takes nothing any more is written off, and the stream goes on without it."""
+        """Write to the client; one that reads nothing any more is given up."""
         async with self._sending:
             if self._is_over or (more and self._lifeline.is_cut):
                 return
             self._sent_at = time.monotonic()
             try:
-                async with asyncio.timeout(_WRITE_SECONDS_MAX):
-                    await send({"type": "http.response.body", "body": body, "more_body": more})
-            except TimeoutError:
-                self._is_over = True
-                self._client.write_off()
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+            except ClientStalled:
+                await self._give_up(send)
             else:
                 self._is_over = not more
+
+    async def _give_up(self, send: Send) -> None:
+        """End a stream that its client does not read, with an error event in case it ever does."""
+        self._is_over = True
+        _log.info("client stalled", extra={"request_id": self._request_id})
+        with suppress(ClientStalled):
+            await send({"type": "http.response.body", "body": sse.events([_STALLED.body]), "more_body": False})
+        self._client.depart(Departure.CLIENT_STALLED)
 
     def _raw(self, more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
         return [(name.encode(), value.encode()) for name, value in {**self._own_headers, **more}.items()]

@@ -1,11 +1,14 @@
 """OpenAI's JSON ↔ protobuf."""
 
 from services.common import mirror
-from services.common.errors import InvalidRequest
+from services.common.channel import MESSAGE_BYTES_MAX
+from services.common.errors import InvalidRequest, TooLarge
 from services.common.timestamps import timestamp
 from services.gateway.pipeline import Chat, Hold, Members, Verdict
 from stack.inference.v1 import chat_pb2, inference_pb2
 
+_CHAT_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
+"""Of a chat in a message to inference; its context takes the rest, most of all the models that a key may ask for."""
 _VERDICTS = {
     inference_pb2.VERDICT_CHARGED: Verdict.CHARGED,
     inference_pb2.VERDICT_RELEASED: Verdict.RELEASED,
@@ -16,15 +19,21 @@ def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
     """Return a chat request as protobuf.
 
     Raises:
-        InvalidRequest: A string holds what protobuf cannot.
+        InvalidRequest: It holds what protobuf cannot, such as a lone surrogate.
+        TooLarge: It is larger than what can be passed on.
     """
+    # The call is never made after one of these, so its hold is free.
+    facts = {"verdict": Verdict.RELEASED.value}
     message = chat_pb2.ChatRequest()
     try:
         mirror.fill(message, chat.members)
     except ValueError as exc:
-        # The call was never made, so its hold is free.
-        facts = {"verdict": Verdict.RELEASED.value}
         raise InvalidRequest("The request holds text that is not valid Unicode.", metadata=facts) from exc
+    except RecursionError as exc:
+        raise InvalidRequest("The request is nested too deeply.", metadata=facts) from exc
+    if message.ByteSize() > _CHAT_BYTES_MAX:
+        text = f"The request is larger than {_CHAT_BYTES_MAX:,} bytes; shorten the messages."
+        raise TooLarge(text, reason="request_too_large", metadata=facts)
     return message
 
 

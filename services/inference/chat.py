@@ -4,10 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 Members = dict[str, Any]
 """A JSON object; values may be raw JSON (`msgspec.Raw`) on the way out."""
+
+TOKENS_MAX = 10**9
+"""Highest count of tokens that a row takes: far more than any request uses, and sums of rows stay within 64 bits."""
 
 
 class Verdict(StrEnum):
@@ -29,11 +32,23 @@ class Outcome(StrEnum):
     CUT = "cut"
     """Groq's stream broke after output."""
     TIMED_OUT = "timed_out"
-    """A time-out passed."""
+    """A time-out passed. Charged when output had begun, or when Groq answered after all."""
     CLIENT_LEFT = "client_left"
-    """The client left before the end; Groq was read on."""
+    """The client left before the end. Charged when Groq had been called: it was read to the end."""
+    CLIENT_STALLED = "client_stalled"
+    """The client stopped reading and was disconnected; Groq was read to the end."""
+    KEY_REVOKED = "key_revoked"
+    """The key was revoked while its answer was streamed; Groq was read to the end."""
+    SESSION_ENDED = "session_ended"
+    """The console session ended while its answer was streamed; Groq was read to the end."""
     UNKNOWN = "unknown"
     """Nobody can say: the verdict never came, and quota's sweeper closed the request."""
+
+
+ABANDONED_OUTCOMES = frozenset(
+    {Outcome.CLIENT_LEFT, Outcome.CLIENT_STALLED, Outcome.KEY_REVOKED, Outcome.SESSION_ENDED}
+)
+"""Outcomes of requests that Groq answered, and whose answer did not reach its client."""
 
 
 class UsageSource(StrEnum):
@@ -74,6 +89,8 @@ class ChatCall:
     """The model's name as asked for, the default filled in."""
     asks_for_usage: bool
     """Whether a stream is to end with a chunk that reports only the usage."""
+    size_bytes: int = 0
+    """Size of the message that it came in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +105,10 @@ class Usage:
     source: UsageSource = UsageSource.NONE
 
     @classmethod
-    def reported(cls, members: Members) -> "Usage":
-        """Read Groq's usage object; a count that is absent is 0."""
+    def reported(cls, members: Members) -> "Usage | None":
+        """Read Groq's usage object; a count that is absent is 0. Returns None when no count can be read at all."""
+        if not any(_is_count(members.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")):
+            return None
         prompt, completion = _count(members, "prompt_tokens"), _count(members, "completion_tokens")
         return cls(
             prompt_tokens=prompt,
@@ -101,10 +120,22 @@ class Usage:
         )
 
     @classmethod
-    def estimated(cls, *, prompt_characters: int, pieces: int) -> "Usage":
-        """Guess from the prompt's length, at four characters a token, and the pieces seen, at one token each."""
-        prompt = max(1, prompt_characters // 4)
+    def estimated(cls, *, body_bytes: int, pieces: int) -> "Usage":
+        """Estimate from the request's size, at four bytes a token, and the pieces of output, at one token each."""
+        prompt = max(1, body_bytes // 4)
         return cls(prompt, pieces, prompt + pieces, source=UsageSource.ESTIMATED)
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return the sum of two attempts; it is reported only when both are."""
+        is_reported = self.source is other.source is UsageSource.REPORTED
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            source=UsageSource.REPORTED if is_reported else UsageSource.ESTIMATED,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,30 +145,43 @@ class Reply:
     members: Members
 
 
-class Turn(Protocol):
-    """One key's turn to ask (supply.py)."""
+class EventBatch(NamedTuple):
+    """Events of a stream that arrived together."""
+
+    events: list[Members]
+    size: int
+    """Bytes read for them."""
+
+
+class Lease(Protocol):
+    """Permission for one call with one key (key_pool.py)."""
 
     @property
     def key(self) -> int:
-        """Index of the key to ask with."""
+        """Index of the key to call with."""
 
-    def answered(self, *, rest_seconds: float) -> None:
-        """Learn that Groq accepted the call, and how long until the key has something left; 0 when it has."""
+    def limits_learned(self, *, cooldown_seconds: float) -> None:
+        """Note how long until the key has something left for the model, as the answer's headers say; 0 when it has."""
 
 
 class Provider(Protocol):
-    """The upstream. All calls raise errors of the service tree; supply.py has those that say something of a key."""
+    """The upstream. Calls raise errors of the service tree, among them those of upstream_errors.py."""
 
-    async def complete(self, body: bytes, turn: Turn) -> Reply:
+    async def complete(self, body: bytes, lease: Lease) -> Reply:
         """Return the answer to a chat request."""
 
-    def stream(self, body: bytes, turn: Turn) -> AbstractAsyncContextManager[AsyncIterator[list[Members]]]:
+    def stream(self, body: bytes, lease: Lease) -> AbstractAsyncContextManager[AsyncIterator[EventBatch]]:
         """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`."""
 
-    async def list_models(self, turn: Turn) -> list[Members]:
+    async def list_models(self, lease: Lease) -> list[Members]:
         """Return the models that are served now."""
 
 
 def _count(members: Any, name: str) -> int:
+    """Return a count; 0 when it is absent or none, and at most `TOKENS_MAX`."""
     value = members.get(name) if isinstance(members, dict) else None
-    return value if type(value) is int and value >= 0 else 0
+    return min(value, TOKENS_MAX) if _is_count(value) else 0
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value >= 0

@@ -10,12 +10,12 @@ from services.inference.chat import Members, Usage
 
 _FRAME_FIELDS = ("object", "created", "system_fingerprint", "service_tier")
 """What every chunk of a stream repeats, beside the id and the model."""
-_OTHER_PIECE_FIELDS = ("reasoning", "tool_calls", "executed_tools")
-"""What output may be, beside `content`."""
+_NO_OUTPUT = frozenset({"role", "channel"})
+"""Members of a delta that are not output."""
 
 
 class EventShaper:
-    """Shapes one stream's events and remembers what they told."""
+    """Shapes the events of one attempt at a stream and remembers what they said."""
 
     def __init__(self, *, completion_id: str, model: str, asks_for_usage: bool) -> None:
         """Prepare for one stream."""
@@ -31,6 +31,7 @@ class EventShaper:
         """Groq's id of the request; empty until it says one."""
         self.pieces = 0
         """Events that carried output."""
+        self._has_finished = False
 
     def shape(self, events: list[Members]) -> list[Members]:
         """Return what leaves for these events; a finishing chunk waits for a usage that Groq sends after it."""
@@ -44,11 +45,24 @@ class EventShaper:
         frame = {name: self._last[name] for name in _FRAME_FIELDS if name in self._last}
         return self._release() + self._usage_chunk({**frame, "choices": []})
 
-    def usage(self, *, prompt_characters: int) -> Usage:
+    @property
+    def is_answer(self) -> bool:
+        """Whether Groq said anything: output, or why there is none."""
+        return self.pieces > 0 or self._has_finished
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing but `[DONE]` can be missing."""
+        return self._has_finished and self._usage is not None
+
+    @property
+    def reported_usage(self) -> Usage | None:
+        """Groq's own count; None until it came."""
+        return None if self._usage is None else Usage.reported(self._usage)
+
+    def usage(self, *, body_bytes: int) -> Usage:
         """Return Groq's count, or an estimate where it never came."""
-        if self._usage is not None:
-            return Usage.reported(self._usage)
-        return Usage.estimated(prompt_characters=prompt_characters, pieces=self.pieces)
+        return self.reported_usage or Usage.estimated(body_bytes=body_bytes, pieces=self.pieces)
 
     def _shape_one(self, event: Members, shaped: list[Members]) -> None:
         """Add to `shaped` what leaves for one event."""
@@ -76,6 +90,7 @@ class EventShaper:
             has_output = has_output or _has_output(choice)
             is_finishing = is_finishing or bool(choice.get("finish_reason"))
         self.pieces += has_output
+        self._has_finished = self._has_finished or is_finishing
         return is_finishing
 
     def _learn(self, event: Members) -> None:
@@ -115,4 +130,4 @@ def _has_output(choice: Members) -> bool:
     delta = choice.get("delta")
     if not delta:
         return False
-    return bool(delta.get("content")) or any(delta.get(name) for name in _OTHER_PIECE_FIELDS)
+    return bool(delta.get("content")) or any(value for name, value in delta.items() if name not in _NO_OUTPUT)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from services.common.errors import ServiceError
 from services.inference.metrics import note_key_check
-from services.inference.supply import KeyRefused
+from services.inference.upstream_errors import KeyRefused
 
 _log = logging.getLogger(__name__)
 _ASK_SECONDS = 5.0

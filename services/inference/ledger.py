@@ -95,16 +95,26 @@ class LedgerStore(Protocol):
     async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
         """Return the verdict of each request's row, in order; one without a row gets an `unknown`, uncharged one."""
 
-    async def mark_client_left(self, request_ids: Sequence[str]) -> None:
-        """Note on answered rows that their client had left; other ids are passed over."""
+    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
+        """Return the verdict of each request's row, in order; None for a request without a row.
+
+        A row whose request was answered takes the outcome that comes with it: why the answer did not reach its client.
+        """
 
     async def count_charged(
-        self, key_days: Sequence[tuple[str, str]], *, reserved_before: float | None = None
+        self,
+        key_days: Sequence[tuple[str, str]],
+        *,
+        reserved_before: float | None = None,
+        excluded: Sequence[str] = (),
     ) -> list[int]:
-        """Return the charged rows of each (key id, day), in order; with a time only those reserved before it."""
+        """Return the charged rows of each (key id, day), in order.
 
-    async def list_charged(self, key_id: str, day: str, *, reserved_before: float | None) -> list[str]:
-        """Return the ids of a key's day's charged rows; with a time only those reserved before it."""
+        Args:
+            key_days: Whose rows are counted.
+            reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
+            excluded: Ids of requests whose rows do not count.
+        """
 
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return one row, or None when there is none."""
@@ -140,8 +150,8 @@ class Ledger:
         self._store = store
         self._wait_seconds = wait_seconds
         self._rows_max = rows_max
-        # One flight: the database commits one group while the next gathers.
-        self._groups = Batcher(self._commit, items_max=_ROWS_IN_A_GROUP_MAX, flights_max=1)
+        # One batch at a time: the database commits one group while the next one collects.
+        self._groups = Batcher(self._commit, name="rows", max_items=_ROWS_IN_A_GROUP_MAX, max_concurrent_batches=1)
         metrics.LEDGER_LAG.set_function(lambda: float(self._groups.load))
 
     def check_room(self) -> None:
@@ -154,9 +164,10 @@ class Ledger:
             raise Unavailable("the usage ledger is away; try again", reason="ledger_unavailable")
 
     async def record(self, row: LedgerRow) -> Verdict | None:
-        """Write a row; return its verdict once it is committed, or None when that takes too long.
+        """Write a row and return its verdict once it is committed.
 
-        A row without a verdict is kept and retried until it is written.
+        Returns None when the commit takes longer than `wait_seconds`, and the row is retried until it is written; or
+        when the database refuses the row itself, which loses it and affects no other row.
         """
         _note(row)
         commit = self._groups.send(row)
@@ -164,7 +175,15 @@ class Ledger:
         if not done:
             _log.warning("a row waits for the database", extra={"request_id": row.request_id})
             return None
-        return commit.result()
+        return self._result(row, commit)
+
+    def _result(self, row: LedgerRow, commit: "asyncio.Future[Verdict]") -> Verdict | None:
+        try:
+            return commit.result()
+        except Exception as exc:  # noqa: BLE001 - a defect of ours: the answer goes out, the sweeper closes the request
+            metrics.LEDGER_ROWS_REFUSED.inc()
+            _log.error("A row could not be written.", extra={"request_id": row.request_id}, exc_info=exc)
+            return None
 
     async def close(self, *, timeout_seconds: float) -> None:
         """Write what waits, for at most `timeout_seconds`; what is left then is logged as lost."""

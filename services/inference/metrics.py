@@ -20,14 +20,21 @@ FIRST_TOKEN_SECONDS = Histogram(
 TOKENS = Counter("stack_tokens_total", "Tokens on ledger rows.", ["kind"])
 UPSTREAM_CALLS = Counter("stack_upstream_calls_total", "Calls to Groq, by the number of the key.", ["key", "result"])
 UPSTREAM_KEY_STATE = Gauge(
-    "stack_upstream_key_usable", "Whether a Groq key is asked just now: 1, or 0 while it is refused.", ["key"]
+    "stack_upstream_key_usable",
+    "Whether a Groq key is used: 1, or 0 while it is in quarantine because Groq refused it.",
+    ["key"],
+)
+UPSTREAM_RESTS = Gauge(
+    "stack_upstream_key_rests", "Models for which a Groq key cools down or has an open circuit.", ["key"]
+)
+IMPLAUSIBLE_COUNTS = Counter(
+    "stack_upstream_counts_implausible_total", "Token counts from Groq that were above a billion and are lowered to it."
 )
 UPSTREAM_KEY_CHECK = Gauge(
     "stack_upstream_key_check",
     "What Groq said to a key when it was last checked: 1 for that state, 0 for the others.",
     ["key", "state"],
 )
-UPSTREAM_RESTS = Gauge("stack_upstream_key_rests", "Models for which a Groq key rests just now.", ["key"])
 LEDGER_LAG = Gauge("stack_ledger_rows_waiting", "Rows that wait for the database; more than a moment's are a lag.")
 LEDGER_GROUP_ROWS = Histogram(
     "stack_ledger_group_rows", "Rows committed together.", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
@@ -38,6 +45,9 @@ LEDGER_COMMIT_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 LEDGER_FAILURES = Counter("stack_ledger_commit_failures_total", "Commits that failed and were tried again.")
+LEDGER_ROWS_REFUSED = Counter(
+    "stack_ledger_rows_refused_total", "Rows that the database refused; the sweeper closes their requests as unknown."
+)
 LATE_ROWS = Counter(
     "stack_ledger_late_rows_total",
     "Answers whose row came after the sweeper had closed the request as unknown; they stay uncharged.",
@@ -50,19 +60,19 @@ class KeyStates(Protocol):
     def __len__(self) -> int:
         """Return how many keys there are."""
 
-    def is_trusted(self, key: int) -> bool:
-        """Return whether Groq did not refuse a key lately."""
+    def is_accepted(self, key: int) -> bool:
+        """Return whether a key is not in quarantine."""
 
-    def resting_models(self, key: int) -> int:
-        """Return for how many models a key rests."""
+    def cooling_models(self, key: int) -> int:
+        """Return for how many models a key cools down or has an open circuit."""
 
 
-def watch_supply(supply: KeyStates) -> None:
-    """Tell of each key whenever the metrics are read; keys are numbered from 1, as in the settings."""
-    for key in range(len(supply)):
+def watch_keys(keys: KeyStates) -> None:
+    """Read the state of each key whenever the metrics are read; keys are numbered from 1, as in the settings."""
+    for key in range(len(keys)):
         name = str(key + 1)
-        UPSTREAM_KEY_STATE.labels(name).set_function(partial(_is_usable, supply, key))
-        UPSTREAM_RESTS.labels(name).set_function(partial(supply.resting_models, key))
+        UPSTREAM_KEY_STATE.labels(name).set_function(partial(_is_accepted, keys, key))
+        UPSTREAM_RESTS.labels(name).set_function(partial(keys.cooling_models, key))
 
 
 def note_key_check(key: int, state: str, states: Iterable[str]) -> None:
@@ -71,8 +81,8 @@ def note_key_check(key: int, state: str, states: Iterable[str]) -> None:
         UPSTREAM_KEY_CHECK.labels(str(key + 1), one).set(one == state)
 
 
-def _is_usable(supply: KeyStates, key: int) -> float:
-    return float(supply.is_trusted(key))
+def _is_accepted(keys: KeyStates, key: int) -> float:
+    return float(keys.is_accepted(key))
 
 
 # Looking a label up costs ten times what counting does.
@@ -87,7 +97,7 @@ def chats(outcome: Outcome, charged: bool) -> Counter:
 
 @cache
 def upstream_calls(key: int, result: str) -> Counter:
-    """Return the counter of a key's calls that ended so; `key` is its index."""
+    """Return the counter of a key's calls with a result of `CallResult`; `key` is its index."""
     return UPSTREAM_CALLS.labels(str(key + 1), result)
 
 

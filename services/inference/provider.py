@@ -1,82 +1,79 @@
-"""Groq: chats over the wire itself, everything else through the official package, and what can go wrong with either.
+"""Groq: chats and the model list over HTTP, and everything that can go wrong with either as an error of our tree.
 
-Two traps of the transport are handled here: a refused connection comes as a time-out from the package, and a stream
-goes on upstream until its connection is closed.
+A refused connection must not look like a time-out, since only the one may be tried again. And a stream goes on at Groq
+until its connection is closed.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 import aiohttp
-import groq
 import httpx
-import msgspec
-from groq import AsyncGroq, DefaultAioHttpClient
+from groq import AsyncGroq
 
-from services.common.errors import DeadlineExceeded, ServiceError, Unavailable
+from services.common.errors import ServiceError
 from services.common.http_proxy import proxy_for
-from services.common.silence import Silence
-from services.inference.chat import Members, Reply, Turn
-from services.inference.rate_limits import rest_after_answer
+from services.inference.chat import EventBatch, Lease, Members, Reply
+from services.inference.groq_json import ChunkDecoder, checked, decode_error, decode_object
+from services.inference.rate_limits import cooldown_after_answer
 from services.inference.refusals import from_event, from_status
 from services.inference.sse import EventReader, ServerSentEvent
-from services.inference.supply import UpstreamFailed
+from services.inference.upstream_errors import UpstreamFailed, UpstreamInvalid
 from services.inference.wire import Wire, open_wire
 
 _log = logging.getLogger(__name__)
-_MODELS_PATH = "/openai/v1/models"
-_MODELS_TIMEOUT_SECONDS = 5.0
 _DONE = b"[DONE]"
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
-_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout)
-_TIMED_OUT = (groq.APITimeoutError, httpx.TimeoutException, aiohttp.SocketTimeoutError)
-_OBJECT = (dict, type(None))
-"""An object, or nothing."""
-_LISTING: Any = {"timeout": _MODELS_TIMEOUT_SECONDS}
+_ERROR_BYTES_MAX = 64 * 1024
+_MODELS_BYTES_MAX = 1024 * 1024
+_MODELS_MAX = 1_000
+_MODEL_ID_CHARACTERS_MAX = 256
 
 
 class GroqProvider:
     """The `Provider` that is Groq."""
 
-    def __init__(self, wire: Wire, clients: Sequence[AsyncGroq], *, idle_timeout_seconds: float) -> None:
-        """Chat over `wire`; ask all else through `clients`, one for each key, in the keys' order."""
+    def __init__(self, wire: Wire, *, answer_bytes_max: int) -> None:
+        """Call over `wire`; an answer in one piece, or one event of a stream, may take `answer_bytes_max` bytes."""
         self._wire = wire
-        self._clients = clients
-        self._idle_timeout_seconds = idle_timeout_seconds
+        self._answer_bytes_max = answer_bytes_max
 
-    async def complete(self, body: bytes, turn: Turn) -> Reply:
-        """Return the answer to a chat request."""
-        with groq_errors():
-            async with await self._wire.post(body, key=turn.key) as response:
-                text = await response.read()
-        _check(response, text)
-        turn.answered(rest_seconds=rest_after_answer(response.headers))
-        return Reply(_chat_object(text))
+    async def complete(self, body: bytes, lease: Lease) -> Reply:
+        """Return the answer to a chat request.
+
+        Raises:
+            ServiceError: Groq refused, failed, or sent what is no answer.
+        """
+        with _connection_errors():
+            async with await self._wire.post(body, key=lease.key) as response:
+                await _raise_for_status(response)
+                lease.limits_learned(cooldown_seconds=cooldown_after_answer(response.headers))
+                text = await _read(response, bytes_max=self._answer_bytes_max)
+        return Reply(_answer(text))
 
     @asynccontextmanager
-    async def stream(self, body: bytes, turn: Turn) -> AsyncIterator[AsyncIterator[list[Members]]]:
-        """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`."""
-        with groq_errors():
-            response = await self._wire.post(body, key=turn.key)
-        # Leaving the block gives the connection back when the stream was read to its end, and else closes it.
-        async with response:
-            if not _is_answer(response):
-                with groq_errors():
-                    text = await response.read()
-                _check(response, text)
-            turn.answered(rest_seconds=rest_after_answer(response.headers))
-            with _stalls():
-                async with Silence(self._idle_timeout_seconds) as silence:
-                    yield _batches(response.content, silence)
+    async def stream(self, body: bytes, lease: Lease) -> AsyncIterator[AsyncIterator[EventBatch]]:
+        """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`.
 
-    async def list_models(self, turn: Turn) -> list[Members]:
-        """Return the models that are served now."""
-        listing = await self._listing(turn.key)
-        turn.answered(rest_seconds=0)
-        models = listing.get("data")
-        return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+        Raises:
+            ServiceError: Groq refused or failed before the first event. The iterator raises what happens later.
+        """
+        with _connection_errors():
+            response = await self._wire.post(body, key=lease.key)
+        # Leaving the block returns the connection to the pool when the stream was read to its end, and else closes it.
+        async with response:
+            with _connection_errors():
+                await _raise_for_status(response)
+            lease.limits_learned(cooldown_seconds=cooldown_after_answer(response.headers))
+            yield _batches(response.content, EventReader(event_bytes_max=self._answer_bytes_max))
+
+    async def list_models(self, lease: Lease) -> list[Members]:
+        """Return the models that are served now.
+
+        Raises:
+            ServiceError: Groq refused or failed.
+        """
+        return await self._list_models(lease.key)
 
     async def check_key(self, key: int) -> None:
         """Ask for the models with one key, to see whether Groq accepts it.
@@ -84,37 +81,17 @@ class GroqProvider:
         Raises:
             ServiceError: Groq refuses the key, or cannot be asked.
         """
-        await self._listing(key)
+        await self._list_models(key)
 
-    async def _listing(self, key: int) -> Members:
-        with groq_errors():
-            response = await self._clients[key].get(_MODELS_PATH, cast_to=httpx.Response, options=_LISTING)
-        return _object(response.content)
-
-
-async def _batches(content: aiohttp.StreamReader, silence: Silence) -> AsyncIterator[list[Members]]:
-    reader = EventReader()
-    with groq_errors():
-        while raw := await content.readany():
-            silence.broken()
-            batch = _Batch(reader.feed(raw))
-            if batch.chunks:
-                yield batch.chunks
-            if batch.error is not None:
-                raise batch.error
-            if batch.ended:
-                return
-    raise UpstreamFailed("the model's answer broke off", reason="upstream_cut")
-
-
-@contextmanager
-def _stalls() -> Iterator[None]:
-    """Turn a silence that lasted too long into an error of our tree."""
-    try:
-        yield
-    except TimeoutError as exc:
-        message = "the model went silent in the middle of its answer"
-        raise DeadlineExceeded(message, reason="upstream_stalled") from exc
+    async def _list_models(self, key: int) -> list[Members]:
+        with _connection_errors():
+            async with await self._wire.get_models(key=key) as response:
+                await _raise_for_status(response)
+                text = await _read(response, bytes_max=_MODELS_BYTES_MAX)
+        models = decode_object(text).get("data")
+        if not isinstance(models, list):
+            raise UpstreamInvalid
+        return [model for model in models if _is_model(model)][:_MODELS_MAX]
 
 
 @asynccontextmanager
@@ -124,135 +101,155 @@ async def open_groq(
     base_url: str,
     connections_max: int,
     connect_timeout_seconds: float,
-    first_byte_timeout_seconds: float,
-) -> AsyncIterator[tuple[Wire, list[AsyncGroq]]]:
-    """Open a wire and one client of the package for each key; nothing is retried behind our back."""
-    timeout = httpx.Timeout(first_byte_timeout_seconds, connect=connect_timeout_seconds)
-    limits = httpx.Limits(
-        max_connections=connections_max, max_keepalive_connections=connections_max, keepalive_expiry=60
-    )
-    proxy = proxy_for(base_url)
-    # The package reads the environment's proxies in its own way, and its authorities only when it may read that too.
-    async with DefaultAioHttpClient(
-        limits=limits,
-        timeout=timeout,
-        trust_env=False,
-        verify=httpx.create_ssl_context(),
-        proxy=proxy.url_with_credentials if proxy else None,
-    ) as pool:
-        clients = [
-            AsyncGroq(api_key=key, base_url=base_url, max_retries=0, timeout=timeout, http_client=pool) for key in keys
-        ]
+) -> AsyncIterator[Wire]:
+    """Open connections to Groq for the block, with the headers that the `groq` package would send with each key."""
+    # The package only names the address and the headers; its own client is never used.
+    async with httpx.AsyncClient(trust_env=False) as unused:
+        clients = [AsyncGroq(api_key=key, base_url=base_url, max_retries=0, http_client=unused) for key in keys]
         async with open_wire(
             clients,
-            proxy=proxy,
+            proxy=proxy_for(base_url),
             connections_max=connections_max,
             connect_timeout_seconds=connect_timeout_seconds,
-            first_byte_timeout_seconds=first_byte_timeout_seconds,
         ) as wire:
-            yield wire, clients
+            yield wire
 
 
-def _is_answer(response: aiohttp.ClientResponse) -> bool:
-    return 200 <= response.status < 300
-
-
-def _check(response: aiohttp.ClientResponse, text: bytes) -> None:
-    """Raise what an answer means that is not 2xx."""
-    if _is_answer(response):
-        return
-    error = from_status(response.status, response.headers, _value(text))
-    _log.warning("groq refused", extra={"status": response.status, "reason": error.reason})
-    raise error
-
-
-def _value(text: bytes) -> object:
-    """Return the JSON value of an error's body, or None when it is none: the edge in front of Groq answers in HTML."""
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-@contextmanager
-def groq_errors() -> Iterator[None]:
-    """Turn what the package, its transport and its client raise into errors of our tree."""
-    try:
-        yield
-    except groq.APIStatusError as exc:
-        error = from_status(exc.response.status_code, exc.response.headers, exc.body)
-        _log.warning("groq refused", extra={"status": exc.response.status_code, "reason": error.reason})
-        raise error from exc
-    except (groq.APIConnectionError, httpx.HTTPError, aiohttp.ClientError) as exc:
-        raise _connection_error(exc) from exc
-
-
-def _connection_error(exc: Exception) -> ServiceError:
-    causes = list(_causes(exc))
-    _log.warning("groq cannot be reached", extra={"error": " <- ".join(repr(cause) for cause in causes)})
-    refused = any(isinstance(cause, _NOT_CONNECTED) for cause in causes)
-    timed_out = any(isinstance(cause, _TIMED_OUT) for cause in causes)
-    if timed_out and not refused:
-        return DeadlineExceeded("the model did not answer in time", reason="upstream_timeout")
-    return UpstreamFailed("the model cannot be reached just now; try again")
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__ or exc.__context__
+async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncIterator[EventBatch]:
+    chunks = ChunkDecoder()
+    with _connection_errors(_broken_off):
+        while raw := await content.readany():
+            batch = _Batch(reader.feed(raw), chunks)
+            if batch.events:
+                yield EventBatch(batch.events, len(raw))
+            if batch.error is not None:
+                raise batch.error
+            if batch.has_ended:
+                return
+    raise _broken_off()
 
 
 class _Batch:
-    """Events that arrived together: what is good before the stream's end or its failure still counts."""
+    """Events that arrived together. What precedes the stream's end or its failure counts."""
 
-    def __init__(self, events: Sequence[ServerSentEvent]) -> None:
-        self.chunks: list[Members] = []
+    def __init__(self, events: Sequence[ServerSentEvent], chunks: ChunkDecoder) -> None:
+        self.events: list[Members] = []
         self.error: ServiceError | None = None
-        self.ended = False
+        self.has_ended = False
         try:
             for event in events:
                 if event.data.startswith(_DONE):
-                    self.ended = True
+                    self.has_ended = True
                     return
-                self.chunks.append(_chunk(event))
+                members = checked(chunks.decode(event.data), len(event.data))
+                error = _error_of(members) or (members if event.name == "error" else None)
+                if error is not None:
+                    if _has_usage(members):
+                        self.events.append({**members, "choices": []})
+                    raise from_event(error)
+                self.events.append(members)
         except ServiceError as exc:
             self.error = exc
 
 
-def _chunk(event: ServerSentEvent) -> Members:
-    members = _chat_object(event.data)
-    error = members.get("error") or (members.get("x_groq") or {}).get("error")
-    if error or event.name == "error":
+def _answer(text: bytes) -> Members:
+    """Return an answer in one piece.
+
+    Raises:
+        UpstreamInvalid: It answers nothing.
+        ServiceError: It says why Groq failed.
+    """
+    members = checked(decode_object(text), len(text))
+    if error := _error_of(members):
         raise from_event(error)
-    return members
-
-
-def _chat_object(raw: bytes) -> Members:
-    """Return an answer, or a piece of one, whose outline is as Groq documents it, so that nobody has to look again."""
-    members = _object(raw)
-    if not _has_outline(members):
-        _log.warning("groq sent an answer of another form", extra={"bytes": len(raw)})
-        raise Unavailable("the model's answer cannot be read", reason="upstream_invalid")
-    return members
-
-
-def _has_outline(members: Members) -> bool:
     choices = members.get("choices")
-    if choices is not None and not (isinstance(choices, list) and all(map(_is_choice, choices))):
-        return False
-    return isinstance(members.get("usage"), _OBJECT) and isinstance(members.get("x_groq"), _OBJECT)
+    if not choices or not all(choice.get("message") for choice in choices):
+        raise UpstreamInvalid
+    return members
 
 
-def _is_choice(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    return isinstance(value.get("delta"), _OBJECT) and isinstance(value.get("message"), _OBJECT)
+def _error_of(members: Members) -> object:
+    """Return the error that an answer or a chunk reports; None when there is none."""
+    error = members.get("error")
+    extension = members.get("x_groq")
+    if not error and extension:
+        error = extension.pop("error", None)
+    return error or None
 
 
-def _object(raw: bytes) -> Members:
+def _has_usage(members: Members) -> bool:
+    return bool(members.get("usage") or (members.get("x_groq") or {}).get("usage"))
+
+
+def _is_model(model: object) -> bool:
+    name = model.get("id") if isinstance(model, dict) else None
+    return isinstance(name, str) and 0 < len(name) <= _MODEL_ID_CHARACTERS_MAX
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    """Return when Groq accepted the request, and raise what any other status means."""
+    if 200 <= response.status < 300:
+        return
+    text = await _read_beginning(response, bytes_max=_ERROR_BYTES_MAX)
+    error = from_status(response.status, response.headers, decode_error(text))
+    _log.warning("Groq refused a request.", extra={"status": response.status, "reason": error.reason})
+    raise error
+
+
+async def _read(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
+    with _connection_errors(_broken_off):
+        text = await _read_beginning(response, bytes_max=bytes_max + 1)
+    if len(text) > bytes_max:
+        _log.warning("Groq's answer is too large.", extra={"bytes_max": bytes_max})
+        raise UpstreamInvalid
+    return text
+
+
+async def _read_beginning(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
+    """Return a body, or as much of it as is asked for."""
+    parts, size = [], 0
+    while size < bytes_max and (part := await response.content.readany()):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)[:bytes_max]
+
+
+def _unreachable() -> UpstreamFailed:
+    return UpstreamFailed("The model cannot be reached. Try again in a moment.")
+
+
+def _broken_off() -> UpstreamFailed:
+    return UpstreamFailed("The model's answer broke off. Try again.", reason="upstream_cut")
+
+
+@contextmanager
+def _connection_errors(error: Callable[[], UpstreamFailed] = _unreachable) -> Iterator[None]:
+    """Turn what the client raises into an error of our tree: `_unreachable`, or `_broken_off` once an answer has begun.
+
+    Its exceptions hold request headers, and with them the operator's key: only types and numbers are logged.
+    """
     try:
-        return _decode(raw)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        _log.warning("groq sent what is not a JSON object", extra={"bytes": len(raw)})
-        raise Unavailable("the model's answer cannot be read", reason="upstream_invalid") from exc
+        yield
+    except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError) as exc:
+        _log.warning("The connection to Groq failed.", extra=_facts(exc))
+        raise (_broken_off() if _is_malformed(exc) else error()) from None
+
+
+def _is_malformed(exc: BaseException) -> bool:
+    """Return whether an answer came that is no HTTP: a bad chunk may arrive together with the head or after it."""
+    is_answer = isinstance(exc, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError)
+    return is_answer and not isinstance(exc, aiohttp.ClientHttpProxyError)
+
+
+def _facts(exc: BaseException) -> dict[str, str | int]:
+    names: list[str] = []
+    facts: dict[str, str | int] = {}
+    cause: BaseException | None = exc
+    while cause is not None and len(names) < 5:
+        names.append(type(cause).__name__)
+        for name in ("errno", "status"):
+            value = getattr(cause, name, None)
+            if isinstance(value, int):
+                facts[name] = value
+        cause = cause.__cause__ or cause.__context__
+    return {"error": " <- ".join(names), **facts}

@@ -12,17 +12,21 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens",
 """Columns of token counts."""
 
 
-def charged(day: str, key_ids: Collection[str], reserved_before: float | None) -> Any:
-    """Return the condition for charged rows of keys and a day; with a time only those reserved before it."""
+SUMMARIES_MAX = 20_000
+"""Most sums by day and model in one answer: callers choose the models' names."""
+
+
+def count_charged(
+    day: str, key_ids: Collection[str], reserved_before: float | None, excluded: Collection[str] = ()
+) -> Select[Any]:
+    """Return (key id, charged rows) of keys and a day; keys without any are left out."""
     table = usage_ledger.c
     rows = (table.day == day) & table.key_id.in_(key_ids) & table.charged
-    return rows if reserved_before is None else rows & (table.reserved_at < reserved_before)
-
-
-def count_charged(day: str, key_ids: Collection[str], reserved_before: float | None) -> Select[Any]:
-    """Return (key id, charged rows) of keys and a day; keys without any are left out."""
-    key_id = usage_ledger.c.key_id
-    return select(key_id, func.count()).where(charged(day, key_ids, reserved_before)).group_by(key_id)
+    if reserved_before is not None:
+        rows &= table.reserved_at < reserved_before
+    if excluded:
+        rows &= table.request_id.not_in(excluded)
+    return select(table.key_id, func.count()).where(rows).group_by(table.key_id)
 
 
 def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[Any]:
@@ -40,7 +44,7 @@ def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[
     if account_id:
         query = query.where(table.account_id == account_id)
     query = _between(query, from_day, to_day)
-    return query.group_by(table.day, table.model).order_by(table.day.desc(), table.model)
+    return query.group_by(table.day, table.model).order_by(table.day.desc(), table.model).limit(SUMMARIES_MAX)
 
 
 def requests(page: RequestsPage) -> Select[Any]:

@@ -6,40 +6,53 @@ budget is full again: a key with none left has its next request after the limit'
 """
 
 import re
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII)
+_DECIMAL = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _TRY_AGAIN = re.compile(r"try again in ([0-9hms.]*[hms])", re.ASCII)
-_UNSAID_SECONDS = 1.0
-"""Rest after a 429 that says nothing."""
+_DEFAULT_SECONDS = 1.0
+"""Cool-down after a 429 that does not say how long."""
+_SECONDS_MAX = 86_400.0
 
 
-def rest_after_answer(headers: Mapping[str, str]) -> float:
-    """Return the seconds until the key has something left again; 0 when it has, or nothing is said."""
-    rest = 0.0
+def cooldown_after_answer(headers: Mapping[str, str]) -> float:
+    """Return the seconds until the key has something left again; 0 when it has, or when the headers do not say."""
+    seconds = 0.0
     if _number(headers, "x-ratelimit-remaining-tokens") == 0:
-        rest = duration(headers.get("x-ratelimit-reset-tokens", ""))
+        seconds = duration(headers.get("x-ratelimit-reset-tokens", ""))
     if _number(headers, "x-ratelimit-remaining-requests") == 0:
         limit = _number(headers, "x-ratelimit-limit-requests") or 1
-        rest = max(rest, duration(headers.get("x-ratelimit-reset-requests", "")) / limit)
-    return rest
+        seconds = max(seconds, duration(headers.get("x-ratelimit-reset-requests", "")) / limit)
+    return min(seconds, _SECONDS_MAX)
 
 
-def rest_after_limit(headers: Mapping[str, str], message: str) -> float:
+def cooldown_after_limit(headers: Mapping[str, str], message: str) -> float:
     """Return the seconds to leave a key alone that was answered 429; above 0 always.
 
     Args:
-        headers: The answer's; `retry-after` is whole seconds.
-        message: The error's text, which names the time of limits that no header tells.
+        headers: The answer's.
+        message: The error's text, which names the time of limits that are in no header.
     """
     named = _TRY_AGAIN.search(message)
-    said = max(duration(named.group(1)) if named else 0.0, retry_after(headers))
-    return said or rest_after_answer(headers) or _UNSAID_SECONDS
+    seconds = max(duration(named.group(1)) if named else 0.0, retry_after(headers))
+    return min(seconds, _SECONDS_MAX) or cooldown_after_answer(headers) or _DEFAULT_SECONDS
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of `retry-after`; 0 when it is absent or odd."""
-    return float(_number(headers, "retry-after") or 0)
+    """Return the seconds that an answer asks to wait; 0 when it does not, or cannot be read.
+
+    `retry-after-ms` is milliseconds (an OpenAI extension); `retry-after` is seconds, which may have a fraction, or an
+    HTTP date (RFC 9110 §10.2.3).
+    """
+    milliseconds = _decimal(headers.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return min(milliseconds / 1000, _SECONDS_MAX)
+    text = headers.get("retry-after", "").strip()
+    seconds = _decimal(text)
+    return min(_seconds_until(text) if seconds is None else seconds, _SECONDS_MAX)
 
 
 def duration(text: str) -> float:
@@ -49,6 +62,18 @@ def duration(text: str) -> float:
         return 0.0
     hours, minutes, seconds, milliseconds = (float(part or 0) for part in found.groups())
     return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
+
+
+def _decimal(text: str) -> float | None:
+    return float(text) if _DECIMAL.fullmatch(text.strip()) else None
+
+
+def _seconds_until(date: str) -> float:
+    try:
+        moment = parsedate_to_datetime(date)
+    except ValueError:
+        return 0.0
+    return max(0.0, moment.timestamp() - time.time())
 
 
 def _number(headers: Mapping[str, str], name: str) -> int | None:

@@ -4,29 +4,31 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from services.common import database, metrics
+from services.common.byte_budget import ByteBudget
 from services.common.clock import SystemClock
 from services.common.errors import StartError
 from services.common.server import GrpcServer
 from services.common.tasks import running
 from services.common.tls import identity
 from services.inference.catalogue import Catalogue
-from services.inference.completions import Completions
-from services.inference.drains import Drains
+from services.inference.completions import Completions, Timeouts
+from services.inference.concurrency import ConcurrencyLimiter
 from services.inference.key_check import KeyCheck
+from services.inference.key_pool import KeyPool
 from services.inference.ledger import Ledger
-from services.inference.metrics import watch_supply
-from services.inference.places import Places
+from services.inference.metrics import watch_keys
 from services.inference.provider import GroqProvider, open_groq
 from services.inference.service import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
 from services.inference.store import SQLLedgerStore
-from services.inference.supply import Supply
 from services.inference.upstream import ModelLister, Upstream
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
 
+_SPARE_CONNECTIONS = 2
+"""For the model list, which is asked for beside the calls."""
 _ROWS_SECONDS_MIN = 3.0
 """Rows of requests that took the whole grace are still written."""
 
@@ -54,53 +56,58 @@ async def serve(settings: InferenceSettings) -> None:
             )
         )
         store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))
-        wire, clients = await stack.enter_async_context(
+        wire = await stack.enter_async_context(
             open_groq(
                 settings.keys,
                 base_url=settings.groq_base_url,
-                connections_max=settings.connections_max,
+                connections_max=settings.concurrency_max + _SPARE_CONNECTIONS,
                 connect_timeout_seconds=settings.connect_timeout_seconds,
-                first_byte_timeout_seconds=settings.first_byte_timeout_seconds,
             )
         )
-        provider = GroqProvider(wire, clients, idle_timeout_seconds=settings.idle_timeout_seconds)
-        supply = Supply(
+        provider = GroqProvider(wire, answer_bytes_max=settings.answer_bytes_max)
+        keys = KeyPool(
             len(settings.keys),
             SystemClock(),
-            rest_seconds_max=settings.key_rest_seconds_max,
+            cooldown_seconds_max=settings.key_rest_seconds_max,
             failures_max=settings.breaker_failures,
         )
         catalogue = Catalogue(
-            ModelLister(provider.list_models, supply),
+            ModelLister(provider.list_models, keys),
             settings.model_aliases,
-            SystemClock(),
             allowed=settings.models_allowed,
             fallbacks=settings.model_fallbacks,
         )
+        await stack.enter_async_context(running(catalogue.keep_fresh()))
+        limiter = ConcurrencyLimiter(
+            calls_max=settings.concurrency_max,
+            per_account_max=settings.calls_per_account_max,
+            queue_seconds=settings.queue_seconds,
+            is_shared=await store.has_several_accounts(),
+        )
         upstream = Upstream(
-            supply,
+            keys,
+            limiter,
             attempts_max=settings.attempts_max,
             wait_seconds=settings.supply_wait_seconds,
+            waiting_max=settings.calls_per_account_max,
             clock=SystemClock(),
         )
-        places = Places(
-            places_max=settings.concurrency_max,
-            per_key_max=settings.concurrency_per_key_max,
-            queue_seconds=settings.queue_seconds,
-        )
         ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
-        watch_supply(supply)
+        watch_keys(keys)
         key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
         await stack.enter_async_context(running(key_check.run()))
         completions = Completions(
             provider,
             catalogue,
             upstream,
-            places,
             ledger,
-            Drains(drains_max=settings.leavers_max, drain_seconds=settings.leaver_seconds),
+            ByteBudget(total_max=settings.request_bytes_max, share_max=settings.request_bytes_max // 2),
             clock=SystemClock(),
-            total_timeout_seconds=settings.total_timeout_seconds,
+            timeouts=Timeouts(
+                total=settings.request_timeout_seconds,
+                first_byte=settings.first_byte_timeout_seconds,
+                idle=settings.idle_timeout_seconds,
+            ),
         )
 
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
@@ -109,7 +116,7 @@ async def serve(settings: InferenceSettings) -> None:
         )
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
         await server.run(list(_CALLERS))
-        # Callers are gone or done. What is still being read for leavers has the rest of the grace, and so have rows.
+        # Callers are gone or done. What is still being read has the rest of the grace, and so have rows.
         await server.wait_in_grace(completions.finish())
         await completions.close()
         await ledger.close(timeout_seconds=max(_ROWS_SECONDS_MIN, server.grace_left_seconds))

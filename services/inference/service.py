@@ -10,6 +10,7 @@ from services.inference.completions import Completions
 from services.inference.key_check import KeyCheck
 from services.inference.ledger import LedgerStore
 from services.inference.usage_checks import (
+    abandoned_request,
     check_day,
     check_given,
     check_id,
@@ -63,7 +64,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
         """List what may be asked for now."""
-        return inference_pb2.ListModelsResponse(models=translate.models(await self._catalogue.listed()))
+        listed = self._catalogue.listed(permitted=tuple(request.permitted))
+        return inference_pb2.ListModelsResponse(models=translate.models(listed))
 
     async def GetDependencies(
         self, request: inference_pb2.GetDependenciesRequest, context: Context
@@ -91,8 +93,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         for one in request.key_days:
             check_id("key_id", one.key_id)
             check_day("day", one.day)
+        check_size("excluded_request_ids", len(request.excluded_request_ids), least=0)
+        check_ids("excluded_request_ids", request.excluded_request_ids)
         counts = await self._store.count_charged(
-            [(one.key_id, one.day) for one in request.key_days], reserved_before=translate.time_before(request)
+            [(one.key_id, one.day) for one in request.key_days],
+            reserved_before=translate.time_before(request),
+            excluded=request.excluded_request_ids,
         )
         return usage_pb2.CountChargedResponse(counts=counts)
 
@@ -117,16 +123,6 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         )
         return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(one) for one in summaries])
 
-    async def ListCharged(
-        self, request: usage_pb2.ListChargedRequest, context: Context
-    ) -> usage_pb2.ListChargedResponse:
-        """List the charged rows of a key's day."""
-        one = request.key_day
-        check_id("key_id", one.key_id)
-        check_day("day", one.day)
-        ids = await self._store.list_charged(one.key_id, one.day, reserved_before=translate.time_before(request))
-        return usage_pb2.ListChargedResponse(request_ids=ids)
-
     async def CloseUnknown(
         self, request: usage_pb2.CloseUnknownRequest, context: Context
     ) -> usage_pb2.CloseUnknownResponse:
@@ -135,14 +131,14 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         verdicts = await self._store.close_unknown([translate.known_context(one) for one in request.contexts])
         return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(one) for one in verdicts])
 
-    async def MarkClientLeft(
-        self, request: usage_pb2.MarkClientLeftRequest, context: Context
-    ) -> usage_pb2.MarkClientLeftResponse:
-        """Note on answered rows that their client had left."""
-        check_size("request_ids", len(request.request_ids))
-        check_ids("request_ids", request.request_ids)
-        await self._store.mark_client_left(request.request_ids)
-        return usage_pb2.MarkClientLeftResponse()
+    async def ResolveAbandoned(
+        self, request: usage_pb2.ResolveAbandonedRequest, context: Context
+    ) -> usage_pb2.ResolveAbandonedResponse:
+        """Return the verdicts of requests that a gateway does not follow any more, and note why."""
+        check_size("requests", len(request.requests))
+        check_ids("requests", [one.request_id for one in request.requests])
+        verdicts = await self._store.resolve_abandoned([abandoned_request(one) for one in request.requests])
+        return usage_pb2.ResolveAbandonedResponse(verdicts=[translate.verdict(one) for one in verdicts])
 
     async def ListRequests(
         self, request: usage_pb2.ListRequestsRequest, context: Context

@@ -4,6 +4,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.address import HTTPURL, HostAndPort, Listen
+from services.common.channel import MESSAGE_BYTES_MAX
 from services.common.database import DatabaseURL, is_sqlite
 from services.common.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
@@ -59,46 +60,45 @@ class InferenceSettings(ServiceSettings):
     its own name or its model's."""
 
     attempts_max: int = Field(default=3, ge=1)
-    """Most calls to Groq for one model of a request; trouble is tried again only before output."""
+    """Maximum calls for one model of a request that Groq fails; calls are repeated only before output. Keys that are
+    limited or refused do not count."""
 
     supply_wait_seconds: float = Field(default=5.0, ge=0)
-    """Longest wait of a request for a Groq key that rests; beyond it the caller is told when to come back."""
+    """Longest time that a request waits in total because Groq asks for it; then 503 with `retry-after`."""
 
     key_rest_seconds_max: float = Field(default=3600.0, ge=0)
-    """Longest rest of a Groq key after a rate limit or failures; 0: nothing is remembered, every request asks Groq."""
+    """Longest cool-down of a Groq key after a rate limit or failures; 0 remembers nothing, every request asks Groq."""
 
     breaker_failures: int = Field(default=10, ge=0)
-    """Failures in a row that break the circuit of a Groq key and model for a while; 0 never breaks it."""
+    """Failures in a row that open the circuit breaker of a Groq key and model; 0 never opens it. One account
+    contributes at most a third of them while others use the model."""
 
     concurrency_max: int = Field(default=1_000, ge=1)
-    """Most requests that are under way with Groq at the same time."""
+    """Maximum calls to Groq at once, and connections."""
 
-    concurrency_per_key_max: int = Field(default=0, ge=0)
-    """Most of them of one API key; 0 sets no bound."""
+    concurrency_per_account_max: int = Field(default=0, ge=0)
+    """Maximum calls of one account at once, where several accounts use the service; 0 is a quarter of
+    INFERENCE_CONCURRENCY_MAX."""
 
     queue_seconds: float = Field(default=1.0, ge=0)
-    """Longest wait for a place when one of the two bounds is reached; then 503, or 429 for the key's own bound."""
-
-    connections_max: int = Field(default=1_000, ge=1)
-    """Most connections to Groq at the same time."""
+    """Longest wait when one of these limits is reached; then 503, or 429 for the account's own limit."""
 
     connect_timeout_seconds: float = Field(default=5.0, gt=0)
     """Longest wait for a connection to Groq."""
 
     first_byte_timeout_seconds: float = Field(default=60.0, gt=0)
-    """Longest wait for the first byte of an answer."""
+    """Longest wait of a stream's client for the beginning of an answer; then 504. Groq is read on, and the request is
+    charged if it answers. An answer in one piece may take REQUEST_TIMEOUT_SECONDS."""
 
     idle_timeout_seconds: float = Field(default=30.0, gt=0)
-    """Longest silence in the middle of a stream."""
+    """Longest wait of a stream's client in the middle of an answer; then the stream ends with an error."""
 
-    total_timeout_seconds: float = Field(default=120.0, gt=0)
-    """Longest life of a request, reading on after its caller left included; must be shorter than quota's hold."""
+    answer_bytes_max: int = Field(default=8 * 1024 * 1024, ge=1024, le=12 * 1024 * 1024)
+    """Largest answer in one piece, and largest event of a stream; a larger one is 502 `upstream_invalid`, uncharged."""
 
-    leavers_max: int = Field(default=1_000, ge=0)
-    """Most requests that are read on after their caller went away; more are given up, charged and estimated."""
-
-    leaver_seconds: float = Field(default=120.0, ge=0)
-    """Longest reading on after a caller went away; the total deadline holds too."""
+    request_bytes_max: int = Field(default=128 * 1024 * 1024, ge=2 * MESSAGE_BYTES_MAX)
+    """Maximum bytes of all requests under way together; one account may have half of them. A request holds about four
+    times its bytes in memory."""
 
     ledger_wait_seconds: float = Field(default=2.0, ge=0)
     """Longest wait for a row's commit before the answer leaves without a verdict."""
@@ -126,6 +126,11 @@ class InferenceSettings(ServiceSettings):
         """The Groq keys in the order given; empty when there is none."""
         listed = self.groq_api_keys.get_secret_value() or self.groq_api_key.get_secret_value()
         return tuple(key.strip() for key in listed.split(",") if key.strip())
+
+    @property
+    def calls_per_account_max(self) -> int:
+        """Maximum calls of one account at once, the default filled in."""
+        return self.concurrency_per_account_max or max(1, self.concurrency_max // 4)
 
     @property
     def ledger_url(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -21,7 +21,8 @@ from services.inference.tables import usage_ledger
 
 _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
-_COUNT_MAX = 2**63 - 1
+_ANSWERED_OUTCOMES = (Outcome.ANSWERED.value, Outcome.CLIENT_LEFT.value)
+"""Outcomes that say less than why a request was abandoned."""
 _OWN_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
 _own_values, _counts = attrgetter(*_OWN_COLUMNS), attrgetter(*COUNTS)
 
@@ -80,34 +81,54 @@ class SQLLedgerStore:
         return [_verdict(one in charged) for one in ids]
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
-    async def mark_client_left(self, request_ids: Sequence[str]) -> None:
-        """Note on answered rows that their client had left; other ids are passed over."""
+    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
+        """Return the verdict of each request's row, in order, None where there is none; note why it was abandoned."""
         row = usage_ledger.c
-        answered = row.request_id.in_(request_ids) & (row.outcome == Outcome.ANSWERED.value)
+        found = select(row.request_id, row.charged, row.outcome).where(row.request_id.in_({one for one, _ in requests}))
+        async with self._transactions.reading() as connection:
+            rows = {one.request_id: one for one in await connection.execute(found)}
+        changes: dict[Outcome, list[str]] = {}
+        for request_id, outcome in requests:
+            if outcome and request_id in rows and _may_become(rows[request_id].outcome, outcome):
+                changes.setdefault(outcome, []).append(request_id)
+        for outcome, request_ids in changes.items():
+            await self._note_outcome(request_ids, outcome)
+        return [_verdict(rows[one].charged) if one in rows else None for one, _ in requests]
+
+    async def _note_outcome(self, request_ids: Sequence[str], outcome: Outcome) -> None:
+        row = usage_ledger.c
+        changeable = row.request_id.in_(request_ids) & row.outcome.in_(_ANSWERED_OUTCOMES)
         async with self._transactions.writing() as connection:
-            await connection.execute(update(usage_ledger).where(answered).values(outcome=Outcome.CLIENT_LEFT.value))
+            await connection.execute(update(usage_ledger).where(changeable).values(outcome=outcome.value))
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def count_charged(
-        self, key_days: Sequence[tuple[str, str]], *, reserved_before: float | None = None
+        self,
+        key_days: Sequence[tuple[str, str]],
+        *,
+        reserved_before: float | None = None,
+        excluded: Sequence[str] = (),
     ) -> list[int]:
-        """Return the charged rows of each (key id, day), in order; with a time only those reserved before it."""
+        """Return the charged rows of each (key id, day), in order."""
         keys_of: dict[str, set[str]] = {}
         for key_id, day in key_days:
             keys_of.setdefault(day, set()).add(key_id)
         counts: dict[tuple[str, str], int] = {}
         async with self._transactions.reading() as connection:
             for day, key_ids in keys_of.items():
-                for key_id, count in await connection.execute(queries.count_charged(day, key_ids, reserved_before)):
+                query = queries.count_charged(day, key_ids, reserved_before, excluded)
+                for key_id, count in await connection.execute(query):
                     counts[key_id, day] = count
         return [counts.get(key_day, 0) for key_day in key_days]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
-    async def list_charged(self, key_id: str, day: str, *, reserved_before: float | None) -> list[str]:
-        """Return the ids of a key's day's charged rows; with a time only those reserved before it."""
-        query = select(usage_ledger.c.request_id).where(queries.charged(day, {key_id}, reserved_before))
+    async def has_several_accounts(self) -> bool:
+        """Return whether rows belong to more than one account; rows of direct callers count for none."""
+        account_id = usage_ledger.c.account_id
+        query = select(func.min(account_id), func.max(account_id)).where(account_id > "")
         async with self._transactions.reading() as connection:
-            return list(await connection.scalars(query))
+            first, last = (await connection.execute(query)).one()
+        return bool(first != last)
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def find(self, request_id: str) -> LedgerRow | None:
@@ -141,6 +162,10 @@ class SQLLedgerStore:
         return [used[key_id] for key_id in key_ids]
 
 
+def _may_become(stored: str, outcome: Outcome) -> bool:
+    return stored in _ANSWERED_OUTCOMES and stored != outcome.value
+
+
 async def _charged(connection: AsyncConnection, request_ids: Sequence[str]) -> set[str]:
     """Return those requests whose row is charged."""
     is_charged = usage_ledger.c.request_id.in_(request_ids) & usage_ledger.c.charged
@@ -153,7 +178,7 @@ def _verdict(is_charged: bool) -> Verdict:
 
 def _values(row: LedgerRow) -> dict[str, Any]:
     values: dict[str, Any] = dict(zip(_OWN_COLUMNS, _own_values(row), strict=True))
-    values |= {name: min(count, _COUNT_MAX) for name, count in zip(COUNTS, _counts(row.usage), strict=True)}
+    values |= zip(COUNTS, _counts(row.usage), strict=True)
     return values | {
         "outcome": row.outcome.value,
         "usage_source": row.usage.source.value,

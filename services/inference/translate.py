@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
-from ulid import ULID
 
 from services.common import mirror
 from services.common.errors import InvalidRequest
+from services.common.ids import Kind, new_id
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import ChatCall, Members, RequestContext, Verdict
 from services.inference.key_check import KeyState
@@ -48,7 +48,7 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
     if options:
         members["stream_options"] = options
     members.pop("stream", None)  # Which RPC was called says it.
-    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage)
+    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
 
 
 def request_context(context: inference_pb2.RequestContext) -> RequestContext:
@@ -59,7 +59,7 @@ def request_context(context: inference_pb2.RequestContext) -> RequestContext:
     """
     if not context.request_id:
         now = time.time()
-        return RequestContext(f"req_{ULID()}", "", "", _utc_date(now), now, models=tuple(context.models))
+        return RequestContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=tuple(context.models))
     return known_context(context)
 
 
@@ -111,7 +111,7 @@ def _filled(message: Mirrored, members: Members) -> Mirrored:
     return message
 
 
-def time_before(request: usage_pb2.CountChargedRequest | usage_pb2.ListChargedRequest) -> float | None:
+def time_before(request: usage_pb2.CountChargedRequest) -> float | None:
     """Return the time that rows must have been reserved before, in Unix seconds; None when none was given."""
     if not request.HasField("reserved_before"):
         return None

@@ -1,143 +1,229 @@
-"""Asking Groq until it answers: another key, another try, another model, all within the request's deadline.
+"""Calls Groq until it answers: with another key, another attempt or another model, within the request's deadline.
 
-Nothing is asked again once anything of an answer has reached our caller, when the request itself is refused, or when
-nobody waits for the answer any more.
+Nothing is called again once anything of an answer has reached the caller, when the request itself is refused, after a
+time-out, or when the caller has gone.
 """
 
 import asyncio
-import itertools
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Generic, TypeVar
 
 from opentelemetry.trace import SpanKind
 
 from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded
-from services.inference.chat import Members, Turn
-from services.inference.entry import CallerLeft, Entry
-from services.inference.supply import ANY_MODEL, KeyLimited, KeyRefused, Supply, UpstreamTrouble
+from services.inference.chat import Members
+from services.inference.concurrency import ConcurrencyLimiter
+from services.inference.key_pool import ANY_MODEL, KeyLease, KeyPool
+from services.inference.request_record import RequestRecord
+from services.inference.upstream_errors import CallResult, KeyLimited, KeyRefused, ModelRefused, UpstreamError
 
 T = TypeVar("T")
-Call = Callable[[str, Turn], Awaitable[T]]
-"""Ask for a model, with one key."""
+Call = Callable[[str, KeyLease], Awaitable[T]]
+"""Calls Groq once, for a model and with one key."""
 
 _BACKOFF_SECONDS = 0.25
 _BACKOFF_SECONDS_MAX = 4.0
-_HERD = 0.25
-"""Who waited for the same key comes back within this part of the wait, not all at once."""
+_JITTER = 0.25
+"""Requests that wait for the same key come back within this part of the wait, not all at once."""
+_GROQ_FAILED = frozenset({CallResult.FAILED, CallResult.INVALID})
 
 
 class Upstream:
-    """Groq as our requests see it."""
+    """Groq, as requests use it."""
 
     def __init__(
         self,
-        supply: Supply,
+        keys: KeyPool,
+        limiter: ConcurrencyLimiter,
         *,
         attempts_max: int,
         wait_seconds: float,
+        waiting_max: int,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        chance: Callable[[], float] = random.random,
+        random_number: Callable[[], float] = random.random,
     ) -> None:
-        """Ask with the keys of `supply`.
+        """Call with the keys of a pool.
 
         Args:
-            supply: The operator's keys.
-            attempts_max: Most calls to Groq for one model of a request.
-            wait_seconds: Longest wait for a key that rests.
-            clock: Where the time comes from.
-            sleep: Lets time pass.
-            chance: A number from 0 to 1, for the jitter.
+            keys: The operator's keys.
+            limiter: Bounds the calls under way.
+            attempts_max: Maximum calls for one model that Groq fails; limited and refused keys do not count.
+            wait_seconds: How long a request may wait in total for keys, and for as long as Groq asks after a failure.
+            waiting_max: Maximum requests of one account that wait at once.
+            clock: Source of monotonic time.
+            sleep: Waits.
+            random_number: Returns a number from 0 to 1, for the jitter.
         """
-        self._supply = supply
+        self._keys = keys
+        self._limiter = limiter
         self._attempts_max = attempts_max
         self._wait_seconds = wait_seconds
+        self._waiting_max = waiting_max
+        self._waiting: Counter[str] = Counter()
         self._clock = clock
         self._sleep = sleep
-        self._chance = chance
+        self._random_number = random_number
 
     async def ask(
         self,
         models: Sequence[str],
         call: Call[T],
-        entry: Entry,
+        record: RequestRecord,
         *,
         deadline: float,
         is_unheard: Callable[[], bool] = lambda: True,
     ) -> T:
-        """Return the first answer to `call`.
+        """Return what the first call returns that Groq answers.
 
         Args:
-            models: What to ask for, in order: the next is tried when one cannot be had.
-            call: Asks once.
-            entry: The request; it counts the calls.
+            models: What to ask for, in order of preference.
+            call: Calls Groq once.
+            record: The request; calls are counted on it.
             deadline: End of the request, by the clock's monotonic time.
-            is_unheard: Whether nothing of an answer has reached our caller.
+            is_unheard: Returns whether nothing of an answer has reached the caller.
 
         Raises:
-            ServiceError: What the last call met.
-            CallerLeft: The caller left before Groq was asked.
+            ServiceError: The last call failed, or no key could be used in time.
+            CallerLeft: The caller went away before Groq was called.
         """
-        *first_models, last_model = models
-        for model in first_models:
+        attempts = _Attempts(self, call, record, deadline=deadline, is_unheard=is_unheard)
+        for position, model in enumerate(models):
+            fallbacks = models[position + 1 :]
             try:
-                return await self._ask_for(model, call, entry, deadline, is_unheard)
-            except (UpstreamTrouble, DeadlineExceeded):
-                if entry.caller_left or not is_unheard():
+                return await attempts.ask_for(model, fallbacks)
+            except (UpstreamError, ModelRefused):
+                if not fallbacks or not attempts.may_go_on:
                     raise
-        return await self._ask_for(last_model, call, entry, deadline, is_unheard)
+        raise AssertionError("at least one model is asked for")  # pragma: no cover
 
-    async def _ask_for(
-        self, model: str, call: Call[T], entry: Entry, deadline: float, is_unheard: Callable[[], bool]
-    ) -> T:
-        for attempt in itertools.count(1):
-            await self._until_supplied(model, deadline)
-            if entry.caller_left and not entry.attempts:
-                raise CallerLeft("the caller left before the model was asked")
+    @contextmanager
+    def _waiting_of(self, account_id: str) -> Iterator[bool]:
+        """Count a waiting request; yield whether the account may have one more."""
+        self._waiting[account_id] += 1
+        try:
+            yield self._waiting[account_id] <= self._waiting_max
+        finally:
+            self._waiting[account_id] -= 1
+            if not self._waiting[account_id]:
+                del self._waiting[account_id]
+
+
+class _Attempts(Generic[T]):
+    """The calls for one request."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        call: Call[T],
+        record: RequestRecord,
+        *,
+        deadline: float,
+        is_unheard: Callable[[], bool],
+    ) -> None:
+        self._upstream = upstream
+        self._keys = upstream._keys
+        self._clock = upstream._clock
+        self._call = call
+        self._record = record
+        self._account_id = record.account_id
+        self._deadline = deadline
+        self._is_unheard = is_unheard
+        self._patience = upstream._wait_seconds
+        """Seconds that the request may still wait because Groq asked for it."""
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another call can still be of use."""
+        return self._record.abandoned is None and self._is_unheard()
+
+    async def ask_for(self, model: str, fallbacks: Sequence[str]) -> T:
+        """Return what a call for one model returns."""
+        failures = calls = 0
+        while True:
+            self._record.is_waiting = True
+            await self._wait_for_key(model, fallbacks)
+            async with self._upstream._limiter.place(self._account_id):
+                if self._keys.seconds_until(model, self._account_id):
+                    continue  # It was taken while this request waited for its place.
+                calls += 1
+                try:
+                    return await self._call_once(model, calls)
+                except (UpstreamError, ModelRefused) as exc:
+                    failures += isinstance(exc, UpstreamError) and exc.result in _GROQ_FAILED
+                    if not self.may_go_on or not self._may_help(exc, failures, calls):
+                        raise
+                    error = exc
+            if isinstance(error, UpstreamError) and error.result in _GROQ_FAILED:
+                await self._back_off(error, failures)
+
+    async def _call_once(self, model: str, attempt: int) -> T:
+        seconds = self._deadline - self._clock.monotonic()
+        if seconds <= 0:
+            raise _too_late()
+        self._record.begin_call(model)
+        with self._keys.lease(model, self._account_id) as lease, _traced(model, attempt, lease):
             try:
-                with self._supply.lease(model) as turn, _traced(model, attempt, turn):
-                    entry.dispatch(model)
-                    return await call(model, turn)
-            except UpstreamTrouble as exc:
-                if entry.caller_left or not is_unheard() or not self._may_help(exc, model, attempt):
-                    raise
-                if not isinstance(exc, (KeyLimited, KeyRefused)):  # With those, the next key is tried at once.
-                    await self._back_off(exc, attempt, deadline)
-        raise AssertionError("unreachable")  # pragma: no cover
+                async with asyncio.timeout(seconds):
+                    return await self._call(model, lease)
+            except TimeoutError as exc:
+                raise _too_late() from exc
 
-    def _may_help(self, trouble: UpstreamTrouble, model: str, attempt: int) -> bool:
-        if attempt >= self._attempts_max:
-            return False
-        if isinstance(trouble, KeyLimited):
-            return True  # Another key, or the same when it has rested.
-        if isinstance(trouble, KeyRefused) and attempt >= len(self._supply):
-            return False
-        return self._supply.has_trusted_key(model)
+    def _may_help(self, error: UpstreamError | ModelRefused, failures: int, calls: int) -> bool:
+        """Return whether another call for the same model may be answered."""
+        keys = len(self._keys)
+        if isinstance(error, ModelRefused):
+            return error.is_of_key and calls < keys
+        if isinstance(error, KeyRefused):
+            return calls <= keys and any(map(self._keys.is_accepted, range(keys)))
+        if error.result in _GROQ_FAILED and self._keys.seconds_until(self._record.upstream_model, self._account_id):
+            return False  # This failure opened the circuit.
+        return failures < self._upstream._attempts_max and calls < self._upstream._attempts_max + keys
 
-    async def _until_supplied(self, model: str, deadline: float) -> None:
-        patience = min(deadline, self._clock.monotonic() + self._wait_seconds)
-        while (seconds := self._supply.seconds_until(model)) > 0:
-            if self._clock.monotonic() + seconds > patience:
-                raise UpstreamTrouble(rest_seconds=seconds)
-            await self._sleep(seconds * (1 + _HERD * self._chance()))
+    async def _wait_for_key(self, model: str, fallbacks: Sequence[str]) -> None:
+        """Return when a key can be used; a fallback that can be used sooner is not waited for.
 
-    async def _back_off(self, trouble: UpstreamTrouble, attempt: int, deadline: float) -> None:
-        longest = min(_BACKOFF_SECONDS * 2.0 ** (attempt - 1), _BACKOFF_SECONDS_MAX)
-        pause = max(longest * self._chance(), trouble.rest_seconds)
-        if trouble.rest_seconds > self._wait_seconds or self._clock.monotonic() + pause >= deadline:
-            raise trouble
-        await self._sleep(pause)
+        Raises:
+            UpstreamError: It would take too long.
+        """
+        if not self._keys.seconds_until(model, self._account_id):
+            return
+        with self._upstream._waiting_of(self._account_id) as may_wait:
+            while (seconds := self._keys.seconds_until(model, self._account_id)) > 0:
+                is_sooner = any(self._keys.seconds_until(one, self._account_id) < seconds for one in fallbacks)
+                if is_sooner or not may_wait or not self._can_wait(seconds):
+                    raise UpstreamError(retry_seconds=seconds)
+                self._patience -= seconds
+                await self._upstream._sleep(seconds * (1 + _JITTER * self._upstream._random_number()))
+
+    async def _back_off(self, error: UpstreamError, failures: int) -> None:
+        longest = min(_BACKOFF_SECONDS * 2.0 ** (failures - 1), _BACKOFF_SECONDS_MAX)
+        pause = max(longest * self._upstream._random_number(), error.retry_seconds)
+        self._record.is_waiting = True
+        if not self._can_wait(error.retry_seconds) or self._clock.monotonic() + pause >= self._deadline:
+            raise error
+        self._patience -= error.retry_seconds
+        await self._upstream._sleep(pause)
+
+    def _can_wait(self, seconds: float) -> bool:
+        return seconds <= self._patience and self._clock.monotonic() + seconds < self._deadline
+
+
+def _too_late() -> DeadlineExceeded:
+    message = "The request took longer than it may. Ask for a shorter answer, or try again."
+    return DeadlineExceeded(message, reason="deadline_exceeded")
 
 
 _UNTRACED: AbstractContextManager[None] = nullcontext()
 
 
-def _traced(model: str, attempt: int, turn: Turn) -> AbstractContextManager[object]:
-    """Return the span of one call to Groq, in the words of OpenTelemetry's conventions for generative AI."""
+def _traced(model: str, attempt: int, lease: KeyLease) -> AbstractContextManager[object]:
+    """Return the span of one call to Groq, with the names of OpenTelemetry's conventions for generative AI."""
     if not tracing.is_on():
         return _UNTRACED
     attributes: tracing.Attributes = {
@@ -145,26 +231,26 @@ def _traced(model: str, attempt: int, turn: Turn) -> AbstractContextManager[obje
         "gen_ai.provider.name": "groq",
         "gen_ai.request.model": model,
         "stack.attempt": attempt,
-        "stack.groq_key": turn.key + 1,
+        "stack.groq_key": lease.key + 1,
     }
     return tracing.span(f"chat {model}", attributes, kind=SpanKind.CLIENT)
 
 
 class ModelLister:
-    """Asks Groq for its models, with the first key that is not refused."""
+    """Asks Groq for its models, with the first key that it accepts."""
 
-    def __init__(self, list_with: Callable[[Turn], Awaitable[list[Members]]], supply: Supply) -> None:
-        """Ask with the keys of `supply`; `list_with` asks once."""
+    def __init__(self, list_with: Callable[[KeyLease], Awaitable[list[Members]]], keys: KeyPool) -> None:
+        """Call with the keys of a pool; `list_with` calls Groq once."""
         self._list_with = list_with
-        self._supply = supply
+        self._keys = keys
 
     async def list_models(self) -> list[Members]:
-        """Return the models that are served now; nothing waits and nothing is tried twice: old lists serve well.
+        """Return the models that are served now; nothing waits and no key is used twice.
 
         Raises:
             ServiceError: Groq could not be asked.
         """
-        for _ in range(len(self._supply) - 1):
+        for _ in range(len(self._keys) - 1):
             try:
                 return await self._ask()
             except (KeyLimited, KeyRefused):
@@ -172,5 +258,5 @@ class ModelLister:
         return await self._ask()
 
     async def _ask(self) -> list[Members]:
-        with self._supply.lease(ANY_MODEL) as turn:
-            return await self._list_with(turn)
+        with self._keys.lease(ANY_MODEL, "") as lease:
+            return await self._list_with(lease)

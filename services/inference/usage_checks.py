@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from services.common.errors import InvalidRequest
-from services.inference.chat import Outcome
+from services.inference.chat import ABANDONED_OUTCOMES, Outcome
 from services.inference.ledger import RequestsPage
 from stack.inference.v1 import usage_pb2
 
@@ -103,6 +103,18 @@ def requests_page(request: usage_pb2.ListRequestsRequest) -> RequestsPage:
         before=request.before,
         rows_max=request.page_size or _PAGE_ROWS,
     )
+
+
+def abandoned_request(request: usage_pb2.AbandonedRequest) -> tuple[str, Outcome | None]:
+    """Return the id of an abandoned request, and the outcome to note on its row; None leaves the row's own.
+
+    Raises:
+        InvalidRequest: It is no reason why a request is abandoned.
+    """
+    outcome = _outcome(request.outcome)
+    if outcome is not None and outcome not in ABANDONED_OUTCOMES:
+        raise InvalidRequest(f"outcome: expected one of {', '.join(sorted(ABANDONED_OUTCOMES))}")
+    return request.request_id, outcome
 
 
 def _outcome(text: str) -> Outcome | None:

@@ -1,8 +1,7 @@
 """Chat requests to Groq over aiohttp itself, as the official package would send them.
 
 The package's cheapest call costs several times the CPU that aiohttp takes to carry the same bytes. So chats go past it,
-with its address, credentials and headers, and everything that is not hot stays with it. A test holds the two wires to
-be equal (tests/integration/test_wire.py).
+with its address, credentials and headers. A test compares the two (tests/integration/test_wire.py).
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -15,8 +14,11 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from services.common.http_proxy import Proxy
+from services.inference import response_handler
 
 _CHAT_PATH = "/openai/v1/chat/completions"
+_MODELS_PATH = "/openai/v1/models"
+_MODELS_TIMEOUT_SECONDS = 5.0
 _KEEP_SECONDS = 60
 
 
@@ -41,6 +43,7 @@ class Wire:
         """
         self._sessions = sessions
         self._url = URL(base_url.rstrip("/") + _CHAT_PATH)
+        self._models_url = URL(base_url.rstrip("/") + _MODELS_PATH)
         self._headers = headers
         # In the URL, not in a header for the proxy: aiohttp puts that one into the session's.
         self._proxy = proxy.url_with_credentials if proxy else None
@@ -55,6 +58,17 @@ class Wire:
             self._url, data=body, headers=self._headers[key], proxy=self._proxy, allow_redirects=False
         )
 
+    async def get_models(self, *, key: int) -> aiohttp.ClientResponse:
+        """Ask for the model list with one key and return the answer as `post` does.
+
+        Raises:
+            aiohttp.ClientError: No answer, or none in time.
+        """
+        timeout = aiohttp.ClientTimeout(total=_MODELS_TIMEOUT_SECONDS)
+        return await self._sessions[key].get(
+            self._models_url, headers=self._headers[key], proxy=self._proxy, allow_redirects=False, timeout=timeout
+        )
+
 
 @asynccontextmanager
 async def open_wire(
@@ -63,7 +77,6 @@ async def open_wire(
     proxy: Proxy | None,
     connections_max: int,
     connect_timeout_seconds: float,
-    first_byte_timeout_seconds: float,
 ) -> AsyncIterator[Wire]:
     """Open a pool of connections for the block.
 
@@ -72,14 +85,15 @@ async def open_wire(
         proxy: What to reach Groq through; None reaches it directly.
         connections_max: Most connections at the same time.
         connect_timeout_seconds: Longest wait for a connection, the look-up of its address and the pool included.
-        first_byte_timeout_seconds: Longest wait for an answer's first byte, and for each next one.
     """
-    # `connect`, not `sock_connect`: looking up the name is in it, which hangs where the network is cut.
-    timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds, sock_read=first_byte_timeout_seconds)
+    # `connect`, not `sock_connect`: looking up the name is in it, which hangs where the network is cut. Reading has no
+    # time-out here: what Groq does goes on after a time-out of ours, and is read to its end.
+    timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds)
     # The package's own context, so that the same authorities are believed.
     connector = aiohttp.TCPConnector(
         limit=connections_max, keepalive_timeout=_KEEP_SECONDS, ssl=httpx.create_ssl_context()
     )
+    response_handler.install(connector)
     jar = aiohttp.DummyCookieJar()  # The edge in front of Groq sets cookies; ours are no browser's sessions.
     headers = [_headers_of(client) for client in clients]
     # A session's own headers are not merged into every request. But aiohttp shows them to a proxy too, so with one they
@@ -98,9 +112,10 @@ async def open_wire(
 
 
 def _headers_of(client: AsyncGroq) -> CIMultiDict[str]:
-    """Return what the package would send; of a client's retries and time-outs it tells in headers of its own."""
+    """Return the headers that the package would send, uncompressed answers asked for.
+
+    A compressed answer would have to be decompressed before its size is known.
+    """
     given = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
-    timeout = client.timeout
-    read_seconds = timeout.read if isinstance(timeout, httpx.Timeout) else timeout
-    told = {"x-stainless-retry-count": "0", "x-stainless-read-timeout": str(read_seconds)}
-    return CIMultiDict({**given, **told})
+    own = {"x-stainless-retry-count": "0", "accept-encoding": "identity"}
+    return CIMultiDict({**given, **own})

@@ -104,18 +104,27 @@ class HoldStore(Protocol):
     All raise `Unavailable` of the error tree when the store cannot be reached; a call that raised may have happened.
     """
 
-    async def reserve(self, reservations: Sequence[Reservation], seeds: Seeds) -> list[Held | Denied | Unseeded]:
+    async def reserve(
+        self, reservations: Sequence[Reservation], seeds: Seeds
+    ) -> Sequence[Held | Denied | Unseeded | Unavailable]:
         """Hold a slot for each reservation, in order; a request id that is held already is held once.
+
+        `Unavailable` stands for a reservation of a key whose entries cannot be read; it affects no other key.
 
         Args:
             reservations: What to hold.
             seeds: Counts to start a counter from; used only where there is none.
         """
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Close holds, in order; false where there was none, and then nothing is changed."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
+        """Close holds, in order.
 
-    async def status(self, key_ids: Sequence[str]) -> list[DayStatus | Unseeded]:
+        Returns:
+            For each settlement, true when the hold was closed; false when there was none, and then nothing is changed;
+            None when the key's entries cannot be changed, which affects no other key.
+        """
+
+    async def status(self, key_ids: Sequence[str]) -> Sequence[DayStatus | Unseeded]:
         """Return today's state of keys, in order, changing nothing."""
 
 
@@ -161,8 +170,8 @@ class Holds:
                 break
         return results
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Close holds, in order; false where there was none.
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
+        """Close holds, in order; false where there was none, None where it failed for this key alone.
 
         Raises:
             ServiceError: The store cannot be reached; settling again is harmless.

@@ -33,12 +33,18 @@ class GrpcLedger:
             response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
         return list(response.counts)
 
-    async def list_charged(self, key_day: KeyDay, *, reserved_before: float) -> list[str]:
-        """Return the ids of charged rows reserved before a time."""
-        request = usage_pb2.ListChargedRequest(key_day=_key_day(key_day), reserved_before=timestamp(reserved_before))
+    async def count_charged_without(
+        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+    ) -> int:
+        """Return the charged rows of a key's day that were reserved before a time, without those of some requests."""
+        request = usage_pb2.CountChargedRequest(
+            key_days=[_key_day(key_day)],
+            reserved_before=timestamp(reserved_before),
+            excluded_request_ids=request_ids,
+        )
         with rpc_errors(unavailable_reason=_AWAY):
-            response = await self._stub.ListCharged(request, timeout=self._timeout_seconds)
-        return list(response.request_ids)
+            response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
+        return response.counts[0]
 
     async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
         """Return each request's verdict, in order; one without a row gets an `unknown` row."""

@@ -8,6 +8,10 @@ SETTLEMENTS = Counter("stack_quota_settlements_total", "Holds closed by their ve
 BATCH_ITEMS = Histogram(
     "stack_quota_batch_items", "Items that travelled in one RPC.", ["rpc"], buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
 )
+ENTRIES_UNREADABLE = Counter(
+    "stack_quota_entries_unreadable_total",
+    "Commands that failed on one entry in Redis because it holds something that this service never writes.",
+)
 OLDEST_HOLD = Gauge(
     "stack_quota_oldest_hold_age_seconds",
     "Age of the oldest hold when counters and ledger were last compared; 0 when there was none.",
@@ -20,6 +24,9 @@ DRIFT = Gauge(
     "stack_quota_drift_key_days",
     "Keys' days on which counters and ledger differ for longer than a hold lives; must be 0.",
     ["kind"],
+)
+ROUNDS_FAILED = Counter(
+    "stack_quota_rounds_failed_total", "Rounds of sweeping or reconciling that ended with an unexpected error."
 )
 SWEPT = Counter("stack_quota_holds_swept_total", "Overdue holds closed by the ledger's word.", ["verdict"])
 RAISED = Counter("stack_quota_charges_raised_total", "Charges that Redis had lost and reconciliation restored.")

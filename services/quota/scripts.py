@@ -1,6 +1,7 @@
 """The Lua scripts, the names of what they touch, and how a batch of them runs in one round trip."""
 
 import hashlib
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from services.common import errors, tracing
 from services.quota.batches import BatchRedis, Command
 from services.quota.connections import Client, ClusterRedis
+from services.quota.metrics import ENTRIES_UNREADABLE
+
+_log = logging.getLogger(__name__)
 
 BUCKETS = 256
 """Each key is in one; all entries of a bucket are in one slot of a Redis Cluster."""
@@ -45,10 +49,25 @@ RESERVE, SETTLE, STATUS, RECONCILE = _load("reserve"), _load("settle"), _load("s
 
 
 async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
-    """Run scripts in one round trip; those that a restarted Redis does not know are loaded and run again.
+    """Run scripts in one round trip and return their answers, in order.
 
     Raises:
         Unavailable: Redis cannot be reached, or a script failed.
+    """
+    answers = await run_each(client, steps)
+    if None in answers:
+        raise _unavailable()
+    return answers
+
+
+async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
+    """Run scripts in one round trip; return their answers in order, None for a script that failed by itself.
+
+    A script fails by itself when an entry is of another type than this service writes. Scripts that a restarted Redis
+    does not know are loaded and run again.
+
+    Raises:
+        Unavailable: Redis cannot be reached or cannot serve.
     """
     with tracing.span("redis", {"stack.scripts": len(steps)}), redis_errors(client):
         answers = await _round_trip(client, steps)
@@ -58,10 +77,7 @@ async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
                 await client.script_load(script.text)
             for i, answer in zip(unknown, await _round_trip(client, [steps[i] for i in unknown]), strict=True):
                 answers[i] = answer
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+        return [own_failure(answer) for answer in answers]
 
 
 @contextmanager
@@ -71,8 +87,26 @@ def redis_errors(client: Client) -> Iterator[None]:
         yield
     except (RedisError, RedisClusterException, OSError) as exc:
         client.state.failed(exc)
-        raise errors.Unavailable("the quota store cannot be reached; try again", reason="quota_unavailable") from exc
+        raise _unavailable() from exc
     client.state.answered()
+
+
+def _unavailable() -> errors.Unavailable:
+    return errors.Unavailable("the quota store cannot be reached; try again", reason="quota_unavailable")
+
+
+def own_failure(answer: Any) -> Any:
+    """Return an answer, or None where a command failed on one entry, such as one of another type.
+
+    Subclasses of `ResponseError` (READONLY, OOM, CLUSTERDOWN, …) describe the server, so they are raised.
+    """
+    if type(answer) is ResponseError:
+        ENTRIES_UNREADABLE.inc()
+        _log.error("an entry in Redis cannot be used", extra={"error": str(answer)[:200]})
+        return None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def entries_of(key_id: str) -> str:

@@ -61,9 +61,11 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         _SETTLE_ITEMS.observe(len(request.settlements))
         settlements = [_settlement(end) for end in request.settlements]
         closed = await self._holds.settle(settlements)
-        for end in settlements:
-            _SETTLED[end.verdict].inc()
-        return quota_pb2.SettleResponse(results=[quota_pb2.SettleResult(closed=flag) for flag in closed])
+        for end, flag in zip(settlements, closed, strict=True):
+            if flag is not None:
+                _SETTLED[end.verdict].inc()
+        results = [quota_pb2.SettleResult(closed=flag is True, failed=flag is None) for flag in closed]
+        return quota_pb2.SettleResponse(results=results)
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
         """Read keys' counters of today."""
@@ -78,6 +80,7 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
             disagreements=[_disagreement(finding) for finding in report.findings],
             key_days=report.key_days,
             held=report.held,
+            disagreements_count=sum(report.counts.values()),
         )
 
     async def GetDependencies(

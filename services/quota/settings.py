@@ -9,6 +9,8 @@ from services.common.address import HostAndPort, Listen
 from services.common.settings import ServiceSettings
 from services.quota.connections import RedisTarget, check_redis_url
 
+_HOLD_BEYOND_REQUEST_SECONDS = 60.0
+
 
 class QuotaSettings(ServiceSettings):
     """Settings of the quota service, `QUOTA_*` in the environment."""
@@ -73,8 +75,11 @@ class QuotaSettings(ServiceSettings):
     ledger_timeout_seconds: float = Field(default=1.0, gt=0)
     """Longest wait for a count from the ledger."""
 
-    hold_seconds: float = Field(default=180.0, gt=0)
-    """Age at which a hold is overdue and the sweeper's; must outlive a request's total deadline."""
+    hold_seconds: float = Field(
+        default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _HOLD_BEYOND_REQUEST_SECONDS, gt=0
+    )
+    """Age at which a hold without a verdict is closed by the sweeper. By default REQUEST_TIMEOUT_SECONDS and 60 s more;
+    must be longer than REQUEST_TIMEOUT_SECONDS."""
 
     sweep_seconds: float = Field(default=1.0, gt=0)
     """Pause between two looks for overdue holds."""
@@ -84,3 +89,11 @@ class QuotaSettings(ServiceSettings):
 
     clock_offset_seconds: int = 0
     """Added to Redis' clock when the day is decided; for tests of midnight only."""
+
+    @field_validator("hold_seconds")
+    @classmethod
+    def _outlives_a_request(cls, value: float, info: ValidationInfo) -> float:
+        """Refuse a hold that a request can outlive: its slot would be granted again while it is answered."""
+        if value <= info.data.get("request_timeout_seconds", 0.0):
+            raise ValueError("must be longer than REQUEST_TIMEOUT_SECONDS; raise the one or lower the other")
+        return value

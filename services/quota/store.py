@@ -5,9 +5,19 @@ from collections.abc import Iterator, Sequence
 
 from services.quota.batches import BatchRedis
 from services.quota.connections import Client, connect
-from services.quota.holds import DayStatus, Denied, Held, KeyDay, Reservation, Seeds, Settlement, Unseeded
+from services.quota.holds import (
+    DayStatus,
+    Denied,
+    Held,
+    KeyDay,
+    Reservation,
+    Seeds,
+    Settlement,
+    Unavailable,
+    Unseeded,
+)
 from services.quota.redis_clock import RedisClock
-from services.quota.scripts import RESERVE, SETTLE, STATUS, Step, deadlines_of, entries_of, run
+from services.quota.scripts import RESERVE, SETTLE, STATUS, Step, deadlines_of, entries_of, run, run_each
 
 __all__ = ["RedisHoldStore", "connect"]
 
@@ -35,7 +45,9 @@ class RedisHoldStore:
         # Each node of a cluster has a clock of its own, which the sweeper compares.
         self._observes = isinstance(client, BatchRedis)
 
-    async def reserve(self, reservations: Sequence[Reservation], seeds: Seeds) -> list[Held | Denied | Unseeded]:
+    async def reserve(
+        self, reservations: Sequence[Reservation], seeds: Seeds
+    ) -> Sequence[Held | Denied | Unseeded | Unavailable]:
         """Hold a slot for each reservation; those of one key share a script run."""
         groups: dict[tuple[str, str, int], list[int]] = {}
         for i, wish in enumerate(reservations):
@@ -45,25 +57,26 @@ class RedisHoldStore:
             self._reserve_step(group, [reservations[i].request_id for i in members], seed_of.get(group[0]))
             for group, members in groups.items()
         ]
-        results: list[Held | Denied | Unseeded] = [Unseeded(day=0, reset_at=0)] * len(reservations)
-        for members, answer in zip(groups.values(), await run(self._client, steps), strict=True):
-            for i, outcome in zip(members, self._outcomes(answer, len(members)), strict=True):
-                results[i] = outcome
+        results: list[Held | Denied | Unseeded | Unavailable] = [Unavailable()] * len(reservations)
+        for members, answer in zip(groups.values(), await run_each(self._client, steps), strict=True):
+            if answer is not None:
+                for i, outcome in zip(members, self._outcomes(answer, len(members)), strict=True):
+                    results[i] = outcome
         return results
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
         """Close holds; those of one key and day share a script run."""
         groups: dict[KeyDay, list[int]] = {}
         for i, end in enumerate(settlements):
             groups.setdefault(KeyDay(end.key_id, end.day), []).append(i)
         steps = [_settle_step(key_day, [settlements[i] for i in members]) for key_day, members in groups.items()]
-        closed = [False] * len(settlements)
-        for members, answer in zip(groups.values(), await run(self._client, steps), strict=True):
-            for i, flag in zip(members, answer, strict=True):
+        closed: list[bool | None] = [None] * len(settlements)
+        for members, answer in zip(groups.values(), await run_each(self._client, steps), strict=True):
+            for i, flag in zip(members, answer or [], strict=answer is not None):
                 closed[i] = flag == 1
         return closed
 
-    async def status(self, key_ids: Sequence[str]) -> list[DayStatus | Unseeded]:
+    async def status(self, key_ids: Sequence[str]) -> Sequence[DayStatus | Unseeded]:
         """Read today's state of keys."""
         arguments = (self._offset, *self.clock.days(self._offset))
         steps = [Step(STATUS, (entries_of(key_id),), arguments) for key_id in key_ids]

@@ -1,5 +1,6 @@
 """What the sweeper does in Redis: find overdue holds, read all entries, raise counters."""
 
+import logging
 import math
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -17,15 +18,19 @@ from services.quota.scripts import (
     deadlines_of,
     deadlines_of_bucket,
     entries_of,
+    own_failure,
     redis_errors,
     run,
 )
 from services.quota.store import RedisHoldStore
 from services.quota.sweeper import DayEntries, OverdueHold
 
+_log = logging.getLogger(__name__)
 _SCAN_COUNT = 1_000
 _ENTRIES_BATCH = 100
-_ENTRIES_NAME = re.compile(rb"quota:\{\d+\}:([^:]+):(\d+)")
+_ENTRIES_NAME = re.compile(rb"quota:\{\d+\}:([A-Za-z0-9_.-]{1,64}):(\d{1,6})")
+_DEADLINE_NAME = re.compile(rb"([A-Za-z0-9_.-]{1,64}) (\d{1,6}) ([A-Za-z0-9_.-]{1,64})")
+_RESERVATION = re.compile(rb"(\d{1,15}) ([A-Za-z0-9_.-]{0,64})")
 
 
 class RedisSweepStore:
@@ -55,18 +60,19 @@ class RedisSweepStore:
             for bucket in range(BUCKETS):
                 for first, last in ranges:
                     pipeline.zrangebyscore(deadlines_of_bucket(bucket), first, last, start=0, num=at_most)
-            for names in await pipeline.execute():
-                members += [_member(name) for name in names]
+            for position, names in enumerate(await _execute(pipeline)):
+                members += await self._members(position // len(ranges), names or [])
             if not members:
                 return []
             pipeline = self._pipeline()
             for key_id, day, request_id in members:
-                pipeline.hget(f"{entries_of(key_id)}:{day}", request_id)
-            facts = await pipeline.execute()
+                # Several fields are asked for, so that an absent field differs from entries that cannot be read.
+                pipeline.hmget(f"{entries_of(key_id)}:{day}", [request_id])
+            facts = await _execute(pipeline)
             return await self._with_facts(members, facts)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Close holds, in order; false where there was none."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
+        """Close holds, in order; false where there was none, None where it failed for this key alone."""
         return await self._holds.settle(settlements)
 
     async def entries(self) -> AsyncIterator[list[DayEntries]]:
@@ -95,20 +101,33 @@ class RedisSweepStore:
                 pipeline.execute_command("UNLINK", f"{entries_of(one.key_id)}:{one.day}")
             await pipeline.execute()
 
-    async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
-        """Raise a counter to the requests that have no hold; return by how much."""
-        step = Step(RECONCILE, (f"{entries_of(key_day.key_id)}:{key_day.day}",), tuple(request_ids))
+    async def raise_counter(
+        self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
+    ) -> int:
+        """Raise a counter to a number of charged rows; return by how much."""
+        name = f"{entries_of(key_day.key_id)}:{key_day.day}"
+        step = Step(RECONCILE, (name,), (count, round(reserved_before * 1000), *left_out))
         (raised,) = await run(self._client, [step])
         return int(raised)
 
-    async def _with_facts(self, members: list[tuple[str, int, str]], facts: list[bytes | None]) -> list[OverdueHold]:
+    async def _members(self, bucket: int, names: Sequence[bytes]) -> list[tuple[str, int, str]]:
+        """Return the holds that deadlines stand for; what is no deadline of ours is removed, or it would stay first."""
+        members = [_member(name) for name in names]
+        if foreign := [name for name, member in zip(names, members, strict=True) if member is None]:
+            _log.error("foreign deadlines removed", extra={"bucket": bucket, "count": len(foreign)})
+            await self._client.zrem(deadlines_of_bucket(bucket), *foreign)
+        return [member for member in members if member is not None]
+
+    async def _with_facts(self, members: list[tuple[str, int, str]], facts: list[Any]) -> list[OverdueHold]:
         holds, orphans = [], []
         for (key_id, day, request_id), fact in zip(members, facts, strict=True):
             if fact is None:
+                continue
+            if fact[0] is None:
                 orphans.append((key_id, day, request_id))
                 continue
-            reserved_at_ms, _, account_id = fact.decode().partition(" ")
-            holds.append(OverdueHold(request_id, key_id, account_id, day, int(reserved_at_ms) / 1000))
+            reserved_at, account_id = _reservation(fact[0])
+            holds.append(OverdueHold(request_id, key_id, account_id, day, reserved_at))
         await self._forget(orphans)
         return holds
 
@@ -119,17 +138,31 @@ class RedisSweepStore:
         pipeline = self._pipeline()
         for key_id, day, request_id in orphans:
             pipeline.zrem(deadlines_of(key_id), f"{key_id} {day} {request_id}")
-        await pipeline.execute()
+        await _execute(pipeline)
 
     async def _read(self, key_days: Sequence[KeyDay]) -> list[DayEntries]:
         pipeline = self._pipeline()
         for one in key_days:
             pipeline.hgetall(f"{entries_of(one.key_id)}:{one.day}")
-        answers = await pipeline.execute()
+        answers = [answer or {} for answer in await _execute(pipeline)]
         return list(_day_entries(key_days, answers))
 
     def _pipeline(self) -> Any:
         return self._client.pipeline(transaction=False) if isinstance(self._client, Redis) else self._client.pipeline()
+
+
+async def _execute(pipeline: Any) -> list[Any]:
+    """Return a pipeline's answers, None for a command that failed on one entry alone.
+
+    Raises:
+        RedisError: The server cannot serve.
+    """
+    return [own_failure(answer) for answer in await pipeline.execute(raise_on_error=False)]
+
+
+def _count(text: bytes) -> int:
+    """Return a count; 0 for what is none, which reconciliation then raises to the ledger's."""
+    return int(text) if text.isdigit() and len(text) <= 18 else 0
 
 
 def _seconds(answer: tuple[int, int]) -> float:
@@ -141,14 +174,24 @@ def _day_entries(key_days: Sequence[KeyDay], answers: Sequence[dict[bytes, bytes
         charged = entries.pop(b"charged", None)
         if charged is None:
             continue  # Expired, or emptied, since it was listed.
-        limit = int(entries.pop(b"limit", b"0"))
-        reserved_at = [int(fact.partition(b" ")[0]) / 1000 for fact in entries.values()]
-        yield DayEntries(key_day, int(charged), len(entries), min(reserved_at, default=None), limit)
+        limit = entries.pop(b"limit", b"0")
+        holds = {name.decode(errors="replace"): _reservation(fact)[0] for name, fact in entries.items()}
+        yield DayEntries(key_day, _count(charged), holds, _count(limit))
 
 
-def _member(name: bytes) -> tuple[str, int, str]:
-    key_id, day, request_id = name.decode().split(" ")
-    return key_id, int(day), request_id
+def _member(name: bytes) -> tuple[str, int, str] | None:
+    """Return the key, day and request that a deadline is of; None for a name that this service never writes."""
+    match = _DEADLINE_NAME.fullmatch(name)
+    return (match[1].decode(), int(match[2]), match[3].decode()) if match else None
+
+
+def _reservation(fact: bytes) -> tuple[float, str]:
+    """Return when a hold was reserved, in Unix seconds, and its account.
+
+    A value that this service never writes counts as reserved at 0: such a hold is swept like any other.
+    """
+    match = _RESERVATION.fullmatch(fact)
+    return (int(match[1]) / 1000, match[2].decode()) if match else (0.0, "")
 
 
 def _key_day(name: bytes) -> KeyDay | None:

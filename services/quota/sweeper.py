@@ -10,20 +10,28 @@ the rows that are older than a hold can live, and raises it.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import compress
 from typing import Protocol
 
-from services.common.errors import ServiceError
+from services.common.batch import run_isolated
+from services.common.errors import ServiceError, Unavailable
 from services.quota.holds import KeyDay, Settlement, Verdict
-from services.quota.metrics import DRIFT, OLDEST_HOLD, RAISED, SWEPT, VERIFIED_AT
+from services.quota.metrics import DRIFT, OLDEST_HOLD, RAISED, ROUNDS_FAILED, SWEPT, VERIFIED_AT
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
+_LEFT_OUT_MAX = 1_000
+"""Most requests that the ledger takes in one call."""
 _DAY_SECONDS = 86_400
 _KEEP_DAYS = 3
+FINDINGS_MAX = 1_000
+"""Most findings of a report: with an emptied Redis every key differs."""
+_LOGGED_MAX = 100
 _SLACK_SECONDS = 5.0
 """What an overdue hold or a lost charge may take to be dealt with, beyond the pauses of the rounds."""
 
@@ -47,11 +55,24 @@ class DayEntries:
 
     key_day: KeyDay
     charged: int
-    held: int
-    oldest_hold_at: float | None
-    """Redis' time of the oldest hold; None when there is none."""
+    holds: Mapping[str, float]
+    """Redis' time of each hold's reserve, by request id; Unix seconds."""
     limit: int
     """The highest limit in force at a reserve of that day."""
+
+    @property
+    def held(self) -> int:
+        """Number of holds."""
+        return len(self.holds)
+
+    @property
+    def oldest_hold_at(self) -> float | None:
+        """Redis' time of the oldest hold; None when there is none."""
+        return min(self.holds.values(), default=None)
+
+    def holds_before(self, reserved_before: float) -> list[str]:
+        """Return the request ids of holds that were reserved before a time."""
+        return [request_id for request_id, at in self.holds.items() if at < reserved_before]
 
 
 class Disagreement(StrEnum):
@@ -82,6 +103,9 @@ class Report:
     """What a comparison found."""
 
     findings: Sequence[Finding]
+    """The first `FINDINGS_MAX`."""
+    counts: Mapping[Disagreement, int]
+    """All findings, by kind."""
     key_days: int
     held: int
     oldest_hold_seconds: float
@@ -97,8 +121,8 @@ class SweepStore(Protocol):
     async def overdue(self, *, at_most: int, before: float, after: float) -> list[OverdueHold]:
         """Return holds whose deadline is until `before` or later than `after`, of each bucket at most so many each."""
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Close holds, in order; false where there was none."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
+        """Close holds, in order; false where there was none, None where it failed for this key alone."""
 
     def entries(self) -> AsyncIterator[list[DayEntries]]:
         """Yield everything that is held, in batches."""
@@ -106,8 +130,17 @@ class SweepStore(Protocol):
     async def forget(self, key_days: Sequence[KeyDay]) -> None:
         """Remove all that is kept of days that are long over."""
 
-    async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
-        """Raise a counter to the requests that have no hold; return by how much."""
+    async def raise_counter(
+        self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
+    ) -> int:
+        """Raise a counter to a number of charged rows; return by how much.
+
+        Args:
+            key_day: Whose counter.
+            count: Charged rows that were reserved before a time, without those of the holds in `left_out`.
+            reserved_before: That time; while there is an older hold that is not in `left_out`, nothing is changed.
+            left_out: Request ids.
+        """
 
 
 class SteadyClock(Protocol):
@@ -130,8 +163,10 @@ class SweepLedger(Protocol):
     async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
         """Return charged rows, in order; with a time only those reserved before it."""
 
-    async def list_charged(self, key_day: KeyDay, *, reserved_before: float) -> list[str]:
-        """Return the ids of charged rows reserved before a time."""
+    async def count_charged_without(
+        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+    ) -> int:
+        """Return the charged rows of a key's day that were reserved before a time, without those of some requests."""
 
 
 class Sweeper:
@@ -171,7 +206,7 @@ class Sweeper:
             rounds.create_task(_repeat(self._reconcile_and_verify, self._reconcile_seconds))
 
     async def sweep(self) -> int:
-        """Close overdue holds, a batch of each bucket; return how many were looked at.
+        """Close overdue holds, a batch of each bucket; return how many were closed.
 
         Overdue is what was reserved at a time that the store's clock has not shown for as long as a hold may live:
         before that, or after it where the clock has gone back.
@@ -185,19 +220,34 @@ class Sweeper:
             return 0
         before, after = (time + self._hold_seconds for time in shown)
         overdue = await self._store.overdue(at_most=_OVERDUE_BATCH, before=before, after=after + _SLACK_SECONDS)
+        swept = 0
         for start in range(0, len(overdue), _OVERDUE_BATCH):
             holds = overdue[start : start + _OVERDUE_BATCH]
-            verdicts = await self._ledger.close_unknown(holds)
-            ends = [
+            settlements = [
                 Settlement(hold.request_id, hold.key_id, hold.day, verdict)
-                for hold, verdict in zip(holds, verdicts, strict=True)
+                for hold, verdict in zip(holds, await self._verdicts(holds), strict=True)
+                if verdict is not None
             ]
-            # Another replica, or the gateway after all, may have closed some of them meanwhile.
-            closed = list(compress(verdicts, await self._store.settle(ends)))
-            for verdict in closed:
-                SWEPT.labels(verdict.value).inc()
-            _log.info("swept", extra={"holds": len(closed), "charged": closed.count(Verdict.CHARGED)})
-        return len(overdue)
+            # Another replica or the gateway may have closed some of them meanwhile.
+            closed = list(compress(settlements, await self._store.settle(settlements)))
+            for settlement in closed:
+                SWEPT.labels(settlement.verdict.value).inc()
+            charged = sum(settlement.verdict is Verdict.CHARGED for settlement in closed)
+            _log.info("swept", extra={"holds": len(closed), "charged": charged})
+            swept += len(closed)
+        return swept
+
+    async def _verdicts(self, holds: Sequence[OverdueHold]) -> list[Verdict | None]:
+        """Return the ledger's verdict on each hold; None for one that the ledger does not take.
+
+        Raises:
+            Unavailable: The ledger cannot be asked.
+        """
+        results = await run_isolated(self._ledger.close_unknown, holds, name="close")
+        for result in results:
+            if isinstance(result, Unavailable):
+                raise result
+        return [None if isinstance(result, Exception) else result for result in results]
 
     async def reconcile(self) -> int:
         """Raise counters that are below the ledger; return how many charges they had lost.
@@ -209,18 +259,34 @@ class Sweeper:
         shown = self._clock.shown(self._hold_seconds)
         if shown is None:
             return 0
-        reserved_before, raised = shown[0], 0
+        reserved_before, raised = math.floor(shown[0] * 1000) / 1000, 0
         async for batch in self._store.entries():
             await self._forget_old_days(batch, now)
             counts = await self._ledger.count_charged([one.key_day for one in batch], reserved_before=reserved_before)
             for one, count in zip(batch, counts, strict=True):
                 if count > one.charged:
-                    ids = await self._ledger.list_charged(one.key_day, reserved_before=reserved_before)
-                    raised += await self._store.raise_counter(one.key_day, ids)
+                    raised += await self._raise_counter(one, count, reserved_before)
         if raised:
             RAISED.inc(raised)
             _log.warning("counters had lost charges", extra={"charges": raised})
         return raised
+
+    async def _raise_counter(self, entries: DayEntries, count: int, reserved_before: float) -> int:
+        """Raise one counter; return by how much. What goes wrong with it is logged and stops no other."""
+        left_out = entries.holds_before(reserved_before)
+        if len(left_out) > _LEFT_OUT_MAX:
+            return 0  # The sweep closes them, and a later round counts their rows.
+        try:
+            if left_out:
+                count = await self._ledger.count_charged_without(
+                    entries.key_day, left_out, reserved_before=reserved_before
+                )
+            return await self._store.raise_counter(
+                entries.key_day, count, reserved_before=reserved_before, left_out=left_out
+            )
+        except ServiceError as exc:
+            _log.warning("a counter was not compared", extra={"key": entries.key_day.key_id, "reason": exc.reason})
+            return 0
 
     async def verify(self) -> Report:
         """Compare all counters and holds with the ledger.
@@ -235,6 +301,7 @@ class Sweeper:
         # Nothing has outlived it where the clock has not been watched for so long.
         dealt_with_before = shown[0] if shown else 0.0
         findings: list[Finding] = []
+        counts: Counter[Disagreement] = Counter()
         key_days = held = 0
         oldest_hold_at = now
         async for batch in self._store.entries():
@@ -243,11 +310,13 @@ class Sweeper:
             old = await self._ledger.count_charged(names, reserved_before=dealt_with_before)
             total = await self._ledger.count_charged(names)
             for one, old_count, count in zip(batch, old, total, strict=True):
-                findings += _compare(one, old_count, count, dealt_with_before)
+                found = _compare(one, old_count, count, dealt_with_before)
+                counts.update(finding.kind for finding in found)
+                findings += found[: FINDINGS_MAX - len(findings)]
             key_days += len(batch)
             held += sum(one.held for one in batch)
             oldest_hold_at = min([oldest_hold_at, *(one.oldest_hold_at for one in batch if one.oldest_hold_at)])
-        return Report(findings, key_days, held, now - oldest_hold_at)
+        return Report(findings, counts, key_days, held, now - oldest_hold_at)
 
     @property
     def _patience_seconds(self) -> float:
@@ -270,10 +339,10 @@ class Sweeper:
     async def _show_drift(self) -> None:
         report = await self.verify()
         for kind in Disagreement:
-            DRIFT.labels(kind.value).set(sum(finding.kind is kind for finding in report.findings))
+            DRIFT.labels(kind.value).set(report.counts[kind])
         OLDEST_HOLD.set(report.oldest_hold_seconds)
         VERIFIED_AT.set_to_current_time()
-        for finding in report.findings:
+        for finding in report.findings[:_LOGGED_MAX]:
             _log.error("the records differ", extra={"kind": finding.kind.value, "key": finding.entries.key_day.key_id})
 
     async def _sweep_all(self) -> None:
@@ -304,4 +373,7 @@ async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -
             await work()
         except ServiceError as exc:
             _log.warning("the round is put off", extra={"reason": exc.reason})
+        except Exception:  # noqa: BLE001 - without further rounds no hold would be swept
+            ROUNDS_FAILED.inc()
+            _log.exception("a round failed")
         await asyncio.sleep(pause_seconds)

@@ -189,7 +189,7 @@ class Looker:
         forge = "() => { for (const one of document.getElementsByName('csrf_token')) one.value = 'forged'; }"
         await self.person.page.evaluate(forge)
         await self.person.page.get_by_role("button", name="Log out").click()
-        await expect(self.person.page.get_by_text("The form was opened too long ago")).to_be_visible()
+        await expect(self.person.page.get_by_text("This page is not of your present session")).to_be_visible()
         await self.look(name="error-403")
 
 

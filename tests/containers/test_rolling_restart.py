@@ -37,8 +37,7 @@ _ENVIRONMENT = {
     "GRACE_SECONDS": "20",
     "GROQ_BASE_URL": GROQ_URL,
     # More than the steady streams take, less than the endless ones.
-    "INFERENCE_TOTAL_TIMEOUT_SECONDS": "6",
-    "GATEWAY_TOTAL_TIMEOUT_SECONDS": "8",
+    "REQUEST_TIMEOUT_SECONDS": "6",
     # The failures that the mixture asks of Groq are not to rest the one key that all share.
     "INFERENCE_KEY_REST_SECONDS_MAX": "0",
 }

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.auth.accounts import Account, AccountStore, open_account
+from services.auth.accounts import Account, AccountStore, NewAccount, open_account
 from services.auth.audit import Actor
 from services.auth.changes import ChangeStore
 from services.auth.keys import KeyId, KeyStore, Minted
@@ -32,7 +32,7 @@ class Stores:
     async def account(self, email: str = EMAIL) -> Account:
         """Keep a new account."""
         account = open_account(email, now=NOW)
-        await self.accounts.add(account, by=OPERATOR)
+        await self.accounts.add(NewAccount(account), by=OPERATOR)
         return account
 
     async def key(self, email: str = EMAIL, *, name: str = "laptop", daily_limit: int | None = None) -> Minted:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.auth.accounts import Account, AccountStore, open_account
+from services.auth.accounts import Account, AccountStore, NewAccount, Proof, open_account
 from services.auth.audit import Actor, AuditLog
 from services.auth.keys import Bounds, KeyId, KeyStore
+from services.auth.mail_queue import MailQueue, Topic, new_email
 from services.auth.minting import mint
 from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
 from services.auth.pepper import Pepper
@@ -16,7 +17,14 @@ from services.auth.plans import Plan, PlanStore
 from services.auth.sessions import OpenSession, Sessions, SessionStore
 from services.auth.throttles import Rule, Throttle, ThrottleStore
 from services.common.clock import SystemClock
-from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, Throttled, Unauthenticated
+from services.common.errors import (
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Throttled,
+    Unauthenticated,
+)
 
 PEPPER = Pepper(b"contract")
 BY = Actor("owner", "192.0.2.1")
@@ -49,6 +57,7 @@ class World:
     tokens: OneTimeTokenStore
     throttles: tuple[ThrottleStore, ThrottleStore]
     plans: PlanStore
+    mail: MailQueue
     audit: AuditLog
     clock: HandClock
 
@@ -57,10 +66,10 @@ class World:
         """Now."""
         return datetime.fromtimestamp(self.clock.seconds, UTC)
 
-    async def account(self, email: str = EMAIL) -> Account:
+    async def account(self, email: str = EMAIL, *, password_hash: str | None = None) -> Account:
         """Keep a new account."""
         account = open_account(email, now=self.at)
-        await self.accounts.add(account, by=BY)
+        await self.accounts.add(NewAccount(account, password_hash), by=BY)
         return account
 
     def stay(self) -> Sessions:
@@ -81,11 +90,43 @@ async def _ended(stay: Sessions, opened: OpenSession) -> bool:
 
 
 class PeopleStoreContract:
-    """The contract of `SessionStore`, `OneTimeTokenStore`, `ThrottleStore`, `PlanStore` and `AuditLog`."""
+    """The contract of `SessionStore`, `OneTimeTokenStore`, `ThrottleStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
+
+    async def test_each_email_is_claimed_by_one_sender_at_a_time(self, world: World) -> None:
+        queued = [new_email(Topic.SIGN_UP, f"ada{n}@example.com", by=BY, clock=world.clock) for n in range(12)]
+        for email in queued:
+            await world.mail.add(email)
+        until = world.at + timedelta(minutes=2)
+        claims = await asyncio.gather(*(world.mail.claim(count=2, now=world.at, until=until) for _ in range(8)))
+        claimed = [email for claim in claims for email in claim]
+        while more := await world.mail.claim(count=2, now=world.at, until=until):  # A sender may pass over another's.
+            claimed += more
+        assert sorted(email.id for email in claimed) == sorted(email.id for email in queued)
+        assert {email.tries for email in claimed} == {1}
+        assert not await world.mail.due(world.at)
+
+    async def test_an_email_waits_until_its_next_try_and_one_whose_sender_was_killed_is_sent_by_another(
+        self, world: World
+    ) -> None:
+        email = new_email(Topic.PASSWORD_RESET, EMAIL, by=BY, clock=world.clock)
+        await world.mail.add(email)
+        [first] = await world.mail.claim(count=9, now=world.at, until=world.at + timedelta(minutes=2))
+        assert (first.to, first.topic, first.by, first.created_at) == (EMAIL, Topic.PASSWORD_RESET, BY, world.at)
+        world.clock.seconds += 120
+        [second] = await world.mail.claim(count=9, now=world.at, until=world.at + timedelta(minutes=2))
+        assert second.tries == 2
+        await world.mail.put_back(second, next_try_at=world.at + timedelta(seconds=30))
+        assert not await world.mail.due(world.at)
+        world.clock.seconds += 30
+        assert await world.mail.due(world.at)
+        assert await world.mail.waiting() == 1
+        await world.mail.remove(second)
+        assert not await world.mail.due(world.at)
+        assert await world.mail.waiting() == 0
 
     async def test_a_session_lives_while_it_is_used_but_not_beyond_its_hour(self, world: World) -> None:
         stay = world.stay()
-        opened = await stay.open((await world.account()).id, by=BY)
+        opened = await stay.open(Proof((await world.account()).id), by=BY)
         for _ in range(7):
             world.clock.seconds += 500
             assert (await stay.get(opened.token)).id == opened.session.id
@@ -95,7 +136,7 @@ class PeopleStoreContract:
 
     async def test_a_session_that_nobody_uses_for_ten_minutes_ends(self, world: World) -> None:
         stay = world.stay()
-        opened = await stay.open((await world.account()).id, by=BY)
+        opened = await stay.open(Proof((await world.account()).id), by=BY)
         world.clock.seconds += IDLE - 1
         assert not await _ended(stay, opened)
         world.clock.seconds += IDLE
@@ -103,15 +144,69 @@ class PeopleStoreContract:
         assert await _ended(stay, opened)
         assert await stay.of_account(opened.session.account.id) == []
 
-    async def test_a_session_ends_when_its_account_is_deleted_even_one_that_is_opened_at_that_moment(
+    async def test_a_session_ends_when_its_account_is_deleted_and_none_is_opened_after_that(self, world: World) -> None:
+        stay, account = world.stay(), await world.account()
+        before = await stay.open(Proof(account.id), by=BY)
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+
+        assert await _ended(stay, before)
+        with pytest.raises(Unauthenticated):
+            await stay.open(Proof(account.id), by=BY)
+
+    async def test_a_password_that_was_replaced_since_it_was_proved_opens_changes_and_deletes_nothing(
         self, world: World
     ) -> None:
-        stay, account = world.stay(), await world.account()
-        before = await stay.open(account.id, by=BY)
-        await world.accounts.delete(account.id, by=BY, at=world.at)
-        after = await stay.open(account.id, by=BY)
+        account = await world.account(password_hash="old")
+        stale = Proof(account.id, password_hash="old")
+        await world.accounts.set_password(stale, "new", by=BY, at=world.at)
+        told = await world.actions()
 
-        assert [await _ended(stay, one) for one in (before, after)] == [True, True]
+        for work in (
+            world.stay().open(stale, by=BY),
+            world.accounts.set_password(stale, "a thief's", by=BY, at=world.at),
+            world.accounts.delete(account.id, by=BY, at=world.at, proof=stale),
+        ):
+            with pytest.raises(PermissionDenied):
+                await work
+
+        kept = await world.accounts.credentials(EMAIL)
+        assert kept is not None
+        assert kept.password_hash == "new"
+        assert await world.actions() == told
+
+    async def test_a_session_that_ended_since_it_was_looked_up_changes_nothing(self, world: World) -> None:
+        account = await world.account(password_hash="old")
+        opened = await world.stay().open(Proof(account.id), by=BY)
+        made = [mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key for _ in range(3)]
+        await world.keys.add(account.id, made[0], by=BY)
+        await world.stay().log_out(opened.token, by=BY)
+        proof, told = opened.session.proof, await world.actions()
+
+        for work in (
+            world.accounts.set_password(proof, "new", by=BY, at=world.at),
+            world.accounts.delete(account.id, by=BY, at=world.at, proof=proof),
+            world.keys.add(account.id, made[1], by=BY, proof=proof),
+            world.keys.rotate(made[0].id, made[2], ends_at=world.at, by=BY, proof=proof),
+            world.keys.revoke(made[0].id, by=BY, at=world.at, proof=proof),
+        ):
+            with pytest.raises(Unauthenticated):
+                await work
+
+        assert await world.actions() == told
+
+    async def test_a_deleted_account_gets_no_token_and_uses_none_up(self, world: World) -> None:
+        account = await world.account()
+        token, late = (
+            mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock).kept
+            for _ in range(2)
+        )
+        await world.tokens.add(token, by=BY, at=world.at)
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+
+        with pytest.raises(NotFound):
+            await world.tokens.add(late, by=BY, at=world.at)
+        with pytest.raises(InvalidRequest):
+            await world.accounts.reset_password(token.digest, "hash", by=BY, at=world.at)
 
     async def test_a_one_time_token_is_used_by_one_of_many_who_try_at_once(self, world: World) -> None:
         account = await world.account()
@@ -121,7 +216,9 @@ class PeopleStoreContract:
         tries = (world.accounts.reset_password(token.kept.digest, f"hash {n}", by=BY, at=world.at) for n in range(8))
         answers = await asyncio.gather(*tries, return_exceptions=True)
 
-        assert [one for one in answers if not isinstance(one, InvalidRequest)] == [EMAIL]
+        reset = [one for one in answers if not isinstance(one, InvalidRequest)]
+        assert [one.email for one in reset if isinstance(one, Account)] == [EMAIL]
+        assert len(reset) == 1
 
     async def test_a_one_time_token_works_for_its_purpose_and_time_only_and_a_new_one_replaces_it(
         self, world: World
@@ -147,30 +244,30 @@ class PeopleStoreContract:
         rule = Rule("tries", tries_max=10, window_seconds=60)
         replicas = [Throttle(store, pepper=PEPPER, clock=world.clock) for store in world.throttles]
 
-        tries = (replicas[number % 2].demand(rule, EMAIL) for number in range(30))
+        tries = (replicas[number % 2].check(rule, EMAIL, client=f"192.0.2.{number}") for number in range(30))
         answers = await asyncio.gather(*tries, return_exceptions=True)
 
         assert sum(answer is None for answer in answers) == 10
         assert sum(isinstance(answer, Throttled) for answer in answers) == 20
-        await replicas[0].demand(rule, "somebody else")
+        await replicas[0].check(rule, "somebody else", client="192.0.2.1")
         world.clock.seconds += 61
-        await replicas[1].demand(rule, EMAIL)
+        await replicas[1].check(rule, EMAIL, client="192.0.2.1")
 
     async def test_a_clock_that_is_put_back_locks_nobody_out_for_longer_than_the_window(self, world: World) -> None:
         rule = Rule("tries", tries_max=2, window_seconds=900)
         throttle = Throttle(world.throttles[0], pepper=PEPPER, clock=world.clock)
         for _ in range(2):
-            await throttle.demand(rule, EMAIL)
+            await throttle.check(rule, EMAIL, client="a")
 
         world.clock.seconds -= 3 * 86_400
         for _ in range(2):
-            await throttle.demand(rule, EMAIL)
+            await throttle.check(rule, EMAIL, client="a")
         with pytest.raises(Throttled, match="in 15 minutes"):
-            await throttle.demand(rule, EMAIL)
+            await throttle.check(rule, EMAIL, client="a")
 
         world.clock.seconds -= 30  # Another replica's clock, perhaps.
         with pytest.raises(Throttled):
-            await throttle.demand(rule, EMAIL)
+            await throttle.check(rule, EMAIL, client="a")
 
     async def test_keys_are_bounded_exactly_when_twenty_are_made_at_once(self, world: World) -> None:
         account = await world.account()

@@ -51,10 +51,10 @@ async def hold(holds: HoldStore, reservations: Sequence[Reservation], *, charged
     return held
 
 
-async def charge(holds: HoldStore, *request_ids: str) -> list[bool]:
+async def charge(holds: HoldStore, *request_ids: str) -> list[bool | None]:
     """Settle holds of `KEY` as charged."""
     day = await today(holds)
-    return await holds.settle([Settlement(one, KEY, day, Verdict.CHARGED) for one in request_ids])
+    return list(await holds.settle([Settlement(one, KEY, day, Verdict.CHARGED) for one in request_ids]))
 
 
 async def counts(holds: HoldStore) -> tuple[int, int]:
@@ -67,6 +67,11 @@ async def counts(holds: HoldStore) -> tuple[int, int]:
 async def listed(store: RedisSweepStore) -> list[list[DayEntries]]:
     """Return all batches of entries."""
     return [batch async for batch in store.entries()]
+
+
+async def raised(world: SweepWorld, key_day: KeyDay, count: int, *, before: float, left_out: Sequence[str] = ()) -> int:
+    """Raise a counter and return by how much."""
+    return await world.store.raise_counter(key_day, count, reserved_before=before, left_out=left_out)
 
 
 async def overdue_now(store: RedisSweepStore, *, at_most: int) -> list[OverdueHold]:
@@ -161,7 +166,8 @@ class SweepStoreContract:
 
         ((entries,),) = await listed(world.store)
 
-        assert entries == DayEntries(KeyDay(KEY, oldest.status.day), 4, 3, oldest.reserved_at, 20)
+        assert (entries.key_day, entries.charged, entries.limit) == (KeyDay(KEY, oldest.status.day), 4, 20)
+        assert (entries.held, entries.oldest_hold_at) == (3, oldest.reserved_at)
 
     async def test_a_key_without_holds_has_no_oldest_one(self, world: SweepWorld) -> None:
         await hold(world.holds, wishes("req_1", limit=5))
@@ -199,22 +205,29 @@ class SweepStoreContract:
         (held,) = await hold(world.holds, wishes("req_held"), charged=1)
         key_day = KeyDay(KEY, held.status.day)
 
-        raised = await world.store.raise_counter(key_day, ["req_1", "req_held", "req_2", "req_3"])
+        cut_off = held.reserved_at + 1
+        assert await raised(world, key_day, 3, before=cut_off) == 0, "the row of req_held may be one of them"
+        assert await raised(world, key_day, 3, before=cut_off, left_out=["req_held"]) == 2
 
-        assert raised == 2
         assert await counts(world.holds) == (3, 1)
-        assert await world.store.raise_counter(key_day, ["req_1", "req_held", "req_2", "req_3"]) == 0
+        assert await raised(world, key_day, 3, before=cut_off, left_out=["req_held"]) == 0
+
+    async def test_a_hold_that_is_too_young_to_have_a_counted_row_stands_in_no_way(self, world: SweepWorld) -> None:
+        (held,) = await hold(world.holds, wishes("req_held"), charged=1)
+        key_day = KeyDay(KEY, held.status.day)
+
+        assert await raised(world, key_day, 3, before=held.reserved_at) == 2
 
     async def test_a_counter_is_never_lowered(self, world: SweepWorld) -> None:
         (held,) = await hold(world.holds, wishes("req_held"), charged=5)
 
-        for ids in ([], ["req_1"], [f"req_{number}" for number in range(5)]):
-            assert await world.store.raise_counter(KeyDay(KEY, held.status.day), ids) == 0
+        for count in (0, 1, 5):
+            assert await raised(world, KeyDay(KEY, held.status.day), count, before=held.reserved_at) == 0
 
         assert await counts(world.holds) == (5, 1)
 
     async def test_an_absent_counter_is_left_to_the_next_reserves_seed(self, world: SweepWorld) -> None:
-        assert await world.store.raise_counter(KeyDay(KEY, await today(world.holds)), ["req_1"]) == 0
+        assert await raised(world, KeyDay(KEY, await today(world.holds)), 1, before=0) == 0
 
         assert await names(world.client, "*") == []
 
@@ -227,10 +240,11 @@ class SweepStoreContract:
         async def each(step: Callable[[str], Any]) -> list[Any]:
             return await asyncio.gather(*(step(one) for one in ids))
 
-        closed, raised = await asyncio.gather(
-            each(lambda one: charge(world.holds, one)), each(lambda _: world.store.raise_counter(key_day, ids))
+        closed, due = await asyncio.gather(
+            each(lambda one: charge(world.holds, one)),
+            each(lambda _: raised(world, key_day, len(ids), before=first.reserved_at + 100)),
         )
 
         assert closed == [[True]] * 30
-        assert raised == [0] * 30
+        assert due == [0] * 30
         assert await counts(world.holds) == (30, 0)

@@ -125,7 +125,7 @@ DEFECTS: Defects = {
     ),
     "a pod that is killed while it drains": (
         lambda w: w.set(w.pod("auth"), terminationGracePeriodSeconds=60),
-        "Deployment/auth: is killed before it has drained (135 s)",
+        "Deployment/auth: is killed before it has drained (315 s)",
     ),
     "a drain that was made longer": (
         lambda w: w.set(w.one("ConfigMap", "quota")["data"], GRACE_SECONDS="600"),

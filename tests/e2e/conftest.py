@@ -11,12 +11,13 @@ from tests.e2e.stack import Key, Stack, running_stack
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """Give a running stack with two gateways; tests that harm it start their own."""
-    # The failures that one test asks of Groq are not to rest the key that all tests share; and all people of the tests
-    # sign up from one address.
+    # The failures that one test asks of Groq are not to rest the key that all tests share; all people of the tests sign
+    # up from one address; and some tests send nothing but requests that are refused.
     with running_stack(
         gateways=2,
         INFERENCE_KEY_REST_SECONDS_MAX="0",
         AUTH_SIGN_UPS_PER_ADDRESS_MAX="100000",
+        GATEWAY_INVALID_REQUESTS_PER_SECOND="0",
         AUTH_LOG_INS_PER_ADDRESS_MAX="100000",
     ) as running:
         yield running

@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 import httpx
+import psutil
 from pydantic import SecretStr
 from redis import Redis
 
@@ -150,6 +151,11 @@ class Stack:
         }
         log = self.folder / f"{name}.log"
         self._processes[name] = started_process(program.command, environment=given, log=log)
+
+    def resident_bytes(self, name: str) -> int:
+        """Return how much memory one program has."""
+        resident: int = psutil.Process(self._processes[name].pid).memory_info().rss
+        return resident
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send one program a signal."""

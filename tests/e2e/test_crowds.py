@@ -27,7 +27,7 @@ def crowded() -> Iterator[Stack]:
         QUOTA_HOLD_SECONDS="4",
         QUOTA_SWEEP_SECONDS="0.2",
         QUOTA_RECONCILE_SECONDS="0.5",
-        INFERENCE_TOTAL_TIMEOUT_SECONDS="3",
+        REQUEST_TIMEOUT_SECONDS="3",
     ) as stack:
         yield stack
 

@@ -148,6 +148,7 @@ async def test_the_example_repeats_what_is_idempotent_and_never_a_chat() -> None
                 "AuditService",
                 "AuthService",
                 "KeyService",
+                "MailService",
                 "OwnerService",
                 "PlanService",
                 "SessionService",

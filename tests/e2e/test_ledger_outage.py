@@ -48,7 +48,7 @@ def world() -> Iterator[World]:
             INFERENCE_LEDGER_ROWS_MAX="2",
             QUOTA_HOLD_SECONDS="3",
             QUOTA_SWEEP_SECONDS="0.2",
-            INFERENCE_TOTAL_TIMEOUT_SECONDS="2.5",
+            REQUEST_TIMEOUT_SECONDS="2.5",
         ) as stack:
             yield World(stack, postgres)
 

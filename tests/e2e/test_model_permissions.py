@@ -41,7 +41,7 @@ async def test_an_alias_counts_by_its_own_name_or_its_models(stack: Stack, http:
 async def test_only_what_a_key_may_ask_for_is_listed(stack: Stack, http: httpx.AsyncClient) -> None:
     key, free = await stack.create_key(models=[_MODEL]), await stack.create_key()
     listed = (await http.get("/api/v1/models", headers=key.headers)).json()["data"]
-    assert [model["id"] for model in listed] == [_MODEL]
+    assert [model["id"] for model in listed] == [_MODEL, "llama-3.1-8b-instant"], "and the alias that stands for it"
     assert (await http.get(f"/api/v1/models/{_MODEL}", headers=key.headers)).status_code == 200
     hidden = await http.get(f"/api/v1/models/{_OTHER}", headers=key.headers)
     assert (hidden.status_code, hidden.json()["error"]["code"]) == (404, "model_not_found")

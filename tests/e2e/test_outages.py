@@ -32,7 +32,7 @@ def broken_again_and_again() -> Iterator[Stack]:
         QUOTA_HOLD_SECONDS="3",
         QUOTA_SWEEP_SECONDS="0.2",
         QUOTA_RECONCILE_SECONDS="0.3",
-        INFERENCE_TOTAL_TIMEOUT_SECONDS="2.5",
+        REQUEST_TIMEOUT_SECONDS="2.5",
     ) as stack:
         yield stack
 

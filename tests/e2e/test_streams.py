@@ -12,6 +12,8 @@ import pytest
 
 from tests.e2e.stack import Key, Stack, say
 
+_FAILED_GENERATIONS = ("tool_use_failed", "json_validate_failed")
+
 
 async def _stream(http: httpx.AsyncClient, key: Key, text: str, **members: Any) -> tuple[httpx.Response, list[str]]:
     response = await http.post("/api/v1/chat", headers=key.headers, json=say(text, stream=True, **members))
@@ -48,7 +50,6 @@ async def test_events_leave_as_they_arrive(stack: Stack, key: Key) -> None:
         ("x_groq_error after=3", "cut"),
         ("cut after=3", "cut"),
         ("cut after=3 how=end", "cut"),
-        ("no_done", "cut"),
         ("reset_stream after=3", "cut"),
     ],
 )
@@ -65,6 +66,17 @@ async def test_a_break_after_output_is_an_error_event_without_done_and_is_charge
     assert (row["outcome"], row["charged"]) == (outcome, 1)
 
 
+async def test_a_stream_that_lacks_only_its_done_is_a_whole_answer(
+    stack: Stack, http: httpx.AsyncClient, key: Key
+) -> None:
+    _, events = await _stream(http, key, "[[standin:tokens count=9]] [[standin:no_done]]")
+
+    assert events[-1] == "[DONE]"
+    assert await stack.until_settled(key) == (1, 0)
+    (row,) = stack.ledger(key)
+    assert (row["outcome"], row["charged"], row["usage_source"]) == ("answered", 1, "reported")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("marker", "status", "kind", "outcome"),
@@ -79,7 +91,7 @@ async def test_a_break_after_output_is_an_error_event_without_done_and_is_charge
         ("tool_use_failed", 400, "invalid_request_error", "refused"),
         ("json_validate_failed", 400, "invalid_request_error", "refused"),
         ("context_length", 400, "invalid_request_error", "refused"),
-        ("decommissioned", 400, "invalid_request_error", "refused"),
+        ("decommissioned", 404, "invalid_request_error", "refused"),
         ("restricted", 502, "internal_error", "upstream_failed"),
         ("429-day", 503, "internal_error", "upstream_failed"),
         ("503", 503, "internal_error", "upstream_failed"),
@@ -97,7 +109,8 @@ async def test_groqs_trouble_before_output_is_an_http_error_and_costs_nothing(
     response = await http.post("/api/v1/chat", headers=key.headers, json=body)
     assert response.status_code == status, response.text
     assert response.json()["error"]["type"] == kind
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert set(response.json()["error"]) - {"failed_generation"} == {"message", "type", "param", "code"}
+    assert ("failed_generation" in response.json()["error"]) == (marker in _FAILED_GENERATIONS)
     assert response.headers["x-ratelimit-limit-requests"] == "1000"
     assert response.headers["x-request-id"].startswith("req_")
     assert status not in (502, 503) or int(response.headers["retry-after"]) >= 1

@@ -1,22 +1,28 @@
 """What must hold after any seed: each check yields a sentence for everything that is wrong."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from stack.quota.v1 import quota_pb2
+from tests.faults import upstream_checks
 from tests.faults.clients import Result
 from tests.faults.evidence import Evidence, charged_rows, day_number
-from tests.faults.schedule import Charge, Harm
+from tests.faults.kinds import Charge
+from tests.faults.schedule import Harm
+from tests.faults.upstream_checks import NO_VERDICT
 from tests.faults.world import HOLD_SECONDS, Row
 
 _STATUSES = {200, 400, 404, 413, 429, 502, 503, 504}
 _LIMIT_TEXT = re.compile(r"Limit (\d+), Used (\d+), In use (\d+), Requested 1\.")
 _NEVER_CHARGED = {"refused", "upstream_failed", "unknown"}
 _ALWAYS_CHARGED = {"answered", "client_left", "cut"}
-_NO_VERDICT = "no_verdict"
-"""Reason of a row that the sweeper closed first; what came later filled it in and left it uncharged."""
+_MAY_BE_FREE = {
+    # The sweeper closed it first; what came later is not charged.
+    NO_VERDICT,
+    # The client left before Groq was called.
+    "client_left",
+}
+"""Reasons why an answered request is not charged."""
 _NO_ROW_CODES = {"ledger_unavailable"}
 """Refused by inference before it began anything, with the verdict `released`."""
 
@@ -48,7 +54,7 @@ def rows_are_charged_rightly(evidence: Evidence) -> Iterator[str]:
         kind = kinds.get(row.request_id)
         if row.charged and row.outcome in _NEVER_CHARGED:
             yield f"charged, though it failed: {row}"
-        if not row.charged and row.outcome in _ALWAYS_CHARGED and row.refund_reason != _NO_VERDICT:
+        if not row.charged and row.outcome in _ALWAYS_CHARGED and row.refund_reason not in _MAY_BE_FREE:
             yield f"not charged, though it was answered: {row}"
         if row.charged and kind and (kind.charge is Charge.NO or kind.is_bad):
             yield f"charged, though Groq refuses or fails every {kind.name} request: {row}"
@@ -71,43 +77,6 @@ def rows_belong_to_requests(evidence: Evidence) -> Iterator[str]:
     most = 2 * len(evidence.results)  # A reserve without an answer is tried once more, under another id.
     if len(evidence.rows) > most:
         yield f"{len(evidence.rows)} rows for {len(evidence.results)} requests"
-
-
-def rows_tell_what_was_used(evidence: Evidence) -> Iterator[str]:
-    """Reported tokens are those that the upstream counted, for the very request; and clients were told the same."""
-    results = {result.request_id: result for result in evidence.results if result.request_id}
-    standin_died = Harm.KILL in evidence.plan.harms("groq-standin")
-    for row in evidence.rows:
-        result = results.get(row.request_id)
-        if row.usage_source != "reported":
-            continue
-        entry = evidence.journal.get(row.upstream_id)
-        if entry is None or entry["ended_at"] is None:
-            if not standin_died:
-                yield f"the upstream knows nothing of {row}"
-            continue
-        if _used(entry["usage"]) != _tokens(row):
-            yield f"the upstream counted {entry['usage']}: {row}"
-        if result is not None and entry["last_user_message"].split(" ")[0] != f"{evidence.tag}-{result.request.number}":
-            yield f"{row} names an exchange that was for {entry['last_user_message']!r}, and not for {result}"
-        if result is not None and result.is_complete and result.usage and _used(result.usage) != _tokens(row):
-            yield f"{result} was told {result.usage}: {row}"
-
-
-def upstream_is_asked_once(evidence: Evidence) -> Iterator[str]:
-    """An exchange has at most one row, and nobody is answered twice; what was read to the end has its row."""
-    rows = Counter(row.upstream_id for row in evidence.rows if row.upstream_id)
-    for upstream_id, count in rows.items():
-        if count > 1:
-            yield f"{count} rows for the one exchange {upstream_id}"
-    answered = [entry for entry in evidence.journal.values() if entry["completed"] and entry["status"] == 200]
-    for message, count in Counter(entry["last_user_message"].split(" ")[0] for entry in answered).items():
-        if count > 1:
-            yield f"{count} whole answers for {message}"
-    if not evidence.plan.harms("inference"):
-        for entry in answered:
-            if entry["finish_reason"] and not rows[entry["x_groq_id"]] and not _ran_out_of_time(entry):
-                yield f"no row for the answered exchange {entry}"
 
 
 def limits_are_kept(evidence: Evidence) -> Iterator[str]:
@@ -179,8 +148,12 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     answers_are_charged,
     rows_are_charged_rightly,
     rows_belong_to_requests,
-    rows_tell_what_was_used,
-    upstream_is_asked_once,
+    upstream_checks.rows_tell_what_was_used,
+    upstream_checks.clients_are_told_what_was_used,
+    upstream_checks.usage_is_estimated_only_where_it_was_not_told,
+    upstream_checks.rows_belong_to_their_exchanges,
+    upstream_checks.upstream_answers_once,
+    upstream_checks.answers_of_the_upstream_are_charged,
     limits_are_kept,
     limits_are_kept_at_every_moment,
     denials_are_true,
@@ -202,7 +175,7 @@ def _was_late(evidence: Evidence, result: Result, row: Row) -> bool:
     It does so not before the hold's time is over. Where no row has to wait for the database it commits before its
     answer ends, so that such an answer ended after that time.
     """
-    if row.refund_reason != _NO_VERDICT:
+    if row.refund_reason != NO_VERDICT:
         return False
     return evidence.plan.ledger_may_stall or result.ended_at >= row.reserved_at + HOLD_SECONDS
 
@@ -229,22 +202,3 @@ def _most(evidence: Evidence, key_id: str, day: int) -> int:
 
 def _key_days(evidence: Evidence) -> set[tuple[str, int]]:
     return {(row.key_id, day_number(row.day)) for row in evidence.rows} | set(evidence.entries)
-
-
-def _ran_out_of_time(entry: dict[str, Any]) -> bool:
-    """Whether an exchange was so long that its request's total deadline may have passed before its end was read."""
-    return bool(entry["ended_at"] - entry["received_at"] > 1.0)
-
-
-def _used(usage: dict[str, Any]) -> tuple[int, ...]:
-    return (
-        usage["prompt_tokens"],
-        usage["completion_tokens"],
-        usage["total_tokens"],
-        (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
-        (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0),
-    )
-
-
-def _tokens(row: Row) -> tuple[int, ...]:
-    return row.prompt_tokens, row.completion_tokens, row.total_tokens, row.cached_tokens, row.reasoning_tokens

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -15,7 +16,8 @@ from stack.quota.v1 import quota_pb2
 from tests.e2e.stack import Key
 from tests.faults import clients
 from tests.faults.clients import Result
-from tests.faults.schedule import PROBE, Fault, Harm, Leave, Plan, Request
+from tests.faults.kinds import PROBE, Kind
+from tests.faults.schedule import Fault, Harm, Leave, Plan, Request
 from tests.faults.world import HOLD_SECONDS, RECOVERED_SECONDS_MAX, Entries, KeyDay, Row, World
 
 _DAY_SECONDS = 86_400
@@ -23,6 +25,8 @@ _SETTLED_SECONDS_MAX = HOLD_SECONDS + 8
 _WRITTEN_SECONDS_MAX = 6.0
 """A write to a Postgres that froze is given up after five seconds and tried again."""
 _POLL_SECONDS = 0.05
+_LINE_BYTES_MAX = 2**23
+"""Longest event that clients read in one line."""
 _WATCH_SECONDS = 0.02
 _NOTHING = Entries(0, 0)
 
@@ -32,7 +36,8 @@ class Evidence:
     """All that is known of a seed's run."""
 
     plan: Plan
-    keys: list[Key]
+    keys: list[Key] = field(default_factory=list)
+    started_at: float = field(default_factory=time.time)
     results: list[Result] = field(default_factory=list)
     probes: list[tuple[Result, int, int]] = field(default_factory=list)
     """A request on a settled key: what its client saw, the key's limit, and the day's charged rows before it."""
@@ -58,26 +63,62 @@ class Evidence:
         """Return a key's limit."""
         return next(limit for key, limit in zip(self.keys, self.plan.limits, strict=True) if key.id == key_id)
 
+    # Which exchange with the upstream, row and request belong together.
 
-async def gather(world: World, plan: Plan) -> Evidence:
-    """Run a plan in a world that is whole, mend it, wait until all is settled, and return what was seen."""
+    def number_of(self, entry: Mapping[str, Any]) -> int:
+        """Return the number of the request that an exchange was made for."""
+        return int(str(entry["last_user_message"]).split(" ")[0].removeprefix(f"{self.tag}-"))
+
+    def kind_of(self, number: int) -> Kind:
+        """Return the kind of a request."""
+        return next(result.request.kind for result in self.results if result.request.number == number)
+
+    def request_id_of(self, number: int) -> str:
+        """Return the id that a request's client was told; empty when it was told none."""
+        return next(result.request_id for result in self.results if result.request.number == number)
+
+    @property
+    def exchanges(self) -> dict[int, list[dict[str, Any]]]:
+        """The exchanges by the request's number."""
+        found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        for entry in self.journal.values():
+            found[self.number_of(entry)].append(entry)
+        return dict(found)
+
+    def exchanges_of(self, row: Row) -> list[dict[str, Any]]:
+        """Return a row's exchange: by the upstream's id, or else those of the request that its client knows."""
+        if row.upstream_id in self.journal:
+            return [self.journal[row.upstream_id]]
+        requests = [result.request for result in self.results if result.request_id == row.request_id]
+        return self.exchanges.get(requests[0].number, []) if requests else []
+
+    def row_of(self, entry: Mapping[str, Any]) -> Row | None:
+        """Return the row of an exchange: by the upstream's id, or else by the id that its client was told."""
+        told = self.request_id_of(self.number_of(entry))
+        by_exchange = (row for row in self.rows if row.upstream_id == entry["x_groq_id"])
+        by_request = (row for row in self.rows if told and row.request_id == told)
+        return next(by_exchange, None) or next(by_request, None)
+
+
+async def gather(world: World, evidence: Evidence) -> None:
+    """Run a plan in a world that is whole, mend it, wait until all is settled, and note what was seen."""
     await world.mend()
     await world.clear_journal()
-    keys = [await world.stack.create_key(daily_limit=limit) for limit in plan.limits]
-    evidence = Evidence(plan, keys)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    await world.change_model_list(evidence.plan.model_list)
+    evidence.keys = keys = [await world.stack.create_key(daily_limit=limit) for limit in evidence.plan.limits]
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=_LINE_BYTES_MAX) as session:
         watch = asyncio.create_task(_watch(world, evidence))
         await _run(world, session, evidence)
         await world.mend()
         watch.cancel()
         await _until_settled(world, evidence)
+        await _note_journal(world, evidence)
         await _until_written(world, evidence)
         for key in keys:
             await _probe(world, session, evidence, key)
         await _until_settled(world, evidence)
     await _note_journal(world, evidence)
     evidence.disagreements = await world.disagreements()
-    return evidence
 
 
 async def _run(world: World, session: aiohttp.ClientSession, evidence: Evidence) -> None:

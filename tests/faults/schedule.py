@@ -5,19 +5,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from tests.faults.kinds import KINDS, MODEL_LISTS, RESET, Kind
+
 TRAFFIC_SECONDS = 1.8
 _REQUESTS = (60, 120)
 _LIMITS = (25, 70)
 _STORM_REQUESTS = 20
-
-
-class Charge(StrEnum):
-    """Whether a request that goes undisturbed counts."""
-
-    YES = "yes"
-    NO = "no"
-    AFTER_OUTPUT = "after_output"
-    """Only where output had begun before it failed, hence only in a stream."""
 
 
 class Leave(StrEnum):
@@ -50,18 +43,6 @@ class Harm(StrEnum):
     """Valkey is killed and comes back without its file."""
     ROLL_BACK = "roll_back"
     """Valkey is killed and comes back with the file as it was at the fault's beginning."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of request."""
-
-    name: str
-    marker: str
-    charge: Charge
-    weight: int
-    is_bad: bool = False
-    """Refused at the edge, before a slot is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +91,8 @@ class Plan:
     requests: tuple[Request, ...]
     faults: tuple[Fault, ...]
     layout: Layout = Layout.SERVICES
+    model_list: str = "ordinary"
+    """How the stand-in answers for the model list."""
 
     @property
     def ledger_may_stall(self) -> bool:
@@ -121,26 +104,6 @@ class Plan:
         """Return what is done to a target, or to what holds it."""
         return {fault.harm for fault in self.faults if target in fault.parts}
 
-
-KINDS = (
-    Kind("plain", "[[standin:tokens count=5]]", Charge.YES, 30),
-    Kind("slow stream", "[[standin:slow first_ms=40 token_ms=15]] [[standin:tokens count=20]]", Charge.YES, 15),
-    Kind("late headers", "[[standin:slow headers_ms=350]]", Charge.YES, 8),
-    # Longer than the total deadline.
-    Kind("endless", "[[standin:slow token_ms=250]] [[standin:tokens count=30]]", Charge.AFTER_OUTPUT, 2),
-    Kind("429", "[[standin:429]]", Charge.NO, 4),
-    Kind("500", "[[standin:500]]", Charge.NO, 4),
-    Kind("400", "[[standin:400]]", Charge.NO, 3),
-    Kind("413", "[[standin:413]]", Charge.NO, 2),
-    Kind("reset", "[[standin:reset]]", Charge.NO, 4),
-    Kind("cut", "[[standin:cut after=3]]", Charge.AFTER_OUTPUT, 4),
-    Kind("error event", "[[standin:error_event after=3 status=400]]", Charge.AFTER_OUTPUT, 4),
-    Kind("reset stream", "[[standin:reset_stream after=3]]", Charge.AFTER_OUTPUT, 3),
-    Kind("bad role", "", Charge.NO, 2, is_bad=True),
-    Kind("bad json", "", Charge.NO, 2, is_bad=True),
-)
-PROBE = KINDS[0]
-_RESET = next(kind for kind in KINDS if kind.name == "reset")
 
 _PROCESSES = {
     Layout.SERVICES: ("gateway-1", "gateway-2", "quota-1", "quota-2", "inference", "auth", "groq-standin"),
@@ -166,7 +129,8 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
         requests += _storm(chance, len(requests), len(limits))
     targets = chance.sample([*_PROCESSES[layout], *_STORES[layout]], chance.randint(1, 3))
     faults = [_fault(chance, target) for target in dict.fromkeys(targets)]
-    return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)), layout)
+    models = chance.choice(MODEL_LISTS) if chance.random() < 0.3 else "ordinary"
+    return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)), layout, models)
 
 
 def body(request: Request, tag: str) -> bytes | dict[str, Any]:
@@ -174,7 +138,7 @@ def body(request: Request, tag: str) -> bytes | dict[str, Any]:
     if request.kind.name == "bad json":
         return b'{"messages": [{'
     role = "robot" if request.kind.name == "bad role" else "user"
-    messages = [{"role": role, "content": f"{tag} {request.kind.marker}"}]
+    messages = [{"role": role, "content": f"{tag} {request.kind.marker.replace('ID', tag)}"}]
     return {"messages": messages, "stream": request.stream, "stream_options": {"include_usage": True}}
 
 
@@ -198,7 +162,7 @@ def _storm(chance: random.Random, first: int, keys: int) -> list[Request]:
     """Many connections to the upstream are reset at one moment."""
     at, key = chance.uniform(0, TRAFFIC_SECONDS), chance.randrange(keys)
     return [
-        Request(first + i, at, key, i % 2, _RESET, stream=i % 3 == 0, leave=Leave.NEVER, leave_after=0)
+        Request(first + i, at, key, i % 2, RESET, stream=i % 3 == 0, leave=Leave.NEVER, leave_after=0)
         for i in range(_STORM_REQUESTS)
     ]
 

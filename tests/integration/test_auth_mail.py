@@ -3,21 +3,27 @@
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
+import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
-from stack.auth.v1 import sessions_pb2
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, running_auth
-from tests.unit.auth.people import PASSWORD, People, people_of, refusal
+from stack.auth.v1 import mail_pb2, sessions_pb2
+from stack.auth.v1.accounts_pb2 import DeleteAccountRequest
+from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
+from tests.unit.auth.people import PASSWORD, People, bearer, people_of, refusal
 
 pytestmark = pytest.mark.xdist_group("auth-mail")
 
@@ -28,6 +34,17 @@ class Mailbox:
     def __init__(self) -> None:
         self.letters: list[EmailMessage] = []
         self.receivers: list[list[str]] = []
+        self.refused: set[str] = set()
+        """Addresses that it does not know."""
+
+    async def handle_RCPT(
+        self, server: SMTP, session: object, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Take a receiver."""
+        if address in self.refused:
+            return "550 5.1.1 nobody of that name"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: object, envelope: Envelope) -> str:
         """Take a letter."""
@@ -40,7 +57,7 @@ class Mailbox:
 
     async def letter(self, number: int) -> str:
         """Return the text of the letter of this number, once it has come."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(15):
             while len(self.letters) <= number:
                 await asyncio.sleep(0.01)
         part = self.letters[number].get_body(("plain",))
@@ -48,31 +65,62 @@ class Mailbox:
         return str(part.get_content())
 
 
-@asynccontextmanager
-async def mailed(tmp_path: Path) -> AsyncIterator[tuple[People, Mailbox]]:
-    mailbox = Mailbox()
-    server = Controller(mailbox, hostname="127.0.0.1", port=0)
-    server.port = _free_port()
+@contextmanager
+def mail_server(mailbox: Mailbox, port: int, **options: object) -> Iterator[None]:
+    server = Controller(mailbox, hostname="127.0.0.1", port=port, **options)  # type: ignore[arg-type]
     server.start()
-    settings = {
-        "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
-        "AUTH_KEY_PEPPER": PEPPER,
-        "AUTH_SMTP_URL": f"smtp://127.0.0.1:{server.port}",
-        "AUTH_MAIL_FROM": "stack@example.com",
-        "AUTH_CONSOLE_URL": "https://console.example.com",
-    }
     try:
-        with running_auth(tmp_path, settings) as process:
-            async with people_of(process.target) as people:
-                yield people, mailbox
+        yield
     finally:
         server.stop()
+
+
+def settings_of(port: int, **settings: str) -> dict[str, str]:
+    return {
+        "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
+        "AUTH_KEY_PEPPER": PEPPER,
+        "AUTH_SMTP_URL": f"smtp://127.0.0.1:{port}",
+        "AUTH_MAIL_FROM": "stack@example.com",
+        "AUTH_CONSOLE_URL": "https://console.example.com",
+        **settings,
+    }
+
+
+@asynccontextmanager
+async def mailed(tmp_path: Path, **settings: str) -> AsyncIterator[tuple[People, Mailbox]]:
+    mailbox, port = Mailbox(), _free_port()
+    with mail_server(mailbox, port):
+        async with served(tmp_path, settings_of(port, **settings)) as (people, _):
+            yield people, mailbox
+
+
+@asynccontextmanager
+async def served(tmp_path: Path, settings: dict[str, str]) -> AsyncIterator[tuple[People, AuthProcess]]:
+    with running_auth(tmp_path, settings) as process:
+        async with people_of(process.target) as people:
+            yield people, process
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def _logged(process: AuthProcess, text: str) -> str:
+    """Return the line of the log that has this text, once it has come."""
+    async with asyncio.timeout(15):
+        while True:
+            for line in process.log:
+                if text in line:
+                    return line
+            await asyncio.sleep(0.05)
+
+
+def _metrics(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
 def _token(letter: str) -> str:
@@ -85,7 +133,7 @@ async def test_an_account_opens_with_the_letter_and_not_before_and_its_token_wor
     async with mailed(tmp_path) as (people, mailbox):
         assert await people.sign_up("ada@example.com") == ""
         early = await refusal(people.log_in("ada@example.com"))
-        assert (early.code, "confirm your e-mail" in early.message) == (StatusCode.FAILED_PRECONDITION, True)
+        assert (early.code, "Confirm your e-mail" in early.message) == (StatusCode.FAILED_PRECONDITION, True)
         letter = await mailbox.letter(0)
         assert mailbox.letters[0]["To"] == "ada@example.com"
         assert mailbox.letters[0]["From"] == "stack@example.com"
@@ -164,9 +212,160 @@ async def test_letters_to_one_address_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_a_letter_goes_to_the_very_address_of_its_account_in_any_script(tmp_path: Path) -> None:
+    """The domain in punycode: only what is before the @ needs a mail server that takes more than ASCII."""
     async with mailed(tmp_path) as (people, mailbox):
         await people.sign_up("жанна@пример.рф")
         assert "Somebody" in await mailbox.letter(0)
         await people.sign_up("ada+tag@example.com")
         assert "Somebody" in await mailbox.letter(1)
-        assert mailbox.receivers == [["жанна@пример.рф"], ["ada+tag@example.com"]]
+        await people.sign_up("ada@BÜCHER.example")
+        assert "Somebody" in await mailbox.letter(2)
+        assert mailbox.receivers == [
+            ["жанна@xn--e1afmkfd.xn--p1ai"],
+            ["ada+tag@example.com"],
+            ["ada@xn--bcher-kva.example"],
+        ]
+        assert mailbox.letters[2]["To"] == "ada@xn--bcher-kva.example"
+
+
+async def test_a_letter_says_when_it_was_written_and_that_a_machine_wrote_it(tmp_path: Path) -> None:
+    """RFC 5322 demands a date; many mail servers take letters without one for junk."""
+    async with mailed(tmp_path) as (people, mailbox):
+        await people.sign_up("ada@example.com")
+        await mailbox.letter(0)
+        letter = mailbox.letters[0]
+        assert datetime.now(UTC) - letter["Date"].datetime < timedelta(minutes=1)
+        assert re.fullmatch(r"<eml_\w{26}@example\.com>", letter["Message-ID"])
+        assert letter["Auto-Submitted"] == "auto-generated"
+        assert letter["MIME-Version"] == "1.0"
+
+
+async def test_an_address_that_the_mail_server_cannot_send_to_does_not_sign_up(tmp_path: Path) -> None:
+    """Nobody is told to read a letter that cannot be sent."""
+    mailbox, port = Mailbox(), _free_port()
+    with mail_server(mailbox, port, enable_SMTPUTF8=False):
+        async with served(tmp_path, settings_of(port)) as (people, _):
+            refused = await refusal(people.sign_up("жанна@example.com"))
+            assert (refused.code, "Use another one" in refused.message) == (StatusCode.INVALID_ARGUMENT, True)
+
+            await people.sign_up("zhanna@пример.рф")
+            assert "Somebody" in await mailbox.letter(0)
+
+
+async def test_letters_wait_for_the_mail_server_and_outlive_a_restart(tmp_path: Path) -> None:
+    mailbox, port, metrics_port = Mailbox(), _free_port(), _free_port()
+    settings = settings_of(port, AUTH_METRICS_LISTEN=f"127.0.0.1:{metrics_port}")
+    async with served(tmp_path, settings) as (people, process):
+        await people.sign_up("ada@example.com")
+        told = await _logged(process, "an e-mail was not taken and is tried again")
+        assert "cannot be reached" in told
+        assert "ada@example.com" not in told
+        metrics = _metrics(metrics_port)
+        assert metrics["stack_mail_server_up"] == 0
+        assert metrics["stack_emails_waiting"] == 1
+        process.process.kill()
+
+    with mail_server(mailbox, port):
+        async with served(tmp_path, settings) as (people, process):
+            verify = sessions_pb2.VerifyEmailRequest(token=_token(await mailbox.letter(0)))
+            assert (await people.sessions.VerifyEmail(verify)).email == "ada@example.com"
+            await _until(lambda: _metrics(metrics_port)["stack_emails_waiting"] == 0)
+            metrics = _metrics(metrics_port)
+            assert metrics["stack_mail_server_up"] == 1
+            assert metrics['stack_emails_total{result="sent"}'] == 1
+    assert len(mailbox.letters) == 1
+
+
+async def test_a_letter_that_is_refused_for_good_is_not_tried_again_and_counted(tmp_path: Path) -> None:
+    metrics_port = _free_port()
+    async with mailed(tmp_path, AUTH_METRICS_LISTEN=f"127.0.0.1:{metrics_port}") as (people, mailbox):
+        mailbox.refused.add("nobody@example.com")
+        await people.sign_up("nobody@example.com")
+        await _until(lambda: _metrics(metrics_port)['stack_emails_total{result="refused"}'] == 1)
+        await people.sign_up("ada@example.com")
+        await mailbox.letter(0)
+        await _until(lambda: _metrics(metrics_port)["stack_emails_waiting"] == 0)
+        assert mailbox.receivers == [["ada@example.com"]]
+
+
+async def test_a_relay_that_signed_its_own_certificate_takes_letters_once_it_is_trusted(tmp_path: Path) -> None:
+    """STARTTLS is used wherever it is offered, so such a relay lost every letter, whatever was set."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(ca_file := tmp_path / "ca.pem")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    mailbox, port = Mailbox(), _free_port()
+    with mail_server(mailbox, port, tls_context=tls):
+        async with served(tmp_path, settings_of(port)) as (people, process):
+            assert "AUTH_SMTP_CA_FILE" in await _logged(process, "no mail can be sent")
+            refused = await refusal(people.mail.TestMail(mail_pb2.TestMailRequest(), metadata=bearer()))
+            assert refused.code is StatusCode.FAILED_PRECONDITION
+            assert "not trusted" in refused.message
+            assert "AUTH_SMTP_CA_FILE" in refused.message
+            await people.sign_up("ada@example.com")
+            await _logged(process, "an e-mail was not taken and is tried again")
+        for number, trust in enumerate([str(ca_file), "none"]):
+            async with served(tmp_path, settings_of(port, AUTH_SMTP_CA_FILE=trust)) as (people, _):
+                if number == 1:
+                    await people.sign_up("bob@example.com")
+                await mailbox.letter(number)
+                request = mail_pb2.TestMailRequest(to="operator@example.com")
+                found = await people.mail.TestMail(request, metadata=bearer())
+                assert (found.encrypted, found.verified, found.sent) == (True, trust != "none", True)
+                await mailbox.letter(number + 1)
+                mailbox.letters.pop()
+    assert [receiver for [receiver] in mailbox.receivers if receiver != "operator@example.com"] == [
+        "ada@example.com",
+        "bob@example.com",
+    ]
+
+
+async def test_what_was_to_be_sent_to_a_deleted_account_is_forgotten(tmp_path: Path) -> None:
+    port = _free_port()
+    async with served(tmp_path, settings_of(port)) as (people, process):
+        await people.sign_up("ada@example.com")
+        await _logged(process, "an e-mail was not taken and is tried again")
+        await people.accounts.DeleteAccount(DeleteAccountRequest(account="ada@example.com"), metadata=bearer())
+        waiting = sqlite3.connect(tmp_path / "auth.db").execute("SELECT count(*) FROM emails").fetchone()
+        assert waiting == (0,)
+
+
+async def test_whoever_signs_up_with_another_address_of_the_mailbox_is_told_of_the_account(tmp_path: Path) -> None:
+    async with mailed(tmp_path) as (people, mailbox):
+        await people.sign_up("ada@example.com")
+        await people.sessions.VerifyEmail(sessions_pb2.VerifyEmailRequest(token=_token(await mailbox.letter(0))))
+        assert await people.sign_up("ada+more@example.com") == "", "the answer is the same as for a new address"
+        await mailbox.letter(1)
+        assert mailbox.letters[1]["Subject"] == "You have an account already"
+        assert mailbox.receivers[1] == ["ada@example.com"]
+
+
+async def test_a_full_queue_refuses_new_and_known_addresses_alike(tmp_path: Path) -> None:
+    async with served(tmp_path, settings_of(_free_port())) as (people, _):
+        await people.sign_up("ada@example.com")
+        with closing(sqlite3.connect(tmp_path / "auth.db", timeout=10)) as database, database:
+            database.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) INSERT INTO emails "
+                "SELECT 'eml_' || i, 'sign_up', 'x@example.com', NULL, 'stranger', '', created_at, '2999-01-01', 0 "
+                "FROM n, (SELECT created_at FROM emails LIMIT 1)"
+            )
+        refused = [await refusal(people.sign_up(email)) for email in ("ada@example.com", "bob@example.com")]
+        assert refused[0] == refused[1]
+        assert refused[0].code is StatusCode.UNAVAILABLE
+
+
+async def test_an_owner_is_told_of_many_wrong_passwords(tmp_path: Path) -> None:
+    async with mailed(tmp_path) as (people, mailbox):
+        await people.sign_up("ada@example.com")
+        await people.sessions.VerifyEmail(sessions_pb2.VerifyEmailRequest(token=_token(await mailbox.letter(0))))
+        for number in range(30):
+            await refusal(people.log_in("ada@example.com", password="a wrong guess", address=f"192.0.2.{number}"))
+        assert "None of them opened it" in await mailbox.letter(1)
+        await asyncio.sleep(0.5)
+        assert len(mailbox.letters) == 2
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not holds():
+            await asyncio.sleep(0.05)

@@ -21,11 +21,14 @@ from services.auth.records import SQLAuditLog, unavailable
 from services.auth.server import MIGRATIONS, VERSION_TABLE
 from services.auth.store import SQLKeyStore
 from services.auth.store_accounts import SQLAccountStore
+from services.auth.store_mail import SQLMailQueue
 from services.auth.store_plans import SQLPlanStore
 from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLThrottleStore
 from services.auth.store_tokens import SQLOneTimeTokenStore
-from services.auth.tables import api_keys, metadata, throttles
+from services.auth.tables import api_keys, key_revision, metadata, throttles
 from services.common import database
+from services.common.errors import Unavailable
+from services.common.priority_lock import PriorityLock
 from services.common.transactions import Transactions
 from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
 from tests.contracts.people_store import HandClock, PeopleStoreContract, World
@@ -148,6 +151,41 @@ async def test_what_an_attack_leaves_is_removed_in_steps_between_which_a_key_is_
     assert left == ["lasting"]
 
 
+async def test_keys_are_looked_up_and_revoked_while_people_have_all_their_connections_and_queue_to_write(
+    url: str,
+) -> None:
+    async with _opened(url) as engine, database.open_beside(engine, connections=2) as peoples_engine:
+        turns = PriorityLock()
+        peoples = Transactions(peoples_engine, unavailable=unavailable, turns=turns, is_urgent=False)
+        transactions = Transactions(engine, unavailable=unavailable, turns=turns)
+        stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
+        await stores.account()
+        minted = await stores.key()
+        release = asyncio.Event()
+        throttle = SQLThrottleStore(peoples_engine, peoples)
+
+        async def read() -> None:
+            async with peoples.reading() as connection:
+                await connection.execute(select(key_revision))
+                await release.wait()
+
+        async def write(number: int) -> None:
+            with contextlib.suppress(Unavailable):
+                await throttle.count(f"{number}", window=timedelta(minutes=1), now=NOW)
+
+        readers = [asyncio.ensure_future(read()) for _ in range(40)]
+        writers = [asyncio.ensure_future(write(number)) for number in range(40)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(1):
+            assert (await stores.keys.find(minted.key.digest)).key is not None
+            await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW)
+            assert len((await stores.changes.changes_after(1)).changes) == 1
+        assert sum(not writer.done() for writer in writers) > 20, "there was no queue"
+        release.set()
+        # SQLite's pool has a few connections more than it is told; the others have waited too long for one.
+        await asyncio.gather(*readers, *writers, return_exceptions=True)
+
+
 def _row(key: NewKey, account_id: str) -> dict[str, object]:
     kept = ("id", "name", "prefix", "digest", "pepper_id", "created_at")
     return {"account_id": account_id, "revision": 0, **{column: getattr(key, column) for column in kept}}
@@ -181,6 +219,7 @@ async def opened_world(url: str) -> AsyncIterator[World]:
             SQLOneTimeTokenStore(transactions),
             (SQLThrottleStore(engine, transactions), SQLThrottleStore(engine, transactions)),
             SQLPlanStore(transactions),
+            SQLMailQueue(transactions),
             SQLAuditLog(transactions),
             HandClock(),
         )

@@ -10,9 +10,20 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
-from services.quota.holds import Denied, Held, Verdict
+from services.quota.holds import Denied, Held, Settlement, Verdict
 from services.quota.store import RedisHoldStore, connect
-from tests.contracts.hold_store import DAY_SECONDS, KEY, HoldStoreContract, World, counts, reserve, settle, today, wish
+from tests.contracts.hold_store import (
+    DAY_SECONDS,
+    KEY,
+    HoldStoreContract,
+    World,
+    counts,
+    reserve,
+    seed,
+    settle,
+    today,
+    wish,
+)
 from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
 
 __all__ = ["own_valkey", "valkey_server", "valkey_url"]
@@ -194,14 +205,28 @@ async def _some_turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_server_that_answers_with_an_error_is_unavailable(world: World, client: Any) -> None:
+async def test_entries_that_cannot_be_used_make_their_own_key_unavailable_and_no_other(
+    world: World, client: Any
+) -> None:
     store = await world.seeded()
     name = await _entries(client)
+    await seed(store, 0, key_id="key_other")
+    held = await reserve(store, wish("req_held", key_id="key_other"))
+    assert isinstance(held, Held)
     await client.delete(name)
     await client.set(name, "not a hash")
 
-    with pytest.raises(Unavailable):
-        await reserve(store, wish())
+    outcomes = await store.reserve([wish(), wish("req_new", key_id="key_other"), wish()], {})
+    closed = await store.settle(
+        [
+            Settlement("req_1", KEY, held.status.day, Verdict.CHARGED),
+            Settlement("req_held", "key_other", held.status.day, Verdict.CHARGED),
+        ]
+    )
+
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Unavailable", "Held", "Unavailable"]
+    assert list(closed) == [None, True]
+    assert await counts(store, "key_other") == (1, 1)
 
 
 async def _within_a_second(call: Callable[[], Awaitable[tuple[int, int]]]) -> tuple[int, int]:

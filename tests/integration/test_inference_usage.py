@@ -17,6 +17,7 @@ from tests.unit.inference.upstream import Upstream, upstream
 __all__ = ["upstream"]
 
 _LONG = "x" * 65
+_KEY_DAY = usage_pb2.KeyDay(key_id="k", day=DAY)
 _INJECTION = "' OR 1=1; DROP TABLE usage_ledger; --"
 
 
@@ -89,12 +90,29 @@ async def test_last_uses_come_in_order_and_are_absent_for_keys_that_were_never_u
         ("GetRequest", usage_pb2.GetRequestRequest(request_id="req\0"), "request_id"),
         ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(account_id="a\0"), "account_id"),
         ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(key_id="k", from_day="\0"), "from_day"),
-        ("ListCharged", usage_pb2.ListChargedRequest(key_day=usage_pb2.KeyDay(key_id="\0", day=DAY)), "key_id"),
-        ("ListCharged", usage_pb2.ListChargedRequest(key_day=usage_pb2.KeyDay(key_id="k", day="\0")), "day"),
+        (
+            "CountCharged",
+            usage_pb2.CountChargedRequest(key_days=[_KEY_DAY], excluded_request_ids=["r"] * 1_001),
+            "excluded_request_ids",
+        ),
+        (
+            "CountCharged",
+            usage_pb2.CountChargedRequest(key_days=[_KEY_DAY], excluded_request_ids=["r\0"]),
+            "excluded_request_ids",
+        ),
         ("CountCharged", usage_pb2.CountChargedRequest(key_days=[usage_pb2.KeyDay(key_id=_LONG, day=DAY)]), "key_id"),
         ("CountCharged", usage_pb2.CountChargedRequest(key_days=[usage_pb2.KeyDay(key_id="k")]), "day"),
         ("CloseUnknown", usage_pb2.CloseUnknownRequest(contexts=[context("req\0")]), "request_id"),
-        ("MarkClientLeft", usage_pb2.MarkClientLeftRequest(request_ids=["req\0"]), "request_ids"),
+        (
+            "ResolveAbandoned",
+            usage_pb2.ResolveAbandonedRequest(requests=[usage_pb2.AbandonedRequest(request_id="req\0")]),
+            "requests",
+        ),
+        (
+            "ResolveAbandoned",
+            usage_pb2.ResolveAbandonedRequest(requests=[usage_pb2.AbandonedRequest(request_id="r", outcome="cut")]),
+            "outcome",
+        ),
     ],
 )
 async def test_what_no_database_can_be_asked_for_is_refused_by_name_and_looks_like_no_outage(

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Select, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common import database
-from services.common.errors import StartError, Unavailable
+from services.common.errors import InternalError, StartError, Unavailable
 from services.inference import queries
 from services.inference import store as store_module
 from services.inference.ledger import RequestsPage
@@ -175,7 +175,7 @@ async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
 async def test_a_group_is_committed_whole_or_not_at_all(url: str) -> None:
     broken = replace(ROW, request_id="req_broken", account_id=None)  # type: ignore[arg-type]
     async with _opened(url) as engine, _store(engine, url) as store:
-        with pytest.raises(Unavailable):
+        with pytest.raises(InternalError):
             await store.insert([ROW, broken])
 
         assert await store.find(ROW.request_id) is None

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, insert, select
+from sqlalchemy import Connection, DateTime, MetaData, bindparam, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.rows import Filler
@@ -123,6 +124,47 @@ async def test_what_people_left_does_not_stand_in_the_way_of_a_downgrade(urls: l
         columns = ["name", "daily_limit", "active_keys_max"]
         rows = await _rows(engine, AUTH, "plans", columns)
     assert ("team", 5000, None) in rows
+
+
+async def test_addresses_of_accounts_that_were_there_are_written_as_new_ones_are(urls: list[str]) -> None:
+    """Nobody is locked out by the form in which addresses are compared from now on."""
+    await database.migrate(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table)
+    async with database.open_database(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table) as engine:
+        await _move(engine, AUTH, "0002")
+        emails = [
+            "ada+1@example.com",
+            "жанна@пример.рф",
+            "deleted:acc_3",
+            "bob@bücher.example",
+            "bob@xn--bcher-kva.example",
+        ]
+        now = datetime(2026, 8, 1, tzinfo=UTC)
+        async with engine.begin() as connection:
+            for number, email in enumerate(emails):
+                await connection.execute(
+                    text(
+                        "INSERT INTO accounts (id, email, plan, created_at, deleted_at) "
+                        "VALUES (:id, :email, 'free', :created_at, :deleted_at)"
+                    ).bindparams(
+                        bindparam("created_at", type_=DateTime(timezone=True)),
+                        bindparam("deleted_at", type_=DateTime(timezone=True)),
+                    ),
+                    {
+                        "id": f"acc_{number + 1}",
+                        "email": email,
+                        "created_at": now,
+                        "deleted_at": now if email.startswith("deleted:") else None,
+                    },
+                )
+        await _move(engine, AUTH, "head")
+        rows = await _rows(engine, AUTH, "accounts", ["id", "email", "identity"])
+    assert rows == [
+        ("acc_1", "ada+1@example.com", "ada@example.com"),
+        ("acc_2", "жанна@xn--e1afmkfd.xn--p1ai", "жанна@xn--e1afmkfd.xn--p1ai"),
+        ("acc_3", "deleted:acc_3", None),
+        ("acc_4", "bob@bücher.example", "bob@xn--bcher-kva.example"),
+        ("acc_5", "bob@xn--bcher-kva.example", "bob@xn--bcher-kva.example"),
+    ]
 
 
 @pytest.mark.parametrize("schema", [AUTH, LEDGER], ids=["auth", "ledger"])

@@ -1,14 +1,16 @@
 """The sweep store keeps its contract on a real server."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from services.common.errors import Unavailable
 from services.quota.holds import KeyDay
+from services.quota.scripts import deadlines_of, entries_of
 from services.quota.store import RedisHoldStore, connect
 from services.quota.sweep_store import RedisSweepStore
-from tests.contracts.sweep_store import SweepStoreContract, SweepWorld, listed
+from tests.contracts.sweep_store import KEY, SweepStoreContract, SweepWorld, hold, listed, overdue_now, today, wishes
 from tests.properties.hold_world import DAY_SECONDS, noon_offset
 from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
 
@@ -34,6 +36,30 @@ class TestSweepStoreOnRedis(SweepStoreContract):
     """The contract, on a real server."""
 
 
+async def test_entries_that_were_never_written_by_quota_hold_up_no_others(world: SweepWorld, caplog: Any) -> None:
+    await hold(world.late, [*wishes("req_1"), *wishes("req_2", key_id="key_2")])
+    day = await today(world.late)
+    deadlines, other = (deadlines_of(key_id) for key_id in (KEY, "key_other"))
+    await world.client.zadd(deadlines, {"garbage": 0, "a b c d": 0, b"\xff 1 req": 0, f"{KEY} x req_1": 0})
+    await world.client.set(other, "not a sorted set")
+    await world.client.hset(f"{entries_of('key_2')}:{day}", "req_2", "garbage")
+    await world.client.set(f"{entries_of('key_string')}:{day}", "not a hash")
+    await world.client.hset(f"{entries_of('key_count')}:{day}", mapping={"charged": "garbage", "limit": "1"})
+
+    overdue = {(hold.request_id, hold.reserved_at > 0) for hold in await overdue_now(world.store, at_most=10)}
+    entries = {one.key_day.key_id: one.charged for batch in await listed(world.store) for one in batch}
+
+    assert overdue == {("req_1", True), ("req_2", False)}
+    assert entries == {KEY: 0, "key_2": 0, "key_count": 0}
+    assert await world.client.zcard(deadlines) == 1, "what is no deadline is gone"
+    assert "foreign deadlines removed" in caplog.text
+
+
+async def raised_away(store: RedisSweepStore) -> int:
+    """Raise a counter."""
+    return await store.raise_counter(KeyDay("key", 1), 1, reserved_before=0, left_out=[])
+
+
 async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: ValkeyServer) -> None:
     client = connect(own_valkey.url, timeout_seconds=0.3)
     store = RedisSweepStore(client, RedisHoldStore(client, hold_seconds=60))
@@ -44,7 +70,7 @@ async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: Va
         store.overdue(at_most=1, before=0),
         listed(store),
         store.forget([KeyDay("key", 1)]),
-        store.raise_counter(KeyDay("key", 1), ["req"]),
+        raised_away(store),
     )
     for step in steps:
         with pytest.raises(Unavailable):

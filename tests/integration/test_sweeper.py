@@ -214,12 +214,13 @@ class TestReconcile:
         await world.hold("req_1")
         await world.commit_row("req_1")
         await world.grow_older()
-        ids = await world.ledger.list_charged(world.key_day, reserved_before=await world.store.now())
+        now = await world.store.now()
+        (count,) = await world.ledger.count_charged([world.key_day], reserved_before=now)
 
         await world.settle("req_1")
 
-        assert ids == ["req_1"]
-        assert await world.store.raise_counter(world.key_day, ids) == 0
+        assert count == 1
+        assert await world.store.raise_counter(world.key_day, count, reserved_before=now, left_out=[]) == 0
 
     async def test_rows_younger_than_a_hold_are_left_for_later(self, world: HoldWorld) -> None:
         await world.charge("req_1")
@@ -345,6 +346,14 @@ class TestVerify:
         assert report.key_days == 601
         assert {finding.kind for finding in report.findings} == {Disagreement.COUNTER_ABOVE_LEDGER}
         assert len(report.findings) == 600
+
+    async def test_a_report_names_a_bounded_number_of_findings_and_counts_them_all(self, world: HoldWorld) -> None:
+        await world.seed({KeyDay(f"key_{number}", world.day): 7 for number in range(1_200)}, limit=7)
+
+        report = await world.sweeper.verify()
+
+        assert len(report.findings) == 1_000
+        assert report.counts == {Disagreement.COUNTER_ABOVE_LEDGER: 1_200}
 
     async def test_a_record_that_is_away_is_no_clean_report(self, world: HoldWorld) -> None:
         await world.charge("req_1")

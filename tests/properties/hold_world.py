@@ -24,7 +24,7 @@ from services.quota.ledger import iso_date
 from services.quota.scripts import entries_of
 from services.quota.store import RedisHoldStore, connect
 from services.quota.sweep_store import RedisSweepStore
-from services.quota.sweeper import OverdueHold, Sweeper
+from services.quota.sweeper import DayEntries, OverdueHold, Sweeper
 from tests.contracts.ledger_store import ROW
 
 KEY = "key_world"
@@ -78,10 +78,14 @@ class StoreLedger:
         names = [(one.key_id, iso_date(one.day)) for one in key_days]
         return await self.store.count_charged(names, reserved_before=reserved_before)
 
-    async def list_charged(self, key_day: KeyDay, *, reserved_before: float) -> list[str]:
-        """Return the ids of charged rows reserved before a time."""
+    async def count_charged_without(
+        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+    ) -> int:
+        """Return the charged rows of a key's day that were reserved before a time, without those of some requests."""
         self._check()
-        return await self.store.list_charged(key_day.key_id, iso_date(key_day.day), reserved_before=reserved_before)
+        name = key_day.key_id, iso_date(key_day.day)
+        (count,) = await self.store.count_charged([name], reserved_before=reserved_before, excluded=request_ids)
+        return count
 
     async def grow_older(self, seconds: float) -> None:
         """Move back when all rows were reserved."""
@@ -136,6 +140,7 @@ class HoldWorld:
         """Hold a slot, with a seed when one is given."""
         wish = Reservation(request_id, KEY, ACCOUNT, limit)
         (outcome,) = await self.holds.reserve([wish], {} if seed is None else {self.key_day: seed})
+        assert isinstance(outcome, Held | Denied | Unseeded)
         if isinstance(outcome, Held):
             self.reserved_at[request_id] = outcome.reserved_at
         return outcome
@@ -172,7 +177,7 @@ class HoldWorld:
         assert row is not None, f"{request_id} has no row"
         return row
 
-    async def settle(self, request_id: str, verdict: Verdict = Verdict.CHARGED) -> bool:
+    async def settle(self, request_id: str, verdict: Verdict = Verdict.CHARGED) -> bool | None:
         """Close a hold as a gateway does."""
         (closed,) = await self.holds.settle([Settlement(request_id, KEY, self.day, verdict)])
         return closed
@@ -192,6 +197,11 @@ class HoldWorld:
         charged = int(found.pop("charged"))
         found.pop("limit")
         return charged, set(found)
+
+    async def day_entries(self) -> DayEntries | None:
+        """Return the key's day as the sweeper reads it; None when there is none."""
+        found = [one async for batch in self.store.entries() for one in batch if one.key_day == self.key_day]
+        return found[0] if found else None
 
     async def counts(self) -> tuple[int, int]:
         """Return the counter and how many holds there are."""

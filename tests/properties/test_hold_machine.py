@@ -5,9 +5,10 @@ several calls in the service (seeding, sweeping, reconciling) is also taken apar
 """
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from services.quota.holds import Denied, Held, KeyDay, Settlement, Verdict
 from services.quota.sweep_store import RedisSweepStore
-from services.quota.sweeper import Disagreement
+from services.quota.sweeper import DayEntries, Disagreement
 from tests.properties.hold_world import HOLD_SECONDS, KEY, HoldWorld, Snapshot, opened_world, sweeper_of
 from tests.valkey_backend import valkey_server, valkey_url
 
@@ -85,7 +86,8 @@ class HoldMachine(RuleBasedStateMachine):
         self.requests = {f"req_{number}": Request() for number in range(REQUESTS)}
         self.seeds: list[int] = []
         self.verdicts: list[Settlement] = []
-        self.lost: list[str] = []
+        self.lost: tuple[int, float, list[str]] | None = None
+        """What a reconciliation counted, before when, and the holds that it left out."""
         self.has_flushed = self.has_rolled_back = self.is_broken = self.is_checked = False
         self.may_flush = self.may_roll_back = False
         self.forgiven = 0
@@ -147,7 +149,7 @@ class HoldMachine(RuleBasedStateMachine):
             yield "sweep-settle", self.settle_verdicts
         if self.those(Stage.CHARGED):
             yield from (("reconcile", self.reconcile), ("reconcile-list", self.list_lost_charges))
-        if self.lost:
+        if self.lost is not None:
             yield "reconcile-raise", self.raise_lost_charges
         yield "verify", self.verify
 
@@ -255,14 +257,21 @@ class HoldMachine(RuleBasedStateMachine):
         self.run(self.world.sweeper.reconcile())
 
     def list_lost_charges(self) -> None:
-        """Take a reconciliation's first half: list the old rows."""
-        reserved_before = self.run(self.world.store.now()) - HOLD_SECONDS
-        self.lost = self.run(self.world.ledger.list_charged(self.world.key_day, reserved_before=reserved_before))
+        """Take a reconciliation's first half: read the holds, then count the old rows without theirs."""
+        before = math.floor((self.run(self.world.store.now()) - HOLD_SECONDS) * 1000) / 1000
+        found = self.run(self.world.day_entries())
+        left_out = found.holds_before(before) if found else []
+        ledger, key_day = self.world.ledger, self.world.key_day
+        count = self.run(ledger.count_charged_without(key_day, left_out, reserved_before=before))
+        self.lost = (count, before, left_out)
 
     def raise_lost_charges(self) -> None:
         """Take a reconciliation's second half, after whatever came between."""
-        self.run(self.world.store.raise_counter(self.world.key_day, self.lost))
-        self.lost = []
+        if self.lost is not None:
+            count, before, left_out = self.lost
+            store = self.world.store
+            self.run(store.raise_counter(self.world.key_day, count, reserved_before=before, left_out=left_out))
+        self.lost = None
 
     def verify(self) -> None:
         """Compare the records as an operator does."""
@@ -380,11 +389,16 @@ class HoldMachine(RuleBasedStateMachine):
 class UnguardedStore(RedisSweepStore):
     """A store whose reconciliation counts rows beside their holds."""
 
-    async def raise_counter(self, key_day: KeyDay, request_ids: Any) -> int:
+    async def entries(self) -> AsyncIterator[list[DayEntries]]:
+        """Yield everything that is held, without any hold."""
+        async for batch in super().entries():
+            yield [replace(one, holds={}) for one in batch]
+
+    async def raise_counter(self, key_day: KeyDay, count: int, **guards: Any) -> int:
         """Raise a counter to all rows."""
         (name,) = await self._client.keys(f"quota:*:{KEY}:{key_day.day}")
-        await self._client.hset(name, "charged", len(request_ids))
-        return len(request_ids)
+        await self._client.hset(name, "charged", count)
+        return count
 
 
 Machines = Callable[[], HoldMachine]

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from services.auth import changes
-from services.auth.accounts import open_account
+from services.auth.accounts import NewAccount, open_account
 from services.auth.audit import Actor
 from services.auth.changes import Change, ChangeFeed, Changes
 from services.auth.keys import KeyId
@@ -65,7 +65,7 @@ async def replicas(url: str, *, count: int) -> AsyncIterator[list[Replica]]:
 
 async def revoke_all(made: list[Replica], truth: Keys, chance: random.Random, *, keys: int, at_once: int) -> None:
     """Create and revoke keys on random replicas, many at the same time, with other changes among them."""
-    await made[0].accounts.add(open_account("ada@example.com", now=utc_now(SystemClock())), by=OPERATOR)
+    await made[0].accounts.add(NewAccount(open_account("ada@example.com", now=utc_now(SystemClock()))), by=OPERATOR)
     gate = asyncio.Semaphore(at_once)
 
     async def live(number: int) -> None:

@@ -7,14 +7,15 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
-from services.common import interceptors, log
+from services.auth import metrics as auth_metrics
+from services.common import batch, interceptors, log
 from services.gateway import metrics as gateway_metrics
 from services.inference import metrics as inference_metrics
 from services.quota import metrics as quota_metrics
 from tools.dashboard import definition, promql
 
 _ROOT = Path(__file__).parents[2]
-_METRICS = (gateway_metrics, quota_metrics, inference_metrics, interceptors, log)
+_METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 _OF_SCRAPING = {"container", "pod", "instance", "job", "namespace"}
 """Labels that Prometheus' operator gives to everything it scrapes."""

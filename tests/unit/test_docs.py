@@ -9,8 +9,9 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from services.auth import metrics as auth_metrics
 from services.auth.settings import AuthSettings
-from services.common import interceptors, log
+from services.common import batch, interceptors, log
 from services.common.settings import ServiceSettings
 from services.gateway import metrics as gateway_metrics
 from services.gateway.settings import GatewaySettings
@@ -21,7 +22,7 @@ from services.quota import metrics as quota_metrics
 from services.quota.settings import QuotaSettings
 
 _ROOT = Path(__file__).parents[2]
-_METRICS = (gateway_metrics, quota_metrics, inference_metrics, interceptors, log)
+_METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
 
 
@@ -31,7 +32,8 @@ def _documented() -> set[tuple[str, str]]:
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
+    defaults = {"request_timeout_seconds": ServiceSettings.model_fields["request_timeout_seconds"].default}
+    value = field.get_default(call_default_factory=True, validated_data=defaults)
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if value is None or value == "":

@@ -10,10 +10,12 @@ same as JSON, with what each does to an answer that is not streamed. A marker it
 |---|---|
 | `[[standin:reasoning tokens=12]]` | thinks for N tokens before it answers, whatever the model |
 | `[[standin:tool_call]]` | calls the first tool of the request, or `standin_tool` |
+| `[[standin:function_call pieces=6]]` | the old `function_call`, its arguments in N pieces and two more |
 | `[[standin:length tokens=5]]` | stops after N tokens of content with finish_reason `length` |
 | `[[standin:tokens count=20]]` | answers exactly N completion tokens, without reasoning |
 | `[[standin:unicode]]` | answers multi-byte text, `<>&` and emoji |
 | `[[standin:big bytes=100000 piece=256]]` | answers N bytes of text, a piece being one token and one event |
+| `[[standin:unclean text=utf8 where=content]]` | text that is no Unicode (below) |
 | `[[standin:cached tokens=8]]` | reports N cached prompt tokens |
 | `[[standin:slow headers_ms=0 first_ms=0 token_ms=0]]` | waits before headers, before the first and between tokens |
 | `[[standin:400]]` | 400, a validation error |
@@ -35,18 +37,42 @@ same as JSON, with what each does to an answer that is not streamed. A marker it
 | `[[standin:context_length]]` | 400 context_length_exceeded |
 | `[[standin:decommissioned]]` | 400 model_decommissioned |
 | `[[standin:restricted]]` | 400 organization_restricted |
+| `[[standin:model_blocked]]` | 403 model_permission_blocked_org |
+| `[[standin:retry_after ms=2000 form=seconds]]` | the refusal before it has retry-after in a form (below) |
+| `[[standin:long_message bytes=20000 alphabet=ascii]]` | the error's message has N bytes of ascii, cjk or emoji |
 | `[[standin:error_event after=3 status=400]]` | HTTP 200, then `event: error` with that status_code, then the end |
-| `[[standin:x_groq_error after=3]]` | a chunk with `x_groq.error`, no finish chunk, then `[DONE]` |
+| `[[standin:x_groq_error after=3 usage=0]]` | a chunk with `x_groq.error`, no finish chunk, then `[DONE]` |
+| `[[standin:no_answer what=object]]` | 200 without an answer (below) |
 | `[[standin:cut after=3 how=close]]` | no finish, no `[DONE]`: the connection closes, or the body ends (how=end) |
-| `[[standin:no_done]]` | a whole stream without `[DONE]` |
+| `[[standin:no_done how=end]]` | a whole stream without `[DONE]`; how=close closes the connection then |
+| `[[standin:finish_only]]` | a finish chunk without usage and nothing else, then the connection closes |
+| `[[standin:bad_chunk after=3]]` | an HTTP chunk whose size is no number after N tokens, then the connection closes |
 | `[[standin:hang]]` | never answers, until the client leaves or 300 s passed |
 | `[[standin:hang_stream after=3]]` | falls silent after N tokens, until the client leaves or 300 s passed |
 | `[[standin:reset]]` | TCP reset before headers |
 | `[[standin:reset_stream after=3]]` | TCP reset after N tokens |
 | `[[standin:flaky times=1 status=503 id=default]]` | the first N requests with that id meet mode `status` |
 | `[[standin:usage only=all]]` | usage in one place only: x_groq, top, last or none |
+| `[[standin:odd_usage counts=huge]]` | counts of 2^62 and more, an empty usage, or text for counts |
+| `[[standin:odd_id form=number]]` | `x_groq.id` is a number, an object or 100,000 characters (long) |
+| `[[standin:sse form=crlf]]` | the stream in another legal form (below); several markers combine |
 | `[[standin:burst size=8]]` | N events in one write |
 | `[[standin:drip]]` | each event in several writes, cut inside a line and inside a UTF-8 character |
+
+Where a parameter has a fixed set of values, `GET /modes` lists them:
+
+- `unclean text=`: `utf8` (the byte 0xFF), `surrogate` (half of a pair), `emoji` (both halves, in two deltas); `where=`:
+  `content`, `reasoning`, `arguments`, `error`.
+- `retry_after form=`: `seconds`, `fraction`, `date`, `ms` (the header `retry-after-ms`).
+- `no_answer what=`: `object` (`{}`), `error` (an error member), `null` and `empty` (the choices are), `text` (no JSON),
+  `done` (only `[DONE]`).
+- `x_groq_error usage=1`: the chunk reports the usage too.
+- `odd_usage counts=`: `huge`, `empty`, `text`; `odd_id form=`: `number`, `object`, `long` (100,000 characters).
+- `sse form=`: `bom`, `cr`, `crlf`, `lines` (JSON over two data lines), `no_space`, `comments`, `empty` (events without
+  data).
+
+`PUT /model-list?answer=…` changes the model list: `ordinary`, `unclean`, `text` (no JSON), `object` (`{}`), `big`
+(2 MB), `503`, or `hang`. `GET /model-list` counts how often it was asked for.
 
 What it does not do: it never limits a rate by itself, it counts tokens by its own simple rule (`prose.py`), and it
 returns no logprobs even with `--allow-logprobs`. Bodies that no public record shows (for example 403, 422, 424, 500 and

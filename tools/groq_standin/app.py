@@ -6,10 +6,11 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 from ulid import ULID
 
-from tools.groq_standin import catalogue, errors, modes, wire
+from tools.groq_standin import catalogue, errors, model_list, modes, wire
 from tools.groq_standin.chat import Chat, Settings, refuse
 from tools.groq_standin.exchange import ClientLeft, Exchange
 from tools.groq_standin.journal import Journal
+from tools.groq_standin.model_list import ModelList
 
 CHAT_PATH = "/openai/v1/chat/completions"
 MODELS_PATH = "/openai/v1/models"
@@ -24,8 +25,11 @@ class App:
         self._settings = settings
         self._journal = Journal(settings.journal_size, settings.journal_bodies)
         self._chat = Chat(settings, self._journal)
+        self._list = ModelList()
         self._routes: dict[tuple[str, str], _Handler] = {
             ("GET", MODELS_PATH): self._models,
+            ("GET", "/model-list"): lambda exchange: _reply(exchange, self._list.as_wire()),
+            ("PUT", "/model-list"): self._change_models,
             ("GET", "/journal"): self._list_journal,
             ("DELETE", "/journal"): self._clear_journal,
             ("GET", "/journal/summary"): lambda exchange: _reply(exchange, self._journal.summary()),
@@ -61,8 +65,15 @@ class App:
 
     async def _models(self, exchange: Exchange) -> None:
         self._authenticate(exchange)
-        models = [model.as_wire() for model in catalogue.MODELS.values()]
-        await _reply(exchange, {"object": "list", "data": models})
+        await _reply_with(exchange, await self._list.body(exchange))
+
+    async def _change_models(self, exchange: Exchange) -> None:
+        kind = _query(exchange, "answer")
+        if kind not in model_list.KINDS:
+            allowed = ", ".join(sorted(model_list.KINDS))
+            raise errors.Refused(errors.refusal(400, f"'answer' must be one of {allowed}"))
+        self._list.kind = kind
+        await _reply(exchange, self._list.as_wire())
 
     async def _model(self, exchange: Exchange, model_id: str) -> None:
         self._authenticate(exchange)
@@ -75,7 +86,7 @@ class App:
             raise errors.Refused(errors.invalid_key())
 
     async def _list_journal(self, exchange: Exchange) -> None:
-        after = parse_qs(exchange.scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
+        after = _query(exchange, "after")
         await _reply(exchange, list(self._journal.entries(int(after) if after.isdecimal() else 0)))
 
     async def _clear_journal(self, exchange: Exchange) -> None:
@@ -87,8 +98,17 @@ def _request_id() -> str:
     return f"req_{ULID()}".lower()
 
 
+def _query(exchange: Exchange, name: str) -> str:
+    """Return a parameter of the URL; empty when it is missing."""
+    query: bytes = exchange.scope["query_string"]
+    return parse_qs(query.decode("latin-1")).get(name, [""])[0]
+
+
 async def _reply(exchange: Exchange, value: object) -> None:
-    body = wire.document(value)
+    await _reply_with(exchange, wire.document(value))
+
+
+async def _reply_with(exchange: Exchange, body: bytes) -> None:
     headers = wire.common_headers(_request_id(), b"application/json")
     await exchange.start(200, [*headers, (b"content-length", b"%d" % len(body))])
     await exchange.finish(body)

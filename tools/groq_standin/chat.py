@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import msgspec
 from ulid import ULID
 
-from tools.groq_standin import chunks, delivery, errors, modes, wire
+from tools.groq_standin import chunks, delivery, error_text, errors, markers, wire
 from tools.groq_standin.ask import Ask
 from tools.groq_standin.catalogue import Model
 from tools.groq_standin.completion import answer
 from tools.groq_standin.delivery import Ending, Job
 from tools.groq_standin.exchange import ClientLeft, Exchange
 from tools.groq_standin.journal import Entry, Journal
+from tools.groq_standin.mode import MarkerError
 from tools.groq_standin.script import Flaky, Script
 from tools.groq_standin.validator import Validator
 
@@ -101,13 +102,11 @@ class Chat:
 
     def _script(self, entry: Entry, ask: Ask) -> Script:
         try:
-            script = modes.parse(ask.last_user_text)
-        except modes.MarkerError as exc:
+            script = markers.parse(ask.last_user_text)
+        except MarkerError as exc:
             raise errors.Refused(errors.refusal(400, str(exc))) from exc
         entry.mode = script.mode
-        if script.flaky and self._fails(script.flaky):
-            return replace(modes.named(script.flaky.status), names=script.names)
-        return script
+        return _failing(script, script.flaky) if script.flaky and self._fails(script.flaky) else script
 
     def _fails(self, flaky: Flaky) -> bool:
         failed = self._failures.get(flaky.id, 0)
@@ -119,7 +118,7 @@ class Chat:
         return True
 
     def _job(self, ask: Ask, model: Model, script: Script, entry: Entry) -> Job:
-        identity = chunks.identity(entry.x_groq_id, model.id, ask.seed, ask.service_tier)
+        identity = chunks.identity(entry.x_groq_id, model.id, ask.seed, ask.service_tier, script.odd_id)
         return Job(
             ask=ask,
             script=script,
@@ -133,8 +132,7 @@ class Chat:
     async def _perform(self, exchange: Exchange, entry: Entry, job: Job, model: Model) -> Ending:
         script, prompt_tokens = job.script, job.answer.prompt_tokens
         if script.refusal:
-            asked = errors.Asked(model.id, prompt_tokens, script.retry_after_seconds)
-            raise errors.Refused(errors.REFUSALS[script.refusal](asked))
+            raise errors.Refused(_refusal(script, script.refusal, model, prompt_tokens))
         if prompt_tokens > model.context_window:
             raise errors.Refused(errors.context_length())
         if script.fault == "hang":
@@ -142,9 +140,24 @@ class Chat:
             return Ending("close")
         if script.fault == "reset":
             return Ending("reset")
+        if script.no_answer:
+            return await delivery.nothing(exchange, entry, job, script.no_answer)
         entry.completion_id = job.identity.completion_id
         deliver = delivery.stream if job.ask.stream else delivery.whole
         return await deliver(exchange, entry, job)
+
+
+def _failing(script: Script, flaky: Flaky) -> Script:
+    """Return what a flaky request meets while it fails; how long it is to wait then is its own."""
+    failing = markers.named(flaky.status)
+    return replace(failing, names=script.names, retry_after=script.retry_after or failing.retry_after)
+
+
+def _refusal(script: Script, name: str, model: Model, prompt_tokens: int) -> errors.Refusal:
+    wait = script.retry_after
+    asked = errors.Asked(model.id, prompt_tokens, wait) if wait else errors.Asked(model.id, prompt_tokens)
+    refusal = error_text.altered_refusal(errors.REFUSALS[name](asked), script)
+    return errors.with_retry_after(refusal, wait) if wait else refusal
 
 
 async def refuse(exchange: Exchange, request_id: str, refusal: errors.Refusal) -> Ending:

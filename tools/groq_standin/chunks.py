@@ -7,12 +7,13 @@ import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tools.groq_standin.completion import Answer, ToolCall
-from tools.groq_standin.usage import Usage
+from tools.groq_standin.completion import FUNCTION_NAME, Answer, ToolCall
 from tools.groq_standin.wire import document, encode
 
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream."""
+ODD_IDS: dict[str, object] = {"number": 12345, "object": {"id": "req_1"}, "long": "r" * 100_000}
+"""What can stand in place of Groq's id of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,23 +21,28 @@ class Identity:
     """What names one answer."""
 
     request_id: str
-    """`x_groq.id`, which is also the `x-request-id` header."""
+    """The `x-request-id` header, and usually `x_groq.id`."""
     completion_id: str
     model: str
     seed: int
     service_tier: str
+    x_groq_id: object
+    """`x_groq.id`: the request's id, or something that is no id."""
 
     @property
     def x_groq(self) -> dict[str, object]:
         """The `x_groq` object of an answer's beginning."""
-        return {"id": self.request_id, "seed": self.seed}
+        return {"id": self.x_groq_id, "seed": self.seed}
 
 
-def identity(request_id: str, model: str, seed: int | None, service_tier: str | None) -> Identity:
+def identity(
+    request_id: str, model: str, seed: int | None, service_tier: str | None, odd_id: str | None = None
+) -> Identity:
     """Return fresh ids for an answer; a request without a seed gets a random one, as Groq does."""
     tier = service_tier if service_tier in ("flex", "performance") else "on_demand"
     chosen = secrets.randbelow(2**31) if seed is None else seed
-    return Identity(request_id, f"chatcmpl-{uuid.uuid4()}", model, chosen, tier)
+    x_groq_id = ODD_IDS[odd_id] if odd_id else request_id
+    return Identity(request_id, f"chatcmpl-{uuid.uuid4()}", model, chosen, tier, x_groq_id)
 
 
 @lru_cache(maxsize=64)
@@ -45,8 +51,8 @@ def fingerprint(model: str) -> str:
     return "fp_" + hashlib.sha256(model.encode()).hexdigest()[:10]
 
 
-def whole(identity: Identity, answer: Answer, *, shows_usage: bool = True, error: str | None = None) -> bytes:
-    """Return the body of an answer that is not streamed."""
+def whole(identity: Identity, answer: Answer, *, usage: dict[str, object] | None, error: str | None = None) -> bytes:
+    """Return the body of an answer that is not streamed; without `usage` it reports none."""
     choice = {"index": 0, "message": _message(answer), "logprobs": None, "finish_reason": answer.finish_reason}
     body: dict[str, object] = {
         "id": identity.completion_id,
@@ -55,8 +61,8 @@ def whole(identity: Identity, answer: Answer, *, shows_usage: bool = True, error
         "model": identity.model,
         "choices": [choice],
     }
-    if shows_usage:
-        body["usage"] = answer.usage.as_wire()
+    if usage is not None:
+        body["usage"] = usage
     body["usage_breakdown"] = None
     body["system_fingerprint"] = fingerprint(identity.model)
     body["x_groq"] = identity.x_groq | ({"error": error} if error else {})
@@ -66,7 +72,10 @@ def whole(identity: Identity, answer: Answer, *, shows_usage: bool = True, error
 
 def _message(answer: Answer) -> dict[str, object]:
     message: dict[str, object] = {"role": "assistant"}
-    if answer.tool_call is None:
+    if answer.calls_function:
+        message["content"] = None
+        message["function_call"] = {"name": FUNCTION_NAME, "arguments": "".join(answer.content)}
+    elif answer.tool_call is None:
         message["content"] = "".join(answer.content)
     if answer.reasoning and answer.shows_reasoning:
         message["reasoning"] = "".join(answer.reasoning)
@@ -85,14 +94,17 @@ class Chunks:
         self._middle = b',"model":%s,"system_fingerprint":%s,"choices":[' % (model, print_)
         self._after_reasoning = b',"channel":"analysis"}' if names_channel else b"}"
 
-    def role(self, *, before_tool_call: bool) -> bytes:
-        """Return the first chunk; its content is null when a tool call follows."""
-        content = b"null" if before_tool_call else b'""'
-        delta = b'{"role":"assistant","content":%s}' % content
+    def role(self, answer: Answer) -> bytes:
+        """Return the first chunk; its content is null when a call follows, and it names the function of an old one."""
+        content = b"null" if answer.tool_call or answer.calls_function else b'""'
+        call = b',"function_call":{"name":"%s","arguments":""}' % FUNCTION_NAME.encode()
+        delta = b'{"role":"assistant","content":%s%s}' % (content, call if answer.calls_function else b"")
         return self._chunk(delta, tail=b',"x_groq":' + encode(self._identity.x_groq))
 
     def token(self, key: str, text: str) -> bytes:
-        """Return the chunk of one token of `content` or `reasoning`."""
+        """Return the chunk of one token of `content`, `reasoning` or `function_call`."""
+        if key == "function_call":
+            return self._chunk(b'{"function_call":{"arguments":%s}}' % encode(text))
         end = self._after_reasoning if key == "reasoning" else b"}"
         return self._chunk(b'{"%s":%s%s' % (key.encode(), encode(text), end))
 
@@ -100,23 +112,22 @@ class Chunks:
         """Return the one chunk that carries a tool call whole."""
         return self._chunk(encode({"tool_calls": [call.as_wire() | {"index": 0}]}))
 
-    def finish(self, reason: str, usage: Usage, places: frozenset[str]) -> bytes:
+    def finish(self, reason: str, usage: dict[str, object], places: frozenset[str]) -> bytes:
         """Return the finish chunk, with usage inside `x_groq` and at the top where `places` says so."""
-        wire = usage.as_wire()
-        x_groq = {"id": self._identity.request_id} | ({"usage": wire} if "x_groq" in places else {})
+        x_groq = {"id": self._identity.x_groq_id} | ({"usage": usage} if "x_groq" in places else {})
         tail = b',"x_groq":' + encode(x_groq)
         if "top" in places:
-            tail += b',"usage":' + encode(wire)
+            tail += b',"usage":' + encode(usage)
         return self._chunk(b"{}", encode(reason), tail)
 
-    def usage(self, usage: Usage) -> bytes:
+    def usage(self, usage: dict[str, object]) -> bytes:
         """Return the extra chunk without choices, which only `stream_options.include_usage` asks for."""
-        tail = b'],"usage":%s,"service_tier":%s}\n\n' % (encode(usage.as_wire()), encode(self._identity.service_tier))
+        tail = b'],"usage":%s,"service_tier":%s}\n\n' % (encode(usage), encode(self._identity.service_tier))
         return b"%s%d%s%s" % (self._head, time.time(), self._middle, tail)
 
-    def error(self, text: str) -> bytes:
-        """Return a chunk that says in `x_groq.error` why the stream stopped early."""
-        x_groq = {"id": self._identity.request_id, "error": text}
+    def error(self, text: str, usage: dict[str, object] | None) -> bytes:
+        """Return a chunk that says in `x_groq.error` why the stream stopped early, and maybe what it used."""
+        x_groq = {"id": self._identity.x_groq_id, "error": text} | ({} if usage is None else {"usage": usage})
         return self._chunk(b"{}", tail=b',"x_groq":' + encode(x_groq))
 
     def _chunk(self, delta: bytes, reason: bytes = b"null", tail: bytes = b"") -> bytes:

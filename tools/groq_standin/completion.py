@@ -8,13 +8,16 @@ import msgspec
 from tools.groq_standin import prose
 from tools.groq_standin.ask import Ask, Function
 from tools.groq_standin.catalogue import Model
-from tools.groq_standin.modes import without_markers
+from tools.groq_standin.encodings import unclean_pieces
+from tools.groq_standin.mode import without_markers
 from tools.groq_standin.samples import sample
 from tools.groq_standin.script import Script
 from tools.groq_standin.usage import Usage
 
 _EFFORT_TOKENS = {"none": 0, "low": 4, "default": 8, "medium": 8, "high": 16}
 _TOOL_CALL_OVERHEAD_TOKENS = 8
+FUNCTION_NAME = "standin_function"
+"""What the old `function_call` calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Answer:
     is_reasoning_model: bool = False
     shows_reasoning: bool = True
     """False hides the reasoning, which is counted nevertheless."""
+    calls_function: bool = False
+    """Whether the content is the arguments of an old `function_call`."""
 
     @property
     def usage(self) -> Usage:
@@ -68,7 +73,7 @@ class Answer:
             for piece in self.reasoning:
                 yield "reasoning", piece
         for piece in self.content:
-            yield "content", piece
+            yield "function_call" if self.calls_function else "content", piece
 
     @property
     def _shown(self) -> int:
@@ -86,14 +91,14 @@ class Answer:
 def answer(ask: Ask, model: Model, script: Script) -> Answer:
     """Return the answer to `ask`; the same request always gets the same one."""
     tool_call = _tool_call(ask, script)
-    reasoning = prose.thoughts(_reasoning_tokens(ask, model, script))
+    reasoning = _reasoning(ask, model, script)
     content = () if tool_call else _content(ask, script)
     if ask.reasoning_format == "raw" and reasoning and not model.names_channel:
         content, reasoning = ("<think>", *reasoning, "</think>", *content), ()
     budget = ask.max_completion_tokens or ask.max_tokens or model.max_completion_tokens
     prompt_tokens = ask.prompt_tokens
     kept = content[: max(0, budget - len(reasoning))]
-    reason = "tool_calls" if tool_call else "stop"
+    reason = "tool_calls" if tool_call else "function_call" if script.function_call_pieces else "stop"
     if tool_call is None and len(reasoning) + len(content) > budget:
         reason = "length"
     if script.length_tokens is not None and tool_call is None:
@@ -107,7 +112,14 @@ def answer(ask: Ask, model: Model, script: Script) -> Answer:
         cached_tokens=min(script.cached_tokens, prompt_tokens),
         is_reasoning_model=bool(model.reasoning_efforts) and model.reasons_unasked,
         shows_reasoning=ask.include_reasoning is not False and ask.reasoning_format != "hidden",
+        calls_function=script.function_call_pieces > 0,
     )
+
+
+def _reasoning(ask: Ask, model: Model, script: Script) -> tuple[str, ...]:
+    if script.unclean and script.unclean.where == "reasoning":
+        return unclean_pieces(script.unclean.text)
+    return prose.thoughts(_reasoning_tokens(ask, model, script))
 
 
 def _reasoning_tokens(ask: Ask, model: Model, script: Script) -> int:
@@ -123,6 +135,10 @@ def _reasoning_tokens(ask: Ask, model: Model, script: Script) -> int:
 
 
 def _content(ask: Ask, script: Script) -> tuple[str, ...]:
+    if script.unclean and script.unclean.where == "content":
+        return unclean_pieces(script.unclean.text)
+    if script.function_call_pieces:
+        return ('{"text":"', *prose.filler(script.function_call_pieces), '"}')
     if script.content_tokens is not None:
         return prose.filler(script.content_tokens)
     if script.content_bytes is not None:
@@ -153,6 +169,8 @@ def _tool_call(ask: Ask, script: Script) -> ToolCall | None:
         function = next(iter(functions.values()))
     else:
         function = functions.get(choice.function.name, choice.function)
+    if script.unclean and script.unclean.where == "arguments":
+        return ToolCall("fcstandin", function.name, _compact({"text": "".join(unclean_pieces(script.unclean.text))}))
     return ToolCall("fcstandin", function.name, _compact(sample(function.parameters)))
 
 

@@ -1,22 +1,29 @@
 """Delivers an answer, whole or as a stream, and breaks it off where the script says so."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tools.groq_standin import chunks, errors, wire
+from tools.groq_standin import chunks, error_text, errors, no_answer, wire
 from tools.groq_standin.ask import Ask
 from tools.groq_standin.completion import Answer
+from tools.groq_standin.encodings import SSEEncoder, soil
 from tools.groq_standin.exchange import ClientLeft, Exchange
 from tools.groq_standin.journal import Entry
 from tools.groq_standin.outlet import Outlet
 from tools.groq_standin.script import Script
+from tools.groq_standin.usage import as_sent
 
 HANG_MS = 300_000
 """How long silence lasts at most."""
 _ONE_WRITE_BYTES_MAX = 65_536
 _STOPPED_EARLY = "generation stopped early: the stand-in was asked to"
-_BREAKS = frozenset({"error_event", "x_groq_error", "cut", "end", "hang_stream", "reset_stream"})
+_BREAKS = frozenset(
+    {"error_event", "x_groq_error", "cut", "end", "finish_only", "bad_chunk", "hang_stream", "reset_stream"}
+)
+_NOT_A_SIZE = b"zz\r\n"
+_EVENTS = b"text/event-stream"
+_JSON = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,11 @@ class Job:
     token_ms: int
     """Pause between two tokens."""
 
+    @property
+    def usage(self) -> dict[str, object]:
+        """The usage as it is reported, which the script can make wrong."""
+        return as_sent(self.answer.usage, self.script.odd_counts)
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -45,6 +57,14 @@ class Ending:
     tail: bytes = b""
 
 
+async def nothing(exchange: Exchange, entry: Entry, job: Job, kind: str) -> Ending:
+    """Send a 200 that answers nothing, whole or as a stream; nothing is generated for it."""
+    body = no_answer.events(kind, job.identity) if job.ask.stream else no_answer.body(kind, job.identity)
+    length = [] if job.ask.stream else [(b"content-length", b"%d" % len(body))]
+    await _start(exchange, entry, job, _EVENTS if job.ask.stream else _JSON, length)
+    return Ending(tail=body)
+
+
 async def whole(exchange: Exchange, entry: Entry, job: Job) -> Ending:
     """Answer with one JSON document.
 
@@ -55,14 +75,16 @@ async def whole(exchange: Exchange, entry: Entry, job: Job) -> Ending:
     await _generate(exchange, entry, job)
     fault = job.script.fault
     if fault == "error_event":
-        raise errors.Refused(errors.failed_generation(job.script.error_status))
-    error = _STOPPED_EARLY if fault == "x_groq_error" else None
-    body = chunks.whole(job.identity, job.answer, shows_usage=bool(job.script.usage_places), error=error)
-    await _start(exchange, entry, job, b"application/json", [(b"content-length", b"%d" % len(body))])
+        status = job.script.error_status
+        body = error_text.altered(errors.generation_failure(status), job.script)
+        raise errors.Refused(errors.Refusal(status, body))
+    body = _document(entry, job)
+    length = [] if fault == "bad_chunk" else [(b"content-length", b"%d" % len(body))]
+    await _start(exchange, entry, job, _JSON, length)
     if fault in _BREAKS and fault != "x_groq_error":
         await exchange.write(body[: len(body) // 2])
         return await _broken_off(exchange, "cut" if fault == "end" else fault)
-    entry.finish_reason = job.answer.finish_reason
+    entry.finish_reason = None if fault == "x_groq_error" else job.answer.finish_reason
     if job.script.drips:
         await Outlet(exchange, entry).drip(body[:-1])
         return Ending(tail=body[-1:])
@@ -81,18 +103,46 @@ async def stream(exchange: Exchange, entry: Entry, job: Job) -> Ending:
         ClientLeft: The client left before the end.
     """
     events = chunks.Chunks(job.identity, names_channel=job.names_channel)
-    outlet = Outlet(exchange, entry, burst=job.script.burst, drips=job.script.drips)
-    await _start(exchange, entry, job, b"text/event-stream", [])
+    script = job.script
+    outlet = Outlet(exchange, entry, encode=_encoder(script), burst=script.burst, drips=script.drips)
+    await _start(exchange, entry, job, _EVENTS, [])
+    if script.fault == "finish_only":
+        entry.usage = job.answer.usage_after(0)
+        await outlet.event(events.finish("stop", {}, frozenset()))
+        await outlet.flush()
+        return await _broken_off(exchange, script.fault)
     await _send_tokens(exchange, entry, job, events, outlet)
-    if job.script.fault in _BREAKS:
+    if script.fault in _BREAKS:
         return await _break_stream(exchange, entry, job, events, outlet)
-    usage, places = job.answer.usage, job.script.usage_places
+    usage, places = job.usage, script.usage_places
     await outlet.event(events.finish(job.answer.finish_reason, usage, places))
     entry.finish_reason = job.answer.finish_reason
+    if places & {"x_groq", "top"}:
+        entry.usage_sent = usage
     if job.ask.wants_usage_chunk and "last" in places:
         await outlet.event(events.usage(usage))
+        entry.usage_sent = usage
     await outlet.flush()
-    return Ending() if job.script.fault == "no_done" else _done(entry)
+    if script.fault == "no_done":
+        return Ending("close" if script.ends_abruptly else "finish")
+    return _done(entry, outlet)
+
+
+def _document(entry: Entry, job: Job) -> bytes:
+    script = job.script
+    error = _STOPPED_EARLY if script.fault == "x_groq_error" else None
+    shows_usage = bool(script.usage_places) and (error is None or script.error_has_usage)
+    entry.usage_sent = job.usage if shows_usage else None
+    body = chunks.whole(job.identity, job.answer, usage=entry.usage_sent, error=error)
+    return soil(body) if script.unclean else body
+
+
+def _encoder(script: Script) -> Callable[[bytes], bytes]:
+    """Return what gives events their form; almost always the one that they have."""
+    if not script.unclean and not script.sse_forms:
+        return bytes
+    sse = SSEEncoder(script.sse_forms)
+    return lambda event: sse(soil(event))
 
 
 async def _generate(exchange: Exchange, entry: Entry, job: Job) -> None:
@@ -120,7 +170,7 @@ async def _send_tokens(exchange: Exchange, entry: Entry, job: Job, events: chunk
     stops_after = job.script.after if job.script.fault in _BREAKS else None
     made = 0
     try:
-        await outlet.event(events.role(before_tool_call=job.answer.tool_call is not None))
+        await outlet.event(events.role(job.answer))
         if job.first_ms:
             await exchange.pause(job.first_ms)
         for event in _token_events(job, events):
@@ -144,11 +194,15 @@ def _token_events(job: Job, events: chunks.Chunks) -> Iterator[bytes]:
 async def _break_stream(exchange: Exchange, entry: Entry, job: Job, events: chunks.Chunks, outlet: Outlet) -> Ending:
     match job.script.fault:
         case "error_event":
-            await outlet.event(errors.error_event(job.script.error_status))
+            status = job.script.error_status
+            failure = errors.generation_failure(status, status_code=status)
+            await outlet.event(b"event: error\ndata: %b\n" % error_text.altered(failure, job.script))
         case "x_groq_error":
-            await outlet.event(events.error(_STOPPED_EARLY))
+            if job.script.error_has_usage and entry.usage:
+                entry.usage_sent = as_sent(entry.usage, job.script.odd_counts)
+            await outlet.event(events.error(_STOPPED_EARLY, entry.usage_sent))
             await outlet.flush()
-            return _done(entry)
+            return _done(entry, outlet)
     await outlet.flush()
     return await _broken_off(exchange, job.script.fault)
 
@@ -159,13 +213,16 @@ async def _broken_off(exchange: Exchange, fault: str | None) -> Ending:
         case "hang_stream":
             await exchange.pause(HANG_MS)
             return Ending("close")
-        case "cut":
+        case "bad_chunk":
+            exchange.write_raw(_NOT_A_SIZE)
+            return Ending("close")
+        case "cut" | "finish_only":
             return Ending("close")
         case "reset_stream":
             return Ending("reset")
     return Ending()
 
 
-def _done(entry: Entry) -> Ending:
+def _done(entry: Entry, outlet: Outlet) -> Ending:
     entry.events_sent += 1
-    return Ending(tail=chunks.DONE)
+    return Ending(tail=outlet.encode(chunks.DONE))

@@ -3,15 +3,20 @@
 Bodies of 403, 422, 424, 500, 502 and 503 are not established by any public record; ours keep Groq's envelope.
 """
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import formatdate
 
-from tools.groq_standin.wire import document
+from tools.groq_standin.script import RetryAfter
+from tools.groq_standin.wire import document, go_duration
 
 ORGANISATION = "org_01standin0000000000000000"
 """The organisation id in messages about limits; the gateway must not let it out."""
 _BILLING = "Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing"
 _JSON = b"application/json"
+_TWO_SECONDS = RetryAfter(2_000, "seconds")
 _HTML = b"text/html; charset=UTF-8"
 
 
@@ -43,7 +48,7 @@ class Asked:
 
     model: str
     tokens: int
-    retry_after_seconds: int = 2
+    retry_after: RetryAfter = _TWO_SECONDS
 
 
 def envelope(message: str, kind: str = "invalid_request_error", **extra: object) -> dict[str, object]:
@@ -90,24 +95,38 @@ def _too_large(asked: Asked) -> Refusal:
     return refusal(413, text, "tokens", code="rate_limit_exceeded")
 
 
-def _rate_limited(asked: Asked, limit: str, wait: str, seconds: int) -> Refusal:
-    text = f"Rate limit reached {_limit_text(asked, limit)}, Requested {asked.tokens}. Please try again in {wait}. "
+def with_retry_after(refusal: Refusal, wait: RetryAfter) -> Refusal:
+    """Return a refusal that asks to be left alone for a time, in any of the forms that clients understand."""
+    others = tuple(header for header in refusal.headers if header[0] != b"retry-after")
+    return replace(refusal, headers=(*others, _retry_header(wait)))
+
+
+def _retry_header(wait: RetryAfter) -> tuple[bytes, bytes]:
+    whole = math.ceil(wait.milliseconds / 1000)
+    match wait.form:
+        case "fraction":
+            return b"retry-after", f"{wait.milliseconds / 1000:.3f}".encode()
+        case "date":
+            return b"retry-after", formatdate(time.time() + whole, usegmt=True).encode()
+        case "ms":
+            return b"retry-after-ms", b"%d" % wait.milliseconds
+    return b"retry-after", b"%d" % whole
+
+
+def _rate_limited(asked: Asked, limit: str, wait: RetryAfter) -> Refusal:
+    duration = go_duration(wait.milliseconds / 1000)
+    text = f"Rate limit reached {_limit_text(asked, limit)}, Requested {asked.tokens}. Please try again in {duration}. "
     body = document(envelope(text + _BILLING, "tokens", code="rate_limit_exceeded"))
-    headers = (
-        (b"retry-after", b"%d" % seconds),
-        (b"x-ratelimit-remaining-tokens", b"0"),
-        (b"x-ratelimit-reset-tokens", wait.encode()),
-    )
-    return Refusal(429, body, headers=headers)
+    headers = ((b"x-ratelimit-remaining-tokens", b"0"), (b"x-ratelimit-reset-tokens", duration.encode()))
+    return with_retry_after(Refusal(429, body, headers=headers), wait)
 
 
 def _per_minute(asked: Asked) -> Refusal:
-    seconds = asked.retry_after_seconds
-    return _rate_limited(asked, "tokens per minute (TPM): Limit 6000, Used 5998", f"{seconds}s", seconds)
+    return _rate_limited(asked, "tokens per minute (TPM): Limit 6000, Used 5998", asked.retry_after)
 
 
 def _per_day(asked: Asked) -> Refusal:
-    return _rate_limited(asked, "tokens per day (TPD): Limit 200000, Used 199998", "9m38.016s", 579)
+    return _rate_limited(asked, "tokens per day (TPD): Limit 200000, Used 199998", RetryAfter(578_016, "seconds"))
 
 
 def _page(status: int, title: str) -> Refusal:
@@ -127,6 +146,14 @@ def _decommissioned(asked: Asked) -> Refusal:
         "https://console.groq.com/docs/deprecations for a recommendation on which model to use instead."
     )
     return refusal(400, text, code="model_decommissioned")
+
+
+def _blocked(asked: Asked) -> Refusal:
+    text = (
+        f"The model `{asked.model}` is blocked at the organization level. Please have the org admin enable this model "
+        "in the org settings at https://console.groq.com/settings/limits"
+    )
+    return refusal(403, text, "permissions_error", code="model_permission_blocked_org")
 
 
 def _restricted() -> Refusal:
@@ -156,21 +183,13 @@ REFUSALS: dict[str, Callable[[Asked], Refusal]] = {
     "context_length": lambda _: context_length(),
     "decommissioned": _decommissioned,
     "restricted": lambda _: _restricted(),
+    "model_blocked": _blocked,
 }
 """Every refusal a marker can ask for, by the marker's name."""
 
 
-def failed_generation(status: int) -> Refusal:
-    """Return what a failure during generation looks like when nothing has been sent yet."""
-    return Refusal(status, document(_failure(status)))
-
-
-def error_event(status: int) -> bytes:
-    """Return the event Groq sends when generation fails after HTTP 200."""
-    return b"event: error\ndata: " + document(_failure(status, status_code=status)) + b"\n"
-
-
-def _failure(status: int, **extra: object) -> dict[str, object]:
+def generation_failure(status: int, **extra: object) -> dict[str, object]:
+    """Return the envelope of a failure during generation; one inside a stream has a `status_code` too."""
     if status < 500:
         text, kind, code = "tool call validation failed", "invalid_request_error", "tool_use_failed"
     else:

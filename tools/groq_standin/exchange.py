@@ -76,6 +76,15 @@ class Exchange:
         self.check()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
+    def write_raw(self, data: bytes) -> None:
+        """Send bytes past the framing of the body.
+
+        Raises:
+            ClientLeft: The connection is gone.
+        """
+        self.check()
+        self._transport.write(data)
+
     async def finish(self, data: bytes = b"") -> None:
         """Send the last part of the body and end the answer in order."""
         await self._send({"type": "http.response.body", "body": data, "more_body": False})

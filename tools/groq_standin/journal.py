@@ -26,6 +26,8 @@ class Entry:
     """None while, and if, no headers were sent."""
     usage: Usage | None = None
     """Tokens generated so far; None for a refusal."""
+    usage_sent: dict[str, object] | None = None
+    """The `usage` object as the client was told it; None when it was told none."""
     finish_reason: str | None = None
     """What the client was told; None when the answer broke off."""
     events_sent: int = 0
@@ -48,6 +50,7 @@ class Entry:
             "mode": self.mode,
             "status": self.status,
             "usage": self.usage.as_wire() if self.usage else None,
+            "usage_sent": self.usage_sent,
             "finish_reason": self.finish_reason,
             "events_sent": self.events_sent,
             "completed": self.is_completed,

@@ -1,117 +1,33 @@
-"""The markers by which a request asks the stand-in to behave in a certain way.
+"""The list of modes: the markers by which a request asks the stand-in to behave in a certain way.
 
-`MODES` is the one list of them; the package's docstring repeats it as a table and a test holds the two together.
+The package's docstring repeats it as a table, and a test holds the two together.
 """
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
-from tools.groq_standin import errors
-from tools.groq_standin.script import EVERYWHERE, Fault, Flaky, Script
-
-Values = Mapping[str, Any]
-"""A marker's parameters: integers where the default is one, else strings."""
-
-_MARKER = re.compile(r"\[\[standin:([\w-]+)((?:\s+\w+=[^\s\]]+)*)\s*\]\]")
-_COUNT_MAX = 10_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """One marker: its parameters with their defaults, what it does, and how it changes the script."""
-
-    name: str
-    effect: str
-    apply: Callable[[Script, Values], Script]
-    defaults: Values = field(default_factory=dict)
-    not_streamed: str = "the same"
-    """What it does to an answer that is not streamed."""
-
-    @property
-    def syntax(self) -> str:
-        """The marker with every parameter at its default."""
-        return f"[[standin:{' '.join([self.name, *(f'{key}={value}' for key, value in self.defaults.items())])}]]"
-
-    def as_wire(self) -> dict[str, object]:
-        """Return the mode as `GET /modes` lists it."""
-        return {
-            "name": self.name,
-            "syntax": self.syntax,
-            "parameters": dict(self.defaults),
-            "effect": self.effect,
-            "not_streamed": self.not_streamed,
-        }
-
-
-class MarkerError(ValueError):
-    """A marker that is not in the list, or a parameter it does not have."""
-
-
-def parse(text: str) -> Script:
-    """Return what the markers in `text` ask for.
-
-    Raises:
-        MarkerError: A marker is unknown or malformed: a typo must not turn a failure test into a plain answer.
-    """
-    script = Script()
-    if "[[standin:" not in text:
-        return script
-    found = _MARKER.findall(text)
-    if len(found) != text.count("[[standin:"):
-        raise MarkerError("malformed stand-in marker; write [[standin:NAME key=value]], see GET /modes")
-    for name, parameters in found:
-        script = _applied(script, name, parameters)
-    return script
-
-
-def named(name: str) -> Script:
-    """Return the script of one mode with its defaults.
-
-    Raises:
-        MarkerError: There is no such mode.
-    """
-    return _applied(Script(), name, "")
-
-
-def without_markers(text: str) -> str:
-    """Return what the user said besides the markers."""
-    return _MARKER.sub("", text).strip()
-
-
-def _applied(script: Script, name: str, parameters: str) -> Script:
-    mode = MODES.get(name)
-    if mode is None:
-        raise MarkerError(f"unknown stand-in mode '{name}', see GET /modes")
-    values = dict(mode.defaults)
-    for key, _, raw in (pair.partition("=") for pair in parameters.split()):
-        if key not in mode.defaults:
-            raise MarkerError(f"stand-in mode '{name}' has no parameter '{key}', see GET /modes")
-        values[key] = _value(key, raw) if isinstance(mode.defaults[key], int) else raw
-    return replace(mode.apply(script, values), names=(*script.names, name))
-
-
-def _value(key: str, raw: str) -> int:
-    if not raw.isdecimal() or int(raw) > _COUNT_MAX:
-        raise MarkerError(f"stand-in parameter '{key}' must be a number from 0 to {_COUNT_MAX}, not '{raw}'")
-    return int(raw)
+from tools.groq_standin import encodings, error_text, errors, no_answer, usage
+from tools.groq_standin.chunks import ODD_IDS
+from tools.groq_standin.mode import MarkerError, Mode, Values
+from tools.groq_standin.script import EVERYWHERE, Fault, Flaky, LongMessage, RetryAfter, Script, Unclean
 
 
 def _fault(kind: Fault) -> Callable[[Script, Values], Script]:
-    return lambda script, v: replace(script, fault=kind, after=v.get("after", 0), error_status=v.get("status", 400))
+    return lambda script, v: replace(
+        script,
+        fault=kind,
+        after=v.get("after", 0),
+        error_status=v.get("status", 400),
+        error_has_usage=bool(v.get("usage", 0)),
+    )
 
 
 def _cut(script: Script, values: Values) -> Script:
-    if values["how"] not in ("close", "end"):
-        raise MarkerError("stand-in parameter 'how' must be close or end")
     return replace(script, fault="cut" if values["how"] == "close" else "end", after=values["after"])
 
 
 def _usage(script: Script, values: Values) -> Script:
     only = values["only"]
-    if only not in {"all", "none"} | EVERYWHERE:
-        raise MarkerError("stand-in parameter 'only' must be all, x_groq, top, last or none")
     places = EVERYWHERE if only == "all" else frozenset({only}) & EVERYWHERE
     return replace(script, usage_places=places)
 
@@ -120,6 +36,17 @@ def _flaky(script: Script, values: Values) -> Script:
     if values["status"] not in MODES:
         raise MarkerError("stand-in parameter 'status' must be the name of a mode, see GET /modes")
     return replace(script, flaky=Flaky(values["id"], values["times"], values["status"]))
+
+
+def _unclean(script: Script, values: Values) -> Script:
+    dirt = Unclean(values["text"], values["where"])
+    fails = dirt.where == "error" and not script.refusal and not script.fault
+    return replace(
+        script,
+        unclean=dirt,
+        calls_tool=script.calls_tool or dirt.where == "arguments",
+        refusal="tool_use_failed" if fails else script.refusal,
+    )
 
 
 def _refusing(name: str) -> Mode:
@@ -148,12 +75,28 @@ _LIST = [
         lambda script, v: replace(script, content_tokens=v["count"]),
         {"count": 20},
     ),
+    Mode(
+        "function_call",
+        "calls a function with the old function_call, its arguments in N pieces and two more",
+        lambda script, v: replace(script, function_call_pieces=max(1, v["pieces"])),
+        {"pieces": 6},
+    ),
     Mode("unicode", "answers multi-byte text, <>& and emoji", lambda script, _: replace(script, is_unicode=True)),
     Mode(
         "big",
         "answers N bytes of text",
         lambda script, v: replace(script, content_bytes=v["bytes"], piece_bytes=max(1, v["piece"])),
         {"bytes": 100_000, "piece": 256},
+    ),
+    Mode(
+        "unclean",
+        "has text that is not Unicode; where=error fails with tool_use_failed unless another error is asked for before",
+        _unclean,
+        {"text": "utf8", "where": "content"},
+        choices={
+            "text": encodings.UNCLEAN_TEXTS,
+            "where": frozenset({"content", "reasoning", "arguments", "error"}),
+        },
     ),
     Mode(
         "cached",
@@ -172,8 +115,22 @@ _LIST = [
     Mode(
         "429",
         "refuses: 429 per minute",
-        lambda script, v: replace(script, refusal="429", retry_after_seconds=v["retry_after"]),
+        lambda script, v: replace(script, refusal="429", retry_after=RetryAfter(v["retry_after"] * 1_000, "seconds")),
         {"retry_after": 2},
+    ),
+    Mode(
+        "retry_after",
+        "has the refusal before it ask to be left alone for so long",
+        lambda script, v: replace(script, retry_after=RetryAfter(v["ms"], v["form"])),
+        {"ms": 2_000, "form": "seconds"},
+        choices={"form": frozenset({"seconds", "fraction", "date", "ms"})},
+    ),
+    Mode(
+        "long_message",
+        "gives the error a message of N bytes",
+        lambda script, v: replace(script, long_message=LongMessage(v["bytes"], v["alphabet"])),
+        {"bytes": 20_000, "alphabet": "ascii"},
+        choices={"alphabet": error_text.ALPHABETS},
     ),
     Mode(
         "error_event",
@@ -184,13 +141,36 @@ _LIST = [
     ),
     Mode(
         "x_groq_error",
-        "fails with x_groq.error inside a chunk, then [DONE]",
+        "fails with x_groq.error inside a chunk, then [DONE]; usage=1 reports the usage in that chunk",
         _fault("x_groq_error"),
-        _AFTER,
+        _AFTER | {"usage": 0},
         "a whole answer with x_groq.error",
     ),
-    Mode("cut", "closes the connection in the middle of the stream", _cut, _AFTER | {"how": "close"}, _HALF),
-    Mode("no_done", "leaves [DONE] out", _fault("no_done"), not_streamed="no effect"),
+    Mode(
+        "no_answer",
+        "answers 200 without an answer",
+        lambda script, v: replace(script, no_answer=v["what"]),
+        {"what": "object"},
+        choices={"what": no_answer.KINDS},
+    ),
+    Mode(
+        "cut",
+        "closes the connection in the middle of the stream",
+        _cut,
+        _AFTER | {"how": "close"},
+        _HALF,
+        {"how": frozenset({"close", "end"})},
+    ),
+    Mode(
+        "no_done",
+        "leaves [DONE] out and ends the body, or closes the connection",
+        lambda script, v: replace(script, fault="no_done", ends_abruptly=v["how"] == "close"),
+        {"how": "end"},
+        "no effect",
+        {"how": frozenset({"close", "end"})},
+    ),
+    Mode("finish_only", "sends a finish chunk alone and closes the connection", _fault("finish_only"), {}, _HALF),
+    Mode("bad_chunk", "sends a chunk size that is none and closes the connection", _fault("bad_chunk"), _AFTER, _HALF),
     Mode("hang", "never answers", _fault("hang")),
     Mode("hang_stream", "falls silent after N tokens", _fault("hang_stream"), _AFTER, f"{_HALF} and nothing follows"),
     Mode("reset", "resets the connection before headers", _fault("reset")),
@@ -207,6 +187,29 @@ _LIST = [
         _usage,
         {"only": "all"},
         "none leaves usage out, any other value changes nothing",
+        {"only": frozenset({"all", "none"}) | EVERYWHERE},
+    ),
+    Mode(
+        "odd_usage",
+        "reports counts of 2**62 and more, an empty usage, or counts that are text",
+        lambda script, v: replace(script, odd_counts=v["counts"]),
+        {"counts": "huge"},
+        choices={"counts": usage.ODD_COUNTS},
+    ),
+    Mode(
+        "odd_id",
+        "has a number, an object or 100,000 characters for x_groq.id",
+        lambda script, v: replace(script, odd_id=v["form"]),
+        {"form": "number"},
+        choices={"form": frozenset(ODD_IDS)},
+    ),
+    Mode(
+        "sse",
+        "writes the stream in another legal form; may be repeated for several",
+        lambda script, v: replace(script, sse_forms=script.sse_forms | {v["form"]}),
+        {"form": "crlf"},
+        "no effect",
+        {"form": encodings.SSE_FORMS},
     ),
     Mode(
         "burst",

@@ -1,6 +1,6 @@
 """How a stream's events leave: one by one, several in a write, or torn into pieces."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from tools.groq_standin.exchange import Exchange
@@ -19,11 +19,24 @@ def drops(data: bytes) -> Iterator[bytes]:
 
 
 class Outlet:
-    """Writes events and counts those written in the journal's entry."""
+    """Writes events and counts those written in the journal's entry.
 
-    def __init__(self, exchange: Exchange, entry: Entry, *, burst: int = 1, drips: bool = False) -> None:
+    Attributes:
+        encode: Gives an event the form in which it leaves.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        entry: Entry,
+        *,
+        encode: Callable[[bytes], bytes] = bytes,
+        burst: int = 1,
+        drips: bool = False,
+    ) -> None:
         self._exchange = exchange
         self._entry = entry
+        self.encode = encode
         self._burst = burst
         self._drips = drips
         self._held: list[bytes] = []
@@ -34,6 +47,7 @@ class Outlet:
         Raises:
             ClientLeft: The connection is gone.
         """
+        data = self.encode(data)
         if self._burst > 1:
             self._held.append(data)
             if len(self._held) >= self._burst:

@@ -41,3 +41,22 @@ class Usage:
         if self.reasoning_tokens is not None:
             wire["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
         return wire
+
+
+ODD_COUNTS = frozenset({"huge", "empty", "text"})
+"""How a reported usage can be wrong."""
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def as_sent(usage: Usage, odd: str | None) -> dict[str, object]:
+    """Return the `usage` object that an answer carries: the true one, or one that is wrong in a way of `ODD_COUNTS`."""
+    wire = usage.as_wire()
+    match odd:
+        case "huge":
+            # Sums stay within 64 bits without a sign, the most that msgspec encodes.
+            return wire | dict(zip(_COUNTS, (2**63, 2**62, 2**63 + 2**62), strict=True))
+        case "empty":
+            return {}
+        case "text":
+            return wire | {name: str(wire[name]) for name in _COUNTS}
+    return wire

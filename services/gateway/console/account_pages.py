@@ -5,8 +5,11 @@ from typing import Any
 from starlette.responses import Response
 
 from services.common.errors import ServiceError
+from services.common.ids import Kind, is_id
 from services.gateway.console.page import Pages, go
 from services.gateway.console.visit import Visit
+
+_EVENTS = 50
 
 
 class AccountPages:
@@ -44,10 +47,13 @@ class AccountPages:
 
     async def _show(self, visit: Visit, *, error: ServiceError | None = None, at: str = "", done: str = "") -> Response:
         owner = visit.own.owner
-        before = visit.request.query_params.get("before", "")
+        before = visit.query("before")
+        # One more than are shown, to know whether there is an older page.
+        events = await owner.events(before=before if is_id(before, Kind.AUDIT_EVENT) else "", count=_EVENTS + 1)
         facts: dict[str, Any] = {
             "stays": await owner.stays(),
-            "events": await owner.events(before=before if before.isalnum() or before.startswith("evt_") else ""),
+            "events": events[:_EVENTS],
+            "older": events[_EVENTS - 1].id if len(events) > _EVENTS else "",
             "at": at,
             "done": done,
         }

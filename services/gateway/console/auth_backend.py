@@ -10,7 +10,7 @@ from grpc import aio
 from services.common.errors import Unauthenticated, rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
 from services.gateway.backends import principal_of
-from services.gateway.console.owner import Event, Key, Keys, NewKey, OpenStay, SignUp, Stay
+from services.gateway.console.owner import Event, Key, Keys, NewKey, OpenStay, Reset, SignUp, Stay
 from services.gateway.pipeline import Principal
 from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
@@ -19,7 +19,6 @@ _POLICIES = {
     sessions_pb2.SIGN_UP_POLICY_INVITE: "invite",
     sessions_pb2.SIGN_UP_POLICY_CLOSED: "closed",
 }
-_EVENTS = 50
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -35,13 +34,13 @@ class GrpcDoor:
         self._stub = sessions_pb2_grpc.SessionServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
-    async def describe_sign_up(self) -> SignUp:
+    async def describe_sign_up(self, invite: str) -> SignUp:
         """Say who may sign up."""
+        request = sessions_pb2.DescribeSignUpRequest(invite=invite)
         with _auth_errors():
-            answer = await self._stub.DescribeSignUp(
-                sessions_pb2.DescribeSignUpRequest(), timeout=self._timeout_seconds
-            )
-        return SignUp(_POLICIES.get(answer.policy, "closed"), answer.has_mail)
+            answer = await self._stub.DescribeSignUp(request, timeout=self._timeout_seconds)
+        daily_limit = answer.daily_limit if answer.HasField("daily_limit") else None
+        return SignUp(_POLICIES.get(answer.policy, "closed"), answer.has_mail, daily_limit)
 
     async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenStay | None:
         """Open an account."""
@@ -50,9 +49,13 @@ class GrpcDoor:
             answer = await self._stub.SignUp(request, metadata=_from(address), timeout=self._timeout_seconds)
         return _open_stay(answer.session) if answer.HasField("session") else None
 
-    async def log_in(self, email: str, password: str, *, replaced_token: str, address: str) -> OpenStay:
+    async def log_in(
+        self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
+    ) -> OpenStay:
         """Open a session."""
-        request = sessions_pb2.LogInRequest(email=email, password=password, replaced_token=replaced_token)
+        request = sessions_pb2.LogInRequest(
+            email=email, password=password, replaced_token=replaced_token, device_token=device_token
+        )
         with _auth_errors():
             answer = await self._stub.LogIn(request, metadata=_from(address), timeout=self._timeout_seconds)
         return _open_stay(answer.session)
@@ -92,12 +95,12 @@ class GrpcDoor:
         with _auth_errors():
             await self._stub.SendPasswordReset(request, metadata=_from(address), timeout=self._timeout_seconds)
 
-    async def reset_password(self, token: str, password: str, *, address: str) -> str:
+    async def reset_password(self, token: str, password: str, *, address: str) -> Reset:
         """Choose a password."""
         request = sessions_pb2.ResetPasswordRequest(token=token, password=password)
         with _auth_errors():
             answer = await self._stub.ResetPassword(request, metadata=_from(address), timeout=self._timeout_seconds)
-        return answer.email
+        return Reset(answer.email, answer.device_token)
 
 
 class GrpcOwner:
@@ -161,9 +164,9 @@ class GrpcOwner:
         with _auth_errors():
             await self._stub.EndOwnSession(request, metadata=self._metadata, timeout=self._timeout_seconds)
 
-    async def events(self, *, before: str) -> Sequence[Event]:
+    async def events(self, *, before: str, count: int) -> Sequence[Event]:
         """Return a page of the audit log, newest first."""
-        request = owner_pb2.ListOwnAuditEventsRequest(page_size=_EVENTS, before=before)
+        request = owner_pb2.ListOwnAuditEventsRequest(page_size=count, before=before)
         with _auth_errors():
             answer = await self._stub.ListOwnAuditEvents(
                 request, metadata=self._metadata, timeout=self._timeout_seconds
@@ -190,7 +193,7 @@ def _from(address: str) -> Metadata:
 
 
 def _open_stay(opened: sessions_pb2.OpenSession) -> OpenStay:
-    return OpenStay(_stay(opened.session), opened.token)
+    return OpenStay(_stay(opened.session), opened.token, opened.device_token)
 
 
 def _stay(session: sessions_pb2.Session) -> Stay:

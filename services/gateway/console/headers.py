@@ -1,6 +1,7 @@
 """What every answer of the console says to browsers, whatever it is an answer to."""
 
 import logging
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,7 +12,6 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-_YEAR_SECONDS = 31_536_000
 _log = logging.getLogger(__name__)
 
 
@@ -35,17 +35,13 @@ class SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        cache = b"no-store"
-        if scope["path"].startswith("/static/") and scope["query_string"].startswith(b"v="):
-            cache = f"public, max-age={_YEAR_SECONDS}, immutable".encode()
         has_begun = False
 
         async def send_with_headers(message: Message) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                given = [pair for pair in message["headers"] if pair[0] != b"cache-control"]
-                message["headers"] = [*given, *self._headers, (b"cache-control", cache)]
+                message["headers"] = [*_uncached(message["headers"], scope["path"]), *self._headers]
             await send(message)
 
         try:
@@ -57,3 +53,11 @@ class SecurityHeaders:
             headers = [(b"content-type", b"text/html; charset=utf-8")]
             await send_with_headers({"type": "http.response.start", "status": 500, "headers": headers})
             await send_with_headers({"type": "http.response.body", "body": self._defect_page})
+
+
+def _uncached(headers: Iterable[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:
+    """Return headers that forbid caching; static files set their own caching headers."""
+    given = list(headers)
+    if path.startswith("/static/") and any(name == b"cache-control" for name, _ in given):
+        return given
+    return [*(pair for pair in given if pair[0] != b"cache-control"), (b"cache-control", b"no-store")]

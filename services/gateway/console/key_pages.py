@@ -76,7 +76,7 @@ class KeyPages:
             "ended": [row for row in rows if row.state not in ("active", "rotated")],
             "keys": keys,
             "made": made,
-            "form": {name: visit.text(name) if error else "" for name in ("name", "expires", "models")},
+            "form": {name: visit.text(name) if error else visit.query(name) for name in ("name", "expires", "models")},
         }
         if error is not None:
             return self._pages.refuse(visit, "keys", error, **facts)

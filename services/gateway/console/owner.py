@@ -18,7 +18,9 @@ class SignUp:
     policy: str
     """`open`, `invite` or `closed`."""
     has_mail: bool
-    """Whether letters are sent: then e-mails are verified, and forgotten passwords reset."""
+    """Whether mail is configured: then addresses are verified and forgotten passwords can be reset."""
+    daily_limit: int | None
+    """Requests a UTC day of each key of the new account; None where auth does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,16 @@ class OpenStay:
 
     stay: Stay
     token: str = field(repr=False)
+    device_token: str = field(repr=False)
+    """By which this browser is known when it logs in again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Result of a password reset."""
+
+    email: str
+    device_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +134,15 @@ class RequestFilter:
 class Door(Protocol):
     """What somebody can do who has not come in."""
 
-    async def describe_sign_up(self) -> SignUp:
-        """Say who may sign up."""
+    async def describe_sign_up(self, invite: str) -> SignUp:
+        """Say who may sign up; `invite` is the token of an invitation, whose plan counts, or empty."""
 
     async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenStay | None:
-        """Open an account; None means that a letter tells how to go on."""
+        """Open an account; None means that the owner must follow the link in an e-mail first."""
 
-    async def log_in(self, email: str, password: str, *, replaced_token: str, address: str) -> OpenStay:
+    async def log_in(
+        self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
+    ) -> OpenStay:
         """Open a session."""
 
     async def log_out(self, token: str, *, address: str) -> None:
@@ -146,8 +160,8 @@ class Door(Protocol):
     async def send_password_reset(self, email: str, *, address: str) -> None:
         """Mail a token for a new password."""
 
-    async def reset_password(self, token: str, password: str, *, address: str) -> str:
-        """Choose a password and return the account's e-mail."""
+    async def reset_password(self, token: str, password: str, *, address: str) -> Reset:
+        """Choose a password."""
 
 
 class Owner(Protocol):
@@ -174,8 +188,8 @@ class Owner(Protocol):
     async def end_stay(self, session_id: str) -> None:
         """End one of them."""
 
-    async def events(self, *, before: str) -> Sequence[Event]:
-        """Return a page of the audit log, newest first."""
+    async def events(self, *, before: str, count: int) -> Sequence[Event]:
+        """Return at most `count` events of the audit log older than the one with the id `before`, newest first."""
 
     async def change_password(self, current: str, new: str) -> None:
         """Choose another password."""

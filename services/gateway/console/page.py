@@ -1,6 +1,5 @@
 """Templates to pages."""
 
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, InternalError, ServiceError, Unavailable
+from services.common.readable_email import readable_email
+from services.gateway.console.assets import Assets
 from services.gateway.console.visit import Visit
 from services.gateway.console.words import ago, in_words
 from services.gateway.errors import http_error
@@ -22,8 +23,8 @@ STATIC = _FOLDER / "static"
 class Pages:
     """Renders the console's pages."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Tell times by `clock`."""
+    def __init__(self, clock: Clock, assets: Assets) -> None:
+        """Tell times by `clock`; pages name the files of `assets`."""
         self._clock = clock
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
@@ -38,7 +39,8 @@ class Pages:
             "ago": lambda seconds: ago(seconds, now=clock.now()),
             "in_words": in_words,
         }
-        self._templates.globals["asset"] = _asset
+        self._templates.filters["readable_email"] = readable_email
+        self._templates.globals["asset"] = assets.url
 
     def now(self) -> float:
         """Return the time, in Unix seconds."""
@@ -73,13 +75,3 @@ def _moment(seconds: float | None) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(
         moment.isoformat().replace("+00:00", "Z"), moment.strftime("%-d %b %Y, %H:%M UTC")
     )
-
-
-_hashes: dict[str, str] = {}
-
-
-def _asset(name: str) -> str:
-    """Return the address of a file of ours; it changes with the content, so that browsers may keep it for ever."""
-    if name not in _hashes:
-        _hashes[name] = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
-    return f"/static/{name}?v={_hashes[name]}"

@@ -1,21 +1,22 @@
 """The playground: a chat in the browser, through the same pipeline and counted like any call."""
 
 import logging
-import re
 from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
 from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, ServiceError, Unauthenticated
+from services.common.ids import Kind, is_id
+from services.gateway.console.lane import leave_lane
 from services.gateway.console.owner import Owner
 from services.gateway.console.page import Pages
 from services.gateway.console.visit import Visit
+from services.gateway.lifelines import Standing
 from services.gateway.routes import API, Models
 
 _log = logging.getLogger(__name__)
 _KEY_HEADER = "stack-key-id"
-_KEY_ID = re.compile(r"key_[0-9A-Z]{26}")
 
 
 class Playground:
@@ -43,11 +44,13 @@ class Playground:
             ServiceError: As the API; the key may have ended.
         """
         key_id = visit.request.headers.get(_KEY_HEADER, "")
-        if not _KEY_ID.fullmatch(key_id):
+        if not is_id(key_id, Kind.KEY):
             raise InvalidRequest("Choose an API key to chat with.")
-        owner = visit.own.owner
-        principal = await owner.principal(key_id)
-        return await self._api.answer_owner(visit.request, principal, partial(_is_revoked, owner, key_id))
+        own = visit.own
+        principal = await own.owner.principal(key_id)
+        ask = partial(_standing, own.owner, key_id)
+        leave_lane(visit.request.scope)
+        return await self._api.answer_owner(visit.request, principal, own.stay.id, ask)
 
     async def _listed(self) -> list[dict[str, Any]]:
         try:
@@ -56,12 +59,15 @@ class Playground:
             return []  # The page explains itself, and the default model needs no list.
 
 
-async def _is_revoked(owner: Owner, key_id: str) -> bool:
-    """Whether auth says so of a key or its owner's session; its being away says nothing."""
+async def _standing(owner: Owner, key_id: str) -> Standing:
+    """Ask auth about the owner's session and the key that it uses; what a key began before it expired may end."""
     try:
         await owner.principal(key_id)
-    except (FailedPrecondition, NotFound, Unauthenticated):
-        return True
+    except Unauthenticated:
+        return Standing.SESSION_ENDED
+    except (FailedPrecondition, NotFound) as exc:
+        return Standing.GOOD if exc.reason == "key_expired" else Standing.REVOKED
     except ServiceError as exc:
-        _log.info("a key with live streams was not confirmed", extra={"reason": exc.reason})
-    return False
+        _log.info("a session with live streams was not confirmed", extra={"reason": exc.reason})
+        return Standing.UNKNOWN
+    return Standing.GOOD

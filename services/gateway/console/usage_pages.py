@@ -9,6 +9,7 @@ from functools import partial
 
 from starlette.responses import Response, StreamingResponse
 
+from services.common.ids import Kind, is_id
 from services.gateway.console.charts import columns
 from services.gateway.console.key_pages import or_nothing
 from services.gateway.console.owner import Key, RequestFilter, Usage
@@ -24,8 +25,6 @@ _CSV_COLUMNS = (
     *("request_id", "key_id", "created_at", "model", "stream", "outcome", "charged", "refund_reason"),
     *("prompt_tokens", "completion_tokens", "total_tokens", "time_to_first_token_ms", "duration_ms"),
 )
-_REQUEST_ID = re.compile(r"req_[0-9A-Z]{26}")
-_KEY_ID = re.compile(r"key_[0-9A-Z]{26}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -43,7 +42,9 @@ class UsagePages:
         days = self._days()
         keys = (await own.owner.keys()).keys
         sums = await own.usage.days(from_day=days[0], key_id=wanted.key_id)
-        requests = await own.usage.requests(wanted, count=_PAGE)
+        # One more than are shown, to know whether there is an older page.
+        found = await own.usage.requests(wanted, count=_PAGE + 1)
+        requests = found[:_PAGE]
         reset_at = _next_midnight(self._pages.now())
         return self._pages.show(
             visit,
@@ -61,7 +62,7 @@ class UsagePages:
             names={key.id: key.name for key in keys},
             wanted=wanted,
             outcomes=OUTCOMES,
-            more=requests[-1].id if len(requests) == _PAGE else "",
+            more=requests[-1].id if len(found) > _PAGE else "",
         )
 
     async def download(self, visit: Visit) -> Response:
@@ -76,14 +77,14 @@ class UsagePages:
     async def find(self, visit: Visit) -> Response:
         """`GET /usage/requests?id=req_…`: the form that looks a request up."""
         request_id = visit.request.query_params.get("id", "").strip()
-        if not _REQUEST_ID.fullmatch(request_id):
+        if not is_id(request_id, Kind.REQUEST):
             return self._pages.show(visit, "request", status=404, receipt=None, request_id=request_id[:64])
         return go(f"/usage/requests/{request_id}")
 
     async def request(self, visit: Visit) -> Response:
         """`GET /usage/requests/{id}`: one request's receipt, in words."""
         request_id = visit.request.path_params["id"]
-        receipt = await visit.own.usage.request(request_id) if _REQUEST_ID.fullmatch(request_id) else None
+        receipt = await visit.own.usage.request(request_id) if is_id(request_id, Kind.REQUEST) else None
         if receipt is None:
             return self._pages.show(visit, "request", status=404, receipt=None, request_id=request_id[:64])
         names = {key.id: key.name for key in (await visit.own.owner.keys()).keys}
@@ -117,11 +118,11 @@ def _filter(query: Mapping[str, str]) -> RequestFilter:
     key_id, outcome = query.get("key", ""), query.get("outcome", "")
     before = query.get("before", "")
     return RequestFilter(
-        key_id if _KEY_ID.fullmatch(key_id) else "",
+        key_id if is_id(key_id, Kind.KEY) else "",
         outcome if outcome in OUTCOMES else "",
         _day(query.get("from", "")),
         _day(query.get("to", "")),
-        before if _REQUEST_ID.fullmatch(before) else "",
+        before if is_id(before, Kind.REQUEST) else "",
     )
 
 

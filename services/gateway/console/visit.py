@@ -1,31 +1,27 @@
 """One request to the console: who makes it, its form, and the cookies that go back.
 
-The session's token is in an `HttpOnly` cookie and nowhere else. A form carries a token that is derived from that cookie
-(HMAC), so that no other site can know it, and replicas of the gateway need no shared secret to check it. Who has no
-session has a cookie of random bytes for the same purpose.
+The session's token is in an `HttpOnly` cookie and nowhere else. A form carries a token that is derived from that
+cookie, so replicas of the gateway need no shared secret to check it. Whoever has no session has a cookie of random
+bytes for the same purpose.
 """
 
-import hashlib
-import hmac
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
-from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
+from services.common.client_block import client_block
+from services.gateway.console.cookies import Cookie, read_cookie, set_cookie
+from services.gateway.console.forms import check_site, check_token, form_token, read_fields
+from services.gateway.console.origins import Origin, OwnOrigins, own_origins
 from services.gateway.console.owner import OpenStay, Owner, Stay, Usage
 from services.gateway.credentials import client_address
 
-SESSION_COOKIE = "stack_session"
-VISITOR_COOKIE = "stack_visitor"
-CSRF_FIELD = "csrf_token"
-CSRF_HEADER = "x-csrf-token"
-_FORM_BYTES_MAX = 64 * 1024
-_FIELDS_MAX = 100
-_COOKIE_CHARACTERS_MAX = 200
+_VISITOR_SECONDS = 30 * 86_400
+_DEVICE_SECONDS = 365 * 86_400
+_PATH_CHARACTERS_MAX = 2_000
 
 
 class NotLoggedIn(Exception):
@@ -46,19 +42,32 @@ class Visit:
     """One request and who makes it."""
 
     request: Request
+    origins: OwnOrigins
     token: str = field(repr=False)
     """The session's token as shown; empty without one."""
     visitor: str = field(repr=False)
     """Random bytes of the browser, for forms before a log-in."""
-    belongings: Belongings | None
+    belongings: Belongings | None = None
     """None while nobody is logged in."""
-    form: FormData = field(default_factory=FormData)
-    _cookies: list[tuple[str, str, int]] = field(default_factory=list)
+    has_lapsed: bool = False
+    """Whether the browser showed a session that has ended."""
+    form: Mapping[str, str] = field(default_factory=dict)
+    _cookies: dict[Cookie, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
         """The client's network address, as far as it is known."""
         return client_address(self.request)
+
+    @property
+    def client(self) -> str:
+        """What is taken for one client when tries are counted; empty when it is not known."""
+        return client_block(self.address)
+
+    @property
+    def device_token(self) -> str:
+        """What an earlier log-in gave this browser; empty for none."""
+        return read_cookie(self.request, Cookie.DEVICE, self.origins.current)
 
     @property
     def own(self) -> Belongings:
@@ -74,95 +83,81 @@ class Visit:
     @property
     def csrf_token(self) -> str:
         """What the forms of this browser carry."""
-        base = self.token if self.belongings else self.visitor
-        return hmac.new(base.encode(), b"stack console form", hashlib.sha256).hexdigest()
+        return form_token(self.token if self.belongings else self.visitor)
 
     @property
     def base_url(self) -> str:
-        """The reader's own address of the API's host, `https://host`."""
-        return str(self.request.base_url).rstrip("/")
+        """The API's address as readers can use it, `https://host`."""
+        return str(self.origins.for_readers or str(self.request.base_url).rstrip("/"))
 
     def text(self, name: str) -> str:
         """Return a field of the form, without the blanks around it; empty when it is absent."""
-        value = self.form.get(name, "")
-        return value.strip() if isinstance(value, str) else ""
+        return self.form.get(name, "").strip()
 
     def secret(self, name: str) -> str:
         """Return a field as it was typed, such as a password."""
-        value = self.form.get(name, "")
-        return value if isinstance(value, str) else ""
+        return self.form.get(name, "")
+
+    def query(self, name: str) -> str:
+        """Return a parameter of the address, without the blanks around it; empty when it is absent."""
+        return self.request.query_params.get(name, "").strip()
 
     async def read_form(self) -> None:
-        """Read the form of a POST.
+        """Read the form of a POST; raises as `read_fields`."""
+        self.form = await read_fields(self.request)
+
+    def check_site(self) -> None:
+        """Return when the request comes from a page of ours; raises as `forms.check_site`."""
+        check_site(self.request, self.origins)
+
+    def could_be_ours(self, shown: str) -> None:
+        """Return when a form's token belongs to a cookie of this browser, before auth is asked whose session it is.
 
         Raises:
-            InvalidRequest: It is no form of ours; files are not taken.
-            TooLarge: It is too long.
+            PermissionDenied: It belongs to neither.
         """
-        media_type = self.request.headers.get("content-type", "").split(";")[0].strip()
-        length = self.request.headers.get("content-length", "")
-        if media_type != "application/x-www-form-urlencoded" or not length.isdecimal():
-            raise InvalidRequest("That is not a form of this site. Go back, reload the page and try again.")
-        if int(length) > _FORM_BYTES_MAX:
-            raise TooLarge("The form is too long. Shorten what you typed and try again.")
-        self.form = await self.request.form(max_fields=_FIELDS_MAX)
+        check_token(shown, self.token, self.visitor)
 
-    def demand_own_form(self, shown: str) -> None:
-        """Return when the request comes from a page of ours.
+    def check_token(self, shown: str) -> None:
+        """Return when a form's token belongs to the session, or without one to any cookie of this browser.
+
+        A page that was opened in a session that has ended since is still a page of ours.
 
         Raises:
-            PermissionDenied: It may come from another site.
+            PermissionDenied: It does not.
         """
-        site = self.request.headers.get("sec-fetch-site", "same-origin")
-        origin = self.request.headers.get("origin", "")
-        is_ours = not origin or urlsplit(origin).netloc == self.request.url.netloc
-        if (
-            site not in ("same-origin", "none")
-            or not is_ours
-            or not hmac.compare_digest(shown.encode(), self.csrf_token.encode())
-        ):
-            message = (
-                "The form was opened too long ago, or before you logged in. Go back, reload the page and try again."
-            )
-            raise PermissionDenied(message, reason="csrf")
+        check_token(shown, self.token) if self.belongings else check_token(shown, self.token, self.visitor)
 
     def come_in(self, opened: OpenStay, *, now: float) -> None:
         """Give the browser a new session; the token that it came with is worth nothing any more."""
-        self._cookies.append((SESSION_COOKIE, opened.token, max(0, int(opened.stay.expires_at - now))))
+        self._cookies[Cookie.SESSION] = (opened.token, max(0, int(opened.stay.expires_at - now)))
+        self.know_device(opened.device_token)
+
+    def know_device(self, token: str) -> None:
+        """Let the browser be known when it logs in again; it stays when the session ends."""
+        if token:
+            self._cookies[Cookie.DEVICE] = (token, _DEVICE_SECONDS)
 
     def go_out(self) -> None:
         """Take the session's cookie back."""
-        self._cookies.append((SESSION_COOKIE, "", 0))
+        self._cookies[Cookie.SESSION] = ("", 0)
 
     def finish(self, response: Response) -> Response:
-        """Put the cookies on the answer."""
-        if self.request.cookies.get(VISITOR_COOKIE) != self.visitor:
-            self._cookies.append((VISITOR_COOKIE, self.visitor, 86_400))
-        for name, value, seconds in self._cookies:
-            response.set_cookie(
-                name,
-                value,
-                max_age=seconds,
-                path="/",
-                httponly=True,
-                samesite="lax",
-                secure=self.request.url.scheme == "https",
-            )
+        """Put the cookies on the answer; the visitor's is renewed with each, so that no open form outlives it."""
+        cookies = {Cookie.VISITOR: (self.visitor, _VISITOR_SECONDS), **self._cookies}
+        for cookie, (value, seconds) in cookies.items():
+            set_cookie(response, cookie, value, seconds=seconds, origin=self.origins.current)
         return response
 
 
-def cookie(request: Request, name: str) -> str:
-    """Return a cookie that can be ours; empty otherwise."""
-    value = request.cookies.get(name, "")
-    return value if value.isascii() and value.isprintable() and len(value) <= _COOKIE_CHARACTERS_MAX else ""
-
-
-def visitor(request: Request) -> str:
-    """Return the browser's random bytes, new ones where it has none."""
-    return cookie(request, VISITOR_COOKIE) or secrets.token_urlsafe(24)
+def visit_of(request: Request, public: Origin | None) -> Visit:
+    """Return a visit before auth was asked whose it is; `public` is the address that the operator set."""
+    origins = own_origins(request, public)
+    visitor = read_cookie(request, Cookie.VISITOR, origins.current) or secrets.token_urlsafe(24)
+    return Visit(request, origins, read_cookie(request, Cookie.SESSION, origins.current), visitor)
 
 
 def own_path(text: str, *, otherwise: str = "/keys") -> str:
     """Return a path of this site to go on to; anything that a browser could read as another site is not followed."""
-    is_own = text.startswith("/") and not text.startswith(("//", "/\\")) and len(text) <= 500
+    is_own = text.startswith("/") and not text.startswith(("//", "/\\")) and len(text) <= _PATH_CHARACTERS_MAX
     return text if is_own and text.isascii() and text.isprintable() and "\\" not in text else otherwise

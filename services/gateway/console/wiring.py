@@ -7,11 +7,14 @@ from starlette.types import ASGIApp
 
 from services.common.clock import SystemClock
 from services.gateway.console.app import Console, build_console
+from services.gateway.console.assets import Assets
 from services.gateway.console.auth_backend import GrpcDoor, GrpcOwner
+from services.gateway.console.origins import parse_origin
 from services.gateway.console.owner import Stay
-from services.gateway.console.page import Pages
+from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.usage_backend import GrpcUsage
 from services.gateway.console.visit import Belongings
+from services.gateway.cors import CORSPolicy
 from services.gateway.routes import API, Models
 from services.gateway.settings import GatewaySettings
 
@@ -20,7 +23,9 @@ _AUTH_SECONDS_MAX = 5.0
 _USAGE_SECONDS_MAX = 3.0
 
 
-def open_console(channels: Sequence[aio.Channel], api: API, models: Models, settings: GatewaySettings) -> ASGIApp:
+def open_console(
+    channels: Sequence[aio.Channel], api: API, models: Models, cors: CORSPolicy, settings: GatewaySettings
+) -> ASGIApp:
     """Return the console over the `channels` to auth, quota and inference; its playground answers through `api`."""
     auth, quota, inference = channels
 
@@ -29,5 +34,18 @@ def open_console(channels: Sequence[aio.Channel], api: API, models: Models, sett
         usage = GrpcUsage(quota, inference, stay.account_id, timeout_seconds=_USAGE_SECONDS_MAX)
         return Belongings(stay, owner, usage)
 
-    door = GrpcDoor(auth, timeout_seconds=_AUTH_SECONDS_MAX)
-    return build_console(Console(Pages(SystemClock()), door, let_in, api, models, settings.hsts_seconds))
+    clock, assets = SystemClock(), Assets(STATIC)
+    return build_console(
+        Console(
+            pages=Pages(clock, assets),
+            assets=assets,
+            clock=clock,
+            door=GrpcDoor(auth, timeout_seconds=_AUTH_SECONDS_MAX),
+            let_in=let_in,
+            api=api,
+            models=models,
+            cors=cors,
+            hsts_seconds=settings.hsts_seconds,
+            public=parse_origin(settings.public_url),
+        )
+    )

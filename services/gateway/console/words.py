@@ -6,13 +6,28 @@ _OUTCOMES = {
         "You left early",
         "Your program closed the connection before the end. The model's work was done, so it counts.",
     ),
+    "client_stalled": (
+        "Not read",
+        "Your program stopped reading the answer, so the connection was closed. The model had begun, so it counts.",
+    ),
+    "key_revoked": (
+        "Key revoked",
+        "The key was revoked while its answer was on the way. The model's work was done, so it counts.",
+    ),
+    "session_ended": (
+        "Session ended",
+        "Your session ended while its answer was on the way. The model's work was done, so it counts.",
+    ),
     "refused": ("Refused", "The model's server refused the request."),
     "upstream_failed": ("Failed", "The request failed before any output came."),
     "cut": (
         "Cut off",
         "The answer broke off after output had begun. What had come by then was passed on.",
     ),
-    "timed_out": ("Timed out", "The model took longer than a request may take."),
+    "timed_out": (
+        "Timed out",
+        "The model took longer than a request may take. It counts if the model had begun to answer or answered later.",
+    ),
     "unknown": ("Unknown", "We lost sight of this request. That is on us."),
 }
 _REFUNDS = {
@@ -20,7 +35,7 @@ _REFUNDS = {
     "model_not_found": "there is no such model",
     "model_not_allowed": "the key may not ask for this model",
     "request_too_large": "the conversation is longer than the model takes",
-    "client_left": "you left before any output came",
+    "client_left": "you left before the model was asked",
     "deadline_exceeded": "no output came within the time that a request may take",
     "concurrency_limit_exceeded": "too many of your requests ran at the same time",
     "overloaded": "too many requests ran here at the same time",
@@ -42,12 +57,13 @@ _ACTIONS = {
     "account.password_set": "Password changed",
     "account.password_reset": "Password reset by a link",
     "account.email_verified": "E-mail confirmed",
+    "account.log_ins_failed": "Many wrong passwords tried",
     "key.created": "API key created",
     "key.revoked": "API key revoked",
     "key.rotated": "API key rotated",
     "key.limit_set": "Limit of an API key changed",
     "session.opened": "Logged in",
-    "session.ended": "Logged out",
+    "session.ended": "Session ended",
     "token.verify_email": "Confirmation of the e-mail sent",
     "token.reset_password": "Link for a new password made",
     "token.invite": "Invitation made",

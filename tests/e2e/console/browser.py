@@ -52,6 +52,11 @@ def secret_of(html: str) -> str:
 class Browser:
     """One person's browser."""
 
+    @property
+    def session_cookie(self) -> str:
+        """Name of the cookie that holds the session's token at this address."""
+        return f"stack_session_{self.origin.rpartition(':')[2]}"
+
     def __init__(self, stack: Stack, *, gateway: int = 0) -> None:
         self.origin = stack.gateways[gateway]
         self.client = httpx.AsyncClient(base_url=self.origin, trust_env=False, timeout=20, headers=HTML)

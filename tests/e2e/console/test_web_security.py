@@ -161,15 +161,15 @@ async def test_a_session_planted_before_the_log_in_is_not_the_persons_afterwards
     mallory, victim = (f"{secrets.token_hex(6)}@example.com" for _ in range(2))
     async with Browser(stack) as attacker, Browser(stack) as browser:
         await attacker.sign_up(mallory)
-        planted = attacker.client.cookies["stack_session"]
+        planted = attacker.client.cookies[attacker.session_cookie]
         async with Browser(stack) as elsewhere:
             await elsewhere.sign_up(victim)
-        browser.client.cookies.set("stack_session", planted, domain="127.0.0.1")
+        browser.client.cookies.set(browser.session_cookie, planted, domain="127.0.0.1")
         assert mallory in (await browser.get("/account")).text, "nothing was planted"
         token = forms_of((await browser.get("/account")).text)[0].fields["csrf_token"]
         form = {"csrf_token": token, "email": victim, "password": PASSWORD}
         await browser.client.post("/login", data=form, headers={"origin": browser.origin})
-        assert browser.client.cookies.get("stack_session", domain="127.0.0.1") not in (planted, None)
+        assert browser.client.cookies.get(browser.session_cookie, domain="127.0.0.1") not in (planted, None)
         assert victim in (await browser.get("/account")).text
         assert "/login" in str((await attacker.get("/account")).url)
 
@@ -178,7 +178,7 @@ async def test_the_sessions_cookie_is_out_of_reach_of_scripts_and_other_sites(an
     html = (await anybody.get("/signup")).text
     fields = {"email": f"{secrets.token_hex(6)}@example.com", "password": PASSWORD}
     answer = await anybody.send(html, "/signup", fields, follow=False)
-    cookies = [one for one in answer.headers.get_list("set-cookie") if one.startswith("stack_session=")]
+    cookies = [one for one in answer.headers.get_list("set-cookie") if one.startswith(f"{anybody.session_cookie}=")]
 
     assert len(cookies) == 1
     attributes = {part.strip().lower() for part in cookies[0].split(";")[1:]}
@@ -188,7 +188,7 @@ async def test_the_sessions_cookie_is_out_of_reach_of_scripts_and_other_sites(an
 
 async def test_a_session_is_no_key_and_a_key_is_no_session(owner: Browser) -> None:
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
-    session = owner.client.cookies["stack_session"]
+    session = owner.client.cookies[owner.session_cookie]
 
     for path in ("/api/v1/models", "/api/v1/key", "/api/v1/usage"):
         assert (await owner.client.get(path)).status_code == 401, "the cookie was taken for a key"
@@ -196,7 +196,7 @@ async def test_a_session_is_no_key_and_a_key_is_no_session(owner: Browser) -> No
         assert shown.status_code == 401, "a session's token was taken for a key"
     for path in OWN_PAGES:
         async with httpx.AsyncClient(base_url=owner.origin, trust_env=False) as client:
-            for headers in ({"authorization": f"Bearer {secret}"}, {"cookie": f"stack_session={secret}"}):
+            for headers in ({"authorization": f"Bearer {secret}"}, {"cookie": f"{owner.session_cookie}={secret}"}):
                 answer = await client.get(path, headers={**HTML, **headers})
                 assert (answer.status_code, answer.headers["location"][:6]) == (303, "/login")
 
@@ -215,6 +215,35 @@ async def test_every_answer_forbids_frames_inline_scripts_and_foreign_sources(ow
         assert answer.headers["cache-control"] == "no-store"
     assert " style=" not in answer.text
     assert not re.search(r"<script(?! src=)|\son\w+=", answer.text)
+
+
+async def test_forms_that_never_arrive_keep_nobody_out(anybody: Browser) -> None:
+    """Each would hold one of its client's places in the console, for as long as that client likes."""
+    host, port = urlsplit(anybody.origin).hostname, urlsplit(anybody.origin).port
+    head = "POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 99"
+    stuck = [await asyncio.open_connection(host, port) for _ in range(40)]
+    try:
+        for _, writer in stuck:
+            writer.write(f"{head}\r\n\r\nemail=".encode())
+            await writer.drain()
+        async with asyncio.timeout(5):
+            assert [(await anybody.get("/login")).status_code for _ in range(5)] == [200] * 5
+    finally:
+        for _, writer in stuck:
+            writer.close()
+
+
+async def test_only_the_content_that_an_address_names_is_kept_for_ever(anybody: Browser) -> None:
+    """Whatever `v=` said, wrong content and even a 404 were kept for a year."""
+    named = re.findall(r'"(/static/[a-z.]+\?v=\w+)"', (await anybody.get("/")).text)
+    assert len(named) >= 3
+    told = {path: (await anybody.get(path)).headers["cache-control"] for path in named}
+    assert set(told.values()) == {"public, max-age=31536000, immutable"}
+    for path in ("/static/console.css", "/static/console.css?v=", f"{named[0]}0", "/static/console.css?v=0a1b"):
+        assert (await anybody.get(path)).headers["cache-control"] == "no-cache"
+    for path in ("/static/none.css?v=0a1b", "/static/none.css"):
+        missing = await anybody.get(path)
+        assert (missing.status_code, missing.headers["cache-control"]) == (404, "no-store")
 
 
 @pytest.mark.parametrize(

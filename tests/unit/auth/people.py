@@ -14,6 +14,7 @@ from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from stack.auth.v1.audit_pb2_grpc import AuditServiceStub
 from stack.auth.v1.auth_pb2_grpc import AuthServiceStub
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
+from stack.auth.v1.mail_pb2_grpc import MailServiceStub
 from stack.auth.v1.owner_pb2_grpc import OwnerServiceStub
 from stack.auth.v1.plans_pb2_grpc import PlanServiceStub
 from stack.auth.v1.sessions_pb2_grpc import SessionServiceStub
@@ -34,6 +35,7 @@ class People:
     audit: AuditServiceStub
     sessions: SessionServiceStub
     owner: OwnerServiceStub
+    mail: MailServiceStub
 
     async def sign_up(self, email: str, *, password: str = PASSWORD, address: str = ADDRESS) -> str:
         """Open an account and return its first session's token."""
@@ -43,6 +45,16 @@ class People:
     async def log_in(self, email: str, *, password: str = PASSWORD, address: str = ADDRESS, replaced: str = "") -> str:
         """Open a session and return its token."""
         request = sessions_pb2.LogInRequest(email=email, password=password, replaced_token=replaced)
+        return (await self.sessions.LogIn(request, metadata=from_address(address))).session.token
+
+    async def device(self, email: str, *, password: str = PASSWORD, address: str = ADDRESS) -> str:
+        """Log in and return the token of the device."""
+        request = sessions_pb2.LogInRequest(email=email, password=password)
+        return (await self.sessions.LogIn(request, metadata=from_address(address))).session.device_token
+
+    async def log_in_with(self, device_token: str, email: str, *, password: str = PASSWORD, address: str) -> str:
+        """Open a session from a device that is known and return its token."""
+        request = sessions_pb2.LogInRequest(email=email, password=password, device_token=device_token)
         return (await self.sessions.LogIn(request, metadata=from_address(address))).session.token
 
     async def session(self, token: str) -> sessions_pb2.Session:
@@ -85,6 +97,7 @@ async def people_of(target: str) -> AsyncIterator[People]:
             AuditServiceStub(channel),
             SessionServiceStub(channel),
             OwnerServiceStub(channel),
+            MailServiceStub(channel),
         )
 
 

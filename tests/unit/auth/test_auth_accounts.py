@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.auth.accounts import normalised_email, open_account
+from services.auth.accounts import open_account
+from services.auth.addresses import identity_of, needs_smtputf8, normalised_email
 from services.common.errors import InvalidRequest
+from services.common.readable_email import readable_email
 
 
 @pytest.mark.parametrize("written", ["Ada@Example.COM", " ada@example.com\n"])
@@ -68,14 +70,55 @@ def test_no_text_is_an_account_of_its_own_and_a_letter_to_somebody_else(text: st
 
 
 @pytest.mark.parametrize(
-    "email",
-    ["ada+tag@example.com", "o'hara@example.co.uk", "a.b-c_d@x1-y.example", "жанна@пример.рф", "1@2.example"],
+    ("email", "kept"),
+    [
+        *((same, same) for same in ("ada+tag@example.com", "o'hara@example.co.uk", "a.b-c_d@x1-y.example")),
+        *((same, same) for same in ("1@2.example", "a@r3--sn.example.com")),
+        ("жанна@пример.рф", "жанна@xn--e1afmkfd.xn--p1ai"),
+        ("Ada@BÜCHER.example", "ada@xn--bcher-kva.example"),
+        ("ada@xn--bcher-kva.example", "ada@xn--bcher-kva.example"),
+        # Hindi has marks in most words, which are no letters; and what is typed on a Mac may be decomposed.
+        ("ईमेल@उदाहरण.भारत", "ईमेल@xn--p1b6ci4b4b3a.xn--h2brj9c"),
+        ("jose\u0301@example.com", "jos\u00e9@example.com"),
+        ("jos\u00e9@example.com", "jos\u00e9@example.com"),
+        ("\u0130smail@example.com", "i\u0307smail@example.com"),
+    ],
 )
-def test_an_address_that_people_have_is_taken(email: str) -> None:
-    assert normalised_email(email) == email
+def test_an_address_that_people_have_is_taken_and_kept_in_one_form(email: str, kept: str) -> None:
+    assert normalised_email(email) == kept
+    assert normalised_email(kept) == kept
+    assert normalised_email(readable_email(kept)) == kept
     message = EmailMessage()
-    message["To"] = email
-    assert [address.addr_spec for address in message["To"].addresses] == [email]
+    message["To"] = kept
+    assert [address.addr_spec for address in message["To"].addresses] == [kept]
+
+
+@pytest.mark.parametrize(
+    "text", ["\u0301ada@example.com", "a.\u0301@example.com", "ada@xn--0.example", "ada@a\u200b.com"]
+)
+def test_marks_without_a_letter_and_domains_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        normalised_email(text)
+
+
+@pytest.mark.parametrize(
+    ("email", "identity"),
+    [
+        ("ada@example.com", "ada@example.com"),
+        ("ada+1@example.com", "ada@example.com"),
+        ("a.d.a@example.com", "a.d.a@example.com"),
+        ("a.d.a+x+y@gmail.com", "ada@gmail.com"),
+        ("ada@googlemail.com", "ada@gmail.com"),
+        ("+tag@example.com", "+tag@example.com"),
+    ],
+)
+def test_addresses_of_one_mailbox_are_one_persons(email: str, identity: str) -> None:
+    assert identity_of(email) == identity
+
+
+def test_only_names_beyond_ascii_need_smtputf8_and_no_domain_does() -> None:
+    assert needs_smtputf8(normalised_email("жанна@example.com"))
+    assert not needs_smtputf8(normalised_email("ada@пример.рф"))
 
 
 @given(st.emails(domains=st.just("example.com")))

@@ -1,8 +1,10 @@
 """The mail server's URL."""
 
+from pathlib import Path
+
 import pytest
 
-from services.auth.smtp import SMTPPost, SMTPServer, parse_smtp_url
+from services.auth.smtp import SMTPServer, SMTPTransport, parse_smtp_url
 from services.common.errors import StartError
 
 
@@ -29,8 +31,23 @@ def test_a_url_that_says_nothing_ends_the_start_with_a_remedy(url: str) -> None:
 @pytest.mark.parametrize("sender", ["", "stack", "Stack <stack@example.com>", "a@example.com\r\nBcc: b@example.com"])
 def test_a_sender_that_is_no_address_ends_the_start_and_not_the_first_letter(sender: str) -> None:
     with pytest.raises(StartError, match="AUTH_MAIL_FROM is no e-mail address"):
-        SMTPPost(parse_smtp_url("smtp://mail.example.com"), sender=sender)
+        SMTPTransport(parse_smtp_url("smtp://mail.example.com"), sender=sender)
 
 
 def test_the_password_is_in_no_repr() -> None:
     assert "secret" not in repr(parse_smtp_url("smtp://ada:secret@mail.example.com"))
+
+
+def test_a_password_never_goes_to_a_server_that_nobody_vouches_for() -> None:
+    with pytest.raises(StartError, match="name a PEM file"):
+        SMTPTransport(parse_smtp_url("smtp://ada:pw@mail.example.com"), sender="a@example.com", ca_file="none")
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_authorities_that_cannot_be_read_end_the_start_with_a_remedy(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(StartError, match=r"AUTH_SMTP_CA_FILE=.* cannot be used"):
+        SMTPTransport(
+            parse_smtp_url("smtp://mail.example.com"), sender="a@example.com", ca_file=str(tmp_path / "ca.pem")
+        )

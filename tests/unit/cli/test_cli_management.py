@@ -10,6 +10,8 @@ import pytest
 from tests.unit.auth.auth_process import ADMIN_TOKEN, ROOT, environment
 from tests.unit.cli.conftest import Stackctl
 
+_NO_KEY = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
 
 def test_an_account_is_created_and_its_address_kept_in_lower_case(stackctl: Stackctl) -> None:
     account = json.loads(stackctl("accounts", "create", "--email", "New@Example.com", "--json").stdout)
@@ -93,21 +95,71 @@ def test_a_limit_is_set_and_given_back_to_the_plan(stackctl: Stackctl) -> None:
         ("keys", "create", "--email", "a@example.com", "--name", "x", "--daily-limit", "-1"),
         ("usage", "key_1", "--days", "0"),
         ("nonsense",),
+        ("--nonsense",),
+        ("accounts", "create", "--email", "nobody"),
+        ("accounts", "show", "nobody"),
+        ("accounts", "list", "--after", "key_1"),
+        ("accounts", "create", "--email", "a@example.com", "--plan", "No Such"),
+        ("keys", "create", "--email", "a@example.com", "--name", "x" * 101),
+        ("keys", "create", "--email", "a@example.com", "--name", "caf\udce9"),
+        ("keys", "create", "--email", "a@example.com", "--name", "x", "--expires", "9999-12-31T23:59:59-12:00"),
+        ("keys", "create", "--email", "a@example.com", "--name", "x", "--expires", "0001-01-01T00:00:00+12:00"),
+        ("keys", "rotate", "acc_01KBC000000000000000000000"),
+        ("keys", "revoke", "laptop"),
+        ("audit", "--before", "evt_1"),
+        ("plans", "set", "gold"),
+        ("plans", "set", "Gold!", "--daily-limit", "5"),
+        ("mail", "test", "--to", "nobody"),
     ],
 )
-def test_a_mistake_in_the_command_line_is_2(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
+def test_a_mistake_in_the_command_line_is_one_sentence_and_2(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
     result = stackctl(*arguments)
 
+    assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+    assert result.stderr.startswith("stackctl: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_only_the_service_can_tell_to_be_a_mistake_is_2_as_well(stackctl: Stackctl) -> None:
+    key = new_key(stackctl, "mistakes@example.com")
+    for arguments in (
+        ("keys", "create", "--email", "mistakes@example.com", "--name", "x", "--expires", "2020-01-01"),
+        ("keys", "create", "--email", "mistakes@example.com", "--name", "x\ny"),
+        ("keys", "rotate", str(key["id"]), "--grace", "999999d"),
+    ):
+        result = stackctl(*arguments)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1), (arguments, result.stderr)
+
+
+@pytest.mark.parametrize(
+    "target", ["", " ", "127.0.0.1", "127.0.0.1:", ":50051", "127.0.0.1:port", "127.0.0.1:99999", "http://a:1", "a b:1"]
+)
+@pytest.mark.parametrize("name", ["auth", "quota", "inference"])
+def test_an_address_that_is_none_is_one_sentence_and_2(stackctl: Stackctl, name: str, target: str) -> None:
+    """`--auth-target ""` said: internal call failed."""
+    result = stackctl(f"--{name}-target", target, "keys", "list", "--email", "a@example.com")
+
     assert (result.exit_code, result.stdout) == (2, "")
+    assert f"'{target}' is no address; write host:port" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["auth:50051", "[::1]:50051", "dns:///auth.stack.svc:50051", "unix:/run/auth.sock", "unix:///run/auth.sock"],
+)
+def test_addresses_of_every_form_are_tried(stackctl: Stackctl, target: str) -> None:
+    result = stackctl("--quota-target", target, "accounts", "list")
+
+    assert result.exit_code == 0, result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("keys", "list", "--email", "nobody@example.com"), "no account nobody@example.com"),
-        (("keys", "revoke", "key_none"), "no key key_none"),
-        (("accounts", "create", "--email", "nobody"), "that is no e-mail address"),
-        (("usage", "key_none"), "no key key_none"),
+        (("keys", "revoke", _NO_KEY), f"no key {_NO_KEY}"),
+        (("usage", _NO_KEY), f"no key {_NO_KEY}"),
     ],
 )
 def test_a_refusal_is_1_and_names_the_thing(stackctl: Stackctl, arguments: tuple[str, ...], sentence: str) -> None:
@@ -159,9 +211,20 @@ def test_a_service_that_does_not_answer_is_3_with_its_target_and_setting(
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
-    [(("keys", "list", "--email", "a@example.com"), 3, "stackctl: auth does not answer"), (("--help",), 0, "")],
+    [
+        (("keys", "list", "--email", "a@example.com"), 3, "stackctl: auth does not answer"),
+        (("--help",), 0, ""),
+        (
+            ("keys", "create", "--email", "a@b.c", "--name", b"caf\xe9"),
+            2,
+            "stackctl: an argument is not UTF-8: caf\\xe9;",
+        ),
+        ((b"\xff",), 2, "stackctl: an argument is not UTF-8"),
+    ],
 )
-def test_the_module_is_the_command(tmp_path: Path, arguments: tuple[str, ...], code: int, sentence: str) -> None:
+def test_the_module_is_the_command(
+    tmp_path: Path, arguments: tuple[str | bytes, ...], code: int, sentence: str
+) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "services.cli", *arguments],
         env=environment(tmp_path, {"AUTH_TARGET": "127.0.0.1:1", "STACK_ADMIN_TOKEN": "x"}),

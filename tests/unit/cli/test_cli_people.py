@@ -38,6 +38,22 @@ def test_accounts_are_listed_page_by_page_without_a_gap(stackctl: Stackctl) -> N
     assert pages == everybody
 
 
+def test_the_audit_log_is_paged_to_its_end_and_its_table_has_the_ids_to_go_on_from(stackctl: Stackctl) -> None:
+    for number in range(3):
+        asked(stackctl, "accounts", "create", "--email", f"audited{number}@example.com")
+    whole = asked(stackctl, "audit", "--limit", "1000")["events"]
+
+    pages, before = [], ""
+    while page := asked(stackctl, "audit", "--limit", "2", "--before", before)["events"]:
+        pages += page
+        before = page[-1]["id"]
+
+    assert pages == whole
+    heading, *rows = stackctl("audit", "--limit", "3").stdout.splitlines()
+    assert heading.startswith("id ")
+    assert [row.split()[0] for row in rows] == [event["id"] for event in whole[:3]]
+
+
 def test_a_plan_decides_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> None:
     asked(stackctl, "plans", "set", "team", "--daily-limit", "20000", "--active-keys-max", "50")
     asked(stackctl, "accounts", "create", "--email", "team@example.com")
@@ -48,8 +64,32 @@ def test_a_plan_decides_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> No
 
     asked(stackctl, "plans", "set", "team", "--daily-limit", "30000")
     assert asked(stackctl, "keys", "list", "--email", "team@example.com")["keys"][0]["daily_limit"] == 30_000
-    team = {"name": "team", "daily_limit": 30_000, "active_keys_max": None, "new_keys_per_day_max": None}
+    team = {"name": "team", "daily_limit": 30_000, "active_keys_max": 50, "new_keys_per_day_max": None}
     assert team in asked(stackctl, "plans", "list")["plans"]
+
+
+def test_what_is_not_named_of_a_plan_is_kept_and_a_bound_returns_to_the_setting_when_asked_to(
+    stackctl: Stackctl,
+) -> None:
+    """A new limit once took the bounds of keys away from everybody on the plan."""
+    new = asked(stackctl, "plans", "set", "kept", "--daily-limit", "5", "--new-keys-per-day-max", "7")
+    assert new == {"name": "kept", "daily_limit": 5, "active_keys_max": None, "new_keys_per_day_max": 7}
+    assert asked(stackctl, "plans", "set", "kept", "--active-keys-max", "0") == {**new, "active_keys_max": 0}
+    limited = asked(stackctl, "plans", "set", "kept", "--daily-limit", "6")
+    assert limited == {**new, "active_keys_max": 0, "daily_limit": 6}
+    back = asked(stackctl, "plans", "set", "kept", "--active-keys-max", "default", "--new-keys-per-day-max", "default")
+    assert back == {"name": "kept", "daily_limit": 6, "active_keys_max": None, "new_keys_per_day_max": None}
+    assert back in asked(stackctl, "plans", "list")["plans"]
+    events = asked(stackctl, "audit", "--limit", "2")["events"]
+    assert events[1]["details"] == {"daily_limit": "6"}
+    assert events[0]["details"].keys() == {"active_keys_max", "new_keys_per_day_max"}
+
+
+def test_a_new_plan_needs_a_daily_limit(stackctl: Stackctl) -> None:
+    result = stackctl("plans", "set", "fresh", "--active-keys-max", "3")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "a new one needs a daily limit" in result.stderr
+    assert "fresh" not in {plan["name"] for plan in asked(stackctl, "plans", "list")["plans"]}
 
 
 def test_an_unknown_plan_is_refused_and_named(stackctl: Stackctl) -> None:
@@ -138,7 +178,7 @@ def test_the_audit_log_names_the_operator_and_what_was_done(stackctl: Stackctl) 
     assert events[0]["target"] == key["id"]
     assert key["key"] not in json.dumps(events)
     printed = stackctl("audit", "--account", "audit@example.com", "--limit", "1").stdout
-    assert printed.splitlines()[1].split()[1:] == ["operator:grace", "key.revoked", account["id"], key["id"]]
+    assert printed.splitlines()[1].split()[2:] == ["operator:grace", "key.revoked", account["id"], key["id"]]
     older = asked(stackctl, "audit", "--account", account["id"], "--before", events[1]["id"])["events"]
     assert older == events[2:]
 

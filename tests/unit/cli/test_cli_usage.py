@@ -30,14 +30,16 @@ TOKENS = {
     "reasoning_tokens": 5,
 }
 
+_KEY = "key_01KBC000000000000000000000"
+
 
 class Keys(keys_pb2_grpc.KeyServiceServicer):
     """Knows one key."""
 
     async def GetKey(self, request: keys_pb2.GetKeyRequest, context: Context) -> keys_pb2.GetKeyResponse:
-        if request.key_id != "key_1":
+        if request.key_id != _KEY:
             raise NotFound(f"no key {request.key_id}")
-        return keys_pb2.GetKeyResponse(key=keys_pb2.Key(id="key_1", daily_limit=10))
+        return keys_pb2.GetKeyResponse(key=keys_pb2.Key(id=_KEY, daily_limit=10))
 
 
 @dataclass
@@ -114,11 +116,11 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 
 
 async def test_usage_as_json_is_today_and_the_days(services: Services) -> None:
-    code, printed, said = await services.stackctl("usage", "key_1", "--json")
+    code, printed, said = await services.stackctl("usage", _KEY, "--json")
 
     assert (code, said) == (0, "")
     assert json.loads(printed) == {
-        "key_id": "key_1",
+        "key_id": _KEY,
         "today": {
             "day": "2026-08-07",
             "charged": 3,
@@ -132,7 +134,7 @@ async def test_usage_as_json_is_today_and_the_days(services: Services) -> None:
 
 
 async def test_usage_asks_for_as_many_of_quotas_days_as_it_was_told(services: Services) -> None:
-    await services.stackctl("usage", "key_1", "--days", "7")
+    await services.stackctl("usage", _KEY, "--days", "7")
 
     assert (services.usage.asked.from_day, services.usage.asked.to_day) == ("2026-08-01", "2026-08-07")
 
@@ -140,13 +142,13 @@ async def test_usage_asks_for_as_many_of_quotas_days_as_it_was_told(services: Se
 async def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less(services: Services) -> None:
     services.quota.charged = 50
 
-    _, printed, _ = await services.stackctl("usage", "key_1", "--json")
+    _, printed, _ = await services.stackctl("usage", _KEY, "--json")
 
     assert json.loads(printed)["today"]["remaining"] == 0
 
 
 async def test_usage_for_people_is_aligned(services: Services) -> None:
-    _, printed, _ = await services.stackctl("usage", "key_1")
+    _, printed, _ = await services.stackctl("usage", _KEY)
 
     *_, heading, row = printed.splitlines()
     assert "remaining  5" in printed
@@ -156,12 +158,12 @@ async def test_usage_for_people_is_aligned(services: Services) -> None:
 
 
 async def test_a_service_that_fails_is_1_and_one_that_is_not_there_is_3(services: Services) -> None:
-    code, printed, said = await services.stackctl("usage", "key_1", INFERENCE_TARGET="127.0.0.1:1")
+    code, printed, said = await services.stackctl("usage", _KEY, INFERENCE_TARGET="127.0.0.1:1")
     assert (code, printed) == (3, "")
     assert "inference does not answer at 127.0.0.1:1; start it, or set INFERENCE_TARGET" in said
 
     services.quota.is_away = True
-    assert await services.stackctl("usage", "key_1") == (
+    assert await services.stackctl("usage", _KEY) == (
         1,
         "",
         "stackctl: quota cannot use Redis just now; try again\n",

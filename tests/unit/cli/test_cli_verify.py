@@ -36,6 +36,7 @@ class Quota(quota_pb2_grpc.QuotaServiceServicer):
         self, kind: "quota_pb2.DisagreementKind.ValueType", *, charged: int, held: int, ledger_charged: int
     ) -> None:
         """Add a disagreement to the report."""
+        self.report.disagreements_count += 1
         self.report.disagreements.add(
             key_id="key_1", day="2026-11-22", kind=kind, charged=charged, held=held, ledger_charged=ledger_charged
         )
@@ -88,7 +89,7 @@ async def test_agreement_as_json_is_one_object_and_0(service: Service) -> None:
     code, printed, said = await verify(service.target, "--json")
 
     assert (code, said) == (0, "")
-    assert json.loads(printed) == {"ok": True, "key_days": 12, "held": 2, "disagreements": []}
+    assert json.loads(printed) == {"ok": True, "key_days": 12, "held": 2, "disagreements_count": 0, "disagreements": []}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,22 @@ async def test_disagreements_as_json_are_listed_and_1(service: Service) -> None:
     }
     second = {**first, "kind": "unknown_99", "charged": 0, "held": 0, "ledger_charged": 0}
     assert code == 1
-    assert json.loads(printed) == {"ok": False, "key_days": 12, "held": 2, "disagreements": [first, second]}
+    assert json.loads(printed) == {
+        "ok": False,
+        "key_days": 12,
+        "held": 2,
+        "disagreements_count": 2,
+        "disagreements": [first, second],
+    }
+
+
+async def test_what_a_report_does_not_name_is_counted(service: Service) -> None:
+    service.quota.found(quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
+    service.quota.report.disagreements_count = 1_235
+
+    _, printed, _ = await verify(service.target)
+
+    assert printed.splitlines()[-1] == "and 1,234 more"
 
 
 async def test_a_kind_of_a_newer_quota_is_still_a_disagreement(service: Service) -> None:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.common.batch import Batcher
+from services.common.errors import Unavailable
 
 
 class Airline:
@@ -42,6 +44,11 @@ def submitted(batcher: Batcher[int, int], items: Sequence[int]) -> list["asyncio
     return [asyncio.create_task(batcher.submit(item)) for item in items]
 
 
+def failed_items(name: str) -> float:
+    """Return how many items of a batch are counted as failed."""
+    return REGISTRY.get_sample_value("stack_batch_items_failed_total", {"batch": name}) or 0.0
+
+
 async def turns(count: int = 5) -> None:
     """Let the loop turn."""
     for _ in range(count):
@@ -50,7 +57,7 @@ async def turns(count: int = 5) -> None:
 
 async def test_an_idle_batcher_sends_an_item_at_the_end_of_the_loops_turn() -> None:
     airline = Airline()
-    (caller,) = submitted(Batcher(airline.fly, items_max=9, flights_max=1), [1])
+    (caller,) = submitted(Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1), [1])
 
     await turns(3)
 
@@ -61,7 +68,7 @@ async def test_an_idle_batcher_sends_an_item_at_the_end_of_the_loops_turn() -> N
 
 async def test_items_of_one_turn_travel_together_and_each_gets_its_own_result() -> None:
     airline = Airline()
-    callers = submitted(Batcher(airline.fly, items_max=9, flights_max=1), [1, 2, 3])
+    callers = submitted(Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1), [1, 2, 3])
     airline.land()
 
     assert await asyncio.gather(*callers) == [10, 20, 30]
@@ -71,7 +78,7 @@ async def test_items_of_one_turn_travel_together_and_each_gets_its_own_result() 
 
 async def test_items_gather_in_order_while_all_flights_are_out() -> None:
     airline = Airline()
-    batcher = Batcher(airline.fly, items_max=9, flights_max=1)
+    batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1)
     first = submitted(batcher, [1])
     await turns()
     second = submitted(batcher, [2, 3])
@@ -88,7 +95,7 @@ async def test_items_gather_in_order_while_all_flights_are_out() -> None:
 
 async def test_no_flight_is_fuller_and_no_more_are_out_than_allowed() -> None:
     airline = Airline()
-    callers = submitted(Batcher(airline.fly, items_max=3, flights_max=2), range(20))
+    callers = submitted(Batcher(airline.fly, name="test", max_items=3, max_concurrent_batches=2), range(20))
     await turns()
     assert airline.flights == [[0, 1, 2], [3, 4, 5]]
     airline.land(20)
@@ -100,12 +107,12 @@ async def test_no_flight_is_fuller_and_no_more_are_out_than_allowed() -> None:
     assert [item for flight in airline.flights for item in flight] == list(range(20))
 
 
-async def test_a_failed_flight_fails_all_of_its_callers_and_no_others() -> None:
+async def test_an_outage_fails_every_item_of_its_batch_once_and_no_others() -> None:
     airline = Airline()
-    batcher = Batcher(airline.fly, items_max=2, flights_max=1)
+    batcher = Batcher(airline.fly, name="test", max_items=2, max_concurrent_batches=1)
     callers = submitted(batcher, [1, 2, 3])
     await turns()
-    airline.failure = OSError("crashed")
+    airline.failure = Unavailable("crashed", reason="crashed")
     airline.land()
     results = await asyncio.gather(*callers[:2], return_exceptions=True)
     airline.failure = None
@@ -113,14 +120,47 @@ async def test_a_failed_flight_fails_all_of_its_callers_and_no_others() -> None:
 
     assert [str(result) for result in results] == ["crashed", "crashed"]
     assert await callers[2] == 30
+    assert airline.flights == [[1, 2], [3]]
     assert batcher.load == 0
+
+
+@pytest.mark.parametrize("poisoned", [{1}, {3}, {7}, {2, 5}, {1, 2, 3, 4, 5, 6, 7}])
+async def test_an_item_that_makes_its_batch_raise_fails_alone_and_is_counted(poisoned: set[int]) -> None:
+    calls = []
+
+    async def call(items: Sequence[int]) -> Sequence[int]:
+        calls.append(list(items))
+        if poisoned & set(items):
+            raise TypeError("a defect")
+        return [10 * item for item in items]
+
+    before = failed_items("poisoned")
+    callers = submitted(Batcher(call, name="poisoned", max_items=9, max_concurrent_batches=1), range(1, 8))
+
+    results = await asyncio.gather(*callers, return_exceptions=True)
+
+    for item, result in zip(range(1, 8), results, strict=True):
+        assert isinstance(result, TypeError) if item in poisoned else result == 10 * item
+    assert failed_items("poisoned") - before == len(poisoned)
+    assert len(calls) <= 2 * 7 - 1
+
+
+async def test_an_item_whose_result_is_an_exception_fails_alone() -> None:
+    async def call(items: Sequence[int]) -> Sequence[int | Exception]:
+        return [ValueError("odd") if item % 2 else item for item in items]
+
+    callers = submitted(Batcher(call, name="test", max_items=9, max_concurrent_batches=1), [1, 2])
+
+    results = await asyncio.gather(*callers, return_exceptions=True)
+
+    assert (str(results[0]), results[1]) == ("odd", 2)
 
 
 async def test_a_flight_that_loses_a_result_fails_rather_than_mixing_them_up() -> None:
     async def lossy(items: Sequence[int]) -> Sequence[int]:
         return items[1:]
 
-    callers = submitted(Batcher(lossy, items_max=9, flights_max=1), [1, 2])
+    callers = submitted(Batcher(lossy, name="test", max_items=9, max_concurrent_batches=1), [1, 2])
 
     results = await asyncio.gather(*callers, return_exceptions=True)
 
@@ -130,7 +170,7 @@ async def test_a_flight_that_loses_a_result_fails_rather_than_mixing_them_up() -
 @pytest.mark.parametrize("is_waiting", [False, True])
 async def test_a_caller_that_leaves_takes_nobody_with_it_and_its_item_still_travels(is_waiting: bool) -> None:
     airline = Airline()
-    batcher = Batcher(airline.fly, items_max=9, flights_max=1)
+    batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1)
     ahead = submitted(batcher, [0]) if is_waiting else []
     await turns()
     leaver, stayer = submitted(batcher, [1, 2])
@@ -150,7 +190,7 @@ async def test_a_flight_that_is_cancelled_cancels_its_callers() -> None:
     async def cancelled(items: Sequence[int]) -> Sequence[int]:
         raise asyncio.CancelledError
 
-    batcher = Batcher(cancelled, items_max=9, flights_max=1)
+    batcher = Batcher(cancelled, name="test", max_items=9, max_concurrent_batches=1)
 
     with pytest.raises(asyncio.CancelledError):
         await batcher.submit(1)
@@ -160,7 +200,7 @@ async def test_a_flight_that_is_cancelled_cancels_its_callers() -> None:
 
 async def test_the_load_is_what_waits_and_what_flies() -> None:
     airline = Airline()
-    batcher = Batcher(airline.fly, items_max=2, flights_max=1)
+    batcher = Batcher(airline.fly, name="test", max_items=2, max_concurrent_batches=1)
     assert batcher.load == 0
     callers = submitted(batcher, range(5))
     await turns()
@@ -176,7 +216,7 @@ async def test_the_load_is_what_waits_and_what_flies() -> None:
 
 async def test_a_drain_ends_when_nothing_waits_and_nothing_flies() -> None:
     airline = Airline()
-    batcher = Batcher(airline.fly, items_max=1, flights_max=1)
+    batcher = Batcher(airline.fly, name="test", max_items=1, max_concurrent_batches=1)
     await batcher.drain()
     callers = submitted(batcher, [1, 2])
     await turns(1)
@@ -196,7 +236,7 @@ async def test_a_drain_ends_when_nothing_waits_and_nothing_flies() -> None:
 async def test_items_that_gather_leave_together_and_a_drain_does_not_wait_for_them() -> None:
     airline = Airline()
     airline.land(2)
-    batcher = Batcher(airline.fly, items_max=9, flights_max=1, gather_seconds=0.05)
+    batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1, gather_seconds=0.05)
     first = submitted(batcher, [1])
     await turns()
     assert airline.flights == []
@@ -213,7 +253,7 @@ async def test_items_that_gather_leave_together_and_a_drain_does_not_wait_for_th
 
 async def test_what_gathers_behind_a_flight_gathers_on_when_it_lands() -> None:
     airline = Airline()
-    batcher = Batcher(airline.fly, items_max=9, flights_max=1, gather_seconds=0.02)
+    batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1, gather_seconds=0.02)
     first = submitted(batcher, [1])
     await asyncio.sleep(0.03)
     behind = submitted(batcher, [2])
@@ -228,7 +268,7 @@ async def test_what_gathers_behind_a_flight_gathers_on_when_it_lands() -> None:
 
 async def test_items_wait_for_a_flight_of_the_usual_length_and_overtake_one_that_is_stuck() -> None:
     airline = Airline()
-    batcher = Batcher(airline.fly, items_max=9, flights_max=4, overtake_seconds=0.02)
+    batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=4, overlap_seconds=0.02)
     usual = submitted(batcher, [1])
     await turns()
     behind = submitted(batcher, [2, 3])
@@ -250,7 +290,7 @@ async def test_items_wait_for_a_flight_of_the_usual_length_and_overtake_one_that
 
 async def test_whoever_flushes_waits_for_what_was_sent_before_and_for_nothing_else() -> None:
     airline = Airline()
-    batcher = Batcher(airline.fly, items_max=9, flights_max=1, gather_seconds=10)
+    batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1, gather_seconds=10)
     first = submitted(batcher, [1])
     await turns()
     flushing = asyncio.create_task(batcher.flush())
@@ -275,4 +315,4 @@ async def test_whoever_flushes_waits_for_what_was_sent_before_and_for_nothing_el
 
 async def test_flushing_nothing_takes_no_time() -> None:
     async with asyncio.timeout(0.05):
-        await Batcher(Airline().fly, items_max=9, flights_max=1).flush()
+        await Batcher(Airline().fly, name="test", max_items=9, max_concurrent_batches=1).flush()

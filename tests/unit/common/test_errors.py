@@ -12,7 +12,7 @@ from services.common import errors
 from services.common.channel import open_channel
 from services.common.errors import InternalError, ServiceError, Unavailable, rpc_errors
 from services.common.rpc import Context
-from tests.unit.common.grpc_world import served, socket_path, stream, unary
+from tests.unit.common.grpc_world import served, served_in_process, socket_path, stream, unary
 
 KINDS = sorted(ServiceError.__subclasses__(), key=lambda kind: kind.__name__)
 
@@ -49,6 +49,36 @@ async def test_an_error_arrives_with_its_class_message_reason_and_facts(
 
     assert type(received) is kind
     assert (received.message, received.reason, received.metadata) == (sent.message, sent.reason, sent.metadata)
+
+
+SIZES = [1_000, 7_000, 20_000, 1_000_000]
+TEXTS = {"ASCII": "x", "CJK": "漢", "emoji": "🎉", "percent": "%", "control": "\n", "lone surrogate": "\ud83d"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("in_process", [False, True])
+async def test_an_error_of_any_length_arrives_as_what_it_is_with_its_verdict(
+    size: int, text: str, in_process: bool
+) -> None:
+    long = TEXTS[text] * size
+    sent = errors.InvalidRequest(
+        long, reason=long, metadata={"param": long, "failed_generation": long, "verdict": "released"}
+    )
+
+    async def fail(request: bytes, context: Context) -> bytes:
+        raise sent
+
+    async with served_in_process(fail=fail) if in_process else served(fail=fail) as channel:
+        received = await failing(unary(channel, "fail")(b""))
+
+    assert type(received) is errors.InvalidRequest
+    assert received.metadata["verdict"] == "released"
+    shown = TEXTS[text].encode("utf-8", "replace").decode()
+    assert received.message.startswith(shown * 40)
+    assert received.metadata["failed_generation"].startswith(shown * 400)
+    for one in (received.message, received.reason, received.metadata["param"]):
+        assert len(one) == size or (len(one) < size and one.endswith("…"))
 
 
 async def test_a_reason_left_out_is_the_classs_own() -> None:

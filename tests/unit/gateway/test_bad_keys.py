@@ -27,7 +27,7 @@ def authority() -> ScriptedAuthority:
 
 @pytest.fixture
 def cache(authority: ScriptedAuthority, clock: ManualClock) -> PrincipalCache:
-    return PrincipalCache(authority, clock, Lifelines(), principals_max=1000)
+    return PrincipalCache(authority, clock, Lifelines(clock), principals_max=1000)
 
 
 async def _denial(cache: PrincipalCache, key: str, address: str = _HERE) -> str:

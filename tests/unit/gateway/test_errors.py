@@ -28,7 +28,7 @@ from services.gateway.pipeline import LimitReached, RateLimit
         (errors.Unavailable("m", reason="upstream_misconfigured"), 502, "internal_error", "upstream_misconfigured"),
         (errors.DeadlineExceeded("m", reason="upstream_timeout"), 504, "internal_error", "upstream_timeout"),
         (errors.InternalError("secret detail"), 500, "internal_error", "internal_error"),
-        (errors.AlreadyExists("secret detail"), 500, "internal_error", "internal_error"),
+        (errors.AlreadyExists("m", reason="account_exists"), 409, "invalid_request_error", "account_exists"),
     ],
 )
 def test_each_error_has_its_status_type_and_code(error: errors.ServiceError, status: int, kind: str, code: str) -> None:
@@ -37,6 +37,20 @@ def test_each_error_has_its_status_type_and_code(error: errors.ServiceError, sta
     assert (answer.status, body["type"], body["code"]) == (status, kind, code)
     assert set(body) == {"message", "type", "param", "code"}
     assert "secret" not in body["message"]
+
+
+def test_every_class_of_error_has_a_status_of_its_own_and_only_our_defects_are_500() -> None:
+    """A class that is forgotten here is answered 500, and calls the operator in the night."""
+    kinds: set[type[errors.ServiceError]] = {LimitReached}
+    kinds |= {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.ServiceError)}
+    kinds.remove(errors.ServiceError)
+    limit = RateLimit(limit=1, charged=1, held=0, reset_at=60)
+    statuses = {
+        kind.__name__: http_error(LimitReached(limit) if kind is LimitReached else kind("m"), now=0).status
+        for kind in kinds
+    }
+    assert len(statuses) >= 12
+    assert [name for name, status in statuses.items() if status == 500] == ["InternalError"]
 
 
 def test_an_outage_says_when_to_come_back() -> None:
@@ -58,6 +72,12 @@ def test_slots_in_use_are_told_apart_from_slots_used_up() -> None:
     assert answer.headers["retry-after"] == "1"
     assert "x-should-retry" not in answer.headers
     assert "in use, not used up" in answer.message
+
+
+def test_what_the_model_wrote_in_vain_is_passed_on_and_otherwise_left_out() -> None:
+    refused = errors.InvalidRequest("no", metadata={"code": "tool_use_failed", "failed_generation": "<function=…"})
+    assert json.loads(http_error(refused, now=0).body)["error"]["failed_generation"] == "<function=…"
+    assert "failed_generation" not in json.loads(http_error(errors.InvalidRequest("no"), now=0).body)["error"]
 
 
 def test_remaining_counts_neither_used_nor_held_slots_and_never_goes_below_zero() -> None:

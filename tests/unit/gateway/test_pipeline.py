@@ -2,13 +2,23 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from services.common.errors import InvalidRequest, ServiceError, Unavailable
-from services.gateway.pipeline import Chat, Completion, Hold, LimitReached, Pipeline, Principal, RateLimit, Verdict
+from services.gateway.pipeline import (
+    Chat,
+    Completion,
+    Departure,
+    Hold,
+    LimitReached,
+    Pipeline,
+    Principal,
+    RateLimit,
+    Verdict,
+)
 
 _PRINCIPAL = Principal("key_1", "acc_1", 10, None)
 _RATE_LIMIT = RateLimit(10, 0, 1, 86_400)
@@ -43,38 +53,62 @@ class ScriptedQuota:
 
 
 class Client:
-    """Somebody who waits, or has left."""
+    """A client that waits, or has left."""
 
-    def __init__(self, *, has_left: bool = False) -> None:
-        self.has_left = has_left
+    def __init__(self, departure: Departure | None = None) -> None:
+        self.departure = departure
 
 
 class ScriptedInference:
     """Answers or fails as told."""
 
-    def __init__(self, *parts: Any) -> None:
+    def __init__(self, *parts: Any, rows: Sequence[Verdict | ServiceError | None] = ()) -> None:
         self._parts = parts
-        self.left: list[str] = []
+        self._rows = iter(rows)
+        self.resolved: list[tuple[str, Departure | None]] = []
+        self.is_called = False
 
-    async def note_client_left(self, hold: Hold) -> None:
-        self.left.append(hold.request_id)
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+        self.resolved.append((hold.request_id, departure))
+        row = next(self._rows, None)
+        if isinstance(row, ServiceError):
+            raise row
+        return row
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
+        self.is_called = True
+        if not self._parts:
+            await asyncio.Event().wait()
         (part,) = self._parts
         if isinstance(part, Exception):
             raise part
         return Completion(b"{}", part)
 
     async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[Any, None]:
+        self.is_called = True
         for part in self._parts:
             if isinstance(part, Exception):
                 raise part
             yield part
+        if not self._parts:
+            await asyncio.Event().wait()
 
 
 def _pipeline(quota: ScriptedQuota, *parts: Any) -> Pipeline:
+    return _over(quota, ScriptedInference(*parts))
+
+
+def _over(quota: ScriptedQuota, inference: ScriptedInference, **bounds: float) -> Pipeline:
     numbers = itertools.count(2)
-    return Pipeline(Principals(), quota, ScriptedInference(*parts), new_request_id=lambda: f"req_{next(numbers)}")
+    limits: dict[str, Any] = {"abandoned_max": 10, "abandoned_seconds": 10, **bounds}
+    return Pipeline(Principals(), quota, inference, new_request_id=lambda: f"req_{next(numbers)}", **limits)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def _settled(quota: ScriptedQuota, pipeline: Pipeline) -> list[Verdict]:
@@ -148,13 +182,74 @@ async def test_a_settle_without_an_answer_is_repeated() -> None:
         assert await _settled(quota, pipeline) == [Verdict.CHARGED]
 
 
-async def test_a_client_that_left_is_noted_on_the_row_and_charged_all_the_same() -> None:
-    quota, inference = ScriptedQuota(), ScriptedInference(Verdict.CHARGED)
-    pipeline = Pipeline(Principals(), quota, inference, new_request_id=lambda: "req_2")
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_request_whose_client_leaves_is_settled_by_its_row(verdict: Verdict, is_stream: bool) -> None:
+    quota, inference = ScriptedQuota(), ScriptedInference(rows=[None, Unavailable("away"), verdict])
+    pipeline, client = _over(quota, inference), Client()
     hold = await pipeline.reserve(_PRINCIPAL, "req_1")
-    await pipeline.complete(hold, _CHAT, Client(has_left=True))
+    stream = pipeline.stream(hold, _CHAT, client)
+    call = asyncio.ensure_future(anext(stream) if is_stream else pipeline.complete(hold, _CHAT, client))
+    await until(lambda: inference.is_called)
+
+    client.departure = Departure.CLIENT_LEFT
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await stream.aclose()
+    await until(lambda: bool(quota.settled))
+
+    assert quota.settled == [("req_1", verdict)]
+    assert inference.resolved[:3] == [("req_1", Departure.CLIENT_LEFT)] * 3
+
+
+async def test_a_stream_that_is_closed_before_it_was_read_is_settled_by_its_row() -> None:
+    quota, inference = ScriptedQuota(), ScriptedInference(rows=[Verdict.RELEASED])
+    pipeline = _over(quota, inference)
+    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
+
+    await pipeline.stream(hold, _CHAT, Client(Departure.KEY_REVOKED)).aclose()
+    await until(lambda: bool(quota.settled))
+
+    assert (quota.settled, inference.is_called) == ([("req_1", Verdict.RELEASED)], False)
+
+
+async def test_a_stream_that_ended_is_not_abandoned_when_it_is_closed() -> None:
+    quota, inference = ScriptedQuota(), ScriptedInference([b"{}"], Verdict.CHARGED)
+    pipeline = _over(quota, inference)
+    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
+    stream = pipeline.stream(hold, _CHAT, Client())
+
+    assert [part async for part in stream] == [[b"{}"]]
+    await stream.aclose()
+
     assert await _settled(quota, pipeline) == [Verdict.CHARGED]
-    assert inference.left == ["req_1"]
+    assert inference.resolved == []
+
+
+async def test_a_request_without_a_row_in_time_is_left_to_the_sweeper(caplog: pytest.LogCaptureFixture) -> None:
+    quota, inference = ScriptedQuota(), ScriptedInference(None)
+    pipeline = _over(quota, inference, abandoned_seconds=0.2)
+    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
+
+    await pipeline.complete(hold, _CHAT, Client())
+    await until(lambda: "left to the sweeper" in caplog.text)
+
+    assert quota.settled == []
+    assert len(inference.resolved) == 2
+
+
+async def test_more_abandoned_requests_than_may_be_followed_are_left_to_the_sweeper(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quota, inference = ScriptedQuota(), ScriptedInference(None)
+    pipeline = _over(quota, inference, abandoned_max=2)
+    for number in range(3):
+        await pipeline.complete(await pipeline.reserve(_PRINCIPAL, f"req_{number}"), _CHAT, Client())
+
+    assert caplog.text.count("left to the sweeper") == 1
+    await pipeline.drain(timeout_seconds=1)
+    await until(lambda: not pipeline._abandoned)
 
 
 async def test_a_hold_whose_client_left_before_the_call_is_released() -> None:

@@ -25,7 +25,7 @@ def authority() -> ScriptedAuthority:
 
 @pytest.fixture
 def cache(authority: ScriptedAuthority, clock: ManualClock) -> PrincipalCache:
-    return PrincipalCache(authority, clock, Lifelines(), principals_max=2)
+    return PrincipalCache(authority, clock, Lifelines(clock), principals_max=2)
 
 
 async def test_a_key_is_asked_about_once(cache: PrincipalCache, authority: ScriptedAuthority) -> None:

@@ -1,4 +1,4 @@
-"""A stream ends with its key: at once, as an error, once, and followed to its verdict all the same."""
+"""A stream ends with its key: at once, as an error, and once; its call to inference is ended then."""
 
 import asyncio
 import json
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import Unavailable
-from services.gateway import streams
+from services.gateway.disconnect import DisconnectMonitor
+from services.gateway.http.write_flow import ClientStalled
 from services.gateway.lifelines import Lifeline
-from services.gateway.presence import Leavers, Presence
+from services.gateway.pipeline import Departure
 from services.gateway.streams import begin_stream
 from tests.unit.gateway.authority import KEY, settle
 
@@ -36,17 +36,21 @@ class Upstream:
 
 
 class Browser:
-    """An ASGI client that takes everything, or nothing while its gate is closed."""
+    """An ASGI client that takes everything, or nothing while its gate is closed, or that has stalled for one send."""
 
     def __init__(self) -> None:
         self.status = 0
         self.body = b""
         self.is_complete = False
+        self.is_stalled = False
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         await self.gate.wait()
+        if self.is_stalled:
+            self.is_stalled = False
+            raise ClientStalled
         assert not self.is_complete, "something was sent after the end"
         self.status = message.get("status", self.status)
         self.body += message.get("body", b"")
@@ -64,16 +68,18 @@ class Browser:
 class World:
     """One stream of one client."""
 
-    def __init__(self, *, leavers_max: int = 1) -> None:
+    def __init__(self) -> None:
         self.upstream, self.browser, self.lifeline = Upstream(), Browser(), Lifeline("key_1", KEY)
-        self.leavers = Leavers(leavers_max)
-        self.client = Presence(self.leavers)
+        self.client = DisconnectMonitor()
+        self.client.cancel_on_departure()
 
     async def answer(self) -> None:
         """Send the stream to the browser, to its end."""
         stream = self.upstream.events()
-        response = await begin_stream(stream, {"x-own": "1"}, self.client, self.lifeline, heartbeat_seconds=60)
-        await response({"type": "http"}, self.browser.receive, self.browser.send)
+        with self.client.watching(self.browser.receive):
+            response = await begin_stream(stream, {"x-own": "1"}, self.client, self.lifeline, heartbeat_seconds=60)
+        if not self.client.has_left:
+            await response({"type": "http"}, self.browser.receive, self.browser.send)
 
     async def tell(self, *parts: list[bytes] | Exception | None) -> None:
         for part in parts:
@@ -103,33 +109,28 @@ async def test_a_stream_that_nobody_cuts_is_sent_whole() -> None:
     assert world.browser.events == ["1", "2", "3", "[DONE]"]
 
 
-async def test_a_cut_ends_the_answer_at_once_and_the_stream_is_read_to_its_end() -> None:
+async def test_a_cut_ends_the_answer_and_the_call_at_once() -> None:
     world = World()
     async with _answering(world):
         await world.tell([b"1"])
         world.lifeline.cut()
         await settle()
         assert world.browser.is_complete
-        assert world.client.has_left
-        assert world.leavers.count == 1
-        await world.tell([b"2"], None)
+    assert world.client.departure is Departure.KEY_REVOKED
     assert world.browser.events[0] == "1"
     _assert_refused(world.browser.events[1])
     assert len(world.browser.events) == 2
-    assert world.upstream.is_read_out
-    assert world.leavers.count == 0
+    assert (world.upstream.is_closed, world.upstream.is_read_out) == (True, False)
 
 
-async def test_a_cut_before_the_first_event_is_a_401_and_the_stream_is_read_to_its_end() -> None:
+async def test_a_cut_before_the_first_event_is_a_401() -> None:
     world = World()
     async with _answering(world):
         world.lifeline.cut()
         await settle()
         assert (world.browser.status, world.browser.is_complete) == (401, True)
-        assert world.leavers.count == 1
-        await world.tell([b"1"], None)
     _assert_refused(world.browser.body.decode())
-    assert world.upstream.is_read_out
+    assert world.upstream.is_closed
 
 
 async def test_a_stream_whose_key_was_revoked_before_it_began_is_a_401() -> None:
@@ -139,16 +140,7 @@ async def test_a_stream_whose_key_was_revoked_before_it_began_is_a_401() -> None
     async with _answering(world):
         pass
     assert world.browser.status == 401
-    assert world.upstream.is_read_out
-
-
-async def test_a_failure_after_a_cut_is_told_to_nobody() -> None:
-    world = World()
-    async with _answering(world):
-        await world.tell([b"1"])
-        world.lifeline.cut()
-        await world.tell(Unavailable("broke", metadata={"verdict": "charged"}))
-    assert len(world.browser.events) == 2
+    assert world.upstream.is_closed
 
 
 async def test_a_cut_and_the_end_at_the_same_time_end_the_answer_once() -> None:
@@ -176,48 +168,33 @@ async def test_a_cut_while_a_write_is_under_way_lets_it_end_and_sends_nothing_mo
     assert len(world.browser.events) == 3
 
 
-async def test_a_client_that_takes_nothing_is_written_off_by_a_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_WRITE_SECONDS_MAX", 0.05)
+async def test_a_client_that_reads_nothing_gets_an_error_event_and_its_call_is_ended() -> None:
     world = World()
     async with _answering(world):
         await world.tell([b"1"])
-        world.browser.gate.clear()
+        world.browser.is_stalled = True
         await world.tell([b"2"])
-        world.lifeline.cut()
-        await world.tell([b"3"], None)
-    assert world.browser.events == ["1"]
-    assert world.upstream.is_read_out
-
-
-async def test_a_client_that_takes_nothing_any_more_counts_as_one_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its row must not say that it was answered."""
-    monkeypatch.setattr(streams, "_WRITE_SECONDS_MAX", 0.05)
-    world = World()
-    async with _answering(world):
-        await world.tell([b"1"])
-        world.browser.gate.clear()
-        await world.tell([b"2"])
-        await asyncio.sleep(0.1)
-        assert world.client.has_left
-        assert world.leavers.count == 1
-        await world.tell([b"3"], None)
-    assert world.browser.events == ["1"]
-    assert world.upstream.is_read_out
-
-
-async def test_where_too_many_are_followed_a_cut_stream_is_dropped() -> None:
-    world = World(leavers_max=0)
-    async with _answering(world):
-        await world.tell([b"1"])
-        world.lifeline.cut()
-    _assert_refused(world.browser.events[-1])
+    assert world.client.departure is Departure.CLIENT_STALLED
+    assert world.browser.events[0] == "1"
+    assert json.loads(world.browser.events[1])["error"]["code"] == "client_stalled"
+    assert len(world.browser.events) == 2
+    assert world.browser.is_complete
     assert world.upstream.is_closed
-    assert not world.upstream.is_read_out
 
 
-async def test_a_cut_client_that_then_disconnects_is_counted_once() -> None:
-    world = World(leavers_max=5)
-    disconnected = asyncio.Event()
+async def test_a_cut_stream_whose_client_reads_nothing_is_ended_too() -> None:
+    world = World()
+    async with _answering(world):
+        await world.tell([b"1"])
+        world.browser.is_stalled = True
+        world.lifeline.cut()
+    assert world.client.departure is not None
+    assert world.upstream.is_closed
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_a_client_that_leaves_ends_its_call_at_once(has_begun: bool) -> None:
+    world, disconnected = World(), asyncio.Event()
 
     async def receive() -> MutableMapping[str, Any]:
         await disconnected.wait()
@@ -225,11 +202,45 @@ async def test_a_cut_client_that_then_disconnects_is_counted_once() -> None:
 
     world.browser.receive = receive  # type: ignore[method-assign]
     async with _answering(world):
-        await world.tell([b"1"])
-        world.lifeline.cut()
-        await settle()
+        if has_begun:
+            await world.tell([b"1"])
         disconnected.set()
+    assert world.client.departure is Departure.CLIENT_LEFT
+    assert world.upstream.is_closed
+
+
+async def test_the_first_reason_of_a_departure_stays() -> None:
+    client = DisconnectMonitor()
+
+    client.depart(Departure.KEY_REVOKED)
+    client.depart(Departure.CLIENT_LEFT)
+
+    assert client.departure is Departure.KEY_REVOKED
+
+
+async def test_a_handler_is_not_cancelled_before_it_allows_it() -> None:
+    client, left = DisconnectMonitor(), asyncio.Event()
+
+    async def receive() -> MutableMapping[str, Any]:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    with client.watching(receive):
+        left.set()
         await settle()
-        assert world.leavers.count == 1
-        await world.tell(None)
-    assert world.leavers.count == 0
+        assert client.has_left, "noticed, and nothing was cancelled"
+
+
+async def test_a_cancellation_of_the_handler_itself_is_passed_on() -> None:
+    client = DisconnectMonitor()
+    client.cancel_on_departure()
+
+    async def handler() -> None:
+        with client.watching(Browser().receive):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(handler())
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.groq_standin import modes, prose
+from tools.groq_standin import markers, prose
 from tools.groq_standin.outlet import drops
 from tools.groq_standin.script import Script
 from tools.groq_standin.wire import encode, go_duration
@@ -40,7 +40,7 @@ def test_bulk_has_exactly_its_size(size: int, piece: int) -> None:
 
 @given(TEXT)
 def test_text_without_a_marker_asks_for_nothing(text: str) -> None:
-    assert modes.parse(text) == Script()
+    assert markers.parse(text) == Script()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import httpx
 from tests.unit.groq_standin.standin_process import StandIn, payloads, request, started
 
 FIELDS = (
-    "sequence x_groq_id completion_id model stream mode status usage finish_reason events_sent completed aborted "
-    "received_at ended_at last_user_message request key_tail"
+    "sequence x_groq_id completion_id model stream mode status usage usage_sent finish_reason events_sent completed "
+    "aborted received_at ended_at last_user_message request key_tail"
 )
 
 
@@ -18,7 +18,7 @@ def test_an_entry_agrees_with_the_answer(standin: StandIn) -> None:
     entry = standin.entry("agree")
     assert list(entry) == FIELDS.split()
     assert (entry["x_groq_id"], entry["completion_id"]) == (body["x_groq"]["id"], body["id"])
-    assert entry["usage"] == body["usage"]
+    assert entry["usage"] == entry["usage_sent"] == body["usage"]
     assert entry["request"] == request("agree")
     assert (entry["status"], entry["completed"], entry["mode"], entry["key_tail"]) == (200, True, None, "ests")
 

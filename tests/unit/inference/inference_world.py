@@ -13,20 +13,22 @@ from grpc import aio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common import database
+from services.common.byte_budget import ByteBudget
 from services.common.channel import open_channel
 from services.common.clock import SystemClock
 from services.common.errors import rpc_errors
 from services.common.interceptors import ServiceInterceptor
 from services.inference import store as store_module
+from services.inference import translate
 from services.inference.catalogue import Catalogue
-from services.inference.completions import Completions
-from services.inference.drains import Drains
+from services.inference.chat import ChatCall, RequestContext
+from services.inference.completions import Completions, Timeouts
+from services.inference.concurrency import ConcurrencyLimiter
 from services.inference.key_check import KeyCheck
+from services.inference.key_pool import KeyPool
 from services.inference.ledger import Ledger, LedgerRow
-from services.inference.places import Places
 from services.inference.service import InferenceService, UsageService
 from services.inference.store import SQLLedgerStore
-from services.inference.supply import Supply
 from services.inference.upstream import ModelLister, Upstream
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
 from tests.unit.inference.upstream import OSS, calling
@@ -50,6 +52,7 @@ class Inference:
     ledger: Ledger
     store: SQLLedgerStore
     engine: AsyncEngine
+    pool: KeyPool
 
     async def create(self, request: inference_pb2.CreateChatCompletionRequest, **options: Any) -> Any:
         """Ask for an answer in one piece; errors are of our tree."""
@@ -68,6 +71,10 @@ class Inference:
             async for message in self.chat.StreamChatCompletion(request):
                 received.append(message)
         return received
+
+    def call_of(self, request: inference_pb2.StreamChatCompletionRequest) -> tuple[ChatCall, RequestContext]:
+        """Return what the service makes of a request."""
+        return translate.chat_call(request.chat, default_model=OSS), translate.request_context(request.context)
 
     async def row(self, request_id: str) -> LedgerRow:
         """Return a request's row once it is written."""
@@ -95,18 +102,19 @@ async def running(
     *,
     total_timeout_seconds: float = 20,
     first_byte_timeout_seconds: float = 10,
+    idle_timeout_seconds: float = 10,
     ledger_wait_seconds: float = 5,
     ledger_rows_max: int = 1_000,
-    drains_max: int = 100,
-    read_on_seconds: float = 20,
     keys: tuple[str, ...] = ("gsk_one",),
     attempts_max: int = 3,
     supply_wait_seconds: float = 0,
     allowed: tuple[str, ...] = (),
     fallbacks: Mapping[str, Sequence[str]] | None = None,
-    places_max: int = 100,
-    per_key_max: int = 0,
+    calls_max: int = 100,
+    per_account_max: int = 100,
     queue_seconds: float = 0,
+    answer_bytes_max: int = 1_000_000,
+    request_bytes_max: int = 100_000_000,
 ) -> AsyncIterator[Inference]:
     """Run a service over the stand-in at `url`, with its ledger in `folder`."""
     async with AsyncExitStack() as stack:
@@ -114,29 +122,37 @@ async def running(
         engine = await stack.enter_async_context(
             database.open_database(url_of_ledger, migrations=MIGRATIONS, version_table="version")
         )
-        provider = await stack.enter_async_context(
-            calling(url, keys=keys, first_byte_timeout_seconds=first_byte_timeout_seconds)
-        )
+        provider = await stack.enter_async_context(calling(url, keys=keys, answer_bytes_max=answer_bytes_max))
         store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(url_of_ledger)))
         clock = SystemClock()
-        supply = Supply(len(keys), clock, rest_seconds_max=3600, failures_max=10)
+        pool = KeyPool(len(keys), clock, cooldown_seconds_max=3600, failures_max=10)
         catalogue = Catalogue(
-            ModelLister(provider.list_models, supply),
+            ModelLister(provider.list_models, pool),
             {"llama-3.1-8b-instant": OSS},
-            clock,
             allowed=allowed,
             fallbacks=fallbacks,
         )
+        await catalogue.refresh()
         ledger = Ledger(store, wait_seconds=ledger_wait_seconds, rows_max=ledger_rows_max)
         completions = Completions(
             provider,
             catalogue,
-            Upstream(supply, attempts_max=attempts_max, wait_seconds=supply_wait_seconds, clock=clock),
-            Places(places_max=places_max, per_key_max=per_key_max, queue_seconds=queue_seconds),
+            Upstream(
+                pool,
+                ConcurrencyLimiter(
+                    calls_max=calls_max, per_account_max=per_account_max, queue_seconds=queue_seconds, is_shared=True
+                ),
+                attempts_max=attempts_max,
+                wait_seconds=supply_wait_seconds,
+                waiting_max=100,
+                clock=clock,
+            ),
             ledger,
-            Drains(drains_max=drains_max, drain_seconds=read_on_seconds),
+            ByteBudget(total_max=request_bytes_max, share_max=request_bytes_max // 2),
             clock=clock,
-            total_timeout_seconds=total_timeout_seconds,
+            timeouts=Timeouts(
+                total=total_timeout_seconds, first_byte=first_byte_timeout_seconds, idle=idle_timeout_seconds
+            ),
         )
         server = aio.server(interceptors=[ServiceInterceptor()])
         key_check = KeyCheck(provider.check_key, keys_count=len(keys))
@@ -150,7 +166,7 @@ async def running(
         channel = await stack.enter_async_context(open_channel(f"unix:{socket}"))
         chat, usage = inference_pb2_grpc.InferenceServiceStub(channel), usage_pb2_grpc.UsageServiceStub(channel)
         try:
-            yield Inference(chat, usage, completions, ledger, store, engine)
+            yield Inference(chat, usage, completions, ledger, store, engine, pool)
         finally:
             await server.stop(None)
             await asyncio.wait_for(completions.finish(), 10)

@@ -1,7 +1,9 @@
-"""The models that can be asked for, with a clock and a list that the test moves by hand."""
+"""The models that can be asked for, with a list that the test changes."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -19,13 +21,14 @@ class Listing:
 
     names: list[str] = field(default_factory=lambda: ["new", "listed-alias"])
     is_away: bool = False
+    hangs: bool = False
     extra: Members = field(default_factory=dict)
     asked: int = 0
 
     async def list_models(self) -> list[Members]:
         """List, or fail."""
         self.asked += 1
-        await asyncio.sleep(0)
+        await asyncio.sleep(60 if self.hangs else 0)
         if self.is_away:
             raise Unavailable("away")
         return [{"id": name, **self.extra} for name in self.names]
@@ -38,86 +41,69 @@ def listing() -> Listing:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """A clock that stands still."""
-    return ManualClock()
+async def catalogue(listing: Listing) -> Catalogue:
+    """A catalogue with two aliases that knows the list."""
+    return await known(listing)
 
 
-@pytest.fixture
-def catalogue(listing: Listing, clock: ManualClock) -> Catalogue:
-    """A catalogue with two aliases."""
-    return Catalogue(listing, ALIASES, clock)
+async def known(listing: Listing, aliases: Mapping[str, str] = ALIASES, **options: Any) -> Catalogue:
+    """Return a catalogue that knows the list."""
+    catalogue = Catalogue(listing, aliases, **options)
+    assert await catalogue.refresh()
+    return catalogue
 
 
-async def test_an_alias_is_used_only_for_a_name_that_is_not_listed(catalogue: Catalogue) -> None:
-    assert await catalogue.resolve("old") == "new"
-    assert await catalogue.resolve("listed-alias") == "listed-alias"
+def test_an_alias_is_used_only_for_a_name_that_is_not_listed(catalogue: Catalogue) -> None:
+    assert catalogue.resolve("old") == "new"
+    assert catalogue.resolve("listed-alias") == "listed-alias"
+    assert catalogue.resolve("whatever") == "whatever"
 
 
-async def test_a_name_without_an_alias_goes_to_groq_as_it_is_and_asks_for_no_list(
-    catalogue: Catalogue, listing: Listing
-) -> None:
-    assert await catalogue.resolve("whatever") == "whatever"
-    assert listing.asked == 0
+async def test_the_list_is_refreshed_every_minute_and_sooner_after_a_failure(listing: Listing) -> None:
+    clock = ManualClock()
+    ends_after = 8
+
+    async def sleep(seconds: float) -> None:
+        await clock.sleep(seconds)
+        listing.is_away = 2 <= len(clock.sleeps) < ends_after
+        if len(clock.sleeps) > ends_after + 1:
+            raise asyncio.CancelledError
+
+    catalogue = Catalogue(listing, ALIASES, sleep=sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await catalogue.keep_fresh()
+
+    assert clock.sleeps == [60, 60, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-async def test_the_list_is_asked_for_once_a_minute_however_many_want_it(
-    catalogue: Catalogue, listing: Listing, clock: ManualClock
-) -> None:
-    await asyncio.gather(*(catalogue.models() for _ in range(5)))
-    clock.seconds += 59
-    await catalogue.models()
-    assert listing.asked == 1
-
-    clock.seconds += 1
-    listing.names = ["old"]
-
-    assert [model["id"] for model in await catalogue.models()] == ["old"]
-    assert await catalogue.resolve("old") == "old"
-
-
-async def test_an_old_list_serves_while_groq_is_away(
-    catalogue: Catalogue, listing: Listing, clock: ManualClock
-) -> None:
-    await catalogue.models()
-    clock.seconds += 60
+async def test_an_old_list_serves_while_groq_is_away(catalogue: Catalogue, listing: Listing) -> None:
     listing.is_away = True
 
-    assert len(await catalogue.models()) == 2
-    assert await catalogue.resolve("listed-alias") == "listed-alias"
+    assert not await catalogue.refresh()
+
+    assert names_of(catalogue.listed()) == ["new", "listed-alias", "old"]
+    assert catalogue.resolve("listed-alias") == "listed-alias"
 
 
-async def test_a_list_that_was_never_had_fails_every_time_and_never_looks_empty(
-    catalogue: Catalogue, listing: Listing
-) -> None:
+async def test_until_groq_has_answered_once_a_built_in_list_serves(listing: Listing) -> None:
     listing.is_away = True
+    catalogue = Catalogue(listing, {"llama-3.1-8b-instant": "openai/gpt-oss-20b"})
+    assert not await catalogue.refresh()
 
-    for _ in range(3):
-        with pytest.raises(Unavailable):
-            await catalogue.models()
-
-    assert listing.asked == 1
-
-
-async def test_aliases_are_used_while_the_list_is_not_known(catalogue: Catalogue, listing: Listing) -> None:
-    listing.is_away = True
-
-    assert await catalogue.resolve("old") == "new"
+    assert catalogue.candidates("llama-3.1-8b-instant") == ["openai/gpt-oss-20b"]
+    listed = names_of(catalogue.listed())
+    assert {"openai/gpt-oss-20b", "openai/gpt-oss-120b", "llama-3.1-8b-instant"} <= set(listed)
 
 
-async def test_a_list_that_failed_is_asked_for_again_after_two_seconds(
-    catalogue: Catalogue, listing: Listing, clock: ManualClock
-) -> None:
-    listing.is_away = True
-    await catalogue.resolve("old")
-    listing.is_away = False
-    clock.seconds += 1.9
-    assert await catalogue.resolve("listed-alias") == "elsewhere"
+async def test_no_request_waits_for_a_list_that_hangs(listing: Listing) -> None:
+    catalogue = await known(listing)
+    listing.hangs = True
+    refreshing = asyncio.create_task(catalogue.refresh())
+    await asyncio.sleep(0)
 
-    clock.seconds += 0.1
-
-    assert await catalogue.resolve("listed-alias") == "listed-alias"
-    assert len(await catalogue.models()) == 2
+    assert catalogue.candidates("old") == ["new"]
+    assert len(catalogue.listed()) == 3
+    refreshing.cancel()
 
 
 def names_of(listed: list[Members]) -> list[str]:
@@ -126,10 +112,10 @@ def names_of(listed: list[Members]) -> list[str]:
 
 
 async def test_an_alias_is_listed_under_its_own_name_with_what_is_known_of_its_model(listing: Listing) -> None:
-    catalogue = Catalogue(listing, ALIASES | {"lost": "not listed"}, ManualClock())
     listing.extra = {"context_window": 7}
+    catalogue = await known(listing, ALIASES | {"lost": "not listed"})
 
-    listed = await catalogue.listed()
+    listed = catalogue.listed()
 
     assert names_of(listed) == ["new", "listed-alias", "old"]
     assert listed[-1] == {"id": "old", "context_window": 7}
@@ -148,25 +134,25 @@ async def test_an_alias_is_listed_under_its_own_name_with_what_is_known_of_its_m
 async def test_only_what_is_allowed_is_listed_and_asked_for(
     listing: Listing, allowed: list[str], listed: list[str], refused: list[str]
 ) -> None:
-    catalogue = Catalogue(listing, ALIASES, ManualClock(), allowed=allowed)
+    catalogue = await known(listing, ALIASES, allowed=allowed)
 
-    assert names_of(await catalogue.listed()) == listed
+    assert names_of(catalogue.listed()) == listed
     for name in listed:
-        assert await catalogue.candidates(name) == [ALIASES["old"] if name == "old" else name]
+        assert catalogue.candidates(name) == [ALIASES["old"] if name == "old" else name]
     for name in refused:
         with pytest.raises(NotFound) as raised:
-            await catalogue.candidates(name)
+            catalogue.candidates(name)
         assert (raised.value.reason, raised.value.metadata) == ("model_not_found", {"code": "model_not_found"})
 
 
 async def test_fallbacks_follow_a_model_in_their_order_by_its_name_or_its_aliass(listing: Listing) -> None:
     fallbacks = {"new": ["second", "old", "third"], "listed-alias": ["old"]}
-    catalogue = Catalogue(listing, ALIASES, ManualClock(), fallbacks=fallbacks)
+    catalogue = await known(listing, ALIASES, fallbacks=fallbacks)
 
-    assert await catalogue.candidates("new") == ["new", "second", "third"]
-    assert await catalogue.candidates("old") == ["new", "second", "third"]
-    assert await catalogue.candidates("listed-alias") == ["listed-alias", "new"]
-    assert await catalogue.candidates("second") == ["second"]
+    assert catalogue.candidates("new") == ["new", "second", "third"]
+    assert catalogue.candidates("old") == ["new", "second", "third"]
+    assert catalogue.candidates("listed-alias") == ["listed-alias", "new"]
+    assert catalogue.candidates("second") == ["second"]
 
 
 @pytest.mark.parametrize(
@@ -182,21 +168,21 @@ async def test_fallbacks_follow_a_model_in_their_order_by_its_name_or_its_aliass
 async def test_a_bound_key_gets_what_it_is_bound_to_by_either_name_and_falls_back_to_nothing_else(
     listing: Listing, permitted: list[str], candidates: list[str]
 ) -> None:
-    catalogue = Catalogue(listing, ALIASES, ManualClock(), fallbacks={"new": ["second", "third"]})
+    catalogue = await known(listing, ALIASES, fallbacks={"new": ["second", "third"]})
 
-    assert await catalogue.candidates("old", permitted=permitted) == candidates
+    assert catalogue.candidates("old", permitted=permitted) == candidates
 
 
 async def test_a_bound_key_falls_back_to_an_alias_by_either_name(listing: Listing) -> None:
-    catalogue = Catalogue(listing, ALIASES, ManualClock(), fallbacks={"first": ["old"]})
+    catalogue = await known(listing, ALIASES, fallbacks={"first": ["old"]})
 
     for permitted in (["first", "old"], ["first", "new"]):
-        assert await catalogue.candidates("first", permitted=permitted) == ["first", "new"]
+        assert catalogue.candidates("first", permitted=permitted) == ["first", "new"]
 
 
 async def test_a_model_that_a_key_is_not_bound_to_is_refused_by_name_with_the_remedy(catalogue: Catalogue) -> None:
     with pytest.raises(PermissionDenied) as refused:
-        await catalogue.candidates("whatever", permitted=["new", "what"])
+        catalogue.candidates("whatever", permitted=["new", "what"])
 
     assert refused.value.reason == "model_not_allowed"
     assert "`whatever`" in refused.value.message
@@ -204,18 +190,46 @@ async def test_a_model_that_a_key_is_not_bound_to_is_refused_by_name_with_the_re
 
 
 async def test_what_the_operator_does_not_allow_does_not_exist_whatever_a_key_may(listing: Listing) -> None:
-    catalogue = Catalogue(listing, ALIASES, ManualClock(), allowed=["new"])
+    catalogue = await known(listing, ALIASES, allowed=["new"])
 
     with pytest.raises(NotFound):
-        await catalogue.candidates("other", permitted=["other"])
+        catalogue.candidates("other", permitted=["other"])
 
 
 async def test_a_name_of_any_length_fits_into_its_refusal(listing: Listing) -> None:
     """What goes with a gRPC failure is bounded; beyond that the caller would learn neither reason nor verdict."""
     name = "\N{GRINNING FACE}" * 1_000_000
 
-    for permitted, kind in ((["new"], PermissionDenied), ([], NotFound)):
-        catalogue = Catalogue(listing, ALIASES, ManualClock(), allowed=[] if permitted else ["new"])
-        with pytest.raises(kind) as refused:
-            await catalogue.candidates(name, permitted=permitted)
+    for permitted in (["new"], []):
+        catalogue = await known(listing, ALIASES, allowed=[] if permitted else ["new"])
+        with pytest.raises(NotFound) as refused:
+            catalogue.candidates(name, permitted=permitted)
         assert len(refused.value.message.encode()) < 2_000
+
+
+@pytest.mark.parametrize(
+    ("permitted", "listed"),
+    [
+        ([], ["new", "listed-alias", "old"]),
+        (["new"], ["new", "old"]),
+        (["old"], ["old"]),
+        (["n*"], ["new", "old"]),
+        (["elsewhere"], []),
+    ],
+)
+async def test_a_limited_key_sees_exactly_what_it_may_ask_for(
+    catalogue: Catalogue, permitted: list[str], listed: list[str]
+) -> None:
+    assert names_of(catalogue.listed(permitted=permitted)) == listed
+    for name in ("new", "listed-alias", "old"):
+        if name in listed:
+            assert catalogue.candidates(name, permitted=permitted)
+        else:
+            with pytest.raises(PermissionDenied):
+                catalogue.candidates(name, permitted=permitted)
+
+
+def test_a_name_that_the_ledger_could_not_keep_is_no_model(catalogue: Catalogue) -> None:
+    assert catalogue.candidates("m" * 256)
+    with pytest.raises(NotFound):
+        catalogue.candidates("m" * 257)

@@ -69,7 +69,7 @@ def test_usage_is_told_where_clients_read_it_and_counted_once(
     last = [event for event in left if not event["choices"]]
     assert [event["usage"] for event in last] == ([usage] if usage and asks_for_usage else [])
     source = UsageSource.REPORTED if usage else UsageSource.ESTIMATED
-    counted = shaper.usage(prompt_characters=40)
+    counted = shaper.usage(body_bytes=40)
     assert counted == (Usage(7, 3, 10, source=source) if usage else Usage(10, 2, 12, source=source))
 
 
@@ -165,10 +165,11 @@ def test_an_answer_in_one_piece_has_our_id_and_no_groq_member() -> None:
 @pytest.mark.parametrize(
     ("members", "usage"),
     [
-        ({}, Usage(source=UsageSource.REPORTED)),
+        ({}, None),
+        ({"prompt_tokens": 0}, Usage(source=UsageSource.REPORTED)),
         ({"prompt_tokens": 2, "completion_tokens": 3}, Usage(2, 3, 5, source=UsageSource.REPORTED)),
-        ({"prompt_tokens": -1, "completion_tokens": "x"}, Usage(source=UsageSource.REPORTED)),
-        ({"prompt_tokens": True, "prompt_tokens_details": None}, Usage(source=UsageSource.REPORTED)),
+        ({"prompt_tokens": -1, "completion_tokens": "x"}, None),
+        ({"prompt_tokens": True, "prompt_tokens_details": None}, None),
         (
             USAGE
             | {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2}},
@@ -176,5 +177,36 @@ def test_an_answer_in_one_piece_has_our_id_and_no_groq_member() -> None:
         ),
     ],
 )
-def test_usage_is_read_from_whatever_groq_reports(members: dict[str, Any], usage: Usage) -> None:
+def test_usage_is_read_from_whatever_groq_reports(members: dict[str, Any], usage: Usage | None) -> None:
     assert Usage.reported(members) == usage
+
+
+@pytest.mark.parametrize(
+    "delta_members",
+    [
+        {"function_call": {"name": "f", "arguments": "{"}},
+        {"tool_calls": [{"index": 0}]},
+        {"reasoning": "hm"},
+        {"executed_tools": [{"index": 0}]},
+        {"a_member_of_the_future": "x"},
+    ],
+)
+def test_every_member_that_says_something_is_output(delta_members: dict[str, Any]) -> None:
+    shaper, _ = shaped([chunk([delta(**delta_members)])] * 5, asks_for_usage=False)
+
+    assert shaper.pieces == 5
+
+
+@pytest.mark.parametrize("delta_members", [{}, {"role": "assistant", "content": ""}, {"content": None, "channel": "a"}])
+def test_roles_channels_and_empty_members_are_no_output(delta_members: dict[str, Any]) -> None:
+    shaper, _ = shaped([chunk([delta(**delta_members)])], asks_for_usage=False)
+
+    assert (shaper.pieces, shaper.is_answer) == (0, False)
+
+
+def test_a_stream_that_finishes_is_an_answer_and_with_its_usage_a_complete_one() -> None:
+    without, _ = shaped([chunk([delta("stop")])], asks_for_usage=False)
+    complete, _ = shaped([chunk([delta("stop")], usage=USAGE)], asks_for_usage=False)
+
+    assert (without.is_answer, without.is_complete) == (True, False)
+    assert (complete.is_answer, complete.is_complete) == (True, True)

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.errors import InvalidRequest, NotFound, ServiceError, TooLarge
+from services.common.errors import InvalidRequest, ServiceError, TooLarge
 from services.inference.refusals import from_event, from_status
-from services.inference.supply import KeyLimited, KeyRefused, UpstreamFailed
+from services.inference.upstream_errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
 from tools.groq_standin import errors as groq
 
-ASKED = groq.Asked(model="openai/gpt-oss-20b", tokens=12, retry_after_seconds=2)
+ASKED = groq.Asked(model="openai/gpt-oss-20b", tokens=12)
 TABLE: dict[str, tuple[type[ServiceError], str]] = {
     "400": (InvalidRequest, "invalid_request"),
     "401": (KeyRefused, "upstream_misconfigured"),
-    "403": (KeyRefused, "upstream_misconfigured"),
-    "403-html": (KeyRefused, "upstream_misconfigured"),
-    "404": (NotFound, "model_not_found"),
+    "403": (UpstreamFailed, "upstream_misconfigured"),
+    "403-html": (UpstreamFailed, "upstream_misconfigured"),
+    "404": (ModelRefused, "model_not_found"),
     "413": (TooLarge, "request_too_large"),
     "422": (InvalidRequest, "invalid_request"),
     "424": (InvalidRequest, "invalid_request"),
@@ -31,8 +31,9 @@ TABLE: dict[str, tuple[type[ServiceError], str]] = {
     "tool_use_failed": (InvalidRequest, "tool_use_failed"),
     "json_validate_failed": (InvalidRequest, "json_validate_failed"),
     "context_length": (InvalidRequest, "context_length_exceeded"),
-    "decommissioned": (InvalidRequest, "model_decommissioned"),
+    "decommissioned": (ModelRefused, "model_decommissioned"),
     "restricted": (KeyRefused, "upstream_misconfigured"),
+    "model_blocked": (ModelRefused, "model_not_found"),
 }
 
 
@@ -74,7 +75,7 @@ def test_what_the_caller_can_mend_is_said_and_named() -> None:
 
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
-    [("2", "2"), ("0", "1"), ("579", "60"), ("", "1"), ("soon", "1"), ("-3", "1"), ("1.5", "1")],
+    [("2", "2"), ("0", "1"), ("579", "60"), ("", "1"), ("soon", "1"), ("-3", "1"), ("1.5", "2"), ("0.2", "1")],
 )
 def test_a_busy_model_says_when_to_come_back_within_bounds(retry_after: str, seconds: str) -> None:
     error = from_status(429, {"retry-after": retry_after}, {})
@@ -85,7 +86,7 @@ def test_a_busy_model_says_when_to_come_back_within_bounds(retry_after: str, sec
 def test_a_missing_model_is_told_from_a_missing_url() -> None:
     assert type(from_status(404, {}, {"error": {"code": "unknown_url"}})) is KeyRefused
     assert type(from_status(404, {}, "<html>")) is KeyRefused
-    assert type(from_status(404, {}, {"error": {"code": "model_not_active"}})) is NotFound
+    assert type(from_status(404, {}, {"error": {"code": "model_not_active"}})) is ModelRefused
 
 
 @settings(max_examples=150, deadline=None, database=None)
@@ -116,11 +117,20 @@ def test_no_body_is_too_odd_to_be_understood(status: int, body: object) -> None:
     [
         ({"message": "m", "code": "tool_use_failed", "status_code": 400}, InvalidRequest),
         ({"message": "m", "status_code": 503}, UpstreamFailed),
-        ({"message": "m"}, UpstreamFailed),
-        ({"message": "m", "status_code": "400"}, UpstreamFailed),
+        ({"message": "m"}, UpstreamInvalid),
+        ({"message": "m", "status_code": "400"}, UpstreamInvalid),
         ("over_capacity", UpstreamFailed),
         (None, UpstreamFailed),
     ],
 )
 def test_a_failure_inside_a_stream_is_judged_by_its_own_status(event: object, kind: type[ServiceError]) -> None:
     assert type(from_event(event)) is kind
+
+
+@pytest.mark.parametrize("code", ["model_permission_blocked_org", "model_permission_blocked_project"])
+def test_a_model_that_the_organisation_has_blocked_says_nothing_against_the_key(code: str) -> None:
+    error = from_status(403, {}, {"error": {"message": "The model `m` is blocked.", "type": "x", "code": code}})
+
+    assert isinstance(error, ModelRefused)
+    assert error.is_of_key
+    assert "blocked" not in error.message

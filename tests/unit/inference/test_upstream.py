@@ -1,15 +1,25 @@
-"""Asking until Groq answers: what is tried again, with which key, when, and what never is."""
+"""Calling Groq until it answers: what is called again, with which key, when, and what never is."""
 
+import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from services.common.errors import DeadlineExceeded, InvalidRequest, NotFound, ServiceError, Unavailable
-from services.inference.chat import ChatCall, Members, RequestContext, Turn
-from services.inference.entry import CallerLeft, Entry
-from services.inference.supply import KeyLimited, KeyRefused, Supply, UpstreamFailed, UpstreamTrouble
+from services.inference.chat import ChatCall, Lease, Members, Outcome, RequestContext
+from services.inference.concurrency import ConcurrencyLimiter
+from services.inference.key_pool import KeyLease, KeyPool
+from services.inference.request_record import CallerLeft, RequestRecord
 from services.inference.upstream import ModelLister, Upstream
+from services.inference.upstream_errors import (
+    KeyLimited,
+    KeyRefused,
+    ModelRefused,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamInvalid,
+)
 from tests.unit.inference.manual_clock import ManualClock
 
 CALL = ChatCall({}, "m", asks_for_usage=False)
@@ -27,21 +37,29 @@ class World:
         attempts_max: int = 3,
         wait_seconds: float = 5,
         chance: float = 1.0,
+        calls_max: int = 100,
     ) -> None:
         self.clock = ManualClock()
-        self.supply = Supply(keys, self.clock, rest_seconds_max=3600, failures_max=5)
+        self.keys = KeyPool(keys, self.clock, cooldown_seconds_max=3600, failures_max=5)
+        self.limiter = ConcurrencyLimiter(calls_max=calls_max, per_account_max=calls_max, queue_seconds=0)
         self.upstream = Upstream(
-            self.supply,
+            self.keys,
+            self.limiter,
             attempts_max=attempts_max,
             wait_seconds=wait_seconds,
+            waiting_max=2,
             clock=self.clock,
             sleep=self.clock.sleep,
-            chance=lambda: chance,
+            random_number=lambda: chance,
         )
-        self.entry = Entry(CALL, CONTEXT, clock=self.clock, stream=True)
+        self.record = self.new_record()
         self.calls: list[tuple[str, int]] = []
         """Each call's model and key."""
         self._script = itertools.chain(script, itertools.repeat(GOOD))
+
+    def new_record(self) -> RequestRecord:
+        """Return the record of a request that arrives now."""
+        return RequestRecord(CALL, CONTEXT, clock=self.clock, stream=True)
 
     async def ask(
         self, *models: str, deadline_seconds: float = 120, is_unheard: Callable[[], bool] = lambda: True
@@ -49,20 +67,19 @@ class World:
         """Ask for models and return the one that answered."""
         deadline = self.clock.monotonic() + deadline_seconds
         return await self.upstream.ask(
-            models or ("m",), self._call, self.entry, deadline=deadline, is_unheard=is_unheard
+            models or ("m",), self._call, self.record, deadline=deadline, is_unheard=is_unheard
         )
 
     @property
-    def keys(self) -> list[int]:
-        """The keys asked with."""
+    def keys_used(self) -> list[int]:
+        """The keys that calls were made with."""
         return [key for _, key in self.calls]
 
-    async def _call(self, model: str, turn: Turn) -> str:
-        self.calls.append((model, turn.key))
+    async def _call(self, model: str, lease: KeyLease) -> str:
+        self.calls.append((model, lease.key))
         failure = next(self._script)
         if failure is not None:
             raise failure
-        turn.answered(rest_seconds=0)
         return model
 
 
@@ -71,7 +88,7 @@ async def test_trouble_is_tried_again_and_every_call_is_counted() -> None:
 
     assert await world.ask() == "m"
 
-    assert world.entry.attempts == len(world.calls) == 3
+    assert world.record.attempts == len(world.calls) == 3
 
 
 async def test_no_more_calls_are_made_than_allowed_and_the_last_failure_is_told() -> None:
@@ -87,7 +104,7 @@ async def test_no_more_calls_are_made_than_allowed_and_the_last_failure_is_told(
 
 @pytest.mark.parametrize(("chance", "pauses"), [(1.0, [0.25, 0.5, 1, 2, 4, 4]), (0.5, [0.125, 0.25, 0.5, 1, 2, 2])])
 async def test_pauses_double_within_bounds_and_are_jittered_in_full(chance: float, pauses: list[float]) -> None:
-    world = World(*[UpstreamFailed() for _ in range(6)], keys=2, attempts_max=7, chance=chance)
+    world = World(*[UpstreamFailed() for _ in range(6)], keys=2, attempts_max=7, chance=chance, wait_seconds=100)
 
     await world.ask()
 
@@ -95,7 +112,7 @@ async def test_pauses_double_within_bounds_and_are_jittered_in_full(chance: floa
 
 
 @pytest.mark.parametrize(
-    "refusal", [InvalidRequest("no"), NotFound("no"), Unavailable("odd", reason="upstream_invalid")]
+    "refusal", [InvalidRequest("no"), NotFound("no"), Unavailable("odd", reason="odd"), DeadlineExceeded("late")]
 )
 async def test_what_is_the_requests_own_fault_is_never_asked_again(refusal: ServiceError) -> None:
     world = World(refusal)
@@ -115,30 +132,30 @@ async def test_nothing_is_asked_again_once_output_was_heard() -> None:
     assert world.calls == [("m", 0)]
 
 
-@pytest.mark.parametrize("trouble", [KeyLimited(rest_seconds=600), KeyRefused()])
-async def test_a_key_that_is_limited_or_refused_gives_way_to_the_next_at_once(trouble: UpstreamTrouble) -> None:
+@pytest.mark.parametrize("trouble", [KeyLimited(retry_seconds=600), KeyRefused()])
+async def test_a_key_that_is_limited_or_refused_gives_way_to_the_next_at_once(trouble: UpstreamError) -> None:
     world = World(trouble, keys=2)
 
     await world.ask()
 
-    assert world.keys == [0, 1]
+    assert world.keys_used == [0, 1]
     assert world.clock.sleeps == []
 
 
 async def test_a_short_rest_is_waited_for_and_a_herd_does_not_come_back_at_once() -> None:
-    world = World(KeyLimited(rest_seconds=2), chance=0.5)
+    world = World(KeyLimited(retry_seconds=2), chance=0.5)
 
     await world.ask()
 
-    assert world.keys == [0, 0]
+    assert world.keys_used == [0, 0]
     assert world.clock.sleeps == [2 * 1.125]
 
 
 @pytest.mark.parametrize(("rest", "deadline"), [(6.0, 120.0), (3.0, 2.0)])
 async def test_a_rest_beyond_patience_or_deadline_is_not_waited_for(rest: float, deadline: float) -> None:
-    world = World(KeyLimited(rest_seconds=rest))
+    world = World(KeyLimited(retry_seconds=rest))
 
-    with pytest.raises(UpstreamTrouble) as raised:
+    with pytest.raises(UpstreamError) as raised:
         await world.ask(deadline_seconds=deadline)
 
     assert raised.value.metadata == {"retry_after_seconds": str(int(rest))}
@@ -147,23 +164,23 @@ async def test_a_rest_beyond_patience_or_deadline_is_not_waited_for(rest: float,
 
 
 async def test_a_supply_that_is_known_to_be_gone_is_not_asked() -> None:
-    world = World(KeyLimited(rest_seconds=600))
-    with pytest.raises(UpstreamTrouble):
+    world = World(KeyLimited(retry_seconds=600))
+    with pytest.raises(UpstreamError):
         await world.ask()
 
     for _ in range(3):
-        with pytest.raises(UpstreamTrouble):
+        with pytest.raises(UpstreamError):
             await world.ask()
 
     assert len(world.calls) == 1
 
 
 async def test_a_failure_that_asks_for_a_pause_gets_it_when_there_is_time() -> None:
-    world = World(UpstreamFailed(rest_seconds=3))
+    world = World(UpstreamFailed(retry_seconds=3))
     await world.ask()
     assert world.clock.sleeps == [3]
 
-    world = World(UpstreamFailed(rest_seconds=6))
+    world = World(UpstreamFailed(retry_seconds=6))
     with pytest.raises(UpstreamFailed):
         await world.ask()
     assert len(world.calls) == 1
@@ -198,10 +215,12 @@ async def test_a_request_that_breaks_the_circuit_does_not_wait_to_probe_it() -> 
 
 
 FIRST: dict[str, Sequence[ServiceError]] = {
-    "limited": [KeyLimited(rest_seconds=600)],
+    "limited": [KeyLimited(retry_seconds=600)],
     "refused": [KeyRefused()],
     "failing": [UpstreamFailed(), UpstreamFailed(), UpstreamFailed()],
-    "silent": [DeadlineExceeded("silent", reason="upstream_timeout")],
+    "invalid": [UpstreamInvalid(), UpstreamInvalid(), UpstreamInvalid()],
+    "missing": [ModelRefused("no such model", is_of_key=False)],
+    "blocked": [ModelRefused("not for this organisation", is_of_key=True)],
 }
 
 
@@ -211,12 +230,12 @@ async def test_the_next_model_answers_when_the_first_cannot_be_had(first: str) -
 
     assert await world.ask("m", "second") == "second"
 
-    assert world.entry.upstream_model == "second"
-    assert world.entry.attempts == len(FIRST[first]) + 1
+    assert world.record.upstream_model == "second"
+    assert world.record.attempts == len(FIRST[first]) + 1
 
 
 async def test_a_model_without_supply_is_passed_over_without_a_call() -> None:
-    world = World(KeyLimited(rest_seconds=600))
+    world = World(KeyLimited(retry_seconds=600))
     await world.ask("m", "second")
 
     await world.ask("m", "second")
@@ -224,9 +243,9 @@ async def test_a_model_without_supply_is_passed_over_without_a_call() -> None:
     assert [model for model, _ in world.calls] == ["m", "second", "second"]
 
 
-async def test_nobody_is_asked_for_a_caller_who_left_before() -> None:
+async def test_groq_is_not_called_for_a_caller_who_has_left() -> None:
     world = World()
-    world.entry.caller_left = True
+    world.record.abandon(Outcome.CLIENT_LEFT)
 
     with pytest.raises(CallerLeft):
         await world.ask()
@@ -234,15 +253,152 @@ async def test_nobody_is_asked_for_a_caller_who_left_before() -> None:
     assert world.calls == []
 
 
-async def test_nothing_is_tried_again_for_a_caller_who_left() -> None:
-    world = World(UpstreamFailed())
-    world.entry.attempts = 1  # It left while an earlier call was under way.
-    world.entry.caller_left = True
+async def test_a_caller_who_leaves_while_a_key_cools_down_costs_no_call() -> None:
+    world = World(KeyLimited(retry_seconds=2))
+    ask = world.clock.sleep
 
-    with pytest.raises(UpstreamFailed):
-        await world.ask("m", "second")
+    async def leave(seconds: float) -> None:
+        await ask(seconds)
+        world.record.abandon(Outcome.CLIENT_LEFT)
+
+    world.upstream._sleep = leave
+
+    with pytest.raises(CallerLeft):
+        await world.ask()
 
     assert len(world.calls) == 1
+
+
+async def test_nothing_is_called_again_for_a_caller_who_has_left() -> None:
+    world = World()
+
+    async def call(model: str, lease: KeyLease) -> str:
+        world.calls.append((model, lease.key))
+        world.record.abandon(Outcome.CLIENT_LEFT)
+        raise UpstreamFailed
+
+    with pytest.raises(UpstreamFailed):
+        await world.upstream.ask(["m", "second"], call, world.record, deadline=world.clock.seconds + 100)
+
+    assert len(world.calls) == 1
+
+
+async def test_three_dead_keys_do_not_hide_two_good_ones() -> None:
+    world = World(KeyRefused(), KeyRefused(), KeyRefused(), keys=5)
+
+    assert await world.ask() == "m"
+    assert world.keys_used == [0, 1, 2, 3]
+
+    for _ in range(4):
+        await world.ask()
+    assert world.keys_used[4:] == [4, 3, 4, 3], "the dead ones are left alone"
+
+
+async def test_dead_keys_do_not_use_up_the_attempts_for_failures() -> None:
+    world = World(KeyRefused(), UpstreamFailed(), KeyRefused(), UpstreamFailed(), keys=5)
+
+    assert await world.ask() == "m"
+
+    assert len(world.calls) == 5
+
+
+async def test_a_model_that_is_blocked_for_every_key_is_asked_for_once_with_each() -> None:
+    refusals = [ModelRefused("no", is_of_key=True) for _ in range(3)]
+    world = World(*refusals, keys=3)
+
+    with pytest.raises(ModelRefused):
+        await world.ask()
+
+    assert world.keys_used == [0, 1, 2]
+
+
+async def test_all_waits_of_a_request_share_one_budget() -> None:
+    world = World(*[KeyLimited(retry_seconds=2) for _ in range(9)], attempts_max=9, chance=0)
+
+    with pytest.raises(UpstreamError):
+        await world.ask()
+
+    assert world.clock.sleeps == [2, 2]
+
+
+async def test_a_fallback_is_asked_as_soon_as_the_wait_for_the_first_choice_is_longer() -> None:
+    world = World(KeyLimited(retry_seconds=2))
+
+    assert await world.ask("m", "second") == "second"
+
+    assert world.clock.sleeps == []
+
+
+async def test_of_two_models_that_both_need_a_wait_the_sooner_is_waited_for() -> None:
+    world = World(KeyLimited(retry_seconds=4), KeyLimited(retry_seconds=1), chance=0)
+
+    assert await world.ask("m", "second") == "second"
+
+    assert world.clock.sleeps == [1]
+
+
+async def test_a_request_holds_no_place_while_it_waits_for_a_key() -> None:
+    world = World(KeyLimited(retry_seconds=2), calls_max=1)
+    seen = []
+    sleep = world.clock.sleep
+
+    async def note(seconds: float) -> None:
+        seen.append(world.limiter._calls_in_total)
+        await sleep(seconds)
+
+    world.upstream._sleep = note
+    await world.ask()
+
+    assert seen == [0]
+
+
+async def test_only_so_many_requests_of_an_account_wait_at_once() -> None:
+    world = World(KeyLimited(retry_seconds=3))
+    release = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        await release.wait()
+        world.clock.seconds += seconds
+
+    world.upstream._sleep = sleep
+    requests = []
+    for _ in range(4):
+        world.record = world.new_record()
+        requests.append(asyncio.create_task(world.ask()))
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
+    refused = [request for request in requests if request.done()]
+    release.set()
+    results = await asyncio.gather(*requests, return_exceptions=True)
+
+    assert len(refused) == 2
+    assert [result for result in results if isinstance(result, str)] == ["m", "m"]
+    assert not world.upstream._waiting
+
+
+async def test_a_call_that_outlasts_the_deadline_ends_with_a_time_out_that_counts() -> None:
+    world = World()
+
+    async def hang(model: str, lease: KeyLease) -> str:
+        await asyncio.Event().wait()
+        return model
+
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded) as raised:
+            await world.upstream.ask(["m", "second"], hang, world.new_record(), deadline=world.clock.seconds + 0.01)
+
+    assert raised.value.reason == "deadline_exceeded"
+    assert world.keys.seconds_until("m", "acc_1") == 1
+
+
+async def test_nothing_is_called_at_the_deadline() -> None:
+    world = World()
+
+    with pytest.raises(DeadlineExceeded):
+        await world.ask(deadline_seconds=0)
+
+    assert world.calls == []
+    assert world.keys.seconds_until("m", "acc_1") == 0
 
 
 class Listing:
@@ -251,24 +407,24 @@ class Listing:
     def __init__(self, good: int | None) -> None:
         self.good = good
 
-    async def list_models(self, turn: Turn) -> list[Members]:
+    async def list_models(self, lease: Lease) -> list[Members]:
         """List, or refuse the key."""
-        if turn.key != self.good:
+        if lease.key != self.good:
             raise KeyRefused
         return [{"id": "m"}]
 
 
 @pytest.mark.parametrize("keys", [1, 2, 3])
 async def test_the_models_are_listed_with_the_first_key_that_is_not_refused(keys: int) -> None:
-    supply = Supply(keys, ManualClock(), rest_seconds_max=60, failures_max=5)
+    pool = KeyPool(keys, ManualClock(), cooldown_seconds_max=60, failures_max=5)
 
-    listed = await ModelLister(Listing(keys - 1).list_models, supply).list_models()
+    listed = await ModelLister(Listing(keys - 1).list_models, pool).list_models()
 
     assert listed == [{"id": "m"}]
 
 
 async def test_a_list_that_no_key_gets_is_unavailable() -> None:
-    supply = Supply(2, ManualClock(), rest_seconds_max=60, failures_max=5)
+    pool = KeyPool(2, ManualClock(), cooldown_seconds_max=60, failures_max=5)
 
     with pytest.raises(KeyRefused):
-        await ModelLister(Listing(None).list_models, supply).list_models()
+        await ModelLister(Listing(None).list_models, pool).list_models()

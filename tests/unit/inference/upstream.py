@@ -46,15 +46,15 @@ def upstream() -> Iterator[Upstream]:
 
 
 @dataclass
-class AnyTurn:
-    """A turn of one key that remembers what it was told."""
+class AnyLease:
+    """A lease of one key that remembers what it learned."""
 
     key: int = 0
-    rests: list[float] = field(default_factory=list)
+    cooldowns: list[float] = field(default_factory=list)
 
-    def answered(self, *, rest_seconds: float) -> None:
+    def limits_learned(self, *, cooldown_seconds: float) -> None:
         """Remember."""
-        self.rests.append(rest_seconds)
+        self.cooldowns.append(cooldown_seconds)
 
 
 @asynccontextmanager
@@ -62,19 +62,14 @@ async def calling(
     url: str,
     *,
     keys: tuple[str, ...] = ("gsk_one",),
-    first_byte_timeout_seconds: float = 10,
-    idle_timeout_seconds: float = 10,
     connect_timeout_seconds: float = 5,
+    answer_bytes_max: int = 1_000_000,
 ) -> AsyncIterator[GroqProvider]:
     """Give a provider that calls `url`."""
     async with open_groq(
-        keys,
-        base_url=url,
-        connections_max=100,
-        connect_timeout_seconds=connect_timeout_seconds,
-        first_byte_timeout_seconds=first_byte_timeout_seconds,
-    ) as (wire, clients):
-        yield GroqProvider(wire, clients, idle_timeout_seconds=idle_timeout_seconds)
+        keys, base_url=url, connections_max=100, connect_timeout_seconds=connect_timeout_seconds
+    ) as wire:
+        yield GroqProvider(wire, answer_bytes_max=answer_bytes_max)
 
 
 def asking(text: str, **more: Any) -> bytes:
@@ -92,9 +87,9 @@ async def batches_of(
 ) -> list[list[Members]]:
     """Return a whole stream, by what arrived together; `received` has what came before it broke."""
     received = [] if received is None else received
-    async with provider.stream(streaming(text), AnyTurn()) as batches:
+    async with provider.stream(streaming(text), AnyLease()) as batches:
         async for batch in batches:
-            received.append(batch)
+            received.append(batch.events)
     return received
 
 

@@ -119,7 +119,9 @@ async def test_the_status_of_an_ungrounded_key_fails_while_the_ledger_is_away(st
 class MidnightStore(RedisHoldStore):
     """A store whose day passes between the first answer and the second."""
 
-    async def reserve(self, reservations: Sequence[Reservation], seeds: Seeds) -> list[Held | Denied | Unseeded]:
+    async def reserve(
+        self, reservations: Sequence[Reservation], seeds: Seeds
+    ) -> Sequence[Held | Denied | Unseeded | Unavailable]:
         """Reserve, then let midnight pass, once."""
         outcomes = await super().reserve(reservations, seeds)
         if not seeds:

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from services.common.errors import Unavailable
+from services.common.errors import InvalidRequest, Unavailable
 from services.common.tasks import running
 from services.quota.holds import KeyDay, Settlement, Verdict
 from services.quota.metrics import SWEPT
@@ -30,11 +31,11 @@ def overdue(count: int, *, start: int = 0) -> list[OverdueHold]:
 class ScriptedStore:
     """A store that finds what the test says, round by round, and notes what it is told."""
 
-    rounds: list[list[OverdueHold] | Unavailable] = field(default_factory=list)
+    rounds: list[list[OverdueHold] | Exception] = field(default_factory=list)
     batches: list[list[DayEntries]] = field(default_factory=list)
     closed: bool = True
     settled: list[Settlement] = field(default_factory=list)
-    raised: list[tuple[KeyDay, list[str]]] = field(default_factory=list)
+    raised: list[tuple[KeyDay, int]] = field(default_factory=list)
     forgotten: list[KeyDay] = field(default_factory=list)
     clock_shows: float = NOW
     reads: int = 0
@@ -50,7 +51,7 @@ class ScriptedStore:
             self.looked_everywhere.set()
             return []
         found = self.rounds.pop(0)
-        if isinstance(found, Unavailable):
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -69,10 +70,12 @@ class ScriptedStore:
         """Note days that are removed."""
         self.forgotten += key_days
 
-    async def raise_counter(self, key_day: KeyDay, request_ids: Sequence[str]) -> int:
-        """Note a raise and say that all ids were lost charges."""
-        self.raised.append((key_day, list(request_ids)))
-        return len(request_ids)
+    async def raise_counter(
+        self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
+    ) -> int:
+        """Note a raise and say that all rows were lost charges."""
+        self.raised.append((key_day, count))
+        return count
 
 
 @dataclass
@@ -92,6 +95,8 @@ class ScriptedLedger:
     """A ledger of charged rows, each with the time of its reserve."""
 
     charged: dict[str, float] = field(default_factory=dict)
+    poisoned: frozenset[str] = frozenset()
+    """Requests that it does not take."""
     fails: list[Unavailable] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     counted: list[float | None] = field(default_factory=list)
@@ -100,6 +105,8 @@ class ScriptedLedger:
         """Return verdicts by the charged rows; note how many were asked for at once."""
         if self.fails:
             raise self.fails.pop(0)
+        if self.poisoned & {one.request_id for one in holds}:
+            raise InvalidRequest("day: expected a date, YYYY-MM-DD")
         self.asked.append(len(holds))
         return [Verdict.CHARGED if one.request_id in self.charged else Verdict.RELEASED for one in holds]
 
@@ -108,9 +115,11 @@ class ScriptedLedger:
         self.counted.append(reserved_before)
         return [len(self._before(reserved_before)) for _ in key_days]
 
-    async def list_charged(self, key_day: KeyDay, *, reserved_before: float) -> list[str]:
-        """List rows."""
-        return self._before(reserved_before)
+    async def count_charged_without(
+        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+    ) -> int:
+        """Count rows but for those of some requests."""
+        return len(set(self._before(reserved_before)) - set(request_ids))
 
     def _before(self, reserved_before: float | None) -> list[str]:
         return [one for one, at in self.charged.items() if reserved_before is None or at < reserved_before]
@@ -132,7 +141,7 @@ def sweeper(
 
 def entries(*, charged: int = 0, held: int = 0) -> DayEntries:
     """Return a key's day without old holds."""
-    return DayEntries(KEY_DAY, charged, held, NOW if held else None, limit=100)
+    return DayEntries(KEY_DAY, charged, {f"req_held_{number}": NOW for number in range(held)}, limit=100)
 
 
 @asynccontextmanager
@@ -169,6 +178,25 @@ async def test_no_hold_is_settled_without_the_ledgers_word() -> None:
         await sweeper(store, ledger).sweep()
 
     assert store.settled == []
+
+
+async def test_a_hold_that_the_ledger_does_not_take_stays_and_holds_up_no_other() -> None:
+    ledger = ScriptedLedger({"req_0": 1.0}, poisoned=frozenset({"req_1"}))
+    store = ScriptedStore([overdue(3)])
+
+    assert await sweeper(store, ledger).sweep() == 2
+
+    verdicts = {one.request_id: one.verdict for one in store.settled}
+    assert verdicts == {"req_0": Verdict.CHARGED, "req_2": Verdict.RELEASED}
+
+
+async def test_a_round_that_ends_with_a_defect_is_logged_and_the_next_one_runs() -> None:
+    store = ScriptedStore([ValueError("odd"), overdue(1)])
+
+    async with rounds(sweeper(store, ScriptedLedger(), pause_seconds=0.01)):
+        await store.looked_everywhere.wait()
+
+    assert len(store.settled) == 1
 
 
 async def test_nothing_overdue_asks_the_ledger_nothing() -> None:
@@ -212,7 +240,7 @@ async def test_a_round_that_fails_is_tried_again(away: str) -> None:
 
 
 async def test_nothing_is_swept_raised_or_found_until_the_clock_was_watched_for_a_holds_life() -> None:
-    old = DayEntries(KEY_DAY, charged=0, held=1, oldest_hold_at=1.0, limit=100)
+    old = DayEntries(KEY_DAY, charged=0, holds={"req_held": 1.0}, limit=100)
     store, ledger = ScriptedStore([overdue(1)], batches=[[old]]), ScriptedLedger({"req_1": 1.0, "req_2": 1.0})
     clock = ScriptedClock(is_watched=False)
     waiting = sweeper(store, ledger, clock)
@@ -229,7 +257,7 @@ async def test_nothing_is_swept_raised_or_found_until_the_clock_was_watched_for_
 
 
 async def test_old_days_are_removed_unless_the_clock_has_stepped() -> None:
-    days = [DayEntries(KeyDay("key_1", day), 0, 0, None, limit=1) for day in range(10)]
+    days = [DayEntries(KeyDay("key_1", day), 0, {}, limit=1) for day in range(10)]
     store, clock = ScriptedStore(batches=[days], clock_shows=9.5 * 86_400), ScriptedClock(is_steady=False)
     waiting = sweeper(store, ScriptedLedger(), clock)
 
@@ -257,7 +285,32 @@ async def test_only_rows_older_than_a_hold_can_live_are_raised() -> None:
 
     assert await sweeper(store, ledger).reconcile() == 1
 
-    assert store.raised == [(KEY_DAY, ["req_old"])]
+    assert store.raised == [(KEY_DAY, 1)]
+
+
+async def test_rows_of_holds_that_are_not_swept_yet_are_left_out() -> None:
+    old = NOW - HOLD_SECONDS - 1
+    store = ScriptedStore(batches=[[DayEntries(KEY_DAY, 0, {"req_held": old, "req_young": NOW}, limit=100)]])
+    ledger = ScriptedLedger({"req_held": old, "req_lost": old})
+
+    assert await sweeper(store, ledger).reconcile() == 1
+
+    assert store.raised == [(KEY_DAY, 1)]
+
+
+async def test_a_counter_that_cannot_be_raised_keeps_no_other_from_it(caplog: pytest.LogCaptureFixture) -> None:
+    class ChoosyStore(ScriptedStore):
+        async def raise_counter(self, key_day: KeyDay, count: int, **more: Any) -> int:
+            if key_day.key_id == "key_bad":
+                raise InvalidRequest("odd")
+            return await super().raise_counter(key_day, count, **more)
+
+    bad = DayEntries(KeyDay("key_bad", 7), 0, {}, limit=100)
+    store = ChoosyStore(batches=[[bad, entries(charged=0)], [entries(charged=0)]])
+
+    assert await sweeper(store, ScriptedLedger({"req_1": 1.0})).reconcile() == 2
+
+    assert "a counter was not compared" in caplog.text
 
 
 async def test_a_counter_that_is_not_below_its_old_rows_is_not_touched() -> None:

@@ -56,7 +56,7 @@ class AuditEvent(_message.Message):
     id: _builtins.str
     """Id, `aud_…`; ids sort by time."""
     actor: _builtins.str
-    """Who: `owner`, or `operator` with the name that the operator gave, `operator:ada`."""
+    """Who: `owner`, `operator` with the name that the operator gave (`operator:ada`), or `unknown` for wrong passwords."""
     address: _builtins.str
     """From where: the client's address, or that of the operator's machine; empty when it is not known."""
     action: _builtins.str

@@ -154,7 +154,7 @@ class OwnerServiceServicer:
 
     def GetOwnPrincipal(self, request, context):
         """GetOwnPrincipal says what a key of the account may do now, for calls on its owner's behalf without its secret.
-        FAILED_PRECONDITION when the key does not work any more.
+        FAILED_PRECONDITION (`key_revoked`, `key_expired`) when the key does not work any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

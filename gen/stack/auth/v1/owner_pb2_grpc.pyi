@@ -39,7 +39,7 @@ class OwnerServiceStub:
     """RotateOwnKey replaces a key, as KeyService does; the new key counts as a new one, the old one no more."""
     GetOwnPrincipal: _aio.UnaryUnaryMultiCallable[_owner_pb2.GetOwnPrincipalRequest, _owner_pb2.GetOwnPrincipalResponse]
     """GetOwnPrincipal says what a key of the account may do now, for calls on its owner's behalf without its secret.
-    FAILED_PRECONDITION when the key does not work any more.
+    FAILED_PRECONDITION (`key_revoked`, `key_expired`) when the key does not work any more.
     """
     ListOwnAuditEvents: _aio.UnaryUnaryMultiCallable[_owner_pb2.ListOwnAuditEventsRequest, _owner_pb2.ListOwnAuditEventsResponse]
     """ListOwnAuditEvents lists what was changed in the account, newest first."""
@@ -123,7 +123,7 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_owner_pb2.GetOwnPrincipalRequest, _abc.Awaitable[_owner_pb2.GetOwnPrincipalResponse]],
     ) -> _abc.Awaitable[_owner_pb2.GetOwnPrincipalResponse]:
         """GetOwnPrincipal says what a key of the account may do now, for calls on its owner's behalf without its secret.
-        FAILED_PRECONDITION when the key does not work any more.
+        FAILED_PRECONDITION (`key_revoked`, `key_expired`) when the key does not work any more.
         """
 
     @_abc_1.abstractmethod

@@ -26,55 +26,55 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stack.auth.v1 import accounts_pb2 as stack_dot_auth_dot_v1_dot_accounts__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/auth/v1/sessions.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/auth/v1/accounts.proto\"\xf5\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x16.stack.auth.v1.Account\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x12\n\nis_current\x18\x07 \x01(\x08\"E\n\x0bOpenSession\x12\r\n\x05token\x18\x01 \x01(\t\x12\'\n\x07session\x18\x02 \x01(\x0b\x32\x16.stack.auth.v1.Session\"\x17\n\x15\x44\x65scribeSignUpRequest\"W\n\x16\x44\x65scribeSignUpResponse\x12+\n\x06policy\x18\x01 \x01(\x0e\x32\x1b.stack.auth.v1.SignUpPolicy\x12\x10\n\x08has_mail\x18\x02 \x01(\x08\"@\n\rSignUpRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0e\n\x06invite\x18\x03 \x01(\t\"=\n\x0eSignUpResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\"G\n\x0cLogInRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x16\n\x0ereplaced_token\x18\x03 \x01(\t\"<\n\rLogInResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\"\x1e\n\rLogOutRequest\x12\r\n\x05token\x18\x01 \x01(\t\"\x10\n\x0eLogOutResponse\"\"\n\x11GetSessionRequest\x12\r\n\x05token\x18\x01 \x01(\t\"=\n\x12GetSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Session\"#\n\x12VerifyEmailRequest\x12\r\n\x05token\x18\x01 \x01(\t\"$\n\x13VerifyEmailResponse\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"(\n\x17SendVerificationRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x1a\n\x18SendVerificationResponse\")\n\x18SendPasswordResetRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x1b\n\x19SendPasswordResetResponse\"7\n\x14ResetPasswordRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"&\n\x15ResetPasswordResponse\x12\r\n\x05\x65mail\x18\x01 \x01(\t*}\n\x0cSignUpPolicy\x12\x1e\n\x1aSIGN_UP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGN_UP_POLICY_OPEN\x10\x01\x12\x19\n\x15SIGN_UP_POLICY_INVITE\x10\x02\x12\x19\n\x15SIGN_UP_POLICY_CLOSED\x10\x03\x32\x93\x06\n\x0eSessionService\x12]\n\x0e\x44\x65scribeSignUp\x12$.stack.auth.v1.DescribeSignUpRequest\x1a%.stack.auth.v1.DescribeSignUpResponse\x12\x45\n\x06SignUp\x12\x1c.stack.auth.v1.SignUpRequest\x1a\x1d.stack.auth.v1.SignUpResponse\x12\x42\n\x05LogIn\x12\x1b.stack.auth.v1.LogInRequest\x1a\x1c.stack.auth.v1.LogInResponse\x12\x45\n\x06LogOut\x12\x1c.stack.auth.v1.LogOutRequest\x1a\x1d.stack.auth.v1.LogOutResponse\x12Q\n\nGetSession\x12 .stack.auth.v1.GetSessionRequest\x1a!.stack.auth.v1.GetSessionResponse\x12T\n\x0bVerifyEmail\x12!.stack.auth.v1.VerifyEmailRequest\x1a\".stack.auth.v1.VerifyEmailResponse\x12\x63\n\x10SendVerification\x12&.stack.auth.v1.SendVerificationRequest\x1a\'.stack.auth.v1.SendVerificationResponse\x12\x66\n\x11SendPasswordReset\x12\'.stack.auth.v1.SendPasswordResetRequest\x1a(.stack.auth.v1.SendPasswordResetResponse\x12Z\n\rResetPassword\x12#.stack.auth.v1.ResetPasswordRequest\x1a$.stack.auth.v1.ResetPasswordResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/auth/v1/sessions.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/auth/v1/accounts.proto\"\xf5\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x16.stack.auth.v1.Account\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x12\n\nis_current\x18\x07 \x01(\x08\"[\n\x0bOpenSession\x12\r\n\x05token\x18\x01 \x01(\t\x12\'\n\x07session\x18\x02 \x01(\x0b\x32\x16.stack.auth.v1.Session\x12\x14\n\x0c\x64\x65vice_token\x18\x03 \x01(\t\"\'\n\x15\x44\x65scribeSignUpRequest\x12\x0e\n\x06invite\x18\x01 \x01(\t\"\x81\x01\n\x16\x44\x65scribeSignUpResponse\x12+\n\x06policy\x18\x01 \x01(\x0e\x32\x1b.stack.auth.v1.SignUpPolicy\x12\x10\n\x08has_mail\x18\x02 \x01(\x08\x12\x18\n\x0b\x64\x61ily_limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_daily_limit\"@\n\rSignUpRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0e\n\x06invite\x18\x03 \x01(\t\"=\n\x0eSignUpResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\"]\n\x0cLogInRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x16\n\x0ereplaced_token\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_token\x18\x04 \x01(\t\"<\n\rLogInResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\"\x1e\n\rLogOutRequest\x12\r\n\x05token\x18\x01 \x01(\t\"\x10\n\x0eLogOutResponse\"\"\n\x11GetSessionRequest\x12\r\n\x05token\x18\x01 \x01(\t\"=\n\x12GetSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Session\"#\n\x12VerifyEmailRequest\x12\r\n\x05token\x18\x01 \x01(\t\"$\n\x13VerifyEmailResponse\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"(\n\x17SendVerificationRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x1a\n\x18SendVerificationResponse\")\n\x18SendPasswordResetRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x1b\n\x19SendPasswordResetResponse\"7\n\x14ResetPasswordRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"<\n\x15ResetPasswordResponse\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x65vice_token\x18\x02 \x01(\t*}\n\x0cSignUpPolicy\x12\x1e\n\x1aSIGN_UP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGN_UP_POLICY_OPEN\x10\x01\x12\x19\n\x15SIGN_UP_POLICY_INVITE\x10\x02\x12\x19\n\x15SIGN_UP_POLICY_CLOSED\x10\x03\x32\x93\x06\n\x0eSessionService\x12]\n\x0e\x44\x65scribeSignUp\x12$.stack.auth.v1.DescribeSignUpRequest\x1a%.stack.auth.v1.DescribeSignUpResponse\x12\x45\n\x06SignUp\x12\x1c.stack.auth.v1.SignUpRequest\x1a\x1d.stack.auth.v1.SignUpResponse\x12\x42\n\x05LogIn\x12\x1b.stack.auth.v1.LogInRequest\x1a\x1c.stack.auth.v1.LogInResponse\x12\x45\n\x06LogOut\x12\x1c.stack.auth.v1.LogOutRequest\x1a\x1d.stack.auth.v1.LogOutResponse\x12Q\n\nGetSession\x12 .stack.auth.v1.GetSessionRequest\x1a!.stack.auth.v1.GetSessionResponse\x12T\n\x0bVerifyEmail\x12!.stack.auth.v1.VerifyEmailRequest\x1a\".stack.auth.v1.VerifyEmailResponse\x12\x63\n\x10SendVerification\x12&.stack.auth.v1.SendVerificationRequest\x1a\'.stack.auth.v1.SendVerificationResponse\x12\x66\n\x11SendPasswordReset\x12\'.stack.auth.v1.SendPasswordResetRequest\x1a(.stack.auth.v1.SendPasswordResetResponse\x12Z\n\rResetPassword\x12#.stack.auth.v1.ResetPasswordRequest\x1a$.stack.auth.v1.ResetPasswordResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.auth.v1.sessions_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIGNUPPOLICY']._serialized_start=1270
-  _globals['_SIGNUPPOLICY']._serialized_end=1395
+  _globals['_SIGNUPPOLICY']._serialized_start=1395
+  _globals['_SIGNUPPOLICY']._serialized_end=1520
   _globals['_SESSION']._serialized_start=111
   _globals['_SESSION']._serialized_end=356
   _globals['_OPENSESSION']._serialized_start=358
-  _globals['_OPENSESSION']._serialized_end=427
-  _globals['_DESCRIBESIGNUPREQUEST']._serialized_start=429
-  _globals['_DESCRIBESIGNUPREQUEST']._serialized_end=452
-  _globals['_DESCRIBESIGNUPRESPONSE']._serialized_start=454
-  _globals['_DESCRIBESIGNUPRESPONSE']._serialized_end=541
-  _globals['_SIGNUPREQUEST']._serialized_start=543
-  _globals['_SIGNUPREQUEST']._serialized_end=607
-  _globals['_SIGNUPRESPONSE']._serialized_start=609
-  _globals['_SIGNUPRESPONSE']._serialized_end=670
-  _globals['_LOGINREQUEST']._serialized_start=672
-  _globals['_LOGINREQUEST']._serialized_end=743
-  _globals['_LOGINRESPONSE']._serialized_start=745
-  _globals['_LOGINRESPONSE']._serialized_end=805
-  _globals['_LOGOUTREQUEST']._serialized_start=807
-  _globals['_LOGOUTREQUEST']._serialized_end=837
-  _globals['_LOGOUTRESPONSE']._serialized_start=839
-  _globals['_LOGOUTRESPONSE']._serialized_end=855
-  _globals['_GETSESSIONREQUEST']._serialized_start=857
-  _globals['_GETSESSIONREQUEST']._serialized_end=891
-  _globals['_GETSESSIONRESPONSE']._serialized_start=893
-  _globals['_GETSESSIONRESPONSE']._serialized_end=954
-  _globals['_VERIFYEMAILREQUEST']._serialized_start=956
-  _globals['_VERIFYEMAILREQUEST']._serialized_end=991
-  _globals['_VERIFYEMAILRESPONSE']._serialized_start=993
-  _globals['_VERIFYEMAILRESPONSE']._serialized_end=1029
-  _globals['_SENDVERIFICATIONREQUEST']._serialized_start=1031
-  _globals['_SENDVERIFICATIONREQUEST']._serialized_end=1071
-  _globals['_SENDVERIFICATIONRESPONSE']._serialized_start=1073
-  _globals['_SENDVERIFICATIONRESPONSE']._serialized_end=1099
-  _globals['_SENDPASSWORDRESETREQUEST']._serialized_start=1101
-  _globals['_SENDPASSWORDRESETREQUEST']._serialized_end=1142
-  _globals['_SENDPASSWORDRESETRESPONSE']._serialized_start=1144
-  _globals['_SENDPASSWORDRESETRESPONSE']._serialized_end=1171
-  _globals['_RESETPASSWORDREQUEST']._serialized_start=1173
-  _globals['_RESETPASSWORDREQUEST']._serialized_end=1228
-  _globals['_RESETPASSWORDRESPONSE']._serialized_start=1230
-  _globals['_RESETPASSWORDRESPONSE']._serialized_end=1268
-  _globals['_SESSIONSERVICE']._serialized_start=1398
-  _globals['_SESSIONSERVICE']._serialized_end=2185
+  _globals['_OPENSESSION']._serialized_end=449
+  _globals['_DESCRIBESIGNUPREQUEST']._serialized_start=451
+  _globals['_DESCRIBESIGNUPREQUEST']._serialized_end=490
+  _globals['_DESCRIBESIGNUPRESPONSE']._serialized_start=493
+  _globals['_DESCRIBESIGNUPRESPONSE']._serialized_end=622
+  _globals['_SIGNUPREQUEST']._serialized_start=624
+  _globals['_SIGNUPREQUEST']._serialized_end=688
+  _globals['_SIGNUPRESPONSE']._serialized_start=690
+  _globals['_SIGNUPRESPONSE']._serialized_end=751
+  _globals['_LOGINREQUEST']._serialized_start=753
+  _globals['_LOGINREQUEST']._serialized_end=846
+  _globals['_LOGINRESPONSE']._serialized_start=848
+  _globals['_LOGINRESPONSE']._serialized_end=908
+  _globals['_LOGOUTREQUEST']._serialized_start=910
+  _globals['_LOGOUTREQUEST']._serialized_end=940
+  _globals['_LOGOUTRESPONSE']._serialized_start=942
+  _globals['_LOGOUTRESPONSE']._serialized_end=958
+  _globals['_GETSESSIONREQUEST']._serialized_start=960
+  _globals['_GETSESSIONREQUEST']._serialized_end=994
+  _globals['_GETSESSIONRESPONSE']._serialized_start=996
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1057
+  _globals['_VERIFYEMAILREQUEST']._serialized_start=1059
+  _globals['_VERIFYEMAILREQUEST']._serialized_end=1094
+  _globals['_VERIFYEMAILRESPONSE']._serialized_start=1096
+  _globals['_VERIFYEMAILRESPONSE']._serialized_end=1132
+  _globals['_SENDVERIFICATIONREQUEST']._serialized_start=1134
+  _globals['_SENDVERIFICATIONREQUEST']._serialized_end=1174
+  _globals['_SENDVERIFICATIONRESPONSE']._serialized_start=1176
+  _globals['_SENDVERIFICATIONRESPONSE']._serialized_end=1202
+  _globals['_SENDPASSWORDRESETREQUEST']._serialized_start=1204
+  _globals['_SENDPASSWORDRESETREQUEST']._serialized_end=1245
+  _globals['_SENDPASSWORDRESETRESPONSE']._serialized_start=1247
+  _globals['_SENDPASSWORDRESETRESPONSE']._serialized_end=1274
+  _globals['_RESETPASSWORDREQUEST']._serialized_start=1276
+  _globals['_RESETPASSWORDREQUEST']._serialized_end=1331
+  _globals['_RESETPASSWORDRESPONSE']._serialized_start=1333
+  _globals['_RESETPASSWORDRESPONSE']._serialized_end=1393
+  _globals['_SESSIONSERVICE']._serialized_start=1523
+  _globals['_SESSIONSERVICE']._serialized_end=2310
 # @@protoc_insertion_point(module_scope)

@@ -109,8 +109,11 @@ class OpenSession(_message.Message):
 
     TOKEN_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """The token to show in `authorization: Bearer`; it cannot be read again."""
+    device_token: _builtins.str
+    """Token by which this device is known when it logs in to this account again; it opens nothing without the password."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session."""
@@ -120,10 +123,11 @@ class OpenSession(_message.Message):
         *,
         token: _builtins.str = ...,
         session: Global___Session | None = ...,
+        device_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_token", b"device_token", "session", b"session", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,12 +139,17 @@ class DescribeSignUpRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    INVITE_FIELD_NUMBER: _builtins.int
+    invite: _builtins.str
+    """Token of an invitation, whose plan is described then; empty, or one that is not good, describes the free plan."""
     def __init__(
         self,
+        *,
+        invite: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invite", b"invite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -154,21 +163,27 @@ class DescribeSignUpResponse(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     HAS_MAIL_FIELD_NUMBER: _builtins.int
+    DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     policy: Global___SignUpPolicy.ValueType
     """Who may sign up."""
     has_mail: _builtins.bool
     """Whether mail is configured: e-mails are verified, and forgotten passwords reset by mail."""
+    daily_limit: _builtins.int
+    """Requests a UTC day of each key of the new account; 0 admits nothing."""
     def __init__(
         self,
         *,
         policy: Global___SignUpPolicy.ValueType = ...,
         has_mail: _builtins.bool = ...,
+        daily_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_mail", b"has_mail", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "has_mail", b"has_mail", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__daily_limit: _TypeAlias = _typing.Literal["daily_limit"]  # noqa: Y015
+    _WhichOneofArgType__daily_limit: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__daily_limit) -> _WhichOneofReturnType__daily_limit | None: ...
 
 Global___DescribeSignUpResponse: _TypeAlias = DescribeSignUpResponse  # noqa: Y015
 
@@ -235,22 +250,26 @@ class LogInRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     REPLACED_TOKEN_FIELD_NUMBER: _builtins.int
+    DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """E-mail address."""
     password: _builtins.str
     """Password."""
     replaced_token: _builtins.str
     """Token of a session that the new one replaces, which ends it; empty when there is none."""
+    device_token: _builtins.str
+    """Device token of an earlier log-in with this device; empty when there is none."""
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
         password: _builtins.str = ...,
         replaced_token: _builtins.str = ...,
+        device_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "password", b"password", "replaced_token", b"replaced_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_token", b"device_token", "email", b"email", "password", b"password", "replaced_token", b"replaced_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -520,16 +539,20 @@ class ResetPasswordResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EMAIL_FIELD_NUMBER: _builtins.int
+    DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The account's e-mail address."""
+    device_token: _builtins.str
+    """Token by which this device is known when it logs in to the account."""
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
+        device_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_token", b"device_token", "email", b"email"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,8 +14,10 @@ GRPC_VERSION: str
 
 class SessionServiceStub:
     """SessionService lets people in: it is what a console needs before somebody has logged in. Callers name the person's
-    address in the metadata `stack-client-address`; tries are counted for each address and e-mail, and RESOURCE_EXHAUSTED
-    with `retry_after_seconds` refuses one too many. Whether an e-mail has an account cannot be told from the answers of
+    address in the metadata `stack-client-address`. Tries are counted for each address, and for each account and address, and
+    RESOURCE_EXHAUSTED with `retry_after_seconds` refuses one too many; its `scope` is `client` where nothing but the address
+    was counted, so that a caller may refuse that address by itself until then. A device that logged in to an account before
+    shows its token and is counted apart. Whether an e-mail has an account cannot be told from the answers of
     LogIn, SendVerification and SendPasswordReset, nor of SignUp where mail is configured.
     """
 
@@ -49,8 +51,10 @@ class SessionServiceStub:
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """SessionService lets people in: it is what a console needs before somebody has logged in. Callers name the person's
-    address in the metadata `stack-client-address`; tries are counted for each address and e-mail, and RESOURCE_EXHAUSTED
-    with `retry_after_seconds` refuses one too many. Whether an e-mail has an account cannot be told from the answers of
+    address in the metadata `stack-client-address`. Tries are counted for each address, and for each account and address, and
+    RESOURCE_EXHAUSTED with `retry_after_seconds` refuses one too many; its `scope` is `client` where nothing but the address
+    was counted, so that a caller may refuse that address by itself until then. A device that logged in to an account before
+    shows its token and is counted apart. Whether an e-mail has an account cannot be told from the answers of
     LogIn, SendVerification and SendPasswordReset, nor of SignUp where mail is configured.
     """
 

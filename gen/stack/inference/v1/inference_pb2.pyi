@@ -257,16 +257,23 @@ Global___StreamChatCompletionResponse: _TypeAlias = StreamChatCompletionResponse
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """ListModelsRequest asks for all models."""
+    """ListModelsRequest asks for models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PERMITTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def permitted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names, or patterns with `*` in them, of the models that the API key may ask for; empty permits all."""
+
     def __init__(
         self,
+        *,
+        permitted: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permitted", b"permitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,7 +281,7 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """ListModelsResponse is all models."""
+    """ListModelsResponse is the models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -80,7 +80,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """ListModels lists what Groq serves now, from a cache.
+        """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -24,7 +24,7 @@ class InferenceServiceStub:
     StreamChatCompletion: _aio.UnaryStreamMultiCallable[_inference_pb2.StreamChatCompletionRequest, _inference_pb2.StreamChatCompletionResponse]
     """StreamChatCompletion answers as it is generated. Its ledger row is committed before the last message leaves."""
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
-    """ListModels lists what Groq serves now, from a cache."""
+    """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers."""
     GetDependencies: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetDependenciesRequest, _inference_pb2.GetDependenciesResponse]
     """GetDependencies returns the state of what this service needs, as it was checked last; it checks nothing itself."""
 
@@ -56,7 +56,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.ListModelsRequest,
         context: _aio.ServicerContext[_inference_pb2.ListModelsRequest, _abc.Awaitable[_inference_pb2.ListModelsResponse]],
     ) -> _abc.Awaitable[_inference_pb2.ListModelsResponse]:
-        """ListModels lists what Groq serves now, from a cache."""
+        """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers."""
 
     @_abc_1.abstractmethod
     def GetDependencies(

@@ -54,6 +54,7 @@ class CountChargedRequest(_message.Message):
 
     KEY_DAYS_FIELD_NUMBER: _builtins.int
     RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
+    EXCLUDED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyDay]:
         """What to count."""
@@ -62,15 +63,20 @@ class CountChargedRequest(_message.Message):
     def reserved_before(self) -> _timestamp_pb2.Timestamp:
         """Count only rows reserved before this time; absent counts all."""
 
+    @_builtins.property
+    def excluded_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Do not count the rows of these requests, at most 1,000."""
+
     def __init__(
         self,
         *,
         key_days: _abc.Iterable[Global___KeyDay] | None = ...,
         reserved_before: _timestamp_pb2.Timestamp | None = ...,
+        excluded_request_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_before", b"reserved_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_request_ids", b"excluded_request_ids", "key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,7 +194,9 @@ class UsageRecord(_message.Message):
     stream: _builtins.bool
     """Whether it was streamed."""
     outcome: _builtins.str
-    """How it ended: `answered`, `client_left`, `refused`, `upstream_failed`, `cut`, `timed_out` or `unknown`."""
+    """How it ended: `answered`, `client_left`, `client_stalled`, `key_revoked`, `session_ended`, `refused`,
+    `upstream_failed`, `cut`, `timed_out` or `unknown`.
+    """
     charged: _builtins.bool
     """Whether it counts against the key's limit."""
     refund_reason: _builtins.str
@@ -363,60 +371,6 @@ class UsageSummary(_message.Message):
 Global___UsageSummary: _TypeAlias = UsageSummary  # noqa: Y015
 
 @_typing.final
-class ListChargedRequest(_message.Message):
-    """ListChargedRequest names a key's day."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KEY_DAY_FIELD_NUMBER: _builtins.int
-    RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def key_day(self) -> Global___KeyDay:
-        """The key and the day."""
-
-    @_builtins.property
-    def reserved_before(self) -> _timestamp_pb2.Timestamp:
-        """List only rows reserved before this time; absent lists all."""
-
-    def __init__(
-        self,
-        *,
-        key_day: Global___KeyDay | None = ...,
-        reserved_before: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key_day", b"key_day", "reserved_before", b"reserved_before"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_day", b"key_day", "reserved_before", b"reserved_before"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListChargedRequest: _TypeAlias = ListChargedRequest  # noqa: Y015
-
-@_typing.final
-class ListChargedResponse(_message.Message):
-    """ListChargedResponse is the rows' ids."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUEST_IDS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the requests, in no order."""
-
-    def __init__(
-        self,
-        *,
-        request_ids: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListChargedResponse: _TypeAlias = ListChargedResponse  # noqa: Y015
-
-@_typing.final
 class CloseUnknownRequest(_message.Message):
     """CloseUnknownRequest names requests whose verdict never came, at most 1,000."""
 
@@ -465,45 +419,80 @@ class CloseUnknownResponse(_message.Message):
 Global___CloseUnknownResponse: _TypeAlias = CloseUnknownResponse  # noqa: Y015
 
 @_typing.final
-class MarkClientLeftRequest(_message.Message):
-    """MarkClientLeftRequest names requests, at most 1,000."""
+class ResolveAbandonedRequest(_message.Message):
+    """ResolveAbandonedRequest names requests, at most 1,000."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the requests."""
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___AbandonedRequest]:
+        """The requests."""
 
     def __init__(
         self,
         *,
-        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+        requests: _abc.Iterable[Global___AbandonedRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_ids", b"request_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___MarkClientLeftRequest: _TypeAlias = MarkClientLeftRequest  # noqa: Y015
+Global___ResolveAbandonedRequest: _TypeAlias = ResolveAbandonedRequest  # noqa: Y015
 
 @_typing.final
-class MarkClientLeftResponse(_message.Message):
-    """MarkClientLeftResponse is empty."""
+class AbandonedRequest(_message.Message):
+    """AbandonedRequest is a request whose answer goes to nobody any more."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Id of the request."""
+    outcome: _builtins.str
+    """Why, as the row's outcome when Groq answered: `client_left`, `client_stalled`, `key_revoked` or `session_ended`.
+    Empty: the gateway lost touch with inference, and the row's own outcome stays.
+    """
     def __init__(
         self,
+        *,
+        request_id: _builtins.str = ...,
+        outcome: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___MarkClientLeftResponse: _TypeAlias = MarkClientLeftResponse  # noqa: Y015
+Global___AbandonedRequest: _TypeAlias = AbandonedRequest  # noqa: Y015
+
+@_typing.final
+class ResolveAbandonedResponse(_message.Message):
+    """ResolveAbandonedResponse is the requests' verdicts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_inference_pb2.Verdict.ValueType]:
+        """One for each request, in order; unspecified for a request without a row."""
+
+    def __init__(
+        self,
+        *,
+        verdicts: _abc.Iterable[_inference_pb2.Verdict.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveAbandonedResponse: _TypeAlias = ResolveAbandonedResponse  # noqa: Y015
 
 @_typing.final
 class ListRequestsRequest(_message.Message):

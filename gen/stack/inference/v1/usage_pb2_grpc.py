@@ -51,20 +51,15 @@ class UsageServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageResponse.FromString,
                 _registered_method=True)
-        self.ListCharged = channel.unary_unary(
-                '/stack.inference.v1.UsageService/ListCharged',
-                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.SerializeToString,
-                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.FromString,
-                _registered_method=True)
         self.CloseUnknown = channel.unary_unary(
                 '/stack.inference.v1.UsageService/CloseUnknown',
                 request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownResponse.FromString,
                 _registered_method=True)
-        self.MarkClientLeft = channel.unary_unary(
-                '/stack.inference.v1.UsageService/MarkClientLeft',
-                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.SerializeToString,
-                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.FromString,
+        self.ResolveAbandoned = channel.unary_unary(
+                '/stack.inference.v1.UsageService/ResolveAbandoned',
+                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedResponse.FromString,
                 _registered_method=True)
         self.ListRequests = channel.unary_unary(
                 '/stack.inference.v1.UsageService/ListRequests',
@@ -84,7 +79,8 @@ class UsageServiceServicer:
     """
 
     def CountCharged(self, request, context):
-        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it.
+        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
+        charges.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,13 +100,6 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListCharged(self, request, context):
-        """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def CloseUnknown(self, request, context):
         """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
         each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
@@ -120,9 +109,9 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def MarkClientLeft(self, request, context):
-        """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
-        Ids without a row are passed over.
+    def ResolveAbandoned(self, request, context):
+        """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
+        why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,20 +149,15 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.SummarizeUsageResponse.SerializeToString,
             ),
-            'ListCharged': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListCharged,
-                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.FromString,
-                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.SerializeToString,
-            ),
             'CloseUnknown': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseUnknown,
                     request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.CloseUnknownResponse.SerializeToString,
             ),
-            'MarkClientLeft': grpc.unary_unary_rpc_method_handler(
-                    servicer.MarkClientLeft,
-                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.FromString,
-                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.SerializeToString,
+            'ResolveAbandoned': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveAbandoned,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedResponse.SerializeToString,
             ),
             'ListRequests': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRequests,
@@ -280,33 +264,6 @@ class UsageService:
             _registered_method=True)
 
     @staticmethod
-    def ListCharged(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/stack.inference.v1.UsageService/ListCharged',
-            stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedRequest.SerializeToString,
-            stack_dot_inference_dot_v1_dot_usage__pb2.ListChargedResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
     def CloseUnknown(request,
             target,
             options=(),
@@ -334,7 +291,7 @@ class UsageService:
             _registered_method=True)
 
     @staticmethod
-    def MarkClientLeft(request,
+    def ResolveAbandoned(request,
             target,
             options=(),
             channel_credentials=None,
@@ -347,9 +304,9 @@ class UsageService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/stack.inference.v1.UsageService/MarkClientLeft',
-            stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftRequest.SerializeToString,
-            stack_dot_inference_dot_v1_dot_usage__pb2.MarkClientLeftResponse.FromString,
+            '/stack.inference.v1.UsageService/ResolveAbandoned',
+            stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_usage__pb2.ResolveAbandonedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,21 +19,21 @@ class UsageServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountCharged: _aio.UnaryUnaryMultiCallable[_usage_pb2.CountChargedRequest, _usage_pb2.CountChargedResponse]
-    """CountCharged counts charged rows of keys and days. Quota seeds its counters with it."""
+    """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
+    charges.
+    """
     GetRequest: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetRequestRequest, _usage_pb2.GetRequestResponse]
     """GetRequest reads one row. NOT_FOUND when there is none."""
     SummarizeUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.SummarizeUsageRequest, _usage_pb2.SummarizeUsageResponse]
     """SummarizeUsage adds up an account's or a key's rows by day and model."""
-    ListCharged: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListChargedRequest, _usage_pb2.ListChargedResponse]
-    """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it."""
     CloseUnknown: _aio.UnaryUnaryMultiCallable[_usage_pb2.CloseUnknownRequest, _usage_pb2.CloseUnknownResponse]
     """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
     each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
     uncharged. Quota's sweeper calls it for holds that are overdue.
     """
-    MarkClientLeft: _aio.UnaryUnaryMultiCallable[_usage_pb2.MarkClientLeftRequest, _usage_pb2.MarkClientLeftResponse]
-    """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
-    Ids without a row are passed over.
+    ResolveAbandoned: _aio.UnaryUnaryMultiCallable[_usage_pb2.ResolveAbandonedRequest, _usage_pb2.ResolveAbandonedResponse]
+    """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
+    why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
     """
     ListRequests: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListRequestsRequest, _usage_pb2.ListRequestsResponse]
     """ListRequests lists an account's rows, newest first."""
@@ -51,7 +51,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.CountChargedRequest,
         context: _aio.ServicerContext[_usage_pb2.CountChargedRequest, _abc.Awaitable[_usage_pb2.CountChargedResponse]],
     ) -> _abc.Awaitable[_usage_pb2.CountChargedResponse]:
-        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it."""
+        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
+        charges.
+        """
 
     @_abc_1.abstractmethod
     def GetRequest(
@@ -70,14 +72,6 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """SummarizeUsage adds up an account's or a key's rows by day and model."""
 
     @_abc_1.abstractmethod
-    def ListCharged(
-        self,
-        request: _usage_pb2.ListChargedRequest,
-        context: _aio.ServicerContext[_usage_pb2.ListChargedRequest, _abc.Awaitable[_usage_pb2.ListChargedResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.ListChargedResponse]:
-        """ListCharged lists the charged rows of a key's day by their ids. Quota raises a counter that lost charges with it."""
-
-    @_abc_1.abstractmethod
     def CloseUnknown(
         self,
         request: _usage_pb2.CloseUnknownRequest,
@@ -89,13 +83,13 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def MarkClientLeft(
+    def ResolveAbandoned(
         self,
-        request: _usage_pb2.MarkClientLeftRequest,
-        context: _aio.ServicerContext[_usage_pb2.MarkClientLeftRequest, _abc.Awaitable[_usage_pb2.MarkClientLeftResponse]],
-    ) -> _abc.Awaitable[_usage_pb2.MarkClientLeftResponse]:
-        """MarkClientLeft notes on answered rows that their client had left before the end. Gateways call it: only they know.
-        Ids without a row are passed over.
+        request: _usage_pb2.ResolveAbandonedRequest,
+        context: _aio.ServicerContext[_usage_pb2.ResolveAbandonedRequest, _abc.Awaitable[_usage_pb2.ResolveAbandonedResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ResolveAbandonedResponse]:
+        """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
+        why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
         """
 
     @_abc_1.abstractmethod

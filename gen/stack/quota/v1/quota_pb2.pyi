@@ -373,16 +373,20 @@ class SettleResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLOSED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     closed: _builtins.bool
     """Whether a hold was there to close."""
+    failed: _builtins.bool
+    """Whether this settlement failed while others went through; it may be repeated."""
     def __init__(
         self,
         *,
         closed: _builtins.bool = ...,
+        failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "failed", b"failed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -462,13 +466,16 @@ class VerifyResponse(_message.Message):
     DISAGREEMENTS_FIELD_NUMBER: _builtins.int
     KEY_DAYS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    DISAGREEMENTS_COUNT_FIELD_NUMBER: _builtins.int
     key_days: _builtins.int
     """Keys and days compared."""
     held: _builtins.int
     """Requests in flight that were seen."""
+    disagreements_count: _builtins.int
+    """All that disagrees."""
     @_builtins.property
     def disagreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Disagreement]:
-        """What disagrees; empty when nothing does."""
+        """What disagrees, the first 1,000 that were found; empty when nothing does."""
 
     def __init__(
         self,
@@ -476,10 +483,11 @@ class VerifyResponse(_message.Message):
         disagreements: _abc.Iterable[Global___Disagreement] | None = ...,
         key_days: _builtins.int = ...,
         held: _builtins.int = ...,
+        disagreements_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disagreements", b"disagreements", "held", b"held", "key_days", b"key_days"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disagreements", b"disagreements", "disagreements_count", b"disagreements_count", "held", b"held", "key_days", b"key_days"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,9 @@ if (play) {
       next.focus();
     });
   }
+  // What was typed when the session had ended, before the log-in.
+  form.elements.message.value = sessionStorage.getItem("stack-message") ?? "";
+  sessionStorage.removeItem("stack-message");
   // The settings stand beside the form, not in it.
   play.addEventListener("input", show);
   form.elements.message.addEventListener("keydown", (event) => {
@@ -125,7 +128,11 @@ if (play) {
       headers: { "content-type": "application/json", "x-csrf-token": play.dataset.csrf, "stack-key-id": form.elements.key.value },
       body: JSON.stringify(body),
     });
-    if (response.status === 401) throw new Error("You are logged out. Reload the page and log in again.");
+    if (response.status === 401) {
+      sessionStorage.setItem("stack-message", body.messages.at(-1).content);
+      location.assign("/login?next=/playground");
+      return;
+    }
     if (!response.ok) throw new Error((await response.json()).error.message);
     const id = response.headers.get("x-request-id");
     const text = body.stream ? await read(response, answer) : (await response.json()).choices[0].message.content;

@@ -14,6 +14,10 @@ async def _page(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("a page", headers={"cache-control": "public"})(scope, receive, send)
 
 
+async def _no_page(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("no page", status_code=404)(scope, receive, send)
+
+
 async def _broken(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("a secret of the server")
 
@@ -49,10 +53,13 @@ async def test_a_defect_is_a_page_that_tells_nothing_of_it_with_the_same_headers
 
 
 @pytest.mark.parametrize(
-    ("path", "is_kept"),
-    [("/keys", False), ("/keys?v=1", False), ("/static/console.css", False), ("/static/console.css?v=0a1b", True)],
+    ("app", "path", "told"),
+    [
+        (_page, "/keys", "no-store"),
+        (_page, "/keys?v=1", "no-store"),
+        (_page, "/static/console.css", "public"),
+        (_no_page, "/static/console.css?v=0a1b", "no-store"),
+    ],
 )
-async def test_only_files_whose_address_names_their_content_are_kept_by_browsers(path: str, is_kept: bool) -> None:
-    cache = (await _get(_page, path)).headers.get_list("cache-control")
-
-    assert cache == (["public, max-age=31536000, immutable"] if is_kept else ["no-store"])
+async def test_nothing_is_kept_by_browsers_but_files_that_say_so_themselves(app: ASGIApp, path: str, told: str) -> None:
+    assert (await _get(app, path)).headers.get_list("cache-control") == [told]

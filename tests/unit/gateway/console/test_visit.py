@@ -1,11 +1,14 @@
-"""Where a form may lead, and whose it is."""
+"""One request to the console: where it may lead, whose it is, and the cookies that go back."""
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.common.errors import PermissionDenied
-from services.gateway.console.visit import Visit, own_path
+from services.gateway.console.owner import OpenStay, Stay
+from services.gateway.console.visit import Belongings, Visit, own_path, visit_of
+
+_STAY = Stay("ses_1", "acc_1", "ada@example.com", "free", 0, 1_000, 0, "", is_current=True)
 
 
 def visit(*, host: str = "api.example.com", scheme: str = "https", **headers: str) -> Visit:
@@ -21,46 +24,100 @@ def visit(*, host: str = "api.example.com", scheme: str = "https", **headers: st
         "query_string": b"",
         "server": (host, 443),
     }
-    return Visit(Request(scope), "", "random bytes of a browser", None)
+    return visit_of(Request(scope), None)
 
 
-@pytest.mark.parametrize("path", ["/keys", "/usage?key=key_1", "/usage/requests/req_1"])
-def test_a_path_of_this_site_is_followed(path: str) -> None:
+def _set(one: Visit) -> dict[str, str]:
+    """Return the cookies that an answer sets, by name, with their attributes."""
+    given = one.finish(Response()).headers.getlist("set-cookie")
+    return {name: rest for name, _, rest in (cookie.partition("=") for cookie in given)}
+
+
+@pytest.mark.parametrize("path", ["/keys", "/usage?key=key_1&from=2026-11-01", "/keys?name=" + "%C3%A9" * 300])
+def test_a_path_of_this_site_is_followed_with_its_query(path: str) -> None:
     assert own_path(path) == path
 
 
 @pytest.mark.parametrize(
     "path",
-    ["", "keys", "//evil.example", "/\\evil.example", "https://evil.example", "/a\\b", "/a\nb", "/ä", "/" + "a" * 501],
+    [
+        "",
+        "keys",
+        "//evil.example",
+        "/\\evil.example",
+        "https://evil.example",
+        "/a\\b",
+        "/a\nb",
+        "/ä",
+        "/" + "a" * 2_001,
+    ],
 )
 def test_anything_that_a_browser_could_read_as_another_site_is_not(path: str) -> None:
     assert own_path(path) == "/keys"
 
 
-def test_a_form_of_this_browser_and_this_site_is_taken() -> None:
-    one = visit(origin="https://api.example.com", sec_fetch_site="same-origin")
-    one.demand_own_form(one.csrf_token)
+def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
+    one = visit(cookie="__Host-stack_session=token; __Host-stack_visitor=bytes")
+    before_log_in = one.csrf_token
+    one.could_be_ours(before_log_in)
+    one.belongings = Belongings(_STAY, owner=None, usage=None)  # type: ignore[arg-type]
+    in_session = one.csrf_token
+
+    one.check_token(in_session)
+    with pytest.raises(PermissionDenied, match="before you logged in"):
+        one.check_token(before_log_in)
+    one.belongings = None
+    one.check_token(in_session)  # The session has ended since, and the page is ours all the same.
+    one.check_token(before_log_in)
+
+
+@pytest.mark.parametrize("shown", ["", "0" * 64, "é"])
+def test_a_form_of_no_cookie_of_this_browser_is_refused_before_auth_is_asked(shown: str) -> None:
+    one = visit(cookie="__Host-stack_session=token")
+    with pytest.raises(PermissionDenied):
+        one.could_be_ours(shown)
+
+
+def test_the_visitors_cookie_is_renewed_with_every_answer() -> None:
+    """It once lapsed after a day, and a page that was still open was "opened too long ago"."""
+    cookies = _set(visit(cookie="__Host-stack_visitor=bytes"))
+    assert cookies["__Host-stack_visitor"].startswith("bytes; ")
+    assert "Max-Age=2592000" in cookies["__Host-stack_visitor"]
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("scheme", "host", "names"),
     [
-        {"origin": "https://evil.example"},
-        {"origin": "https://api.example.com.evil"},
-        {"origin": "null"},
-        {"sec_fetch_site": "cross-site"},
-        {"sec_fetch_site": "same-site"},
+        ("https", "api.example.com", {"__Host-stack_session", "__Host-stack_visitor", "__Host-stack_device"}),
+        (
+            "https",
+            "api.example.com:8443",
+            {"__Host-stack_session_8443", "__Host-stack_visitor_8443", "__Host-stack_device_8443"},
+        ),
+        ("http", "127.0.0.1:8080", {"stack_session_8080", "stack_visitor_8080", "stack_device_8080"}),
+        ("http", "127.0.0.1:9000", {"stack_session_9000", "stack_visitor_9000", "stack_device_9000"}),
+        ("http", "localhost", {"stack_session", "stack_visitor", "stack_device"}),
     ],
 )
-def test_a_form_from_another_site_is_refused_even_with_the_right_token(headers: dict[str, str]) -> None:
-    one = visit(**headers)
-    with pytest.raises(PermissionDenied):
-        one.demand_own_form(one.csrf_token)
+def test_cookies_of_two_stacks_on_one_host_have_different_names_and_over_https_are_this_hosts_alone(
+    scheme: str, host: str, names: set[str]
+) -> None:
+    one = visit(scheme=scheme, host=host)
+    one.come_in(OpenStay(_STAY, "token", "device"), now=0)
+    cookies = _set(one)
+
+    assert set(cookies) == names
+    for attributes in cookies.values():
+        parts = {part.strip().lower() for part in attributes.split(";")}
+        assert {"httponly", "samesite=lax", "path=/"} <= parts
+        assert ("secure" in parts) is (scheme == "https")
+        assert not any(part.startswith("domain") for part in parts)
 
 
-def test_a_cookie_is_for_https_alone_where_the_page_came_over_it() -> None:
-    for scheme, is_secure in (("https", True), ("http", False)):
-        one = visit(scheme=scheme)
-        one.go_out()
-        cookies = one.finish(Response()).headers.getlist("set-cookie")
-        assert all(("Secure" in cookie) is is_secure and "HttpOnly" in cookie for cookie in cookies)
+def test_the_device_stays_when_the_session_is_taken_back() -> None:
+    one = visit(cookie="__Host-stack_session=token; __Host-stack_device=device")
+    one.go_out()
+    cookies = _set(one)
+    assert one.device_token == "device"
+    assert "Max-Age=0" in cookies["__Host-stack_session"]
+    assert "__Host-stack_device" not in cookies

@@ -1,0 +1,41 @@
+"""`stackctl mail`: whether mail can be sent."""
+
+import click
+
+from services.cli import client, output
+from services.cli.client import Backends
+from stack.auth.v1 import mail_pb2
+from stack.auth.v1.mail_pb2_grpc import MailServiceStub
+
+_SECONDS_MAX = 45.0
+"""Mail servers may take their time to greet."""
+
+
+@click.group()
+def mail() -> None:
+    """See whether mail can be sent."""
+
+
+@mail.command()
+@click.option("--to", default="", help="E-mail address to send a test to; without it only the connection is tried.")
+@output.as_json_option
+@click.pass_obj
+def test(backends: Backends, *, to: str, as_json: bool) -> None:
+    """Connect to the mail server of AUTH_SMTP_URL as for any e-mail, and say what it can do or what is wrong."""
+    request = mail_pb2.TestMailRequest(to=to)
+    found = client.call(
+        backends.auth(),
+        lambda channel: MailServiceStub(channel).TestMail,
+        request,
+        timeout_seconds=_SECONDS_MAX,
+    )
+    facts = {
+        "server": found.server,
+        "encrypted": found.encrypted,
+        "verified": found.verified,
+        "authenticated": found.authenticated,
+        "smtputf8": found.smtputf8,
+        "sent": found.sent,
+        "waiting": found.waiting,
+    }
+    output.show_json(facts) if as_json else output.show_facts(facts)

@@ -1,0 +1,95 @@
+"""Invalid command-line arguments: one sentence and exit code 2."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from services.cli.failures import Failure
+from services.common.ids import Kind, is_id
+
+_TARGET = re.compile(r"(?:dns:(?://[^/\s]*/)?|ipv4:|ipv6:)?(?P<host>\[[^\s\]]+\]|[^\s/:]+):(?P<port>[0-9]{1,5})")
+_SOCKET = re.compile(r"unix:(?:///?)?[^\s]+|unix-abstract:[^\s]+")
+
+
+class Mistake(Failure):
+    """A command-line argument is invalid, whether stackctl or a service rejected it."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """A group that reports invalid arguments in one sentence that names the command's help."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line."""
+        _check_text(args)
+        with _one_sentence():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that it names."""
+        with _one_sentence():
+            return super().invoke(ctx)
+
+
+class Target(click.ParamType[str]):
+    """Where a service is: `host:port`, `dns:///host:port` or `unix:/path`."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check a target."""
+        text = str(value)
+        found = _TARGET.fullmatch(text)
+        if not _is_text(text) or not (_SOCKET.fullmatch(text) or (found and 0 < int(found["port"]) < 65_536)):
+            self.fail(f"{text!r} is no address; write host:port, dns:///host:port or unix:/path", param, ctx)
+        return text
+
+
+class Id(click.ParamType[str]):
+    """A public id of one kind."""
+
+    name = "id"
+
+    def __init__(self, kind: Kind) -> None:
+        """Take ids of `kind`."""
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check an id; empty stays empty."""
+        text = str(value)
+        if text and not is_id(text, self._kind):
+            self.fail(f"{text!r} is no id of this kind; one is {self._kind}_ and 26 characters", param, ctx)
+        return text
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        if not _is_text(argument):
+            shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            raise Mistake(f"an argument is not UTF-8: {shown}; write it in UTF-8")
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as exc:
+        sentence = " ".join(exc.format_message().split()).rstrip(".")
+        command = exc.ctx.command_path if exc.ctx else "stackctl"
+        raise Mistake(f"{sentence}; see `{command} --help`") from exc

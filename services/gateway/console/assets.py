@@ -1,0 +1,60 @@
+"""The console's static files, read once: what an address names is what is served, and what browsers may keep."""
+
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+_YEAR_SECONDS = 31_536_000
+_KEEP = f"public, max-age={_YEAR_SECONDS}, immutable"
+_ASK_AGAIN = "no-cache"
+_DIGEST_CHARACTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    content: bytes
+    media_type: str
+    digest: str
+
+
+class Assets:
+    """Serves the files of a folder from memory.
+
+    An address carries the digest of the content, `console.css?v=…`. Only an answer whose content has the digest that
+    was asked for may be kept for ever: while versions are rolled out, a page of one asks the gateway of another.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read all files of `folder`."""
+        self._assets = {path.name: _read(path) for path in folder.iterdir() if path.is_file()}
+
+    def url(self, name: str) -> str:
+        """Return the address of a file, which changes with its content."""
+        return f"/static/{name}?v={self._assets[name].digest}"
+
+    def content(self, name: str) -> bytes:
+        """Return the content of a file."""
+        return self._assets[name].content
+
+    async def serve(self, request: Request) -> Response:
+        """`GET /static/{name}`."""
+        asset = self._assets.get(request.path_params["name"])
+        if asset is None:
+            raise HTTPException(404)
+        etag = f'"{asset.digest}"'
+        is_named = request.query_params.get("v") == asset.digest
+        headers = {"cache-control": _KEEP if is_named else _ASK_AGAIN, "etag": etag}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(asset.content, media_type=asset.media_type, headers=headers)
+
+
+def _read(path: Path) -> _Asset:
+    content = path.read_bytes()
+    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return _Asset(content, media_type, hashlib.sha256(content).hexdigest()[:_DIGEST_CHARACTERS])

@@ -1,0 +1,80 @@
+"""What an honest client feels of strangers who send as much as they can: `make test-abuse`, minutes long."""
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.e2e.abuse import SMALL_VALUES, hammering, latencies, p99
+from tests.e2e.stack import Key, Stack, running_stack, say
+
+pytestmark = pytest.mark.skipif(not os.environ.get("ABUSE"), reason="takes minutes; run `make test-abuse`")
+
+_CLIENTS = 8
+_SECONDS = 30.0
+_STREAM_BYTES, _BYTES_A_SECOND = 12_000_000, 60_000
+
+
+@pytest.fixture(params=[0, 1], ids=["processes", "worker"])
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """Give a stack in each layout."""
+    with running_stack(workers=request.param) as running:
+        yield running
+
+
+async def _p99_beside(stack: Stack, bodies: tuple[bytes, ...], *, daily_limit: int) -> tuple[float, float, str]:
+    """Return an honest client's p99 alone, and beside eight clients that send `bodies`; and what those were told."""
+    url = f"{stack.base_url}/api/v1/chat"
+    honest = await stack.create_key(daily_limit=10**6)
+    strangers = [await stack.create_key(daily_limit=daily_limit) for _ in range(_CLIENTS)]
+    await latencies(url, honest, seconds=2)
+    alone = await latencies(url, honest, seconds=_SECONDS / 2)
+    with hammering(url, strangers, bodies) as statuses:
+        await asyncio.sleep(3)
+        beside = await latencies(url, honest, seconds=_SECONDS)
+    assert statuses.total() > 10 * _CLIENTS, statuses
+    alone += await latencies(url, honest, seconds=_SECONDS / 2)
+    return p99(alone), p99(beside), str(dict(statuses))
+
+
+async def test_an_honest_client_hardly_feels_eight_that_send_what_is_refused(stack: Stack) -> None:
+    alone, beside, told = await _p99_beside(stack, SMALL_VALUES, daily_limit=1_000)
+    print(f"\np99 alone {alone * 1000:.1f} ms, beside eight clients {beside * 1000:.1f} ms; they were told {told}")
+    assert beside < 2 * alone
+
+
+async def test_a_client_that_reads_60_kb_a_second_gets_its_12_mb(stack: Stack) -> None:
+    key = await stack.create_key()
+    got, seconds = await asyncio.to_thread(_read_slowly, stack, key)
+    print(f"\n{len(got):,} bytes in {seconds:.0f} s")
+    assert len(got) > _STREAM_BYTES
+    assert b"data: [DONE]" in got
+    assert await stack.until_settled(key) == (1, 0)
+    (row,) = stack.ledger(key)
+    assert (row["outcome"], row["charged"]) == ("answered", 1)
+
+
+def _read_slowly(stack: Stack, key: Key) -> tuple[bytes, float]:
+    """Read a stream at its pace, without a pause, through a small buffer; return all of it, and the time it took."""
+    address = urlsplit(stack.base_url)
+    body = json.dumps(say(f"[[standin:big bytes={_STREAM_BYTES // 2}]]", stream=True)).encode()
+    fields = "".join(f"{name}: {value}\r\n" for name, value in key.headers.items())
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    connection.settimeout(60)
+    connection.connect((address.hostname, address.port))
+    head = f"POST /api/v1/chat HTTP/1.1\r\nhost: a\r\n{fields}content-length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    got, began = bytearray(), time.monotonic()
+    with connection:
+        while not got.endswith(b"0\r\n\r\n"):
+            part = connection.recv(6_000)
+            assert part, f"cut after {len(got):,} bytes and {time.monotonic() - began:.0f} s"
+            got += part
+            time.sleep(max(0.0, len(got) / _BYTES_A_SECOND - (time.monotonic() - began)))
+    return bytes(got), time.monotonic() - began

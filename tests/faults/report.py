@@ -1,0 +1,64 @@
+"""Tells of a seed's run in words: one line of what happened, and a page when something is wrong."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from tests.faults.evidence import Evidence
+from tests.faults.world import World
+
+PROBLEMS_SHOWN = 20
+_REQUESTS_SHOWN = 10
+_LINES_SHOWN = 60
+_LINE_CHARACTERS_MAX = 1_000
+
+
+def summary(evidence: Evidence) -> str:
+    """Return one line: what broke, what clients saw, how requests ended in the ledger."""
+    faults = ", ".join(f"{fault.harm} {fault.target}" for fault in evidence.plan.faults)
+    seen = Counter(str(result.status or "left or cut") for result in evidence.results)
+    ends = Counter(row.outcome for row in evidence.rows)
+    late = sum(row.refund_reason == "no_verdict" and row.outcome != "unknown" for row in evidence.rows)
+    return f"{faults}: {_counts(seen)}; rows: {_counts(ends)}, {late} late "
+
+
+def failure(world: World, evidence: Evidence, found: list[str]) -> str:
+    """Return what is wrong, and all that is known of the requests concerned."""
+    plan = evidence.plan
+    ids = list(dict.fromkeys(re.findall(r"req_\w+", " ".join(found[:PROBLEMS_SHOWN]))))[:_REQUESTS_SHOWN]
+    lines = [
+        f"seed {plan.seed}; again with: make test-faults SEED={plan.seed} FAULT_LAYOUT={plan.layout}",
+        f"limits {plan.limits}, {len(evidence.results)} requests, {len(evidence.rows)} rows, the model list is "
+        f"{plan.model_list}; faults:",
+        *(f"  {fault.at:.2f} s: {fault.harm} {fault.target} for {fault.seconds:.2f} s" for fault in plan.faults),
+        f"{len(found)} problems:",
+        *(f"- {text}" for text in found[:PROBLEMS_SHOWN]),
+        "of these requests:",
+        *(line for one in ids for line in _told_of(evidence, one)),
+        "logged of them:",
+        *_logged(world, ids),
+    ]
+    return "\n".join(line[:_LINE_CHARACTERS_MAX] for line in lines)
+
+
+def _told_of(evidence: Evidence, request_id: str) -> Iterator[str]:
+    """Yield what a client saw of a request, its row, and what the upstream noted of it."""
+    for result in evidence.results:
+        if result.request_id == request_id:
+            sent, ended = result.started_at - evidence.started_at, result.ended_at - evidence.started_at
+            yield f"  client: {result}, from {sent:.2f} s to {ended:.2f} s, error {result.error}"
+            for entry in evidence.exchanges.get(result.request.number, []):
+                told = {name: value for name, value in entry.items() if name != "request"}
+                yield f"  upstream, {entry['received_at'] - evidence.started_at:.2f} s: {told}"
+    for row in evidence.rows:
+        if request_id in (row.request_id, row.upstream_id):
+            yield f"  ledger: {row}"
+
+
+def _logged(world: World, ids: list[str]) -> list[str]:
+    lines = [(name, line) for name in world.stack.names for line in world.stack.log(name).splitlines()]
+    return [f"  {name}: {line}" for name, line in lines if any(one in line for one in ids)][:_LINES_SHOWN]
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counter.items()))

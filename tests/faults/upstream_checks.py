@@ -1,0 +1,121 @@
+"""What the ledger says of the upstream, held against what the stand-in noted in its journal."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from tests.faults.evidence import Evidence
+from tests.faults.kinds import Charge
+from tests.faults.schedule import Harm
+from tests.faults.world import Row
+
+NO_VERDICT = "no_verdict"
+"""Reason of a row that the sweeper closed first; what came later filled it in and left it uncharged."""
+_TOKENS_MAX = 10**9
+"""Highest count that a row takes."""
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def rows_tell_what_was_used(evidence: Evidence) -> Iterator[str]:
+    """Reported tokens are those that the upstream counted and reported for the very request."""
+    standin_died = Harm.KILL in evidence.plan.harms("groq-standin")
+    for row in evidence.rows:
+        if row.usage_source != "reported":
+            continue
+        entries = evidence.exchanges_of(row)
+        if row.upstream_id.startswith("req_") and not entries and not standin_died:
+            yield f"the upstream knows nothing of {row}"
+        if entries and all(entry["ended_at"] for entry in entries):
+            yield from _wrong_usage(row, entries)
+
+
+def clients_are_told_what_was_used(evidence: Evidence) -> Iterator[str]:
+    """A client reads the same usage as its receipt has."""
+    rows = {row.request_id: row for row in evidence.rows}
+    for result in evidence.results:
+        row, told = rows.get(result.request_id), _counted(result.usage)
+        if row is None or not result.is_complete or told is None:
+            continue
+        if row.usage_source == "reported" and told != _tokens(row):
+            yield f"{result} was told {result.usage}: {row}"
+
+
+def usage_is_estimated_only_where_it_was_not_told(evidence: Evidence) -> Iterator[str]:
+    """Where the upstream reported the usage of an answer that was read to its end, the row has it."""
+    for row in evidence.rows:
+        entry = evidence.journal.get(row.upstream_id)
+        if row.usage_source != "estimated" or entry is None or not is_answered(entry) or _ran_out_of_time(entry):
+            continue
+        if _counted(entry["usage_sent"]) is not None:
+            yield f"the upstream reported {entry['usage_sent']}: {row}"
+
+
+def rows_belong_to_their_exchanges(evidence: Evidence) -> Iterator[str]:
+    """A row names an exchange that was made for its own request, and no other row does."""
+    requests = {result.request_id: result.request for result in evidence.results if result.request_id}
+    for row in evidence.rows:
+        entry, request = evidence.journal.get(row.upstream_id), requests.get(row.request_id)
+        if entry is not None and request is not None and evidence.number_of(entry) != request.number:
+            yield f"{row} names an exchange that was for {entry['last_user_message']!r}, and not for {request}"
+    for upstream_id, count in Counter(row.upstream_id for row in evidence.rows).items():
+        if count > 1 and upstream_id in evidence.journal:
+            yield f"{count} rows for the one exchange {upstream_id}"
+
+
+def upstream_answers_once(evidence: Evidence) -> Iterator[str]:
+    """No request is answered twice."""
+    for number, entries in evidence.exchanges.items():
+        answers = [entry for entry in entries if is_answered(entry)]
+        if len(answers) > 1 and evidence.kind_of(number).charge is Charge.YES:
+            yield f"{len(answers)} whole answers for request {number}"
+
+
+def answers_of_the_upstream_are_charged(evidence: Evidence) -> Iterator[str]:
+    """What the upstream answered in time is charged, whatever the client was told, unless inference died or stopped."""
+    if evidence.plan.harms("inference"):
+        return
+    for number, entries in evidence.exchanges.items():
+        kind = evidence.kind_of(number)
+        for entry in entries:
+            if kind.charge is not Charge.YES or not is_answered(entry) or _ran_out_of_time(entry):
+                continue
+            row = evidence.row_of(entry)
+            if row is None and (kind.has_id or evidence.request_id_of(number)):
+                yield f"no row for the answered exchange {entry}"
+            if row is not None and not row.charged and row.refund_reason != NO_VERDICT:
+                yield f"not charged, though the upstream answered: {row}"
+
+
+def is_answered(entry: dict[str, Any]) -> bool:
+    """Whether the upstream sent an answer to its end."""
+    return bool(entry["completed"] and entry["status"] == 200 and entry["finish_reason"])
+
+
+def _wrong_usage(row: Row, entries: list[dict[str, Any]]) -> Iterator[str]:
+    told = [_counted(entry["usage_sent"]) for entry in entries]
+    if _tokens(row) not in told:
+        yield f"the upstream reported {[entry['usage_sent'] for entry in entries]}: {row}"
+    counted = [_counted(entry["usage"]) for entry in entries]
+    if _TOKENS_MAX not in _tokens(row) and _tokens(row) not in counted:
+        yield f"the upstream counted {[entry['usage'] for entry in entries]}: {row}"
+
+
+def _ran_out_of_time(entry: dict[str, Any]) -> bool:
+    """Whether an exchange was so long that its request's time-out may have passed before its end was read."""
+    return bool(entry["ended_at"] - entry["received_at"] > 1.2)
+
+
+def _counted(usage: dict[str, Any] | None) -> tuple[int, ...] | None:
+    """Return the counts that a row should have; None where no usage can be read."""
+    if not usage or not all(isinstance(usage.get(name), int) for name in _COUNTS):
+        return None
+    counts = (
+        *(usage[name] for name in _COUNTS),
+        (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+        (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0),
+    )
+    return tuple(min(count, _TOKENS_MAX) for count in counts)
+
+
+def _tokens(row: Row) -> tuple[int, ...]:
+    return row.prompt_tokens, row.completion_tokens, row.total_tokens, row.cached_tokens, row.reasoning_tokens

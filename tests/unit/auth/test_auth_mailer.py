@@ -1,0 +1,177 @@
+"""When e-mails are tried again, and when they are given up."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.auth.audit import Actor
+from services.auth.emails import Email
+from services.auth.mail_queue import QueuedEmail, Topic, new_email
+from services.auth.mailer import Capabilities, Mailer, Undelivered
+from services.common.errors import FailedPrecondition, InvalidRequest, Unavailable
+
+_ABLE = Capabilities("mail.example.com:587", is_encrypted=True, is_verified=True, is_authenticated=True, smtputf8=False)
+
+
+class HandClock:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = datetime(2026, 8, 1, 12, tzinfo=UTC).timestamp()
+
+    def now(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+
+class Queue:
+    """A `MailQueue` of one e-mail."""
+
+    def __init__(self, email: QueuedEmail | None = None) -> None:
+        self.email, self.next_try_at = email, datetime.min.replace(tzinfo=UTC)
+
+    async def add(self, email: QueuedEmail) -> None:
+        """Keep it."""
+        self.email = email
+
+    async def due(self, now: datetime) -> bool:
+        """Whether it is due."""
+        return self.email is not None and self.next_try_at <= now
+
+    async def claim(self, *, count: int, now: datetime, until: datetime) -> Sequence[QueuedEmail]:
+        """Take it."""
+        assert self.email is not None
+        self.next_try_at = until
+        self.email = QueuedEmail(
+            self.email.id,
+            self.email.topic,
+            self.email.to,
+            None,
+            self.email.by,
+            self.email.created_at,
+            self.email.tries + 1,
+        )
+        return [self.email]
+
+    async def put_back(self, email: QueuedEmail, *, next_try_at: datetime) -> None:
+        """Keep it."""
+        self.next_try_at = next_try_at
+
+    async def remove(self, email: QueuedEmail) -> None:
+        """Forget it."""
+        self.email = None
+
+    async def waiting(self) -> int:
+        """Count it."""
+        return int(self.email is not None)
+
+
+class Server:
+    """A `Transport` that takes nothing until told to."""
+
+    name = "mail.example.com:587"
+
+    def __init__(self) -> None:
+        self.is_up, self.tries, self.taken = False, 0, list[Email]()
+
+    async def check(self) -> Capabilities:
+        """Answer while up."""
+        if not self.is_up:
+            raise Undelivered("it cannot be reached")
+        return _ABLE
+
+    async def send(self, email: Email, *, email_id: str, at: datetime) -> Capabilities:
+        """Take it while up."""
+        self.tries += 1
+        capabilities = await self.check()
+        self.taken.append(email)
+        return capabilities
+
+
+async def compose(queued: QueuedEmail) -> Email:
+    return Email(queued.to, "Hello", "A letter.")
+
+
+async def _look(mailer: Mailer) -> None:
+    """Let the mailer look into its queue once."""
+    mailer.notify()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await mailer.run(compose)
+
+
+async def test_an_email_is_tried_less_and_less_often_and_given_up_after_a_day() -> None:
+    clock, server = HandClock(), Server()
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+    mailer = Mailer(queue, server, clock=clock)
+    begun, tried = clock.seconds, []
+    while queue.email is not None:
+        await _look(mailer)
+        tried.append(clock.seconds - begun)
+        assert clock.seconds - begun <= 90_000, "it is never given up"
+        clock.seconds = max(queue.next_try_at.timestamp(), clock.seconds)
+
+    assert tried[:5] == [0, 5, 35, 155, 755]
+    assert 86_400 <= tried[-1] < 86_400 + 600
+    assert server.tries == len(tried)
+
+
+async def test_an_email_that_cannot_be_written_waits_and_the_service_goes_on() -> None:
+    async def fail(queued: QueuedEmail) -> Email:
+        raise ValueError(queued.to)
+
+    clock, server = HandClock(), Server()
+    server.is_up = True
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+    mailer = Mailer(queue, server, clock=clock)
+    mailer.notify()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await mailer.run(fail)
+    assert queue.email is not None
+    clock.seconds += 5
+    await _look(mailer)
+    assert len(server.taken) == 1
+
+
+async def test_an_email_is_sent_once_the_server_is_back() -> None:
+    clock, server = HandClock(), Server()
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+    mailer = Mailer(queue, server, clock=clock)
+    await _look(mailer)
+    server.is_up = True
+    await _look(mailer)
+    assert server.taken == [], "it is tried before its time"
+    clock.seconds += timedelta(seconds=5).total_seconds()
+    await _look(mailer)
+    assert [email.to for email in server.taken] == ["ada@example.com"]
+    assert queue.email is None
+
+
+async def test_addresses_beyond_ascii_need_a_server_that_is_known_to_take_them() -> None:
+    clock, server = HandClock(), Server()
+    mailer = Mailer(Queue(), server, clock=clock)
+    await mailer.require_reach("ada@example.com")
+    with pytest.raises(Unavailable):
+        await mailer.require_reach("жанна@example.com")
+    server.is_up = True
+    with pytest.raises(InvalidRequest, match="Use another one"):
+        await mailer.require_reach("жанна@example.com")
+
+
+async def test_without_a_mail_server_nothing_is_queued_and_a_test_says_so() -> None:
+    queue = Queue()
+    mailer = Mailer(queue, None, clock=HandClock())
+    await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=HandClock()))
+    await mailer.require_reach("жанна@example.com")
+    await asyncio.wait_for(mailer.run(compose), 1)
+    assert queue.email is None
+    with pytest.raises(FailedPrecondition, match="AUTH_SMTP_URL"):
+        await mailer.test(None)

@@ -1,0 +1,71 @@
+"""`stackctl mail test`: whether mail can be sent, and what is wrong in one sentence."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Sink
+from click.testing import CliRunner, Result
+
+from services.cli.main import main
+from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, running_auth
+from tests.unit.cli.conftest import Stackctl
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def with_mail(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """Give the target of an auth that has a mail server, and the port on which none listens yet."""
+    port = free_port()
+    settings = {
+        "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
+        "AUTH_KEY_PEPPER": PEPPER,
+        "AUTH_SMTP_URL": f"smtp://127.0.0.1:{port}",
+    }
+    with running_auth(tmp_path, settings) as service:
+        yield service.target, port
+
+
+def mail_test(target: str, *arguments: str) -> Result:
+    settings = {"AUTH_TARGET": target, "STACK_ADMIN_TOKEN": ADMIN_TOKEN}
+    return CliRunner().invoke(main, ["mail", "test", *arguments], env=settings)
+
+
+def test_mail_that_is_not_configured_is_said(stackctl: Stackctl) -> None:
+    result = stackctl("mail", "test")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "AUTH_SMTP_URL" in result.stderr
+
+
+def test_a_server_that_is_away_is_one_sentence_and_one_that_answers_is_described(with_mail: tuple[str, int]) -> None:
+    target, port = with_mail
+    away = mail_test(target)
+    assert away.exit_code == 1
+    assert away.stderr == (
+        f"stackctl: No mail can be sent: 127.0.0.1:{port} cannot be reached (SMTPConnectError); check AUTH_SMTP_URL.\n"
+    )
+
+    server = Controller(Sink(), hostname="127.0.0.1", port=port)
+    server.start()
+    try:
+        found = json.loads(mail_test(target, "--to", "ada@example.com", "--json").stdout)
+        assert found == {
+            "server": f"127.0.0.1:{port}",
+            "encrypted": False,
+            "verified": False,
+            "authenticated": False,
+            "smtputf8": True,
+            "sent": True,
+            "waiting": 0,
+        }
+        assert "sent" in mail_test(target).stdout
+    finally:
+        server.stop()

@@ -1,0 +1,65 @@
+"""Static files: kept for ever only under the digest of what was served."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from services.gateway.console.assets import Assets
+
+_FOREVER = "public, max-age=31536000, immutable"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "console.css").write_text("body { color: black }")
+    return tmp_path
+
+
+def _client(assets: Assets) -> httpx.AsyncClient:
+    app = Starlette(routes=[Route("/static/{name}", assets.serve)])
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console")
+
+
+async def test_a_file_is_kept_for_ever_under_the_digest_of_its_content(folder: Path) -> None:
+    assets = Assets(folder)
+    async with _client(assets) as client:
+        answer = await client.get(assets.url("console.css"))
+    assert (answer.text, answer.headers["cache-control"]) == ("body { color: black }", _FOREVER)
+    assert answer.headers["content-type"] == "text/css; charset=utf-8"
+
+
+@pytest.mark.parametrize("query", ["", "?v=", "?v=0a1b", "?v=0a1b&v={right}x", "?w={right}"])
+async def test_under_any_other_name_it_is_asked_for_again(folder: Path, query: str) -> None:
+    """While versions are rolled out, a page of the new one asks the old one for `console.css?v=new`."""
+    assets = Assets(folder)
+    right = assets.url("console.css").partition("=")[2]
+    async with _client(assets) as client:
+        answer = await client.get(f"/static/console.css{query.format(right=right)}")
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+
+
+async def test_what_is_served_and_named_is_what_was_read_though_the_file_changes(folder: Path) -> None:
+    assets = Assets(folder)
+    url = assets.url("console.css")
+    (folder / "console.css").write_text("body { color: red }")
+    async with _client(assets) as client:
+        answer = await client.get(url)
+    assert (answer.text, answer.headers["cache-control"]) == ("body { color: black }", _FOREVER)
+    assert assets.url("console.css") == url
+    assert Assets(folder).url("console.css") != url
+
+
+async def test_a_browser_that_has_the_content_is_not_sent_it_again(folder: Path) -> None:
+    async with _client(Assets(folder)) as client:
+        first = await client.get("/static/console.css")
+        again = await client.get("/static/console.css", headers={"if-none-match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("name", ["none.css", "..%2fconsole.css", ".", "%00"])
+async def test_what_is_not_there_is_a_404(folder: Path, name: str) -> None:
+    async with _client(Assets(folder)) as client:
+        assert (await client.get(f"/static/{name}")).status_code == 404

@@ -1,0 +1,78 @@
+"""The application around its handlers: ids, CORS and the envelope, for defects too."""
+
+from typing import Any, cast
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.common.errors import Unavailable
+from services.gateway.cors import CORSPolicy
+from services.gateway.dependencies import Dependencies
+from services.gateway.http.write_flow import ClientStalled
+from services.gateway.receipts import Receipts
+from services.gateway.routes import API
+from services.gateway.server import Readiness, build_app
+from services.gateway.shutdown import RequestsInFlight
+
+_ORIGIN = "https://app.example"
+
+
+class Handlers:
+    """Handlers that fail."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        async def handler(request: Request) -> Response:
+            raise self._error
+
+        return handler
+
+
+async def _answer(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> httpx.Response:
+    handlers: Any = Handlers(error)
+    app = build_app(
+        cast(API, handlers),
+        cast(Receipts, handlers),
+        Readiness(Dependencies([])),
+        cors=CORSPolicy(origins),
+        requests=RequestsInFlight(),
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        return await client.post("/v1/chat/completions", headers={"Origin": _ORIGIN})
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("secret detail"), 500), (Unavailable("away", reason="auth_unavailable"), 503)]
+)
+async def test_a_failure_is_in_the_envelope_with_an_id_and_a_page_may_read_it(error: Exception, status: int) -> None:
+    response = await _answer(error)
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"].startswith("req_")
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert "x-request-id" in response.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize(
+    ("origins", "allowed"),
+    [(("https://app.example",), "https://app.example"), (("https://other.example",), None), ((), None)],
+)
+async def test_a_page_of_another_origin_may_not(origins: tuple[str, ...], allowed: str | None) -> None:
+    response = await _answer(RuntimeError(), origins=origins)
+    assert response.status_code == 500
+    assert response.headers.get("access-control-allow-origin") == allowed
+    headers = CORSPolicy(origins).headers(_ORIGIN)
+    assert headers.get("access-control-allow-origin") == allowed
+
+
+async def test_a_client_that_stalled_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "services")
+    await _answer(ClientStalled("reads nothing"))
+    assert {"client stalled", "request"} <= {record.message for record in caplog.records}
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

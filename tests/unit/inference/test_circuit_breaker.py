@@ -1,0 +1,198 @@
+"""A circuit breaker that no single account opens or keeps open for the others."""
+
+import pytest
+
+from services.inference.circuit_breaker import CircuitBreaker
+
+NOW = 1_000.0
+
+
+class World:
+    """A breaker of ten failures, and its time."""
+
+    def __init__(self, failures_max: int = 10) -> None:
+        self.breaker = CircuitBreaker(failures_max)
+        self.now = NOW
+
+    def call(self, account: str, *, succeeds: bool = False) -> bool:
+        """Make a call if it is allowed, and end it; return whether it was made."""
+        if self.breaker.seconds_until_allowed(account, self.now):
+            return False
+        is_probe = self.breaker.begin(account, self.now)
+        if succeeds:
+            self.breaker.record_success()
+        else:
+            self.breaker.record_failure(account, self.now, is_probe=is_probe)
+        if is_probe:
+            self.breaker.end(account)
+        return True
+
+    def fail(self, account: str, times: int) -> None:
+        """Let calls of an account fail, as long as they are allowed."""
+        for _ in range(times):
+            self.call(account)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the circuit is open."""
+        return self.breaker.is_open
+
+
+def test_an_only_account_opens_it_with_every_failure_of_its_own() -> None:
+    world = World()
+    world.fail("a", 9)
+    assert not world.is_open
+
+    world.fail("a", 1)
+
+    assert world.is_open
+
+
+def test_one_of_two_accounts_does_not_open_it_however_often_it_fails() -> None:
+    world = World()
+    world.call("honest", succeeds=True)
+
+    world.fail("a", 50)
+
+    assert not world.is_open
+    assert world.call("honest")
+
+
+def test_two_accounts_of_which_both_fail_open_it_with_half_of_the_failures_each() -> None:
+    world = World()
+    world.fail("a", 5)
+    world.fail("b", 4)
+    assert not world.is_open
+
+    world.fail("b", 1)
+
+    assert world.is_open
+
+
+def test_of_three_and_more_accounts_each_contributes_a_third_at_most() -> None:
+    world = World(failures_max=9)
+    world.call("honest", succeeds=True)
+    world.fail("a", 50)
+    world.fail("b", 50)
+    assert not world.is_open, "two thirds"
+
+    world.fail("honest", 2)
+    assert not world.is_open
+    world.fail("honest", 1)
+
+    assert world.is_open
+
+
+def test_any_success_closes_it_and_forgets_the_failures() -> None:
+    world = World()
+    world.fail("a", 9)
+    world.call("a", succeeds=True)
+    world.fail("a", 9)
+    assert not world.is_open
+    world.fail("a", 1)
+    assert world.is_open
+
+    assert world.call("b", succeeds=True), "an account without failures need not wait"
+
+    assert not world.is_open
+    assert world.call("a")
+
+
+def test_while_it_is_open_the_accounts_that_failed_wait_and_others_send_one_probe_each() -> None:
+    world = World()
+    world.fail("a", 10)
+
+    assert not world.call("a")
+    assert world.call("b")
+    assert not world.call("b"), "its probe failed"
+    world.now += 10
+    assert world.call("a")
+
+
+def test_one_probe_of_an_account_is_under_way_at_a_time_and_three_in_all() -> None:
+    world = World()
+    world.fail("a", 10)
+    breaker = world.breaker
+    for account in ("b", "c", "d"):
+        assert not breaker.seconds_until_allowed(account, world.now)
+        assert breaker.begin(account, world.now)
+        assert breaker.seconds_until_allowed(account, world.now) > 0
+
+    assert breaker.seconds_until_allowed("e", world.now) > 0
+    breaker.end("c")
+    assert not breaker.seconds_until_allowed("e", world.now)
+
+
+def test_a_probe_that_hangs_keeps_no_other_from_probing_for_long() -> None:
+    world = World()
+    world.fail("a", 10)
+    world.now += 10
+    assert world.breaker.begin("a", world.now)
+    assert world.breaker.seconds_until_allowed("a", world.now) > 0
+    assert not world.breaker.seconds_until_allowed("b", world.now), "one account's probe is not another's"
+
+    world.now += 5.1
+
+    assert not world.breaker.seconds_until_allowed("a", world.now)
+
+
+def test_each_failed_probe_opens_it_for_twice_as_long_within_bounds() -> None:
+    world = World()
+    world.fail("a", 10)
+    waits = []
+    for _ in range(6):
+        waits.append(world.breaker.seconds_until_allowed("a", world.now))
+        world.now += waits[-1]
+        assert world.call("a")
+
+    assert waits == [1, 2, 4, 8, 10, 10]
+
+
+def test_calls_from_before_it_opened_do_not_prolong_it() -> None:
+    world = World()
+    world.fail("a", 10)
+    before = world.breaker.seconds_until_allowed("a", world.now)
+
+    for _ in range(20):
+        assert world.breaker.record_failure("a", world.now, is_probe=False) == 0
+
+    assert world.breaker.seconds_until_allowed("a", world.now) == before
+
+
+def test_failures_with_minutes_between_them_are_not_in_a_row() -> None:
+    world = World()
+    for _ in range(30):
+        world.fail("a", 1)
+        world.now += 301
+
+    assert not world.is_open
+
+
+def test_zero_failures_never_open_it() -> None:
+    world = World(failures_max=0)
+    world.fail("a", 1_000)
+
+    assert not world.is_open
+
+
+def test_what_it_remembers_is_bounded() -> None:
+    world = World()
+    world.fail("a", 10)
+    for number in range(5_000):
+        world.breaker.begin(f"acc_{number}", world.now)
+        world.breaker.record_failure(f"acc_{number}", world.now, is_probe=False)
+        world.breaker.end(f"acc_{number}")
+
+    breaker = world.breaker
+    assert len(breaker._failures) <= 1_000
+    assert len(breaker._traffic) <= 3
+    assert len(breaker._probes) == 0
+
+
+@pytest.mark.parametrize("accounts", [1, 2, 3, 10])
+def test_an_outage_that_every_account_meets_opens_it(accounts: int) -> None:
+    world = World()
+    for number in range(60):
+        world.fail(f"acc_{number % accounts}", 1)
+
+    assert world.is_open

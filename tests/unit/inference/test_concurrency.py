@@ -1,0 +1,157 @@
+"""Places for calls to Groq: limits, turns, and nothing lost."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from services.common.errors import Throttled, Unavailable
+from services.inference.concurrency import ConcurrencyLimiter
+
+
+class Calls:
+    """Calls that hold their place until the test ends them."""
+
+    def __init__(self, limiter: ConcurrencyLimiter) -> None:
+        self.limiter = limiter
+        self.begun: list[str] = []
+        self._end: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def begin(self, *names: str) -> None:
+        """Begin calls in this order; a name's first letter is its account."""
+        for name in names:
+            self._end[name] = asyncio.Event()
+            self._tasks[name] = asyncio.create_task(self._call(name))
+            await self.settle()
+
+    async def end(self, *names: str) -> None:
+        """End calls."""
+        for name in names:
+            self._end[name].set()
+            await self._tasks[name]
+            await self.settle()
+
+    async def cancel(self, name: str) -> None:
+        """Cancel a call."""
+        self._tasks[name].cancel()
+        await asyncio.gather(self._tasks[name], return_exceptions=True)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Let everything happen that can."""
+        for _ in range(8):
+            await asyncio.sleep(0)
+
+    async def _call(self, name: str) -> None:
+        async with self.limiter.place(name[0]):
+            self.begun.append(name)
+            await self._end[name].wait()
+
+
+def calls(*, calls_max: int = 100, per_account_max: int = 100, is_shared: bool = True) -> Calls:
+    """Return calls that wait for a place as long as it takes."""
+    limiter = ConcurrencyLimiter(
+        calls_max=calls_max, per_account_max=per_account_max, queue_seconds=60, is_shared=is_shared
+    )
+    return Calls(limiter)
+
+
+def is_unused(limiter: ConcurrencyLimiter) -> bool:
+    """Return whether a limiter remembers no call."""
+    return (limiter._calls_in_total, dict(limiter._calls), limiter._queues) == (0, {}, {})
+
+
+async def test_a_call_without_a_place_waits_for_one() -> None:
+    one = calls(calls_max=2)
+    await one.begin("a1", "a2", "a3")
+    assert one.begun == ["a1", "a2"]
+
+    await one.end("a1")
+
+    assert one.begun == ["a1", "a2", "a3"]
+    await one.end("a2", "a3")
+
+
+async def test_accounts_take_turns_however_many_calls_of_one_wait() -> None:
+    one = calls(calls_max=1)
+    await one.begin("a1", "a2", "a3", "a4", "b1", "c1")
+
+    await one.end("a1", "a2", "b1", "c1", "a3", "a4")
+
+    assert one.begun == ["a1", "a2", "b1", "c1", "a3", "a4"]
+
+
+async def test_an_account_at_its_limit_does_not_keep_others_waiting() -> None:
+    one = calls(calls_max=3, per_account_max=2)
+
+    await one.begin("a1", "a2", "a3", "b1")
+
+    assert one.begun == ["a1", "a2", "b1"]
+    await one.end("b1")
+    assert "a3" not in one.begun
+    await one.end("a1", "a2", "a3")
+    assert one.begun[-1] == "a3"
+
+
+async def test_an_only_account_may_have_every_place_until_another_one_comes() -> None:
+    one = calls(calls_max=3, per_account_max=1, is_shared=False)
+
+    await one.begin("a1", "a2", "a3")
+    assert one.begun == ["a1", "a2", "a3"]
+    await one.begin("b1")
+    await one.end("a1")
+    assert one.begun[-1] == "b1"
+    await one.begin("a4")
+    await one.end("a2")
+
+    assert "a4" not in one.begun, "there are two accounts now, and it has one place of three"
+    await one.end("a3")
+    assert one.begun[-1] == "a4"
+    await one.end("b1", "a4")
+
+
+async def test_a_waiting_call_that_is_cancelled_takes_no_place() -> None:
+    one = calls(calls_max=1)
+    await one.begin("a1", "a2", "b1")
+
+    await one.cancel("a2")
+    await one.end("a1")
+
+    assert one.begun == ["a1", "b1"]
+    await one.end("b1")
+
+
+async def test_a_place_granted_to_a_call_that_is_cancelled_at_that_moment_goes_to_the_next() -> None:
+    one = calls(calls_max=1)
+    await one.begin("a1", "a2", "b1")
+
+    one._end["a1"].set()
+    await asyncio.sleep(0)  # Its place is granted to a2, which has not run yet.
+    await one.cancel("a2")
+
+    assert one.begun[-1] == "b1"
+    await one.end("b1")
+    assert is_unused(one.limiter)
+
+
+async def test_at_the_common_limit_calls_are_unavailable_and_at_their_own_throttled() -> None:
+    limiter = ConcurrencyLimiter(calls_max=2, per_account_max=1, queue_seconds=0, is_shared=True)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(limiter.place("a"))
+        with pytest.raises(Throttled) as throttled:
+            await stack.enter_async_context(limiter.place("a"))
+        await stack.enter_async_context(limiter.place("b"))
+        with pytest.raises(Unavailable) as full:
+            await stack.enter_async_context(limiter.place("c"))
+
+    assert throttled.value.reason == "concurrency_limit_exceeded"
+    assert full.value.reason == "overloaded"
+    assert throttled.value.metadata == full.value.metadata == {"retry_after_seconds": "1"}
+    assert is_unused(limiter)
+
+
+async def test_calls_without_an_account_have_no_limit_of_their_own() -> None:
+    limiter = ConcurrencyLimiter(calls_max=3, per_account_max=1, queue_seconds=0, is_shared=True)
+    async with limiter.place(""), limiter.place(""), limiter.place(""):
+        pass

@@ -1,0 +1,253 @@
+"""Groq's JSON is decoded whatever bytes it is made of, and checked where it enters."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.common.errors import InvalidRequest, Unavailable
+from services.inference.chat import TOKENS_MAX, Usage
+from services.inference.groq_json import ChunkDecoder, checked, decode_object
+from services.inference.metrics import IMPLAUSIBLE_COUNTS
+from services.inference.refusals import from_status
+from services.inference.upstream_errors import UpstreamInvalid
+
+ODD: list[Any] = [5, 1.5, True, "text", [], ["x"], {"a": 1}, None]
+
+
+def outlined(members: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer after its check."""
+    raw = json.dumps(members).encode()
+    return checked(decode_object(raw), len(raw))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"choices": ["odd"]},
+        {"choices": [None]},
+        {"choices": {}},
+        {"choices": "text"},
+        {"choices": [{"delta": "text"}]},
+        {"choices": [{"message": []}]},
+    ],
+)
+def test_an_answer_whose_choices_cannot_be_read_is_invalid(members: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamInvalid) as raised:
+        outlined(members)
+
+    assert raised.value.reason == "upstream_invalid"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"choices": [], "usage": None, "x_groq": None},
+        {"choices": [{"delta": {}, "message": None}], "usage": {}, "x_groq": {"id": "req_1"}},
+    ],
+)
+def test_an_answer_as_documented_is_kept_as_it_is(members: dict[str, Any]) -> None:
+    assert outlined(members) == members
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_of_another_type_and_not_needed_is_dropped(odd: Any) -> None:
+    members = outlined({"choices": [], "usage": odd, "x_groq": {"id": odd, "usage": odd}})
+    extension = outlined({"choices": [], "x_groq": odd})
+
+    assert isinstance(members.get("usage"), dict | None)
+    assert isinstance(members["x_groq"].get("id"), str | None)
+    assert isinstance(members["x_groq"].get("usage"), dict | None)
+    assert isinstance(extension.get("x_groq"), dict | None)
+
+
+def test_an_id_of_any_length_fits_its_column() -> None:
+    assert outlined({"x_groq": {"id": "r" * 100_000}})["x_groq"]["id"] == "r" * 128
+
+
+@pytest.mark.parametrize("count", [2**31, 2**63 - 1, 2**63, 2**64, 10**30])
+def test_a_count_beyond_a_billion_is_lowered_and_counted(count: int) -> None:
+    before = IMPLAUSIBLE_COUNTS._value.get()
+
+    usage = Usage.reported(outlined({"usage": {"prompt_tokens": count, "completion_tokens": 3}})["usage"])
+
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (TOKENS_MAX, 3)
+    assert usage.total_tokens <= 2 * TOKENS_MAX
+    assert IMPLAUSIBLE_COUNTS._value.get() == before + 1
+
+
+@pytest.mark.parametrize("usage", [{}, {"queue_time": 0.1}, {"prompt_tokens_details": {"cached_tokens": 3}}])
+def test_usage_without_any_count_is_none(usage: dict[str, Any]) -> None:
+    assert Usage.reported(usage) is None
+
+
+@pytest.mark.parametrize("odd", [-1, 1.5, "7", True, None, [], {}])
+def test_a_count_that_is_none_is_zero(odd: Any) -> None:
+    usage = Usage.reported({"prompt_tokens": odd, "completion_tokens": 4, "total_tokens": odd})
+
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (0, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("raw", "content"),
+    [
+        (b'{"content": "caf\xe9 \xff"}', "caf\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}"),
+        (b'{"content": "a\\ud83d"}', "a\N{REPLACEMENT CHARACTER}"),
+        (b'{"content": "\\udf89b"}', "\N{REPLACEMENT CHARACTER}b"),
+        (b'{"content": "\\ud83c\\udf89"}', "\N{PARTY POPPER}"),
+        (b'{"content": "\\ud83d", "\\ud83d": {"x": ["\\udc00"]}}', "\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_text_that_is_not_clean_is_replaced_and_the_rest_is_kept(raw: bytes, content: str) -> None:
+    members = decode_object(raw)
+
+    assert members["content"] == content
+    assert msgspec.json.encode(members)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"5",
+        b"{",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b"<html>",
+        b"\xff",
+        b"[" * 100_000,
+        b"9" * 9_000,
+    ],
+)
+def test_what_is_no_json_object_is_invalid(raw: bytes) -> None:
+    with pytest.raises(UpstreamInvalid):
+        decode_object(raw)
+
+
+def test_objects_nested_too_deep_are_invalid() -> None:
+    with pytest.raises(UpstreamInvalid):
+        decode_object(b'{"a":' * 100_000 + b"1" + b"}" * 100_000)
+
+
+FIELDS: dict[str, tuple[Any, ...]] = {
+    "content": ("content",),
+    "reasoning": ("reasoning",),
+    "arguments": ("tool_calls", 0, "function", "arguments"),
+    "function_call": ("function_call", "arguments"),
+}
+
+
+def with_text(field: str, text: str) -> dict[str, Any]:
+    """Return a delta that has a text in one of its fields."""
+    match field:
+        case "arguments":
+            return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
+        case "function_call":
+            return {"function_call": {"arguments": text}}
+        case _:
+            return {field: text}
+
+
+def text_of(field: str, delta: dict[str, Any]) -> str:
+    """Return the text of that field; empty when it has none."""
+    value: Any = delta
+    for key in FIELDS[field]:
+        value = value[key] if isinstance(value, list) and value else (value or {}).get(key)
+        if value is None:
+            return ""
+    return str(value)
+
+
+def streamed(field: str, texts: list[str], *, finishes: bool = True) -> str:
+    """Return the text of a field after a stream of these deltas, each of which must be encodable."""
+    decoder, out = ChunkDecoder(), ""
+    deltas = [with_text(field, text) for text in texts] + ([{}] if finishes else [])
+    for number, delta in enumerate(deltas):
+        is_last = finishes and number == len(texts)
+        choice = {"index": 0, "delta": delta, "finish_reason": "stop" if is_last else None}
+        chunk = decoder.decode(json.dumps({"choices": [choice]}).encode())
+        msgspec.json.encode(chunk)
+        out += text_of(field, chunk["choices"][0]["delta"])
+    return out
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_an_emoji_whose_halves_arrive_in_two_deltas_is_joined(field: str) -> None:
+    assert streamed(field, ["a\ud83c", "\udf89b"]) == "a\N{PARTY POPPER}b"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("texts", ["first", "second", "first, then nothing"])
+def test_a_half_that_stays_alone_is_replaced_and_the_stream_goes_on(field: str, texts: str) -> None:
+    halves = {"first": ["a\ud83c", "b"], "second": ["a\udf89", "b"], "first, then nothing": ["a\ud83c", "", "b"]}
+
+    assert streamed(field, halves[texts]) == "a\N{REPLACEMENT CHARACTER}b"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_half_at_the_end_is_replaced_in_the_chunk_that_finishes(field: str) -> None:
+    assert streamed(field, ["a\ud83c"]) == "a\N{REPLACEMENT CHARACTER}"
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(
+    texts=st.lists(st.text(st.characters(), max_size=4), max_size=6),
+    field=st.sampled_from(list(FIELDS)),
+)
+def test_a_stream_says_what_the_same_text_says_in_one_piece(texts: list[str], field: str) -> None:
+    whole = "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    assert streamed(field, texts) == whole
+
+
+def test_halves_of_two_choices_and_of_two_fields_are_not_mixed() -> None:
+    decoder = ChunkDecoder()
+    high = [{"index": 0, "delta": {"content": "\ud83c"}}, {"index": 1, "delta": {"reasoning": "\ud83d"}}]
+    low = [{"index": 1, "delta": {"reasoning": "\ude00"}}, {"index": 0, "delta": {"content": "\udf89"}}]
+    decoder.decode(json.dumps({"choices": high}).encode())
+
+    chunk = decoder.decode(json.dumps({"choices": low}).encode())
+
+    deltas = [choice["delta"] for choice in chunk["choices"]]
+    assert deltas == [{"reasoning": "\N{GRINNING FACE}"}, {"content": "\N{PARTY POPPER}"}]
+
+
+@pytest.mark.parametrize("odd", ["text", 5, None, [], [5], [None], {"tool_calls": "text"}])
+def test_a_last_chunk_of_another_form_breaks_nothing(odd: Any) -> None:
+    decoder = ChunkDecoder()
+    first = {"index": 0, "delta": with_text("arguments", "\ud83c")}
+    decoder.decode(json.dumps({"choices": [first]}).encode())
+
+    chunk = decoder.decode(json.dumps({"choices": [{"index": 0, "delta": odd, "finish_reason": "stop"}]}).encode())
+
+    assert msgspec.json.encode(chunk)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("too large in organization `org_01abc` service tier `on_demand` on tokens", "too large on tokens"),
+        ("bad (request req_01k) project_01abc", "bad (request)"),
+        ("see https://console.groq.com/docs/deprecations for more", "see for more"),
+        ("'temperature' : value must be a number", "'temperature' : value must be a number"),
+    ],
+)
+def test_what_names_the_operators_account_is_left_out_of_messages(message: str, shown: str) -> None:
+    error = from_status(400, {}, {"error": {"message": message, "type": "invalid_request_error"}})
+    assert isinstance(error, InvalidRequest)
+    assert error.message == shown
+
+
+def test_terms_that_the_operator_has_not_accepted_are_no_fault_of_the_caller() -> None:
+    body = {"error": {"message": "accept the terms", "type": "x", "code": "model_terms_required"}}
+    error = from_status(400, {}, body)
+    assert isinstance(error, Unavailable)
+    assert error.reason == "upstream_misconfigured"

@@ -1,0 +1,346 @@
+"""Which Groq key is used for a call, with a clock that the test moves."""
+
+import logging
+from contextlib import AbstractContextManager, nullcontext, suppress
+
+import pytest
+
+from services.common.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from services.inference.key_pool import KeyLease, KeyPool
+from services.inference.upstream_errors import (
+    CallResult,
+    KeyLimited,
+    KeyRefused,
+    ModelRefused,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamInvalid,
+)
+from tests.unit.inference.manual_clock import ManualClock
+
+ACCOUNT = "acc_1"
+
+
+class World:
+    """Some keys and what is done with them."""
+
+    def __init__(self, keys: int, *, cooldown_seconds_max: float = 3600, failures_max: int = 3) -> None:
+        self.clock = ManualClock()
+        self.pool = KeyPool(keys, self.clock, cooldown_seconds_max=cooldown_seconds_max, failures_max=failures_max)
+
+    def call(
+        self,
+        model: str = "m",
+        *,
+        account: str = ACCOUNT,
+        ends: ServiceError | None = None,
+        cooldown_seconds: float | None = None,
+    ) -> int:
+        """Make a call and return the key that it used."""
+        used: list[KeyLease] = []
+        try:
+            with self.pool.lease(model, account) as lease:
+                used.append(lease)
+                if cooldown_seconds is not None:
+                    lease.limits_learned(cooldown_seconds=cooldown_seconds)
+                if ends is not None:
+                    raise ends
+        except ServiceError as exc:
+            if exc is not ends:
+                raise
+        return used[0].key
+
+    def called(self, count: int, model: str = "m") -> list[int]:
+        """Make some calls and return the keys."""
+        return [self.call(model) for _ in range(count)]
+
+    def seconds_until(self, model: str = "m") -> float:
+        """Return the time until a call can be made."""
+        return self.pool.seconds_until(model, ACCOUNT)
+
+    def fail_late(self) -> None:
+        """Let a call time out and then fail."""
+        with suppress(UpstreamFailed), self.pool.lease("m", ACCOUNT) as lease:
+            lease.timed_out()
+            raise UpstreamFailed
+
+    def open_circuit(self, failures: int = 3) -> None:
+        """Let calls fail in a row."""
+        for _ in range(failures):
+            self.call(ends=UpstreamFailed())
+
+
+def test_keys_are_used_in_turn() -> None:
+    assert World(3).called(7) == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_limited_key_is_not_used_until_it_has_cooled_down() -> None:
+    world = World(2)
+    assert world.call(ends=KeyLimited(retry_seconds=578.016)) == 0
+
+    world.clock.seconds += 578
+    assert world.called(3) == [1, 1, 1]
+
+    world.clock.seconds += 1
+    assert sorted(world.called(2)) == [0, 1]
+
+
+def test_a_key_whose_answer_says_that_nothing_is_left_is_not_used() -> None:
+    world = World(2)
+    assert world.call(cooldown_seconds=7.66) == 0
+
+    assert world.called(3) == [1, 1, 1]
+
+
+def test_a_limit_is_of_one_model() -> None:
+    world = World(1)
+    world.call("spent", ends=KeyLimited(retry_seconds=60))
+
+    assert world.called(2, "fresh") == [0, 0]
+
+
+@pytest.mark.parametrize("older_succeeds", [True, False])
+def test_an_older_call_does_not_end_the_cooldown_that_a_newer_one_learned(older_succeeds: bool) -> None:
+    world = World(1)
+    failing: AbstractContextManager[object] = nullcontext() if older_succeeds else pytest.raises(UpstreamFailed)
+    with failing, world.pool.lease("m", ACCOUNT) as older:
+        world.clock.seconds += 1
+        world.call(ends=KeyLimited(retry_seconds=414))
+        older.limits_learned(cooldown_seconds=0)
+        if not older_succeeds:
+            raise UpstreamFailed
+
+    assert world.seconds_until() == 414
+
+
+def test_a_newer_call_ends_the_cooldown_of_an_older_one() -> None:
+    world = World(1)
+    with world.pool.lease("m", ACCOUNT) as older:
+        world.clock.seconds += 1
+        with world.pool.lease("m", ACCOUNT) as newer:
+            older.limits_learned(cooldown_seconds=20)
+            newer.limits_learned(cooldown_seconds=0)
+
+    assert world.seconds_until() == 0
+
+
+@pytest.mark.parametrize(("cooldown", "told"), [(0.2, "1"), (7.1, "8"), (578, "60")])
+def test_without_a_usable_key_the_error_says_when_the_first_will_be(cooldown: float, told: str) -> None:
+    world = World(2)
+    world.call(ends=KeyLimited(retry_seconds=cooldown + 1_000))
+    world.call(ends=KeyLimited(retry_seconds=cooldown))
+
+    with pytest.raises(UpstreamError) as raised:
+        world.call()
+
+    assert world.seconds_until() == pytest.approx(cooldown)
+    assert (raised.value.reason, raised.value.metadata) == ("upstream_unavailable", {"retry_after_seconds": told})
+
+
+def test_no_cooldown_is_longer_than_the_operator_allows() -> None:
+    world = World(1, cooldown_seconds_max=30)
+    world.call(ends=KeyLimited(retry_seconds=86_400))
+
+    assert world.seconds_until() == 30
+
+
+def test_a_refused_key_is_not_used_for_any_model_and_the_operator_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(2)
+    with caplog.at_level(logging.ERROR):
+        assert world.call(ends=KeyRefused()) == 0
+
+    assert "Replace it." in caplog.text
+    assert world.called(2) + world.called(2, "other") == [1, 1, 1, 1]
+
+    world.clock.seconds += 60
+    assert sorted(world.called(2)) == [0, 1]
+
+
+def test_a_quarantine_doubles_within_bounds_and_costs_one_call_each_time() -> None:
+    world, quarantines = World(2), []
+    for _ in range(6):
+        world.pool._next = 0
+        assert world.call(ends=KeyRefused()) == 0
+        until = world.pool._keys[0].quarantined_until
+        quarantines.append(until - world.clock.seconds)
+        assert set(world.called(20)) == {1}
+        world.clock.seconds = until
+
+    assert quarantines == [60, 120, 240, 480, 600, 600]
+
+
+def test_after_its_quarantine_one_call_at_a_time_tries_a_key() -> None:
+    world = World(2)
+    world.call(ends=KeyRefused())
+    world.clock.seconds += 60
+    world.pool._next = 0
+    with world.pool.lease("m", ACCOUNT) as trial:
+        assert trial.key == 0
+        assert world.called(4) == [1, 1, 1, 1]
+    assert sorted(world.called(2)) == [0, 1]
+
+
+def test_many_calls_that_meet_the_same_refusal_are_one_quarantine() -> None:
+    world = World(2)
+    leases = [world.pool.lease("m", ACCOUNT) for _ in range(6)]
+    entered = [lease.__enter__() for lease in leases]
+    world.clock.seconds += 1
+    for lease, one in zip(leases, entered, strict=True):
+        error = KeyRefused()
+        lease.__exit__(KeyRefused, error, None) if one.key == 0 else lease.__exit__(None, None, None)
+
+    assert world.pool._keys[0].quarantined_until - world.clock.seconds == 60
+
+
+def test_keys_in_quarantine_are_used_when_all_are() -> None:
+    world = World(2)
+    world.call(ends=KeyRefused())
+    world.call(ends=KeyRefused())
+    assert not world.pool.is_accepted(0)
+
+    assert world.call() in (0, 1)
+    assert world.pool.is_accepted(0) or world.pool.is_accepted(1), "it was answered"
+
+
+def test_a_model_that_is_refused_to_a_key_is_asked_for_with_other_keys_and_the_key_goes_on_with_other_models() -> None:
+    world = World(2)
+    assert world.call("blocked", ends=ModelRefused("no", is_of_key=True)) == 0
+
+    assert world.called(3, "blocked") == [1, 1, 1]
+    assert world.pool.is_accepted(0)
+    assert sorted(world.called(2, "other")) == [0, 1]
+
+
+def test_a_model_that_is_refused_to_every_key_is_still_asked_for() -> None:
+    world = World(1)
+    world.call("blocked", ends=ModelRefused("no", is_of_key=True))
+
+    assert world.call("blocked") == 0
+
+
+RESULTS: dict[CallResult, BaseException | None] = {
+    CallResult.ANSWERED: None,
+    CallResult.REFUSED: InvalidRequest("no"),
+    CallResult.MODEL_REFUSED: ModelRefused("no", is_of_key=False),
+    CallResult.LIMITED: KeyLimited(retry_seconds=0.001),
+    CallResult.KEY_REFUSED: KeyRefused(),
+    CallResult.FAILED: UpstreamFailed(),
+    CallResult.TIMED_OUT: DeadlineExceeded("late"),
+    CallResult.CANCELLED: GeneratorExit(),
+    CallResult.INVALID: UpstreamInvalid(),
+}
+
+
+@pytest.mark.parametrize("result", CallResult)
+def test_every_end_of_a_call_has_one_result_and_only_failures_of_groq_open_the_circuit(result: CallResult) -> None:
+    world, exc = World(1, failures_max=1), RESULTS[result]
+    raising: AbstractContextManager[object] = nullcontext() if exc is None else pytest.raises(type(exc))
+    with raising, world.pool.lease("m", ACCOUNT) as lease:
+        if exc is not None:
+            raise exc
+
+    assert lease.result is result
+    opens = result in (CallResult.FAILED, CallResult.TIMED_OUT, CallResult.INVALID)
+    assert (world.seconds_until() >= 1) == opens
+
+
+@pytest.mark.parametrize("failure", [UpstreamFailed(), UpstreamInvalid(), DeadlineExceeded("late")])
+def test_failures_in_a_row_open_the_circuit_and_success_between_them_prevents_it(failure: ServiceError) -> None:
+    world = World(1)
+    for ends in (failure, failure, None, failure, failure, InvalidRequest("the request's own fault"), failure, failure):
+        world.call(ends=ends)
+    assert world.seconds_until() == 0
+
+    world.call(ends=failure)
+
+    assert world.seconds_until() == 1
+    assert world.call("other") == 0
+
+
+def test_an_open_circuit_is_closed_by_the_success_of_a_probe() -> None:
+    world = World(1)
+    world.open_circuit()
+    world.clock.seconds += 1
+
+    with world.pool.lease("m", ACCOUNT) as probe:
+        with pytest.raises(UpstreamError):
+            world.call()
+        probe.answered()
+        assert world.called(3) == [0, 0, 0], "the probe's long answer must not keep others waiting"
+
+    assert world.called(3) == [0, 0, 0]
+
+
+def test_headers_of_an_answer_do_not_close_the_circuit() -> None:
+    world = World(1)
+    world.open_circuit()
+    world.clock.seconds += 1
+
+    world.call(ends=UpstreamInvalid(), cooldown_seconds=0)
+
+    assert world.seconds_until() == 2
+
+
+def test_a_probe_that_is_given_up_leaves_room_for_the_next() -> None:
+    world = World(1)
+    world.open_circuit()
+    world.clock.seconds += 1
+
+    with pytest.raises(GeneratorExit), world.pool.lease("m", ACCOUNT):
+        raise GeneratorExit
+
+    assert world.call() == 0
+
+
+def test_a_time_out_counts_at_once_and_once_and_a_late_answer_ends_it() -> None:
+    world = World(1, failures_max=1)
+    with world.pool.lease("m", ACCOUNT) as late:
+        late.timed_out()
+        late.timed_out()
+        assert world.seconds_until() == 1
+        late.answered()
+        assert world.seconds_until() == 0
+    assert late.result is CallResult.TIMED_OUT
+
+    world.fail_late()
+    assert world.seconds_until() == 1
+
+
+def test_a_long_answer_that_its_deadline_ends_is_no_failure_of_groq() -> None:
+    world = World(1, failures_max=1)
+    with suppress(DeadlineExceeded), world.pool.lease("m", ACCOUNT) as lease:
+        lease.answered()
+        raise DeadlineExceeded("too long")
+
+    assert lease.result is CallResult.TIMED_OUT
+    assert world.seconds_until() == 0
+
+
+def test_one_account_opens_no_circuit_for_another() -> None:
+    world = World(1, failures_max=10)
+    world.call(account="honest")
+    for _ in range(50):
+        world.call(account="other", ends=DeadlineExceeded("late"))
+
+    assert world.call(account="honest") == 0
+
+
+def test_a_pool_without_memory_uses_its_keys_whatever_happened() -> None:
+    world = World(1, cooldown_seconds_max=0)
+    world.open_circuit(50)
+    world.call(ends=KeyLimited(retry_seconds=60))
+    world.call(ends=KeyRefused())
+
+    assert world.call() == 0
+    assert world.pool.is_accepted(0)
+
+
+def test_what_is_remembered_of_models_is_bounded_and_what_matters_stays() -> None:
+    world = World(1)
+    world.call("spent", ends=KeyLimited(retry_seconds=60))
+    for number in range(5_000):
+        world.call(f"made-up-{number}", ends=ModelRefused("no", is_of_key=False))
+        world.call(f"answered-{number}")
+
+    assert len(world.pool._states) <= 2_000
+    assert world.seconds_until("spent") == 60

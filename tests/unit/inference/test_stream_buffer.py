@@ -1,0 +1,109 @@
+"""The buffer between Groq and a caller who may be slow or gone."""
+
+import asyncio
+
+import pytest
+
+from services.common.errors import DeadlineExceeded, InternalError
+from services.inference.chat import Members, Verdict
+from services.inference.stream_buffer import StreamBuffer
+
+ONE, TWO = {"n": 1}, {"n": 2}
+
+
+async def done(error: Exception | None = None) -> None:
+    """End as a task that fills the buffer may."""
+    if error is not None:
+        raise error
+
+
+async def closed(buffer: StreamBuffer, error: Exception | None = None) -> None:
+    """Close the buffer by the end of a task."""
+    task = asyncio.create_task(done(error))
+    task.add_done_callback(buffer.close)
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+
+
+async def taken(buffer: StreamBuffer) -> list[Members]:
+    """Return all events until the end."""
+    events: list[Members] = []
+    while (batch := await buffer.take()) is not None:
+        events += batch
+    return events
+
+
+async def test_what_waits_is_taken_together_and_then_the_verdict() -> None:
+    buffer = StreamBuffer()
+    assert buffer.is_empty
+    buffer.put([ONE], 10)
+    buffer.put([TWO], 10)
+    buffer.end(Verdict.CHARGED)
+    await closed(buffer)
+
+    assert await buffer.take() == [ONE, TWO]
+    assert await buffer.take() is None
+    assert buffer.verdict() is Verdict.CHARGED
+    assert not buffer.is_empty
+
+
+async def test_no_events_are_no_news() -> None:
+    buffer = StreamBuffer()
+    buffer.put([], 10)
+
+    assert buffer.is_empty
+
+
+async def test_an_error_comes_after_what_waits() -> None:
+    buffer = StreamBuffer()
+    buffer.put([ONE], 10)
+    await closed(buffer, ValueError("broken"))
+
+    assert await buffer.take() == [ONE]
+    with pytest.raises(ValueError, match="broken"):
+        await buffer.take()
+
+
+async def test_a_time_out_ends_the_callers_part_and_what_comes_later_is_dropped() -> None:
+    buffer = StreamBuffer()
+    taking = asyncio.create_task(buffer.take())
+    await asyncio.sleep(0)
+    buffer.fail(DeadlineExceeded("late"))
+    with pytest.raises(DeadlineExceeded):
+        await taking
+    buffer.discard()
+    buffer.put([ONE], 10)
+    await closed(buffer, ValueError("later"))
+
+    assert await buffer.take() is None
+
+
+async def test_a_task_that_is_cancelled_ends_the_stream_with_an_error() -> None:
+    buffer = StreamBuffer()
+    task = asyncio.create_task(asyncio.sleep(10))
+    task.add_done_callback(lambda _: buffer.close(task))
+    task.cancel()
+
+    with pytest.raises(InternalError):
+        await buffer.take()
+
+
+async def test_a_full_buffer_has_room_again_when_its_caller_takes_or_is_gone() -> None:
+    buffer = StreamBuffer(bytes_max=100)
+    buffer.put([ONE], 99)
+    assert not buffer.is_full
+    buffer.put([TWO], 1)
+    assert buffer.is_full
+    waiting = asyncio.create_task(buffer.until_room())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+
+    await buffer.take()
+    await waiting
+    assert not buffer.is_full
+
+    buffer.put([ONE], 100)
+    buffer.discard()
+    await buffer.until_room()
+    buffer.put([TWO], 100)
+    assert not buffer.is_full

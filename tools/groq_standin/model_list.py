@@ -1,0 +1,59 @@
+"""Answers `GET /openai/v1/models`, as Groq does or as `PUT /model-list?answer=…` asks for."""
+
+from tools.groq_standin import catalogue, errors, wire
+from tools.groq_standin.encodings import UNCLEAN_TEXTS, soil, unclean_pieces
+from tools.groq_standin.exchange import Exchange
+
+_HANG_MS = 300_000
+_BIG_BYTES = 2 * 1024 * 1024
+KINDS = frozenset({"ordinary", "unclean", "text", "object", "big", "503", "hang"})
+"""`unclean` has members of all types and text that is no Unicode; `text` is no JSON; `object` is JSON without a list;
+`big` is an ordinary list of more than a megabyte; `hang` never answers."""
+
+
+class ModelList:
+    """The model list, and how it is answered at the moment.
+
+    Attributes:
+        kind: One of `KINDS`.
+        requests: How often it was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.kind = "ordinary"
+        self.requests = 0
+
+    def as_wire(self) -> dict[str, object]:
+        """Return what `GET /model-list` tells."""
+        return {"answer": self.kind, "requests": self.requests}
+
+    async def body(self, exchange: Exchange) -> bytes:
+        """Return the body of an answer with status 200.
+
+        Raises:
+            Refused: The list is refused.
+            ClientLeft: The client left while nothing was answered.
+        """
+        self.requests += 1
+        kind = self.kind
+        match kind:
+            case "hang":
+                await exchange.pause(_HANG_MS)
+            case "503":
+                raise errors.Refused(errors.REFUSALS["503"](errors.Asked("", 0)))
+            case "text":
+                return b"<html>no models</html>"
+            case "object":
+                return b"{}\n"
+        odd = _unclean() if kind == "unclean" else _padding() if kind == "big" else []
+        models: list[object] = [model.as_wire() for model in catalogue.MODELS.values()]
+        return soil(wire.document({"object": "list", "data": [*odd, *models]}))
+
+
+def _unclean() -> list[object]:
+    names = ["".join(unclean_pieces(kind)) for kind in sorted(UNCLEAN_TEXTS)]
+    return [*({"id": name} for name in names), {"id": 5}, {"id": ""}, {}, "model", 7, None, []]
+
+
+def _padding() -> list[object]:
+    return [{"id": f"padding-{number}", "name": "x" * 1_000} for number in range(_BIG_BYTES // 1_000)]
