@@ -32,6 +32,8 @@ class Result:
     """The error object of the answer, or of a stream's error event."""
     is_done: bool = False
     """A stream ended with `[DONE]`."""
+    has_finished: bool = False
+    """A stream gave its finish reason."""
     is_cut: bool = False
     """The connection broke before the answer's end."""
     has_left: bool = False
@@ -133,5 +135,9 @@ def _note_event(data: bytes, result: Result) -> None:
         result.is_done = True
         return
     event = json.loads(data)
+    for choice in event.get("choices") or ():
+        if result.has_finished and choice["delta"]:
+            result.oddities.append(f"output after the finish reason: {data[:200]!r}")
+        result.has_finished = result.has_finished or bool(choice.get("finish_reason"))
     result.error = event.get("error") or result.error
     result.usage = event.get("usage") or result.usage

@@ -41,12 +41,12 @@ def clients_are_told_what_was_used(evidence: Evidence) -> Iterator[str]:
 
 
 def usage_is_estimated_only_where_it_was_not_told(evidence: Evidence) -> Iterator[str]:
-    """Where the upstream reported the usage of an answer that was read to its end, the row has it."""
+    """Where the upstream reported the usage in a body that was sent to its end, the row has it."""
     for row in evidence.rows:
         entry = evidence.journal.get(row.upstream_id)
-        if row.usage_source != "estimated" or entry is None or not is_answered(entry) or _ran_out_of_time(entry):
+        if row.usage_source != "estimated" or entry is None:
             continue
-        if _counted(entry["usage_sent"]) is not None:
+        if entry["completed"] and not _ran_out_of_time(entry) and _counted(entry["usage_sent"]) is not None:
             yield f"the upstream reported {entry['usage_sent']}: {row}"
 
 
