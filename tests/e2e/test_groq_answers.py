@@ -2,8 +2,9 @@
 
 import asyncio
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _AT_ONCE = 6
 """Rows that are walked at the same time."""
 _CALLS = 3
 """Calls for a request that Groq fails."""
+_LOG_SECONDS = 5.0
 _OF_KEYS = ("limited", "key_refused")
 """Calls that end so are felt by requests beside them."""
 
@@ -193,7 +195,7 @@ async def _check_that_it_counts(world: UpstreamWorld, row: list[str], model: str
     # One of the two keys gets more than half of the calls.
     calls = 2 * BREAKER_FAILURES + 4
     await _repeat(world, key, marker, calls if result == "timed_out" else calls // _CALLS, model)
-    assert _openings(world, model) > opened, f"{row} does not count"
+    assert await _was_logged(lambda: _openings(world, model) > opened, is_expected=True), f"{row} does not count"
 
 
 async def _check_that_it_counts_for_nothing(world: UpstreamWorld, row: list[str], model: str) -> None:
@@ -207,15 +209,25 @@ async def _check_that_it_counts_for_nothing(world: UpstreamWorld, row: list[str]
     assert _openings(world, model) == opened
     await _repeat(world, key, marker, 4, model)
     assert (await world.usable_keys() < 2) == key_state.startswith("is quarantined"), row
-    assert (_cool_downs(world, model) > cooled) == key_state.startswith("cools down"), row
+    cools_down = key_state.startswith("cools down")
+    assert await _was_logged(lambda: _cool_downs(world, model) > cooled, is_expected=cools_down) == cools_down, row
     if breaker == "does not count":
         await asyncio.sleep(REST_SECONDS)
     await _repeat(world, key, _marker("500"), failures, model)
-    assert (_openings(world, model) > opened) == (breaker == "does not count"), row
+    opens = breaker == "does not count"
+    assert await _was_logged(lambda: _openings(world, model) > opened, is_expected=opens) == opens, row
 
 
 async def _repeat(world: UpstreamWorld, key: Key, marker: str, times: int, model: str) -> None:
     await asyncio.gather(*(world.send(key, marker, stream=True, model=model) for _ in range(times)))
+
+
+async def _was_logged(condition: Callable[[], bool], *, is_expected: bool) -> bool:
+    """Return whether a condition on the log holds; a thread writes the log, so what is expected is waited for."""
+    ends = time.monotonic() + (_LOG_SECONDS if is_expected else 0)
+    while not condition() and time.monotonic() < ends:
+        await asyncio.sleep(0.02)
+    return condition()
 
 
 def _cool_downs(world: UpstreamWorld, model: str) -> int:
