@@ -5,6 +5,7 @@ A thread writes them: standard error may be a pipe that is not read, and the eve
 
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,11 @@ _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "t
 """What every record has; all else on one was given with `extra`."""
 
 _WAITING_BYTES_MAX = 1024 * 1024
+_TEXT_CHARACTERS_MAX = 1_000
+_FRAMES_MAX = 20
+_CAUSES_MAX = 5
+_FACTS = ("errno", "sqlstate", "status", "reason")
+"""Attributes of exceptions that describe a failure and never what was sent."""
 _FLUSH_SECONDS = 1.0
 """Longest wait at the end of a process for a reader that is slow."""
 
@@ -90,15 +96,45 @@ class JSONLine(logging.Formatter):
         line: dict[str, Any] = {
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             "service": self._service,
         }
-        line |= {name: value for name, value in record.__dict__.items() if name not in _OWN}
-        if record.exc_info:
-            line["exc_info"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            line["stack_info"] = record.stack_info
+        for name, value in record.__dict__.items():
+            if name not in _OWN:
+                line[name] = _cut(value) if isinstance(value, str) else value
+        if record.exc_info and record.exc_info[1]:
+            line["exc_info"] = failure(record.exc_info[1])
         if trace_id := tracing.trace_id():
             line["trace_id"] = trace_id
         line["time"] = datetime.fromtimestamp(record.created, UTC)
         return _encode(line).decode()
+
+
+def failure(exc: BaseException) -> str:
+    """Return an exception and its causes with their stacks, without their messages.
+
+    A message may hold what a client, Groq or a database sent: a prompt, a key, an e-mail address.
+    """
+    causes: list[BaseException] = []
+    cause: BaseException | None = exc
+    while cause is not None and len(causes) < _CAUSES_MAX:
+        causes.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\nwhich led to\n".join(_stack_of(one) for one in reversed(causes))
+
+
+def _stack_of(exc: BaseException) -> str:
+    facts = {name: getattr(exc, name, None) for name in _FACTS}
+    shown = "".join(f" {name}={_cut(str(value))}" for name, value in facts.items() if value)
+    frames = "".join(traceback.format_tb(exc.__traceback__, limit=-_FRAMES_MAX))
+    return f"{frames}{type(exc).__module__}.{type(exc).__qualname__}{shown}"
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return a record's message. Of a library's only the first line: asyncio shows exceptions in the others."""
+    message = record.getMessage()
+    return _cut(message if record.name.startswith("services") else message.partition("\n")[0])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TEXT_CHARACTERS_MAX else text[:_TEXT_CHARACTERS_MAX] + "…"

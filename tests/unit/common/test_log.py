@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.common.log import JSONLine, QueueingHandler
+from services.common.log import JSONLine, QueueingHandler, failure
 
 
 def _line(level: int = logging.INFO, message: str = "request", **members: Any) -> dict[str, Any]:
@@ -33,12 +33,47 @@ def test_a_line_tells_level_logger_message_service_what_was_given_and_the_time()
     }
 
 
-def test_a_failure_is_told_with_its_traceback_in_the_same_line() -> None:
+def test_a_failure_is_in_the_same_line_with_its_stack_and_causes_and_without_their_messages() -> None:
+    secret = "".join(["can", "ary"])  # Stacks show lines of code.
     try:
-        raise ValueError("broken")
+        try:
+            raise ConnectionRefusedError(111, secret)
+        except OSError as exc:
+            raise ValueError(secret) from exc
     except ValueError:
         line = _line(logging.ERROR, exc_info=sys.exc_info())
-    assert "ValueError: broken" in line["exc_info"]
+    assert "canary" not in json.dumps(line)
+    assert "builtins.ConnectionRefusedError errno=111" in line["exc_info"]
+    assert line["exc_info"].endswith("builtins.ValueError")
+    assert "test_log.py" in line["exc_info"]
+
+
+@pytest.mark.parametrize("where", ["message", "path"])
+def test_a_line_has_a_bound_whatever_is_logged(where: str) -> None:
+    members: dict[str, Any] = {where: "x" * 1_000_000}
+    line = _line(**members)
+    assert len(json.dumps(line)) < 2_000
+    assert line[where].endswith("…")
+
+
+def test_a_failure_deep_in_a_recursion_with_many_causes_has_a_bound() -> None:
+    def fall(depth: int) -> None:
+        try:
+            if depth:
+                fall(depth - 1)
+            raise ValueError(depth)
+        except ValueError as exc:
+            raise KeyError(depth) from exc
+
+    with pytest.raises(KeyError) as raised:
+        fall(200)
+    assert len(failure(raised.value)) < 64_000
+
+
+def test_of_a_librarys_message_only_the_first_line_is_shown() -> None:
+    """asyncio's messages show exceptions, with what was in them, in their other lines."""
+    record = logging.makeLogRecord({"name": "asyncio", "msg": "Exception in callback\nfuture: canary"})
+    assert json.loads(JSONLine("gateway").format(record))["message"] == "Exception in callback"
 
 
 def test_what_json_has_no_type_for_is_told_in_words() -> None:
