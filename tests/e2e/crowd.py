@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.e2e.accounting import account_of
 from tests.e2e.stack import Key, Stack, connector, say
 
 
@@ -25,30 +26,8 @@ async def hold_the_limit(stack: Stack, *, requests: int, limit: int) -> None:
         answers = await asyncio.gather(
             *(ask(session, urls[number % len(urls)], key, number) for number in range(requests))
         )
-    statuses = Counter(status for status, _ in answers)
-    assert statuses == {200: limit, 429: requests - limit}
-
-    assert await stack.until_settled(key) == (limit, 0)
-    rows = stack.ledger(key)
-    assert len(rows) == limit
-    assert all(row["charged"] and row["outcome"] == "answered" and row["usage_source"] == "reported" for row in rows)
-    assert_same_as_served(rows, [one for one in await stack.journal() if key.id in (one["last_user_message"] or "")])
-
-
-def assert_same_as_served(rows: list[dict[str, Any]], served: list[dict[str, Any]]) -> None:
-    """Compare request for request and token for token, by Groq's own id."""
-    booked = {
-        row["upstream_id"]: (row["prompt_tokens"], row["completion_tokens"], row["total_tokens"], row["stream"] == 1)
-        for row in rows
-    }
-    counted = {
-        one["x_groq_id"]: (
-            one["usage"]["prompt_tokens"],
-            one["usage"]["completion_tokens"],
-            one["usage"]["total_tokens"],
-            one["stream"],
-        )
-        for one in served
-    }
-    assert len(booked) == len(rows)
-    assert booked == counted
+    account = await account_of(stack, key, Counter(status for status, _ in answers))
+    account.assert_exact()
+    assert account.statuses == {200: limit, 429: requests - limit}, account
+    assert account.charged == len(account.served) == len(account.rows) == limit, account
+    assert {row["usage_source"] for row in account.rows} == {"reported"}, account

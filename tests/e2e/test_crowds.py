@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.e2e.accounting import account_of
 from tests.e2e.stack import Key, Stack, connector, running_stack, say
 
 pytestmark = pytest.mark.xdist_group("crowds")
@@ -32,30 +32,24 @@ def crowded() -> Iterator[Stack]:
         yield stack
 
 
-async def test_500_clients_that_leave_after_the_first_chunk_are_charged_for_what_groq_counted(crowded: Stack) -> None:
-    key = await crowded.create_key(daily_limit=_LEAVERS)
+async def test_500_clients_that_leave_after_the_first_chunk_are_charged_for_what_groq_counted(stack: Stack) -> None:
+    key, statuses = await stack.create_key(daily_limit=_LEAVERS), Counter[int]()
     gate = asyncio.Semaphore(_LEAVERS_AT_ONCE)
     async with aiohttp.ClientSession(connector=connector(_LEAVERS_AT_ONCE)) as session:
 
         async def leave(number: int) -> None:
             text = f"{key.id} [[standin:tokens count={5 + number % 20}]] [[standin:slow token_ms=2]]"
             async with gate:
-                url = f"{crowded.gateways[number % _GATEWAYS]}/api/v1/chat"
+                url = f"{stack.gateways[number % len(stack.gateways)]}/api/v1/chat"
                 response = await session.post(url, headers=key.headers, json=say(text, stream=True))
                 await response.content.readline()
+                statuses[response.status] += 1
                 response.close()
 
         await asyncio.gather(*(leave(number) for number in range(_LEAVERS)))
-    assert await crowded.until_settled(key) == (_LEAVERS, 0)
-    rows = crowded.ledger(key)
-    served = [one for one in await crowded.journal() if key.id in (one["last_user_message"] or "")]
-    assert len(rows) == len(served) == _LEAVERS
-    assert {row["usage_source"] for row in rows} == {"reported"}
-    assert _tokens(rows) == {one["x_groq_id"]: one["usage"]["total_tokens"] for one in served}
-
-
-def _tokens(rows: list[dict[str, Any]]) -> dict[str, int]:
-    return {row["upstream_id"]: row["total_tokens"] for row in rows}
+    account = await account_of(stack, key, statuses)
+    account.assert_exact()
+    assert _LEAVERS // 2 < account.charged <= statuses[200], account
 
 
 @dataclass
@@ -81,9 +75,10 @@ async def test_gateways_that_die_under_fifty_clients_never_let_one_request_too_m
     assert crowd.cut > 0, "no gateway died under anybody"
     assert crowd.most_taken == _LIMIT
     assert crowd.statuses[200] <= _LIMIT
-    assert set(crowd.statuses) <= {200, 429, 503}
-    assert await crowded.until_settled(key) == (_LIMIT, 0)
-    assert sum(row["charged"] for row in crowded.ledger(key)) == _LIMIT
+    assert set(crowd.statuses) <= {200, 429, 503, 504}
+    account = await account_of(crowded, key, crowd.statuses)
+    account.assert_exact()
+    assert account.charged == _LIMIT, account
 
 
 async def _ask_until_the_day_is_used_up(stack: Stack, key: Key, crowd: Crowd) -> None:
@@ -91,7 +86,7 @@ async def _ask_until_the_day_is_used_up(stack: Stack, key: Key, crowd: Crowd) ->
     async with aiohttp.ClientSession() as session:
         for gateway in itertools.cycle(stack.gateways):
             try:
-                async with session.post(f"{gateway}/api/v1/chat", headers=key.headers, json=say("hi")) as response:
+                async with session.post(f"{gateway}/api/v1/chat", headers=key.headers, json=say(key.id)) as response:
                     await response.read()
             except aiohttp.ClientError:
                 crowd.cut += 1

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("outages")
 
 _RECOVERY_SECONDS = 1.0
 """What the table promises; counted from the moment when the part itself answers again."""
-_SLOW = "[[standin:slow token_ms=40]] [[standin:tokens count=40]]"
+_SLOW = "[[standin:slow token_ms=25]] [[standin:tokens count=40]]"
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ import pytest
 from services.common.channel import open_channel
 from services.common.errors import FailedPrecondition, rpc_errors
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, keys_pb2, keys_pb2_grpc
+from tests.e2e.accounting import account_of
 from tests.e2e.callers import Caller, Listener
-from tests.e2e.crowd import ask, assert_same_as_served, hold_the_limit
+from tests.e2e.crowd import ask, hold_the_limit
 from tests.e2e.stack import (
     EMAIL,
     Key,
@@ -97,14 +98,14 @@ async def test_workers_killed_under_load_let_no_more_than_the_limit_through_and_
         hasty.start(killed)
     peak = max(peak, await _watch(hasty, key, lambda now: crowd.done()))
     statuses = await crowd
-    charged, _ = await hasty.until_settled(key)
-    print(f"\n{dict(statuses)}; at most {peak} charged and held at a time, {charged} charged")
+    account = await account_of(hasty, key, statuses)
+    print(f"\nat most {peak} charged and held at a time; {account}")
     assert peak <= _LIMIT
-    assert charged == sum(row["charged"] for row in hasty.ledger(key))
-    assert statuses[200] <= charged <= _LIMIT
+    account.assert_charges()
+    assert statuses[200] <= account.charged <= _LIMIT
     assert _verify(hasty) == 0
     async with aiohttp.ClientSession() as session:
-        for number in range(_LIMIT - charged):
+        for number in range(_LIMIT - account.charged):
             assert (await ask(session, hasty.gateways[number % 2], key, number))[0] == 200
         assert [(await ask(session, url, key, 1))[0] for url in hasty.gateways] == [429, 429]
     assert await hasty.until_settled(key) == (_LIMIT, 0)
@@ -176,7 +177,7 @@ def test_sigterm_ends_a_worker_that_still_waits_for_its_database(tmp_path: Path)
 async def test_sigterm_under_streams_lets_them_finish_and_ends_with_exit_code_0(two: Stack, stopped: str) -> None:
     key = await two.create_key()
     url = f"{two.gateways[0 if stopped == 'stack' else 1]}/api/v1/chat"
-    listeners = [Listener(url, key, _STREAM) for _ in range(_STREAMS)]
+    listeners = [Listener(url, key, f"{key.id} {_STREAM}") for _ in range(_STREAMS)]
     async with aiohttp.ClientSession(connector=connector(_STREAMS)) as session, asyncio.TaskGroup() as tasks:
         for one in listeners:
             tasks.create_task(one.listen(session))
@@ -185,12 +186,10 @@ async def test_sigterm_under_streams_lets_them_finish_and_ends_with_exit_code_0(
     assert code == 0, two.log(stopped)
     assert [one.events[-1] for one in listeners] == ["[DONE]"] * _STREAMS
     assert two.counters(key) == (_STREAMS, 0), "what it held was settled before it ended"
-    rows = two.ledger(key)
-    assert [(row["outcome"], row["charged"], row["usage_source"]) for row in rows] == [
-        ("answered", 1, "reported")
-    ] * _STREAMS
-    served = [one for one in await two.journal() if one["x_groq_id"] in {row["upstream_id"] for row in rows}]
-    assert_same_as_served(rows, served)
+    account = await account_of(two, key, {200: _STREAMS})
+    account.assert_exact()
+    assert {row["outcome"] for row in account.rows} == {"answered"}, account
+    assert len(account.served) == _STREAMS, account
     two.start(stopped)
     await two.until_ready(stopped)
 
