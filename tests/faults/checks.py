@@ -62,6 +62,17 @@ def rows_are_charged_rightly(evidence: Evidence) -> Iterator[str]:
             yield f"charged without any output: {row}"
 
 
+def output_is_charged(evidence: Evidence) -> Iterator[str]:
+    """Whoever was sent any output has a charged row, unless inference died before it was written."""
+    rows = {row.request_id: row for row in evidence.rows}
+    for result in evidence.results:
+        row = rows.get(result.request_id)
+        if not result.has_output or row is None or row.charged or row.outcome == "unknown":
+            continue
+        if row.refund_reason != NO_VERDICT:
+            yield f"{result} was sent output and is not charged: {row}"
+
+
 def rows_belong_to_requests(evidence: Evidence) -> Iterator[str]:
     """What was reserved and dispatched has its row, and there is no row that nobody asked for."""
     known = {row.request_id: row.outcome for row in evidence.rows}
@@ -147,6 +158,7 @@ def quota_finds_nothing(evidence: Evidence) -> Iterator[str]:
 _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     answers_are_charged,
     rows_are_charged_rightly,
+    output_is_charged,
     rows_belong_to_requests,
     upstream_checks.rows_tell_what_was_used,
     upstream_checks.clients_are_told_what_was_used,
@@ -154,6 +166,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     upstream_checks.rows_belong_to_their_exchanges,
     upstream_checks.upstream_answers_once,
     upstream_checks.answers_of_the_upstream_are_charged,
+    upstream_checks.answers_of_the_upstream_arrive,
     limits_are_kept,
     limits_are_kept_at_every_moment,
     denials_are_true,

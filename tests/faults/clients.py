@@ -13,6 +13,8 @@ from tests.faults.schedule import Leave, Request, body
 
 _PATIENCE_SECONDS = 20.0
 """More than the sum of every deadline inside: an answer that takes longer hangs."""
+_OUTPUT = ("content", "reasoning", "tool_calls", "function_call")
+"""Members of a delta that say something."""
 
 
 @dataclass(slots=True)
@@ -32,6 +34,8 @@ class Result:
     """The error object of the answer, or of a stream's error event."""
     is_done: bool = False
     """A stream ended with `[DONE]`."""
+    has_output: bool = False
+    """A stream said something."""
     has_finished: bool = False
     """A stream gave its finish reason."""
     is_cut: bool = False
@@ -138,6 +142,7 @@ def _note_event(data: bytes, result: Result) -> None:
     for choice in event.get("choices") or ():
         if result.has_finished and choice["delta"]:
             result.oddities.append(f"output after the finish reason: {data[:200]!r}")
+        result.has_output = result.has_output or any(choice["delta"].get(name) for name in _OUTPUT)
         result.has_finished = result.has_finished or bool(choice.get("finish_reason"))
     result.error = event.get("error") or result.error
     result.usage = event.get("usage") or result.usage

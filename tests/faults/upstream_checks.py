@@ -13,6 +13,7 @@ NO_VERDICT = "no_verdict"
 """Reason of a row that the sweeper closed first; what came later filled it in and left it uncharged."""
 _TOKENS_MAX = 10**9
 """Highest count that a row takes."""
+_OWN_TIME_OUTS = {"upstream_timeout", "upstream_stalled", "deadline_exceeded"}
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -84,6 +85,20 @@ def answers_of_the_upstream_are_charged(evidence: Evidence) -> Iterator[str]:
                 yield f"no row for the answered exchange {entry}"
             if row is not None and not row.charged and row.refund_reason != NO_VERDICT:
                 yield f"not charged, though the upstream answered: {row}"
+
+
+def answers_of_the_upstream_arrive(evidence: Evidence) -> Iterator[str]:
+    """What the upstream answered without a pause reaches a client that stays, unless what is between them breaks."""
+    results = {result.request.number: result for result in evidence.results}
+    for number, entries in evidence.exchanges.items():
+        result = results[number]
+        gateway = f"gateway-{result.request.gateway + 1}"
+        if evidence.plan.harms("inference") or evidence.plan.harms(gateway) or result.has_left:
+            continue
+        if result.request.kind.charge is not Charge.YES or result.is_complete or result.code in _OWN_TIME_OUTS:
+            continue
+        if any(is_answered(entry) and entry["ended_at"] - entry["received_at"] < 0.5 for entry in entries):
+            yield f"{result}, though the upstream answered: {result.error}"
 
 
 def is_answered(entry: dict[str, Any]) -> bool:

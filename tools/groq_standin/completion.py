@@ -125,7 +125,8 @@ def _reasoning(ask: Ask, model: Model, script: Script) -> tuple[str, ...]:
 def _reasoning_tokens(ask: Ask, model: Model, script: Script) -> int:
     if script.reasoning_tokens is not None:
         return script.reasoning_tokens
-    if not model.reasoning_efforts or script.content_tokens is not None or script.content_bytes is not None:
+    is_exact = script.content_tokens is not None or script.content_bytes is not None or script.function_call_pieces > 0
+    if not model.reasoning_efforts or is_exact:
         return 0
     # A plain request to qwen3.8 is recorded without reasoning; gpt-oss always reasons.
     is_asked = ask.reasoning_effort is not None or ask.reasoning_format is not None or ask.include_reasoning
