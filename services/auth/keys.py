@@ -140,8 +140,17 @@ class KeyStore(Protocol):
     async def get(self, key_id: KeyId, *, owner: AccountId | None = None) -> Key:
         """Read a key; `NotFound` when there is none."""
 
-    async def of_account(self, account: str) -> list[Key]:
-        """Read an account's keys, oldest first, revoked ones included; `NotFound` when there is no such account."""
+    async def of_account(self, account: str, *, after: str = "", limit: int = 1_000) -> list[Key]:
+        """Read at most `limit` keys of an account by id, so oldest first, revoked ones included.
+
+        Args:
+            account: E-mail address or id of the account.
+            after: The page begins behind the key with this id; empty means the beginning.
+            limit: Most keys to return.
+
+        Raises:
+            NotFound: There is no such account.
+        """
 
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
         """Return the account's bounds: its plan's, and `bounds` where the plan does not say."""

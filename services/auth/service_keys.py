@@ -4,6 +4,7 @@ from services.auth import messages
 from services.auth.accounts import checked_reference
 from services.auth.callers import AdminToken
 from services.auth.keyring import Keyring
+from services.common.ids import Kind
 from services.common.rpc import Context
 from stack.auth.v1 import keys_pb2, keys_pb2_grpc
 
@@ -35,9 +36,13 @@ class KeyService(keys_pb2_grpc.KeyServiceServicer):
         return keys_pb2.GetKeyResponse(key=messages.key(await self._keyring.store.get(messages.key_id(request.key_id))))
 
     async def ListKeys(self, request: keys_pb2.ListKeysRequest, context: Context) -> keys_pb2.ListKeysResponse:
-        """List an account's keys, oldest first."""
+        """List a page of an account's keys, oldest first."""
         self._admin_token.demand(context)
-        listed = await self._keyring.store.of_account(checked_reference(request.email))
+        listed = await self._keyring.store.of_account(
+            checked_reference(request.email),
+            after=messages.cursor(request.after, "after", Kind.KEY),
+            limit=messages.page_size(request.page_size),
+        )
         return keys_pb2.ListKeysResponse(keys=[messages.key(key) for key in listed])
 
     async def RevokeKey(self, request: keys_pb2.RevokeKeyRequest, context: Context) -> keys_pb2.RevokeKeyResponse:

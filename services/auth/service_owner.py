@@ -107,9 +107,13 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def ListOwnKeys(
         self, request: owner_pb2.ListOwnKeysRequest, context: Context
     ) -> owner_pb2.ListOwnKeysResponse:
-        """List the keys, and how many there may be."""
+        """List a page of the keys, and how many there may be."""
         session = await self._holders.demand(context)
-        listed = await self._keys.of_account(session.account.id)
+        listed = await self._keys.of_account(
+            session.account.id,
+            after=messages.cursor(request.after, "after", Kind.KEY),
+            limit=messages.page_size(request.page_size),
+        )
         bounds = await self._keys.bounds_of(session.account.id, self._bounds)
         return owner_pb2.ListOwnKeysResponse(
             keys=[messages.key(key) for key in listed],

@@ -104,12 +104,13 @@ class SQLKeyStore:
             return await _read(connection, key_id, owner)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def of_account(self, account: str) -> list[Key]:
-        """Read an account's keys; see `KeyStore.of_account`."""
+    async def of_account(self, account: str, *, after: str = "", limit: int = 1_000) -> list[Key]:
+        """Read a page of an account's keys; see `KeyStore.of_account`."""
         async with self._transactions.reading() as connection:
             account_id = await account_id_of(connection, account, or_deleted=True)
-            mine = _KEYS.where(api_keys.c.account_id == account_id).order_by(api_keys.c.created_at, api_keys.c.id)
-            return [_key(row) for row in await connection.execute(mine)]
+            mine = _KEYS.where(api_keys.c.account_id == account_id, api_keys.c.id > after)
+            page = await connection.execute(mine.order_by(api_keys.c.id).limit(limit))
+            return [_key(row) for row in page]
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:

@@ -16,6 +16,7 @@ from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
 
 _KEEP_IT = "\nKeep the key now: it cannot be shown again."
 _USES = ("used_today", "last_used_at")
+_PAGE_SIZE = 1_000
 _DAILY_LIMIT = click.IntRange(0, 10**9)
 
 
@@ -96,11 +97,10 @@ def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) 
 @click.pass_obj
 def list_keys(backends: Backends, email: str, *, with_usage: bool, as_json: bool) -> None:
     """List an account's keys, oldest first, revoked ones included."""
-    request = keys_pb2.ListKeysRequest(email=email)
-    answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).ListKeys, request)
-    found = [_facts(key) for key in answer.keys]
+    listed = _list_all(backends, email)
+    found = [_facts(key) for key in listed]
     if with_usage and found:
-        found = [fact | used for fact, used in zip(found, key_uses(backends, answer.keys), strict=True)]
+        found = [fact | used for fact, used in zip(found, key_uses(backends, listed), strict=True)]
     if as_json:
         output.show_json({"keys": found})
         return
@@ -139,6 +139,18 @@ def get(backends: Backends, key_id: str) -> keys_pb2.Key:
     """Read one key."""
     request = keys_pb2.GetKeyRequest(key_id=key_id)
     return client.call(backends.auth(), lambda channel: KeyServiceStub(channel).GetKey, request).key
+
+
+def _list_all(backends: Backends, email: str) -> list[keys_pb2.Key]:
+    """Read an account's keys page by page."""
+    listed: list[keys_pb2.Key] = []
+    while True:
+        after = listed[-1].id if listed else ""
+        request = keys_pb2.ListKeysRequest(email=email, page_size=_PAGE_SIZE, after=after)
+        page = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).ListKeys, request).keys
+        listed += page
+        if len(page) < _PAGE_SIZE:
+            return listed
 
 
 def _show(key: keys_pb2.Key, *, as_json: bool) -> None:

@@ -144,6 +144,20 @@ class KeyStoreContract:
 
         assert [key.id for key in listed] == [first.key.id, second.key.id]
 
+    async def test_pages_hold_each_key_of_the_account_once(self, stores: Stores) -> None:
+        await stores.account()
+        await stores.account("eve@example.com")
+        await stores.key("eve@example.com")
+        kept = [(await stores.key(name=f"key {number}")).key.id for number in range(5)]
+
+        pages, after = [], ""
+        while page := [key.id for key in await stores.keys.of_account(EMAIL, after=after, limit=2)]:
+            pages.append(page)
+            after = page[-1]
+
+        assert [len(page) for page in pages] == [2, 2, 1]
+        assert [key_id for page in pages for key_id in page] == sorted(kept)
+
     async def test_an_email_address_has_one_account(self, stores: Stores) -> None:
         await stores.account()
 

@@ -93,6 +93,23 @@ async def test_a_listed_key_does_not_hold_its_secret(client: AuthClient) -> None
     assert created.secret.startswith(created.key.prefix)
 
 
+async def test_keys_are_listed_page_by_page(client: AuthClient) -> None:
+    first = (await client.new_key("pages@example.com")).key
+    request = keys_pb2.CreateKeyRequest(email="pages@example.com", name="second")
+    second = (await client.keys.CreateKey(request, metadata=shown())).key
+
+    async def page(size: int, after: str = "") -> list[str]:
+        request = keys_pb2.ListKeysRequest(email="pages@example.com", page_size=size, after=after)
+        return [key.id for key in (await client.keys.ListKeys(request, metadata=shown())).keys]
+
+    ids = sorted((first.id, second.id))
+    assert [await page(1), await page(1, ids[0]), await page(1, ids[1])] == [[ids[0]], [ids[1]], []]
+    for size, after, reason in ((1_001, "", "page_size is 1 to 1000"), (-1, "", "page_size"), (1, "acc_1", "after")):
+        with pytest.raises(grpc.aio.AioRpcError, match=reason) as refusal:
+            await page(size, after)
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_second_account_of_an_address_is_refused_by_name(client: AuthClient) -> None:
     await client.new_key("twice@example.com")
 

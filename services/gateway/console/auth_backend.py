@@ -14,6 +14,7 @@ from services.gateway.console.owner import Event, Key, Keys, NewKey, OpenStay, R
 from services.gateway.pipeline import Principal
 from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
+_PAGE_SIZE = 1_000
 _POLICIES = {
     sessions_pb2.SIGN_UP_POLICY_OPEN: "open",
     sessions_pb2.SIGN_UP_POLICY_INVITE: "invite",
@@ -114,11 +115,17 @@ class GrpcOwner:
 
     async def keys(self) -> Keys:
         """Return all keys, oldest first."""
+        keys: list[Key] = []
+        while True:
+            page = await self._keys_after(keys[-1].id if keys else "")
+            keys += [_key(key) for key in page.keys]
+            if len(page.keys) < _PAGE_SIZE:
+                return Keys(keys, page.active_keys_max, page.new_keys_per_day_max)
+
+    async def _keys_after(self, key_id: str) -> owner_pb2.ListOwnKeysResponse:
+        request = owner_pb2.ListOwnKeysRequest(page_size=_PAGE_SIZE, after=key_id)
         with _auth_errors():
-            answer = await self._stub.ListOwnKeys(
-                owner_pb2.ListOwnKeysRequest(), metadata=self._metadata, timeout=self._timeout_seconds
-            )
-        return Keys([_key(key) for key in answer.keys], answer.active_keys_max, answer.new_keys_per_day_max)
+            return await self._stub.ListOwnKeys(request, metadata=self._metadata, timeout=self._timeout_seconds)
 
     async def create_key(self, name: str, *, expires_at: float | None, models: Sequence[str]) -> NewKey:
         """Make a key."""

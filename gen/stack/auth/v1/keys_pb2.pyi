@@ -205,21 +205,29 @@ Global___GetKeyResponse: _TypeAlias = GetKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListKeysRequest(_message.Message):
-    """ListKeysRequest names an account."""
+    """ListKeysRequest asks for a page of an account's keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EMAIL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """E-mail address of the account."""
+    page_size: _builtins.int
+    """At most so many, 1 to 1,000; 0 means 100."""
+    after: _builtins.str
+    """Continue after this key's id; empty begins with the oldest."""
     def __init__(
         self,
         *,
         email: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "email", b"email", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,14 +235,14 @@ Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListKeysResponse(_message.Message):
-    """ListKeysResponse is all of the account's keys."""
+    """ListKeysResponse is a page of keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Key]:
-        """Oldest first; empty when the account has none."""
+        """By id; fewer than asked for means that these were the last."""
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """ListKeys lists an account's keys, oldest first, revoked ones included. NOT_FOUND when the account does not exist.
+        """ListKeys lists an account's keys by id, so oldest first, revoked ones included. NOT_FOUND when the account does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

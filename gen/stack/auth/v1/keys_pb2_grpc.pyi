@@ -23,7 +23,7 @@ class KeyServiceStub:
     GetKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.GetKeyRequest, _keys_pb2.GetKeyResponse]
     """GetKey reads one key. NOT_FOUND when there is none."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]
-    """ListKeys lists an account's keys, oldest first, revoked ones included. NOT_FOUND when the account does not exist."""
+    """ListKeys lists an account's keys by id, so oldest first, revoked ones included. NOT_FOUND when the account does not exist."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RevokeKeyRequest, _keys_pb2.RevokeKeyResponse]
     """RevokeKey ends a key for good: every gateway refuses it within a second of the answer. Revoking twice is no error
     and keeps the first time. NOT_FOUND when there is no such key.
@@ -62,7 +62,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.ListKeysRequest,
         context: _aio.ServicerContext[_keys_pb2.ListKeysRequest, _abc.Awaitable[_keys_pb2.ListKeysResponse]],
     ) -> _abc.Awaitable[_keys_pb2.ListKeysResponse]:
-        """ListKeys lists an account's keys, oldest first, revoked ones included. NOT_FOUND when the account does not exist."""
+        """ListKeys lists an account's keys by id, so oldest first, revoked ones included. NOT_FOUND when the account does not exist."""
 
     @_abc_1.abstractmethod
     def RevokeKey(

@@ -29,7 +29,7 @@ from stack.auth.v1 import keys_pb2 as stack_dot_auth_dot_v1_dot_keys__pb2
 from stack.auth.v1 import sessions_pb2 as stack_dot_auth_dot_v1_dot_sessions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stack/auth/v1/owner.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stack/auth/v1/audit.proto\x1a\x18stack/auth/v1/auth.proto\x1a\x18stack/auth/v1/keys.proto\x1a\x1cstack/auth/v1/sessions.proto\"G\n\x15\x43hangePasswordRequest\x12\x18\n\x10\x63urrent_password\x18\x01 \x01(\t\x12\x14\n\x0cnew_password\x18\x02 \x01(\t\"\x18\n\x16\x43hangePasswordResponse\"+\n\x17\x44\x65leteOwnAccountRequest\x12\x10\n\x08password\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteOwnAccountResponse\"\x18\n\x16ListOwnSessionsRequest\"C\n\x17ListOwnSessionsResponse\x12(\n\x08sessions\x18\x01 \x03(\x0b\x32\x16.stack.auth.v1.Session\"*\n\x14\x45ndOwnSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x45ndOwnSessionResponse\"c\n\x13\x43reateOwnKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x03 \x03(\t\"G\n\x14\x43reateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x14\n\x12ListOwnKeysRequest\"n\n\x13ListOwnKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.stack.auth.v1.Key\x12\x17\n\x0f\x61\x63tive_keys_max\x18\x02 \x01(\x05\x12\x1c\n\x14new_keys_per_day_max\x18\x03 \x01(\x05\"%\n\x13RevokeOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"7\n\x14RevokeOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"<\n\x13RotateOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x03\"m\n\x14RotateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12$\n\x08replaced\x18\x03 \x01(\x0b\x32\x12.stack.auth.v1.Key\"(\n\x16GetOwnPrincipalRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"F\n\x17GetOwnPrincipalResponse\x12+\n\tprincipal\x18\x01 \x01(\x0b\x32\x18.stack.auth.v1.Principal\">\n\x19ListOwnAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\"G\n\x1aListOwnAuditEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.stack.auth.v1.AuditEvent2\xbe\x07\n\x0cOwnerService\x12]\n\x0e\x43hangePassword\x12$.stack.auth.v1.ChangePasswordRequest\x1a%.stack.auth.v1.ChangePasswordResponse\x12\x63\n\x10\x44\x65leteOwnAccount\x12&.stack.auth.v1.DeleteOwnAccountRequest\x1a\'.stack.auth.v1.DeleteOwnAccountResponse\x12`\n\x0fListOwnSessions\x12%.stack.auth.v1.ListOwnSessionsRequest\x1a&.stack.auth.v1.ListOwnSessionsResponse\x12Z\n\rEndOwnSession\x12#.stack.auth.v1.EndOwnSessionRequest\x1a$.stack.auth.v1.EndOwnSessionResponse\x12W\n\x0c\x43reateOwnKey\x12\".stack.auth.v1.CreateOwnKeyRequest\x1a#.stack.auth.v1.CreateOwnKeyResponse\x12T\n\x0bListOwnKeys\x12!.stack.auth.v1.ListOwnKeysRequest\x1a\".stack.auth.v1.ListOwnKeysResponse\x12W\n\x0cRevokeOwnKey\x12\".stack.auth.v1.RevokeOwnKeyRequest\x1a#.stack.auth.v1.RevokeOwnKeyResponse\x12W\n\x0cRotateOwnKey\x12\".stack.auth.v1.RotateOwnKeyRequest\x1a#.stack.auth.v1.RotateOwnKeyResponse\x12`\n\x0fGetOwnPrincipal\x12%.stack.auth.v1.GetOwnPrincipalRequest\x1a&.stack.auth.v1.GetOwnPrincipalResponse\x12i\n\x12ListOwnAuditEvents\x12(.stack.auth.v1.ListOwnAuditEventsRequest\x1a).stack.auth.v1.ListOwnAuditEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stack/auth/v1/owner.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stack/auth/v1/audit.proto\x1a\x18stack/auth/v1/auth.proto\x1a\x18stack/auth/v1/keys.proto\x1a\x1cstack/auth/v1/sessions.proto\"G\n\x15\x43hangePasswordRequest\x12\x18\n\x10\x63urrent_password\x18\x01 \x01(\t\x12\x14\n\x0cnew_password\x18\x02 \x01(\t\"\x18\n\x16\x43hangePasswordResponse\"+\n\x17\x44\x65leteOwnAccountRequest\x12\x10\n\x08password\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteOwnAccountResponse\"\x18\n\x16ListOwnSessionsRequest\"C\n\x17ListOwnSessionsResponse\x12(\n\x08sessions\x18\x01 \x03(\x0b\x32\x16.stack.auth.v1.Session\"*\n\x14\x45ndOwnSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x45ndOwnSessionResponse\"c\n\x13\x43reateOwnKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x03 \x03(\t\"G\n\x14\x43reateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"6\n\x12ListOwnKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"n\n\x13ListOwnKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.stack.auth.v1.Key\x12\x17\n\x0f\x61\x63tive_keys_max\x18\x02 \x01(\x05\x12\x1c\n\x14new_keys_per_day_max\x18\x03 \x01(\x05\"%\n\x13RevokeOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"7\n\x14RevokeOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"<\n\x13RotateOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x03\"m\n\x14RotateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12$\n\x08replaced\x18\x03 \x01(\x0b\x32\x12.stack.auth.v1.Key\"(\n\x16GetOwnPrincipalRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"F\n\x17GetOwnPrincipalResponse\x12+\n\tprincipal\x18\x01 \x01(\x0b\x32\x18.stack.auth.v1.Principal\">\n\x19ListOwnAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\"G\n\x1aListOwnAuditEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.stack.auth.v1.AuditEvent2\xbe\x07\n\x0cOwnerService\x12]\n\x0e\x43hangePassword\x12$.stack.auth.v1.ChangePasswordRequest\x1a%.stack.auth.v1.ChangePasswordResponse\x12\x63\n\x10\x44\x65leteOwnAccount\x12&.stack.auth.v1.DeleteOwnAccountRequest\x1a\'.stack.auth.v1.DeleteOwnAccountResponse\x12`\n\x0fListOwnSessions\x12%.stack.auth.v1.ListOwnSessionsRequest\x1a&.stack.auth.v1.ListOwnSessionsResponse\x12Z\n\rEndOwnSession\x12#.stack.auth.v1.EndOwnSessionRequest\x1a$.stack.auth.v1.EndOwnSessionResponse\x12W\n\x0c\x43reateOwnKey\x12\".stack.auth.v1.CreateOwnKeyRequest\x1a#.stack.auth.v1.CreateOwnKeyResponse\x12T\n\x0bListOwnKeys\x12!.stack.auth.v1.ListOwnKeysRequest\x1a\".stack.auth.v1.ListOwnKeysResponse\x12W\n\x0cRevokeOwnKey\x12\".stack.auth.v1.RevokeOwnKeyRequest\x1a#.stack.auth.v1.RevokeOwnKeyResponse\x12W\n\x0cRotateOwnKey\x12\".stack.auth.v1.RotateOwnKeyRequest\x1a#.stack.auth.v1.RotateOwnKeyResponse\x12`\n\x0fGetOwnPrincipal\x12%.stack.auth.v1.GetOwnPrincipalRequest\x1a&.stack.auth.v1.GetOwnPrincipalResponse\x12i\n\x12ListOwnAuditEvents\x12(.stack.auth.v1.ListOwnAuditEventsRequest\x1a).stack.auth.v1.ListOwnAuditEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,25 +57,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEOWNKEYRESPONSE']._serialized_start=623
   _globals['_CREATEOWNKEYRESPONSE']._serialized_end=694
   _globals['_LISTOWNKEYSREQUEST']._serialized_start=696
-  _globals['_LISTOWNKEYSREQUEST']._serialized_end=716
-  _globals['_LISTOWNKEYSRESPONSE']._serialized_start=718
-  _globals['_LISTOWNKEYSRESPONSE']._serialized_end=828
-  _globals['_REVOKEOWNKEYREQUEST']._serialized_start=830
-  _globals['_REVOKEOWNKEYREQUEST']._serialized_end=867
-  _globals['_REVOKEOWNKEYRESPONSE']._serialized_start=869
-  _globals['_REVOKEOWNKEYRESPONSE']._serialized_end=924
-  _globals['_ROTATEOWNKEYREQUEST']._serialized_start=926
-  _globals['_ROTATEOWNKEYREQUEST']._serialized_end=986
-  _globals['_ROTATEOWNKEYRESPONSE']._serialized_start=988
-  _globals['_ROTATEOWNKEYRESPONSE']._serialized_end=1097
-  _globals['_GETOWNPRINCIPALREQUEST']._serialized_start=1099
-  _globals['_GETOWNPRINCIPALREQUEST']._serialized_end=1139
-  _globals['_GETOWNPRINCIPALRESPONSE']._serialized_start=1141
-  _globals['_GETOWNPRINCIPALRESPONSE']._serialized_end=1211
-  _globals['_LISTOWNAUDITEVENTSREQUEST']._serialized_start=1213
-  _globals['_LISTOWNAUDITEVENTSREQUEST']._serialized_end=1275
-  _globals['_LISTOWNAUDITEVENTSRESPONSE']._serialized_start=1277
-  _globals['_LISTOWNAUDITEVENTSRESPONSE']._serialized_end=1348
-  _globals['_OWNERSERVICE']._serialized_start=1351
-  _globals['_OWNERSERVICE']._serialized_end=2309
+  _globals['_LISTOWNKEYSREQUEST']._serialized_end=750
+  _globals['_LISTOWNKEYSRESPONSE']._serialized_start=752
+  _globals['_LISTOWNKEYSRESPONSE']._serialized_end=862
+  _globals['_REVOKEOWNKEYREQUEST']._serialized_start=864
+  _globals['_REVOKEOWNKEYREQUEST']._serialized_end=901
+  _globals['_REVOKEOWNKEYRESPONSE']._serialized_start=903
+  _globals['_REVOKEOWNKEYRESPONSE']._serialized_end=958
+  _globals['_ROTATEOWNKEYREQUEST']._serialized_start=960
+  _globals['_ROTATEOWNKEYREQUEST']._serialized_end=1020
+  _globals['_ROTATEOWNKEYRESPONSE']._serialized_start=1022
+  _globals['_ROTATEOWNKEYRESPONSE']._serialized_end=1131
+  _globals['_GETOWNPRINCIPALREQUEST']._serialized_start=1133
+  _globals['_GETOWNPRINCIPALREQUEST']._serialized_end=1173
+  _globals['_GETOWNPRINCIPALRESPONSE']._serialized_start=1175
+  _globals['_GETOWNPRINCIPALRESPONSE']._serialized_end=1245
+  _globals['_LISTOWNAUDITEVENTSREQUEST']._serialized_start=1247
+  _globals['_LISTOWNAUDITEVENTSREQUEST']._serialized_end=1309
+  _globals['_LISTOWNAUDITEVENTSRESPONSE']._serialized_start=1311
+  _globals['_LISTOWNAUDITEVENTSRESPONSE']._serialized_end=1382
+  _globals['_OWNERSERVICE']._serialized_start=1385
+  _globals['_OWNERSERVICE']._serialized_end=2343
 # @@protoc_insertion_point(module_scope)

@@ -249,16 +249,25 @@ Global___CreateOwnKeyResponse: _TypeAlias = CreateOwnKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListOwnKeysRequest(_message.Message):
-    """ListOwnKeysRequest asks for all keys."""
+    """ListOwnKeysRequest asks for a page of keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many, 1 to 1,000; 0 means 100."""
+    after: _builtins.str
+    """Continue after this key's id; empty begins with the oldest."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "page_size", b"page_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,7 +275,7 @@ Global___ListOwnKeysRequest: _TypeAlias = ListOwnKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListOwnKeysResponse(_message.Message):
-    """ListOwnKeysResponse is all keys, and how many more there may be."""
+    """ListOwnKeysResponse is a page of keys, and how many keys there may be."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -279,7 +288,7 @@ class ListOwnKeysResponse(_message.Message):
     """Most keys that may be made in 24 hours."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_keys_pb2.Key]:
-        """Oldest first; empty when the account has none."""
+        """By id; fewer than asked for means that these were the last."""
 
     def __init__(
         self,

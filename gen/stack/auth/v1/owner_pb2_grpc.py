@@ -132,7 +132,7 @@ class OwnerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListOwnKeys(self, request, context):
-        """ListOwnKeys lists the account's keys, oldest first, revoked ones included.
+        """ListOwnKeys lists the account's keys by id, so oldest first, revoked ones included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

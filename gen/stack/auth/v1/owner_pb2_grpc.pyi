@@ -32,7 +32,7 @@ class OwnerServiceStub:
     plan has no room for another.
     """
     ListOwnKeys: _aio.UnaryUnaryMultiCallable[_owner_pb2.ListOwnKeysRequest, _owner_pb2.ListOwnKeysResponse]
-    """ListOwnKeys lists the account's keys, oldest first, revoked ones included."""
+    """ListOwnKeys lists the account's keys by id, so oldest first, revoked ones included."""
     RevokeOwnKey: _aio.UnaryUnaryMultiCallable[_owner_pb2.RevokeOwnKeyRequest, _owner_pb2.RevokeOwnKeyResponse]
     """RevokeOwnKey ends a key for good, as KeyService does."""
     RotateOwnKey: _aio.UnaryUnaryMultiCallable[_owner_pb2.RotateOwnKeyRequest, _owner_pb2.RotateOwnKeyResponse]
@@ -98,7 +98,7 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.ListOwnKeysRequest,
         context: _aio.ServicerContext[_owner_pb2.ListOwnKeysRequest, _abc.Awaitable[_owner_pb2.ListOwnKeysResponse]],
     ) -> _abc.Awaitable[_owner_pb2.ListOwnKeysResponse]:
-        """ListOwnKeys lists the account's keys, oldest first, revoked ones included."""
+        """ListOwnKeys lists the account's keys by id, so oldest first, revoked ones included."""
 
     @_abc_1.abstractmethod
     def RevokeOwnKey(
