@@ -21,13 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.rows import Filler
 from services.auth import server as auth
-from services.auth.records import unavailable
-from services.auth.store import SQLKeyStore
-from services.common import database
-from services.common.transactions import Transactions
+from services.auth.db.records import unavailable
+from services.auth.keys.store import SQLKeyStore
+from services.common.db import database
+from services.common.db.transactions import Transactions
 from services.inference import server as inference
-from services.inference.ledger import RequestsPage
-from services.inference.store import SQLLedgerStore
+from services.inference.ledger.store import SQLLedgerStore
+from services.inference.ledger.writer import RequestsPage
 from tests.backends import fresh_database, running_postgres
 
 _RATIO_MAX = 3.0

@@ -4,7 +4,7 @@
 local answers = {}
 
 local PAUSE_SECONDS = 0.01
-local PATIENCE_SECONDS = 5
+local FAILOVER_SECONDS = 5
 local MODEL = "openai/gpt-oss-20b"
 local HEAD = '{"id":"chatcmpl-a79f596a-cdc3-4b0b-9e02-0cd4dda5506e","object":"chat.completion'
 local USAGE = '{"queue_time":0.0521354,"prompt_tokens":78,"prompt_time":0.00380814,"completion_tokens":98,'
@@ -95,7 +95,7 @@ local function patient_stream(with_usage)
   ngx.print(SPACED[1])
   while releases == seen do
     if not ngx.flush(true) then return end
-    ngx.sleep(PATIENCE_SECONDS)
+    ngx.sleep(FAILOVER_SECONDS)
     ngx.print(SPACED[2])
   end
   ngx.print(SPACED[#SPACED], with_usage and USAGE_EVENT or "", "data: [DONE]\n\n")

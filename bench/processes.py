@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from services.local.child import die_with_parent
+from services.local.supervisor.child import die_with_parent
 
 _STOP_SECONDS = 15
 _POLL_SECONDS = 0.05

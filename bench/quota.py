@@ -23,10 +23,10 @@ from bench.percentiles import percentile
 from bench.progress import say
 from bench.tables import number, table
 from bench.usage import usage
-from services.auth.minting import DAILY_LIMIT_MAX
-from services.common.channel import open_channel
-from services.gateway.backends import GrpcQuota
-from services.gateway.pipeline import Hold, Principal, Verdict
+from services.auth.keys.minting import DAILY_LIMIT_MAX
+from services.common.rpc.channel import open_channel
+from services.gateway.clients.services import GrpcQuota
+from services.gateway.requests.pipeline import Hold, Principal, Verdict
 
 _TIMEOUT_SECONDS = 10.0
 _CALLERS = (1, 32, 256)

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Table, insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.auth.tables import accounts, api_keys, key_revision
-from services.inference.tables import usage_ledger
+from services.auth.db.tables import accounts, api_keys, key_revision
+from services.inference.ledger.tables import usage_ledger
 
 _KEYS_PER_ACCOUNT = 5
 _ROWS_PER_ACCOUNT = 500

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import trustme
 
-from services.common.tls import Certificates, TLSFiles, identity
+from services.common.rpc.tls import Certificates, TLSFiles, identity
 
 
 class Issued:

@@ -4,7 +4,7 @@ import sys
 
 from services.auth import server
 from services.auth.settings import AuthSettings
-from services.common import process
+from services.common.runtime import process
 
 if __name__ == "__main__":
     match sys.argv[1:]:

@@ -5,9 +5,9 @@ from urllib.parse import unquote
 
 from services.auth import audit
 from services.auth.audit import Actor
-from services.auth.sessions import Session, Sessions
+from services.auth.sessions.model import Session, Sessions
 from services.common.errors import PermissionDenied, Unauthenticated
-from services.common.rpc import Context
+from services.common.rpc.types import Context
 
 _SCHEME = "Bearer "
 _OPERATOR = "stack-operator"
@@ -21,7 +21,7 @@ class AdminToken:
         """Demand `token`."""
         self._token = token.encode()
 
-    def demand(self, context: Context) -> Actor:
+    def require(self, context: Context) -> Actor:
         """Return the operator when the call carries the token.
 
         Raises:
@@ -41,14 +41,14 @@ class AdminToken:
         return audit.operator(_metadata(context, _OPERATOR), _peer(context))
 
 
-class SessionHolders:
+class SessionAuthenticator:
     """Who calls with a session."""
 
     def __init__(self, sessions: Sessions) -> None:
         """Look tokens up in `sessions`."""
         self._sessions = sessions
 
-    async def demand(self, context: Context) -> Session:
+    async def require(self, context: Context) -> Session:
         """Return the caller's session.
 
         Raises:
@@ -57,7 +57,7 @@ class SessionHolders:
         return await self._sessions.get(_bearer(context) or "")
 
 
-def person(context: Context) -> Actor:
+def user_actor(context: Context) -> Actor:
     """Return the owner, or somebody who wants to be one, at the address that the calling gateway names."""
     return audit.owner(_metadata(context, _CLIENT_ADDRESS) or _peer(context))
 

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.auth.accounts import Account
+from services.auth.accounts.model import Account
+from services.auth.accounts.plans import Plan
 from services.auth.audit import Event
-from services.auth.keys import Key, KeyId
-from services.auth.log_in import LoggedIn
-from services.auth.plans import Plan
-from services.auth.sessions import Session
+from services.auth.keys.model import Key, KeyId
+from services.auth.sessions.log_in import LoggedIn
+from services.auth.sessions.model import Session
 from services.common.errors import InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, plans_pb2, sessions_pb2

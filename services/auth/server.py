@@ -6,45 +6,46 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.auth import own_secrets
+from services.auth import bootstrap_secrets
+from services.auth.accounts.owner_rpc import OwnedStores, OwnerService
+from services.auth.accounts.passwords import Passwords
+from services.auth.accounts.plan_store import SQLPlanStore
+from services.auth.accounts.registration import Registration, Stores
+from services.auth.accounts.rpc import AccountService, AuditService, PlanService
+from services.auth.accounts.store import SQLAccountStore
 from services.auth.callers import AdminToken
-from services.auth.changes import ChangeFeed
-from services.auth.devices import Devices
-from services.auth.emails import EmailTemplates
-from services.auth.housekeeping import keep_house
-from services.auth.keyring import Keyring
-from services.auth.keys import Gatekeeper
-from services.auth.log_in import LogIn
-from services.auth.mail_composer import MailComposer
-from services.auth.mail_queue import MailQueue
-from services.auth.mailer import Mailer
-from services.auth.passwords import Passwords
-from services.auth.pepper import Pepper
-from services.auth.records import SQLAuditLog, unavailable
-from services.auth.registration import Registration, Stores
-from services.auth.service import AuthService
-from services.auth.service_accounts import AccountService, AuditService, PlanService
-from services.auth.service_keys import KeyService
-from services.auth.service_mail import MailService
-from services.auth.service_owner import Belongings, OwnerService
-from services.auth.service_sessions import SessionService
-from services.auth.sessions import Sessions
+from services.auth.db.records import SQLAuditLog, unavailable
+from services.auth.housekeeping import purge_periodically
+from services.auth.keys.manager import KeyManager
+from services.auth.keys.model import KeyVerifier
+from services.auth.keys.pepper import Pepper
+from services.auth.keys.rpc import KeyService
+from services.auth.keys.store import SQLKeyStore
+from services.auth.mail.composer import MailComposer
+from services.auth.mail.mailer import Mailer
+from services.auth.mail.queue import MailQueue
+from services.auth.mail.rpc import MailService
+from services.auth.mail.smtp import SMTPTransport, parse_smtp_url
+from services.auth.mail.store import SQLMailQueue
+from services.auth.mail.templates import EmailTemplates
+from services.auth.rpc import AuthService
+from services.auth.sessions.devices import Devices
+from services.auth.sessions.log_in import LogIn
+from services.auth.sessions.model import Sessions
+from services.auth.sessions.rate_limiter import RateLimiter
+from services.auth.sessions.rpc import SessionService
+from services.auth.sessions.store import SQLExpiredRows, SQLRateLimitStore, SQLSessionStore
+from services.auth.sessions.token_store import SQLOneTimeTokenStore
 from services.auth.settings import AuthSettings
-from services.auth.smtp import SMTPTransport, parse_smtp_url
-from services.auth.store import SQLKeyStore
-from services.auth.store_accounts import SQLAccountStore
-from services.auth.store_mail import SQLMailQueue
-from services.auth.store_plans import SQLPlanStore
-from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLThrottleStore
-from services.auth.store_tokens import SQLOneTimeTokenStore
-from services.auth.throttles import Throttle
-from services.common import database, metrics
-from services.common.clock import Clock, SystemClock, utc_now
-from services.common.priority_lock import PriorityLock
-from services.common.server import GrpcServer
-from services.common.tasks import running
-from services.common.tls import identity
-from services.common.transactions import Transactions
+from services.auth.watch.feed import ChangeFeed
+from services.common.concurrency.priority_lock import PriorityLock
+from services.common.db import database
+from services.common.db.transactions import Transactions
+from services.common.rpc.server import GrpcServer
+from services.common.rpc.tls import identity
+from services.common.runtime.clock import Clock, SystemClock, utc_now
+from services.common.runtime.tasks import running
+from services.common.telemetry import metrics
 from stack.auth.v1 import (
     accounts_pb2,
     accounts_pb2_grpc,
@@ -118,7 +119,7 @@ async def serve(settings: AuthSettings) -> None:
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
-        admin_token = AdminToken(own_secrets.admin_token(settings))
+        admin_token = AdminToken(bootstrap_secrets.admin_token(settings))
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         parts = await _open(settings, stack)
         _add_hot_path(server, parts)
@@ -141,7 +142,7 @@ async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
             settings.database,
             migrations=MIGRATIONS,
             version_table=VERSION_TABLE,
-            has_siblings=settings.has_siblings,
+            reuse_port=settings.reuse_port,
             connections=_CONNECTIONS,
         )
     )
@@ -150,10 +151,10 @@ async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
     transactions = Transactions(engine, unavailable=unavailable, turns=turns)
     peoples = Transactions(peoples_engine, unavailable=unavailable, turns=turns, is_urgent=False)
     keys = SQLKeyStore(transactions)
-    pepper = await own_secrets.key_pepper(settings, keys, now=utc_now(clock))
+    pepper = await bootstrap_secrets.key_pepper(settings, keys, now=utc_now(clock))
     feed = ChangeFeed(keys, clock=clock)
     await stack.enter_async_context(feed.running())
-    await stack.enter_async_context(running(keep_house(SQLHousekeeping(peoples), clock)))
+    await stack.enter_async_context(running(purge_periodically(SQLExpiredRows(peoples), clock)))
     mail = await _open_mail(settings, peoples, pepper, clock, stack)
     passwords = Passwords()
     stack.callback(passwords.close)
@@ -177,14 +178,16 @@ async def _open_mail(
 
 
 def _add_hot_path(server: GrpcServer, parts: _Parts) -> None:
-    accepted = own_secrets.accepted_peppers(parts.settings)
-    gatekeeper = Gatekeeper(parts.keys, pepper=parts.pepper, clock=parts.clock, accepted=accepted)
-    auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(gatekeeper, parts.feed), server.grpc)
+    accepted = bootstrap_secrets.accepted_peppers(parts.settings)
+    key_verifier = KeyVerifier(parts.keys, pepper=parts.pepper, clock=parts.clock, accepted=accepted)
+    auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(key_verifier, parts.feed), server.grpc)
 
 
 def _add_for_operators(server: GrpcServer, parts: _Parts, admin_token: AdminToken) -> None:
     accounts, transactions, clock = SQLAccountStore(parts.transactions), parts.transactions, parts.clock
-    keys_pb2_grpc.add_KeyServiceServicer_to_server(KeyService(_keyring(parts), admin_token=admin_token), server.grpc)
+    keys_pb2_grpc.add_KeyServiceServicer_to_server(
+        KeyService(_key_manager(parts), admin_token=admin_token), server.grpc
+    )
     accounts_pb2_grpc.add_AccountServiceServicer_to_server(
         AccountService(
             accounts,
@@ -214,7 +217,7 @@ def _add_mail(server: GrpcServer, parts: _Parts, admin_token: AdminToken) -> Non
 def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
     settings, clock = parts.settings, parts.clock
     accounts = SQLAccountStore(parts.peoples)
-    throttle = Throttle(SQLThrottleStore(parts.engine, parts.peoples), pepper=parts.pepper, clock=clock)
+    throttle = RateLimiter(SQLRateLimitStore(parts.engine, parts.peoples), pepper=parts.pepper, clock=clock)
     sessions = Sessions(
         SQLSessionStore(parts.peoples),
         pepper=parts.pepper,
@@ -242,11 +245,11 @@ def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
         clock=clock,
         log_ins_per_address_max=settings.log_ins_per_address_max,
     )
-    belongings = Belongings(_keyring(parts), SQLKeyStore(parts.peoples), SQLAuditLog(parts.peoples), sessions)
-    owner = OwnerService(belongings, log_in, feed=parts.feed, clock=clock, bounds=settings.bounds)
+    stores = OwnedStores(_key_manager(parts), SQLKeyStore(parts.peoples), SQLAuditLog(parts.peoples), sessions)
+    owner = OwnerService(stores, log_in, feed=parts.feed, clock=clock, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)
 
 
-def _keyring(parts: _Parts) -> Keyring:
-    return Keyring(parts.keys, feed=parts.feed, pepper=parts.pepper, clock=parts.clock)
+def _key_manager(parts: _Parts) -> KeyManager:
+    return KeyManager(parts.keys, feed=parts.feed, pepper=parts.pepper, clock=parts.clock)

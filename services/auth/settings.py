@@ -3,13 +3,13 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.auth.addresses import domain_of, normalised_email
-from services.auth.keys import Bounds
-from services.auth.registration import Admission, SignUpPolicy
-from services.common.address import HTTPURL, HostAndPort, Listen
-from services.common.database import DatabaseURL, is_sqlite
+from services.auth.accounts.addresses import domain_of, normalised_email
+from services.auth.accounts.registration import Admission, SignUpPolicy
+from services.auth.keys.model import Bounds
+from services.common.db.database import DatabaseURL, is_sqlite
 from services.common.errors import InvalidRequest
-from services.common.settings import ServiceSettings
+from services.common.runtime.address import HTTPURL, HostAndPort, Listen
+from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 
 

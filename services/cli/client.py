@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from services.cli.failures import Failure, Unreachable
 from services.cli.mistakes import Mistake
-from services.common.channel import open_channel
 from services.common.errors import InvalidRequest, ServiceError, StartError, rpc_errors
-from services.common.settings import TLSSettings
-from services.common.tls import Certificates
+from services.common.rpc.channel import open_channel
+from services.common.rpc.tls import Certificates
+from services.common.runtime.settings import TLSSettings
 
 CALL_SECONDS_MAX = 5.0
 _UNREACHABLE_REASON = "unreachable"

@@ -13,7 +13,7 @@ from services.cli.mistakes import Commands, Target
 from services.cli.plans import plans
 from services.cli.usage import usage
 from services.cli.verify import verify
-from services.common import address_file
+from services.common.runtime import address_file
 
 _TARGETS = {"auth": "127.0.0.1:50051", "quota": "127.0.0.1:50052", "inference": "127.0.0.1:50053"}
 

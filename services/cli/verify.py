@@ -13,19 +13,19 @@ _VERIFY_SECONDS_MAX = 30.0
 """Every key and day of Redis is compared, which takes longer than other calls may."""
 _OLD = "older than a request can be in flight"
 _SAYINGS = {
-    quota_pb2.DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER: (
+    quota_pb2.DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER: (
         "charged rows",
         "the key was charged for requests that nothing is known of",
     ),
-    quota_pb2.DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER: (
+    quota_pb2.DISCREPANCY_KIND_COUNTER_BELOW_LEDGER: (
         f"charged rows {_OLD}",
         "the key gets requests for nothing; quota should have raised the counter by now",
     ),
-    quota_pb2.DISAGREEMENT_KIND_HOLD_OVERDUE: (
+    quota_pb2.DISCREPANCY_KIND_HOLD_OVERDUE: (
         f"charged rows {_OLD}",
         "a request has been in flight for too long; quota should have asked the ledger and closed it by now",
     ),
-    quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT: (
+    quota_pb2.DISCREPANCY_KIND_OVER_LIMIT: (
         "charged rows",
         "more is charged and in flight than the key's limit ever was on that day",
     ),
@@ -54,15 +54,15 @@ def verify(context: click.Context, *, as_json: bool) -> None:
     else:
         for line in _lines(report):
             click.echo(line)
-    context.exit(1 if report.disagreements else 0)
+    context.exit(1 if report.discrepancies else 0)
 
 
 def _facts(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
     return {
-        "ok": not report.disagreements,
+        "ok": not report.discrepancies,
         "key_days": report.key_days,
         "held": report.held,
-        "disagreements_count": report.disagreements_count,
+        "discrepancies_count": report.discrepancies_count,
         "disagreements": [
             {
                 "key_id": one.key_id,
@@ -72,25 +72,25 @@ def _facts(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
                 "held": one.held,
                 "ledger_charged": one.ledger_charged,
             }
-            for one in report.disagreements
+            for one in report.discrepancies
         ],
     }
 
 
 def _kind(value: int) -> str:
     """Return a kind's name; quota may be newer than this program and know more of them."""
-    kind = quota_pb2.DisagreementKind.DESCRIPTOR.values_by_number.get(value)
-    return kind.name.removeprefix("DISAGREEMENT_KIND_").lower() if kind else f"unknown_{value}"
+    kind = quota_pb2.DiscrepancyKind.DESCRIPTOR.values_by_number.get(value)
+    return kind.name.removeprefix("DISCREPANCY_KIND_").lower() if kind else f"unknown_{value}"
 
 
 def _lines(report: quota_pb2.VerifyResponse) -> list[str]:
-    if not report.disagreements:
+    if not report.discrepancies:
         return [f"{report.key_days} keys and days agree; {report.held} requests in flight"]
-    more = report.disagreements_count - len(report.disagreements)
-    return [*map(_line, report.disagreements), *([f"and {more:,} more"] if more > 0 else [])]
+    more = report.discrepancies_count - len(report.discrepancies)
+    return [*map(_line, report.discrepancies), *([f"and {more:,} more"] if more > 0 else [])]
 
 
-def _line(one: quota_pb2.Disagreement) -> str:
+def _line(one: quota_pb2.Discrepancy) -> str:
     counted, meaning = _SAYINGS.get(one.kind, _UNKNOWN)
     return (
         f"{one.key_id} on {one.day}: Redis has {one.charged} charged and {one.held} in flight, "

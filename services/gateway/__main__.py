@@ -1,6 +1,6 @@
 """Run the gateway: `python -m services.gateway`."""
 
-from services.common import process
+from services.common.runtime import process
 from services.gateway.server import serve
 from services.gateway.settings import GatewaySettings
 

@@ -16,37 +16,38 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from services.common import metrics, process
-from services.common.address import Address
-from services.common.byte_budget import ByteBudget
-from services.common.channel import open_channel
-from services.common.clock import SystemClock
+from services.common.concurrency.byte_budget import ByteBudget
 from services.common.ids import Kind, new_id
-from services.common.tasks import running
-from services.gateway import routes
-from services.gateway.backends import GrpcAuthority, GrpcInference, GrpcQuota
+from services.common.rpc.channel import open_channel
+from services.common.runtime import process
+from services.common.runtime.address import Address
+from services.common.runtime.clock import SystemClock
+from services.common.runtime.tasks import running
+from services.common.telemetry import metrics
+from services.gateway.apis import routes
+from services.gateway.apis.receipts import Receipts
+from services.gateway.apis.routes import API
+from services.gateway.clients.dependencies import InferenceDependencies, QuotaDependencies
+from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
+from services.gateway.clients.services import GrpcAuthClient, GrpcInference, GrpcQuota
 from services.gateway.console.wiring import open_console
-from services.gateway.cors import CORSPolicy
 from services.gateway.dependencies import Dependencies
-from services.gateway.dependency_backend import InferenceDependencies, QuotaDependencies
-from services.gateway.forwarded import ForwardedHeaders
-from services.gateway.http import listener
-from services.gateway.http.connection import HTTPConnection
-from services.gateway.http.connections import Connections
-from services.gateway.http.limits import Limits
-from services.gateway.http.rejections import Rejections
-from services.gateway.http.shared import Shared
-from services.gateway.invalid_requests import InvalidRequestLimiter
-from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
-from services.gateway.lifelines import Lifelines
-from services.gateway.middleware import APIPaths, ConsolePaths, Defects, RequestScope
-from services.gateway.pipeline import Pipeline
-from services.gateway.principals import PrincipalCache
-from services.gateway.receipts import Receipts
-from services.gateway.request_bodies import RequestBodies
-from services.gateway.routes import API
+from services.gateway.http.cors import CORSPolicy
+from services.gateway.http.forwarded import ForwardedHeaders
+from services.gateway.http.middleware import APIPaths, ConsolePaths, Defects, RequestScope
+from services.gateway.http.request_bodies import RequestBodies
+from services.gateway.http_server import listener
+from services.gateway.http_server.connection import HTTPConnection
+from services.gateway.http_server.connections import Connections
+from services.gateway.http_server.limits import Limits
+from services.gateway.http_server.rejections import Rejections
+from services.gateway.http_server.shared import Shared
+from services.gateway.keys.auth_cache import AuthCache
+from services.gateway.keys.revocation import RevocationRegistry
+from services.gateway.requests.invalid_requests import InvalidRequestLimiter
+from services.gateway.requests.pipeline import Pipeline
+from services.gateway.requests.shutdown import CUT_SECONDS, Cuttable, RequestsInFlight
 from services.gateway.settings import GatewaySettings
-from services.gateway.shutdown import CUT_SECONDS, Cuttable, RequestsInFlight
 
 _log = logging.getLogger(__name__)
 _SETTLES_SECONDS = 3.0
@@ -86,22 +87,22 @@ async def serve(settings: GatewaySettings) -> None:
             for service, target in settings.targets
         ]
         clock = SystemClock()
-        lifelines = Lifelines(clock)
-        principals = PrincipalCache(
-            GrpcAuthority(auth, timeout_seconds=settings.auth_timeout_seconds),
+        revocations = RevocationRegistry(clock)
+        authenticator = AuthCache(
+            GrpcAuthClient(auth, timeout_seconds=settings.auth_timeout_seconds),
             clock,
-            lifelines,
-            principals_max=settings.principals_max,
+            revocations,
+            auth_cache_max=settings.auth_cache_max,
         )
         dependencies = Dependencies([InferenceDependencies(inference), QuotaDependencies(quota)])
         readiness = Readiness(dependencies)
         await stack.enter_async_context(running(dependencies.keep_fresh()))
-        await stack.enter_async_context(running(principals.keep_true()))
-        await stack.enter_async_context(running(principals.keep_streams_true()))
+        await stack.enter_async_context(running(authenticator.watch_invalidations()))
+        await stack.enter_async_context(running(authenticator.watch_streams()))
         await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
         models = GrpcInference(inference, timeout_seconds=settings.request_timeout_seconds + settings.verdict_seconds)
         pipeline = Pipeline(
-            principals,
+            authenticator,
             GrpcQuota(quota, timeout_seconds=settings.quota_timeout_seconds),
             models,
             new_request_id=new_request_id,
@@ -109,7 +110,7 @@ async def serve(settings: GatewaySettings) -> None:
             abandoned_seconds=settings.request_timeout_seconds + settings.verdict_seconds,
         )
         receipts = Receipts(
-            principals,
+            authenticator,
             GrpcCounters(quota, timeout_seconds=_RECEIPT_SECONDS_MAX),
             GrpcLedger(inference, timeout_seconds=_RECEIPT_SECONDS_MAX),
             SystemClock(),
@@ -118,7 +119,7 @@ async def serve(settings: GatewaySettings) -> None:
         api = API(
             pipeline,
             models,
-            lifelines,
+            revocations,
             RequestBodies(budget, bytes_max=settings.body_bytes_max),
             InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),
             settings.chat_limits,
@@ -200,7 +201,7 @@ async def _listen(
     """Serve `app` until a signal, then say so, let callers move away, let requests finish, and cut what is left."""
     stopping = process.stop_signal()
     listener.allow_connections(settings.connections_max)
-    sockets = listener.bind(Address(settings.host, settings.port), is_shared=settings.has_siblings)
+    sockets = listener.bind(Address(settings.host, settings.port), is_shared=settings.reuse_port)
     server = _Server(
         uvicorn.Config(
             app,

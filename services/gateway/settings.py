@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.common.address import Host, HostAndPort
-from services.common.channel import MESSAGE_BYTES_MAX
-from services.common.settings import ServiceSettings
-from services.gateway.chat_limits import ChatLimits
+from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.common.runtime.address import Host, HostAndPort
+from services.common.runtime.settings import ServiceSettings
+from services.gateway.apis.chat_completions.limits import ChatLimits
 
 
 class GatewaySettings(ServiceSettings):
@@ -111,7 +111,7 @@ class GatewaySettings(ServiceSettings):
     """Maximum requests whose client left, or whose call to inference broke, that are settled by their ledger row. More
     are left to the sweeper."""
 
-    principals_max: int = Field(default=100_000, ge=1)
+    auth_cache_max: int = Field(default=100_000, ge=1)
     """Keys whose principal is remembered; beyond it the longest unused is forgotten."""
 
     connections_max: int = Field(default=10_000, ge=0)

@@ -2,7 +2,7 @@
 
 import sys
 
-from services.common import process
+from services.common.runtime import process
 from services.inference.server import migrate, serve
 from services.inference.settings import InferenceSettings
 

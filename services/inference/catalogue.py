@@ -13,8 +13,8 @@ from typing import Protocol
 
 from services.common.errors import NotFound, PermissionDenied, ServiceError
 from services.common.wildcards import permits
-from services.inference.built_in_models import BUILT_IN_MODELS
-from services.inference.chat import Members
+from services.inference.chat import JSONObject
+from services.inference.groq.built_in_models import BUILT_IN_MODELS
 
 _log = logging.getLogger(__name__)
 _FRESH_SECONDS = 60.0
@@ -26,7 +26,7 @@ _NAME_CHARACTERS_MAX = 256
 class Lister(Protocol):
     """Source of the list."""
 
-    async def list_models(self) -> list[Members]:
+    async def list_models(self) -> list[JSONObject]:
         """Return the models that are served now; raises errors of the service tree."""
 
 
@@ -56,7 +56,7 @@ class Catalogue:
         self._allowed = tuple(allowed)
         self._fallbacks = fallbacks or {}
         self._sleep = sleep
-        self._models: Mapping[str, Members] = {str(model["id"]): model for model in BUILT_IN_MODELS}
+        self._models: Mapping[str, JSONObject] = {str(model["id"]): model for model in BUILT_IN_MODELS}
 
     async def keep_fresh(self) -> None:
         """Refresh the list every minute until cancelled, and sooner after a failure."""
@@ -79,7 +79,7 @@ class Catalogue:
         self._models = {str(model.get("id")): model for model in models}
         return True
 
-    def listed(self, *, permitted: Sequence[str] = ()) -> list[Members]:
+    def listed(self, *, permitted: Sequence[str] = ()) -> list[JSONObject]:
         """Return the models that may be asked for: Groq's, and aliases with what is known of their models.
 
         Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
-Members = dict[str, Any]
+JSONObject = dict[str, Any]
 """A JSON object; values may be raw JSON (`msgspec.Raw`) on the way out."""
 
 TOKENS_MAX = 10**9
@@ -83,7 +83,7 @@ class RequestContext:
 class ChatCall:
     """What a caller asks for."""
 
-    members: Members
+    members: JSONObject
     """The request's JSON object without `model` and `stream`."""
     model: str
     """The model's name as asked for, the default filled in."""
@@ -105,7 +105,7 @@ class Usage:
     source: UsageSource = UsageSource.NONE
 
     @classmethod
-    def reported(cls, members: Members) -> "Usage | None":
+    def reported(cls, members: JSONObject) -> "Usage | None":
         """Read Groq's usage object; a count that is absent is 0. Returns None when no count can be read at all."""
         if not any(_is_count(members.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")):
             return None
@@ -120,10 +120,10 @@ class Usage:
         )
 
     @classmethod
-    def estimated(cls, *, body_bytes: int, pieces: int) -> "Usage":
+    def estimated(cls, *, body_bytes: int, output_chunks: int) -> "Usage":
         """Estimate from the request's size, at four bytes a token, and the pieces of output, at one token each."""
         prompt = max(1, body_bytes // 4)
-        return cls(prompt, pieces, prompt + pieces, source=UsageSource.ESTIMATED)
+        return cls(prompt, output_chunks, prompt + output_chunks, source=UsageSource.ESTIMATED)
 
     def __add__(self, other: "Usage") -> "Usage":
         """Return the sum of two attempts; it is reported only when both are."""
@@ -142,13 +142,13 @@ class Usage:
 class Reply:
     """Groq's answer in one piece."""
 
-    members: Members
+    members: JSONObject
 
 
 class EventBatch(NamedTuple):
     """Events of a stream that arrived together."""
 
-    events: list[Members]
+    events: list[JSONObject]
     size: int
     """Bytes read for them."""
 
@@ -173,7 +173,7 @@ class Provider(Protocol):
     def stream(self, body: bytes, lease: Lease) -> AbstractAsyncContextManager[AsyncIterator[EventBatch]]:
         """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`."""
 
-    async def list_models(self, lease: Lease) -> list[Members]:
+    async def list_models(self, lease: Lease) -> list[JSONObject]:
         """Return the models that are served now."""
 
 

@@ -24,7 +24,7 @@ UPSTREAM_KEY_STATE = Gauge(
     "Whether a Groq key is used: 1, or 0 while it is in quarantine because Groq refused it.",
     ["key"],
 )
-UPSTREAM_RESTS = Gauge(
+UPSTREAM_COOLDOWNS = Gauge(
     "stack_upstream_key_rests", "Models for which a Groq key cools down or has an open circuit.", ["key"]
 )
 IMPLAUSIBLE_COUNTS = Counter(
@@ -72,7 +72,7 @@ def watch_keys(keys: KeyStates) -> None:
     for key in range(len(keys)):
         name = str(key + 1)
         UPSTREAM_KEY_STATE.labels(name).set_function(partial(_is_accepted, keys, key))
-        UPSTREAM_RESTS.labels(name).set_function(partial(keys.cooling_models, key))
+        UPSTREAM_COOLDOWNS.labels(name).set_function(partial(keys.cooling_models, key))
 
 
 def note_key_check(key: int, state: str, states: Iterable[str]) -> None:

@@ -3,25 +3,26 @@
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from services.common import database, metrics
-from services.common.byte_budget import ByteBudget
-from services.common.clock import SystemClock
+from services.common.concurrency.byte_budget import ByteBudget
+from services.common.db import database
 from services.common.errors import StartError
-from services.common.server import GrpcServer
-from services.common.tasks import running
-from services.common.tls import identity
+from services.common.rpc.server import GrpcServer
+from services.common.rpc.tls import identity
+from services.common.runtime.clock import SystemClock
+from services.common.runtime.tasks import running
+from services.common.telemetry import metrics
 from services.inference.catalogue import Catalogue
-from services.inference.completions import Completions, Timeouts
-from services.inference.concurrency import ConcurrencyLimiter
-from services.inference.key_check import KeyCheck
-from services.inference.key_pool import KeyPool
-from services.inference.ledger import Ledger
+from services.inference.groq.provider import GroqProvider, open_groq
+from services.inference.keys.check import KeyCheck
+from services.inference.keys.pool import KeyPool
+from services.inference.ledger.store import SQLLedgerStore
+from services.inference.ledger.writer import Ledger
 from services.inference.metrics import watch_keys
-from services.inference.provider import GroqProvider, open_groq
-from services.inference.service import InferenceService, UsageService
+from services.inference.requests.concurrency import ConcurrencyLimiter
+from services.inference.requests.lifecycle import Completions, Timeouts
+from services.inference.requests.upstream import ModelLister, Upstream
+from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
-from services.inference.store import SQLLedgerStore
-from services.inference.upstream import ModelLister, Upstream
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -52,7 +53,7 @@ async def serve(settings: InferenceSettings) -> None:
                 settings.ledger_url,
                 migrations=MIGRATIONS,
                 version_table=VERSION_TABLE,
-                has_siblings=settings.has_siblings,
+                reuse_port=settings.reuse_port,
             )
         )
         store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))

@@ -3,10 +3,10 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.common.address import HTTPURL, HostAndPort, Listen
-from services.common.channel import MESSAGE_BYTES_MAX
-from services.common.database import DatabaseURL, is_sqlite
-from services.common.settings import ServiceSettings
+from services.common.db.database import DatabaseURL, is_sqlite
+from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.common.runtime.address import HTTPURL, HostAndPort, Listen
+from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 
 _GROQ_PATH = "/openai/v1"

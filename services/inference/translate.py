@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 import msgspec
 from google.protobuf.message import Message
 
-from services.common import mirror
 from services.common.errors import InvalidRequest
 from services.common.ids import Kind, new_id
+from services.common.rpc import json_codec
 from services.common.timestamps import timestamp, unix_seconds
-from services.inference.chat import ChatCall, Members, RequestContext, Verdict
-from services.inference.key_check import KeyState
-from services.inference.ledger import LedgerRow, UsageSummary
-from services.inference.usage_checks import check_day, check_id
+from services.inference.chat import ChatCall, JSONObject, RequestContext, Verdict
+from services.inference.keys.check import KeyState
+from services.inference.ledger.checks import check_day, check_id
+from services.inference.ledger.writer import LedgerRow, UsageSummary
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
 
 _VERDICTS = {
@@ -40,7 +40,7 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
     if not chat.messages:
         raise InvalidRequest("messages: expected at least one", metadata={"param": "messages"})
     try:
-        members = mirror.members(chat)
+        members = json_codec.to_json(chat)
     except msgspec.DecodeError as exc:
         raise InvalidRequest("extra_json: expected the text of a JSON object") from exc
     model = _taken(members, "model", "a string") or default_model
@@ -82,17 +82,17 @@ def known_context(context: inference_pb2.RequestContext) -> RequestContext:
     )
 
 
-def completion(members: Members) -> chat_pb2.ChatCompletion:
+def completion(members: JSONObject) -> chat_pb2.ChatCompletion:
     """Return an answer in one piece."""
     return _filled(chat_pb2.ChatCompletion(), members)
 
 
-def chunks(events: list[Members]) -> list[chat_pb2.ChatChunk]:
+def chunks(events: list[JSONObject]) -> list[chat_pb2.ChatChunk]:
     """Return a stream's events."""
     return [_filled(chat_pb2.ChatChunk(), event) for event in events]
 
 
-def json_text(members: Members) -> bytes:
+def json_text(members: JSONObject) -> bytes:
     """Return an answer or an event as JSON, for who would only make JSON of its message.
 
     Raises:
@@ -101,13 +101,13 @@ def json_text(members: Members) -> bytes:
     return _encode(members)
 
 
-def models(listed: list[Members]) -> list[chat_pb2.Model]:
+def models(listed: list[JSONObject]) -> list[chat_pb2.Model]:
     """Return a list of models."""
     return [_filled(chat_pb2.Model(), members) for members in listed]
 
 
-def _filled(message: Mirrored, members: Members) -> Mirrored:
-    mirror.fill(message, members)
+def _filled(message: Mirrored, members: JSONObject) -> Mirrored:
+    json_codec.to_message(message, members)
     return message
 
 
@@ -175,7 +175,7 @@ def last_use(key_id: str, used_at: float | None) -> usage_pb2.LastUse:
     return usage_pb2.LastUse(key_id=key_id, used_at=None if used_at is None else timestamp(used_at))
 
 
-def _taken(members: Members, name: str, expected: str) -> Any:
+def _taken(members: JSONObject, name: str, expected: str) -> Any:
     """Take a member out; None when it is absent or null. A value of another type than its field's comes as raw JSON."""
     value = members.pop(name, None)
     if not isinstance(value, msgspec.Raw):

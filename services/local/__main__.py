@@ -1,8 +1,8 @@
 """Run everything on this machine: `python -m services.local`."""
 
-from services.common import process
-from services.local.run import run
+from services.common.runtime import process
 from services.local.settings import LocalSettings
+from services.local.supervisor.run import run
 
 if __name__ == "__main__":
     process.run("stack", LocalSettings, run)

@@ -2,7 +2,7 @@
 
 import sys
 
-from services.common.line_writer import LineWriter
+from services.common.telemetry.line_writer import LineWriter
 
 _WAITING_BYTES_MAX = 1024 * 1024
 _FLUSH_SECONDS = 1.0

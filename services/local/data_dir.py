@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from services.common.errors import StartError
-from services.common.private_files import make_private_folder, restrict, restrict_all
+from services.common.runtime.private_files import make_private_folder, restrict, restrict_all
 
 _OWN = (
     *("auth.db*", "inference.db*", "valkey*", "logs", "run", "run.lock", "addresses.*"),

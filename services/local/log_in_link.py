@@ -1,7 +1,7 @@
 """A one-time link with which the owner of the first account chooses a password: without one, the account has none."""
 
-from services.common.channel import open_channel
 from services.common.errors import NotFound, rpc_errors
+from services.common.rpc.channel import open_channel
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc
 
 _TIMEOUT_SECONDS = 5.0

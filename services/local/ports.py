@@ -1,7 +1,7 @@
 """The ports of a stack on one machine: free, and shared where they must be, before anything is started."""
 
-from services.common.address import Address, bind, parse_address
 from services.common.errors import StartError
+from services.common.runtime.address import Address, bind, parse_address
 from services.local.settings import LocalSettings
 
 _LISTENS = ("auth_listen", "quota_listen", "inference_listen")

@@ -3,8 +3,8 @@
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from services.common.address import Address, Host, HostAndPort, Listen, parse_address, reachable
-from services.common.settings import ServiceSettings
+from services.common.runtime.address import Address, Host, HostAndPort, Listen, parse_address, reachable
+from services.common.runtime.settings import ServiceSettings
 
 _GRACE_SECONDS = 5.0
 

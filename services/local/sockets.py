@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from services.common.errors import StartError
-from services.common.private_files import make_private_folder
+from services.common.runtime.private_files import make_private_folder
 from services.local import valkey
-from services.local.child import Child
 from services.local.console import Console
+from services.local.supervisor.child import Child
 
 _PATH_BYTES_MAX = 103
 """Of a socket's whole path: 107 on Linux, 103 on macOS and the BSDs."""

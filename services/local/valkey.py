@@ -6,7 +6,7 @@ from importlib import util
 from pathlib import Path
 
 from services.common.errors import StartError
-from services.common.private_files import make_private_folder
+from services.common.runtime.private_files import make_private_folder
 
 SOCKET = "valkey.sock"
 """Name of its Unix socket."""

@@ -1,7 +1,7 @@
 """All four services in one process, for one machine: `python -m services.local.worker`.
 
 The same services, settings and ports as in four processes; what they ask of one another stays inside
-(services/common/in_process.py). Several workers may share the ports, one for each core.
+(services/common/rpc/in_process.py). Several workers may share the ports, one for each core.
 """
 
 import asyncio
@@ -11,8 +11,9 @@ from typing import Any
 
 from services.auth.server import serve as serve_auth
 from services.auth.settings import AuthSettings
-from services.common import in_process, process
-from services.common.settings import ServiceSettings
+from services.common.rpc import in_process
+from services.common.runtime import process
+from services.common.runtime.settings import ServiceSettings
 from services.gateway.server import serve as serve_gateway
 from services.gateway.settings import GatewaySettings
 from services.inference.server import serve as serve_inference
@@ -56,7 +57,7 @@ async def _part(
     Until then there is nothing to stop in order: cancelled, it cancels the service's start.
     """
     stopping = whole.part()
-    task = asyncio.get_running_loop().create_task(work, context=process.stop_with(stopping))
+    task = asyncio.get_running_loop().create_task(work, context=process.with_shutdown_event(stopping))
     try:
         if server := in_process.server_at(listen):
             await _first([asyncio.ensure_future(server.until_open()), task])

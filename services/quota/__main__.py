@@ -1,6 +1,6 @@
 """Run the quota service: `python -m services.quota`."""
 
-from services.common import process
+from services.common.runtime import process
 from services.quota.server import serve
 from services.quota.settings import QuotaSettings
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from services.common.errors import ServiceError
 
-_SEED_ATTEMPTS = 3
+_INITIALISE_ATTEMPTS = 3
 """A seed may be for yesterday when midnight passed meanwhile; twice in a row does not happen."""
 
 
@@ -73,7 +73,7 @@ class Denied:
 
 
 @dataclass(frozen=True, slots=True)
-class Unseeded:
+class Uninitialised:
     """The key has no counter for this day yet; nothing was changed."""
 
     day: int
@@ -94,7 +94,7 @@ class KeyDay:
     day: int
 
 
-Seeds = dict[KeyDay, int]
+InitialCounts = dict[KeyDay, int]
 """Charged rows of the ledger, by key and day."""
 
 
@@ -105,8 +105,8 @@ class HoldStore(Protocol):
     """
 
     async def reserve(
-        self, reservations: Sequence[Reservation], seeds: Seeds
-    ) -> Sequence[Held | Denied | Unseeded | Unavailable]:
+        self, reservations: Sequence[Reservation], initial_counts: InitialCounts
+    ) -> Sequence[Held | Denied | Uninitialised | Unavailable]:
         """Hold a slot for each reservation, in order; a request id that is held already is held once.
 
         `Unavailable` stands for a reservation of a key whose entries cannot be read; it affects no other key.
@@ -124,7 +124,7 @@ class HoldStore(Protocol):
             None when the key's entries cannot be changed, which affects no other key.
         """
 
-    async def status(self, key_ids: Sequence[str]) -> Sequence[DayStatus | Unseeded]:
+    async def status(self, key_ids: Sequence[str]) -> Sequence[DayStatus | Uninitialised]:
         """Return today's state of keys, in order, changing nothing."""
 
 
@@ -155,17 +155,17 @@ class Holds:
         """
         results: list[Held | Denied | Unavailable] = [Unavailable()] * len(reservations)
         waiting = list(range(len(reservations)))
-        seeds: Seeds = {}
-        for _ in range(_SEED_ATTEMPTS):
-            outcomes = await self._store.reserve([reservations[i] for i in waiting], seeds)
+        initial_counts: InitialCounts = {}
+        for _ in range(_INITIALISE_ATTEMPTS):
+            outcomes = await self._store.reserve([reservations[i] for i in waiting], initial_counts)
             unseeded: dict[int, KeyDay] = {}
             for i, outcome in zip(waiting, outcomes, strict=True):
-                if isinstance(outcome, Unseeded):
+                if isinstance(outcome, Uninitialised):
                     unseeded[i] = KeyDay(reservations[i].key_id, outcome.day)
                 else:
                     results[i] = outcome
-            seeds = await self._count(set(unseeded.values()))
-            waiting = [i for i, key_day in unseeded.items() if key_day in seeds]
+            initial_counts = await self._count(set(unseeded.values()))
+            waiting = [i for i, key_day in unseeded.items() if key_day in initial_counts]
             if not waiting:
                 break
         return results
@@ -188,15 +188,15 @@ class Holds:
         missing = [
             KeyDay(key_id, state.day)
             for key_id, state in zip(key_ids, found, strict=True)
-            if isinstance(state, Unseeded)
+            if isinstance(state, Uninitialised)
         ]
         counts = iter(await self._ledger.count_charged(missing) if missing else [])
         return [
-            DayStatus(state.day, next(counts), 0, state.reset_at) if isinstance(state, Unseeded) else state
+            DayStatus(state.day, next(counts), 0, state.reset_at) if isinstance(state, Uninitialised) else state
             for state in found
         ]
 
-    async def _count(self, key_days: set[KeyDay]) -> Seeds:
+    async def _count(self, key_days: set[KeyDay]) -> InitialCounts:
         """Return what the ledger knows; empty when it is away, which leaves the keys unseeded."""
         if not key_days:
             return {}

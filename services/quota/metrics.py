@@ -29,7 +29,9 @@ ROUNDS_FAILED = Counter(
     "stack_quota_rounds_failed_total", "Rounds of sweeping or reconciling that ended with an unexpected error."
 )
 SWEPT = Counter("stack_quota_holds_swept_total", "Overdue holds closed by the ledger's word.", ["verdict"])
-RAISED = Counter("stack_quota_charges_raised_total", "Charges that Redis had lost and reconciliation restored.")
+COUNTERS_REPAIRED = Counter(
+    "stack_quota_charges_raised_total", "Charges that Redis had lost and reconciliation restored."
+)
 VERIFIED_AT = Gauge(
     "stack_quota_verified_timestamp_seconds",
     "When counters and ledger were last compared; the drift is as old as this.",

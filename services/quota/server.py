@@ -3,19 +3,19 @@
 import logging
 from contextlib import AsyncExitStack
 
-from services.common import metrics
-from services.common.channel import open_channel
-from services.common.clock import SystemClock
-from services.common.server import GrpcServer
-from services.common.tasks import running
-from services.common.tls import identity
+from services.common.rpc.channel import open_channel
+from services.common.rpc.server import GrpcServer
+from services.common.rpc.tls import identity
+from services.common.runtime.clock import SystemClock
+from services.common.runtime.tasks import running
+from services.common.telemetry import metrics
 from services.quota.holds import Holds
-from services.quota.ledger import GrpcLedger
-from services.quota.redis_clock import RedisClock
-from services.quota.service import QuotaService
+from services.quota.ledger_client import GrpcLedger
+from services.quota.redis.clock import RedisClock
+from services.quota.redis.store import RedisHoldStore, connect
+from services.quota.redis.sweep_store import RedisSweepStore
+from services.quota.rpc import QuotaService
 from services.quota.settings import QuotaSettings
-from services.quota.store import RedisHoldStore, connect
-from services.quota.sweep_store import RedisSweepStore
 from services.quota.sweeper import Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 

@@ -18,10 +18,10 @@ from enum import StrEnum
 from itertools import compress
 from typing import Protocol
 
-from services.common.batch import run_isolated
+from services.common.concurrency.batch import run_isolated
 from services.common.errors import ServiceError, Unavailable
 from services.quota.holds import KeyDay, Settlement, Verdict
-from services.quota.metrics import DRIFT, OLDEST_HOLD, RAISED, ROUNDS_FAILED, SWEPT, VERIFIED_AT
+from services.quota.metrics import COUNTERS_REPAIRED, DRIFT, OLDEST_HOLD, ROUNDS_FAILED, SWEPT, VERIFIED_AT
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
@@ -29,7 +29,7 @@ _LEFT_OUT_MAX = 1_000
 """Most requests that the ledger takes in one call."""
 _DAY_SECONDS = 86_400
 _KEEP_DAYS = 3
-FINDINGS_MAX = 1_000
+DISCREPANCIES_MAX = 1_000
 """Most findings of a report: with an emptied Redis every key differs."""
 _LOGGED_MAX = 100
 _SLACK_SECONDS = 5.0
@@ -75,7 +75,7 @@ class DayEntries:
         return [request_id for request_id, at in self.holds.items() if at < reserved_before]
 
 
-class Disagreement(StrEnum):
+class DiscrepancyKind(StrEnum):
     """How the two records can differ."""
 
     COUNTER_ABOVE_LEDGER = "counter_above_ledger"
@@ -89,10 +89,10 @@ class Disagreement(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Discrepancy:
     """One key's day on which the records differ."""
 
-    kind: Disagreement
+    kind: DiscrepancyKind
     entries: DayEntries
     ledger_charged: int
     """Charged rows: all of them where the counter is above, else those older than a hold can live."""
@@ -102,9 +102,9 @@ class Finding:
 class Report:
     """What a comparison found."""
 
-    findings: Sequence[Finding]
-    """The first `FINDINGS_MAX`."""
-    counts: Mapping[Disagreement, int]
+    discrepancies: Sequence[Discrepancy]
+    """The first `DISCREPANCIES_MAX`."""
+    counts: Mapping[DiscrepancyKind, int]
     """All findings, by kind."""
     key_days: int
     held: int
@@ -130,7 +130,7 @@ class SweepStore(Protocol):
     async def forget(self, key_days: Sequence[KeyDay]) -> None:
         """Remove all that is kept of days that are long over."""
 
-    async def raise_counter(
+    async def repair_counter(
         self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
     ) -> int:
         """Raise a counter to a number of charged rows; return by how much.
@@ -265,13 +265,13 @@ class Sweeper:
             counts = await self._ledger.count_charged([one.key_day for one in batch], reserved_before=reserved_before)
             for one, count in zip(batch, counts, strict=True):
                 if count > one.charged:
-                    raised += await self._raise_counter(one, count, reserved_before)
+                    raised += await self._repair_counter(one, count, reserved_before)
         if raised:
-            RAISED.inc(raised)
+            COUNTERS_REPAIRED.inc(raised)
             _log.warning("counters had lost charges", extra={"charges": raised})
         return raised
 
-    async def _raise_counter(self, entries: DayEntries, count: int, reserved_before: float) -> int:
+    async def _repair_counter(self, entries: DayEntries, count: int, reserved_before: float) -> int:
         """Raise one counter; return by how much. What goes wrong with it is logged and stops no other."""
         left_out = entries.holds_before(reserved_before)
         if len(left_out) > _LEFT_OUT_MAX:
@@ -281,7 +281,7 @@ class Sweeper:
                 count = await self._ledger.count_charged_without(
                     entries.key_day, left_out, reserved_before=reserved_before
                 )
-            return await self._store.raise_counter(
+            return await self._store.repair_counter(
                 entries.key_day, count, reserved_before=reserved_before, left_out=left_out
             )
         except ServiceError as exc:
@@ -300,8 +300,8 @@ class Sweeper:
         shown = self._clock.shown(self._patience_seconds)
         # Nothing has outlived it where the clock has not been watched for so long.
         dealt_with_before = shown[0] if shown else 0.0
-        findings: list[Finding] = []
-        counts: Counter[Disagreement] = Counter()
+        discrepancies: list[Discrepancy] = []
+        counts: Counter[DiscrepancyKind] = Counter()
         key_days = held = 0
         oldest_hold_at = now
         async for batch in self._store.entries():
@@ -311,12 +311,12 @@ class Sweeper:
             total = await self._ledger.count_charged(names)
             for one, old_count, count in zip(batch, old, total, strict=True):
                 found = _compare(one, old_count, count, dealt_with_before)
-                counts.update(finding.kind for finding in found)
-                findings += found[: FINDINGS_MAX - len(findings)]
+                counts.update(discrepancy.kind for discrepancy in found)
+                discrepancies += found[: DISCREPANCIES_MAX - len(discrepancies)]
             key_days += len(batch)
             held += sum(one.held for one in batch)
             oldest_hold_at = min([oldest_hold_at, *(one.oldest_hold_at for one in batch if one.oldest_hold_at)])
-        return Report(findings, counts, key_days, held, now - oldest_hold_at)
+        return Report(discrepancies, counts, key_days, held, now - oldest_hold_at)
 
     @property
     def _patience_seconds(self) -> float:
@@ -338,30 +338,32 @@ class Sweeper:
 
     async def _show_drift(self) -> None:
         report = await self.verify()
-        for kind in Disagreement:
+        for kind in DiscrepancyKind:
             DRIFT.labels(kind.value).set(report.counts[kind])
         OLDEST_HOLD.set(report.oldest_hold_seconds)
         VERIFIED_AT.set_to_current_time()
-        for finding in report.findings[:_LOGGED_MAX]:
-            _log.error("the records differ", extra={"kind": finding.kind.value, "key": finding.entries.key_day.key_id})
+        for discrepancy in report.discrepancies[:_LOGGED_MAX]:
+            _log.error(
+                "the records differ", extra={"kind": discrepancy.kind.value, "key": discrepancy.entries.key_day.key_id}
+            )
 
     async def _sweep_all(self) -> None:
         while await self.sweep() >= _OVERDUE_BATCH:
             continue
 
 
-def _compare(entries: DayEntries, old: int, total: int, dealt_with_before: float) -> list[Finding]:
-    findings = []
+def _compare(entries: DayEntries, old: int, total: int, dealt_with_before: float) -> list[Discrepancy]:
+    discrepancies = []
     if entries.charged > total:
-        findings.append(Finding(Disagreement.COUNTER_ABOVE_LEDGER, entries, total))
+        discrepancies.append(Discrepancy(DiscrepancyKind.COUNTER_ABOVE_LEDGER, entries, total))
     # Old rows may still have their hold when its sweep is late, which is told by itself.
     if entries.charged + entries.held < old:
-        findings.append(Finding(Disagreement.COUNTER_BELOW_LEDGER, entries, old))
+        discrepancies.append(Discrepancy(DiscrepancyKind.COUNTER_BELOW_LEDGER, entries, old))
     if entries.oldest_hold_at is not None and entries.oldest_hold_at < dealt_with_before:
-        findings.append(Finding(Disagreement.HOLD_OVERDUE, entries, old))
+        discrepancies.append(Discrepancy(DiscrepancyKind.HOLD_OVERDUE, entries, old))
     if entries.charged + entries.held > entries.limit:
-        findings.append(Finding(Disagreement.OVER_LIMIT, entries, total))
-    return findings
+        discrepancies.append(Discrepancy(DiscrepancyKind.OVER_LIMIT, entries, total))
+    return discrepancies
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -> None:

@@ -3,7 +3,7 @@
 import asyncpg
 from redis import Redis
 
-from services.quota.scripts import entries_of
+from services.quota.redis.scripts import entries_of
 from tests.containers.cluster import Cluster
 from tests.e2e.stack import Key
 from tests.faults.world import Entries, KeyDay, Row

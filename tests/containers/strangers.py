@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from services.common import checked_token
-from services.common.tasks import running
+from services.common import checksummed_token
+from services.common.runtime.tasks import running
 from tests.e2e.stack import say
 from tests.rollout.traffic import Balancer
 
@@ -36,7 +36,7 @@ class Strangers:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _knock(self, session: aiohttp.ClientSession) -> None:
-        headers = {"Authorization": f"Bearer {checked_token.mint('sk_stk_')}"}
+        headers = {"Authorization": f"Bearer {checksummed_token.mint('sk_stk_')}"}
         url = f"{self.balancer.choose()}/api/v1/chat"
         try:
             async with session.post(url, headers=headers, json=say("hi")) as response:

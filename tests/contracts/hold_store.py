@@ -16,12 +16,12 @@ from services.quota.holds import (
     Denied,
     Held,
     HoldStore,
+    InitialCounts,
     KeyDay,
     Reservation,
-    Seeds,
     Settlement,
     Unavailable,
-    Unseeded,
+    Uninitialised,
     Verdict,
 )
 
@@ -32,7 +32,7 @@ NOON = 43_200
 
 _numbers = itertools.count(1)
 
-Outcome = Held | Denied | Unseeded | Unavailable
+Outcome = Held | Denied | Uninitialised | Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ async def today(store: HoldStore, key_id: str = KEY) -> int:
 
 async def seed(store: HoldStore, charged: int, *, key_id: str = KEY) -> None:
     """Give a key a counter and hold nothing."""
-    seeds = {KeyDay(key_id, await today(store, key_id)): charged}
-    (outcome,) = await store.reserve([wish(limit=0, key_id=key_id)], seeds)
+    initial_counts = {KeyDay(key_id, await today(store, key_id)): charged}
+    (outcome,) = await store.reserve([wish(limit=0, key_id=key_id)], initial_counts)
     assert isinstance(outcome, Denied)
 
 
-async def reserve(store: HoldStore, reservation: Reservation, seeds: Seeds | None = None) -> Outcome:
+async def reserve(store: HoldStore, reservation: Reservation, initial_counts: InitialCounts | None = None) -> Outcome:
     """Reserve one."""
-    (outcome,) = await store.reserve([reservation], seeds or {})
+    (outcome,) = await store.reserve([reservation], initial_counts or {})
     return outcome
 
 
@@ -145,7 +145,7 @@ class HoldStoreContract:
 
         outcome = await reserve(store, wish())
 
-        assert isinstance(outcome, Unseeded)
+        assert isinstance(outcome, Uninitialised)
         assert (await store.status([KEY])) == [outcome]
 
     async def test_a_seed_is_where_the_counter_starts(self, world: World) -> None:
@@ -167,20 +167,20 @@ class HoldStoreContract:
     async def test_a_stale_seed_of_a_second_service_changes_nothing(self, world: World) -> None:
         """Both read the ledger; one seeds and charges; then the other comes with the count from before."""
         first, second = world.store(), world.store()
-        seeds = {KeyDay(KEY, await today(first)): 1}
-        await reserve(first, wish("req_first", limit=3), seeds)
+        initial_counts = {KeyDay(KEY, await today(first)): 1}
+        await reserve(first, wish("req_first", limit=3), initial_counts)
         await settle(first, "req_first", await today(first))
 
-        outcome = await reserve(second, wish(limit=3), seeds)
+        outcome = await reserve(second, wish(limit=3), initial_counts)
 
         assert isinstance(outcome, Held)
         assert await counts(second) == (2, 1)
 
     async def test_many_services_that_seed_at_once_seed_once(self, world: World) -> None:
         stores = [world.store() for _ in range(6)]
-        seeds = {KeyDay(KEY, await today(stores[0])): 4}
+        initial_counts = {KeyDay(KEY, await today(stores[0])): 4}
 
-        outcomes = await asyncio.gather(*(reserve(store, wish(limit=6), seeds) for store in stores))
+        outcomes = await asyncio.gather(*(reserve(store, wish(limit=6), initial_counts) for store in stores))
 
         assert sum(isinstance(outcome, Held) for outcome in outcomes) == 2
         assert await counts(stores[0]) == (4, 2)
@@ -190,7 +190,7 @@ class HoldStoreContract:
 
         outcome = await reserve(store, wish(), {KeyDay(KEY, await today(store) - 1): 5})
 
-        assert isinstance(outcome, Unseeded)
+        assert isinstance(outcome, Uninitialised)
 
     async def test_a_charged_hold_stays_counted_and_a_released_one_does_not(self, world: World) -> None:
         store = await world.seeded()
@@ -240,7 +240,7 @@ class HoldStoreContract:
 
         assert await settle(store, "req_absent", await today(store)) is False
 
-        assert isinstance((await store.status([KEY]))[0], Unseeded)
+        assert isinstance((await store.status([KEY]))[0], Uninitialised)
 
     async def test_a_released_slot_can_be_held_again(self, world: World) -> None:
         store = await world.seeded()
@@ -268,7 +268,7 @@ class HoldStoreContract:
 
         unseeded = await reserve(after, wish(limit=5))
 
-        assert isinstance(unseeded, Unseeded)
+        assert isinstance(unseeded, Uninitialised)
         assert unseeded.day == denied.status.day + 1
         assert unseeded.reset_at - denied.status.reset_at == pytest.approx(DAY_SECONDS - 30)
 
@@ -285,7 +285,7 @@ class HoldStoreContract:
 
         outcomes = await store.reserve(batch, {})
 
-        assert [type(outcome) for outcome in outcomes] == [Held, Held, Denied, Unseeded]
+        assert [type(outcome) for outcome in outcomes] == [Held, Held, Denied, Uninitialised]
         assert await counts(store) == (0, 1)
         assert await counts(store, "key_other") == (9, 1)
 

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.auth.accounts import Account, AccountStore, NewAccount, open_account
+from services.auth.accounts.model import Account, AccountStore, NewAccount, open_account
 from services.auth.audit import Actor
-from services.auth.changes import ChangeStore
-from services.auth.keys import KeyId, KeyStore, Minted
-from services.auth.minting import mint
-from services.auth.pepper import Pepper
-from services.common.clock import SystemClock
+from services.auth.keys.minting import mint
+from services.auth.keys.model import KeyId, KeyStore, Minted
+from services.auth.keys.pepper import Pepper
+from services.auth.watch.feed import ChangeStore
 from services.common.errors import AlreadyExists, NotFound
+from services.common.runtime.clock import SystemClock
 
 PEPPER = Pepper(b"contract")
 NOW = datetime(2026, 8, 1, 12, 30, 15, 250_000, tzinfo=UTC)
@@ -178,23 +178,23 @@ class KeyStoreContract:
         assert (await stores.changes.changes_after(0)).revision == 0, "a refused change must not be a change"
 
     async def test_a_key_under_an_unknown_pepper_is_noticed_wherever_its_id_stands(self, stores: Stores) -> None:
-        assert await stores.keys.stray_pepper(frozenset(), now=NOW) is None
+        assert await stores.keys.unknown_pepper(frozenset(), now=NOW) is None
         await stores.account()
         await stores.key()
         low, high = "0" * 12, "f" * 12
         for others in (set(), {low}, {high}, {low, high}):
-            assert await stores.keys.stray_pepper(frozenset(others), now=NOW) == PEPPER.id
-            assert await stores.keys.stray_pepper(frozenset({PEPPER.id} | others), now=NOW) is None
+            assert await stores.keys.unknown_pepper(frozenset(others), now=NOW) == PEPPER.id
+            assert await stores.keys.unknown_pepper(frozenset({PEPPER.id} | others), now=NOW) is None
 
     async def test_a_pepper_of_keys_that_do_not_work_is_not_missed(self, stores: Stores) -> None:
         """Nobody uses a revoked key, so it never moves: it must not hold on to an old pepper for ever."""
         await stores.account()
         minted = await stores.key()
-        assert await stores.keys.count_under(frozenset({PEPPER.id}), now=NOW) == 1
+        assert await stores.keys.count_with_peppers(frozenset({PEPPER.id}), now=NOW) == 1
         await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW)
 
-        assert await stores.keys.stray_pepper(frozenset(), now=NOW) is None
-        assert await stores.keys.count_under(frozenset({PEPPER.id}), now=NOW) == 0
+        assert await stores.keys.unknown_pepper(frozenset(), now=NOW) is None
+        assert await stores.keys.count_with_peppers(frozenset({PEPPER.id}), now=NOW) == 0
 
     async def test_a_moved_key_is_the_same_key_under_its_new_digest_alone(self, stores: Stores) -> None:
         await stores.account()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.inference.chat import ABANDONED_OUTCOMES, Outcome, RequestContext, Usage, UsageSource, Verdict
-from services.inference.ledger import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
+from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 
 DAY = "2026-08-02"
 USAGE = Usage(10, 20, 30, cached_tokens=4, reasoning_tokens=5, source=UsageSource.REPORTED)

@@ -6,17 +6,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.auth.accounts import Account, AccountStore, NewAccount, Proof, open_account
+from services.auth.accounts.model import Account, AccountStore, NewAccount, Proof, open_account
+from services.auth.accounts.plans import Plan, PlanStore
 from services.auth.audit import Actor, AuditLog
-from services.auth.keys import Bounds, KeyId, KeyStore
-from services.auth.mail_queue import MailQueue, Topic, new_email
-from services.auth.minting import mint
-from services.auth.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
-from services.auth.pepper import Pepper
-from services.auth.plans import Plan, PlanStore
-from services.auth.sessions import OpenSession, Sessions, SessionStore
-from services.auth.throttles import Rule, Throttle, ThrottleStore
-from services.common.clock import SystemClock
+from services.auth.keys.minting import mint
+from services.auth.keys.model import Bounds, KeyId, KeyStore
+from services.auth.keys.pepper import Pepper
+from services.auth.mail.queue import MailQueue, Topic, new_email
+from services.auth.sessions.model import OpenSession, Sessions, SessionStore
+from services.auth.sessions.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
+from services.auth.sessions.rate_limiter import RateLimiter, RateLimitStore, Rule
 from services.common.errors import (
     FailedPrecondition,
     InvalidRequest,
@@ -25,6 +24,7 @@ from services.common.errors import (
     Throttled,
     Unauthenticated,
 )
+from services.common.runtime.clock import SystemClock
 
 PEPPER = Pepper(b"contract")
 BY = Actor("owner", "192.0.2.1")
@@ -55,7 +55,7 @@ class World:
     keys: KeyStore
     sessions: SessionStore
     tokens: OneTimeTokenStore
-    throttles: tuple[ThrottleStore, ThrottleStore]
+    throttles: tuple[RateLimitStore, RateLimitStore]
     plans: PlanStore
     mail: MailQueue
     audit: AuditLog
@@ -90,7 +90,7 @@ async def _ended(stay: Sessions, opened: OpenSession) -> bool:
 
 
 class PeopleStoreContract:
-    """The contract of `SessionStore`, `OneTimeTokenStore`, `ThrottleStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
+    """Contract of `SessionStore`, `OneTimeTokenStore`, `RateLimitStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
 
     async def test_each_email_is_claimed_by_one_sender_at_a_time(self, world: World) -> None:
         queued = [new_email(Topic.SIGN_UP, f"ada{n}@example.com", by=BY, clock=world.clock) for n in range(12)]
@@ -242,7 +242,7 @@ class PeopleStoreContract:
 
     async def test_tries_of_two_replicas_are_counted_together_and_none_is_lost(self, world: World) -> None:
         rule = Rule("tries", tries_max=10, window_seconds=60)
-        replicas = [Throttle(store, pepper=PEPPER, clock=world.clock) for store in world.throttles]
+        replicas = [RateLimiter(store, pepper=PEPPER, clock=world.clock) for store in world.throttles]
 
         tries = (replicas[number % 2].check(rule, EMAIL, client=f"192.0.2.{number}") for number in range(30))
         answers = await asyncio.gather(*tries, return_exceptions=True)
@@ -255,7 +255,7 @@ class PeopleStoreContract:
 
     async def test_a_clock_that_is_put_back_locks_nobody_out_for_longer_than_the_window(self, world: World) -> None:
         rule = Rule("tries", tries_max=2, window_seconds=900)
-        throttle = Throttle(world.throttles[0], pepper=PEPPER, clock=world.clock)
+        throttle = RateLimiter(world.throttles[0], pepper=PEPPER, clock=world.clock)
         for _ in range(2):
             await throttle.check(rule, EMAIL, client="a")
 

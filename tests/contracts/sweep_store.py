@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.quota.holds import DayStatus, Held, HoldStore, KeyDay, Reservation, Settlement, Verdict
-from services.quota.sweep_store import RedisSweepStore
+from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DayEntries, OverdueHold
 
 ACCOUNT = "acc_sweep"
@@ -71,7 +71,7 @@ async def listed(store: RedisSweepStore) -> list[list[DayEntries]]:
 
 async def raised(world: SweepWorld, key_day: KeyDay, count: int, *, before: float, left_out: Sequence[str] = ()) -> int:
     """Raise a counter and return by how much."""
-    return await world.store.raise_counter(key_day, count, reserved_before=before, left_out=left_out)
+    return await world.store.repair_counter(key_day, count, reserved_before=before, left_out=left_out)
 
 
 async def overdue_now(store: RedisSweepStore, *, at_most: int) -> list[OverdueHold]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.local.programs import services
 from services.local.settings import LocalSettings
+from services.local.supervisor.programs import services
 from tools.manifests import checkov
 from tools.manifests.__main__ import problems
 from tools.manifests.checks.references import SECRET_KEYS

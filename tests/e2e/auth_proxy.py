@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from services.common.channel import open_channel
+from services.common.rpc.channel import open_channel
 
 _LOOK_UP = "/stack.auth.v1.AuthService/Authenticate"
 _WATCH = "/stack.auth.v1.AuthService/WatchKeys"

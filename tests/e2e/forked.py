@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from services.local.child import die_with_parent
+from services.local.supervisor.child import die_with_parent
 
 _PROGRAMS = (
     "services.auth.server",

@@ -25,10 +25,10 @@ import psutil
 from pydantic import SecretStr
 from redis import Redis
 
-from services.common.channel import open_channel
-from services.local import programs, ready
-from services.local.child import Program
+from services.common.rpc.channel import open_channel
 from services.local.settings import LocalSettings
+from services.local.supervisor import programs, ready
+from services.local.supervisor.child import Program
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
 from tests.e2e.forked import Started, started_process
 

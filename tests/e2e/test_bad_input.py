@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.common import checked_token
+from services.common import checksummed_token
 from tests.e2e.stack import Key, Stack, say
 
 _USER = {"role": "user", "content": "hi"}
@@ -30,7 +30,7 @@ def _assert_envelope(response: httpx.Response, status: int, kind: str) -> dict[s
         pytest.param("Basic dXNlcjpwYXNz", "invalid_api_key", id="another scheme"),
         pytest.param("Bearer sk_stk_short", "invalid_api_key", id="malformed"),
         pytest.param("Bearer sk-proj-0123456789abcdef0123456789abcdef", "invalid_api_key", id="someone else's key"),
-        pytest.param(f"Bearer {checked_token.mint('sk_stk_')}", "invalid_api_key", id="well-formed but unknown"),
+        pytest.param(f"Bearer {checksummed_token.mint('sk_stk_')}", "invalid_api_key", id="well-formed but unknown"),
         pytest.param("Bearer k\u00e9y", "invalid_api_key", id="not ASCII"),
     ],
 )

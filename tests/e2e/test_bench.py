@@ -11,7 +11,7 @@ from bench import measure, open_loop, streams
 from bench.contenders.stack import WORKER, Stack
 from bench.mock import Mock
 from bench.processes import Process, plain_environment
-from services.local import programs
+from services.local.supervisor import programs
 from tests.e2e.stack import free_port
 
 _LUA = Path("/usr/lib/nginx/modules/ngx_http_lua_module.so")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from services.local.programs import free_port
+from services.local.supervisor.programs import free_port
 from stack.auth.v1 import auth_pb2
 from tests.backends import execute, fresh_database
 from tests.e2e.stack import bare_environment, say

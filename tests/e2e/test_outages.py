@@ -15,7 +15,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.channel import open_channel
+from services.common.rpc.channel import open_channel
 from tests.e2e.stack import Key, Stack, running_stack, say
 
 pytestmark = pytest.mark.xdist_group("outages")

@@ -18,8 +18,8 @@ import aiohttp
 import httpx
 import pytest
 
-from services.common import checked_token
-from services.local.child import Program
+from services.common import checksummed_token
+from services.local.supervisor.child import Program
 from tests.backends import fresh_database
 from tests.e2e import floods
 from tests.e2e.auth_proxy import Remote
@@ -218,7 +218,7 @@ async def _answer(session: aiohttp.ClientSession, url: str, key: Key) -> tuple[i
 
 async def test_a_flood_of_bad_keys_stays_at_the_gateway_and_valid_calls_keep_their_latency(cluster: Cluster) -> None:
     key = await cluster.stack.create_key()
-    unknown = [checked_token.mint("sk_stk_") for _ in range(_FLOOD)]
+    unknown = [checksummed_token.mint("sk_stk_") for _ in range(_FLOOD)]
     malformed = [f"{one[:-1]}{'a' if one[-1] != 'a' else 'b'}" for one in unknown]
     async with aiohttp.ClientSession() as session:
         await floods.latencies(session, cluster.proxied, key)  # Opens connections, fills caches.

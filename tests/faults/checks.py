@@ -146,13 +146,13 @@ def connections_hold(evidence: Evidence) -> Iterator[str]:
 
 def quota_finds_nothing(evidence: Evidence) -> Iterator[str]:
     """Quota's own comparison finds no drift; over-admission only where Redis lost something, and within its bound."""
-    over_limit = quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT
+    over_limit = quota_pb2.DISCREPANCY_KIND_OVER_LIMIT
     own = {key.id for key in evidence.keys}
-    for one in evidence.disagreements:
+    for one in evidence.discrepancies:
         if one.kind == over_limit and one.key_id not in own:
             continue  # An earlier seed's, and judged there.
         if one.kind != over_limit or one.charged + one.held > _most(evidence, one.key_id, day_number(one.day)):
-            yield f"verify found {quota_pb2.DisagreementKind.Name(one.kind)}: {one}".replace("\n", " ")
+            yield f"verify found {quota_pb2.DiscrepancyKind.Name(one.kind)}: {one}".replace("\n", " ")
 
 
 _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (

@@ -50,7 +50,7 @@ class Evidence:
     entries: dict[KeyDay, Entries] = field(default_factory=dict)
     peaks: dict[KeyDay, int] = field(default_factory=dict)
     """The most that was ever seen charged and held together."""
-    disagreements: list[quota_pb2.Disagreement] = field(default_factory=list)
+    discrepancies: list[quota_pb2.Discrepancy] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What went wrong on the way."""
 
@@ -118,7 +118,7 @@ async def gather(world: World, evidence: Evidence) -> None:
             await _probe(world, session, evidence, key)
         await _until_settled(world, evidence)
     await _note_journal(world, evidence)
-    evidence.disagreements = await world.disagreements()
+    evidence.discrepancies = await world.discrepancies()
 
 
 async def _run(world: World, session: aiohttp.ClientSession, evidence: Evidence) -> None:

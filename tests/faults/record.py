@@ -74,7 +74,7 @@ def _redis(world: World, evidence: Evidence) -> dict[str, Any]:
         "at_the_end": _named(evidence.entries),
         "peaks": _named(evidence.peaks),
         "lost": _named(evidence.lost),
-        "disagreements": [str(one) for one in evidence.disagreements],
+        "disagreements": [str(one) for one in evidence.discrepancies],
     }
 
 

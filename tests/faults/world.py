@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 from grpc import StatusCode, aio
 
-from services.common.channel import open_channel
-from services.quota.scripts import entries_of
+from services.common.rpc.channel import open_channel
+from services.quota.redis.scripts import entries_of
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.e2e.stack import Key, Stack, bare_environment, free_port, stack_folder, started
 from tests.faults.postgres import Postgres, running_postgres
@@ -174,7 +174,7 @@ class World:
             names = [name for key in keys for name in client.scan_iter(match=f"*:{key.id}:*", count=10_000)]
             return {name.decode(): _texts(client.hgetall(name)) for name in names if client.type(name) == b"hash"}
 
-    async def disagreements(self) -> list[quota_pb2.Disagreement]:
+    async def discrepancies(self) -> list[quota_pb2.Discrepancy]:
         """Return what quota itself says is wrong."""
         async with open_channel(f"unix:{self.stack.folder}/quota-1.sock") as channel:
             quota = quota_pb2_grpc.QuotaServiceStub(channel)
@@ -182,7 +182,7 @@ class World:
                 while True:
                     try:
                         response = await quota.Verify(quota_pb2.VerifyRequest(), timeout=10)
-                        return list(response.disagreements)
+                        return list(response.discrepancies)
                     except aio.AioRpcError as exc:
                         # It may not have found again what was just started.
                         if exc.code() is not StatusCode.UNAVAILABLE:

@@ -33,7 +33,11 @@ class Clone:
 
     def works(self) -> bool:
         """Whether the product can be started from the environment."""
-        starts = [str(self.venv / "bin" / "python"), "-c", "import services.local.run, services.local.worker"]
+        starts = [
+            str(self.venv / "bin" / "python"),
+            "-c",
+            "import services.local.supervisor.run, services.local.worker",
+        ]
         stackctl = [str(self.venv / "bin" / "stackctl"), "--help"]
         done = [subprocess.run(one, cwd=self.folder, capture_output=True, check=False) for one in (starts, stackctl)]
         return all(one.returncode == 0 for one in done)

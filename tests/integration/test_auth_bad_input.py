@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode, aio
 
-from services.common.channel import open_channel
+from services.common.rpc.channel import open_channel
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
 from tests.backends import fresh_database
 from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, Metadata, run_auth, running_auth

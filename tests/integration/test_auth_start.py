@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from services.auth.keys import SECRET_PREFIX
-from services.auth.pepper import Pepper
-from services.common import checked_token
+from services.auth.keys.model import SECRET_PREFIX
+from services.auth.keys.pepper import Pepper
+from services.common import checksummed_token
 from services.local.banner import banner
 from services.local.first_key import EMAIL, FILE, first_key
 from services.local.settings import LocalSettings
@@ -104,7 +104,7 @@ async def test_a_first_key_that_does_not_work_is_told_with_its_reason_and_remedy
             await client.revoke(listed.keys[0].id)
         revoked = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
         assert "revoked; make another: stackctl keys create" in banner(settings, revoked)
-        (tmp_path / FILE).write_text(checked_token.mint(SECRET_PREFIX))
+        (tmp_path / FILE).write_text(checksummed_token.mint(SECRET_PREFIX))
         unknown = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
         assert f"unknown to this database; for another, remove {tmp_path / FILE}" in banner(settings, unknown)
         assert "curl" not in banner(settings, unknown)

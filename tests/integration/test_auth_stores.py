@@ -15,21 +15,21 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, event, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.auth.changes import Change
-from services.auth.keys import NewKey
-from services.auth.records import SQLAuditLog, unavailable
+from services.auth.accounts.plan_store import SQLPlanStore
+from services.auth.accounts.store import SQLAccountStore
+from services.auth.db.records import SQLAuditLog, unavailable
+from services.auth.db.tables import api_keys, key_revision, metadata, throttles
+from services.auth.keys.model import NewKey
+from services.auth.keys.store import SQLKeyStore
+from services.auth.mail.store import SQLMailQueue
 from services.auth.server import MIGRATIONS, VERSION_TABLE
-from services.auth.store import SQLKeyStore
-from services.auth.store_accounts import SQLAccountStore
-from services.auth.store_mail import SQLMailQueue
-from services.auth.store_plans import SQLPlanStore
-from services.auth.store_sessions import SQLHousekeeping, SQLSessionStore, SQLThrottleStore
-from services.auth.store_tokens import SQLOneTimeTokenStore
-from services.auth.tables import api_keys, key_revision, metadata, throttles
-from services.common import database
+from services.auth.sessions.store import SQLExpiredRows, SQLRateLimitStore, SQLSessionStore
+from services.auth.sessions.token_store import SQLOneTimeTokenStore
+from services.auth.watch.feed import Change
+from services.common.concurrency.priority_lock import PriorityLock
+from services.common.db import database
+from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
-from services.common.priority_lock import PriorityLock
-from services.common.transactions import Transactions
 from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
 from tests.contracts.people_store import HandClock, PeopleStoreContract, World
 
@@ -141,7 +141,7 @@ async def test_what_an_attack_leaves_is_removed_in_steps_between_which_a_key_is_
         async with engine.begin() as connection:
             await connection.execute(insert(throttles), [*rows, lasting])
 
-        removing = asyncio.ensure_future(SQLHousekeeping(transactions).remove_past(NOW))
+        removing = asyncio.ensure_future(SQLExpiredRows(transactions).remove_expired(NOW))
         await stores.keys.revoke(minted.key.id, by=OPERATOR, at=NOW)
         assert not removing.done(), "the revocation waited for all of them"
         await removing
@@ -162,7 +162,7 @@ async def test_keys_are_looked_up_and_revoked_while_people_have_all_their_connec
         await stores.account()
         minted = await stores.key()
         release = asyncio.Event()
-        throttle = SQLThrottleStore(peoples_engine, peoples)
+        throttle = SQLRateLimitStore(peoples_engine, peoples)
 
         async def read() -> None:
             async with peoples.reading() as connection:
@@ -217,7 +217,7 @@ async def opened_world(url: str) -> AsyncIterator[World]:
             SQLKeyStore(transactions),
             SQLSessionStore(transactions),
             SQLOneTimeTokenStore(transactions),
-            (SQLThrottleStore(engine, transactions), SQLThrottleStore(engine, transactions)),
+            (SQLRateLimitStore(engine, transactions), SQLRateLimitStore(engine, transactions)),
             SQLPlanStore(transactions),
             SQLMailQueue(transactions),
             SQLAuditLog(transactions),

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.common.rpc import StreamCall
+from services.common.rpc.types import StreamCall
 from stack.auth.v1 import auth_pb2
 from tests.backends import execute
 from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, auth_client, run_auth, running_auth

@@ -11,7 +11,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.quota.holds import Denied, Held, Settlement, Verdict
-from services.quota.store import RedisHoldStore, connect
+from services.quota.redis.store import RedisHoldStore, connect
 from tests.contracts.hold_store import (
     DAY_SECONDS,
     KEY,

@@ -13,7 +13,7 @@ import pytest
 
 from services.common.errors import DeadlineExceeded, NotFound, ServiceError, Throttled, Unavailable
 from services.inference.chat import ChatCall, Outcome
-from services.inference.completions import VERDICT
+from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.unit.groq_standin.standin_process import QWEN
 from tests.unit.inference.inference_world import CHARGED, Inference, chat, context, running, streamed, whole

@@ -9,7 +9,6 @@ import grpc
 import msgspec
 import pytest
 
-from services.common import mirror
 from services.common.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -19,9 +18,10 @@ from services.common.errors import (
     Unavailable,
     rpc_errors,
 )
+from services.common.rpc import json_codec
 from services.inference.chat import Outcome, Usage, UsageSource
-from services.inference.completions import VERDICT
-from services.inference.ledger import LedgerRow
+from services.inference.ledger.writer import LedgerRow
+from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2, usage_pb2
 from tests.unit.inference.inference_world import (
     CHARGED,
@@ -421,8 +421,8 @@ async def test_an_answer_as_json_is_the_typed_one(inference: Inference, marker: 
         asked.wants_json = wants_json
         parts = [part async for part in inference.chat.StreamChatCompletion(asked)]
         assert all(bool(part.chunks_json) is (wants_json and part.verdict == 0) for part in parts)
-        texts = [text for part in parts for text in part.chunks_json or map(mirror.encode, part.chunks)]
-        one_piece = answer.completion_json or mirror.encode(answer.completion)
+        texts = [text for part in parts for text in part.chunks_json or map(json_codec.encode, part.chunks)]
+        one_piece = answer.completion_json or json_codec.encode(answer.completion)
         answers.append([_timeless(text) for text in (one_piece, *texts)])
     typed, as_json = answers
     assert as_json == typed

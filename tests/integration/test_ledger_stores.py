@@ -18,13 +18,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Select, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.common import database
+from services.common.db import database
 from services.common.errors import InternalError, StartError, Unavailable
-from services.inference import queries
-from services.inference import store as store_module
-from services.inference.ledger import RequestsPage
-from services.inference.store import SQLLedgerStore
-from services.inference.tables import metadata
+from services.inference.ledger import queries
+from services.inference.ledger import store as store_module
+from services.inference.ledger.store import SQLLedgerStore
+from services.inference.ledger.tables import metadata
+from services.inference.ledger.writer import RequestsPage
 from tests.contracts.ledger_store import ROW, LedgerStoreContract
 
 MIGRATIONS = Path(store_module.__file__).parent / "migrations"

@@ -5,8 +5,8 @@ import contextlib
 import sys
 from pathlib import Path
 
-from services.local.child import Child, Program
-from services.local.logs import keep_rotating
+from services.local.supervisor.child import Child, Program
+from services.local.supervisor.logs import keep_rotating
 
 _LINES = 200_000
 _WRITER = f"""

@@ -16,10 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.rows import Filler
 from services.auth import server as auth
-from services.auth import tables as auth_tables
-from services.common import database
+from services.auth.db import tables as auth_tables
+from services.common.db import database
 from services.inference import server as inference
-from services.inference import tables as inference_tables
+from services.inference.ledger import tables as inference_tables
 from tests.backends import fresh_database
 
 
@@ -174,7 +174,7 @@ async def test_siblings_that_start_together_on_a_new_sqlite_file_make_its_schema
     async def start(url: str) -> list[object]:
         async with (
             database.open_database(
-                url, migrations=schema.migrations, version_table=schema.version_table, has_siblings=True
+                url, migrations=schema.migrations, version_table=schema.version_table, reuse_port=True
             ) as engine,
             engine.connect() as connection,
         ):

@@ -20,11 +20,11 @@ import trustme
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
-from services.common import health
-from services.common.channel import open_channel
 from services.common.errors import from_rpc
-from services.common.tls import identity
-from services.local import ready
+from services.common.rpc import health
+from services.common.rpc.channel import open_channel
+from services.common.rpc.tls import identity
+from services.local.supervisor import ready
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
 from stack.inference.v1 import inference_pb2, usage_pb2
 from stack.quota.v1 import quota_pb2
@@ -90,7 +90,7 @@ class Secured(Stack):
 
     async def _until_one_ready(self, name: str) -> None:
         if name in self.targets:
-            await ready.until(lambda: ready.grpc_serves(health.beside(self.targets[name])))
+            await ready.until(lambda: ready.grpc_serves(health.default_health_address(self.targets[name])))
         else:
             await super()._until_one_ready(name)
 
@@ -175,7 +175,7 @@ async def test_no_rpc_of_any_port_is_reached_without_a_certificate(
 
 @pytest.mark.parametrize("server", _CONTRACTS)
 async def test_the_plaintext_port_answers_health_and_nothing_else(secured: Secured, server: str) -> None:
-    target = health.beside(secured.targets[server])
+    target = health.default_health_address(secured.targets[server])
     assert await ready.grpc_serves(target)
     async with open_channel(target) as channel:
         for _, service, method in (rpc for rpc in _RPCS if rpc[0] == server):

@@ -12,8 +12,8 @@ from services.common.errors import (
     TooLarge,
     Unavailable,
 )
-from services.inference.chat import Members
-from services.inference.provider import GroqProvider
+from services.inference.chat import JSONObject
+from services.inference.groq.provider import GroqProvider
 from tests.unit.inference.upstream import (
     AnyLease,
     Upstream,
@@ -142,7 +142,7 @@ async def test_a_refused_connection_is_unavailable_and_no_timeout(is_stream: boo
 async def test_what_came_before_a_stream_broke_is_handed_on_and_then_the_error(
     provider: GroqProvider, mode: str
 ) -> None:
-    received: list[list[Members]] = []
+    received: list[list[JSONObject]] = []
 
     with pytest.raises(ServiceError) as raised:
         await batches_of(provider, f"[[standin:{mode}]]", received)
@@ -154,7 +154,7 @@ async def test_what_came_before_a_stream_broke_is_handed_on_and_then_the_error(
 
 
 async def test_output_that_came_in_one_write_with_the_failure_is_handed_on(provider: GroqProvider) -> None:
-    received: list[list[Members]] = []
+    received: list[list[JSONObject]] = []
 
     with pytest.raises(ServiceError):
         await batches_of(provider, "[[standin:error_event]] [[standin:burst size=50]]", received)

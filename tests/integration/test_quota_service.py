@@ -11,15 +11,15 @@ import grpc
 import pytest
 from grpc import aio
 
-from services.common.channel import open_channel
 from services.common.errors import InvalidRequest, Unavailable, rpc_errors
-from services.common.interceptors import ServiceInterceptor
-from services.common.rpc import Context
+from services.common.rpc.channel import open_channel
+from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.rpc.types import Context
 from services.quota.holds import Holds
-from services.quota.ledger import GrpcLedger, day_number, iso_date
-from services.quota.service import QuotaService
-from services.quota.store import RedisHoldStore, connect
-from services.quota.sweep_store import RedisSweepStore
+from services.quota.ledger_client import GrpcLedger, day_number, iso_date
+from services.quota.redis.store import RedisHoldStore, connect
+from services.quota.redis.sweep_store import RedisSweepStore
+from services.quota.rpc import QuotaService
 from services.quota.sweeper import Sweeper
 from stack.inference.v1 import usage_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc

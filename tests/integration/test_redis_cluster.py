@@ -13,10 +13,10 @@ from redis.crc import key_slot
 
 from services.common.errors import Unavailable
 from services.quota.holds import Denied, Held, HoldStore, KeyDay, Reservation, Settlement, Verdict
-from services.quota.scripts import entries_of
-from services.quota.store import RedisHoldStore, connect
-from services.quota.sweep_store import RedisSweepStore
-from services.quota.sweeper import Disagreement
+from services.quota.redis.scripts import entries_of
+from services.quota.redis.store import RedisHoldStore, connect
+from services.quota.redis.sweep_store import RedisSweepStore
+from services.quota.sweeper import DiscrepancyKind
 from tests.contracts.hold_store import HoldStoreContract, World
 from tests.contracts.sweep_store import SweepStoreContract, SweepWorld
 from tests.properties.hold_world import DAY_SECONDS, NOON, opened_ledger, sweeper_of
@@ -153,8 +153,8 @@ async def test_a_sweeper_sweeps_reconciles_and_verifies_keys_of_all_nodes(client
         assert (await sweeper.verify()).key_days == len(KEYS)
         assert await sweeper.reconcile() == 0
         await late.reserve(wishes(1, ["key_new"], limit=1), await seeds(late, ["key_new"], charged=1))
-        kinds = [finding.kind for finding in (await sweeper.verify()).findings]
-    assert kinds == [Disagreement.COUNTER_ABOVE_LEDGER]
+        kinds = [finding.kind for finding in (await sweeper.verify()).discrepancies]
+    assert kinds == [DiscrepancyKind.COUNTER_ABOVE_LEDGER]
 
 
 async def test_a_slot_that_moved_is_followed(cluster: list[ClusterNode], store: RedisHoldStore) -> None:

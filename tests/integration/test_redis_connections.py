@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
-from services.quota.connections import RedisTarget, connect
 from services.quota.holds import Held, KeyDay, Reservation
-from services.quota.redis_state import State
-from services.quota.store import RedisHoldStore
+from services.quota.redis.connections import RedisTarget, connect
+from services.quota.redis.state import State
+from services.quota.redis.store import RedisHoldStore
 from tests.tcp_proxy import running_proxy
 from tests.valkey_backend import TCPValkey, running_pair
 
@@ -79,7 +79,7 @@ async def test_a_replica_at_the_end_of_the_address_is_said_once(
                 await _hold(store, "req_1")
         replica.follow(None)
         await _hold(store, "req_1")
-    told = [record for record in caplog.records if record.name == "services.quota.redis_state"]
+    told = [record for record in caplog.records if record.name == "services.quota.redis.state"]
     assert [record.getMessage() for record in told] == [
         "Redis is a read-only replica. Wait for the failover, or check QUOTA_REDIS_URL.",
         "redis answers again",

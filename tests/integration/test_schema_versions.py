@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.database import migrate, open_database
+from services.common.db.database import migrate, open_database
 from services.common.errors import StartError
 from services.inference.server import MIGRATIONS, VERSION_TABLE
 from tests.backends import execute

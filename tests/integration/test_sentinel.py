@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
-from services.quota.connections import RedisTarget, connect
 from services.quota.holds import Held, KeyDay, Reservation
-from services.quota.redis_state import State
-from services.quota.store import RedisHoldStore
+from services.quota.redis.connections import RedisTarget, connect
+from services.quota.redis.state import State
+from services.quota.redis.store import RedisHoldStore
 from tests.valkey_backend import TCPValkey, running_pair
 
 _SERVICE = "stack"

@@ -7,9 +7,9 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.quota.holds import KeyDay
-from services.quota.scripts import deadlines_of, entries_of
-from services.quota.store import RedisHoldStore, connect
-from services.quota.sweep_store import RedisSweepStore
+from services.quota.redis.scripts import deadlines_of, entries_of
+from services.quota.redis.store import RedisHoldStore, connect
+from services.quota.redis.sweep_store import RedisSweepStore
 from tests.contracts.sweep_store import KEY, SweepStoreContract, SweepWorld, hold, listed, overdue_now, today, wishes
 from tests.properties.hold_world import DAY_SECONDS, noon_offset
 from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
@@ -57,7 +57,7 @@ async def test_entries_that_were_never_written_by_quota_hold_up_no_others(world:
 
 async def raised_away(store: RedisSweepStore) -> int:
     """Raise a counter."""
-    return await store.raise_counter(KeyDay("key", 1), 1, reserved_before=0, left_out=[])
+    return await store.repair_counter(KeyDay("key", 1), 1, reserved_before=0, left_out=[])
 
 
 async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: ValkeyServer) -> None:

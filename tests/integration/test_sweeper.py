@@ -10,7 +10,7 @@ import pytest
 from services.common.errors import Unavailable
 from services.inference.chat import Outcome, Usage
 from services.quota.holds import Denied, Held, KeyDay, Verdict
-from services.quota.sweeper import Disagreement
+from services.quota.sweeper import DiscrepancyKind
 from tests.contracts.ledger_store import USAGE
 from tests.properties.hold_world import HOLD_SECONDS, OLD_SECONDS, HoldWorld, opened_world, sweeper_of
 from tests.valkey_backend import valkey_server, valkey_url
@@ -27,9 +27,9 @@ async def world(valkey_url: str, tmp_path: Path) -> AsyncIterator[HoldWorld]:
         yield opened
 
 
-async def found(world: HoldWorld) -> list[Disagreement]:
+async def found(world: HoldWorld) -> list[DiscrepancyKind]:
     """Return what a comparison of the records finds."""
-    return [finding.kind for finding in (await world.sweeper.verify()).findings]
+    return [finding.kind for finding in (await world.sweeper.verify()).discrepancies]
 
 
 class TestSweep:
@@ -220,7 +220,7 @@ class TestReconcile:
         await world.settle("req_1")
 
         assert count == 1
-        assert await world.store.raise_counter(world.key_day, count, reserved_before=now, left_out=[]) == 0
+        assert await world.store.repair_counter(world.key_day, count, reserved_before=now, left_out=[]) == 0
 
     async def test_rows_younger_than_a_hold_are_left_for_later(self, world: HoldWorld) -> None:
         await world.charge("req_1")
@@ -266,7 +266,7 @@ class TestVerify:
 
         report = await world.sweeper.verify()
 
-        assert (list(report.findings), report.key_days, report.held) == ([], 1, 3)
+        assert (list(report.discrepancies), report.key_days, report.held) == ([], 1, 3)
 
     async def test_nothing_is_found_at_any_moment_of_requests_that_come_and_go(self, world: HoldWorld) -> None:
         lives = asyncio.gather(*(world.charge(f"req_{number}") for number in range(8)))
@@ -280,15 +280,15 @@ class TestVerify:
     async def test_nothing_is_found_in_two_empty_records(self, world: HoldWorld) -> None:
         report = await world.sweeper.verify()
 
-        assert (list(report.findings), report.key_days, report.held) == ([], 0, 0)
+        assert (list(report.discrepancies), report.key_days, report.held) == ([], 0, 0)
 
     async def test_a_counter_above_the_ledger_is_found_at_once(self, world: HoldWorld) -> None:
         await world.charge("req_1")
         await world.set_counter(2)
 
-        (finding,) = (await world.sweeper.verify()).findings
+        (finding,) = (await world.sweeper.verify()).discrepancies
 
-        assert finding.kind is Disagreement.COUNTER_ABOVE_LEDGER
+        assert finding.kind is DiscrepancyKind.COUNTER_ABOVE_LEDGER
         assert (finding.entries.key_day, finding.entries.charged, finding.ledger_charged) == (world.key_day, 2, 1)
 
     async def test_a_counter_below_the_ledger_is_found_when_it_should_have_been_raised(self, world: HoldWorld) -> None:
@@ -297,9 +297,9 @@ class TestVerify:
         assert await found(world) == []
         await world.grow_older()
 
-        (finding,) = (await world.sweeper.verify()).findings
+        (finding,) = (await world.sweeper.verify()).discrepancies
 
-        assert (finding.kind, finding.ledger_charged) == (Disagreement.COUNTER_BELOW_LEDGER, 2)
+        assert (finding.kind, finding.ledger_charged) == (DiscrepancyKind.COUNTER_BELOW_LEDGER, 2)
         await world.sweeper.reconcile()
         assert await found(world) == []
 
@@ -309,7 +309,7 @@ class TestVerify:
         assert await found(world) == []
         await world.grow_older(OLD_SECONDS - HOLD_SECONDS)
 
-        assert await found(world) == [Disagreement.HOLD_OVERDUE]
+        assert await found(world) == [DiscrepancyKind.HOLD_OVERDUE]
 
         await world.sweeper.sweep()
         assert await found(world) == []
@@ -319,7 +319,7 @@ class TestVerify:
         await world.commit_row("req_1")
         await world.set_counter(1)
 
-        assert await found(world) == [Disagreement.OVER_LIMIT]
+        assert await found(world) == [DiscrepancyKind.OVER_LIMIT]
 
     async def test_a_limit_that_was_lowered_before_redis_was_emptied_is_no_drift(self, world: HoldWorld) -> None:
         await world.charge("req_1", "req_2", "req_3")
@@ -344,16 +344,16 @@ class TestVerify:
         report = await world.sweeper.verify()
 
         assert report.key_days == 601
-        assert {finding.kind for finding in report.findings} == {Disagreement.COUNTER_ABOVE_LEDGER}
-        assert len(report.findings) == 600
+        assert {finding.kind for finding in report.discrepancies} == {DiscrepancyKind.COUNTER_ABOVE_LEDGER}
+        assert len(report.discrepancies) == 600
 
     async def test_a_report_names_a_bounded_number_of_findings_and_counts_them_all(self, world: HoldWorld) -> None:
         await world.seed({KeyDay(f"key_{number}", world.day): 7 for number in range(1_200)}, limit=7)
 
         report = await world.sweeper.verify()
 
-        assert len(report.findings) == 1_000
-        assert report.counts == {Disagreement.COUNTER_ABOVE_LEDGER: 1_200}
+        assert len(report.discrepancies) == 1_000
+        assert report.counts == {DiscrepancyKind.COUNTER_ABOVE_LEDGER: 1_200}
 
     async def test_a_record_that_is_away_is_no_clean_report(self, world: HoldWorld) -> None:
         await world.charge("req_1")

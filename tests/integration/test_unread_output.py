@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from services.local import ready
+from services.local.supervisor import ready
 from tests.e2e.stack import bare_environment, free_port
 
 _REQUESTS = 1_000

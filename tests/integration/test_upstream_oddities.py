@@ -11,8 +11,8 @@ import pytest
 
 from services.common.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
 from services.inference.chat import Outcome, Usage, UsageSource
-from services.inference.completions import VERDICT
-from services.inference.key_pool import KeyPool
+from services.inference.keys.pool import KeyPool
+from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.unit.inference.inference_world import CHARGED, DAY, Inference, running, streamed, whole
 from tests.unit.inference.raw_upstream import (

@@ -12,8 +12,8 @@ import pytest
 from groq import AsyncGroq
 
 from services.common.errors import StartError
-from services.inference.provider import open_groq
-from services.inference.wire import Wire
+from services.inference.groq.provider import open_groq
+from services.inference.groq.transport import HTTPTransport
 from tests.unit.inference.upstream import asking
 
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nset-cookie: edge=1\r\n\r\n{}"
@@ -58,7 +58,7 @@ async def listening() -> AsyncIterator[tuple[Ear, str]]:
 
 
 @asynccontextmanager
-async def both(url: str) -> AsyncIterator[tuple[Wire, list[AsyncGroq]]]:
+async def both(url: str) -> AsyncIterator[tuple[HTTPTransport, list[AsyncGroq]]]:
     """Give the wire and the package's clients, of two keys."""
     keys = ("gsk_one", "gsk_two")
     async with (

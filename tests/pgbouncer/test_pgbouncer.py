@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.common import database
+from services.common.db import database
+from services.inference.ledger.store import SQLLedgerStore
 from services.inference.server import MIGRATIONS, VERSION_TABLE
-from services.inference.store import SQLLedgerStore
 from tests.contracts.key_store import KeyStoreContract, Stores
 from tests.contracts.ledger_store import LedgerStoreContract
 from tests.contracts.people_store import PeopleStoreContract, World

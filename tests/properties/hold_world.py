@@ -16,14 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from services.common.errors import Unavailable
 from services.inference import chat
 from services.inference.chat import RequestContext
-from services.inference.ledger import LedgerRow
-from services.inference.store import SQLLedgerStore
-from services.inference.tables import metadata, usage_ledger
-from services.quota.holds import Denied, Held, KeyDay, Reservation, Seeds, Settlement, Unseeded, Verdict
-from services.quota.ledger import iso_date
-from services.quota.scripts import entries_of
-from services.quota.store import RedisHoldStore, connect
-from services.quota.sweep_store import RedisSweepStore
+from services.inference.ledger.store import SQLLedgerStore
+from services.inference.ledger.tables import metadata, usage_ledger
+from services.inference.ledger.writer import LedgerRow
+from services.quota.holds import Denied, Held, InitialCounts, KeyDay, Reservation, Settlement, Uninitialised, Verdict
+from services.quota.ledger_client import iso_date
+from services.quota.redis.scripts import entries_of
+from services.quota.redis.store import RedisHoldStore, connect
+from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DayEntries, OverdueHold, Sweeper
 from tests.contracts.ledger_store import ROW
 
@@ -137,16 +137,18 @@ class HoldWorld:
         await self.ledger.clear()
         self.reserved_at, self.aged_seconds = {}, 0
 
-    async def reserve(self, request_id: str, *, limit: int = 10, seed: int | None = None) -> Held | Denied | Unseeded:
+    async def reserve(
+        self, request_id: str, *, limit: int = 10, seed: int | None = None
+    ) -> Held | Denied | Uninitialised:
         """Hold a slot, with a seed when one is given."""
         wish = Reservation(request_id, KEY, ACCOUNT, limit)
         (outcome,) = await self.holds.reserve([wish], {} if seed is None else {self.key_day: seed})
-        assert isinstance(outcome, Held | Denied | Unseeded)
+        assert isinstance(outcome, Held | Denied | Uninitialised)
         if isinstance(outcome, Held):
             self.reserved_at[request_id] = outcome.reserved_at
         return outcome
 
-    async def seed(self, seeds: Seeds, *, limit: int) -> None:
+    async def seed(self, seeds: InitialCounts, *, limit: int) -> None:
         """Give keys a counter and hold nothing: what they start with fills their limit."""
         wishes = [Reservation("req_seed", one.key_id, ACCOUNT, limit) for one in seeds]
         outcomes = await self.holds.reserve(wishes, seeds)

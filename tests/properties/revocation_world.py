@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import cast
 
-from services.auth.changes import ChangeFeed, Event
+from services.auth.watch.feed import ChangeFeed, Event
 from services.common.errors import Unavailable
 
 Keys = dict[str, int]

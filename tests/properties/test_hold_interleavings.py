@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from services.quota.holds import DayStatus, Denied, Held, KeyDay, Reservation, Settlement, Unseeded, Verdict
-from services.quota.store import RedisHoldStore, connect
+from services.quota.holds import DayStatus, Denied, Held, KeyDay, Reservation, Settlement, Uninitialised, Verdict
+from services.quota.redis.store import RedisHoldStore, connect
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -99,7 +99,7 @@ class HoldMachine(RuleBasedStateMachine):
         for day in (0, 1):
             for key, status in zip(KEYS, self.run(self.stores[0][day].status(KEYS)), strict=True):
                 state = self.model.get(KeyDay(key, self.first_day + day))
-                assert isinstance(status, Unseeded) == (state is None)
+                assert isinstance(status, Uninitialised) == (state is None)
                 if state is not None and isinstance(status, DayStatus):
                     assert (status.charged, status.held) == (state.charged, len(state.held))
                     assert status.charged + status.held <= max(LIMIT, state.seed)
@@ -110,11 +110,11 @@ class HoldMachine(RuleBasedStateMachine):
         found = sorted(self.run(self.deadlines()))
         assert found == sorted(f"{at.key_id} {at.day} {one}" for at, state in self.model.items() for one in state.held)
 
-    def check(self, key_day: KeyDay, request_id: str, outcome: Held | Denied | Unseeded) -> None:
+    def check(self, key_day: KeyDay, request_id: str, outcome: Held | Denied | Uninitialised) -> None:
         """Compare one outcome with the model, and take it over."""
         state = self.model.get(key_day)
         if state is None:
-            assert isinstance(outcome, Unseeded)
+            assert isinstance(outcome, Uninitialised)
             return
         admitted = request_id in state.held or state.charged + len(state.held) < LIMIT
         assert isinstance(outcome, Held if admitted else Denied)

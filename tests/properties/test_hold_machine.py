@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from services.quota.holds import Denied, Held, KeyDay, Settlement, Verdict
-from services.quota.sweep_store import RedisSweepStore
-from services.quota.sweeper import DayEntries, Disagreement
+from services.quota.redis.sweep_store import RedisSweepStore
+from services.quota.sweeper import DayEntries, DiscrepancyKind
 from tests.properties.hold_world import HOLD_SECONDS, KEY, HoldWorld, Snapshot, opened_world, sweeper_of
 from tests.valkey_backend import valkey_server, valkey_url
 
@@ -270,17 +270,17 @@ class HoldMachine(RuleBasedStateMachine):
         if self.lost is not None:
             count, before, left_out = self.lost
             store = self.world.store
-            self.run(store.raise_counter(self.world.key_day, count, reserved_before=before, left_out=left_out))
+            self.run(store.repair_counter(self.world.key_day, count, reserved_before=before, left_out=left_out))
         self.lost = None
 
     def verify(self) -> None:
         """Compare the records as an operator does."""
-        kinds = {finding.kind for finding in self.run(self.world.sweeper.verify()).findings}
-        allowed = {Disagreement.HOLD_OVERDUE} if self.overdue() else set()
+        kinds = {finding.kind for finding in self.run(self.world.sweeper.verify()).discrepancies}
+        allowed = {DiscrepancyKind.HOLD_OVERDUE} if self.overdue() else set()
         if self.has_lost_data:
-            allowed |= {Disagreement.COUNTER_BELOW_LEDGER, Disagreement.OVER_LIMIT}
+            allowed |= {DiscrepancyKind.COUNTER_BELOW_LEDGER, DiscrepancyKind.OVER_LIMIT}
         self.promise(kinds <= allowed, f"verify found {kinds} on a healthy system")
-        self.promise((Disagreement.HOLD_OVERDUE in kinds) == bool(self.overdue()), "verify missed an overdue hold")
+        self.promise((DiscrepancyKind.HOLD_OVERDUE in kinds) == bool(self.overdue()), "verify missed an overdue hold")
 
     # Time and losses.
 
@@ -394,7 +394,7 @@ class UnguardedStore(RedisSweepStore):
         async for batch in super().entries():
             yield [replace(one, holds={}) for one in batch]
 
-    async def raise_counter(self, key_day: KeyDay, count: int, **guards: Any) -> int:
+    async def repair_counter(self, key_day: KeyDay, count: int, **guards: Any) -> int:
         """Raise a counter to all rows."""
         (name,) = await self._client.keys(f"quota:*:{KEY}:{key_day.day}")
         await self._client.hset(name, "charged", count)

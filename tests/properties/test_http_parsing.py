@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Scope
 
-from services.gateway.http.limits import Limits
-from services.gateway.http.parsing import Rejected, RequestParser
+from services.gateway.http_server.limits import Limits
+from services.gateway.http_server.parsing import Rejected, RequestParser
 
 _OFFERS = st.sampled_from(
     [

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidRequest
-from services.gateway.message_shapes import fits
-from services.gateway.messages import MESSAGES
+from services.gateway.apis.chat_completions.message_shapes import fits
+from services.gateway.apis.chat_completions.messages import MESSAGES
 from tests.properties.chat_bodies import GOOD_BODIES, JSON_VALUES, broken_bodies
 
 _COMMON: list[Any] = [

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.common import mirror
+from services.common.rpc import json_codec
 from stack.inference.v1 import chat_pb2
 
 PROFILE = settings(max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -95,11 +95,11 @@ def test_any_json_object_survives_the_mirror_and_the_wire(kind: type[Message]) -
     def survives(original: dict[str, Any]) -> None:
         message = kind()
         # What comes over HTTP is what msgspec reads.
-        mirror.fill(message, msgspec.json.decode(json.dumps(original)))
+        json_codec.to_message(message, msgspec.json.decode(json.dumps(original)))
         received = kind.FromString(message.SerializeToString())
 
-        assert same(json.loads(mirror.encode(message)), original)
-        assert same(json.loads(mirror.encode(received)), original)
+        assert same(json.loads(json_codec.encode(message)), original)
+        assert same(json.loads(json_codec.encode(received)), original)
 
     survives()
 
@@ -108,8 +108,8 @@ def test_any_json_object_survives_the_mirror_and_the_wire(kind: type[Message]) -
 @given(original=objects(chat_pb2.ChatRequest.DESCRIPTOR))
 def test_what_was_mirrored_can_be_mirrored_again_without_a_difference(original: dict[str, Any]) -> None:
     first, second = chat_pb2.ChatRequest(), chat_pb2.ChatRequest()
-    mirror.fill(first, original)
+    json_codec.to_message(first, original)
 
-    mirror.fill(second, json.loads(mirror.encode(first)))
+    json_codec.to_message(second, json.loads(json_codec.encode(first)))
 
-    assert same(json.loads(mirror.encode(second)), original)
+    assert same(json.loads(json_codec.encode(second)), original)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 
 from services.common.errors import InvalidRequest
-from services.gateway.openai import parse_chat
-from services.gateway.openapi import chat_request, document
+from services.gateway.apis.chat_completions.request import parse_chat
+from services.gateway.http.openapi import chat_request, document
 from tests.properties.chat_bodies import GOOD_BODIES, broken_bodies
 
 _VALIDATOR = jsonschema.Draft202012Validator(chat_request())

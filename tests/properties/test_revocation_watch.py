@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from services.auth import changes
-from services.auth.accounts import NewAccount, open_account
+from services.auth.accounts.model import NewAccount, open_account
+from services.auth.accounts.plan_store import SQLPlanStore
+from services.auth.accounts.plans import Plan
+from services.auth.accounts.store import SQLAccountStore
 from services.auth.audit import Actor
-from services.auth.changes import Change, ChangeFeed, Changes
-from services.auth.keys import KeyId
-from services.auth.minting import mint
-from services.auth.pepper import Pepper
-from services.auth.plans import Plan
-from services.auth.records import unavailable
+from services.auth.db.records import unavailable
+from services.auth.db.tables import api_keys
+from services.auth.keys.minting import mint
+from services.auth.keys.model import KeyId
+from services.auth.keys.pepper import Pepper
+from services.auth.keys.store import SQLKeyStore
 from services.auth.server import MIGRATIONS, VERSION_TABLE
-from services.auth.store import SQLKeyStore
-from services.auth.store_accounts import SQLAccountStore
-from services.auth.store_plans import SQLPlanStore
-from services.auth.tables import api_keys
-from services.common import database
-from services.common.clock import SystemClock, utc_now
-from services.common.transactions import Transactions
+from services.auth.watch import feed as feed_module
+from services.auth.watch.feed import Change, ChangeFeed, Changes
+from services.common.db import database
+from services.common.db.transactions import Transactions
+from services.common.runtime.clock import SystemClock, utc_now
 from tests.properties.revocation_world import Keys, watch_while
 
 OPERATOR = Actor("operator:test", "")
@@ -83,7 +83,7 @@ async def revoke_all(made: list[Replica], truth: Keys, chance: random.Random, *,
 
 async def _revoke(replica: Replica, key_id: KeyId, truth: Keys) -> None:
     await replica.keys.revoke(key_id, by=OPERATOR, at=utc_now(SystemClock()))
-    replica.feed.kick()
+    replica.feed.notify()
     truth[key_id] = await replica.revision_of(key_id)
 
 
@@ -125,7 +125,7 @@ async def test_watchers_that_restart_thousands_of_times_miss_none_of_thousands_o
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So few that watchers often lag behind what is kept in memory.
-    monkeypatch.setattr(changes, "_RECENT_CHANGES_MAX", 8)
+    monkeypatch.setattr(feed_module, "_RECENT_CHANGES_MAX", 8)
     chance = random.Random(seed)
     truth: Keys = {}
     store = TornStore(truth, chance)
@@ -134,7 +134,7 @@ async def test_watchers_that_restart_thousands_of_times_miss_none_of_thousands_o
     async def work() -> None:
         for number in range(1500):
             await store.revoke(f"key_{number}")
-            chance.choice(feeds).kick()
+            chance.choice(feeds).notify()
             await asyncio.sleep(0.002 if number % 100 == 0 else 0)
 
     async with AsyncExitStack() as stack:

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from services.common.tasks import running
+from services.common.runtime.tasks import running
 from tests.e2e.stack import Key, connector, say
 
 _PROBE_SECONDS = 0.1

@@ -8,7 +8,9 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 from services.auth import metrics as auth_metrics
-from services.common import batch, interceptors, log
+from services.common.concurrency import batch
+from services.common.rpc import interceptors
+from services.common.telemetry import log
 from services.gateway import metrics as gateway_metrics
 from services.inference import metrics as inference_metrics
 from services.quota import metrics as quota_metrics

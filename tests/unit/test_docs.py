@@ -11,8 +11,10 @@ from pydantic.fields import FieldInfo
 
 from services.auth import metrics as auth_metrics
 from services.auth.settings import AuthSettings
-from services.common import batch, interceptors, log
-from services.common.settings import ServiceSettings
+from services.common.concurrency import batch
+from services.common.rpc import interceptors
+from services.common.runtime.settings import ServiceSettings
+from services.common.telemetry import log
 from services.gateway import metrics as gateway_metrics
 from services.gateway.settings import GatewaySettings
 from services.inference import metrics as inference_metrics

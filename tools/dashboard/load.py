@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from services.common import checked_token
+from services.common import checksummed_token
 from tests.e2e.stack import Key, Stack, connector, say
 
 _CALLERS = 12
@@ -74,5 +74,5 @@ async def _repeat(ends: float, ask: Callable[[Key, Key], Awaitable[None]], good:
 
 async def _repeat_unknown(ends: float, caller: _Caller) -> None:
     while time.monotonic() < ends:
-        await caller.ask(Key("", checked_token.mint("sk_stk_")), "hello")
+        await caller.ask(Key("", checksummed_token.mint("sk_stk_")), "hello")
         await asyncio.sleep(_UNKNOWN_EVERY_SECONDS)

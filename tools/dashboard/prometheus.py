@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import yaml
 
-from services.local import ready
-from services.local.child import die_with_parent
+from services.local.supervisor import ready
+from services.local.supervisor.child import die_with_parent
 from tools.dashboard import definition
 
 SCRAPE_SECONDS = 2

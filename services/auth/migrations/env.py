@@ -1,4 +1,4 @@
-from services.auth.tables import metadata
-from services.common import migration_environment
+from services.auth.db.tables import metadata
+from services.common.db import migration_environment
 
 migration_environment.run(metadata)

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
 from services.gateway.console.origins import OwnOrigins, parse_origin
-from services.gateway.request_bodies import refuse_encoded
+from services.gateway.http.request_bodies import refuse_encoded
 
 CSRF_FIELD = "csrf_token"
 CSRF_HEADER = "x-csrf-token"

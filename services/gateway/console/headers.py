@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.middleware import REQUEST_ID
+from services.gateway.http.middleware import REQUEST_ID
 
 # Nothing from elsewhere, nothing inline, no frame around it: what a page does not hold cannot be run on it.
 _POLICY = (

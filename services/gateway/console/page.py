@@ -8,13 +8,13 @@ import jinja2
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, InternalError, ServiceError, Unavailable
 from services.common.readable_email import readable_email
+from services.common.runtime.clock import Clock
 from services.gateway.console.assets import Assets
-from services.gateway.console.visit import Visit
-from services.gateway.console.words import ago, in_words
-from services.gateway.errors import http_error
+from services.gateway.console.labels import ago, label
+from services.gateway.console.request_context import RequestContext
+from services.gateway.http.errors import http_error
 
 _FOLDER = Path(__file__).parent
 STATIC = _FOLDER / "static"
@@ -37,7 +37,7 @@ class Pages:
             "number": lambda value: f"{value:,}",
             "moment": _moment,
             "ago": lambda seconds: ago(seconds, now=clock.now()),
-            "in_words": in_words,
+            "label": label,
         }
         self._templates.filters["readable_email"] = readable_email
         self._templates.globals["asset"] = assets.url
@@ -46,20 +46,22 @@ class Pages:
         """Return the time, in Unix seconds."""
         return self._clock.now()
 
-    def show(self, visit: Visit, name: str, *, status: int = 200, **facts: Any) -> Response:
+    def show(self, context: RequestContext, name: str, *, status: int = 200, **facts: Any) -> Response:
         """Return a page."""
         template = self._templates.get_template(f"{name}.html")
-        path = visit.request.url.path
-        html = template.render(visit=visit, stay=visit.belongings and visit.belongings.stay, path=path, **facts)
+        path = context.request.url.path
+        html = template.render(
+            context=context, session=context.session_scope and context.session_scope.session, path=path, **facts
+        )
         return HTMLResponse(html, status_code=status)
 
-    def refuse(self, visit: Visit, name: str, error: ServiceError, **facts: Any) -> Response:
+    def refuse(self, context: RequestContext, name: str, error: ServiceError, **facts: Any) -> Response:
         """Return a page with its form again, and why it was refused; what is no refusal is raised again."""
         if isinstance(error, (Unavailable, DeadlineExceeded, InternalError)):
             raise error
         status = http_error(error, now=self.now()).status
         # A form that was refused is no failed authentication of HTTP's own kind.
-        return self.show(visit, name, status=403 if status == 401 else status, error=error.message, **facts)
+        return self.show(context, name, status=403 if status == 401 else status, error=error.message, **facts)
 
 
 def go(path: str) -> Response:

@@ -2,8 +2,8 @@
 
 from collections import OrderedDict
 
-from services.common.clock import Clock
 from services.common.errors import Throttled
+from services.common.runtime.clock import Clock
 
 _CLIENTS_MAX = 10_000
 

@@ -2,9 +2,9 @@
 
 import logging
 
-from services.common.clock import Clock
 from services.common.errors import ServiceError
-from services.gateway.console.owner import Door, SignUp
+from services.common.runtime.clock import Clock
+from services.gateway.console.ports import SessionClient, SignUp
 
 _FRESH_SECONDS = 10.0
 _log = logging.getLogger(__name__)
@@ -13,9 +13,9 @@ _log = logging.getLogger(__name__)
 class SignUpFacts:
     """Remembers auth's description of sign-up for a few seconds, and longer while auth is away."""
 
-    def __init__(self, door: Door, clock: Clock) -> None:
-        """Ask `door`."""
-        self._door = door
+    def __init__(self, session_client: SessionClient, clock: Clock) -> None:
+        """Ask `session_client`."""
+        self._session_client = session_client
         self._clock = clock
         self._known: SignUp | None = None
         self._asked_at = float("-inf")
@@ -26,7 +26,7 @@ class SignUpFacts:
         if now - self._asked_at >= _FRESH_SECONDS:
             self._asked_at = now
             try:
-                self._known = await self._door.describe_sign_up("")
+                self._known = await self._session_client.describe_sign_up("")
             except ServiceError as exc:
                 _log.info("pages say what was known of sign-up before", extra={"reason": exc.reason})
         return self._known.daily_limit if self._known else None

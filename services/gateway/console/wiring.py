@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from grpc import aio
 from starlette.types import ASGIApp
 
-from services.common.clock import SystemClock
+from services.common.runtime.clock import SystemClock
+from services.gateway.apis.routes import API, Models
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
-from services.gateway.console.auth_backend import GrpcDoor, GrpcOwner
+from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
+from services.gateway.console.clients.usage import GrpcUsage
 from services.gateway.console.origins import parse_origin
-from services.gateway.console.owner import Stay
 from services.gateway.console.page import STATIC, Pages
-from services.gateway.console.usage_backend import GrpcUsage
-from services.gateway.console.visit import Belongings
-from services.gateway.cors import CORSPolicy
-from services.gateway.routes import API, Models
+from services.gateway.console.ports import Session
+from services.gateway.console.request_context import SessionScope
+from services.gateway.http.cors import CORSPolicy
 from services.gateway.settings import GatewaySettings
 
 _AUTH_SECONDS_MAX = 5.0
@@ -29,10 +29,10 @@ def open_console(
     """Return the console over the `channels` to auth, quota and inference; its playground answers through `api`."""
     auth, quota, inference = channels
 
-    def let_in(token: str, stay: Stay, address: str) -> Belongings:
-        owner = GrpcOwner(auth, token, address=address, timeout_seconds=_AUTH_SECONDS_MAX)
-        usage = GrpcUsage(quota, inference, stay.account_id, timeout_seconds=_USAGE_SECONDS_MAX)
-        return Belongings(stay, owner, usage)
+    def open_scope(token: str, session: Session, address: str) -> SessionScope:
+        owner = GrpcOwnerClient(auth, token, address=address, timeout_seconds=_AUTH_SECONDS_MAX)
+        usage = GrpcUsage(quota, inference, session.account_id, timeout_seconds=_USAGE_SECONDS_MAX)
+        return SessionScope(session, owner, usage)
 
     clock, assets = SystemClock(), Assets(STATIC)
     return build_console(
@@ -40,8 +40,8 @@ def open_console(
             pages=Pages(clock, assets),
             assets=assets,
             clock=clock,
-            door=GrpcDoor(auth, timeout_seconds=_AUTH_SECONDS_MAX),
-            let_in=let_in,
+            session_client=GrpcSessionClient(auth, timeout_seconds=_AUTH_SECONDS_MAX),
+            open_scope=open_scope,
             api=api,
             models=models,
             cors=cors,

@@ -1,6 +1,6 @@
 """Alembic's entry point for the ledger."""
 
-from services.common import migration_environment
-from services.inference.tables import metadata
+from services.common.db import migration_environment
+from services.inference.ledger.tables import metadata
 
 migration_environment.run(metadata)

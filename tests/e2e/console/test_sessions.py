@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.common.channel import open_channel
+from services.common.rpc.channel import open_channel
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc, plans_pb2, plans_pb2_grpc
 from tests.e2e.console.browser import PASSWORD, Browser, forms_of, secret_of
 from tests.e2e.stack import Stack, say

@@ -14,15 +14,15 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common.address import Address
-from services.gateway.cors import CORSPolicy
-from services.gateway.http import listener
-from services.gateway.http.connection import HTTPConnection
-from services.gateway.http.connections import Connections
-from services.gateway.http.limits import Limits
-from services.gateway.http.rejections import Rejections
-from services.gateway.http.shared import Shared
-from services.gateway.http.write_flow import ClientStalled
+from services.common.runtime.address import Address
+from services.gateway.http.cors import CORSPolicy
+from services.gateway.http_server import listener
+from services.gateway.http_server.connection import HTTPConnection
+from services.gateway.http_server.connections import Connections
+from services.gateway.http_server.limits import Limits
+from services.gateway.http_server.rejections import Rejections
+from services.gateway.http_server.shared import Shared
+from services.gateway.http_server.write_flow import ClientStalled
 
 _PATIENCE_SECONDS = 10.0
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from services.gateway.http.connections import Connections
-from services.gateway.http.limits import Limits
+from services.gateway.http_server.connections import Connections
+from services.gateway.http_server.limits import Limits
 from tests.integration.gateway_http.server import Client, Running, get, serving, until
 
 
@@ -85,7 +85,7 @@ async def test_an_ipv6_customer_is_one_address() -> None:
 def test_there_may_be_a_file_for_every_connection() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     program = (
-        "import resource; from services.gateway.http.listener import allow_connections;"
+        "import resource; from services.gateway.http_server.listener import allow_connections;"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}));"
         "allow_connections(2000); print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from services.gateway.http.limits import Limits
+from services.gateway.http_server.limits import Limits
 from tests.integration.gateway_http.server import Client, Response, get, post, serving
 
 _BRIEF = Limits(head_seconds=1.0, silent_seconds=1.0, keep_alive_seconds=1.0, body_idle_seconds=1.0)

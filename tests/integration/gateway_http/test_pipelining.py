@@ -2,7 +2,7 @@
 
 import time
 
-from services.gateway.http.limits import Limits
+from services.gateway.http_server.limits import Limits
 from tests.integration.gateway_http.server import get, post, serving, until
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from services.gateway.http.limits import Limits
+from services.gateway.http_server.limits import Limits
 from tests.integration.gateway_http.server import Running, get, serving, until
 
 _BRIEF = Limits(stall_seconds=0.8)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from grpc import aio
 
-from services.common.channel import open_channel
+from services.common.rpc.channel import open_channel
 from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from stack.auth.v1.auth_pb2_grpc import AuthServiceStub

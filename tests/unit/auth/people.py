@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from services.common.channel import open_channel
+from services.common.rpc.channel import open_channel
 from stack.auth.v1 import accounts_pb2, keys_pb2, owner_pb2, sessions_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from stack.auth.v1.audit_pb2_grpc import AuditServiceStub

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.auth.accounts import open_account
-from services.auth.addresses import identity_of, needs_smtputf8, normalised_email
+from services.auth.accounts.addresses import identity_of, needs_smtputf8, normalised_email
+from services.auth.accounts.model import open_account
 from services.common.errors import InvalidRequest
 from services.common.readable_email import readable_email
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.auth.changes import Change, ChangeFeed, Changes, Event
-from services.auth.keys import KeyId
+from services.auth.keys.model import KeyId
+from services.auth.watch.feed import Change, ChangeFeed, Changes, Event
 from services.common.errors import Unavailable
 
 
@@ -86,7 +86,7 @@ async def test_a_change_is_told_to_every_watch(feed: ChangeFeed, store: HandStor
         await anext(watch)
 
     store.change()
-    feed.kick()
+    feed.notify()
 
     assert [await anext(watch) for watch in watches] == [_told(1)] * 5
 
@@ -95,7 +95,7 @@ async def test_a_watch_that_lags_behind_what_memory_holds_misses_nothing(feed: C
     watch = feed.watch(None)
     await anext(watch)
     store.change(3000)
-    feed.kick()
+    feed.notify()
 
     told = [await anext(watch) for _ in range(3000)]
 
@@ -109,7 +109,7 @@ async def test_a_heartbeat_comes_after_half_a_second_of_the_clock(
     await anext(watch)
 
     clock.time += 0.46
-    feed.kick()
+    feed.notify()
 
     assert await anext(watch) == Event(0)
 
@@ -125,7 +125,7 @@ async def test_no_heartbeat_comes_while_the_store_is_away(feed: ChangeFeed, stor
     assert not waiting.done()
 
     store.is_away = False
-    feed.kick()
+    feed.notify()
     assert await waiting == Event(0)
 
 
@@ -147,7 +147,7 @@ async def test_a_watch_ends_when_the_database_goes_back_and_resuming_shows_it(
     assert await anext(watch) == Event(5)
 
     del store.changes[3:]
-    feed.kick()
+    feed.notify()
 
     with pytest.raises(StopAsyncIteration):
         await anext(watch)
@@ -194,6 +194,6 @@ async def test_a_watch_that_is_cancelled_leaves_no_task_behind(feed: ChangeFeed)
 
 async def _another_read(feed: ChangeFeed, store: HandStore) -> None:
     before = store.reads
-    feed.kick()
+    feed.notify()
     while store.reads == before:
         await asyncio.sleep(0)

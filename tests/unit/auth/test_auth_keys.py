@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.auth.accounts import AccountId
-from services.auth.keys import (
+from services.auth.accounts.model import AccountId
+from services.auth.keys.minting import checked_limit, checked_name, mint
+from services.auth.keys.model import (
     SECRET_PREFIX,
     Denial,
     Found,
-    Gatekeeper,
     Key,
     KeyId,
+    KeyVerifier,
     Minted,
 )
-from services.auth.minting import checked_limit, checked_name, mint
-from services.auth.pepper import Pepper
-from services.common import checked_token
+from services.auth.keys.pepper import Pepper
+from services.common import checksummed_token
 from services.common.errors import InvalidRequest, Unavailable
 
 NOW = 1_800_000_000.0
@@ -36,7 +36,7 @@ class StillClock:
 
 
 class OneKey:
-    """The part of a `KeyStore` that the gatekeeper uses, holding one key; counts look-ups."""
+    """The part of a `KeyStore` that the key_verifier uses, holding one key; counts look-ups."""
 
     def __init__(
         self, minted: Minted, *, revoked_at: datetime | None = None, expires_at: datetime | None = None
@@ -65,15 +65,15 @@ def fresh() -> Minted:
     return mint("laptop", daily_limit=None, pepper=PEPPER, clock=StillClock())
 
 
-def gatekeeper(store: OneKey, pepper: Pepper = PEPPER) -> Gatekeeper:
-    return Gatekeeper(store, pepper=pepper, clock=StillClock())  # type: ignore[arg-type]
+def key_verifier(store: OneKey, pepper: Pepper = PEPPER) -> KeyVerifier:
+    return KeyVerifier(store, pepper=pepper, clock=StillClock())  # type: ignore[arg-type]
 
 
 async def test_a_good_key_stands_for_what_the_store_says() -> None:
     minted = fresh()
     store = OneKey(minted)
 
-    verdict = await gatekeeper(store).authenticate(minted.secret)
+    verdict = await key_verifier(store).authenticate(minted.secret)
 
     assert (verdict.outcome, verdict.revision) == (store.key, 9)
 
@@ -82,7 +82,7 @@ async def test_a_revoked_key_is_refused_even_when_it_also_expired() -> None:
     minted = fresh()
     store = OneKey(minted, revoked_at=datetime.fromtimestamp(NOW, UTC), expires_at=datetime.fromtimestamp(NOW, UTC))
 
-    assert (await gatekeeper(store).authenticate(minted.secret)).outcome is Denial.REVOKED
+    assert (await key_verifier(store).authenticate(minted.secret)).outcome is Denial.REVOKED
 
 
 @pytest.mark.parametrize(("seconds_left", "is_good"), [(-1, False), (0, False), (0.001, True)])
@@ -90,7 +90,7 @@ async def test_a_key_is_good_until_the_moment_of_its_expiry(seconds_left: float,
     minted = fresh()
     store = OneKey(minted, expires_at=datetime.fromtimestamp(NOW + seconds_left, UTC))
 
-    outcome = (await gatekeeper(store).authenticate(minted.secret)).outcome
+    outcome = (await key_verifier(store).authenticate(minted.secret)).outcome
 
     assert outcome == (store.key if is_good else Denial.EXPIRED)
 
@@ -98,7 +98,7 @@ async def test_a_key_is_good_until_the_moment_of_its_expiry(seconds_left: float,
 async def test_a_key_under_another_pepper_is_unknown() -> None:
     minted = fresh()
 
-    verdict = await gatekeeper(OneKey(minted), Pepper(b"another")).authenticate(minted.secret)
+    verdict = await key_verifier(OneKey(minted), Pepper(b"another")).authenticate(minted.secret)
 
     assert verdict.outcome is Denial.UNKNOWN
 
@@ -107,7 +107,7 @@ async def test_a_key_under_another_pepper_is_unknown() -> None:
 async def test_what_was_never_minted_is_unknown_without_a_look_up(text: str) -> None:
     store = OneKey(fresh())
 
-    verdict = await gatekeeper(store).authenticate(text)
+    verdict = await key_verifier(store).authenticate(text)
 
     assert (verdict.outcome, verdict.revision, store.lookups) == (Denial.UNKNOWN, 0, 0)
 
@@ -118,7 +118,7 @@ async def test_one_mistyped_character_is_recognised_without_a_look_up(place: int
     mistyped = minted.secret[:place] + character + minted.secret[place + 1 :]
     store = OneKey(minted)
 
-    verdict = await gatekeeper(store).authenticate(mistyped)
+    verdict = await key_verifier(store).authenticate(mistyped)
 
     assert mistyped == minted.secret or (verdict.outcome, store.lookups) == (Denial.UNKNOWN, 0)
 
@@ -126,7 +126,7 @@ async def test_one_mistyped_character_is_recognised_without_a_look_up(place: int
 def test_a_minted_key_is_well_formed_and_unlike_every_other() -> None:
     minted = [fresh() for _ in range(100)]
 
-    assert all(checked_token.is_well_formed(one.secret, SECRET_PREFIX) for one in minted)
+    assert all(checksummed_token.is_well_formed(one.secret, SECRET_PREFIX) for one in minted)
     assert len({one.secret for one in minted}) == len({one.key.id for one in minted}) == 100
     assert all(one.key.id.startswith("key_") and len(one.key.id) == 30 for one in minted)
 
@@ -169,12 +169,12 @@ def test_a_limit_within_bounds_or_none_is_kept(limit: int | None) -> None:
 async def test_a_key_under_an_accepted_pepper_is_good_and_moves_at_its_use_in_one_look_up() -> None:
     minted = fresh()
     store, new = OneKey(minted), Pepper(b"new")
-    keeper = Gatekeeper(store, pepper=new, clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+    keeper = KeyVerifier(store, pepper=new, clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
 
     assert (await keeper.authenticate(minted.secret)).outcome == store.key
     assert (store.digest, store.pepper_id) == (new.digest(minted.secret), new.id)
-    assert (await gatekeeper(store, new).authenticate(minted.secret)).outcome == store.key
-    assert (await gatekeeper(store).authenticate(minted.secret)).outcome is Denial.UNKNOWN
+    assert (await key_verifier(store, new).authenticate(minted.secret)).outcome == store.key
+    assert (await key_verifier(store).authenticate(minted.secret)).outcome is Denial.UNKNOWN
     assert store.lookups == 3
 
 
@@ -182,7 +182,7 @@ async def test_a_key_that_cannot_be_moved_just_now_is_good_all_the_same() -> Non
     minted = fresh()
     store = OneKey(minted)
     store.is_read_only = True
-    keeper = Gatekeeper(store, pepper=Pepper(b"new"), clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+    keeper = KeyVerifier(store, pepper=Pepper(b"new"), clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
 
     assert (await keeper.authenticate(minted.secret)).outcome == store.key
     assert store.pepper_id == PEPPER.id

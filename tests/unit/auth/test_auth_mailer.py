@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.auth.audit import Actor
-from services.auth.emails import Email
-from services.auth.mail_queue import QueuedEmail, Topic, new_email
-from services.auth.mailer import Capabilities, Mailer, Undelivered
+from services.auth.mail.mailer import Capabilities, Mailer, Undelivered
+from services.auth.mail.queue import QueuedEmail, Topic, new_email
+from services.auth.mail.templates import Email
 from services.common.errors import FailedPrecondition, InvalidRequest, Unavailable
 
 _ABLE = Capabilities("mail.example.com:587", is_encrypted=True, is_verified=True, is_authenticated=True, smtputf8=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from argon2 import PasswordHasher
 
-from services.auth.passwords import Passwords
+from services.auth.accounts.passwords import Passwords
 from services.common.errors import InvalidRequest, Throttled
 
 

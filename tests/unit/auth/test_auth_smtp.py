@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.auth.smtp import SMTPServer, SMTPTransport, parse_smtp_url
+from services.auth.mail.smtp import SMTPServer, SMTPTransport, parse_smtp_url
 from services.common.errors import StartError
 
 

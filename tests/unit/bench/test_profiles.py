@@ -5,11 +5,11 @@ from collections import Counter
 from bench.profiles import by_function, by_part
 
 _RUN = "run (asyncio/runners.py:118)"
-_STREAM = f"{_RUN};stream (services/gateway/streams.py:90)"
+_STREAM = f"{_RUN};stream (services/gateway/requests/streaming.py:90)"
 _STACKS = (
     (f"{_STREAM};send (uvicorn/protocols/http/httptools_impl.py:480)", 5),
     (_STREAM, 2),
-    (f"{_RUN};stream (services/gateway/streams.py:97)", 1),
+    (f"{_RUN};stream (services/gateway/requests/streaming.py:97)", 1),
     (_RUN, 1),
     (f"{_RUN};__init__ (<string>:3)", 1),
 )
@@ -21,5 +21,5 @@ def test_a_sample_counts_for_the_part_that_ran() -> None:
 
 def test_a_sample_counts_for_the_function_that_ran_whichever_its_line() -> None:
     counts = by_function(_STACKS)
-    assert counts["stream (services/gateway/streams.py)"] == 3
+    assert counts["stream (services/gateway/requests/streaming.py)"] == 3
     assert counts.total() == 10

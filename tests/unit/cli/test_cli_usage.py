@@ -13,8 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from services.common.errors import NotFound, Unavailable
-from services.common.interceptors import ServiceInterceptor
-from services.common.rpc import Context
+from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.rpc.types import Context
 from stack.auth.v1 import keys_pb2, keys_pb2_grpc
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc

@@ -13,8 +13,8 @@ import pytest
 from grpc import aio
 
 from services.common.errors import Unavailable
-from services.common.interceptors import ServiceInterceptor
-from services.common.rpc import Context
+from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.rpc.types import Context
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.e2e.stack import Stack, running_stack, say
 from tests.unit.auth.auth_process import ROOT, environment
@@ -33,11 +33,11 @@ class Quota(quota_pb2_grpc.QuotaServiceServicer):
         return self.report
 
     def found(
-        self, kind: "quota_pb2.DisagreementKind.ValueType", *, charged: int, held: int, ledger_charged: int
+        self, kind: "quota_pb2.DiscrepancyKind.ValueType", *, charged: int, held: int, ledger_charged: int
     ) -> None:
         """Add a disagreement to the report."""
-        self.report.disagreements_count += 1
-        self.report.disagreements.add(
+        self.report.discrepancies_count += 1
+        self.report.discrepancies.add(
             key_id="key_1", day="2026-11-22", kind=kind, charged=charged, held=held, ledger_charged=ledger_charged
         )
 
@@ -89,7 +89,7 @@ async def test_agreement_as_json_is_one_object_and_0(service: Service) -> None:
     code, printed, said = await verify(service.target, "--json")
 
     assert (code, said) == (0, "")
-    assert json.loads(printed) == {"ok": True, "key_days": 12, "held": 2, "disagreements_count": 0, "disagreements": []}
+    assert json.loads(printed) == {"ok": True, "key_days": 12, "held": 2, "discrepancies_count": 0, "disagreements": []}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ async def test_agreement_as_json_is_one_object_and_0(service: Service) -> None:
 async def test_a_disagreement_is_one_line_with_both_records_and_its_meaning_and_1(
     service: Service, kind: str, words: list[str]
 ) -> None:
-    value = quota_pb2.DisagreementKind.Value(f"DISAGREEMENT_KIND_{kind}")
+    value = quota_pb2.DiscrepancyKind.Value(f"DISCREPANCY_KIND_{kind}")
     service.quota.found(value, charged=5, held=1, ledger_charged=3)
 
     code, printed, said = await verify(service.target)
@@ -116,7 +116,7 @@ async def test_a_disagreement_is_one_line_with_both_records_and_its_meaning_and_
 
 
 async def test_disagreements_as_json_are_listed_and_1(service: Service) -> None:
-    service.quota.found(quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
+    service.quota.found(quota_pb2.DISCREPANCY_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
     service.quota.found(99, charged=0, held=0, ledger_charged=0)  # type: ignore[arg-type]
 
     code, printed, _ = await verify(service.target, "--json")
@@ -135,14 +135,14 @@ async def test_disagreements_as_json_are_listed_and_1(service: Service) -> None:
         "ok": False,
         "key_days": 12,
         "held": 2,
-        "disagreements_count": 2,
+        "discrepancies_count": 2,
         "disagreements": [first, second],
     }
 
 
 async def test_what_a_report_does_not_name_is_counted(service: Service) -> None:
-    service.quota.found(quota_pb2.DISAGREEMENT_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
-    service.quota.report.disagreements_count = 1_235
+    service.quota.found(quota_pb2.DISCREPANCY_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
+    service.quota.report.discrepancies_count = 1_235
 
     _, printed, _ = await verify(service.target)
 

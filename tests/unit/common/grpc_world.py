@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from services.common import in_process
-from services.common.channel import open_channel
-from services.common.interceptors import ServiceInterceptor
+from services.common.rpc import in_process
+from services.common.rpc.channel import open_channel
+from services.common.rpc.interceptors import ServiceInterceptor
 
 SERVICE = "tests.Echo"
 

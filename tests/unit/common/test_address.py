@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.common import metrics
-from services.common.address import Address, bind, is_local, parse_address, parse_host, reachable
 from services.common.errors import StartError
+from services.common.runtime.address import Address, bind, is_local, parse_address, parse_host, reachable
+from services.common.telemetry import metrics
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import REGISTRY
 
-from services.common.batch import Batcher
+from services.common.concurrency.batch import Batcher
 from services.common.errors import Unavailable
 
 

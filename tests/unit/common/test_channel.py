@@ -7,7 +7,7 @@ from typing import Any
 
 from grpc import aio
 
-from services.common.channel import open_channel
+from services.common.rpc.channel import open_channel
 from tests.unit.common.dns_world import ADDRESSES, Replica, resolving
 from tests.unit.common.grpc_world import unary
 

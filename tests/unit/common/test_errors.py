@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from services.common import errors
-from services.common.channel import open_channel
 from services.common.errors import InternalError, ServiceError, Unavailable, rpc_errors
-from services.common.rpc import Context
+from services.common.rpc.channel import open_channel
+from services.common.rpc.types import Context
 from tests.unit.common.grpc_world import served, served_in_process, socket_path, stream, unary
 
 KINDS = sorted(ServiceError.__subclasses__(), key=lambda kind: kind.__name__)

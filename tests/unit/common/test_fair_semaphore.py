@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from services.common.fair_semaphore import FairSemaphore, QueueFull
+from services.common.concurrency.fair_semaphore import FairSemaphore, QueueFull
 
 
 def _semaphore(

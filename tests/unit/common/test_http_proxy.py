@@ -3,7 +3,7 @@
 import pytest
 
 from services.common.errors import StartError
-from services.common.http_proxy import Proxy, proxy_for
+from services.common.runtime.http_proxy import Proxy, proxy_for
 
 GROQ = "https://api.groq.com"
 PROXY = Proxy("http://proxy:3128")

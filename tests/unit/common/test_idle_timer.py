@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.common.idle_timer import IdleTimer
+from services.common.concurrency.idle_timer import IdleTimer
 
 
 class Fired:

@@ -10,12 +10,14 @@ import grpc
 import pytest
 from grpc import aio
 
-from services.common import in_process, process, tracing
-from services.common.channel import open_channel
 from services.common.errors import InternalError, NotFound, Unavailable, rpc_errors
-from services.common.rpc import Context
-from services.common.server import GrpcServer
-from services.common.settings import ServiceSettings
+from services.common.rpc import in_process
+from services.common.rpc.channel import open_channel
+from services.common.rpc.server import GrpcServer
+from services.common.rpc.types import Context
+from services.common.runtime import process
+from services.common.runtime.settings import ServiceSettings
+from services.common.telemetry import tracing
 from tests.e2e.collector import Exported, running_collector
 from tests.unit.common.grpc_world import SERVICE, served, served_in_process, socket_path, stream, table, unary
 
@@ -23,13 +25,13 @@ _SECONDS = 10
 """More than anything here takes; what takes longer hangs."""
 _DEADLINE_SECONDS = 0.5
 
-Wire = Callable[..., AbstractAsyncContextManager[aio.Channel]]
+HTTPTransport = Callable[..., AbstractAsyncContextManager[aio.Channel]]
 
 
 @pytest.fixture(params=[served, served_in_process], ids=["grpc", "in process"])
-def wire(request: pytest.FixtureRequest) -> Wire:
+def wire(request: pytest.FixtureRequest) -> HTTPTransport:
     """Give what serves behaviours, over gRPC and without a wire."""
-    chosen: Wire = request.param
+    chosen: HTTPTransport = request.param
     return chosen
 
 
@@ -92,12 +94,12 @@ async def _rest(call: Any) -> list[bytes]:
     return [answer async for answer in call]
 
 
-async def test_a_call_is_answered(wire: Wire) -> None:
+async def test_a_call_is_answered(wire: HTTPTransport) -> None:
     async with wire(echo=_echo) as channel:
         assert await unary(channel, "echo")(b"hello", timeout=_SECONDS) == b"you said hello"
 
 
-async def test_a_stream_is_answered_in_order_to_its_end(wire: Wire) -> None:
+async def test_a_stream_is_answered_in_order_to_its_end(wire: HTTPTransport) -> None:
     async def stream_letters(request: bytes, context: Context) -> AsyncIterator[bytes]:
         for letter in request.decode():
             yield letter.encode()
@@ -107,7 +109,7 @@ async def test_a_stream_is_answered_in_order_to_its_end(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_an_error_of_the_tree_arrives_with_its_reason_and_facts(wire: Wire, is_stream: bool) -> None:
+async def test_an_error_of_the_tree_arrives_with_its_reason_and_facts(wire: HTTPTransport, is_stream: bool) -> None:
     sent = NotFound('no model "é"', reason="model_not_found", metadata={"param": "model", "empty": ""})
 
     async def fail(request: bytes, context: Context) -> bytes:
@@ -126,7 +128,7 @@ async def test_an_error_of_the_tree_arrives_with_its_reason_and_facts(wire: Wire
 
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_defect_arrives_as_internal_without_its_words(
-    wire: Wire, is_stream: bool, caplog: pytest.LogCaptureFixture
+    wire: HTTPTransport, is_stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(request: bytes, context: Context) -> bytes:
         raise ValueError("the secret of somebody")
@@ -143,7 +145,7 @@ async def test_a_defect_arrives_as_internal_without_its_words(
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_deadline_ends_the_call_and_cancels_its_handler(wire: Wire, is_stream: bool) -> None:
+async def test_a_deadline_ends_the_call_and_cancels_its_handler(wire: HTTPTransport, is_stream: bool) -> None:
     endless = Endless()
     async with wire(wait=endless.unary, stream_wait=endless.stream, echo=_echo) as channel:
         await unary(channel, "echo")(
@@ -163,7 +165,7 @@ async def test_who_is_too_late_to_ask_is_not_answered() -> None:
         assert await _status(unary(channel, "echo")(b"", timeout=0)) is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_streams_deadline_closes_its_handler_while_nobody_reads(wire: Wire) -> None:
+async def test_a_streams_deadline_closes_its_handler_while_nobody_reads(wire: HTTPTransport) -> None:
     counting = Counting()
     async with wire(stream_more=counting.stream, echo=_echo) as channel:
         await unary(channel, "echo")(b"", timeout=_SECONDS)
@@ -175,7 +177,7 @@ async def test_a_streams_deadline_closes_its_handler_while_nobody_reads(wire: Wi
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_cancelling_the_caller_cancels_the_handler(wire: Wire, is_stream: bool) -> None:
+async def test_cancelling_the_caller_cancels_the_handler(wire: HTTPTransport, is_stream: bool) -> None:
     endless = Endless()
     heard = asyncio.Event()
     async with wire(wait=endless.unary, stream_wait=endless.stream) as channel:
@@ -196,7 +198,7 @@ async def test_cancelling_the_caller_cancels_the_handler(wire: Wire, is_stream: 
         await _soon(endless.was_cancelled.wait())
 
 
-async def test_a_stream_that_its_reader_leaves_closes_its_handler(wire: Wire) -> None:
+async def test_a_stream_that_its_reader_leaves_closes_its_handler(wire: HTTPTransport) -> None:
     counting = Counting()
     async with wire(stream_more=counting.stream) as channel:
         call = stream(channel, "stream_more")(b"")
@@ -210,7 +212,7 @@ async def test_a_stream_that_its_reader_leaves_closes_its_handler(wire: Wire) ->
         assert await _soon(call.code()) is grpc.StatusCode.CANCELLED
 
 
-async def test_a_stream_that_is_cancelled_while_its_reader_waits_ends_both(wire: Wire) -> None:
+async def test_a_stream_that_is_cancelled_while_its_reader_waits_ends_both(wire: HTTPTransport) -> None:
     endless = Endless()
     async with wire(stream_wait=endless.stream) as channel:
         call = stream(channel, "stream_wait")(b"")
@@ -224,7 +226,7 @@ async def test_a_stream_that_is_cancelled_while_its_reader_waits_ends_both(wire:
 
 
 async def test_a_deadline_leaves_no_cancellation_with_the_reader_of_a_handler_that_answers_all_the_same(
-    wire: Wire,
+    wire: HTTPTransport,
 ) -> None:
     was_closed = asyncio.Event()
 
@@ -251,7 +253,7 @@ async def _stubborn_answer() -> bytes:
     return b"never"
 
 
-async def test_cancelling_a_stream_that_ended_does_nothing(wire: Wire) -> None:
+async def test_cancelling_a_stream_that_ended_does_nothing(wire: HTTPTransport) -> None:
     async def stream_one(request: bytes, context: Context) -> AsyncIterator[bytes]:
         yield b"one"
 
@@ -290,13 +292,13 @@ async def test_what_its_own_service_cancels_is_cancelled_for_the_caller_who_goes
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_an_unknown_method_is_unimplemented(wire: Wire, is_stream: bool) -> None:
+async def test_an_unknown_method_is_unimplemented(wire: HTTPTransport, is_stream: bool) -> None:
     async with wire(echo=_echo) as channel:
         call = _rest(stream(channel, "stream_nothing")(b"")) if is_stream else unary(channel, "nothing")(b"")
         assert await _status(call) is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_metadata_arrives(wire: Wire) -> None:
+async def test_metadata_arrives(wire: HTTPTransport) -> None:
     async def tell(request: bytes, context: Context) -> bytes:
         return str(dict(context.invocation_metadata() or ())["x-told"]).encode()
 
@@ -306,7 +308,7 @@ async def test_metadata_arrives(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("name", ["echo", "fail", "stream_one", "stream_fail"])
-async def test_who_asks_is_told_of_a_calls_end_once_and_of_its_status(wire: Wire, name: str) -> None:
+async def test_who_asks_is_told_of_a_calls_end_once_and_of_its_status(wire: HTTPTransport, name: str) -> None:
     """What `TracedChannel` needs."""
 
     async def fail(request: bytes, context: Context) -> bytes:
@@ -351,7 +353,9 @@ class _Tree:
         return found
 
 
-async def test_a_callees_span_is_its_callers_child_and_not_the_parent_of_what_the_caller_does_next(wire: Wire) -> None:
+async def test_a_callees_span_is_its_callers_child_and_not_the_parent_of_what_the_caller_does_next(
+    wire: HTTPTransport,
+) -> None:
     async def work(request: bytes, context: Context) -> bytes:
         with tracing.span("work of the callee"):
             return b""
@@ -407,7 +411,9 @@ async def test_a_real_server_answers_its_process_and_the_wire_alike_until_it_is_
     server.grpc.add_registered_method_handlers(SERVICE, table(echo=_echo))
     server.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, table(echo=_echo)),))
     stopping = process.StopSignal()
-    serving = asyncio.get_running_loop().create_task(server.run([SERVICE]), context=process.stop_with(stopping))
+    serving = asyncio.get_running_loop().create_task(
+        server.run([SERVICE]), context=process.with_shutdown_event(stopping)
+    )
     async with open_channel(f"unix:{path}") as inside, aio.insecure_channel(f"unix:{path}") as outside:
         assert isinstance(inside, in_process.InProcessChannel)
         await _soon(inside.channel_ready())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.common.line_writer import LineWriter
+from services.common.telemetry.line_writer import LineWriter
 
 
 @pytest.fixture

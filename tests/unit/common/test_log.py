@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.common.log import JSONLine, QueueingHandler, failure
+from services.common.telemetry.log import JSONLine, QueueingHandler, failure
 
 
 def _line(level: int = logging.INFO, message: str = "request", **members: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from grpc import StatusCode, aio
 
-from services.common.channel import open_channel
-from services.common.patient_channel import PATIENCE_SECONDS
+from services.common.rpc.channel import open_channel
+from services.common.rpc.failover_channel import FAILOVER_SECONDS
 from tests.unit.common.dns_world import ADDRESSES, Replica, Resolver, resolving
 from tests.unit.common.grpc_world import SERVICE, stream, unary
 
@@ -65,7 +65,7 @@ async def _until_refused(ask: Any) -> None:
 async def _leave(replica: Replica) -> None:
     """Do what a draining service does: say so, go on for a while that is longer than calls wait, and stop."""
     await replica.drain()
-    await asyncio.sleep(PATIENCE_SECONDS + 0.5)
+    await asyncio.sleep(FAILOVER_SECONDS + 0.5)
     await replica.stop(1)
 
 
@@ -98,7 +98,7 @@ async def test_a_stream_ends_where_it_began_while_new_calls_go_to_the_successor(
 async def test_calls_fail_at_once_when_nobody_came_for_a_while(names: Resolver, channel: aio.Channel) -> None:
     ask = unary(channel, "ask")
     seconds = [(await _refusal(ask(b"", timeout=5)))[1] for _ in range(3)]
-    assert PATIENCE_SECONDS < sum(seconds) < PATIENCE_SECONDS + 1
+    assert FAILOVER_SECONDS < sum(seconds) < FAILOVER_SECONDS + 1
     assert seconds[-1] < 0.5
 
 
@@ -215,7 +215,7 @@ async def test_closing_ends_the_search_and_refuses_who_waits_for_it(names: Resol
         waiting = asyncio.create_task(_refusal(unary(channel, "ask")(b"")))
         await asyncio.sleep(0.5)
     _, seconds = await waiting
-    assert seconds < PATIENCE_SECONDS
+    assert seconds < FAILOVER_SECONDS
 
 
 async def test_streams_of_requests_go_to_the_successor_too(names: Resolver, channel: aio.Channel, old: Replica) -> None:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from services.common.priority_lock import PriorityLock
+from services.common.concurrency.priority_lock import PriorityLock
 
 
 async def _settle() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.auth import server as auth
-from services.common.database import open_database
-from services.common.private_files import open_private, restrict_all
-from services.common.secret_file import read_or_create
+from services.common.db.database import open_database
+from services.common.runtime.private_files import open_private, restrict_all
+from services.common.runtime.secret_file import read_or_create
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from services.auth.settings import AuthSettings
-from services.common import log, process
 from services.common.errors import StartError
-from services.common.settings import ServiceSettings
+from services.common.runtime import process
+from services.common.runtime.settings import ServiceSettings
+from services.common.telemetry import log
 from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
 from services.quota.settings import QuotaSettings

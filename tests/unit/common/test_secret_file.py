@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import StartError
-from services.common.secret_file import read_or_create
+from services.common.runtime.secret_file import read_or_create
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
 from pathlib import Path
-from services.common.secret_file import read_or_create
+from services.common.runtime.secret_file import read_or_create
 print("ready", flush=True)
 sys.stdin.readline()
 print(read_or_create(Path(sys.argv[1])))

@@ -13,11 +13,11 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.common.channel import open_channel
 from services.common.errors import StartError
-from services.common.rpc import Context
-from services.common.server import LIVENESS, GrpcServer
-from services.common.settings import ServiceSettings
+from services.common.rpc.channel import open_channel
+from services.common.rpc.server import LIVENESS, GrpcServer
+from services.common.rpc.types import Context
+from services.common.runtime.settings import ServiceSettings
 from tests.unit.common.grpc_world import handlers, socket_path, stream, unary
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

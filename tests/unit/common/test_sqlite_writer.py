@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from services.common import sqlite_writer
-from services.common.sqlite_writer import SQLiteWriter
+from services.common.db import sqlite_writer
+from services.common.db.sqlite_writer import SQLiteWriter
 
 _connect = partial(sqlite3.connect, check_same_thread=False)
 

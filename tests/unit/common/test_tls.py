@@ -17,13 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
-from services.common import health
-from services.common.channel import open_channel
 from services.common.errors import PermissionDenied, StartError, Unavailable, from_rpc
-from services.common.rpc import Context
-from services.common.server import GrpcServer
-from services.common.settings import ServiceSettings
-from services.common.tls import Certificates, identity
+from services.common.rpc import health
+from services.common.rpc.channel import open_channel
+from services.common.rpc.server import GrpcServer
+from services.common.rpc.tls import Certificates, identity
+from services.common.rpc.types import Context
+from services.common.runtime.settings import ServiceSettings
 from tests.certificates import Issued
 from tests.e2e.stack import free_port
 from tests.unit.common.grpc_world import SERVICE, handlers, stream, unary
@@ -53,7 +53,7 @@ class World:
         server.grpc.add_generic_rpc_handlers((handlers(**self.behaviours),))
         async with server:
             task = asyncio.create_task(server.run([]))
-            await _until_ready(health.beside(self.address))
+            await _until_ready(health.default_health_address(self.address))
             yield
             signal.raise_signal(signal.SIGTERM)
             await asyncio.wait_for(task, 10)
@@ -158,7 +158,7 @@ async def test_a_caller_does_not_talk_to_a_service_that_is_another_than_it_wants
 
 
 async def test_only_health_is_answered_without_a_certificate_and_only_on_its_own_port(world: World) -> None:
-    async with world.running(), open_channel(health.beside(world.address)) as channel:
+    async with world.running(), open_channel(health.default_health_address(world.address)) as channel:
         for name in ("", health.LIVENESS):
             stub: Any = health_pb2_grpc.HealthStub(channel)
             assert (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status == 1
@@ -170,7 +170,7 @@ async def test_a_service_that_still_waits_for_something_is_alive_and_not_ready(w
     # As the kubelet asks: our own channels are led by health themselves and would not come through.
     async with (
         GrpcServer(world.address, ServiceSettings(**world.files)),
-        aio.insecure_channel(health.beside(world.address)) as channel,
+        aio.insecure_channel(health.default_health_address(world.address)) as channel,
     ):
         stub: Any = health_pb2_grpc.HealthStub(channel)
         answers = [
@@ -204,8 +204,8 @@ async def test_a_change_of_authority_needs_no_restart_and_ends_no_call(world: Wo
 
 async def test_a_stream_outlives_the_channel_that_it_began_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A watch lasts for days; the channel of a certificate that was renewed is forgotten after minutes."""
-    monkeypatch.setattr("services.common.forwarding_channel._RETIRE_SECONDS", 0.1)
-    monkeypatch.setattr("services.common.tls._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("services.common.rpc.forwarding_channel._RETIRE_SECONDS", 0.1)
+    monkeypatch.setattr("services.common.rpc.tls._LOOK_SECONDS", 0.0)
     caller, going_on = world.caller("gateway"), asyncio.Event()
 
     async def stream_slow(request: bytes, context: Context) -> AsyncIterator[bytes]:
@@ -241,7 +241,7 @@ def test_files_that_cannot_be_used_are_told_once_and_again_when_they_break_again
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     issued = Issued(tmp_path, "auth").issue(trustme.CA())
-    monkeypatch.setattr("services.common.tls._LOOK_SECONDS", 0)
+    monkeypatch.setattr("services.common.rpc.tls._LOOK_SECONDS", 0)
     certificates = Certificates(issued.files)
     key = issued.files.key.read_bytes()
     for _ in range(2):
@@ -257,7 +257,7 @@ def test_files_that_cannot_be_used_are_told_once_and_again_when_they_break_again
 def test_files_that_are_only_half_replaced_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     issued = Issued(tmp_path, "auth").issue(authority)
-    monkeypatch.setattr("services.common.tls._LOOK_SECONDS", 0)
+    monkeypatch.setattr("services.common.rpc.tls._LOOK_SECONDS", 0)
     certificates = Certificates(issued.files)
     first = certificates.current()
 

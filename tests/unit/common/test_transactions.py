@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import text
 
 import services.auth
-from services.common import database
+from services.common.db import database
+from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
-from services.common.transactions import Transactions, deadline
 
 
 def _unavailable() -> Unavailable:
@@ -125,7 +125,7 @@ async def test_siblings_on_one_sqlite_file_write_from_what_they_read_one_after_t
         siblings = [
             Transactions(
                 await stack.enter_async_context(
-                    database.open_database(url, migrations=migrations, version_table="version", has_siblings=True)
+                    database.open_database(url, migrations=migrations, version_table="version", reuse_port=True)
                 ),
                 unavailable=_unavailable,
             )

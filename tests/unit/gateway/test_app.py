@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.common.errors import Unavailable
-from services.gateway.cors import CORSPolicy
+from services.gateway.apis.receipts import Receipts
+from services.gateway.apis.routes import API
 from services.gateway.dependencies import Dependencies
-from services.gateway.http.write_flow import ClientStalled
-from services.gateway.receipts import Receipts
-from services.gateway.routes import API
+from services.gateway.http.cors import CORSPolicy
+from services.gateway.http_server.write_flow import ClientStalled
+from services.gateway.requests.shutdown import RequestsInFlight
 from services.gateway.server import Readiness, build_app
-from services.gateway.shutdown import RequestsInFlight
 
 _ORIGIN = "https://app.example"
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest, TooLarge
-from services.gateway.chat_limits import ChatLimits
-from services.gateway.openai import parse_chat
-from services.gateway.pipeline import Chat
+from services.gateway.apis.chat_completions.limits import ChatLimits
+from services.gateway.apis.chat_completions.request import parse_chat
+from services.gateway.clients.translate import chat_request
+from services.gateway.requests.pipeline import Chat
 from services.gateway.settings import GatewaySettings
-from services.gateway.translate import chat_request
 
 _USER = {"role": "user", "content": "hi"}
 _PART = {"type": "text", "text": "a"}

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from services.gateway.credentials import client_address
+from services.gateway.http.bearer import client_address
 from services.gateway.settings import GatewaySettings
 
 

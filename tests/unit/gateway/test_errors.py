@@ -5,8 +5,8 @@ import json
 import pytest
 
 from services.common import errors
-from services.gateway.errors import duration, http_error, rate_limit_headers
-from services.gateway.pipeline import LimitReached, RateLimit
+from services.gateway.http.errors import duration, http_error, rate_limit_headers
+from services.gateway.requests.pipeline import LimitReached, RateLimit
 
 
 @pytest.mark.parametrize(

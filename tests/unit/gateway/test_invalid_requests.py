@@ -3,9 +3,9 @@
 import pytest
 
 from services.common.errors import Throttled
-from services.gateway import invalid_requests
-from services.gateway.invalid_requests import InvalidRequestLimiter
-from tests.unit.gateway.authority import ManualClock
+from services.gateway.requests import invalid_requests
+from services.gateway.requests.invalid_requests import InvalidRequestLimiter
+from tests.unit.gateway.auth_client import ManualClock
 
 _HERE, _ELSEWHERE = "192.0.2.1", "192.0.2.2"
 

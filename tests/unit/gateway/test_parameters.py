@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest
-from services.gateway.openai import parse_chat
-from services.gateway.parameters import PARAMETERS
+from services.gateway.apis.chat_completions.parameters import PARAMETERS
+from services.gateway.apis.chat_completions.request import parse_chat
 
 _USER = {"role": "user", "content": "hi"}
 _DOCS = Path(__file__).parents[3] / "docs" / "parameters.md"
@@ -21,8 +21,8 @@ def _sent(**members: Any) -> dict[str, Any]:
 
 def test_the_page_of_parameters_says_what_the_code_does() -> None:
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.*) \|$", _DOCS.read_text(), flags=re.MULTILINE)
-    told = {name: (fate, why) for name, fate, why in rows if name != "messages"}
-    assert told == {name: (one.fate.value, one.why) for name, one in PARAMETERS.items()}
+    told = {name: (policy, why) for name, policy, why in rows if name != "messages"}
+    assert told == {name: (one.policy.value, one.why) for name, one in PARAMETERS.items()}
 
 
 @pytest.mark.parametrize(

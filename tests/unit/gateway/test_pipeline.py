@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest, ServiceError, Unavailable
-from services.gateway.pipeline import (
+from services.gateway.requests.pipeline import (
     Chat,
     Completion,
     Departure,
@@ -25,7 +25,7 @@ _RATE_LIMIT = RateLimit(10, 0, 1, 86_400)
 _CHAT = Chat({"messages": [{"role": "user", "content": "hi"}]}, stream=False)
 
 
-class Principals:
+class Authenticator:
     """Nobody is asked here."""
 
     async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
@@ -101,7 +101,7 @@ def _pipeline(quota: ScriptedQuota, *parts: Any) -> Pipeline:
 def _over(quota: ScriptedQuota, inference: ScriptedInference, **bounds: float) -> Pipeline:
     numbers = itertools.count(2)
     limits: dict[str, Any] = {"abandoned_max": 10, "abandoned_seconds": 10, **bounds}
-    return Pipeline(Principals(), quota, inference, new_request_id=lambda: f"req_{next(numbers)}", **limits)
+    return Pipeline(Authenticator(), quota, inference, new_request_id=lambda: f"req_{next(numbers)}", **limits)
 
 
 async def until(condition: Callable[[], bool]) -> None:

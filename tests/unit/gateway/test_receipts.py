@@ -13,14 +13,14 @@ from grpc import aio
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from services.common.channel import open_channel
 from services.common.errors import NotFound, Unavailable
-from services.common.interceptors import ServiceInterceptor
-from services.common.rpc import Context
-from services.gateway import routes
-from services.gateway.ledger_backend import GrpcCounters, GrpcLedger
-from services.gateway.pipeline import Principal
-from services.gateway.receipts import Receipts, iso_time
+from services.common.rpc.channel import open_channel
+from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.rpc.types import Context
+from services.gateway.apis import routes
+from services.gateway.apis.receipts import Receipts, iso_time
+from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
+from services.gateway.requests.pipeline import Principal
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.redaction import loggable_path, redacted
+from services.gateway.http.redaction import loggable_path, redacted
 
 _KEY = "sk_stk_a7Kq0ZxW3bN9vT5rY1mC8dE2fG4hJ6kLpQsUt0Rz"
 _REQUEST = "req_01ARZ3NDEKTSV4RRFFQ69G5FAV"

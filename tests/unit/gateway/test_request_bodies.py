@@ -8,9 +8,9 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from services.common.byte_budget import ByteBudget
+from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import Throttled, TooLarge, Unavailable
-from services.gateway.request_bodies import RequestBodies
+from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.settings import GatewaySettings
 
 

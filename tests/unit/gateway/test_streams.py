@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from services.gateway.disconnect import DisconnectMonitor
-from services.gateway.http.write_flow import ClientStalled
-from services.gateway.lifelines import Lifeline
-from services.gateway.pipeline import Departure
-from services.gateway.streams import begin_stream
-from tests.unit.gateway.authority import KEY, settle
+from services.gateway.http_server.write_flow import ClientStalled
+from services.gateway.keys.revocation import Revocation
+from services.gateway.requests.disconnect import DisconnectMonitor
+from services.gateway.requests.pipeline import Departure
+from services.gateway.requests.streaming import begin_stream
+from tests.unit.gateway.auth_client import KEY, settle
 
 
 class Upstream:
@@ -69,7 +69,7 @@ class World:
     """One stream of one client."""
 
     def __init__(self) -> None:
-        self.upstream, self.browser, self.lifeline = Upstream(), Browser(), Lifeline("key_1", KEY)
+        self.upstream, self.browser, self.revocation = Upstream(), Browser(), Revocation("key_1", KEY)
         self.client = DisconnectMonitor()
         self.client.cancel_on_departure()
 
@@ -77,7 +77,7 @@ class World:
         """Send the stream to the browser, to its end."""
         stream = self.upstream.events()
         with self.client.watching(self.browser.receive):
-            response = await begin_stream(stream, {"x-own": "1"}, self.client, self.lifeline, heartbeat_seconds=60)
+            response = await begin_stream(stream, {"x-own": "1"}, self.client, self.revocation, heartbeat_seconds=60)
         if not self.client.has_left:
             await response({"type": "http"}, self.browser.receive, self.browser.send)
 
@@ -113,7 +113,7 @@ async def test_a_cut_ends_the_answer_and_the_call_at_once() -> None:
     world = World()
     async with _answering(world):
         await world.tell([b"1"])
-        world.lifeline.cut()
+        world.revocation.cancel()
         await settle()
         assert world.browser.is_complete
     assert world.client.departure is Departure.KEY_REVOKED
@@ -126,7 +126,7 @@ async def test_a_cut_ends_the_answer_and_the_call_at_once() -> None:
 async def test_a_cut_before_the_first_event_is_a_401() -> None:
     world = World()
     async with _answering(world):
-        world.lifeline.cut()
+        world.revocation.cancel()
         await settle()
         assert (world.browser.status, world.browser.is_complete) == (401, True)
     _assert_refused(world.browser.body.decode())
@@ -135,7 +135,7 @@ async def test_a_cut_before_the_first_event_is_a_401() -> None:
 
 async def test_a_stream_whose_key_was_revoked_before_it_began_is_a_401() -> None:
     world = World()
-    world.lifeline.cut()
+    world.revocation.cancel()
     await world.tell([b"1"], None)
     async with _answering(world):
         pass
@@ -147,7 +147,7 @@ async def test_a_cut_and_the_end_at_the_same_time_end_the_answer_once() -> None:
     world = World()
     async with _answering(world):
         await world.tell([b"1"])
-        world.lifeline.cut()
+        world.revocation.cancel()
         world.upstream.parts.put_nowait(None)
     assert world.browser.is_complete
     assert len(world.browser.events) == 2
@@ -159,7 +159,7 @@ async def test_a_cut_while_a_write_is_under_way_lets_it_end_and_sends_nothing_mo
         await world.tell([b"1"])
         world.browser.gate.clear()
         await world.tell([b"2"], [b"3"])
-        world.lifeline.cut()
+        world.revocation.cancel()
         await settle()
         world.browser.gate.set()
         await world.tell([b"4"], None)
@@ -187,7 +187,7 @@ async def test_a_cut_stream_whose_client_reads_nothing_is_ended_too() -> None:
     async with _answering(world):
         await world.tell([b"1"])
         world.browser.is_stalled = True
-        world.lifeline.cut()
+        world.revocation.cancel()
     assert world.client.departure is not None
     assert world.upstream.is_closed
 

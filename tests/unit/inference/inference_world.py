@@ -12,24 +12,24 @@ from typing import Any
 from grpc import aio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.common import database
-from services.common.byte_budget import ByteBudget
-from services.common.channel import open_channel
-from services.common.clock import SystemClock
+from services.common.concurrency.byte_budget import ByteBudget
+from services.common.db import database
 from services.common.errors import rpc_errors
-from services.common.interceptors import ServiceInterceptor
-from services.inference import store as store_module
+from services.common.rpc.channel import open_channel
+from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.runtime.clock import SystemClock
 from services.inference import translate
 from services.inference.catalogue import Catalogue
 from services.inference.chat import ChatCall, RequestContext
-from services.inference.completions import Completions, Timeouts
-from services.inference.concurrency import ConcurrencyLimiter
-from services.inference.key_check import KeyCheck
-from services.inference.key_pool import KeyPool
-from services.inference.ledger import Ledger, LedgerRow
-from services.inference.service import InferenceService, UsageService
-from services.inference.store import SQLLedgerStore
-from services.inference.upstream import ModelLister, Upstream
+from services.inference.keys.check import KeyCheck
+from services.inference.keys.pool import KeyPool
+from services.inference.ledger import store as store_module
+from services.inference.ledger.store import SQLLedgerStore
+from services.inference.ledger.writer import Ledger, LedgerRow
+from services.inference.requests.concurrency import ConcurrencyLimiter
+from services.inference.requests.lifecycle import Completions, Timeouts
+from services.inference.requests.upstream import ModelLister, Upstream
+from services.inference.rpc import InferenceService, UsageService
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
 from tests.unit.inference.upstream import OSS, calling
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.inference.catalogue import Catalogue
-from services.inference.chat import Members
+from services.inference.chat import JSONObject
 from tests.unit.inference.manual_clock import ManualClock
 
 ALIASES = {"old": "new", "listed-alias": "elsewhere"}
@@ -22,10 +22,10 @@ class Listing:
     names: list[str] = field(default_factory=lambda: ["new", "listed-alias"])
     is_away: bool = False
     hangs: bool = False
-    extra: Members = field(default_factory=dict)
+    extra: JSONObject = field(default_factory=dict)
     asked: int = 0
 
-    async def list_models(self) -> list[Members]:
+    async def list_models(self) -> list[JSONObject]:
         """List, or fail."""
         self.asked += 1
         await asyncio.sleep(60 if self.hangs else 0)
@@ -106,7 +106,7 @@ async def test_no_request_waits_for_a_list_that_hangs(listing: Listing) -> None:
     refreshing.cancel()
 
 
-def names_of(listed: list[Members]) -> list[str]:
+def names_of(listed: list[JSONObject]) -> list[str]:
     """Return the models' names."""
     return [str(model["id"]) for model in listed]
 

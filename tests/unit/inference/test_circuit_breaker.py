@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.inference.circuit_breaker import CircuitBreaker
+from services.inference.keys.circuit_breaker import CircuitBreaker
 
 NOW = 1_000.0
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from services.common.errors import Throttled, Unavailable
-from services.inference.concurrency import ConcurrencyLimiter
+from services.inference.requests.concurrency import ConcurrencyLimiter
 
 
 class Calls:

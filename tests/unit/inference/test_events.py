@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.inference.chat import Usage, UsageSource
-from services.inference.events import EventShaper, shape_completion
+from services.inference.groq.events import EventShaper, shape_completion
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "queue_time": 0.1}
 PLACES = ("top", "x_groq", "last")
@@ -134,7 +134,7 @@ def test_usage_reported_again_after_the_end_is_not_told_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "pieces"),
+    ("members", "output_chunks"),
     [
         ({"role": "assistant", "content": ""}, 0),
         ({}, 0),
@@ -145,10 +145,10 @@ def test_usage_reported_again_after_the_end_is_not_told_again() -> None:
         ({"executed_tools": [{"index": 0}]}, 1),
     ],
 )
-def test_only_events_that_carry_output_are_pieces(members: dict[str, Any], pieces: int) -> None:
+def test_only_events_that_carry_output_are_pieces(members: dict[str, Any], output_chunks: int) -> None:
     shaper, _ = shaped([chunk([delta(**members)])], asks_for_usage=False)
 
-    assert shaper.pieces == pieces
+    assert shaper.output_chunks == output_chunks
 
 
 def test_an_answer_in_one_piece_has_our_id_and_no_groq_member() -> None:
@@ -194,14 +194,14 @@ def test_usage_is_read_from_whatever_groq_reports(members: dict[str, Any], usage
 def test_every_member_that_says_something_is_output(delta_members: dict[str, Any]) -> None:
     shaper, _ = shaped([chunk([delta(**delta_members)])] * 5, asks_for_usage=False)
 
-    assert shaper.pieces == 5
+    assert shaper.output_chunks == 5
 
 
 @pytest.mark.parametrize("delta_members", [{}, {"role": "assistant", "content": ""}, {"content": None, "channel": "a"}])
 def test_roles_channels_and_empty_members_are_no_output(delta_members: dict[str, Any]) -> None:
     shaper, _ = shaped([chunk([delta(**delta_members)])], asks_for_usage=False)
 
-    assert (shaper.pieces, shaper.is_answer) == (0, False)
+    assert (shaper.output_chunks, shaper.is_answer) == (0, False)
 
 
 def test_a_stream_that_finishes_is_an_answer_and_with_its_usage_a_complete_one() -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from services.common.errors import InvalidRequest, Unavailable
 from services.inference.chat import TOKENS_MAX, Usage
-from services.inference.groq_json import ChunkDecoder, checked, decode_object
+from services.inference.groq.decoding import ChunkDecoder, checked, decode_object
+from services.inference.groq.errors import UpstreamInvalid
+from services.inference.groq.refusals import from_status
 from services.inference.metrics import IMPLAUSIBLE_COUNTS
-from services.inference.refusals import from_status
-from services.inference.upstream_errors import UpstreamInvalid
 
 ODD: list[Any] = [5, 1.5, True, "text", [], ["x"], {"a": 1}, None]
 

@@ -6,8 +6,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 import pytest
 
 from services.common.errors import DeadlineExceeded, InvalidRequest, ServiceError
-from services.inference.key_pool import KeyLease, KeyPool
-from services.inference.upstream_errors import (
+from services.inference.groq.errors import (
     CallResult,
     KeyLimited,
     KeyRefused,
@@ -16,6 +15,7 @@ from services.inference.upstream_errors import (
     UpstreamFailed,
     UpstreamInvalid,
 )
+from services.inference.keys.pool import KeyLease, KeyPool
 from tests.unit.inference.manual_clock import ManualClock
 
 ACCOUNT = "acc_1"

@@ -9,7 +9,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.inference.chat import Verdict
-from services.inference.ledger import Ledger, LedgerRow, LedgerStore
+from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore
 from tests.contracts.ledger_store import ROW, rows
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.rate_limits import cooldown_after_answer, cooldown_after_limit, duration, retry_after
+from services.inference.groq.rate_limits import cooldown_after_answer, cooldown_after_limit, duration, retry_after
 from tools.groq_standin.wire import go_duration
 
 TEXT = (

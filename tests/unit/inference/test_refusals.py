@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidRequest, ServiceError, TooLarge
-from services.inference.refusals import from_event, from_status
-from services.inference.upstream_errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
+from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
+from services.inference.groq.refusals import from_event, from_status
 from tools.groq_standin import errors as groq
 
 ASKED = groq.Asked(model="openai/gpt-oss-20b", tokens=12)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.sse import EventReader, ServerSentEvent
-from services.inference.upstream_errors import UpstreamInvalid
+from services.inference.groq.errors import UpstreamInvalid
+from services.inference.groq.sse import EventReader, ServerSentEvent
 
 PROFILE = settings(max_examples=150, deadline=None, database=None)
 LINE_ENDS = [["\n"], ["\r\n"], ["\r"], ["\n", "\r\n"], ["\r", "\r\n"]]
@@ -116,10 +116,10 @@ def test_many_events_may_arrive_together() -> None:
 
 
 def test_an_event_that_arrives_in_many_pieces_takes_time_that_grows_with_its_size_alone() -> None:
-    def seconds(pieces: int) -> float:
+    def seconds(output_chunks: int) -> float:
         reader = EventReader(event_bytes_max=64 * 1024 * 1024)
         began = time.process_time()
-        for _ in range(pieces):
+        for _ in range(output_chunks):
             assert reader.feed(b"x" * 1_000) == []
         assert len(reader.feed(b"\n\ndata: 1\n\n")) == 1
         return time.process_time() - began

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from services.common.errors import DeadlineExceeded, InternalError
-from services.inference.chat import Members, Verdict
-from services.inference.stream_buffer import StreamBuffer
+from services.inference.chat import JSONObject, Verdict
+from services.inference.requests.stream_buffer import StreamBuffer
 
 ONE, TWO = {"n": 1}, {"n": 2}
 
@@ -25,9 +25,9 @@ async def closed(buffer: StreamBuffer, error: Exception | None = None) -> None:
     await asyncio.sleep(0)
 
 
-async def taken(buffer: StreamBuffer) -> list[Members]:
+async def taken(buffer: StreamBuffer) -> list[JSONObject]:
     """Return all events until the end."""
-    events: list[Members] = []
+    events: list[JSONObject] = []
     while (batch := await buffer.take()) is not None:
         events += batch
     return events

@@ -7,12 +7,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from services.common.errors import DeadlineExceeded, InvalidRequest, NotFound, ServiceError, Unavailable
-from services.inference.chat import ChatCall, Lease, Members, Outcome, RequestContext
-from services.inference.concurrency import ConcurrencyLimiter
-from services.inference.key_pool import KeyLease, KeyPool
-from services.inference.request_record import CallerLeft, RequestRecord
-from services.inference.upstream import ModelLister, Upstream
-from services.inference.upstream_errors import (
+from services.inference.chat import ChatCall, JSONObject, Lease, Outcome, RequestContext
+from services.inference.groq.errors import (
     KeyLimited,
     KeyRefused,
     ModelRefused,
@@ -20,6 +16,10 @@ from services.inference.upstream_errors import (
     UpstreamFailed,
     UpstreamInvalid,
 )
+from services.inference.keys.pool import KeyLease, KeyPool
+from services.inference.requests.concurrency import ConcurrencyLimiter
+from services.inference.requests.record import CallerLeft, RequestRecord
+from services.inference.requests.upstream import ModelLister, Upstream
 from tests.unit.inference.manual_clock import ManualClock
 
 CALL = ChatCall({}, "m", asks_for_usage=False)
@@ -62,13 +62,11 @@ class World:
         return RequestRecord(CALL, CONTEXT, clock=self.clock, stream=True)
 
     async def ask(
-        self, *models: str, deadline_seconds: float = 120, is_unheard: Callable[[], bool] = lambda: True
+        self, *models: str, deadline_seconds: float = 120, is_empty: Callable[[], bool] = lambda: True
     ) -> str:
         """Ask for models and return the one that answered."""
         deadline = self.clock.monotonic() + deadline_seconds
-        return await self.upstream.ask(
-            models or ("m",), self._call, self.record, deadline=deadline, is_unheard=is_unheard
-        )
+        return await self.upstream.ask(models or ("m",), self._call, self.record, deadline=deadline, is_empty=is_empty)
 
     @property
     def keys_used(self) -> list[int]:
@@ -127,7 +125,7 @@ async def test_nothing_is_asked_again_once_output_was_heard() -> None:
     world = World(UpstreamFailed())
 
     with pytest.raises(UpstreamFailed):
-        await world.ask("m", "fallback", is_unheard=lambda: False)
+        await world.ask("m", "fallback", is_empty=lambda: False)
 
     assert world.calls == [("m", 0)]
 
@@ -407,7 +405,7 @@ class Listing:
     def __init__(self, good: int | None) -> None:
         self.good = good
 
-    async def list_models(self, lease: Lease) -> list[Members]:
+    async def list_models(self, lease: Lease) -> list[JSONObject]:
         """List, or refuse the key."""
         if lease.key != self.good:
             raise KeyRefused

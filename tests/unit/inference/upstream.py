@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.inference.chat import Members
-from services.inference.provider import GroqProvider, open_groq
+from services.inference.chat import JSONObject
+from services.inference.groq.provider import GroqProvider, open_groq
 from tests.unit.groq_standin.standin_process import OSS as OSS
 from tests.unit.groq_standin.standin_process import StandIn, started
 
@@ -83,8 +83,8 @@ def streaming(text: str) -> bytes:
 
 
 async def batches_of(
-    provider: GroqProvider, text: str, received: list[list[Members]] | None = None
-) -> list[list[Members]]:
+    provider: GroqProvider, text: str, received: list[list[JSONObject]] | None = None
+) -> list[list[JSONObject]]:
     """Return a whole stream, by what arrived together; `received` has what came before it broke."""
     received = [] if received is None else received
     async with provider.stream(streaming(text), AnyLease()) as batches:
@@ -93,7 +93,7 @@ async def batches_of(
     return received
 
 
-def output_of(batches: list[list[Members]]) -> str:
+def output_of(batches: list[list[JSONObject]]) -> str:
     """Return what a stream says."""
     events = [event for batch in batches for event in batch if event["choices"]]
     return "".join(event["choices"][0]["delta"].get("content") or "" for event in events)

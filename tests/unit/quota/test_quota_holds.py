@@ -11,15 +11,15 @@ from services.quota.holds import (
     Denied,
     Held,
     Holds,
+    InitialCounts,
     KeyDay,
     Reservation,
-    Seeds,
     Settlement,
     Unavailable,
-    Unseeded,
+    Uninitialised,
     Verdict,
 )
-from services.quota.store import RedisHoldStore, connect
+from services.quota.redis.store import RedisHoldStore, connect
 from tests.contracts.hold_store import KEY, seed, wish
 from tests.valkey_backend import valkey_server, valkey_url
 
@@ -120,11 +120,11 @@ class MidnightStore(RedisHoldStore):
     """A store whose day passes between the first answer and the second."""
 
     async def reserve(
-        self, reservations: Sequence[Reservation], seeds: Seeds
-    ) -> Sequence[Held | Denied | Unseeded | Unavailable]:
+        self, reservations: Sequence[Reservation], initial_counts: InitialCounts
+    ) -> Sequence[Held | Denied | Uninitialised | Unavailable]:
         """Reserve, then let midnight pass, once."""
-        outcomes = await super().reserve(reservations, seeds)
-        if not seeds:
+        outcomes = await super().reserve(reservations, initial_counts)
+        if not initial_counts:
             self._offset += 86_400
         return outcomes
 

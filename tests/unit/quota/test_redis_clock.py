@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.quota.metrics import CLOCK_STEP
-from services.quota.redis_clock import RedisClock
+from services.quota.redis.clock import RedisClock
 
 HOLD = 180.0
 DAY = 86_400

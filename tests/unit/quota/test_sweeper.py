@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest, Unavailable
-from services.common.tasks import running
+from services.common.runtime.tasks import running
 from services.quota.holds import KeyDay, Settlement, Verdict
 from services.quota.metrics import SWEPT
 from services.quota.sweeper import DayEntries, OverdueHold, Sweeper
@@ -70,7 +70,7 @@ class ScriptedStore:
         """Note days that are removed."""
         self.forgotten += key_days
 
-    async def raise_counter(
+    async def repair_counter(
         self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
     ) -> int:
         """Note a raise and say that all rows were lost charges."""
@@ -247,13 +247,13 @@ async def test_nothing_is_swept_raised_or_found_until_the_clock_was_watched_for_
 
     assert await waiting.sweep() == 0
     assert await waiting.reconcile() == 0
-    assert list((await waiting.verify()).findings) == []
+    assert list((await waiting.verify()).discrepancies) == []
     assert (store.settled, store.raised) == ([], [])
 
     clock.is_watched = True
     assert await waiting.sweep() == 1
     assert await waiting.reconcile() == 2
-    assert len((await waiting.verify()).findings) == 2
+    assert len((await waiting.verify()).discrepancies) == 2
 
 
 async def test_old_days_are_removed_unless_the_clock_has_stepped() -> None:
@@ -300,10 +300,10 @@ async def test_rows_of_holds_that_are_not_swept_yet_are_left_out() -> None:
 
 async def test_a_counter_that_cannot_be_raised_keeps_no_other_from_it(caplog: pytest.LogCaptureFixture) -> None:
     class ChoosyStore(ScriptedStore):
-        async def raise_counter(self, key_day: KeyDay, count: int, **more: Any) -> int:
+        async def repair_counter(self, key_day: KeyDay, count: int, **more: Any) -> int:
             if key_day.key_id == "key_bad":
                 raise InvalidRequest("odd")
-            return await super().raise_counter(key_day, count, **more)
+            return await super().repair_counter(key_day, count, **more)
 
     bad = DayEntries(KeyDay("key_bad", 7), 0, {}, limit=100)
     store = ChoosyStore(batches=[[bad, entries(charged=0)], [entries(charged=0)]])
@@ -337,7 +337,7 @@ async def test_a_comparison_reads_the_ledger_after_the_counters_and_whole() -> N
 
     report = await sweeper(OrderedStore(), OrderedLedger({"req_1": NOW})).verify()
 
-    assert list(report.findings) == []
+    assert list(report.discrepancies) == []
     assert order == ["counters", "old rows", "all rows"]
 
 

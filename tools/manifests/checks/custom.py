@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from services.common.tls import identity
+from services.common.rpc.tls import identity
 from tools.manifests.objects import Object, Objects, Workload, title
 
 _METRICS = "_METRICS_LISTEN"

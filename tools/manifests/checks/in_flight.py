@@ -5,7 +5,7 @@ from types import ModuleType
 
 from prometheus_client import Gauge
 
-from services.common import interceptors
+from services.common.rpc import interceptors
 from services.gateway import metrics as gateway_metrics
 from services.inference import metrics as inference_metrics
 from services.inference.settings import InferenceSettings

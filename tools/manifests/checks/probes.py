@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from services.common.health import LIVENESS
+from services.common.rpc.health import LIVENESS
 from tools.manifests.objects import Object, Objects
 
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")

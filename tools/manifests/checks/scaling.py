@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from services.common.settings import ServiceSettings
+from services.common.runtime.settings import ServiceSettings
 from tools.manifests.objects import NAME, Objects, Workload, title
 
 _DEFAULTS = ServiceSettings()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import ValidationError
 
 from services.auth.settings import AuthSettings
-from services.common.settings import TLSSettings
+from services.common.runtime.settings import TLSSettings
 from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
 from services.quota.settings import QuotaSettings

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ChatRequest(_message.Message):
-    """The messages of this file mirror OpenAI's and Groq's JSON objects; `services/common/mirror.py` converts both ways by
+    """The messages of this file mirror OpenAI's and Groq's JSON objects; `services/common/rpc/json_codec.py` converts both ways by
     these rules, so that JSON → protobuf → JSON gives equal JSON values:
       - a field has its JSON member's name; `optional` tells absent from zero;
       - a string field `x_json` holds any JSON value of the member `x`, as JSON text;

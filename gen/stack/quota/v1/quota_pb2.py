@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astack/quota/v1/quota.proto\x12\x0estack.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\tDayStatus\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0eReserveRequest\x12\x31\n\x0creservations\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Reservation\"T\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\"A\n\x0fReserveResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.stack.quota.v1.ReserveResult\"\x9c\x01\n\rReserveResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.stack.quota.v1.ReserveOutcome\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.stack.quota.v1.DayStatus\x12/\n\x0breserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\rSettleRequest\x12/\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Settlement\"g\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12(\n\x07verdict\x18\x04 \x01(\x0e\x32\x17.stack.quota.v1.Verdict\"?\n\x0eSettleResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.SettleResult\".\n\x0cSettleResult\x12\x0e\n\x06\x63losed\x18\x01 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"#\n\x10GetStatusRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"@\n\x11GetStatusResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.stack.quota.v1.DayStatus\"\x0f\n\rVerifyRequest\"\x82\x01\n\x0eVerifyResponse\x12\x33\n\rdisagreements\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.Disagreement\x12\x10\n\x08key_days\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x1b\n\x13\x64isagreements_count\x18\x04 \x01(\x03\"\x92\x01\n\x0c\x44isagreement\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12.\n\x04kind\x18\x03 \x01(\x0e\x32 .stack.quota.v1.DisagreementKind\x12\x0f\n\x07\x63harged\x18\x04 \x01(\x03\x12\x0c\n\x04held\x18\x05 \x01(\x03\x12\x16\n\x0eledger_charged\x18\x06 \x01(\x03\"\x18\n\x16GetDependenciesRequest\"K\n\x17GetDependenciesResponse\x12\x30\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Dependency\"[\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.stack.quota.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_CHARGED\x10\x01\x12\x14\n\x10VERDICT_RELEASED\x10\x02*\x88\x01\n\x0eReserveOutcome\x12\x1f\n\x1bRESERVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14RESERVE_OUTCOME_HELD\x10\x01\x12\x1a\n\x16RESERVE_OUTCOME_DENIED\x10\x02\x12\x1f\n\x1bRESERVE_OUTCOME_UNAVAILABLE\x10\x03*\xd3\x01\n\x10\x44isagreementKind\x12!\n\x1d\x44ISAGREEMENT_KIND_UNSPECIFIED\x10\x00\x12*\n&DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER\x10\x01\x12*\n&DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER\x10\x02\x12\"\n\x1e\x44ISAGREEMENT_KIND_HOLD_OVERDUE\x10\x03\x12 \n\x1c\x44ISAGREEMENT_KIND_OVER_LIMIT\x10\x04*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xa2\x03\n\x0cQuotaService\x12J\n\x07Reserve\x12\x1e.stack.quota.v1.ReserveRequest\x1a\x1f.stack.quota.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.stack.quota.v1.SettleRequest\x1a\x1e.stack.quota.v1.SettleResponse\x12P\n\tGetStatus\x12 .stack.quota.v1.GetStatusRequest\x1a!.stack.quota.v1.GetStatusResponse\x12G\n\x06Verify\x12\x1d.stack.quota.v1.VerifyRequest\x1a\x1e.stack.quota.v1.VerifyResponse\x12\x62\n\x0fGetDependencies\x12&.stack.quota.v1.GetDependenciesRequest\x1a\'.stack.quota.v1.GetDependenciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astack/quota/v1/quota.proto\x12\x0estack.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\tDayStatus\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0eReserveRequest\x12\x31\n\x0creservations\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Reservation\"T\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\"A\n\x0fReserveResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.stack.quota.v1.ReserveResult\"\x9c\x01\n\rReserveResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.stack.quota.v1.ReserveOutcome\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.stack.quota.v1.DayStatus\x12/\n\x0breserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\rSettleRequest\x12/\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Settlement\"g\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12(\n\x07verdict\x18\x04 \x01(\x0e\x32\x17.stack.quota.v1.Verdict\"?\n\x0eSettleResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.SettleResult\".\n\x0cSettleResult\x12\x0e\n\x06\x63losed\x18\x01 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"#\n\x10GetStatusRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"@\n\x11GetStatusResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.stack.quota.v1.DayStatus\"\x0f\n\rVerifyRequest\"\x81\x01\n\x0eVerifyResponse\x12\x32\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Discrepancy\x12\x10\n\x08key_days\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x1b\n\x13\x64iscrepancies_count\x18\x04 \x01(\x03\"\x90\x01\n\x0b\x44iscrepancy\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.stack.quota.v1.DiscrepancyKind\x12\x0f\n\x07\x63harged\x18\x04 \x01(\x03\x12\x0c\n\x04held\x18\x05 \x01(\x03\x12\x16\n\x0eledger_charged\x18\x06 \x01(\x03\"\x18\n\x16GetDependenciesRequest\"K\n\x17GetDependenciesResponse\x12\x30\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Dependency\"[\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.stack.quota.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_CHARGED\x10\x01\x12\x14\n\x10VERDICT_RELEASED\x10\x02*\x88\x01\n\x0eReserveOutcome\x12\x1f\n\x1bRESERVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14RESERVE_OUTCOME_HELD\x10\x01\x12\x1a\n\x16RESERVE_OUTCOME_DENIED\x10\x02\x12\x1f\n\x1bRESERVE_OUTCOME_UNAVAILABLE\x10\x03*\xcd\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12)\n%DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER\x10\x01\x12)\n%DISCREPANCY_KIND_COUNTER_BELOW_LEDGER\x10\x02\x12!\n\x1d\x44ISCREPANCY_KIND_HOLD_OVERDUE\x10\x03\x12\x1f\n\x1b\x44ISCREPANCY_KIND_OVER_LIMIT\x10\x04*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xa2\x03\n\x0cQuotaService\x12J\n\x07Reserve\x12\x1e.stack.quota.v1.ReserveRequest\x1a\x1f.stack.quota.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.stack.quota.v1.SettleRequest\x1a\x1e.stack.quota.v1.SettleResponse\x12P\n\tGetStatus\x12 .stack.quota.v1.GetStatusRequest\x1a!.stack.quota.v1.GetStatusResponse\x12G\n\x06Verify\x12\x1d.stack.quota.v1.VerifyRequest\x1a\x1e.stack.quota.v1.VerifyResponse\x12\x62\n\x0fGetDependencies\x12&.stack.quota.v1.GetDependenciesRequest\x1a\'.stack.quota.v1.GetDependenciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.quota.v1.quota_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=1445
-  _globals['_VERDICT']._serialized_end=1522
-  _globals['_RESERVEOUTCOME']._serialized_start=1525
-  _globals['_RESERVEOUTCOME']._serialized_end=1661
-  _globals['_DISAGREEMENTKIND']._serialized_start=1664
-  _globals['_DISAGREEMENTKIND']._serialized_end=1875
-  _globals['_DEPENDENCYSTATE']._serialized_start=1878
-  _globals['_DEPENDENCYSTATE']._serialized_end=2019
+  _globals['_VERDICT']._serialized_start=1442
+  _globals['_VERDICT']._serialized_end=1519
+  _globals['_RESERVEOUTCOME']._serialized_start=1522
+  _globals['_RESERVEOUTCOME']._serialized_end=1658
+  _globals['_DISCREPANCYKIND']._serialized_start=1661
+  _globals['_DISCREPANCYKIND']._serialized_end=1866
+  _globals['_DEPENDENCYSTATE']._serialized_start=1869
+  _globals['_DEPENDENCYSTATE']._serialized_end=2010
   _globals['_DAYSTATUS']._serialized_start=79
   _globals['_DAYSTATUS']._serialized_end=180
   _globals['_RESERVEREQUEST']._serialized_start=182
@@ -65,15 +65,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST']._serialized_start=950
   _globals['_VERIFYREQUEST']._serialized_end=965
   _globals['_VERIFYRESPONSE']._serialized_start=968
-  _globals['_VERIFYRESPONSE']._serialized_end=1098
-  _globals['_DISAGREEMENT']._serialized_start=1101
-  _globals['_DISAGREEMENT']._serialized_end=1247
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=1249
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=1273
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=1275
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=1350
-  _globals['_DEPENDENCY']._serialized_start=1352
-  _globals['_DEPENDENCY']._serialized_end=1443
-  _globals['_QUOTASERVICE']._serialized_start=2022
-  _globals['_QUOTASERVICE']._serialized_end=2440
+  _globals['_VERIFYRESPONSE']._serialized_end=1097
+  _globals['_DISCREPANCY']._serialized_start=1100
+  _globals['_DISCREPANCY']._serialized_end=1244
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=1246
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=1270
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=1272
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=1347
+  _globals['_DEPENDENCY']._serialized_start=1349
+  _globals['_DEPENDENCY']._serialized_end=1440
+  _globals['_QUOTASERVICE']._serialized_start=2013
+  _globals['_QUOTASERVICE']._serialized_end=2431
 # @@protoc_insertion_point(module_scope)

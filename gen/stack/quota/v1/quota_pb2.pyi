@@ -72,37 +72,37 @@ RESERVE_OUTCOME_UNAVAILABLE: ReserveOutcome.ValueType  # 3
 """The key's counter could not be grounded in the ledger just now; nothing is known and nothing was held."""
 Global___ReserveOutcome: _TypeAlias = ReserveOutcome  # noqa: Y015
 
-class _DisagreementKind:
+class _DiscrepancyKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _DisagreementKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisagreementKind.ValueType], _builtins.type):
+class _DiscrepancyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DiscrepancyKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    DISAGREEMENT_KIND_UNSPECIFIED: _DisagreementKind.ValueType  # 0
+    DISCREPANCY_KIND_UNSPECIFIED: _DiscrepancyKind.ValueType  # 0
     """Never sent."""
-    DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER: _DisagreementKind.ValueType  # 1
+    DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER: _DiscrepancyKind.ValueType  # 1
     """Redis counts more than the ledger has rows: somebody is charged for nothing."""
-    DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER: _DisagreementKind.ValueType  # 2
+    DISCREPANCY_KIND_COUNTER_BELOW_LEDGER: _DiscrepancyKind.ValueType  # 2
     """Redis counts less than the ledger has old rows: somebody gets requests for nothing."""
-    DISAGREEMENT_KIND_HOLD_OVERDUE: _DisagreementKind.ValueType  # 3
+    DISCREPANCY_KIND_HOLD_OVERDUE: _DiscrepancyKind.ValueType  # 3
     """A hold is overdue and the sweeper has not closed it."""
-    DISAGREEMENT_KIND_OVER_LIMIT: _DisagreementKind.ValueType  # 4
+    DISCREPANCY_KIND_OVER_LIMIT: _DiscrepancyKind.ValueType  # 4
     """More is charged and held than the limit ever was on that day."""
 
-class DisagreementKind(_DisagreementKind, metaclass=_DisagreementKindEnumTypeWrapper):
-    """DisagreementKind is what is wrong."""
+class DiscrepancyKind(_DiscrepancyKind, metaclass=_DiscrepancyKindEnumTypeWrapper):
+    """DiscrepancyKind is what is wrong."""
 
-DISAGREEMENT_KIND_UNSPECIFIED: DisagreementKind.ValueType  # 0
+DISCREPANCY_KIND_UNSPECIFIED: DiscrepancyKind.ValueType  # 0
 """Never sent."""
-DISAGREEMENT_KIND_COUNTER_ABOVE_LEDGER: DisagreementKind.ValueType  # 1
+DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER: DiscrepancyKind.ValueType  # 1
 """Redis counts more than the ledger has rows: somebody is charged for nothing."""
-DISAGREEMENT_KIND_COUNTER_BELOW_LEDGER: DisagreementKind.ValueType  # 2
+DISCREPANCY_KIND_COUNTER_BELOW_LEDGER: DiscrepancyKind.ValueType  # 2
 """Redis counts less than the ledger has old rows: somebody gets requests for nothing."""
-DISAGREEMENT_KIND_HOLD_OVERDUE: DisagreementKind.ValueType  # 3
+DISCREPANCY_KIND_HOLD_OVERDUE: DiscrepancyKind.ValueType  # 3
 """A hold is overdue and the sweeper has not closed it."""
-DISAGREEMENT_KIND_OVER_LIMIT: DisagreementKind.ValueType  # 4
+DISCREPANCY_KIND_OVER_LIMIT: DiscrepancyKind.ValueType  # 4
 """More is charged and held than the limit ever was on that day."""
-Global___DisagreementKind: _TypeAlias = DisagreementKind  # noqa: Y015
+Global___DiscrepancyKind: _TypeAlias = DiscrepancyKind  # noqa: Y015
 
 class _DependencyState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -463,39 +463,39 @@ class VerifyResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    DISAGREEMENTS_FIELD_NUMBER: _builtins.int
+    DISCREPANCIES_FIELD_NUMBER: _builtins.int
     KEY_DAYS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
-    DISAGREEMENTS_COUNT_FIELD_NUMBER: _builtins.int
+    DISCREPANCIES_COUNT_FIELD_NUMBER: _builtins.int
     key_days: _builtins.int
     """Keys and days compared."""
     held: _builtins.int
     """Requests in flight that were seen."""
-    disagreements_count: _builtins.int
+    discrepancies_count: _builtins.int
     """All that disagrees."""
     @_builtins.property
-    def disagreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Disagreement]:
+    def discrepancies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Discrepancy]:
         """What disagrees, the first 1,000 that were found; empty when nothing does."""
 
     def __init__(
         self,
         *,
-        disagreements: _abc.Iterable[Global___Disagreement] | None = ...,
+        discrepancies: _abc.Iterable[Global___Discrepancy] | None = ...,
         key_days: _builtins.int = ...,
         held: _builtins.int = ...,
-        disagreements_count: _builtins.int = ...,
+        discrepancies_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disagreements", b"disagreements", "disagreements_count", b"disagreements_count", "held", b"held", "key_days", b"key_days"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discrepancies", b"discrepancies", "discrepancies_count", b"discrepancies_count", "held", b"held", "key_days", b"key_days"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 
 @_typing.final
-class Disagreement(_message.Message):
-    """Disagreement is one key's day on which the two records differ."""
+class Discrepancy(_message.Message):
+    """Discrepancy is one key's day on which the two records differ."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -509,7 +509,7 @@ class Disagreement(_message.Message):
     """Public id of the key."""
     day: _builtins.str
     """The UTC date, `YYYY-MM-DD`."""
-    kind: Global___DisagreementKind.ValueType
+    kind: Global___DiscrepancyKind.ValueType
     """What is wrong."""
     charged: _builtins.int
     """Charged requests by Redis."""
@@ -522,7 +522,7 @@ class Disagreement(_message.Message):
         *,
         key_id: _builtins.str = ...,
         day: _builtins.str = ...,
-        kind: Global___DisagreementKind.ValueType = ...,
+        kind: Global___DiscrepancyKind.ValueType = ...,
         charged: _builtins.int = ...,
         held: _builtins.int = ...,
         ledger_charged: _builtins.int = ...,
@@ -533,7 +533,7 @@ class Disagreement(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Disagreement: _TypeAlias = Disagreement  # noqa: Y015
+Global___Discrepancy: _TypeAlias = Discrepancy  # noqa: Y015
 
 @_typing.final
 class GetDependenciesRequest(_message.Message):

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from services.auth.addresses import identity_of, normalised_email
+from services.auth.accounts.addresses import identity_of, normalised_email
 from services.common.errors import InvalidRequest
 
 revision = "0003"

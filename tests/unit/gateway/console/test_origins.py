@@ -12,7 +12,7 @@ from starlette.routing import Route
 from services.common.errors import PermissionDenied
 from services.gateway.console.forms import check_site
 from services.gateway.console.origins import Origin, own_origins, parse_origin
-from services.gateway.forwarded import ForwardedHeaders
+from services.gateway.http.forwarded import ForwardedHeaders
 
 _PUBLIC = "https://console.example.com"
 _FORWARDED = {"x-forwarded-host": "console.example.com", "x-forwarded-proto": "https"}

@@ -4,7 +4,7 @@ import pytest
 
 from services.common.errors import Throttled
 from services.gateway.console.refused_clients import RefusedClients
-from tests.unit.gateway.authority import ManualClock
+from tests.unit.gateway.auth_client import ManualClock
 
 CLIENT = "192.0.2.1"
 

@@ -5,13 +5,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.common.errors import PermissionDenied
-from services.gateway.console.owner import OpenStay, Stay
-from services.gateway.console.visit import Belongings, Visit, own_path, visit_of
+from services.gateway.console.ports import OpenSession, Session
+from services.gateway.console.request_context import RequestContext, SessionScope, context_of, own_path
 
-_STAY = Stay("ses_1", "acc_1", "ada@example.com", "free", 0, 1_000, 0, "", is_current=True)
+_STAY = Session("ses_1", "acc_1", "ada@example.com", "free", 0, 1_000, 0, "", is_current=True)
 
 
-def visit(*, host: str = "api.example.com", scheme: str = "https", **headers: str) -> Visit:
+def context(*, host: str = "api.example.com", scheme: str = "https", **headers: str) -> RequestContext:
     given = [(b"host", host.encode())] + [
         (name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()
     ]
@@ -24,10 +24,10 @@ def visit(*, host: str = "api.example.com", scheme: str = "https", **headers: st
         "query_string": b"",
         "server": (host, 443),
     }
-    return visit_of(Request(scope), None)
+    return context_of(Request(scope), None)
 
 
-def _set(one: Visit) -> dict[str, str]:
+def _set(one: RequestContext) -> dict[str, str]:
     """Return the cookies that an answer sets, by name, with their attributes."""
     given = one.finish(Response()).headers.getlist("set-cookie")
     return {name: rest for name, _, rest in (cookie.partition("=") for cookie in given)}
@@ -57,30 +57,30 @@ def test_anything_that_a_browser_could_read_as_another_site_is_not(path: str) ->
 
 
 def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
-    one = visit(cookie="__Host-stack_session=token; __Host-stack_visitor=bytes")
+    one = context(cookie="__Host-stack_session=token; __Host-stack_visitor=bytes")
     before_log_in = one.csrf_token
     one.could_be_ours(before_log_in)
-    one.belongings = Belongings(_STAY, owner=None, usage=None)  # type: ignore[arg-type]
+    one.session_scope = SessionScope(_STAY, owner=None, usage=None)  # type: ignore[arg-type]
     in_session = one.csrf_token
 
     one.check_token(in_session)
     with pytest.raises(PermissionDenied, match="before you logged in"):
         one.check_token(before_log_in)
-    one.belongings = None
+    one.session_scope = None
     one.check_token(in_session)  # The session has ended since, and the page is ours all the same.
     one.check_token(before_log_in)
 
 
 @pytest.mark.parametrize("shown", ["", "0" * 64, "é"])
 def test_a_form_of_no_cookie_of_this_browser_is_refused_before_auth_is_asked(shown: str) -> None:
-    one = visit(cookie="__Host-stack_session=token")
+    one = context(cookie="__Host-stack_session=token")
     with pytest.raises(PermissionDenied):
         one.could_be_ours(shown)
 
 
 def test_the_visitors_cookie_is_renewed_with_every_answer() -> None:
     """It once lapsed after a day, and a page that was still open was "opened too long ago"."""
-    cookies = _set(visit(cookie="__Host-stack_visitor=bytes"))
+    cookies = _set(context(cookie="__Host-stack_visitor=bytes"))
     assert cookies["__Host-stack_visitor"].startswith("bytes; ")
     assert "Max-Age=2592000" in cookies["__Host-stack_visitor"]
 
@@ -102,8 +102,8 @@ def test_the_visitors_cookie_is_renewed_with_every_answer() -> None:
 def test_cookies_of_two_stacks_on_one_host_have_different_names_and_over_https_are_this_hosts_alone(
     scheme: str, host: str, names: set[str]
 ) -> None:
-    one = visit(scheme=scheme, host=host)
-    one.come_in(OpenStay(_STAY, "token", "device"), now=0)
+    one = context(scheme=scheme, host=host)
+    one.set_session(OpenSession(_STAY, "token", "device"), now=0)
     cookies = _set(one)
 
     assert set(cookies) == names
@@ -115,8 +115,8 @@ def test_cookies_of_two_stacks_on_one_host_have_different_names_and_over_https_a
 
 
 def test_the_device_stays_when_the_session_is_taken_back() -> None:
-    one = visit(cookie="__Host-stack_session=token; __Host-stack_device=device")
-    one.go_out()
+    one = context(cookie="__Host-stack_session=token; __Host-stack_device=device")
+    one.clear_session()
     cookies = _set(one)
     assert one.device_token == "device"
     assert "Max-Age=0" in cookies["__Host-stack_session"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.console.words import OUTCOMES, ago, countdown, explained, in_words, refund_explained
+from services.gateway.console.labels import OUTCOMES, ago, countdown, explained, label, refund_explained
 from services.inference.chat import Outcome
 
 SERVICES = Path(__file__).parents[4] / "services"
@@ -17,7 +17,7 @@ def test_every_outcome_of_inference_has_a_word_and_a_sentence_of_its_own() -> No
     sentences = {explained(outcome) for outcome in outcomes}
     assert len(sentences) == len(outcomes)
     assert explained("vanished") not in sentences
-    assert {in_words(outcome) for outcome in outcomes}.isdisjoint(outcomes)
+    assert {label(outcome) for outcome in outcomes}.isdisjoint(outcomes)
 
 
 def _written(service: str, pattern: str) -> set[str]:
@@ -30,9 +30,7 @@ def test_every_change_that_auth_writes_down_has_words_of_its_own() -> None:
     written = _written("auth", r'"((?:account|key|session|token|plan)\.[a-z_]+)"')
 
     assert "key.created" in written
-    assert [
-        action for action in sorted(written) if in_words(action) == action.replace("_", " ").replace(".", ": ")
-    ] == []
+    assert [action for action in sorted(written) if label(action) == action.replace("_", " ").replace(".", ": ")] == []
 
 
 def test_every_reason_for_which_inference_does_not_charge_has_words_of_its_own() -> None:
@@ -43,7 +41,7 @@ def test_every_reason_for_which_inference_does_not_charge_has_words_of_its_own()
 
 
 def test_what_has_no_words_yet_stands_for_itself() -> None:
-    assert in_words("key.painted_blue") == "key: painted blue"
+    assert label("key.painted_blue") == "key: painted blue"
     assert refund_explained("moon_eclipsed") == "moon eclipsed"
     assert explained("vanished") == "This is how the request ended."
 

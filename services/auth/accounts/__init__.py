@@ -1,0 +1,1 @@
+"""Accounts and plans: registration, passwords, e-mail addresses."""

@@ -1,0 +1,172 @@
+"""OwnerService: what people do with their own account. Whose it is, the session alone says."""
+
+from dataclasses import dataclass
+
+from services.auth import messages
+from services.auth.audit import AuditLog
+from services.auth.callers import SessionAuthenticator, user_actor
+from services.auth.keys.manager import KeyManager
+from services.auth.keys.model import Bounds, KeyStore
+from services.auth.sessions.log_in import LogIn
+from services.auth.sessions.model import Sessions
+from services.auth.watch.feed import ChangeFeed
+from services.common.errors import FailedPrecondition
+from services.common.ids import Kind
+from services.common.rpc.types import Context
+from services.common.runtime.clock import Clock, utc_now
+from stack.auth.v1 import owner_pb2, owner_pb2_grpc
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedStores:
+    """Where an owner's things are."""
+
+    key_manager: KeyManager
+    """Changes keys, on the urgent connections: reads by other users never delay a revocation."""
+    keys: KeyStore
+    """Reads keys."""
+    audit_log: AuditLog
+    sessions: Sessions
+
+
+class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
+    """Translates between the contract and an account's belongings."""
+
+    def __init__(
+        self,
+        stores: OwnedStores,
+        log_in: LogIn,
+        *,
+        feed: ChangeFeed,
+        clock: Clock,
+        bounds: Bounds,
+    ) -> None:
+        """Answer from `stores`; an owner makes keys within `bounds` where the plan does not say."""
+        self._key_manager = stores.key_manager
+        self._keys = stores.keys
+        self._audit_log = stores.audit_log
+        self._sessions = stores.sessions
+        self._authenticator = SessionAuthenticator(stores.sessions)
+        self._log_in = log_in
+        self._feed = feed
+        self._clock = clock
+        self._bounds = bounds
+
+    async def ChangePassword(
+        self, request: owner_pb2.ChangePasswordRequest, context: Context
+    ) -> owner_pb2.ChangePasswordResponse:
+        """Replace the password and end all other sessions."""
+        session = await self._authenticator.require(context)
+        await self._log_in.change_password(
+            session, request.current_password, request.new_password, by=user_actor(context)
+        )
+        return owner_pb2.ChangePasswordResponse()
+
+    async def DeleteOwnAccount(
+        self, request: owner_pb2.DeleteOwnAccountRequest, context: Context
+    ) -> owner_pb2.DeleteOwnAccountResponse:
+        """Delete the account."""
+        session = await self._authenticator.require(context)
+        await self._log_in.delete_account(session, request.password, by=user_actor(context))
+        self._feed.notify()
+        return owner_pb2.DeleteOwnAccountResponse()
+
+    async def ListOwnSessions(
+        self, request: owner_pb2.ListOwnSessionsRequest, context: Context
+    ) -> owner_pb2.ListOwnSessionsResponse:
+        """List the sessions that have not ended."""
+        session = await self._authenticator.require(context)
+        listed = await self._sessions.of_account(session.account.id)
+        return owner_pb2.ListOwnSessionsResponse(
+            sessions=[messages.session(one, current_id=session.id) for one in listed]
+        )
+
+    async def EndOwnSession(
+        self, request: owner_pb2.EndOwnSessionRequest, context: Context
+    ) -> owner_pb2.EndOwnSessionResponse:
+        """End one of the sessions."""
+        session = await self._authenticator.require(context)
+        session_id = messages.session_id(request.session_id)
+        await self._sessions.end(session_id, owner=session.account.id, by=user_actor(context))
+        return owner_pb2.EndOwnSessionResponse()
+
+    async def CreateOwnKey(
+        self, request: owner_pb2.CreateOwnKeyRequest, context: Context
+    ) -> owner_pb2.CreateOwnKeyResponse:
+        """Mint a key; the answer alone holds its secret."""
+        session = await self._authenticator.require(context)
+        key, secret = await self._key_manager.create(
+            session.account.id,
+            request.name,
+            by=user_actor(context),
+            expires_at=messages.moment(request, "expires_at"),
+            models=request.models,
+            bounds=self._bounds,
+            proof=session.proof,
+        )
+        return owner_pb2.CreateOwnKeyResponse(key=messages.key(key), secret=secret)
+
+    async def ListOwnKeys(
+        self, request: owner_pb2.ListOwnKeysRequest, context: Context
+    ) -> owner_pb2.ListOwnKeysResponse:
+        """List a page of the keys, and how many there may be."""
+        session = await self._authenticator.require(context)
+        listed = await self._keys.of_account(
+            session.account.id,
+            after=messages.cursor(request.after, "after", Kind.KEY),
+            limit=messages.page_size(request.page_size),
+        )
+        bounds = await self._keys.bounds_of(session.account.id, self._bounds)
+        return owner_pb2.ListOwnKeysResponse(
+            keys=[messages.key(key) for key in listed],
+            active_keys_max=bounds.active_max,
+            new_keys_per_day_max=bounds.new_per_day_max,
+        )
+
+    async def RevokeOwnKey(
+        self, request: owner_pb2.RevokeOwnKeyRequest, context: Context
+    ) -> owner_pb2.RevokeOwnKeyResponse:
+        """End a key for good."""
+        session = await self._authenticator.require(context)
+        key = await self._key_manager.revoke(
+            messages.key_id(request.key_id), by=user_actor(context), proof=session.proof
+        )
+        return owner_pb2.RevokeOwnKeyResponse(key=messages.key(key))
+
+    async def RotateOwnKey(
+        self, request: owner_pb2.RotateOwnKeyRequest, context: Context
+    ) -> owner_pb2.RotateOwnKeyResponse:
+        """Replace a key by a new one; the answer alone holds its secret."""
+        session = await self._authenticator.require(context)
+        new, secret, replaced = await self._key_manager.rotate(
+            messages.key_id(request.key_id),
+            request.grace_seconds,
+            by=user_actor(context),
+            bounds=self._bounds,
+            proof=session.proof,
+        )
+        return owner_pb2.RotateOwnKeyResponse(key=messages.key(new), secret=secret, replaced=messages.key(replaced))
+
+    async def GetOwnPrincipal(
+        self, request: owner_pb2.GetOwnPrincipalRequest, context: Context
+    ) -> owner_pb2.GetOwnPrincipalResponse:
+        """Say what a key of the account may do now."""
+        session = await self._authenticator.require(context)
+        key = await self._keys.get(messages.key_id(request.key_id), owner=session.account.id)
+        if not key.is_active(utc_now(self._clock)):
+            if key.revoked_at is not None:
+                raise FailedPrecondition(f"Key {key.id} was revoked. Choose another.", reason="key_revoked")
+            raise FailedPrecondition(f"Key {key.id} has expired. Choose another.", reason="key_expired")
+        return owner_pb2.GetOwnPrincipalResponse(principal=messages.principal(key))
+
+    async def ListOwnAuditEvents(
+        self, request: owner_pb2.ListOwnAuditEventsRequest, context: Context
+    ) -> owner_pb2.ListOwnAuditEventsResponse:
+        """List what was changed in the account, newest first."""
+        session = await self._authenticator.require(context)
+        events = await self._audit_log.events(
+            account_id=session.account.id,
+            before=messages.cursor(request.before, "before", Kind.AUDIT_EVENT),
+            limit=messages.page_size(request.page_size),
+        )
+        return owner_pb2.ListOwnAuditEventsResponse(events=[messages.event(event) for event in events])

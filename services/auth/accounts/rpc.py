@@ -1,0 +1,178 @@
+"""AccountService, PlanService and AuditService: what operators manage besides keys."""
+
+from services.auth import messages
+from services.auth.accounts.model import FREE_PLAN, AccountStore, NewAccount, checked_reference, open_account
+from services.auth.accounts.plans import Plan, PlanStore, checked_fields, checked_plan, checked_plan_name
+from services.auth.audit import AuditLog
+from services.auth.callers import AdminToken
+from services.auth.keys.pepper import Pepper
+from services.auth.mail.templates import EmailTemplates
+from services.auth.sessions.one_time_tokens import MintedToken, OneTimeTokenStore, Purpose, mint_token
+from services.auth.watch.feed import ChangeFeed
+from services.common.errors import FailedPrecondition
+from services.common.ids import Kind
+from services.common.rpc.types import Context
+from services.common.runtime.clock import Clock, utc_now
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, plans_pb2, plans_pb2_grpc
+
+
+class AccountService(accounts_pb2_grpc.AccountServiceServicer):
+    """Manages accounts; keys change with them, which the feed is told."""
+
+    def __init__(
+        self,
+        store: AccountStore,
+        tokens: OneTimeTokenStore,
+        *,
+        templates: EmailTemplates,
+        feed: ChangeFeed,
+        pepper: Pepper,
+        admin_token: AdminToken,
+        clock: Clock,
+    ) -> None:
+        """Keep accounts in `store` and what is handed to people in `tokens`."""
+        self._store = store
+        self._tokens = tokens
+        self._templates = templates
+        self._feed = feed
+        self._pepper = pepper
+        self._admin_token = admin_token
+        self._clock = clock
+
+    async def CreateAccount(
+        self, request: accounts_pb2.CreateAccountRequest, context: Context
+    ) -> accounts_pb2.CreateAccountResponse:
+        """Open an account without a password."""
+        operator = self._admin_token.require(context)
+        plan = checked_plan_name(request.plan or FREE_PLAN)
+        account = open_account(request.email, now=utc_now(self._clock), plan=plan)
+        kept = await self._store.add(NewAccount(account), by=operator)
+        return accounts_pb2.CreateAccountResponse(account=messages.account(kept))
+
+    async def GetAccount(
+        self, request: accounts_pb2.GetAccountRequest, context: Context
+    ) -> accounts_pb2.GetAccountResponse:
+        """Read one account."""
+        self._admin_token.require(context)
+        account = await self._store.get(checked_reference(request.account))
+        return accounts_pb2.GetAccountResponse(account=messages.account(account))
+
+    async def ListAccounts(
+        self, request: accounts_pb2.ListAccountsRequest, context: Context
+    ) -> accounts_pb2.ListAccountsResponse:
+        """List accounts by id."""
+        self._admin_token.require(context)
+        after = messages.cursor(request.after, "after", Kind.ACCOUNT)
+        listed = await self._store.page(after=after, limit=messages.page_size(request.page_size))
+        return accounts_pb2.ListAccountsResponse(accounts=[messages.account(account) for account in listed])
+
+    async def SetAccountPlan(
+        self, request: accounts_pb2.SetAccountPlanRequest, context: Context
+    ) -> accounts_pb2.SetAccountPlanResponse:
+        """Move an account to another plan."""
+        operator = self._admin_token.require(context)
+        reference, plan = checked_reference(request.account), checked_plan_name(request.plan)
+        account = await self._store.set_plan(reference, plan, by=operator, at=utc_now(self._clock))
+        self._feed.notify()
+        return accounts_pb2.SetAccountPlanResponse(account=messages.account(account))
+
+    async def DeleteAccount(
+        self, request: accounts_pb2.DeleteAccountRequest, context: Context
+    ) -> accounts_pb2.DeleteAccountResponse:
+        """Delete an account."""
+        operator = self._admin_token.require(context)
+        reference = checked_reference(request.account)
+        account = await self._store.delete(reference, by=operator, at=utc_now(self._clock))
+        self._feed.notify()
+        return accounts_pb2.DeleteAccountResponse(account=messages.account(account))
+
+    async def CreatePasswordReset(
+        self, request: accounts_pb2.CreatePasswordResetRequest, context: Context
+    ) -> accounts_pb2.CreatePasswordResetResponse:
+        """Return a token with which the owner chooses a password."""
+        operator = self._admin_token.require(context)
+        account = await self._store.get(checked_reference(request.account))
+        if account.deleted_at is not None:
+            raise FailedPrecondition(f"account {account.id} was deleted; create another", reason="account_deleted")
+        minted = mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=self._pepper, clock=self._clock)
+        await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
+        return accounts_pb2.CreatePasswordResetResponse(
+            token=minted.text,
+            url=self._templates.url("reset", minted.text),
+            expires_at=messages.timestamp(minted.kept.expires_at),
+        )
+
+    async def CreateInvite(
+        self, request: accounts_pb2.CreateInviteRequest, context: Context
+    ) -> accounts_pb2.CreateInviteResponse:
+        """Return a token with which one person may sign up."""
+        operator = self._admin_token.require(context)
+        minted = self._invitation(checked_plan_name(request.plan or FREE_PLAN))
+        await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
+        return accounts_pb2.CreateInviteResponse(
+            token=minted.text,
+            url=self._templates.url("signup", minted.text),
+            expires_at=messages.timestamp(minted.kept.expires_at),
+        )
+
+    def _invitation(self, plan: str) -> MintedToken:
+        return mint_token(Purpose.INVITE, plan=plan, pepper=self._pepper, clock=self._clock)
+
+
+class PlanService(plans_pb2_grpc.PlanServiceServicer):
+    """Manages plans."""
+
+    def __init__(self, store: PlanStore, *, feed: ChangeFeed, admin_token: AdminToken, clock: Clock) -> None:
+        """Keep plans in `store`."""
+        self._store = store
+        self._feed = feed
+        self._admin_token = admin_token
+        self._clock = clock
+
+    async def ListPlans(self, request: plans_pb2.ListPlansRequest, context: Context) -> plans_pb2.ListPlansResponse:
+        """List all plans by name."""
+        self._admin_token.require(context)
+        return plans_pb2.ListPlansResponse(plans=[messages.plan(plan) for plan in await self._store.plans()])
+
+    async def SetPlan(self, request: plans_pb2.SetPlanRequest, context: Context) -> plans_pb2.SetPlanResponse:
+        """Make a plan or change it."""
+        operator = self._admin_token.require(context)
+        only = checked_fields(request.update_mask.paths)
+        plan = checked_plan(_plan(request.plan))
+        plan = await self._store.set(plan, by=operator, at=utc_now(self._clock), only=only)
+        self._feed.notify()
+        return plans_pb2.SetPlanResponse(plan=messages.plan(plan))
+
+
+class AuditService(audit_pb2_grpc.AuditServiceServicer):
+    """Reads the audit log."""
+
+    def __init__(self, log: AuditLog, accounts: AccountStore, *, admin_token: AdminToken) -> None:
+        """Read `log`; `accounts` know whose e-mail is whose."""
+        self._log = log
+        self._accounts = accounts
+        self._admin_token = admin_token
+
+    async def ListAuditEvents(
+        self, request: audit_pb2.ListAuditEventsRequest, context: Context
+    ) -> audit_pb2.ListAuditEventsResponse:
+        """List events, newest first."""
+        self._admin_token.require(context)
+        account_id = ""
+        if request.account:
+            account_id = (await self._accounts.get(checked_reference(request.account))).id
+        events = await self._log.events(
+            account_id=account_id,
+            before=messages.cursor(request.before, "before", Kind.AUDIT_EVENT),
+            limit=messages.page_size(request.page_size),
+        )
+        return audit_pb2.ListAuditEventsResponse(events=[messages.event(event) for event in events])
+
+
+def _plan(message: plans_pb2.Plan) -> Plan:
+    return Plan(
+        name=message.name,
+        daily_limit=message.daily_limit,
+        active_keys_max=message.active_keys_max if message.HasField("active_keys_max") else None,
+        new_keys_per_day_max=message.new_keys_per_day_max if message.HasField("new_keys_per_day_max") else None,
+    )

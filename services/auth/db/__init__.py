@@ -1,0 +1,1 @@
+"""The schema, and what every change of the database has in common."""

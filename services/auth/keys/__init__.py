@@ -1,0 +1,1 @@
+"""API keys: create, verify, rotate, limit and revoke."""

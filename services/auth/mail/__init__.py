@@ -1,0 +1,1 @@
+"""E-mail: the queue, its messages and SMTP."""

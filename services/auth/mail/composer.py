@@ -1,0 +1,71 @@
+"""What a queued e-mail says, as things are when it is sent."""
+
+from services.auth.accounts.model import Account, AccountStore
+from services.auth.keys.pepper import Pepper
+from services.auth.mail.queue import QueuedEmail, Topic
+from services.auth.mail.templates import Email, EmailTemplates
+from services.auth.sessions.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
+from services.common.errors import NotFound
+from services.common.runtime.clock import Clock, utc_now
+
+
+class MailComposer:
+    """Writes e-mails, and makes the one-time tokens in them."""
+
+    def __init__(
+        self,
+        accounts: AccountStore,
+        tokens: OneTimeTokenStore,
+        templates: EmailTemplates,
+        *,
+        pepper: Pepper,
+        clock: Clock,
+    ) -> None:
+        """Look accounts up in `accounts`, keep tokens in `tokens`, and write as `templates` say."""
+        self._accounts = accounts
+        self._tokens = tokens
+        self._templates = templates
+        self._pepper = pepper
+        self._clock = clock
+
+    async def compose(self, queued: QueuedEmail) -> Email | None:
+        """Return the e-mail to send; None when there is nothing to say, such as to an address without an account."""
+        account = await self._account(queued)
+        if account is None:
+            return None
+        try:
+            return await self._write(queued, account)
+        except NotFound:  # The account was deleted in this moment.
+            return None
+
+    async def _write(self, queued: QueuedEmail, account: Account) -> Email | None:
+        is_verified = account.email_verified_at is not None
+        match queued.topic:
+            case Topic.SIGN_UP if account.id == queued.opened_account_id:
+                return self._templates.verification(
+                    account.email, await self._token(Purpose.VERIFY_EMAIL, account, queued)
+                )
+            case Topic.SIGN_UP if is_verified:
+                return self._templates.already_registered(account.email)
+            case Topic.SIGN_UP | Topic.VERIFICATION if not is_verified:
+                # The mailbox owner chooses the password: someone else may have signed up with the current one.
+                token = await self._token(Purpose.RESET_PASSWORD, account, queued)
+                return self._templates.first_password(account.email, token)
+            case Topic.PASSWORD_RESET:
+                token = await self._token(Purpose.RESET_PASSWORD, account, queued)
+                return self._templates.password_reset(account.email, token)
+            case Topic.FAILED_LOG_INS:
+                return self._templates.failed_log_ins(account.email)
+        return None
+
+    async def _account(self, queued: QueuedEmail) -> Account | None:
+        """Return the account that an e-mail is about: of the address, or for a sign-up of the same person."""
+        if queued.topic is Topic.SIGN_UP:
+            return await self._accounts.signed_up(queued.to)
+        credentials = await self._accounts.credentials(queued.to)
+        return credentials.account if credentials else None
+
+    async def _token(self, purpose: Purpose, account: Account, queued: QueuedEmail) -> str:
+        minted = mint_token(purpose, account_id=account.id, pepper=self._pepper, clock=self._clock)
+        await self._tokens.add(minted.kept, by=queued.by, at=utc_now(self._clock))
+        return minted.text

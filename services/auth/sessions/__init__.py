@@ -1,0 +1,1 @@
+"""Sessions: log-in, devices, one-time tokens and rate limits."""

@@ -1,0 +1,58 @@
+"""Proofs in SQL: the account's row is locked, and what was proved is compared with what is stored now."""
+
+from typing import Any
+
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.auth.accounts.model import Proof
+from services.auth.accounts.passwords import password_wrong
+from services.auth.db.tables import accounts, sessions
+from services.auth.sessions.model import session_ended
+from services.common.errors import NotFound
+
+
+async def lock_account(connection: AsyncConnection, account_id: str) -> Row[Any] | None:
+    """Lock an account's row until the transaction ends, and return it; None when there is none or it was deleted.
+
+    Every write that opens, ends or rests on a session or password takes this lock, after the key revision and before
+    any row that belongs to the account, so two such writes never wait for each other in a circle. Postgres locks with
+    FOR NO KEY UPDATE, which foreign keys of rows that are inserted do not wait for; a write on SQLite has the whole
+    database.
+    """
+    lock = select(accounts.c.id, accounts.c.email, accounts.c.password_hash)
+    lock = lock.where(accounts.c.id == account_id, accounts.c.deleted_at.is_(None))
+    return (await connection.execute(lock.with_for_update(key_share=True))).one_or_none()
+
+
+async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
+    """Lock the account and return when the proof still holds.
+
+    Raises:
+        Unauthenticated: The session has ended, or the account was deleted.
+        PermissionDenied: The password is another one now.
+    """
+    account = await lock_account(connection, proof.account_id)
+    if account is None:
+        raise session_ended()
+    if proof.session_id and not await _is_open(connection, proof):
+        raise session_ended()
+    if proof.password_hash is not None and account.password_hash != proof.password_hash:
+        raise password_wrong()
+
+
+async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any]:
+    """Lock an account that must exist; as `lock_account`.
+
+    Raises:
+        NotFound: There is none, or it was deleted.
+    """
+    account = await lock_account(connection, account_id)
+    if account is None:
+        raise NotFound(f"No account {account_id}: it was deleted, or never existed.", reason="account_not_found")
+    return account
+
+
+async def _is_open(connection: AsyncConnection, proof: Proof) -> bool:
+    mine = (sessions.c.id == proof.session_id) & (sessions.c.account_id == proof.account_id)
+    return await connection.scalar(select(sessions.c.id).where(mine)) is not None

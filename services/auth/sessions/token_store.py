@@ -1,0 +1,96 @@
+"""One-time tokens in SQL, the same on SQLite and Postgres."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.auth.accounts.plan_store import require_plan
+from services.auth.audit import Actor
+from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
+from services.auth.db.tables import one_time_tokens
+from services.auth.sessions.one_time_tokens import NewToken, Purpose, not_good
+from services.auth.sessions.proofs import lock_account, lock_existing
+from services.common.db.transactions import Transactions, deadline
+
+_REPLACES = {
+    Purpose.VERIFY_EMAIL: (Purpose.VERIFY_EMAIL,),
+    # It proves the e-mail too; and a verification that was mailed before would let in whoever chose the old password.
+    Purpose.RESET_PASSWORD: (Purpose.RESET_PASSWORD, Purpose.VERIFY_EMAIL),
+    Purpose.INVITE: (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """What a used-up token was for."""
+
+    account_id: str
+    """Empty for an invitation."""
+    plan: str
+    """Empty for all but invitations."""
+
+
+class SQLOneTimeTokenStore:
+    """Keeps tokens; a `OneTimeTokenStore`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        """Read and write through `transactions`."""
+        self._transactions = transactions
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def add(self, token: NewToken, *, by: Actor, at: datetime) -> None:
+        """Keep a token; see `OneTimeTokenStore.add`."""
+        table = one_time_tokens.c
+        async with self._transactions.writing() as connection:
+            if token.account_id is not None:
+                await lock_existing(connection, token.account_id)
+                replaced = [purpose.value for purpose in _REPLACES[token.purpose]]
+                earlier = (table.account_id == token.account_id) & table.purpose.in_(replaced)
+                await connection.execute(delete(one_time_tokens).where(earlier))
+            if token.plan is not None:
+                await require_plan(connection, token.plan)
+            values = {
+                "digest": token.digest,
+                "purpose": token.purpose.value,
+                "account_id": token.account_id,
+                "plan": token.plan,
+                "expires_at": token.expires_at,
+            }
+            await connection.execute(insert(one_time_tokens).values(values))
+            await record(
+                connection,
+                f"token.{token.purpose.value}",
+                by=by,
+                at=at,
+                account_id=token.account_id or "",
+                target=token.account_id or token.plan or "",
+            )
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def plan_of(self, digest: str, *, now: datetime) -> str | None:
+        """Return the plan of an invitation; see `OneTimeTokenStore.plan_of`."""
+        table = one_time_tokens.c
+        good = (table.digest == digest) & (table.purpose == Purpose.INVITE.value) & (table.expires_at > now)
+        async with self._transactions.reading() as connection:
+            plan: str | None = await connection.scalar(select(table.plan).where(good))
+        return plan
+
+
+async def redeem(connection: AsyncConnection, digest: str, purpose: Purpose, *, now: datetime) -> Redeemed:
+    """Use a token up in a transaction, with its account locked; of two callers the second finds none.
+
+    Raises:
+        InvalidRequest: There is none with this purpose, it has expired, or its account was deleted.
+    """
+    table = one_time_tokens.c
+    good = (table.digest == digest) & (table.purpose == purpose.value) & (table.expires_at > now)
+    account_id = await connection.scalar(select(table.account_id).where(good))
+    if account_id is not None and await lock_account(connection, account_id) is None:
+        raise not_good()
+    use_up = delete(one_time_tokens).where(good).returning(table.account_id, table.plan)
+    row = (await connection.execute(use_up)).one_or_none()
+    if row is None:
+        raise not_good()
+    return Redeemed(row.account_id or "", row.plan or "")

@@ -1,0 +1,1 @@
+"""The feed of key changes that gateways watch."""

@@ -1,0 +1,1 @@
+"""Batching, queues, byte budgets and timers."""

@@ -1,0 +1,151 @@
+"""What stands around every RPC of a service: one log line, and errors of our tree as gRPC statuses."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from functools import cache
+from typing import Any
+
+import grpc
+from grpc import aio
+from prometheus_client import Gauge, Histogram
+
+from services.common.errors import InternalError, ServiceError, rpc_status
+from services.common.rpc.types import Context
+from services.common.telemetry import tracing
+
+_log = logging.getLogger(__name__)
+_SECONDS = Histogram(
+    "stack_rpc_duration_seconds",
+    "Time that RPCs took, streams to their end; its count by code is the number of RPCs.",
+    ["method", "code"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
+)
+_IN_FLIGHT = Gauge("stack_rpc_in_flight", "RPCs that are being answered.", ["method"])
+_QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+Handler = Any
+"""An RPC handler; grpc's stubs have no type for one of unknown messages."""
+
+
+class ServiceInterceptor(aio.ServerInterceptor):
+    """Logs each RPC when it ends and aborts it with the right status when its handler raises."""
+
+    def __init__(self) -> None:
+        """Begin without a handler."""
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wrap unary and server-streaming handlers, each method's once; others pass as they are."""
+        method = handler_call_details.method
+        handler = self._handlers.get(method)
+        if handler is None:
+            handler = wrapped(await continuation(handler_call_details), method)
+            if handler is not None:  # Methods that do not exist are strangers' words, and as many as they like.
+                self._handlers[method] = handler
+        return handler
+
+
+def wrapped(handler: Handler, method: str) -> Handler:
+    """Return a handler whose calls are counted, logged and given statuses; one of another kind as it is."""
+    if handler is None or method.startswith(_QUIET):
+        return handler
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
+        )
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(
+            _stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
+        )
+    return handler
+
+
+def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> Callable[[Any, Context], Any]:
+    in_flight = _IN_FLIGHT.labels(method)
+
+    async def call(request: Any, context: Context) -> Any:
+        started = time.monotonic()
+        in_flight.inc()
+        try:
+            try:
+                with tracing.serving(method.lstrip("/"), context):
+                    return await behaviour(request, context)
+            except aio.AbortError:
+                raise
+            except Exception as exc:
+                status = _status(exc, method)
+            # gRPC keeps what `abort` raises, with its frames, until a garbage collection: without the request.
+            del request
+            return await context.abort(*status)
+        finally:
+            in_flight.dec()
+            _report(method, context, started)
+
+    return call
+
+
+def _stream(
+    behaviour: Callable[[Any, Context], AsyncGenerator[Any, None]], method: str
+) -> Callable[[Any, Context], Any]:
+    in_flight = _IN_FLIGHT.labels(method)
+
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        started = time.monotonic()
+        in_flight.inc()
+        try:
+            try:
+                with tracing.serving(method.lstrip("/"), context):
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            yield response
+                return
+            except aio.AbortError:
+                raise
+            except Exception as exc:
+                status = _status(exc, method)
+            del request, responses  # As above.
+            await context.abort(*status)
+        finally:
+            in_flight.dec()
+            _report(method, context, started)
+
+    return call
+
+
+def _status(exc: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Return the code, message and trailing metadata that an error becomes."""
+    error = exc if isinstance(exc, ServiceError) else _defect(exc, method)
+    return error.code, *rpc_status(error)
+
+
+def _defect(exc: Exception, method: str) -> ServiceError:
+    _log.error("rpc failed", extra={"method": method}, exc_info=exc)
+    return InternalError("internal error")
+
+
+def _report(method: str, context: Context, started: float) -> None:
+    seconds = time.monotonic() - started
+    code = _code(context.code())
+    _seconds(method, code).observe(seconds)
+    if _log.isEnabledFor(logging.DEBUG):
+        _log.debug("rpc", extra={"method": method, "code": code, "duration_ms": round(seconds * 1000, 1)})
+
+
+@cache
+def _seconds(method: str, code: str) -> Histogram:
+    return _SECONDS.labels(method, code)
+
+
+def _code(code: Any) -> str:
+    """Return a status by its name; handlers that set none have answered."""
+    if not code:
+        return "OK"
+    return code.name if isinstance(code, grpc.StatusCode) else _NAMES.get(code, "UNKNOWN")

@@ -1,0 +1,1 @@
+"""Processes: settings, signals, files, addresses and clocks."""

@@ -1,0 +1,1 @@
+"""HTTP APIs: one folder per surface, which parses requests and renders responses."""

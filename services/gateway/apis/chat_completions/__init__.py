@@ -1,0 +1,1 @@
+"""The chat completions API: the request's parameters, messages and limits."""

@@ -1,0 +1,125 @@
+"""The messages of a chat request: what each role may hold, and what is left out on the way to Groq."""
+
+from typing import Any
+
+from services.gateway.apis.checks import Rule, array_of, by_type, mapping, missing, nullable, one_of, record, string
+from services.gateway.requests.pipeline import JSONObject
+
+_ROLES = ("system", "assistant", "user", "function", "tool", "developer")
+
+_MEMBERS = {
+    # What Groq takes of each role; it answers 400 to any other member, where OpenAI ignores it.
+    "system": frozenset({"role", "content", "name"}),
+    "developer": frozenset({"role", "content", "name"}),
+    "user": frozenset({"role", "content", "name"}),
+    "assistant": frozenset({"role", "content", "name", "tool_calls", "reasoning", "function_call"}),
+    "tool": frozenset({"role", "content", "name", "tool_call_id"}),
+    "function": frozenset({"role", "content", "name"}),
+}
+_PART_MEMBERS = {
+    "text": frozenset({"type", "text"}),
+    "image_url": frozenset({"type", "image_url"}),
+    "document": frozenset({"type", "document"}),
+}
+
+_IMAGE = record({"url": string, "detail": string}, required=["url"])
+_PARTS = {
+    "text": record({"text": string}, required=["text"]),
+    "image_url": record({"image_url": _IMAGE}, required=["image_url"]),
+    "document": record({"document": mapping}, required=["document"]),
+}
+_FUNCTION_CALL = record({"name": string, "arguments": string}, required=["name", "arguments"])
+_TOOL_CALL = record({"id": string, "type": string, "function": _FUNCTION_CALL}, required=["id", "function"])
+_TOOL_CALLS = array_of(_TOOL_CALL, "an array of objects")
+
+
+_TYPED_PART = record({"type": one_of(*_PARTS)}, required=["type"])
+
+
+def _check_part(path: str, part: Any) -> None:
+    _TYPED_PART(path, part)
+    _PARTS[part["type"]](path, part)
+
+
+_PART = Rule(
+    _check_part,
+    {
+        "anyOf": [
+            {
+                **rule.schema,
+                "properties": {"type": {"const": name}, **rule.schema["properties"]},
+                "required": ["type", name],
+            }
+            for name, rule in _PARTS.items()
+        ]
+    },
+)
+_CONTENT = by_type(
+    "one of a string or array of objects",
+    {str: string, list: array_of(_PART, "an array of objects", at_least=1)},
+)
+_ANY_ROLE = record({"role": one_of(*_ROLES), "name": string}, required=["role"])
+_TOOL = record({"tool_call_id": string}, required=["tool_call_id"])
+_ASSISTANT = record({"tool_calls": _TOOL_CALLS, "reasoning": string})
+
+
+def _check_message(path: str, message: Any) -> None:
+    _ANY_ROLE(path, message)
+    role = message["role"]
+    # Only a message that calls tools goes without content.
+    if message.get("content") is not None or role != "assistant":
+        if "content" not in message:
+            raise missing(f"{path}.content")
+        _CONTENT(f"{path}.content", message["content"])
+    if role == "tool":
+        _TOOL(path, message)
+    if role == "assistant":
+        _ASSISTANT(path, message)
+
+
+def _message_schema(roles: tuple[str, ...], own: Rule, *, required: tuple[str, ...]) -> dict[str, Any]:
+    content = _CONTENT.schema if "content" in required else nullable(_CONTENT.schema)
+    properties = {"role": {"enum": list(roles)}, "content": content, "name": nullable(string.schema)}
+    return {
+        "type": "object",
+        "properties": properties | own.schema["properties"],
+        "required": ["role", *required],
+    }
+
+
+_MESSAGE = Rule(
+    _check_message,
+    {
+        "anyOf": [
+            _message_schema(("system", "developer", "user", "function"), record({}), required=("content",)),
+            _message_schema(("tool",), _TOOL, required=("content", "tool_call_id")),
+            {
+                **_message_schema(("assistant",), _ASSISTANT, required=()),
+                "description": "`content` may be null, or absent, where tool calls stand for it.",
+            },
+        ]
+    },
+)
+
+MESSAGES = array_of(_MESSAGE, "an array of objects", at_least=1)
+"""The rule for `messages`."""
+
+
+def own_members(message: JSONObject) -> JSONObject:
+    """Return a message with what its role has, null left out; reasoning under its other common name is kept."""
+    own = _MEMBERS[message["role"]]
+    kept = {name: value for name, value in message.items() if name in own and value is not None}
+    reasoning = message.get("reasoning_content")
+    if "reasoning" in own and "reasoning" not in kept and isinstance(reasoning, str):
+        kept["reasoning"] = reasoning
+    if isinstance(kept.get("content"), list):
+        kept["content"] = [_own_part(part) for part in kept["content"]]
+    if not kept.get("tool_calls", True):
+        del kept["tool_calls"]
+    return kept
+
+
+def _own_part(part: JSONObject) -> JSONObject:
+    """Return a content part without what only other providers know, such as `cache_control`."""
+    own = _PART_MEMBERS[part["type"]]
+    return {name: value for name, value in part.items() if name in own}

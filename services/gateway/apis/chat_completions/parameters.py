@@ -1,0 +1,264 @@
+"""The top-level parameters of a chat request: which are passed on, left out, put in Groq's words, or refused, and why.
+
+`docs/parameters.md` is this table for readers; a test holds the two together.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from services.gateway.apis.checks import (
+    Rule,
+    Schema,
+    anything,
+    array_of,
+    boolean,
+    by_type,
+    decimal,
+    integer,
+    mapping,
+    one_of,
+    record,
+    refusal,
+    string,
+    unsupported,
+)
+from services.gateway.requests.pipeline import JSONObject
+
+_TOOLS_MAX, _STOPS_MAX = 128, 4
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class ParameterPolicy(StrEnum):
+    """What becomes of a parameter."""
+
+    PASSED = "passed"
+    """Groq gets it as it came."""
+    DROPPED = "left out"
+    """Groq would refuse it, and the answer is the same without it."""
+    TRANSLATED = "adapted"
+    """Groq gets it in its own words."""
+    REFUSED = "refused"
+    """400: the answer would not be what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter."""
+
+    rule: Rule
+    policy: ParameterPolicy = ParameterPolicy.PASSED
+    why: str = ""
+    """The reason of any other fate than passing."""
+    adapt: Callable[[Any], JSONObject] | None = None
+    """For an adapted one: what Groq gets in its place; empty for nothing."""
+
+
+_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
+_OPENAI_TIERS = ("default", "scale", "priority", "fast")
+
+
+def _effort(value: str) -> JSONObject:
+    return {"reasoning_effort": _EFFORTS.get(value, value)}
+
+
+def _effort_of_object(value: JSONObject) -> JSONObject:
+    return _effort(value["effort"]) if isinstance(value.get("effort"), str) else {}
+
+
+def _tier(value: str) -> JSONObject:
+    return {} if value in _OPENAI_TIERS else {"service_tier": value}
+
+
+_STRINGS = array_of(string, "an array of strings")
+
+
+def _check_modalities(path: str, value: Any) -> None:
+    _STRINGS(path, value)
+    if value != ["text"]:
+        raise unsupported(path, "only text can be answered")
+
+
+def _check_function_name(path: str, value: Any) -> None:
+    string(path, value)
+    if not _NAME.fullmatch(value):
+        text = f"Invalid '{path}': expected 1 to 64 of the characters a-z, A-Z, 0-9, '_' and '-'."
+        raise refusal(text, path, "invalid_value")
+
+
+def _only(value: Any, rule: Rule, why: str) -> Rule:
+    """Return a rule for a parameter of which only the value that changes nothing can be served."""
+
+    def check(path: str, given: Any) -> None:
+        rule(path, given)
+        if given != value:
+            raise unsupported(path, why)
+
+    return Rule(check, {"const": value})
+
+
+def _never(why: str) -> Rule:
+    def check(path: str, value: Any) -> None:
+        raise unsupported(path, why)
+
+    return Rule(check, {"not": {}})
+
+
+_FUNCTION_NAME = Rule(_check_function_name, {"type": "string", "pattern": f"^{_NAME.pattern}$"})
+_FUNCTION = record(
+    {"name": _FUNCTION_NAME, "description": string, "parameters": mapping, "strict": boolean}, required=["name"]
+)
+
+
+_TYPED = record({"type": string}, required=["type"])
+_FUNCTION_TOOL = record({"function": _FUNCTION}, required=["function"])
+
+
+def _check_tool(path: str, tool: Any) -> None:
+    _TYPED(path, tool)
+    if tool["type"] == "function":
+        _FUNCTION_TOOL(path, tool)
+
+
+_TOOL_SCHEMA: Schema = {
+    "type": "object",
+    "properties": {"type": {"type": "string"}},
+    "required": ["type"],
+    "if": {"properties": {"type": {"const": "function"}}},
+    "then": _FUNCTION_TOOL.schema,
+}
+_SCHEMA = record({"name": string, "description": string, "schema": mapping, "strict": boolean}, required=["name"])
+
+
+_FORMAT = record({"type": one_of("text", "json_object", "json_schema")}, required=["type"])
+_SCHEMA_FORMAT = record({"json_schema": _SCHEMA}, required=["json_schema"])
+
+
+def _check_response_format(path: str, value: Any) -> None:
+    _FORMAT(path, value)
+    if value["type"] == "json_schema":
+        _SCHEMA_FORMAT(path, value)
+
+
+_FORMAT_SCHEMA: Schema = {
+    **_FORMAT.schema,
+    "if": {"properties": {"type": {"const": "json_schema"}}},
+    "then": _SCHEMA_FORMAT.schema,
+}
+
+
+_CHOSEN = record(
+    {"type": string, "function": record({"name": string}, required=["name"])}, required=["type", "function"]
+)
+_NOT_SERVED = "Groq's models do not report it"
+_HINT = "a hint to OpenAI's own service, without effect on an answer"
+
+PARAMETERS: Mapping[str, Parameter] = {
+    "model": Parameter(string),
+    "temperature": Parameter(decimal(0, 2)),
+    "top_p": Parameter(decimal(0, 1)),
+    "max_completion_tokens": Parameter(integer(1)),
+    "max_tokens": Parameter(integer(1)),
+    "stop": Parameter(
+        by_type(
+            "one of a string or array of strings",
+            {str: string, list: array_of(string, "an array of strings", at_most=_STOPS_MAX)},
+        )
+    ),
+    "stream": Parameter(boolean),
+    "stream_options": Parameter(record({"include_usage": boolean})),
+    "n": Parameter(integer(1, 1)),
+    "seed": Parameter(integer()),
+    "tools": Parameter(array_of(Rule(_check_tool, _TOOL_SCHEMA), "an array of objects", at_most=_TOOLS_MAX)),
+    "tool_choice": Parameter(
+        by_type("one of a string or object", {str: one_of("none", "auto", "required"), dict: _CHOSEN})
+    ),
+    "parallel_tool_calls": Parameter(boolean),
+    "disable_tool_validation": Parameter(boolean),
+    "functions": Parameter(array_of(_FUNCTION, "an array of objects", at_most=_TOOLS_MAX)),
+    "function_call": Parameter(anything),
+    "response_format": Parameter(Rule(_check_response_format, _FORMAT_SCHEMA)),
+    "reasoning_format": Parameter(one_of("hidden", "raw", "parsed")),
+    "include_reasoning": Parameter(boolean),
+    "user": Parameter(string),
+    "frequency_penalty": Parameter(decimal(-2, 2)),
+    "presence_penalty": Parameter(decimal(-2, 2)),
+    "citation_options": Parameter(anything),
+    "compound_custom": Parameter(anything),
+    "documents": Parameter(anything),
+    "search_settings": Parameter(anything),
+    "exclude_domains": Parameter(anything),
+    "include_domains": Parameter(anything),
+    "reasoning_effort": Parameter(
+        one_of("none", "default", "low", "medium", "high", *_EFFORTS),
+        ParameterPolicy.TRANSLATED,
+        "`minimal` becomes `low`; `xhigh` and `max` become `high`",
+        _effort,
+    ),
+    "reasoning": Parameter(
+        mapping,
+        ParameterPolicy.TRANSLATED,
+        "its `effort` becomes `reasoning_effort`, as Open WebUI means it",
+        _effort_of_object,
+    ),
+    "service_tier": Parameter(
+        one_of("auto", "on_demand", "flex", "performance", *_OPENAI_TIERS),
+        ParameterPolicy.TRANSLATED,
+        "OpenAI's own tiers are left out: Groq's default serves them",
+        _tier,
+    ),
+    "store": Parameter(boolean, ParameterPolicy.DROPPED, "nothing is ever stored here"),
+    "metadata": Parameter(mapping, ParameterPolicy.DROPPED, "it belongs to OpenAI's store"),
+    "prompt_cache_key": Parameter(string, ParameterPolicy.DROPPED, _HINT),
+    "prompt_cache_options": Parameter(anything, ParameterPolicy.DROPPED, _HINT),
+    "prompt_cache_retention": Parameter(anything, ParameterPolicy.DROPPED, _HINT),
+    "safety_identifier": Parameter(string, ParameterPolicy.DROPPED, _HINT),
+    "moderation": Parameter(anything, ParameterPolicy.DROPPED, _HINT),
+    "prediction": Parameter(anything, ParameterPolicy.DROPPED, "it only makes OpenAI's answer faster"),
+    "verbosity": Parameter(string, ParameterPolicy.DROPPED, "a hint that Groq's models do not know"),
+    "modalities": Parameter(
+        Rule(_check_modalities, {"const": ["text"]}),
+        ParameterPolicy.DROPPED,
+        "text is all there is; any other modality is refused",
+    ),
+    "audio": Parameter(_never("only text can be answered"), ParameterPolicy.REFUSED, "only text can be answered"),
+    "web_search_options": Parameter(
+        _never("nothing is searched here"), ParameterPolicy.REFUSED, "nothing is searched here"
+    ),
+    "logprobs": Parameter(
+        _only(False, boolean, _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; false is left out"
+    ),
+    "top_logprobs": Parameter(
+        _only(0, integer(0, 20), _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; 0 is left out"
+    ),
+    "logit_bias": Parameter(
+        _only({}, mapping, "Groq's models do not take it"), ParameterPolicy.REFUSED, "not taken by Groq; {} is left out"
+    ),
+}
+"""All parameters but `messages`."""
+
+
+def to_upstream(members: JSONObject) -> JSONObject:
+    """Return checked parameters as Groq gets them.
+
+    Raises:
+        InvalidRequest: One is not known, has a bad value, or cannot be served.
+    """
+    unknown = next((name for name in members if name not in PARAMETERS), None)
+    if unknown is not None:
+        raise refusal(f"Unknown parameter: '{unknown[:100]}'.", unknown[:100], "unknown_parameter")
+    for name, value in members.items():
+        PARAMETERS[name].rule(name, value)
+    out: JSONObject = {}
+    for name, value in members.items():
+        out |= _as_groq_gets_it(name, value)
+    return out
+
+
+def _as_groq_gets_it(name: str, value: Any) -> JSONObject:
+    parameter = PARAMETERS[name]
+    if parameter.policy is ParameterPolicy.PASSED:
+        return {name: value}
+    return parameter.adapt(value) if parameter.adapt else {}

@@ -1,0 +1,49 @@
+"""OpenAI's chat request as JSON: what is accepted, and what is refused in OpenAI's words before it is counted."""
+
+import msgspec
+
+from services.common.errors import InvalidRequest
+from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits, check_limits, check_values
+from services.gateway.apis.chat_completions.message_shapes import fits
+from services.gateway.apis.chat_completions.messages import MESSAGES, own_members
+from services.gateway.apis.chat_completions.parameters import to_upstream
+from services.gateway.apis.checks import missing, type_name
+from services.gateway.requests.pipeline import Chat, JSONObject
+
+_decode = msgspec.json.Decoder().decode
+_NOT_JSON = (
+    "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
+    "correctly. The API expects a JSON payload, but what was sent was not valid JSON.)"
+)
+
+
+def parse_chat(body: bytes, limits: ChatLimits = DEFAULT_LIMITS) -> Chat:
+    """Return the chat request in an HTTP body, whatever its content type says, as Groq gets it.
+
+    Top-level members that are null count as absent. What is over a limit is refused first; then faults are told in
+    OpenAI's order: messages missing, unknown parameters, then types and ranges.
+
+    Raises:
+        InvalidRequest: The body is not a chat request; `param` and `code` in the metadata are OpenAI's.
+    """
+    check_values(body, limits)
+    members = _object(body)
+    check_limits(members, limits, body=body)
+    if "messages" not in members:
+        raise missing("messages")
+    messages = members.pop("messages")
+    parameters = to_upstream({name: value for name, value in members.items() if value is not None})
+    if not fits(messages):
+        MESSAGES("messages", messages)
+    stream = parameters.pop("stream", False)
+    return Chat({"messages": [own_members(message) for message in messages], **parameters}, stream, len(body))
+
+
+def _object(body: bytes) -> JSONObject:
+    try:
+        value = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(_NOT_JSON) from exc
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"Invalid type for the body: expected an object, but got {type_name(value)} instead.")
+    return value

@@ -1,0 +1,59 @@
+"""OpenAI's JSON ↔ protobuf."""
+
+from services.common.rpc import json_codec
+from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.common.errors import InvalidRequest, TooLarge
+from services.common.timestamps import timestamp
+from services.gateway.requests.pipeline import Chat, Hold, JSONObject, Verdict
+from stack.inference.v1 import chat_pb2, inference_pb2
+
+_CHAT_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
+"""Of a chat in a message to inference; its context takes the rest, most of all the models that a key may ask for."""
+_VERDICTS = {
+    inference_pb2.VERDICT_CHARGED: Verdict.CHARGED,
+    inference_pb2.VERDICT_RELEASED: Verdict.RELEASED,
+}
+
+
+def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
+    """Return a chat request as protobuf.
+
+    Raises:
+        InvalidRequest: It holds what protobuf cannot, such as a lone surrogate.
+        TooLarge: It is larger than what can be passed on.
+    """
+    # The call is never made after one of these, so its hold is free.
+    facts = {"verdict": Verdict.RELEASED.value}
+    message = chat_pb2.ChatRequest()
+    try:
+        json_codec.to_message(message, chat.members)
+    except ValueError as exc:
+        raise InvalidRequest("The request holds text that is not valid Unicode.", metadata=facts) from exc
+    except RecursionError as exc:
+        raise InvalidRequest("The request is nested too deeply.", metadata=facts) from exc
+    if message.ByteSize() > _CHAT_BYTES_MAX:
+        text = f"The request is larger than {_CHAT_BYTES_MAX:,} bytes; shorten the messages."
+        raise TooLarge(text, reason="request_too_large", metadata=facts)
+    return message
+
+
+def request_context(hold: Hold) -> inference_pb2.RequestContext:
+    """Return where a request is accounted."""
+    return inference_pb2.RequestContext(
+        request_id=hold.request_id,
+        account_id=hold.principal.account_id,
+        key_id=hold.principal.key_id,
+        day=hold.day,
+        reserved_at=timestamp(hold.reserved_at),
+        models=hold.principal.models,
+    )
+
+
+def verdict(value: int) -> Verdict | None:
+    """Return a verdict, or None for none."""
+    return _VERDICTS.get(value)  # type: ignore[call-overload,no-any-return]
+
+
+def models(listed: list[chat_pb2.Model]) -> list[JSONObject]:
+    """Return models as JSON objects."""
+    return [json_codec.to_json(model) for model in listed]

@@ -1,0 +1,237 @@
+"""The console's door and owners over auth's user RPCs, with the session's token and no other credential."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
+
+from services.common.errors import Unauthenticated, rpc_errors
+from services.common.timestamps import timestamp, unix_seconds
+from services.gateway.clients.services import principal_of
+from services.gateway.console.ports import Event, Key, Keys, NewKey, OpenSession, Reset, SignUp, Session
+from services.gateway.requests.pipeline import Principal
+from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+
+_PAGE_SIZE = 1_000
+_POLICIES = {
+    sessions_pb2.SIGN_UP_POLICY_OPEN: "open",
+    sessions_pb2.SIGN_UP_POLICY_INVITE: "invite",
+    sessions_pb2.SIGN_UP_POLICY_CLOSED: "closed",
+}
+Metadata = tuple[tuple[str, str], ...]
+
+
+def _auth_errors() -> AbstractContextManager[None]:
+    return rpc_errors(unavailable_reason="auth_unavailable")
+
+
+class GrpcSessionClient:
+    """A `SessionClient` over auth's SessionService."""
+
+    def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
+        """Ask over `channel`, at most `timeout_seconds` for each call."""
+        self._stub = sessions_pb2_grpc.SessionServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def describe_sign_up(self, invite: str) -> SignUp:
+        """Say who may sign up."""
+        request = sessions_pb2.DescribeSignUpRequest(invite=invite)
+        with _auth_errors():
+            answer = await self._stub.DescribeSignUp(request, timeout=self._timeout_seconds)
+        daily_limit = answer.daily_limit if answer.HasField("daily_limit") else None
+        return SignUp(_POLICIES.get(answer.policy, "closed"), answer.has_mail, daily_limit)
+
+    async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenSession | None:
+        """Open an account."""
+        request = sessions_pb2.SignUpRequest(email=email, password=password, invite=invite)
+        with _auth_errors():
+            answer = await self._stub.SignUp(request, metadata=_from(address), timeout=self._timeout_seconds)
+        return _open_session(answer.session) if answer.HasField("session") else None
+
+    async def log_in(
+        self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
+    ) -> OpenSession:
+        """Open a session."""
+        request = sessions_pb2.LogInRequest(
+            email=email, password=password, replaced_token=replaced_token, device_token=device_token
+        )
+        with _auth_errors():
+            answer = await self._stub.LogIn(request, metadata=_from(address), timeout=self._timeout_seconds)
+        return _open_session(answer.session)
+
+    async def log_out(self, token: str, *, address: str) -> None:
+        """End a session."""
+        request = sessions_pb2.LogOutRequest(token=token)
+        with _auth_errors():
+            await self._stub.LogOut(request, metadata=_from(address), timeout=self._timeout_seconds)
+
+    async def session(self, token: str) -> Session | None:
+        """Return a token's session; None when it has ended."""
+        request = sessions_pb2.GetSessionRequest(token=token)
+        try:
+            with _auth_errors():
+                answer = await self._stub.GetSession(request, timeout=self._timeout_seconds)
+        except Unauthenticated:
+            return None
+        return _session(answer.session)
+
+    async def verify_email(self, token: str, *, address: str) -> str:
+        """Prove an e-mail."""
+        request = sessions_pb2.VerifyEmailRequest(token=token)
+        with _auth_errors():
+            answer = await self._stub.VerifyEmail(request, metadata=_from(address), timeout=self._timeout_seconds)
+        return answer.email
+
+    async def send_verification(self, email: str, *, address: str) -> None:
+        """Mail another proof."""
+        request = sessions_pb2.SendVerificationRequest(email=email)
+        with _auth_errors():
+            await self._stub.SendVerification(request, metadata=_from(address), timeout=self._timeout_seconds)
+
+    async def send_password_reset(self, email: str, *, address: str) -> None:
+        """Mail a token for a new password."""
+        request = sessions_pb2.SendPasswordResetRequest(email=email)
+        with _auth_errors():
+            await self._stub.SendPasswordReset(request, metadata=_from(address), timeout=self._timeout_seconds)
+
+    async def reset_password(self, token: str, password: str, *, address: str) -> Reset:
+        """Choose a password."""
+        request = sessions_pb2.ResetPasswordRequest(token=token, password=password)
+        with _auth_errors():
+            answer = await self._stub.ResetPassword(request, metadata=_from(address), timeout=self._timeout_seconds)
+        return Reset(answer.email, answer.device_token)
+
+
+class GrpcOwnerClient:
+    """An `OwnerClient` over auth's OwnerService, for one session's token."""
+
+    def __init__(self, channel: aio.Channel, token: str, *, address: str, timeout_seconds: float) -> None:
+        """Ask over `channel` as the holder of `token`, who is at `address`."""
+        self._stub = owner_pb2_grpc.OwnerServiceStub(channel)
+        self._metadata: Metadata = (("authorization", f"Bearer {token}"), *_from(address))
+        self._timeout_seconds = timeout_seconds
+
+    async def keys(self) -> Keys:
+        """Return all keys, oldest first."""
+        keys: list[Key] = []
+        while True:
+            page = await self._keys_after(keys[-1].id if keys else "")
+            keys += [_key(key) for key in page.keys]
+            if len(page.keys) < _PAGE_SIZE:
+                return Keys(keys, page.active_keys_max, page.new_keys_per_day_max)
+
+    async def _keys_after(self, key_id: str) -> owner_pb2.ListOwnKeysResponse:
+        request = owner_pb2.ListOwnKeysRequest(page_size=_PAGE_SIZE, after=key_id)
+        with _auth_errors():
+            return await self._stub.ListOwnKeys(request, metadata=self._metadata, timeout=self._timeout_seconds)
+
+    async def create_key(self, name: str, *, expires_at: float | None, models: Sequence[str]) -> NewKey:
+        """Make a key."""
+        ends = None if expires_at is None else timestamp(expires_at)
+        request = owner_pb2.CreateOwnKeyRequest(name=name, expires_at=ends, models=models)
+        with _auth_errors():
+            answer = await self._stub.CreateOwnKey(request, metadata=self._metadata, timeout=self._timeout_seconds)
+        return NewKey(_key(answer.key), answer.secret)
+
+    async def rotate_key(self, key_id: str, *, grace_seconds: int) -> NewKey:
+        """Replace a key."""
+        request = owner_pb2.RotateOwnKeyRequest(key_id=key_id, grace_seconds=grace_seconds)
+        with _auth_errors():
+            answer = await self._stub.RotateOwnKey(request, metadata=self._metadata, timeout=self._timeout_seconds)
+        return NewKey(_key(answer.key), answer.secret)
+
+    async def revoke_key(self, key_id: str) -> Key:
+        """End a key for good."""
+        with _auth_errors():
+            answer = await self._stub.RevokeOwnKey(
+                owner_pb2.RevokeOwnKeyRequest(key_id=key_id), metadata=self._metadata, timeout=self._timeout_seconds
+            )
+        return _key(answer.key)
+
+    async def principal(self, key_id: str) -> Principal:
+        """Return what a key may do now."""
+        request = owner_pb2.GetOwnPrincipalRequest(key_id=key_id)
+        with _auth_errors():
+            answer = await self._stub.GetOwnPrincipal(request, metadata=self._metadata, timeout=self._timeout_seconds)
+        return principal_of(answer.principal)
+
+    async def sessions(self) -> Sequence[Session]:
+        """Return the sessions that last, newest first."""
+        with _auth_errors():
+            answer = await self._stub.ListOwnSessions(
+                owner_pb2.ListOwnSessionsRequest(), metadata=self._metadata, timeout=self._timeout_seconds
+            )
+        return [_session(session) for session in answer.sessions]
+
+    async def end_session(self, session_id: str) -> None:
+        """End one of them."""
+        request = owner_pb2.EndOwnSessionRequest(session_id=session_id)
+        with _auth_errors():
+            await self._stub.EndOwnSession(request, metadata=self._metadata, timeout=self._timeout_seconds)
+
+    async def events(self, *, before: str, count: int) -> Sequence[Event]:
+        """Return a page of the audit log, newest first."""
+        request = owner_pb2.ListOwnAuditEventsRequest(page_size=count, before=before)
+        with _auth_errors():
+            answer = await self._stub.ListOwnAuditEvents(
+                request, metadata=self._metadata, timeout=self._timeout_seconds
+            )
+        return [
+            Event(one.id, unix_seconds(one.at), one.actor, one.address, one.action, one.target) for one in answer.events
+        ]
+
+    async def change_password(self, current: str, new: str) -> None:
+        """Choose another password."""
+        request = owner_pb2.ChangePasswordRequest(current_password=current, new_password=new)
+        with _auth_errors():
+            await self._stub.ChangePassword(request, metadata=self._metadata, timeout=self._timeout_seconds)
+
+    async def delete_account(self, password: str) -> None:
+        """Delete the account."""
+        request = owner_pb2.DeleteOwnAccountRequest(password=password)
+        with _auth_errors():
+            await self._stub.DeleteOwnAccount(request, metadata=self._metadata, timeout=self._timeout_seconds)
+
+
+def _from(address: str) -> Metadata:
+    return (("stack-client-address", address),) if address.isascii() and address.isprintable() else ()
+
+
+def _open_session(opened: sessions_pb2.OpenSession) -> OpenSession:
+    return OpenSession(_session(opened.session), opened.token, opened.device_token)
+
+
+def _session(session: sessions_pb2.Session) -> Session:
+    return Session(
+        id=session.id,
+        account_id=session.account.id,
+        email=session.account.email,
+        plan=session.account.plan,
+        created_at=unix_seconds(session.created_at),
+        expires_at=unix_seconds(session.expires_at),
+        last_used_at=unix_seconds(session.last_used_at),
+        address=session.address,
+        is_current=session.is_current,
+    )
+
+
+def _key(key: keys_pb2.Key) -> Key:
+    return Key(
+        id=key.id,
+        name=key.name,
+        prefix=key.prefix,
+        daily_limit=key.daily_limit,
+        created_at=unix_seconds(key.created_at),
+        revoked_at=_or_none(key, "revoked_at"),
+        expires_at=_or_none(key, "expires_at"),
+        models=tuple(key.models),
+        replaced_by=key.replaced_by,
+    )
+
+
+def _or_none(message: Message, field: str) -> float | None:
+    value = getattr(message, field)
+    assert isinstance(value, Timestamp)
+    return unix_seconds(value) if message.HasField(field) else None

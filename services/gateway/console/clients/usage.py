@@ -1,0 +1,77 @@
+"""What one account used, from quota's counters and inference's ledger; the account is fixed when it is made."""
+
+from collections.abc import Sequence
+
+from grpc import aio
+
+from services.common.batched import batched
+from services.common.errors import rpc_errors
+from services.common.timestamps import unix_seconds
+from services.gateway.console.ports import KeyDay, RequestFilter
+from services.gateway.clients.ledger import GrpcLedger, receipt_of
+from services.gateway.apis.receipts import DayUsage, Receipt
+from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+_KEYS_MAX = 1_000
+"""The most that quota and inference take in one call."""
+
+
+class GrpcUsage:
+    """A `Usage` over gRPC."""
+
+    def __init__(self, quota: aio.Channel, inference: aio.Channel, account_id: str, *, timeout_seconds: float) -> None:
+        """Read what `account_id` used; auth named it for the session that asks."""
+        assert account_id, "without an account the ledger would answer for all"
+        self._quota = quota_pb2_grpc.QuotaServiceStub(quota)
+        self._stub = usage_pb2_grpc.UsageServiceStub(inference)
+        self._ledger = GrpcLedger(inference, timeout_seconds=timeout_seconds)
+        self._account_id = account_id
+        self._timeout_seconds = timeout_seconds
+
+    async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
+        """Return each key's day, in order."""
+        found: list[KeyDay | None] = []
+        for some in batched(key_ids, _KEYS_MAX):
+            with rpc_errors(unavailable_reason="quota_unavailable"):
+                request = quota_pb2.GetStatusRequest(key_ids=some)
+                answer = await self._quota.GetStatus(request, timeout=self._timeout_seconds)
+            found += [
+                KeyDay(one.charged, one.held, unix_seconds(one.reset_at)) if one.day else None
+                for one in answer.statuses
+            ]
+        return found
+
+    async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
+        """Return when each key was last used, in order."""
+        found: list[float | None] = []
+        for some in batched(key_ids, _KEYS_MAX):
+            with rpc_errors(unavailable_reason="inference_unavailable"):
+                request = usage_pb2.ListLastUsesRequest(key_ids=some)
+                answer = await self._stub.ListLastUses(request, timeout=self._timeout_seconds)
+            found += [unix_seconds(one.used_at) if one.HasField("used_at") else None for one in answer.last_uses]
+        return found
+
+    async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
+        """Return sums by day and model since a day, newest first."""
+        return await self._ledger.summarize(self._account_id, key_id=key_id, from_day=from_day, to_day="")
+
+    async def requests(self, wanted: RequestFilter, *, count: int) -> Sequence[Receipt]:
+        """Return a page of requests, newest first."""
+        request = usage_pb2.ListRequestsRequest(
+            account_id=self._account_id,
+            key_id=wanted.key_id,
+            outcome=wanted.outcome,
+            from_day=wanted.from_day,
+            to_day=wanted.to_day,
+            before=wanted.before,
+            page_size=count,
+        )
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            answer = await self._stub.ListRequests(request, timeout=self._timeout_seconds)
+        return [receipt_of(record) for record in answer.records]
+
+    async def request(self, request_id: str) -> Receipt | None:
+        """Return one request of the account."""
+        owned = await self._ledger.find(request_id)
+        return owned.receipt if owned is not None and owned.account_id == self._account_id else None

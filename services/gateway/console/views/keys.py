@@ -1,0 +1,124 @@
+"""API keys: made, shown once, rotated, revoked."""
+
+import logging
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+
+from services.common.errors import InvalidRequest, ServiceError
+from services.gateway.console.page import Pages, go
+from services.gateway.console.ports import Key, KeyDay, NewKey
+from services.gateway.console.request_context import RequestContext
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_GRACE_SECONDS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A key in the list."""
+
+    key: Key
+    state: str
+    today: KeyDay | None
+    """None where it does not matter any more, or nobody knows just now."""
+    last_used_at: float | None
+    is_use_known: bool
+
+
+class KeyViews:
+    """The handlers."""
+
+    def __init__(self, pages: Pages) -> None:
+        """Answer with `pages`."""
+        self._pages = pages
+
+    async def index(self, context: RequestContext) -> Response:
+        """`GET /keys`."""
+        return await self._list(context)
+
+    async def create(self, context: RequestContext) -> Response:
+        """`POST /keys`: the secret is in this answer and nowhere else."""
+        try:
+            models = tuple(context.text("models").replace(",", " ").split())
+            expires_at = _end_of(context.text("expires"), now=self._pages.now())
+            made = await context.scope.owner.create_key(context.text("name"), expires_at=expires_at, models=models)
+        except ServiceError as exc:
+            return await self._list(context, error=exc)
+        return await self._list(context, made=made)
+
+    async def rotate(self, context: RequestContext) -> Response:
+        """`POST /keys/{id}/rotate`."""
+        grace_seconds = _GRACE_SECONDS.get(context.text("grace"), 86_400)
+        try:
+            made = await context.scope.owner.rotate_key(context.request.path_params["id"], grace_seconds=grace_seconds)
+        except ServiceError as exc:
+            return await self._list(context, error=exc)
+        return await self._list(context, made=made)
+
+    async def revoke(self, context: RequestContext) -> Response:
+        """`POST /keys/{id}/revoke`."""
+        try:
+            await context.scope.owner.revoke_key(context.request.path_params["id"])
+        except ServiceError as exc:
+            return await self._list(context, error=exc)
+        return go("/keys")
+
+    async def _list(
+        self, context: RequestContext, *, made: NewKey | None = None, error: ServiceError | None = None
+    ) -> Response:
+        keys = await context.scope.owner.keys()
+        rows = await self._rows(context, list(reversed(keys.keys)))
+        facts: dict[str, Any] = {
+            "rows": [row for row in rows if row.state in ("active", "rotated")],
+            "ended": [row for row in rows if row.state not in ("active", "rotated")],
+            "keys": keys,
+            "made": made,
+            "form": {
+                name: context.text(name) if error else context.query(name) for name in ("name", "expires", "models")
+            },
+        }
+        if error is not None:
+            return self._pages.refuse(context, "keys", error, **facts)
+        return self._pages.show(context, "keys", error="", **facts)
+
+    async def _rows(self, context: RequestContext, keys: Sequence[Key]) -> list[KeyRow]:
+        usage, ids = context.scope.usage, [key.id for key in keys]
+        days = await or_nothing(usage.today(ids))
+        uses = await or_nothing(usage.last_uses(ids))
+        return [
+            KeyRow(
+                key,
+                key.state(self._pages.now()),
+                days[number] if days else None,
+                uses[number] if uses else None,
+                bool(uses),
+            )
+            for number, key in enumerate(keys)
+        ]
+
+
+async def or_nothing(asked: Awaitable[Sequence[T]]) -> Sequence[T]:
+    """Return what was asked for, or nothing: a list of keys must not vanish because a count cannot be read."""
+    try:
+        return await asked
+    except ServiceError as exc:
+        _log.info("shown without use", extra={"reason": exc.reason})
+        return []
+
+
+def _end_of(day: str, *, now: float) -> float | None:
+    """Return the end of a UTC day, on which a key is to stop working; None for no day."""
+    if not day:
+        return None
+    try:
+        ends = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1)
+    except (ValueError, OverflowError) as exc:
+        raise InvalidRequest("Write the day on which the key ends as YYYY-MM-DD.") from exc
+    if ends.timestamp() <= now:
+        raise InvalidRequest("The day on which the key ends is over. Choose a later one, or none.")
+    return ends.timestamp()

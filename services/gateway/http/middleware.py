@@ -1,0 +1,191 @@
+"""What stands around every HTTP request, as pure ASGI: its id, its time, its log line, and the answer to defects."""
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from opentelemetry.trace import INVALID_SPAN, Span
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.common.telemetry import tracing
+from services.gateway.http.errors import internal_error
+from services.gateway.http.redaction import loggable_path
+from services.gateway.http_server.write_flow import ClientStalled
+from services.gateway.metrics import IN_FLIGHT, request_seconds, route_of
+
+REQUEST_ID = "stack.request_id"
+"""Name in the ASGI scope of the id that the answer will carry; a reserve that was tried again changes it."""
+
+STARTED = "stack.started"
+"""Name in the ASGI scope of the time at which the request came, by `time.perf_counter`."""
+
+_CONNECTION_CLOSE = ((b"connection", b"close"),)
+_PROBED = ("healthz", "readyz", "static")
+_UNANSWERED = 499
+"""Label of requests that ended before any answer began: their client left. nginx' and Groq's word for it."""
+
+_NO_PARAMETERS: dict[str, str] = {}
+_log = logging.getLogger(__name__)
+# Without a prefix, `/key` and `/usage` are no paths of the API.
+_PREFIXED = re.compile(
+    r"^(?:/api/v1|/openai/v1|/v1)*(/chat|/chat/completions|/models(?:/.+)?|(?<=/v1)/(?:key|usage(?:/[^/]+)?))$"
+)
+
+_API = re.compile(r"^/(?:api|v1|openai|healthz|readyz)(?:/|$)")
+
+
+class APIPaths:
+    """Brings the API's aliases to `/api/v1/…`, since clients disagree on where their base URL ends.
+
+    `/v1`, `/openai/v1`, no prefix (but for receipts), a doubled prefix and a trailing slash all mean the same; nothing
+    is redirected, because a redirected POST loses its body in some clients.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand in front of `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on under its canonical path."""
+        if scope["type"] == "http" and (match := _PREFIXED.match(scope["path"].rstrip("/"))):
+            # In place: what is noted in the scope further in, such as the request's id, is read further out.
+            scope["path"] = "/api/v1" + match.group(1)
+        await self._app(scope, receive, send)
+
+
+class ConsolePaths:
+    """Gives all paths that are not the API's to the console."""
+
+    def __init__(self, app: ASGIApp, *, console: ASGIApp) -> None:
+        """Stand in front of `app`, the API, and of the `console`."""
+        self._app = app
+        self._console = console
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on to one of the two."""
+        is_api = scope["type"] != "http" or _API.match(scope["path"]) or _PREFIXED.match(scope["path"].rstrip("/"))
+        await (self._app if is_api else self._console)(scope, receive, send)
+
+
+class RequestScope:
+    """Gives each request an id, tells it and the time taken in the answer, and logs one line.
+
+    While the gateway drains, each answer asks its client to connect anew, which leads it elsewhere (RFC 9112, 9.6).
+    """
+
+    def __init__(self, app: ASGIApp, *, new_request_id: Callable[[], str], is_draining: Callable[[], bool]) -> None:
+        """Stand in front of `app`."""
+        self._app = app
+        self._new_request_id = new_request_id
+        self._is_draining = is_draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = scope[STARTED] = time.perf_counter()
+        scope[REQUEST_ID] = self._new_request_id()
+        IN_FLIGHT.inc()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                farewell = _CONNECTION_CLOSE if self._is_draining() else ()
+                message["headers"] = [*message["headers"], *_own_headers(scope, started), *farewell]
+            await send(message)
+
+        with _traced(scope) as span:
+            try:
+                await self._app(scope, receive, send_with_id)
+            except ClientStalled:
+                _log.info("client stalled", extra={"request_id": scope[REQUEST_ID]})
+                raise
+            finally:
+                IN_FLIGHT.dec()
+                _report(scope, status or _UNANSWERED, started, span)
+
+
+class Defects:
+    """Answers defects of ours with a 500 in the envelope; a response that has begun is cut."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand in front of `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except ClientStalled:
+            raise
+        except Exception:
+            _log.exception("request failed", extra={"request_id": scope.get(REQUEST_ID, "")})
+            if has_begun:
+                raise
+            await _send_defect(send)
+
+
+def _traced(scope: Scope) -> AbstractContextManager[Span]:
+    """Return the request's trace; whoever probes every second is not traced."""
+    if not tracing.is_on() or route_of(scope["path"]) in _PROBED:
+        return nullcontext(INVALID_SPAN)
+    link = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")
+    return tracing.entry(scope["method"], link=link)
+
+
+def _own_headers(scope: Scope, started: float) -> list[tuple[bytes, bytes]]:
+    milliseconds = (time.perf_counter() - started) * 1000
+    return [
+        (b"x-request-id", scope[REQUEST_ID].encode()),
+        (b"stack-processing-ms", f"{milliseconds:.1f}".encode()),
+    ]
+
+
+async def _send_defect(send: Send) -> None:
+    error = internal_error()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(error.body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": error.body})
+
+
+def _report(scope: Scope, status: int, started: float, span: Span) -> None:
+    seconds = time.perf_counter() - started
+    route = route_of(scope["path"])
+    request_seconds(route, status).observe(seconds)
+    if span.is_recording():
+        _describe(span, scope, route, status)
+    _log.info(
+        "request",
+        extra={
+            "request_id": scope[REQUEST_ID],
+            "method": scope["method"],
+            "path": loggable_path(scope["path"], scope.get("path_params", _NO_PARAMETERS)),
+            "status": status,
+            "duration_ms": round(seconds * 1000, 1),
+        },
+    )
+
+
+def _describe(span: Span, scope: Scope, route: str, status: int) -> None:
+    """Name a trace by what is known only at its end: the path's aliases are told apart further in."""
+    span.update_name(f"{scope['method']} {route}")
+    span.set_attributes(
+        {
+            "http.request.method": scope["method"],
+            "http.route": route,
+            "http.response.status_code": status,
+            "stack.request_id": scope[REQUEST_ID],
+        }
+    )

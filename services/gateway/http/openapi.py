@@ -1,0 +1,183 @@
+"""The OpenAPI 3.1 document of the HTTP API, made from the rules that requests are held against."""
+
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
+from services.gateway.apis.chat_completions.messages import MESSAGES
+from services.gateway.apis.chat_completions.parameters import PARAMETERS, ParameterPolicy
+from services.gateway.apis.checks import Schema, nullable
+
+_encode = msgspec.json.Encoder().encode
+_STRING: Schema = {"type": "string"}
+_INTEGER: Schema = {"type": "integer"}
+_DAY: Schema = {"type": "string", "format": "date"}
+_ERRORS = {
+    "400": "The request is not acceptable; `param` names what is wrong. Not counted.",
+    "401": "The API key is missing or not good.",
+    "403": "The API key may not ask for this model. Not counted.",
+    "404": "There is no such thing.",
+    "408": "The body did not arrive in time. Not counted.",
+    "413": "The body is too large. Not counted.",
+    "415": "The body is compressed. Not counted.",
+    "429": "The key's requests of the day are used up or in use, or too many unknown keys came from your address, "
+    "or too many invalid requests from you.",
+    "500": "Our own defect.",
+    "502": "The model's answer, or this service's access to it, is at fault. Not counted.",
+    "503": "Something needed is away; try again after `retry-after` seconds. Not counted.",
+    "504": "It took too long.",
+}
+_LIMITS = (
+    "At most {values} JSON values, {parts} content parts and {calls} tool calls in all messages together, "
+    "{levels} levels of arrays and objects, and {characters} characters of a name."
+)
+_RATE_LIMIT_HEADERS = {
+    "x-ratelimit-limit-requests": "Requests a UTC day.",
+    "x-ratelimit-remaining-requests": "Requests neither used nor in use.",
+    "x-ratelimit-reset-requests": "Time to 00:00 UTC, such as `7h12m3s`.",
+}
+
+
+@cache
+def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
+    """Return the document as JSON text."""
+    return _encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Stack 3.0 API",
+                "version": version("stack-api"),
+                "description": "An OpenAI-compatible chat API. Every path is also served under `/v1` and `/openai/v1`.",
+            },
+            "security": [{"key": []}],
+            "paths": _paths(),
+            "components": {
+                "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk_stk_…`"}},
+                "schemas": {"ChatRequest": chat_request(limits), "ChatCompletion": _COMPLETION, "Error": _ERROR},
+            },
+        }
+    )
+
+
+def chat_request(limits: ChatLimits = DEFAULT_LIMITS) -> Schema:
+    """Return the JSON Schema of a chat request."""
+    properties = {name: nullable(one.rule.schema) | _told(one.policy, one.why) for name, one in PARAMETERS.items()}
+    return {
+        "type": "object",
+        "properties": {"messages": MESSAGES.schema, **properties} | _limited(limits),
+        "required": ["messages"],
+        "description": _LIMITS.format(
+            values=limits.values_max,
+            parts=limits.content_parts_max,
+            calls=limits.tool_calls_max,
+            levels=limits.nesting_max,
+            characters=limits.name_characters_max,
+        ),
+        # Members that are null count as absent, whatever their name (openai.py).
+        "additionalProperties": {"type": "null"},
+    }
+
+
+def _limited(limits: ChatLimits) -> Schema:
+    """Return the members whose schemas say a limit."""
+    most = {"maxItems": limits.tools_max}
+    tools, functions = (PARAMETERS[name].rule.schema | most for name in ("tools", "functions"))
+    return {
+        "messages": MESSAGES.schema | {"maxItems": limits.messages_max},
+        "model": nullable(PARAMETERS["model"].rule.schema | {"maxLength": limits.name_characters_max}),
+        "tools": nullable(tools),
+        "functions": nullable(functions),
+    }
+
+
+def _told(policy: ParameterPolicy, why: str) -> Schema:
+    return {} if policy is ParameterPolicy.PASSED else {"description": f"{policy.value.capitalize()}: {why}."}
+
+
+def _paths() -> dict[str, Any]:
+    chat = _operation("Answer a conversation", tuple(_ERRORS))
+    chat["requestBody"] = {"required": True, "content": _json(_reference("ChatRequest"))}
+    chat["responses"]["200"] = {
+        "description": "The answer; with `stream` as events that end with `data: [DONE]`.",
+        "headers": {name: {"schema": _STRING, "description": text} for name, text in _RATE_LIMIT_HEADERS.items()},
+        "content": _json(_reference("ChatCompletion")) | {"text/event-stream": {"schema": _STRING}},
+    }
+    return {
+        "/api/v1/chat": {"post": {**chat, "operationId": "chat"}},
+        "/api/v1/chat/completions": {"post": {**chat, "operationId": "createChatCompletion"}},
+        "/api/v1/models": {"get": _reading("listModels", "List the models", _list(_object(id=_STRING)))},
+        "/api/v1/models/{id}": {"get": _reading("getModel", "Read one model", _object(id=_STRING), path=("id",))},
+        "/api/v1/key": {
+            "get": _reading(
+                "getKey",
+                "How much of the day is used",
+                _object(id=_STRING, limit=_INTEGER, used=_INTEGER, held=_INTEGER, remaining=_INTEGER),
+            )
+        },
+        "/api/v1/usage": {
+            "get": _reading(
+                "listUsage",
+                "Requests and tokens by day and model",
+                _list(_object(day=_DAY, model=_STRING, requests=_INTEGER, total_tokens=_INTEGER)),
+                query={"from": _DAY, "to": _DAY, "key_id": _STRING},
+            )
+        },
+        "/api/v1/usage/{request_id}": {
+            "get": _reading(
+                "getUsage",
+                "The receipt of one request",
+                _object(id=_STRING, outcome=_STRING, charged={"type": "boolean"}, usage={"type": "object"}),
+                path=("request_id",),
+            )
+        },
+    }
+
+
+def _reading(
+    name: str, summary: str, schema: Schema, *, path: tuple[str, ...] = (), query: dict[str, Schema] | None = None
+) -> dict[str, Any]:
+    statuses = ["401", "429", "500", "502", "503", "504"] + (["404"] if path else []) + (["400"] if query else [])
+    operation = _operation(summary, sorted(statuses))
+    operation["operationId"] = name
+    operation["responses"]["200"] = {"description": "It.", "content": _json(schema)}
+    operation["parameters"] = [
+        {"name": one, "in": "path", "required": True, "schema": _STRING, "allowReserved": True} for one in path
+    ] + [{"name": one, "in": "query", "schema": schema} for one, schema in (query or {}).items()]
+    return operation
+
+
+def _operation(summary: str, statuses: tuple[str, ...] | list[str]) -> dict[str, Any]:
+    responses = {one: {"description": _ERRORS[one], "content": _json(_reference("Error"))} for one in statuses}
+    return {"summary": summary, "responses": responses}
+
+
+def _json(schema: Schema) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _list(item: Schema) -> Schema:
+    return _object(object={"const": "list"}, data={"type": "array", "items": item})
+
+
+_COMPLETION = _object(
+    id=_STRING,
+    object={"const": "chat.completion"},
+    created=_INTEGER,
+    model=_STRING,
+    choices={"type": "array", "items": _object(index=_INTEGER, message={"type": "object"})},
+    usage=_object(prompt_tokens=_INTEGER, completion_tokens=_INTEGER, total_tokens=_INTEGER),
+)
+_ERROR = _object(
+    error=_object(message=_STRING, type=_STRING, param={"type": ["string", "null"]}, code={"type": ["string", "null"]})
+)

@@ -1,0 +1,297 @@
+"""One connection: bytes in, requests to the application one after the other, and an end that loses no response."""
+
+import asyncio
+import math
+from collections import deque
+from typing import Any, ClassVar, cast
+
+import uvicorn
+from starlette.types import Scope
+from uvicorn.server import ServerState
+
+from services.gateway.http.errors import HTTPError
+from services.gateway.http_server import rejections
+from services.gateway.http_server.cycle import RequestCycle
+from services.gateway.http_server.parsing import Rejected, RequestParser
+from services.gateway.http_server.reading import KEPT_BYTES_MAX, Reading
+from services.gateway.http_server.shared import Ends, Shared
+from services.gateway.http_server.write_flow import WriteFlow
+
+_DRAINED_BYTES_MAX = 262_144
+"""Left of a body that is worth reading and dropping to keep the connection."""
+_DRAIN_SECONDS = 30.0
+_REFUSED_SECONDS = 5.0
+
+
+class HTTPConnection(asyncio.Protocol):
+    """uvicorn's protocol for one connection; `bound` gives it what it shares with the others.
+
+    Requests are answered one after the other. What a client pipelines behind the request under way is kept as bytes and
+    parsed in its turn, so that it costs no more than its size.
+    """
+
+    shared: ClassVar[Shared]
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app = config.loaded_app
+        self._state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._limits = self.shared.limits
+        self._parser = RequestParser(self, self._limits, self._make_scope)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._reading: Reading = None  # type: ignore[assignment]
+        self.flow: WriteFlow = None  # type: ignore[assignment]
+        self.deadline = math.inf
+        self._ends: Ends = None  # type: ignore[assignment]
+        self._answering: RequestCycle | None = None
+        self._receiving: RequestCycle | None = None
+        self._waiting: deque[RequestCycle] = deque()
+        self._refusal: HTTPError | None = None
+        self._rejection: HTTPError | None = None
+        self._is_last = False
+        self._is_stopping = False
+
+    @classmethod
+    def bound(cls, shared: Shared) -> type["HTTPConnection"]:
+        """Return the protocol class of one server, as `uvicorn.Config(http=…)` takes it."""
+        return type("BoundHTTPConnection", (cls,), {"shared": shared})
+
+    # asyncio's protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name.
+        self._state.connections.add(self)  # type: ignore[arg-type]
+        self._ends = Ends(transport)
+        self._reading = Reading(self._transport, self._loop)
+        self.flow = WriteFlow(
+            self._transport, self._loop, stall_seconds=self._limits.stall_seconds, on_stall=self._on_stall
+        )
+        self._refusal = self.shared.connections.admit(self, self._ends.host)
+        if self._refusal is None:
+            self._set_deadline(self._limits.silent_seconds)
+        elif self.shared.connections.may_linger():
+            self._set_deadline(_REFUSED_SECONDS)
+        else:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state.connections.discard(self)
+        self.shared.connections.release(self, self._ends.host, was_refused=self._refusal is not None)
+        for cycle in self._cycles():
+            cycle.disconnect()
+        self._waiting.clear()
+        self._reading.drop()
+        self.flow.close()
+        self._parser.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._reading.is_dropped:
+            self.deadline = self._reading.linger_on()
+        elif self._refusal is not None:
+            self._reject_and_close(self._refusal)
+        elif self._reading.unparsed or not self._may_parse():
+            self._keep_for_later(data)
+        else:
+            if self._parser.is_between:
+                self._set_deadline(self._limits.head_seconds)
+            self._parse(data)
+
+    def eof_received(self) -> None:
+        """Have the transport close: a client that sends no more has left."""
+
+    def pause_writing(self) -> None:
+        self.flow.pause()
+
+    def resume_writing(self) -> None:
+        self.flow.resume()
+
+    def shutdown(self) -> None:
+        """Close as soon as the request under way is answered; called by uvicorn when the server stops."""
+        self._is_stopping = True
+        self._reading.unparsed.clear()
+        for cycle in self._cycles():
+            cycle.keep_alive = False
+        if self._answering is None and self._parser.is_between:
+            self._close()
+
+    def _cycles(self) -> list[RequestCycle]:
+        return [one for one in (self._answering, self._receiving, *self._waiting) if one is not None]
+
+    # Reading.
+
+    def _may_parse(self) -> bool:
+        """Whether the next bytes are of the request under way, or there is none."""
+        return self._answering is None or self._receiving is self._answering
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            rest = self._parser.feed(data, self._may_go_on)
+        except Rejected as exc:
+            self._reject_input(exc.error)
+            return
+        if rest and not self._reading.is_dropped:
+            self._keep_for_later(rest)
+        if self._receiving is not None and not self._reading.is_paused:
+            self._set_deadline(self._limits.body_idle_seconds)
+
+    def _may_go_on(self) -> bool:
+        return self._may_parse() and not self._reading.is_dropped
+
+    def _keep_for_later(self, data: bytes) -> None:
+        if not (self._is_last or self._is_stopping):
+            self._reading.keep(data)
+
+    def on_head(self, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+        if self._is_last:
+            return
+        keep_alive = keep_alive and not self._is_stopping
+        self._is_last = not keep_alive
+        cycle = RequestCycle(scope, self._app, self, keep_alive=keep_alive, expects_continue=expects_continue)
+        self._receiving = cycle
+        self.deadline = math.inf
+        if self._answering is None:
+            self._start(cycle)
+        else:
+            self._waiting.append(cycle)
+
+    def on_body_part(self, part: bytes) -> None:
+        if self._receiving is not None:
+            self._receiving.add_body(part)
+            if self._receiving.kept_bytes > KEPT_BYTES_MAX:
+                self._reading.pause()
+                self.deadline = math.inf
+
+    def on_end(self) -> None:
+        cycle, self._receiving = self._receiving, None
+        if cycle is not None:
+            cycle.complete_request()
+            self.deadline = math.inf
+            if self._answering is None and not self._waiting:
+                self._wait_for_next()
+
+    def _start(self, cycle: RequestCycle) -> None:
+        self._answering = cycle
+        task = self._loop.create_task(cycle.run())
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def _make_scope(self) -> Scope:
+        return self._ends.scope(self._app_state)
+
+    # What a cycle needs.
+
+    @property
+    def date(self) -> bytes:
+        """The header line of the date, which uvicorn renews each second."""
+        return b"".join(b"%b: %b\r\n" % field for field in self._state.default_headers)
+
+    def resume_reading(self) -> None:
+        """Read on: the body that was kept is taken."""
+        if self._reading.resume() and self._receiving is not None:
+            self._set_deadline(self._limits.body_idle_seconds)
+
+    def will_drain(self, cycle: RequestCycle) -> bool:
+        """Whether what is left of the request's body will be read and dropped."""
+        left = self._parser.body_left
+        return left is not None and left <= _DRAINED_BYTES_MAX
+
+    def on_response_complete(self, cycle: RequestCycle) -> None:
+        """Go on with the next request, or close."""
+        self._state.total_requests += 1
+        self._answering = None
+        if self._transport.is_closing():
+            return
+        if self._rejection is not None and not self._waiting:
+            self._reject_and_close(self._rejection)
+        elif not cycle.keep_alive:
+            self._close()
+        else:
+            self._go_on()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._reading.drop()
+        self._transport.abort()
+
+    # From one request to the next.
+
+    def _go_on(self) -> None:
+        self.resume_reading()
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        elif self._receiving is not None:
+            self._set_deadline(_DRAIN_SECONDS)
+        else:
+            self._wait_for_next()
+        if self._reading.unparsed and self._may_parse():
+            self._parse(self._reading.take())
+            self.resume_reading()
+
+    def _wait_for_next(self) -> None:
+        if self._parser.is_between:
+            self._set_deadline(self._limits.keep_alive_seconds)
+        else:
+            self._set_deadline(self._limits.head_seconds)
+
+    def _set_deadline(self, seconds: float) -> None:
+        self.deadline = self._loop.time() + seconds
+
+    def on_deadline(self) -> None:
+        """End what has taken too long; `Connections` calls it."""
+        self.deadline = math.inf
+        if self._reading.is_dropped:
+            self._transport.abort()
+        elif self._receiving is not None or not self._parser.is_between:
+            self._reject_input(rejections.TIMED_OUT)
+        else:
+            self._close()
+
+    # The end.
+
+    def fail(self, error: HTTPError) -> None:
+        """Answer the request under way with an error, and close."""
+        self._reject_and_close(error)
+
+    def _reject_input(self, error: HTTPError) -> None:
+        """Answer what cannot be understood, and close; the request before it is answered first."""
+        if self._answering is not None and self._receiving is not self._answering:
+            self._rejection = error
+            self._reading.drop()
+        else:
+            self._reject_and_close(error)
+
+    def _reject_and_close(self, error: HTTPError) -> None:
+        cycle = self._answering or self._receiving
+        if cycle is not None and cycle.has_started:
+            self.abort()
+            return
+        for one in self._cycles():
+            one.disconnect()
+        response = self.shared.rejections.response(error, origin=self._parser.origin, date=self.date)
+        self.flow.write(response)
+        self._linger()
+
+    def _close(self) -> None:
+        """Close when all is written; where the client still sends, it could otherwise not read its response."""
+        if self._receiving is not None or self._reading.unparsed:
+            self._linger()
+        else:
+            self._reading.drop()
+            self.deadline = math.inf
+            self._transport.close()
+            self.flow.watch()
+
+    def _linger(self) -> None:
+        self.deadline = self._reading.linger()
+        self.flow.watch()
+
+    def _on_stall(self) -> None:
+        if self._answering is None:
+            self.abort()

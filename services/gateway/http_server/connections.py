@@ -1,0 +1,99 @@
+"""All connections of one server: how many there are, whose they are, and when their time is over."""
+
+import asyncio
+import ipaddress
+from collections import Counter
+from typing import Protocol
+
+from services.common.address_prefix import address_prefix
+from services.gateway.http.errors import HTTPError
+from services.gateway.http_server.limits import Limits
+
+_TICK_SECONDS = 1.0
+_REFUSED_MAX = 256
+"""Refused connections that stay open for a moment, so that their clients can read why; more are closed unread."""
+
+_TOO_MANY = "This server has no room for another connection; try again in a moment."
+_TOO_MANY_OF_ADDRESS = "Too many connections are open from your address; close some, or reuse them, and try again."
+_RETRY = {"retry-after": "1"}
+TOO_MANY_CONNECTIONS = HTTPError(503, _TOO_MANY, "internal_error", code="too_many_connections", headers=_RETRY)
+TOO_MANY_OF_ADDRESS = HTTPError(
+    429, _TOO_MANY_OF_ADDRESS, "rate_limit_exceeded", code="too_many_connections", headers=_RETRY
+)
+
+
+class Timed(Protocol):
+    """A connection with a deadline."""
+
+    deadline: float
+    """Time of the event loop; infinite for none."""
+
+    def on_deadline(self) -> None:
+        """Act on a deadline that has passed."""
+
+
+class Connections:
+    """Admits connections within the limits, and checks all deadlines once a second.
+
+    One timer for all of them costs a request nothing, where a timer of its own would be set and cancelled each time.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._trusted = [ipaddress.ip_network(one) for one in limits.trusted_proxies]
+        self._open: set[Timed] = set()
+        self._by_address: Counter[str] = Counter()
+        self._refused = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def admit(self, connection: Timed, address: str) -> HTTPError | None:
+        """Count a connection; return why it is refused, or None when it is not.
+
+        Args:
+            connection: The connection; `release` must follow.
+            address: Of its other end; empty for none.
+        """
+        self._open.add(connection)
+        block = self._counted(address)
+        self._by_address[block] += 1
+        if self._timer is None:
+            self._tick()
+        if self._is_full(len(self._open) - self._refused, self._limits.connections_max):
+            return TOO_MANY_CONNECTIONS
+        if block and self._is_full(self._by_address[block], self._limits.connections_per_address_max):
+            return TOO_MANY_OF_ADDRESS
+        return None
+
+    def may_linger(self) -> bool:
+        """Count a refused connection that stays to tell its client why; false when there are too many of them."""
+        self._refused += 1
+        return self._refused <= _REFUSED_MAX
+
+    def release(self, connection: Timed, address: str, *, was_refused: bool) -> None:
+        """Forget a connection that was admitted or refused."""
+        self._open.discard(connection)
+        self._refused -= was_refused
+        block = self._counted(address)
+        self._by_address[block] -= 1
+        if not self._by_address[block]:
+            del self._by_address[block]
+
+    def _counted(self, address: str) -> str:
+        """Return under what an address is counted; empty when it is not limited."""
+        if self._trusted and address:
+            parsed = ipaddress.ip_address(address)
+            parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+            if any(parsed in network for network in self._trusted):
+                return ""
+        return address_prefix(address) if address else ""
+
+    @staticmethod
+    def _is_full(count: int, most: int) -> bool:
+        return bool(most) and count > most
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in [one for one in self._open if one.deadline <= now]:
+            connection.on_deadline()
+        self._timer = loop.call_later(_TICK_SECONDS, self._tick) if self._open else None

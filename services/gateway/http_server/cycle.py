@@ -1,0 +1,263 @@
+"""One request and its response, as ASGI sees them: `receive` and `send`."""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from starlette.types import ASGIApp, Message, Scope
+
+from services.gateway.http.errors import HTTPError, internal_error
+from services.gateway.http_server.response import Framing, chunk, encode_head
+from services.gateway.http_server.write_flow import ClientStalled, WriteFlow
+
+_log = logging.getLogger(__name__)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LAST_WORDS_MAX = 65_536
+"""Bytes that may still be written to a client that has stalled: the end of its response."""
+
+
+class Connection(Protocol):
+    """What a cycle needs of its connection."""
+
+    flow: WriteFlow
+
+    @property
+    def date(self) -> bytes:
+        """The header line of the date."""
+
+    def resume_reading(self) -> None:
+        """Read on: the body that was kept is taken."""
+
+    def will_drain(self, cycle: "RequestCycle") -> bool:
+        """Whether what is left of the request's body will be read and dropped, so that the connection can be kept."""
+
+    def on_response_complete(self, cycle: "RequestCycle") -> None:
+        """Go on with the next request, or close."""
+
+    def fail(self, error: HTTPError) -> None:
+        """Answer the request under way with an error, and close."""
+
+    def abort(self) -> None:
+        """End the connection at once."""
+
+
+class RequestCycle:
+    """A request whose head is complete, from its start in the application to the end of its response.
+
+    Attributes:
+        kept_bytes: How much of the body waits to be received.
+        is_request_complete: All of the body has arrived.
+        is_response_complete: All of the response was written.
+        has_started: Some of the response was written.
+    """
+
+    __slots__ = (
+        "_app",
+        "_body",
+        "_connection",
+        "_expects_continue",
+        "_framing",
+        "_head",
+        "_is_chunked",
+        "_is_delivered",
+        "_is_gone",
+        "_is_http_1_0",
+        "_left",
+        "_news",
+        "_started",
+        "is_request_complete",
+        "is_response_complete",
+        "keep_alive",
+        "kept_bytes",
+        "scope",
+    )
+
+    def __init__(
+        self, scope: Scope, app: ASGIApp, connection: Connection, *, keep_alive: bool, expects_continue: bool
+    ) -> None:
+        self.scope = scope
+        self._app = app
+        self._connection = connection
+        self.keep_alive = keep_alive
+        self._is_http_1_0 = scope["http_version"] == "1.0"
+        self._expects_continue = expects_continue
+        self._body: list[bytes] = []
+        self.kept_bytes = 0
+        self._news: asyncio.Event | None = None
+        self._head = b""
+        self._framing = Framing.NONE
+        self._is_chunked = False
+        self._left = 0
+        self._started = False
+        self._is_delivered = False
+        self._is_gone = False
+        self.is_request_complete = False
+        self.is_response_complete = False
+
+    # What the connection tells.
+
+    def add_body(self, part: bytes) -> None:
+        """Keep a part of the request's body until it is received; nothing is kept of a request that is over."""
+        if not (self._is_gone or self.is_response_complete):
+            self._body.append(part)
+            self.kept_bytes += len(part)
+            self._tell()
+
+    def complete_request(self) -> None:
+        """Note that all of the request has arrived."""
+        self.is_request_complete = True
+        self._expects_continue = False
+        self._tell()
+
+    def disconnect(self) -> None:
+        """Note that the client is gone, or cannot be understood any more; nothing more is written."""
+        self._is_gone = True
+        self._forget_body()
+        self._tell()
+
+    @property
+    def has_started(self) -> bool:
+        """Whether some of the response was written."""
+        return self._started and not self._head
+
+    async def run(self) -> None:
+        """Run the application; a client that left before gets nothing started."""
+        if self._is_gone:
+            return
+        try:
+            await self._app(self.scope, self.receive, self.send)
+        except ClientStalled:
+            self._connection.abort()
+        except BaseException as exc:
+            if not isinstance(exc, asyncio.CancelledError):
+                _log.exception("the application failed")
+            self._fail()
+            if not isinstance(exc, Exception):
+                raise
+        else:
+            if not (self.is_response_complete or self._is_gone):
+                _log.error("the application did not complete its response")
+                self._fail()
+
+    # ASGI.
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, or that the client is gone or the response complete."""
+        if self._expects_continue and not (self._started or self._is_gone or self._body):
+            self._expects_continue = False
+            self._connection.flow.write(_CONTINUE)
+        while not (self._is_gone or self.is_response_complete):
+            if self._body or (self.is_request_complete and not self._is_delivered):
+                return self._next_part()
+            self._connection.resume_reading()
+            if self._news is None:
+                self._news = asyncio.Event()
+            self._news.clear()
+            await self._news.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Write a part of the response.
+
+        Raises:
+            ClientStalled: The client is connected and takes nothing. The end of the response may still be sent.
+        """
+        flow = self._connection.flow
+        if flow.is_paused and not self._is_gone:
+            await self._make_room(flow, message)
+        if self._is_gone:
+            return
+        if not self._started:
+            self._start(message)
+        elif self.is_response_complete:
+            raise RuntimeError(f"{message['type']!r} was sent after the response was complete")
+        else:
+            self._write(message)
+
+    async def _make_room(self, flow: WriteFlow, message: Message) -> None:
+        is_end = not message.get("more_body", False) and len(message.get("body", b"")) <= _LAST_WORDS_MAX
+        if flow.is_stalled and is_end:
+            self.keep_alive = False
+            return
+        await flow.drain()
+
+    def _next_part(self) -> Message:
+        body = b"".join(self._body)
+        self._forget_body()
+        self._is_delivered = self.is_request_complete
+        self._connection.resume_reading()
+        return {"type": "http.request", "body": body, "more_body": not self.is_request_complete}
+
+    def _start(self, message: Message) -> None:
+        """Encode the head, which leaves together with the first part of the body."""
+        if message["type"] != "http.response.start":
+            raise RuntimeError(f"{message['type']!r} was sent before the response was started")
+        status, headers = message["status"], list(message.get("headers", ()))
+        self._framing = self._framed(status, headers)
+        self._is_chunked = self._framing is Framing.CHUNKED
+        if not self.is_request_complete and (self._expects_continue or not self._connection.will_drain(self)):
+            self.keep_alive = False
+        self._frame(headers)
+        self._head = encode_head(status, headers, date=self._connection.date)
+        self._started = True
+
+    def _framed(self, status: int, headers: list[tuple[bytes, bytes]]) -> Framing:
+        framing = Framing.CLOSE if self._is_http_1_0 else Framing.CHUNKED
+        for name, value in headers:
+            if name == b"content-length":
+                framing, self._left = Framing.LENGTH, int(value)
+            elif name == b"connection" and value.lower() == b"close":
+                self.keep_alive = False
+        if self.scope["method"] == "HEAD" or status in (204, 304):
+            return Framing.NONE
+        return framing
+
+    def _frame(self, headers: list[tuple[bytes, bytes]]) -> None:
+        if self._framing is Framing.CLOSE:
+            self.keep_alive = False
+        elif self._is_chunked:
+            headers.append((b"transfer-encoding", b"chunked"))
+        if not self.keep_alive:
+            headers[:] = [field for field in headers if field[0] != b"connection"]
+            headers.append((b"connection", b"close"))
+        elif self._is_http_1_0:
+            headers.append((b"connection", b"keep-alive"))
+
+    def _write(self, message: Message) -> None:
+        if message["type"] != "http.response.body":
+            raise RuntimeError(f"{message['type']!r} was sent within the response's body")
+        body, is_last = message.get("body", b""), not message.get("more_body", False)
+        # Streams are many small parts: theirs is the short way.
+        framed = chunk(body, is_last) if self._is_chunked else self._part(body, is_last)
+        if self._head:
+            framed, self._head = self._head + framed, b""
+        if framed:
+            self._connection.flow.write(framed)
+        if is_last:
+            self.is_response_complete = True
+            self._tell()
+            self._connection.on_response_complete(self)
+
+    def _part(self, body: bytes, is_last: bool) -> bytes:
+        if self._framing is Framing.NONE:
+            return b""
+        if self._framing is Framing.LENGTH:
+            self._left -= len(body)
+            if self._left < 0 or (is_last and self._left):
+                raise RuntimeError("the response is not as long as its content-length says")
+        return body
+
+    def _fail(self) -> None:
+        """Answer a defect, or cut a response that has begun: its client must not take it for complete."""
+        if self.has_started or self._is_gone or self.is_response_complete:
+            self._connection.abort()
+        else:
+            self._connection.fail(internal_error())
+
+    def _forget_body(self) -> None:
+        self._body.clear()
+        self.kept_bytes = 0
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()

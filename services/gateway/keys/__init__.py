@@ -1,0 +1,1 @@
+"""API keys in the gateway: cached authentication, rejected keys, revocation."""

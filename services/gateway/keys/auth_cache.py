@@ -1,0 +1,252 @@
+"""Who API keys stand for: a cache of auth's answers, kept true by its stream of changes.
+
+A cached answer is as good as auth's own while the watch is alive, since any change of the key arrives over it. When the
+watch is broken an answer lives five seconds from its last confirmation; every heartbeat confirms all. With auth away, a
+key that was not confirmed in that time gets `auth_unavailable`, never a refusal.
+
+The cache is keyed by the SHA-256 of the API key, so that a memory dump holds no keys but those that have live streams.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+
+from services.common import checksummed_token
+from services.common.errors import ServiceError, Unauthenticated, Unavailable
+from services.common.runtime.clock import Clock
+from services.common.telemetry import tracing
+from services.gateway.keys.auth_client import AuthClient, WatchEvent
+from services.gateway.keys.denials import refused
+from services.gateway.keys.negative_cache import NegativeKeyCache, UnknownKeyLimiter
+from services.gateway.keys.revocation import IdentityState, RevocationRegistry
+from services.gateway.metrics import KEY_LOOK_UPS, KEY_WATCH_UP
+from services.gateway.requests.pipeline import Principal
+
+KEY_PREFIX = "sk_stk_"
+
+_log = logging.getLogger(__name__)
+_FROM_CACHE, _ASKED, _REFUSED = (KEY_LOOK_UPS.labels(source) for source in ("cache", "auth", "refused_here"))
+_CONFIRMED_SECONDS = 4.5
+"""Five, less the time that a heartbeat is under way and a refusal takes to be asked for."""
+_SILENCE_SECONDS = 1.0
+_RETRY_SECONDS = 0.2
+_STREAMS_SECONDS = 2.0
+"""Pause between two looks at the keys of live streams while the watch is broken."""
+_SESSIONS_SECONDS = 1.0
+"""Interval between checks of the sessions of live streams. The key watch does not report the end of a session."""
+_STALE_ANSWERS_MAX = 10
+_STALE_PAUSE_SECONDS = 0.05
+_RECENT_CHANGES_MAX = 10_000
+"""Changes remembered to tell stale answers, which are under way for seconds and not for thousands of changes."""
+
+
+@dataclass(slots=True)
+class _Cached:
+    principal: Principal
+    confirmed_at: float
+    revision: int
+    """Of the key table that auth read for it."""
+
+
+class AuthCache:
+    """The `Authenticator` port: authenticates API keys, mostly without asking."""
+
+    def __init__(
+        self, auth_client: AuthClient, clock: Clock, revocations: RevocationRegistry, *, auth_cache_max: int
+    ) -> None:
+        """Ask `auth_client`; remember at most `auth_cache_max` keys; cut the `revocations` of revoked ones."""
+        self._auth_client = auth_client
+        self._clock = clock
+        self._revocations = revocations
+        revocations.check_key = self._identity_state
+        self._negative_cache = NegativeKeyCache(clock)
+        self._unknown_key_limiter = UnknownKeyLimiter(clock)
+        self._auth_cache_max = auth_cache_max
+        self._cached: OrderedDict[bytes, _Cached] = OrderedDict()
+        self._digests: dict[str, set[bytes]] = {}
+        self._asking: dict[bytes, asyncio.Task[Principal]] = {}
+        self._changed_at: dict[str, int] = {}
+        self._floor = 0
+        self._revision: int | None = None
+        self._heartbeat_at = float("-inf")
+        KEY_WATCH_UP.set_function(lambda: float(not self._is_silent()))
+        self._missed = asyncio.Event()
+        """Set when changes may have been missed, so that live streams must be looked at."""
+
+    async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
+        """Return the key's principal; `address` is the client's, as far as it is known.
+
+        Raises:
+            Unauthenticated: The key is not good; the reason says why.
+            Throttled: Too many unknown keys came from the address to ask about another.
+            Unavailable: Auth is away and the key was not confirmed in the last five seconds.
+        """
+        digest = _digest(api_key)
+        principal = self._look_up(digest)
+        if principal is not None:
+            _FROM_CACHE.inc()
+            tracing.note({"stack.key.source": "cache"})
+        else:
+            if not checksummed_token.is_well_formed(api_key, KEY_PREFIX):
+                _REFUSED.inc()
+                raise refused(api_key, "malformed")
+            if denial := self._negative_cache.reason(digest, revision=self._revision or 0):
+                _REFUSED.inc()
+                raise refused(api_key, denial)
+            _ASKED.inc()
+            tracing.note({"stack.key.source": "auth"})
+            principal = await self._ask_once(digest, api_key, address)
+        if principal.expires_at is not None and principal.expires_at <= self._clock.now():
+            raise refused(api_key, "expired")
+        return principal
+
+    async def watch_invalidations(self) -> None:
+        """Follow auth's changes until cancelled; a broken watch is taken up again where it broke."""
+        while True:
+            try:
+                await self._follow()
+            except ServiceError as exc:
+                _log.warning("the key watch broke", extra={"reason": exc.reason})
+            except TimeoutError:
+                _log.warning("the key watch went silent")
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def watch_streams(self) -> None:
+        """Until cancelled, end live streams of keys that were revoked without the watch telling it, and of sessions."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._check_keys())
+            tasks.create_task(self._check_sessions())
+
+    async def _check_keys(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STREAMS_SECONDS):
+                    await self._missed.wait()
+            if self._is_silent() or self._missed.is_set():
+                self._missed.clear()
+                await self._revocations.check_keys()
+
+    async def _check_sessions(self) -> None:
+        while True:
+            await self._revocations.check_sessions()
+            await asyncio.sleep(_SESSIONS_SECONDS)
+
+    def _is_silent(self) -> bool:
+        return self._clock.monotonic() - self._heartbeat_at > _SILENCE_SECONDS
+
+    def _look_up(self, digest: bytes) -> Principal | None:
+        cached = self._cached.get(digest)
+        if cached is None:
+            return None
+        confirmed_at = max(cached.confirmed_at, self._heartbeat_at)
+        if self._clock.monotonic() - confirmed_at > _CONFIRMED_SECONDS:
+            return None
+        self._cached.move_to_end(digest)
+        return cached.principal
+
+    async def _identity_state(self, api_key: str) -> IdentityState:
+        """Ask auth about a key that has streams; what it began before it expired may end."""
+        try:
+            await self._ask_once(_digest(api_key), api_key, "")
+        except Unauthenticated as exc:
+            return IdentityState.VALID if exc.reason == "expired" else IdentityState.REVOKED
+        except ServiceError as exc:
+            _log.info("a key with live streams was not confirmed", extra={"reason": exc.reason})
+            return IdentityState.UNKNOWN
+        return IdentityState.VALID
+
+    async def _ask_once(self, digest: bytes, api_key: str, address: str) -> Principal:
+        """Ask auth; callers that ask about the same key at the same time share one call."""
+        task = self._asking.get(digest)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._ask(digest, api_key, address))
+            self._asking[digest] = task
+            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, digest: bytes, api_key: str, address: str) -> Principal:
+        with self._unknown_key_limiter.watching(address):
+            for _ in range(_STALE_ANSWERS_MAX):
+                asked_at = self._clock.monotonic()
+                answer = await self._auth_client.authenticate(api_key)
+                if answer.principal is None:
+                    self._forget(digest)
+                    self._negative_cache.remember(digest, answer.denial, revision=answer.revision)
+                    raise refused(api_key, answer.denial)
+                if answer.revision >= max(self._floor, self._changed_at.get(answer.principal.key_id, 0)):
+                    self._remember(digest, _Cached(answer.principal, asked_at, answer.revision))
+                    return answer.principal
+                # A change of this key was seen after what auth read: its answer is of the past.
+                await asyncio.sleep(_STALE_PAUSE_SECONDS)
+        raise Unavailable("auth has not caught up with its own changes; try again", reason="auth_unavailable")
+
+    def _remember(self, digest: bytes, cached: _Cached) -> None:
+        self._negative_cache.forget(digest)
+        self._cached[digest] = cached
+        self._cached.move_to_end(digest)
+        self._digests.setdefault(cached.principal.key_id, set()).add(digest)
+        while len(self._cached) > self._auth_cache_max:
+            self._forget(next(iter(self._cached)))
+
+    def _forget(self, digest: bytes) -> None:
+        cached = self._cached.pop(digest, None)
+        if cached is None:
+            return
+        digests = self._digests[cached.principal.key_id]
+        digests.discard(digest)
+        if not digests:
+            del self._digests[cached.principal.key_id]
+
+    def _believe_from(self, floor: int) -> None:
+        """Believe nothing that was read before the revision `floor`."""
+        for digest, cached in list(self._cached.items()):
+            if cached.revision < floor:
+                self._forget(digest)
+        self._changed_at.clear()
+        self._negative_cache.forget_all()
+        self._floor = floor
+        self._missed.set()
+
+    async def _follow(self) -> None:
+        events = self._auth_client.watch(self._revision)
+        while True:
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                event = await anext(events, None)
+            if event is None:
+                return
+            self._apply(event)
+
+    def _apply(self, event: WatchEvent) -> None:
+        if self._revision is None:
+            # A watch begins: changes up to here are never told, so neither what is remembered nor an answer on its way
+            # that was read before may be believed.
+            self._believe_from(event.revision)
+        elif event.revision < self._revision or event.all_keys_changed:
+            # After a database went back in time its revisions are counted again, and say nothing of what was read.
+            self._cached.clear()
+            self._digests.clear()
+            self._believe_from(event.revision)
+        if event.changed_key_id:
+            self._note_change(event)
+        elif not event.all_keys_changed:
+            self._heartbeat_at = self._clock.monotonic()
+        self._revision = event.revision
+
+    def _note_change(self, event: WatchEvent) -> None:
+        self._changed_at[event.changed_key_id] = event.revision
+        if len(self._changed_at) > _RECENT_CHANGES_MAX:
+            del self._changed_at[next(iter(self._changed_at))]
+        for digest in list(self._digests.get(event.changed_key_id, ())):
+            # The first use of a new key is often ahead of the news that there is one, and knows all that it tells. No
+            # answer knows of a revocation: one that seems to was read before the database went back in time.
+            if event.is_revoked or self._cached[digest].revision < event.revision:
+                self._forget(digest)
+        if event.is_revoked:
+            self._revocations.cancel(event.changed_key_id)
+
+
+def _digest(api_key: str) -> bytes:
+    return hashlib.sha256(api_key.encode()).digest()

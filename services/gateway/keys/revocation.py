@@ -1,0 +1,183 @@
+"""Ends live streams when their API key is revoked, and streams of the playground also when their session ends.
+
+A stream holds the `Revocation` of the identity that started it: an API key, or a session that uses a key by its id. The
+registry keeps the two kinds apart. Revoking a key cancels the streams of both kinds that use it; the end of a session
+cancels that session's streams only.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+from functools import partial
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+from services.common.errors import Unauthenticated
+from services.common.runtime.clock import Clock
+from services.gateway.keys.denials import refused
+from services.gateway.requests.pipeline import Departure
+
+Identity = TypeVar("Identity")
+
+_ASKING_MAX = 50
+_REVOKED_MAX = 10_000
+_REVOKED_SECONDS = 120.0
+"""How long a revocation is remembered for streams that have not begun; a body may take 60 s to arrive."""
+
+
+class IdentityState(Enum):
+    """What auth says of the identity of a stream."""
+
+    VALID = "good"
+    """The stream may go on. A key that expired is good in this sense: what it began before may end."""
+    REVOKED = "revoked"
+    """The key was revoked."""
+    SESSION_ENDED = "session_ended"
+    """The session that uses the key has ended."""
+    UNKNOWN = "unknown"
+    """Auth did not answer, which ends no stream."""
+
+
+IdentityCheck = Callable[[], Awaitable[IdentityState]]
+"""Asks auth about the identity of a stream."""
+
+
+class Revocation:
+    """What the streams of one identity hold.
+
+    Attributes:
+        key_id: Public id of the key that is used.
+    """
+
+    def __init__(self, key_id: str, api_key: str = "", ask: IdentityCheck | None = None) -> None:
+        """Begin uncut; `api_key` is the key itself where it was shown, of which a refusal tells the ends."""
+        self.key_id = key_id
+        self._api_key = api_key
+        self._ask = ask or _unknown
+        self._cancelled = asyncio.Event()
+        self._reason = IdentityState.REVOKED
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether the streams have ended."""
+        return self._cancelled.is_set()
+
+    @property
+    def departure(self) -> Departure:
+        """Why a stream that is cut does not reach its client."""
+        return Departure.SESSION_ENDED if self._reason is IdentityState.SESSION_ENDED else Departure.KEY_REVOKED
+
+    @property
+    def refusal(self) -> Unauthenticated:
+        """What a stream that is cut ends with."""
+        if self._reason is IdentityState.SESSION_ENDED:
+            return Unauthenticated("Your session has ended. Log in again.", reason="session_ended")
+        return refused(self._api_key, "revoked")
+
+    def cancel(self, reason: IdentityState = IdentityState.REVOKED) -> None:
+        """End the streams, now and for good."""
+        if not self.is_revoked:
+            self._reason = reason
+            self._cancelled.set()
+
+    async def until_revoked(self) -> None:
+        """Return when the streams must end."""
+        await self._cancelled.wait()
+
+    async def check(self) -> IdentityState:
+        """Ask auth, and cut where it says so; its silence cuts nothing."""
+        state = await self._ask()
+        if state in (IdentityState.REVOKED, IdentityState.SESSION_ENDED):
+            self.cancel(state)
+        return state
+
+
+async def _unknown(api_key: str = "") -> IdentityState:
+    """Default check that reports the state of every identity as unknown."""
+    return IdentityState.UNKNOWN
+
+
+class RevocationRegistry:
+    """Gives all streams of an identity the same revocation, which lives as long as one of them does."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Begin without streams."""
+        self._clock = clock
+        self._of_keys: WeakValueDictionary[str, Revocation] = WeakValueDictionary()
+        self._of_sessions: WeakValueDictionary[tuple[str, str], Revocation] = WeakValueDictionary()
+        self._revoked: OrderedDict[str, float] = OrderedDict()
+        """Recently revoked keys, with the time at which each entry expires (monotonic seconds)."""
+        self.check_key: Callable[[str], Awaitable[IdentityState]] = _unknown
+        """Asks auth about an API key."""
+
+    async def of_key(self, key_id: str, api_key: str) -> Revocation:
+        """Return the revocation of a key; it is cut already when the key was revoked since it was authenticated."""
+        return await self._of(self._of_keys, key_id, Revocation(key_id, api_key, partial(self.check_key, api_key)))
+
+    async def of_session(self, session_id: str, key_id: str, ask: IdentityCheck) -> Revocation:
+        """Return the revocation of a session that uses a key of its account; `ask` asks auth about both."""
+        return await self._of(self._of_sessions, (session_id, key_id), Revocation(key_id, ask=ask))
+
+    def cancel(self, key_id: str) -> None:
+        """End the streams of a revoked key, and those that are about to begin."""
+        self._revoked[key_id] = self._clock.monotonic() + _REVOKED_SECONDS
+        self._revoked.move_to_end(key_id)
+        self._forget_old()
+        if revocation := self._of_keys.get(key_id):
+            revocation.cancel()
+        for revocation in list(self._of_sessions.values()):
+            if revocation.key_id == key_id:
+                revocation.cancel()
+
+    async def check_keys(self) -> None:
+        """Ask auth about every key that has streams and cut those that were revoked."""
+        await _check(list(self._of_keys.values()))
+
+    async def check_sessions(self) -> None:
+        """Ask auth about every session that has streams and cut those that ended, or whose key was revoked."""
+        await _check(list(self._of_sessions.values()))
+
+    async def _of(
+        self, known: "WeakValueDictionary[Identity, Revocation]", identity: Identity, new: Revocation
+    ) -> Revocation:
+        revocation = known.get(identity)
+        if revocation is not None and not revocation.is_revoked:
+            return revocation
+        known[identity] = new  # Before the first await, so that a concurrent revocation reaches it.
+        if self._is_revoked(new.key_id):
+            await self._confirm(new)
+        return new
+
+    async def _confirm(self, revocation: Revocation) -> None:
+        """Let auth have the last word on a revocation that is remembered; where it gives none, the memory holds.
+
+        The memory can be wrong, after a database was restored say.
+        """
+        remembered = self._revoked.get(revocation.key_id)
+        if await revocation.check() is not IdentityState.VALID:
+            revocation.cancel()
+        elif self._revoked.get(revocation.key_id) == remembered:
+            self._revoked.pop(revocation.key_id, None)
+
+    def _is_revoked(self, key_id: str) -> bool:
+        self._forget_old()
+        return key_id in self._revoked
+
+    def _forget_old(self) -> None:
+        now = self._clock.monotonic()
+        while self._revoked and (len(self._revoked) > _REVOKED_MAX or next(iter(self._revoked.values())) <= now):
+            self._revoked.popitem(last=False)
+
+
+async def _check(revocations: Sequence[Revocation]) -> None:
+    """Ask about all of these, a bounded number at the same time."""
+    gate = asyncio.Semaphore(_ASKING_MAX)
+
+    async def check(revocation: Revocation) -> None:
+        async with gate:
+            await revocation.check()
+
+    async with asyncio.TaskGroup() as tasks:
+        for revocation in revocations:
+            tasks.create_task(check(revocation))

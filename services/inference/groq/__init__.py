@@ -1,0 +1,1 @@
+"""Groq's HTTP API: transport, decoding, errors and rate limits."""

@@ -1,0 +1,255 @@
+"""Groq: chats and the model list over HTTP, and everything that can go wrong with either as an error of our tree.
+
+A refused connection must not look like a time-out, since only the one may be tried again. And a stream goes on at Groq
+until its connection is closed.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import aiohttp
+import httpx
+from groq import AsyncGroq
+
+from services.common.errors import ServiceError
+from services.common.runtime.http_proxy import proxy_for
+from services.inference.chat import EventBatch, JSONObject, Lease, Reply
+from services.inference.groq.decoding import ChunkDecoder, checked, decode_error, decode_object
+from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
+from services.inference.groq.rate_limits import cooldown_after_answer
+from services.inference.groq.refusals import from_event, from_status
+from services.inference.groq.sse import EventReader, ServerSentEvent
+from services.inference.groq.transport import HTTPTransport, open_transport
+
+_log = logging.getLogger(__name__)
+_DONE = b"[DONE]"
+_ERROR_BYTES_MAX = 64 * 1024
+_MODELS_BYTES_MAX = 1024 * 1024
+_MODELS_MAX = 1_000
+_MODEL_ID_CHARACTERS_MAX = 256
+
+
+class GroqProvider:
+    """The `Provider` that is Groq."""
+
+    def __init__(self, transport: HTTPTransport, *, answer_bytes_max: int) -> None:
+        """Call over `transport`; a whole answer, or one event of a stream, may have `answer_bytes_max` bytes."""
+        self._transport = transport
+        self._answer_bytes_max = answer_bytes_max
+
+    async def complete(self, body: bytes, lease: Lease) -> Reply:
+        """Return the answer to a chat request.
+
+        Raises:
+            ServiceError: Groq refused, failed, or sent what is no answer.
+        """
+        with _connection_errors():
+            async with await self._transport.post(body, key=lease.key) as response:
+                await _raise_for_status(response)
+                lease.limits_learned(cooldown_seconds=cooldown_after_answer(response.headers))
+                text = await _read(response, bytes_max=self._answer_bytes_max)
+        return Reply(_answer(text))
+
+    @asynccontextmanager
+    async def stream(self, body: bytes, lease: Lease) -> AsyncIterator[AsyncIterator[EventBatch]]:
+        """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`.
+
+        Raises:
+            ServiceError: Groq refused or failed before the first event. The iterator raises what happens later.
+        """
+        with _connection_errors():
+            response = await self._transport.post(body, key=lease.key)
+        # Leaving the block returns the connection to the pool when the stream was read to its end, and else closes it.
+        async with response:
+            with _connection_errors():
+                await _raise_for_status(response)
+            lease.limits_learned(cooldown_seconds=cooldown_after_answer(response.headers))
+            yield _batches(response.content, EventReader(event_bytes_max=self._answer_bytes_max))
+
+    async def list_models(self, lease: Lease) -> list[JSONObject]:
+        """Return the models that are served now.
+
+        Raises:
+            ServiceError: Groq refused or failed.
+        """
+        return await self._list_models(lease.key)
+
+    async def check_key(self, key: int) -> None:
+        """Ask for the models with one key, to see whether Groq accepts it.
+
+        Raises:
+            ServiceError: Groq refuses the key, or cannot be asked.
+        """
+        await self._list_models(key)
+
+    async def _list_models(self, key: int) -> list[JSONObject]:
+        with _connection_errors():
+            async with await self._transport.get_models(key=key) as response:
+                await _raise_for_status(response)
+                text = await _read(response, bytes_max=_MODELS_BYTES_MAX)
+        models = decode_object(text).get("data")
+        if not isinstance(models, list):
+            raise UpstreamInvalid
+        return [model for model in models if _is_model(model)][:_MODELS_MAX]
+
+
+@asynccontextmanager
+async def open_groq(
+    keys: Sequence[str],
+    *,
+    base_url: str,
+    connections_max: int,
+    connect_timeout_seconds: float,
+) -> AsyncIterator[HTTPTransport]:
+    """Open connections to Groq for the block, with the headers that the `groq` package would send with each key."""
+    # The package only names the address and the headers; its own client is never used.
+    async with httpx.AsyncClient(trust_env=False) as unused:
+        clients = [AsyncGroq(api_key=key, base_url=base_url, max_retries=0, http_client=unused) for key in keys]
+        async with open_transport(
+            clients,
+            proxy=proxy_for(base_url),
+            connections_max=connections_max,
+            connect_timeout_seconds=connect_timeout_seconds,
+        ) as transport:
+            yield transport
+
+
+async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncIterator[EventBatch]:
+    chunks = ChunkDecoder()
+    with _connection_errors(_broken_off):
+        while raw := await content.readany():
+            batch = _Batch(reader.feed(raw), chunks)
+            if batch.events:
+                yield EventBatch(batch.events, len(raw))
+            if batch.error is not None:
+                raise batch.error
+            if batch.has_ended:
+                return
+    raise _broken_off()
+
+
+class _Batch:
+    """Events that arrived together. What precedes the stream's end or its failure counts."""
+
+    def __init__(self, events: Sequence[ServerSentEvent], chunks: ChunkDecoder) -> None:
+        self.events: list[JSONObject] = []
+        self.error: ServiceError | None = None
+        self.has_ended = False
+        try:
+            for event in events:
+                if event.data.startswith(_DONE):
+                    self.has_ended = True
+                    return
+                members = checked(chunks.decode(event.data), len(event.data))
+                error = _error_of(members) or (members if event.name == "error" else None)
+                if error is not None:
+                    if _has_usage(members):
+                        self.events.append({**members, "choices": []})
+                    raise from_event(error)
+                self.events.append(members)
+        except ServiceError as exc:
+            self.error = exc
+
+
+def _answer(text: bytes) -> JSONObject:
+    """Return an answer in one piece.
+
+    Raises:
+        UpstreamInvalid: It answers nothing.
+        ServiceError: It says why Groq failed.
+    """
+    members = checked(decode_object(text), len(text))
+    if error := _error_of(members):
+        raise from_event(error)
+    choices = members.get("choices")
+    if not choices or not all(choice.get("message") for choice in choices):
+        raise UpstreamInvalid
+    return members
+
+
+def _error_of(members: JSONObject) -> object:
+    """Return the error that an answer or a chunk reports; None when there is none."""
+    error = members.get("error")
+    extension = members.get("x_groq")
+    if not error and extension:
+        error = extension.pop("error", None)
+    return error or None
+
+
+def _has_usage(members: JSONObject) -> bool:
+    return bool(members.get("usage") or (members.get("x_groq") or {}).get("usage"))
+
+
+def _is_model(model: object) -> bool:
+    name = model.get("id") if isinstance(model, dict) else None
+    return isinstance(name, str) and 0 < len(name) <= _MODEL_ID_CHARACTERS_MAX
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    """Return when Groq accepted the request, and raise what any other status means."""
+    if 200 <= response.status < 300:
+        return
+    text = await _read_beginning(response, bytes_max=_ERROR_BYTES_MAX)
+    error = from_status(response.status, response.headers, decode_error(text))
+    _log.warning("Groq refused a request.", extra={"status": response.status, "reason": error.reason})
+    raise error
+
+
+async def _read(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
+    with _connection_errors(_broken_off):
+        text = await _read_beginning(response, bytes_max=bytes_max + 1)
+    if len(text) > bytes_max:
+        _log.warning("Groq's answer is too large.", extra={"bytes_max": bytes_max})
+        raise UpstreamInvalid
+    return text
+
+
+async def _read_beginning(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
+    """Return a body, or as much of it as is asked for."""
+    parts, size = [], 0
+    while size < bytes_max and (part := await response.content.readany()):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)[:bytes_max]
+
+
+def _unreachable() -> UpstreamFailed:
+    return UpstreamFailed("The model cannot be reached. Try again in a moment.")
+
+
+def _broken_off() -> UpstreamFailed:
+    return UpstreamFailed("The model's answer broke off. Try again.", reason="upstream_cut")
+
+
+@contextmanager
+def _connection_errors(error: Callable[[], UpstreamFailed] = _unreachable) -> Iterator[None]:
+    """Turn what the client raises into an error of our tree: `_unreachable`, or `_broken_off` once an answer has begun.
+
+    Its exceptions hold request headers, and with them the operator's key: only types and numbers are logged.
+    """
+    try:
+        yield
+    except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError) as exc:
+        _log.warning("The connection to Groq failed.", extra=_facts(exc))
+        raise (_broken_off() if _is_malformed(exc) else error()) from None
+
+
+def _is_malformed(exc: BaseException) -> bool:
+    """Return whether an answer came that is no HTTP: a bad chunk may arrive together with the head or after it."""
+    is_answer = isinstance(exc, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError)
+    return is_answer and not isinstance(exc, aiohttp.ClientHttpProxyError)
+
+
+def _facts(exc: BaseException) -> dict[str, str | int]:
+    names: list[str] = []
+    facts: dict[str, str | int] = {}
+    cause: BaseException | None = exc
+    while cause is not None and len(names) < 5:
+        names.append(type(cause).__name__)
+        for name in ("errno", "status"):
+            value = getattr(cause, name, None)
+            if isinstance(value, int):
+                facts[name] = value
+        cause = cause.__cause__ or cause.__context__
+    return {"error": " <- ".join(names), **facts}

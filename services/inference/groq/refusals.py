@@ -1,0 +1,116 @@
+"""What Groq's refusals and failures mean to our callers; the operator's account never shows in a message.
+
+| Groq                                  | ours                     | reason                |
+|---------------------------------------|--------------------------|-----------------------|
+| 400, 422, 424                         | InvalidRequest           | Groq's code           |
+| 400 model_decommissioned              | ModelRefused             | model_decommissioned  |
+| 400 organization_restricted and such  | KeyRefused               | upstream_misconfigured|
+| 401, 404 of anything but a model      | KeyRefused               | upstream_misconfigured|
+| 403 model_permission_blocked_org, …   | ModelRefused             | model_not_found       |
+| 403 of anything else                  | UpstreamFailed           | upstream_misconfigured|
+| 404 model_not_found                   | ModelRefused             | model_not_found       |
+| 413                                   | TooLarge                 | request_too_large     |
+| 429                                   | KeyLimited               | upstream_unavailable  |
+| 498, 5xx, anything else               | UpstreamFailed           | upstream_unavailable  |
+
+The edge in front of Groq can answer 403 to one request because of its text, so a 403 says nothing of the key.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from services.common.errors import InvalidRequest, ServiceError, TooLarge
+from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
+from services.inference.groq.rate_limits import cooldown_after_limit, retry_after
+
+_OPERATOR_CODES = frozenset(
+    {"organization_restricted", "blocked_api_access", "invalid_api_key", "model_terms_required"}
+)
+_INVALID_STATUSES = frozenset({400, 422, 424})
+_ACCOUNT = re.compile(r"(?: in organization)? ?`?\b(?:org|project|req)_\w+`?(?: service tier `\w+`)?")
+_GROQ_LINK = re.compile(r"\s*(?:https?://)?\S*groq\.com\S*")
+_TEXT_CHARACTERS_MAX = 10_000
+_NOT_PERMITTED = "The model is not available here. Ask for one that GET /api/v1/models lists."
+_OWN_WORDS = {
+    "context_length_exceeded": "The messages and the answer together are too long for this model; shorten them.",
+    "model_decommissioned": "This model is no longer served; GET /api/v1/models lists those that are.",
+}
+
+
+def from_status(status: int, headers: Mapping[str, str], body: object) -> ServiceError:
+    """Return the error for an answer of Groq's that is not 2xx.
+
+    Args:
+        status: HTTP status.
+        headers: Its headers; `retry-after` and `x-ratelimit-*` are read.
+        body: The JSON value, or the text when it is no JSON.
+    """
+    details = _details(body)
+    code = _text(details, "code")
+    if code in _OPERATOR_CODES or status == 401:
+        return KeyRefused()
+    if status == 403:
+        return _forbidden(details)
+    if status in _INVALID_STATUSES:
+        return _invalid(details)
+    if status == 404:
+        return _not_found(details) if code.startswith("model_") else KeyRefused()
+    if status == 413:
+        return TooLarge("The request is too large for this model. Shorten the messages.", reason="request_too_large")
+    if status == 429:
+        return KeyLimited(retry_seconds=cooldown_after_limit(headers, _text(details, "message")))
+    return UpstreamFailed(retry_seconds=retry_after(headers))
+
+
+def from_event(error: object) -> ServiceError:
+    """Return the error for a failure that Groq reports after the status 200.
+
+    Args:
+        error: The `error` object of an answer or an `event: error`, or the text of `x_groq.error`.
+    """
+    if not isinstance(error, dict):
+        return from_status(503, {}, {})
+    status = error.get("status_code")
+    if not isinstance(status, int):
+        return UpstreamInvalid("The model sent an error without a status in place of an answer. Try again.")
+    return from_status(status, {}, {"error": error})
+
+
+def _cleaned(message: str) -> str:
+    """Return Groq's words without what names the operator's account or sends our user to Groq."""
+    return _GROQ_LINK.sub("", _ACCOUNT.sub("", message)).strip()
+
+
+def _details(body: object) -> Mapping[str, Any]:
+    error = body.get("error") if isinstance(body, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def _text(details: Mapping[str, Any], name: str) -> str:
+    value = details.get(name)
+    return value[:_TEXT_CHARACTERS_MAX] if isinstance(value, str) else ""
+
+
+def _forbidden(details: Mapping[str, Any]) -> ServiceError:
+    if _text(details, "code").startswith("model_"):
+        return ModelRefused(_NOT_PERMITTED, is_of_key=True)
+    return UpstreamFailed("Access to the model was refused. Try again.", reason="upstream_misconfigured")
+
+
+def _invalid(details: Mapping[str, Any]) -> ServiceError:
+    code = _text(details, "code")
+    if code == "model_decommissioned":
+        return ModelRefused(_OWN_WORDS[code], is_of_key=False, code=code)
+    message = _OWN_WORDS.get(code) or _cleaned(_text(details, "message")) or "The model refused the request."
+    facts = _named(param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation"))
+    return InvalidRequest(message, reason=code or "invalid_request", metadata=facts)
+
+
+def _not_found(details: Mapping[str, Any]) -> ServiceError:
+    message = _cleaned(_text(details, "message")) or "The model does not exist."
+    return ModelRefused(message, is_of_key=False)
+
+
+def _named(**values: str) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}

@@ -1,0 +1,115 @@
+"""Text that UTF-8 cannot encode: surrogates, of which JSON may hold one alone.
+
+A character outside the basic plane, such as an emoji, is two surrogates in JSON's `\\u` notation. Where a stream is cut
+between the two, each chunk holds half of it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from services.inference.chat import JSONObject
+
+_Path = tuple[Any, ...]
+_EMPTY: dict[str, Any] = {"tool_calls": []}
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def without_surrogates(value: Any) -> Any:
+    """Return a JSON value with its surrogate pairs joined; each lone surrogate becomes U+FFFD."""
+    if isinstance(value, str):
+        return value if value.isascii() else _joined(value)
+    if isinstance(value, list):
+        return [without_surrogates(one) for one in value]
+    if isinstance(value, dict):
+        return {without_surrogates(name): without_surrogates(one) for name, one in value.items()}
+    return value
+
+
+class SurrogateJoiner:
+    """Joins surrogate pairs across the chunks of one stream, field by field."""
+
+    def __init__(self) -> None:
+        """Wait for nothing."""
+        self._waiting: dict[_Path, str] = {}
+        """High surrogates that ended a field's text, by the field."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the second half of a pair may come with the next chunk."""
+        return bool(self._waiting)
+
+    def join(self, chunk: JSONObject) -> None:
+        """Make every string of a chunk encodable; the first half of a pair is held back for the chunk with the second.
+
+        A half that is still alone when its choice finishes becomes U+FFFD there.
+        """
+        choices = chunk.pop("choices", None)
+        others = without_surrogates(chunk)
+        chunk.clear()
+        chunk.update(others)
+        if not isinstance(choices, list):
+            return
+        for choice in choices:
+            if isinstance(choice, dict):
+                self._join_choice(choice)
+        chunk["choices"] = [without_surrogates(choice) for choice in choices]
+
+    def _join_choice(self, choice: JSONObject) -> None:
+        index = choice.get("index")
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            choice["delta"] = self._joined_value((index,), delta)
+        if choice.get("finish_reason"):
+            self._flush(index, choice)
+
+    def _joined_value(self, path: _Path, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._joined_text(path, value)
+        if isinstance(value, dict):
+            return {name: self._joined_value((*path, name), one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self._joined_value((*path, key), one) for key, one in _keyed(value)]
+        return value
+
+    def _joined_text(self, path: _Path, text: str) -> str:
+        text = self._waiting.pop(path, "") + text
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            self._waiting[path] = text[-1]
+            text = text[:-1]
+        return _joined(text)
+
+    def _flush(self, index: Any, choice: JSONObject) -> None:
+        for path in [path for path in self._waiting if path[0] == index]:
+            del self._waiting[path]
+            if not isinstance(choice.get("delta"), dict):
+                choice["delta"] = {}
+            _append(choice["delta"], path[1:])
+
+
+def _joined(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _keyed(items: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield each item with what identifies it from chunk to chunk: its own `index`, or else its position."""
+    for position, item in enumerate(items):
+        yield (item.get("index", position) if isinstance(item, dict) else position), item
+
+
+def _append(delta: JSONObject, path: _Path) -> None:
+    """Append the replacement character to the text at a path, such as `("tool_calls", 0, "function", "arguments")`."""
+    *parents, name = path
+    place: Any = delta
+    for key in parents:
+        place = _item(place, key) if isinstance(place, list) else place.setdefault(key, _EMPTY.get(key, {}).copy())
+        if not isinstance(place, dict | list):
+            return  # The last chunk has another form, and no place for it.
+    if isinstance(place, dict):
+        place[name] = f"{place.get(name) or ''}{_REPLACEMENT}"
+
+
+def _item(items: list[Any], index: Any) -> JSONObject:
+    found = next((one for one in items if isinstance(one, dict) and one.get("index") == index), None)
+    if found is None:
+        items.append(found := {"index": index})
+    return found

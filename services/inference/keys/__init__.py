@@ -1,0 +1,1 @@
+"""The operator's Groq keys: selection, checks and circuit breakers."""

@@ -1,0 +1,1 @@
+"""The usage ledger: schema, writer, store and queries."""

@@ -1,0 +1,94 @@
+"""What is asked of the ledger's table, as SQL that both databases take."""
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Select, String, case, column, false, func, select, true, tuple_, values
+
+from services.inference.ledger.tables import usage_ledger
+from services.inference.ledger.writer import RequestsPage
+
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
+"""Columns of token counts."""
+
+
+SUMMARIES_MAX = 20_000
+"""Most sums by day and model in one answer: callers choose the models' names."""
+
+
+def count_charged(
+    day: str, key_ids: Collection[str], reserved_before: float | None, excluded: Collection[str] = ()
+) -> Select[Any]:
+    """Return (key id, charged rows) of keys and a day; keys without any are left out."""
+    table = usage_ledger.c
+    rows = (table.day == day) & table.key_id.in_(key_ids) & table.charged
+    if reserved_before is not None:
+        rows &= table.reserved_at < reserved_before
+    if excluded:
+        rows &= table.request_id.not_in(excluded)
+    return select(table.key_id, func.count()).where(rows).group_by(table.key_id)
+
+
+def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[Any]:
+    """Return sums by day and model, newest day first; what is empty restricts nothing."""
+    table = usage_ledger.c
+    query = select(
+        table.day,
+        table.model,
+        func.sum(case((table.charged, 1), else_=0)),
+        func.sum(case((table.charged, 0), else_=1)),
+        *(func.sum(table[name]) for name in COUNTS),
+    )
+    if key_id:
+        query = query.where(table.key_id == key_id)
+    if account_id:
+        query = query.where(table.account_id == account_id)
+    query = _between(query, from_day, to_day)
+    return query.group_by(table.day, table.model).order_by(table.day.desc(), table.model).limit(SUMMARIES_MAX)
+
+
+def requests(page: RequestsPage) -> Select[Any]:
+    """Return a page of an account's rows, newest first: a walk down one index, from where the last page ended.
+
+    The owner is compared as a range, though it is one. With an equality Postgres takes the order of the primary key for
+    as good as any, and looks for an account that was not used of late among the rows of all others.
+    """
+    table = usage_ledger.c
+    owner = (table.account_id, table.key_id) if page.key_id else (table.account_id,)
+    is_owner = (page.account_id, page.key_id) if page.key_id else (page.account_id,)
+    query = select(usage_ledger).where(tuple_(*owner) >= is_owner)
+    if page.before:
+        query = query.where(tuple_(*owner, table.request_id) < (*is_owner, page.before))
+    else:
+        query = query.where(tuple_(*owner) <= is_owner)
+    if page.outcome is not None:
+        query = query.where(table.outcome == page.outcome.value)
+    query = _between(query, page.from_day, page.to_day)
+    return query.order_by(*(column.desc() for column in (*owner, table.request_id))).limit(page.rows_max)
+
+
+def last_uses(key_ids: Collection[str]) -> Select[Any]:
+    """Return (key id, last charged use, last uncharged use on the key's last day) of each key, whatever it has used.
+
+    Each key costs three descents of the index over key, day, charge and time, and reads no other row.
+    """
+    asked = values(column("key_id", String), name="asked").data([(one,) for one in key_ids]).cte()
+    row = usage_ledger.alias("last_row").c
+    own_days = select(row.day).where(row.key_id == asked.c.key_id).correlate(asked)
+    last_day = own_days.order_by(row.day.desc()).limit(1).scalar_subquery()
+
+    def last(is_charged: Any) -> Any:
+        row = usage_ledger.c
+        rows = (row.key_id == asked.c.key_id) & (row.day == last_day) & (row.charged == is_charged)
+        times = select(row.reserved_at).where(rows).correlate(asked)
+        return times.order_by(row.reserved_at.desc()).limit(1).scalar_subquery()
+
+    return select(asked.c.key_id, last(true()), last(false()))
+
+
+def _between(query: Select[Any], from_day: str, to_day: str) -> Select[Any]:
+    if from_day:
+        query = query.where(usage_ledger.c.day >= from_day)
+    if to_day:
+        query = query.where(usage_ledger.c.day <= to_day)
+    return query

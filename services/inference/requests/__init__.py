@@ -1,0 +1,1 @@
+"""One request: concurrency limits, attempts, stream buffer and ledger record."""

@@ -1,0 +1,162 @@
+"""What is learned of a request on its way to becoming a ledger row."""
+
+from services.common.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    ServiceError,
+    Throttled,
+    TooLarge,
+    Unavailable,
+)
+from services.common.runtime.clock import Clock
+from services.inference.chat import ChatCall, Outcome, RequestContext, Usage
+from services.inference.ledger.writer import LedgerRow
+
+_REFUSALS = (InvalidRequest, NotFound, PermissionDenied, TooLarge, Throttled)
+
+
+class CallerLeft(Unavailable):
+    """The caller went away before Groq was called."""
+
+    default_reason = "client_left"
+
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection before the model was called.")
+
+
+class RequestRecord:
+    """One request: where it is accounted, how far it has got, and what it used.
+
+    Attributes:
+        call: What the caller asks for.
+        stream: Whether the answer is streamed.
+        started: Arrival, by the monotonic clock.
+        abandoned: Why the caller does not wait any more: `CLIENT_LEFT`, or `TIMED_OUT` when a time-out of ours answered
+            it; None while it waits.
+        is_waiting: Whether Groq is not being called yet, or is about to be called again.
+        attempts: Calls made to Groq.
+        upstream_model: The model that Groq was asked for last.
+        upstream_id: Groq's id of the last call; empty until it is known.
+        usage: What attempts used that came to nothing; None for nothing.
+        body_bytes: Size of the last request to Groq.
+    """
+
+    def __init__(self, call: ChatCall, context: RequestContext, *, clock: Clock, stream: bool) -> None:
+        """Create the record of a request that arrives now."""
+        self.call = call
+        self.stream = stream
+        self.started = clock.monotonic()
+        self.abandoned: Outcome | None = None
+        self.is_waiting = True
+        self.attempts = 0
+        self.upstream_model = call.model
+        self.upstream_id = ""
+        self.usage: Usage | None = None
+        self.body_bytes = 0
+        self._context = context
+        self._clock = clock
+        self._first_token_ms = 0
+
+    @property
+    def completion_id(self) -> str:
+        """Our id of the answer, made from the request's."""
+        return "chatcmpl-" + self._context.request_id.removeprefix("req_")
+
+    @property
+    def account_id(self) -> str:
+        """The account that asks; empty for a direct caller."""
+        return self._context.account_id
+
+    @property
+    def models_permitted(self) -> tuple[str, ...]:
+        """Patterns of the models that the API key may ask for; empty permits all."""
+        return self._context.models
+
+    def abandon(self, outcome: Outcome) -> None:
+        """Note that the caller does not wait any more; the first reason stays."""
+        self.abandoned = self.abandoned or outcome
+
+    def begin_call(self, upstream_model: str) -> None:
+        """Note that Groq is called.
+
+        Raises:
+            CallerLeft: The caller went away before.
+        """
+        if self.abandoned:
+            raise CallerLeft
+        self.is_waiting = False
+        self.attempts += 1
+        self.upstream_model = upstream_model
+        self.upstream_id = ""
+
+    def mark_first_token(self) -> None:
+        """Note that output has begun; later calls change nothing."""
+        self._first_token_ms = self._first_token_ms or self._age_ms()
+
+    def answered_row(self, usage: Usage) -> LedgerRow:
+        """Return the row of a request that Groq answered."""
+        return self._row(self.abandoned or Outcome.ANSWERED, self._total(usage), charged=True)
+
+    def failed_row(self, error: ServiceError, usage: Usage | None) -> LedgerRow:
+        """Return the row of a request that failed with `error`.
+
+        Args:
+            error: Why it failed.
+            usage: What was used when output had begun, which is charged; None when it had not.
+        """
+        outcome = outcome_of(error, after_output=usage is not None)
+        reason = error.reason
+        if self.abandoned is Outcome.TIMED_OUT:
+            outcome, reason = Outcome.TIMED_OUT, "upstream_timeout"
+        if usage is not None:
+            return self._row(outcome, self._total(usage), charged=True)
+        return self._row(outcome, Usage(), charged=False, reason=reason)
+
+    def stopped_row(self, usage: Usage | None) -> LedgerRow:
+        """Return the row of a request that ends because the service stops: our failure, so it is not charged.
+
+        Args:
+            usage: What was used when output had begun; None when it had not.
+        """
+        outcome = Outcome.UPSTREAM_FAILED if usage is None else Outcome.CUT
+        return self._row(outcome, self._total(usage or Usage()), charged=False, reason="service_stopped")
+
+    def _total(self, usage: Usage) -> Usage:
+        return usage if self.usage is None else self.usage + usage
+
+    def _row(self, outcome: Outcome, usage: Usage, *, charged: bool, reason: str = "") -> LedgerRow:
+        context = self._context
+        return LedgerRow(
+            request_id=context.request_id,
+            account_id=context.account_id,
+            key_id=context.key_id,
+            day=context.day,
+            reserved_at=context.reserved_at,
+            model=self.call.model,
+            upstream_model=self.upstream_model,
+            stream=self.stream,
+            outcome=outcome,
+            charged=charged,
+            refund_reason=reason,
+            usage=usage,
+            upstream_id=self.upstream_id,
+            attempts=self.attempts,
+            time_to_first_token_ms=self._first_token_ms,
+            duration_ms=self._age_ms(),
+        )
+
+    def _age_ms(self) -> int:
+        return max(1, round((self._clock.monotonic() - self.started) * 1000))
+
+
+def outcome_of(error: ServiceError, *, after_output: bool) -> Outcome:
+    """Return how a request ended that failed with `error`."""
+    if isinstance(error, DeadlineExceeded):
+        return Outcome.TIMED_OUT
+    if isinstance(error, CallerLeft):
+        return Outcome.CLIENT_LEFT
+    if after_output:
+        return Outcome.CUT
+    return Outcome.REFUSED if isinstance(error, _REFUSALS) else Outcome.UPSTREAM_FAILED

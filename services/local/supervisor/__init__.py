@@ -1,0 +1,1 @@
+"""The supervisor of `make run`: start, watch, restart and stop the programs."""

@@ -1,0 +1,132 @@
+"""The programs of a whole stack on one machine, and how they find one another."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+from services.common.errors import StartError
+from services.common.runtime.private_files import make_private_folder
+from services.local import valkey
+from services.local.settings import LocalSettings
+from services.local.supervisor.child import Program
+
+_STANDIN = "groq-standin"
+_STANDIN_KEY = "gsk_local_standin"
+_PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE", "HEALTH_LISTEN"), "")
+"""On one machine nothing leaves it; certificates of the environment are those of some cluster's operator."""
+
+
+def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
+    """Return what must answer before the services start: Valkey and, without a Groq key, the stand-in."""
+    programs = []
+    if not settings.quota_redis_url:
+        data = settings.data_dir / valkey.FOLDER
+        try:
+            make_private_folder(data)
+        except OSError as exc:
+            raise StartError(f"cannot write {data}: {exc.strerror}; move it out of the way") from exc
+        server = valkey.find_server(settings.valkey_server)
+        programs.append(Program("valkey", valkey.command(server, socket=sockets / valkey.SOCKET, data=data)))
+    return programs
+
+
+def standin(port: int) -> Program:
+    """Return the local stand-in for Groq."""
+    return Program(_STANDIN, _module("tools.groq_standin", "--port", str(port)))
+
+
+def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> list[Program]:
+    """Return the four services.
+
+    Args:
+        settings: What the person asked for.
+        sockets: Folder of the Valkey's socket.
+        groq_base_url: The stand-in's address; empty talks to Groq as the environment says.
+    """
+    common = _common(settings)
+    return [
+        _service(name, common | own)
+        for name, own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).items()
+    ]
+
+
+def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> list[Program]:
+    """Return the processes that each hold all four services, if any; the arguments are those of `services`."""
+    if not settings.workers:
+        return []
+    everything = _common(settings) | {"REUSE_PORT": str(settings.workers > 1)}
+    for own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).values():
+        everything |= own
+    # One process has one set of metrics, whichever service they are of.
+    everything |= dict.fromkeys(("AUTH_METRICS_LISTEN", "QUOTA_METRICS_LISTEN", "INFERENCE_METRICS_LISTEN"), "")
+    return [
+        _program(name, "services.local.worker", everything | {"GATEWAY_METRICS_LISTEN": metrics})
+        for name, metrics in settings.metrics_listens.items()
+    ]
+
+
+def _common(settings: LocalSettings) -> dict[str, str]:
+    return {
+        "DATA_DIR": str(settings.data_dir),
+        "DRAIN_SECONDS": "0",  # There is no other machine that callers could go to.
+        "GRACE_SECONDS": str(settings.stop_seconds),
+        **{f"{name.upper()}_TARGET": target for name, target in settings.targets.items()},
+    }
+
+
+def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> dict[str, dict[str, str]]:
+    """Return what each service is told, in the order in which they start."""
+    upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
+    return {
+        "auth": {
+            "AUTH_LISTEN": settings.auth_listen,
+            "AUTH_METRICS_LISTEN": settings.auth_metrics_listen,
+            "AUTH_CONSOLE_URL": os.environ.get("AUTH_CONSOLE_URL") or settings.url,
+        },
+        "inference": {
+            "INFERENCE_LISTEN": settings.inference_listen,
+            "INFERENCE_METRICS_LISTEN": settings.inference_metrics_listen,
+            **upstream,
+        },
+        "quota": {
+            "QUOTA_LISTEN": settings.quota_listen,
+            "QUOTA_METRICS_LISTEN": settings.quota_metrics_listen,
+            **(
+                {"QUOTA_REDIS_URL": settings.quota_redis_url}
+                if settings.quota_redis_url
+                else _embedded(sockets / valkey.SOCKET)
+            ),
+        },
+        "gateway": {
+            "GATEWAY_HOST": settings.gateway_host,
+            "GATEWAY_PORT": str(settings.gateway_port),
+            "GATEWAY_METRICS_LISTEN": settings.gateway_metrics_listen,
+        },
+    }
+
+
+def _embedded(socket: Path) -> dict[str, str]:
+    """Return how to reach the embedded Valkey, which wants no password."""
+    none = {"QUOTA_REDIS_USER": "", "QUOTA_REDIS_PASSWORD": "", "QUOTA_REDIS_SENTINELS": "[]"}
+    return {"QUOTA_REDIS_URL": f"unix://{quote(str(socket))}", "QUOTA_REDIS_CLUSTER": "false", **none}
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _service(name: str, environment: dict[str, str]) -> Program:
+    return _program(name, f"services.{name}", environment)
+
+
+def _program(name: str, module: str, environment: dict[str, str]) -> Program:
+    return Program(name, _module(module), _PLAINTEXT | environment)
+
+
+def _module(name: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", name, *arguments)

@@ -1,0 +1,77 @@
+"""Whether the parts of a stack answer yet."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.common.rpc.channel import open_channel
+
+_POLL_SECONDS = 0.05
+_PROBE_SECONDS = 1.0
+_CHECKED_SECONDS = 6.0
+"""A little longer than the longest check."""
+
+
+async def until(probe: Callable[[], Awaitable[bool]]) -> None:
+    """Return when `probe` says yes; it is asked again and again, so bound it with a time-out."""
+    while True:
+        if await probe():
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def grpc_serves(target: str) -> bool:
+    """Whether a gRPC service says that it serves."""
+    async with open_channel(target) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+        try:
+            answer = await check(health_pb2.HealthCheckRequest(), timeout=_PROBE_SECONDS)
+        except aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def http_answers(url: str) -> bool:
+    """Whether a GET of `url` is answered with 200."""
+    async with httpx.AsyncClient(trust_env=False, timeout=_PROBE_SECONDS) as client:
+        try:
+            return (await client.get(url)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+async def problems(url: str) -> list[str]:
+    """Return what `GET /readyz` says is wrong with what the services need, once all of it was checked.
+
+    What takes longer to check than a few seconds is passed over.
+    """
+    dependencies: dict[str, Any] = {}
+    async with httpx.AsyncClient(trust_env=False, timeout=_PROBE_SECONDS) as client:
+        ends = time.monotonic() + _CHECKED_SECONDS
+        while time.monotonic() < ends:
+            with suppress(httpx.HTTPError):
+                dependencies = (await client.get(url)).json()["dependencies"]
+            if dependencies and all(one["state"] != "unknown" for one in dependencies.values()):
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+    return [one["message"] for one in dependencies.values() if one["state"] in ("rejected", "unreachable")]
+
+
+async def valkey_answers(socket: Path) -> bool:
+    """Whether a Valkey on a Unix socket answers; it does not while it loads its data."""
+    client: Redis = Redis(unix_socket_path=str(socket), socket_timeout=_PROBE_SECONDS)
+    try:
+        return bool(await client.ping())
+    except (RedisError, OSError):
+        return False
+    finally:
+        await client.aclose()

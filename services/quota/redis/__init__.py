@@ -1,0 +1,1 @@
+"""Holds and counters in Redis or Valkey."""

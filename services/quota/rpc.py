@@ -1,0 +1,155 @@
+"""QuotaService: protobuf ↔ holds; nothing is decided here."""
+
+import re
+from functools import lru_cache
+
+from services.common.errors import InvalidRequest
+from services.common.rpc.types import Context
+from services.common.timestamps import timestamp
+from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable, Verdict
+from services.quota.ledger_client import day_number, iso_date
+from services.quota.metrics import BATCH_ITEMS, RESERVATIONS, SETTLEMENTS
+from services.quota.redis.state import RedisState, State
+from services.quota.sweeper import Discrepancy, DiscrepancyKind, Sweeper
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+_ITEMS_MAX = 1_000
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_KINDS = {
+    DiscrepancyKind.COUNTER_ABOVE_LEDGER: quota_pb2.DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER,
+    DiscrepancyKind.COUNTER_BELOW_LEDGER: quota_pb2.DISCREPANCY_KIND_COUNTER_BELOW_LEDGER,
+    DiscrepancyKind.HOLD_OVERDUE: quota_pb2.DISCREPANCY_KIND_HOLD_OVERDUE,
+    DiscrepancyKind.OVER_LIMIT: quota_pb2.DISCREPANCY_KIND_OVER_LIMIT,
+}
+_STATES = {
+    State.UNKNOWN: quota_pb2.DEPENDENCY_STATE_UNSPECIFIED,
+    State.OK: quota_pb2.DEPENDENCY_STATE_OK,
+    State.REJECTED: quota_pb2.DEPENDENCY_STATE_REJECTED,
+    State.UNREACHABLE: quota_pb2.DEPENDENCY_STATE_UNREACHABLE,
+}
+_OUTCOMES = {kind: RESERVATIONS.labels(kind.__name__.lower()) for kind in (Held, Denied, Unavailable)}
+_SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
+_RESERVE_ITEMS, _SETTLE_ITEMS = BATCH_ITEMS.labels("Reserve"), BATCH_ITEMS.labels("Settle")
+_VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}
+
+# Days come again and again; formatting a date costs more than looking it up.
+_day_text = lru_cache(maxsize=64)(iso_date)
+_day_number = lru_cache(maxsize=64)(day_number)
+
+
+class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
+    """Answers Reserve, Settle, GetStatus, Verify and GetDependencies."""
+
+    def __init__(self, holds: Holds, sweeper: Sweeper, redis: RedisState) -> None:
+        """Answer from `holds`; `sweeper` compares them with the ledger, and `redis` is the state of their store."""
+        self._holds = holds
+        self._sweeper = sweeper
+        self._redis = redis
+
+    async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
+        """Hold one slot for each reservation."""
+        _check_size(len(request.reservations), "reservations")
+        _RESERVE_ITEMS.observe(len(request.reservations))
+        outcomes = await self._holds.reserve([_reservation(wish) for wish in request.reservations])
+        for outcome in outcomes:
+            _OUTCOMES[type(outcome)].inc()
+        return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
+
+    async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
+        """Close holds."""
+        _check_size(len(request.settlements), "settlements")
+        _SETTLE_ITEMS.observe(len(request.settlements))
+        settlements = [_settlement(end) for end in request.settlements]
+        closed = await self._holds.settle(settlements)
+        for end, flag in zip(settlements, closed, strict=True):
+            if flag is not None:
+                _SETTLED[end.verdict].inc()
+        results = [quota_pb2.SettleResult(closed=flag is True, failed=flag is None) for flag in closed]
+        return quota_pb2.SettleResponse(results=results)
+
+    async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
+        """Read keys' counters of today."""
+        _check_size(len(request.key_ids), "key_ids")
+        statuses = await self._holds.status(list(request.key_ids))
+        return quota_pb2.GetStatusResponse(statuses=[_status(status) for status in statuses])
+
+    async def Verify(self, request: quota_pb2.VerifyRequest, context: Context) -> quota_pb2.VerifyResponse:
+        """Compare counters and holds with the ledger."""
+        report = await self._sweeper.verify()
+        return quota_pb2.VerifyResponse(
+            discrepancies=[_discrepancy(discrepancy) for discrepancy in report.discrepancies],
+            key_days=report.key_days,
+            held=report.held,
+            discrepancies_count=sum(report.counts.values()),
+        )
+
+    async def GetDependencies(
+        self, request: quota_pb2.GetDependenciesRequest, context: Context
+    ) -> quota_pb2.GetDependenciesResponse:
+        """Say whether Redis can be used."""
+        redis = quota_pb2.Dependency(name="redis", state=_STATES[self._redis.state], message=self._redis.message)
+        return quota_pb2.GetDependenciesResponse(dependencies=[redis])
+
+
+def _check_size(count: int, field: str) -> None:
+    if not 1 <= count <= _ITEMS_MAX:
+        raise InvalidRequest(f"{field}: expected 1 to {_ITEMS_MAX:,} items, got {count:,}")
+
+
+def _reservation(wish: quota_pb2.Reservation) -> Reservation:
+    for field in ("request_id", "key_id", "account_id"):
+        _check_id(getattr(wish, field), field)
+    if wish.limit < 0:
+        raise InvalidRequest(f"limit: expected 0 or more, got {wish.limit}")
+    return Reservation(wish.request_id, wish.key_id, wish.account_id, wish.limit)
+
+
+def _settlement(end: quota_pb2.Settlement) -> Settlement:
+    _check_id(end.request_id, "request_id")
+    _check_id(end.key_id, "key_id")
+    verdict = _VERDICTS.get(end.verdict)
+    if verdict is None:
+        raise InvalidRequest("verdict: expected charged or released")
+    try:
+        return Settlement(end.request_id, end.key_id, _day_number(end.day), verdict)
+    except ValueError as exc:
+        raise InvalidRequest(f"day: expected YYYY-MM-DD, got {end.day!r}") from exc
+
+
+def _check_id(text: str, field: str) -> None:
+    # The store joins ids by blanks and colons, two of its names stand beside the holds, and an id that the ledger does
+    # not take could never be swept.
+    if not _ID.fullmatch(text) or text in ("charged", "limit"):
+        raise InvalidRequest(
+            f"{field}: expected an id of 1 to 64 characters of A-Z, a-z, 0-9, _, - and ., got {text!r}"
+        )
+
+
+def _result(outcome: Held | Denied | Unavailable) -> quota_pb2.ReserveResult:
+    if isinstance(outcome, Unavailable):
+        return quota_pb2.ReserveResult(outcome=quota_pb2.RESERVE_OUTCOME_UNAVAILABLE)
+    if isinstance(outcome, Denied):
+        return quota_pb2.ReserveResult(outcome=quota_pb2.RESERVE_OUTCOME_DENIED, status=_status(outcome.status))
+    return quota_pb2.ReserveResult(
+        outcome=quota_pb2.RESERVE_OUTCOME_HELD,
+        status=_status(outcome.status),
+        reserved_at=timestamp(outcome.reserved_at),
+    )
+
+
+def _status(status: DayStatus) -> quota_pb2.DayStatus:
+    return quota_pb2.DayStatus(
+        day=_day_text(status.day), charged=status.charged, held=status.held, reset_at=timestamp(status.reset_at)
+    )
+
+
+def _discrepancy(discrepancy: Discrepancy) -> quota_pb2.Discrepancy:
+    entries = discrepancy.entries
+    return quota_pb2.Discrepancy(
+        key_id=entries.key_day.key_id,
+        day=_day_text(entries.key_day.day),
+        kind=_KINDS[discrepancy.kind],
+        charged=entries.charged,
+        held=entries.held,
+        ledger_charged=discrepancy.ledger_charged,
+    )

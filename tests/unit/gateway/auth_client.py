@@ -1,0 +1,84 @@
+"""Auth as a test wants it, a clock that it moves, and a cache that follows both."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from services.common import checksummed_token
+from services.common.errors import Unavailable
+from services.gateway.keys.auth_cache import AuthCache
+from services.gateway.keys.auth_client import Authentication, WatchEvent
+from services.gateway.requests.pipeline import Principal
+
+KEY = checksummed_token.mint("sk_stk_")
+OTHER = checksummed_token.mint("sk_stk_")
+PRINCIPAL = Principal(key_id="key_1", account_id="acc_1", daily_limit=1000, expires_at=None)
+
+
+class ManualClock:
+    """A clock that tests move by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class ScriptedAuthClient:
+    """Auth as a test wants it; records what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Authentication] = {KEY: Authentication(PRINCIPAL, "", 1)}
+        self.asked: list[str] = []
+        self.is_away = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.resumed_from: list[int | None] = []
+        self._events: asyncio.Queue[WatchEvent | None] = asyncio.Queue()
+
+    async def authenticate(self, api_key: str) -> Authentication:
+        self.asked.append(api_key)
+        if self.is_away:
+            raise Unavailable("away", reason="auth_unavailable")
+        answer = self.answers.get(api_key, Authentication(None, "unknown", 1))
+        await self.gate.wait()
+        return answer
+
+    async def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
+        self.resumed_from.append(after_revision)
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    async def tell(self, revision: int, changed_key_id: str = "", **facts: bool) -> None:
+        """Send an event and let it be taken."""
+        self._events.put_nowait(WatchEvent(revision, changed_key_id, **facts))
+        await settle()
+
+    async def end_watch(self) -> None:
+        """End the stream, as a drain of auth does."""
+        self._events.put_nowait(None)
+        await settle()
+
+
+async def settle() -> None:
+    """Let everything that can go on do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def watching(cache: AuthCache) -> AsyncIterator[None]:
+    """Let a cache follow auth, and look after live streams, for the block."""
+    tasks = [asyncio.create_task(cache.watch_invalidations()), asyncio.create_task(cache.watch_streams())]
+    await settle()
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task

@@ -1,0 +1,186 @@
+"""Keys that are no good: remembered for a moment, never for longer than that is right, and no way to flood auth."""
+
+import asyncio
+
+import pytest
+
+from services.common import checksummed_token
+from services.common.errors import Throttled, Unauthenticated, Unavailable
+from services.gateway.keys import negative_cache
+from services.gateway.keys.auth_cache import AuthCache
+from services.gateway.keys.auth_client import Authentication
+from services.gateway.keys.revocation import RevocationRegistry
+from tests.unit.gateway.auth_client import KEY, OTHER, PRINCIPAL, ManualClock, ScriptedAuthClient, settle, watching
+
+_HERE, _ELSEWHERE = "192.0.2.1", "192.0.2.2"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def auth_client() -> ScriptedAuthClient:
+    return ScriptedAuthClient()
+
+
+@pytest.fixture
+def cache(auth_client: ScriptedAuthClient, clock: ManualClock) -> AuthCache:
+    return AuthCache(auth_client, clock, RevocationRegistry(clock), auth_cache_max=1000)
+
+
+async def _denial(cache: AuthCache, key: str, address: str = _HERE) -> str:
+    with pytest.raises(Unauthenticated) as refused:
+        await cache.authenticate(key, address=address)
+    return refused.value.reason
+
+
+async def _guess(cache: AuthCache, count: int, address: str = _HERE) -> list[str]:
+    """Try keys that nobody has, one after the other; return the refusals' reasons."""
+    reasons = []
+    for _ in range(count):
+        with pytest.raises((Unauthenticated, Throttled)) as refused:
+            await cache.authenticate(checksummed_token.mint("sk_stk_"), address=address)
+        reasons.append(refused.value.reason)
+    return reasons
+
+
+@pytest.mark.parametrize("reason", ["unknown", "revoked", "expired"])
+async def test_a_key_that_is_no_good_is_asked_about_once_in_ten_seconds(
+    cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock, reason: str
+) -> None:
+    auth_client.answers[KEY] = Authentication(None, reason, 1)
+    assert [await _denial(cache, KEY) for _ in range(5)] == [reason] * 5
+    assert auth_client.asked == [KEY]
+    clock.seconds += 10
+    await _denial(cache, KEY)
+    assert auth_client.asked == [KEY, KEY]
+
+
+async def test_a_key_created_a_moment_ago_works_at_once_though_it_was_just_unknown(
+    cache: AuthCache, auth_client: ScriptedAuthClient
+) -> None:
+    async with watching(cache):
+        await auth_client.tell(1)
+        await _denial(cache, OTHER)
+        auth_client.answers[OTHER] = Authentication(PRINCIPAL, "", 2)
+        await auth_client.tell(2, "key_1")
+        assert await cache.authenticate(OTHER) == PRINCIPAL
+
+
+async def test_a_denial_that_was_read_before_a_change_that_was_seen_is_not_remembered(
+    cache: AuthCache, auth_client: ScriptedAuthClient
+) -> None:
+    async with watching(cache):
+        await auth_client.tell(1)
+        auth_client.gate.clear()
+        asking = asyncio.create_task(_denial(cache, OTHER))
+        await settle()
+        await auth_client.tell(2, "key_9")
+        auth_client.gate.set()
+        await asking
+        await _denial(cache, OTHER)
+    assert auth_client.asked == [OTHER, OTHER]
+
+
+async def test_a_denial_from_a_future_that_never_was_is_forgotten_when_auth_goes_back_in_time(
+    cache: AuthCache, auth_client: ScriptedAuthClient
+) -> None:
+    auth_client.answers[OTHER] = Authentication(None, "revoked", 7)
+    async with watching(cache):
+        await auth_client.tell(7)
+        await _denial(cache, OTHER)
+        auth_client.answers[OTHER] = Authentication(PRINCIPAL, "", 3)
+        await auth_client.tell(3)
+        assert await cache.authenticate(OTHER) == PRINCIPAL
+
+
+async def test_an_outage_is_not_remembered_as_a_denial(cache: AuthCache, auth_client: ScriptedAuthClient) -> None:
+    auth_client.is_away = True
+    with pytest.raises(Unavailable):
+        await cache.authenticate(KEY)
+    auth_client.is_away = False
+    assert await cache.authenticate(KEY) == PRINCIPAL
+
+
+async def test_an_address_that_guesses_is_stopped_after_a_hundred_and_may_go_on_after_the_window(
+    cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock
+) -> None:
+    assert await _guess(cache, 100) == ["unknown"] * 100
+    clock.seconds += 9.5
+    assert await _guess(cache, 200) == ["too_many_unknown_keys"] * 200
+    assert len(auth_client.asked) == 100
+    clock.seconds += 0.5
+    assert await _guess(cache, 1) == ["unknown"]
+
+
+async def test_who_is_stopped_is_told_when_to_come_back(cache: AuthCache, clock: ManualClock) -> None:
+    await _guess(cache, 100)
+    clock.seconds += 3.2
+    with pytest.raises(Throttled) as stopped:
+        await cache.authenticate(OTHER, address=_HERE)
+    assert stopped.value.metadata == {"retry_after_seconds": "7"}
+
+
+async def test_known_keys_of_an_address_that_guesses_go_on_and_so_do_other_addresses(
+    cache: AuthCache, auth_client: ScriptedAuthClient
+) -> None:
+    await cache.authenticate(KEY, address=_HERE)
+    await _guess(cache, 150)
+    assert await cache.authenticate(KEY, address=_HERE) == PRINCIPAL
+    assert await _denial(cache, OTHER, _ELSEWHERE) == "unknown"
+
+
+async def test_one_wrong_key_used_over_and_over_stops_nobody(cache: AuthCache) -> None:
+    for _ in range(300):
+        await _denial(cache, OTHER)
+    assert await cache.authenticate(KEY, address=_HERE) == PRINCIPAL
+
+
+async def test_new_good_keys_by_the_hundred_from_one_address_stop_nobody(
+    cache: AuthCache, auth_client: ScriptedAuthClient
+) -> None:
+    keys = [checksummed_token.mint("sk_stk_") for _ in range(300)]
+    auth_client.answers |= {key: Authentication(PRINCIPAL, "", 1) for key in keys}
+    await asyncio.gather(*(cache.authenticate(key, address=_HERE) for key in keys))
+
+
+async def test_guessing_many_at_the_same_time_gets_no_further(
+    cache: AuthCache, auth_client: ScriptedAuthClient
+) -> None:
+    await _guess(cache, 1)
+    auth_client.gate.clear()
+    guesses = [asyncio.create_task(_guess(cache, 1)) for _ in range(500)]
+    await settle()
+    auth_client.gate.set()
+    await asyncio.gather(*guesses)
+    assert len(auth_client.asked) == 100
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_one"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("gibberish", "gibberish", True),
+    ],
+)
+async def test_one_client_is_one_ipv4_address_or_one_64_bits_of_ipv6(
+    cache: AuthCache, first: str, second: str, are_one: bool
+) -> None:
+    await _guess(cache, 100, first)
+    assert await _guess(cache, 1, second) == ["too_many_unknown_keys" if are_one else "unknown"]
+
+
+async def test_what_is_remembered_of_keys_and_addresses_is_bounded(
+    cache: AuthCache, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(negative_cache, "_DENIALS_MAX", 3)
+    monkeypatch.setattr(negative_cache, "_ADDRESSES_MAX", 3)
+    for number in range(20):
+        await _guess(cache, 1, f"192.0.2.{number}")
+    assert len(cache._negative_cache._denials) == len(cache._unknown_key_limiter._windows) == 3
+    assert not cache._unknown_key_limiter._asking
