@@ -25,8 +25,11 @@ from bench.tables import number, table
 from bench.usage import usage
 from services.auth.keys.minting import DAILY_LIMIT_MAX
 from services.common.rpc.channel import open_channel
-from services.gateway.clients.services import GrpcQuota
-from services.gateway.requests.pipeline import Hold, Principal, Verdict
+from services.common.verdict import Verdict
+from services.gateway.clients.batched_quota import BatchedQuota
+from services.gateway.clients.quota import GrpcQuotaBatches
+from services.gateway.requests.ports import Quota
+from services.gateway.requests.types import Hold, Principal
 
 _TIMEOUT_SECONDS = 10.0
 _CALLERS = (1, 32, 256)
@@ -77,7 +80,7 @@ def main() -> None:
 async def measure(stack: Stack, loads: Sequence[Load]) -> list[Found]:
     """Run one load after the other against a running stack."""
     async with open_channel(stack.addresses["QUOTA_LISTEN"]) as channel:
-        quota = GrpcQuota(channel, timeout_seconds=_TIMEOUT_SECONDS)
+        quota = BatchedQuota(GrpcQuotaBatches(channel, timeout_seconds=_TIMEOUT_SECONDS))
         return [await _measure(stack, quota, load) for load in loads]
 
 
@@ -96,7 +99,7 @@ def report(found: Sequence[Found]) -> list[str]:
     return table(heads, rows)
 
 
-async def _measure(stack: Stack, quota: GrpcQuota, load: Load) -> Found:
+async def _measure(stack: Stack, quota: Quota, load: Load) -> Found:
     principals = [_principal(number) for number in range(load.keys)]
     # The first slot of a key's day is grounded in the ledger; that is a cost of its own, once a day.
     await _settle(quota, await asyncio.gather(*(_reserve(quota, principal) for principal in principals)))
@@ -118,7 +121,7 @@ async def _measure(stack: Stack, quota: GrpcQuota, load: Load) -> Found:
     )
 
 
-async def _load(quota: GrpcQuota, principals: Sequence[Principal], load: Load) -> tuple[list[Hold], list[float]]:
+async def _load(quota: Quota, principals: Sequence[Principal], load: Load) -> tuple[list[Hold], list[float]]:
     """Reserve with so many callers until the time is over; return the holds, and the milliseconds that each took."""
     turns = _in_turn(principals)
     end = time.perf_counter() + load.seconds
@@ -136,11 +139,11 @@ async def _load(quota: GrpcQuota, principals: Sequence[Principal], load: Load) -
     return held, took
 
 
-async def _reserve(quota: GrpcQuota, principal: Principal) -> Hold:
+async def _reserve(quota: Quota, principal: Principal) -> Hold:
     return await quota.reserve(f"req_{next(_NUMBERS):026d}", principal)
 
 
-async def _settle(quota: GrpcQuota, holds: Sequence[Hold]) -> None:
+async def _settle(quota: Quota, holds: Sequence[Hold]) -> None:
     await asyncio.gather(*(quota.settle(hold, Verdict.RELEASED) for hold in holds))
 
 

@@ -1,4 +1,4 @@
-"""What the auth service is made of."""
+"""Wiring of the auth service."""
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -84,8 +84,8 @@ _CALLERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    """What the services share."""
+class Parts:
+    """The domain objects of auth."""
 
     transactions: Transactions
     """For key look-ups, the watch, changes of keys and operators: people's crowds never make them wait."""
@@ -94,6 +94,7 @@ class _Parts:
     engine: AsyncEngine
     """Of `peoples`."""
     keys: SQLKeyStore
+    key_verifier: KeyVerifier
     pepper: Pepper
     feed: ChangeFeed
     clock: SystemClock
@@ -111,8 +112,12 @@ class _Mail:
     mailer: Mailer
 
 
-async def serve(settings: AuthSettings) -> None:
-    """Serve until told to stop.
+async def serve(settings: AuthSettings, parts: Parts | None = None) -> None:
+    """Serve until stopped.
+
+    Args:
+        settings: The service's settings.
+        parts: Domain objects that `build` made for this process; None builds them here.
 
     Raises:
         StartError: A secret, the database, the mail server's URL or the address cannot be used.
@@ -121,8 +126,9 @@ async def serve(settings: AuthSettings) -> None:
         stack.enter_context(metrics.served(settings.metrics_listen))
         admin_token = AdminToken(bootstrap_secrets.admin_token(settings))
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
-        parts = await _open(settings, stack)
-        _add_hot_path(server, parts)
+        if parts is None:
+            parts = await build(settings, stack)
+        auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(parts.key_verifier, parts.feed), server.grpc)
         _add_for_operators(server, parts, admin_token)
         _add_mail(server, parts, admin_token)
         _add_for_people(server, parts)
@@ -135,7 +141,12 @@ async def migrate(settings: AuthSettings) -> None:
     await database.migrate(settings.database, migrations=MIGRATIONS, version_table=VERSION_TABLE)
 
 
-async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
+async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
+    """Return the domain objects, which live as long as `stack`.
+
+    Raises:
+        StartError: A secret, the database or the mail server's URL cannot be used.
+    """
     clock = SystemClock()
     engine = await stack.enter_async_context(
         database.open_database(
@@ -158,7 +169,10 @@ async def _open(settings: AuthSettings, stack: AsyncExitStack) -> _Parts:
     mail = await _open_mail(settings, peoples, pepper, clock, stack)
     passwords = Passwords()
     stack.callback(passwords.close)
-    return _Parts(transactions, peoples, peoples_engine, keys, pepper, feed, clock, mail, passwords, settings)
+    key_verifier = KeyVerifier(keys, pepper=pepper, clock=clock, accepted=bootstrap_secrets.accepted_peppers(settings))
+    return Parts(
+        transactions, peoples, peoples_engine, keys, key_verifier, pepper, feed, clock, mail, passwords, settings
+    )
 
 
 async def _open_mail(
@@ -177,13 +191,7 @@ async def _open_mail(
     return _Mail(templates, queue, mailer)
 
 
-def _add_hot_path(server: GrpcServer, parts: _Parts) -> None:
-    accepted = bootstrap_secrets.accepted_peppers(parts.settings)
-    key_verifier = KeyVerifier(parts.keys, pepper=parts.pepper, clock=parts.clock, accepted=accepted)
-    auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(key_verifier, parts.feed), server.grpc)
-
-
-def _add_for_operators(server: GrpcServer, parts: _Parts, admin_token: AdminToken) -> None:
+def _add_for_operators(server: GrpcServer, parts: Parts, admin_token: AdminToken) -> None:
     accounts, transactions, clock = SQLAccountStore(parts.transactions), parts.transactions, parts.clock
     keys_pb2_grpc.add_KeyServiceServicer_to_server(
         KeyService(_key_manager(parts), admin_token=admin_token), server.grpc
@@ -208,13 +216,13 @@ def _add_for_operators(server: GrpcServer, parts: _Parts, admin_token: AdminToke
     )
 
 
-def _add_mail(server: GrpcServer, parts: _Parts, admin_token: AdminToken) -> None:
+def _add_mail(server: GrpcServer, parts: Parts, admin_token: AdminToken) -> None:
     mail = parts.mail
     service = MailService(mail.mailer, mail.queue, mail.templates, admin_token=admin_token)
     mail_pb2_grpc.add_MailServiceServicer_to_server(service, server.grpc)
 
 
-def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
+def _add_for_people(server: GrpcServer, parts: Parts) -> None:
     settings, clock = parts.settings, parts.clock
     accounts = SQLAccountStore(parts.peoples)
     throttle = RateLimiter(SQLRateLimitStore(parts.engine, parts.peoples), pepper=parts.pepper, clock=clock)
@@ -251,5 +259,5 @@ def _add_for_people(server: GrpcServer, parts: _Parts) -> None:
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)
 
 
-def _key_manager(parts: _Parts) -> KeyManager:
+def _key_manager(parts: Parts) -> KeyManager:
     return KeyManager(parts.keys, feed=parts.feed, pepper=parts.pepper, clock=parts.clock)

@@ -1,14 +1,14 @@
-"""What the gateway is made of, and how it listens and drains."""
+"""Wiring of the gateway: its parts, listening and draining."""
 
 import asyncio
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 
 import msgspec
 import uvicorn
-from grpc import aio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -18,24 +18,28 @@ from starlette.types import ASGIApp
 
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.ids import Kind, new_id
-from services.common.rpc.channel import open_channel
 from services.common.runtime import process
 from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import running
 from services.common.telemetry import metrics
 from services.gateway.apis import routes
-from services.gateway.apis.receipts import Receipts
+from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.routes import API
+from services.gateway.clients.auth import GrpcAuthClient
+from services.gateway.clients.batched_quota import BatchedQuota
+from services.gateway.clients.channels import Channels, open_channels
 from services.gateway.clients.dependencies import InferenceDependencies, QuotaDependencies
+from services.gateway.clients.inference import GrpcInference
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
-from services.gateway.clients.services import GrpcAuthClient, GrpcInference, GrpcQuota
+from services.gateway.clients.quota import GrpcQuotaBatches
 from services.gateway.console.wiring import open_console
-from services.gateway.dependencies import Dependencies
+from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.forwarded import ForwardedHeaders
 from services.gateway.http.middleware import APIPaths, ConsolePaths, Defects, RequestScope
 from services.gateway.http.request_bodies import RequestBodies
+from services.gateway.http.responses import json_response
 from services.gateway.http_server import listener
 from services.gateway.http_server.connection import HTTPConnection
 from services.gateway.http_server.connections import Connections
@@ -43,15 +47,18 @@ from services.gateway.http_server.limits import Limits
 from services.gateway.http_server.rejections import Rejections
 from services.gateway.http_server.shared import Shared
 from services.gateway.keys.auth_cache import AuthCache
+from services.gateway.keys.auth_client import AuthClient
 from services.gateway.keys.revocation import RevocationRegistry
+from services.gateway.requests.handler import RequestHandler
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
-from services.gateway.requests.pipeline import Pipeline
+from services.gateway.requests.ports import Inference, Quota
+from services.gateway.requests.settlement import Settlements
 from services.gateway.requests.shutdown import CUT_SECONDS, Cuttable, RequestsInFlight
 from services.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
 _SETTLES_SECONDS = 3.0
-_RECEIPT_SECONDS_MAX = 2.0
+RECEIPT_SECONDS_MAX = 2.0
 
 
 class Readiness:
@@ -61,9 +68,10 @@ class Readiness:
         self.state = "starting"
         self._dependencies = dependencies
 
-    async def begin(self, channels: Sequence[aio.Channel]) -> None:
-        """Become ready once every service was reached; what happens to them later is told request by request."""
-        await asyncio.gather(*(channel.channel_ready() for channel in channels))
+    async def begin(self, channels: Channels) -> None:
+        """Become ready once every service was reached. Later outages fail requests and leave the gateway ready."""
+        ready = [one.channel_ready() for one in (channels.auth, channels.quota, channels.inference)]
+        await asyncio.gather(*ready)
         if self.state == "starting":
             self.state = "ready"
 
@@ -74,63 +82,55 @@ class Readiness:
     async def readyz(self, request: Request) -> Response:
         """`GET /readyz`: started and not draining; and how the services' dependencies are, which changes no status."""
         body = msgspec.json.encode({"status": self.state, "dependencies": self._dependencies.members()})
-        return routes.json_response(body, status=200 if self.state == "ready" else 503)
+        return json_response(body, status=200 if self.state == "ready" else 503)
 
 
-async def serve(settings: GatewaySettings) -> None:
-    """Serve until told to stop."""
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The other services, as the gateway calls them."""
+
+    auth: AuthClient
+    quota: Quota
+    inference: Inference
+    counters: Counters
+    ledger: Ledger
+    dependencies: Sequence[Source]
+
+
+async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
+    """Serve until stopped.
+
+    Args:
+        settings: The service's settings.
+        ports: The other services where they run in this process; None calls them over gRPC.
+    """
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
-        certificates = settings.certificates()
-        auth, quota, inference = [
-            await stack.enter_async_context(open_channel(target, certificates, service=service))
-            for service, target in settings.targets
-        ]
-        clock = SystemClock()
-        revocations = RevocationRegistry(clock)
-        authenticator = AuthCache(
-            GrpcAuthClient(auth, timeout_seconds=settings.auth_timeout_seconds),
-            clock,
-            revocations,
-            auth_cache_max=settings.auth_cache_max,
-        )
-        dependencies = Dependencies([InferenceDependencies(inference), QuotaDependencies(quota)])
+        channels = await open_channels(settings, stack)
+        if ports is None:
+            ports = _grpc_ports(channels, settings)
+        revocations = RevocationRegistry(SystemClock())
+        authenticator = AuthCache(ports.auth, SystemClock(), revocations, auth_cache_max=settings.auth_cache_max)
+        dependencies = Dependencies(ports.dependencies)
         readiness = Readiness(dependencies)
         await stack.enter_async_context(running(dependencies.keep_fresh()))
         await stack.enter_async_context(running(authenticator.watch_invalidations()))
         await stack.enter_async_context(running(authenticator.watch_streams()))
-        await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
-        models = GrpcInference(inference, timeout_seconds=settings.request_timeout_seconds + settings.verdict_seconds)
-        pipeline = Pipeline(
-            authenticator,
-            GrpcQuota(quota, timeout_seconds=settings.quota_timeout_seconds),
-            models,
-            new_request_id=new_request_id,
+        await stack.enter_async_context(running(readiness.begin(channels)))
+        settlements = Settlements(
+            ports.quota,
+            ports.inference,
             abandoned_max=settings.abandoned_requests_max,
-            abandoned_seconds=settings.request_timeout_seconds + settings.verdict_seconds,
+            abandoned_seconds=settings.call_seconds_max,
         )
-        receipts = Receipts(
-            authenticator,
-            GrpcCounters(quota, timeout_seconds=_RECEIPT_SECONDS_MAX),
-            GrpcLedger(inference, timeout_seconds=_RECEIPT_SECONDS_MAX),
-            SystemClock(),
-        )
-        budget = ByteBudget(total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max)
-        api = API(
-            pipeline,
-            models,
-            revocations,
-            RequestBodies(budget, bytes_max=settings.body_bytes_max),
-            InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),
-            settings.chat_limits,
-            heartbeat_seconds=settings.heartbeat_seconds,
-        )
+        handler = _handler(settings, ports, settlements)
+        api = API(handler, authenticator, ports.inference, revocations, settings.chat_limits)
         cors = CORSPolicy(settings.cors_origins)
         requests = RequestsInFlight()
-        console = open_console((auth, quota, inference), api, models, cors, settings) if settings.console else None
+        console = open_console(channels, api, ports.inference, cors, settings) if settings.console else None
         app = build_app(
             api,
-            receipts,
+            Receipts(authenticator, ports.counters, ports.ledger, SystemClock()),
             readiness,
             cors=cors,
             trusted_proxies=settings.trusted_proxies,
@@ -138,7 +138,31 @@ async def serve(settings: GatewaySettings) -> None:
             requests=requests,
         )
         await _listen(app, readiness, cors, requests, settings)
-        await pipeline.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
+        await settlements.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
+
+
+def _grpc_ports(channels: Channels, settings: GatewaySettings) -> Ports:
+    return Ports(
+        auth=GrpcAuthClient(channels.auth, timeout_seconds=settings.auth_timeout_seconds),
+        quota=BatchedQuota(GrpcQuotaBatches(channels.quota, timeout_seconds=settings.quota_timeout_seconds)),
+        inference=GrpcInference(channels.inference, timeout_seconds=settings.call_seconds_max),
+        counters=GrpcCounters(channels.quota, timeout_seconds=RECEIPT_SECONDS_MAX),
+        ledger=GrpcLedger(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
+        dependencies=(InferenceDependencies(channels.inference), QuotaDependencies(channels.quota)),
+    )
+
+
+def _handler(settings: GatewaySettings, ports: Ports, settlements: Settlements) -> RequestHandler:
+    budget = ByteBudget(total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max)
+    return RequestHandler(
+        ports.quota,
+        ports.inference,
+        settlements,
+        RequestBodies(budget, bytes_max=settings.body_bytes_max),
+        InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),
+        new_request_id=new_request_id,
+        heartbeat_seconds=settings.heartbeat_seconds,
+    )
 
 
 def build_app(

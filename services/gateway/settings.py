@@ -42,9 +42,9 @@ class GatewaySettings(ServiceSettings):
         return (("auth", self.auth_target), ("quota", self.quota_target), ("inference", self.inference_target))
 
     @property
-    def verdict_seconds(self) -> float:
-        """How much longer than a request may take inference is waited for, so that its verdict arrives."""
-        return min(5.0, self.request_timeout_seconds / 4)
+    def call_seconds_max(self) -> float:
+        """Maximum duration of a call to inference: longer than a request may take, so that its verdict arrives."""
+        return self.request_timeout_seconds + min(5.0, self.request_timeout_seconds / 4)
 
     body_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1)
     """The largest request body; a larger one is refused with 413. At most 16 MiB, which is what gRPC carries."""

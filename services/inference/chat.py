@@ -13,13 +13,6 @@ TOKENS_MAX = 10**9
 """Highest count of tokens that a row takes: far more than any request uses, and sums of rows stay within 64 bits."""
 
 
-class Verdict(StrEnum):
-    """Whether a request counts against its key's limit."""
-
-    CHARGED = "charged"
-    RELEASED = "released"
-
-
 class Outcome(StrEnum):
     """How a request ended."""
 

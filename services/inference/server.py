@@ -1,6 +1,7 @@
-"""What the inference service is made of."""
+"""Wiring of the inference service."""
 
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.common.concurrency.byte_budget import ByteBudget
@@ -41,86 +42,131 @@ _CALLERS = {
 }
 
 
-async def serve(settings: InferenceSettings) -> None:
-    """Serve until told to stop."""
-    if not settings.keys:
-        raise StartError("no Groq key: set GROQ_API_KEY (or GROQ_API_KEYS, separated by commas)")
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The domain objects of inference."""
+
+    completions: Completions
+    catalogue: Catalogue
+    key_check: KeyCheck
+    ledger: Ledger
+    store: SQLLedgerStore
+
+
+async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None:
+    """Serve until stopped.
+
+    Args:
+        settings: The service's settings.
+        parts: Domain objects that `build` made for this process; None builds them here.
+
+    Raises:
+        StartError: There is no Groq key, or the database or the address cannot be used.
+    """
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
-        engine = await stack.enter_async_context(
-            database.open_database(
-                settings.ledger_url,
-                migrations=MIGRATIONS,
-                version_table=VERSION_TABLE,
-                reuse_port=settings.reuse_port,
-            )
-        )
-        store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))
-        wire = await stack.enter_async_context(
-            open_groq(
-                settings.keys,
-                base_url=settings.groq_base_url,
-                connections_max=settings.concurrency_max + _SPARE_CONNECTIONS,
-                connect_timeout_seconds=settings.connect_timeout_seconds,
-            )
-        )
-        provider = GroqProvider(wire, answer_bytes_max=settings.answer_bytes_max)
-        keys = KeyPool(
-            len(settings.keys),
-            SystemClock(),
-            cooldown_seconds_max=settings.key_rest_seconds_max,
-            failures_max=settings.breaker_failures,
-        )
-        catalogue = Catalogue(
-            ModelLister(provider.list_models, keys),
-            settings.model_aliases,
-            allowed=settings.models_allowed,
-            fallbacks=settings.model_fallbacks,
-        )
-        await stack.enter_async_context(running(catalogue.keep_fresh()))
-        limiter = ConcurrencyLimiter(
-            calls_max=settings.concurrency_max,
-            per_account_max=settings.calls_per_account_max,
-            queue_seconds=settings.queue_seconds,
-            is_shared=await store.has_several_accounts(),
-        )
-        upstream = Upstream(
-            keys,
-            limiter,
-            attempts_max=settings.attempts_max,
-            wait_seconds=settings.supply_wait_seconds,
-            waiting_max=settings.calls_per_account_max,
-            clock=SystemClock(),
-        )
-        ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
-        watch_keys(keys)
-        key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
-        await stack.enter_async_context(running(key_check.run()))
-        completions = Completions(
-            provider,
-            catalogue,
-            upstream,
-            ledger,
-            ByteBudget(total_max=settings.request_bytes_max, share_max=settings.request_bytes_max // 2),
-            clock=SystemClock(),
-            timeouts=Timeouts(
-                total=settings.request_timeout_seconds,
-                first_byte=settings.first_byte_timeout_seconds,
-                idle=settings.idle_timeout_seconds,
-            ),
-        )
-
+        if parts is None:
+            parts = await build(settings, stack)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(completions, catalogue, key_check=key_check, default_model=settings.default_model),
+            InferenceService(
+                parts.completions,
+                parts.catalogue,
+                key_check=parts.key_check,
+                default_model=settings.default_model,
+            ),
             server.grpc,
         )
-        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
         await server.run(list(_CALLERS))
-        # Callers are gone or done. What is still being read has the rest of the grace, and so have rows.
-        await server.wait_in_grace(completions.finish())
-        await completions.close()
-        await ledger.close(timeout_seconds=max(_ROWS_SECONDS_MIN, server.grace_left_seconds))
+        # No call is left. Answers that are still read from Groq have the rest of the grace, and so have rows.
+        await server.wait_in_grace(parts.completions.finish())
+        await parts.completions.close()
+        await parts.ledger.close(timeout_seconds=max(_ROWS_SECONDS_MIN, server.grace_left_seconds))
+
+
+async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
+    """Return the domain objects, which live as long as `stack`.
+
+    Raises:
+        StartError: There is no Groq key, or the database cannot be used.
+    """
+    if not settings.keys:
+        raise StartError("no Groq key: set GROQ_API_KEY (or GROQ_API_KEYS, separated by commas)")
+    store = await _open_ledger(settings, stack)
+    ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
+    provider = await _open_provider(settings, stack)
+    keys = KeyPool(
+        len(settings.keys),
+        SystemClock(),
+        cooldown_seconds_max=settings.key_rest_seconds_max,
+        failures_max=settings.breaker_failures,
+    )
+    watch_keys(keys)
+    catalogue = Catalogue(
+        ModelLister(provider.list_models, keys),
+        settings.model_aliases,
+        allowed=settings.models_allowed,
+        fallbacks=settings.model_fallbacks,
+    )
+    await stack.enter_async_context(running(catalogue.keep_fresh()))
+    key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
+    await stack.enter_async_context(running(key_check.run()))
+    limiter = ConcurrencyLimiter(
+        calls_max=settings.concurrency_max,
+        per_account_max=settings.calls_per_account_max,
+        queue_seconds=settings.queue_seconds,
+        is_shared=await store.has_several_accounts(),
+    )
+    completions = Completions(
+        provider,
+        catalogue,
+        _upstream(settings, keys, limiter),
+        ledger,
+        ByteBudget(total_max=settings.request_bytes_max, share_max=settings.request_bytes_max // 2),
+        clock=SystemClock(),
+        timeouts=Timeouts(
+            total=settings.request_timeout_seconds,
+            first_byte=settings.first_byte_timeout_seconds,
+            idle=settings.idle_timeout_seconds,
+        ),
+    )
+    return Parts(completions, catalogue, key_check, ledger, store)
+
+
+async def _open_ledger(settings: InferenceSettings, stack: AsyncExitStack) -> SQLLedgerStore:
+    engine = await stack.enter_async_context(
+        database.open_database(
+            settings.ledger_url,
+            migrations=MIGRATIONS,
+            version_table=VERSION_TABLE,
+            reuse_port=settings.reuse_port,
+        )
+    )
+    return SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))
+
+
+async def _open_provider(settings: InferenceSettings, stack: AsyncExitStack) -> GroqProvider:
+    transport = await stack.enter_async_context(
+        open_groq(
+            settings.keys,
+            base_url=settings.groq_base_url,
+            connections_max=settings.concurrency_max + _SPARE_CONNECTIONS,
+            connect_timeout_seconds=settings.connect_timeout_seconds,
+        )
+    )
+    return GroqProvider(transport, answer_bytes_max=settings.answer_bytes_max)
+
+
+def _upstream(settings: InferenceSettings, keys: KeyPool, limiter: ConcurrencyLimiter) -> Upstream:
+    return Upstream(
+        keys,
+        limiter,
+        attempts_max=settings.attempts_max,
+        wait_seconds=settings.supply_wait_seconds,
+        waiting_max=settings.calls_per_account_max,
+        clock=SystemClock(),
+    )
 
 
 async def migrate(settings: InferenceSettings) -> None:

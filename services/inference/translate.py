@@ -10,7 +10,8 @@ from services.common.errors import InvalidRequest
 from services.common.ids import Kind, new_id
 from services.common.rpc import json_codec
 from services.common.timestamps import timestamp, unix_seconds
-from services.inference.chat import ChatCall, JSONObject, RequestContext, Verdict
+from services.common.verdict import Verdict
+from services.inference.chat import ChatCall, JSONObject, RequestContext
 from services.inference.keys.check import KeyState
 from services.inference.ledger.checks import check_day, check_id
 from services.inference.ledger.writer import LedgerRow, UsageSummary

@@ -1,7 +1,8 @@
-"""All four services in one process, for one machine: `python -m services.local.worker`.
+"""All four services in one process: `python -m services.local.worker`.
 
-The same services, settings and ports as in four processes; what they ask of one another stays inside
-(services/common/rpc/in_process.py). Several workers may share the ports, one for each core.
+The settings and ports are those of four processes, so that `stackctl` and other gRPC clients work. The gateway and
+quota call the other services through local adapters (adapters.py); only the console calls them over gRPC. Several
+workers may share the ports, one for each core.
 """
 
 import asyncio
@@ -9,64 +10,91 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from services.auth.server import serve as serve_auth
+from services.auth import server as auth_server
 from services.auth.settings import AuthSettings
-from services.common.rpc import in_process
 from services.common.runtime import process
 from services.common.runtime.settings import ServiceSettings
-from services.gateway.server import serve as serve_gateway
+from services.gateway import server as gateway_server
+from services.gateway.clients.batched_quota import BatchedQuota
 from services.gateway.settings import GatewaySettings
-from services.inference.server import serve as serve_inference
+from services.inference import server as inference_server
 from services.inference.settings import InferenceSettings
-from services.quota.server import serve as serve_quota
+from services.local.adapters import (
+    LocalAuthClient,
+    LocalCounters,
+    LocalDependencies,
+    LocalInference,
+    LocalLedger,
+    LocalQuotaBatches,
+    LocalReceipts,
+)
+from services.quota import server as quota_server
 from services.quota.settings import QuotaSettings
 
 
 class WorkerSettings(ServiceSettings):
-    """What all services of a worker have in common; each reads its own beside."""
+    """Settings that all services of a worker share. Each service also reads its own."""
 
 
 async def serve(_: WorkerSettings) -> None:
-    """Serve until told to stop; callers stop before what they call.
+    """Serve until stopped. The gateway stops first, then quota, inference and auth.
 
     Raises:
         StartError: A service cannot start.
     """
-    auth, inference = process.read(AuthSettings), process.read(InferenceSettings)
-    quota, gateway = process.read(QuotaSettings), process.read(GatewaySettings)
-    in_process.share((auth.listen, inference.listen, quota.listen))
+    auth_settings, inference_settings = process.read(AuthSettings), process.read(InferenceSettings)
+    quota_settings, gateway_settings = process.read(QuotaSettings), process.read(GatewaySettings)
     stopping = process.StopSignal()
     async with AsyncExitStack() as stack:
-        parts = [
-            await stack.enter_async_context(_part(serve_auth(auth), stopping, listen=auth.listen)),
-            await stack.enter_async_context(_part(serve_inference(inference), stopping, listen=inference.listen)),
-            await stack.enter_async_context(_part(serve_quota(quota), stopping, listen=quota.listen)),
-            await stack.enter_async_context(_part(serve_gateway(gateway), stopping)),
+        auth = await auth_server.build(auth_settings, stack)
+        inference = await inference_server.build(inference_settings, stack)
+        quota = await quota_server.build(
+            quota_settings,
+            stack,
+            ledger=LocalLedger(inference.store, timeout_seconds=quota_settings.ledger_timeout_seconds),
+            sweep_ledger=LocalLedger(inference.store, timeout_seconds=quota_server.SWEEP_LEDGER_SECONDS),
+        )
+        ports = _ports(auth, inference, quota, gateway_settings, default_model=inference_settings.default_model)
+        tasks = [
+            await stack.enter_async_context(_service(work, stopping))
+            for work in (
+                auth_server.serve(auth_settings, auth),
+                inference_server.serve(inference_settings, inference),
+                quota_server.serve(quota_settings, quota),
+                gateway_server.serve(gateway_settings, ports),
+            )
         ]
-        # Only now: until here a signal ends the start, which may wait long for a database.
+        # Until here, a signal cancels the start, which may wait long for a database.
         process.stop_signal(stopping)
-        await _first([asyncio.ensure_future(stopping.wait()), *parts])
+        await _wait_for_first([asyncio.ensure_future(stopping.wait()), *tasks])
+
+
+def _ports(
+    auth: auth_server.Parts,
+    inference: inference_server.Parts,
+    quota: quota_server.Parts,
+    settings: GatewaySettings,
+    *,
+    default_model: str,
+) -> gateway_server.Ports:
+    receipt_seconds = gateway_server.RECEIPT_SECONDS_MAX
+    return gateway_server.Ports(
+        auth=LocalAuthClient(auth.key_verifier, auth.feed, timeout_seconds=settings.auth_timeout_seconds),
+        quota=BatchedQuota(LocalQuotaBatches(quota.holds, timeout_seconds=settings.quota_timeout_seconds)),
+        inference=LocalInference(
+            inference.completions, inference.catalogue, inference.store, default_model=default_model
+        ),
+        counters=LocalCounters(quota.holds, timeout_seconds=receipt_seconds),
+        ledger=LocalReceipts(inference.store, timeout_seconds=receipt_seconds),
+        dependencies=(LocalDependencies(inference.key_check, quota.redis),),
+    )
 
 
 @asynccontextmanager
-async def _part(
-    work: Coroutine[Any, Any, None], whole: process.StopSignal, *, listen: str = ""
-) -> "AsyncIterator[asyncio.Task[None]]":
-    """Run one service beside the block and stop it at its end; enters when it takes calls at `listen`.
-
-    Until then there is nothing to stop in order: cancelled, it cancels the service's start.
-    """
+async def _service(work: Coroutine[Any, Any, None], whole: process.StopSignal) -> "AsyncIterator[asyncio.Task[None]]":
+    """Run one service during the block, and stop it at the end."""
     stopping = whole.part()
     task = asyncio.get_running_loop().create_task(work, context=process.with_shutdown_event(stopping))
-    try:
-        if server := in_process.server_at(listen):
-            await _first([asyncio.ensure_future(server.until_open()), task])
-        if task.done():
-            task.result()
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.wait({task})
-        raise
     try:
         yield task
     finally:
@@ -74,7 +102,7 @@ async def _part(
         await task
 
 
-async def _first(tasks: "list[asyncio.Task[Any]]") -> None:
+async def _wait_for_first(tasks: "list[asyncio.Task[Any]]") -> None:
     """Return when one of the tasks is done."""
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 

@@ -6,20 +6,14 @@ requests were charged already, and brings that count along. The store takes it o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from services.common.errors import ServiceError
+from services.common.verdict import Verdict
+from services.quota.metrics import BATCH_ITEMS, RESERVATIONS, SETTLEMENTS
 
 _INITIALISE_ATTEMPTS = 3
 """A seed may be for yesterday when midnight passed meanwhile; twice in a row does not happen."""
-
-
-class Verdict(StrEnum):
-    """How a hold ends."""
-
-    CHARGED = "charged"
-    RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +88,10 @@ class KeyDay:
     day: int
 
 
+_OUTCOMES = {kind: RESERVATIONS.labels(kind.__name__.lower()) for kind in (Held, Denied, Unavailable)}
+_SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
+_RESERVE_ITEMS, _SETTLE_ITEMS = BATCH_ITEMS.labels("Reserve"), BATCH_ITEMS.labels("Settle")
+
 InitialCounts = dict[KeyDay, int]
 """Charged rows of the ledger, by key and day."""
 
@@ -153,6 +151,7 @@ class Holds:
         Raises:
             ServiceError: The store cannot be reached; what was held of it is the sweeper's.
         """
+        _RESERVE_ITEMS.observe(len(reservations))
         results: list[Held | Denied | Unavailable] = [Unavailable()] * len(reservations)
         waiting = list(range(len(reservations)))
         initial_counts: InitialCounts = {}
@@ -168,6 +167,8 @@ class Holds:
             waiting = [i for i, key_day in unseeded.items() if key_day in initial_counts]
             if not waiting:
                 break
+        for result in results:
+            _OUTCOMES[type(result)].inc()
         return results
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
@@ -176,7 +177,12 @@ class Holds:
         Raises:
             ServiceError: The store cannot be reached; settling again is harmless.
         """
-        return await self._store.settle(settlements)
+        _SETTLE_ITEMS.observe(len(settlements))
+        closed = await self._store.settle(settlements)
+        for settlement, flag in zip(settlements, closed, strict=True):
+            if flag is not None:
+                _SETTLED[settlement.verdict].inc()
+        return closed
 
     async def status(self, key_ids: Sequence[str]) -> list[DayStatus]:
         """Return today's state of keys, in order; a key without a counter is read from the ledger.

@@ -1,17 +1,17 @@
 """The ledger as quota sees it: inference's UsageService."""
 
 from collections.abc import Sequence
-from datetime import date, timedelta
 
 from grpc import aio
 
 from services.common.errors import rpc_errors
 from services.common.timestamps import timestamp
-from services.quota.holds import KeyDay, Verdict
+from services.common.verdict import Verdict
+from services.quota.days import iso_date
+from services.quota.holds import KeyDay
 from services.quota.sweeper import OverdueHold
 from stack.inference.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
 
-_EPOCH = date(1970, 1, 1)
 _AWAY = "ledger_unavailable"
 
 
@@ -55,20 +55,6 @@ class GrpcLedger:
             Verdict.CHARGED if verdict == inference_pb2.VERDICT_CHARGED else Verdict.RELEASED
             for verdict in response.verdicts
         ]
-
-
-def iso_date(day: int) -> str:
-    """Return days since 1970-01-01 as `YYYY-MM-DD`."""
-    return (_EPOCH + timedelta(days=day)).isoformat()
-
-
-def day_number(text: str) -> int:
-    """Return `YYYY-MM-DD` as days since 1970-01-01.
-
-    Raises:
-        ValueError: It is no such date.
-    """
-    return (date.fromisoformat(text) - _EPOCH).days
 
 
 def _key_day(one: KeyDay) -> usage_pb2.KeyDay:

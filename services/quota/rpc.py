@@ -1,14 +1,13 @@
 """QuotaService: protobuf ↔ holds; nothing is decided here."""
 
 import re
-from functools import lru_cache
 
 from services.common.errors import InvalidRequest
 from services.common.rpc.types import Context
 from services.common.timestamps import timestamp
-from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable, Verdict
-from services.quota.ledger_client import day_number, iso_date
-from services.quota.metrics import BATCH_ITEMS, RESERVATIONS, SETTLEMENTS
+from services.common.verdict import Verdict
+from services.quota.days import day_number, iso_date
+from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable
 from services.quota.redis.state import RedisState, State
 from services.quota.sweeper import Discrepancy, DiscrepancyKind, Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -27,14 +26,7 @@ _STATES = {
     State.REJECTED: quota_pb2.DEPENDENCY_STATE_REJECTED,
     State.UNREACHABLE: quota_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
-_OUTCOMES = {kind: RESERVATIONS.labels(kind.__name__.lower()) for kind in (Held, Denied, Unavailable)}
-_SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
-_RESERVE_ITEMS, _SETTLE_ITEMS = BATCH_ITEMS.labels("Reserve"), BATCH_ITEMS.labels("Settle")
 _VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}
-
-# Days come again and again; formatting a date costs more than looking it up.
-_day_text = lru_cache(maxsize=64)(iso_date)
-_day_number = lru_cache(maxsize=64)(day_number)
 
 
 class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
@@ -49,21 +41,13 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""
         _check_size(len(request.reservations), "reservations")
-        _RESERVE_ITEMS.observe(len(request.reservations))
         outcomes = await self._holds.reserve([_reservation(wish) for wish in request.reservations])
-        for outcome in outcomes:
-            _OUTCOMES[type(outcome)].inc()
         return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
 
     async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
         """Close holds."""
         _check_size(len(request.settlements), "settlements")
-        _SETTLE_ITEMS.observe(len(request.settlements))
-        settlements = [_settlement(end) for end in request.settlements]
-        closed = await self._holds.settle(settlements)
-        for end, flag in zip(settlements, closed, strict=True):
-            if flag is not None:
-                _SETTLED[end.verdict].inc()
+        closed = await self._holds.settle([_settlement(end) for end in request.settlements])
         results = [quota_pb2.SettleResult(closed=flag is True, failed=flag is None) for flag in closed]
         return quota_pb2.SettleResponse(results=results)
 
@@ -111,7 +95,7 @@ def _settlement(end: quota_pb2.Settlement) -> Settlement:
     if verdict is None:
         raise InvalidRequest("verdict: expected charged or released")
     try:
-        return Settlement(end.request_id, end.key_id, _day_number(end.day), verdict)
+        return Settlement(end.request_id, end.key_id, day_number(end.day), verdict)
     except ValueError as exc:
         raise InvalidRequest(f"day: expected YYYY-MM-DD, got {end.day!r}") from exc
 
@@ -139,7 +123,7 @@ def _result(outcome: Held | Denied | Unavailable) -> quota_pb2.ReserveResult:
 
 def _status(status: DayStatus) -> quota_pb2.DayStatus:
     return quota_pb2.DayStatus(
-        day=_day_text(status.day), charged=status.charged, held=status.held, reset_at=timestamp(status.reset_at)
+        day=iso_date(status.day), charged=status.charged, held=status.held, reset_at=timestamp(status.reset_at)
     )
 
 
@@ -147,7 +131,7 @@ def _discrepancy(discrepancy: Discrepancy) -> quota_pb2.Discrepancy:
     entries = discrepancy.entries
     return quota_pb2.Discrepancy(
         key_id=entries.key_day.key_id,
-        day=_day_text(entries.key_day.day),
+        day=iso_date(entries.key_day.day),
         kind=_KINDS[discrepancy.kind],
         charged=entries.charged,
         held=entries.held,

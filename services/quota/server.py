@@ -1,7 +1,8 @@
-"""What the quota service is made of."""
+"""Wiring of the quota service."""
 
 import logging
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from services.common.rpc.channel import open_channel
 from services.common.rpc.server import GrpcServer
@@ -9,54 +10,85 @@ from services.common.rpc.tls import identity
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import running
 from services.common.telemetry import metrics
-from services.quota.holds import Holds
+from services.quota.holds import Holds, Ledger
 from services.quota.ledger_client import GrpcLedger
 from services.quota.redis.clock import RedisClock
+from services.quota.redis.state import RedisState
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.rpc import QuotaService
 from services.quota.settings import QuotaSettings
-from services.quota.sweeper import Sweeper
+from services.quota.sweeper import Sweeper, SweepLedger
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _log = logging.getLogger(__name__)
 _SERVICE = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
 _CALLERS = {_SERVICE: (identity("gateway"), identity("stackctl"))}
-_SWEEP_LEDGER_SECONDS = 10.0
+SWEEP_LEDGER_SECONDS = 10.0
 """The sweeper counts whole days of many keys, and nobody waits for it."""
 
 
-async def serve(settings: QuotaSettings) -> None:
-    """Serve until told to stop."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The domain objects of quota."""
+
+    holds: Holds
+    sweeper: Sweeper
+    redis: RedisState
+
+
+async def serve(settings: QuotaSettings, parts: Parts | None = None) -> None:
+    """Serve until stopped.
+
+    Args:
+        settings: The service's settings.
+        parts: Domain objects that `build` made for this process; None builds them here.
+    """
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         stack.enter_context(metrics.served(settings.metrics_listen))
-        client = connect(settings.redis, timeout_seconds=settings.redis_timeout_seconds)
-        stack.push_async_callback(client.aclose)
-        channel = await stack.enter_async_context(
-            open_channel(settings.inference_target, settings.certificates(), service="inference")
-        )
-        ledger = GrpcLedger(channel, timeout_seconds=settings.ledger_timeout_seconds)
-        clock = RedisClock(SystemClock().monotonic, hold_seconds=settings.hold_seconds)
-        store = RedisHoldStore(
-            client,
-            hold_seconds=settings.hold_seconds,
-            clock_offset_seconds=settings.clock_offset_seconds,
-            clock=clock,
-        )
-        _log.info("clock", extra={"offset_seconds": settings.clock_offset_seconds})
-
-        sweeper = Sweeper(
-            RedisSweepStore(client, store),
-            GrpcLedger(channel, timeout_seconds=_SWEEP_LEDGER_SECONDS),
-            clock,
-            hold_seconds=settings.hold_seconds,
-            sweep_seconds=settings.sweep_seconds,
-            reconcile_seconds=settings.reconcile_seconds,
-        )
-        await stack.enter_async_context(running(sweeper.run()))
-
+        if parts is None:
+            channel = await stack.enter_async_context(
+                open_channel(settings.inference_target, settings.certificates(), service="inference")
+            )
+            parts = await build(
+                settings,
+                stack,
+                ledger=GrpcLedger(channel, timeout_seconds=settings.ledger_timeout_seconds),
+                sweep_ledger=GrpcLedger(channel, timeout_seconds=SWEEP_LEDGER_SECONDS),
+            )
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(
-            QuotaService(Holds(store, ledger), sweeper, client.state), server.grpc
+            QuotaService(parts.holds, parts.sweeper, parts.redis), server.grpc
         )
         await server.run([_SERVICE])
+
+
+async def build(settings: QuotaSettings, stack: AsyncExitStack, *, ledger: Ledger, sweep_ledger: SweepLedger) -> Parts:
+    """Return the domain objects, which live as long as `stack`; the sweeper runs in the background.
+
+    Args:
+        settings: The service's settings.
+        stack: Closes connections.
+        ledger: Initialises counters; a client waits for it.
+        sweep_ledger: The sweeper's ledger.
+    """
+    client = connect(settings.redis, timeout_seconds=settings.redis_timeout_seconds)
+    stack.push_async_callback(client.aclose)
+    clock = RedisClock(SystemClock().monotonic, hold_seconds=settings.hold_seconds)
+    store = RedisHoldStore(
+        client,
+        hold_seconds=settings.hold_seconds,
+        clock_offset_seconds=settings.clock_offset_seconds,
+        clock=clock,
+    )
+    _log.info("clock", extra={"offset_seconds": settings.clock_offset_seconds})
+    sweeper = Sweeper(
+        RedisSweepStore(client, store),
+        sweep_ledger,
+        clock,
+        hold_seconds=settings.hold_seconds,
+        sweep_seconds=settings.sweep_seconds,
+        reconcile_seconds=settings.reconcile_seconds,
+    )
+    await stack.enter_async_context(running(sweeper.run()))
+    return Parts(Holds(store, ledger), sweeper, client.state)

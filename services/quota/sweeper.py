@@ -20,7 +20,8 @@ from typing import Protocol
 
 from services.common.concurrency.batch import run_isolated
 from services.common.errors import ServiceError, Unavailable
-from services.quota.holds import KeyDay, Settlement, Verdict
+from services.common.verdict import Verdict
+from services.quota.holds import KeyDay, Settlement
 from services.quota.metrics import COUNTERS_REPAIRED, DRIFT, OLDEST_HOLD, ROUNDS_FAILED, SWEPT, VERIFIED_AT
 
 _log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from services.common.verdict import Verdict
 from services.quota.holds import (
     DayStatus,
     Denied,
@@ -22,7 +23,6 @@ from services.quota.holds import (
     Settlement,
     Unavailable,
     Uninitialised,
-    Verdict,
 )
 
 KEY = "key_contract"

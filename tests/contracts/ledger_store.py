@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.inference.chat import ABANDONED_OUTCOMES, Outcome, RequestContext, Usage, UsageSource, Verdict
+from services.common.verdict import Verdict
+from services.inference.chat import ABANDONED_OUTCOMES, Outcome, RequestContext, Usage, UsageSource
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 
 DAY = "2026-08-02"

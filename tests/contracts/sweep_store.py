@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.quota.holds import DayStatus, Held, HoldStore, KeyDay, Reservation, Settlement, Verdict
+from services.common.verdict import Verdict
+from services.quota.holds import DayStatus, Held, HoldStore, KeyDay, Reservation, Settlement
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DayEntries, OverdueHold
 

@@ -5,11 +5,12 @@ watch. The fourth is behind a proxy that can swallow its watch.
 """
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,26 @@ async def test_a_revoked_key_is_refused_within_one_second_on_every_gateway(stack
             while await status(gateway) != 401:
                 assert time.monotonic() - revoked_at < 1, f"{gateway} still answers a revoked key"
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_key_that_is_revoked_while_its_body_arrives_starts_no_request(stack: Stack, is_stream: bool) -> None:
+    key = await stack.create_key()
+    body = json.dumps(say("hi", stream=is_stream)).encode()
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        yield body[:-1]
+        await stack.revoke_key(key)
+        await asyncio.sleep(1.2)
+        yield body[-1:]
+
+    async with (
+        aiohttp.ClientSession(headers=key.headers) as session,
+        session.post(f"{stack.base_url}/api/v1/chat", data=slow_body()) as answer,
+    ):
+        told = (answer.status, (await answer.json())["error"]["code"])
+
+    assert told == (401, "invalid_api_key")
 
 
 async def test_a_key_works_at_once_after_its_creation(stack: Stack) -> None:

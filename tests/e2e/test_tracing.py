@@ -97,7 +97,7 @@ async def test_one_trace_leads_from_http_through_every_service_to_groq(traced: T
     ]
     assert trace.path(trace.first("auth", _ASK)) == [
         *gateway,
-        "gateway: authorise",
+        "gateway: authenticate",
         f"gateway: {_ASK}",
         f"auth: {_ASK}",
     ]
@@ -113,8 +113,8 @@ async def test_a_key_from_the_cache_is_said_to_be(traced: Traced) -> None:
     key = await stack.create_key()
     ids = [(await _stream(stack, key))[0] for _ in range(2)]
     first, second = [await asyncio.to_thread(_trace_of, collector, request_id) for request_id in ids]
-    assert first.first("gateway", "authorise").attributes["stack.key.source"] == "auth"
-    assert second.first("gateway", "authorise").attributes["stack.key.source"] == "cache"
+    assert first.first("gateway", "authenticate").attributes["stack.key.source"] == "auth"
+    assert second.first("gateway", "authenticate").attributes["stack.key.source"] == "cache"
     assert "auth" not in second.services
 
 

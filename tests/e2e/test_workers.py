@@ -220,7 +220,11 @@ async def test_changes_at_both_workers_in_the_same_moments_lose_nothing(two: Sta
 
         await asyncio.gather(*(change(number) for number in range(_KEYS)))
         listed = [
-            (await one.ListKeys(keys_pb2.ListKeysRequest(email=EMAIL), metadata=two.admin_metadata, timeout=10)).keys
+            (
+                await one.ListKeys(
+                    keys_pb2.ListKeysRequest(email=EMAIL, page_size=1_000), metadata=two.admin_metadata, timeout=10
+                )
+            ).keys
             for one in stubs
         ]
         people = [
@@ -264,7 +268,9 @@ async def test_a_key_that_both_workers_rotate_at_once_is_rotated_once(two: Stack
 
         pairs = await asyncio.gather(*(asyncio.gather(rotate(key, 0), rotate(key, 1)) for key in keys))
         made = [one for pair in pairs for one in pair if one]
-        listed = await stubs[0].ListKeys(keys_pb2.ListKeysRequest(email=EMAIL), metadata=two.admin_metadata, timeout=10)
+        listed = await stubs[0].ListKeys(
+            keys_pb2.ListKeysRequest(email=EMAIL, page_size=1_000), metadata=two.admin_metadata, timeout=10
+        )
     assert len(made) == _ROTATED
     assert all("" in pair for pair in pairs)
     replaced = {key.id: key.replaced_by for key in listed.keys}

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
-from services.quota.holds import Denied, Held, Settlement, Verdict
+from services.common.verdict import Verdict
+from services.quota.holds import Denied, Held, Settlement
 from services.quota.redis.store import RedisHoldStore, connect
 from tests.contracts.hold_store import (
     DAY_SECONDS,

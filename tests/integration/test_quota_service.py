@@ -15,8 +15,9 @@ from services.common.errors import InvalidRequest, Unavailable, rpc_errors
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.types import Context
+from services.quota.days import day_number, iso_date
 from services.quota.holds import Holds
-from services.quota.ledger_client import GrpcLedger, day_number, iso_date
+from services.quota.ledger_client import GrpcLedger
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.rpc import QuotaService

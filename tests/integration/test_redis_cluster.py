@@ -12,7 +12,8 @@ import pytest
 from redis.crc import key_slot
 
 from services.common.errors import Unavailable
-from services.quota.holds import Denied, Held, HoldStore, KeyDay, Reservation, Settlement, Verdict
+from services.common.verdict import Verdict
+from services.quota.holds import Denied, Held, HoldStore, KeyDay, Reservation, Settlement
 from services.quota.redis.scripts import entries_of
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
+from services.common.verdict import Verdict
 from services.inference.chat import Outcome, Usage
-from services.quota.holds import Denied, Held, KeyDay, Verdict
+from services.quota.holds import Denied, Held, KeyDay
 from services.quota.sweeper import DiscrepancyKind
 from tests.contracts.ledger_store import USAGE
 from tests.properties.hold_world import HOLD_SECONDS, OLD_SECONDS, HoldWorld, opened_world, sweeper_of

@@ -14,13 +14,14 @@ from sqlalchemy import delete, event, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import Unavailable
+from services.common.verdict import Verdict
 from services.inference import chat
 from services.inference.chat import RequestContext
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.tables import metadata, usage_ledger
 from services.inference.ledger.writer import LedgerRow
-from services.quota.holds import Denied, Held, InitialCounts, KeyDay, Reservation, Settlement, Uninitialised, Verdict
-from services.quota.ledger_client import iso_date
+from services.quota.days import iso_date
+from services.quota.holds import Denied, Held, InitialCounts, KeyDay, Reservation, Settlement, Uninitialised
 from services.quota.redis.scripts import entries_of
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore

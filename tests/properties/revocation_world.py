@@ -2,10 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import cast
 
 from services.auth.watch.feed import ChangeFeed, Event
 from services.common.errors import Unavailable
@@ -32,7 +31,7 @@ class Watcher:
         while True:
             patience = self.random.choice([1, 2, 3, 5, 20])
             try:
-                async with aclosing(cast(AsyncGenerator[Event], self.feed().watch(self.revision))) as events:
+                async with aclosing(self.feed().watch(self.revision)) as events:
                     await self._take(events, patience)
             except Unavailable:
                 await asyncio.sleep(0)

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from services.quota.holds import DayStatus, Denied, Held, KeyDay, Reservation, Settlement, Uninitialised, Verdict
+from services.common.verdict import Verdict
+from services.quota.holds import DayStatus, Denied, Held, KeyDay, Reservation, Settlement, Uninitialised
 from services.quota.redis.store import RedisHoldStore, connect
 from tests.valkey_backend import valkey_server, valkey_url
 

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from services.quota.holds import Denied, Held, KeyDay, Settlement, Verdict
+from services.common.verdict import Verdict
+from services.quota.holds import Denied, Held, KeyDay, Settlement
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DayEntries, DiscrepancyKind
 from tests.properties.hold_world import HOLD_SECONDS, KEY, HoldWorld, Snapshot, opened_world, sweeper_of

@@ -7,7 +7,7 @@ and only then: what they send is never older than that read, and when the databa
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -109,7 +109,7 @@ class ChangeFeed:
         self._kicked.set()
         self._announce()
 
-    async def watch(self, after_revision: int | None) -> AsyncIterator[Event]:
+    async def watch(self, after_revision: int | None) -> AsyncGenerator[Event, None]:
         """Yield a heartbeat with the revision to start from, then changes in order, with heartbeats between them.
 
         Ends when the feed is closed, and when the database went back in time (a replica without the last commits took

@@ -6,7 +6,6 @@ from typing import Any
 
 from grpc import aio
 
-from services.common.rpc import in_process
 from services.common.rpc.failover_channel import FailoverChannel
 from services.common.rpc.forwarding_channel import CurrentMethod, DrainingChannels, ForwardingChannel
 from services.common.rpc.tls import Certificates, Credentials, channel_credentials, identity
@@ -62,8 +61,6 @@ def open_channel(target: str, certificates: Certificates | None = None, *, servi
 
 
 def _open(target: str, certificates: Certificates | None, *, service: str) -> aio.Channel:
-    if server := in_process.server_at(target):
-        return in_process.InProcessChannel(server)
     if certificates is None:
         return aio.insecure_channel(target, options=_OPTIONS)
     return ReloadingChannel(target, certificates, service=service)

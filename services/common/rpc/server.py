@@ -12,7 +12,6 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from services.common.errors import StartError
-from services.common.rpc import in_process
 from services.common.rpc.callers import CallerInterceptor, Callers, with_more
 from services.common.rpc.channel import MESSAGE_BYTES_MAX
 from services.common.rpc.health import LIVENESS, Health, bind, binding, default_health_address
@@ -65,9 +64,7 @@ class GrpcServer:
             interceptors.append(CallerInterceptor(with_more(callers, settings.tls_callers)))
         # Off but for siblings, so that a taken port is an error and not a silent sharing of calls with a stranger.
         options = (*_OPTIONS, ("grpc.so_reuseport", int(settings.reuse_port)))
-        server = aio.server(interceptors=interceptors, options=options)
-        self._in_process = in_process.server_at(listen)
-        self.grpc = in_process.RecordingServer(server, self._in_process) if self._in_process else server
+        self.grpc = aio.server(interceptors=interceptors, options=options)
         self._listen = listen
         self._settings = settings
         self._ends_at = 0.0
@@ -126,8 +123,6 @@ class GrpcServer:
         self._bind()
         await self.grpc.start()
         await self._health.begin()
-        if self._in_process:
-            self._in_process.open()
 
     def _bind(self) -> None:
         if self._certificates is None:
@@ -143,8 +138,6 @@ class GrpcServer:
         await stopping.wait_for(seconds=self._settings.drain_seconds)
         on_drain()
         self._ends_at = time.monotonic() + self._settings.grace_seconds
-        if self._in_process:
-            self._in_process.close()
         ending = asyncio.ensure_future(self.grpc.stop(self._settings.grace_seconds))
         await stopping.wait_for(ending, seconds=self._settings.grace_seconds)
         if stopping.is_urgent():

@@ -18,10 +18,11 @@ from starlette.responses import Response
 from services.common.errors import InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
 from services.common.runtime.clock import Clock
-from services.gateway.apis.routes import json_response
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.redaction import redacted
-from services.gateway.requests.pipeline import Authenticator, Principal, RateLimit
+from services.gateway.http.responses import json_response
+from services.gateway.requests.ports import Authenticator
+from services.gateway.requests.types import Principal, RateLimit
 
 _DAYS = 30
 """UTC days that a list of usage covers when it is not told where to begin."""

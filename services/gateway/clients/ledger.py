@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.errors import NotFound, Unavailable, rpc_errors
-from services.gateway.requests.pipeline import Principal, RateLimit
+from services.gateway.requests.types import Principal, RateLimit
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, Usage, iso_time
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -55,7 +55,7 @@ class GrpcLedger:
         )
         with rpc_errors(unavailable_reason="inference_unavailable"):
             response = await self._stub.SummarizeUsage(request, timeout=self._timeout_seconds)
-        return [_day_usage(summary) for summary in response.summaries]
+        return [day_usage(summary) for summary in response.summaries]
 
 
 def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
@@ -84,7 +84,7 @@ def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
     )
 
 
-def _day_usage(summary: usage_pb2.UsageSummary) -> DayUsage:
+def day_usage(summary: usage_pb2.UsageSummary) -> DayUsage:
     return DayUsage(
         day=summary.day,
         model=summary.model,

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from services.common.errors import ServiceError
 from services.common.runtime.clock import Clock
-from services.gateway.apis.routes import API, Models, error_response, on_http_exception
+from services.gateway.apis.routes import API, on_http_exception
 from services.gateway.console.assets import Assets
 from services.gateway.console.concurrency import ConsoleConcurrency
 from services.gateway.console.forms import CSRF_FIELD, CSRF_HEADER, BufferedForms
@@ -30,6 +30,8 @@ from services.gateway.console.views.playground import Playground
 from services.gateway.console.views.usage import UsageViews
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import http_error
+from services.gateway.http.responses import error_response
+from services.gateway.requests.ports import Models
 
 _NO_PAGE = "There is no page at this address. It may have moved, or the link has a slip in it."
 _log = logging.getLogger(__name__)

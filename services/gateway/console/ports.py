@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.gateway.apis.receipts import DayUsage, Receipt
-from services.gateway.requests.pipeline import Principal
+from services.gateway.requests.types import Principal
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,10 @@
 """The console's parts put together over the gateway's channels."""
 
-from collections.abc import Sequence
-
-from grpc import aio
 from starlette.types import ASGIApp
 
 from services.common.runtime.clock import SystemClock
-from services.gateway.apis.routes import API, Models
+from services.gateway.apis.routes import API
+from services.gateway.clients.channels import Channels
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
 from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
@@ -16,6 +14,7 @@ from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.ports import Session
 from services.gateway.console.request_context import SessionScope
 from services.gateway.http.cors import CORSPolicy
+from services.gateway.requests.ports import Models
 from services.gateway.settings import GatewaySettings
 
 _AUTH_SECONDS_MAX = 5.0
@@ -23,15 +22,12 @@ _AUTH_SECONDS_MAX = 5.0
 _USAGE_SECONDS_MAX = 3.0
 
 
-def open_console(
-    channels: Sequence[aio.Channel], api: API, models: Models, cors: CORSPolicy, settings: GatewaySettings
-) -> ASGIApp:
+def open_console(channels: Channels, api: API, models: Models, cors: CORSPolicy, settings: GatewaySettings) -> ASGIApp:
     """Return the console over the `channels` to auth, quota and inference; its playground answers through `api`."""
-    auth, quota, inference = channels
 
     def open_scope(token: str, session: Session, address: str) -> SessionScope:
-        owner = GrpcOwnerClient(auth, token, address=address, timeout_seconds=_AUTH_SECONDS_MAX)
-        usage = GrpcUsage(quota, inference, session.account_id, timeout_seconds=_USAGE_SECONDS_MAX)
+        owner = GrpcOwnerClient(channels.auth, token, address=address, timeout_seconds=_AUTH_SECONDS_MAX)
+        usage = GrpcUsage(channels.quota, channels.inference, session.account_id, timeout_seconds=_USAGE_SECONDS_MAX)
         return SessionScope(session, owner, usage)
 
     clock, assets = SystemClock(), Assets(STATIC)
@@ -40,7 +36,7 @@ def open_console(
             pages=Pages(clock, assets),
             assets=assets,
             clock=clock,
-            session_client=GrpcSessionClient(auth, timeout_seconds=_AUTH_SECONDS_MAX),
+            session_client=GrpcSessionClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
             open_scope=open_scope,
             api=api,
             models=models,

@@ -32,7 +32,7 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
-from services.gateway.requests.pipeline import LimitReached, RateLimit
+from services.gateway.requests.types import LimitReached, RateLimit
 
 _DAY_SECONDS = 86_400
 _BAD_GATEWAY = frozenset({"upstream_misconfigured", "upstream_invalid", "upstream_cut"})

@@ -23,7 +23,7 @@ from services.gateway.keys.denials import refused
 from services.gateway.keys.negative_cache import NegativeKeyCache, UnknownKeyLimiter
 from services.gateway.keys.revocation import IdentityState, RevocationRegistry
 from services.gateway.metrics import KEY_LOOK_UPS, KEY_WATCH_UP
-from services.gateway.requests.pipeline import Principal
+from services.gateway.requests.types import Principal
 
 KEY_PREFIX = "sk_stk_"
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.gateway.requests.pipeline import Principal
+from services.gateway.requests.types import Principal
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from services.common.errors import Unauthenticated
 from services.common.runtime.clock import Clock
 from services.gateway.keys.denials import refused
-from services.gateway.requests.pipeline import Departure
+from services.gateway.requests.types import Departure
 
 Identity = TypeVar("Identity")
 

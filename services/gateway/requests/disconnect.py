@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from starlette.types import Message, Receive
 
-from services.gateway.requests.pipeline import Departure
+from services.gateway.requests.types import Departure
 
 
 class DisconnectMonitor:

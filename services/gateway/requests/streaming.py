@@ -23,7 +23,7 @@ from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS
 from services.gateway.requests import sse
 from services.gateway.requests.disconnect import DisconnectMonitor
-from services.gateway.requests.pipeline import Departure
+from services.gateway.requests.types import Departure
 
 _log = logging.getLogger(__name__)
 _STALLED = HTTPError(

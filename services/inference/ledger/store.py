@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
-from services.inference.chat import Outcome, RequestContext, Usage, UsageSource, Verdict
+from services.common.verdict import Verdict
+from services.inference.chat import Outcome, RequestContext, Usage, UsageSource
 from services.inference.ledger import queries
 from services.inference.ledger.queries import COUNTS
 from services.inference.ledger.tables import usage_ledger

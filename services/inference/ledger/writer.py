@@ -10,8 +10,9 @@ from typing import Protocol
 from services.common.concurrency.batch import Batcher
 from services.common.errors import Unavailable
 from services.common.telemetry import tracing
+from services.common.verdict import Verdict
 from services.inference import metrics
-from services.inference.chat import Outcome, RequestContext, Usage, Verdict
+from services.inference.chat import Outcome, RequestContext, Usage
 
 _log = logging.getLogger(__name__)
 _ROWS_IN_A_GROUP_MAX = 200

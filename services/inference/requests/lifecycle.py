@@ -7,7 +7,7 @@ was not called for yet is not sent any more. The total time-out bounds it all.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from services.common.concurrency.byte_budget import Lease as BytesLease
 from services.common.concurrency.idle_timer import IdleTimer
 from services.common.errors import DeadlineExceeded, ServiceError
 from services.common.runtime.clock import Clock
+from services.common.verdict import Verdict
 from services.inference.catalogue import Catalogue
 from services.inference.chat import (
     ChatCall,
@@ -29,7 +30,6 @@ from services.inference.chat import (
     Reply,
     RequestContext,
     Usage,
-    Verdict,
 )
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
 from services.inference.groq.events import EventShaper, shape_completion
@@ -111,7 +111,9 @@ class Completions:
             _detach(record, task)
             del task  # It refers to the exception, whose traceback refers to this frame.
 
-    async def stream(self, call: ChatCall, context: RequestContext) -> AsyncIterator[list[JSONObject] | Verdict | None]:
+    async def stream(
+        self, call: ChatCall, context: RequestContext
+    ) -> AsyncGenerator[list[JSONObject] | Verdict | None, None]:
         """Yield the events that arrived together, and at last the verdict; its row is written by then.
 
         Raises:

@@ -3,7 +3,8 @@
 import asyncio
 
 from services.common.errors import InternalError, ServiceError
-from services.inference.chat import JSONObject, Verdict
+from services.common.verdict import Verdict
+from services.inference.chat import JSONObject
 
 BYTES_MAX = 1024 * 1024
 """Bytes that may wait for a slow caller before reading pauses."""

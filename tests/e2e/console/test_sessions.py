@@ -57,6 +57,29 @@ async def test_a_playground_stream_ends_with_its_session_and_the_key_goes_on(own
         assert (streamed.status_code, streamed.text.rstrip()[-6:]) == (200, "[DONE]")
 
 
+async def test_a_session_that_ends_while_a_playground_request_arrives_starts_none(owner: Browser) -> None:
+    secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
+    page = (await owner.get("/playground")).text
+    csrf, key = re.search(r'data-csrf="(\w+)"', page), re.search(r'<option value="(key_\w+)"', page)
+    assert csrf
+    assert key
+    headers = {"x-csrf-token": csrf[1], "stack-key-id": key[1], "origin": owner.origin}
+    body = json.dumps(say("hi")).encode()
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        yield body[:-1]
+        await owner.submit("/playground", "/logout", {})
+        await asyncio.sleep(1)
+        yield body[-1:]
+
+    cookies = {"cookie": "; ".join(f"{name}={value}" for name, value in owner.client.cookies.items())}
+    answer = await owner.client.post("/playground/chat", headers=headers | cookies, content=slow_body())
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "session_ended")
+    used = (await owner.client.get("/api/v1/key", headers={"authorization": f"Bearer {secret}"})).json()["used"]
+    assert used == 0
+
+
 async def _receipt(owner: Browser, request_id: str, bearer: dict[str, str], *, outcome: str) -> dict[str, Any]:
     """Return the receipt of a request once it has this outcome."""
     async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""A real gRPC server in the test's own process, or none, answering with whatever the test hands in."""
+"""A real gRPC server in the test's own process that answers by behaviours of the test."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from services.common.rpc import in_process
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 
@@ -50,22 +49,6 @@ async def served(**behaviours: Any) -> AsyncIterator[aio.Channel]:
     finally:
         await server.stop(None)
         socket.unlink(missing_ok=True)
-
-
-@asynccontextmanager
-async def served_in_process(**behaviours: Any) -> AsyncIterator[aio.Channel]:
-    """Give a channel to the same behaviours under the same interceptor, without a wire."""
-    address = f"unix:{socket_path()}"
-    in_process.share((address,))
-    server = in_process.server_at(address)
-    assert server is not None
-    server.add(SERVICE, table(**behaviours))
-    server.open()
-    try:
-        async with open_channel(address) as channel:
-            yield channel
-    finally:
-        server.close()
 
 
 def unary(channel: aio.Channel, name: str) -> Callable[..., Any]:

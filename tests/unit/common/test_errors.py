@@ -12,7 +12,7 @@ from services.common import errors
 from services.common.errors import InternalError, ServiceError, Unavailable, rpc_errors
 from services.common.rpc.channel import open_channel
 from services.common.rpc.types import Context
-from tests.unit.common.grpc_world import served, served_in_process, socket_path, stream, unary
+from tests.unit.common.grpc_world import served, socket_path, stream, unary
 
 KINDS = sorted(ServiceError.__subclasses__(), key=lambda kind: kind.__name__)
 
@@ -57,10 +57,7 @@ TEXTS = {"ASCII": "x", "CJK": "漢", "emoji": "🎉", "percent": "%", "control":
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("in_process", [False, True])
-async def test_an_error_of_any_length_arrives_as_what_it_is_with_its_verdict(
-    size: int, text: str, in_process: bool
-) -> None:
+async def test_an_error_of_any_length_arrives_as_what_it_is_with_its_verdict(size: int, text: str) -> None:
     long = TEXTS[text] * size
     sent = errors.InvalidRequest(
         long, reason=long, metadata={"param": long, "failed_generation": long, "verdict": "released"}
@@ -69,7 +66,7 @@ async def test_an_error_of_any_length_arrives_as_what_it_is_with_its_verdict(
     async def fail(request: bytes, context: Context) -> bytes:
         raise sent
 
-    async with served_in_process(fail=fail) if in_process else served(fail=fail) as channel:
+    async with served(fail=fail) as channel:
         received = await failing(unary(channel, "fail")(b""))
 
     assert type(received) is errors.InvalidRequest

@@ -8,7 +8,7 @@ from services.common import checksummed_token
 from services.common.errors import Unavailable
 from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import Authentication, WatchEvent
-from services.gateway.requests.pipeline import Principal
+from services.gateway.requests.types import Principal
 
 KEY = checksummed_token.mint("sk_stk_")
 OTHER = checksummed_token.mint("sk_stk_")

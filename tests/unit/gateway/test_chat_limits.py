@@ -10,7 +10,7 @@ from services.common.errors import InvalidRequest, TooLarge
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.clients.translate import chat_request
-from services.gateway.requests.pipeline import Chat
+from services.gateway.requests.types import Chat
 from services.gateway.settings import GatewaySettings
 
 _USER = {"role": "user", "content": "hi"}

@@ -6,7 +6,7 @@ import pytest
 
 from services.common import errors
 from services.gateway.http.errors import duration, http_error, rate_limit_headers
-from services.gateway.requests.pipeline import LimitReached, RateLimit
+from services.gateway.requests.types import LimitReached, RateLimit
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from services.common.rpc.types import Context
 from services.gateway.apis import routes
 from services.gateway.apis.receipts import Receipts, iso_time
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
-from services.gateway.requests.pipeline import Principal
+from services.gateway.requests.types import Principal
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 

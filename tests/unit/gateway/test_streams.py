@@ -11,8 +11,8 @@ import pytest
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.keys.revocation import Revocation
 from services.gateway.requests.disconnect import DisconnectMonitor
-from services.gateway.requests.pipeline import Departure
 from services.gateway.requests.streaming import begin_stream
+from services.gateway.requests.types import Departure
 from tests.unit.gateway.auth_client import KEY, settle
 
 

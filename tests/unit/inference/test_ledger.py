@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from services.common.errors import Unavailable
-from services.inference.chat import Verdict
+from services.common.verdict import Verdict
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore
 from tests.contracts.ledger_store import ROW, rows
 

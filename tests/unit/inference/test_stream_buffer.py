@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from services.common.errors import DeadlineExceeded, InternalError
-from services.inference.chat import JSONObject, Verdict
+from services.common.verdict import Verdict
+from services.inference.chat import JSONObject
 from services.inference.requests.stream_buffer import StreamBuffer
 
 ONE, TWO = {"n": 1}, {"n": 2}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.common import errors
+from services.common.verdict import Verdict
 from services.quota.holds import (
     DayStatus,
     Denied,
@@ -17,7 +18,6 @@ from services.quota.holds import (
     Settlement,
     Unavailable,
     Uninitialised,
-    Verdict,
 )
 from services.quota.redis.store import RedisHoldStore, connect
 from tests.contracts.hold_store import KEY, seed, wish

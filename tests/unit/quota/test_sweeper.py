@@ -10,7 +10,8 @@ import pytest
 
 from services.common.errors import InvalidRequest, Unavailable
 from services.common.runtime.tasks import running
-from services.quota.holds import KeyDay, Settlement, Verdict
+from services.common.verdict import Verdict
+from services.quota.holds import KeyDay, Settlement
 from services.quota.metrics import SWEPT
 from services.quota.sweeper import DayEntries, OverdueHold, Sweeper
 

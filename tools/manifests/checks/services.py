@@ -49,7 +49,7 @@ def proxies(objects: Objects) -> Iterator[str]:
         told = {key.removeprefix(_NGINX): text for key, text in ingress["metadata"].get("annotations", {}).items()}
         if int(told.get("body-size", "1m").removesuffix("m")) * 2**20 <= defaults.body_bytes_max:
             yield f"{title(ingress)}: refuses bodies that the gateway would take or answer itself"
-        if int(told.get("read-timeout", "60")) <= defaults.request_timeout_seconds + defaults.verdict_seconds:
+        if int(told.get("read-timeout", "60")) <= defaults.call_seconds_max:
             yield f"{title(ingress)}: gives up before the gateway does"
         if told.get("buffering") != "off":
             yield f"{title(ingress)}: keeps streams back"

@@ -6,7 +6,7 @@ from typing import Any
 
 from services.common.errors import InvalidRequest
 from services.gateway.apis.checks import array_too_long, refusal
-from services.gateway.requests.pipeline import JSONObject
+from services.gateway.requests.types import JSONObject
 
 _CONTAINERS = (dict, list)
 

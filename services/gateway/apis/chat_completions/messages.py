@@ -3,7 +3,7 @@
 from typing import Any
 
 from services.gateway.apis.checks import Rule, array_of, by_type, mapping, missing, nullable, one_of, record, string
-from services.gateway.requests.pipeline import JSONObject
+from services.gateway.requests.types import JSONObject
 
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 

@@ -25,7 +25,7 @@ from services.gateway.apis.checks import (
     string,
     unsupported,
 )
-from services.gateway.requests.pipeline import JSONObject
+from services.gateway.requests.types import JSONObject
 
 _TOOLS_MAX, _STOPS_MAX = 128, 4
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

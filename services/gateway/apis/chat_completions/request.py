@@ -8,7 +8,7 @@ from services.gateway.apis.chat_completions.message_shapes import fits
 from services.gateway.apis.chat_completions.messages import MESSAGES, own_members
 from services.gateway.apis.chat_completions.parameters import to_upstream
 from services.gateway.apis.checks import missing, type_name
-from services.gateway.requests.pipeline import Chat, JSONObject
+from services.gateway.requests.types import Chat, JSONObject
 
 _decode = msgspec.json.Decoder().decode
 _NOT_JSON = (

@@ -9,9 +9,9 @@ from grpc import aio
 
 from services.common.errors import Unauthenticated, rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
-from services.gateway.clients.services import principal_of
+from services.gateway.clients.auth import principal_of
 from services.gateway.console.ports import Event, Key, Keys, NewKey, OpenSession, Reset, SignUp, Session
-from services.gateway.requests.pipeline import Principal
+from services.gateway.requests.types import Principal
 from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
 _PAGE_SIZE = 1_000

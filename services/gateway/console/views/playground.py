@@ -8,12 +8,13 @@ from starlette.responses import Response
 
 from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, ServiceError, Unauthenticated
 from services.common.ids import Kind, is_id
-from services.gateway.apis.routes import API, Models
+from services.gateway.apis.routes import API
 from services.gateway.console.concurrency import release_slot
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import OwnerClient
 from services.gateway.console.request_context import RequestContext
 from services.gateway.keys.revocation import IdentityState
+from services.gateway.requests.ports import Models
 
 _log = logging.getLogger(__name__)
 _KEY_HEADER = "stack-key-id"
@@ -50,7 +51,7 @@ class Playground:
         principal = await scope.owner.principal(key_id)
         ask = partial(_identity_state, scope.owner, key_id)
         release_slot(context.request.scope)
-        return await self._api.answer_owner(context.request, principal, scope.session.id, ask)
+        return await self._api.chat_of_session(context.request, principal, scope.session.id, ask)
 
     async def _listed(self) -> list[dict[str, Any]]:
         try:

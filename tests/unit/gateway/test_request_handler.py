@@ -1,4 +1,4 @@
-"""The pipeline: a hold is settled on inference's word only, and a lost reserve is tried once more under a new id."""
+"""The request handler settles a hold by its verdict only, and repeats a lost reserve once under a new id."""
 
 import asyncio
 import itertools
@@ -7,29 +7,28 @@ from typing import Any
 
 import pytest
 
+from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import InvalidRequest, ServiceError, Unavailable
-from services.gateway.requests.pipeline import (
+from services.common.runtime.clock import SystemClock
+from services.common.verdict import Verdict
+from services.gateway.http.request_bodies import RequestBodies
+from services.gateway.requests.handler import RequestHandler
+from services.gateway.requests.invalid_requests import InvalidRequestLimiter
+from services.gateway.requests.settlement import Settlements
+from services.gateway.requests.types import (
     Chat,
     Completion,
     Departure,
     Hold,
+    JSONObject,
     LimitReached,
-    Pipeline,
     Principal,
     RateLimit,
-    Verdict,
 )
 
 _PRINCIPAL = Principal("key_1", "acc_1", 10, None)
 _RATE_LIMIT = RateLimit(10, 0, 1, 86_400)
 _CHAT = Chat({"messages": [{"role": "user", "content": "hi"}]}, stream=False)
-
-
-class Authenticator:
-    """Nobody is asked here."""
-
-    async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
-        return _PRINCIPAL
 
 
 class ScriptedQuota:
@@ -75,6 +74,9 @@ class ScriptedInference:
             raise row
         return row
 
+    async def list_models(self, permitted: Sequence[str] = ()) -> list[JSONObject]:
+        return []
+
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         self.is_called = True
         if not self._parts:
@@ -94,14 +96,30 @@ class ScriptedInference:
             await asyncio.Event().wait()
 
 
-def _pipeline(quota: ScriptedQuota, *parts: Any) -> Pipeline:
+class World:
+    """A request handler over scripted services."""
+
+    def __init__(self, quota: ScriptedQuota, inference: ScriptedInference, **bounds: float) -> None:
+        numbers = itertools.count(2)
+        limits: dict[str, Any] = {"abandoned_max": 10, "abandoned_seconds": 10, **bounds}
+        self.settlements = Settlements(quota, inference, **limits)
+        self.handler = RequestHandler(
+            quota,
+            inference,
+            self.settlements,
+            RequestBodies(ByteBudget(total_max=1, share_max=1), bytes_max=1),
+            InvalidRequestLimiter(SystemClock(), per_second=1),
+            new_request_id=lambda: f"req_{next(numbers)}",
+            heartbeat_seconds=1,
+        )
+
+
+def _over(quota: ScriptedQuota, inference: ScriptedInference, **bounds: float) -> World:
+    return World(quota, inference, **bounds)
+
+
+def _world(quota: ScriptedQuota, *parts: Any) -> World:
     return _over(quota, ScriptedInference(*parts))
-
-
-def _over(quota: ScriptedQuota, inference: ScriptedInference, **bounds: float) -> Pipeline:
-    numbers = itertools.count(2)
-    limits: dict[str, Any] = {"abandoned_max": 10, "abandoned_seconds": 10, **bounds}
-    return Pipeline(Authenticator(), quota, inference, new_request_id=lambda: f"req_{next(numbers)}", **limits)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -111,14 +129,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def _settled(quota: ScriptedQuota, pipeline: Pipeline) -> list[Verdict]:
-    await pipeline.drain(timeout_seconds=5)
+async def _settled(quota: ScriptedQuota, world: World) -> list[Verdict]:
+    await world.settlements.drain(timeout_seconds=5)
     return [verdict for _, verdict in quota.settled]
 
 
 async def test_a_reserve_without_an_answer_is_tried_once_more_under_a_new_id() -> None:
     quota = ScriptedQuota(Unavailable("lost"))
-    hold = await _pipeline(quota, Verdict.CHARGED).reserve(_PRINCIPAL, "req_1")
+    hold = await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert quota.reserved == ["req_1", "req_2"]
     assert hold.request_id == "req_2"
 
@@ -126,14 +144,14 @@ async def test_a_reserve_without_an_answer_is_tried_once_more_under_a_new_id() -
 async def test_a_reserve_that_is_lost_twice_is_an_outage() -> None:
     quota = ScriptedQuota(Unavailable("lost"), Unavailable("lost"))
     with pytest.raises(Unavailable):
-        await _pipeline(quota, Verdict.CHARGED).reserve(_PRINCIPAL, "req_1")
+        await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert len(quota.reserved) == 2
 
 
 async def test_a_denial_is_not_tried_again() -> None:
     quota = ScriptedQuota(LimitReached(_RATE_LIMIT))
     with pytest.raises(LimitReached):
-        await _pipeline(quota, Verdict.CHARGED).reserve(_PRINCIPAL, "req_1")
+        await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert quota.reserved == ["req_1"]
 
 
@@ -151,45 +169,45 @@ async def test_a_denial_is_not_tried_again() -> None:
 )
 async def test_a_hold_is_settled_on_inferences_word_only(part: Any, settled: list[Verdict]) -> None:
     quota = ScriptedQuota()
-    pipeline = _pipeline(quota, part)
-    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
+    world = _world(quota, part)
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     if isinstance(part, ServiceError):
         with pytest.raises(type(part)):
-            await pipeline.complete(hold, _CHAT, Client())
+            await world.handler.complete(hold, _CHAT, Client())
     else:
-        await pipeline.complete(hold, _CHAT, Client())
-    assert await _settled(quota, pipeline) == settled
+        await world.handler.complete(hold, _CHAT, Client())
+    assert await _settled(quota, world) == settled
 
 
 async def test_a_stream_that_breaks_after_output_is_settled_by_its_verdict() -> None:
     quota = ScriptedQuota()
-    pipeline = _pipeline(quota, [b"{}"], Unavailable("cut", metadata={"verdict": "charged"}))
-    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
-    stream = pipeline.stream(hold, _CHAT, Client())
+    world = _world(quota, [b"{}"], Unavailable("cut", metadata={"verdict": "charged"}))
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
+    stream = world.handler.stream(hold, _CHAT, Client())
     assert await anext(stream) == [b"{}"]
     with pytest.raises(Unavailable):
         await anext(stream)
-    assert await _settled(quota, pipeline) == [Verdict.CHARGED]
+    assert await _settled(quota, world) == [Verdict.CHARGED]
 
 
 async def test_a_settle_without_an_answer_is_repeated() -> None:
     quota = ScriptedQuota()
-    pipeline = _pipeline(quota, Verdict.CHARGED)
-    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
+    world = _world(quota, Verdict.CHARGED)
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     quota._failures = [Unavailable("lost")]
-    await pipeline.complete(hold, _CHAT, Client())
+    await world.handler.complete(hold, _CHAT, Client())
     async with asyncio.timeout(2):
-        assert await _settled(quota, pipeline) == [Verdict.CHARGED]
+        assert await _settled(quota, world) == [Verdict.CHARGED]
 
 
 @pytest.mark.parametrize("verdict", Verdict)
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_request_whose_client_leaves_is_settled_by_its_row(verdict: Verdict, is_stream: bool) -> None:
     quota, inference = ScriptedQuota(), ScriptedInference(rows=[None, Unavailable("away"), verdict])
-    pipeline, client = _over(quota, inference), Client()
-    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
-    stream = pipeline.stream(hold, _CHAT, client)
-    call = asyncio.ensure_future(anext(stream) if is_stream else pipeline.complete(hold, _CHAT, client))
+    world, client = _over(quota, inference), Client()
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
+    stream = world.handler.stream(hold, _CHAT, client)
+    call = asyncio.ensure_future(anext(stream) if is_stream else world.handler.complete(hold, _CHAT, client))
     await until(lambda: inference.is_called)
 
     client.departure = Departure.CLIENT_LEFT
@@ -205,10 +223,10 @@ async def test_a_request_whose_client_leaves_is_settled_by_its_row(verdict: Verd
 
 async def test_a_stream_that_is_closed_before_it_was_read_is_settled_by_its_row() -> None:
     quota, inference = ScriptedQuota(), ScriptedInference(rows=[Verdict.RELEASED])
-    pipeline = _over(quota, inference)
-    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
+    world = _over(quota, inference)
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
 
-    await pipeline.stream(hold, _CHAT, Client(Departure.KEY_REVOKED)).aclose()
+    await world.handler.stream(hold, _CHAT, Client(Departure.KEY_REVOKED)).aclose()
     await until(lambda: bool(quota.settled))
 
     assert (quota.settled, inference.is_called) == ([("req_1", Verdict.RELEASED)], False)
@@ -216,24 +234,24 @@ async def test_a_stream_that_is_closed_before_it_was_read_is_settled_by_its_row(
 
 async def test_a_stream_that_ended_is_not_abandoned_when_it_is_closed() -> None:
     quota, inference = ScriptedQuota(), ScriptedInference([b"{}"], Verdict.CHARGED)
-    pipeline = _over(quota, inference)
-    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
-    stream = pipeline.stream(hold, _CHAT, Client())
+    world = _over(quota, inference)
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
+    stream = world.handler.stream(hold, _CHAT, Client())
 
     assert [part async for part in stream] == [[b"{}"]]
     await stream.aclose()
 
-    assert await _settled(quota, pipeline) == [Verdict.CHARGED]
+    assert await _settled(quota, world) == [Verdict.CHARGED]
     assert inference.resolved == []
 
 
 async def test_a_request_without_a_row_in_time_is_left_to_the_sweeper(caplog: pytest.LogCaptureFixture) -> None:
     quota, inference = ScriptedQuota(), ScriptedInference(None)
-    pipeline = _over(quota, inference, abandoned_seconds=0.2)
-    hold = await pipeline.reserve(_PRINCIPAL, "req_1")
+    world = _over(quota, inference, abandoned_seconds=0.2)
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
 
-    await pipeline.complete(hold, _CHAT, Client())
-    await until(lambda: "left to the sweeper" in caplog.text)
+    await world.handler.complete(hold, _CHAT, Client())
+    await until(lambda: "The sweeper will close" in caplog.text)
 
     assert quota.settled == []
     assert len(inference.resolved) == 2
@@ -243,17 +261,10 @@ async def test_more_abandoned_requests_than_may_be_followed_are_left_to_the_swee
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     quota, inference = ScriptedQuota(), ScriptedInference(None)
-    pipeline = _over(quota, inference, abandoned_max=2)
+    world = _over(quota, inference, abandoned_max=2)
     for number in range(3):
-        await pipeline.complete(await pipeline.reserve(_PRINCIPAL, f"req_{number}"), _CHAT, Client())
+        await world.handler.complete(await world.handler.reserve(_PRINCIPAL, f"req_{number}"), _CHAT, Client())
 
-    assert caplog.text.count("left to the sweeper") == 1
-    await pipeline.drain(timeout_seconds=1)
-    await until(lambda: not pipeline._abandoned)
-
-
-async def test_a_hold_whose_client_left_before_the_call_is_released() -> None:
-    quota = ScriptedQuota()
-    pipeline = _pipeline(quota)
-    pipeline.release(await pipeline.reserve(_PRINCIPAL, "req_1"))
-    assert await _settled(quota, pipeline) == [Verdict.RELEASED]
+    assert caplog.text.count("The sweeper will close") == 1
+    await world.settlements.drain(timeout_seconds=1)
+    await until(lambda: not world.settlements._abandoned)

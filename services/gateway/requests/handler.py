@@ -1,0 +1,204 @@
+"""The path of every request: authenticate, read, reserve, infer, settle.
+
+Every HTTP surface and the console's playground pass through `RequestHandler.handle`.
+
+    authenticate  Return the caller's principal, from the cache or from auth. A refusal costs nothing.
+    read          Read and check the body. A refusal costs nothing.
+    reserve       Hold one request of the key's daily limit under the request's id, or answer 429.
+    infer         Make one call. Inference answers, writes the ledger row and returns the verdict.
+    settle        Close the hold by that verdict, after the answer has been sent.
+
+A request whose verdict does not arrive, because its client left or the call failed, is settled by its ledger row
+(settlement.py). A reserve without an answer may have held a slot: it is repeated once under a new id, and quota's
+sweeper closes the first hold. Inference is never called twice, since only inference knows what the first call did.
+"""
+
+import logging
+import time
+from asyncio import CancelledError
+from collections.abc import Callable
+from typing import Protocol
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.common.errors import InvalidRequest, NotFound, PermissionDenied, ServiceError, TooLarge, Unavailable
+from services.common.telemetry import tracing
+from services.common.verdict import Verdict
+from services.gateway.http.bearer import client_address
+from services.gateway.http.errors import http_error, rate_limit_headers
+from services.gateway.http.middleware import REQUEST_ID, STARTED
+from services.gateway.http.request_bodies import RequestBodies
+from services.gateway.http.responses import error_response, json_response
+from services.gateway.keys.revocation import Revocation
+from services.gateway.metrics import ADMISSION_SECONDS
+from services.gateway.requests.disconnect import DisconnectMonitor
+from services.gateway.requests.invalid_requests import InvalidRequestLimiter
+from services.gateway.requests.ports import Inference, Quota
+from services.gateway.requests.settlement import SettledStream, Settlements, verdict_of
+from services.gateway.requests.streaming import begin_stream
+from services.gateway.requests.types import Chat, Client, Hold, Principal
+
+_log = logging.getLogger(__name__)
+_RESERVE_ATTEMPTS = 2
+_PRINCIPAL_SECONDS_MAX = 0.1
+"""Age from which a principal is authenticated again before the reserve: the key may have been revoked, or have another
+limit, since the body began to arrive."""
+_CLIENT_CLOSED_REQUEST = 499
+"""Logged when the client disconnected before its answer; nginx's and Groq's status for it."""
+_INVALID = (InvalidRequest, NotFound, PermissionDenied, TooLarge)
+"""Errors that the request itself causes."""
+
+Parse = Callable[[bytes], Chat]
+"""Parses the body of a surface; raises `InvalidRequest`."""
+
+
+class Caller(Protocol):
+    """The client of one request."""
+
+    async def authenticate(self) -> Principal:
+        """Return the client's principal.
+
+        Raises:
+            Unauthenticated: The credential is missing or not valid.
+            Throttled: Too many invalid keys came from the client's address.
+            Unavailable: Auth cannot be reached.
+        """
+
+    async def authenticate_again(self, principal: Principal) -> Principal:
+        """Return the client's principal as it is now; `principal` is that of `authenticate`.
+
+        Raises:
+            ServiceError: As `authenticate`.
+        """
+
+    async def revocation(self, principal: Principal) -> Revocation:
+        """Return what ends a stream when the client's credential is revoked."""
+
+
+class RequestHandler:
+    """Handles the requests of every surface."""
+
+    def __init__(
+        self,
+        quota: Quota,
+        inference: Inference,
+        settlements: Settlements,
+        bodies: RequestBodies,
+        invalid_requests: InvalidRequestLimiter,
+        *,
+        new_request_id: Callable[[], str],
+        heartbeat_seconds: float,
+    ) -> None:
+        """Create a handler.
+
+        Args:
+            quota: Reserves requests.
+            inference: Answers them.
+            settlements: Settles them.
+            bodies: Reads their bodies.
+            invalid_requests: Limits clients that send invalid requests.
+            new_request_id: Returns a new id.
+            heartbeat_seconds: Idle interval before an SSE keep-alive comment is sent.
+        """
+        self._quota = quota
+        self._inference = inference
+        self._settlements = settlements
+        self._bodies = bodies
+        self._invalid_requests = invalid_requests
+        self._new_request_id = new_request_id
+        self._heartbeat_seconds = heartbeat_seconds
+
+    async def handle(self, request: Request, caller: Caller, parse: Parse) -> Response:
+        """Return the response to a chat request.
+
+        Raises:
+            ServiceError: The request is refused before anything is held.
+        """
+        started = time.monotonic()
+        with tracing.span("authenticate"):
+            principal = await caller.authenticate()
+        chat = await self._read(request, principal, parse)
+        if time.monotonic() - started > _PRINCIPAL_SECONDS_MAX:
+            principal = await caller.authenticate_again(principal)
+        client = DisconnectMonitor()
+        with client.watching(request.receive):
+            # Before the hold: a handler that is cancelled between the hold and its stream would leave the hold open.
+            revocation = await caller.revocation(principal) if chat.stream else None
+            hold = await self.reserve(principal, request.scope[REQUEST_ID])
+            request.scope[REQUEST_ID] = hold.request_id
+            if client.has_left:
+                self._settlements.settle(hold, Verdict.RELEASED)
+                return Response(status_code=_CLIENT_CLOSED_REQUEST)
+            client.cancel_on_departure()
+            ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
+            return await self._infer(request, hold, chat, client, revocation)
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+    async def reserve(self, principal: Principal, request_id: str) -> Hold:
+        """Hold one request of the principal's limit under `request_id`, or under a new id when the answer was lost.
+
+        Raises:
+            LimitReached: The limit is used up.
+            Unavailable: Quota did not answer twice.
+        """
+        for attempts_left in reversed(range(_RESERVE_ATTEMPTS)):
+            try:
+                with tracing.span("reserve"):
+                    return await self._quota.reserve(request_id, principal)
+            except Unavailable as exc:
+                if not attempts_left:
+                    raise
+                facts = {"request_id": request_id, "reason": exc.reason}
+                _log.warning("A reserve got no answer. Trying again under a new id.", extra=facts)
+                request_id = self._new_request_id()
+        raise AssertionError("unreachable")
+
+    async def complete(self, hold: Hold, chat: Chat, client: Client) -> bytes:
+        """Return the whole answer as JSON text, and settle its hold in the background.
+
+        Raises:
+            ServiceError: Inference refused or failed.
+        """
+        try:
+            completion = await self._inference.complete(hold, chat)
+        except ServiceError as exc:
+            self._settlements.settle(hold, verdict_of(exc))
+            raise
+        except CancelledError:
+            self._settlements.abandon(hold, client.departure)
+            raise
+        self._settlements.settle(hold, completion.verdict)
+        return completion.body
+
+    def stream(self, hold: Hold, chat: Chat, client: Client) -> SettledStream:
+        """Return the events of an answer. The hold is settled when they end or are closed."""
+        return SettledStream(self._settlements, self._inference.stream(hold, chat), hold, client)
+
+    async def _read(self, request: Request, principal: Principal, parse: Parse) -> Chat:
+        """Read and parse the body. A client that sent too many invalid requests is refused before its body is read."""
+        key_id, address = principal.key_id, client_address(request)
+        await self._invalid_requests.admit(key_id, address)
+        body = b""
+        try:
+            body = await self._bodies.read(request, key_id)
+            return parse(body)
+        except (*_INVALID, HTTPException):
+            self._invalid_requests.count(key_id, address, len(body))
+            raise
+
+    async def _infer(
+        self, request: Request, hold: Hold, chat: Chat, client: DisconnectMonitor, revocation: Revocation | None
+    ) -> Response:
+        headers = rate_limit_headers(hold.rate_limit, now=time.time())
+        try:
+            if revocation is None:
+                return json_response(await self.complete(hold, chat, client), headers=headers)
+            return await begin_stream(
+                self.stream(hold, chat, client), headers, client, revocation, heartbeat_seconds=self._heartbeat_seconds
+            )
+        except ServiceError as exc:
+            if isinstance(exc, _INVALID):  # Refused by Groq, which costs more than a refusal here.
+                self._invalid_requests.count(hold.principal.key_id, client_address(request), chat.body_bytes)
+            return error_response(http_error(exc, now=time.time()), headers=headers)

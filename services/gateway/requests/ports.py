@@ -1,0 +1,79 @@
+"""Ports to auth, quota and inference. Adapters: gRPC (services/gateway/clients) and local (services/local/adapters)."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from services.common.verdict import Verdict
+from services.gateway.requests.types import Chat, Completion, Departure, Hold, JSONObject, Principal
+
+
+class Authenticator(Protocol):
+    """Authenticates API keys."""
+
+    async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
+        """Return the key's principal.
+
+        Args:
+            api_key: The key as the client sent it.
+            address: The client's address; empty when it is not known.
+
+        Raises:
+            Unauthenticated: The key is unknown, revoked or expired.
+            Throttled: Too many unknown keys came from the address.
+            Unavailable: Auth cannot be reached, and the key is not in the cache.
+        """
+
+
+class Quota(Protocol):
+    """Reserves and settles requests of a key's daily limit."""
+
+    async def reserve(self, request_id: str, principal: Principal) -> Hold:
+        """Hold one request of the limit.
+
+        Raises:
+            LimitReached: The limit is used up or held by requests in flight.
+            Unavailable: Quota gave no answer, and may hold the request; or it could not read the key's counter and
+                holds nothing.
+        """
+
+    async def settle(self, hold: Hold, verdict: Verdict) -> None:
+        """Close a hold. Repeating it is harmless.
+
+        Raises:
+            Unavailable: Quota gave no answer, or could not close the hold.
+        """
+
+
+class Models(Protocol):
+    """Lists models."""
+
+    async def list_models(self, permitted: Sequence[str] = ()) -> list[JSONObject]:
+        """Return the models that match one of the `permitted` patterns, or all of them when there is no pattern."""
+
+
+class Inference(Models, Protocol):
+    """Answers chat requests. The metadata of an error has a `verdict` once the request's ledger row is written."""
+
+    async def complete(self, hold: Hold, chat: Chat) -> Completion:
+        """Return the whole answer.
+
+        Raises:
+            ServiceError: Groq refused or failed, a time-out passed, or inference cannot be reached.
+        """
+
+    def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+        """Yield lists of events that arrived together, as JSON texts, and the verdict at the end.
+
+        Raises:
+            ServiceError: As `complete`, before or after some events.
+        """
+
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+        """Return the verdict of an abandoned request's ledger row, and record why the request was abandoned.
+
+        Returns:
+            The verdict; None while there is no row.
+
+        Raises:
+            ServiceError: The ledger cannot be read.
+        """

@@ -1,0 +1,111 @@
+"""Types of a chat request on its path through the gateway."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from services.common.errors import Throttled
+from services.common.verdict import Verdict
+
+JSONObject = dict[str, Any]
+"""A JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls and what they may do."""
+
+    key_id: str
+    account_id: str
+    daily_limit: int
+    """Requests a UTC day; 0 admits nothing."""
+    expires_at: float | None
+    """Unix seconds; None means never."""
+    models: tuple[str, ...] = ()
+    """Models that may be asked for, by name or with `*` in it; empty allows all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """A key's day, as its owner is told."""
+
+    limit: int
+    charged: int
+    """Requests that count for good."""
+    held: int
+    """Requests in flight, which count until they are settled."""
+    reset_at: float
+    """Unix seconds of the next 00:00 UTC."""
+
+    @property
+    def remaining(self) -> int:
+        """Slots that are neither used nor held."""
+        return max(0, self.limit - self.charged - self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A reserved slot, and where its request is accounted."""
+
+    request_id: str
+    principal: Principal
+    day: str
+    """UTC date of the reserve, `YYYY-MM-DD`."""
+    reserved_at: float
+    """Redis' time of the reserve; Unix seconds."""
+    rate_limit: RateLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat request whose form was checked."""
+
+    members: JSONObject
+    """Its JSON object without `stream`."""
+    stream: bool
+    body_bytes: int = 0
+    """Size of the body that it came in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer in one piece."""
+
+    body: bytes
+    """JSON text."""
+    verdict: Verdict | None
+
+
+class LimitReached(Throttled):
+    """The key's slots of the day are used up or in use.
+
+    Attributes:
+        rate_limit: The key's day.
+    """
+
+    default_reason = "rate_limit_exceeded"
+
+    def __init__(self, rate_limit: RateLimit) -> None:
+        super().__init__("the key's daily limit is reached")
+        self.rate_limit = rate_limit
+
+
+class Departure(StrEnum):
+    """Why an answer does not reach its client; the ledger's outcomes of the same names."""
+
+    CLIENT_LEFT = "client_left"
+    """The client closed the connection."""
+    CLIENT_STALLED = "client_stalled"
+    """The client was connected and read nothing."""
+    KEY_REVOKED = "key_revoked"
+    """The key was revoked, which ended the stream."""
+    SESSION_ENDED = "session_ended"
+    """The console session that used the key ended, which ended the stream."""
+
+
+class Client(Protocol):
+    """The receiver of the answer."""
+
+    @property
+    def departure(self) -> Departure | None:
+        """Why the client is gone; None while it is there."""

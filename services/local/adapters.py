@@ -1,0 +1,324 @@
+"""Local adapters: the gateway's and quota's ports to services that run in the same process.
+
+They pass Python objects. What gRPC would add is kept: a deadline is `Unavailable`, an unexpected exception is an
+`InternalError` that is logged, and an error of the service tree arrives as it was raised.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+
+import msgspec
+
+from services.auth.keys.model import Denial, Key, KeyVerifier
+from services.auth.watch.feed import ChangeFeed, Event
+from services.common.concurrency.batch import Batcher
+from services.common.errors import InternalError, ServiceError, Unavailable
+from services.common.runtime.memory import Trimmer
+from services.common.verdict import Verdict
+from services.gateway.apis.receipts import DayUsage, OwnedReceipt
+from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
+from services.gateway.clients.ledger import day_usage, receipt_of
+from services.gateway.dependencies import Dependency
+from services.gateway.keys.auth_client import Authentication, WatchEvent
+from services.gateway.requests.types import (
+    Chat,
+    Completion,
+    Departure,
+    Hold,
+    JSONObject,
+    LimitReached,
+    Principal,
+    RateLimit,
+)
+from services.inference.catalogue import Catalogue
+from services.inference.chat import ChatCall, Outcome, RequestContext
+from services.inference.keys.check import KeyCheck, KeyState
+from services.inference.ledger.writer import LedgerStore
+from services.inference.requests.lifecycle import Completions
+from services.inference.translate import usage_record, usage_summary
+from services.quota import holds
+from services.quota.days import day_number, iso_date
+from services.quota.holds import DayStatus, Denied, Held, Holds, KeyDay, Reservation, Settlement
+from services.quota.redis.state import RedisState
+from services.quota.sweeper import OverdueHold
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+_RESOLVE_ITEMS_MAX = 500
+
+
+class LocalAuthClient:
+    """The gateway's `AuthClient`."""
+
+    def __init__(self, key_verifier: KeyVerifier, feed: ChangeFeed, *, timeout_seconds: float) -> None:
+        """Authenticate by `key_verifier` within `timeout_seconds`, and watch `feed`."""
+        self._key_verifier = key_verifier
+        self._feed = feed
+        self._timeout_seconds = timeout_seconds
+
+    async def authenticate(self, api_key: str) -> Authentication:
+        """Authenticate a key; see `AuthClient.authenticate`."""
+        with _local_errors("auth_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                verification = await self._key_verifier.authenticate(api_key)
+        if isinstance(verification.outcome, Denial):
+            return Authentication(None, verification.outcome.value, verification.revision)
+        return Authentication(_principal(verification.outcome), "", verification.revision)
+
+    async def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
+        """Yield changes of keys and heartbeats; see `AuthClient.watch`."""
+        with _local_errors("auth_unavailable"):
+            async with aclosing(self._feed.watch(after_revision)) as events:
+                async for event in events:
+                    yield _watch_event(event)
+
+
+class LocalQuotaBatches:
+    """The gateway's `QuotaBatches`."""
+
+    def __init__(self, day_holds: Holds, *, timeout_seconds: float) -> None:
+        """Call `day_holds`. One call takes at most `timeout_seconds`."""
+        self._holds = day_holds
+        self._timeout_seconds = timeout_seconds
+
+    async def reserve(self, items: Sequence[ReserveItem]) -> Sequence[Hold | LimitReached | Unavailable]:
+        """Return the outcome of each item, in order."""
+        with _local_errors("quota_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                outcomes = await self._holds.reserve([_reservation(item) for item in items])
+        return [_outcome(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+
+    async def settle(self, items: Sequence[SettleItem]) -> Sequence[Unavailable | None]:
+        """Close each hold; `Unavailable` in place of None when one could not be closed."""
+        with _local_errors("quota_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                closed = await self._holds.settle([_settlement(item) for item in items])
+        return [not_settled() if flag is None else None for flag in closed]
+
+
+class LocalCounters:
+    """The gateway's `Counters`."""
+
+    def __init__(self, day_holds: Holds, *, timeout_seconds: float) -> None:
+        """Read `day_holds` within `timeout_seconds`."""
+        self._holds = day_holds
+        self._timeout_seconds = timeout_seconds
+
+    async def status(self, principal: Principal) -> RateLimit:
+        """Return the key's day; see `Counters.status`."""
+        with _local_errors("quota_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                (status,) = await self._holds.status([principal.key_id])
+        return _rate_limit(principal, status)
+
+
+class LocalInference:
+    """The gateway's `Inference`. A request's duration is limited by inference's own time-outs."""
+
+    def __init__(
+        self, completions: Completions, catalogue: Catalogue, store: LedgerStore, *, default_model: str
+    ) -> None:
+        """Create an adapter.
+
+        Args:
+            completions: Answers chat requests.
+            catalogue: Lists models.
+            store: The ledger.
+            default_model: Model of requests that name none.
+        """
+        self._completions = completions
+        self._catalogue = catalogue
+        self._store = store
+        self._default_model = default_model
+        self._trimmer = Trimmer()
+        self._abandoned = Batcher(
+            self._resolve_abandoned, name="resolve", max_items=_RESOLVE_ITEMS_MAX, max_concurrent_batches=1
+        )
+
+    async def complete(self, hold: Hold, chat: Chat) -> Completion:
+        """Return the whole answer; see `Inference.complete`."""
+        try:
+            with _local_errors("inference_unavailable"):
+                answer = await self._completions.create(self._call(chat), _request_context(hold))
+                return Completion(_encode(answer.members), answer.verdict)
+        finally:
+            self._trimmer.note_freed(chat.body_bytes)
+
+    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+        """Yield events and the verdict; see `Inference.stream`."""
+        try:
+            with _local_errors("inference_unavailable"):
+                parts = self._completions.stream(self._call(chat), _request_context(hold))
+                async with aclosing(parts):
+                    async for part in parts:
+                        yield [_encode(event) for event in part] if isinstance(part, list) else part
+        finally:
+            self._trimmer.note_freed(chat.body_bytes)
+
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+        """Return the verdict of an abandoned request's row; see `Inference.resolve_abandoned`."""
+        outcome = None if departure is None else Outcome(departure.value)
+        return await self._abandoned.submit((hold.request_id, outcome))
+
+    async def list_models(self, permitted: Sequence[str] = ()) -> list[JSONObject]:
+        """Return models as JSON objects; see `Models.list_models`."""
+        return self._catalogue.listed(permitted=tuple(permitted))
+
+    def _call(self, chat: Chat) -> ChatCall:
+        members = dict(chat.members)
+        model = members.pop("model", None) or self._default_model
+        options = members.pop("stream_options", None)
+        if options:
+            members["stream_options"] = options
+        asks_for_usage = bool(options and options.get("include_usage"))
+        return ChatCall(members, model, asks_for_usage=asks_for_usage, size_bytes=chat.body_bytes)
+
+    async def _resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> Sequence[Verdict | None]:
+        with _local_errors("inference_unavailable"):
+            return await self._store.resolve_abandoned(requests)
+
+
+class LocalReceipts:
+    """The gateway's `Ledger`."""
+
+    def __init__(self, store: LedgerStore, *, timeout_seconds: float) -> None:
+        """Read `store` within `timeout_seconds`."""
+        self._store = store
+        self._timeout_seconds = timeout_seconds
+
+    async def find(self, request_id: str) -> OwnedReceipt | None:
+        """Return one request's receipt; see `Ledger.find`."""
+        with _local_errors("inference_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                row = await self._store.find(request_id)
+        return None if row is None else OwnedReceipt(row.account_id, receipt_of(usage_record(row)))
+
+    async def summarize(self, account_id: str, *, key_id: str, from_day: str, to_day: str) -> Sequence[DayUsage]:
+        """Return sums by day and model; see `Ledger.summarize`."""
+        with _local_errors("inference_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                found = await self._store.summarize(key_id, account_id=account_id, from_day=from_day, to_day=to_day)
+        return [day_usage(usage_summary(one)) for one in found]
+
+
+class LocalLedger:
+    """Quota's `Ledger` and `SweepLedger`."""
+
+    def __init__(self, store: LedgerStore, *, timeout_seconds: float) -> None:
+        """Read `store` within `timeout_seconds`."""
+        self._store = store
+        self._timeout_seconds = timeout_seconds
+
+    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+        """Return charged rows; see `SweepLedger.count_charged`."""
+        names = [(one.key_id, iso_date(one.day)) for one in key_days]
+        with _local_errors("ledger_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._store.count_charged(names, reserved_before=reserved_before)
+
+    async def count_charged_without(
+        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+    ) -> int:
+        """Return charged rows without those of some requests; see `SweepLedger.count_charged_without`."""
+        name = (key_day.key_id, iso_date(key_day.day))
+        with _local_errors("ledger_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                (count,) = await self._store.count_charged(
+                    [name], reserved_before=reserved_before, excluded=request_ids
+                )
+        return count
+
+    async def close_unknown(self, overdue: Sequence[OverdueHold]) -> list[Verdict]:
+        """Return each request's verdict; see `SweepLedger.close_unknown`."""
+        contexts = [
+            RequestContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at)
+            for one in overdue
+        ]
+        with _local_errors("ledger_unavailable"):
+            async with asyncio.timeout(self._timeout_seconds):
+                return await self._store.close_unknown(contexts)
+
+
+class LocalDependencies:
+    """The dependencies of inference and quota."""
+
+    def __init__(self, key_check: KeyCheck, redis: RedisState) -> None:
+        """Report Groq's state by `key_check`, and Redis' by `redis`."""
+        self._key_check = key_check
+        self._redis = redis
+
+    async def __call__(self) -> Sequence[Dependency]:
+        """Return their states."""
+        groq = self._key_check.state
+        return [
+            Dependency("groq", "unknown" if groq is KeyState.UNCHECKED else groq.value, self._key_check.message),
+            Dependency("redis", self._redis.state.value, self._redis.message),
+        ]
+
+
+@contextmanager
+def _local_errors(unavailable_reason: str) -> Iterator[None]:
+    """Turn a deadline into `Unavailable`, and an unexpected exception into a logged `InternalError`."""
+    try:
+        yield
+    except ServiceError:
+        raise
+    except TimeoutError as exc:
+        message = "A service that is needed cannot be reached. Try again."
+        raise Unavailable(message, reason=unavailable_reason) from exc
+    except Exception as exc:
+        _log.exception("A local call failed.")
+        raise InternalError("Internal error.") from exc
+
+
+def _principal(key: Key) -> Principal:
+    expires_at = None if key.expires_at is None else key.expires_at.timestamp()
+    return Principal(key.id, key.account_id, key.daily_limit, expires_at, models=key.models)
+
+
+def _watch_event(event: Event) -> WatchEvent:
+    if event.change is None:
+        return WatchEvent(event.revision)
+    return WatchEvent(
+        event.revision,
+        event.change.key_id or "",
+        is_revoked=event.change.is_revoked,
+        all_keys_changed=event.change.key_id is None,
+    )
+
+
+def _reservation(item: ReserveItem) -> Reservation:
+    principal = item.principal
+    return Reservation(item.request_id, principal.key_id, principal.account_id, principal.daily_limit)
+
+
+def _outcome(item: ReserveItem, outcome: Held | Denied | holds.Unavailable) -> Hold | LimitReached | Unavailable:
+    if isinstance(outcome, holds.Unavailable):
+        return counter_unavailable()
+    rate_limit = _rate_limit(item.principal, outcome.status)
+    if isinstance(outcome, Denied):
+        return LimitReached(rate_limit)
+    return Hold(item.request_id, item.principal, iso_date(outcome.status.day), outcome.reserved_at, rate_limit)
+
+
+def _rate_limit(principal: Principal, status: DayStatus) -> RateLimit:
+    return RateLimit(principal.daily_limit, status.charged, status.held, status.reset_at)
+
+
+def _settlement(item: SettleItem) -> Settlement:
+    hold = item.hold
+    return Settlement(hold.request_id, hold.principal.key_id, day_number(hold.day), item.verdict)
+
+
+def _request_context(hold: Hold) -> RequestContext:
+    principal = hold.principal
+    return RequestContext(
+        hold.request_id,
+        principal.account_id,
+        principal.key_id,
+        hold.day,
+        hold.reserved_at,
+        models=principal.models,
+    )
