@@ -21,8 +21,10 @@ class DidNotStart(Exception):
 class Process:
     """One running program and whatever it starts."""
 
-    def __init__(self, command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> None:
-        """Start `command` with exactly this environment; its output goes to `log`."""
+    def __init__(
+        self, command: Sequence[str], *, log: Path, environment: Mapping[str, str], folder: Path | None = None
+    ) -> None:
+        """Start `command` in `folder` with exactly this environment; its output goes to `log`."""
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -30,6 +32,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                cwd=folder,
                 env=dict(environment),
                 start_new_session=True,
                 preexec_fn=die_with_parent,

@@ -27,6 +27,7 @@ WORKER = "worker"
 """How the processes that hold the four services are called in figures; further ones have a number."""
 NO_SERVICES = ("supervisor", "valkey")
 """The other processes."""
+_ROOT = Path(__file__).parents[2]
 _EMAIL = "bench@example.com"
 _START_SECONDS = 40
 _SETTLE_SECONDS = 15
@@ -47,18 +48,22 @@ class Stack:
 
     model = MODEL
 
-    def __init__(self, folder: Path, *, groq_base_url: str, workers: int = 1, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *, groq_base_url: str, workers: int = 1, tree: Path | None = None, **environment: str
+    ) -> None:
         """Prepare it in front of the mock at `groq_base_url`.
 
         Args:
             folder: Where its data and its log go.
             groq_base_url: The mock's address.
             workers: Processes that hold all four services each; 0 runs each service as one of its own.
+            tree: Source tree to run; None runs this one.
             environment: What an operator would set besides.
         """
         self.name = {0: "stack, 4 processes", 1: "stack"}.get(workers, f"stack, {workers} workers")
         self.data = folder / f"data-{workers}"
         self._log = folder / f"stack-{workers}.log"
+        self._tree = tree or _ROOT
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in _PORTS}
         port = free_port()
         self.base_url = f"http://127.0.0.1:{port}"
@@ -69,6 +74,7 @@ class Stack:
             GATEWAY_PORT=str(port),
             DATA_DIR=str(self.data),
             STACK_WORKERS=str(workers),
+            PYTHONPATH=f"{self._tree}:{self._tree / 'gen'}",
             **self.addresses,
             **environment,
         )
@@ -93,7 +99,9 @@ class Stack:
 
     def start(self) -> None:
         """Start it, make a key with the highest limit, and return when the gateway answers."""
-        self._process = Process((sys.executable, "-m", "services.local"), log=self._log, environment=self.environment)
+        self._process = Process(
+            (sys.executable, "-m", "services.local"), log=self._log, environment=self.environment, folder=self._tree
+        )
         self._process.until_answers(f"{self.base_url}/readyz", seconds=_START_SECONDS)
         self.key_id, secret = self._create_key()
         self.headers = {"Authorization": f"Bearer {secret}"}
@@ -126,9 +134,11 @@ class Stack:
 
     def _stackctl(self, *arguments: str) -> dict[str, Any]:
         targets = {f"{name}_TARGET": self.environment[f"{name}_LISTEN"] for name in ("AUTH", "QUOTA", "INFERENCE")}
-        command = (str(Path(sys.executable).with_name("stackctl")), *arguments, "--json")
-        environment = plain_environment(DATA_DIR=str(self.data), **targets)
-        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        command = (sys.executable, "-m", "services.cli", *arguments, "--json")
+        environment = plain_environment(DATA_DIR=str(self.data), PYTHONPATH=self.environment["PYTHONPATH"], **targets)
+        said = subprocess.run(
+            command, cwd=self._tree, env=environment, capture_output=True, text=True, check=True
+        ).stdout
         answer: dict[str, Any] = json.loads(said)
         return answer
 
@@ -160,7 +170,7 @@ def stack_alone(**environment: str) -> Iterator[tuple[Stack, Mock]]:
     """Run the product, one worker, in front of a mock for the block; `environment` is what an operator would set."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
         mock = Mock(Path(name))
-        stack = Stack(Path(name), groq_base_url=mock.base_url, workers=1, **environment)
+        stack = Stack(Path(name), groq_base_url=mock.base_url, workers=1, tree=None, **environment)
         mock.start()
         try:
             stack.start()

@@ -1,0 +1,136 @@
+"""`make bench-ab BASE=HEAD~1`: CPU per request and per stream event of two source trees, compared in pairs.
+
+Both trees run at the same time in front of one mock of Groq. Load alternates between them in turns of a second or two,
+so that a noisy moment of the machine meets both. Each pair of turns gives one ratio; the median ratio and the spread of
+the median are reported for one process (all services in a worker) and for four.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench import measure, rounds
+from bench.contenders.stack import Stack
+from bench.measure import Figures
+from bench.mock import Mock
+from bench.progress import say
+
+_ROOT = Path(__file__).parents[1]
+_WARM_UP_REQUESTS = 500
+_TURN_SECONDS = 1.5
+_STREAMS = 48
+_STREAMS_AT_ONCE = 16
+_RESAMPLES = 2_000
+_LAYOUTS = {"one process": 1, "four processes": 0}
+_SLOWER_MAX = 1.05
+"""Ratio from which a regression is reported, if the whole spread lies above 1."""
+
+Load = Callable[[Stack, float], Figures]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Ratios of paired turns: the tree's CPU divided by the base's."""
+
+    ratios: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """The median ratio."""
+        return median(self.ratios)
+
+    def spread(self) -> tuple[float, float]:
+        """Return the 95 % confidence interval of the median, by bootstrap."""
+        chance = random.Random(0)
+        medians = sorted(median(chance.choices(self.ratios, k=len(self.ratios))) for _ in range(_RESAMPLES))
+        return medians[int(0.025 * _RESAMPLES)], medians[int(0.975 * _RESAMPLES)]
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the tree costs more than the base, beyond the noise."""
+        return self.ratio > _SLOWER_MAX and self.spread()[0] > 1
+
+    def __str__(self) -> str:
+        low, high = self.spread()
+        return f"{self.ratio:.3f} (95 %: {low:.3f} to {high:.3f}, {len(self.ratios)} pairs)"
+
+
+def main() -> None:
+    """Compare the working tree with a commit; exit with 1 when the tree costs more CPU."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", default="HEAD~1", help="commit to compare with")
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of turns per load and layout")
+    options = parser.parse_args()
+    found: list[Comparison] = []
+    with tempfile.TemporaryDirectory(prefix="bench-ab-", dir="/tmp") as name, _checked_out(options.base) as base:
+        for layout, workers in _LAYOUTS.items():
+            for load, comparison in _compare(Path(name) / str(workers), base, workers=workers, pairs=options.pairs):
+                print(f"{layout}, CPU per {load}: {comparison}", flush=True)
+                found.append(comparison)
+    sys.exit(1 if any(comparison.is_regression for comparison in found) else 0)
+
+
+@contextmanager
+def _checked_out(commit: str) -> Iterator[Path]:
+    """Check a commit out into a temporary worktree for the block."""
+    with tempfile.TemporaryDirectory(prefix="bench-base-", dir="/tmp") as name:
+        tree = Path(name) / "tree"
+        _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
+        try:
+            yield tree
+        finally:
+            _git("worktree", "remove", "--force", str(tree))
+
+
+def _git(*arguments: str) -> None:
+    subprocess.run(("git", *arguments), cwd=_ROOT, check=True)
+
+
+def _compare(folder: Path, base: Path, *, workers: int, pairs: int) -> Iterator[tuple[str, Comparison]]:
+    """Yield the comparison of each load."""
+    for name in ("mock", "a", "b"):
+        (folder / name).mkdir(parents=True)
+    mock = Mock(folder / "mock")
+    old = Stack(folder / "a", groq_base_url=mock.base_url, workers=workers, tree=base)
+    new = Stack(folder / "b", groq_base_url=mock.base_url, workers=workers)
+    with rounds.running([mock, old, new]) as (started, skipped):
+        if skipped:
+            raise SystemExit("; ".join(f"{name}: {reason}" for name, reason in skipped.items()))
+        assert len(started) == 3
+        rate = min(measure.warm_up(stack, requests=_WARM_UP_REQUESTS) for stack in (old, new))
+        for name, (load, figure) in _LOADS.items():
+            ratios = [_ratio(old, new, load, figure, rate=rate, is_even=pair % 2 == 0) for pair in range(pairs)]
+            say(f"{name}: {len(ratios)} pairs")
+            yield name, Comparison(tuple(ratios))
+
+
+def _ratio(old: Stack, new: Stack, load: Load, figure: str, *, rate: float, is_even: bool) -> float:
+    """Return one ratio; the order of the two changes from pair to pair."""
+    stacks = (old, new) if is_even else (new, old)
+    figures = {id(stack): load(stack, rate)[figure] for stack in stacks}
+    return figures[id(new)] / figures[id(old)]
+
+
+def _requests(stack: Stack, rate: float) -> Figures:
+    return measure.requests(stack, connections=32, seconds=_TURN_SECONDS, rate=rate)
+
+
+def _streams(stack: Stack, rate: float) -> Figures:
+    return measure.many_streams(stack, "bursts", count=_STREAMS, at_once=_STREAMS_AT_ONCE)
+
+
+_LOADS: dict[str, tuple[Load, str]] = {
+    "request": (_requests, "cpu_ms_per_request@32"),
+    "stream event": (_streams, "cpu_ms_per_event@bursts"),
+}
+
+
+if __name__ == "__main__":
+    main()
