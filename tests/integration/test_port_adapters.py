@@ -1,0 +1,511 @@
+"""Contract of the gateway's ports: it holds for the gRPC adapters and for the local ones alike.
+
+The services' domain objects are scripted. Each test runs over both adapters, the gRPC one with a real server and channel.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgspec
+import pytest
+from grpc import aio
+
+from services.auth.keys.model import Denial, Key, KeyId, KeyVerifier, Verification
+from services.auth.rpc import AuthService
+from services.auth.watch.feed import Change, ChangeFeed, Event
+from services.common.errors import InternalError, InvalidRequest, ServiceError, Unavailable
+from services.common.rpc.channel import open_channel
+from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.runtime.clock import SystemClock, utc_now
+from services.common.verdict import Verdict
+from services.gateway.apis.chat_completions.request import parse_chat
+from services.gateway.clients.auth import GrpcAuthClient
+from services.gateway.clients.batched_quota import BatchedQuota, QuotaBatches, ReserveItem, SettleItem
+from services.gateway.clients.inference import GrpcInference
+from services.gateway.clients.quota import GrpcQuotaBatches
+from services.gateway.keys.auth_client import AuthClient, Authentication, WatchEvent
+from services.gateway.requests.ports import Inference
+from services.gateway.requests.types import Chat, Departure, Hold, JSONObject, LimitReached, Principal, RateLimit
+from services.inference.catalogue import Catalogue
+from services.inference.chat import ChatCall, Outcome, RequestContext
+from services.inference.keys.check import KeyCheck
+from services.inference.ledger.writer import LedgerStore
+from services.inference.requests.lifecycle import Answer, Completions
+from services.inference.rpc import InferenceService, UsageService
+from services.local.adapters import LocalAuthClient, LocalInference, LocalQuotaBatches
+from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement
+from services.quota.holds import Unavailable as CounterUnavailable
+from services.quota.rpc import QuotaService
+from stack.auth.v1 import auth_pb2_grpc
+from stack.inference.v1 import inference_pb2_grpc, usage_pb2_grpc
+from stack.quota.v1 import quota_pb2_grpc
+from tests.unit.common.grpc_world import socket_path
+
+_SECONDS = 10
+_DEADLINE_SECONDS = 0.3
+_STATUS = DayStatus(20_000, 3, 1, 1_728_086_400.0)
+_DAY = "2024-10-04"
+_PRINCIPAL = Principal("key_1", "acc_1", 10, None, models=("llama*",))
+_HOLD = Hold("req_1", _PRINCIPAL, _DAY, 1_728_000_000.25, RateLimit(10, 3, 1, _STATUS.reset_at))
+_CHAT = Chat({"messages": [{"role": "user", "content": "hi"}], "model": "llama"}, stream=False, body_bytes=60)
+
+ADAPTERS = pytest.mark.parametrize("adapter", ["grpc", "local"])
+
+
+@asynccontextmanager
+async def _serving(register: Callable[[aio.Server], None]) -> AsyncIterator[aio.Channel]:
+    server = aio.server(interceptors=[ServiceInterceptor()])
+    register(server)
+    path = socket_path()
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    try:
+        async with open_channel(f"unix:{path}") as channel:
+            await channel.channel_ready()
+            yield channel
+    finally:
+        await server.stop(None)
+        path.unlink(missing_ok=True)
+
+
+async def _soon(work: Any) -> Any:
+    return await asyncio.wait_for(work, _SECONDS)
+
+
+# --- quota
+
+
+@dataclass
+class ScriptedHolds:
+    """Stands in for `Holds`: gives the outcomes of a test, raises its error, or never returns."""
+
+    outcomes: Sequence[Any] = ()
+    error: Exception | None = None
+    hangs: bool = False
+    seen: list[Any] = field(default_factory=list)
+
+    async def reserve(self, reservations: Sequence[Reservation]) -> Sequence[Any]:
+        return await self._answer(reservations)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[Any]:
+        return await self._answer(settlements)
+
+    async def _answer(self, items: Sequence[Any]) -> Sequence[Any]:
+        self.seen.append(list(items))
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+        return self.outcomes
+
+
+@asynccontextmanager
+async def _quota(
+    adapter: str, holds: ScriptedHolds, *, timeout_seconds: float = _SECONDS
+) -> AsyncIterator[QuotaBatches]:
+    domain = cast(Holds, holds)
+    if adapter == "local":
+        yield LocalQuotaBatches(domain, timeout_seconds=timeout_seconds)
+        return
+    service = QuotaService(domain, cast(Any, None), cast(Any, None))
+    async with _serving(lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)) as channel:
+        yield GrpcQuotaBatches(channel, timeout_seconds=timeout_seconds)
+
+
+@ADAPTERS
+async def test_each_reserve_of_a_batch_gets_its_own_outcome(adapter: str) -> None:
+    holds = ScriptedHolds([Held(_STATUS, 1_728_000_000.25), Denied(_STATUS), CounterUnavailable()])
+    async with _quota(adapter, holds) as quota:
+        held, denied, unavailable = await quota.reserve([ReserveItem(f"req_{n}", _PRINCIPAL) for n in range(3)])
+
+    assert isinstance(held, Hold)
+    assert (held.request_id, held.day, held.reserved_at) == ("req_0", _DAY, 1_728_000_000.25)
+    assert held.rate_limit == RateLimit(10, 3, 1, _STATUS.reset_at)
+    assert isinstance(denied, LimitReached)
+    assert denied.rate_limit == held.rate_limit
+    assert isinstance(unavailable, Unavailable)
+    assert unavailable.reason == "quota_unavailable"
+    assert holds.seen == [[Reservation(f"req_{n}", "key_1", "acc_1", 10) for n in range(3)]]
+
+
+@ADAPTERS
+async def test_a_hold_that_cannot_be_closed_fails_alone(adapter: str) -> None:
+    holds = ScriptedHolds([True, None, False])
+    items = [SettleItem(_HOLD, verdict) for verdict in (Verdict.CHARGED, Verdict.RELEASED, Verdict.RELEASED)]
+    async with _quota(adapter, holds) as quota:
+        results = await quota.settle(items)
+
+    assert [type(result) for result in results] == [type(None), Unavailable, type(None)]
+    assert holds.seen == [[Settlement("req_1", "key_1", 20_000, item.verdict) for item in items]]
+
+
+@ADAPTERS
+@pytest.mark.parametrize("step", ["reserve", "settle"])
+async def test_a_quota_that_does_not_answer_in_time_is_unavailable(adapter: str, step: str) -> None:
+    async with _quota(adapter, ScriptedHolds(hangs=True), timeout_seconds=_DEADLINE_SECONDS) as quota:
+        call = quota.reserve([ReserveItem("req_1", _PRINCIPAL)]) if step == "reserve" else None
+        with pytest.raises(Unavailable) as raised:
+            await _soon(call or quota.settle([SettleItem(_HOLD, Verdict.CHARGED)]))
+    assert raised.value.reason == "quota_unavailable"
+
+
+@ADAPTERS
+async def test_an_error_of_quota_arrives_with_its_reason(adapter: str) -> None:
+    holds = ScriptedHolds(error=Unavailable("Redis is away.", reason="redis_unavailable"))
+    async with _quota(adapter, holds) as quota:
+        with pytest.raises(Unavailable) as raised:
+            await quota.reserve([ReserveItem("req_1", _PRINCIPAL)])
+    assert (raised.value.reason, raised.value.message) == ("redis_unavailable", "Redis is away.")
+
+
+@ADAPTERS
+async def test_a_defect_of_quota_is_an_internal_error_without_its_text(adapter: str) -> None:
+    async with _quota(adapter, ScriptedHolds(error=ValueError("a secret"))) as quota:
+        with pytest.raises(InternalError) as raised:
+            await quota.reserve([ReserveItem("req_1", _PRINCIPAL)])
+    assert "secret" not in raised.value.message
+
+
+@ADAPTERS
+async def test_a_client_that_leaves_does_not_withdraw_the_reserves_of_others(adapter: str) -> None:
+    holds = ScriptedHolds([Held(_STATUS, 1.0), Held(_STATUS, 1.0)])
+    async with _quota(adapter, holds) as batches:
+        quota = BatchedQuota(batches)
+        leaving = asyncio.create_task(quota.reserve("req_1", _PRINCIPAL))
+        staying = asyncio.create_task(quota.reserve("req_2", _PRINCIPAL))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        hold = await _soon(staying)
+    assert hold.request_id == "req_2"
+    assert [one.request_id for one in holds.seen[0]] == ["req_1", "req_2"]
+
+
+# --- inference
+
+
+@dataclass
+class ScriptedCompletions:
+    """Stands in for `Completions`: gives the parts of a test, raises an exception among them, or waits at the end."""
+
+    parts: Sequence[Any] = ()
+    waits: bool = False
+    calls: list[tuple[ChatCall, RequestContext]] = field(default_factory=list)
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def create(self, call: ChatCall, context: RequestContext) -> Answer:
+        self.calls.append((call, context))
+        try:
+            self.began.set()
+            if self.waits:
+                await asyncio.Event().wait()
+            (part,) = self.parts
+            if isinstance(part, Exception):
+                raise part
+            return cast(Answer, part)
+        finally:
+            self.ended.set()
+
+    async def stream(self, call: ChatCall, context: RequestContext) -> AsyncGenerator[Any, None]:
+        self.calls.append((call, context))
+        try:
+            for part in self.parts:
+                if isinstance(part, Exception):
+                    raise part
+                yield part
+            self.began.set()
+            if self.waits:
+                await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+
+class ScriptedStore:
+    """Stands in for the ledger's store."""
+
+    def __init__(self, *verdicts: Verdict | None) -> None:
+        self._verdicts = list(verdicts)
+        self.asked: list[tuple[str, Outcome | None]] = []
+
+    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
+        self.asked += requests
+        return [self._verdicts.pop(0) for _ in requests]
+
+
+class ScriptedCatalogue:
+    """Stands in for the model list."""
+
+    def listed(self, *, permitted: Sequence[str] = ()) -> list[dict[str, Any]]:
+        return [{"id": "llama", "object": "model", "created": 1, "owned_by": ",".join(permitted), "active": True}]
+
+
+@asynccontextmanager
+async def _inference(
+    adapter: str, completions: ScriptedCompletions, store: ScriptedStore | None = None
+) -> AsyncIterator[Inference]:
+    domain, catalogue = cast(Completions, completions), cast(Catalogue, ScriptedCatalogue())
+    ledger = cast(LedgerStore, store or ScriptedStore())
+    if adapter == "local":
+        yield LocalInference(domain, catalogue, ledger, default_model="default")
+        return
+    chats = InferenceService(domain, catalogue, key_check=cast(KeyCheck, None), default_model="default")
+
+    def register(server: aio.Server) -> None:
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(chats, server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(ledger), server)
+
+    async with _serving(register) as channel:
+        yield GrpcInference(channel, timeout_seconds=_SECONDS)
+
+
+async def _ask(inference: Inference, received: list[Any], *, is_stream: bool) -> None:
+    if not is_stream:
+        await inference.complete(_HOLD, _CHAT)
+        return
+    async for part in inference.stream(_HOLD, _CHAT):
+        received.append(part)  # noqa: PERF401 - what came before an error is kept
+
+
+_BODIES = [
+    b'{"messages":[{"role":"user","content":"hi"}]}',
+    b'{"messages":[{"role":"user","content":"hi"}],"model":"llama","temperature":1,"seed":5,"stop":["a","b"]}',
+    b'{"messages":[{"role":"user","content":[{"type":"text","text":"caf\\u00e9 \\ud83d\\ude00"}]}],"model":"m","n":1}',
+    b'{"messages":[{"role":"user","content":"hi","name":null}],"model":"m","top_p":0.30000000000000004}',
+    b'{"messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true}}',
+    b'{"messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":false}}',
+    b'{"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f","parameters":'
+    b'{"type":"object","properties":{"x":{"type":"number","minimum":1e-7,"default":null}}}}}],"tool_choice":"auto"}',
+    b'{"messages":[{"role":"user","content":"hi"}],"metadata":{"a":"b"},"logit_bias":{},"user":"u","response_format":'
+    b'{"type":"json_schema","json_schema":{"name":"s","schema":{"a":[1,2.5,true,null,{"b":[]}]}}}}',
+]
+
+
+@pytest.mark.parametrize("body", _BODIES)
+async def test_both_adapters_pass_the_same_call_to_inference(body: bytes) -> None:
+    chat = parse_chat(body)
+    seen = []
+    for adapter in ("grpc", "local"):
+        completions = ScriptedCompletions([Answer({}, Verdict.CHARGED)])
+        async with _inference(adapter, completions) as inference:
+            await inference.complete(_HOLD, chat)
+        seen.append(completions.calls[0])
+    (call, context), (local_call, local_context) = seen
+
+    assert _json(local_call.members) == _json(call.members)
+    assert (local_call.model, local_call.asks_for_usage) == (call.model, call.asks_for_usage)
+    assert local_context == context
+
+
+def _json(members: JSONObject) -> Any:
+    """Return what Groq gets; some members are raw JSON."""
+    return msgspec.json.decode(msgspec.json.encode(members))
+
+
+@ADAPTERS
+async def test_an_answer_arrives_with_its_verdict(adapter: str) -> None:
+    members = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": {"content": "é"}}], "extra": None}
+    async with _inference(adapter, ScriptedCompletions([Answer(members, Verdict.CHARGED)])) as inference:
+        completion = await inference.complete(_HOLD, _CHAT)
+    assert msgspec.json.decode(completion.body) == members
+    assert completion.verdict is Verdict.CHARGED
+
+
+@ADAPTERS
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_error_arrives_with_its_verdict_and_facts(adapter: str, is_stream: bool) -> None:
+    error = InvalidRequest("No.", reason="refused", metadata={"param": "model", "verdict": Verdict.RELEASED})
+    parts = [[{"id": "1"}], error] if is_stream else [error]
+    received: list[Any] = []
+    async with _inference(adapter, ScriptedCompletions(parts)) as inference:
+        with pytest.raises(InvalidRequest) as raised:
+            await _ask(inference, received, is_stream=is_stream)
+    assert (raised.value.message, raised.value.reason) == ("No.", "refused")
+    assert raised.value.metadata == {"param": "model", "verdict": "released"}
+    assert received == ([[b'{"id":"1"}']] if is_stream else [])
+
+
+@ADAPTERS
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_defect_of_inference_is_an_internal_error_without_its_text(adapter: str, is_stream: bool) -> None:
+    async with _inference(adapter, ScriptedCompletions([ValueError("a secret")])) as inference:
+        with pytest.raises(InternalError) as raised:
+            await _ask(inference, [], is_stream=is_stream)
+    assert "secret" not in raised.value.message
+
+
+@ADAPTERS
+async def test_events_that_arrived_together_arrive_together_and_the_verdict_last(adapter: str) -> None:
+    parts = [[{"a": 1}, {"b": 2}], [{"c": 3}], Verdict.CHARGED]
+    async with _inference(adapter, ScriptedCompletions(parts)) as inference:
+        received = [part async for part in inference.stream(_HOLD, _CHAT)]
+    assert received == [[b'{"a":1}', b'{"b":2}'], [b'{"c":3}'], *received[2:]]
+    assert [part for part in received[2:] if part is not None] == [Verdict.CHARGED]
+
+
+@ADAPTERS
+async def test_cancelling_a_call_cancels_it_in_inference(adapter: str) -> None:
+    completions = ScriptedCompletions(waits=True)
+    async with _inference(adapter, completions) as inference:
+        call = asyncio.create_task(inference.complete(_HOLD, _CHAT))
+        await _soon(completions.began.wait())
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await _soon(completions.ended.wait())
+
+
+@ADAPTERS
+async def test_closing_a_stream_ends_it_in_inference(adapter: str) -> None:
+    completions = ScriptedCompletions([[{"a": 1}]], waits=True)
+    async with _inference(adapter, completions) as inference:
+        async with aclosing(inference.stream(_HOLD, _CHAT)) as events:
+            assert await _soon(anext(events)) == [b'{"a":1}']
+        await _soon(completions.ended.wait())
+
+
+@ADAPTERS
+async def test_cancelling_the_reader_of_a_stream_ends_it_in_inference(adapter: str) -> None:
+    completions = ScriptedCompletions([[{"a": 1}]], waits=True)
+    async with _inference(adapter, completions) as inference:
+
+        async def read() -> None:
+            async with aclosing(inference.stream(_HOLD, _CHAT)) as events:
+                async for _ in events:
+                    pass
+
+        reader = asyncio.create_task(read())
+        await _soon(completions.began.wait())
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        await _soon(completions.ended.wait())
+
+
+@ADAPTERS
+async def test_abandoned_requests_are_resolved_with_their_reason(adapter: str) -> None:
+    store = ScriptedStore(Verdict.CHARGED, None)
+    async with _inference(adapter, ScriptedCompletions(), store) as inference:
+        first = await inference.resolve_abandoned(_HOLD, Departure.KEY_REVOKED)
+        second = await inference.resolve_abandoned(_HOLD, None)
+    assert (first, second) == (Verdict.CHARGED, None)
+    assert store.asked == [("req_1", Outcome.KEY_REVOKED), ("req_1", None)]
+
+
+@ADAPTERS
+async def test_models_are_listed_for_the_patterns_of_a_key(adapter: str) -> None:
+    async with _inference(adapter, ScriptedCompletions()) as inference:
+        (model,) = await inference.list_models(("llama*", "qwen"))
+    assert (model["id"], model["owned_by"]) == ("llama", "llama*,qwen")
+
+
+# --- auth
+
+
+class ScriptedVerifier:
+    """Stands in for `KeyVerifier`."""
+
+    def __init__(self, outcome: Key | Denial | Exception | None) -> None:
+        self._outcome = outcome
+
+    async def authenticate(self, secret: str) -> Verification:
+        if self._outcome is None:
+            await asyncio.Event().wait()
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return Verification(cast(Any, self._outcome), 7)
+
+
+class ScriptedFeed:
+    """Stands in for `ChangeFeed`."""
+
+    def __init__(self, *events: Event | ServiceError) -> None:
+        self._events = events
+        self.is_closed = asyncio.Event()
+
+    async def watch(self, after_revision: int | None) -> AsyncGenerator[Event, None]:
+        assert after_revision == 3
+        try:
+            for event in self._events:
+                if isinstance(event, ServiceError):
+                    raise event
+                yield event
+            await asyncio.Event().wait()
+        finally:
+            self.is_closed.set()
+
+
+@asynccontextmanager
+async def _auth(
+    adapter: str, verifier: ScriptedVerifier, feed: ScriptedFeed | None = None, *, timeout_seconds: float = _SECONDS
+) -> AsyncIterator[AuthClient]:
+    keys, changes = cast(KeyVerifier, verifier), cast(ChangeFeed, feed or ScriptedFeed())
+    if adapter == "local":
+        yield LocalAuthClient(keys, changes, timeout_seconds=timeout_seconds)
+        return
+    service = AuthService(keys, changes)
+    async with _serving(lambda server: auth_pb2_grpc.add_AuthServiceServicer_to_server(service, server)) as channel:
+        yield GrpcAuthClient(channel, timeout_seconds=timeout_seconds)
+
+
+def _key(**changes: Any) -> Key:
+    now = utc_now(SystemClock())
+    facts = {"name": "k", "prefix": "sk", "daily_limit": 5, "created_at": now, "revoked_at": None, "expires_at": None}
+    return Key(KeyId("key_1"), cast(Any, "acc_1"), **{**facts, **changes})
+
+
+@ADAPTERS
+async def test_a_key_is_authenticated_with_all_that_it_may_do(adapter: str) -> None:
+    expires_at = utc_now(SystemClock()).replace(microsecond=250_000)
+    async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, models=("a", "b*")))) as auth:
+        found = await auth.authenticate("sk_stk_1")
+    assert found.principal is not None
+    assert found.principal.expires_at == pytest.approx(expires_at.timestamp(), abs=1e-6)
+    principal = Principal("key_1", "acc_1", 5, found.principal.expires_at, models=("a", "b*"))
+    assert found == Authentication(principal, "", 7)
+
+
+@ADAPTERS
+@pytest.mark.parametrize("denial", Denial)
+async def test_a_denial_arrives_with_its_reason(adapter: str, denial: Denial) -> None:
+    async with _auth(adapter, ScriptedVerifier(denial)) as auth:
+        assert await auth.authenticate("sk_stk_1") == Authentication(None, denial.value, 7)
+
+
+@ADAPTERS
+@pytest.mark.parametrize("outcome", [None, Unavailable("The database is away.", reason="auth_unavailable")])
+async def test_an_auth_that_cannot_answer_is_unavailable(adapter: str, outcome: Exception | None) -> None:
+    async with _auth(adapter, ScriptedVerifier(outcome), timeout_seconds=_DEADLINE_SECONDS) as auth:
+        with pytest.raises(Unavailable) as raised:
+            await _soon(auth.authenticate("sk_stk_1"))
+    assert raised.value.reason == "auth_unavailable"
+
+
+@ADAPTERS
+async def test_changes_of_keys_are_watched_until_the_watch_is_closed(adapter: str) -> None:
+    feed = ScriptedFeed(
+        Event(4),
+        Event(5, Change(KeyId("key_1"), 5, is_revoked=True)),
+        Event(6, Change(None, 6)),
+    )
+    async with _auth(adapter, ScriptedVerifier(Denial.UNKNOWN), feed) as auth:
+        async with aclosing(cast(AsyncGenerator[WatchEvent, None], auth.watch(3))) as events:
+            seen = [await _soon(anext(events)) for _ in range(3)]
+        await _soon(feed.is_closed.wait())
+    assert seen == [
+        WatchEvent(4),
+        WatchEvent(5, "key_1", is_revoked=True),
+        WatchEvent(6, "", all_keys_changed=True),
+    ]
+
+
+@ADAPTERS
+async def test_a_watch_that_breaks_raises(adapter: str) -> None:
+    feed = ScriptedFeed(Event(4), Unavailable("The database is away.", reason="auth_unavailable"))
+    async with _auth(adapter, ScriptedVerifier(Denial.UNKNOWN), feed) as auth:
+        events = auth.watch(3)
+        assert await _soon(anext(events)) == WatchEvent(4)
+        with pytest.raises(Unavailable):
+            await _soon(anext(events))
