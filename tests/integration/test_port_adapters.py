@@ -1,6 +1,6 @@
 """Contract of the gateway's ports: it holds for the gRPC adapters and for the local ones alike.
 
-The services' domain objects are scripted. Each test runs over both adapters, the gRPC one with a real server and channel.
+The domain objects are scripted. Each test runs over both adapters, the gRPC one with a real server and channel.
 """
 
 import asyncio
