@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from services.quota import metrics as quota_metrics
 from services.quota.settings import QuotaSettings
 
 _ROOT = Path(__file__).parents[2]
+_PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")])
+_PATH = re.compile(r"\b(?:services|tools|tests|deploy|docs|examples|bench|protos|requirements)/[\w./-]*\w")
 _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
 
@@ -76,14 +79,14 @@ def test_no_service_redefines_a_setting_that_all_services_have() -> None:
         assert not set(kind.__annotations__) & set(ServiceSettings.model_fields), kind
 
 
-@pytest.mark.parametrize("page", [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert missing == []
 
 
-@pytest.mark.parametrize("page", [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_links_to_sections_lead_to_one(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)", page.read_text())
     missing = [
@@ -100,10 +103,45 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_names_only_targets_and_files_that_exist() -> None:
-    readme, makefile = (_ROOT / "README.md").read_text(), (_ROOT / "Makefile").read_text()
-    assert "make run" in readme
-    for target in re.findall(r"\bmake ([a-z-]+)", readme):
-        assert f"\n{target}:" in makefile, target
-    for path in re.findall(r"\b(?:tests|services|tools)/[\w/]+\.py", readme):
-        assert (_ROOT / path).exists(), path
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    """`deploy/stackctl` is kubectl's word for a Deployment; an ellipsis cuts a name that is long."""
+    text = page.read_text().replace("deploy/stackctl", "")
+    paths = [match[0] for match in _PATH.finditer(text) if not text[match.end() :].startswith(("…", "-…"))]
+    assert [path for path in paths if not (_ROOT / path).exists() and not (page.parent / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    if page.name == "CONTRIBUTING.md":
+        return
+    files = {path.name for path in (_ROOT / "tests").rglob("test_*.py")}
+    code = "".join(path.read_text() for path in (_ROOT / "tests").rglob("*.py"))
+    text = page.read_text()
+    assert [name for name in re.findall(r"\b(test_\w+\.py)", text) if name not in files] == []
+    assert [name for name in re.findall(r"`(test_\w+)…?`", text) if f"def {name}" not in code] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/guarantees.md", "docs/operations.md"])
+def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+    text, makefile = (_ROOT / page).read_text(), (_ROOT / "Makefile").read_text()
+    targets = re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)
+    assert targets
+    assert [target for target in targets if f"\n{target}:" not in makefile] == []
+
+
+def test_the_readme_says_the_version_of_the_software() -> None:
+    version = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.findall(r"semantic version of its own,\s+(\S+)", (_ROOT / "README.md").read_text()) == [version]
+    assert set(re.findall(r"\bstack:(\d\S*)", (_ROOT / "README.md").read_text())) == {version}
+
+
+def test_the_guide_and_the_map_answer_where_things_are() -> None:
+    questions = (
+        *("key revoked", "slot reserved", "HTTP status", "console page", "request parameter"),
+        *("HTTP surface", "metric", "setting"),
+    )
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        rows = re.findall(r"^\| (Where .+?\?) \| (.+) \|$", (_ROOT / page).read_text(), flags=re.MULTILINE)
+        for question in questions:
+            assert any(question in asked and "services/" in answer for asked, answer in rows), (page, question)
