@@ -132,7 +132,7 @@ async def reserve(channel: aio.Channel, principal: auth_pb2.Principal) -> infere
 
 
 async def settle(channel: aio.Channel, context: inference_pb2.RequestContext, verdict: Verdict) -> None:
-    """Close the hold with inference's verdict. Without a verdict leave it: quota's sweeper asks the ledger."""
+    """Close the hold with inference's verdict. Without a verdict leave it: quota's sweeper reads the ledger."""
     if verdict == inference_pb2.VERDICT_UNSPECIFIED:
         return
     settlement = quota_pb2.Settlement(
