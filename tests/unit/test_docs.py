@@ -132,7 +132,7 @@ def test_every_make_target_that_a_page_names_exists(page: str) -> None:
 
 def test_the_readme_says_the_version_of_the_software() -> None:
     version = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert re.findall(r"semantic version of its own,\s+(\S+)", (_ROOT / "README.md").read_text()) == [version]
+    assert re.findall(r"semantic\s+version\s+of\s+its\s+own,\s+(\S+)", (_ROOT / "README.md").read_text()) == [version]
     assert set(re.findall(r"\bstack:(\d\S*)", (_ROOT / "README.md").read_text())) == {version}
 
 
