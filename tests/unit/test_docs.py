@@ -30,6 +30,9 @@ _PATH = re.compile(r"\b(?:services|tools|tests|deploy|docs|examples|bench|protos
 _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
 
+_NOT_OF_THE_API = frozenset({"caller_not_expected", "no_verdict", "session_ended"})
+"""Reasons that a client of the HTTP API never gets as `error.code`."""
+
 
 def _documented() -> set[tuple[str, str]]:
     text = (_ROOT / "docs" / "configuration.md").read_text()
@@ -128,6 +131,27 @@ def test_every_make_target_that_a_page_names_exists(page: str) -> None:
     targets = re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)
     assert targets
     assert [target for target in targets if f"\n{target}:" not in makefile] == []
+
+
+def _codes_of_failure_modes() -> set[str]:
+    text = (_ROOT / "docs" / "failure-modes.md").read_text()
+    section = text.partition("## By error code\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (.+?) \| (?:[\d, ]+|event) \| ", section, flags=re.MULTILINE)
+    return {code for cell in cells for code in re.findall(r"`(\w+)`", cell)}
+
+
+def test_every_error_code_of_the_api_is_explained_and_none_is_made_up() -> None:
+    """Codes of OpenAI's rules for parameters (`apis/checks.py`) are explained together, in one row."""
+    folders = ("gateway", "quota", "inference", "common")
+    files = [
+        path for name in folders for path in (_ROOT / "services" / name).rglob("*.py") if "console" not in path.parts
+    ]
+    code = "".join(path.read_text() for path in files)
+    named = set(re.findall(r"""(?:reason|code|unavailable_reason)=f?"(\w+)"|"code": "(\w+)\"""", code))
+    ours = {one or other for one, other in named} - _NOT_OF_THE_API
+    documented = _codes_of_failure_modes()
+    assert ours - documented == set()
+    assert {one for one in documented if f'"{one}"' not in code and f"`{one}`" not in code} == set()
 
 
 def test_the_readme_says_the_version_of_the_software() -> None:
