@@ -116,8 +116,6 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    if page.name == "CONTRIBUTING.md":
-        return
     files = {path.name for path in (_ROOT / "tests").rglob("test_*.py")}
     code = "".join(path.read_text() for path in (_ROOT / "tests").rglob("*.py"))
     text = page.read_text()
