@@ -1,11 +1,10 @@
-"""An internal program that calls auth, quota and inference itself, over gRPC, without the gateway.
+"""An internal program that calls auth, quota and inference directly over gRPC, without the gateway.
 
     python examples/internal_caller.py sk_stk_…
 
-asks whose key that is, holds one of its slots, has a question answered as a stream, settles the slot by inference's
-verdict, and shows what a refusal looks like. With three certificate files it speaks mTLS. It needs `grpcio`,
-`grpcio-health-checking`, `grpcio-status` and the stubs in `gen/`; nothing of `services/`. docs/internal-callers.md
-explains it.
+finds out whose key that is, reserves one of its slots, streams an answer, settles the slot by inference's verdict, and
+shows what an error looks like. With three certificate files it uses mTLS. It needs `grpcio`, `grpcio-health-checking`,
+`grpcio-status` and the stubs in `gen/`; nothing of `services/`. docs/internal-callers.md explains it.
 """
 
 import argparse
@@ -32,10 +31,10 @@ Verdict: TypeAlias = "inference_pb2.Verdict.ValueType"
 
 SERVICES = ("auth", "quota", "inference")
 CALL_SECONDS = 2.0
-CHAT_SECONDS = 125.0
-"""A little over inference's own deadline, so that its verdict arrives."""
+CHAT_SECONDS = 305.0
+"""A little more than REQUEST_TIMEOUT_SECONDS, so that inference's verdict arrives."""
 
-# What may be repeated without harm. A chat may not: Groq would be asked, and paid, twice.
+# Calls that may be retried. Do not add chats: Groq would be called, and paid, twice.
 IDEMPOTENT = (
     ("stack.auth.v1.AuthService", "Authenticate"),
     ("stack.quota.v1.QuotaService", "Reserve"),
@@ -62,7 +61,7 @@ SERVICE_CONFIG = {
 
 
 def connect(target: str, service: str, arguments: argparse.Namespace) -> aio.Channel:
-    """Return a channel to a service: over mTLS when there are certificate files, else in plaintext."""
+    """Return a channel to a service: over mTLS if there are certificate files, otherwise in plaintext."""
     options = [("grpc.service_config", json.dumps(SERVICE_CONFIG)), ("grpc.enable_http_proxy", 0)]
     if arguments.certificate is None:
         return aio.insecure_channel(target, options)
@@ -71,13 +70,13 @@ def connect(target: str, service: str, arguments: argparse.Namespace) -> aio.Cha
         private_key=arguments.key.read_bytes(),
         certificate_chain=arguments.certificate.read_bytes(),
     )
-    # The certificate bears the service's own name, wherever it was dialled.
+    # The certificate has the service's own name, whatever address was dialled.
     named = ("grpc.ssl_target_name_override", f"{service}.stack.internal")
     return aio.secure_channel(target, credentials, [*options, named])
 
 
 def error_info(error: aio.AioRpcError) -> error_details_pb2.ErrorInfo:
-    """Return the reason and the facts of a failed call; both are empty when it came from no service of ours."""
+    """Return the reason and the facts of a failed call; both are empty if no service of this stack sent the error."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()
@@ -87,20 +86,20 @@ def error_info(error: aio.AioRpcError) -> error_details_pb2.ErrorInfo:
 
 
 def verdict_of(error: aio.AioRpcError) -> Verdict:
-    """Return the verdict that a failed chat carries; without one nothing is known of its charge."""
+    """Return the verdict of a failed chat; without one, it is not known whether the chat is charged."""
     word = error_info(error).metadata.get("verdict", "unspecified")
     return inference_pb2.Verdict.Value(f"VERDICT_{word.upper()}")
 
 
 async def check_health(name: str, channel: aio.Channel) -> None:
-    """Print whether a service takes calls."""
+    """Print whether a service accepts calls."""
     health = health_pb2_grpc.HealthStub(channel)
     answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_SECONDS)  # type: ignore[attr-defined]
     print(f"{name}: {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}")
 
 
 async def authenticate(channel: aio.Channel, secret: str) -> auth_pb2.Principal:
-    """Return whose key it is; a bad key is an answer, not an error."""
+    """Return the principal of a key; a bad key is a response, not an error."""
     request = auth_pb2.AuthenticateRequest(api_key=secret)
     answer = await auth_pb2_grpc.AuthServiceStub(channel).Authenticate(request, timeout=CALL_SECONDS)
     if answer.HasField("denial"):
@@ -110,22 +109,22 @@ async def authenticate(channel: aio.Channel, secret: str) -> auth_pb2.Principal:
 
 
 async def reserve(channel: aio.Channel, principal: auth_pb2.Principal) -> inference_pb2.RequestContext:
-    """Hold one of the key's slots; return what ties the request to it."""
-    wish = quota_pb2.Reservation(
+    """Reserve one of the key's slots; return the context that connects the request with it."""
+    reservation = quota_pb2.Reservation(
         request_id=f"req_{uuid.uuid4().hex}",
         key_id=principal.key_id,
         account_id=principal.account_id,
         limit=principal.daily_limit,
     )
-    request = quota_pb2.ReserveRequest(reservations=[wish])
+    request = quota_pb2.ReserveRequest(reservations=[reservation])
     answer = await quota_pb2_grpc.QuotaServiceStub(channel).Reserve(request, timeout=CALL_SECONDS)
     (result,) = answer.results
     if result.outcome != quota_pb2.RESERVE_OUTCOME_HELD:
         sys.exit(f"no slot: {quota_pb2.ReserveOutcome.Name(result.outcome)}, {result.status.charged} used today")
     return inference_pb2.RequestContext(
-        request_id=wish.request_id,
-        account_id=wish.account_id,
-        key_id=wish.key_id,
+        request_id=reservation.request_id,
+        account_id=reservation.account_id,
+        key_id=reservation.key_id,
         day=result.status.day,
         reserved_at=result.reserved_at,
         models=principal.models,
@@ -133,17 +132,17 @@ async def reserve(channel: aio.Channel, principal: auth_pb2.Principal) -> infere
 
 
 async def settle(channel: aio.Channel, context: inference_pb2.RequestContext, verdict: Verdict) -> None:
-    """Close the hold as inference says. Without a verdict leave it: quota's sweeper asks the ledger."""
+    """Close the hold with inference's verdict. Without a verdict leave it: quota's sweeper reads the ledger."""
     if verdict == inference_pb2.VERDICT_UNSPECIFIED:
         return
-    end = quota_pb2.Settlement(
+    settlement = quota_pb2.Settlement(
         request_id=context.request_id,
         key_id=context.key_id,
         day=context.day,
         verdict=quota_pb2.Verdict.Value(inference_pb2.Verdict.Name(verdict)),
     )
     quota = quota_pb2_grpc.QuotaServiceStub(channel)
-    await quota.Settle(quota_pb2.SettleRequest(settlements=[end]), timeout=CALL_SECONDS)
+    await quota.Settle(quota_pb2.SettleRequest(settlements=[settlement]), timeout=CALL_SECONDS)
     answer = await quota.GetStatus(quota_pb2.GetStatusRequest(key_ids=[context.key_id]), timeout=CALL_SECONDS)
     (status,) = answer.statuses
     print(f"verdict: {inference_pb2.Verdict.Name(verdict)}; used today: {status.charged}, held: {status.held}")
@@ -152,9 +151,9 @@ async def settle(channel: aio.Channel, context: inference_pb2.RequestContext, ve
 async def show_stream(
     channel: aio.Channel, context: inference_pb2.RequestContext, chat: chat_pb2.ChatRequest
 ) -> Verdict:
-    """Print an answer as it is generated; return the verdict of its last message, or of what went wrong.
+    """Print an answer as it is generated; return the verdict of its last message, or of the error.
 
-    Stopping early is not free: Groq is read to the end.
+    Stopping early is still charged: inference reads Groq to the end.
     """
     request = inference_pb2.StreamChatCompletionRequest(context=context, chat=chat)
     verdict: Verdict = inference_pb2.VERDICT_UNSPECIFIED
@@ -178,7 +177,7 @@ def texts(message: inference_pb2.StreamChatCompletionResponse) -> Iterator[str]:
 
 
 async def answer_of_a_batch_job(channel: aio.Channel, chat: chat_pb2.ChatRequest) -> None:
-    """Ask without a key: the ledger gets a row of its own, and nobody's limit is touched."""
+    """Get an answer without a key: it has its own ledger row and counts against no limit."""
     request = inference_pb2.CreateChatCompletionRequest(chat=chat)
     answer = await inference_pb2_grpc.InferenceServiceStub(channel).CreateChatCompletion(request, timeout=CHAT_SECONDS)
     usage = answer.completion.usage
@@ -186,7 +185,7 @@ async def answer_of_a_batch_job(channel: aio.Channel, chat: chat_pb2.ChatRequest
 
 
 async def show_refusal(channel: aio.Channel) -> None:
-    """Ask for nothing, to see a typed error."""
+    """Send an empty request, to get a typed error."""
     try:
         await answer_of_a_batch_job(channel, chat_pb2.ChatRequest())
     except aio.AioRpcError as error:
@@ -194,7 +193,7 @@ async def show_refusal(channel: aio.Channel) -> None:
 
 
 async def main() -> None:
-    """Do it all once."""
+    """Run each step once."""
     arguments = parse()
     chat = chat_pb2.ChatRequest(messages=[chat_pb2.ChatMessage(role="user", content_text=arguments.prompt)])
     async with AsyncExitStack() as channels:
@@ -214,12 +213,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("api_key", help="an API key, sk_stk_…")
     parser.add_argument("--prompt", default="Say hello in one sentence.")
-    parser.add_argument("--auth", default="127.0.0.1:50051", help="where auth is; default: %(default)s")
-    parser.add_argument("--quota", default="127.0.0.1:50052", help="where quota is; default: %(default)s")
-    parser.add_argument("--inference", default="127.0.0.1:50053", help="where inference is; default: %(default)s")
+    parser.add_argument("--auth", default="127.0.0.1:50051", help="address of auth; default: %(default)s")
+    parser.add_argument("--quota", default="127.0.0.1:50052", help="address of quota; default: %(default)s")
+    parser.add_argument("--inference", default="127.0.0.1:50053", help="address of inference; default: %(default)s")
     parser.add_argument("--certificate", type=Path, help="PEM file of this program's certificate, for mTLS")
     parser.add_argument("--key", type=Path, help="PEM file of its private key")
-    parser.add_argument("--authorities", type=Path, help="PEM file of whom to believe")
+    parser.add_argument("--authorities", type=Path, help="PEM file of the trusted authorities")
     return parser.parse_args()
 
 

@@ -13,7 +13,10 @@ import pytest
 from tests.e2e.stack import Key, Stack
 
 _README = (Path(__file__).parents[2] / "README.md").read_text()
-_CALL_IT = _README.partition("## Call it\n")[2].partition("\n## ")[0]
+_SECTIONS = [
+    _README.partition(f"## {name}\n")[2].partition("\n## ")[0] for name in ("Call it", "Call it from a program")
+]
+_CALL_IT = "\n".join(_SECTIONS)
 _BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", _CALL_IT, flags=re.MULTILINE | re.DOTALL)
 _SECONDS = 30
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,13 @@ from services.quota import metrics as quota_metrics
 from services.quota.settings import QuotaSettings
 
 _ROOT = Path(__file__).parents[2]
+_PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")])
+_PATH = re.compile(r"\b(?:services|tools|tests|deploy|docs|examples|bench|protos|requirements)/[\w./-]*\w")
 _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
+
+_NOT_OF_THE_API = frozenset({"caller_not_expected", "no_verdict", "session_ended"})
+"""Reasons that a client of the HTTP API never gets as `error.code`."""
 
 
 def _documented() -> set[tuple[str, str]]:
@@ -76,14 +82,14 @@ def test_no_service_redefines_a_setting_that_all_services_have() -> None:
         assert not set(kind.__annotations__) & set(ServiceSettings.model_fields), kind
 
 
-@pytest.mark.parametrize("page", [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert missing == []
 
 
-@pytest.mark.parametrize("page", [*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_links_to_sections_lead_to_one(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)", page.read_text())
     missing = [
@@ -100,10 +106,64 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_names_only_targets_and_files_that_exist() -> None:
-    readme, makefile = (_ROOT / "README.md").read_text(), (_ROOT / "Makefile").read_text()
-    assert "make run" in readme
-    for target in re.findall(r"\bmake ([a-z-]+)", readme):
-        assert f"\n{target}:" in makefile, target
-    for path in re.findall(r"\b(?:tests|services|tools)/[\w/]+\.py", readme):
-        assert (_ROOT / path).exists(), path
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    """`deploy/stackctl` is kubectl's word for a Deployment; an ellipsis cuts a name that is long."""
+    text = page.read_text().replace("deploy/stackctl", "")
+    paths = [match[0] for match in _PATH.finditer(text) if not text[match.end() :].startswith(("…", "-…"))]
+    assert [path for path in paths if not (_ROOT / path).exists() and not (page.parent / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    files = {path.name for path in (_ROOT / "tests").rglob("test_*.py")}
+    code = "".join(path.read_text() for path in (_ROOT / "tests").rglob("*.py"))
+    text = page.read_text()
+    assert [name for name in re.findall(r"\b(test_\w+\.py)", text) if name not in files] == []
+    assert [name for name in re.findall(r"`(test_\w+)…?`", text) if f"def {name}" not in code] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/guarantees.md", "docs/operations.md"])
+def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+    text, makefile = (_ROOT / page).read_text(), (_ROOT / "Makefile").read_text()
+    targets = re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)
+    assert targets
+    assert [target for target in targets if f"\n{target}:" not in makefile] == []
+
+
+def _codes_of_failure_modes() -> set[str]:
+    text = (_ROOT / "docs" / "failure-modes.md").read_text()
+    section = text.partition("## By error code\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (.+?) \| (?:[\d, ]+|event) \| ", section, flags=re.MULTILINE)
+    return {code for cell in cells for code in re.findall(r"`(\w+)`", cell)}
+
+
+def test_every_error_code_of_the_api_is_explained_and_none_is_made_up() -> None:
+    """Codes of OpenAI's rules for parameters (`apis/checks.py`) are explained together, in one row."""
+    folders = ("gateway", "quota", "inference", "common")
+    files = [
+        path for name in folders for path in (_ROOT / "services" / name).rglob("*.py") if "console" not in path.parts
+    ]
+    code = "".join(path.read_text() for path in files)
+    named = set(re.findall(r"""(?:reason|code|unavailable_reason)=f?"(\w+)"|"code": "(\w+)\"""", code))
+    ours = {one or other for one, other in named} - _NOT_OF_THE_API
+    documented = _codes_of_failure_modes()
+    assert ours - documented == set()
+    assert {one for one in documented if f'"{one}"' not in code and f"`{one}`" not in code} == set()
+
+
+def test_the_readme_says_the_version_of_the_software() -> None:
+    version = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.findall(r"semantic\s+version\s+of\s+its\s+own,\s+(\S+)", (_ROOT / "README.md").read_text()) == [version]
+    assert set(re.findall(r"\bstack:(\d\S*)", (_ROOT / "README.md").read_text())) == {version}
+
+
+def test_the_guide_and_the_map_answer_where_things_are() -> None:
+    questions = (
+        *("key revoked", "slot reserved", "HTTP status", "console page", "request parameter"),
+        *("HTTP surface", "metric", "setting"),
+    )
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        rows = re.findall(r"^\| (Where .+?\?) \| (.+) \|$", (_ROOT / page).read_text(), flags=re.MULTILINE)
+        for question in questions:
+            assert any(question in asked and "services/" in answer for asked, answer in rows), (page, question)

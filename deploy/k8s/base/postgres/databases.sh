@@ -1,4 +1,4 @@
-# Run once, on an empty volume: a role and a database for each service that has one, closed to the other.
+# Runs once, on an empty volume: creates a role and a database for auth and inference, each closed to the other.
 for name in auth inference; do
     variable="$(echo "$name" | tr a-z A-Z)_DATABASE_PASSWORD"
     psql --set ON_ERROR_STOP=1 --username postgres --dbname postgres \
