@@ -1,0 +1,84 @@
+"""gRPC client of inference."""
+
+from collections.abc import AsyncGenerator, Sequence
+
+from grpc import aio
+
+from services.common.concurrency.batch import Batcher
+from services.common.errors import rpc_errors
+from services.common.rpc import json_codec
+from services.common.runtime.memory import Trimmer
+from services.common.verdict import Verdict
+from services.gateway.clients import translate
+from services.gateway.requests.types import Chat, Completion, Departure, Hold, JSONObject
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
+
+_RESOLVE_ITEMS_MAX = 500
+_RESOLVE_SECONDS = 5.0
+_LIST_SECONDS = 5.0
+
+
+class GrpcInference:
+    """`Inference` over gRPC."""
+
+    def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
+        """Call over `channel`. A chat takes at most `timeout_seconds`, a stream to its end."""
+        self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        self._usage = usage_pb2_grpc.UsageServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+        self._trimmer = Trimmer()
+        self._abandoned = Batcher(
+            self._resolve_abandoned, name="resolve", max_items=_RESOLVE_ITEMS_MAX, max_concurrent_batches=1
+        )
+
+    async def complete(self, hold: Hold, chat: Chat) -> Completion:
+        """Return the whole answer; see `Inference.complete`."""
+        request = inference_pb2.CreateChatCompletionRequest(
+            context=translate.request_context(hold), chat=translate.chat_request(chat), wants_json=True
+        )
+        try:
+            with rpc_errors(unavailable_reason="inference_unavailable"):
+                response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
+        finally:
+            self._trimmer.note_freed(chat.body_bytes)
+        # An inference of the previous version does not send JSON.
+        text = response.completion_json or json_codec.encode(response.completion)
+        return Completion(text, translate.verdict(response.verdict))
+
+    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+        """Yield events and the verdict; see `Inference.stream`."""
+        request = inference_pb2.StreamChatCompletionRequest(
+            context=translate.request_context(hold), chat=translate.chat_request(chat), wants_json=True
+        )
+        verdict: Verdict | None = None
+        call = self._stub.StreamChatCompletion(request, timeout=self._timeout_seconds)
+        try:
+            with rpc_errors(unavailable_reason="inference_unavailable"):
+                async for response in call:
+                    if response.chunks_json:
+                        yield list(response.chunks_json)
+                    elif response.chunks:
+                        yield [json_codec.encode(chunk) for chunk in response.chunks]
+                    verdict = translate.verdict(response.verdict)
+            yield verdict
+        finally:
+            call.cancel()  # Does nothing when the call has ended.
+            self._trimmer.note_freed(chat.body_bytes)
+
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+        """Return the verdict of an abandoned request's row; see `Inference.resolve_abandoned`."""
+        outcome = "" if departure is None else departure.value
+        return await self._abandoned.submit(usage_pb2.AbandonedRequest(request_id=hold.request_id, outcome=outcome))
+
+    async def _resolve_abandoned(self, requests: Sequence[usage_pb2.AbandonedRequest]) -> Sequence[Verdict | None]:
+        request = usage_pb2.ResolveAbandonedRequest(requests=requests)
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            response = await self._usage.ResolveAbandoned(request, timeout=_RESOLVE_SECONDS)
+        return [translate.verdict(verdict) for verdict in response.verdicts]
+
+    async def list_models(self, permitted: Sequence[str] = ()) -> list[JSONObject]:
+        """Return models as JSON objects; see `Models.list_models`."""
+        request = inference_pb2.ListModelsRequest(permitted=permitted)
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            response = await self._stub.ListModels(request, timeout=_LIST_SECONDS)
+        return translate.models(list(response.models))

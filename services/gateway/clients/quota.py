@@ -1,0 +1,65 @@
+"""gRPC client of quota."""
+
+from collections.abc import Sequence
+
+from grpc import aio
+
+from services.common.errors import Unavailable, rpc_errors
+from services.common.timestamps import unix_seconds
+from services.common.verdict import Verdict
+from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
+from services.gateway.requests.types import Hold, LimitReached, RateLimit
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+_VERDICTS = {Verdict.CHARGED: quota_pb2.VERDICT_CHARGED, Verdict.RELEASED: quota_pb2.VERDICT_RELEASED}
+
+
+class GrpcQuotaBatches:
+    """`QuotaBatches` over gRPC."""
+
+    def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
+        """Call over `channel`. One call takes at most `timeout_seconds`."""
+        self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def reserve(self, items: Sequence[ReserveItem]) -> Sequence[Hold | LimitReached | Unavailable]:
+        """Return the outcome of each item, in order."""
+        request = quota_pb2.ReserveRequest(reservations=[_reservation(item) for item in items])
+        with rpc_errors(unavailable_reason="quota_unavailable"):
+            response = await self._stub.Reserve(request, timeout=self._timeout_seconds)
+        return [_outcome(item, result) for item, result in zip(items, response.results, strict=True)]
+
+    async def settle(self, items: Sequence[SettleItem]) -> Sequence[Unavailable | None]:
+        """Close each hold; `Unavailable` in place of None when one could not be closed."""
+        request = quota_pb2.SettleRequest(settlements=[_settlement(item) for item in items])
+        with rpc_errors(unavailable_reason="quota_unavailable"):
+            response = await self._stub.Settle(request, timeout=self._timeout_seconds)
+        return [not_settled() if result.failed else None for result in response.results]
+
+
+def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
+    return quota_pb2.Reservation(
+        request_id=item.request_id,
+        key_id=item.principal.key_id,
+        account_id=item.principal.account_id,
+        limit=item.principal.daily_limit,
+    )
+
+
+def _outcome(item: ReserveItem, result: quota_pb2.ReserveResult) -> Hold | LimitReached | Unavailable:
+    if result.outcome == quota_pb2.RESERVE_OUTCOME_UNAVAILABLE:
+        return counter_unavailable()
+    status = result.status
+    rate_limit = RateLimit(item.principal.daily_limit, status.charged, status.held, float(status.reset_at.seconds))
+    if result.outcome == quota_pb2.RESERVE_OUTCOME_DENIED:
+        return LimitReached(rate_limit)
+    return Hold(item.request_id, item.principal, status.day, unix_seconds(result.reserved_at), rate_limit)
+
+
+def _settlement(item: SettleItem) -> quota_pb2.Settlement:
+    return quota_pb2.Settlement(
+        request_id=item.hold.request_id,
+        key_id=item.hold.principal.key_id,
+        day=item.hold.day,
+        verdict=_VERDICTS[item.verdict],
+    )
