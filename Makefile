@@ -29,7 +29,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-quick bench bench-quota bench-profile soak dashboard
+.PHONY: test test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -91,9 +91,9 @@ bench: .venv/bench.stamp ## Measure the product beside LiteLLM, Portkey, a bare 
 	@$(MAKE) --no-print-directory .venv-bench/portkey.stamp || echo "Portkey cannot be installed (above is why) and is skipped"
 	$(BIN)/python -m bench
 
-bench-quick: .venv/dev.stamp ## See within 90 s that CPU per request, beside a bare pass-through, is no worse than it was
+bench-ab: .venv/dev.stamp ## Compare CPU per request and stream event with the commit BASE=HEAD~1, in pairs of turns
 	@$(call debian-packages,$(BENCH_PACKAGES))
-	$(BIN)/python -m bench.quick
+	$(BIN)/python -m bench.ab --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1)
 
 bench-quota: .venv/dev.stamp ## See how many slots one quota process reserves a second, on one key and on 10,000
 	$(BIN)/python -m bench.quota

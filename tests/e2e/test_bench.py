@@ -51,7 +51,7 @@ def test_every_request_that_the_bench_has_answered_is_charged_once(product: Stac
 
 
 @pytest.mark.skipif(
-    not (shutil.which("nginx") and _LUA.exists()), reason="nginx with Lua is installed by `make bench-quick`"
+    not (shutil.which("nginx") and _LUA.exists()), reason="nginx with Lua is installed by `make bench-ab`"
 )
 @pytest.mark.parametrize("shape", ["bursts", "spaced"])
 def test_the_mock_of_groq_sends_whole_streams_of_a_hundred_events(folder: Path, shape: streams.Shape) -> None:

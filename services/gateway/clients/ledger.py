@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.errors import NotFound, Unavailable, rpc_errors
-from services.gateway.requests.types import Principal, RateLimit
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, Usage, iso_time
+from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 

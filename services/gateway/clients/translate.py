@@ -1,11 +1,11 @@
 """OpenAI's JSON ↔ protobuf."""
 
+from services.common.errors import InvalidRequest, TooLarge
 from services.common.rpc import json_codec
 from services.common.rpc.channel import MESSAGE_BYTES_MAX
-from services.common.errors import InvalidRequest, TooLarge
 from services.common.timestamps import timestamp
-from services.gateway.requests.types import Chat, Hold, JSONObject
 from services.common.verdict import Verdict
+from services.gateway.requests.types import Chat, Hold, JSONObject
 from stack.inference.v1 import chat_pb2, inference_pb2
 
 _CHAT_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536

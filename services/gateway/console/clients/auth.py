@@ -10,7 +10,7 @@ from grpc import aio
 from services.common.errors import Unauthenticated, rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
 from services.gateway.clients.auth import principal_of
-from services.gateway.console.ports import Event, Key, Keys, NewKey, OpenSession, Reset, SignUp, Session
+from services.gateway.console.ports import Event, Key, Keys, NewKey, OpenSession, Reset, Session, SignUp
 from services.gateway.requests.types import Principal
 from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 

@@ -7,9 +7,9 @@ from grpc import aio
 from services.common.batched import batched
 from services.common.errors import rpc_errors
 from services.common.timestamps import unix_seconds
-from services.gateway.console.ports import KeyDay, RequestFilter
-from services.gateway.clients.ledger import GrpcLedger, receipt_of
 from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.clients.ledger import GrpcLedger, receipt_of
+from services.gateway.console.ports import KeyDay, RequestFilter
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 

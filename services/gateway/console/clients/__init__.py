@@ -1,0 +1,1 @@
+"""gRPC clients of the console, each bound to one session."""
