@@ -1,4 +1,4 @@
-"""What the quota service is made of."""
+"""Wires and runs the quota service."""
 
 import logging
 from contextlib import AsyncExitStack
@@ -23,11 +23,11 @@ _log = logging.getLogger(__name__)
 _SERVICE = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
 _CALLERS = {_SERVICE: (identity("gateway"), identity("stackctl"))}
 _SWEEP_LEDGER_SECONDS = 10.0
-"""The sweeper counts whole days of many keys, and nobody waits for it."""
+"""Longer than the request path's time-out: the sweeper counts whole days of many keys, and no request waits for it."""
 
 
 async def serve(settings: QuotaSettings) -> None:
-    """Serve until told to stop."""
+    """Serve until the process is asked to stop."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         stack.enter_context(metrics.served(settings.metrics_listen))
