@@ -1,4 +1,4 @@
-"""What the inference service is made of."""
+"""Wires and runs the inference service."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -29,9 +29,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
 
 _SPARE_CONNECTIONS = 2
-"""For the model list, which is asked for beside the calls."""
-_ROWS_SECONDS_MIN = 3.0
-"""Rows of requests that took the whole grace are still written."""
+"""For model lists and key checks, which run next to the calls."""
+_FLUSH_SECONDS_MIN = 3.0
+"""Minimum time to write the last rows, even if requests took the whole shutdown grace period."""
 
 _CALLERS = {
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
@@ -42,9 +42,13 @@ _CALLERS = {
 
 
 async def serve(settings: InferenceSettings) -> None:
-    """Serve until told to stop."""
+    """Serve until the process is asked to stop.
+
+    Raises:
+        StartError: No Groq key is set.
+    """
     if not settings.keys:
-        raise StartError("no Groq key: set GROQ_API_KEY (or GROQ_API_KEYS, separated by commas)")
+        raise StartError("no Groq key is set: set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list")
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
@@ -57,7 +61,7 @@ async def serve(settings: InferenceSettings) -> None:
             )
         )
         store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))
-        wire = await stack.enter_async_context(
+        transport = await stack.enter_async_context(
             open_groq(
                 settings.keys,
                 base_url=settings.groq_base_url,
@@ -65,7 +69,7 @@ async def serve(settings: InferenceSettings) -> None:
                 connect_timeout_seconds=settings.connect_timeout_seconds,
             )
         )
-        provider = GroqProvider(wire, answer_bytes_max=settings.answer_bytes_max)
+        provider = GroqProvider(transport, answer_bytes_max=settings.answer_bytes_max)
         keys = KeyPool(
             len(settings.keys),
             SystemClock(),
@@ -117,12 +121,12 @@ async def serve(settings: InferenceSettings) -> None:
         )
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server.grpc)
         await server.run(list(_CALLERS))
-        # Callers are gone or done. What is still being read has the rest of the grace, and so have rows.
+        # No RPC is in progress any more. Detached requests and rows get the rest of the grace period.
         await server.wait_in_grace(completions.finish())
         await completions.close()
-        await ledger.close(timeout_seconds=max(_ROWS_SECONDS_MIN, server.grace_left_seconds))
+        await ledger.close(timeout_seconds=max(_FLUSH_SECONDS_MIN, server.grace_left_seconds))
 
 
 async def migrate(settings: InferenceSettings) -> None:
-    """Bring the ledger's schema up to date."""
+    """Migrate the ledger's schema to the latest version."""
     await database.migrate(settings.ledger_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
