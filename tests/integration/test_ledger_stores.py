@@ -27,7 +27,7 @@ from services.inference.ledger.tables import metadata
 from services.inference.ledger.writer import RequestsPage
 from tests.contracts.ledger_store import ROW, LedgerStoreContract
 
-MIGRATIONS = Path(store_module.__file__).parent / "migrations"
+MIGRATIONS = Path(store_module.__file__).parent.parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
 ROOT = Path(__file__).parents[2]
 

@@ -33,7 +33,7 @@ from services.inference.rpc import InferenceService, UsageService
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
 from tests.unit.inference.upstream import OSS, calling
 
-MIGRATIONS = Path(store_module.__file__).parent / "migrations"
+MIGRATIONS = Path(store_module.__file__).parent.parent / "migrations"
 DAY = "2026-08-02"
 CHARGED, RELEASED, NO_VERDICT = (
     inference_pb2.VERDICT_CHARGED,
