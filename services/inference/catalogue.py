@@ -62,7 +62,7 @@ class Catalogue:
         self._sleep = sleep
         self._models: Mapping[str, JSONObject] = {str(model["id"]): model for model in BUILT_IN_MODELS}
 
-    async def keep_fresh(self) -> None:
+    async def refresh_periodically(self) -> None:
         """Refresh the list every minute until cancelled; after a failure, retry with exponential backoff."""
         retry_seconds = _RETRY_SECONDS
         while True:
@@ -83,7 +83,7 @@ class Catalogue:
         self._models = {str(model.get("id")): model for model in models}
         return True
 
-    def listed(self, *, permitted: Sequence[str] = ()) -> list[JSONObject]:
+    def list_models(self, *, permitted: Sequence[str] = ()) -> list[JSONObject]:
         """Return the permitted models: Groq's, and aliases with the details of their models.
 
         Args:

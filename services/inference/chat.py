@@ -87,7 +87,7 @@ class ChatCall:
     """Members of the request's JSON object, without `model` and `stream`."""
     model: str
     """Requested model, with the default applied."""
-    asks_for_usage: bool
+    include_usage: bool
     """Whether the stream must end with a chunk that contains only the usage."""
     size_bytes: int = 0
     """Size of the protobuf message."""
@@ -160,7 +160,7 @@ class Lease(Protocol):
     def key(self) -> int:
         """Index of the key."""
 
-    def limits_learned(self, *, cooldown_seconds: float) -> None:
+    def record_limits(self, *, cooldown_seconds: float) -> None:
         """Record the rate limits in a response's headers.
 
         Args:

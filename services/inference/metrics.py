@@ -69,7 +69,7 @@ class KeyStates(Protocol):
         """Return the number of models for which a key is cooling down or has an open circuit."""
 
 
-def watch_keys(keys: KeyStates) -> None:
+def export_keys(keys: KeyStates) -> None:
     """Export the state of each key, read at each scrape. Keys are numbered from 1, in the order of the settings."""
     for key in range(len(keys)):
         name = str(key + 1)
@@ -77,7 +77,7 @@ def watch_keys(keys: KeyStates) -> None:
         UPSTREAM_COOLDOWNS.labels(name).set_function(partial(keys.cooling_models, key))
 
 
-def note_key_check(key: int, state: str, states: Iterable[str]) -> None:
+def set_key_check(key: int, state: str, states: Iterable[str]) -> None:
     """Export the result of a key's check.
 
     Args:

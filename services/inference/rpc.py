@@ -71,7 +71,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
         """List the available models."""
-        listed = self._catalogue.listed(permitted=tuple(request.permitted))
+        listed = self._catalogue.list_models(permitted=tuple(request.permitted))
         return inference_pb2.ListModelsResponse(models=translate.models(listed))
 
     async def GetDependencies(
@@ -103,7 +103,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         check_ids("excluded_request_ids", request.excluded_request_ids)
         counts = await self._store.count_charged(
             [(key_day.key_id, key_day.day) for key_day in request.key_days],
-            reserved_before=translate.time_before(request),
+            reserved_before=translate.reserved_before(request),
             excluded=request.excluded_request_ids,
         )
         return usage_pb2.CountChargedResponse(counts=counts)
@@ -127,24 +127,24 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         summaries = await self._store.summarize(
             request.key_id, account_id=request.account_id, from_day=request.from_day, to_day=request.to_day
         )
-        return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(one) for one in summaries])
+        return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(summary) for summary in summaries])
 
     async def CloseUnknown(
         self, request: usage_pb2.CloseUnknownRequest, context: Context
     ) -> usage_pb2.CloseUnknownResponse:
         """Insert an `unknown` row for each request without a row and return all verdicts."""
         check_size("contexts", len(request.contexts))
-        verdicts = await self._store.close_unknown([translate.known_context(one) for one in request.contexts])
-        return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(one) for one in verdicts])
+        verdicts = await self._store.close_unknown([translate.required_context(item) for item in request.contexts])
+        return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(verdict) for verdict in verdicts])
 
     async def ResolveAbandoned(
         self, request: usage_pb2.ResolveAbandonedRequest, context: Context
     ) -> usage_pb2.ResolveAbandonedResponse:
         """Return the verdicts of requests that a gateway abandoned, and record the reasons."""
         check_size("requests", len(request.requests))
-        check_ids("requests", [one.request_id for one in request.requests])
-        verdicts = await self._store.resolve_abandoned([abandoned_request(one) for one in request.requests])
-        return usage_pb2.ResolveAbandonedResponse(verdicts=[translate.verdict(one) for one in verdicts])
+        check_ids("requests", [item.request_id for item in request.requests])
+        verdicts = await self._store.resolve_abandoned([abandoned_request(item) for item in request.requests])
+        return usage_pb2.ResolveAbandonedResponse(verdicts=[translate.verdict(verdict) for verdict in verdicts])
 
     async def ListRequests(
         self, request: usage_pb2.ListRequestsRequest, context: Context
@@ -161,5 +161,5 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         for key_id in request.key_ids:
             check_required_id("key_ids", key_id)
         times = await self._store.last_uses(request.key_ids)
-        uses = [translate.last_use(*one) for one in zip(request.key_ids, times, strict=True)]
+        uses = [translate.last_use(key_id, used_at) for key_id, used_at in zip(request.key_ids, times, strict=True)]
         return usage_pb2.ListLastUsesResponse(last_uses=uses)

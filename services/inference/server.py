@@ -17,7 +17,7 @@ from services.inference.keys.check import KeyCheck
 from services.inference.keys.pool import KeyPool
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger
-from services.inference.metrics import watch_keys
+from services.inference.metrics import export_keys
 from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.upstream import ModelLister, Upstream
@@ -82,7 +82,7 @@ async def serve(settings: InferenceSettings) -> None:
             allowed=settings.models_allowed,
             fallbacks=settings.model_fallbacks,
         )
-        await stack.enter_async_context(running(catalogue.keep_fresh()))
+        await stack.enter_async_context(running(catalogue.refresh_periodically()))
         limiter = ConcurrencyLimiter(
             calls_max=settings.concurrency_max,
             per_account_max=settings.calls_per_account_max,
@@ -98,7 +98,7 @@ async def serve(settings: InferenceSettings) -> None:
             clock=SystemClock(),
         )
         ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
-        watch_keys(keys)
+        export_keys(keys)
         key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
         await stack.enter_async_context(running(key_check.run()))
         completions = Completions(

@@ -48,7 +48,7 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
     if options:
         members["stream_options"] = options
     members.pop("stream", None)  # The RPC determines whether to stream.
-    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
+    return ChatCall(members, model, include_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
 
 
 def request_context(context: inference_pb2.RequestContext) -> RequestContext:
@@ -60,10 +60,10 @@ def request_context(context: inference_pb2.RequestContext) -> RequestContext:
     if not context.request_id:
         now = time.time()
         return RequestContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=tuple(context.models))
-    return known_context(context)
+    return required_context(context)
 
 
-def known_context(context: inference_pb2.RequestContext) -> RequestContext:
+def required_context(context: inference_pb2.RequestContext) -> RequestContext:
     """Convert the context of a request that has a hold.
 
     Raises:
@@ -111,7 +111,7 @@ def _filled(message: MessageT, members: JSONObject) -> MessageT:
     return message
 
 
-def time_before(request: usage_pb2.CountChargedRequest) -> float | None:
+def reserved_before(request: usage_pb2.CountChargedRequest) -> float | None:
     """Return `reserved_before` in Unix seconds; None if it is absent."""
     if not request.HasField("reserved_before"):
         return None

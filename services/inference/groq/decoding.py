@@ -100,7 +100,7 @@ def checked(members: JSONObject, size: int) -> JSONObject:
     if outline.x_groq and outline.x_groq.id and len(outline.x_groq.id) > _UPSTREAM_ID_CHARACTERS_MAX:
         members["x_groq"]["id"] = outline.x_groq.id[:_UPSTREAM_ID_CHARACTERS_MAX]
     if outline.usage is not None:
-        IMPLAUSIBLE_COUNTS.inc(sum(type(one) is int and one > TOKENS_MAX for one in outline.usage.values()))
+        IMPLAUSIBLE_COUNTS.inc(sum(type(count) is int and count > TOKENS_MAX for count in outline.usage.values()))
     return members
 
 

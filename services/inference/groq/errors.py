@@ -91,12 +91,12 @@ class ModelRefused(NotFound):
     """The model does not exist, or the key's organisation may not use it.
 
     Attributes:
-        is_of_key: Whether a key of another organisation may be able to use it.
+        is_key_specific: Whether a key of another organisation may be able to use it.
     """
 
-    def __init__(self, message: str, *, is_of_key: bool, code: str = "model_not_found") -> None:
+    def __init__(self, message: str, *, is_key_specific: bool, code: str = "model_not_found") -> None:
         super().__init__(message, reason=code, metadata={"code": code})
-        self.is_of_key = is_of_key
+        self.is_key_specific = is_key_specific
 
 
 def result_of(exc: BaseException) -> CallResult:

@@ -17,22 +17,22 @@ _NO_OUTPUT = frozenset({"role", "channel"})
 class EventShaper:
     """Converts the events of one attempt at a stream, and collects usage and ids from them."""
 
-    def __init__(self, *, completion_id: str, model: str, asks_for_usage: bool) -> None:
+    def __init__(self, *, completion_id: str, model: str, include_usage: bool) -> None:
         """Create a shaper for one attempt.
 
         Args:
             completion_id: Id of every event.
             model: Model name of every event.
-            asks_for_usage: Whether the client requested a usage chunk.
+            include_usage: Whether the client requested a usage chunk.
         """
         self._id = completion_id
         self._model = model
-        self._asks_for_usage = asks_for_usage
+        self._asks_for_usage = include_usage
         self._usage: JSONObject | None = None
         self._finishing: JSONObject | None = None
         self._last: JSONObject = {}
         """The last event with choices, from which the usage chunk copies `_FRAME_FIELDS`."""
-        self._usage_chunk_pending = asks_for_usage
+        self._usage_chunk_pending = include_usage
         self.upstream_id = ""
         """Groq's request id; empty until it is known."""
         self.output_chunks = 0
@@ -52,7 +52,7 @@ class EventShaper:
         return self._release() + self._usage_chunk({**frame, "choices": []})
 
     @property
-    def is_answer(self) -> bool:
+    def has_answer(self) -> bool:
         """Whether Groq sent output or a finish reason."""
         return self.output_chunks > 0 or self._has_finished
 

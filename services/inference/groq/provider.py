@@ -52,7 +52,7 @@ class GroqProvider:
         with _connection_errors():
             async with await self._transport.post(body, key=lease.key) as response:
                 await _raise_for_status(response)
-                lease.limits_learned(cooldown_seconds=cooldown_after_answer(response.headers))
+                lease.record_limits(cooldown_seconds=cooldown_after_answer(response.headers))
                 text = await _read(response, bytes_max=self._answer_bytes_max)
         return Reply(_answer(text))
 
@@ -69,7 +69,7 @@ class GroqProvider:
         async with response:
             with _connection_errors():
                 await _raise_for_status(response)
-            lease.limits_learned(cooldown_seconds=cooldown_after_answer(response.headers))
+            lease.record_limits(cooldown_seconds=cooldown_after_answer(response.headers))
             yield _batches(response.content, EventReader(event_bytes_max=self._answer_bytes_max))
 
     async def list_models(self, lease: Lease) -> list[JSONObject]:

@@ -97,14 +97,14 @@ def _text(details: Mapping[str, Any], name: str) -> str:
 
 def _forbidden(details: Mapping[str, Any]) -> ServiceError:
     if _text(details, "code").startswith("model_"):
-        return ModelRefused(_NOT_PERMITTED, is_of_key=True)
+        return ModelRefused(_NOT_PERMITTED, is_key_specific=True)
     return UpstreamFailed("The model provider refused access. Try again.", reason="upstream_misconfigured")
 
 
 def _invalid(details: Mapping[str, Any]) -> ServiceError:
     code = _text(details, "code")
     if code == "model_decommissioned":
-        return ModelRefused(_MESSAGES[code], is_of_key=False, code=code)
+        return ModelRefused(_MESSAGES[code], is_key_specific=False, code=code)
     message = _MESSAGES.get(code) or _cleaned(_text(details, "message")) or "The model refused the request."
     facts = _without_empty(
         param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation")
@@ -114,7 +114,7 @@ def _invalid(details: Mapping[str, Any]) -> ServiceError:
 
 def _not_found(details: Mapping[str, Any]) -> ServiceError:
     message = _cleaned(_text(details, "message")) or "The model does not exist."
-    return ModelRefused(message, is_of_key=False)
+    return ModelRefused(message, is_key_specific=False)
 
 
 def _without_empty(**values: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from services.common.errors import ServiceError
 from services.inference.groq.errors import KeyRefused
-from services.inference.metrics import note_key_check
+from services.inference.metrics import set_key_check
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 5.0
@@ -72,7 +72,7 @@ class KeyCheck:
             before = self._states
             self._states = await asyncio.gather(*(self._check(key) for key in range(len(before))))
             for key, state in enumerate(self._states):
-                note_key_check(key, state, list(KeyState))
+                set_key_check(key, state, list(KeyState))
             if self._states != before and self.message:
                 _log.error(self.message)
             await asyncio.sleep(_FAILURE_INTERVAL_SECONDS if self.message else _INTERVAL_SECONDS)

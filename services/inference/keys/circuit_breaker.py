@@ -67,7 +67,7 @@ class CircuitBreaker:
 
     def begin(self, account_id: str, now: float) -> bool:
         """Record the start of an allowed call and return whether it is a probe."""
-        self._note_traffic(account_id, now)
+        self._record_traffic(account_id, now)
         if not self._openings:
             return False
         self._probes[account_id] = now + _PROBE_SECONDS
@@ -106,7 +106,7 @@ class CircuitBreaker:
         share, limit = self._failures_max, self._failures_max * accounts
         return sum(min(count * accounts, share) for count in self._failures.values()) >= limit
 
-    def _note_traffic(self, account_id: str, now: float) -> None:
+    def _record_traffic(self, account_id: str, now: float) -> None:
         self._traffic.pop(account_id, None)
         self._traffic[account_id] = now
         if len(self._traffic) > _SHARES:

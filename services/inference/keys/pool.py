@@ -83,7 +83,7 @@ class KeyLease:
     result: CallResult | None = None
     """How the call ended; None while it is in progress."""
 
-    def limits_learned(self, *, cooldown_seconds: float) -> None:
+    def record_limits(self, *, cooldown_seconds: float) -> None:
         """Record the rate limits in a response's headers.
 
         Args:
@@ -91,12 +91,12 @@ class KeyLease:
         """
         self._pool._cool_down(self, cooldown_seconds)
 
-    def answered(self) -> None:
+    def record_answer(self) -> None:
         """Record a success when the answer begins, since a long answer may take minutes to end."""
         self.has_answered = True
         self._pool._record_success(self)
 
-    def timed_out(self) -> None:
+    def record_timeout(self) -> None:
         """Record a time-out. The call may continue and still succeed."""
         if self.result is None:
             self.result = CallResult.TIMED_OUT
@@ -202,7 +202,7 @@ class KeyPool:
         elif result in _GROQ_WORKS:
             self._record_success(lease)
         if isinstance(exc, ModelRefused):
-            self._note_model_refused(lease, exc)
+            self._record_model_refused(lease, exc)
 
     def _record_success(self, lease: KeyLease) -> None:
         key = self._keys[lease.key]
@@ -243,9 +243,9 @@ class KeyPool:
         key.quarantined_until = now + min(seconds, self._cooldown_seconds_max)
         _log.error("Groq rejected a key. Replace it.", extra={"key": lease.key + 1, "keys": len(self)})
 
-    def _note_model_refused(self, lease: KeyLease, refusal: ModelRefused) -> None:
+    def _record_model_refused(self, lease: KeyLease, refusal: ModelRefused) -> None:
         state, now = self._state(lease), self._clock.monotonic()
-        if refusal.is_of_key:
+        if refusal.is_key_specific:
             state.refused_until = now + min(_MODEL_REFUSED_SECONDS, self._cooldown_seconds_max)
         elif state.is_idle(now):
             # Callers could fill the table with names of models that do not exist.
@@ -264,6 +264,6 @@ class KeyPool:
         if len(self._states) < _STATES_MAX:
             return
         now = self._clock.monotonic()
-        self._states = OrderedDict((name, one) for name, one in self._states.items() if not one.is_idle(now))
+        self._states = OrderedDict((name, state) for name, state in self._states.items() if not state.is_idle(now))
         if len(self._states) >= _STATES_MAX:
             self._states.popitem(last=False)

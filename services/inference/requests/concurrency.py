@@ -44,7 +44,7 @@ class ConcurrencyLimiter:
             Throttled: The account's limit is reached.
             Unavailable: The total limit is reached.
         """
-        self._note_account(account_id)
+        self._record_account(account_id)
         if self._has_room(account_id):
             self._acquire(account_id)
         else:
@@ -54,7 +54,7 @@ class ConcurrencyLimiter:
         finally:
             self._release(account_id)
 
-    def _note_account(self, account_id: str) -> None:
+    def _record_account(self, account_id: str) -> None:
         self._is_shared = self._is_shared or bool(
             account_id and self._only_account and account_id != self._only_account
         )

@@ -171,7 +171,7 @@ class Completions:
 
     async def _create(self, record: RequestRecord) -> Answer:
         try:
-            reply = await self._ask(record)
+            reply = await self._complete(record)
         except ServiceError as exc:
             await self._failed(record, exc, None)
             raise
@@ -186,7 +186,7 @@ class Completions:
     async def _stream(self, record: RequestRecord, buffer: StreamBuffer) -> None:
         relay = _Relay(self._provider, record, buffer, self._timeouts)
         try:
-            await self._upstream.ask(
+            await self._upstream.call(
                 self._models(record),
                 relay.attempt,
                 record,
@@ -203,11 +203,11 @@ class Completions:
         usage = relay.shaper.usage(body_bytes=record.body_bytes)
         buffer.end(await self._ledger.record(record.answered_row(usage)))
 
-    async def _ask(self, record: RequestRecord) -> Reply:
+    async def _complete(self, record: RequestRecord) -> Reply:
         async def complete(model: str, lease: Lease) -> Reply:
             return await self._provider.complete(_body(record, model), lease)
 
-        return await self._upstream.ask(self._models(record), complete, record, deadline=self._deadline(record))
+        return await self._upstream.call(self._models(record), complete, record, deadline=self._deadline(record))
 
     def _models(self, record: RequestRecord) -> list[str]:
         return self._catalogue.candidates(record.call.model, permitted=record.models_permitted)
@@ -260,7 +260,7 @@ class _Relay:
                 except UpstreamFailed:
                     if not shaper.is_complete:
                         raise
-        if not shaper.is_answer:
+        if not shaper.has_answer:
             raise UpstreamInvalid
 
     async def _forward(self, batch: EventBatch, timer: IdleTimer, lease: KeyLease) -> None:
@@ -271,7 +271,7 @@ class _Relay:
         self._buffer.put(shaper.shape(batch.events), batch.size)
         record.upstream_id = shaper.upstream_id
         if shaper.output_chunks and not lease.has_answered:
-            lease.answered()
+            lease.record_answer()
             record.mark_first_token()
 
     def _time_out(self, timer: IdleTimer, lease: KeyLease) -> None:
@@ -281,7 +281,7 @@ class _Relay:
         if self._buffer.is_full:  # The caller is slow, not Groq.
             timer.restart(self._timeouts.idle)
             return
-        lease.timed_out()
+        lease.record_timeout()
         self._record.abandon(Outcome.TIMED_OUT)
         self._buffer.fail(_too_slow(has_begun=not self._buffer.is_empty))
 
@@ -293,9 +293,7 @@ class _Relay:
 
     def _new_shaper(self) -> EventShaper:
         call = self._record.call
-        return EventShaper(
-            completion_id=self._record.completion_id, model=call.model, asks_for_usage=call.asks_for_usage
-        )
+        return EventShaper(completion_id=self._record.completion_id, model=call.model, include_usage=call.include_usage)
 
 
 async def _without_traceback(work: Coroutine[Any, Any, T]) -> T:

@@ -70,7 +70,7 @@ class Upstream:
         self._sleep = sleep
         self._random_number = random_number
 
-    async def ask(
+    async def call(
         self,
         models: Sequence[str],
         call: Call[T],
@@ -178,7 +178,7 @@ class _Attempts(Generic[T]):
         """Return whether another call to the same model may succeed."""
         keys = len(self._keys)
         if isinstance(error, ModelRefused):
-            return error.is_of_key and calls < keys
+            return error.is_key_specific and calls < keys
         if isinstance(error, KeyRefused):
             return calls <= keys and any(map(self._keys.is_accepted, range(keys)))
         if error.result in _GROQ_FAILED and self._keys.seconds_until(self._record.upstream_model, self._account_id):

@@ -95,7 +95,7 @@ class RedisClock:
         latest = self._monotonic() + self._offset + _TOLERANCE_SECONDS + offset_seconds
         return self._latest_day, max(self._latest_day, int(latest // _DAY_SECONDS))
 
-    def note_day(self, day: int) -> None:
+    def record_day(self, day: int) -> None:
         """Record the day of a reserve, so that no later reserve is on an earlier day."""
         self._latest_day = max(self._latest_day, day)
 

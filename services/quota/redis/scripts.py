@@ -87,9 +87,9 @@ def redis_errors(client: Client) -> Iterator[None]:
     try:
         yield
     except (RedisError, RedisClusterException, OSError) as exc:
-        client.state.failed(exc)
+        client.state.record_failure(exc)
         raise _unavailable() from exc
-    client.state.answered()
+    client.state.record_success()
 
 
 def _unavailable() -> errors.Unavailable:

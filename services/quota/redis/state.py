@@ -39,7 +39,7 @@ class RedisState:
         self.message = ""
         """What is wrong and what to do about it; empty when Redis is usable or was not called yet."""
 
-    def answered(self) -> None:
+    def record_success(self) -> None:
         """Record a successful command."""
         if self.state is State.OK:
             return
@@ -48,7 +48,7 @@ class RedisState:
         self.state, self.message = State.OK, ""
         REDIS_UP.set(1)
 
-    def failed(self, exc: BaseException) -> None:
+    def record_failure(self, exc: BaseException) -> None:
         """Record a failed command; log it unless the same failure was logged last."""
         state, message = _classify(exc)
         if message != self.message:

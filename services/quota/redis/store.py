@@ -97,7 +97,7 @@ class RedisHoldStore:
 
     def _outcomes(self, answer: list[int], count: int) -> Iterator[Held | Denied | Uninitialised]:
         day, now_ms, is_initialised, *rest = answer
-        self.clock.note_day(day)
+        self.clock.record_day(day)
         if self._observes:
             self.clock.observe(now_ms / 1000)
         if not is_initialised:

@@ -52,7 +52,7 @@ class RedisSweepStore:
         nodes: dict[str, Any] = {} if isinstance(self._client, Redis) else {"target_nodes": RedisCluster.PRIMARIES}
         with redis_errors(self._client):
             answer = await self._client.time(**nodes)
-        times = [_seconds(one) for one in (answer.values() if isinstance(answer, dict) else [answer])]
+        times = [_seconds(reply) for reply in (answer.values() if isinstance(answer, dict) else [answer])]
         self._holds.clock.observe(min(times), max(times))
         return min(times)
 
@@ -71,7 +71,7 @@ class RedisSweepStore:
                 return []
             pipeline = self._pipeline()
             for key_id, day, request_id in members:
-                # Unlike HGET, HMGET replies with a list, which tells an absent field from an unreadable entry.
+                # Unlike HGET, HMGET replies with a list, which distinguishes an absent field from an unreadable entry.
                 pipeline.hmget(f"{entries_of(key_id)}:{day}", [request_id])
             return await self._overdue_holds(members, await _execute(pipeline))
 

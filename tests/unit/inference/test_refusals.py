@@ -132,5 +132,5 @@ def test_a_model_that_the_organisation_has_blocked_says_nothing_against_the_key(
     error = from_status(403, {}, {"error": {"message": "The model `m` is blocked.", "type": "x", "code": code}})
 
     assert isinstance(error, ModelRefused)
-    assert error.is_of_key
+    assert error.is_key_specific
     assert "blocked" not in error.message

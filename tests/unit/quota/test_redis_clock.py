@@ -108,7 +108,7 @@ def test_a_hold_lives_its_life_by_the_steady_clock_whatever_the_other_does(step:
 
 def test_a_short_step_of_three_days_changes_no_day() -> None:
     watch = Watch()
-    watch.clock.note_day(20_000)
+    watch.clock.record_day(20_000)
     watch.run(100)
     watch.step(3 * DAY)
     watch.run(10)
@@ -120,7 +120,7 @@ def test_a_short_step_of_three_days_changes_no_day() -> None:
 
 def test_a_lasting_step_forwards_is_taken_for_the_truth_after_a_holds_life() -> None:
     watch = Watch()
-    watch.clock.note_day(20_000)
+    watch.clock.record_day(20_000)
     watch.step(3 * DAY)
     watch.run(179)
     assert watch.days() == (0, 0)
@@ -132,10 +132,10 @@ def test_a_lasting_step_forwards_is_taken_for_the_truth_after_a_holds_life() -> 
 
 def test_the_day_never_goes_back() -> None:
     watch = Watch()
-    watch.clock.note_day(20_000)
+    watch.clock.record_day(20_000)
     watch.run(DAY // 2 + 10)
     assert watch.days() == (0, 1)
-    watch.clock.note_day(20_001)
+    watch.clock.record_day(20_001)
     watch.step(-3 * DAY)
     watch.run(1_000)
     assert watch.days() == (1, 1)
@@ -143,7 +143,7 @@ def test_the_day_never_goes_back() -> None:
 
 def test_midnight_comes_by_redis_clock_and_not_much_before() -> None:
     watch = Watch()
-    watch.clock.note_day(20_000)
+    watch.clock.record_day(20_000)
     watch.run(DAY // 2 - 10)
     assert watch.days() == (0, 0)
     watch.run(11)
