@@ -48,7 +48,7 @@ async def serve(settings: InferenceSettings) -> None:
         StartError: No Groq key is set.
     """
     if not settings.keys:
-        raise StartError("no Groq key is set: set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list")
+        raise StartError("No Groq key is set. Set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list.")
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))

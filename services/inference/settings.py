@@ -114,7 +114,7 @@ class InferenceSettings(ServiceSettings):
         """Reject a key that is not a valid HTTP header value, with which every request would fail."""
         text = value.get_secret_value()
         if not (text.isascii() and text.isprintable()):
-            raise ValueError("expected only printable ASCII characters; paste the full key, not one shortened with `…`")
+            raise ValueError("expected printable ASCII characters only; paste the full key, not one shortened with `…`")
         return value
 
     @field_validator("groq_base_url")

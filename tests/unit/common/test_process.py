@@ -39,7 +39,7 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         (QuotaSettings, "QUOTA_HOLD_SECONDS", "0", "setting QUOTA_HOLD_SECONDS: Input should be greater than 0"),
         (QuotaSettings, "DRAIN_SECONDS", "soon", "setting DRAIN_SECONDS: Input should be a valid number"),
         (InferenceSettings, "INFERENCE_LEDGER_ROWS_MAX", "0", "setting INFERENCE_LEDGER_ROWS_MAX: Input should be"),
-        (InferenceSettings, "GROQ_API_KEYS", "gsk_…", "setting GROQ_API_KEYS: expected only printable ASCII"),
+        (InferenceSettings, "GROQ_API_KEYS", "gsk_…", "setting GROQ_API_KEYS: expected printable ASCII characters"),
         (
             GatewaySettings,
             "GATEWAY_TRUSTED_PROXIES",
