@@ -17,7 +17,7 @@ from services.inference.chat import JSONObject
 from services.inference.groq.built_in_models import BUILT_IN_MODELS
 
 _log = logging.getLogger(__name__)
-_FRESH_SECONDS = 60.0
+_REFRESH_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
 _NAME_CHARACTERS_MAX = 256
 """Maximum length of a model's name; the same as the ledger's columns."""
@@ -68,10 +68,10 @@ class Catalogue:
         while True:
             if await self.refresh():
                 retry_seconds = _RETRY_SECONDS
-                await self._sleep(_FRESH_SECONDS)
+                await self._sleep(_REFRESH_SECONDS)
             else:
                 await self._sleep(retry_seconds)
-                retry_seconds = min(2 * retry_seconds, _FRESH_SECONDS)
+                retry_seconds = min(2 * retry_seconds, _REFRESH_SECONDS)
 
     async def refresh(self) -> bool:
         """Refresh the list and return whether that succeeded. The old list is kept on failure."""

@@ -8,14 +8,14 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.inference.chat import Outcome, Usage
 
-_WAITS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 120)
+_DURATION_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 120)
 
 CHATS = Counter("stack_chats_total", "Chat requests with a ledger row, by outcome.", ["outcome", "charged"])
 CHAT_SECONDS = Histogram(
-    "stack_chat_duration_seconds", "Time from a chat's arrival to the end of Groq's answer.", buckets=_WAITS
+    "stack_chat_duration_seconds", "Time from a chat's arrival to the end of Groq's answer.", buckets=_DURATION_BUCKETS
 )
 FIRST_TOKEN_SECONDS = Histogram(
-    "stack_time_to_first_token_seconds", "Time from a chat's arrival to the first output.", buckets=_WAITS
+    "stack_time_to_first_token_seconds", "Time from a chat's arrival to the first output.", buckets=_DURATION_BUCKETS
 )
 TOKENS = Counter("stack_tokens_total", "Tokens in ledger rows.", ["kind"])
 UPSTREAM_CALLS = Counter("stack_upstream_calls_total", "Calls to Groq by key number and result.", ["key", "result"])

@@ -10,7 +10,7 @@ from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 
 _GROQ_PATH = "/openai/v1"
-_RETIRED = {
+_DEFAULT_ALIASES = {
     # Groq retired these models for ordinary keys in August 2026. One of them is the default of DEFAULT_MODEL.
     "llama-3.1-8b-instant": "openai/gpt-oss-20b",
     "llama-3.3-70b-versatile": "openai/gpt-oss-120b",
@@ -49,7 +49,7 @@ class InferenceSettings(ServiceSettings):
     default_model: str = "llama-3.1-8b-instant"
     """Model of a request without a `model`."""
 
-    model_aliases: dict[str, str] = Field(default=_RETIRED)
+    model_aliases: dict[str, str] = Field(default=_DEFAULT_ALIASES)
     """JSON object from model name to the Groq model to use instead; applies only to names that Groq does not list."""
 
     model_fallbacks: dict[str, list[str]] = Field(default={})

@@ -84,12 +84,12 @@ def required_context(context: inference_pb2.RequestContext) -> RequestContext:
 
 def completion(members: JSONObject) -> chat_pb2.ChatCompletion:
     """Convert an answer without streaming."""
-    return _filled(chat_pb2.ChatCompletion(), members)
+    return _to_message(chat_pb2.ChatCompletion(), members)
 
 
 def chunks(events: list[JSONObject]) -> list[chat_pb2.ChatChunk]:
     """Convert stream events."""
-    return [_filled(chat_pb2.ChatChunk(), event) for event in events]
+    return [_to_message(chat_pb2.ChatChunk(), event) for event in events]
 
 
 def json_text(members: JSONObject) -> bytes:
@@ -103,10 +103,10 @@ def json_text(members: JSONObject) -> bytes:
 
 def models(listed: list[JSONObject]) -> list[chat_pb2.Model]:
     """Convert a list of models."""
-    return [_filled(chat_pb2.Model(), members) for members in listed]
+    return [_to_message(chat_pb2.Model(), members) for members in listed]
 
 
-def _filled(message: MessageT, members: JSONObject) -> MessageT:
+def _to_message(message: MessageT, members: JSONObject) -> MessageT:
     json_codec.to_message(message, members)
     return message
 

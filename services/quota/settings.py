@@ -9,7 +9,7 @@ from services.common.runtime.address import HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
 from services.quota.redis.connections import RedisTarget, check_redis_url
 
-_HOLD_BEYOND_REQUEST_SECONDS = 60.0
+_HOLD_MARGIN_SECONDS = 60.0
 
 
 class QuotaSettings(ServiceSettings):
@@ -77,7 +77,7 @@ class QuotaSettings(ServiceSettings):
     """Time-out of a ledger query."""
 
     hold_seconds: float = Field(
-        default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _HOLD_BEYOND_REQUEST_SECONDS, gt=0
+        default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _HOLD_MARGIN_SECONDS, gt=0
     )
     """Age at which the sweeper closes a hold without a verdict. Defaults to REQUEST_TIMEOUT_SECONDS plus 60 s; must be
     longer than REQUEST_TIMEOUT_SECONDS."""

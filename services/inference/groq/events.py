@@ -27,7 +27,7 @@ class EventShaper:
         """
         self._id = completion_id
         self._model = model
-        self._asks_for_usage = include_usage
+        self._include_usage = include_usage
         self._usage: JSONObject | None = None
         self._finishing: JSONObject | None = None
         self._last: JSONObject = {}
@@ -113,7 +113,7 @@ class EventShaper:
         event.pop("usage", None)
         if self._usage is not None:
             event["x_groq"] = {"usage": self._usage}
-            if not self._asks_for_usage:
+            if not self._include_usage:
                 event["usage"] = self._usage
         return [event]
 

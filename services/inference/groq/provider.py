@@ -237,7 +237,7 @@ def _connection_errors(error: Callable[[], UpstreamFailed] = _unreachable) -> It
     try:
         yield
     except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError) as exc:
-        _log.warning("The connection to Groq failed.", extra=_facts(exc))
+        _log.warning("The connection to Groq failed.", extra=_error_fields(exc))
         raise (_interrupted() if _is_malformed(exc) else error()) from None
 
 
@@ -247,15 +247,15 @@ def _is_malformed(exc: BaseException) -> bool:
     return is_answer and not isinstance(exc, aiohttp.ClientHttpProxyError)
 
 
-def _facts(exc: BaseException) -> dict[str, str | int]:
+def _error_fields(exc: BaseException) -> dict[str, str | int]:
     names: list[str] = []
-    facts: dict[str, str | int] = {}
+    fields: dict[str, str | int] = {}
     cause: BaseException | None = exc
     while cause is not None and len(names) < 5:
         names.append(type(cause).__name__)
         for name in ("errno", "status"):
             value = getattr(cause, name, None)
             if isinstance(value, int):
-                facts[name] = value
+                fields[name] = value
         cause = cause.__cause__ or cause.__context__
-    return {"error": " <- ".join(names), **facts}
+    return {"error": " <- ".join(names), **fields}

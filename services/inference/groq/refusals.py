@@ -80,7 +80,7 @@ def from_event(error: object) -> ServiceError:
     return from_status(status, {}, {"error": error})
 
 
-def _cleaned(message: str) -> str:
+def _redact(message: str) -> str:
     """Return Groq's message without ids of the operator's account and links to Groq."""
     return _GROQ_LINK.sub("", _ACCOUNT.sub("", message)).strip()
 
@@ -105,15 +105,15 @@ def _invalid(details: Mapping[str, Any]) -> ServiceError:
     code = _text(details, "code")
     if code == "model_decommissioned":
         return ModelRefused(_MESSAGES[code], is_key_specific=False, code=code)
-    message = _MESSAGES.get(code) or _cleaned(_text(details, "message")) or "The model refused the request."
-    facts = _without_empty(
+    message = _MESSAGES.get(code) or _redact(_text(details, "message")) or "The model refused the request."
+    metadata = _without_empty(
         param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation")
     )
-    return InvalidRequest(message, reason=code or "invalid_request", metadata=facts)
+    return InvalidRequest(message, reason=code or "invalid_request", metadata=metadata)
 
 
 def _not_found(details: Mapping[str, Any]) -> ServiceError:
-    message = _cleaned(_text(details, "message")) or "The model does not exist."
+    message = _redact(_text(details, "message")) or "The model does not exist."
     return ModelRefused(message, is_key_specific=False)
 
 

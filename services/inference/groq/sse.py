@@ -31,7 +31,7 @@ class EventReader:
             event_bytes_max: Maximum size of an event.
         """
         self._event_bytes_max = event_bytes_max
-        self._rest = bytearray()
+        self._pending = bytearray()
         """The beginning of the next event, with line ends normalised to LF."""
         self._is_at_start = True
         self._skips_newline = False
@@ -46,13 +46,13 @@ class EventReader:
         text = self._normalise_newlines(raw)
         if self._is_at_start:
             text = self._skip_bom(text)
-        if not self._rest and text.endswith(b"\n\n"):  # Fast path.
+        if not self._pending and text.endswith(b"\n\n"):  # Fast path.
             return self._events(text)
-        begin = max(0, len(self._rest) - 1)
-        self._rest += text
-        end = self._rest.rfind(b"\n\n", begin)
+        begin = max(0, len(self._pending) - 1)
+        self._pending += text
+        end = self._pending.rfind(b"\n\n", begin)
         complete = self._take(end + 2) if end >= 0 else b""
-        if len(self._rest) > self._event_bytes_max:
+        if len(self._pending) > self._event_bytes_max:
             raise UpstreamInvalid
         return self._events(complete) if complete else []
 
@@ -73,17 +73,17 @@ class EventReader:
 
     def _skip_bom(self, text: bytes) -> bytes:
         """Remove a byte order mark, which may arrive in several pieces."""
-        text = bytes(self._rest) + text
-        self._rest.clear()
+        text = bytes(self._pending) + text
+        self._pending.clear()
         if len(text) < len(_BOM) and _BOM.startswith(text):
-            self._rest += text
+            self._pending += text
             return b""
         self._is_at_start = False
         return text.removeprefix(_BOM)
 
     def _take(self, size: int) -> bytes:
-        taken = bytes(self._rest[:size])
-        del self._rest[:size]
+        taken = bytes(self._pending[:size])
+        del self._pending[:size]
         return taken
 
 

@@ -19,7 +19,7 @@ from services.inference.groq import response_handler
 _CHAT_PATH = "/openai/v1/chat/completions"
 _MODELS_PATH = "/openai/v1/models"
 _MODELS_TIMEOUT_SECONDS = 5.0
-_KEEP_SECONDS = 60
+_KEEPALIVE_SECONDS = 60
 
 
 class HTTPTransport:
@@ -92,7 +92,7 @@ async def open_transport(
     timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds)
     # The package's SSL context, so that the same certificate authorities are trusted.
     connector = aiohttp.TCPConnector(
-        limit=connections_max, keepalive_timeout=_KEEP_SECONDS, ssl=httpx.create_ssl_context()
+        limit=connections_max, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=httpx.create_ssl_context()
     )
     response_handler.install(connector)
     jar = aiohttp.DummyCookieJar()  # Ignore the cookies that Groq's edge sets.

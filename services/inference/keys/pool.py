@@ -34,7 +34,7 @@ _MODEL_REFUSED_SECONDS = 60.0
 _STATES_MAX = 2_000
 """Maximum number of stored key and model states, since callers choose the model names."""
 _FAILURES = frozenset({CallResult.FAILED, CallResult.TIMED_OUT, CallResult.INVALID})
-_GROQ_WORKS = frozenset({CallResult.ANSWERED, CallResult.REFUSED, CallResult.MODEL_REFUSED})
+_SUCCESSES = frozenset({CallResult.ANSWERED, CallResult.REFUSED, CallResult.MODEL_REFUSED})
 
 
 @dataclass(slots=True)
@@ -199,7 +199,7 @@ class KeyPool:
             self._quarantine(lease)
         elif result in _FAILURES and not is_counted and not (result is CallResult.TIMED_OUT and lease.has_answered):
             self._record_failure(lease)
-        elif result in _GROQ_WORKS:
+        elif result in _SUCCESSES:
             self._record_success(lease)
         if isinstance(exc, ModelRefused):
             self._record_model_refused(lease, exc)
@@ -255,12 +255,12 @@ class KeyPool:
         name = lease.key, lease.model
         state = self._states.get(name)
         if state is None:
-            self._make_room()
+            self._evict()
             state = self._states[name] = _ModelState(CircuitBreaker(self._failures_max))
         self._states.move_to_end(name)
         return state
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         if len(self._states) < _STATES_MAX:
             return
         now = self._clock.monotonic()

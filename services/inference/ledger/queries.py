@@ -43,7 +43,7 @@ def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[
         query = query.where(table.key_id == key_id)
     if account_id:
         query = query.where(table.account_id == account_id)
-    query = _between(query, from_day, to_day)
+    query = _in_day_range(query, from_day, to_day)
     return query.group_by(table.day, table.model).order_by(table.day.desc(), table.model).limit(SUMMARIES_MAX)
 
 
@@ -63,7 +63,7 @@ def requests(page: RequestsPage) -> Select[Any]:
         query = query.where(tuple_(*owner) <= is_owner)
     if page.outcome is not None:
         query = query.where(table.outcome == page.outcome.value)
-    query = _between(query, page.from_day, page.to_day)
+    query = _in_day_range(query, page.from_day, page.to_day)
     return query.order_by(*(column.desc() for column in (*owner, table.request_id))).limit(page.rows_max)
 
 
@@ -86,7 +86,7 @@ def last_uses(key_ids: Collection[str]) -> Select[Any]:
     return select(asked.c.key_id, last(true()), last(false()))
 
 
-def _between(query: Select[Any], from_day: str, to_day: str) -> Select[Any]:
+def _in_day_range(query: Select[Any], from_day: str, to_day: str) -> Select[Any]:
     if from_day:
         query = query.where(usage_ledger.c.day >= from_day)
     if to_day:

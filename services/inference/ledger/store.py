@@ -23,8 +23,8 @@ _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
 _ANSWERED_OUTCOMES = (Outcome.ANSWERED.value, Outcome.CLIENT_LEFT.value)
 """Outcomes that the reason for an abandonment may replace."""
-_OWN_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
-_own_values, _counts = attrgetter(*_OWN_COLUMNS), attrgetter(*COUNTS)
+_ROW_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
+_row_values, _counts = attrgetter(*_ROW_COLUMNS), attrgetter(*COUNTS)
 
 
 def _unavailable() -> Unavailable:
@@ -48,7 +48,7 @@ class SQLLedgerStore:
         self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
         # Executing the compiled text avoids SQLAlchemy's overhead, four fifths of the transaction's time.
         compiled = self._insert_unknown.compile(dialect=engine.dialect)
-        self._text, self._in_order = str(compiled), itemgetter(*(compiled.positiontup or ()))
+        self._insert_sql, self._insert_parameters = str(compiled), itemgetter(*(compiled.positiontup or ()))
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
@@ -66,10 +66,10 @@ class SQLLedgerStore:
 
     async def _insert_new(self, writer: SQLiteWriter, values: Sequence[dict[str, Any]]) -> bool:
         """Insert rows and return true; insert nothing and return false if one of them already exists."""
-        tuples = [self._in_order(row) for row in values]
+        tuples = [self._insert_parameters(row) for row in values]
 
         def insert(connection: sqlite3.Connection) -> bool:
-            is_new = connection.executemany(self._text, tuples).rowcount == len(tuples)
+            is_new = connection.executemany(self._insert_sql, tuples).rowcount == len(tuples)
             if not is_new:
                 connection.rollback()
             return is_new
@@ -183,19 +183,19 @@ def _verdict(is_charged: bool) -> Verdict:
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:
-    values: dict[str, Any] = dict(zip(_OWN_COLUMNS, _own_values(row), strict=True))
+    values: dict[str, Any] = dict(zip(_ROW_COLUMNS, _row_values(row), strict=True))
     values |= zip(COUNTS, _counts(row.usage), strict=True)
     return values | {
         "outcome": row.outcome.value,
         "usage_source": row.usage.source.value,
-        "model": _storable(row.model, 256),
-        "upstream_model": _storable(row.upstream_model, 256),
-        "upstream_id": _storable(row.upstream_id, 128),
-        "refund_reason": _storable(row.refund_reason, 128),
+        "model": _sanitise(row.model, 256),
+        "upstream_model": _sanitise(row.upstream_model, 256),
+        "upstream_id": _sanitise(row.upstream_id, 128),
+        "refund_reason": _sanitise(row.refund_reason, 128),
     }
 
 
-def _storable(text: str, characters_max: int) -> str:
+def _sanitise(text: str, characters_max: int) -> str:
     """Return text that a column can store: without NUL and lone surrogates, and cut to the column's length.
 
     Callers and Groq send arbitrary text. A row that the database rejects would be lost.
@@ -208,7 +208,7 @@ def _storable(text: str, characters_max: int) -> str:
 def _ledger_row(row: Row[Any]) -> LedgerRow:
     stored = row._mapping
     usage = Usage(**{name: stored[name] for name in COUNTS}, source=UsageSource(stored["usage_source"]))
-    own = {name: stored[name] for name in _OWN_COLUMNS}
+    own = {name: stored[name] for name in _ROW_COLUMNS}
     return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]))
 
 

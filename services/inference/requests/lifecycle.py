@@ -283,7 +283,7 @@ class _Relay:
             return
         lease.record_timeout()
         self._record.abandon(Outcome.TIMED_OUT)
-        self._buffer.fail(_too_slow(has_begun=not self._buffer.is_empty))
+        self._buffer.fail(_timeout_error(has_begun=not self._buffer.is_empty))
 
     def _add_usage(self) -> None:
         """Add the usage of the failed attempt to the record."""
@@ -342,7 +342,7 @@ def _usage_of(members: JSONObject, record: RequestRecord) -> Usage:
     return Usage.estimated(body_bytes=record.body_bytes, output_chunks=max(1, characters // 4))
 
 
-def _too_slow(*, has_begun: bool) -> DeadlineExceeded:
+def _timeout_error(*, has_begun: bool) -> DeadlineExceeded:
     if has_begun:
         message = "The model stopped in the middle of its answer. Try again in a moment."
         return DeadlineExceeded(message, reason="upstream_stalled")

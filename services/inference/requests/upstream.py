@@ -30,7 +30,7 @@ _BACKOFF_SECONDS = 0.25
 _BACKOFF_SECONDS_MAX = 4.0
 _JITTER = 0.25
 """Maximum extra wait, as a fraction, so that requests waiting for the same key do not all resume together."""
-_GROQ_FAILED = frozenset({CallResult.FAILED, CallResult.INVALID})
+_FAILURES = frozenset({CallResult.FAILED, CallResult.INVALID})
 
 
 class Upstream:
@@ -155,11 +155,11 @@ class _Attempts(Generic[T]):
                 try:
                     return await self._call_once(model, calls)
                 except (UpstreamError, ModelRefused) as exc:
-                    failures += isinstance(exc, UpstreamError) and exc.result in _GROQ_FAILED
+                    failures += isinstance(exc, UpstreamError) and exc.result in _FAILURES
                     if not self.may_retry or not self._is_retryable(exc, failures, calls):
                         raise
                     error = exc
-            if isinstance(error, UpstreamError) and error.result in _GROQ_FAILED:
+            if isinstance(error, UpstreamError) and error.result in _FAILURES:
                 await self._back_off(error, failures)
 
     async def _call_once(self, model: str, attempt: int) -> T:
@@ -167,7 +167,7 @@ class _Attempts(Generic[T]):
         if seconds <= 0:
             raise _deadline_error()
         self._record.begin_call(model)
-        with self._keys.lease(model, self._account_id) as lease, _traced(model, attempt, lease):
+        with self._keys.lease(model, self._account_id) as lease, _call_span(model, attempt, lease):
             try:
                 async with asyncio.timeout(seconds):
                     return await self._call(model, lease)
@@ -181,7 +181,7 @@ class _Attempts(Generic[T]):
             return error.is_key_specific and calls < keys
         if isinstance(error, KeyRefused):
             return calls <= keys and any(map(self._keys.is_accepted, range(keys)))
-        if error.result in _GROQ_FAILED and self._keys.seconds_until(self._record.upstream_model, self._account_id):
+        if error.result in _FAILURES and self._keys.seconds_until(self._record.upstream_model, self._account_id):
             return False  # The failure opened the circuit.
         return failures < self._upstream._attempts_max and calls < self._upstream._attempts_max + keys
 
@@ -219,13 +219,13 @@ def _deadline_error() -> DeadlineExceeded:
     return DeadlineExceeded(message, reason="deadline_exceeded")
 
 
-_UNTRACED: AbstractContextManager[None] = nullcontext()
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
-def _traced(model: str, attempt: int, lease: KeyLease) -> AbstractContextManager[object]:
+def _call_span(model: str, attempt: int, lease: KeyLease) -> AbstractContextManager[object]:
     """Return the span of one call to Groq, named by OpenTelemetry's semantic conventions for generative AI."""
     if not tracing.is_on():
-        return _UNTRACED
+        return _NO_SPAN
     attributes: tracing.Attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "groq",

@@ -60,7 +60,7 @@ class BatchRedis(Redis):
         seconds = self.connection_pool.connection_kwargs["socket_timeout"]
         try:
             async with asyncio.timeout(seconds):
-                await _make_ready(connection)
+                await _ensure_connected(connection)
                 await connection.send_packed_command(b"".join(map(pack_command, commands)), check_health=False)
                 answers = [await _answer(connection) for _ in commands]
         except BaseException as exc:
@@ -104,7 +104,7 @@ class BatchRedis(Redis):
             await close()
 
 
-async def _make_ready(connection: AbstractConnection) -> None:
+async def _ensure_connected(connection: AbstractConnection) -> None:
     """Connect, or reconnect if the server has closed the connection."""
     if connection.is_connected and await connection.can_read():
         await connection.disconnect(nowait=True)

@@ -60,7 +60,7 @@ class RedisState:
 _REJECTED = "Redis rejected the user name or password. Check QUOTA_REDIS_USER and QUOTA_REDIS_PASSWORD."
 _READ_ONLY = "Redis is a read-only replica. Wait for the failover, or check QUOTA_REDIS_URL."
 _LOADING = "Redis is loading its data. Wait until it has finished."
-_REFUSES = "Redis refused a write. Check Redis' log; the usual causes are memory and disk space."
+_WRITE_REFUSED = "Redis refused a write. Check Redis' log; the usual causes are memory and disk space."
 _UNREACHABLE = "Redis is unreachable. Check that Redis is running and that QUOTA_REDIS_URL is correct."
 
 
@@ -71,7 +71,7 @@ def _classify(exc: BaseException) -> tuple[State, str]:
         return State.UNREACHABLE, _READ_ONLY
     if isinstance(exc, BusyLoadingError):
         return State.UNREACHABLE, _LOADING
-    return State.UNREACHABLE, _REFUSES if isinstance(exc, ResponseError) else _UNREACHABLE
+    return State.UNREACHABLE, _WRITE_REFUSED if isinstance(exc, ResponseError) else _UNREACHABLE
 
 
 def _is_rejection(exc: BaseException) -> bool:

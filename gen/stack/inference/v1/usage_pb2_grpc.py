@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """UsageService is the usage ledger, with one row for each request that reached inference. Quota initialises its
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
     counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
@@ -74,7 +74,7 @@ class UsageServiceStub:
 
 
 class UsageServiceServicer:
-    """UsageService is the usage ledger, with one row for each request that reached inference. Quota initialises its
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
     counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
@@ -177,7 +177,7 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """UsageService is the usage ledger, with one row for each request that reached inference. Quota initialises its
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
     counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """UsageService is the usage ledger, with one row for each request that reached inference. Quota initialises its
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
     counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
@@ -39,7 +39,7 @@ class UsageServiceStub:
     """ListLastUses returns the times at which keys were last used."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """UsageService is the usage ledger, with one row for each request that reached inference. Quota initialises its
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
     counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
