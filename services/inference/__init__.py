@@ -1,11 +1,13 @@
-"""Inference: Groq, and the account of every token.
+"""Inference service: calls to Groq and the usage ledger.
 
-It owns the Groq client, the model catalogue and the usage ledger. It never knows who is allowed.
+The service owns the Groq client, the model catalogue and the usage ledger. It does not authenticate users.
 
 Invariants:
 
-- A request that arrives here ends in exactly one ledger row, under its request id, committed before the reply ends.
-- A reply carries a verdict only when its row is committed; without a verdict the caller must leave the hold alone.
-- Usage is Groq's own count where Groq said one, and marked as estimated where it did not.
-- A caller that goes away changes nothing: Groq is read to the end in a task of its own, within the total deadline.
+- Each admitted request ends in exactly one ledger row under its request id. A request refused for lack of memory or
+  room in the ledger's queue gets no row.
+- A reply to an admitted request carries a verdict only if its row is committed. Without a verdict, the caller must not
+  settle the hold.
+- Usage is Groq's own count if Groq reported one, and marked as estimated otherwise.
+- When a caller disconnects, a background task still reads Groq's answer to the end, within the total deadline.
 """

@@ -1,9 +1,9 @@
-"""The models that can be asked for: Groq's list, kept fresh, within what the operator allows.
+"""Model catalogue: Groq's model list with aliases, fallbacks and restrictions.
 
-Requests never wait for the list: it is refreshed beside them, an old one serves while Groq does not answer, and a
-built-in one until Groq has answered for the first time. Aliases stand for names that Groq does not list, fallbacks for
-models that cannot be had at the moment. A key may be limited to some models: it is refused the others, does not fall
-back to them, and does not see them.
+The list is refreshed in the background, so requests never wait for it. While Groq is unavailable, the last list is
+used, or a built-in one until Groq has answered once. Aliases apply to names that Groq does not list. Fallbacks replace
+models that are unavailable. An API key can be restricted to some models; the others are refused, not used as fallbacks
+and not listed.
 """
 
 import asyncio
@@ -17,21 +17,25 @@ from services.inference.chat import JSONObject
 from services.inference.groq.built_in_models import BUILT_IN_MODELS
 
 _log = logging.getLogger(__name__)
-_FRESH_SECONDS = 60.0
+_REFRESH_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
 _NAME_CHARACTERS_MAX = 256
-"""Longest name of a model, also in the ledger (tables.py)."""
+"""Maximum length of a model's name; the same as the ledger's columns."""
 
 
 class Lister(Protocol):
-    """Source of the list."""
+    """Port to the source of the model list."""
 
     async def list_models(self) -> list[JSONObject]:
-        """Return the models that are served now; raises errors of the service tree."""
+        """Return the models that Groq serves.
+
+        Raises:
+            ServiceError: The list cannot be read.
+        """
 
 
 class Catalogue:
-    """Answers from a copy of Groq's list."""
+    """A cache of Groq's model list, with aliases, fallbacks and restrictions."""
 
     def __init__(
         self,
@@ -46,10 +50,10 @@ class Catalogue:
 
         Args:
             lister: Source of the list.
-            aliases: Names and what to ask Groq for instead.
-            allowed: Names, or patterns with `*`, of the models that may be asked for; none allows all.
-            fallbacks: Models and what to ask for, in order, when they cannot be had.
-            sleep: Waits.
+            aliases: Model name → Groq model to use instead.
+            allowed: Names of the permitted models, or patterns with `*`; empty permits all.
+            fallbacks: Model name → models to try, in order, if the model is unavailable.
+            sleep: Sleeps for a number of seconds.
         """
         self._lister = lister
         self._aliases = aliases
@@ -58,32 +62,32 @@ class Catalogue:
         self._sleep = sleep
         self._models: Mapping[str, JSONObject] = {str(model["id"]): model for model in BUILT_IN_MODELS}
 
-    async def keep_fresh(self) -> None:
-        """Refresh the list every minute until cancelled, and sooner after a failure."""
+    async def refresh_periodically(self) -> None:
+        """Refresh the list every minute until cancelled; after a failure, retry with exponential backoff."""
         retry_seconds = _RETRY_SECONDS
         while True:
             if await self.refresh():
                 retry_seconds = _RETRY_SECONDS
-                await self._sleep(_FRESH_SECONDS)
+                await self._sleep(_REFRESH_SECONDS)
             else:
                 await self._sleep(retry_seconds)
-                retry_seconds = min(2 * retry_seconds, _FRESH_SECONDS)
+                retry_seconds = min(2 * retry_seconds, _REFRESH_SECONDS)
 
     async def refresh(self) -> bool:
-        """Ask for the list; return whether Groq answered. The old list stays when it did not."""
+        """Refresh the list and return whether that succeeded. The old list is kept on failure."""
         try:
             models = await self._lister.list_models()
         except ServiceError as exc:
-            _log.warning("The model list could not be refreshed.", extra={"reason": exc.reason})
+            _log.warning("The model list could not be refreshed. Retrying.", extra={"reason": exc.reason})
             return False
         self._models = {str(model.get("id")): model for model in models}
         return True
 
-    def listed(self, *, permitted: Sequence[str] = ()) -> list[JSONObject]:
-        """Return the models that may be asked for: Groq's, and aliases with what is known of their models.
+    def list_models(self, *, permitted: Sequence[str] = ()) -> list[JSONObject]:
+        """Return the permitted models: Groq's, and aliases with the details of their models.
 
         Args:
-            permitted: As for `candidates`.
+            permitted: Same as for `candidates`.
         """
         aliases = {
             alias: {**self._models[target], "id": alias}
@@ -98,43 +102,43 @@ class Catalogue:
         ]
 
     def candidates(self, name: str, *, permitted: Sequence[str] = ()) -> list[str]:
-        """Return what to ask Groq for when asked for `name`, in order.
+        """Return the Groq models to try for a requested model, in order.
 
         Args:
-            name: The model asked for.
-            permitted: Names, or patterns with `*`, that the caller is limited to; none permits all. An alias matches by
-                its own name or its model's, and so does a fallback.
+            name: Requested model.
+            permitted: Names of the models permitted to the API key, or patterns with `*`; empty permits all. Aliases
+                and fallbacks match by their own name or their model's.
 
         Raises:
-            NotFound: The model may not be asked for.
-            PermissionDenied: This caller may not ask for it.
+            NotFound: The operator does not permit the model.
+            PermissionDenied: The API key is restricted to other models.
         """
         if len(name) > _NAME_CHARACTERS_MAX or not self._matches(name, self._allowed):
-            message = f"The model `{_shown(name)}` does not exist or you do not have access to it."
+            message = f"The model `{_shortened(name)}` does not exist or you do not have access to it."
             raise NotFound(message, reason="model_not_found", metadata={"code": "model_not_found"})
         if not self._matches(name, permitted):
             raise _not_permitted(name)
         target = self.resolve(name)
         fallbacks = self._fallbacks.get(name) or self._fallbacks.get(target, ())
-        others = [self.resolve(one) for one in fallbacks if self._matches(one, permitted)]
+        others = [self.resolve(fallback) for fallback in fallbacks if self._matches(fallback, permitted)]
         return list(dict.fromkeys([target, *others]))
 
     def resolve(self, name: str) -> str:
-        """Return the name to ask Groq for: `name` itself, or what its alias stands for when Groq does not list it."""
+        """Return `name` if Groq lists it or it has no alias, otherwise the alias' model."""
         return name if name in self._models else self._aliases.get(name, name)
 
     def _matches(self, name: str, patterns: Sequence[str]) -> bool:
-        """Return whether a model is one of some patterns, by its own name or what it stands for; none match all."""
+        """Return whether a model matches a pattern, by its own name or its alias' model; no patterns match all."""
         return permits(patterns, name, self.resolve(name))
 
 
 def _not_permitted(name: str) -> PermissionDenied:
     message = (
-        f"This API key may not ask for the model `{_shown(name)}`. Ask for one that GET /api/v1/models lists, or use a "
-        "key that is not limited to other models."
+        f"This API key does not have access to the model `{_shortened(name)}`. Use a model listed by "
+        "GET /api/v1/models, or an API key that has access."
     )
     return PermissionDenied(message, reason="model_not_allowed")
 
 
-def _shown(name: str) -> str:
+def _shortened(name: str) -> str:
     return name if len(name) <= _NAME_CHARACTERS_MAX else f"{name[:_NAME_CHARACTERS_MAX]}…"

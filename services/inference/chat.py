@@ -1,4 +1,4 @@
-"""The nouns of a chat: a call, what comes back, what it used and how it ended."""
+"""Domain types of a chat request: call, reply, usage, outcome and verdict."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -7,83 +7,83 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 JSONObject = dict[str, Any]
-"""A JSON object; values may be raw JSON (`msgspec.Raw`) on the way out."""
+"""A JSON object. Values of requests to Groq may be raw JSON (`msgspec.Raw`)."""
 
 TOKENS_MAX = 10**9
-"""Highest count of tokens that a row takes: far more than any request uses, and sums of rows stay within 64 bits."""
+"""Maximum token count in a row: far above any request's usage, and low enough that sums of rows fit into 64 bits."""
 
 
 class Outcome(StrEnum):
     """How a request ended."""
 
     ANSWERED = "answered"
-    """Groq answered to the end."""
+    """Groq completed the answer."""
     REFUSED = "refused"
-    """Groq refused the request itself, or a bound of the key's did."""
+    """Groq rejected the request itself, or the key's model restriction or the account's concurrency limit did."""
     UPSTREAM_FAILED = "upstream_failed"
     """Groq failed before the first output."""
     CUT = "cut"
-    """Groq's stream broke after output."""
+    """Groq's stream failed after the first output."""
     TIMED_OUT = "timed_out"
-    """A time-out passed. Charged when output had begun, or when Groq answered after all."""
+    """A time-out expired. Charged if output had begun, or if Groq answered after all."""
     CLIENT_LEFT = "client_left"
-    """The client left before the end. Charged when Groq had been called: it was read to the end."""
+    """The client disconnected before the end. Charged if Groq was called, since its answer was read to the end."""
     CLIENT_STALLED = "client_stalled"
-    """The client stopped reading and was disconnected; Groq was read to the end."""
+    """The client stopped reading and was disconnected. Groq's answer was read to the end."""
     KEY_REVOKED = "key_revoked"
-    """The key was revoked while its answer was streamed; Groq was read to the end."""
+    """The key was revoked during the stream. Groq's answer was read to the end."""
     SESSION_ENDED = "session_ended"
-    """The console session ended while its answer was streamed; Groq was read to the end."""
+    """The console session ended during the stream. Groq's answer was read to the end."""
     UNKNOWN = "unknown"
-    """Nobody can say: the verdict never came, and quota's sweeper closed the request."""
+    """The verdict never arrived, and quota's sweeper closed the request."""
 
 
 ABANDONED_OUTCOMES = frozenset(
     {Outcome.CLIENT_LEFT, Outcome.CLIENT_STALLED, Outcome.KEY_REVOKED, Outcome.SESSION_ENDED}
 )
-"""Outcomes of requests that Groq answered, and whose answer did not reach its client."""
+"""Outcomes of requests that Groq answered but whose answer did not reach the client."""
 
 
 class UsageSource(StrEnum):
-    """Where the token counts come from."""
+    """Source of token counts."""
 
     REPORTED = "reported"
-    """Groq counted."""
+    """Counted by Groq."""
     ESTIMATED = "estimated"
-    """Counted here from what was seen; Groq never said."""
+    """Estimated from the sizes of request and answer, since Groq reported no count."""
     NONE = "none"
-    """Nothing was used."""
+    """No tokens were used."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Where a request is accounted."""
+    """Identifies a request, its key and its hold."""
 
     request_id: str
     account_id: str
     """Empty for a direct caller."""
     key_id: str
-    """Empty for a direct caller, whose rows count against no key."""
+    """Empty for a direct caller, whose rows do not count against a key."""
     day: str
     """UTC date of the reserve, `YYYY-MM-DD`."""
     reserved_at: float
-    """Redis' time of the reserve, or the arrival of a direct call; Unix seconds."""
+    """Time of the reserve by Redis' clock, or of the arrival of a direct call, in Unix seconds."""
     models: tuple[str, ...] = ()
-    """Models that may be asked for, by name or with `*` in it; empty allows all."""
+    """Permitted models, by name or as patterns with `*`; empty permits all."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """What a caller asks for."""
+    """A chat request."""
 
     members: JSONObject
-    """The request's JSON object without `model` and `stream`."""
+    """Members of the request's JSON object, without `model` and `stream`."""
     model: str
-    """The model's name as asked for, the default filled in."""
-    asks_for_usage: bool
-    """Whether a stream is to end with a chunk that reports only the usage."""
+    """Requested model, with the default applied."""
+    include_usage: bool
+    """Whether the stream must end with a chunk that contains only the usage."""
     size_bytes: int = 0
-    """Size of the message that it came in."""
+    """Size of the protobuf message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Usage:
 
     @classmethod
     def reported(cls, members: JSONObject) -> "Usage | None":
-        """Read Groq's usage object; a count that is absent is 0. Returns None when no count can be read at all."""
+        """Parse Groq's usage object. A missing count is 0. Returns None if no count is readable."""
         if not any(_is_count(members.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")):
             return None
         prompt, completion = _count(members, "prompt_tokens"), _count(members, "completion_tokens")
@@ -114,7 +114,7 @@ class Usage:
 
     @classmethod
     def estimated(cls, *, body_bytes: int, output_chunks: int) -> "Usage":
-        """Estimate from the request's size, at four bytes a token, and the pieces of output, at one token each."""
+        """Estimate usage at four bytes of the request per prompt token, and one completion token per output chunk."""
         prompt = max(1, body_bytes // 4)
         return cls(prompt, output_chunks, prompt + output_chunks, source=UsageSource.ESTIMATED)
 
@@ -133,45 +133,49 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Groq's answer in one piece."""
+    """An answer of Groq without streaming."""
 
     members: JSONObject
 
 
 class EventBatch(NamedTuple):
-    """Events of a stream that arrived together."""
+    """Stream events that arrived together."""
 
     events: list[JSONObject]
     size: int
-    """Bytes read for them."""
+    """Number of bytes read."""
 
 
 class Lease(Protocol):
-    """Permission for one call with one key (key_pool.py)."""
+    """Permission to make one call with one key (`keys/pool.py`)."""
 
     @property
     def key(self) -> int:
-        """Index of the key to call with."""
+        """Index of the key."""
 
-    def limits_learned(self, *, cooldown_seconds: float) -> None:
-        """Note how long until the key has something left for the model, as the answer's headers say; 0 when it has."""
+    def record_limits(self, *, cooldown_seconds: float) -> None:
+        """Record the rate limits in a response's headers.
+
+        Args:
+            cooldown_seconds: Time until the key has requests or tokens left for the model; 0 if it has some now.
+        """
 
 
 class Provider(Protocol):
-    """The upstream. Calls raise errors of the service tree, among them those of upstream_errors.py."""
+    """Port to the upstream. Calls raise `ServiceError`, including the subclasses in `groq/errors.py`."""
 
     async def complete(self, body: bytes, lease: Lease) -> Reply:
-        """Return the answer to a chat request."""
+        """Send a chat request and return the answer."""
 
     def stream(self, body: bytes, lease: Lease) -> AbstractAsyncContextManager[AsyncIterator[EventBatch]]:
-        """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`."""
+        """Open a stream of event batches, which ends only after Groq's `[DONE]`."""
 
     async def list_models(self, lease: Lease) -> list[JSONObject]:
-        """Return the models that are served now."""
+        """Return the models that Groq serves."""
 
 
 def _count(members: Any, name: str) -> int:
-    """Return a count; 0 when it is absent or none, and at most `TOKENS_MAX`."""
+    """Return a count of at most `TOKENS_MAX`; 0 if it is missing or not a count."""
     value = members.get(name) if isinstance(members, dict) else None
     return min(value, TOKENS_MAX) if _is_count(value) else 0
 

@@ -1,4 +1,4 @@
-"""What an operator watches of inference."""
+"""Prometheus metrics of the inference service."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache, partial
@@ -8,101 +8,114 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.inference.chat import Outcome, Usage
 
-_WAITS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 120)
+_DURATION_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 120)
 
-CHATS = Counter("stack_chats_total", "Chat requests that got a ledger row, by how they ended.", ["outcome", "charged"])
+CHATS = Counter("stack_chats_total", "Chat requests with a ledger row, by outcome.", ["outcome", "charged"])
 CHAT_SECONDS = Histogram(
-    "stack_chat_duration_seconds", "Time from a chat's arrival to the end of Groq's answer.", buckets=_WAITS
+    "stack_chat_duration_seconds", "Time from a chat's arrival to the end of Groq's answer.", buckets=_DURATION_BUCKETS
 )
 FIRST_TOKEN_SECONDS = Histogram(
-    "stack_time_to_first_token_seconds", "Time from a chat's arrival to the first output.", buckets=_WAITS
+    "stack_time_to_first_token_seconds", "Time from a chat's arrival to the first output.", buckets=_DURATION_BUCKETS
 )
-TOKENS = Counter("stack_tokens_total", "Tokens on ledger rows.", ["kind"])
-UPSTREAM_CALLS = Counter("stack_upstream_calls_total", "Calls to Groq, by the number of the key.", ["key", "result"])
+TOKENS = Counter("stack_tokens_total", "Tokens in ledger rows.", ["kind"])
+UPSTREAM_CALLS = Counter("stack_upstream_calls_total", "Calls to Groq by key number and result.", ["key", "result"])
 UPSTREAM_KEY_STATE = Gauge(
     "stack_upstream_key_usable",
-    "Whether a Groq key is used: 1, or 0 while it is in quarantine because Groq refused it.",
+    "Whether a Groq key is usable: 1, or 0 while it is quarantined because Groq rejected it.",
     ["key"],
 )
 UPSTREAM_COOLDOWNS = Gauge(
-    "stack_upstream_key_rests", "Models for which a Groq key cools down or has an open circuit.", ["key"]
+    "stack_upstream_key_rests", "Models for which a Groq key is cooling down or has an open circuit.", ["key"]
 )
 IMPLAUSIBLE_COUNTS = Counter(
-    "stack_upstream_counts_implausible_total", "Token counts from Groq that were above a billion and are lowered to it."
+    "stack_upstream_counts_implausible_total",
+    "Token counts from Groq above one billion, which are capped at one billion.",
 )
 UPSTREAM_KEY_CHECK = Gauge(
     "stack_upstream_key_check",
-    "What Groq said to a key when it was last checked: 1 for that state, 0 for the others.",
+    "Result of a Groq key's last check: 1 for its state, 0 for the others.",
     ["key", "state"],
 )
-LEDGER_LAG = Gauge("stack_ledger_rows_waiting", "Rows that wait for the database; more than a moment's are a lag.")
+LEDGER_LAG = Gauge("stack_ledger_rows_waiting", "Ledger rows waiting to be committed.")
 LEDGER_GROUP_ROWS = Histogram(
-    "stack_ledger_group_rows", "Rows committed together.", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
+    "stack_ledger_group_rows", "Ledger rows per commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
 )
 LEDGER_COMMIT_SECONDS = Histogram(
     "stack_ledger_commit_seconds",
-    "Time that a commit took.",
+    "Duration of a ledger commit.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-LEDGER_FAILURES = Counter("stack_ledger_commit_failures_total", "Commits that failed and were tried again.")
+LEDGER_FAILURES = Counter("stack_ledger_commit_failures_total", "Ledger commits that failed and were retried.")
 LEDGER_ROWS_REFUSED = Counter(
-    "stack_ledger_rows_refused_total", "Rows that the database refused; the sweeper closes their requests as unknown."
+    "stack_ledger_rows_refused_total",
+    "Ledger rows rejected by the database. The sweeper closes their requests as unknown.",
 )
 LATE_ROWS = Counter(
     "stack_ledger_late_rows_total",
-    "Answers whose row came after the sweeper had closed the request as unknown; they stay uncharged.",
+    "Answers recorded after the sweeper had closed their request as unknown; they stay uncharged.",
 )
 
 
 class KeyStates(Protocol):
-    """What is known of the operator's Groq keys."""
+    """Port to the state of the operator's Groq keys. `key` is an index."""
 
     def __len__(self) -> int:
-        """Return how many keys there are."""
+        """Return the number of keys."""
 
     def is_accepted(self, key: int) -> bool:
-        """Return whether a key is not in quarantine."""
+        """Return whether a key is not quarantined."""
 
     def cooling_models(self, key: int) -> int:
-        """Return for how many models a key cools down or has an open circuit."""
+        """Return the number of models for which a key is cooling down or has an open circuit."""
 
 
-def watch_keys(keys: KeyStates) -> None:
-    """Read the state of each key whenever the metrics are read; keys are numbered from 1, as in the settings."""
+def export_keys(keys: KeyStates) -> None:
+    """Export the state of each key, read at each scrape. Keys are numbered from 1, in the order of the settings."""
     for key in range(len(keys)):
         name = str(key + 1)
         UPSTREAM_KEY_STATE.labels(name).set_function(partial(_is_accepted, keys, key))
         UPSTREAM_COOLDOWNS.labels(name).set_function(partial(keys.cooling_models, key))
 
 
-def note_key_check(key: int, state: str, states: Iterable[str]) -> None:
-    """Show the state of a key, out of all states; `key` is its index."""
-    for one in states:
-        UPSTREAM_KEY_CHECK.labels(str(key + 1), one).set(one == state)
+def set_key_check(key: int, state: str, states: Iterable[str]) -> None:
+    """Export the result of a key's check.
+
+    Args:
+        key: Index of the key.
+        state: Current state.
+        states: All possible states.
+    """
+    for candidate in states:
+        UPSTREAM_KEY_CHECK.labels(str(key + 1), candidate).set(candidate == state)
 
 
 def _is_accepted(keys: KeyStates, key: int) -> float:
     return float(keys.is_accepted(key))
 
 
-# Looking a label up costs ten times what counting does.
+# Bound once, since looking up a label takes ten times as long as incrementing.
 _TOKENS = {kind: TOKENS.labels(kind) for kind in ("prompt", "completion", "cached", "reasoning")}
 
 
 @cache
 def chats(outcome: Outcome, charged: bool) -> Counter:
-    """Return the counter of rows that ended so."""
+    """Return the counter of rows with an outcome."""
     return CHATS.labels(outcome.value, "true" if charged else "false")
 
 
 @cache
 def upstream_calls(key: int, result: str) -> Counter:
-    """Return the counter of a key's calls with a result of `CallResult`; `key` is its index."""
+    """Return the counter of a key's calls with a result.
+
+    Args:
+        key: Index of the key.
+        result: Value of a `CallResult`.
+    """
     return UPSTREAM_CALLS.labels(str(key + 1), result)
 
 
 def count_tokens(usages: Sequence[Usage]) -> None:
-    """Count the tokens of rows."""
+    """Add the tokens of rows to the counters."""
     _TOKENS["prompt"].inc(sum(usage.prompt_tokens for usage in usages))
     _TOKENS["completion"].inc(sum(usage.completion_tokens for usage in usages))
     _TOKENS["cached"].inc(sum(usage.cached_tokens for usage in usages))

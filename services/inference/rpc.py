@@ -1,4 +1,4 @@
-"""InferenceService and UsageService: protobuf in, protobuf out; nothing is decided here."""
+"""gRPC servicers of the inference service and the usage ledger. Convert between protobuf and domain objects."""
 
 from collections.abc import AsyncIterator
 
@@ -10,9 +10,9 @@ from services.inference.keys.check import KeyCheck
 from services.inference.ledger.checks import (
     abandoned_request,
     check_day,
-    check_given,
     check_id,
     check_ids,
+    check_required_id,
     check_size,
     check_span,
     requests_page,
@@ -23,12 +23,19 @@ from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usa
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
-    """Answers chat requests and lists models."""
+    """Creates chat completions and lists models."""
 
     def __init__(
         self, completions: Completions, catalogue: Catalogue, *, key_check: KeyCheck, default_model: str
     ) -> None:
-        """Answer from `completions`; a request without a model gets `default_model`."""
+        """Create a servicer.
+
+        Args:
+            completions: Runs the requests.
+            catalogue: Lists the models.
+            key_check: Provides the state of Groq.
+            default_model: Model of a request without one.
+        """
         self._completions = completions
         self._catalogue = catalogue
         self._key_check = key_check
@@ -37,7 +44,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def CreateChatCompletion(
         self, request: inference_pb2.CreateChatCompletionRequest, context: Context
     ) -> inference_pb2.CreateChatCompletionResponse:
-        """Answer in one piece."""
+        """Return a whole answer."""
         call = translate.chat_call(request.chat, default_model=self._default_model)
         answer = await self._completions.create(call, translate.request_context(request.context))
         verdict = translate.verdict(answer.verdict)
@@ -50,7 +57,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def StreamChatCompletion(
         self, request: inference_pb2.StreamChatCompletionRequest, context: Context
     ) -> AsyncIterator[inference_pb2.StreamChatCompletionResponse]:
-        """Answer as it is generated; what arrived together leaves in one message."""
+        """Stream an answer; chunks that arrived together are sent in one message."""
         call = translate.chat_call(request.chat, default_model=self._default_model)
         async for part in self._completions.stream(call, translate.request_context(request.context)):
             if isinstance(part, list) and request.wants_json:
@@ -63,14 +70,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def ListModels(
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
-        """List what may be asked for now."""
-        listed = self._catalogue.listed(permitted=tuple(request.permitted))
+        """List the available models."""
+        listed = self._catalogue.list_models(permitted=tuple(request.permitted))
         return inference_pb2.ListModelsResponse(models=translate.models(listed))
 
     async def GetDependencies(
         self, request: inference_pb2.GetDependenciesRequest, context: Context
     ) -> inference_pb2.GetDependenciesResponse:
-        """Say whether Groq can be used."""
+        """Return whether Groq is usable."""
         check = self._key_check
         groq = inference_pb2.Dependency(
             name="groq", state=translate.dependency_state(check.state), message=check.message
@@ -79,81 +86,80 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
 
 class UsageService(usage_pb2_grpc.UsageServiceServicer):
-    """Reads the ledger, and closes what was lost."""
+    """Reads the ledger and closes lost requests."""
 
     def __init__(self, store: LedgerStore) -> None:
-        """Work on `store`."""
         self._store = store
 
     async def CountCharged(
         self, request: usage_pb2.CountChargedRequest, context: Context
     ) -> usage_pb2.CountChargedResponse:
-        """Count charged rows of keys and days."""
+        """Count the charged rows of keys and days."""
         check_size("key_days", len(request.key_days))
-        for one in request.key_days:
-            check_id("key_id", one.key_id)
-            check_day("day", one.day)
+        for key_day in request.key_days:
+            check_id("key_id", key_day.key_id)
+            check_day("day", key_day.day)
         check_size("excluded_request_ids", len(request.excluded_request_ids), least=0)
         check_ids("excluded_request_ids", request.excluded_request_ids)
         counts = await self._store.count_charged(
-            [(one.key_id, one.day) for one in request.key_days],
-            reserved_before=translate.time_before(request),
+            [(key_day.key_id, key_day.day) for key_day in request.key_days],
+            reserved_before=translate.reserved_before(request),
             excluded=request.excluded_request_ids,
         )
         return usage_pb2.CountChargedResponse(counts=counts)
 
     async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
-        """Read one row."""
+        """Return one row."""
         check_id("request_id", request.request_id)
         row = await self._store.find(request.request_id)
         if row is None:
-            raise NotFound(f"no request {request.request_id!r} in the ledger")
+            raise NotFound(f"Request {request.request_id!r} is not in the ledger. Check the id.")
         return usage_pb2.GetRequestResponse(record=translate.usage_record(row))
 
     async def SummarizeUsage(
         self, request: usage_pb2.SummarizeUsageRequest, context: Context
     ) -> usage_pb2.SummarizeUsageResponse:
-        """Add up an account's or a key's rows by day and model."""
+        """Sum an account's or a key's rows by day and model."""
         if not request.key_id and not request.account_id:
-            raise InvalidRequest("key_id, account_id: expected at least one of them")
+            raise InvalidRequest("key_id, account_id: expected at least one of the two")
         check_ids("key_id, account_id", [request.key_id, request.account_id])
         check_span(request.from_day, request.to_day)
         summaries = await self._store.summarize(
             request.key_id, account_id=request.account_id, from_day=request.from_day, to_day=request.to_day
         )
-        return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(one) for one in summaries])
+        return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(summary) for summary in summaries])
 
     async def CloseUnknown(
         self, request: usage_pb2.CloseUnknownRequest, context: Context
     ) -> usage_pb2.CloseUnknownResponse:
-        """Give every request without a row an `unknown` one, and return all verdicts."""
+        """Insert an `unknown` row for each request without a row and return all verdicts."""
         check_size("contexts", len(request.contexts))
-        verdicts = await self._store.close_unknown([translate.known_context(one) for one in request.contexts])
-        return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(one) for one in verdicts])
+        verdicts = await self._store.close_unknown([translate.required_context(item) for item in request.contexts])
+        return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(verdict) for verdict in verdicts])
 
     async def ResolveAbandoned(
         self, request: usage_pb2.ResolveAbandonedRequest, context: Context
     ) -> usage_pb2.ResolveAbandonedResponse:
-        """Return the verdicts of requests that a gateway does not follow any more, and note why."""
+        """Return the verdicts of requests that a gateway abandoned, and record the reasons."""
         check_size("requests", len(request.requests))
-        check_ids("requests", [one.request_id for one in request.requests])
-        verdicts = await self._store.resolve_abandoned([abandoned_request(one) for one in request.requests])
-        return usage_pb2.ResolveAbandonedResponse(verdicts=[translate.verdict(one) for one in verdicts])
+        check_ids("requests", [item.request_id for item in request.requests])
+        verdicts = await self._store.resolve_abandoned([abandoned_request(item) for item in request.requests])
+        return usage_pb2.ResolveAbandonedResponse(verdicts=[translate.verdict(verdict) for verdict in verdicts])
 
     async def ListRequests(
         self, request: usage_pb2.ListRequestsRequest, context: Context
     ) -> usage_pb2.ListRequestsResponse:
-        """List a page of an account's rows, newest first."""
+        """Return a page of an account's rows, newest first."""
         rows = await self._store.list_requests(requests_page(request))
         return usage_pb2.ListRequestsResponse(records=[translate.usage_record(row) for row in rows])
 
     async def ListLastUses(
         self, request: usage_pb2.ListLastUsesRequest, context: Context
     ) -> usage_pb2.ListLastUsesResponse:
-        """Say when keys were last used."""
+        """Return the time of each key's last use."""
         check_size("key_ids", len(request.key_ids), least=0)
         for key_id in request.key_ids:
-            check_given("key_ids", key_id)
+            check_required_id("key_ids", key_id)
         times = await self._store.last_uses(request.key_ids)
-        uses = [translate.last_use(*one) for one in zip(request.key_ids, times, strict=True)]
+        uses = [translate.last_use(key_id, used_at) for key_id, used_at in zip(request.key_ids, times, strict=True)]
         return usage_pb2.ListLastUsesResponse(last_uses=uses)

@@ -18,7 +18,7 @@ from services.inference.keys.check import KeyCheck
 from services.inference.keys.pool import KeyPool
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger
-from services.inference.metrics import watch_keys
+from services.inference.metrics import export_keys
 from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.upstream import ModelLister, Upstream
@@ -30,9 +30,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
 
 _SPARE_CONNECTIONS = 2
-"""For the model list, which is asked for beside the calls."""
-_ROWS_SECONDS_MIN = 3.0
-"""Rows of requests that took the whole grace are still written."""
+"""For model lists and key checks, which run next to the calls."""
+_FLUSH_SECONDS_MIN = 3.0
+"""Minimum time to write the last rows, even if requests took the whole shutdown grace period."""
 
 _CALLERS = {
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
@@ -82,7 +82,7 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         # No call is left. Answers that are still read from Groq have the rest of the grace, and so have rows.
         await server.wait_in_grace(parts.completions.finish())
         await parts.completions.close()
-        await parts.ledger.close(timeout_seconds=max(_ROWS_SECONDS_MIN, server.grace_left_seconds))
+        await parts.ledger.close(timeout_seconds=max(_FLUSH_SECONDS_MIN, server.grace_left_seconds))
 
 
 async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
@@ -92,7 +92,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         StartError: There is no Groq key, or the database cannot be used.
     """
     if not settings.keys:
-        raise StartError("no Groq key: set GROQ_API_KEY (or GROQ_API_KEYS, separated by commas)")
+        raise StartError("No Groq key is set. Set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list.")
     store = await _open_ledger(settings, stack)
     ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
     provider = await _open_provider(settings, stack)
@@ -102,14 +102,14 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         cooldown_seconds_max=settings.key_rest_seconds_max,
         failures_max=settings.breaker_failures,
     )
-    watch_keys(keys)
+    export_keys(keys)
     catalogue = Catalogue(
         ModelLister(provider.list_models, keys),
         settings.model_aliases,
         allowed=settings.models_allowed,
         fallbacks=settings.model_fallbacks,
     )
-    await stack.enter_async_context(running(catalogue.keep_fresh()))
+    await stack.enter_async_context(running(catalogue.refresh_periodically()))
     key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
     await stack.enter_async_context(running(key_check.run()))
     limiter = ConcurrencyLimiter(
@@ -170,5 +170,5 @@ def _upstream(settings: InferenceSettings, keys: KeyPool, limiter: ConcurrencyLi
 
 
 async def migrate(settings: InferenceSettings) -> None:
-    """Bring the ledger's schema up to date."""
+    """Migrate the ledger's schema to the latest version."""
     await database.migrate(settings.ledger_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)

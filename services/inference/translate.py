@@ -1,4 +1,4 @@
-"""Protobuf ↔ the nouns of a chat; nothing is decided here."""
+"""Conversions between protobuf messages and domain objects."""
 
 import time
 from typing import Any, TypeVar
@@ -29,14 +29,14 @@ _DEPENDENCY_STATES = {
     KeyState.UNREACHABLE: inference_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
 _encode = msgspec.json.Encoder().encode
-Mirrored = TypeVar("Mirrored", bound=Message)
+MessageT = TypeVar("MessageT", bound=Message)
 
 
 def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
-    """Return what is asked for.
+    """Convert a chat request.
 
     Raises:
-        InvalidRequest: There is no message, or what stands in the JSON of other members cannot be taken.
+        InvalidRequest: There are no messages, `extra_json` is not a JSON object, or a member has the wrong type.
     """
     if not chat.messages:
         raise InvalidRequest("messages: expected at least one", metadata={"param": "messages"})
@@ -44,31 +44,31 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
         members = json_codec.to_json(chat)
     except msgspec.DecodeError as exc:
         raise InvalidRequest("extra_json: expected the text of a JSON object") from exc
-    model = _taken(members, "model", "a string") or default_model
-    options = _taken(members, "stream_options", "an object")
+    model = _pop(members, "model", "a string") or default_model
+    options = _pop(members, "stream_options", "an object")
     if options:
         members["stream_options"] = options
-    members.pop("stream", None)  # Which RPC was called says it.
-    return ChatCall(members, model, asks_for_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
+    members.pop("stream", None)  # The RPC determines whether to stream.
+    return ChatCall(members, model, include_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
 
 
 def request_context(context: inference_pb2.RequestContext) -> RequestContext:
-    """Return where a request is accounted; a caller without a context gets one that counts against no key.
+    """Convert a request's context; a caller without one gets a context that does not count against a key.
 
     Raises:
-        InvalidRequest: The ledger could not keep it: no later row would be written behind one that never can be.
+        InvalidRequest: The ledger could not store the ids or the date.
     """
     if not context.request_id:
         now = time.time()
         return RequestContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=tuple(context.models))
-    return known_context(context)
+    return required_context(context)
 
 
-def known_context(context: inference_pb2.RequestContext) -> RequestContext:
-    """Return where a request is accounted that has a hold.
+def required_context(context: inference_pb2.RequestContext) -> RequestContext:
+    """Convert the context of a request that has a hold.
 
     Raises:
-        InvalidRequest: The ledger could not keep it.
+        InvalidRequest: The ledger could not store the ids or the date.
     """
     for field in ("request_id", "account_id", "key_id"):
         check_id(field, getattr(context, field))
@@ -84,53 +84,53 @@ def known_context(context: inference_pb2.RequestContext) -> RequestContext:
 
 
 def completion(members: JSONObject) -> chat_pb2.ChatCompletion:
-    """Return an answer in one piece."""
-    return _filled(chat_pb2.ChatCompletion(), members)
+    """Convert an answer without streaming."""
+    return _to_message(chat_pb2.ChatCompletion(), members)
 
 
 def chunks(events: list[JSONObject]) -> list[chat_pb2.ChatChunk]:
-    """Return a stream's events."""
-    return [_filled(chat_pb2.ChatChunk(), event) for event in events]
+    """Convert stream events."""
+    return [_to_message(chat_pb2.ChatChunk(), event) for event in events]
 
 
 def json_text(members: JSONObject) -> bytes:
-    """Return an answer or an event as JSON, for who would only make JSON of its message.
+    """Encode an answer or an event as JSON, for callers that do not need the typed message.
 
     Raises:
-        ValueError: A string holds what neither protobuf nor UTF-8 can (a lone surrogate).
+        ValueError: A string contains a lone surrogate, which neither protobuf nor UTF-8 can encode.
     """
     return _encode(members)
 
 
 def models(listed: list[JSONObject]) -> list[chat_pb2.Model]:
-    """Return a list of models."""
-    return [_filled(chat_pb2.Model(), members) for members in listed]
+    """Convert a list of models."""
+    return [_to_message(chat_pb2.Model(), members) for members in listed]
 
 
-def _filled(message: Mirrored, members: JSONObject) -> Mirrored:
+def _to_message(message: MessageT, members: JSONObject) -> MessageT:
     json_codec.to_message(message, members)
     return message
 
 
-def time_before(request: usage_pb2.CountChargedRequest) -> float | None:
-    """Return the time that rows must have been reserved before, in Unix seconds; None when none was given."""
+def reserved_before(request: usage_pb2.CountChargedRequest) -> float | None:
+    """Return `reserved_before` in Unix seconds; None if it is absent."""
     if not request.HasField("reserved_before"):
         return None
     return unix_seconds(request.reserved_before)
 
 
 def verdict(value: Verdict | None) -> inference_pb2.Verdict.ValueType:
-    """Return a verdict; unspecified when there is none."""
+    """Convert a verdict; None becomes unspecified."""
     return _VERDICTS[value]
 
 
 def dependency_state(state: KeyState) -> inference_pb2.DependencyState.ValueType:
-    """Return the state of Groq."""
+    """Convert the state of Groq's keys."""
     return _DEPENDENCY_STATES[state]
 
 
 def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
-    """Return a ledger row."""
+    """Convert a ledger row."""
     return usage_pb2.UsageRecord(
         request_id=row.request_id,
         account_id=row.account_id,
@@ -157,7 +157,7 @@ def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
 
 
 def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
-    """Return one sum."""
+    """Convert a usage summary."""
     return usage_pb2.UsageSummary(
         day=summary.day,
         model=summary.model,
@@ -172,12 +172,16 @@ def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
 
 
 def last_use(key_id: str, used_at: float | None) -> usage_pb2.LastUse:
-    """Return when a key was last used; None means that it was not."""
+    """Convert the time of a key's last use; None means never."""
     return usage_pb2.LastUse(key_id=key_id, used_at=None if used_at is None else timestamp(used_at))
 
 
-def _taken(members: JSONObject, name: str, expected: str) -> Any:
-    """Take a member out; None when it is absent or null. A value of another type than its field's comes as raw JSON."""
+def _pop(members: JSONObject, name: str, expected: str) -> Any:
+    """Remove and return a member; None if it is absent or null.
+
+    Raises:
+        InvalidRequest: The member has the wrong type, which `json_codec.to_json` returns as raw JSON.
+    """
     value = members.pop(name, None)
     if not isinstance(value, msgspec.Raw):
         return value

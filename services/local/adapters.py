@@ -164,7 +164,7 @@ class LocalInference:
 
     async def list_models(self, permitted: Sequence[str] = ()) -> list[JSONObject]:
         """Return models as JSON objects; see `Models.list_models`."""
-        return self._catalogue.listed(permitted=tuple(permitted))
+        return self._catalogue.list_models(permitted=tuple(permitted))
 
     def _call(self, chat: Chat) -> ChatCall:
         members = dict(chat.members)
@@ -172,8 +172,8 @@ class LocalInference:
         options = members.pop("stream_options", None)
         if options:
             members["stream_options"] = options
-        asks_for_usage = bool(options and options.get("include_usage"))
-        return ChatCall(members, model, asks_for_usage=asks_for_usage, size_bytes=chat.body_bytes)
+        include_usage = bool(options and options.get("include_usage"))
+        return ChatCall(members, model, include_usage=include_usage, size_bytes=chat.body_bytes)
 
     async def _resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> Sequence[Verdict | None]:
         with _local_errors("inference_unavailable"):

@@ -1,7 +1,7 @@
-"""The hold: a slot of a key's day, from its reserve to its verdict.
+"""Holds: reserving and settling slots of a key's daily limit.
 
-A key's counter of the day is grounded in the ledger: the first reserve of a day finds none, asks the ledger how many
-requests were charged already, and brings that count along. The store takes it only when there is still no counter.
+A key's daily counter is initialised from the ledger. The first reserve of a day finds no counter, reads the number of
+charged requests from the ledger and retries with it. The store uses that number only if there is still no counter.
 """
 
 from collections.abc import Sequence
@@ -13,34 +13,34 @@ from services.common.verdict import Verdict
 from services.quota.metrics import BATCH_ITEMS, RESERVATIONS, SETTLEMENTS
 
 _INITIALISE_ATTEMPTS = 3
-"""A seed may be for yesterday when midnight passed meanwhile; twice in a row does not happen."""
+"""An initial count is for the wrong day when midnight passes in between, which cannot happen twice in a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A request's wish for one slot."""
+    """A request for one slot."""
 
     request_id: str
     key_id: str
     account_id: str
     limit: int
-    """Requests a day in force now; 0 admits nothing."""
+    """Current limit in requests per day; 0 denies every request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The end of one hold."""
+    """A verdict that closes one hold."""
 
     request_id: str
     key_id: str
     day: int
-    """Days since 1970-01-01, of the reserve."""
+    """Day of the reserve, in days since 1970-01-01."""
     verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class DayStatus:
-    """A key's day, after the step that it comes with."""
+    """A key's counts for one day, after the operation that returned them."""
 
     day: int
     """Days since 1970-01-01."""
@@ -52,23 +52,23 @@ class DayStatus:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The slot is held."""
+    """Outcome of a reservation: the slot is held."""
 
     status: DayStatus
     reserved_at: float
-    """Redis' time of the hold; Unix seconds."""
+    """Time of the reserve by Redis' clock, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Charged and held requests fill the limit; nothing was changed."""
+    """Outcome of a reservation: the limit is reached. Nothing was changed."""
 
     status: DayStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Uninitialised:
-    """The key has no counter for this day yet; nothing was changed."""
+    """Outcome of a reservation: the key has no counter for this day yet. Nothing was changed."""
 
     day: int
     reset_at: float
@@ -77,15 +77,16 @@ class Uninitialised:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The key's counter could not be grounded just now; nothing is known and nothing was held."""
+    """Outcome of a reservation: the key's counter could not be initialised or read. Nothing was held."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyDay:
-    """One key on one day."""
+    """A key and a day."""
 
     key_id: str
     day: int
+    """Days since 1970-01-01."""
 
 
 _OUTCOMES = {kind: RESERVATIONS.labels(kind.__name__.lower()) for kind in (Held, Denied, Unavailable)}
@@ -93,63 +94,63 @@ _SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
 _RESERVE_ITEMS, _SETTLE_ITEMS = BATCH_ITEMS.labels("Reserve"), BATCH_ITEMS.labels("Settle")
 
 InitialCounts = dict[KeyDay, int]
-"""Charged rows of the ledger, by key and day."""
+"""Number of charged ledger rows by key and day."""
 
 
 class HoldStore(Protocol):
-    """Counters and holds. Every call is one step for each key: others see it whole or not at all.
+    """Store of counters and holds. Each call is atomic for each key.
 
-    All raise `Unavailable` of the error tree when the store cannot be reached; a call that raised may have happened.
+    Every method raises `errors.Unavailable` when the store cannot be reached. A call that raised may have taken effect.
     """
 
     async def reserve(
         self, reservations: Sequence[Reservation], initial_counts: InitialCounts
     ) -> Sequence[Held | Denied | Uninitialised | Unavailable]:
-        """Hold a slot for each reservation, in order; a request id that is held already is held once.
+        """Hold a slot for each reservation and return the outcomes in order.
 
-        `Unavailable` stands for a reservation of a key whose entries cannot be read; it affects no other key.
+        Reserving a request id that already has a hold does not hold a second slot. The outcome is `Unavailable` when
+        the key's entries cannot be read; other keys are not affected.
 
         Args:
-            reservations: What to hold.
-            seeds: Counts to start a counter from; used only where there is none.
+            reservations: Slots to hold.
+            initial_counts: Counts to start counters from; ignored for keys that have a counter.
         """
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
-        """Close holds, in order.
+        """Close holds.
 
         Returns:
-            For each settlement, true when the hold was closed; false when there was none, and then nothing is changed;
-            None when the key's entries cannot be changed, which affects no other key.
+            For each settlement, in order: true if the hold was closed; false if there was none, in which case nothing
+            changed; None if the key's entries could not be changed, which does not affect other keys.
         """
 
     async def status(self, key_ids: Sequence[str]) -> Sequence[DayStatus | Uninitialised]:
-        """Return today's state of keys, in order, changing nothing."""
+        """Return today's counts of keys, in order, without changing anything."""
 
 
 class Ledger(Protocol):
-    """What really happened, as far as quota needs to know."""
+    """Port to the usage ledger."""
 
     async def count_charged(self, key_days: Sequence[KeyDay]) -> list[int]:
-        """Return the charged rows of each key and day, in order.
+        """Return the number of charged rows of each key and day, in order.
 
         Raises:
-            ServiceError: The ledger cannot be read just now.
+            ServiceError: The ledger cannot be read.
         """
 
 
 class Holds:
-    """Reserves and settles, with counters grounded in the ledger. Safe to use concurrently and by many replicas."""
+    """Reserves and settles slots, with counters initialised from the ledger. Safe for concurrent use and replicas."""
 
     def __init__(self, store: HoldStore, ledger: Ledger) -> None:
-        """Work on `store`, seeding from `ledger`."""
         self._store = store
         self._ledger = ledger
 
     async def reserve(self, reservations: Sequence[Reservation]) -> list[Held | Denied | Unavailable]:
-        """Hold a slot for each reservation, in order, each on its own.
+        """Hold a slot for each reservation, independently, and return the outcomes in order.
 
         Raises:
-            ServiceError: The store cannot be reached; what was held of it is the sweeper's.
+            ServiceError: The store cannot be reached. The sweeper closes any holds that were made.
         """
         _RESERVE_ITEMS.observe(len(reservations))
         results: list[Held | Denied | Unavailable] = [Unavailable()] * len(reservations)
@@ -157,14 +158,14 @@ class Holds:
         initial_counts: InitialCounts = {}
         for _ in range(_INITIALISE_ATTEMPTS):
             outcomes = await self._store.reserve([reservations[i] for i in waiting], initial_counts)
-            unseeded: dict[int, KeyDay] = {}
+            uninitialised: dict[int, KeyDay] = {}
             for i, outcome in zip(waiting, outcomes, strict=True):
                 if isinstance(outcome, Uninitialised):
-                    unseeded[i] = KeyDay(reservations[i].key_id, outcome.day)
+                    uninitialised[i] = KeyDay(reservations[i].key_id, outcome.day)
                 else:
                     results[i] = outcome
-            initial_counts = await self._count(set(unseeded.values()))
-            waiting = [i for i, key_day in unseeded.items() if key_day in initial_counts]
+            initial_counts = await self._count(set(uninitialised.values()))
+            waiting = [i for i, key_day in uninitialised.items() if key_day in initial_counts]
             if not waiting:
                 break
         for result in results:
@@ -172,10 +173,10 @@ class Holds:
         return results
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
-        """Close holds, in order; false where there was none, None where it failed for this key alone.
+        """Close holds; returns the same as `HoldStore.settle`.
 
         Raises:
-            ServiceError: The store cannot be reached; settling again is harmless.
+            ServiceError: The store cannot be reached. It is safe to settle again.
         """
         _SETTLE_ITEMS.observe(len(settlements))
         closed = await self._store.settle(settlements)
@@ -185,7 +186,7 @@ class Holds:
         return closed
 
     async def status(self, key_ids: Sequence[str]) -> list[DayStatus]:
-        """Return today's state of keys, in order; a key without a counter is read from the ledger.
+        """Return today's counts of keys, in order; a key without a counter gets its count from the ledger.
 
         Raises:
             ServiceError: The store or the ledger cannot be reached.
@@ -203,11 +204,11 @@ class Holds:
         ]
 
     async def _count(self, key_days: set[KeyDay]) -> InitialCounts:
-        """Return what the ledger knows; empty when it is away, which leaves the keys unseeded."""
+        """Return the ledger's counts; empty when the ledger is unavailable, so the keys stay uninitialised."""
         if not key_days:
             return {}
-        wanted = list(key_days)
+        ordered = list(key_days)
         try:
-            return dict(zip(wanted, await self._ledger.count_charged(wanted), strict=True))
+            return dict(zip(ordered, await self._ledger.count_charged(ordered), strict=True))
         except ServiceError:
             return {}

@@ -1,4 +1,4 @@
-"""The ledger as quota sees it: inference's UsageService."""
+"""gRPC client of the usage ledger, inference's UsageService."""
 
 from collections.abc import Sequence
 
@@ -12,44 +12,54 @@ from services.quota.holds import KeyDay
 from services.quota.sweeper import OverdueHold
 from stack.inference.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
 
-_AWAY = "ledger_unavailable"
+_UNAVAILABLE_REASON = "ledger_unavailable"
 
 
 class GrpcLedger:
-    """The `Ledger` and the `SweepLedger` over gRPC."""
+    """Implements `Ledger` and `SweepLedger` over gRPC."""
 
     def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
-        """Ask over `channel`, at most `timeout_seconds` for each call."""
+        """Create a client.
+
+        Args:
+            channel: Channel to inference.
+            timeout_seconds: Time-out of each call.
+        """
         self._stub = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
     async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
-        """Return charged rows, in order; with a time only those reserved before it."""
+        """Return the number of charged rows of each key and day, in order.
+
+        Args:
+            key_days: Keys and days to count.
+            reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
+        """
         request = usage_pb2.CountChargedRequest(
-            key_days=[_key_day(one) for one in key_days],
+            key_days=[_key_day(key_day) for key_day in key_days],
             reserved_before=None if reserved_before is None else timestamp(reserved_before),
         )
-        with rpc_errors(unavailable_reason=_AWAY):
+        with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
             response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
         return list(response.counts)
 
     async def count_charged_without(
         self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
-        """Return the charged rows of a key's day that were reserved before a time, without those of some requests."""
+        """Return the number of a key's charged rows reserved before a time, excluding those of `request_ids`."""
         request = usage_pb2.CountChargedRequest(
             key_days=[_key_day(key_day)],
             reserved_before=timestamp(reserved_before),
             excluded_request_ids=request_ids,
         )
-        with rpc_errors(unavailable_reason=_AWAY):
+        with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
             response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
         return response.counts[0]
 
     async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
-        """Return each request's verdict, in order; one without a row gets an `unknown` row."""
+        """Return each request's verdict, in order; a request without a row gets an `unknown` row."""
         request = usage_pb2.CloseUnknownRequest(contexts=[_context(hold) for hold in holds])
-        with rpc_errors(unavailable_reason=_AWAY):
+        with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
             response = await self._stub.CloseUnknown(request, timeout=self._timeout_seconds)
         return [
             Verdict.CHARGED if verdict == inference_pb2.VERDICT_CHARGED else Verdict.RELEASED
@@ -57,8 +67,8 @@ class GrpcLedger:
         ]
 
 
-def _key_day(one: KeyDay) -> usage_pb2.KeyDay:
-    return usage_pb2.KeyDay(key_id=one.key_id, day=iso_date(one.day))
+def _key_day(key_day: KeyDay) -> usage_pb2.KeyDay:
+    return usage_pb2.KeyDay(key_id=key_day.key_id, day=iso_date(key_day.day))
 
 
 def _context(hold: OverdueHold) -> inference_pb2.RequestContext:

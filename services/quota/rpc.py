@@ -1,4 +1,4 @@
-"""QuotaService: protobuf ↔ holds; nothing is decided here."""
+"""gRPC servicer of the quota service. Converts between protobuf and domain objects."""
 
 import re
 
@@ -30,10 +30,9 @@ _VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEA
 
 
 class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
-    """Answers Reserve, Settle, GetStatus, Verify and GetDependencies."""
+    """Implements Reserve, Settle, GetStatus, Verify and GetDependencies."""
 
     def __init__(self, holds: Holds, sweeper: Sweeper, redis: RedisState) -> None:
-        """Answer from `holds`; `sweeper` compares them with the ledger, and `redis` is the state of their store."""
         self._holds = holds
         self._sweeper = sweeper
         self._redis = redis
@@ -41,18 +40,18 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""
         _check_size(len(request.reservations), "reservations")
-        outcomes = await self._holds.reserve([_reservation(wish) for wish in request.reservations])
+        outcomes = await self._holds.reserve([_reservation(item) for item in request.reservations])
         return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
 
     async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
-        """Close holds."""
+        """Close holds by their verdicts."""
         _check_size(len(request.settlements), "settlements")
-        closed = await self._holds.settle([_settlement(end) for end in request.settlements])
+        closed = await self._holds.settle([_settlement(item) for item in request.settlements])
         results = [quota_pb2.SettleResult(closed=flag is True, failed=flag is None) for flag in closed]
         return quota_pb2.SettleResponse(results=results)
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
-        """Read keys' counters of today."""
+        """Return today's counters of keys."""
         _check_size(len(request.key_ids), "key_ids")
         statuses = await self._holds.status(list(request.key_ids))
         return quota_pb2.GetStatusResponse(statuses=[_status(status) for status in statuses])
@@ -70,7 +69,7 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
     async def GetDependencies(
         self, request: quota_pb2.GetDependenciesRequest, context: Context
     ) -> quota_pb2.GetDependenciesResponse:
-        """Say whether Redis can be used."""
+        """Return whether Redis is usable."""
         redis = quota_pb2.Dependency(name="redis", state=_STATES[self._redis.state], message=self._redis.message)
         return quota_pb2.GetDependenciesResponse(dependencies=[redis])
 
@@ -80,32 +79,32 @@ def _check_size(count: int, field: str) -> None:
         raise InvalidRequest(f"{field}: expected 1 to {_ITEMS_MAX:,} items, got {count:,}")
 
 
-def _reservation(wish: quota_pb2.Reservation) -> Reservation:
+def _reservation(item: quota_pb2.Reservation) -> Reservation:
     for field in ("request_id", "key_id", "account_id"):
-        _check_id(getattr(wish, field), field)
-    if wish.limit < 0:
-        raise InvalidRequest(f"limit: expected 0 or more, got {wish.limit}")
-    return Reservation(wish.request_id, wish.key_id, wish.account_id, wish.limit)
+        _check_id(getattr(item, field), field)
+    if item.limit < 0:
+        raise InvalidRequest(f"limit: expected 0 or more, got {item.limit}")
+    return Reservation(item.request_id, item.key_id, item.account_id, item.limit)
 
 
-def _settlement(end: quota_pb2.Settlement) -> Settlement:
-    _check_id(end.request_id, "request_id")
-    _check_id(end.key_id, "key_id")
-    verdict = _VERDICTS.get(end.verdict)
+def _settlement(item: quota_pb2.Settlement) -> Settlement:
+    _check_id(item.request_id, "request_id")
+    _check_id(item.key_id, "key_id")
+    verdict = _VERDICTS.get(item.verdict)
     if verdict is None:
         raise InvalidRequest("verdict: expected charged or released")
     try:
-        return Settlement(end.request_id, end.key_id, day_number(end.day), verdict)
+        return Settlement(item.request_id, item.key_id, day_number(item.day), verdict)
     except ValueError as exc:
-        raise InvalidRequest(f"day: expected YYYY-MM-DD, got {end.day!r}") from exc
+        raise InvalidRequest(f"day: expected YYYY-MM-DD, got {item.day!r}") from exc
 
 
 def _check_id(text: str, field: str) -> None:
-    # The store joins ids by blanks and colons, two of its names stand beside the holds, and an id that the ledger does
-    # not take could never be swept.
+    # The store joins ids with spaces and colons, `charged` and `limit` are fields of the hash that holds the ids, and
+    # the sweeper could never close a hold whose id the ledger rejects.
     if not _ID.fullmatch(text) or text in ("charged", "limit"):
         raise InvalidRequest(
-            f"{field}: expected an id of 1 to 64 characters of A-Z, a-z, 0-9, _, - and ., got {text!r}"
+            f"{field}: expected an id of 1 to 64 characters from A-Z, a-z, 0-9, _, - and ., got {text!r}"
         )
 
 

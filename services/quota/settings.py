@@ -1,4 +1,4 @@
-"""What the quota service can be told."""
+"""Settings of the quota service."""
 
 from typing import Annotated
 
@@ -9,11 +9,11 @@ from services.common.runtime.address import HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
 from services.quota.redis.connections import RedisTarget, check_redis_url
 
-_HOLD_BEYOND_REQUEST_SECONDS = 60.0
+_HOLD_MARGIN_SECONDS = 60.0
 
 
 class QuotaSettings(ServiceSettings):
-    """Settings of the quota service, `QUOTA_*` in the environment."""
+    """Settings of the quota service, read from `QUOTA_*` environment variables."""
 
     model_config = SettingsConfigDict(env_prefix="QUOTA_")
 
@@ -21,41 +21,42 @@ class QuotaSettings(ServiceSettings):
     """Address of the gRPC server: `host:port`, `[::]:port` or `unix:/path`."""
 
     metrics_listen: HostAndPort = "127.0.0.1:50252"
-    """Address of `GET /metrics`; empty serves none."""
+    """Address of `GET /metrics`; empty disables it."""
 
     redis_url: Annotated[str, AfterValidator(check_redis_url)] = "redis://127.0.0.1:6379/0"
-    """Redis or Valkey: `redis://user:password@host:port/db`, `rediss://…` or `unix:///path`."""
+    """URL of Redis or Valkey: `redis://user:password@host:port/db`, `rediss://…` or `unix:///path`."""
 
     redis_user: str = ""
-    """User of Redis, in place of the URL's."""
+    """Redis user; overrides the URL's."""
 
     redis_password: SecretStr = SecretStr("")
-    """Password of Redis, in place of the URL's, as it is: nothing is to be encoded."""
+    """Redis password; overrides the URL's. Not percent-encoded."""
 
     redis_cluster: bool = False
     """Whether `QUOTA_REDIS_URL` names a node of a Redis Cluster."""
 
     redis_sentinels: list[HostAndPort] = Field(default=[])
-    """JSON array of the addresses of Redis Sentinels, which know where the primary is; the URL's host is not used
-    then."""
+    """JSON array of Redis Sentinel addresses, through which the primary is found. The URL's host is then ignored."""
 
     redis_sentinel_service: str = "mymaster"
-    """Name under which the Sentinels know the primary."""
+    """Name of the primary in the Sentinels' configuration."""
 
     redis_sentinel_password: SecretStr = SecretStr("")
-    """Password of the Sentinels themselves; empty when they want none."""
+    """Password of the Sentinels; empty when they require none."""
 
     @field_validator("redis_sentinels")
     @classmethod
-    def _go_with_the_rest(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        """Refuse Sentinels beside a cluster or a Unix socket: one of the two would silently not count."""
+    def _check_sentinels(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        """Reject Sentinels together with a cluster or a Unix socket, since one of the two would be ignored."""
         if value and (info.data.get("redis_cluster") or str(info.data.get("redis_url")).startswith("unix:")):
-            raise ValueError("Sentinels go with neither QUOTA_REDIS_CLUSTER nor a Unix socket in QUOTA_REDIS_URL")
+            raise ValueError(
+                "Sentinels cannot be combined with QUOTA_REDIS_CLUSTER or a Unix socket in QUOTA_REDIS_URL"
+            )
         return value
 
     @property
     def redis(self) -> RedisTarget:
-        """Where Redis is and how to connect to it."""
+        """Connection parameters of Redis."""
         return RedisTarget(
             url=self.redis_url,
             user=self.redis_user,
@@ -67,33 +68,35 @@ class QuotaSettings(ServiceSettings):
         )
 
     redis_timeout_seconds: float = Field(default=1.0, gt=0)
-    """Longest wait for Redis, to connect and to answer."""
+    """Time-out of connecting to Redis, and of a command."""
 
     inference_target: str = Field(default="127.0.0.1:50053", validation_alias="INFERENCE_TARGET")
-    """gRPC target of inference, whose ledger grounds the counters."""
+    """gRPC target of the inference service. Counters are initialised from its ledger."""
 
     ledger_timeout_seconds: float = Field(default=1.0, gt=0)
-    """Longest wait for a count from the ledger."""
+    """Time-out of a ledger query."""
 
     hold_seconds: float = Field(
-        default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _HOLD_BEYOND_REQUEST_SECONDS, gt=0
+        default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _HOLD_MARGIN_SECONDS, gt=0
     )
-    """Age at which a hold without a verdict is closed by the sweeper. By default REQUEST_TIMEOUT_SECONDS and 60 s more;
-    must be longer than REQUEST_TIMEOUT_SECONDS."""
+    """Age at which the sweeper closes a hold without a verdict. Defaults to REQUEST_TIMEOUT_SECONDS plus 60 s; must be
+    longer than REQUEST_TIMEOUT_SECONDS."""
 
     sweep_seconds: float = Field(default=1.0, gt=0)
-    """Pause between two looks for overdue holds."""
+    """Pause between sweeps for overdue holds."""
 
     reconcile_seconds: float = Field(default=30.0, gt=0)
-    """Pause between two comparisons of all counters with the ledger."""
+    """Pause between comparisons of all counters with the ledger."""
 
     clock_offset_seconds: int = 0
-    """Added to Redis' clock when the day is decided; for tests of midnight only."""
+    """Offset added to Redis' clock to determine the day; only for tests around midnight."""
 
     @field_validator("hold_seconds")
     @classmethod
-    def _outlives_a_request(cls, value: float, info: ValidationInfo) -> float:
-        """Refuse a hold that a request can outlive: its slot would be granted again while it is answered."""
+    def _check_hold_seconds(cls, value: float, info: ValidationInfo) -> float:
+        """Reject a hold shorter than a request, whose slot would be granted again while the request is running."""
         if value <= info.data.get("request_timeout_seconds", 0.0):
-            raise ValueError("must be longer than REQUEST_TIMEOUT_SECONDS; raise the one or lower the other")
+            raise ValueError(
+                "must be longer than REQUEST_TIMEOUT_SECONDS; raise this value or lower REQUEST_TIMEOUT_SECONDS"
+            )
         return value

@@ -1,11 +1,11 @@
-"""What keeps the two records together: overdue holds are closed by the ledger's word, lost charges are raised again.
+"""Sweeper: closes overdue holds, restores lost charges and compares counters with the ledger.
 
-A hold whose verdict never came stays until it is overdue. Then the ledger is asked: a charged row makes it a charge,
-another row or none at all releases it, and a request without a row gets an `unknown` one, so that its verdict is final.
-Time alone never ends a hold; while the ledger is away, slots stay taken.
+A hold whose verdict never arrived stays until it is overdue. The sweeper then closes it with the ledger's verdict. A
+charged row charges the hold. Any other row releases it. A request without a row gets an `unknown` row, which makes the
+verdict final, and is released. Age alone never ends a hold, so slots stay held while the ledger is unavailable.
 
-Counters can be below the ledger only where Redis lost data (emptied, rolled back). Reconciliation compares each with
-the rows that are older than a hold can live, and raises it.
+A counter can be below the ledger only if Redis lost data. Reconciliation compares each counter with the rows that are
+older than a hold can live, and raises it if necessary.
 """
 
 import asyncio
@@ -26,40 +26,40 @@ from services.quota.metrics import COUNTERS_REPAIRED, DRIFT, OLDEST_HOLD, ROUNDS
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
-_LEFT_OUT_MAX = 1_000
-"""Most requests that the ledger takes in one call."""
+_EXCLUDED_MAX = 1_000
+"""Maximum number of excluded requests in one call to the ledger."""
 _DAY_SECONDS = 86_400
 _KEEP_DAYS = 3
 DISCREPANCIES_MAX = 1_000
-"""Most findings of a report: with an emptied Redis every key differs."""
+"""Maximum number of discrepancies in a report. Every key differs after Redis lost its data."""
 _LOGGED_MAX = 100
 _SLACK_SECONDS = 5.0
-"""What an overdue hold or a lost charge may take to be dealt with, beyond the pauses of the rounds."""
+"""Time that a round may take, on top of the pause between rounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverdueHold:
-    """A hold whose time is over."""
+    """A hold older than the lifetime of a hold."""
 
     request_id: str
     key_id: str
     account_id: str
     day: int
-    """Days since 1970-01-01, of the reserve."""
+    """Day of the reserve, in days since 1970-01-01."""
     reserved_at: float
-    """Redis' time of the reserve; Unix seconds."""
+    """Time of the reserve by Redis' clock, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class DayEntries:
-    """All that Redis holds of a key's day, read in one step."""
+    """A key's counter and holds for one day, read atomically."""
 
     key_day: KeyDay
     charged: int
     holds: Mapping[str, float]
-    """Redis' time of each hold's reserve, by request id; Unix seconds."""
+    """Time of each hold's reserve by Redis' clock, in Unix seconds, by request id."""
     limit: int
-    """The highest limit in force at a reserve of that day."""
+    """Highest limit in force at a reserve on that day."""
 
     @property
     def held(self) -> int:
@@ -68,130 +68,136 @@ class DayEntries:
 
     @property
     def oldest_hold_at(self) -> float | None:
-        """Redis' time of the oldest hold; None when there is none."""
+        """Reserve time of the oldest hold, in Unix seconds; None without holds."""
         return min(self.holds.values(), default=None)
 
     def holds_before(self, reserved_before: float) -> list[str]:
-        """Return the request ids of holds that were reserved before a time."""
+        """Return the request ids of holds reserved before a time."""
         return [request_id for request_id, at in self.holds.items() if at < reserved_before]
 
 
 class DiscrepancyKind(StrEnum):
-    """How the two records can differ."""
+    """How a key's counter or holds disagree with the ledger."""
 
     COUNTER_ABOVE_LEDGER = "counter_above_ledger"
-    """Somebody is charged for nothing."""
+    """The counter has charges without a ledger row, so the key is charged too much."""
     COUNTER_BELOW_LEDGER = "counter_below_ledger"
-    """Somebody gets requests for nothing."""
+    """The ledger has charged rows that the counter lacks, so the key is charged too little."""
     HOLD_OVERDUE = "hold_overdue"
-    """The sweeper has not closed a hold in its time."""
+    """The sweeper has not closed an overdue hold in time."""
     OVER_LIMIT = "over_limit"
-    """More is charged and held than the limit ever was."""
+    """Charged and held requests exceed the highest limit of the day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """One key's day on which the records differ."""
+    """A difference between counter and ledger for one key and day."""
 
     kind: DiscrepancyKind
     entries: DayEntries
     ledger_charged: int
-    """Charged rows: all of them where the counter is above, else those older than a hold can live."""
+    """Number of charged rows: of all rows if the counter is above the ledger or over the limit, otherwise of rows older
+    than a hold can live."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a comparison found."""
+    """Result of a comparison of counters with the ledger."""
 
     discrepancies: Sequence[Discrepancy]
-    """The first `DISCREPANCIES_MAX`."""
+    """The first `DISCREPANCIES_MAX` discrepancies."""
     counts: Mapping[DiscrepancyKind, int]
-    """All findings, by kind."""
+    """Total number of discrepancies by kind."""
     key_days: int
+    """Number of compared keys and days."""
     held: int
+    """Number of holds."""
     oldest_hold_seconds: float
-    """Age of the oldest hold; 0 when there is none."""
+    """Age of the oldest hold; 0 without holds."""
 
 
 class SweepStore(Protocol):
-    """What the sweeper needs of the store. All raise `Unavailable` when it cannot be reached."""
+    """Port to the store of holds. All methods raise `Unavailable` when it cannot be reached."""
 
     async def now(self) -> float:
-        """Return the store's clock; Unix seconds."""
+        """Return the time of the store's clock, in Unix seconds."""
 
     async def overdue(self, *, at_most: int, before: float, after: float) -> list[OverdueHold]:
-        """Return holds whose deadline is until `before` or later than `after`, of each bucket at most so many each."""
+        """Return holds with a deadline up to `before` or later than `after`, both in Unix seconds.
+
+        Returns at most `at_most` holds of each of the two ranges per bucket.
+        """
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
-        """Close holds, in order; false where there was none, None where it failed for this key alone."""
+        """Close holds; returns the same as `HoldStore.settle`."""
 
     def entries(self) -> AsyncIterator[list[DayEntries]]:
-        """Yield everything that is held, in batches."""
+        """Yield the entries of all keys and days, in batches."""
 
-    async def forget(self, key_days: Sequence[KeyDay]) -> None:
-        """Remove all that is kept of days that are long over."""
+    async def delete_days(self, key_days: Sequence[KeyDay]) -> None:
+        """Delete the entries of past days."""
 
     async def repair_counter(
-        self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
+        self, key_day: KeyDay, count: int, *, reserved_before: float, excluded: Sequence[str]
     ) -> int:
-        """Raise a counter to a number of charged rows; return by how much.
+        """Raise a counter to a number of charged rows and return the number of charges added.
 
         Args:
-            key_day: Whose counter.
-            count: Charged rows that were reserved before a time, without those of the holds in `left_out`.
-            reserved_before: That time; while there is an older hold that is not in `left_out`, nothing is changed.
-            left_out: Request ids.
+            key_day: Key and day of the counter.
+            count: Number of charged rows reserved before `reserved_before`, without those of `excluded`.
+            reserved_before: Time in Unix seconds. If there is an older hold not in `excluded`, nothing is changed.
+            excluded: Request ids of the holds whose rows are not part of `count`.
         """
 
 
-class SteadyClock(Protocol):
-    """What is known of the store's clock, beside one that never steps."""
+class StoreClock(Protocol):
+    """Port to the tracker of the store's clock."""
 
     @property
     def is_steady(self) -> bool:
-        """Whether no step is waited out."""
+        """Whether no step is in progress."""
 
-    def shown(self, seconds: float) -> tuple[float, float] | None:
-        """Return the earliest and the latest time shown in the last `seconds`; None when not watched for so long."""
+    def observed_range(self, seconds: float) -> tuple[float, float] | None:
+        """Return the lowest and the highest reading in the last `seconds`; None if not observed for that long."""
 
 
 class SweepLedger(Protocol):
-    """What the sweeper needs of the ledger. All raise a `ServiceError` when it cannot be asked."""
+    """Port to the usage ledger. All methods raise `ServiceError` when it cannot be reached."""
 
     async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
-        """Return each request's verdict, in order; one without a row gets an `unknown` row."""
+        """Return each request's verdict, in order; a request without a row gets an `unknown` row."""
 
     async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
-        """Return charged rows, in order; with a time only those reserved before it."""
+        """Return the number of charged rows of each key and day, in order; None counts rows of any time."""
 
     async def count_charged_without(
         self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
-        """Return the charged rows of a key's day that were reserved before a time, without those of some requests."""
+        """Return the number of a key's charged rows reserved before a time, excluding those of `request_ids`."""
 
 
 class Sweeper:
-    """Runs rounds; any number of replicas may run them at the same time."""
+    """Sweeps and reconciles in rounds. Several replicas may run concurrently."""
 
     def __init__(
         self,
         store: SweepStore,
         ledger: SweepLedger,
-        clock: SteadyClock,
+        clock: StoreClock,
         *,
         hold_seconds: float,
         sweep_seconds: float,
         reconcile_seconds: float,
     ) -> None:
-        """Work on `store` by the word of `ledger`.
+        """Create a sweeper.
 
         Args:
-            store: Where the holds are.
-            ledger: What really happened.
-            clock: What is known of the store's clock.
+            store: Store of the holds.
+            ledger: Ledger with the verdicts.
+            clock: Tracker of the store's clock.
             hold_seconds: Age at which a hold is overdue.
-            sweep_seconds: Pause between two looks for overdue holds.
-            reconcile_seconds: Pause between two comparisons of all counters.
+            sweep_seconds: Pause between sweeps.
+            reconcile_seconds: Pause between reconciliations.
         """
         self._store = store
         self._ledger = ledger
@@ -201,25 +207,25 @@ class Sweeper:
         self._reconcile_seconds = reconcile_seconds
 
     async def run(self) -> None:
-        """Sweep and reconcile until cancelled; what fails is tried again in the next round."""
+        """Sweep and reconcile until cancelled. A failed round is retried after the pause."""
         async with asyncio.TaskGroup() as rounds:
             rounds.create_task(_repeat(self._sweep_all, self._sweep_seconds))
             rounds.create_task(_repeat(self._reconcile_and_verify, self._reconcile_seconds))
 
     async def sweep(self) -> int:
-        """Close overdue holds, a batch of each bucket; return how many were closed.
+        """Close up to one batch of overdue holds per bucket and return the number closed.
 
-        Overdue is what was reserved at a time that the store's clock has not shown for as long as a hold may live:
-        before that, or after it where the clock has gone back.
+        A hold is overdue if the store's clock has not read its reserve time for `hold_seconds`. The reserve time is
+        then in the past, or in the future if the clock has stepped back.
 
         Raises:
-            ServiceError: The store or the ledger cannot be reached; the holds stay.
+            ServiceError: The store or the ledger cannot be reached. The holds stay.
         """
         await self._store.now()
-        shown = self._clock.shown(self._hold_seconds)
-        if shown is None:
+        observed = self._clock.observed_range(self._hold_seconds)
+        if observed is None:
             return 0
-        before, after = (time + self._hold_seconds for time in shown)
+        before, after = (time + self._hold_seconds for time in observed)
         overdue = await self._store.overdue(at_most=_OVERDUE_BATCH, before=before, after=after + _SLACK_SECONDS)
         swept = 0
         for start in range(0, len(overdue), _OVERDUE_BATCH):
@@ -229,7 +235,7 @@ class Sweeper:
                 for hold, verdict in zip(holds, await self._verdicts(holds), strict=True)
                 if verdict is not None
             ]
-            # Another replica or the gateway may have closed some of them meanwhile.
+            # Another replica or the gateway may have closed some of them already.
             closed = list(compress(settlements, await self._store.settle(settlements)))
             for settlement in closed:
                 SWEPT.labels(settlement.verdict.value).inc()
@@ -239,10 +245,10 @@ class Sweeper:
         return swept
 
     async def _verdicts(self, holds: Sequence[OverdueHold]) -> list[Verdict | None]:
-        """Return the ledger's verdict on each hold; None for one that the ledger does not take.
+        """Return the ledger's verdict on each hold; None for a hold that the ledger rejects.
 
         Raises:
-            Unavailable: The ledger cannot be asked.
+            Unavailable: The ledger cannot be reached.
         """
         results = await run_isolated(self._ledger.close_unknown, holds, name="close")
         for result in results:
@@ -251,93 +257,98 @@ class Sweeper:
         return [None if isinstance(result, Exception) else result for result in results]
 
     async def reconcile(self) -> int:
-        """Raise counters that are below the ledger; return how many charges they had lost.
+        """Raise counters that are below the ledger and return the number of charges restored.
 
         Raises:
             ServiceError: The store or the ledger cannot be reached.
         """
         now = await self._store.now()
-        shown = self._clock.shown(self._hold_seconds)
-        if shown is None:
+        observed = self._clock.observed_range(self._hold_seconds)
+        if observed is None:
             return 0
-        reserved_before, raised = math.floor(shown[0] * 1000) / 1000, 0
+        reserved_before, restored = math.floor(observed[0] * 1000) / 1000, 0
         async for batch in self._store.entries():
-            await self._forget_old_days(batch, now)
-            counts = await self._ledger.count_charged([one.key_day for one in batch], reserved_before=reserved_before)
-            for one, count in zip(batch, counts, strict=True):
-                if count > one.charged:
-                    raised += await self._repair_counter(one, count, reserved_before)
-        if raised:
-            COUNTERS_REPAIRED.inc(raised)
-            _log.warning("counters had lost charges", extra={"charges": raised})
-        return raised
+            await self._delete_old_days(batch, now)
+            key_days = [entries.key_day for entries in batch]
+            counts = await self._ledger.count_charged(key_days, reserved_before=reserved_before)
+            for entries, count in zip(batch, counts, strict=True):
+                if count > entries.charged:
+                    restored += await self._repair_counter(entries, count, reserved_before)
+        if restored:
+            COUNTERS_REPAIRED.inc(restored)
+            _log.warning("Restored charges that Redis had lost.", extra={"charges": restored})
+        return restored
 
     async def _repair_counter(self, entries: DayEntries, count: int, reserved_before: float) -> int:
-        """Raise one counter; return by how much. What goes wrong with it is logged and stops no other."""
-        left_out = entries.holds_before(reserved_before)
-        if len(left_out) > _LEFT_OUT_MAX:
-            return 0  # The sweep closes them, and a later round counts their rows.
+        """Raise one counter and return the number of charges added. Errors are logged and do not stop the round."""
+        excluded = entries.holds_before(reserved_before)
+        if len(excluded) > _EXCLUDED_MAX:
+            return 0  # The sweep closes these holds, and a later round counts their rows.
         try:
-            if left_out:
+            if excluded:
                 count = await self._ledger.count_charged_without(
-                    entries.key_day, left_out, reserved_before=reserved_before
+                    entries.key_day, excluded, reserved_before=reserved_before
                 )
             return await self._store.repair_counter(
-                entries.key_day, count, reserved_before=reserved_before, left_out=left_out
+                entries.key_day, count, reserved_before=reserved_before, excluded=excluded
             )
         except ServiceError as exc:
-            _log.warning("a counter was not compared", extra={"key": entries.key_day.key_id, "reason": exc.reason})
+            _log.warning(
+                "A counter could not be reconciled. It is retried in the next round.",
+                extra={"key": entries.key_day.key_id, "reason": exc.reason},
+            )
             return 0
 
     async def verify(self) -> Report:
         """Compare all counters and holds with the ledger.
 
-        What is in flight explains a difference for the time of a hold; only what outlives it is found.
+        Requests in flight cause differences for up to the lifetime of a hold. Only older differences are reported.
 
         Raises:
             ServiceError: The store or the ledger cannot be reached.
         """
         now = await self._store.now()
-        shown = self._clock.shown(self._patience_seconds)
-        # Nothing has outlived it where the clock has not been watched for so long.
-        dealt_with_before = shown[0] if shown else 0.0
+        observed = self._clock.observed_range(self._grace_seconds)
+        # Until the clock has been observed for that long, nothing is old enough to report.
+        cutoff = observed[0] if observed else 0.0
         discrepancies: list[Discrepancy] = []
         counts: Counter[DiscrepancyKind] = Counter()
         key_days = held = 0
         oldest_hold_at = now
         async for batch in self._store.entries():
-            # The order matters: a row commits before its charge, so a ledger read after the counters has all of theirs.
-            names = [one.key_day for one in batch]
-            old = await self._ledger.count_charged(names, reserved_before=dealt_with_before)
+            # The ledger must be read after the counters: a row commits before its charge, so every charge has its row.
+            names = [entries.key_day for entries in batch]
+            old = await self._ledger.count_charged(names, reserved_before=cutoff)
             total = await self._ledger.count_charged(names)
-            for one, old_count, count in zip(batch, old, total, strict=True):
-                found = _compare(one, old_count, count, dealt_with_before)
+            for entries, old_count, count in zip(batch, old, total, strict=True):
+                found = _compare(entries, old_count, count, cutoff)
                 counts.update(discrepancy.kind for discrepancy in found)
                 discrepancies += found[: DISCREPANCIES_MAX - len(discrepancies)]
             key_days += len(batch)
-            held += sum(one.held for one in batch)
-            oldest_hold_at = min([oldest_hold_at, *(one.oldest_hold_at for one in batch if one.oldest_hold_at)])
+            held += sum(entries.held for entries in batch)
+            times = [entries.oldest_hold_at for entries in batch if entries.oldest_hold_at]
+            oldest_hold_at = min([oldest_hold_at, *times])
         return Report(discrepancies, counts, key_days, held, now - oldest_hold_at)
 
     @property
-    def _patience_seconds(self) -> float:
-        """Age at which a hold, or a lost charge, must have been dealt with."""
+    def _grace_seconds(self) -> float:
+        """Age by which a hold must have been swept, or a lost charge restored."""
         return self._hold_seconds + self._sweep_seconds + self._reconcile_seconds + _SLACK_SECONDS
 
-    async def _forget_old_days(self, batch: Sequence[DayEntries], now: float) -> None:
-        """Remove days that are long over; while a step of the clock is waited out, none is."""
+    async def _delete_old_days(self, batch: Sequence[DayEntries], now: float) -> None:
+        """Delete days older than `_KEEP_DAYS`, unless a clock step is in progress."""
         oldest = int(now // _DAY_SECONDS) - _KEEP_DAYS
-        old = [one.key_day for one in batch if one.key_day.day < oldest]
+        old = [entries.key_day for entries in batch if entries.key_day.day < oldest]
         if old and self._clock.is_steady:
-            await self._store.forget(old)
+            await self._store.delete_days(old)
 
     async def _reconcile_and_verify(self) -> None:
         try:
             await self.reconcile()
         finally:
-            await self._show_drift()
+            await self._report_drift()
 
-    async def _show_drift(self) -> None:
+    async def _report_drift(self) -> None:
         report = await self.verify()
         for kind in DiscrepancyKind:
             DRIFT.labels(kind.value).set(report.counts[kind])
@@ -345,7 +356,8 @@ class Sweeper:
         VERIFIED_AT.set_to_current_time()
         for discrepancy in report.discrepancies[:_LOGGED_MAX]:
             _log.error(
-                "the records differ", extra={"kind": discrepancy.kind.value, "key": discrepancy.entries.key_day.key_id}
+                "Counter and ledger differ. Run `stackctl verify` for details.",
+                extra={"kind": discrepancy.kind.value, "key": discrepancy.entries.key_day.key_id},
             )
 
     async def _sweep_all(self) -> None:
@@ -353,14 +365,14 @@ class Sweeper:
             continue
 
 
-def _compare(entries: DayEntries, old: int, total: int, dealt_with_before: float) -> list[Discrepancy]:
+def _compare(entries: DayEntries, old: int, total: int, cutoff: float) -> list[Discrepancy]:
     discrepancies = []
     if entries.charged > total:
         discrepancies.append(Discrepancy(DiscrepancyKind.COUNTER_ABOVE_LEDGER, entries, total))
-    # Old rows may still have their hold when its sweep is late, which is told by itself.
+    # If a sweep is late, old rows still have their hold. That is reported as HOLD_OVERDUE.
     if entries.charged + entries.held < old:
         discrepancies.append(Discrepancy(DiscrepancyKind.COUNTER_BELOW_LEDGER, entries, old))
-    if entries.oldest_hold_at is not None and entries.oldest_hold_at < dealt_with_before:
+    if entries.oldest_hold_at is not None and entries.oldest_hold_at < cutoff:
         discrepancies.append(Discrepancy(DiscrepancyKind.HOLD_OVERDUE, entries, old))
     if entries.charged + entries.held > entries.limit:
         discrepancies.append(Discrepancy(DiscrepancyKind.OVER_LIMIT, entries, total))
@@ -370,13 +382,13 @@ def _compare(entries: DayEntries, old: int, total: int, dealt_with_before: float
 async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -> None:
     task = asyncio.current_task()
     assert task is not None, "rounds run in a task"
-    # A cancellation that lands as the connection to Redis dies gets lost in the client; it is still known here.
+    # redis-py can swallow a cancellation that arrives while a connection fails, so check for it here.
     while not task.cancelling():
         try:
             await work()
         except ServiceError as exc:
-            _log.warning("the round is put off", extra={"reason": exc.reason})
+            _log.warning("A round failed because a dependency is unavailable. Retrying.", extra={"reason": exc.reason})
         except Exception:  # noqa: BLE001 - without further rounds no hold would be swept
             ROUNDS_FAILED.inc()
-            _log.exception("a round failed")
+            _log.exception("A round failed. Retrying.")
         await asyncio.sleep(pause_seconds)

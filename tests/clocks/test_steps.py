@@ -64,7 +64,7 @@ def test_no_request_over_the_limit_is_answered_and_none_is_lost(
             assert abs(told_step - step) < 2
             _until_counted(redis, key)
             log = stack.log("stack" if workers else "quota")
-            assert log.count("redis' clock stepped") == 1
+            assert log.count("Redis' clock stepped") == 1
     finally:
         redis.end()
 

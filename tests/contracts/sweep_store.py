@@ -70,9 +70,9 @@ async def listed(store: RedisSweepStore) -> list[list[DayEntries]]:
     return [batch async for batch in store.entries()]
 
 
-async def raised(world: SweepWorld, key_day: KeyDay, count: int, *, before: float, left_out: Sequence[str] = ()) -> int:
+async def raised(world: SweepWorld, key_day: KeyDay, count: int, *, before: float, excluded: Sequence[str] = ()) -> int:
     """Raise a counter and return by how much."""
-    return await world.store.repair_counter(key_day, count, reserved_before=before, left_out=left_out)
+    return await world.store.repair_counter(key_day, count, reserved_before=before, excluded=excluded)
 
 
 async def overdue_now(store: RedisSweepStore, *, at_most: int) -> list[OverdueHold]:
@@ -112,7 +112,7 @@ class SweepStoreContract:
         await hold(world.tomorrow, wishes("req_2"))
         day = await today(world.holds)
 
-        await world.store.forget([KeyDay(KEY, day)])
+        await world.store.delete_days([KeyDay(KEY, day)])
 
         (batch,) = await listed(world.store)
         assert [one.key_day.day for one in batch] == [day + 1]
@@ -208,10 +208,10 @@ class SweepStoreContract:
 
         cut_off = held.reserved_at + 1
         assert await raised(world, key_day, 3, before=cut_off) == 0, "the row of req_held may be one of them"
-        assert await raised(world, key_day, 3, before=cut_off, left_out=["req_held"]) == 2
+        assert await raised(world, key_day, 3, before=cut_off, excluded=["req_held"]) == 2
 
         assert await counts(world.holds) == (3, 1)
-        assert await raised(world, key_day, 3, before=cut_off, left_out=["req_held"]) == 0
+        assert await raised(world, key_day, 3, before=cut_off, excluded=["req_held"]) == 0
 
     async def test_a_hold_that_is_too_young_to_have_a_counted_row_stands_in_no_way(self, world: SweepWorld) -> None:
         (held,) = await hold(world.holds, wishes("req_held"), charged=1)

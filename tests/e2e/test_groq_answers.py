@@ -231,11 +231,11 @@ async def _was_logged(condition: Callable[[], bool], *, is_expected: bool) -> bo
 
 
 def _cool_downs(world: UpstreamWorld, model: str) -> int:
-    return world.logged("A Groq key cools down.", model=model)
+    return world.logged("A Groq key is rate limited and cools down.", model=model)
 
 
 def _openings(world: UpstreamWorld, model: str) -> int:
-    return world.logged("The circuit of a Groq key and model is open.", model=model)
+    return world.logged("The circuit of a Groq key and model opened after repeated failures.", model=model)
 
 
 @_in_both_layouts

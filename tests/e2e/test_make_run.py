@@ -531,7 +531,7 @@ def test_a_redis_that_rejects_the_password_is_told_at_the_start_and_with_the_rig
         url = f"redis://127.0.0.1:{redis.port}/0"
         runner = start(STACK_WORKERS=workers, QUOTA_REDIS_URL=url, QUOTA_REDIS_PASSWORD="wrong")
         text = runner.read_until("Ctrl-C")
-        assert "cannot answer chats:\n  Redis rejects our user or password. Set QUOTA_REDIS_USER and" in text
+        assert "cannot answer chats:\n  Redis rejected the user name or password. Check" in text
         body = httpx.get(f"http://127.0.0.1:{runner.port}/readyz", trust_env=False).json()
         assert body["dependencies"]["redis"]["state"] == "rejected"
         assert _ask(runner, _secret(text)).status_code == 503

@@ -86,13 +86,13 @@ async def test_an_answer_in_one_piece_is_charged_with_groqs_own_count(
     assert (row.account_id, row.key_id, row.day, row.reserved_at) == ("acc_1", "key_1", DAY, 1_785_672_000.123)
 
 
-@pytest.mark.parametrize("asks_for_usage", [False, True])
+@pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("text", [*MARKED, *(f"[[standin:usage only={place}]]" for place in ("x_groq", "top", "last"))])
 async def test_a_stream_is_charged_with_groqs_own_count_once(
-    inference: Inference, upstream: Upstream, text: str, asks_for_usage: bool
+    inference: Inference, upstream: Upstream, text: str, include_usage: bool
 ) -> None:
-    text = f"stream {asks_for_usage} {text}"
-    messages = await inference.stream(streamed(text, asks_for_usage=asks_for_usage))
+    text = f"stream {include_usage} {text}"
+    messages = await inference.stream(streamed(text, include_usage=include_usage))
 
     row = (await inference.store.find("req_1")) or pytest.fail("the row must be there before the verdict")
     assert_agrees(row, await upstream.entry(text))
@@ -100,7 +100,7 @@ async def test_a_stream_is_charged_with_groqs_own_count_once(
     assert [message.verdict for message in messages] == [NO_VERDICT] * (len(messages) - 1) + [CHARGED]
     chunks = [chunk for message in messages for chunk in message.chunks]
     assert {chunk.id for chunk in chunks} == {"chatcmpl-1"}
-    assert [not chunk.choices for chunk in chunks].count(True) == asks_for_usage
+    assert [not chunk.choices for chunk in chunks].count(True) == include_usage
     assert row.time_to_first_token_ms >= 1
 
 

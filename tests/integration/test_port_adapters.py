@@ -238,7 +238,7 @@ class ScriptedStore:
 class ScriptedCatalogue:
     """Stands in for the model list."""
 
-    def listed(self, *, permitted: Sequence[str] = ()) -> list[dict[str, Any]]:
+    def list_models(self, *, permitted: Sequence[str] = ()) -> list[dict[str, Any]]:
         return [{"id": "llama", "object": "model", "created": 1, "owned_by": ",".join(permitted), "active": True}]
 
 
@@ -295,7 +295,7 @@ async def test_both_adapters_pass_the_same_call_to_inference(body: bytes) -> Non
     (call, context), (local_call, local_context) = seen
 
     assert _json(local_call.members) == _json(call.members)
-    assert (local_call.model, local_call.asks_for_usage) == (call.model, call.asks_for_usage)
+    assert (local_call.model, local_call.include_usage) == (call.model, call.include_usage)
     assert local_context == context
 
 

@@ -24,7 +24,7 @@ from services.quota.rpc import QuotaService
 from services.quota.sweeper import Sweeper
 from stack.inference.v1 import usage_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
-from tests.properties.hold_world import SteadyClock
+from tests.properties.hold_world import StoreClock
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -95,7 +95,7 @@ async def quota(valkey_url: str) -> AsyncIterator[Quota]:
         sweeper = Sweeper(
             RedisSweepStore(client, store),
             counts,
-            SteadyClock(),
+            StoreClock(),
             hold_seconds=60,
             sweep_seconds=60,
             reconcile_seconds=60,

@@ -82,7 +82,7 @@ async def test_a_replica_at_the_end_of_the_address_is_said_once(
     told = [record for record in caplog.records if record.name == "services.quota.redis.state"]
     assert [record.getMessage() for record in told] == [
         "Redis is a read-only replica. Wait for the failover, or check QUOTA_REDIS_URL.",
-        "redis answers again",
+        "Redis is available again.",
     ]
     assert [record.levelno for record in told] == [logging.ERROR, logging.WARNING]
 

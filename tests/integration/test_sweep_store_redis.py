@@ -52,12 +52,12 @@ async def test_entries_that_were_never_written_by_quota_hold_up_no_others(world:
     assert overdue == {("req_1", True), ("req_2", False)}
     assert entries == {KEY: 0, "key_2": 0, "key_count": 0}
     assert await world.client.zcard(deadlines) == 1, "what is no deadline is gone"
-    assert "foreign deadlines removed" in caplog.text
+    assert "Removed malformed deadlines" in caplog.text
 
 
 async def raised_away(store: RedisSweepStore) -> int:
     """Raise a counter."""
-    return await store.repair_counter(KeyDay("key", 1), 1, reserved_before=0, left_out=[])
+    return await store.repair_counter(KeyDay("key", 1), 1, reserved_before=0, excluded=[])
 
 
 async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: ValkeyServer) -> None:
@@ -69,7 +69,7 @@ async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: Va
         store.now(),
         store.overdue(at_most=1, before=0),
         listed(store),
-        store.forget([KeyDay("key", 1)]),
+        store.delete_days([KeyDay("key", 1)]),
         raised_away(store),
     )
     for step in steps:

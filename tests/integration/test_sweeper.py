@@ -221,7 +221,7 @@ class TestReconcile:
         await world.settle("req_1")
 
         assert count == 1
-        assert await world.store.repair_counter(world.key_day, count, reserved_before=now, left_out=[]) == 0
+        assert await world.store.repair_counter(world.key_day, count, reserved_before=now, excluded=[]) == 0
 
     async def test_rows_younger_than_a_hold_are_left_for_later(self, world: HoldWorld) -> None:
         await world.charge("req_1")

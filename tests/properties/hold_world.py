@@ -45,12 +45,12 @@ async def noon_offset(client: Any) -> int:
     return int(NOON - seconds % DAY_SECONDS)
 
 
-class SteadyClock:
+class StoreClock:
     """Redis' clock as this machine's, which it shares, and which has been watched for ever."""
 
     is_steady = True
 
-    def shown(self, seconds: float) -> tuple[float, float]:
+    def observed_range(self, seconds: float) -> tuple[float, float]:
         """Return the times of the last `seconds`."""
         now = time.time()
         return now - seconds, now
@@ -292,7 +292,7 @@ def sweeper_of(store: RedisSweepStore, ledger: StoreLedger, *, hold_seconds: flo
     return Sweeper(
         store,
         ledger,
-        SteadyClock(),
+        StoreClock(),
         hold_seconds=hold_seconds,
         sweep_seconds=ROUND_SECONDS,
         reconcile_seconds=ROUND_SECONDS,

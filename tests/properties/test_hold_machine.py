@@ -271,7 +271,7 @@ class HoldMachine(RuleBasedStateMachine):
         if self.lost is not None:
             count, before, left_out = self.lost
             store = self.world.store
-            self.run(store.repair_counter(self.world.key_day, count, reserved_before=before, left_out=left_out))
+            self.run(store.repair_counter(self.world.key_day, count, reserved_before=before, excluded=left_out))
         self.lost = None
 
     def verify(self) -> None:

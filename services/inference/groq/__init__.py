@@ -1,1 +1,1 @@
-"""Groq's HTTP API: transport, decoding, errors and rate limits."""
+"""Client of Groq's HTTP API: transport, decoding, errors and rate limits."""

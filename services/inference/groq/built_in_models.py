@@ -1,4 +1,4 @@
-"""The chat models that are listed until Groq's own list is known: those that Groq served in October 2026."""
+"""Built-in model list, used until Groq's list is available: the chat models that Groq served in October 2026."""
 
 from services.inference.chat import JSONObject
 
@@ -20,4 +20,4 @@ BUILT_IN_MODELS: tuple[JSONObject, ...] = (
     _model("openai/gpt-oss-20b", "OpenAI", 1754407957, 131_072, 65_536),
     _model("qwen/qwen3.8-27b", "Alibaba Cloud", 1786984846, 131_072, 16_384),
 )
-"""In Groq's form. Sources: Groq's model list and its page of models, as of 2026-10."""
+"""Models in the format of Groq's list. Sources: Groq's model list and its models page, as of 2026-10."""

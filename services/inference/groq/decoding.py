@@ -1,7 +1,7 @@
-"""Groq's JSON: decoded whatever bytes it is made of, and checked for everything that is relied on later.
+"""Lenient decoding and validation of Groq's JSON.
 
-This is the one place where an answer's types are checked. What is wrong and not needed is dropped; an answer that
-cannot be used without it is invalid.
+Types of Groq's answers are checked only here. Optional members with the wrong type are dropped. An answer whose
+required members have the wrong type is invalid.
 """
 
 import json
@@ -21,21 +21,21 @@ _decode = msgspec.json.Decoder(JSONObject).decode
 
 
 class _Extension(msgspec.Struct):
-    """`x_groq`, as far as it is used."""
+    """The used members of `x_groq`."""
 
     id: str | None = None
     usage: JSONObject | None = None
 
 
 class _Choice(msgspec.Struct):
-    """A choice of an answer or of a chunk, as far as it is used."""
+    """The used members of a choice of an answer or a chunk."""
 
     delta: JSONObject | None = None
     message: JSONObject | None = None
 
 
 class _Outline(msgspec.Struct):
-    """An answer or a chunk, as far as it is used."""
+    """The used members of an answer or a chunk."""
 
     choices: list[_Choice] | None = None
     usage: JSONObject | None = None
@@ -43,27 +43,26 @@ class _Outline(msgspec.Struct):
 
 
 def decode_object(raw: bytes) -> JSONObject:
-    """Return a JSON object; bytes that are not UTF-8 and lone surrogates become U+FFFD.
+    """Decode a JSON object, with U+FFFD in place of invalid UTF-8 and lone surrogates.
 
     Raises:
-        UpstreamInvalid: It is not a JSON object.
+        UpstreamInvalid: The text is not a JSON object.
     """
     members, is_clean = _decode_any(raw)
     return members if is_clean else without_surrogates(members)
 
 
 class ChunkDecoder:
-    """Decodes the chunks of one stream and joins surrogate pairs that are split between two of them."""
+    """Decodes the chunks of one stream and joins surrogate pairs that are split across chunks."""
 
     def __init__(self) -> None:
-        """Create a decoder for a stream that begins."""
         self._joiner = SurrogateJoiner()
 
     def decode(self, raw: bytes) -> JSONObject:
-        """Return the next chunk.
+        """Decode the next chunk.
 
         Raises:
-            UpstreamInvalid: It is not a JSON object.
+            UpstreamInvalid: The text is not a JSON object.
         """
         members, is_clean = _decode_any(raw)
         if not is_clean or self._joiner.is_waiting:
@@ -72,7 +71,7 @@ class ChunkDecoder:
 
 
 def decode_error(raw: bytes) -> JSONObject:
-    """Return the JSON object of an error's body; empty when there is none: the edge in front of Groq sends HTML."""
+    """Decode the JSON object of an error response; empty if the body is not JSON, such as HTML from Groq's edge."""
     try:
         return decode_object(raw)
     except UpstreamInvalid:
@@ -80,10 +79,14 @@ def decode_error(raw: bytes) -> JSONObject:
 
 
 def checked(members: JSONObject, size: int) -> JSONObject:
-    """Return an answer or a chunk whose outline is as Groq documents it; `size` is its bytes, for the log.
+    """Validate an answer or a chunk and return it without invalid optional members.
+
+    Args:
+        members: Members of the JSON object.
+        size: Size of the JSON text in bytes, for the log.
 
     Raises:
-        UpstreamInvalid: Its choices cannot be read.
+        UpstreamInvalid: The choices do not have the documented types.
     """
     try:
         outline = msgspec.convert(members, _Outline)
@@ -92,17 +95,17 @@ def checked(members: JSONObject, size: int) -> JSONObject:
         try:
             outline = msgspec.convert(members, _Outline)
         except (msgspec.ValidationError, RecursionError) as exc:
-            _log.warning("Groq's answer has another form.", extra={"bytes": size})
+            _log.warning("Groq's answer has unexpected types and was discarded.", extra={"bytes": size})
             raise UpstreamInvalid from exc
     if outline.x_groq and outline.x_groq.id and len(outline.x_groq.id) > _UPSTREAM_ID_CHARACTERS_MAX:
         members["x_groq"]["id"] = outline.x_groq.id[:_UPSTREAM_ID_CHARACTERS_MAX]
     if outline.usage is not None:
-        IMPLAUSIBLE_COUNTS.inc(sum(type(one) is int and one > TOKENS_MAX for one in outline.usage.values()))
+        IMPLAUSIBLE_COUNTS.inc(sum(type(count) is int and count > TOKENS_MAX for count in outline.usage.values()))
     return members
 
 
 def _repair(members: JSONObject) -> None:
-    """Drop what has another type than documented and is not needed."""
+    """Delete optional members that do not have the documented type."""
     if not isinstance(members.get("usage"), dict | None):
         del members["usage"]
     extension = members.get("x_groq")
@@ -116,17 +119,17 @@ def _repair(members: JSONObject) -> None:
 
 
 def _decode_any(raw: bytes) -> tuple[JSONObject, bool]:
-    """Return a JSON object, and whether all of its text can be encoded."""
+    """Decode a JSON object; return it and whether all of its strings can be encoded as UTF-8."""
     try:
         return _decode(raw), True
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _decode_leniently(raw), False
     except RecursionError as exc:
-        raise _invalid(raw, "nested too deep") from exc
+        raise _invalid(raw, "nested too deeply") from exc
 
 
 def _decode_leniently(raw: bytes) -> JSONObject:
-    """Decode with the standard library, which takes lone surrogates; several times slower, and rarely needed."""
+    """Decode with the standard library, which is several times slower but accepts lone surrogates."""
     try:
         value = json.loads(raw.decode("utf-8", "replace"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
@@ -141,5 +144,5 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _invalid(raw: bytes, why: str) -> UpstreamInvalid:
-    _log.warning("Groq's answer is not a JSON object.", extra={"bytes": len(raw), "error": why})
+    _log.warning("Groq's answer is not a JSON object and was discarded.", extra={"bytes": len(raw), "error": why})
     return UpstreamInvalid()

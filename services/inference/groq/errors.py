@@ -1,7 +1,7 @@
-"""How a call to Groq can end, and the errors that say so.
+"""Results and errors of calls to Groq.
 
-Every call ends in exactly one `CallResult`. The circuit breaker, the key pool, retries and metrics all read it from the
-error, so that a call is classified once.
+Every call has exactly one `CallResult`. The circuit breaker, the key pool, retries and metrics read it from the error,
+so each call is classified once.
 """
 
 import asyncio
@@ -10,39 +10,39 @@ from enum import StrEnum
 
 from services.common.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 
-_BUSY = "The model is busy or failing. Try again in a moment."
+_BUSY = "The model is overloaded or failing. Try again in a moment."
 _RETRY_AFTER_SECONDS_MAX = 60
 
 
 class CallResult(StrEnum):
-    """How one call to Groq ended."""
+    """The result of a call to Groq."""
 
     ANSWERED = "answered"
     """Groq accepted the request and answered it."""
     REFUSED = "refused"
-    """Groq refused the request itself (400, 413, 422, 424)."""
+    """Groq rejected the request itself (400, 413, 422, 424)."""
     MODEL_REFUSED = "model_refused"
-    """The model does not exist, or the organisation of the key may not use it."""
+    """The model does not exist, or the key's organisation may not use it."""
     LIMITED = "limited"
-    """The key has nothing left for the model (429)."""
+    """The key's rate limit for the model is reached (429)."""
     KEY_REFUSED = "key_refused"
-    """Groq does not accept the key."""
+    """Groq rejected the key."""
     FAILED = "failed"
-    """Groq failed (498, 5xx), could not be reached, or closed the connection."""
+    """Groq failed (498, 5xx), was unreachable, or closed the connection."""
     TIMED_OUT = "timed_out"
-    """Nothing came for longer than a time-out."""
+    """A time-out expired."""
     CANCELLED = "cancelled"
-    """The call was given up here; it says nothing about Groq."""
+    """This service cancelled the call, which implies nothing about Groq."""
     INVALID = "invalid"
-    """The answer was not one: not JSON, no choices, or too large."""
+    """The answer was not JSON, had no choices, or was too large."""
 
 
 class UpstreamError(Unavailable):
-    """Groq did not answer, and the request is not at fault: another call may be answered.
+    """A call failed for a reason other than the request, so another call may succeed.
 
     Attributes:
-        result: How the call ended.
-        retry_seconds: How long Groq asked to be left alone; 0 when it did not say.
+        result: Result of the call.
+        retry_seconds: Time to wait before another call, in seconds; 0 if Groq gave none.
     """
 
     result = CallResult.FAILED
@@ -56,48 +56,51 @@ class UpstreamError(Unavailable):
 
 
 class UpstreamFailed(UpstreamError):
-    """Groq failed, could not be reached, or closed the connection."""
+    """Groq failed, was unreachable, or closed the connection."""
 
 
 class UpstreamInvalid(UpstreamError):
-    """Groq's answer cannot be used."""
+    """Groq's answer is invalid."""
 
     result = CallResult.INVALID
 
-    def __init__(self, message: str = "The model's answer could not be read. Try again.") -> None:
+    def __init__(self, message: str = "The model's answer could not be read. Try again in a moment.") -> None:
         super().__init__(message, reason="upstream_invalid")
 
 
 class KeyLimited(UpstreamError):
-    """The key has nothing left for the model."""
+    """The key's rate limit for the model is reached."""
 
     result = CallResult.LIMITED
 
 
 class KeyRefused(UpstreamError):
-    """Groq does not accept the operator's key."""
+    """Groq rejected the operator's key."""
 
     result = CallResult.KEY_REFUSED
 
     def __init__(self) -> None:
-        message = "This service's own access to the model was refused. Tell its operator; trying again does not help."
+        message = (
+            "The model provider rejected this service's credentials. Contact the operator of this service; retrying "
+            "does not help."
+        )
         super().__init__(message, reason="upstream_misconfigured")
 
 
 class ModelRefused(NotFound):
-    """The model does not exist, or the organisation of the key may not use it.
+    """The model does not exist, or the key's organisation may not use it.
 
     Attributes:
-        is_of_key: Whether a key of another organisation may be allowed to use it.
+        is_key_specific: Whether a key of another organisation may be able to use it.
     """
 
-    def __init__(self, message: str, *, is_of_key: bool, code: str = "model_not_found") -> None:
+    def __init__(self, message: str, *, is_key_specific: bool, code: str = "model_not_found") -> None:
         super().__init__(message, reason=code, metadata={"code": code})
-        self.is_of_key = is_of_key
+        self.is_key_specific = is_key_specific
 
 
 def result_of(exc: BaseException) -> CallResult:
-    """Return how a call ended that raised `exc`."""
+    """Return the result of a call that raised `exc`."""
     match exc:
         case UpstreamError():
             return exc.result

@@ -1,6 +1,6 @@
-"""Groq: chats and the model list over HTTP, and everything that can go wrong with either as an error of our tree.
+"""Chats and model lists from Groq over HTTP. All failures are raised as `ServiceError`.
 
-A refused connection must not look like a time-out, since only the one may be tried again. And a stream goes on at Groq
+A refused connection must be distinguishable from a time-out, since only the former is retried. Groq continues a stream
 until its connection is closed.
 """
 
@@ -31,44 +31,49 @@ _MODEL_ID_CHARACTERS_MAX = 256
 
 
 class GroqProvider:
-    """The `Provider` that is Groq."""
+    """Implements `Provider` for Groq."""
 
     def __init__(self, transport: HTTPTransport, *, answer_bytes_max: int) -> None:
-        """Call over `transport`; a whole answer, or one event of a stream, may have `answer_bytes_max` bytes."""
+        """Create a provider.
+
+        Args:
+            transport: Sends the requests.
+            answer_bytes_max: Maximum size of an answer without streaming, and of one stream event.
+        """
         self._transport = transport
         self._answer_bytes_max = answer_bytes_max
 
     async def complete(self, body: bytes, lease: Lease) -> Reply:
-        """Return the answer to a chat request.
+        """Send a chat request and return the answer.
 
         Raises:
-            ServiceError: Groq refused, failed, or sent what is no answer.
+            ServiceError: Groq refused, failed, or sent an invalid answer.
         """
         with _connection_errors():
             async with await self._transport.post(body, key=lease.key) as response:
                 await _raise_for_status(response)
-                lease.limits_learned(cooldown_seconds=cooldown_after_answer(response.headers))
+                lease.record_limits(cooldown_seconds=cooldown_after_answer(response.headers))
                 text = await _read(response, bytes_max=self._answer_bytes_max)
         return Reply(_answer(text))
 
     @asynccontextmanager
     async def stream(self, body: bytes, lease: Lease) -> AsyncIterator[AsyncIterator[EventBatch]]:
-        """Open a stream; it yields the events that arrived together, and ends only after Groq's `[DONE]`.
+        """Open a stream of event batches, which ends only after Groq's `[DONE]`.
 
         Raises:
-            ServiceError: Groq refused or failed before the first event. The iterator raises what happens later.
+            ServiceError: Groq refused or failed before the first event. The iterator raises later failures.
         """
         with _connection_errors():
             response = await self._transport.post(body, key=lease.key)
-        # Leaving the block returns the connection to the pool when the stream was read to its end, and else closes it.
+        # Leaving the block returns the connection to the pool if the stream was read to the end, or closes it.
         async with response:
             with _connection_errors():
                 await _raise_for_status(response)
-            lease.limits_learned(cooldown_seconds=cooldown_after_answer(response.headers))
+            lease.record_limits(cooldown_seconds=cooldown_after_answer(response.headers))
             yield _batches(response.content, EventReader(event_bytes_max=self._answer_bytes_max))
 
     async def list_models(self, lease: Lease) -> list[JSONObject]:
-        """Return the models that are served now.
+        """Return the models that Groq serves.
 
         Raises:
             ServiceError: Groq refused or failed.
@@ -76,10 +81,11 @@ class GroqProvider:
         return await self._list_models(lease.key)
 
     async def check_key(self, key: int) -> None:
-        """Ask for the models with one key, to see whether Groq accepts it.
+        """Check that Groq accepts a key, by listing the models with it.
 
         Raises:
-            ServiceError: Groq refuses the key, or cannot be asked.
+            KeyRefused: Groq rejected the key.
+            ServiceError: Groq failed or was unreachable.
         """
         await self._list_models(key)
 
@@ -102,8 +108,8 @@ async def open_groq(
     connections_max: int,
     connect_timeout_seconds: float,
 ) -> AsyncIterator[HTTPTransport]:
-    """Open connections to Groq for the block, with the headers that the `groq` package would send with each key."""
-    # The package only names the address and the headers; its own client is never used.
+    """Open a transport to Groq for the block, with the headers that the `groq` package sends for each key."""
+    # The package only provides the URL and the headers. Its HTTP client is never used.
     async with httpx.AsyncClient(trust_env=False) as unused:
         clients = [AsyncGroq(api_key=key, base_url=base_url, max_retries=0, http_client=unused) for key in keys]
         async with open_transport(
@@ -117,7 +123,7 @@ async def open_groq(
 
 async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncIterator[EventBatch]:
     chunks = ChunkDecoder()
-    with _connection_errors(_broken_off):
+    with _connection_errors(_interrupted):
         while raw := await content.readany():
             batch = _Batch(reader.feed(raw), chunks)
             if batch.events:
@@ -126,11 +132,11 @@ async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncI
                 raise batch.error
             if batch.has_ended:
                 return
-    raise _broken_off()
+    raise _interrupted()
 
 
 class _Batch:
-    """Events that arrived together. What precedes the stream's end or its failure counts."""
+    """Events that arrived together, up to the end of the stream or its failure."""
 
     def __init__(self, events: Sequence[ServerSentEvent], chunks: ChunkDecoder) -> None:
         self.events: list[JSONObject] = []
@@ -153,11 +159,11 @@ class _Batch:
 
 
 def _answer(text: bytes) -> JSONObject:
-    """Return an answer in one piece.
+    """Decode an answer without streaming.
 
     Raises:
-        UpstreamInvalid: It answers nothing.
-        ServiceError: It says why Groq failed.
+        UpstreamInvalid: The answer has no choices or no message.
+        ServiceError: The answer contains an error.
     """
     members = checked(decode_object(text), len(text))
     if error := _error_of(members):
@@ -169,7 +175,7 @@ def _answer(text: bytes) -> JSONObject:
 
 
 def _error_of(members: JSONObject) -> object:
-    """Return the error that an answer or a chunk reports; None when there is none."""
+    """Return the error in an answer or a chunk; None without one."""
     error = members.get("error")
     extension = members.get("x_groq")
     if not error and extension:
@@ -187,26 +193,26 @@ def _is_model(model: object) -> bool:
 
 
 async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
-    """Return when Groq accepted the request, and raise what any other status means."""
+    """Raise the error of a response whose status is not 2xx."""
     if 200 <= response.status < 300:
         return
     text = await _read_beginning(response, bytes_max=_ERROR_BYTES_MAX)
     error = from_status(response.status, response.headers, decode_error(text))
-    _log.warning("Groq refused a request.", extra={"status": response.status, "reason": error.reason})
+    _log.warning("Groq returned an error.", extra={"status": response.status, "reason": error.reason})
     raise error
 
 
 async def _read(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
-    with _connection_errors(_broken_off):
+    with _connection_errors(_interrupted):
         text = await _read_beginning(response, bytes_max=bytes_max + 1)
     if len(text) > bytes_max:
-        _log.warning("Groq's answer is too large.", extra={"bytes_max": bytes_max})
+        _log.warning("Groq's answer is too large and was discarded.", extra={"bytes_max": bytes_max})
         raise UpstreamInvalid
     return text
 
 
 async def _read_beginning(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
-    """Return a body, or as much of it as is asked for."""
+    """Return up to `bytes_max` bytes of a body."""
     parts, size = [], 0
     while size < bytes_max and (part := await response.content.readany()):
         parts.append(part)
@@ -215,41 +221,41 @@ async def _read_beginning(response: aiohttp.ClientResponse, *, bytes_max: int) -
 
 
 def _unreachable() -> UpstreamFailed:
-    return UpstreamFailed("The model cannot be reached. Try again in a moment.")
+    return UpstreamFailed("The model is unreachable. Try again in a moment.")
 
 
-def _broken_off() -> UpstreamFailed:
-    return UpstreamFailed("The model's answer broke off. Try again.", reason="upstream_cut")
+def _interrupted() -> UpstreamFailed:
+    return UpstreamFailed("The model's answer was interrupted. Try again in a moment.", reason="upstream_cut")
 
 
 @contextmanager
 def _connection_errors(error: Callable[[], UpstreamFailed] = _unreachable) -> Iterator[None]:
-    """Turn what the client raises into an error of our tree: `_unreachable`, or `_broken_off` once an answer has begun.
+    """Convert aiohttp's exceptions to `error`, or to `_interrupted` if a malformed answer has begun.
 
-    Its exceptions hold request headers, and with them the operator's key: only types and numbers are logged.
+    The exceptions contain request headers and so the operator's key, so only their types and numbers are logged.
     """
     try:
         yield
     except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError) as exc:
-        _log.warning("The connection to Groq failed.", extra=_facts(exc))
-        raise (_broken_off() if _is_malformed(exc) else error()) from None
+        _log.warning("The connection to Groq failed.", extra=_error_fields(exc))
+        raise (_interrupted() if _is_malformed(exc) else error()) from None
 
 
 def _is_malformed(exc: BaseException) -> bool:
-    """Return whether an answer came that is no HTTP: a bad chunk may arrive together with the head or after it."""
+    """Return whether the answer is not valid HTTP; a bad chunk may arrive with the response's head or after it."""
     is_answer = isinstance(exc, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError)
     return is_answer and not isinstance(exc, aiohttp.ClientHttpProxyError)
 
 
-def _facts(exc: BaseException) -> dict[str, str | int]:
+def _error_fields(exc: BaseException) -> dict[str, str | int]:
     names: list[str] = []
-    facts: dict[str, str | int] = {}
+    fields: dict[str, str | int] = {}
     cause: BaseException | None = exc
     while cause is not None and len(names) < 5:
         names.append(type(cause).__name__)
         for name in ("errno", "status"):
             value = getattr(cause, name, None)
             if isinstance(value, int):
-                facts[name] = value
+                fields[name] = value
         cause = cause.__cause__ or cause.__context__
-    return {"error": " <- ".join(names), **facts}
+    return {"error": " <- ".join(names), **fields}

@@ -1,8 +1,9 @@
-"""What Groq's rate-limit headers and 429 texts say about how long a key has nothing left for a model.
+"""Parsing of Groq's rate-limit headers and 429 messages into cool-downs.
 
-`x-ratelimit-*-requests` counts a day's requests, `-tokens` a minute's tokens. Tokens per day stand in no header: only
-the text of a 429 tells of them. Both budgets trickle back, so `-reset-requests` is the time until the whole day's
-budget is full again: a key with none left has its next request after the limit's share of it.
+`x-ratelimit-*-requests` is the limit of requests per day, `x-ratelimit-*-tokens` that of tokens per minute. The limit
+of tokens per day appears only in the message of a 429. Both budgets refill continuously, so `-reset-requests` is the
+time until the whole day's budget is full again. A key without requests left gets its next one after that time divided
+by the limit.
 """
 
 import re
@@ -14,12 +15,12 @@ _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+
 _DECIMAL = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _TRY_AGAIN = re.compile(r"try again in ([0-9hms.]*[hms])", re.ASCII)
 _DEFAULT_SECONDS = 1.0
-"""Cool-down after a 429 that does not say how long."""
+"""Cool-down after a 429 without a time."""
 _SECONDS_MAX = 86_400.0
 
 
 def cooldown_after_answer(headers: Mapping[str, str]) -> float:
-    """Return the seconds until the key has something left again; 0 when it has, or when the headers do not say."""
+    """Return the seconds until the key has requests and tokens left; 0 if it has, or if the headers do not tell."""
     seconds = 0.0
     if _number(headers, "x-ratelimit-remaining-tokens") == 0:
         seconds = duration(headers.get("x-ratelimit-reset-tokens", ""))
@@ -30,19 +31,19 @@ def cooldown_after_answer(headers: Mapping[str, str]) -> float:
 
 
 def cooldown_after_limit(headers: Mapping[str, str], message: str) -> float:
-    """Return the seconds to leave a key alone that was answered 429; above 0 always.
+    """Return the cool-down after a 429, in seconds; always above 0.
 
     Args:
-        headers: The answer's.
-        message: The error's text, which names the time of limits that are in no header.
+        headers: Headers of the response.
+        message: Message of the error, which contains the time for limits without a header.
     """
-    named = _TRY_AGAIN.search(message)
-    seconds = max(duration(named.group(1)) if named else 0.0, retry_after(headers))
+    match = _TRY_AGAIN.search(message)
+    seconds = max(duration(match.group(1)) if match else 0.0, retry_after(headers))
     return min(seconds, _SECONDS_MAX) or cooldown_after_answer(headers) or _DEFAULT_SECONDS
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that an answer asks to wait; 0 when it does not, or cannot be read.
+    """Return the seconds to wait by `retry-after-ms` or `retry-after`; 0 if both are missing or malformed.
 
     `retry-after-ms` is milliseconds (an OpenAI extension); `retry-after` is seconds, which may have a fraction, or an
     HTTP date (RFC 9110 §10.2.3).
@@ -56,7 +57,7 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 
 def duration(text: str) -> float:
-    """Return the seconds of a Go duration such as `9m38.016s`, `1h0m0s` or `400ms`; 0 when it is none."""
+    """Parse a Go duration such as `9m38.016s`, `1h0m0s` or `400ms` into seconds; 0 if it is malformed."""
     found = _DURATION.fullmatch(text)
     if found is None:
         return 0.0
@@ -78,5 +79,5 @@ def _seconds_until(date: str) -> float:
 
 def _number(headers: Mapping[str, str], name: str) -> int | None:
     text = headers.get(name, "")
-    # Longer ones are no amounts, and Python refuses to read them at all.
+    # Longer numbers are implausible, and `int` rejects very long ones.
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None

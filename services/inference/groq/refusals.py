@@ -1,10 +1,10 @@
-"""What Groq's refusals and failures mean to our callers; the operator's account never shows in a message.
+"""Mapping of Groq's error responses to `ServiceError`. Messages never identify the operator's account.
 
-| Groq                                  | ours                     | reason                |
+| Groq                                  | raised                   | reason                |
 |---------------------------------------|--------------------------|-----------------------|
 | 400, 422, 424                         | InvalidRequest           | Groq's code           |
 | 400 model_decommissioned              | ModelRefused             | model_decommissioned  |
-| 400 organization_restricted and such  | KeyRefused               | upstream_misconfigured|
+| 400 organization_restricted, …        | KeyRefused               | upstream_misconfigured|
 | 401, 404 of anything but a model      | KeyRefused               | upstream_misconfigured|
 | 403 model_permission_blocked_org, …   | ModelRefused             | model_not_found       |
 | 403 of anything else                  | UpstreamFailed           | upstream_misconfigured|
@@ -13,7 +13,7 @@
 | 429                                   | KeyLimited               | upstream_unavailable  |
 | 498, 5xx, anything else               | UpstreamFailed           | upstream_unavailable  |
 
-The edge in front of Groq can answer 403 to one request because of its text, so a 403 says nothing of the key.
+Groq's edge can answer 403 because of a request's text, so a 403 does not imply that the key is invalid.
 """
 
 import re
@@ -31,20 +31,23 @@ _INVALID_STATUSES = frozenset({400, 422, 424})
 _ACCOUNT = re.compile(r"(?: in organization)? ?`?\b(?:org|project|req)_\w+`?(?: service tier `\w+`)?")
 _GROQ_LINK = re.compile(r"\s*(?:https?://)?\S*groq\.com\S*")
 _TEXT_CHARACTERS_MAX = 10_000
-_NOT_PERMITTED = "The model is not available here. Ask for one that GET /api/v1/models lists."
-_OWN_WORDS = {
-    "context_length_exceeded": "The messages and the answer together are too long for this model; shorten them.",
-    "model_decommissioned": "This model is no longer served; GET /api/v1/models lists those that are.",
+_NOT_PERMITTED = "The model is not available. Use a model listed by GET /api/v1/models."
+_MESSAGES = {
+    "context_length_exceeded": (
+        "The messages and the answer together exceed the model's context length. Shorten the messages, or lower "
+        "max_completion_tokens."
+    ),
+    "model_decommissioned": "The model has been decommissioned. Use a model listed by GET /api/v1/models.",
 }
 
 
 def from_status(status: int, headers: Mapping[str, str], body: object) -> ServiceError:
-    """Return the error for an answer of Groq's that is not 2xx.
+    """Return the error for a response of Groq that is not 2xx.
 
     Args:
         status: HTTP status.
-        headers: Its headers; `retry-after` and `x-ratelimit-*` are read.
-        body: The JSON value, or the text when it is no JSON.
+        headers: Headers of the response, of which `retry-after` and `x-ratelimit-*` are read.
+        body: Decoded JSON body; ignored unless it is an object with an `error`.
     """
     details = _details(body)
     code = _text(details, "code")
@@ -57,28 +60,28 @@ def from_status(status: int, headers: Mapping[str, str], body: object) -> Servic
     if status == 404:
         return _not_found(details) if code.startswith("model_") else KeyRefused()
     if status == 413:
-        return TooLarge("The request is too large for this model. Shorten the messages.", reason="request_too_large")
+        return TooLarge("The request is too large for the model. Shorten the messages.", reason="request_too_large")
     if status == 429:
         return KeyLimited(retry_seconds=cooldown_after_limit(headers, _text(details, "message")))
     return UpstreamFailed(retry_seconds=retry_after(headers))
 
 
 def from_event(error: object) -> ServiceError:
-    """Return the error for a failure that Groq reports after the status 200.
+    """Return the error for a failure that Groq reports after status 200.
 
     Args:
-        error: The `error` object of an answer or an `event: error`, or the text of `x_groq.error`.
+        error: The `error` object of an answer or of an `event: error`, or the text of `x_groq.error`.
     """
     if not isinstance(error, dict):
         return from_status(503, {}, {})
     status = error.get("status_code")
     if not isinstance(status, int):
-        return UpstreamInvalid("The model sent an error without a status in place of an answer. Try again.")
+        return UpstreamInvalid("The model returned an error without a status. Try again in a moment.")
     return from_status(status, {}, {"error": error})
 
 
-def _cleaned(message: str) -> str:
-    """Return Groq's words without what names the operator's account or sends our user to Groq."""
+def _redact(message: str) -> str:
+    """Return Groq's message without ids of the operator's account and links to Groq."""
     return _GROQ_LINK.sub("", _ACCOUNT.sub("", message)).strip()
 
 
@@ -94,23 +97,25 @@ def _text(details: Mapping[str, Any], name: str) -> str:
 
 def _forbidden(details: Mapping[str, Any]) -> ServiceError:
     if _text(details, "code").startswith("model_"):
-        return ModelRefused(_NOT_PERMITTED, is_of_key=True)
-    return UpstreamFailed("Access to the model was refused. Try again.", reason="upstream_misconfigured")
+        return ModelRefused(_NOT_PERMITTED, is_key_specific=True)
+    return UpstreamFailed("The model provider refused access. Try again.", reason="upstream_misconfigured")
 
 
 def _invalid(details: Mapping[str, Any]) -> ServiceError:
     code = _text(details, "code")
     if code == "model_decommissioned":
-        return ModelRefused(_OWN_WORDS[code], is_of_key=False, code=code)
-    message = _OWN_WORDS.get(code) or _cleaned(_text(details, "message")) or "The model refused the request."
-    facts = _named(param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation"))
-    return InvalidRequest(message, reason=code or "invalid_request", metadata=facts)
+        return ModelRefused(_MESSAGES[code], is_key_specific=False, code=code)
+    message = _MESSAGES.get(code) or _redact(_text(details, "message")) or "The model refused the request."
+    metadata = _without_empty(
+        param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation")
+    )
+    return InvalidRequest(message, reason=code or "invalid_request", metadata=metadata)
 
 
 def _not_found(details: Mapping[str, Any]) -> ServiceError:
-    message = _cleaned(_text(details, "message")) or "The model does not exist."
-    return ModelRefused(message, is_of_key=False)
+    message = _redact(_text(details, "message")) or "The model does not exist."
+    return ModelRefused(message, is_key_specific=False)
 
 
-def _named(**values: str) -> dict[str, str]:
+def _without_empty(**values: str) -> dict[str, str]:
     return {name: value for name, value in values.items() if value}

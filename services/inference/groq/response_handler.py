@@ -1,6 +1,6 @@
-"""A connection to Groq that reports a body which cannot be parsed as soon as it is seen.
+"""aiohttp connections that report a malformed response body immediately.
 
-aiohttp closes the connection at a bad chunk, but leaves the reader of the body waiting until a time-out.
+aiohttp closes the connection at a bad chunk, but the reader of the body keeps waiting until a time-out.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from aiohttp.client_proto import ResponseHandler
 
 
 def install(connector: aiohttp.BaseConnector) -> None:
-    """Make a connector's connections report bodies that cannot be parsed."""
-    # aiohttp has no public way to choose the protocol. A test with bad chunks fails if this stops working.
+    """Make a connector's connections report malformed bodies immediately."""
+    # aiohttp has no public API to replace the protocol. A test with bad chunks fails if this stops working.
     protocol: type[ResponseHandler] = _ResponseHandler
     connector._factory = functools.partial(protocol, loop=asyncio.get_running_loop())
 
 
 class _ResponseHandler(ResponseHandler):
-    """aiohttp's protocol, which passes every failure of the connection on to the reader of the body."""
+    """aiohttp's protocol, extended to report connection failures to the reader of the body."""
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         super().set_exception(exc, *cause)

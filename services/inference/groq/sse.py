@@ -1,7 +1,7 @@
-"""Server-Sent Events as the HTML standard defines them (§9.2.6), read as bytes arrive.
+"""Incremental parser of Server-Sent Events (HTML standard, §9.2.6).
 
-Line ends are LF, CR or CRLF, a byte order mark at the start is skipped, and so are comments and other fields. An event
-counts when the empty line that ends it has arrived.
+Lines end with LF, CR or CRLF. A byte order mark at the start, comments and unknown fields are skipped. An event is
+complete when the empty line after it has arrived.
 """
 
 from collections.abc import Iterator
@@ -13,25 +13,29 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class ServerSentEvent(NamedTuple):
-    """One event that has data."""
+    """An event with data."""
 
     name: str
-    """The event's name; empty when it has none."""
+    """The event's name; empty if it has none."""
     data: bytes
-    """Its data lines, joined by newlines."""
+    """The event's data lines, joined with newlines."""
 
 
 class EventReader:
-    """Splits a byte stream into events, in time that grows with its length and no faster."""
+    """Splits a byte stream into events, in linear time."""
 
     def __init__(self, *, event_bytes_max: int) -> None:
-        """Create a reader that refuses an event of more than `event_bytes_max` bytes."""
+        """Create a reader.
+
+        Args:
+            event_bytes_max: Maximum size of an event.
+        """
         self._event_bytes_max = event_bytes_max
-        self._rest = bytearray()
-        """The beginning of the next event, with LF for every line end."""
+        self._pending = bytearray()
+        """The beginning of the next event, with line ends normalised to LF."""
         self._is_at_start = True
         self._skips_newline = False
-        """The last byte was a CR, which ended a line: an LF that follows belongs to it."""
+        """Whether the last byte was a CR, so that a following LF belongs to the same line end."""
 
     def feed(self, raw: bytes) -> list[ServerSentEvent]:
         """Return the events that these bytes complete.
@@ -39,16 +43,16 @@ class EventReader:
         Raises:
             UpstreamInvalid: An event is too large.
         """
-        text = self._with_newlines(raw)
+        text = self._normalise_newlines(raw)
         if self._is_at_start:
-            text = self._without_mark(text)
-        if not self._rest and text.endswith(b"\n\n"):  # Nearly all.
+            text = self._skip_bom(text)
+        if not self._pending and text.endswith(b"\n\n"):  # Fast path.
             return self._events(text)
-        begin = max(0, len(self._rest) - 1)
-        self._rest += text
-        end = self._rest.rfind(b"\n\n", begin)
-        complete = self._taken(end + 2) if end >= 0 else b""
-        if len(self._rest) > self._event_bytes_max:
+        begin = max(0, len(self._pending) - 1)
+        self._pending += text
+        end = self._pending.rfind(b"\n\n", begin)
+        complete = self._take(end + 2) if end >= 0 else b""
+        if len(self._pending) > self._event_bytes_max:
             raise UpstreamInvalid
         return self._events(complete) if complete else []
 
@@ -58,7 +62,7 @@ class EventReader:
             raise UpstreamInvalid
         return list(_events(blocks))
 
-    def _with_newlines(self, raw: bytes) -> bytes:
+    def _normalise_newlines(self, raw: bytes) -> bytes:
         if self._skips_newline and raw:
             self._skips_newline = False
             raw = raw.removeprefix(b"\n")
@@ -67,25 +71,25 @@ class EventReader:
         self._skips_newline = raw.endswith(b"\r")
         return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _without_mark(self, text: bytes) -> bytes:
-        """Skip a byte order mark, which may arrive in pieces."""
-        text = bytes(self._rest) + text
-        self._rest.clear()
+    def _skip_bom(self, text: bytes) -> bytes:
+        """Remove a byte order mark, which may arrive in several pieces."""
+        text = bytes(self._pending) + text
+        self._pending.clear()
         if len(text) < len(_BOM) and _BOM.startswith(text):
-            self._rest += text
+            self._pending += text
             return b""
         self._is_at_start = False
         return text.removeprefix(_BOM)
 
-    def _taken(self, size: int) -> bytes:
-        taken = bytes(self._rest[:size])
-        del self._rest[:size]
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self._pending[:size])
+        del self._pending[:size]
         return taken
 
 
 def _events(blocks: list[bytes]) -> Iterator[ServerSentEvent]:
     for block in blocks:
-        if block.startswith(b"data: ") and b"\n" not in block:  # Nearly all.
+        if block.startswith(b"data: ") and b"\n" not in block:  # Fast path.
             yield ServerSentEvent("", block[6:])
             continue
         name, data = "", []
@@ -95,5 +99,5 @@ def _events(blocks: list[bytes]) -> Iterator[ServerSentEvent]:
                 data.append(value.removeprefix(b" "))
             elif field == b"event":
                 name = value.removeprefix(b" ").decode("utf-8", "replace")
-        if any(data):  # An event without any text has nothing to read.
+        if any(data):  # Skip events without data.
             yield ServerSentEvent(name, b"\n".join(data))

@@ -1,7 +1,7 @@
-"""Text that UTF-8 cannot encode: surrogates, of which JSON may hold one alone.
+"""Repair of surrogates, which UTF-8 cannot encode.
 
-A character outside the basic plane, such as an emoji, is two surrogates in JSON's `\\u` notation. Where a stream is cut
-between the two, each chunk holds half of it.
+In JSON's `\\u` notation, a character outside the Basic Multilingual Plane, such as an emoji, is a pair of surrogates.
+If a stream is split between the two, each chunk contains one lone surrogate.
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def without_surrogates(value: Any) -> Any:
-    """Return a JSON value with its surrogate pairs joined; each lone surrogate becomes U+FFFD."""
+    """Return a JSON value with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
     if isinstance(value, str):
         return value if value.isascii() else _joined(value)
     if isinstance(value, list):
-        return [without_surrogates(one) for one in value]
+        return [without_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {without_surrogates(name): without_surrogates(one) for name, one in value.items()}
+        return {without_surrogates(name): without_surrogates(member) for name, member in value.items()}
     return value
 
 
@@ -29,19 +29,19 @@ class SurrogateJoiner:
     """Joins surrogate pairs across the chunks of one stream, field by field."""
 
     def __init__(self) -> None:
-        """Wait for nothing."""
         self._waiting: dict[_Path, str] = {}
-        """High surrogates that ended a field's text, by the field."""
+        """High surrogates at the end of a field's text, by the field's path."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the second half of a pair may come with the next chunk."""
+        """Whether the next chunk may contain the second half of a pair."""
         return bool(self._waiting)
 
     def join(self, chunk: JSONObject) -> None:
-        """Make every string of a chunk encodable; the first half of a pair is held back for the chunk with the second.
+        """Make every string of a chunk encodable, in place.
 
-        A half that is still alone when its choice finishes becomes U+FFFD there.
+        The first half of a pair is held back until the chunk with the second half. If its choice finishes without one,
+        U+FFFD is added to the finishing chunk.
         """
         choices = chunk.pop("choices", None)
         others = without_surrogates(chunk)
@@ -66,9 +66,9 @@ class SurrogateJoiner:
         if isinstance(value, str):
             return self._joined_text(path, value)
         if isinstance(value, dict):
-            return {name: self._joined_value((*path, name), one) for name, one in value.items()}
+            return {name: self._joined_value((*path, name), member) for name, member in value.items()}
         if isinstance(value, list):
-            return [self._joined_value((*path, key), one) for key, one in _keyed(value)]
+            return [self._joined_value((*path, key), item) for key, item in _keyed(value)]
         return value
 
     def _joined_text(self, path: _Path, text: str) -> str:
@@ -91,7 +91,7 @@ def _joined(text: str) -> str:
 
 
 def _keyed(items: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield each item with what identifies it from chunk to chunk: its own `index`, or else its position."""
+    """Yield (key, item), where the key identifies the item across chunks: its `index`, or else its position."""
     for position, item in enumerate(items):
         yield (item.get("index", position) if isinstance(item, dict) else position), item
 
@@ -99,17 +99,17 @@ def _keyed(items: list[Any]) -> Iterator[tuple[Any, Any]]:
 def _append(delta: JSONObject, path: _Path) -> None:
     """Append the replacement character to the text at a path, such as `("tool_calls", 0, "function", "arguments")`."""
     *parents, name = path
-    place: Any = delta
+    parent: Any = delta
     for key in parents:
-        place = _item(place, key) if isinstance(place, list) else place.setdefault(key, _EMPTY.get(key, {}).copy())
-        if not isinstance(place, dict | list):
-            return  # The last chunk has another form, and no place for it.
-    if isinstance(place, dict):
-        place[name] = f"{place.get(name) or ''}{_REPLACEMENT}"
+        parent = _item(parent, key) if isinstance(parent, list) else parent.setdefault(key, _EMPTY.get(key, {}).copy())
+        if not isinstance(parent, dict | list):
+            return  # The last chunk has a different structure without this path.
+    if isinstance(parent, dict):
+        parent[name] = f"{parent.get(name) or ''}{_REPLACEMENT}"
 
 
 def _item(items: list[Any], index: Any) -> JSONObject:
-    found = next((one for one in items if isinstance(one, dict) and one.get("index") == index), None)
+    found = next((item for item in items if isinstance(item, dict) and item.get("index") == index), None)
     if found is None:
         items.append(found := {"index": index})
     return found

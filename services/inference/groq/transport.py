@@ -1,7 +1,7 @@
-"""Chat requests to Groq over aiohttp itself, as the official package would send them.
+"""HTTP transport to Groq over aiohttp, with the same requests as the official package.
 
-The package's cheapest call costs several times the CPU that aiohttp takes to carry the same bytes. So chats go past it,
-with its address, credentials and headers. A test compares the two (tests/integration/test_wire.py).
+The package's cheapest call takes several times the CPU that aiohttp takes for the same bytes. The transport therefore
+bypasses it, using its base URL, credentials and headers. A test compares the two (tests/integration/test_wire.py).
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,11 +19,11 @@ from services.inference.groq import response_handler
 _CHAT_PATH = "/openai/v1/chat/completions"
 _MODELS_PATH = "/openai/v1/models"
 _MODELS_TIMEOUT_SECONDS = 5.0
-_KEEP_SECONDS = 60
+_KEEPALIVE_SECONDS = 60
 
 
 class HTTPTransport:
-    """Sends chat requests with any of the operator's keys."""
+    """Sends requests to Groq with any of the operator's keys."""
 
     def __init__(
         self,
@@ -33,36 +33,37 @@ class HTTPTransport:
         base_url: str,
         proxy: Proxy | None,
     ) -> None:
-        """Send over `sessions`, one for each key, to the address that the package's `base_url` means.
+        """Create a transport.
 
         Args:
-            sessions: Where requests are sent.
-            headers: For each session, what is sent beside its own headers; None for nothing.
-            base_url: Address of Groq.
-            proxy: What to reach it through; None reaches it directly.
+            sessions: One session for each key.
+            headers: For each session, headers to send in addition to its own; None for no others.
+            base_url: Base URL of Groq, as in the `groq` package.
+            proxy: Proxy to use; None connects directly.
         """
         self._sessions = sessions
         self._url = URL(base_url.rstrip("/") + _CHAT_PATH)
         self._models_url = URL(base_url.rstrip("/") + _MODELS_PATH)
         self._headers = headers
-        # In the URL, not in a header for the proxy: aiohttp puts that one into the session's.
+        # The credentials are in the URL, since aiohttp would add a proxy header to the session's headers.
         self._proxy = proxy.url_with_credentials if proxy else None
 
     async def post(self, body: bytes, *, key: int) -> aiohttp.ClientResponse:
-        """Send a body with one key and return the answer, whatever its status, as soon as its headers are there.
+        """Send a chat request with one key and return the response, of any status, once its headers have arrived.
 
         Raises:
-            aiohttp.ClientError: No answer.
+            aiohttp.ClientError: There was no response.
         """
         return await self._sessions[key].post(
             self._url, data=body, headers=self._headers[key], proxy=self._proxy, allow_redirects=False
         )
 
     async def get_models(self, *, key: int) -> aiohttp.ClientResponse:
-        """Ask for the model list with one key and return the answer as `post` does.
+        """Request the model list with one key and return the response, as `post` does.
 
         Raises:
-            aiohttp.ClientError: No answer, or none in time.
+            aiohttp.ClientError: There was no response.
+            TimeoutError: The response took too long.
         """
         timeout = aiohttp.ClientTimeout(total=_MODELS_TIMEOUT_SECONDS)
         return await self._sessions[key].get(
@@ -78,27 +79,28 @@ async def open_transport(
     connections_max: int,
     connect_timeout_seconds: float,
 ) -> AsyncIterator[HTTPTransport]:
-    """Open a pool of connections for the block.
+    """Open a connection pool for the block.
 
     Args:
-        clients: The package's clients, one for each key, all of one address.
-        proxy: What to reach Groq through; None reaches it directly.
-        connections_max: Most connections at the same time.
-        connect_timeout_seconds: Longest wait for a connection, the look-up of its address and the pool included.
+        clients: The package's clients, one for each key, with the same base URL.
+        proxy: Proxy to use; None connects directly.
+        connections_max: Maximum number of connections.
+        connect_timeout_seconds: Time-out of connecting, including the DNS look-up and the wait for the pool.
     """
-    # `connect`, not `sock_connect`: looking up the name is in it, which hangs where the network is cut. Reading has no
-    # time-out here: what Groq does goes on after a time-out of ours, and is read to its end.
+    # `connect` includes the DNS look-up, unlike `sock_connect`; it hangs if the network is down. There is no read
+    # time-out, since answers are read to the end even after the caller got a time-out error.
     timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds)
-    # The package's own context, so that the same authorities are believed.
+    # The package's SSL context, so that the same certificate authorities are trusted.
     connector = aiohttp.TCPConnector(
-        limit=connections_max, keepalive_timeout=_KEEP_SECONDS, ssl=httpx.create_ssl_context()
+        limit=connections_max, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=httpx.create_ssl_context()
     )
     response_handler.install(connector)
-    jar = aiohttp.DummyCookieJar()  # The edge in front of Groq sets cookies; ours are no browser's sessions.
+    jar = aiohttp.DummyCookieJar()  # Ignore the cookies that Groq's edge sets.
     headers = [_headers_of(client) for client in clients]
-    # A session's own headers are not merged into every request. But aiohttp shows them to a proxy too, so with one they
-    # go with each request: Groq's key is not the proxy's business.
-    of_session, of_request = ([None] * len(headers), headers) if proxy else (headers, [None] * len(headers))
+    # Session headers are cheaper, since aiohttp does not merge them into every request. But aiohttp also sends them to
+    # a proxy, which must not see Groq's key, so with a proxy they are request headers.
+    none: list[CIMultiDict[str] | None] = [None] * len(headers)
+    session_headers, request_headers = (none, headers) if proxy else (headers, none)
     async with connector, AsyncExitStack() as stack:
         sessions = [
             await stack.enter_async_context(
@@ -106,15 +108,15 @@ async def open_transport(
                     connector=connector, connector_owner=False, headers=own, timeout=timeout, cookie_jar=jar
                 )
             )
-            for own in of_session
+            for own in session_headers
         ]
-        yield HTTPTransport(sessions, headers=of_request, base_url=str(clients[0].base_url), proxy=proxy)
+        yield HTTPTransport(sessions, headers=request_headers, base_url=str(clients[0].base_url), proxy=proxy)
 
 
 def _headers_of(client: AsyncGroq) -> CIMultiDict[str]:
-    """Return the headers that the package would send, uncompressed answers asked for.
+    """Return the headers that the package would send, but requesting uncompressed answers.
 
-    A compressed answer would have to be decompressed before its size is known.
+    A compressed answer's size is unknown until it is decompressed.
     """
     given = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
     own = {"x-stainless-retry-count": "0", "accept-encoding": "identity"}

@@ -1,1 +1,1 @@
-"""The operator's Groq keys: selection, checks and circuit breakers."""
+"""The operator's Groq keys: pool, checks and circuit breakers."""

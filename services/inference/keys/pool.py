@@ -1,13 +1,14 @@
-"""The operator's Groq keys: which one to use for the next call, and how long to wait for one.
+"""Pool of the operator's Groq keys: selects the key of each call.
 
-What is known of a key and a model comes from Groq's latest answers and is kept in memory only:
+The pool keeps the state of each key and model in memory, from Groq's latest responses:
 
-- A key without requests or tokens left cools down until Groq said that it has some again.
-- A key that fails several times in a row for a model is left alone for a while (circuit_breaker.py).
-- A key that Groq refuses is quarantined: it is not used while another key is accepted, until its quarantine is over.
-- A model that Groq refuses to the organisation of a key is asked for with other keys first.
+- A rate-limited key cools down until the time that Groq gave.
+- A key that fails several times in a row for a model is not used for a while (`circuit_breaker.py`).
+- A key that Groq rejects is quarantined. Until the quarantine ends, it is only used if all keys are quarantined.
+- A model that Groq refuses to a key's organisation is requested with other keys first.
 
-What an answer says is ordered by when its call was sent: an older call's success does not end a newer limit.
+Responses are ordered by the time at which their call was sent, so the success of an older call does not end a newer
+rate limit.
 """
 
 import logging
@@ -22,53 +23,53 @@ from services.inference.keys.circuit_breaker import CircuitBreaker
 from services.inference.metrics import upstream_calls
 
 ANY_MODEL = ""
-"""Stands for calls that are not about a model."""
+"""Placeholder for calls without a model."""
 
 _log = logging.getLogger(__name__)
 _QUARANTINE_SECONDS = 60.0
 _QUARANTINE_SECONDS_MAX = 600.0
 _TRIAL_SECONDS = 5.0
-"""How long one call tries a key after its quarantine before another may."""
+"""Time for which a call that tries a key after its quarantine keeps other calls from using it."""
 _MODEL_REFUSED_SECONDS = 60.0
 _STATES_MAX = 2_000
-"""Keys and models that something is remembered of. Callers choose the models' names."""
+"""Maximum number of stored key and model states, since callers choose the model names."""
 _FAILURES = frozenset({CallResult.FAILED, CallResult.TIMED_OUT, CallResult.INVALID})
-_GROQ_WORKS = frozenset({CallResult.ANSWERED, CallResult.REFUSED, CallResult.MODEL_REFUSED})
+_SUCCESSES = frozenset({CallResult.ANSWERED, CallResult.REFUSED, CallResult.MODEL_REFUSED})
 
 
 @dataclass(slots=True)
 class _KeyState:
-    """What is known of a key, whatever the model."""
+    """State of a key for all models."""
 
     refusals: int = 0
-    """Quarantines in a row."""
+    """Consecutive quarantines."""
     quarantined_until: float = 0.0
     refused_at: float = 0.0
-    """When the latest refusal was learned; what was sent before says nothing new."""
+    """Time of the last rejection. Results of calls sent earlier are ignored."""
 
 
 @dataclass(slots=True)
 class _ModelState:
-    """What is known of a key and a model."""
+    """State of a key for one model."""
 
     breaker: CircuitBreaker
     cools_until: float = 0.0
     limited_call_sent_at: float = 0.0
     refused_until: float = 0.0
-    """Until when the model counts as refused to the organisation of this key."""
+    """Time until which the model counts as refused to the key's organisation."""
 
     def is_idle(self, now: float) -> bool:
-        """Return whether nothing is known that would be missed."""
+        """Return whether the state has no effect, so it can be discarded."""
         return self.breaker.is_idle and max(self.cools_until, self.refused_until) <= now
 
     def seconds_until_usable(self, account_id: str, now: float) -> float:
-        """Return the time until an account may use the key for the model; 0 when it may now."""
+        """Return the time until an account may use the key for the model; 0 if it may now."""
         return max(self.cools_until - now, self.breaker.seconds_until_allowed(account_id, now), 0.0)
 
 
 @dataclass(slots=True)
 class KeyLease:
-    """Permission for one call to Groq with one key."""
+    """Permission to make one call to Groq with one key."""
 
     _pool: "KeyPool" = field(repr=False)
     key: int
@@ -76,43 +77,43 @@ class KeyLease:
     model: str
     account_id: str
     sent_at: float
-    """When the call was made, by the monotonic clock."""
+    """Monotonic time of the call."""
     is_probe: bool
     has_answered: bool = False
     result: CallResult | None = None
-    """How the call ended; None while it is under way."""
+    """How the call ended; None while it is in progress."""
 
-    def limits_learned(self, *, cooldown_seconds: float) -> None:
-        """Note what the headers of Groq's answer say.
+    def record_limits(self, *, cooldown_seconds: float) -> None:
+        """Record the rate limits in a response's headers.
 
         Args:
-            cooldown_seconds: Time until the key has something left for the model; 0 when it has.
+            cooldown_seconds: Time until the key has requests or tokens left for the model; 0 if it has some now.
         """
         self._pool._cool_down(self, cooldown_seconds)
 
-    def answered(self) -> None:
-        """Note that Groq answers, as soon as it is known: a long answer may take minutes to end."""
+    def record_answer(self) -> None:
+        """Record a success when the answer begins, since a long answer may take minutes to end."""
         self.has_answered = True
         self._pool._record_success(self)
 
-    def timed_out(self) -> None:
-        """Note that nothing came for too long. The call may go on, and may still be answered."""
+    def record_timeout(self) -> None:
+        """Record a time-out. The call may continue and still succeed."""
         if self.result is None:
             self.result = CallResult.TIMED_OUT
             self._pool._record_failure(self)
 
 
 class KeyPool:
-    """Hands out keys in turn and remembers what their answers said."""
+    """Hands out keys in rotation and tracks their state."""
 
     def __init__(self, keys_count: int, clock: Clock, *, cooldown_seconds_max: float, failures_max: int) -> None:
-        """Create a pool in which every key is usable.
+        """Create a pool in which all keys are usable.
 
         Args:
-            keys_count: Number of keys; a key is known by its index.
+            keys_count: Number of keys; keys are identified by index.
             clock: Source of monotonic time.
-            cooldown_seconds_max: Longest cool-down of a key, whatever Groq said; 0 remembers nothing.
-            failures_max: Failures in a row that open the circuit of a key and model; 0 never opens it.
+            cooldown_seconds_max: Maximum cool-down or quarantine of a key; 0 disables both and the circuit breakers.
+            failures_max: Consecutive failures that open the circuit of a key and model; 0 disables it.
         """
         self._clock = clock
         self._cooldown_seconds_max = cooldown_seconds_max
@@ -126,26 +127,26 @@ class KeyPool:
         return len(self._keys)
 
     def seconds_until(self, model: str, account_id: str) -> float:
-        """Return the time until an account can use some key for a model; 0 when it can now."""
+        """Return the time until an account can use any key for a model; 0 if it can now."""
         now = self._clock.monotonic()
         return min(self._seconds_until_usable(key, model, account_id, now) for key in range(len(self)))
 
     def is_accepted(self, key: int) -> bool:
-        """Return whether a key is not in quarantine."""
+        """Return whether a key is not quarantined."""
         return self._keys[key].quarantined_until <= self._clock.monotonic()
 
     def cooling_models(self, key: int) -> int:
-        """Return for how many models a key cools down or has an open circuit."""
+        """Return the number of models for which a key is cooling down or has an open circuit."""
         now = self._clock.monotonic()
-        states = [state for (one, _), state in self._states.items() if one == key]
+        states = [state for (index, _), state in self._states.items() if index == key]
         return sum(state.cools_until > now or state.breaker.is_open for state in states)
 
     @contextmanager
     def lease(self, model: str, account_id: str) -> Iterator[KeyLease]:
-        """Give the next usable key for one call, and learn from how the block ends.
+        """Lease the next usable key for the block, which makes one call, and record how the block ends.
 
         Raises:
-            UpstreamError: No key can be used now; it says when to come back.
+            UpstreamError: No key is usable; `retry_seconds` is the time until one is.
         """
         lease = self._take(model, account_id)
         try:
@@ -189,7 +190,7 @@ class KeyPool:
         return state is not None and state.refused_until > now
 
     def _end(self, lease: KeyLease, exc: BaseException) -> None:
-        """Learn from what a call raised; the failure of one that timed out before is counted already."""
+        """Record the exception of a failed call. The failure of a call that timed out was already counted."""
         result, is_counted = result_of(exc), lease.result is not None
         lease.result = lease.result or result
         if isinstance(exc, KeyLimited):
@@ -198,10 +199,10 @@ class KeyPool:
             self._quarantine(lease)
         elif result in _FAILURES and not is_counted and not (result is CallResult.TIMED_OUT and lease.has_answered):
             self._record_failure(lease)
-        elif result in _GROQ_WORKS:
+        elif result in _SUCCESSES:
             self._record_success(lease)
         if isinstance(exc, ModelRefused):
-            self._note_model_refused(lease, exc)
+            self._record_model_refused(lease, exc)
 
     def _record_success(self, lease: KeyLease) -> None:
         key = self._keys[lease.key]
@@ -215,7 +216,7 @@ class KeyPool:
         seconds = self._state(lease).breaker.record_failure(lease.account_id, now, is_probe=lease.is_probe)
         if seconds:
             _log.warning(
-                "The circuit of a Groq key and model is open.",
+                "The circuit of a Groq key and model opened after repeated failures.",
                 extra={"key": lease.key + 1, "model": lease.model, "seconds": seconds},
             )
 
@@ -227,7 +228,8 @@ class KeyPool:
         if seconds:
             state.limited_call_sent_at = lease.sent_at
             _log.warning(
-                "A Groq key cools down.", extra={"key": lease.key + 1, "model": lease.model, "seconds": seconds}
+                "A Groq key is rate limited and cools down.",
+                extra={"key": lease.key + 1, "model": lease.model, "seconds": seconds},
             )
         state.cools_until = self._clock.monotonic() + seconds
 
@@ -239,29 +241,29 @@ class KeyPool:
         key.refusals += 1
         key.refused_at = now
         key.quarantined_until = now + min(seconds, self._cooldown_seconds_max)
-        _log.error("Groq refuses a key. Replace it.", extra={"key": lease.key + 1, "keys": len(self)})
+        _log.error("Groq rejected a key. Replace it.", extra={"key": lease.key + 1, "keys": len(self)})
 
-    def _note_model_refused(self, lease: KeyLease, refusal: ModelRefused) -> None:
+    def _record_model_refused(self, lease: KeyLease, refusal: ModelRefused) -> None:
         state, now = self._state(lease), self._clock.monotonic()
-        if refusal.is_of_key:
+        if refusal.is_key_specific:
             state.refused_until = now + min(_MODEL_REFUSED_SECONDS, self._cooldown_seconds_max)
         elif state.is_idle(now):
-            # Callers can invent any number of models that do not exist.
+            # Callers could fill the table with names of models that do not exist.
             self._states.pop((lease.key, lease.model), None)
 
     def _state(self, lease: KeyLease) -> _ModelState:
         name = lease.key, lease.model
         state = self._states.get(name)
         if state is None:
-            self._make_room()
+            self._evict()
             state = self._states[name] = _ModelState(CircuitBreaker(self._failures_max))
         self._states.move_to_end(name)
         return state
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         if len(self._states) < _STATES_MAX:
             return
         now = self._clock.monotonic()
-        self._states = OrderedDict((name, one) for name, one in self._states.items() if not one.is_idle(now))
+        self._states = OrderedDict((name, state) for name, state in self._states.items() if not state.is_idle(now))
         if len(self._states) >= _STATES_MAX:
             self._states.popitem(last=False)

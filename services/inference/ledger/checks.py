@@ -1,6 +1,6 @@
-"""What UsageService takes: ids and days that a database can be asked for, and a bounded number of them.
+"""Validation of UsageService's requests: ids, dates and numbers of items.
 
-Postgres refuses a NUL in a text, which would look like an outage; longer texts than a column holds are nobody's id.
+Postgres rejects NUL characters in text with an error that would look like an outage.
 """
 
 import re
@@ -13,54 +13,54 @@ from services.inference.ledger.writer import RequestsPage
 from stack.inference.v1 import usage_pb2
 
 ITEMS_MAX = 1_000
-"""Most things that one call may name, and most rows of a page."""
+"""Maximum number of items in a request, and of rows in a page."""
 ID_CHARACTERS_MAX = 64
 _PAGE_ROWS = 100
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def check_id(field: str, text: str) -> None:
-    """Let an id pass, or nothing.
+    """Validate an id, which may be empty.
 
     Raises:
-        InvalidRequest: The ledger could neither keep it nor be asked for it.
+        InvalidRequest: The id is too long or contains NUL.
     """
     if len(text) > ID_CHARACTERS_MAX or "\0" in text:
         raise InvalidRequest(f"{field}: expected at most {ID_CHARACTERS_MAX} characters without NUL")
 
 
-def check_given(field: str, text: str) -> None:
-    """Let an id pass.
+def check_required_id(field: str, text: str) -> None:
+    """Validate an id that must not be empty.
 
     Raises:
-        InvalidRequest: There is none, or as `check_id`.
+        InvalidRequest: The id is empty, too long or contains NUL.
     """
     if not text:
-        raise InvalidRequest(f"{field}: expected an id, got nothing")
+        raise InvalidRequest(f"{field}: expected an id, got an empty string")
     check_id(field, text)
 
 
 def check_ids(field: str, texts: Sequence[str]) -> None:
-    """Let ids pass; raises as `check_id`."""
+    """Validate several ids with `check_id`."""
     for text in texts:
         check_id(field, text)
 
 
 def check_size(field: str, count: int, *, least: int = 1) -> None:
-    """Let a number of things pass.
+    """Validate a number of items.
 
     Raises:
-        InvalidRequest: It is out of bounds.
+        InvalidRequest: The number is below `least` or above `ITEMS_MAX`.
     """
     if not least <= count <= ITEMS_MAX:
         raise InvalidRequest(f"{field}: expected {least} to {ITEMS_MAX:,} items, got {count:,}")
 
 
 def check_day(field: str, text: str) -> None:
-    """Let a day pass.
+    """Validate a date.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: The text is not a date, `YYYY-MM-DD`.
     """
     try:
         if _DAY.fullmatch(text):
@@ -72,10 +72,10 @@ def check_day(field: str, text: str) -> None:
 
 
 def check_span(from_day: str, to_day: str) -> None:
-    """Let a span of days pass, each end of which may be open.
+    """Validate a range of dates, each of which may be empty.
 
     Raises:
-        InvalidRequest: An end is no day.
+        InvalidRequest: One of them is not a date.
     """
     for field, text in (("from_day", from_day), ("to_day", to_day)):
         if text:
@@ -83,12 +83,12 @@ def check_span(from_day: str, to_day: str) -> None:
 
 
 def requests_page(request: usage_pb2.ListRequestsRequest) -> RequestsPage:
-    """Return what page of an account's rows is asked for.
+    """Convert and validate a request for a page of an account's rows.
 
     Raises:
-        InvalidRequest: No such page can be.
+        InvalidRequest: A field is invalid.
     """
-    check_given("account_id", request.account_id)
+    check_required_id("account_id", request.account_id)
     check_id("key_id", request.key_id)
     check_id("before", request.before)
     check_span(request.from_day, request.to_day)
@@ -106,10 +106,10 @@ def requests_page(request: usage_pb2.ListRequestsRequest) -> RequestsPage:
 
 
 def abandoned_request(request: usage_pb2.AbandonedRequest) -> tuple[str, Outcome | None]:
-    """Return the id of an abandoned request, and the outcome to note on its row; None leaves the row's own.
+    """Return the id of an abandoned request, and the outcome for its row; None keeps the row's outcome.
 
     Raises:
-        InvalidRequest: It is no reason why a request is abandoned.
+        InvalidRequest: The outcome is not one of `ABANDONED_OUTCOMES`.
     """
     outcome = _outcome(request.outcome)
     if outcome is not None and outcome not in ABANDONED_OUTCOMES:

@@ -1,4 +1,4 @@
-"""What is asked of the ledger's table, as SQL that both databases take."""
+"""SQL queries of the ledger, for SQLite and Postgres."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,13 +13,13 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens",
 
 
 SUMMARIES_MAX = 20_000
-"""Most sums by day and model in one answer: callers choose the models' names."""
+"""Maximum number of summaries in a response, since callers choose the model names."""
 
 
 def count_charged(
     day: str, key_ids: Collection[str], reserved_before: float | None, excluded: Collection[str] = ()
 ) -> Select[Any]:
-    """Return (key id, charged rows) of keys and a day; keys without any are left out."""
+    """Select (key id, number of charged rows) for a day; keys without charged rows are omitted."""
     table = usage_ledger.c
     rows = (table.day == day) & table.key_id.in_(key_ids) & table.charged
     if reserved_before is not None:
@@ -30,7 +30,7 @@ def count_charged(
 
 
 def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[Any]:
-    """Return sums by day and model, newest day first; what is empty restricts nothing."""
+    """Select sums by day and model, newest day first; empty arguments do not filter."""
     table = usage_ledger.c
     query = select(
         table.day,
@@ -43,15 +43,15 @@ def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[
         query = query.where(table.key_id == key_id)
     if account_id:
         query = query.where(table.account_id == account_id)
-    query = _between(query, from_day, to_day)
+    query = _in_day_range(query, from_day, to_day)
     return query.group_by(table.day, table.model).order_by(table.day.desc(), table.model).limit(SUMMARIES_MAX)
 
 
 def requests(page: RequestsPage) -> Select[Any]:
-    """Return a page of an account's rows, newest first: a walk down one index, from where the last page ended.
+    """Select a page of an account's rows, newest first, with a range scan of one index.
 
-    The owner is compared as a range, though it is one. With an equality Postgres takes the order of the primary key for
-    as good as any, and looks for an account that was not used of late among the rows of all others.
+    The owner is compared with `>=` and `<=` instead of `=`. With `=`, Postgres may scan the primary key in order, and
+    for an account without recent requests it would read the rows of all other accounts first.
     """
     table = usage_ledger.c
     owner = (table.account_id, table.key_id) if page.key_id else (table.account_id,)
@@ -63,16 +63,16 @@ def requests(page: RequestsPage) -> Select[Any]:
         query = query.where(tuple_(*owner) <= is_owner)
     if page.outcome is not None:
         query = query.where(table.outcome == page.outcome.value)
-    query = _between(query, page.from_day, page.to_day)
+    query = _in_day_range(query, page.from_day, page.to_day)
     return query.order_by(*(column.desc() for column in (*owner, table.request_id))).limit(page.rows_max)
 
 
 def last_uses(key_ids: Collection[str]) -> Select[Any]:
-    """Return (key id, last charged use, last uncharged use on the key's last day) of each key, whatever it has used.
+    """Select (key id, last charged use, last uncharged use) of each key, both on the key's last day with a row.
 
-    Each key costs three descents of the index over key, day, charge and time, and reads no other row.
+    Each key takes three descents of the index over key, day, charge and time, and reads no other rows.
     """
-    asked = values(column("key_id", String), name="asked").data([(one,) for one in key_ids]).cte()
+    asked = values(column("key_id", String), name="asked").data([(key_id,) for key_id in key_ids]).cte()
     row = usage_ledger.alias("last_row").c
     own_days = select(row.day).where(row.key_id == asked.c.key_id).correlate(asked)
     last_day = own_days.order_by(row.day.desc()).limit(1).scalar_subquery()
@@ -86,7 +86,7 @@ def last_uses(key_ids: Collection[str]) -> Select[Any]:
     return select(asked.c.key_id, last(true()), last(false()))
 
 
-def _between(query: Select[Any], from_day: str, to_day: str) -> Select[Any]:
+def _in_day_range(query: Select[Any], from_day: str, to_day: str) -> Select[Any]:
     if from_day:
         query = query.where(usage_ledger.c.day >= from_day)
     if to_day:

@@ -1,4 +1,4 @@
-"""The ledger in SQL, the same on SQLite and Postgres."""
+"""SQL store of the usage ledger, for SQLite and Postgres."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -23,49 +23,54 @@ from services.inference.ledger.writer import LedgerRow, RequestsPage, UsageSumma
 _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
 _ANSWERED_OUTCOMES = (Outcome.ANSWERED.value, Outcome.CLIENT_LEFT.value)
-"""Outcomes that say less than why a request was abandoned."""
-_OWN_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
-_own_values, _counts = attrgetter(*_OWN_COLUMNS), attrgetter(*COUNTS)
+"""Outcomes that the reason for an abandonment may replace."""
+_ROW_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
+_row_values, _counts = attrgetter(*_ROW_COLUMNS), attrgetter(*COUNTS)
 
 
 def _unavailable() -> Unavailable:
-    return Unavailable("the usage ledger cannot be reached; try again", reason="ledger_unavailable")
+    return Unavailable("The usage ledger is unavailable. Try again in a moment.", reason="ledger_unavailable")
 
 
 class SQLLedgerStore:
-    """The `LedgerStore` on SQLAlchemy."""
+    """Implements `LedgerStore` with SQLAlchemy."""
 
     def __init__(self, engine: AsyncEngine, writer: SQLiteWriter | None = None) -> None:
-        """Keep rows in `engine`'s database; an SQLite one has a `writer` for what every request waits for."""
+        """Create a store.
+
+        Args:
+            engine: Engine of the database.
+            writer: Fast path for inserting rows into SQLite; None for Postgres.
+        """
         self._writer = writer
         self._transactions = Transactions(engine, unavailable=_unavailable)
         insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._insert = _or_fill_in(insert(usage_ledger)).returning(usage_ledger.c.request_id, usage_ledger.c.charged)
+        self._insert = _upsert(insert(usage_ledger)).returning(usage_ledger.c.request_id, usage_ledger.c.charged)
         self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
-        # SQLAlchemy says what to write, for both databases; its own objects would cost four fifths of the transaction.
+        # Executing the compiled text avoids SQLAlchemy's overhead, four fifths of the transaction's time.
         compiled = self._insert_unknown.compile(dialect=engine.dialect)
-        self._text, self._in_order = str(compiled), itemgetter(*(compiled.positiontup or ()))
+        self._insert_sql, self._insert_parameters = str(compiled), itemgetter(*(compiled.positiontup or ()))
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
-        """Commit rows, all or none; return what the ledger then says of each, in order; of one id the first counts."""
+        """Commit rows, all or none, and return the stored verdicts in order; the first row of a request id wins."""
         firsts = {row.request_id: row for row in reversed(rows)}
         values = [_values(row) for row in firsts.values()]
-        if self._writer is not None and await self._inserted_new(self._writer, values):
+        if self._writer is not None and await self._insert_new(self._writer, values):
             return [_verdict(firsts[row.request_id].charged) for row in rows]
         async with self._transactions.writing() as connection:
             written = dict((await connection.execute(self._insert, values)).tuples().all())
-            # What is there already is neither written nor told: a commit whose answer was lost, tried again.
-            untold = [row.request_id for row in rows if row.request_id not in written]
-            charged = await _charged(connection, untold) if untold else set()
+            # RETURNING omits rows that already exist, such as after a retry of a commit whose reply was lost.
+            existing = [row.request_id for row in rows if row.request_id not in written]
+            charged = await _charged(connection, existing) if existing else set()
         return [_verdict(written.get(row.request_id, row.request_id in charged)) for row in rows]
 
-    async def _inserted_new(self, writer: SQLiteWriter, values: Sequence[dict[str, Any]]) -> bool:
-        """Insert rows that nobody has seen before, which is nearly always so; false, and nothing, where one was."""
-        tuples = [self._in_order(one) for one in values]
+    async def _insert_new(self, writer: SQLiteWriter, values: Sequence[dict[str, Any]]) -> bool:
+        """Insert rows and return true; insert nothing and return false if one of them already exists."""
+        tuples = [self._insert_parameters(row) for row in values]
 
         def insert(connection: sqlite3.Connection) -> bool:
-            is_new = connection.executemany(self._text, tuples).rowcount == len(tuples)
+            is_new = connection.executemany(self._insert_sql, tuples).rowcount == len(tuples)
             if not is_new:
                 connection.rollback()
             return is_new
@@ -74,29 +79,30 @@ class SQLLedgerStore:
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
-        """Return the verdict of each request's row, in order; one without a row gets an `unknown`, uncharged one."""
+        """Return the verdict of each request, in order; insert an uncharged `unknown` row where there is none."""
         ids = [context.request_id for context in contexts]
         async with self._transactions.writing() as connection:
             await connection.execute(self._insert_unknown, [_values(_unknown(context)) for context in contexts])
             charged = await _charged(connection, ids)
-        return [_verdict(one in charged) for one in ids]
+        return [_verdict(request_id in charged) for request_id in ids]
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
-        """Return the verdict of each request's row, in order, None where there is none; note why it was abandoned."""
+        """Return the verdict of each request, in order, None without a row; record why each was abandoned."""
         row = usage_ledger.c
-        found = select(row.request_id, row.charged, row.outcome).where(row.request_id.in_({one for one, _ in requests}))
+        ids = {request_id for request_id, _ in requests}
+        query = select(row.request_id, row.charged, row.outcome).where(row.request_id.in_(ids))
         async with self._transactions.reading() as connection:
-            rows = {one.request_id: one for one in await connection.execute(found)}
+            rows = {found.request_id: found for found in await connection.execute(query)}
         changes: dict[Outcome, list[str]] = {}
         for request_id, outcome in requests:
-            if outcome and request_id in rows and _may_become(rows[request_id].outcome, outcome):
+            if outcome and request_id in rows and _is_replaceable(rows[request_id].outcome, outcome):
                 changes.setdefault(outcome, []).append(request_id)
         for outcome, request_ids in changes.items():
-            await self._note_outcome(request_ids, outcome)
-        return [_verdict(rows[one].charged) if one in rows else None for one, _ in requests]
+            await self._set_outcome(request_ids, outcome)
+        return [_verdict(rows[request_id].charged) if request_id in rows else None for request_id, _ in requests]
 
-    async def _note_outcome(self, request_ids: Sequence[str], outcome: Outcome) -> None:
+    async def _set_outcome(self, request_ids: Sequence[str], outcome: Outcome) -> None:
         row = usage_ledger.c
         changeable = row.request_id.in_(request_ids) & row.outcome.in_(_ANSWERED_OUTCOMES)
         async with self._transactions.writing() as connection:
@@ -110,13 +116,13 @@ class SQLLedgerStore:
         reserved_before: float | None = None,
         excluded: Sequence[str] = (),
     ) -> list[int]:
-        """Return the charged rows of each (key id, day), in order."""
-        keys_of: dict[str, set[str]] = {}
+        """Return the number of charged rows of each (key id, day), in order."""
+        keys_by_day: dict[str, set[str]] = {}
         for key_id, day in key_days:
-            keys_of.setdefault(day, set()).add(key_id)
+            keys_by_day.setdefault(day, set()).add(key_id)
         counts: dict[tuple[str, str], int] = {}
         async with self._transactions.reading() as connection:
-            for day, key_ids in keys_of.items():
+            for day, key_ids in keys_by_day.items():
                 query = queries.count_charged(day, key_ids, reserved_before, excluded)
                 for key_id, count in await connection.execute(query):
                     counts[key_id, day] = count
@@ -124,7 +130,7 @@ class SQLLedgerStore:
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def has_several_accounts(self) -> bool:
-        """Return whether rows belong to more than one account; rows of direct callers count for none."""
+        """Return whether rows belong to more than one account; rows of direct callers do not count."""
         account_id = usage_ledger.c.account_id
         query = select(func.min(account_id), func.max(account_id)).where(account_id > "")
         async with self._transactions.reading() as connection:
@@ -133,7 +139,7 @@ class SQLLedgerStore:
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def find(self, request_id: str) -> LedgerRow | None:
-        """Return one row, or None when there is none."""
+        """Return a row, or None if there is none."""
         async with self._transactions.reading() as connection:
             query = select(usage_ledger).where(usage_ledger.c.request_id == request_id)
             row = (await connection.execute(query)).one_or_none()
@@ -148,27 +154,27 @@ class SQLLedgerStore:
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
-        """Return a page of rows; fewer than asked for were the last."""
+        """Return a page of rows; a page with fewer than `rows_max` rows is the last one."""
         async with self._transactions.reading() as connection:
             return [_ledger_row(row) for row in await connection.execute(queries.requests(page))]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
-        """Return when each key's latest request was reserved, in order; None for a key without a row."""
+        """Return the reserve time of each key's last request, in order; None for a key without rows."""
         if not key_ids:
             return []
         async with self._transactions.reading() as connection:
             rows = await connection.execute(queries.last_uses(set(key_ids)))
-        used = {key_id: max((one for one in times if one is not None), default=None) for key_id, *times in rows}
+        used = {key_id: max((at for at in times if at is not None), default=None) for key_id, *times in rows}
         return [used[key_id] for key_id in key_ids]
 
 
-def _may_become(stored: str, outcome: Outcome) -> bool:
+def _is_replaceable(stored: str, outcome: Outcome) -> bool:
     return stored in _ANSWERED_OUTCOMES and stored != outcome.value
 
 
 async def _charged(connection: AsyncConnection, request_ids: Sequence[str]) -> set[str]:
-    """Return those requests whose row is charged."""
+    """Return the ids of the requests with a charged row."""
     is_charged = usage_ledger.c.request_id.in_(request_ids) & usage_ledger.c.charged
     return set(await connection.scalars(select(usage_ledger.c.request_id).where(is_charged)))
 
@@ -178,22 +184,22 @@ def _verdict(is_charged: bool) -> Verdict:
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:
-    values: dict[str, Any] = dict(zip(_OWN_COLUMNS, _own_values(row), strict=True))
+    values: dict[str, Any] = dict(zip(_ROW_COLUMNS, _row_values(row), strict=True))
     values |= zip(COUNTS, _counts(row.usage), strict=True)
     return values | {
         "outcome": row.outcome.value,
         "usage_source": row.usage.source.value,
-        "model": _storable(row.model, 256),
-        "upstream_model": _storable(row.upstream_model, 256),
-        "upstream_id": _storable(row.upstream_id, 128),
-        "refund_reason": _storable(row.refund_reason, 128),
+        "model": _sanitise(row.model, 256),
+        "upstream_model": _sanitise(row.upstream_model, 256),
+        "upstream_id": _sanitise(row.upstream_id, 128),
+        "refund_reason": _sanitise(row.refund_reason, 128),
     }
 
 
-def _storable(text: str, characters_max: int) -> str:
-    """Return text as a column can hold it: callers and Groq send what they like, and Postgres takes not everything.
+def _sanitise(text: str, characters_max: int) -> str:
+    """Return text that a column can store: without NUL and lone surrogates, and cut to the column's length.
 
-    A row that the database refuses would be tried for ever, and every other row behind it.
+    Callers and Groq send arbitrary text. A row that the database rejects would be lost.
     """
     if text.isprintable() and len(text) <= characters_max:
         return text
@@ -203,16 +209,16 @@ def _storable(text: str, characters_max: int) -> str:
 def _ledger_row(row: Row[Any]) -> LedgerRow:
     stored = row._mapping
     usage = Usage(**{name: stored[name] for name in COUNTS}, source=UsageSource(stored["usage_source"]))
-    own = {name: stored[name] for name in _OWN_COLUMNS}
+    own = {name: stored[name] for name in _ROW_COLUMNS}
     return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]))
 
 
-def _or_fill_in(insert: Any) -> Any:
-    """Return an insert that gives an `unknown` row what it lacks, but no charge: the sweeper released its hold."""
+def _upsert(insert: Any) -> Any:
+    """Make an insert update an existing `unknown` row, except its charge, since the sweeper has released its hold."""
     final = {"request_id", "account_id", "key_id", "day", "reserved_at", "charged", "refund_reason"}
-    learnt = {column.name: insert.excluded[column.name] for column in usage_ledger.c if column.name not in final}
+    updated = {column.name: insert.excluded[column.name] for column in usage_ledger.c if column.name not in final}
     is_unknown = usage_ledger.c.outcome == Outcome.UNKNOWN.value
-    return insert.on_conflict_do_update(index_elements=["request_id"], set_=learnt, where=is_unknown)
+    return insert.on_conflict_do_update(index_elements=["request_id"], set_=updated, where=is_unknown)
 
 
 def _unknown(context: RequestContext) -> LedgerRow:

@@ -1,4 +1,4 @@
-"""The ledger's schema."""
+"""Schema of the usage ledger."""
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table
 
@@ -10,7 +10,7 @@ usage_ledger = Table(
     Column("request_id", String(64), primary_key=True),
     Column("account_id", String(64), nullable=False),
     Column("key_id", String(64), nullable=False),
-    # ISO dates: they sort, and both databases hold them alike.
+    # ISO dates sort correctly as text, which both databases store the same way.
     Column("day", String(10), nullable=False),
     Column("reserved_at", Float(53), nullable=False),
     Column("model", String(256), nullable=False),
@@ -29,16 +29,16 @@ usage_ledger = Table(
     Column("attempts", Integer, nullable=False),
     Column("time_to_first_token_ms", BigInteger, nullable=False),
     Column("duration_ms", BigInteger, nullable=False),
-    # Counting a key's day, which grounds quota's counters, reads this index alone.
+    # Covering index of CountCharged, from which quota initialises its counters.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
-    # So does adding up an account's days: its rows lie on as many pages as there are, and reading them took thirty
-    # times as long among ten million rows (docs/benchmarks/growth.md).
+    # Covering index of SummarizeUsage. Reading an account's rows, which are spread over many pages, took thirty times
+    # as long among ten million rows (docs/benchmarks/growth.md).
     Index(
         "ix_usage_ledger_account_usage",
         *("account_id", "day", "model", "key_id", "charged"),
         *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
     ),
-    # Pages of an account's or one key's requests, newest first, walk down one of these.
+    # Indexes of ListRequests, by account and by key, newest first.
     Index("ix_usage_ledger_account_request", "account_id", "request_id"),
     Index("ix_usage_ledger_account_key_request", "account_id", "key_id", "request_id"),
 )

@@ -1,4 +1,4 @@
-"""The usage ledger: one row for each request that arrived here, committed in groups, idempotent by request id."""
+"""Writer of the usage ledger: one row for each request, committed in groups, idempotent by request id."""
 
 import asyncio
 import logging
@@ -21,38 +21,38 @@ _RETRY_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """One request: what it was, what it used and how it ended."""
+    """A ledger row: a request with its usage and outcome."""
 
     request_id: str
     account_id: str
     key_id: str
-    """Empty for a direct caller; such rows count against no key."""
+    """Empty for a direct caller, whose rows do not count against a key."""
     day: str
     """UTC date of the reserve, `YYYY-MM-DD`."""
     reserved_at: float
     """Unix seconds."""
     model: str
-    """As asked for."""
+    """Requested model."""
     upstream_model: str
-    """As asked of Groq."""
+    """Model of the last call to Groq."""
     stream: bool
     outcome: Outcome
     charged: bool
     refund_reason: str
-    """Why it does not count; empty when it does."""
+    """Why the request is not charged; empty if it is."""
     usage: Usage
     upstream_id: str
-    """Groq's id; empty when it never said one."""
+    """Groq's request id; empty if Groq sent none."""
     attempts: int
-    """Calls made to Groq."""
+    """Number of calls made to Groq."""
     time_to_first_token_ms: int
-    """0 when there was no output."""
+    """0 without output."""
     duration_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSummary:
-    """The sum of a key's rows of one day and model."""
+    """Sums of the rows of one day and model."""
 
     day: str
     model: str
@@ -67,39 +67,41 @@ class UsageSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestsPage:
-    """Which of an account's rows are asked for, newest first by request id."""
+    """A request for a page of an account's rows, newest first by request id."""
 
     account_id: str
     key_id: str = ""
-    """Only rows of this key; empty means of any."""
+    """Only rows of this key; empty means all keys."""
     outcome: Outcome | None = None
-    """Only rows that ended so; None means in any way."""
+    """Only rows with this outcome; None means all outcomes."""
     from_day: str = ""
-    """First day; empty leaves that end open."""
+    """First day, `YYYY-MM-DD`; empty means no lower bound."""
     to_day: str = ""
-    """Last day; empty leaves that end open."""
+    """Last day, `YYYY-MM-DD`; empty means no upper bound."""
     before: str = ""
-    """Only rows whose request id is smaller; empty begins with the newest."""
+    """Only rows with a smaller request id; empty starts with the newest."""
     rows_max: int
+    """Maximum number of rows."""
 
 
 class LedgerStore(Protocol):
-    """Where rows are kept. All calls raise `Unavailable` when the database is away."""
+    """Port to the database. All methods raise `Unavailable` when it cannot be reached."""
 
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
-        """Commit rows, all or none; return what the ledger then says of each, in order.
+        """Commit rows, all or none, and return the stored verdicts in order.
 
-        A row whose request id is there already changes nothing, but for an `unknown` row, which takes what was used and
-        how it ended, and stays uncharged: the sweeper's verdict is final.
+        A row whose request id already exists changes nothing, unless the existing row is `unknown`. That row gets the
+        usage and the outcome but stays uncharged, since the sweeper's verdict is final.
         """
 
     async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
-        """Return the verdict of each request's row, in order; one without a row gets an `unknown`, uncharged one."""
+        """Return the verdict of each request, in order; insert an uncharged `unknown` row where there is none."""
 
     async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
-        """Return the verdict of each request's row, in order; None for a request without a row.
+        """Return the verdict of each request, in order; None for a request without a row.
 
-        A row whose request was answered takes the outcome that comes with it: why the answer did not reach its client.
+        A row with the outcome `answered` or `client_left` gets the outcome given with its request id, unless that is
+        None.
         """
 
     async def count_charged(
@@ -109,90 +111,97 @@ class LedgerStore(Protocol):
         reserved_before: float | None = None,
         excluded: Sequence[str] = (),
     ) -> list[int]:
-        """Return the charged rows of each (key id, day), in order.
+        """Return the number of charged rows of each (key id, day), in order.
 
         Args:
-            key_days: Whose rows are counted.
+            key_days: Key ids and days to count.
             reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
-            excluded: Ids of requests whose rows do not count.
+            excluded: Request ids whose rows are not counted.
         """
 
     async def find(self, request_id: str) -> LedgerRow | None:
-        """Return one row, or None when there is none."""
+        """Return a row, or None if there is none."""
 
     async def summarize(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
         """Return sums by day and model, newest day first.
 
         Args:
-            key_id: Only rows of this key; empty means of any.
-            account_id: Only rows of this account; empty means of any.
-            from_day: First day; empty leaves that end open.
-            to_day: Last day; empty leaves that end open.
+            key_id: Only rows of this key; empty means all keys.
+            account_id: Only rows of this account; empty means all accounts.
+            from_day: First day, `YYYY-MM-DD`; empty means no lower bound.
+            to_day: Last day, `YYYY-MM-DD`; empty means no upper bound.
         """
 
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
-        """Return a page of rows; fewer than asked for were the last."""
+        """Return a page of rows; a page with fewer than `rows_max` rows is the last one."""
 
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
-        """Return when each key's latest request was reserved, in order; None for a key without a row."""
+        """Return the reserve time of each key's last request, in order; None for a key without rows."""
 
 
 class Ledger:
-    """Writes rows in groups and says whether they are committed."""
+    """Writes rows in groups and returns their verdicts once committed."""
 
     def __init__(self, store: LedgerStore, *, wait_seconds: float, rows_max: int) -> None:
-        """Write to `store`.
+        """Create a ledger.
 
         Args:
-            store: Where rows are kept.
-            wait_seconds: Longest wait for a commit; the row is kept and retried after it.
-            rows_max: Rows that may wait before new requests are refused.
+            store: Store of the rows.
+            wait_seconds: Maximum wait for a commit. After it, the row stays queued and is retried.
+            rows_max: Maximum number of waiting rows; at this number, new requests are refused.
         """
         self._store = store
         self._wait_seconds = wait_seconds
         self._rows_max = rows_max
-        # One batch at a time: the database commits one group while the next one collects.
+        # One batch at a time, so that the next group collects while the database commits.
         self._groups = Batcher(self._commit, name="rows", max_items=_ROWS_IN_A_GROUP_MAX, max_concurrent_batches=1)
         metrics.LEDGER_LAG.set_function(lambda: float(self._groups.load))
 
     def check_room(self) -> None:
-        """Let a new request in.
+        """Check that there is room for another request's row.
 
         Raises:
-            Unavailable: So many rows wait for the database that no more may be added.
+            Unavailable: The maximum number of rows is waiting for the database.
         """
         if self._groups.load >= self._rows_max:
-            raise Unavailable("the usage ledger is away; try again", reason="ledger_unavailable")
+            raise Unavailable("The usage ledger is unavailable. Try again in a moment.", reason="ledger_unavailable")
 
     async def record(self, row: LedgerRow) -> Verdict | None:
         """Write a row and return its verdict once it is committed.
 
-        Returns None when the commit takes longer than `wait_seconds`, and the row is retried until it is written; or
-        when the database refuses the row itself, which loses it and affects no other row.
+        Returns None if the commit takes longer than `wait_seconds`, in which case the row is retried until it is
+        written, or if the database rejects the row itself, in which case the row is lost. Other rows are not affected.
         """
-        _note(row)
+        _trace(row)
         commit = self._groups.send(row)
         done, _ = await asyncio.wait({commit}, timeout=self._wait_seconds)
         if not done:
-            _log.warning("a row waits for the database", extra={"request_id": row.request_id})
+            _log.warning("The database is slow; a ledger row is waiting.", extra={"request_id": row.request_id})
             return None
         return self._result(row, commit)
 
     def _result(self, row: LedgerRow, commit: "asyncio.Future[Verdict]") -> Verdict | None:
         try:
             return commit.result()
-        except Exception as exc:  # noqa: BLE001 - a defect of ours: the answer goes out, the sweeper closes the request
+        except Exception as exc:  # noqa: BLE001 - the answer must still be sent; the sweeper closes the request
             metrics.LEDGER_ROWS_REFUSED.inc()
-            _log.error("A row could not be written.", extra={"request_id": row.request_id}, exc_info=exc)
+            _log.error(
+                "The database rejected a ledger row. The request will be closed as unknown.",
+                extra={"request_id": row.request_id},
+                exc_info=exc,
+            )
             return None
 
     async def close(self, *, timeout_seconds: float) -> None:
-        """Write what waits, for at most `timeout_seconds`; what is left then is logged as lost."""
+        """Write the waiting rows for at most `timeout_seconds`, then log the remaining ones as lost."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._groups.drain()
         except TimeoutError:
-            _log.error("rows lost: the database did not come back", extra={"rows": self._groups.load})
+            _log.error(
+                "Ledger rows were lost because the database did not recover before shutdown.",
+                extra={"rows": self._groups.load},
+            )
 
     async def _commit(self, rows: Sequence[LedgerRow]) -> Sequence[Verdict]:
         metrics.LEDGER_GROUP_ROWS.observe(len(rows))
@@ -201,11 +210,14 @@ class Ledger:
                 with metrics.LEDGER_COMMIT_SECONDS.time(), tracing.span("commit", {"stack.rows": len(rows)}):
                     verdicts = await self._store.insert(rows)
                 _count(rows)
-                _count_late(rows, verdicts)
+                _count_rows_after_close(rows, verdicts)
                 return verdicts
             except Unavailable as exc:
                 metrics.LEDGER_FAILURES.inc()
-                _log.warning("the ledger is away", extra={"rows": len(rows), "error": str(exc.__cause__)})
+                _log.warning(
+                    "The ledger's database is unavailable. Retrying.",
+                    extra={"rows": len(rows), "error": str(exc.__cause__)},
+                )
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
@@ -219,7 +231,7 @@ def _count(rows: Sequence[LedgerRow]) -> None:
     metrics.count_tokens([row.usage for row in rows])
 
 
-def _note(row: LedgerRow) -> None:
+def _trace(row: LedgerRow) -> None:
     if not tracing.is_on():
         return
     tracing.note(
@@ -233,8 +245,11 @@ def _note(row: LedgerRow) -> None:
     )
 
 
-def _count_late(rows: Sequence[LedgerRow], verdicts: Sequence[Verdict]) -> None:
+def _count_rows_after_close(rows: Sequence[LedgerRow], verdicts: Sequence[Verdict]) -> None:
     for row, verdict in zip(rows, verdicts, strict=True):
         if row.charged and verdict is Verdict.RELEASED:
             metrics.LATE_ROWS.inc()
-            _log.warning("a row came after the sweeper's verdict", extra={"request_id": row.request_id})
+            _log.warning(
+                "An answer was recorded after the sweeper had closed its request. It stays uncharged.",
+                extra={"request_id": row.request_id},
+            )

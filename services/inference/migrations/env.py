@@ -1,4 +1,4 @@
-"""Alembic's entry point for the ledger."""
+"""Alembic environment of the ledger."""
 
 from services.common.db import migration_environment
 from services.inference.ledger.tables import metadata

@@ -1,1 +1,1 @@
-"""One request: concurrency limits, attempts, stream buffer and ledger record."""
+"""Request processing: lifecycle, upstream calls, concurrency limits, stream buffer and record."""

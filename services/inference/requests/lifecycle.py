@@ -1,8 +1,8 @@
-"""One chat request, from its arrival to its ledger row.
+"""Lifecycle of a chat request, from its arrival to its ledger row.
 
-The work runs in tasks of its own. A caller that goes away, or that a time-out of ours has answered, leaves the task
-running: Groq does not stop either, and reading it to the end is the only way to know what was used. A request that Groq
-was not called for yet is not sent any more. The total time-out bounds it all.
+Each request runs in a background task. The task continues when the caller disconnects or gets a time-out error, because
+Groq continues too, and usage is only known at the end of Groq's answer. If Groq was not called yet, the request is
+cancelled instead. The total time-out limits the whole request.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ VERDICT = "verdict"
 """Name of the verdict in an error's metadata."""
 
 _CLOSE_SECONDS = 1.0
-"""Closing a connection to Groq takes a moment; rows are waited for by the ledger's own end."""
+"""Time for cancelled requests to close their connections to Groq; closing the ledger waits for their rows."""
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -52,11 +52,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer in one piece."""
+    """An answer without streaming."""
 
     members: JSONObject
     verdict: Verdict | None
-    """None when the row is not committed yet."""
+    """None if the row is not committed yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +64,15 @@ class Timeouts:
     """Time-outs of a request, in seconds."""
 
     total: float
-    """Longest life of a request, reading on without its caller included."""
+    """Maximum duration of a request, including the time after its caller has disconnected."""
     first_byte: float
-    """Longest wait of a stream's caller for the beginning of Groq's answer."""
+    """Maximum time until the beginning of Groq's answer; streams only."""
     idle: float
-    """Longest wait of a stream's caller between two events."""
+    """Maximum time between two events of a stream."""
 
 
 class Completions:
-    """Answers chat requests through a provider and accounts for each in the ledger."""
+    """Runs chat requests through a provider and records each in the ledger."""
 
     def __init__(
         self,
@@ -85,7 +85,6 @@ class Completions:
         clock: Clock,
         timeouts: Timeouts,
     ) -> None:
-        """Wire the parts."""
         self._provider = provider
         self._catalogue = catalogue
         self._upstream = upstream
@@ -97,10 +96,10 @@ class Completions:
         self._is_closing = False
 
     async def create(self, call: ChatCall, context: RequestContext) -> Answer:
-        """Return the answer in one piece; its row is written.
+        """Run a request and return the answer, with its row written.
 
         Raises:
-            ServiceError: Groq refused or failed; the metadata holds the verdict when the row is committed.
+            ServiceError: Groq refused or failed. The metadata contains the verdict if the row is committed.
         """
         lease = self._admit(call, context)
         record = RequestRecord(call, context, clock=self._clock, stream=False)
@@ -109,16 +108,16 @@ class Completions:
             return await asyncio.shield(task)
         finally:
             _detach(record, task)
-            del task  # It refers to the exception, whose traceback refers to this frame.
+            del task  # Break the reference cycle task → exception → traceback → this frame.
 
     async def stream(
         self, call: ChatCall, context: RequestContext
     ) -> AsyncGenerator[list[JSONObject] | Verdict | None, None]:
-        """Yield the events that arrived together, and at last the verdict; its row is written by then.
+        """Run a request and yield batches of events, then the verdict, by which time its row is written.
 
         Raises:
-            ServiceError: As `create`; after output too, where the verdict is usually charged. A time-out has no verdict
-                while Groq is read on.
+            ServiceError: Same as for `create`, but possibly after output, usually with a charged verdict. A time-out
+                has no verdict while Groq's answer is still being read.
         """
         lease = self._admit(call, context)
         buffer = StreamBuffer()
@@ -135,12 +134,12 @@ class Completions:
             del task
 
     async def finish(self) -> None:
-        """Return when no request is under way."""
+        """Wait until no request is in progress."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """End the requests that are still under way; each gets a row that does not charge it."""
+        """Cancel the requests in progress; each gets an uncharged row."""
         self._is_closing = True
         for task in self._tasks:
             task.cancel()
@@ -148,33 +147,33 @@ class Completions:
             await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
 
     def _admit(self, call: ChatCall, context: RequestContext) -> BytesLease:
-        """Return the request's part of the bytes that all requests may hold.
+        """Take the request's size from the byte budget.
 
         Raises:
-            ServiceError: There is no room for its bytes or its row.
+            ServiceError: The byte budget or the ledger's queue is full.
         """
         try:
             self._ledger.check_room()
             return self._budget.take((context.account_id,), call.size_bytes)
         except ServiceError as exc:
-            exc.metadata[VERDICT] = Verdict.RELEASED  # Nothing was started, and nothing will be.
+            exc.metadata[VERDICT] = Verdict.RELEASED  # The request never starts, so it gets no row.
             raise
 
     def _spawn(self, work: Coroutine[Any, Any, T], lease: BytesLease) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(_without_traceback(work))
         self._tasks.add(task)
         task.add_done_callback(lambda _: lease.release())
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._on_done)
         return task
 
-    def _forget(self, task: "asyncio.Task[Any]") -> None:
+    def _on_done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, ServiceError):
-            _log.error("A request failed.", exc_info=exc)
+            _log.error("A request failed with an unexpected error.", exc_info=exc)
 
     async def _create(self, record: RequestRecord) -> Answer:
         try:
-            reply = await self._ask(record)
+            reply = await self._complete(record)
         except ServiceError as exc:
             await self._failed(record, exc, None)
             raise
@@ -189,7 +188,7 @@ class Completions:
     async def _stream(self, record: RequestRecord, buffer: StreamBuffer) -> None:
         relay = _Relay(self._provider, record, buffer, self._timeouts)
         try:
-            await self._upstream.ask(
+            await self._upstream.call(
                 self._models(record),
                 relay.attempt,
                 record,
@@ -206,11 +205,11 @@ class Completions:
         usage = relay.shaper.usage(body_bytes=record.body_bytes)
         buffer.end(await self._ledger.record(record.answered_row(usage)))
 
-    async def _ask(self, record: RequestRecord) -> Reply:
+    async def _complete(self, record: RequestRecord) -> Reply:
         async def complete(model: str, lease: Lease) -> Reply:
             return await self._provider.complete(_body(record, model), lease)
 
-        return await self._upstream.ask(self._models(record), complete, record, deadline=self._deadline(record))
+        return await self._upstream.call(self._models(record), complete, record, deadline=self._deadline(record))
 
     def _models(self, record: RequestRecord) -> list[str]:
         return self._catalogue.candidates(record.call.model, permitted=record.models_permitted)
@@ -219,14 +218,14 @@ class Completions:
         return record.started + self._timeouts.total
 
     async def _failed(self, record: RequestRecord, error: ServiceError, usage: Usage | None) -> None:
-        """Account for a request that failed: what was sent counts, what never began does not."""
+        """Record a failed request; it is charged if output had begun."""
         record.is_waiting = False
         verdict = await self._ledger.record(record.failed_row(error, usage))
         if verdict is not None:
             error.metadata[VERDICT] = verdict
 
     async def _cancelled(self, record: RequestRecord, usage: Usage | None) -> None:
-        """Account for a request whose caller left before Groq was called, or that a stop of the service ends."""
+        """Record a request cancelled because its caller left before Groq was called, or because the service stops."""
         if record.abandoned and record.is_waiting:
             await self._failed(record, CallerLeft(), None)
         elif self._is_closing:
@@ -234,7 +233,7 @@ class Completions:
 
 
 class _Relay:
-    """Passes Groq's events on to the caller of one stream; each attempt starts from nothing."""
+    """Forwards Groq's events to the buffer of one stream; each attempt starts with a new `EventShaper`."""
 
     def __init__(self, provider: Provider, record: RequestRecord, buffer: StreamBuffer, timeouts: Timeouts) -> None:
         self._provider = provider
@@ -245,12 +244,12 @@ class _Relay:
 
     @property
     def usage_so_far(self) -> Usage | None:
-        """What is known of the usage when output has begun; None when it has not."""
+        """Usage reported or estimated so far; None if output has not begun."""
         return self.shaper.usage(body_bytes=self._record.body_bytes) if self.shaper.output_chunks else None
 
     async def attempt(self, model: str, lease: KeyLease) -> None:
-        """Relay one call's events."""
-        self._keep_usage()
+        """Call Groq once and forward its events."""
+        self._add_usage()
         shaper = self.shaper = self._new_shaper()
         body = _body(self._record, model)
         with IdleTimer(self._timeouts.first_byte, lambda: self._time_out(timer, lease)) as timer:
@@ -259,14 +258,14 @@ class _Relay:
                 try:
                     async for batch in batches:
                         timer.reset()
-                        await self._pass_on(batch, timer, lease)
+                        await self._forward(batch, timer, lease)
                 except UpstreamFailed:
                     if not shaper.is_complete:
                         raise
-        if not shaper.is_answer:
+        if not shaper.has_answer:
             raise UpstreamInvalid
 
-    async def _pass_on(self, batch: EventBatch, timer: IdleTimer, lease: KeyLease) -> None:
+    async def _forward(self, batch: EventBatch, timer: IdleTimer, lease: KeyLease) -> None:
         shaper, record = self.shaper, self._record
         if self._buffer.is_full:
             await self._buffer.until_room()
@@ -274,37 +273,36 @@ class _Relay:
         self._buffer.put(shaper.shape(batch.events), batch.size)
         record.upstream_id = shaper.upstream_id
         if shaper.output_chunks and not lease.has_answered:
-            lease.answered()
+            lease.record_answer()
             record.mark_first_token()
 
     def _time_out(self, timer: IdleTimer, lease: KeyLease) -> None:
-        """Answer the caller; Groq is read on, since it may still do the work and would bill it."""
+        """Fail the caller's stream. Reading continues, since Groq may still finish the answer and bill it."""
         if self._record.abandoned:
             return
-        if self._buffer.is_full:  # It is the caller who is slow.
+        if self._buffer.is_full:  # The caller is slow, not Groq.
             timer.restart(self._timeouts.idle)
             return
-        lease.timed_out()
+        lease.record_timeout()
         self._record.abandon(Outcome.TIMED_OUT)
-        self._buffer.fail(_too_slow(has_begun=not self._buffer.is_empty))
+        self._buffer.fail(_timeout_error(has_begun=not self._buffer.is_empty))
 
-    def _keep_usage(self) -> None:
-        """Add what an attempt used that came to nothing."""
+    def _add_usage(self) -> None:
+        """Add the usage of the failed attempt to the record."""
         usage = self.shaper.reported_usage
         if usage is not None:
             self._record.usage = usage if self._record.usage is None else self._record.usage + usage
 
     def _new_shaper(self) -> EventShaper:
         call = self._record.call
-        return EventShaper(
-            completion_id=self._record.completion_id, model=call.model, asks_for_usage=call.asks_for_usage
-        )
+        return EventShaper(completion_id=self._record.completion_id, model=call.model, include_usage=call.include_usage)
 
 
 async def _without_traceback(work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns; an expected error leaves its frames behind, which hold the request's bytes.
+    """Await `work`, and strip the traceback from an expected error.
 
-    Frames refer to the error and it refers to them, so they would be freed only by the next full garbage collection.
+    The traceback's frames hold the request's bytes and form a reference cycle with the error, so they would only be
+    freed by the next full garbage collection.
     """
     try:
         return await work
@@ -314,7 +312,7 @@ async def _without_traceback(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _detach(record: RequestRecord, task: "asyncio.Task[Any]") -> None:
-    """Let a request's task go on without its caller; end it when Groq was not called yet."""
+    """Let a request's task continue without its caller, or cancel it if Groq was not called yet."""
     if task.done():
         return
     record.abandon(Outcome.CLIENT_LEFT)
@@ -327,17 +325,17 @@ def _body(record: RequestRecord, model: str) -> bytes:
     members: JSONObject = {"model": model, **call.members}
     if record.stream:
         members["stream"] = True
-        # Always asked for: some models report complete usage only then. Clients that did not ask do not get it.
+        # Some models report complete usage only with this option. It is removed for clients that did not set it.
         members["stream_options"] = {**members.get("stream_options", {}), "include_usage": True}
     else:
-        members.pop("stream_options", None)  # Groq refuses it without a stream.
+        members.pop("stream_options", None)  # Groq rejects it without `stream`.
     body = _encode(members)
     record.body_bytes = len(body)
     return body
 
 
 def _usage_of(members: JSONObject, record: RequestRecord) -> Usage:
-    """Return the usage of an answer in one piece: Groq's count, or an estimate where it has none."""
+    """Return the usage of an answer without streaming: Groq's count, or an estimate if it has none."""
     usage = members.get("usage")
     reported = Usage.reported(usage) if usage else None
     if reported is not None:
@@ -346,8 +344,8 @@ def _usage_of(members: JSONObject, record: RequestRecord) -> Usage:
     return Usage.estimated(body_bytes=record.body_bytes, output_chunks=max(1, characters // 4))
 
 
-def _too_slow(*, has_begun: bool) -> DeadlineExceeded:
+def _timeout_error(*, has_begun: bool) -> DeadlineExceeded:
     if has_begun:
-        message = "The model stopped in the middle of its answer. Try again."
+        message = "The model stopped in the middle of its answer. Try again in a moment."
         return DeadlineExceeded(message, reason="upstream_stalled")
-    return DeadlineExceeded("The model did not answer in time. Try again.", reason="upstream_timeout")
+    return DeadlineExceeded("The model did not answer in time. Try again in a moment.", reason="upstream_timeout")

@@ -1,4 +1,4 @@
-"""What is learned of a request on its way to becoming a ledger row."""
+"""State of a request in progress, from which its ledger row is made."""
 
 from services.common.errors import (
     DeadlineExceeded,
@@ -18,7 +18,7 @@ _REFUSALS = (InvalidRequest, NotFound, PermissionDenied, TooLarge, Throttled)
 
 
 class CallerLeft(Unavailable):
-    """The caller went away before Groq was called."""
+    """The caller disconnected before Groq was called."""
 
     default_reason = "client_left"
 
@@ -27,24 +27,24 @@ class CallerLeft(Unavailable):
 
 
 class RequestRecord:
-    """One request: where it is accounted, how far it has got, and what it used.
+    """The progress of one request.
 
     Attributes:
-        call: What the caller asks for.
+        call: The chat request.
         stream: Whether the answer is streamed.
-        started: Arrival, by the monotonic clock.
-        abandoned: Why the caller does not wait any more: `CLIENT_LEFT`, or `TIMED_OUT` when a time-out of ours answered
-            it; None while it waits.
-        is_waiting: Whether Groq is not being called yet, or is about to be called again.
-        attempts: Calls made to Groq.
-        upstream_model: The model that Groq was asked for last.
+        started: Monotonic time of the arrival.
+        abandoned: Why the caller no longer waits: `CLIENT_LEFT`, or `TIMED_OUT` after a time-out error; None while it
+            waits.
+        is_waiting: Whether no call to Groq is in progress: before the first call, or between two calls.
+        attempts: Number of calls made to Groq.
+        upstream_model: Model of the last call to Groq.
         upstream_id: Groq's id of the last call; empty until it is known.
-        usage: What attempts used that came to nothing; None for nothing.
+        usage: Usage of failed attempts; None without any.
         body_bytes: Size of the last request to Groq.
     """
 
     def __init__(self, call: ChatCall, context: RequestContext, *, clock: Clock, stream: bool) -> None:
-        """Create the record of a request that arrives now."""
+        """Create the record of a request that is arriving now."""
         self.call = call
         self.stream = stream
         self.started = clock.monotonic()
@@ -61,28 +61,28 @@ class RequestRecord:
 
     @property
     def completion_id(self) -> str:
-        """Our id of the answer, made from the request's."""
+        """The answer's id, derived from the request id."""
         return "chatcmpl-" + self._context.request_id.removeprefix("req_")
 
     @property
     def account_id(self) -> str:
-        """The account that asks; empty for a direct caller."""
+        """Id of the account; empty for a direct caller."""
         return self._context.account_id
 
     @property
     def models_permitted(self) -> tuple[str, ...]:
-        """Patterns of the models that the API key may ask for; empty permits all."""
+        """Models permitted to the API key, by name or as patterns with `*`; empty permits all."""
         return self._context.models
 
     def abandon(self, outcome: Outcome) -> None:
-        """Note that the caller does not wait any more; the first reason stays."""
+        """Record that the caller no longer waits; the first reason is kept."""
         self.abandoned = self.abandoned or outcome
 
     def begin_call(self, upstream_model: str) -> None:
-        """Note that Groq is called.
+        """Record a call to Groq.
 
         Raises:
-            CallerLeft: The caller went away before.
+            CallerLeft: The caller no longer waits.
         """
         if self.abandoned:
             raise CallerLeft
@@ -92,7 +92,7 @@ class RequestRecord:
         self.upstream_id = ""
 
     def mark_first_token(self) -> None:
-        """Note that output has begun; later calls change nothing."""
+        """Record the time of the first output; later calls have no effect."""
         self._first_token_ms = self._first_token_ms or self._age_ms()
 
     def answered_row(self, usage: Usage) -> LedgerRow:
@@ -103,8 +103,8 @@ class RequestRecord:
         """Return the row of a request that failed with `error`.
 
         Args:
-            error: Why it failed.
-            usage: What was used when output had begun, which is charged; None when it had not.
+            error: Cause of the failure.
+            usage: Usage to charge; None if output had not begun, in which case the row is not charged.
         """
         outcome = outcome_of(error, after_output=usage is not None)
         reason = error.reason
@@ -115,10 +115,10 @@ class RequestRecord:
         return self._row(outcome, Usage(), charged=False, reason=reason)
 
     def stopped_row(self, usage: Usage | None) -> LedgerRow:
-        """Return the row of a request that ends because the service stops: our failure, so it is not charged.
+        """Return the row of a request cancelled because the service stops; it is not charged.
 
         Args:
-            usage: What was used when output had begun; None when it had not.
+            usage: Usage so far; None if output had not begun.
         """
         outcome = Outcome.UPSTREAM_FAILED if usage is None else Outcome.CUT
         return self._row(outcome, self._total(usage or Usage()), charged=False, reason="service_stopped")
@@ -152,7 +152,7 @@ class RequestRecord:
 
 
 def outcome_of(error: ServiceError, *, after_output: bool) -> Outcome:
-    """Return how a request ended that failed with `error`."""
+    """Return the outcome of a request that failed with `error`."""
     if isinstance(error, DeadlineExceeded):
         return Outcome.TIMED_OUT
     if isinstance(error, CallerLeft):

@@ -1,4 +1,4 @@
-"""Events of one stream between the task that reads Groq and the caller, who may be slow or gone."""
+"""Buffer between the task that reads a stream from Groq and its caller."""
 
 import asyncio
 
@@ -7,14 +7,18 @@ from services.common.verdict import Verdict
 from services.inference.chat import JSONObject
 
 BYTES_MAX = 1024 * 1024
-"""Bytes that may wait for a slow caller before reading pauses."""
+"""Buffered bytes at which reading from Groq pauses."""
 
 
 class StreamBuffer:
-    """Holds a stream's events and how it ended. The caller takes all that waits at once."""
+    """A buffer of a stream's events and its verdict or error."""
 
     def __init__(self, *, bytes_max: int = BYTES_MAX) -> None:
-        """Create an empty buffer that is full when `bytes_max` bytes wait in it."""
+        """Create an empty buffer.
+
+        Args:
+            bytes_max: Number of bytes at which the buffer is full.
+        """
         self._bytes_max = bytes_max
         self._events: list[JSONObject] = []
         self._bytes = 0
@@ -26,19 +30,19 @@ class StreamBuffer:
         self._verdict: Verdict | None = None
         self._error: BaseException | None = None
         self.is_empty = True
-        """Whether nothing was ever put in."""
+        """Whether no event was ever added."""
 
     @property
     def is_full(self) -> bool:
-        """Whether as much waits as may."""
+        """Whether the size limit is reached."""
         return not self._has_room.is_set()
 
     async def until_room(self) -> None:
-        """Return when the buffer is not full any more, or when its caller is gone."""
+        """Wait until the buffer is not full or is discarded."""
         await self._has_room.wait()
 
     def put(self, events: list[JSONObject], size: int) -> None:
-        """Add events that took `size` bytes; they are dropped when the caller is gone."""
+        """Add events of `size` bytes; a discarded buffer drops them."""
         if not events or self._is_discarded:
             return
         self.is_empty = False
@@ -49,31 +53,32 @@ class StreamBuffer:
         self._changed.set()
 
     def end(self, verdict: Verdict | None) -> None:
-        """Set the verdict, before the task that fills the buffer ends."""
+        """Set the verdict. Call it before the task that fills the buffer ends."""
         self._verdict = verdict
 
     def fail(self, error: ServiceError) -> None:
-        """Make the caller's next `take` raise after what waits; the task that fills the buffer may go on."""
+        """Make `take` raise `error` after the buffered events. The task that fills the buffer may continue."""
         self._error = error
         self._is_closed = True
         self._changed.set()
 
     def close(self, task: "asyncio.Task[None]") -> None:
-        """Close the buffer when the task that fills it has ended, however it ended."""
+        """Close the buffer with the result of the task that fills it; a callback for `Task.add_done_callback`."""
         if not self._is_closed:
-            self._error = InternalError("The service is stopping. Try again.") if task.cancelled() else task.exception()
+            stopping = "The service is restarting. Try again in a moment."
+            self._error = InternalError(stopping) if task.cancelled() else task.exception()
         self._is_closed = True
         self._changed.set()
 
     def discard(self) -> None:
-        """Drop what waits and what is still to come: the caller is gone."""
+        """Drop buffered and future events, after the caller has disconnected."""
         self._is_discarded = True
         self._events = []
-        self._error = None  # Its traceback refers to the buffer.
+        self._error = None  # Break the reference cycle: the error's traceback refers to the buffer.
         self._has_room.set()
 
     async def take(self) -> list[JSONObject] | None:
-        """Return all events that wait, at least one; None when the stream ended well.
+        """Wait for events and return all buffered ones; None at the end of a successful stream.
 
         Raises:
             BaseException: The stream's error, after its last event.
@@ -90,5 +95,5 @@ class StreamBuffer:
         return events
 
     def verdict(self) -> Verdict | None:
-        """Return the verdict, once `take` has returned None."""
+        """Return the verdict. Call it after `take` has returned None."""
         return self._verdict

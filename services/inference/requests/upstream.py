@@ -1,7 +1,7 @@
-"""Calls Groq until it answers: with another key, another attempt or another model, within the request's deadline.
+"""Calls to Groq with retries, other keys and fallback models, within the request's deadline.
 
-Nothing is called again once anything of an answer has reached the caller, when the request itself is refused, after a
-time-out, or when the caller has gone.
+A call is not retried after output has reached the caller, after Groq rejected the request itself, after a time-out, or
+after the caller has disconnected.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from services.inference.requests.record import RequestRecord
 
 T = TypeVar("T")
 Call = Callable[[str, KeyLease], Awaitable[T]]
-"""Calls Groq once, for a model and with one key."""
+"""Calls Groq once, with a model and a key."""
 
 _BACKOFF_SECONDS = 0.25
 _BACKOFF_SECONDS_MAX = 4.0
 _JITTER = 0.25
-"""Requests that wait for the same key come back within this part of the wait, not all at once."""
-_GROQ_FAILED = frozenset({CallResult.FAILED, CallResult.INVALID})
+"""Maximum extra wait, as a fraction, so that requests waiting for the same key do not all resume together."""
+_FAILURES = frozenset({CallResult.FAILED, CallResult.INVALID})
 
 
 class Upstream:
-    """Groq, as requests use it."""
+    """Calls Groq for requests, with retries."""
 
     def __init__(
         self,
@@ -48,17 +48,17 @@ class Upstream:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random_number: Callable[[], float] = random.random,
     ) -> None:
-        """Call with the keys of a pool.
+        """Create an upstream.
 
         Args:
             keys: The operator's keys.
-            limiter: Bounds the calls under way.
-            attempts_max: Maximum calls for one model that Groq fails; limited and refused keys do not count.
-            wait_seconds: How long a request may wait in total for keys, and for as long as Groq asks after a failure.
-            waiting_max: Maximum requests of one account that wait at once.
+            limiter: Limits concurrent calls.
+            attempts_max: Maximum failed calls per model; rate-limited and rejected keys do not count.
+            wait_seconds: Maximum total wait of a request for keys and for Groq's `retry-after`.
+            waiting_max: Maximum number of waiting requests per account.
             clock: Source of monotonic time.
-            sleep: Waits.
-            random_number: Returns a number from 0 to 1, for the jitter.
+            sleep: Sleeps for a number of seconds.
+            random_number: Returns a random number from 0 to 1, for the jitter.
         """
         self._keys = keys
         self._limiter = limiter
@@ -70,7 +70,7 @@ class Upstream:
         self._sleep = sleep
         self._random_number = random_number
 
-    async def ask(
+    async def call(
         self,
         models: Sequence[str],
         call: Call[T],
@@ -79,32 +79,32 @@ class Upstream:
         deadline: float,
         is_empty: Callable[[], bool] = lambda: True,
     ) -> T:
-        """Return what the first call returns that Groq answers.
+        """Call Groq until a call succeeds and return its result.
 
         Args:
-            models: What to ask for, in order of preference.
+            models: Models to try, in order of preference.
             call: Calls Groq once.
-            record: The request; calls are counted on it.
-            deadline: End of the request, by the clock's monotonic time.
-            is_empty: Returns whether nothing of an answer has reached the caller.
+            record: Record of the request; counts the calls.
+            deadline: Monotonic time at which the request ends.
+            is_empty: Returns whether no output has reached the caller.
 
         Raises:
-            ServiceError: The last call failed, or no key could be used in time.
-            CallerLeft: The caller went away before Groq was called.
+            ServiceError: The last call failed, or no key was usable in time.
+            CallerLeft: The caller disconnected before Groq was called.
         """
         attempts = _Attempts(self, call, record, deadline=deadline, is_empty=is_empty)
         for position, model in enumerate(models):
             fallbacks = models[position + 1 :]
             try:
-                return await attempts.ask_for(model, fallbacks)
+                return await attempts.call_model(model, fallbacks)
             except (UpstreamError, ModelRefused):
-                if not fallbacks or not attempts.may_go_on:
+                if not fallbacks or not attempts.may_retry:
                     raise
-        raise AssertionError("at least one model is asked for")  # pragma: no cover
+        raise AssertionError("expected at least one model")  # pragma: no cover
 
     @contextmanager
-    def _waiting_of(self, account_id: str) -> Iterator[bool]:
-        """Count a waiting request; yield whether the account may have one more."""
+    def _count_waiting(self, account_id: str) -> Iterator[bool]:
+        """Count a waiting request for the block; yield whether the account is within `waiting_max`."""
         self._waiting[account_id] += 1
         try:
             yield self._waiting[account_id] <= self._waiting_max
@@ -115,7 +115,7 @@ class Upstream:
 
 
 class _Attempts(Generic[T]):
-    """The calls for one request."""
+    """The calls to Groq for one request."""
 
     def __init__(
         self,
@@ -133,72 +133,72 @@ class _Attempts(Generic[T]):
         self._record = record
         self._account_id = record.account_id
         self._deadline = deadline
-        self._is_unheard = is_empty
-        self._patience = upstream._wait_seconds
-        """Seconds that the request may still wait because Groq asked for it."""
+        self._is_empty = is_empty
+        self._wait_budget = upstream._wait_seconds
+        """Seconds that the request may still wait for keys and for Groq's `retry-after`."""
 
     @property
-    def may_go_on(self) -> bool:
-        """Whether another call can still be of use."""
-        return self._record.abandoned is None and self._is_unheard()
+    def may_retry(self) -> bool:
+        """Whether the caller still waits and has received no output."""
+        return self._record.abandoned is None and self._is_empty()
 
-    async def ask_for(self, model: str, fallbacks: Sequence[str]) -> T:
-        """Return what a call for one model returns."""
+    async def call_model(self, model: str, fallbacks: Sequence[str]) -> T:
+        """Call one model until a call succeeds and return its result."""
         failures = calls = 0
         while True:
             self._record.is_waiting = True
             await self._wait_for_key(model, fallbacks)
-            async with self._upstream._limiter.place(self._account_id):
+            async with self._upstream._limiter.permit(self._account_id):
                 if self._keys.seconds_until(model, self._account_id):
-                    continue  # It was taken while this request waited for its place.
+                    continue  # No key is usable any more, after the wait for the permit.
                 calls += 1
                 try:
                     return await self._call_once(model, calls)
                 except (UpstreamError, ModelRefused) as exc:
-                    failures += isinstance(exc, UpstreamError) and exc.result in _GROQ_FAILED
-                    if not self.may_go_on or not self._may_help(exc, failures, calls):
+                    failures += isinstance(exc, UpstreamError) and exc.result in _FAILURES
+                    if not self.may_retry or not self._is_retryable(exc, failures, calls):
                         raise
                     error = exc
-            if isinstance(error, UpstreamError) and error.result in _GROQ_FAILED:
+            if isinstance(error, UpstreamError) and error.result in _FAILURES:
                 await self._back_off(error, failures)
 
     async def _call_once(self, model: str, attempt: int) -> T:
         seconds = self._deadline - self._clock.monotonic()
         if seconds <= 0:
-            raise _too_late()
+            raise _deadline_error()
         self._record.begin_call(model)
-        with self._keys.lease(model, self._account_id) as lease, _traced(model, attempt, lease):
+        with self._keys.lease(model, self._account_id) as lease, _call_span(model, attempt, lease):
             try:
                 async with asyncio.timeout(seconds):
                     return await self._call(model, lease)
             except TimeoutError as exc:
-                raise _too_late() from exc
+                raise _deadline_error() from exc
 
-    def _may_help(self, error: UpstreamError | ModelRefused, failures: int, calls: int) -> bool:
-        """Return whether another call for the same model may be answered."""
+    def _is_retryable(self, error: UpstreamError | ModelRefused, failures: int, calls: int) -> bool:
+        """Return whether another call to the same model may succeed."""
         keys = len(self._keys)
         if isinstance(error, ModelRefused):
-            return error.is_of_key and calls < keys
+            return error.is_key_specific and calls < keys
         if isinstance(error, KeyRefused):
             return calls <= keys and any(map(self._keys.is_accepted, range(keys)))
-        if error.result in _GROQ_FAILED and self._keys.seconds_until(self._record.upstream_model, self._account_id):
-            return False  # This failure opened the circuit.
+        if error.result in _FAILURES and self._keys.seconds_until(self._record.upstream_model, self._account_id):
+            return False  # The failure opened the circuit.
         return failures < self._upstream._attempts_max and calls < self._upstream._attempts_max + keys
 
     async def _wait_for_key(self, model: str, fallbacks: Sequence[str]) -> None:
-        """Return when a key can be used; a fallback that can be used sooner is not waited for.
+        """Wait until a key is usable.
 
         Raises:
-            UpstreamError: It would take too long.
+            UpstreamError: The wait would be too long, or a fallback is usable sooner.
         """
         if not self._keys.seconds_until(model, self._account_id):
             return
-        with self._upstream._waiting_of(self._account_id) as may_wait:
+        with self._upstream._count_waiting(self._account_id) as may_wait:
             while (seconds := self._keys.seconds_until(model, self._account_id)) > 0:
-                is_sooner = any(self._keys.seconds_until(one, self._account_id) < seconds for one in fallbacks)
+                is_sooner = any(self._keys.seconds_until(other, self._account_id) < seconds for other in fallbacks)
                 if is_sooner or not may_wait or not self._can_wait(seconds):
                     raise UpstreamError(retry_seconds=seconds)
-                self._patience -= seconds
+                self._wait_budget -= seconds
                 await self._upstream._sleep(seconds * (1 + _JITTER * self._upstream._random_number()))
 
     async def _back_off(self, error: UpstreamError, failures: int) -> None:
@@ -207,25 +207,25 @@ class _Attempts(Generic[T]):
         self._record.is_waiting = True
         if not self._can_wait(error.retry_seconds) or self._clock.monotonic() + pause >= self._deadline:
             raise error
-        self._patience -= error.retry_seconds
+        self._wait_budget -= error.retry_seconds
         await self._upstream._sleep(pause)
 
     def _can_wait(self, seconds: float) -> bool:
-        return seconds <= self._patience and self._clock.monotonic() + seconds < self._deadline
+        return seconds <= self._wait_budget and self._clock.monotonic() + seconds < self._deadline
 
 
-def _too_late() -> DeadlineExceeded:
-    message = "The request took longer than it may. Ask for a shorter answer, or try again."
+def _deadline_error() -> DeadlineExceeded:
+    message = "The request exceeded the maximum duration. Request a shorter answer, or try again."
     return DeadlineExceeded(message, reason="deadline_exceeded")
 
 
-_UNTRACED: AbstractContextManager[None] = nullcontext()
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
-def _traced(model: str, attempt: int, lease: KeyLease) -> AbstractContextManager[object]:
-    """Return the span of one call to Groq, with the names of OpenTelemetry's conventions for generative AI."""
+def _call_span(model: str, attempt: int, lease: KeyLease) -> AbstractContextManager[object]:
+    """Return the span of one call to Groq, named by OpenTelemetry's semantic conventions for generative AI."""
     if not tracing.is_on():
-        return _UNTRACED
+        return _NO_SPAN
     attributes: tracing.Attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "groq",
@@ -237,26 +237,31 @@ def _traced(model: str, attempt: int, lease: KeyLease) -> AbstractContextManager
 
 
 class ModelLister:
-    """Asks Groq for its models, with the first key that it accepts."""
+    """Lists Groq's models, with the first key that works."""
 
     def __init__(self, list_with: Callable[[KeyLease], Awaitable[list[JSONObject]]], keys: KeyPool) -> None:
-        """Call with the keys of a pool; `list_with` calls Groq once."""
+        """Create a lister.
+
+        Args:
+            list_with: Calls Groq once.
+            keys: The operator's keys.
+        """
         self._list_with = list_with
         self._keys = keys
 
     async def list_models(self) -> list[JSONObject]:
-        """Return the models that are served now; nothing waits and no key is used twice.
+        """Return the models that Groq serves. Tries each key at most once, without waiting.
 
         Raises:
-            ServiceError: Groq could not be asked.
+            ServiceError: Groq refused or failed.
         """
         for _ in range(len(self._keys) - 1):
             try:
-                return await self._ask()
+                return await self._list()
             except (KeyLimited, KeyRefused):
                 continue
-        return await self._ask()
+        return await self._list()
 
-    async def _ask(self) -> list[JSONObject]:
+    async def _list(self) -> list[JSONObject]:
         with self._keys.lease(ANY_MODEL, "") as lease:
             return await self._list_with(lease)

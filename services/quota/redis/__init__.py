@@ -1,1 +1,1 @@
-"""Holds and counters in Redis or Valkey."""
+"""Redis and Valkey store of holds and counters."""

@@ -1,4 +1,4 @@
-"""Connections to Redis: one server, the nodes of a cluster, or a primary that Sentinels know."""
+"""Redis clients for a single server, a cluster, or a primary found through Sentinels."""
 
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -19,10 +19,10 @@ _CONNECTIONS_MAX = 64
 
 
 class ClusterRedis(RedisCluster):
-    """A client of the nodes of a cluster.
+    """A Redis Cluster client.
 
     Attributes:
-        state: Whether they answer.
+        state: Whether the cluster is usable.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -31,31 +31,31 @@ class ClusterRedis(RedisCluster):
 
 
 Client = BatchRedis | ClusterRedis
-"""One server, or the nodes of a cluster."""
+"""A client of a single server or of a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisTarget:
-    """Where Redis is, and how to connect to it."""
+    """Address and credentials of Redis."""
 
     url: str = field(repr=False)
     """`redis://user:password@host:port/db`, `rediss://…` or `unix:///path`."""
     user: str = ""
-    """In place of the URL's; empty leaves that."""
+    """Overrides the URL's user unless empty."""
     password: str = field(default="", repr=False)
-    """In place of the URL's; empty leaves that."""
+    """Overrides the URL's password unless empty."""
     is_cluster: bool = False
     sentinels: tuple[str, ...] = ()
-    """Addresses of Sentinels, `host:port`; with any, the URL's host is not used."""
+    """Sentinel addresses, `host:port`. If there are any, the URL's host is ignored."""
     sentinel_service: str = ""
     sentinel_password: str = field(default="", repr=False)
 
 
 def check_redis_url(url: str) -> str:
-    """Return a URL that can be used.
+    """Return `url` if it is a valid Redis URL.
 
     Raises:
-        ValueError: It cannot; the message does not repeat it.
+        ValueError: The URL is invalid. The message does not contain it, since it may hold a password.
     """
     try:
         _options_of(url)
@@ -65,56 +65,57 @@ def check_redis_url(url: str) -> str:
 
 
 def connect(target: RedisTarget | str, *, timeout_seconds: float, is_cluster: bool = False) -> Client:
-    """Return a client that connects when first used, fails within the time-out, and never retries on its own.
+    """Return a client that connects on first use, fails within the time-out and does not retry.
 
-    A hidden retry would run a script twice; the callers know what a lost answer means. A cluster's client follows moved
-    slots, which is no retry: the node that sent it elsewhere did nothing.
+    A retry could run a script twice, so callers handle lost replies themselves. A cluster client follows redirections
+    to moved slots. That is safe, since the redirecting node did not run the command.
 
     Args:
-        target: Where Redis is; a string is its URL.
-        timeout_seconds: Longest wait, to connect and to answer.
-        is_cluster: Whether a target that is a string is a node of a cluster.
+        target: Connection parameters, or a URL.
+        timeout_seconds: Time-out of connecting, and of a command.
+        is_cluster: Whether a `target` given as a URL is a cluster node; ignored otherwise.
     """
     if isinstance(target, str):
         target = RedisTarget(target, is_cluster=is_cluster)
     options: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
-    # What a server says that is no primary any more closes its connection, so that the next one finds the new primary.
+    # These replies mean that the server is no longer the primary. They close the connection, so that the next one
+    # reaches the new primary.
     options |= {"retry": Retry(NoBackoff(), 0), "retry_on_error": [ReadOnlyError, MasterDownError, ClusterDownError]}
     options |= {"max_connections": _CONNECTIONS_MAX, "protocol": 2}
     url = with_credentials(target.url, user=target.user, password=target.password)
     if target.is_cluster:
-        del options["retry_on_error"]  # It follows its nodes' roles itself.
+        del options["retry_on_error"]  # The cluster client tracks the nodes' roles itself.
         return cast(ClusterRedis, ClusterRedis.from_url(url, **options))
     options["redis_connect_func"] = _connect_to_primary
     if target.sentinels:
-        return _through_sentinels(target, {**_options_of(url), **options}, timeout_seconds=timeout_seconds)
+        return _connect_through_sentinels(target, {**_options_of(url), **options}, timeout_seconds=timeout_seconds)
     return cast(BatchRedis, BatchRedis.from_url(url, **options))
 
 
 async def _connect_to_primary(connection: Any) -> None:
-    """Log in, and refuse a replica: it would answer what is read, from the past, and nothing that is written."""
+    """Authenticate and reject a replica, which would serve stale reads and refuse writes."""
     await connection.on_connect()
     await connection.send_command("ROLE", check_health=False)
     try:
         role = await connection.read_response()
     except ResponseError:
-        return  # A user without the right to ask; then its writes tell.
+        return  # The user may not run ROLE; a replica then fails on the first write.
     if role[0] not in (b"master", "master"):
         raise ReadOnlyError("a replica")
 
 
-def _through_sentinels(target: RedisTarget, options: dict[str, Any], *, timeout_seconds: float) -> BatchRedis:
-    # One that is silent must leave time for another within one time-out.
-    part = timeout_seconds / (len(target.sentinels) + 1)
-    of_sentinels: dict[str, Any] = {"socket_timeout": part, "socket_connect_timeout": part}
-    of_sentinels |= {"retry": Retry(NoBackoff(), 0), "protocol": 2}
+def _connect_through_sentinels(target: RedisTarget, options: dict[str, Any], *, timeout_seconds: float) -> BatchRedis:
+    # Split the time-out, so that an unresponsive Sentinel leaves time to query the next one.
+    sentinel_timeout = timeout_seconds / (len(target.sentinels) + 1)
+    sentinel_options: dict[str, Any] = {"socket_timeout": sentinel_timeout, "socket_connect_timeout": sentinel_timeout}
+    sentinel_options |= {"retry": Retry(NoBackoff(), 0), "protocol": 2}
     if target.sentinel_password:
-        of_sentinels["password"] = target.sentinel_password
-    addresses = [(one.host, one.port) for one in map(parse_address, target.sentinels)]
-    sentinel = Sentinel(addresses, sentinel_kwargs=of_sentinels)  # type: ignore[no-untyped-call]
+        sentinel_options["password"] = target.sentinel_password
+    addresses = [(address.host, address.port) for address in map(parse_address, target.sentinels)]
+    sentinel = Sentinel(addresses, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
     is_tls = options.pop("connection_class", None) is SSLConnection
     client = sentinel.master_for(target.sentinel_service, redis_class=BatchRedis, ssl=is_tls, **options)
-    client.on_close = [one.aclose for one in sentinel.sentinels]
+    client.on_close = [sentinel_client.aclose for sentinel_client in sentinel.sentinels]
     return cast(BatchRedis, client)
 
 

@@ -1,26 +1,26 @@
--- Raise a counter that lost charges to the number of its charged rows that no hold stands for; one atomic step.
+-- Raise a counter that lost charges to the ledger's count of charged rows without a hold. Atomic.
 --
--- A row commits before its hold is settled, so a row that is counted beside its hold would be charged twice. The count
--- leaves out rows of the old holds that are named here. Where another old hold is found, its row may be in the count:
--- nothing is changed then, and the next round counts again.
+-- A row commits before its hold is settled, so counting a row whose hold still exists would charge it twice. The count
+-- excludes the rows of the old holds listed in ARGV. If there is another old hold, the count may include its row, so
+-- nothing is changed and the next round counts again.
 --
 -- KEYS[1]  quota:{bucket}:key_id:day
--- ARGV     the count, the time in milliseconds that its rows were reserved before, ids of the holds that it leaves out …
--- Returns  by how much the counter was raised; 0 when there is no counter: the next reserve seeds it
+-- ARGV     count, time in milliseconds before which the counted rows were reserved, request ids of excluded holds …
+-- Returns  the number of charges added; 0 if there is no counter, which the next reserve initialises
 
 local count, reserved_before_ms = tonumber(ARGV[1]), tonumber(ARGV[2])
 local charged = tonumber(redis.call('HGET', KEYS[1], 'charged'))
 if not charged or count <= charged then
   return 0
 end
-local left_out = {}
+local excluded = {}
 for i = 3, #ARGV do
-  left_out[ARGV[i]] = true
+  excluded[ARGV[i]] = true
 end
 local entries = redis.call('HGETALL', KEYS[1])
 for i = 1, #entries, 2 do
   local name = entries[i]
-  if name ~= 'charged' and name ~= 'limit' and not left_out[name] then
+  if name ~= 'charged' and name ~= 'limit' and not excluded[name] then
     local reserved_at_ms = tonumber(string.match(entries[i + 1], '^%d+') or 0)
     if reserved_at_ms < reserved_before_ms then
       return 0

@@ -1,18 +1,18 @@
--- Hold a slot for each request id, all of one key, in order; one atomic step.
+-- Hold a slot for each request id of one key, in order. Atomic.
 --
--- Redis' clock decides the day, within what the caller's steady clock allows: a step of it grants nothing. Old days do not
--- expire by themselves, since they would at a step; the sweeper removes them.
+-- Redis' clock determines the day, clamped to the range that the caller's monotonic clock allows, so that a clock step
+-- grants no requests. Old days have no TTL, since a step would expire them; the sweeper removes them.
 --
--- KEYS[1]  quota:{bucket}:key_id     the key's entries; the day is appended here
--- KEYS[2]  quota:{bucket}:deadlines  when each hold of the bucket is overdue
--- ARGV     clock offset in seconds, first and last day that it may be, hold in milliseconds, key id, account id, limit,
---          day of the seed ('' for none), seed, request ids …
--- Returns  {day, now in milliseconds, 0} when there is no counter and no seed for this day; else
+-- KEYS[1]  quota:{bucket}:key_id     prefix of the key's entries; the day is appended here
+-- KEYS[2]  quota:{bucket}:deadlines  deadline of each hold of the bucket
+-- ARGV     clock offset in seconds, earliest and latest possible day, lifetime of a hold in milliseconds, key id,
+--          account id, limit, day of the initial count ('' for none), initial count, request ids …
+-- Returns  {day, now in milliseconds, 0} if there is neither a counter nor an initial count for this day; otherwise
 --          {day, now in milliseconds, 1, then for each request id: held (1) or denied (0), charged, held count}
 
 local offset_seconds, first_day, last_day = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local hold_ms, key_id, account_id, limit = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
-local seed_day, seed = ARGV[8], ARGV[9]
+local initial_day, initial_count = ARGV[8], ARGV[9]
 
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -23,13 +23,13 @@ local entries = KEYS[1] .. ':' .. string.format('%d', day)
 local charged = tonumber(redis.call('HGET', entries, 'charged'))
 local highest_limit = tonumber(redis.call('HGET', entries, 'limit') or -1)
 if not charged then
-  if seed_day ~= string.format('%d', day) then
+  if initial_day ~= string.format('%d', day) then
     return {day, now_ms, 0}
   end
-  -- Only where there is still none: another replica may have seeded, and charged, since the ledger was read.
-  charged = tonumber(seed)
+  -- An existing counter wins: another replica may have initialised and charged it since the ledger was read.
+  charged = tonumber(initial_count)
   redis.call('HSET', entries, 'charged', charged)
-  -- What the ledger has charged was within the limit of its time, which may have been lowered since.
+  -- The ledger's charges were within the limit at their time, which may have been lowered since.
   highest_limit = charged
   redis.call('HSET', entries, 'limit', highest_limit)
 end

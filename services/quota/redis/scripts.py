@@ -1,4 +1,4 @@
-"""The Lua scripts, the names of what they touch, and how a batch of them runs in one round trip."""
+"""Lua scripts: loading, key names and batched execution."""
 
 import hashlib
 import logging
@@ -21,12 +21,12 @@ from services.quota.redis.connections import Client, ClusterRedis
 _log = logging.getLogger(__name__)
 
 BUCKETS = 256
-"""Each key is in one; all entries of a bucket are in one slot of a Redis Cluster."""
+"""Number of buckets that API keys are spread over. A bucket's entries share a hash slot of a Redis Cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script: one atomic step."""
+    """A Lua script, which Redis runs atomically."""
 
     text: str
     sha: str
@@ -34,7 +34,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One run of a script."""
+    """A call of a script."""
 
     script: Script
     keys: tuple[str, ...]
@@ -50,7 +50,7 @@ RESERVE, SETTLE, STATUS, RECONCILE = _load("reserve"), _load("settle"), _load("s
 
 
 async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
-    """Run scripts in one round trip and return their answers, in order.
+    """Run scripts in one round trip and return their results in order.
 
     Raises:
         Unavailable: Redis cannot be reached, or a script failed.
@@ -62,13 +62,13 @@ async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
 
 
 async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
-    """Run scripts in one round trip; return their answers in order, None for a script that failed by itself.
+    """Run scripts in one round trip and return their results in order, None for a script that failed on an entry.
 
-    A script fails by itself when an entry is of another type than this service writes. Scripts that a restarted Redis
-    does not know are loaded and run again.
+    A script fails when an entry has a type that this service never writes. Scripts missing from Redis' script cache, as
+    after a restart, are loaded and run again.
 
     Raises:
-        Unavailable: Redis cannot be reached or cannot serve.
+        Unavailable: Redis cannot be reached or cannot serve requests.
     """
     with tracing.span("redis", {"stack.scripts": len(steps)}), redis_errors(client):
         answers = await _round_trip(client, steps)
@@ -78,32 +78,33 @@ async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
                 await client.script_load(script.text)
             for i, answer in zip(unknown, await _round_trip(client, [steps[i] for i in unknown]), strict=True):
                 answers[i] = answer
-        return [own_failure(answer) for answer in answers]
+        return [check_reply(answer) for answer in answers]
 
 
 @contextmanager
 def redis_errors(client: Client) -> Iterator[None]:
-    """Turn what the client raises into errors of our tree, and note whether Redis can be used."""
+    """Convert the client's exceptions to `errors.Unavailable` and record whether Redis is usable."""
     try:
         yield
     except (RedisError, RedisClusterException, OSError) as exc:
-        client.state.failed(exc)
+        client.state.record_failure(exc)
         raise _unavailable() from exc
-    client.state.answered()
+    client.state.record_success()
 
 
 def _unavailable() -> errors.Unavailable:
-    return errors.Unavailable("the quota store cannot be reached; try again", reason="quota_unavailable")
+    return errors.Unavailable("The quota store is unavailable. Try again in a moment.", reason="quota_unavailable")
 
 
-def own_failure(answer: Any) -> Any:
-    """Return an answer, or None where a command failed on one entry, such as one of another type.
+def check_reply(answer: Any) -> Any:
+    """Return a reply, or None if the command failed on one entry, such as one of the wrong type.
 
-    Subclasses of `ResponseError` (READONLY, OOM, CLUSTERDOWN, …) describe the server, so they are raised.
+    Raises:
+        RedisError: The server failed (READONLY, OOM, CLUSTERDOWN and other subclasses of `ResponseError`).
     """
     if type(answer) is ResponseError:
         ENTRIES_UNREADABLE.inc()
-        _log.error("an entry in Redis cannot be used", extra={"error": str(answer)[:200]})
+        _log.error("A Redis entry could not be used because of its type.", extra={"error": str(answer)[:200]})
         return None
     if isinstance(answer, Exception):
         raise answer
@@ -111,17 +112,17 @@ def own_failure(answer: Any) -> Any:
 
 
 def entries_of(key_id: str) -> str:
-    """Return the name of a key's entries, without the day."""
+    """Return the Redis key of an API key's entries, without the day."""
     return f"quota:{{{_bucket(key_id)}}}:{key_id}"
 
 
 def deadlines_of(key_id: str) -> str:
-    """Return the name of the deadlines of a key's bucket."""
+    """Return the Redis key of the deadlines of an API key's bucket."""
     return deadlines_of_bucket(_bucket(key_id))
 
 
 def deadlines_of_bucket(bucket: int) -> str:
-    """Return the name of a bucket's deadlines."""
+    """Return the Redis key of a bucket's deadlines."""
     return f"quota:{{{bucket}}}:deadlines"
 
 
@@ -139,13 +140,13 @@ async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:
 async def _round_trip_in_cluster(client: ClusterRedis, commands: Sequence[Command]) -> list[Any]:
     pipeline = client.pipeline()
     for command in commands:
-        # Not `pipeline.evalsha`: a cluster's pipeline refuses that method, though it runs the command.
+        # ClusterPipeline blocks the `evalsha` method but executes the command.
         pipeline.execute_command(*command)
     try:
         answers = await pipeline.execute(raise_on_error=False)
     except RedisCluster.ERRORS_ALLOW_RETRY as exc:
         answers = [exc] * len(commands)
-    if any(isinstance(one, RedisCluster.ERRORS_ALLOW_RETRY) for one in answers):
-        # Without retries a cluster's pipeline does not ask again who serves what: it would never find a new primary.
+    if any(isinstance(answer, RedisCluster.ERRORS_ALLOW_RETRY) for answer in answers):
+        # With retries disabled, ClusterPipeline does not refresh the slot map, so it would never find a new primary.
         await client.nodes_manager.initialize()
     return answers

@@ -1,10 +1,12 @@
--- Close holds of one key and day; one atomic step. Where no hold is found nothing changes: the ledger knows, and
--- reconciliation raises the counter. So repeating is harmless without remembering old ids.
+-- Close holds of one key and day. Atomic.
+--
+-- A settlement without a hold changes nothing, so settling twice is safe without storing old ids. If Redis lost the hold,
+-- reconciliation restores the charge from the ledger.
 --
 -- KEYS[1]  quota:{bucket}:key_id:day  the key's counter and holds of that day
--- KEYS[2]  quota:{bucket}:deadlines   when each hold of the bucket is overdue
+-- KEYS[2]  quota:{bucket}:deadlines   deadline of each hold of the bucket
 -- ARGV     key id, day, then for each hold: request id, verdict (charged or released)
--- Returns  for each hold 1 when it was there, else 0
+-- Returns  for each hold, 1 if it existed and 0 otherwise
 
 local key_id, day = ARGV[1], ARGV[2]
 local answer = {}

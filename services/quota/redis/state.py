@@ -1,4 +1,4 @@
-"""Whether Redis can be used, as its last answers and failures told; said once when it changes."""
+"""Tracks whether Redis is usable and logs changes."""
 
 import logging
 from enum import StrEnum
@@ -19,59 +19,60 @@ _REJECTIONS = ("WRONGPASS", "NOAUTH", "invalid username-password pair", "invalid
 
 
 class State(StrEnum):
-    """What is known of Redis."""
+    """Whether Redis is usable."""
 
     UNKNOWN = "unknown"
-    """It was not asked yet."""
+    """No command was sent yet."""
     OK = "ok"
+    """The last command succeeded."""
     REJECTED = "rejected"
-    """It answers and does not accept our user or password."""
+    """Redis rejected the user name or password."""
     UNREACHABLE = "unreachable"
-    """It does not answer, or cannot serve now."""
+    """Redis does not reply, or cannot serve requests."""
 
 
 class RedisState:
-    """The state of one Redis, or of the nodes of a cluster."""
+    """State of a Redis server, or of all nodes of a cluster."""
 
     def __init__(self) -> None:
         self.state = State.UNKNOWN
         self.message = ""
-        """What is wrong and what to do; empty when nothing is."""
+        """What is wrong and what to do about it; empty when Redis is usable or was not called yet."""
 
-    def answered(self) -> None:
-        """Note an answer."""
+    def record_success(self) -> None:
+        """Record a successful command."""
         if self.state is State.OK:
             return
         if self.message:
-            _log.warning("redis answers again")
+            _log.warning("Redis is available again.")
         self.state, self.message = State.OK, ""
         REDIS_UP.set(1)
 
-    def failed(self, exc: BaseException) -> None:
-        """Note a failure; only what is new is logged."""
-        state, message = _meaning(exc)
+    def record_failure(self, exc: BaseException) -> None:
+        """Record a failed command; log it unless the same failure was logged last."""
+        state, message = _classify(exc)
         if message != self.message:
             _log.error(message, extra={"error": type(exc).__name__})
         self.state, self.message = state, message
         REDIS_UP.set(0)
 
 
-_REJECTED = "Redis rejects our user or password. Set QUOTA_REDIS_USER and QUOTA_REDIS_PASSWORD."
+_REJECTED = "Redis rejected the user name or password. Check QUOTA_REDIS_USER and QUOTA_REDIS_PASSWORD."
 _READ_ONLY = "Redis is a read-only replica. Wait for the failover, or check QUOTA_REDIS_URL."
-_LOADING = "Redis is loading its data. Wait until it is done."
-_REFUSES = "Redis refuses to write. See its log: memory and disk are the usual reasons."
-_UNREACHABLE = "Redis is unreachable. Check QUOTA_REDIS_URL and that it runs."
+_LOADING = "Redis is loading its data. Wait until it has finished."
+_WRITE_REFUSED = "Redis refused a write. Check Redis' log; the usual causes are memory and disk space."
+_UNREACHABLE = "Redis is unreachable. Check that Redis is running and that QUOTA_REDIS_URL is correct."
 
 
-def _meaning(exc: BaseException) -> tuple[State, str]:
-    if isinstance(exc, AuthenticationError | AuthorizationError | NoPermissionError) or _rejects(exc):
+def _classify(exc: BaseException) -> tuple[State, str]:
+    if isinstance(exc, AuthenticationError | AuthorizationError | NoPermissionError) or _is_rejection(exc):
         return State.REJECTED, _REJECTED
     if isinstance(exc, ReadOnlyError):
         return State.UNREACHABLE, _READ_ONLY
     if isinstance(exc, BusyLoadingError):
         return State.UNREACHABLE, _LOADING
-    return State.UNREACHABLE, _REFUSES if isinstance(exc, ResponseError) else _UNREACHABLE
+    return State.UNREACHABLE, _WRITE_REFUSED if isinstance(exc, ResponseError) else _UNREACHABLE
 
 
-def _rejects(exc: BaseException) -> bool:
-    return any(word in str(exc) for word in _REJECTIONS)
+def _is_rejection(exc: BaseException) -> bool:
+    return any(text in str(exc) for text in _REJECTIONS)

@@ -1,8 +1,8 @@
--- Read a key's counter and holds of today.
+-- Read a key's counter and number of holds for today.
 --
 -- KEYS[1]  quota:{bucket}:key_id
--- ARGV     clock offset in seconds, first and last day that it may be
--- Returns  {day, charged, held}; charged is -1 when there is no counter yet
+-- ARGV     clock offset in seconds, earliest and latest possible day
+-- Returns  {day, charged, held}; charged is -1 if there is no counter yet
 
 local time = redis.call('TIME')
 local day = math.floor((tonumber(time[1]) + tonumber(ARGV[1])) / 86400)

@@ -1,4 +1,4 @@
-"""What the sweeper does in Redis: find overdue holds, read all entries, raise counters."""
+"""Redis store of the sweeper: overdue holds, entries of all keys, and counter repairs."""
 
 import logging
 import math
@@ -15,10 +15,10 @@ from services.quota.redis.scripts import (
     BUCKETS,
     RECONCILE,
     Step,
+    check_reply,
     deadlines_of,
     deadlines_of_bucket,
     entries_of,
-    own_failure,
     redis_errors,
     run,
 )
@@ -34,25 +34,30 @@ _RESERVATION = re.compile(rb"(\d{1,15}) ([A-Za-z0-9_.-]{0,64})")
 
 
 class RedisSweepStore:
-    """The `SweepStore` on Redis 7 or Valkey, one server or a cluster."""
+    """Implements `SweepStore` on Redis 7 or Valkey, on a single server or a cluster."""
 
     def __init__(self, client: Client, holds: RedisHoldStore) -> None:
-        """Look through `client`; close holds through `holds`."""
+        """Create a store.
+
+        Args:
+            client: Client from `connect`.
+            holds: Store that closes the holds, and whose clock records the readings.
+        """
         self._client = client
         self._holds = holds
 
     async def now(self) -> float:
-        """Return Redis' clock; Unix seconds."""
-        # Each node of a cluster stamps its holds by its own clock; by the slowest, none is taken for older than it is.
+        """Return the time of Redis' clock, in Unix seconds; of a cluster's nodes, the lowest."""
+        # Each node of a cluster uses its own clock for its holds. The lowest reading overestimates no hold's age.
         nodes: dict[str, Any] = {} if isinstance(self._client, Redis) else {"target_nodes": RedisCluster.PRIMARIES}
         with redis_errors(self._client):
             answer = await self._client.time(**nodes)
-        times = [_seconds(one) for one in (answer.values() if isinstance(answer, dict) else [answer])]
+        times = [_seconds(reply) for reply in (answer.values() if isinstance(answer, dict) else [answer])]
         self._holds.clock.observe(min(times), max(times))
         return min(times)
 
     async def overdue(self, *, at_most: int, before: float, after: float = math.inf) -> list[OverdueHold]:
-        """Return holds whose deadline is until `before` or later than `after`, of each bucket at most so many each."""
+        """Return holds with a deadline up to `before` or later than `after`, at most `at_most` of each per bucket."""
         members: list[tuple[str, int, str]] = []
         ranges = [("-inf", round(before * 1000)), *([(f"({round(after * 1000)}", "+inf")] if after < math.inf else [])]
         with redis_errors(self._client):
@@ -66,17 +71,16 @@ class RedisSweepStore:
                 return []
             pipeline = self._pipeline()
             for key_id, day, request_id in members:
-                # Several fields are asked for, so that an absent field differs from entries that cannot be read.
+                # Unlike HGET, HMGET replies with a list, which distinguishes an absent field from an unreadable entry.
                 pipeline.hmget(f"{entries_of(key_id)}:{day}", [request_id])
-            facts = await _execute(pipeline)
-            return await self._with_facts(members, facts)
+            return await self._overdue_holds(members, await _execute(pipeline))
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
-        """Close holds, in order; false where there was none, None where it failed for this key alone."""
+        """Close holds; returns the same as `HoldStore.settle`."""
         return await self._holds.settle(settlements)
 
     async def entries(self) -> AsyncIterator[list[DayEntries]]:
-        """Yield everything that is held, in batches, none empty; what appears meanwhile may be missed."""
+        """Yield the entries of all keys and days, in non-empty batches; entries created meanwhile may be missing."""
         seen: set[KeyDay] = set()
         waiting: list[KeyDay] = []
         with redis_errors(self._client):
@@ -92,47 +96,50 @@ class RedisSweepStore:
             if waiting and (batch := await self._read(waiting)):
                 yield batch
 
-    async def forget(self, key_days: Sequence[KeyDay]) -> None:
-        """Remove all that is kept of days that are long over."""
+    async def delete_days(self, key_days: Sequence[KeyDay]) -> None:
+        """Delete the entries of past days."""
         with redis_errors(self._client):
             pipeline = self._pipeline()
-            for one in key_days:
-                # Not `pipeline.unlink`, which a cluster's pipeline runs at once.
-                pipeline.execute_command("UNLINK", f"{entries_of(one.key_id)}:{one.day}")
+            for key_day in key_days:
+                # ClusterPipeline's `unlink` method would execute immediately instead of queueing the command.
+                pipeline.execute_command("UNLINK", f"{entries_of(key_day.key_id)}:{key_day.day}")
             await pipeline.execute()
 
     async def repair_counter(
-        self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
+        self, key_day: KeyDay, count: int, *, reserved_before: float, excluded: Sequence[str]
     ) -> int:
-        """Raise a counter to a number of charged rows; return by how much."""
+        """Raise a counter to a number of charged rows and return the number of charges added."""
         name = f"{entries_of(key_day.key_id)}:{key_day.day}"
-        step = Step(RECONCILE, (name,), (count, round(reserved_before * 1000), *left_out))
+        step = Step(RECONCILE, (name,), (count, round(reserved_before * 1000), *excluded))
         (raised,) = await run(self._client, [step])
         return int(raised)
 
     async def _members(self, bucket: int, names: Sequence[bytes]) -> list[tuple[str, int, str]]:
-        """Return the holds that deadlines stand for; what is no deadline of ours is removed, or it would stay first."""
+        """Return the (key, day, request) of each deadline and remove malformed ones, which would block the queue."""
         members = [_member(name) for name in names]
-        if foreign := [name for name, member in zip(names, members, strict=True) if member is None]:
-            _log.error("foreign deadlines removed", extra={"bucket": bucket, "count": len(foreign)})
-            await self._client.zrem(deadlines_of_bucket(bucket), *foreign)
+        if malformed := [name for name, member in zip(names, members, strict=True) if member is None]:
+            _log.error(
+                "Removed malformed deadlines from Redis. Check whether another program writes to it.",
+                extra={"bucket": bucket, "count": len(malformed)},
+            )
+            await self._client.zrem(deadlines_of_bucket(bucket), *malformed)
         return [member for member in members if member is not None]
 
-    async def _with_facts(self, members: list[tuple[str, int, str]], facts: list[Any]) -> list[OverdueHold]:
+    async def _overdue_holds(self, members: list[tuple[str, int, str]], replies: list[Any]) -> list[OverdueHold]:
         holds, orphans = [], []
-        for (key_id, day, request_id), fact in zip(members, facts, strict=True):
-            if fact is None:
+        for (key_id, day, request_id), values in zip(members, replies, strict=True):
+            if values is None:
                 continue
-            if fact[0] is None:
+            if values[0] is None:
                 orphans.append((key_id, day, request_id))
                 continue
-            reserved_at, account_id = _reservation(fact[0])
+            reserved_at, account_id = _reservation(values[0])
             holds.append(OverdueHold(request_id, key_id, account_id, day, reserved_at))
-        await self._forget(orphans)
+        await self._remove_deadlines(orphans)
         return holds
 
-    async def _forget(self, orphans: list[tuple[str, int, str]]) -> None:
-        """Remove deadlines whose hold is gone with its expired day."""
+    async def _remove_deadlines(self, orphans: list[tuple[str, int, str]]) -> None:
+        """Remove deadlines of holds that no longer exist."""
         if not orphans:
             return
         pipeline = self._pipeline()
@@ -142,8 +149,8 @@ class RedisSweepStore:
 
     async def _read(self, key_days: Sequence[KeyDay]) -> list[DayEntries]:
         pipeline = self._pipeline()
-        for one in key_days:
-            pipeline.hgetall(f"{entries_of(one.key_id)}:{one.day}")
+        for key_day in key_days:
+            pipeline.hgetall(f"{entries_of(key_day.key_id)}:{key_day.day}")
         answers = [answer or {} for answer in await _execute(pipeline)]
         return list(_day_entries(key_days, answers))
 
@@ -152,16 +159,16 @@ class RedisSweepStore:
 
 
 async def _execute(pipeline: Any) -> list[Any]:
-    """Return a pipeline's answers, None for a command that failed on one entry alone.
+    """Execute a pipeline and return its replies, None for a command that failed on one entry.
 
     Raises:
-        RedisError: The server cannot serve.
+        RedisError: The server cannot serve requests.
     """
-    return [own_failure(answer) for answer in await pipeline.execute(raise_on_error=False)]
+    return [check_reply(answer) for answer in await pipeline.execute(raise_on_error=False)]
 
 
 def _count(text: bytes) -> int:
-    """Return a count; 0 for what is none, which reconciliation then raises to the ledger's."""
+    """Parse a count; 0 if it is malformed, which reconciliation then raises to the ledger's count."""
     return int(text) if text.isdigit() and len(text) <= 18 else 0
 
 
@@ -173,28 +180,28 @@ def _day_entries(key_days: Sequence[KeyDay], answers: Sequence[dict[bytes, bytes
     for key_day, entries in zip(key_days, answers, strict=True):
         charged = entries.pop(b"charged", None)
         if charged is None:
-            continue  # Expired, or emptied, since it was listed.
+            continue  # Deleted since the scan.
         limit = entries.pop(b"limit", b"0")
-        holds = {name.decode(errors="replace"): _reservation(fact)[0] for name, fact in entries.items()}
+        holds = {name.decode(errors="replace"): _reservation(value)[0] for name, value in entries.items()}
         yield DayEntries(key_day, _count(charged), holds, _count(limit))
 
 
 def _member(name: bytes) -> tuple[str, int, str] | None:
-    """Return the key, day and request that a deadline is of; None for a name that this service never writes."""
+    """Parse the key, day and request of a deadline; None if it is malformed."""
     match = _DEADLINE_NAME.fullmatch(name)
     return (match[1].decode(), int(match[2]), match[3].decode()) if match else None
 
 
-def _reservation(fact: bytes) -> tuple[float, str]:
-    """Return when a hold was reserved, in Unix seconds, and its account.
+def _reservation(value: bytes) -> tuple[float, str]:
+    """Parse the reserve time of a hold, in Unix seconds, and its account.
 
-    A value that this service never writes counts as reserved at 0: such a hold is swept like any other.
+    The reserve time of a malformed value is 0, so that the hold is swept.
     """
-    match = _RESERVATION.fullmatch(fact)
+    match = _RESERVATION.fullmatch(value)
     return (int(match[1]) / 1000, match[2].decode()) if match else (0.0, "")
 
 
 def _key_day(name: bytes) -> KeyDay | None:
-    """Return the key and day that a name is of; None for a name that this service never writes."""
+    """Parse the key and day of a Redis key; None if this service never writes such a key."""
     match = _ENTRIES_NAME.fullmatch(name)
     return KeyDay(match[1].decode(), int(match[2])) if match else None

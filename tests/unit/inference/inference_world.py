@@ -181,13 +181,13 @@ def context(request_id: str = "req_1", key_id: str = "key_1") -> inference_pb2.R
     return made
 
 
-def chat(text: str, *, model: str = OSS, asks_for_usage: bool = False, extra_json: str = "") -> chat_pb2.ChatRequest:
+def chat(text: str, *, model: str = OSS, include_usage: bool = False, extra_json: str = "") -> chat_pb2.ChatRequest:
     """Return a chat request of one user message."""
     message = chat_pb2.ChatMessage(role="user", content_text=text)
     asked = chat_pb2.ChatRequest(messages=[message], extra_json=extra_json)
     if model:
         asked.model = model
-    if asks_for_usage:
+    if include_usage:
         asked.stream_options.include_usage = True
     return asked
 

@@ -71,7 +71,7 @@ async def test_the_list_is_refreshed_every_minute_and_sooner_after_a_failure(lis
 
     catalogue = Catalogue(listing, ALIASES, sleep=sleep)
     with pytest.raises(asyncio.CancelledError):
-        await catalogue.keep_fresh()
+        await catalogue.refresh_periodically()
 
     assert clock.sleeps == [60, 60, 2, 4, 8, 16, 32, 60, 60, 60]
 
@@ -81,7 +81,7 @@ async def test_an_old_list_serves_while_groq_is_away(catalogue: Catalogue, listi
 
     assert not await catalogue.refresh()
 
-    assert names_of(catalogue.listed()) == ["new", "listed-alias", "old"]
+    assert names_of(catalogue.list_models()) == ["new", "listed-alias", "old"]
     assert catalogue.resolve("listed-alias") == "listed-alias"
 
 
@@ -91,7 +91,7 @@ async def test_until_groq_has_answered_once_a_built_in_list_serves(listing: List
     assert not await catalogue.refresh()
 
     assert catalogue.candidates("llama-3.1-8b-instant") == ["openai/gpt-oss-20b"]
-    listed = names_of(catalogue.listed())
+    listed = names_of(catalogue.list_models())
     assert {"openai/gpt-oss-20b", "openai/gpt-oss-120b", "llama-3.1-8b-instant"} <= set(listed)
 
 
@@ -102,7 +102,7 @@ async def test_no_request_waits_for_a_list_that_hangs(listing: Listing) -> None:
     await asyncio.sleep(0)
 
     assert catalogue.candidates("old") == ["new"]
-    assert len(catalogue.listed()) == 3
+    assert len(catalogue.list_models()) == 3
     refreshing.cancel()
 
 
@@ -115,7 +115,7 @@ async def test_an_alias_is_listed_under_its_own_name_with_what_is_known_of_its_m
     listing.extra = {"context_window": 7}
     catalogue = await known(listing, ALIASES | {"lost": "not listed"})
 
-    listed = catalogue.listed()
+    listed = catalogue.list_models()
 
     assert names_of(listed) == ["new", "listed-alias", "old"]
     assert listed[-1] == {"id": "old", "context_window": 7}
@@ -136,7 +136,7 @@ async def test_only_what_is_allowed_is_listed_and_asked_for(
 ) -> None:
     catalogue = await known(listing, ALIASES, allowed=allowed)
 
-    assert names_of(catalogue.listed()) == listed
+    assert names_of(catalogue.list_models()) == listed
     for name in listed:
         assert catalogue.candidates(name) == [ALIASES["old"] if name == "old" else name]
     for name in refused:
@@ -220,7 +220,7 @@ async def test_a_name_of_any_length_fits_into_its_refusal(listing: Listing) -> N
 async def test_a_limited_key_sees_exactly_what_it_may_ask_for(
     catalogue: Catalogue, permitted: list[str], listed: list[str]
 ) -> None:
-    assert names_of(catalogue.listed(permitted=permitted)) == listed
+    assert names_of(catalogue.list_models(permitted=permitted)) == listed
     for name in ("new", "listed-alias", "old"):
         if name in listed:
             assert catalogue.candidates(name, permitted=permitted)

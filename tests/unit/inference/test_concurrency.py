@@ -44,7 +44,7 @@ class Calls:
             await asyncio.sleep(0)
 
     async def _call(self, name: str) -> None:
-        async with self.limiter.place(name[0]):
+        async with self.limiter.permit(name[0]):
             self.begun.append(name)
             await self._end[name].wait()
 
@@ -138,12 +138,12 @@ async def test_a_place_granted_to_a_call_that_is_cancelled_at_that_moment_goes_t
 async def test_at_the_common_limit_calls_are_unavailable_and_at_their_own_throttled() -> None:
     limiter = ConcurrencyLimiter(calls_max=2, per_account_max=1, queue_seconds=0, is_shared=True)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(limiter.place("a"))
+        await stack.enter_async_context(limiter.permit("a"))
         with pytest.raises(Throttled) as throttled:
-            await stack.enter_async_context(limiter.place("a"))
-        await stack.enter_async_context(limiter.place("b"))
+            await stack.enter_async_context(limiter.permit("a"))
+        await stack.enter_async_context(limiter.permit("b"))
         with pytest.raises(Unavailable) as full:
-            await stack.enter_async_context(limiter.place("c"))
+            await stack.enter_async_context(limiter.permit("c"))
 
     assert throttled.value.reason == "concurrency_limit_exceeded"
     assert full.value.reason == "overloaded"
@@ -153,5 +153,5 @@ async def test_at_the_common_limit_calls_are_unavailable_and_at_their_own_thrott
 
 async def test_calls_without_an_account_have_no_limit_of_their_own() -> None:
     limiter = ConcurrencyLimiter(calls_max=3, per_account_max=1, queue_seconds=0, is_shared=True)
-    async with limiter.place(""), limiter.place(""), limiter.place(""):
+    async with limiter.permit(""), limiter.permit(""), limiter.permit(""):
         pass

@@ -43,9 +43,9 @@ def groq_stream(places: tuple[str, ...]) -> Stream:
     ]
 
 
-def shaped(events: Stream, *, asks_for_usage: bool, together: bool = False) -> tuple[EventShaper, Stream]:
+def shaped(events: Stream, *, include_usage: bool, together: bool = False) -> tuple[EventShaper, Stream]:
     """Return the shaper after a whole stream, and what left."""
-    shaper = EventShaper(completion_id="chatcmpl-ours", model="asked-for", asks_for_usage=asks_for_usage)
+    shaper = EventShaper(completion_id="chatcmpl-ours", model="asked-for", include_usage=include_usage)
     batches = [copy.deepcopy(events)] if together else [[copy.deepcopy(event)] for event in events]
     left = [event for batch in batches for event in shaper.shape(batch)]
     return shaper, left + shaper.finish()
@@ -55,28 +55,28 @@ ALL_PLACES = [places for count in range(4) for places in combinations(PLACES, co
 
 
 @pytest.mark.parametrize("together", [False, True])
-@pytest.mark.parametrize("asks_for_usage", [False, True])
+@pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("places", ALL_PLACES)
 def test_usage_is_told_where_clients_read_it_and_counted_once(
-    places: tuple[str, ...], asks_for_usage: bool, together: bool
+    places: tuple[str, ...], include_usage: bool, together: bool
 ) -> None:
-    shaper, left = shaped(groq_stream(places), asks_for_usage=asks_for_usage, together=together)
+    shaper, left = shaped(groq_stream(places), include_usage=include_usage, together=together)
 
     (finishing,) = [event for event in left if event["choices"] and event["choices"][0]["finish_reason"]]
     usage = USAGE if places else None
     assert finishing.get("x_groq") == ({"usage": usage} if usage else None)
-    assert finishing.get("usage") == (None if asks_for_usage else usage)
+    assert finishing.get("usage") == (None if include_usage else usage)
     last = [event for event in left if not event["choices"]]
-    assert [event["usage"] for event in last] == ([usage] if usage and asks_for_usage else [])
+    assert [event["usage"] for event in last] == ([usage] if usage and include_usage else [])
     source = UsageSource.REPORTED if usage else UsageSource.ESTIMATED
     counted = shaper.usage(body_bytes=40)
     assert counted == (Usage(7, 3, 10, source=source) if usage else Usage(10, 2, 12, source=source))
 
 
-@pytest.mark.parametrize("asks_for_usage", [False, True])
+@pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("places", ALL_PLACES)
-def test_every_chunk_has_our_id_and_the_model_that_was_asked_for(places: tuple[str, ...], asks_for_usage: bool) -> None:
-    shaper, left = shaped(groq_stream(places), asks_for_usage=asks_for_usage)
+def test_every_chunk_has_our_id_and_the_model_that_was_asked_for(places: tuple[str, ...], include_usage: bool) -> None:
+    shaper, left = shaped(groq_stream(places), include_usage=include_usage)
 
     assert {(event["id"], event["model"], event["object"], event["created"]) for event in left} == {
         ("chatcmpl-ours", "asked-for", "chat.completion.chunk", 5)
@@ -87,13 +87,13 @@ def test_every_chunk_has_our_id_and_the_model_that_was_asked_for(places: tuple[s
 
 def test_the_usage_chunk_comes_last() -> None:
     for places in ALL_PLACES[1:]:
-        _, left = shaped(groq_stream(places), asks_for_usage=True)
+        _, left = shaped(groq_stream(places), include_usage=True)
         assert left[-1]["choices"] == []
 
 
 def test_a_finishing_chunk_waits_for_the_usage_behind_it() -> None:
     events = groq_stream(("last",))
-    shaper = EventShaper(completion_id="c", model="m", asks_for_usage=False)
+    shaper = EventShaper(completion_id="c", model="m", include_usage=False)
 
     assert len(shaper.shape(copy.deepcopy(events[:3]))) == 3
     assert shaper.shape(copy.deepcopy(events[3:4])) == []
@@ -105,13 +105,13 @@ def test_a_finishing_chunk_waits_for_the_usage_behind_it() -> None:
 
 def test_a_finishing_chunk_that_knows_its_usage_does_not_wait() -> None:
     events = groq_stream(("x_groq", "last"))
-    shaper = EventShaper(completion_id="c", model="m", asks_for_usage=False)
+    shaper = EventShaper(completion_id="c", model="m", include_usage=False)
 
     assert len(shaper.shape(copy.deepcopy(events[:4]))) == 4
 
 
 def test_a_stream_that_broke_off_before_usage_still_lets_its_finish_go() -> None:
-    _, left = shaped(groq_stream(())[:4], asks_for_usage=True)
+    _, left = shaped(groq_stream(())[:4], include_usage=True)
 
     assert left[-1]["choices"][0]["finish_reason"] == "stop"
 
@@ -120,15 +120,15 @@ def test_every_choice_that_finishes_leaves() -> None:
     finishes = [chunk([delta("stop")]), chunk([delta("length", index=1)])]
     events = [*finishes, chunk([], usage=USAGE)]
 
-    for asks_for_usage in (False, True):
-        _, left = shaped(events, asks_for_usage=asks_for_usage)
+    for include_usage in (False, True):
+        _, left = shaped(events, include_usage=include_usage)
         assert [event["choices"][0]["index"] for event in left if event["choices"]] == [0, 1]
 
 
 def test_usage_reported_again_after_the_end_is_not_told_again() -> None:
     events = [*groq_stream(PLACES), chunk([], usage=USAGE)]
 
-    _, left = shaped(events, asks_for_usage=True)
+    _, left = shaped(events, include_usage=True)
 
     assert len([event for event in left if not event["choices"]]) == 1
 
@@ -146,7 +146,7 @@ def test_usage_reported_again_after_the_end_is_not_told_again() -> None:
     ],
 )
 def test_only_events_that_carry_output_are_pieces(members: dict[str, Any], output_chunks: int) -> None:
-    shaper, _ = shaped([chunk([delta(**members)])], asks_for_usage=False)
+    shaper, _ = shaped([chunk([delta(**members)])], include_usage=False)
 
     assert shaper.output_chunks == output_chunks
 
@@ -192,21 +192,21 @@ def test_usage_is_read_from_whatever_groq_reports(members: dict[str, Any], usage
     ],
 )
 def test_every_member_that_says_something_is_output(delta_members: dict[str, Any]) -> None:
-    shaper, _ = shaped([chunk([delta(**delta_members)])] * 5, asks_for_usage=False)
+    shaper, _ = shaped([chunk([delta(**delta_members)])] * 5, include_usage=False)
 
     assert shaper.output_chunks == 5
 
 
 @pytest.mark.parametrize("delta_members", [{}, {"role": "assistant", "content": ""}, {"content": None, "channel": "a"}])
 def test_roles_channels_and_empty_members_are_no_output(delta_members: dict[str, Any]) -> None:
-    shaper, _ = shaped([chunk([delta(**delta_members)])], asks_for_usage=False)
+    shaper, _ = shaped([chunk([delta(**delta_members)])], include_usage=False)
 
-    assert (shaper.output_chunks, shaper.is_answer) == (0, False)
+    assert (shaper.output_chunks, shaper.has_answer) == (0, False)
 
 
 def test_a_stream_that_finishes_is_an_answer_and_with_its_usage_a_complete_one() -> None:
-    without, _ = shaped([chunk([delta("stop")])], asks_for_usage=False)
-    complete, _ = shaped([chunk([delta("stop")], usage=USAGE)], asks_for_usage=False)
+    without, _ = shaped([chunk([delta("stop")])], include_usage=False)
+    complete, _ = shaped([chunk([delta("stop")], usage=USAGE)], include_usage=False)
 
-    assert (without.is_answer, without.is_complete) == (True, False)
-    assert (complete.is_answer, complete.is_complete) == (True, True)
+    assert (without.has_answer, without.is_complete) == (True, False)
+    assert (complete.has_answer, complete.is_complete) == (True, True)

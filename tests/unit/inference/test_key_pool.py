@@ -42,7 +42,7 @@ class World:
             with self.pool.lease(model, account) as lease:
                 used.append(lease)
                 if cooldown_seconds is not None:
-                    lease.limits_learned(cooldown_seconds=cooldown_seconds)
+                    lease.record_limits(cooldown_seconds=cooldown_seconds)
                 if ends is not None:
                     raise ends
         except ServiceError as exc:
@@ -61,7 +61,7 @@ class World:
     def fail_late(self) -> None:
         """Let a call time out and then fail."""
         with suppress(UpstreamFailed), self.pool.lease("m", ACCOUNT) as lease:
-            lease.timed_out()
+            lease.record_timeout()
             raise UpstreamFailed
 
     def open_circuit(self, failures: int = 3) -> None:
@@ -106,7 +106,7 @@ def test_an_older_call_does_not_end_the_cooldown_that_a_newer_one_learned(older_
     with failing, world.pool.lease("m", ACCOUNT) as older:
         world.clock.seconds += 1
         world.call(ends=KeyLimited(retry_seconds=414))
-        older.limits_learned(cooldown_seconds=0)
+        older.record_limits(cooldown_seconds=0)
         if not older_succeeds:
             raise UpstreamFailed
 
@@ -118,8 +118,8 @@ def test_a_newer_call_ends_the_cooldown_of_an_older_one() -> None:
     with world.pool.lease("m", ACCOUNT) as older:
         world.clock.seconds += 1
         with world.pool.lease("m", ACCOUNT) as newer:
-            older.limits_learned(cooldown_seconds=20)
-            newer.limits_learned(cooldown_seconds=0)
+            older.record_limits(cooldown_seconds=20)
+            newer.record_limits(cooldown_seconds=0)
 
     assert world.seconds_until() == 0
 
@@ -204,7 +204,7 @@ def test_keys_in_quarantine_are_used_when_all_are() -> None:
 
 def test_a_model_that_is_refused_to_a_key_is_asked_for_with_other_keys_and_the_key_goes_on_with_other_models() -> None:
     world = World(2)
-    assert world.call("blocked", ends=ModelRefused("no", is_of_key=True)) == 0
+    assert world.call("blocked", ends=ModelRefused("no", is_key_specific=True)) == 0
 
     assert world.called(3, "blocked") == [1, 1, 1]
     assert world.pool.is_accepted(0)
@@ -213,7 +213,7 @@ def test_a_model_that_is_refused_to_a_key_is_asked_for_with_other_keys_and_the_k
 
 def test_a_model_that_is_refused_to_every_key_is_still_asked_for() -> None:
     world = World(1)
-    world.call("blocked", ends=ModelRefused("no", is_of_key=True))
+    world.call("blocked", ends=ModelRefused("no", is_key_specific=True))
 
     assert world.call("blocked") == 0
 
@@ -221,7 +221,7 @@ def test_a_model_that_is_refused_to_every_key_is_still_asked_for() -> None:
 RESULTS: dict[CallResult, BaseException | None] = {
     CallResult.ANSWERED: None,
     CallResult.REFUSED: InvalidRequest("no"),
-    CallResult.MODEL_REFUSED: ModelRefused("no", is_of_key=False),
+    CallResult.MODEL_REFUSED: ModelRefused("no", is_key_specific=False),
     CallResult.LIMITED: KeyLimited(retry_seconds=0.001),
     CallResult.KEY_REFUSED: KeyRefused(),
     CallResult.FAILED: UpstreamFailed(),
@@ -265,7 +265,7 @@ def test_an_open_circuit_is_closed_by_the_success_of_a_probe() -> None:
     with world.pool.lease("m", ACCOUNT) as probe:
         with pytest.raises(UpstreamError):
             world.call()
-        probe.answered()
+        probe.record_answer()
         assert world.called(3) == [0, 0, 0], "the probe's long answer must not keep others waiting"
 
     assert world.called(3) == [0, 0, 0]
@@ -295,10 +295,10 @@ def test_a_probe_that_is_given_up_leaves_room_for_the_next() -> None:
 def test_a_time_out_counts_at_once_and_once_and_a_late_answer_ends_it() -> None:
     world = World(1, failures_max=1)
     with world.pool.lease("m", ACCOUNT) as late:
-        late.timed_out()
-        late.timed_out()
+        late.record_timeout()
+        late.record_timeout()
         assert world.seconds_until() == 1
-        late.answered()
+        late.record_answer()
         assert world.seconds_until() == 0
     assert late.result is CallResult.TIMED_OUT
 
@@ -309,7 +309,7 @@ def test_a_time_out_counts_at_once_and_once_and_a_late_answer_ends_it() -> None:
 def test_a_long_answer_that_its_deadline_ends_is_no_failure_of_groq() -> None:
     world = World(1, failures_max=1)
     with suppress(DeadlineExceeded), world.pool.lease("m", ACCOUNT) as lease:
-        lease.answered()
+        lease.record_answer()
         raise DeadlineExceeded("too long")
 
     assert lease.result is CallResult.TIMED_OUT
@@ -339,7 +339,7 @@ def test_what_is_remembered_of_models_is_bounded_and_what_matters_stays() -> Non
     world = World(1)
     world.call("spent", ends=KeyLimited(retry_seconds=60))
     for number in range(5_000):
-        world.call(f"made-up-{number}", ends=ModelRefused("no", is_of_key=False))
+        world.call(f"made-up-{number}", ends=ModelRefused("no", is_key_specific=False))
         world.call(f"answered-{number}")
 
     assert len(world.pool._states) <= 2_000

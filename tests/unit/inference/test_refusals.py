@@ -69,7 +69,7 @@ def test_no_refusal_tells_of_the_operators_account(name: str) -> None:
 def test_what_the_caller_can_mend_is_said_and_named() -> None:
     error = refused("context_length")
 
-    assert error.message == "The messages and the answer together are too long for this model; shorten them."
+    assert error.message.startswith("The messages and the answer together exceed the model's context length.")
     assert error.metadata == {"param": "messages", "code": "context_length_exceeded"}
 
 
@@ -132,5 +132,5 @@ def test_a_model_that_the_organisation_has_blocked_says_nothing_against_the_key(
     error = from_status(403, {}, {"error": {"message": "The model `m` is blocked.", "type": "x", "code": code}})
 
     assert isinstance(error, ModelRefused)
-    assert error.is_of_key
+    assert error.is_key_specific
     assert "blocked" not in error.message

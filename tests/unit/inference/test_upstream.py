@@ -22,7 +22,7 @@ from services.inference.requests.record import CallerLeft, RequestRecord
 from services.inference.requests.upstream import ModelLister, Upstream
 from tests.unit.inference.manual_clock import ManualClock
 
-CALL = ChatCall({}, "m", asks_for_usage=False)
+CALL = ChatCall({}, "m", include_usage=False)
 CONTEXT = RequestContext("req_1", "acc_1", "key_1", "2026-08-02", 0.0)
 GOOD = None
 
@@ -66,7 +66,7 @@ class World:
     ) -> str:
         """Ask for models and return the one that answered."""
         deadline = self.clock.monotonic() + deadline_seconds
-        return await self.upstream.ask(models or ("m",), self._call, self.record, deadline=deadline, is_empty=is_empty)
+        return await self.upstream.call(models or ("m",), self._call, self.record, deadline=deadline, is_empty=is_empty)
 
     @property
     def keys_used(self) -> list[int]:
@@ -217,8 +217,8 @@ FIRST: dict[str, Sequence[ServiceError]] = {
     "refused": [KeyRefused()],
     "failing": [UpstreamFailed(), UpstreamFailed(), UpstreamFailed()],
     "invalid": [UpstreamInvalid(), UpstreamInvalid(), UpstreamInvalid()],
-    "missing": [ModelRefused("no such model", is_of_key=False)],
-    "blocked": [ModelRefused("not for this organisation", is_of_key=True)],
+    "missing": [ModelRefused("no such model", is_key_specific=False)],
+    "blocked": [ModelRefused("not for this organisation", is_key_specific=True)],
 }
 
 
@@ -276,7 +276,7 @@ async def test_nothing_is_called_again_for_a_caller_who_has_left() -> None:
         raise UpstreamFailed
 
     with pytest.raises(UpstreamFailed):
-        await world.upstream.ask(["m", "second"], call, world.record, deadline=world.clock.seconds + 100)
+        await world.upstream.call(["m", "second"], call, world.record, deadline=world.clock.seconds + 100)
 
     assert len(world.calls) == 1
 
@@ -301,7 +301,7 @@ async def test_dead_keys_do_not_use_up_the_attempts_for_failures() -> None:
 
 
 async def test_a_model_that_is_blocked_for_every_key_is_asked_for_once_with_each() -> None:
-    refusals = [ModelRefused("no", is_of_key=True) for _ in range(3)]
+    refusals = [ModelRefused("no", is_key_specific=True) for _ in range(3)]
     world = World(*refusals, keys=3)
 
     with pytest.raises(ModelRefused):
@@ -383,7 +383,7 @@ async def test_a_call_that_outlasts_the_deadline_ends_with_a_time_out_that_count
 
     for _ in range(5):
         with pytest.raises(DeadlineExceeded) as raised:
-            await world.upstream.ask(["m", "second"], hang, world.new_record(), deadline=world.clock.seconds + 0.01)
+            await world.upstream.call(["m", "second"], hang, world.new_record(), deadline=world.clock.seconds + 0.01)
 
     assert raised.value.reason == "deadline_exceeded"
     assert world.keys.seconds_until("m", "acc_1") == 1

@@ -52,7 +52,7 @@ class AnyLease:
     key: int = 0
     cooldowns: list[float] = field(default_factory=list)
 
-    def limits_learned(self, *, cooldown_seconds: float) -> None:
+    def record_limits(self, *, cooldown_seconds: float) -> None:
         """Remember."""
         self.cooldowns.append(cooldown_seconds)
 

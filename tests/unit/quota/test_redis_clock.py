@@ -39,7 +39,7 @@ class Watch:
 
     def is_overdue(self, reserved_at: float) -> bool:
         """Whether a hold of that time is overdue, as the sweeper decides."""
-        shown = self.clock.shown(HOLD)
+        shown = self.clock.observed_range(HOLD)
         return shown is not None and not shown[0] < reserved_at <= shown[1]
 
     def days(self) -> tuple[int, int]:
@@ -108,7 +108,7 @@ def test_a_hold_lives_its_life_by_the_steady_clock_whatever_the_other_does(step:
 
 def test_a_short_step_of_three_days_changes_no_day() -> None:
     watch = Watch()
-    watch.clock.note_day(20_000)
+    watch.clock.record_day(20_000)
     watch.run(100)
     watch.step(3 * DAY)
     watch.run(10)
@@ -120,7 +120,7 @@ def test_a_short_step_of_three_days_changes_no_day() -> None:
 
 def test_a_lasting_step_forwards_is_taken_for_the_truth_after_a_holds_life() -> None:
     watch = Watch()
-    watch.clock.note_day(20_000)
+    watch.clock.record_day(20_000)
     watch.step(3 * DAY)
     watch.run(179)
     assert watch.days() == (0, 0)
@@ -132,10 +132,10 @@ def test_a_lasting_step_forwards_is_taken_for_the_truth_after_a_holds_life() -> 
 
 def test_the_day_never_goes_back() -> None:
     watch = Watch()
-    watch.clock.note_day(20_000)
+    watch.clock.record_day(20_000)
     watch.run(DAY // 2 + 10)
     assert watch.days() == (0, 1)
-    watch.clock.note_day(20_001)
+    watch.clock.record_day(20_001)
     watch.step(-3 * DAY)
     watch.run(1_000)
     assert watch.days() == (1, 1)
@@ -143,7 +143,7 @@ def test_the_day_never_goes_back() -> None:
 
 def test_midnight_comes_by_redis_clock_and_not_much_before() -> None:
     watch = Watch()
-    watch.clock.note_day(20_000)
+    watch.clock.record_day(20_000)
     watch.run(DAY // 2 - 10)
     assert watch.days() == (0, 0)
     watch.run(11)
@@ -160,8 +160,8 @@ def test_a_step_is_in_the_metric_while_it_is_waited_out_and_logged_once(caplog: 
     watch.run(10)
     assert CLOCK_STEP._value.get() == 0
     assert [record.getMessage() for record in caplog.records] == [
-        "redis' clock stepped; holds live longer, and the day stays",
-        "redis' clock is steady again",
+        "Redis' clock stepped. Holds live longer, and the day ignores the step for now. Check the host's clock.",
+        "Redis' clock is steady again.",
     ]
 
 

@@ -67,12 +67,12 @@ class ScriptedStore:
         for batch in self.batches:
             yield batch
 
-    async def forget(self, key_days: Sequence[KeyDay]) -> None:
+    async def delete_days(self, key_days: Sequence[KeyDay]) -> None:
         """Note days that are removed."""
         self.forgotten += key_days
 
     async def repair_counter(
-        self, key_day: KeyDay, count: int, *, reserved_before: float, left_out: Sequence[str]
+        self, key_day: KeyDay, count: int, *, reserved_before: float, excluded: Sequence[str]
     ) -> int:
         """Note a raise and say that all rows were lost charges."""
         self.raised.append((key_day, count))
@@ -86,7 +86,7 @@ class ScriptedClock:
     is_steady: bool = True
     is_watched: bool = True
 
-    def shown(self, seconds: float) -> tuple[float, float] | None:
+    def observed_range(self, seconds: float) -> tuple[float, float] | None:
         """Return the times of the last `seconds`."""
         return (NOW - seconds, NOW) if self.is_watched else None
 
@@ -311,7 +311,7 @@ async def test_a_counter_that_cannot_be_raised_keeps_no_other_from_it(caplog: py
 
     assert await sweeper(store, ScriptedLedger({"req_1": 1.0})).reconcile() == 2
 
-    assert "a counter was not compared" in caplog.text
+    assert "A counter could not be reconciled." in caplog.text
 
 
 async def test_a_counter_that_is_not_below_its_old_rows_is_not_touched() -> None:

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Account(_message.Message):
-    """Account is somebody who owns keys."""
+    """Account is an owner of API keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,20 +34,20 @@ class Account(_message.Message):
     id: _builtins.str
     """Id, `acc_…`."""
     email: _builtins.str
-    """E-mail address, lower case; empty when the account was deleted."""
+    """E-mail address in lower case; empty if the account was deleted."""
     plan: _builtins.str
-    """Name of the plan, `free` unless an operator says otherwise."""
+    """Name of the plan; `free` by default."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was opened."""
+        """Creation time."""
 
     @_builtins.property
     def email_verified_at(self) -> _timestamp_pb2.Timestamp:
-        """When its owner proved to read the e-mail; absent means not yet."""
+        """Time at which the e-mail address was verified; absent if it was not."""
 
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was deleted; absent means that it was not."""
+        """Time of the deletion; absent if the account was not deleted."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class CreateAccountRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """E-mail address; compared without regard to case."""
+    """E-mail address; case-insensitive."""
     plan: _builtins.str
     """Name of the plan; empty means `free`."""
     def __init__(
@@ -95,7 +95,7 @@ Global___CreateAccountRequest: _TypeAlias = CreateAccountRequest  # noqa: Y015
 
 @_typing.final
 class CreateAccountResponse(_message.Message):
-    """CreateAccountResponse is the account as created."""
+    """CreateAccountResponse contains the new account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -119,13 +119,13 @@ Global___CreateAccountResponse: _TypeAlias = CreateAccountResponse  # noqa: Y015
 
 @_typing.final
 class GetAccountRequest(_message.Message):
-    """GetAccountRequest names an account."""
+    """GetAccountRequest identifies an account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     account: _builtins.str
-    """E-mail address, or id."""
+    """E-mail address or id of the account."""
     def __init__(
         self,
         *,
@@ -141,14 +141,14 @@ Global___GetAccountRequest: _TypeAlias = GetAccountRequest  # noqa: Y015
 
 @_typing.final
 class GetAccountResponse(_message.Message):
-    """GetAccountResponse is that account."""
+    """GetAccountResponse contains the account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def account(self) -> Global___Account:
-        """The account as it is now."""
+        """The account."""
 
     def __init__(
         self,
@@ -165,16 +165,16 @@ Global___GetAccountResponse: _TypeAlias = GetAccountResponse  # noqa: Y015
 
 @_typing.final
 class ListAccountsRequest(_message.Message):
-    """ListAccountsRequest asks for a page of accounts."""
+    """ListAccountsRequest selects a page of accounts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many, 1 to 1,000; 0 means 100."""
+    """Maximum number of items to return, 1 to 1,000; 0 means 100."""
     after: _builtins.str
-    """Continue after this account's id; empty begins with the oldest."""
+    """Return accounts after this id; empty starts with the oldest."""
     def __init__(
         self,
         *,
@@ -198,7 +198,7 @@ class ListAccountsResponse(_message.Message):
     ACCOUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Account]:
-        """By id; fewer than asked for means that these were the last."""
+        """Ordered by id. Fewer items than requested mean that this is the last page."""
 
     def __init__(
         self,
@@ -215,14 +215,14 @@ Global___ListAccountsResponse: _TypeAlias = ListAccountsResponse  # noqa: Y015
 
 @_typing.final
 class SetAccountPlanRequest(_message.Message):
-    """SetAccountPlanRequest names an account and its new plan."""
+    """SetAccountPlanRequest contains an account and its new plan."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     account: _builtins.str
-    """E-mail address, or id."""
+    """E-mail address or id of the account."""
     plan: _builtins.str
     """Name of the plan."""
     def __init__(
@@ -241,14 +241,14 @@ Global___SetAccountPlanRequest: _TypeAlias = SetAccountPlanRequest  # noqa: Y015
 
 @_typing.final
 class SetAccountPlanResponse(_message.Message):
-    """SetAccountPlanResponse is the account after the change."""
+    """SetAccountPlanResponse contains the changed account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def account(self) -> Global___Account:
-        """The account as it is now."""
+        """The account."""
 
     def __init__(
         self,
@@ -265,13 +265,13 @@ Global___SetAccountPlanResponse: _TypeAlias = SetAccountPlanResponse  # noqa: Y0
 
 @_typing.final
 class DeleteAccountRequest(_message.Message):
-    """DeleteAccountRequest names an account."""
+    """DeleteAccountRequest identifies an account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     account: _builtins.str
-    """E-mail address, or id."""
+    """E-mail address or id of the account."""
     def __init__(
         self,
         *,
@@ -287,14 +287,14 @@ Global___DeleteAccountRequest: _TypeAlias = DeleteAccountRequest  # noqa: Y015
 
 @_typing.final
 class DeleteAccountResponse(_message.Message):
-    """DeleteAccountResponse is the account after the change."""
+    """DeleteAccountResponse contains the deleted account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def account(self) -> Global___Account:
-        """The account as it is now, without its e-mail."""
+        """The account, without its e-mail address."""
 
     def __init__(
         self,
@@ -311,13 +311,13 @@ Global___DeleteAccountResponse: _TypeAlias = DeleteAccountResponse  # noqa: Y015
 
 @_typing.final
 class CreatePasswordResetRequest(_message.Message):
-    """CreatePasswordResetRequest names an account."""
+    """CreatePasswordResetRequest identifies an account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
     account: _builtins.str
-    """E-mail address, or id."""
+    """E-mail address or id of the account."""
     def __init__(
         self,
         *,
@@ -333,7 +333,7 @@ Global___CreatePasswordResetRequest: _TypeAlias = CreatePasswordResetRequest  # 
 
 @_typing.final
 class CreatePasswordResetResponse(_message.Message):
-    """CreatePasswordResetResponse holds a secret."""
+    """CreatePasswordResetResponse contains a secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -341,12 +341,12 @@ class CreatePasswordResetResponse(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """Token for ResetPassword; it works once."""
+    """Token for ResetPassword, for one use."""
     url: _builtins.str
-    """The page of the console that takes it."""
+    """URL of the console page that accepts the token."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it stops working."""
+        """Expiry time of the token."""
 
     def __init__(
         self,
@@ -371,7 +371,7 @@ class CreateInviteRequest(_message.Message):
 
     PLAN_FIELD_NUMBER: _builtins.int
     plan: _builtins.str
-    """Name of the plan that the new account gets; empty means `free`."""
+    """Plan of the new account; empty means `free`."""
     def __init__(
         self,
         *,
@@ -387,7 +387,7 @@ Global___CreateInviteRequest: _TypeAlias = CreateInviteRequest  # noqa: Y015
 
 @_typing.final
 class CreateInviteResponse(_message.Message):
-    """CreateInviteResponse holds a secret."""
+    """CreateInviteResponse contains a secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,12 +395,12 @@ class CreateInviteResponse(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """Token for SignUp; it works once."""
+    """Token for SignUp, for one use."""
     url: _builtins.str
-    """The page of the console that takes it."""
+    """URL of the console page that accepts the token."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it stops working."""
+        """Expiry time of the token."""
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
-    may name the operator in `stack-operator`, for the audit log.
+    """AccountService manages accounts. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may send the operator's name for the audit log in `stack-operator`.
     """
 
     def __init__(self, channel):
@@ -74,58 +74,58 @@ class AccountServiceStub:
 
 
 class AccountServiceServicer:
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
-    may name the operator in `stack-operator`, for the audit log.
+    """AccountService manages accounts. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may send the operator's name for the audit log in `stack-operator`.
     """
 
     def CreateAccount(self, request, context):
-        """CreateAccount opens an account without a password. ALREADY_EXISTS when the e-mail has one, NOT_FOUND when there is no
-        such plan.
+        """CreateAccount creates an account without a password. ALREADY_EXISTS if the e-mail address has an account, NOT_FOUND
+        if the plan does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAccount(self, request, context):
-        """GetAccount reads one account. NOT_FOUND when there is none.
+        """GetAccount returns an account. NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAccounts(self, request, context):
-        """ListAccounts lists accounts by id, so oldest first, deleted ones included.
+        """ListAccounts lists accounts by id, which is oldest first, including deleted ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAccountPlan(self, request, context):
-        """SetAccountPlan moves an account to another plan; its keys without a limit of their own have the plan's at once.
-        NOT_FOUND when there is no such account or plan.
+        """SetAccountPlan moves an account to another plan, whose limit immediately applies to keys without their own limit.
+        NOT_FOUND if the account or the plan does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAccount(self, request, context):
-        """DeleteAccount forgets who the account belongs to, revokes its keys and ends its sessions. Usage stays, under the
-        account's id. NOT_FOUND when there is no such account.
+        """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
+        account's id. NOT_FOUND if the account does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreatePasswordReset(self, request, context):
-        """CreatePasswordReset returns a token with which the owner chooses a password, for operators to hand over where there
-        is no mail. NOT_FOUND when there is no such account.
+        """CreatePasswordReset returns a token with which the owner can set a password, for operators to pass on if mail is
+        not configured. NOT_FOUND if the account does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateInvite(self, request, context):
-        """CreateInvite returns a token with which one person may sign up where sign-up is by invitation.
+        """CreateInvite returns a token with which one person can sign up if sign-up requires an invitation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,8 +178,8 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
-    may name the operator in `stack-operator`, for the audit log.
+    """AccountService manages accounts. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may send the operator's name for the audit log in `stack-operator`.
     """
 
     @staticmethod

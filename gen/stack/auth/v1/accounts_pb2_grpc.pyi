@@ -13,37 +13,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
-    may name the operator in `stack-operator`, for the audit log.
+    """AccountService manages accounts. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may send the operator's name for the audit log in `stack-operator`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreateAccountRequest, _accounts_pb2.CreateAccountResponse]
-    """CreateAccount opens an account without a password. ALREADY_EXISTS when the e-mail has one, NOT_FOUND when there is no
-    such plan.
+    """CreateAccount creates an account without a password. ALREADY_EXISTS if the e-mail address has an account, NOT_FOUND
+    if the plan does not exist.
     """
     GetAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.GetAccountRequest, _accounts_pb2.GetAccountResponse]
-    """GetAccount reads one account. NOT_FOUND when there is none."""
+    """GetAccount returns an account. NOT_FOUND if it does not exist."""
     ListAccounts: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ListAccountsRequest, _accounts_pb2.ListAccountsResponse]
-    """ListAccounts lists accounts by id, so oldest first, deleted ones included."""
+    """ListAccounts lists accounts by id, which is oldest first, including deleted ones."""
     SetAccountPlan: _aio.UnaryUnaryMultiCallable[_accounts_pb2.SetAccountPlanRequest, _accounts_pb2.SetAccountPlanResponse]
-    """SetAccountPlan moves an account to another plan; its keys without a limit of their own have the plan's at once.
-    NOT_FOUND when there is no such account or plan.
+    """SetAccountPlan moves an account to another plan, whose limit immediately applies to keys without their own limit.
+    NOT_FOUND if the account or the plan does not exist.
     """
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.DeleteAccountRequest, _accounts_pb2.DeleteAccountResponse]
-    """DeleteAccount forgets who the account belongs to, revokes its keys and ends its sessions. Usage stays, under the
-    account's id. NOT_FOUND when there is no such account.
+    """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
+    account's id. NOT_FOUND if the account does not exist.
     """
     CreatePasswordReset: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreatePasswordResetRequest, _accounts_pb2.CreatePasswordResetResponse]
-    """CreatePasswordReset returns a token with which the owner chooses a password, for operators to hand over where there
-    is no mail. NOT_FOUND when there is no such account.
+    """CreatePasswordReset returns a token with which the owner can set a password, for operators to pass on if mail is
+    not configured. NOT_FOUND if the account does not exist.
     """
     CreateInvite: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreateInviteRequest, _accounts_pb2.CreateInviteResponse]
-    """CreateInvite returns a token with which one person may sign up where sign-up is by invitation."""
+    """CreateInvite returns a token with which one person can sign up if sign-up requires an invitation."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AccountService manages accounts. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
-    may name the operator in `stack-operator`, for the audit log.
+    """AccountService manages accounts. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
+    may send the operator's name for the audit log in `stack-operator`.
     """
 
     @_abc_1.abstractmethod
@@ -52,8 +52,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accounts_pb2.CreateAccountRequest,
         context: _aio.ServicerContext[_accounts_pb2.CreateAccountRequest, _abc.Awaitable[_accounts_pb2.CreateAccountResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.CreateAccountResponse]:
-        """CreateAccount opens an account without a password. ALREADY_EXISTS when the e-mail has one, NOT_FOUND when there is no
-        such plan.
+        """CreateAccount creates an account without a password. ALREADY_EXISTS if the e-mail address has an account, NOT_FOUND
+        if the plan does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -62,7 +62,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accounts_pb2.GetAccountRequest,
         context: _aio.ServicerContext[_accounts_pb2.GetAccountRequest, _abc.Awaitable[_accounts_pb2.GetAccountResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.GetAccountResponse]:
-        """GetAccount reads one account. NOT_FOUND when there is none."""
+        """GetAccount returns an account. NOT_FOUND if it does not exist."""
 
     @_abc_1.abstractmethod
     def ListAccounts(
@@ -70,7 +70,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accounts_pb2.ListAccountsRequest,
         context: _aio.ServicerContext[_accounts_pb2.ListAccountsRequest, _abc.Awaitable[_accounts_pb2.ListAccountsResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.ListAccountsResponse]:
-        """ListAccounts lists accounts by id, so oldest first, deleted ones included."""
+        """ListAccounts lists accounts by id, which is oldest first, including deleted ones."""
 
     @_abc_1.abstractmethod
     def SetAccountPlan(
@@ -78,8 +78,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accounts_pb2.SetAccountPlanRequest,
         context: _aio.ServicerContext[_accounts_pb2.SetAccountPlanRequest, _abc.Awaitable[_accounts_pb2.SetAccountPlanResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.SetAccountPlanResponse]:
-        """SetAccountPlan moves an account to another plan; its keys without a limit of their own have the plan's at once.
-        NOT_FOUND when there is no such account or plan.
+        """SetAccountPlan moves an account to another plan, whose limit immediately applies to keys without their own limit.
+        NOT_FOUND if the account or the plan does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -88,8 +88,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accounts_pb2.DeleteAccountRequest,
         context: _aio.ServicerContext[_accounts_pb2.DeleteAccountRequest, _abc.Awaitable[_accounts_pb2.DeleteAccountResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.DeleteAccountResponse]:
-        """DeleteAccount forgets who the account belongs to, revokes its keys and ends its sessions. Usage stays, under the
-        account's id. NOT_FOUND when there is no such account.
+        """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
+        account's id. NOT_FOUND if the account does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -98,8 +98,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accounts_pb2.CreatePasswordResetRequest,
         context: _aio.ServicerContext[_accounts_pb2.CreatePasswordResetRequest, _abc.Awaitable[_accounts_pb2.CreatePasswordResetResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.CreatePasswordResetResponse]:
-        """CreatePasswordReset returns a token with which the owner chooses a password, for operators to hand over where there
-        is no mail. NOT_FOUND when there is no such account.
+        """CreatePasswordReset returns a token with which the owner can set a password, for operators to pass on if mail is
+        not configured. NOT_FOUND if the account does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -108,6 +108,6 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _accounts_pb2.CreateInviteRequest,
         context: _aio.ServicerContext[_accounts_pb2.CreateInviteRequest, _abc.Awaitable[_accounts_pb2.CreateInviteResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.CreateInviteResponse]:
-        """CreateInvite returns a token with which one person may sign up where sign-up is by invitation."""
+        """CreateInvite returns a token with which one person can sign up if sign-up requires an invitation."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _aio.Server) -> None: ...

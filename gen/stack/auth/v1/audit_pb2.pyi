@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class AuditEvent(_message.Message):
-    """AuditEvent is one change of an account, key, plan or session, written in the transaction that made it."""
+    """AuditEvent is a change of an account, key, plan or session, written in the same transaction."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -56,22 +56,24 @@ class AuditEvent(_message.Message):
     id: _builtins.str
     """Id, `aud_…`; ids sort by time."""
     actor: _builtins.str
-    """Who: `owner`, `operator` with the name that the operator gave (`operator:ada`), or `unknown` for wrong passwords."""
+    """Who made the change: `owner`, `operator` or `operator:` and the operator's name (`operator:ada`), or `unknown` for
+    wrong passwords.
+    """
     address: _builtins.str
-    """From where: the client's address, or that of the operator's machine; empty when it is not known."""
+    """IP address of the client or of the operator's machine; empty if unknown."""
     action: _builtins.str
-    """What, such as `key.created`."""
+    """Action, such as `key.created`."""
     account_id: _builtins.str
-    """Id of the account it belongs to; empty for plans and invitations."""
+    """Id of the affected account; empty for plans and invitations."""
     target: _builtins.str
-    """Id or name of what was changed."""
+    """Id or name of the changed object."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """Time of the change."""
 
     @_builtins.property
     def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts about the change as names and values; never a secret."""
+        """Details of the change as names and values; never contains secrets."""
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
 
 @_typing.final
 class ListAuditEventsRequest(_message.Message):
-    """ListAuditEventsRequest asks for a page of events."""
+    """ListAuditEventsRequest selects a page of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,11 +105,11 @@ class ListAuditEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     account: _builtins.str
-    """Only events of this account, by e-mail address or id; empty means of all."""
+    """Only events of this account, by e-mail address or id; empty means all accounts."""
     page_size: _builtins.int
-    """At most so many, 1 to 1,000; 0 means 100."""
+    """Maximum number of items to return, 1 to 1,000; 0 means 100."""
     before: _builtins.str
-    """Continue with events older than the one with this id; empty begins with the newest."""
+    """Return events older than the event with this id; empty starts with the newest."""
     def __init__(
         self,
         *,
@@ -132,7 +134,7 @@ class ListAuditEventsResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
-        """Newest first; fewer than asked for means that these were the oldest."""
+        """Newest first. Fewer items than requested mean that this is the last page."""
 
     def __init__(
         self,

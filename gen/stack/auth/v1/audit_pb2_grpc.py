@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuditServiceStub:
-    """AuditService reads the audit log. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """AuditService reads the audit log. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
     """
 
     def __init__(self, channel):
@@ -43,11 +43,11 @@ class AuditServiceStub:
 
 
 class AuditServiceServicer:
-    """AuditService reads the audit log. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """AuditService reads the audit log. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
     """
 
     def ListAuditEvents(self, request, context):
-        """ListAuditEvents lists what was changed, newest first.
+        """ListAuditEvents lists audit events, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +70,7 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
-    """AuditService reads the audit log. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """AuditService reads the audit log. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
     """
 
     @staticmethod

@@ -13,14 +13,14 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditServiceStub:
-    """AuditService reads the audit log. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
+    """AuditService reads the audit log. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_audit_pb2.ListAuditEventsRequest, _audit_pb2.ListAuditEventsResponse]
-    """ListAuditEvents lists what was changed, newest first."""
+    """ListAuditEvents lists audit events, newest first."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AuditService reads the audit log. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
+    """AuditService reads the audit log. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
 
     @_abc_1.abstractmethod
     def ListAuditEvents(
@@ -28,6 +28,6 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_pb2.ListAuditEventsRequest,
         context: _aio.ServicerContext[_audit_pb2.ListAuditEventsRequest, _abc.Awaitable[_audit_pb2.ListAuditEventsResponse]],
     ) -> _abc.Awaitable[_audit_pb2.ListAuditEventsResponse]:
-        """ListAuditEvents lists what was changed, newest first."""
+        """ListAuditEvents lists audit events, newest first."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _aio.Server) -> None: ...

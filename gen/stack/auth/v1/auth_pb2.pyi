@@ -27,36 +27,36 @@ class _DenialReason:
 class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DENIAL_REASON_UNSPECIFIED: _DenialReason.ValueType  # 0
-    """Never sent."""
+    """Default value; never sent."""
     DENIAL_REASON_UNKNOWN: _DenialReason.ValueType  # 1
-    """No such key was ever issued here."""
+    """The key does not exist."""
     DENIAL_REASON_REVOKED: _DenialReason.ValueType  # 2
     """The key was revoked."""
     DENIAL_REASON_EXPIRED: _DenialReason.ValueType  # 3
-    """The key's life is over."""
+    """The key has expired."""
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
-    """DenialReason is why a key is refused."""
+    """DenialReason is the reason for which a key is rejected."""
 
 DENIAL_REASON_UNSPECIFIED: DenialReason.ValueType  # 0
-"""Never sent."""
+"""Default value; never sent."""
 DENIAL_REASON_UNKNOWN: DenialReason.ValueType  # 1
-"""No such key was ever issued here."""
+"""The key does not exist."""
 DENIAL_REASON_REVOKED: DenialReason.ValueType  # 2
 """The key was revoked."""
 DENIAL_REASON_EXPIRED: DenialReason.ValueType  # 3
-"""The key's life is over."""
+"""The key has expired."""
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
 @_typing.final
 class AuthenticateRequest(_message.Message):
-    """AuthenticateRequest carries one API key in full."""
+    """AuthenticateRequest contains an API key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
-    """The secret as the client sent it, `sk_stk_…`."""
+    """The API key as sent by the client, `sk_stk_…`."""
     def __init__(
         self,
         *,
@@ -72,7 +72,7 @@ Global___AuthenticateRequest: _TypeAlias = AuthenticateRequest  # noqa: Y015
 
 @_typing.final
 class AuthenticateResponse(_message.Message):
-    """AuthenticateResponse is the verdict on one API key."""
+    """AuthenticateResponse is the result of authenticating an API key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -80,14 +80,14 @@ class AuthenticateResponse(_message.Message):
     DENIAL_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The revision of the key table at which this was read; 0 before the first change."""
+    """Revision of the key table at which the key was read; 0 before the first change."""
     @_builtins.property
     def principal(self) -> Global___Principal:
-        """The key is good."""
+        """The key is valid."""
 
     @_builtins.property
     def denial(self) -> Global___Denial:
-        """The key is not good."""
+        """The key is not valid."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ Global___AuthenticateResponse: _TypeAlias = AuthenticateResponse  # noqa: Y015
 
 @_typing.final
 class Principal(_message.Message):
-    """Principal is who a good key stands for and what it may do."""
+    """Principal is the owner and the permissions of a valid key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -122,14 +122,14 @@ class Principal(_message.Message):
     account_id: _builtins.str
     """Id of the account that owns the key, `acc_…`."""
     daily_limit: _builtins.int
-    """Requests a UTC day; the key's own limit, or its plan's. 0 admits nothing."""
+    """Requests per UTC day: the key's own limit, or its plan's. 0 denies every request."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the key stops working; absent means never."""
+        """Expiry time of the key; absent means never."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models that the key may ask for, by name or with `*` in it; empty allows all."""
+        """Models permitted to the key, by name or as patterns with `*`; empty permits all."""
 
     def __init__(
         self,
@@ -150,13 +150,13 @@ Global___Principal: _TypeAlias = Principal  # noqa: Y015
 
 @_typing.final
 class Denial(_message.Message):
-    """Denial says why a key is not good."""
+    """Denial is the rejection of a key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
     reason: Global___DenialReason.ValueType
-    """The reason; safe to tell the caller of the key."""
+    """Reason of the denial; safe to show to the caller."""
     def __init__(
         self,
         *,
@@ -172,13 +172,13 @@ Global___Denial: _TypeAlias = Denial  # noqa: Y015
 
 @_typing.final
 class WatchKeysRequest(_message.Message):
-    """WatchKeysRequest says where to resume."""
+    """WatchKeysRequest selects the revision to resume from."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
-    """Send every change after this revision. Absent starts at the present."""
+    """Send all changes after this revision; absent starts with the current one."""
     def __init__(
         self,
         *,
@@ -196,7 +196,7 @@ Global___WatchKeysRequest: _TypeAlias = WatchKeysRequest  # noqa: Y015
 
 @_typing.final
 class WatchKeysResponse(_message.Message):
-    """WatchKeysResponse is one event of the watch."""
+    """WatchKeysResponse is an event of the watch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -205,15 +205,15 @@ class WatchKeysResponse(_message.Message):
     IS_REVOKED_FIELD_NUMBER: _builtins.int
     ALL_KEYS_CHANGED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The event that is the latest one sent up to and including this message."""
+    """Revision of the latest change sent so far, including this message."""
     changed_key_id: _builtins.str
-    """The key that changed in any way (created, revoked, limit, expiry, plan); empty on a heartbeat. What the key is now,
-    Authenticate says.
+    """Id of a key that changed in any way (created, revoked, limit, expiry, plan); empty in a heartbeat. Authenticate
+    returns the key's new state.
     """
     is_revoked: _builtins.bool
-    """The changed key was revoked: its live streams must end."""
+    """Whether the changed key was revoked, so that its streams must be ended."""
     all_keys_changed: _builtins.bool
-    """Any key may have changed, such as by a plan's new limit: everything that is remembered must be asked again."""
+    """Whether any key may have changed, such as after a change of a plan, so that all cached keys must be discarded."""
     def __init__(
         self,
         *,

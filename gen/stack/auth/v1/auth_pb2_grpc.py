@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthServiceStub:
-    """AuthService answers who may call: the hot path of every request. Gateways call it; it alone knows the pepper.
+    """AuthService authenticates API keys. Gateways call it for requests. It is the only service with the pepper.
     """
 
     def __init__(self, channel):
@@ -48,12 +48,12 @@ class AuthServiceStub:
 
 
 class AuthServiceServicer:
-    """AuthService answers who may call: the hot path of every request. Gateways call it; it alone knows the pepper.
+    """AuthService authenticates API keys. Gateways call it for requests. It is the only service with the pepper.
     """
 
     def Authenticate(self, request, context):
-        """Authenticate says whose API key this is. An unknown, revoked or expired key is an answer (`denial`), not an error;
-        UNAVAILABLE means that nobody knows, and must never be shown to a user as a bad key.
+        """Authenticate returns the owner and the permissions of an API key. An unknown, revoked or expired key yields a
+        `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,8 +61,8 @@ class AuthServiceServicer:
 
     def WatchKeys(self, request, context):
         """WatchKeys streams changes of keys in commit order, and a heartbeat every 0.5 s while auth can read its database.
-        No message for 1 s means that the watch is broken. The first message is always a heartbeat with the revision that
-        the stream starts from.
+        If no message arrives for 1 s, the watch is broken. The first message is always a heartbeat with the revision from
+        which the stream starts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +90,7 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService:
-    """AuthService answers who may call: the hot path of every request. Gateways call it; it alone knows the pepper.
+    """AuthService authenticates API keys. Gateways call it for requests. It is the only service with the pepper.
     """
 
     @staticmethod

@@ -13,21 +13,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuthServiceStub:
-    """AuthService answers who may call: the hot path of every request. Gateways call it; it alone knows the pepper."""
+    """AuthService authenticates API keys. Gateways call it for requests. It is the only service with the pepper."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Authenticate: _aio.UnaryUnaryMultiCallable[_auth_pb2.AuthenticateRequest, _auth_pb2.AuthenticateResponse]
-    """Authenticate says whose API key this is. An unknown, revoked or expired key is an answer (`denial`), not an error;
-    UNAVAILABLE means that nobody knows, and must never be shown to a user as a bad key.
+    """Authenticate returns the owner and the permissions of an API key. An unknown, revoked or expired key yields a
+    `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
     """
     WatchKeys: _aio.UnaryStreamMultiCallable[_auth_pb2.WatchKeysRequest, _auth_pb2.WatchKeysResponse]
     """WatchKeys streams changes of keys in commit order, and a heartbeat every 0.5 s while auth can read its database.
-    No message for 1 s means that the watch is broken. The first message is always a heartbeat with the revision that
-    the stream starts from.
+    If no message arrives for 1 s, the watch is broken. The first message is always a heartbeat with the revision from
+    which the stream starts.
     """
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AuthService answers who may call: the hot path of every request. Gateways call it; it alone knows the pepper."""
+    """AuthService authenticates API keys. Gateways call it for requests. It is the only service with the pepper."""
 
     @_abc_1.abstractmethod
     def Authenticate(
@@ -35,8 +35,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.AuthenticateRequest,
         context: _aio.ServicerContext[_auth_pb2.AuthenticateRequest, _abc.Awaitable[_auth_pb2.AuthenticateResponse]],
     ) -> _abc.Awaitable[_auth_pb2.AuthenticateResponse]:
-        """Authenticate says whose API key this is. An unknown, revoked or expired key is an answer (`denial`), not an error;
-        UNAVAILABLE means that nobody knows, and must never be shown to a user as a bad key.
+        """Authenticate returns the owner and the permissions of an API key. An unknown, revoked or expired key yields a
+        `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
         """
 
     @_abc_1.abstractmethod
@@ -46,8 +46,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.WatchKeysRequest, _abc.AsyncIterator[_auth_pb2.WatchKeysResponse]],
     ) -> _abc.AsyncIterator[_auth_pb2.WatchKeysResponse]:
         """WatchKeys streams changes of keys in commit order, and a heartbeat every 0.5 s while auth can read its database.
-        No message for 1 s means that the watch is broken. The first message is always a heartbeat with the revision that
-        the stream starts from.
+        If no message arrives for 1 s, the watch is broken. The first message is always a heartbeat with the revision from
+        which the stream starts.
         """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _aio.Server) -> None: ...

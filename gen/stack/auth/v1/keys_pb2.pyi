@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Key(_message.Message):
-    """Key is what may be known of a key after its creation."""
+    """Key is an API key without its secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -40,28 +40,28 @@ class Key(_message.Message):
     account_id: _builtins.str
     """Id of the account that owns it."""
     name: _builtins.str
-    """The owner's name for it."""
+    """Name given by the owner."""
     prefix: _builtins.str
-    """The first characters of the secret, to recognise it by."""
+    """First characters of the secret, for recognition."""
     daily_limit: _builtins.int
-    """Requests a UTC day in force: its own limit, or its plan's."""
+    """Current limit in requests per UTC day: the key's own, or its plan's."""
     replaced_by: _builtins.str
-    """Id of the key that it was rotated into; empty when it was not."""
+    """Id of the key that replaced it in a rotation; empty if it was not rotated."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was created."""
+        """Creation time."""
 
     @_builtins.property
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was revoked; absent means that it was not."""
+        """Time of the revocation; absent if the key was not revoked."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it stops working; absent means never."""
+        """Expiry time; absent means never."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models that it may ask for, by name or with `*` in it; empty allows all."""
+        """Models permitted to the key, by name or as patterns with `*`; empty permits all."""
 
     def __init__(
         self,
@@ -97,18 +97,18 @@ class CreateKeyRequest(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """E-mail address of the owning account."""
+    """E-mail address of the account that owns the key."""
     name: _builtins.str
-    """The owner's name for it, 1 to 100 characters."""
+    """Name of the key, 1 to 100 characters."""
     daily_limit: _builtins.int
-    """Requests a UTC day, 0 or more; absent means the plan's."""
+    """Requests per UTC day, 0 or more; absent means the plan's limit."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it is to stop working, in the future; absent means never."""
+        """Expiry time, in the future; absent means never."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models that it may ask for, by name or with `*` in it, at most 50; empty allows all."""
+        """Models permitted to the key, by name or as patterns with `*`, at most 50; empty permits all."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ Global___CreateKeyRequest: _TypeAlias = CreateKeyRequest  # noqa: Y015
 
 @_typing.final
 class CreateKeyResponse(_message.Message):
-    """CreateKeyResponse holds a secret."""
+    """CreateKeyResponse contains a secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -141,7 +141,7 @@ class CreateKeyResponse(_message.Message):
     """The secret, `sk_stk_…`; it cannot be read again."""
     @_builtins.property
     def key(self) -> Global___Key:
-        """The key as created."""
+        """The new key."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ Global___CreateKeyResponse: _TypeAlias = CreateKeyResponse  # noqa: Y015
 
 @_typing.final
 class GetKeyRequest(_message.Message):
-    """GetKeyRequest names a key."""
+    """GetKeyRequest identifies a key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -181,14 +181,14 @@ Global___GetKeyRequest: _TypeAlias = GetKeyRequest  # noqa: Y015
 
 @_typing.final
 class GetKeyResponse(_message.Message):
-    """GetKeyResponse is that key."""
+    """GetKeyResponse contains the key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___Key:
-        """The key as it is now."""
+        """The key."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ Global___GetKeyResponse: _TypeAlias = GetKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListKeysRequest(_message.Message):
-    """ListKeysRequest asks for a page of an account's keys."""
+    """ListKeysRequest selects a page of an account's keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -215,9 +215,9 @@ class ListKeysRequest(_message.Message):
     email: _builtins.str
     """E-mail address of the account."""
     page_size: _builtins.int
-    """At most so many, 1 to 1,000; 0 means 100."""
+    """Maximum number of items to return, 1 to 1,000; 0 means 100."""
     after: _builtins.str
-    """Continue after this key's id; empty begins with the oldest."""
+    """Return keys after this id; empty starts with the oldest."""
     def __init__(
         self,
         *,
@@ -242,7 +242,7 @@ class ListKeysResponse(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Key]:
-        """By id; fewer than asked for means that these were the last."""
+        """Ordered by id. Fewer items than requested mean that this is the last page."""
 
     def __init__(
         self,
@@ -259,7 +259,7 @@ Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
 
 @_typing.final
 class RevokeKeyRequest(_message.Message):
-    """RevokeKeyRequest names the key to end."""
+    """RevokeKeyRequest identifies the key to revoke."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -281,14 +281,14 @@ Global___RevokeKeyRequest: _TypeAlias = RevokeKeyRequest  # noqa: Y015
 
 @_typing.final
 class RevokeKeyResponse(_message.Message):
-    """RevokeKeyResponse is the key after the revocation."""
+    """RevokeKeyResponse contains the revoked key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___Key:
-        """The key as it is now."""
+        """The key."""
 
     def __init__(
         self,
@@ -305,7 +305,7 @@ Global___RevokeKeyResponse: _TypeAlias = RevokeKeyResponse  # noqa: Y015
 
 @_typing.final
 class SetKeyLimitRequest(_message.Message):
-    """SetKeyLimitRequest names a key and its new limit."""
+    """SetKeyLimitRequest contains a key and its new limit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -314,7 +314,7 @@ class SetKeyLimitRequest(_message.Message):
     key_id: _builtins.str
     """Public id of the key."""
     daily_limit: _builtins.int
-    """Requests a UTC day, 0 or more; absent returns the key to its plan's limit."""
+    """Requests per UTC day, 0 or more; absent restores the plan's limit."""
     def __init__(
         self,
         *,
@@ -333,14 +333,14 @@ Global___SetKeyLimitRequest: _TypeAlias = SetKeyLimitRequest  # noqa: Y015
 
 @_typing.final
 class SetKeyLimitResponse(_message.Message):
-    """SetKeyLimitResponse is the key after the change."""
+    """SetKeyLimitResponse contains the changed key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___Key:
-        """The key as it is now."""
+        """The key."""
 
     def __init__(
         self,
@@ -357,7 +357,7 @@ Global___SetKeyLimitResponse: _TypeAlias = SetKeyLimitResponse  # noqa: Y015
 
 @_typing.final
 class RotateKeyRequest(_message.Message):
-    """RotateKeyRequest names the key to replace."""
+    """RotateKeyRequest identifies the key to replace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,7 +366,7 @@ class RotateKeyRequest(_message.Message):
     key_id: _builtins.str
     """Public id of the key."""
     grace_seconds: _builtins.int
-    """Seconds for which the old key goes on working, 0 to 604,800 (a week); never beyond its own expiry."""
+    """Seconds for which the old key keeps working, 0 to 604,800 (one week), but not beyond its own expiry."""
     def __init__(
         self,
         *,
@@ -383,7 +383,7 @@ Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
 
 @_typing.final
 class RotateKeyResponse(_message.Message):
-    """RotateKeyResponse holds a secret."""
+    """RotateKeyResponse contains a secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -398,7 +398,7 @@ class RotateKeyResponse(_message.Message):
 
     @_builtins.property
     def replaced(self) -> Global___Key:
-        """The old key as it is now."""
+        """The old key."""
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class KeyServiceStub:
-    """KeyService manages API keys of any account, without bounds on their number. Callers carry
-    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
+    """KeyService manages API keys of any account, without limits on their number. Callers send `authorization: Bearer
+    STACK_ADMIN_TOKEN` in the call's metadata, and may send the operator's name in `stack-operator`.
     """
 
     def __init__(self, channel):
@@ -69,49 +69,51 @@ class KeyServiceStub:
 
 
 class KeyServiceServicer:
-    """KeyService manages API keys of any account, without bounds on their number. Callers carry
-    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
+    """KeyService manages API keys of any account, without limits on their number. Callers send `authorization: Bearer
+    STACK_ADMIN_TOKEN` in the call's metadata, and may send the operator's name in `stack-operator`.
     """
 
     def CreateKey(self, request, context):
-        """CreateKey mints a key; its secret is in this answer and nowhere else. NOT_FOUND when the account does not exist.
+        """CreateKey creates a key. The response is the only place where its secret appears. NOT_FOUND if the account does not
+        exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetKey(self, request, context):
-        """GetKey reads one key. NOT_FOUND when there is none.
+        """GetKey returns a key. NOT_FOUND if it does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """ListKeys lists an account's keys by id, so oldest first, revoked ones included. NOT_FOUND when the account does not exist.
+        """ListKeys lists an account's keys by id, which is oldest first, including revoked ones. NOT_FOUND if the account
+        does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """RevokeKey ends a key for good: every gateway refuses it within a second of the answer. Revoking twice is no error
-        and keeps the first time. NOT_FOUND when there is no such key.
+        """RevokeKey permanently revokes a key. All gateways reject it within a second of the response. Revoking a key again
+        succeeds and keeps the first time. NOT_FOUND if the key does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetKeyLimit(self, request, context):
-        """SetKeyLimit gives a key a limit of its own in place of its plan's. NOT_FOUND when there is no such key.
+        """SetKeyLimit sets a key's own limit, which overrides its plan's. NOT_FOUND if the key does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request, context):
-        """RotateKey makes a new key with the name, models, expiry and limit of an old one, which stops working after a grace
-        period. NOT_FOUND when there is no such key, FAILED_PRECONDITION when it does not work any more.
+        """RotateKey creates a key with the name, models, expiry and limit of an old one, which stops working after a grace
+        period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,8 +161,8 @@ def add_KeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyService:
-    """KeyService manages API keys of any account, without bounds on their number. Callers carry
-    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
+    """KeyService manages API keys of any account, without limits on their number. Callers send `authorization: Bearer
+    STACK_ADMIN_TOKEN` in the call's metadata, and may send the operator's name in `stack-operator`.
     """
 
     @staticmethod

@@ -13,31 +13,35 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyServiceStub:
-    """KeyService manages API keys of any account, without bounds on their number. Callers carry
-    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
+    """KeyService manages API keys of any account, without limits on their number. Callers send `authorization: Bearer
+    STACK_ADMIN_TOKEN` in the call's metadata, and may send the operator's name in `stack-operator`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.CreateKeyRequest, _keys_pb2.CreateKeyResponse]
-    """CreateKey mints a key; its secret is in this answer and nowhere else. NOT_FOUND when the account does not exist."""
+    """CreateKey creates a key. The response is the only place where its secret appears. NOT_FOUND if the account does not
+    exist.
+    """
     GetKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.GetKeyRequest, _keys_pb2.GetKeyResponse]
-    """GetKey reads one key. NOT_FOUND when there is none."""
+    """GetKey returns a key. NOT_FOUND if it does not exist."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_keys_pb2.ListKeysRequest, _keys_pb2.ListKeysResponse]
-    """ListKeys lists an account's keys by id, so oldest first, revoked ones included. NOT_FOUND when the account does not exist."""
+    """ListKeys lists an account's keys by id, which is oldest first, including revoked ones. NOT_FOUND if the account
+    does not exist.
+    """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RevokeKeyRequest, _keys_pb2.RevokeKeyResponse]
-    """RevokeKey ends a key for good: every gateway refuses it within a second of the answer. Revoking twice is no error
-    and keeps the first time. NOT_FOUND when there is no such key.
+    """RevokeKey permanently revokes a key. All gateways reject it within a second of the response. Revoking a key again
+    succeeds and keeps the first time. NOT_FOUND if the key does not exist.
     """
     SetKeyLimit: _aio.UnaryUnaryMultiCallable[_keys_pb2.SetKeyLimitRequest, _keys_pb2.SetKeyLimitResponse]
-    """SetKeyLimit gives a key a limit of its own in place of its plan's. NOT_FOUND when there is no such key."""
+    """SetKeyLimit sets a key's own limit, which overrides its plan's. NOT_FOUND if the key does not exist."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _keys_pb2.RotateKeyResponse]
-    """RotateKey makes a new key with the name, models, expiry and limit of an old one, which stops working after a grace
-    period. NOT_FOUND when there is no such key, FAILED_PRECONDITION when it does not work any more.
+    """RotateKey creates a key with the name, models, expiry and limit of an old one, which stops working after a grace
+    period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
     """
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """KeyService manages API keys of any account, without bounds on their number. Callers carry
-    `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name the operator in `stack-operator`.
+    """KeyService manages API keys of any account, without limits on their number. Callers send `authorization: Bearer
+    STACK_ADMIN_TOKEN` in the call's metadata, and may send the operator's name in `stack-operator`.
     """
 
     @_abc_1.abstractmethod
@@ -46,7 +50,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.CreateKeyRequest,
         context: _aio.ServicerContext[_keys_pb2.CreateKeyRequest, _abc.Awaitable[_keys_pb2.CreateKeyResponse]],
     ) -> _abc.Awaitable[_keys_pb2.CreateKeyResponse]:
-        """CreateKey mints a key; its secret is in this answer and nowhere else. NOT_FOUND when the account does not exist."""
+        """CreateKey creates a key. The response is the only place where its secret appears. NOT_FOUND if the account does not
+        exist.
+        """
 
     @_abc_1.abstractmethod
     def GetKey(
@@ -54,7 +60,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.GetKeyRequest,
         context: _aio.ServicerContext[_keys_pb2.GetKeyRequest, _abc.Awaitable[_keys_pb2.GetKeyResponse]],
     ) -> _abc.Awaitable[_keys_pb2.GetKeyResponse]:
-        """GetKey reads one key. NOT_FOUND when there is none."""
+        """GetKey returns a key. NOT_FOUND if it does not exist."""
 
     @_abc_1.abstractmethod
     def ListKeys(
@@ -62,7 +68,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.ListKeysRequest,
         context: _aio.ServicerContext[_keys_pb2.ListKeysRequest, _abc.Awaitable[_keys_pb2.ListKeysResponse]],
     ) -> _abc.Awaitable[_keys_pb2.ListKeysResponse]:
-        """ListKeys lists an account's keys by id, so oldest first, revoked ones included. NOT_FOUND when the account does not exist."""
+        """ListKeys lists an account's keys by id, which is oldest first, including revoked ones. NOT_FOUND if the account
+        does not exist.
+        """
 
     @_abc_1.abstractmethod
     def RevokeKey(
@@ -70,8 +78,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.RevokeKeyRequest,
         context: _aio.ServicerContext[_keys_pb2.RevokeKeyRequest, _abc.Awaitable[_keys_pb2.RevokeKeyResponse]],
     ) -> _abc.Awaitable[_keys_pb2.RevokeKeyResponse]:
-        """RevokeKey ends a key for good: every gateway refuses it within a second of the answer. Revoking twice is no error
-        and keeps the first time. NOT_FOUND when there is no such key.
+        """RevokeKey permanently revokes a key. All gateways reject it within a second of the response. Revoking a key again
+        succeeds and keeps the first time. NOT_FOUND if the key does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -80,7 +88,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.SetKeyLimitRequest,
         context: _aio.ServicerContext[_keys_pb2.SetKeyLimitRequest, _abc.Awaitable[_keys_pb2.SetKeyLimitResponse]],
     ) -> _abc.Awaitable[_keys_pb2.SetKeyLimitResponse]:
-        """SetKeyLimit gives a key a limit of its own in place of its plan's. NOT_FOUND when there is no such key."""
+        """SetKeyLimit sets a key's own limit, which overrides its plan's. NOT_FOUND if the key does not exist."""
 
     @_abc_1.abstractmethod
     def RotateKey(
@@ -88,8 +96,8 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _keys_pb2.RotateKeyRequest,
         context: _aio.ServicerContext[_keys_pb2.RotateKeyRequest, _abc.Awaitable[_keys_pb2.RotateKeyResponse]],
     ) -> _abc.Awaitable[_keys_pb2.RotateKeyResponse]:
-        """RotateKey makes a new key with the name, models, expiry and limit of an old one, which stops working after a grace
-        period. NOT_FOUND when there is no such key, FAILED_PRECONDITION when it does not work any more.
+        """RotateKey creates a key with the name, models, expiry and limit of an old one, which stops working after a grace
+        period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
         """
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _aio.Server) -> None: ...

@@ -18,13 +18,13 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class TestMailRequest(_message.Message):
-    """TestMailRequest says what to try."""
+    """TestMailRequest selects the test."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TO_FIELD_NUMBER: _builtins.int
     to: _builtins.str
-    """E-mail address to send a test to; empty only connects."""
+    """Recipient of a test e-mail; empty only connects."""
     def __init__(
         self,
         *,
@@ -40,7 +40,7 @@ Global___TestMailRequest: _TypeAlias = TestMailRequest  # noqa: Y015
 
 @_typing.final
 class TestMailResponse(_message.Message):
-    """TestMailResponse is what was found."""
+    """TestMailResponse is the result of the test."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -60,11 +60,11 @@ class TestMailResponse(_message.Message):
     authenticated: _builtins.bool
     """Whether a user name and password were accepted."""
     smtputf8: _builtins.bool
-    """Whether it takes addresses beyond ASCII (SMTPUTF8)."""
+    """Whether the server supports non-ASCII addresses (SMTPUTF8)."""
     sent: _builtins.bool
-    """Whether it took the test."""
+    """Whether the server accepted a test e-mail."""
     waiting: _builtins.int
-    """E-mails that wait to be sent."""
+    """Number of e-mails waiting to be sent."""
     def __init__(
         self,
         *,

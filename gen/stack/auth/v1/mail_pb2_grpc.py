@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class MailServiceStub:
-    """MailService tells operators about mail. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """MailService tests the mail configuration. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's
+    metadata.
     """
 
     def __init__(self, channel):
@@ -43,13 +44,14 @@ class MailServiceStub:
 
 
 class MailServiceServicer:
-    """MailService tells operators about mail. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """MailService tests the mail configuration. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's
+    metadata.
     """
 
     def TestMail(self, request, context):
-        """TestMail connects to the mail server as for any e-mail, and hands one in if an address is given.
-        FAILED_PRECONDITION when mail is not configured (`mail_not_configured`), or when the server does not take it
-        (`mail_undelivered`): the message says why and what to do.
+        """TestMail connects to the mail server as for any e-mail, and sends a test e-mail if an address is given.
+        FAILED_PRECONDITION if mail is not configured (`mail_not_configured`) or the server rejects the e-mail
+        (`mail_undelivered`), with the cause and what to do in the message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,7 +74,8 @@ def add_MailServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MailService:
-    """MailService tells operators about mail. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata.
+    """MailService tests the mail configuration. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's
+    metadata.
     """
 
     @staticmethod

@@ -13,17 +13,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MailServiceStub:
-    """MailService tells operators about mail. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
+    """MailService tests the mail configuration. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's
+    metadata.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     TestMail: _aio.UnaryUnaryMultiCallable[_mail_pb2.TestMailRequest, _mail_pb2.TestMailResponse]
-    """TestMail connects to the mail server as for any e-mail, and hands one in if an address is given.
-    FAILED_PRECONDITION when mail is not configured (`mail_not_configured`), or when the server does not take it
-    (`mail_undelivered`): the message says why and what to do.
+    """TestMail connects to the mail server as for any e-mail, and sends a test e-mail if an address is given.
+    FAILED_PRECONDITION if mail is not configured (`mail_not_configured`) or the server rejects the e-mail
+    (`mail_undelivered`), with the cause and what to do in the message.
     """
 
 class MailServiceServicer(metaclass=_abc_1.ABCMeta):
-    """MailService tells operators about mail. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata."""
+    """MailService tests the mail configuration. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's
+    metadata.
+    """
 
     @_abc_1.abstractmethod
     def TestMail(
@@ -31,9 +35,9 @@ class MailServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mail_pb2.TestMailRequest,
         context: _aio.ServicerContext[_mail_pb2.TestMailRequest, _abc.Awaitable[_mail_pb2.TestMailResponse]],
     ) -> _abc.Awaitable[_mail_pb2.TestMailResponse]:
-        """TestMail connects to the mail server as for any e-mail, and hands one in if an address is given.
-        FAILED_PRECONDITION when mail is not configured (`mail_not_configured`), or when the server does not take it
-        (`mail_undelivered`): the message says why and what to do.
+        """TestMail connects to the mail server as for any e-mail, and sends a test e-mail if an address is given.
+        FAILED_PRECONDITION if mail is not configured (`mail_not_configured`) or the server rejects the e-mail
+        (`mail_undelivered`), with the cause and what to do in the message.
         """
 
 def add_MailServiceServicer_to_server(servicer: MailServiceServicer, server: _aio.Server) -> None: ...

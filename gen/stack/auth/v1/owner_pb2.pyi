@@ -25,16 +25,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ChangePasswordRequest(_message.Message):
-    """ChangePasswordRequest carries both passwords."""
+    """ChangePasswordRequest contains the current and the new password."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CURRENT_PASSWORD_FIELD_NUMBER: _builtins.int
     NEW_PASSWORD_FIELD_NUMBER: _builtins.int
     current_password: _builtins.str
-    """The present one."""
+    """Current password."""
     new_password: _builtins.str
-    """The new one, 10 to 256 characters."""
+    """New password, 10 to 256 characters."""
     def __init__(
         self,
         *,
@@ -68,13 +68,13 @@ Global___ChangePasswordResponse: _TypeAlias = ChangePasswordResponse  # noqa: Y0
 
 @_typing.final
 class DeleteOwnAccountRequest(_message.Message):
-    """DeleteOwnAccountRequest proves that it is the owner who asks."""
+    """DeleteOwnAccountRequest confirms the deletion with the password."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PASSWORD_FIELD_NUMBER: _builtins.int
     password: _builtins.str
-    """The present password."""
+    """Current password."""
     def __init__(
         self,
         *,
@@ -107,7 +107,7 @@ Global___DeleteOwnAccountResponse: _TypeAlias = DeleteOwnAccountResponse  # noqa
 
 @_typing.final
 class ListOwnSessionsRequest(_message.Message):
-    """ListOwnSessionsRequest asks for all sessions."""
+    """ListOwnSessionsRequest has no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -124,7 +124,7 @@ Global___ListOwnSessionsRequest: _TypeAlias = ListOwnSessionsRequest  # noqa: Y0
 
 @_typing.final
 class ListOwnSessionsResponse(_message.Message):
-    """ListOwnSessionsResponse is all sessions."""
+    """ListOwnSessionsResponse contains all sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,7 +148,7 @@ Global___ListOwnSessionsResponse: _TypeAlias = ListOwnSessionsResponse  # noqa: 
 
 @_typing.final
 class EndOwnSessionRequest(_message.Message):
-    """EndOwnSessionRequest names a session."""
+    """EndOwnSessionRequest identifies a session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -195,14 +195,14 @@ class CreateOwnKeyRequest(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The owner's name for it, 1 to 100 characters."""
+    """Name of the key, 1 to 100 characters."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it is to stop working, in the future; absent means never."""
+        """Expiry time, in the future; absent means never."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models that it may ask for, by name or with `*` in it, at most 50; empty allows all."""
+        """Models permitted to the key, by name or as patterns with `*`, at most 50; empty permits all."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ Global___CreateOwnKeyRequest: _TypeAlias = CreateOwnKeyRequest  # noqa: Y015
 
 @_typing.final
 class CreateOwnKeyResponse(_message.Message):
-    """CreateOwnKeyResponse holds a secret."""
+    """CreateOwnKeyResponse contains a secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -231,7 +231,7 @@ class CreateOwnKeyResponse(_message.Message):
     """The secret, `sk_stk_…`; it cannot be read again."""
     @_builtins.property
     def key(self) -> _keys_pb2.Key:
-        """The key as created."""
+        """The new key."""
 
     def __init__(
         self,
@@ -249,16 +249,16 @@ Global___CreateOwnKeyResponse: _TypeAlias = CreateOwnKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListOwnKeysRequest(_message.Message):
-    """ListOwnKeysRequest asks for a page of keys."""
+    """ListOwnKeysRequest selects a page of keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many, 1 to 1,000; 0 means 100."""
+    """Maximum number of items to return, 1 to 1,000; 0 means 100."""
     after: _builtins.str
-    """Continue after this key's id; empty begins with the oldest."""
+    """Return keys after this id; empty starts with the oldest."""
     def __init__(
         self,
         *,
@@ -275,7 +275,7 @@ Global___ListOwnKeysRequest: _TypeAlias = ListOwnKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListOwnKeysResponse(_message.Message):
-    """ListOwnKeysResponse is a page of keys, and how many keys there may be."""
+    """ListOwnKeysResponse is a page of keys, with the plan's limits on their number."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -283,12 +283,12 @@ class ListOwnKeysResponse(_message.Message):
     ACTIVE_KEYS_MAX_FIELD_NUMBER: _builtins.int
     NEW_KEYS_PER_DAY_MAX_FIELD_NUMBER: _builtins.int
     active_keys_max: _builtins.int
-    """Most keys that may work at the same time."""
+    """Maximum number of active keys."""
     new_keys_per_day_max: _builtins.int
-    """Most keys that may be made in 24 hours."""
+    """Maximum number of new keys in 24 hours."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_keys_pb2.Key]:
-        """By id; fewer than asked for means that these were the last."""
+        """Ordered by id. Fewer items than requested mean that this is the last page."""
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ Global___ListOwnKeysResponse: _TypeAlias = ListOwnKeysResponse  # noqa: Y015
 
 @_typing.final
 class RevokeOwnKeyRequest(_message.Message):
-    """RevokeOwnKeyRequest names the key to end."""
+    """RevokeOwnKeyRequest identifies the key to revoke."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -329,14 +329,14 @@ Global___RevokeOwnKeyRequest: _TypeAlias = RevokeOwnKeyRequest  # noqa: Y015
 
 @_typing.final
 class RevokeOwnKeyResponse(_message.Message):
-    """RevokeOwnKeyResponse is the key after the revocation."""
+    """RevokeOwnKeyResponse contains the revoked key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> _keys_pb2.Key:
-        """The key as it is now."""
+        """The key."""
 
     def __init__(
         self,
@@ -353,7 +353,7 @@ Global___RevokeOwnKeyResponse: _TypeAlias = RevokeOwnKeyResponse  # noqa: Y015
 
 @_typing.final
 class RotateOwnKeyRequest(_message.Message):
-    """RotateOwnKeyRequest names the key to replace."""
+    """RotateOwnKeyRequest identifies the key to replace."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -362,7 +362,7 @@ class RotateOwnKeyRequest(_message.Message):
     key_id: _builtins.str
     """Public id of the key."""
     grace_seconds: _builtins.int
-    """Seconds for which the old key goes on working, 0 to 604,800 (a week); never beyond its own expiry."""
+    """Seconds for which the old key keeps working, 0 to 604,800 (one week), but not beyond its own expiry."""
     def __init__(
         self,
         *,
@@ -379,7 +379,7 @@ Global___RotateOwnKeyRequest: _TypeAlias = RotateOwnKeyRequest  # noqa: Y015
 
 @_typing.final
 class RotateOwnKeyResponse(_message.Message):
-    """RotateOwnKeyResponse holds a secret."""
+    """RotateOwnKeyResponse contains a secret."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -394,7 +394,7 @@ class RotateOwnKeyResponse(_message.Message):
 
     @_builtins.property
     def replaced(self) -> _keys_pb2.Key:
-        """The old key as it is now."""
+        """The old key."""
 
     def __init__(
         self,
@@ -413,7 +413,7 @@ Global___RotateOwnKeyResponse: _TypeAlias = RotateOwnKeyResponse  # noqa: Y015
 
 @_typing.final
 class GetOwnPrincipalRequest(_message.Message):
-    """GetOwnPrincipalRequest names a key."""
+    """GetOwnPrincipalRequest identifies a key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -435,14 +435,14 @@ Global___GetOwnPrincipalRequest: _TypeAlias = GetOwnPrincipalRequest  # noqa: Y0
 
 @_typing.final
 class GetOwnPrincipalResponse(_message.Message):
-    """GetOwnPrincipalResponse is what that key may do."""
+    """GetOwnPrincipalResponse contains the key's permissions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def principal(self) -> _auth_pb2.Principal:
-        """As Authenticate would answer for its secret."""
+        """Same as Authenticate returns for the key's secret."""
 
     def __init__(
         self,
@@ -459,16 +459,16 @@ Global___GetOwnPrincipalResponse: _TypeAlias = GetOwnPrincipalResponse  # noqa: 
 
 @_typing.final
 class ListOwnAuditEventsRequest(_message.Message):
-    """ListOwnAuditEventsRequest asks for a page of events."""
+    """ListOwnAuditEventsRequest selects a page of events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most so many, 1 to 1,000; 0 means 100."""
+    """Maximum number of items to return, 1 to 1,000; 0 means 100."""
     before: _builtins.str
-    """Continue with events older than the one with this id; empty begins with the newest."""
+    """Return events older than the event with this id; empty starts with the newest."""
     def __init__(
         self,
         *,
@@ -492,7 +492,7 @@ class ListOwnAuditEventsResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_audit_pb2.AuditEvent]:
-        """Newest first; fewer than asked for means that these were the oldest."""
+        """Newest first. Fewer items than requested mean that this is the last page."""
 
     def __init__(
         self,

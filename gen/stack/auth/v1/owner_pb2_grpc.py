@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class OwnerServiceStub:
-    """OwnerService is what people do with their own account. Callers carry a session's token as `authorization: Bearer` in the
-    call's metadata, and the person's address in `stack-client-address`. No message names an account: it is the session's,
-    and what belongs to another is NOT_FOUND. UNAUTHENTICATED means that the session has ended.
+    """OwnerService lets users manage their own account. Callers send a session token as `authorization: Bearer` in the
+    call's metadata, and the user's IP address in `stack-client-address`. The account is that of the session. Objects of
+    other accounts are NOT_FOUND. UNAUTHENTICATED means that the session has ended.
     """
 
     def __init__(self, channel):
@@ -90,78 +90,80 @@ class OwnerServiceStub:
 
 
 class OwnerServiceServicer:
-    """OwnerService is what people do with their own account. Callers carry a session's token as `authorization: Bearer` in the
-    call's metadata, and the person's address in `stack-client-address`. No message names an account: it is the session's,
-    and what belongs to another is NOT_FOUND. UNAUTHENTICATED means that the session has ended.
+    """OwnerService lets users manage their own account. Callers send a session token as `authorization: Bearer` in the
+    call's metadata, and the user's IP address in `stack-client-address`. The account is that of the session. Objects of
+    other accounts are NOT_FOUND. UNAUTHENTICATED means that the session has ended.
     """
 
     def ChangePassword(self, request, context):
-        """ChangePassword replaces the password and ends all other sessions. PERMISSION_DENIED when the present one is wrong.
+        """ChangePassword changes the password and ends all other sessions. PERMISSION_DENIED if the current password is
+        wrong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteOwnAccount(self, request, context):
-        """DeleteOwnAccount deletes the account as AccountService does. PERMISSION_DENIED when the password is wrong.
+        """DeleteOwnAccount deletes the account, as AccountService does. PERMISSION_DENIED if the password is wrong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOwnSessions(self, request, context):
-        """ListOwnSessions lists the sessions that have not ended, newest first.
+        """ListOwnSessions lists the active sessions, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndOwnSession(self, request, context):
-        """EndOwnSession ends one of them.
+        """EndOwnSession ends a session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateOwnKey(self, request, context):
-        """CreateOwnKey mints a key with the plan's limit. FAILED_PRECONDITION (`too_many_keys`, `too_many_new_keys`) when the
-        plan has no room for another.
+        """CreateOwnKey creates a key with the plan's limit. FAILED_PRECONDITION (`too_many_keys`, `too_many_new_keys`) if the
+        plan allows no further key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOwnKeys(self, request, context):
-        """ListOwnKeys lists the account's keys by id, so oldest first, revoked ones included.
+        """ListOwnKeys lists the account's keys by id, which is oldest first, including revoked ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeOwnKey(self, request, context):
-        """RevokeOwnKey ends a key for good, as KeyService does.
+        """RevokeOwnKey permanently revokes a key, as KeyService does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateOwnKey(self, request, context):
-        """RotateOwnKey replaces a key, as KeyService does; the new key counts as a new one, the old one no more.
+        """RotateOwnKey replaces a key, as KeyService does. The new key counts towards the plan's limits; the old key no
+        longer does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOwnPrincipal(self, request, context):
-        """GetOwnPrincipal says what a key of the account may do now, for calls on its owner's behalf without its secret.
-        FAILED_PRECONDITION (`key_revoked`, `key_expired`) when the key does not work any more.
+        """GetOwnPrincipal returns the permissions of one of the account's keys, for calls on the owner's behalf without its
+        secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`) if the key was revoked or has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOwnAuditEvents(self, request, context):
-        """ListOwnAuditEvents lists what was changed in the account, newest first.
+        """ListOwnAuditEvents lists the account's audit events, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -229,9 +231,9 @@ def add_OwnerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OwnerService:
-    """OwnerService is what people do with their own account. Callers carry a session's token as `authorization: Bearer` in the
-    call's metadata, and the person's address in `stack-client-address`. No message names an account: it is the session's,
-    and what belongs to another is NOT_FOUND. UNAUTHENTICATED means that the session has ended.
+    """OwnerService lets users manage their own account. Callers send a session token as `authorization: Bearer` in the
+    call's metadata, and the user's IP address in `stack-client-address`. The account is that of the session. Objects of
+    other accounts are NOT_FOUND. UNAUTHENTICATED means that the session has ended.
     """
 
     @staticmethod

@@ -13,41 +13,45 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OwnerServiceStub:
-    """OwnerService is what people do with their own account. Callers carry a session's token as `authorization: Bearer` in the
-    call's metadata, and the person's address in `stack-client-address`. No message names an account: it is the session's,
-    and what belongs to another is NOT_FOUND. UNAUTHENTICATED means that the session has ended.
+    """OwnerService lets users manage their own account. Callers send a session token as `authorization: Bearer` in the
+    call's metadata, and the user's IP address in `stack-client-address`. The account is that of the session. Objects of
+    other accounts are NOT_FOUND. UNAUTHENTICATED means that the session has ended.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ChangePassword: _aio.UnaryUnaryMultiCallable[_owner_pb2.ChangePasswordRequest, _owner_pb2.ChangePasswordResponse]
-    """ChangePassword replaces the password and ends all other sessions. PERMISSION_DENIED when the present one is wrong."""
+    """ChangePassword changes the password and ends all other sessions. PERMISSION_DENIED if the current password is
+    wrong.
+    """
     DeleteOwnAccount: _aio.UnaryUnaryMultiCallable[_owner_pb2.DeleteOwnAccountRequest, _owner_pb2.DeleteOwnAccountResponse]
-    """DeleteOwnAccount deletes the account as AccountService does. PERMISSION_DENIED when the password is wrong."""
+    """DeleteOwnAccount deletes the account, as AccountService does. PERMISSION_DENIED if the password is wrong."""
     ListOwnSessions: _aio.UnaryUnaryMultiCallable[_owner_pb2.ListOwnSessionsRequest, _owner_pb2.ListOwnSessionsResponse]
-    """ListOwnSessions lists the sessions that have not ended, newest first."""
+    """ListOwnSessions lists the active sessions, newest first."""
     EndOwnSession: _aio.UnaryUnaryMultiCallable[_owner_pb2.EndOwnSessionRequest, _owner_pb2.EndOwnSessionResponse]
-    """EndOwnSession ends one of them."""
+    """EndOwnSession ends a session."""
     CreateOwnKey: _aio.UnaryUnaryMultiCallable[_owner_pb2.CreateOwnKeyRequest, _owner_pb2.CreateOwnKeyResponse]
-    """CreateOwnKey mints a key with the plan's limit. FAILED_PRECONDITION (`too_many_keys`, `too_many_new_keys`) when the
-    plan has no room for another.
+    """CreateOwnKey creates a key with the plan's limit. FAILED_PRECONDITION (`too_many_keys`, `too_many_new_keys`) if the
+    plan allows no further key.
     """
     ListOwnKeys: _aio.UnaryUnaryMultiCallable[_owner_pb2.ListOwnKeysRequest, _owner_pb2.ListOwnKeysResponse]
-    """ListOwnKeys lists the account's keys by id, so oldest first, revoked ones included."""
+    """ListOwnKeys lists the account's keys by id, which is oldest first, including revoked ones."""
     RevokeOwnKey: _aio.UnaryUnaryMultiCallable[_owner_pb2.RevokeOwnKeyRequest, _owner_pb2.RevokeOwnKeyResponse]
-    """RevokeOwnKey ends a key for good, as KeyService does."""
+    """RevokeOwnKey permanently revokes a key, as KeyService does."""
     RotateOwnKey: _aio.UnaryUnaryMultiCallable[_owner_pb2.RotateOwnKeyRequest, _owner_pb2.RotateOwnKeyResponse]
-    """RotateOwnKey replaces a key, as KeyService does; the new key counts as a new one, the old one no more."""
+    """RotateOwnKey replaces a key, as KeyService does. The new key counts towards the plan's limits; the old key no
+    longer does.
+    """
     GetOwnPrincipal: _aio.UnaryUnaryMultiCallable[_owner_pb2.GetOwnPrincipalRequest, _owner_pb2.GetOwnPrincipalResponse]
-    """GetOwnPrincipal says what a key of the account may do now, for calls on its owner's behalf without its secret.
-    FAILED_PRECONDITION (`key_revoked`, `key_expired`) when the key does not work any more.
+    """GetOwnPrincipal returns the permissions of one of the account's keys, for calls on the owner's behalf without its
+    secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`) if the key was revoked or has expired.
     """
     ListOwnAuditEvents: _aio.UnaryUnaryMultiCallable[_owner_pb2.ListOwnAuditEventsRequest, _owner_pb2.ListOwnAuditEventsResponse]
-    """ListOwnAuditEvents lists what was changed in the account, newest first."""
+    """ListOwnAuditEvents lists the account's audit events, newest first."""
 
 class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """OwnerService is what people do with their own account. Callers carry a session's token as `authorization: Bearer` in the
-    call's metadata, and the person's address in `stack-client-address`. No message names an account: it is the session's,
-    and what belongs to another is NOT_FOUND. UNAUTHENTICATED means that the session has ended.
+    """OwnerService lets users manage their own account. Callers send a session token as `authorization: Bearer` in the
+    call's metadata, and the user's IP address in `stack-client-address`. The account is that of the session. Objects of
+    other accounts are NOT_FOUND. UNAUTHENTICATED means that the session has ended.
     """
 
     @_abc_1.abstractmethod
@@ -56,7 +60,9 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.ChangePasswordRequest,
         context: _aio.ServicerContext[_owner_pb2.ChangePasswordRequest, _abc.Awaitable[_owner_pb2.ChangePasswordResponse]],
     ) -> _abc.Awaitable[_owner_pb2.ChangePasswordResponse]:
-        """ChangePassword replaces the password and ends all other sessions. PERMISSION_DENIED when the present one is wrong."""
+        """ChangePassword changes the password and ends all other sessions. PERMISSION_DENIED if the current password is
+        wrong.
+        """
 
     @_abc_1.abstractmethod
     def DeleteOwnAccount(
@@ -64,7 +70,7 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.DeleteOwnAccountRequest,
         context: _aio.ServicerContext[_owner_pb2.DeleteOwnAccountRequest, _abc.Awaitable[_owner_pb2.DeleteOwnAccountResponse]],
     ) -> _abc.Awaitable[_owner_pb2.DeleteOwnAccountResponse]:
-        """DeleteOwnAccount deletes the account as AccountService does. PERMISSION_DENIED when the password is wrong."""
+        """DeleteOwnAccount deletes the account, as AccountService does. PERMISSION_DENIED if the password is wrong."""
 
     @_abc_1.abstractmethod
     def ListOwnSessions(
@@ -72,7 +78,7 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.ListOwnSessionsRequest,
         context: _aio.ServicerContext[_owner_pb2.ListOwnSessionsRequest, _abc.Awaitable[_owner_pb2.ListOwnSessionsResponse]],
     ) -> _abc.Awaitable[_owner_pb2.ListOwnSessionsResponse]:
-        """ListOwnSessions lists the sessions that have not ended, newest first."""
+        """ListOwnSessions lists the active sessions, newest first."""
 
     @_abc_1.abstractmethod
     def EndOwnSession(
@@ -80,7 +86,7 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.EndOwnSessionRequest,
         context: _aio.ServicerContext[_owner_pb2.EndOwnSessionRequest, _abc.Awaitable[_owner_pb2.EndOwnSessionResponse]],
     ) -> _abc.Awaitable[_owner_pb2.EndOwnSessionResponse]:
-        """EndOwnSession ends one of them."""
+        """EndOwnSession ends a session."""
 
     @_abc_1.abstractmethod
     def CreateOwnKey(
@@ -88,8 +94,8 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.CreateOwnKeyRequest,
         context: _aio.ServicerContext[_owner_pb2.CreateOwnKeyRequest, _abc.Awaitable[_owner_pb2.CreateOwnKeyResponse]],
     ) -> _abc.Awaitable[_owner_pb2.CreateOwnKeyResponse]:
-        """CreateOwnKey mints a key with the plan's limit. FAILED_PRECONDITION (`too_many_keys`, `too_many_new_keys`) when the
-        plan has no room for another.
+        """CreateOwnKey creates a key with the plan's limit. FAILED_PRECONDITION (`too_many_keys`, `too_many_new_keys`) if the
+        plan allows no further key.
         """
 
     @_abc_1.abstractmethod
@@ -98,7 +104,7 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.ListOwnKeysRequest,
         context: _aio.ServicerContext[_owner_pb2.ListOwnKeysRequest, _abc.Awaitable[_owner_pb2.ListOwnKeysResponse]],
     ) -> _abc.Awaitable[_owner_pb2.ListOwnKeysResponse]:
-        """ListOwnKeys lists the account's keys by id, so oldest first, revoked ones included."""
+        """ListOwnKeys lists the account's keys by id, which is oldest first, including revoked ones."""
 
     @_abc_1.abstractmethod
     def RevokeOwnKey(
@@ -106,7 +112,7 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.RevokeOwnKeyRequest,
         context: _aio.ServicerContext[_owner_pb2.RevokeOwnKeyRequest, _abc.Awaitable[_owner_pb2.RevokeOwnKeyResponse]],
     ) -> _abc.Awaitable[_owner_pb2.RevokeOwnKeyResponse]:
-        """RevokeOwnKey ends a key for good, as KeyService does."""
+        """RevokeOwnKey permanently revokes a key, as KeyService does."""
 
     @_abc_1.abstractmethod
     def RotateOwnKey(
@@ -114,7 +120,9 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.RotateOwnKeyRequest,
         context: _aio.ServicerContext[_owner_pb2.RotateOwnKeyRequest, _abc.Awaitable[_owner_pb2.RotateOwnKeyResponse]],
     ) -> _abc.Awaitable[_owner_pb2.RotateOwnKeyResponse]:
-        """RotateOwnKey replaces a key, as KeyService does; the new key counts as a new one, the old one no more."""
+        """RotateOwnKey replaces a key, as KeyService does. The new key counts towards the plan's limits; the old key no
+        longer does.
+        """
 
     @_abc_1.abstractmethod
     def GetOwnPrincipal(
@@ -122,8 +130,8 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.GetOwnPrincipalRequest,
         context: _aio.ServicerContext[_owner_pb2.GetOwnPrincipalRequest, _abc.Awaitable[_owner_pb2.GetOwnPrincipalResponse]],
     ) -> _abc.Awaitable[_owner_pb2.GetOwnPrincipalResponse]:
-        """GetOwnPrincipal says what a key of the account may do now, for calls on its owner's behalf without its secret.
-        FAILED_PRECONDITION (`key_revoked`, `key_expired`) when the key does not work any more.
+        """GetOwnPrincipal returns the permissions of one of the account's keys, for calls on the owner's behalf without its
+        secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`) if the key was revoked or has expired.
         """
 
     @_abc_1.abstractmethod
@@ -132,6 +140,6 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _owner_pb2.ListOwnAuditEventsRequest,
         context: _aio.ServicerContext[_owner_pb2.ListOwnAuditEventsRequest, _abc.Awaitable[_owner_pb2.ListOwnAuditEventsResponse]],
     ) -> _abc.Awaitable[_owner_pb2.ListOwnAuditEventsResponse]:
-        """ListOwnAuditEvents lists what was changed in the account, newest first."""
+        """ListOwnAuditEvents lists the account's audit events, newest first."""
 
 def add_OwnerServiceServicer_to_server(servicer: OwnerServiceServicer, server: _aio.Server) -> None: ...

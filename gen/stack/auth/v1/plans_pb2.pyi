@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Plan(_message.Message):
-    """Plan is what the accounts on it may do."""
+    """Plan contains the limits of its accounts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,13 +30,13 @@ class Plan(_message.Message):
     ACTIVE_KEYS_MAX_FIELD_NUMBER: _builtins.int
     NEW_KEYS_PER_DAY_MAX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, 1 to 50 characters of a-z, 0-9, `-` and `_`."""
+    """Name, 1 to 50 characters from a-z, 0-9, `-` and `_`."""
     daily_limit: _builtins.int
-    """Requests a UTC day of each key that has no limit of its own; 0 admits nothing."""
+    """Requests per UTC day of each key without its own limit; 0 denies every request."""
     active_keys_max: _builtins.int
-    """Most keys that an account's owner may have working at the same time; absent means AUTH_ACTIVE_KEYS_MAX."""
+    """Maximum number of active keys that an account's owner may have; absent means AUTH_ACTIVE_KEYS_MAX."""
     new_keys_per_day_max: _builtins.int
-    """Most keys that an account's owner may make in 24 hours; absent means AUTH_NEW_KEYS_PER_DAY_MAX."""
+    """Maximum number of keys that an account's owner may create in 24 hours; absent means AUTH_NEW_KEYS_PER_DAY_MAX."""
     def __init__(
         self,
         *,
@@ -62,7 +62,7 @@ Global___Plan: _TypeAlias = Plan  # noqa: Y015
 
 @_typing.final
 class ListPlansRequest(_message.Message):
-    """ListPlansRequest asks for all plans."""
+    """ListPlansRequest has no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -79,14 +79,14 @@ Global___ListPlansRequest: _TypeAlias = ListPlansRequest  # noqa: Y015
 
 @_typing.final
 class ListPlansResponse(_message.Message):
-    """ListPlansResponse is all plans."""
+    """ListPlansResponse contains all plans."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PLANS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
-        """By name."""
+        """Ordered by name."""
 
     def __init__(
         self,
@@ -111,12 +111,12 @@ class SetPlanRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan(self) -> Global___Plan:
-        """The plan as it is to be."""
+        """The plan to store."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of its fields are set, such as `daily_limit`; the others of a plan that exists are kept. A bound that is named and
-        absent returns to the setting. Absent sets all of them.
+        """Fields to set, such as `daily_limit`; absent sets all fields. An existing plan keeps its other fields. A limit that
+        is in the mask but absent from `plan` is reset to the setting.
         """
 
     def __init__(
@@ -135,14 +135,14 @@ Global___SetPlanRequest: _TypeAlias = SetPlanRequest  # noqa: Y015
 
 @_typing.final
 class SetPlanResponse(_message.Message):
-    """SetPlanResponse is the plan after the change."""
+    """SetPlanResponse contains the stored plan."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan(self) -> Global___Plan:
-        """The plan as it is now."""
+        """The plan."""
 
     def __init__(
         self,

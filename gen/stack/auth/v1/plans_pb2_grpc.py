@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class PlanServiceStub:
-    """PlanService manages plans. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name
-    the operator in `stack-operator`, for the audit log.
+    """PlanService manages plans. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may
+    send the operator's name for the audit log in `stack-operator`.
     """
 
     def __init__(self, channel):
@@ -49,8 +49,8 @@ class PlanServiceStub:
 
 
 class PlanServiceServicer:
-    """PlanService manages plans. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name
-    the operator in `stack-operator`, for the audit log.
+    """PlanService manages plans. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may
+    send the operator's name for the audit log in `stack-operator`.
     """
 
     def ListPlans(self, request, context):
@@ -61,7 +61,7 @@ class PlanServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetPlan(self, request, context):
-        """SetPlan makes a plan, or changes it: what it says holds for all its accounts within a second.
+        """SetPlan creates or changes a plan. A change applies to all of its accounts within a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,8 +89,8 @@ def add_PlanServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PlanService:
-    """PlanService manages plans. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name
-    the operator in `stack-operator`, for the audit log.
+    """PlanService manages plans. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may
+    send the operator's name for the audit log in `stack-operator`.
     """
 
     @staticmethod

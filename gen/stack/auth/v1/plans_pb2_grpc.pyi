@@ -13,19 +13,19 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PlanServiceStub:
-    """PlanService manages plans. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name
-    the operator in `stack-operator`, for the audit log.
+    """PlanService manages plans. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may
+    send the operator's name for the audit log in `stack-operator`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPlans: _aio.UnaryUnaryMultiCallable[_plans_pb2.ListPlansRequest, _plans_pb2.ListPlansResponse]
     """ListPlans lists all plans by name."""
     SetPlan: _aio.UnaryUnaryMultiCallable[_plans_pb2.SetPlanRequest, _plans_pb2.SetPlanResponse]
-    """SetPlan makes a plan, or changes it: what it says holds for all its accounts within a second."""
+    """SetPlan creates or changes a plan. A change applies to all of its accounts within a second."""
 
 class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PlanService manages plans. Callers carry `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may name
-    the operator in `stack-operator`, for the audit log.
+    """PlanService manages plans. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and may
+    send the operator's name for the audit log in `stack-operator`.
     """
 
     @_abc_1.abstractmethod
@@ -42,6 +42,6 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _plans_pb2.SetPlanRequest,
         context: _aio.ServicerContext[_plans_pb2.SetPlanRequest, _abc.Awaitable[_plans_pb2.SetPlanResponse]],
     ) -> _abc.Awaitable[_plans_pb2.SetPlanResponse]:
-        """SetPlan makes a plan, or changes it: what it says holds for all its accounts within a second."""
+        """SetPlan creates or changes a plan. A change applies to all of its accounts within a second."""
 
 def add_PlanServiceServicer_to_server(servicer: PlanServiceServicer, server: _aio.Server) -> None: ...

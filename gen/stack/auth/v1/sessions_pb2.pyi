@@ -26,30 +26,30 @@ class _SignUpPolicy:
 class _SignUpPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SignUpPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SIGN_UP_POLICY_UNSPECIFIED: _SignUpPolicy.ValueType  # 0
-    """Never sent."""
+    """Default value; never sent."""
     SIGN_UP_POLICY_OPEN: _SignUpPolicy.ValueType  # 1
-    """Everybody."""
+    """Anyone may sign up."""
     SIGN_UP_POLICY_INVITE: _SignUpPolicy.ValueType  # 2
-    """Who has an invitation."""
+    """Sign-up requires an invitation."""
     SIGN_UP_POLICY_CLOSED: _SignUpPolicy.ValueType  # 3
-    """Nobody; operators create accounts."""
+    """Sign-up is closed; operators create accounts."""
 
 class SignUpPolicy(_SignUpPolicy, metaclass=_SignUpPolicyEnumTypeWrapper):
-    """SignUpPolicy is who may sign up."""
+    """SignUpPolicy determines who may sign up."""
 
 SIGN_UP_POLICY_UNSPECIFIED: SignUpPolicy.ValueType  # 0
-"""Never sent."""
+"""Default value; never sent."""
 SIGN_UP_POLICY_OPEN: SignUpPolicy.ValueType  # 1
-"""Everybody."""
+"""Anyone may sign up."""
 SIGN_UP_POLICY_INVITE: SignUpPolicy.ValueType  # 2
-"""Who has an invitation."""
+"""Sign-up requires an invitation."""
 SIGN_UP_POLICY_CLOSED: SignUpPolicy.ValueType  # 3
-"""Nobody; operators create accounts."""
+"""Sign-up is closed; operators create accounts."""
 Global___SignUpPolicy: _TypeAlias = SignUpPolicy  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
-    """Session is a person's stay in the console."""
+    """Session is a user's session in the console."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -61,26 +61,26 @@ class Session(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     IS_CURRENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id, `ses_…`; it is no credential."""
+    """Id, `ses_…`; not a credential."""
     address: _builtins.str
-    """Address from which it began; empty when it is not known."""
+    """IP address that created the session; empty if unknown."""
     is_current: _builtins.bool
-    """Whether it is the session that asks."""
+    """Whether this is the caller's session."""
     @_builtins.property
     def account(self) -> _accounts_pb2.Account:
-        """Whose."""
+        """Account of the session."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When it began."""
+        """Creation time."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When it ends at the latest, however much it is used."""
+        """Absolute expiry time, independent of use."""
 
     @_builtins.property
     def last_used_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was last used, to the minute."""
+        """Time of the last use, to the minute."""
 
     def __init__(
         self,
@@ -111,9 +111,9 @@ class OpenSession(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     DEVICE_TOKEN_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """The token to show in `authorization: Bearer`; it cannot be read again."""
+    """Bearer token for `authorization`; cannot be read again."""
     device_token: _builtins.str
-    """Token by which this device is known when it logs in to this account again; it opens nothing without the password."""
+    """Token that identifies this device at later log-ins to the account; useless without the password."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session."""
@@ -135,13 +135,13 @@ Global___OpenSession: _TypeAlias = OpenSession  # noqa: Y015
 
 @_typing.final
 class DescribeSignUpRequest(_message.Message):
-    """DescribeSignUpRequest asks for the policy."""
+    """DescribeSignUpRequest may contain an invitation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INVITE_FIELD_NUMBER: _builtins.int
     invite: _builtins.str
-    """Token of an invitation, whose plan is described then; empty, or one that is not good, describes the free plan."""
+    """Token of an invitation, whose plan is described; empty or invalid describes the free plan."""
     def __init__(
         self,
         *,
@@ -157,7 +157,7 @@ Global___DescribeSignUpRequest: _TypeAlias = DescribeSignUpRequest  # noqa: Y015
 
 @_typing.final
 class DescribeSignUpResponse(_message.Message):
-    """DescribeSignUpResponse is the policy."""
+    """DescribeSignUpResponse contains the sign-up policy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,11 +165,11 @@ class DescribeSignUpResponse(_message.Message):
     HAS_MAIL_FIELD_NUMBER: _builtins.int
     DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     policy: Global___SignUpPolicy.ValueType
-    """Who may sign up."""
+    """The policy."""
     has_mail: _builtins.bool
-    """Whether mail is configured: e-mails are verified, and forgotten passwords reset by mail."""
+    """Whether mail is configured, so that e-mail addresses are verified and passwords can be reset by mail."""
     daily_limit: _builtins.int
-    """Requests a UTC day of each key of the new account; 0 admits nothing."""
+    """Requests per UTC day of each key of the new account; 0 denies every request."""
     def __init__(
         self,
         *,
@@ -219,14 +219,14 @@ Global___SignUpRequest: _TypeAlias = SignUpRequest  # noqa: Y015
 
 @_typing.final
 class SignUpResponse(_message.Message):
-    """SignUpResponse says how to go on."""
+    """SignUpResponse contains the first session, if there is one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> Global___OpenSession:
-        """The first session; absent where mail is configured: then a mail tells the owner of the e-mail how to go on."""
+        """The first session; absent if mail is configured, in which case the next steps are sent by mail."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ Global___SignUpResponse: _TypeAlias = SignUpResponse  # noqa: Y015
 
 @_typing.final
 class LogInRequest(_message.Message):
-    """LogInRequest is who somebody says to be."""
+    """LogInRequest contains the user's credentials."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -256,9 +256,9 @@ class LogInRequest(_message.Message):
     password: _builtins.str
     """Password."""
     replaced_token: _builtins.str
-    """Token of a session that the new one replaces, which ends it; empty when there is none."""
+    """Token of a session to end, which the new one replaces; empty without one."""
     device_token: _builtins.str
-    """Device token of an earlier log-in with this device; empty when there is none."""
+    """Device token of an earlier log-in from this device; empty without one."""
     def __init__(
         self,
         *,
@@ -277,7 +277,7 @@ Global___LogInRequest: _TypeAlias = LogInRequest  # noqa: Y015
 
 @_typing.final
 class LogInResponse(_message.Message):
-    """LogInResponse is the new session."""
+    """LogInResponse contains the new session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -301,7 +301,7 @@ Global___LogInResponse: _TypeAlias = LogInResponse  # noqa: Y015
 
 @_typing.final
 class LogOutRequest(_message.Message):
-    """LogOutRequest names the session to end by its token."""
+    """LogOutRequest identifies the session to end by its token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -340,7 +340,7 @@ Global___LogOutResponse: _TypeAlias = LogOutResponse  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):
-    """GetSessionRequest names a session by its token."""
+    """GetSessionRequest identifies a session by its token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -362,7 +362,7 @@ Global___GetSessionRequest: _TypeAlias = GetSessionRequest  # noqa: Y015
 
 @_typing.final
 class GetSessionResponse(_message.Message):
-    """GetSessionResponse is that session."""
+    """GetSessionResponse contains the session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -386,7 +386,7 @@ Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
 
 @_typing.final
 class VerifyEmailRequest(_message.Message):
-    """VerifyEmailRequest carries a mailed token."""
+    """VerifyEmailRequest contains a mailed token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -408,13 +408,13 @@ Global___VerifyEmailRequest: _TypeAlias = VerifyEmailRequest  # noqa: Y015
 
 @_typing.final
 class VerifyEmailResponse(_message.Message):
-    """VerifyEmailResponse says whose e-mail it was."""
+    """VerifyEmailResponse contains the verified e-mail address."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EMAIL_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The e-mail address that is verified now."""
+    """The verified e-mail address."""
     def __init__(
         self,
         *,
@@ -430,7 +430,7 @@ Global___VerifyEmailResponse: _TypeAlias = VerifyEmailResponse  # noqa: Y015
 
 @_typing.final
 class SendVerificationRequest(_message.Message):
-    """SendVerificationRequest names an e-mail address."""
+    """SendVerificationRequest contains an e-mail address."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -452,7 +452,7 @@ Global___SendVerificationRequest: _TypeAlias = SendVerificationRequest  # noqa: 
 
 @_typing.final
 class SendVerificationResponse(_message.Message):
-    """SendVerificationResponse is empty, whether a mail was sent or not."""
+    """SendVerificationResponse is empty, whether or not a mail was sent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -469,7 +469,7 @@ Global___SendVerificationResponse: _TypeAlias = SendVerificationResponse  # noqa
 
 @_typing.final
 class SendPasswordResetRequest(_message.Message):
-    """SendPasswordResetRequest names an e-mail address."""
+    """SendPasswordResetRequest contains an e-mail address."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -491,7 +491,7 @@ Global___SendPasswordResetRequest: _TypeAlias = SendPasswordResetRequest  # noqa
 
 @_typing.final
 class SendPasswordResetResponse(_message.Message):
-    """SendPasswordResetResponse is empty, whether a mail was sent or not."""
+    """SendPasswordResetResponse is empty, whether or not a mail was sent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -508,7 +508,7 @@ Global___SendPasswordResetResponse: _TypeAlias = SendPasswordResetResponse  # no
 
 @_typing.final
 class ResetPasswordRequest(_message.Message):
-    """ResetPasswordRequest carries a token and a new password."""
+    """ResetPasswordRequest contains a token and a new password."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -534,7 +534,7 @@ Global___ResetPasswordRequest: _TypeAlias = ResetPasswordRequest  # noqa: Y015
 
 @_typing.final
 class ResetPasswordResponse(_message.Message):
-    """ResetPasswordResponse says whose password it was."""
+    """ResetPasswordResponse contains the e-mail address and a device token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -543,7 +543,7 @@ class ResetPasswordResponse(_message.Message):
     email: _builtins.str
     """The account's e-mail address."""
     device_token: _builtins.str
-    """Token by which this device is known when it logs in to the account."""
+    """Token that identifies this device at later log-ins to the account."""
     def __init__(
         self,
         *,

@@ -26,12 +26,12 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """SessionService lets people in: it is what a console needs before somebody has logged in. Callers name the person's
-    address in the metadata `stack-client-address`. Tries are counted for each address, and for each account and address, and
-    RESOURCE_EXHAUSTED with `retry_after_seconds` refuses one too many; its `scope` is `client` where nothing but the address
-    was counted, so that a caller may refuse that address by itself until then. A device that logged in to an account before
-    shows its token and is counted apart. Whether an e-mail has an account cannot be told from the answers of
-    LogIn, SendVerification and SendPasswordReset, nor of SignUp where mail is configured.
+    """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
+    `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
+    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
+    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
+    whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     def __init__(self, channel):
@@ -88,76 +88,77 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """SessionService lets people in: it is what a console needs before somebody has logged in. Callers name the person's
-    address in the metadata `stack-client-address`. Tries are counted for each address, and for each account and address, and
-    RESOURCE_EXHAUSTED with `retry_after_seconds` refuses one too many; its `scope` is `client` where nothing but the address
-    was counted, so that a caller may refuse that address by itself until then. A device that logged in to an account before
-    shows its token and is counted apart. Whether an e-mail has an account cannot be told from the answers of
-    LogIn, SendVerification and SendPasswordReset, nor of SignUp where mail is configured.
+    """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
+    `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
+    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
+    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
+    whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     def DescribeSignUp(self, request, context):
-        """DescribeSignUp says who may sign up.
+        """DescribeSignUp returns the sign-up policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignUp(self, request, context):
-        """SignUp opens an account on the free plan, or on its invitation's. PERMISSION_DENIED when that is not open to this
-        person, ALREADY_EXISTS (only where mail is not configured) when the e-mail has an account.
+        """SignUp creates an account on the free plan, or on the invitation's plan. PERMISSION_DENIED if the policy does not
+        allow it, ALREADY_EXISTS (only if mail is not configured) if the e-mail address has an account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LogIn(self, request, context):
-        """LogIn opens a session. UNAUTHENTICATED when e-mail and password do not belong together, FAILED_PRECONDITION with the
-        reason `email_unverified` when they do and the e-mail must be verified first.
+        """LogIn creates a session. UNAUTHENTICATED if the e-mail address or the password is incorrect, FAILED_PRECONDITION
+        with the reason `email_unverified` if they are correct but the e-mail address must be verified first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LogOut(self, request, context):
-        """LogOut ends a session; one that has ended already is no error.
+        """LogOut ends a session. It succeeds if the session has already ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """GetSession says whose session it is, and counts as use of it. UNAUTHENTICATED when it has ended.
+        """GetSession returns a session and counts as a use of it. UNAUTHENTICATED if it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """VerifyEmail proves by a mailed token that the owner reads the e-mail. INVALID_ARGUMENT when the token is not good.
+        """VerifyEmail verifies an e-mail address with a mailed token. INVALID_ARGUMENT if the token is invalid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendVerification(self, request, context):
-        """SendVerification mails a token for ResetPassword, which verifies the e-mail too, to an account that lacks that:
-        whoever reads the mail chooses the password. FAILED_PRECONDITION when mail is not configured.
+        """SendVerification mails a token for ResetPassword to an account without a verified e-mail address. Resetting the
+        password also verifies the address, so the recipient of the mail sets the password. FAILED_PRECONDITION if mail is
+        not configured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendPasswordReset(self, request, context):
-        """SendPasswordReset mails a token for ResetPassword. FAILED_PRECONDITION when mail is not configured.
+        """SendPasswordReset mails a token for ResetPassword. FAILED_PRECONDITION if mail is not configured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetPassword(self, request, context):
-        """ResetPassword chooses a password by a token, which also proves the e-mail, and ends all sessions. INVALID_ARGUMENT
-        when the token is not good.
+        """ResetPassword sets a password with a token, verifies the e-mail address and ends all sessions. INVALID_ARGUMENT if
+        the token is invalid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,12 +221,12 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """SessionService lets people in: it is what a console needs before somebody has logged in. Callers name the person's
-    address in the metadata `stack-client-address`. Tries are counted for each address, and for each account and address, and
-    RESOURCE_EXHAUSTED with `retry_after_seconds` refuses one too many; its `scope` is `client` where nothing but the address
-    was counted, so that a caller may refuse that address by itself until then. A device that logged in to an account before
-    shows its token and is counted apart. Whether an e-mail has an account cannot be told from the answers of
-    LogIn, SendVerification and SendPasswordReset, nor of SignUp where mail is configured.
+    """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
+    `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
+    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
+    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
+    whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     @staticmethod

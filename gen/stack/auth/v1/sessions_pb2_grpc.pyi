@@ -13,49 +13,50 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionServiceStub:
-    """SessionService lets people in: it is what a console needs before somebody has logged in. Callers name the person's
-    address in the metadata `stack-client-address`. Tries are counted for each address, and for each account and address, and
-    RESOURCE_EXHAUSTED with `retry_after_seconds` refuses one too many; its `scope` is `client` where nothing but the address
-    was counted, so that a caller may refuse that address by itself until then. A device that logged in to an account before
-    shows its token and is counted apart. Whether an e-mail has an account cannot be told from the answers of
-    LogIn, SendVerification and SendPasswordReset, nor of SignUp where mail is configured.
+    """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
+    `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
+    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
+    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
+    whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     DescribeSignUp: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DescribeSignUpRequest, _sessions_pb2.DescribeSignUpResponse]
-    """DescribeSignUp says who may sign up."""
+    """DescribeSignUp returns the sign-up policy."""
     SignUp: _aio.UnaryUnaryMultiCallable[_sessions_pb2.SignUpRequest, _sessions_pb2.SignUpResponse]
-    """SignUp opens an account on the free plan, or on its invitation's. PERMISSION_DENIED when that is not open to this
-    person, ALREADY_EXISTS (only where mail is not configured) when the e-mail has an account.
+    """SignUp creates an account on the free plan, or on the invitation's plan. PERMISSION_DENIED if the policy does not
+    allow it, ALREADY_EXISTS (only if mail is not configured) if the e-mail address has an account.
     """
     LogIn: _aio.UnaryUnaryMultiCallable[_sessions_pb2.LogInRequest, _sessions_pb2.LogInResponse]
-    """LogIn opens a session. UNAUTHENTICATED when e-mail and password do not belong together, FAILED_PRECONDITION with the
-    reason `email_unverified` when they do and the e-mail must be verified first.
+    """LogIn creates a session. UNAUTHENTICATED if the e-mail address or the password is incorrect, FAILED_PRECONDITION
+    with the reason `email_unverified` if they are correct but the e-mail address must be verified first.
     """
     LogOut: _aio.UnaryUnaryMultiCallable[_sessions_pb2.LogOutRequest, _sessions_pb2.LogOutResponse]
-    """LogOut ends a session; one that has ended already is no error."""
+    """LogOut ends a session. It succeeds if the session has already ended."""
     GetSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.GetSessionResponse]
-    """GetSession says whose session it is, and counts as use of it. UNAUTHENTICATED when it has ended."""
+    """GetSession returns a session and counts as a use of it. UNAUTHENTICATED if it has ended."""
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_sessions_pb2.VerifyEmailRequest, _sessions_pb2.VerifyEmailResponse]
-    """VerifyEmail proves by a mailed token that the owner reads the e-mail. INVALID_ARGUMENT when the token is not good."""
+    """VerifyEmail verifies an e-mail address with a mailed token. INVALID_ARGUMENT if the token is invalid."""
     SendVerification: _aio.UnaryUnaryMultiCallable[_sessions_pb2.SendVerificationRequest, _sessions_pb2.SendVerificationResponse]
-    """SendVerification mails a token for ResetPassword, which verifies the e-mail too, to an account that lacks that:
-    whoever reads the mail chooses the password. FAILED_PRECONDITION when mail is not configured.
+    """SendVerification mails a token for ResetPassword to an account without a verified e-mail address. Resetting the
+    password also verifies the address, so the recipient of the mail sets the password. FAILED_PRECONDITION if mail is
+    not configured.
     """
     SendPasswordReset: _aio.UnaryUnaryMultiCallable[_sessions_pb2.SendPasswordResetRequest, _sessions_pb2.SendPasswordResetResponse]
-    """SendPasswordReset mails a token for ResetPassword. FAILED_PRECONDITION when mail is not configured."""
+    """SendPasswordReset mails a token for ResetPassword. FAILED_PRECONDITION if mail is not configured."""
     ResetPassword: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ResetPasswordRequest, _sessions_pb2.ResetPasswordResponse]
-    """ResetPassword chooses a password by a token, which also proves the e-mail, and ends all sessions. INVALID_ARGUMENT
-    when the token is not good.
+    """ResetPassword sets a password with a token, verifies the e-mail address and ends all sessions. INVALID_ARGUMENT if
+    the token is invalid.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """SessionService lets people in: it is what a console needs before somebody has logged in. Callers name the person's
-    address in the metadata `stack-client-address`. Tries are counted for each address, and for each account and address, and
-    RESOURCE_EXHAUSTED with `retry_after_seconds` refuses one too many; its `scope` is `client` where nothing but the address
-    was counted, so that a caller may refuse that address by itself until then. A device that logged in to an account before
-    shows its token and is counted apart. Whether an e-mail has an account cannot be told from the answers of
-    LogIn, SendVerification and SendPasswordReset, nor of SignUp where mail is configured.
+    """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
+    `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
+    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
+    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
+    whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     @_abc_1.abstractmethod
@@ -64,7 +65,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.DescribeSignUpRequest,
         context: _aio.ServicerContext[_sessions_pb2.DescribeSignUpRequest, _abc.Awaitable[_sessions_pb2.DescribeSignUpResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.DescribeSignUpResponse]:
-        """DescribeSignUp says who may sign up."""
+        """DescribeSignUp returns the sign-up policy."""
 
     @_abc_1.abstractmethod
     def SignUp(
@@ -72,8 +73,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.SignUpRequest,
         context: _aio.ServicerContext[_sessions_pb2.SignUpRequest, _abc.Awaitable[_sessions_pb2.SignUpResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.SignUpResponse]:
-        """SignUp opens an account on the free plan, or on its invitation's. PERMISSION_DENIED when that is not open to this
-        person, ALREADY_EXISTS (only where mail is not configured) when the e-mail has an account.
+        """SignUp creates an account on the free plan, or on the invitation's plan. PERMISSION_DENIED if the policy does not
+        allow it, ALREADY_EXISTS (only if mail is not configured) if the e-mail address has an account.
         """
 
     @_abc_1.abstractmethod
@@ -82,8 +83,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.LogInRequest,
         context: _aio.ServicerContext[_sessions_pb2.LogInRequest, _abc.Awaitable[_sessions_pb2.LogInResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.LogInResponse]:
-        """LogIn opens a session. UNAUTHENTICATED when e-mail and password do not belong together, FAILED_PRECONDITION with the
-        reason `email_unverified` when they do and the e-mail must be verified first.
+        """LogIn creates a session. UNAUTHENTICATED if the e-mail address or the password is incorrect, FAILED_PRECONDITION
+        with the reason `email_unverified` if they are correct but the e-mail address must be verified first.
         """
 
     @_abc_1.abstractmethod
@@ -92,7 +93,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.LogOutRequest,
         context: _aio.ServicerContext[_sessions_pb2.LogOutRequest, _abc.Awaitable[_sessions_pb2.LogOutResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.LogOutResponse]:
-        """LogOut ends a session; one that has ended already is no error."""
+        """LogOut ends a session. It succeeds if the session has already ended."""
 
     @_abc_1.abstractmethod
     def GetSession(
@@ -100,7 +101,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.GetSessionRequest,
         context: _aio.ServicerContext[_sessions_pb2.GetSessionRequest, _abc.Awaitable[_sessions_pb2.GetSessionResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.GetSessionResponse]:
-        """GetSession says whose session it is, and counts as use of it. UNAUTHENTICATED when it has ended."""
+        """GetSession returns a session and counts as a use of it. UNAUTHENTICATED if it has ended."""
 
     @_abc_1.abstractmethod
     def VerifyEmail(
@@ -108,7 +109,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.VerifyEmailRequest,
         context: _aio.ServicerContext[_sessions_pb2.VerifyEmailRequest, _abc.Awaitable[_sessions_pb2.VerifyEmailResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.VerifyEmailResponse]:
-        """VerifyEmail proves by a mailed token that the owner reads the e-mail. INVALID_ARGUMENT when the token is not good."""
+        """VerifyEmail verifies an e-mail address with a mailed token. INVALID_ARGUMENT if the token is invalid."""
 
     @_abc_1.abstractmethod
     def SendVerification(
@@ -116,8 +117,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.SendVerificationRequest,
         context: _aio.ServicerContext[_sessions_pb2.SendVerificationRequest, _abc.Awaitable[_sessions_pb2.SendVerificationResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.SendVerificationResponse]:
-        """SendVerification mails a token for ResetPassword, which verifies the e-mail too, to an account that lacks that:
-        whoever reads the mail chooses the password. FAILED_PRECONDITION when mail is not configured.
+        """SendVerification mails a token for ResetPassword to an account without a verified e-mail address. Resetting the
+        password also verifies the address, so the recipient of the mail sets the password. FAILED_PRECONDITION if mail is
+        not configured.
         """
 
     @_abc_1.abstractmethod
@@ -126,7 +128,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.SendPasswordResetRequest,
         context: _aio.ServicerContext[_sessions_pb2.SendPasswordResetRequest, _abc.Awaitable[_sessions_pb2.SendPasswordResetResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.SendPasswordResetResponse]:
-        """SendPasswordReset mails a token for ResetPassword. FAILED_PRECONDITION when mail is not configured."""
+        """SendPasswordReset mails a token for ResetPassword. FAILED_PRECONDITION if mail is not configured."""
 
     @_abc_1.abstractmethod
     def ResetPassword(
@@ -134,8 +136,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.ResetPasswordRequest,
         context: _aio.ServicerContext[_sessions_pb2.ResetPasswordRequest, _abc.Awaitable[_sessions_pb2.ResetPasswordResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.ResetPasswordResponse]:
-        """ResetPassword chooses a password by a token, which also proves the e-mail, and ends all sessions. INVALID_ARGUMENT
-        when the token is not good.
+        """ResetPassword sets a password with a token, verifies the e-mail address and ends all sessions. INVALID_ARGUMENT if
+        the token is invalid.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _aio.Server) -> None: ...

@@ -20,16 +20,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ChatRequest(_message.Message):
-    """The messages of this file mirror OpenAI's and Groq's JSON objects; `services/common/rpc/json_codec.py` converts both ways by
-    these rules, so that JSON → protobuf → JSON gives equal JSON values:
-      - a field has its JSON member's name; `optional` tells absent from zero;
-      - a string field `x_json` holds any JSON value of the member `x`, as JSON text;
-      - a oneof `x` holds a member that comes in several types; the JSON type picks the alternative, and a message whose
-        only field is `repeated … items` stands for an array;
-      - `extra_json` holds, as the text of one JSON object, every member that has no field here, and every member whose
-        value its field cannot hold (null, an empty array, another type). Empty means none.
+    """The messages of this file correspond to OpenAI's and Groq's JSON objects. `services/common/rpc/json_codec.py`
+    converts between them without loss, by these rules:
+      - A field has the name of its JSON member; `optional` distinguishes absent from zero.
+      - A string field `x_json` contains any JSON value of the member `x`, as JSON text.
+      - A oneof `x` contains a member with several possible types. The JSON type selects the alternative. A message whose
+        only field is `repeated … items` represents an array.
+      - `extra_json` contains a JSON object, as text, with every member that has no field, and every member whose value
+        its field cannot represent (null, an empty array, another type). Empty means none.
 
-    ChatRequest is a chat completion request without `stream`: the RPC says whether to stream.
+    ChatRequest is a chat completion request without `stream`, which the choice of RPC replaces.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -59,25 +59,25 @@ class ChatRequest(_message.Message):
     PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Model name; absent means the service's default."""
+    """Model; absent means the service's default."""
     temperature: _builtins.float
     """Sampling temperature, 0 to 2."""
     top_p: _builtins.float
     """Nucleus sampling, 0 to 1."""
     max_completion_tokens: _builtins.int
-    """Most tokens to generate, reasoning included."""
+    """Maximum number of generated tokens, including reasoning."""
     max_tokens: _builtins.int
-    """The deprecated name of the same."""
+    """Deprecated name of `max_completion_tokens`."""
     stop_text: _builtins.str
     """One sequence."""
     n: _builtins.int
     """Number of choices; Groq serves 1 only."""
     seed: _builtins.int
-    """Seed for best-effort repeatability."""
+    """Seed for best-effort determinism."""
     tool_choice_mode: _builtins.str
     """`none`, `auto` or `required`."""
     parallel_tool_calls: _builtins.bool
-    """Whether several tools may be called at once."""
+    """Whether the model may call several tools in parallel."""
     reasoning_effort: _builtins.str
     """`none`, `default`, `low`, `medium` or `high`, by model."""
     reasoning_format: _builtins.str
@@ -87,7 +87,7 @@ class ChatRequest(_message.Message):
     service_tier: _builtins.str
     """`auto`, `on_demand`, `flex` or `performance`."""
     user: _builtins.str
-    """The caller's name for its end user."""
+    """Identifier of the caller's end user."""
     frequency_penalty: _builtins.float
     """−2 to 2; accepted by Groq without effect."""
     presence_penalty: _builtins.float
@@ -104,7 +104,7 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def stream_options(self) -> Global___StreamOptions:
-        """What a stream is to report."""
+        """Options of a stream."""
 
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
@@ -116,7 +116,7 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def response_format(self) -> Global___ResponseFormat:
-        """The form of the answer."""
+        """Format of the answer."""
 
     def __init__(
         self,
@@ -255,14 +255,14 @@ Global___StringList: _TypeAlias = StringList  # noqa: Y015
 
 @_typing.final
 class StreamOptions(_message.Message):
-    """StreamOptions says what a stream reports."""
+    """StreamOptions contains the options of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INCLUDE_USAGE_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     include_usage: _builtins.bool
-    """Whether a last chunk without choices reports the usage."""
+    """Whether the stream ends with a chunk without choices that reports the usage."""
     extra_json: _builtins.str
     """All other members."""
     def __init__(
@@ -283,7 +283,7 @@ Global___StreamOptions: _TypeAlias = StreamOptions  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
-    """ChatMessage is one message of a conversation, and the message of an answer."""
+    """ChatMessage is a message of a conversation or of an answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -302,7 +302,7 @@ class ChatMessage(_message.Message):
     name: _builtins.str
     """Name of the participant."""
     tool_call_id: _builtins.str
-    """The call that a tool message answers."""
+    """Id of the call that a tool message answers."""
     reasoning: _builtins.str
     """The assistant's reasoning."""
     extra_json: _builtins.str
@@ -313,7 +313,7 @@ class ChatMessage(_message.Message):
 
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
-        """Calls that the assistant made."""
+        """Tool calls of the assistant."""
 
     def __init__(
         self,
@@ -464,7 +464,7 @@ Global___ImageURL: _TypeAlias = ImageURL  # noqa: Y015
 
 @_typing.final
 class Tool(_message.Message):
-    """Tool is something the model may call."""
+    """Tool is a tool that the model may call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -515,7 +515,7 @@ class FunctionDefinition(_message.Message):
     name: _builtins.str
     """Name, 1 to 64 characters of `[A-Za-z0-9_-]`."""
     description: _builtins.str
-    """What it does."""
+    """Description for the model."""
     parameters_json: _builtins.str
     """JSON Schema of its parameters."""
     strict: _builtins.bool
@@ -556,7 +556,7 @@ Global___FunctionDefinition: _TypeAlias = FunctionDefinition  # noqa: Y015
 
 @_typing.final
 class ToolChoice(_message.Message):
-    """ToolChoice names the one tool to call."""
+    """ToolChoice selects the one tool to call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -595,7 +595,7 @@ Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 @_typing.final
 class FunctionName(_message.Message):
-    """FunctionName names a function."""
+    """FunctionName identifies a function."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -623,7 +623,7 @@ Global___FunctionName: _TypeAlias = FunctionName  # noqa: Y015
 
 @_typing.final
 class ToolCall(_message.Message):
-    """ToolCall is a call that the model asks for; in a stream, a whole one or a piece of one."""
+    """ToolCall is a tool call by the model; in a stream, a complete call or a part of one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -633,16 +633,16 @@ class ToolCall(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id that the tool's answer repeats."""
+    """Id of the call, which the tool's message repeats."""
     type: _builtins.str
     """`function`."""
     index: _builtins.int
-    """Position among the calls; in streams only."""
+    """Position of the call; streams only."""
     extra_json: _builtins.str
     """All other members."""
     @_builtins.property
     def function(self) -> Global___FunctionCall:
-        """What to call."""
+        """The function to call."""
 
     def __init__(
         self,
@@ -678,7 +678,7 @@ Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class FunctionCall(_message.Message):
-    """FunctionCall is a function's name and arguments."""
+    """FunctionCall contains a function's name and arguments."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -715,7 +715,7 @@ Global___FunctionCall: _TypeAlias = FunctionCall  # noqa: Y015
 
 @_typing.final
 class ResponseFormat(_message.Message):
-    """ResponseFormat is the form of the answer."""
+    """ResponseFormat is the format of the answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -766,7 +766,7 @@ class JSONSchemaFormat(_message.Message):
     name: _builtins.str
     """Name of the schema."""
     description: _builtins.str
-    """What it is for."""
+    """Description for the model."""
     schema_json: _builtins.str
     """The JSON Schema."""
     strict: _builtins.bool
@@ -807,7 +807,7 @@ Global___JSONSchemaFormat: _TypeAlias = JSONSchemaFormat  # noqa: Y015
 
 @_typing.final
 class ChatCompletion(_message.Message):
-    """ChatCompletion is an answer in one piece."""
+    """ChatCompletion is an answer without streaming."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -821,26 +821,26 @@ class ChatCompletion(_message.Message):
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our id, `chatcmpl-…`."""
+    """Id, `chatcmpl-…`."""
     object: _builtins.str
     """`chat.completion`."""
     created: _builtins.int
     """Unix time in seconds."""
     model: _builtins.str
-    """The model name that was asked for."""
+    """Requested model."""
     system_fingerprint: _builtins.str
-    """Name of the upstream's configuration."""
+    """Fingerprint of Groq's backend configuration."""
     service_tier: _builtins.str
-    """The tier that served it."""
+    """Service tier of the request."""
     extra_json: _builtins.str
     """All other members."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]:
-        """The answers; one."""
+        """The choices; always one."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """Groq's own count of tokens."""
+        """Token counts reported by Groq."""
 
     def __init__(
         self,
@@ -947,7 +947,7 @@ Global___Choice: _TypeAlias = Choice  # noqa: Y015
 
 @_typing.final
 class ChatChunk(_message.Message):
-    """ChatChunk is one piece of a streamed answer."""
+    """ChatChunk is a chunk of a streamed answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -962,22 +962,22 @@ class ChatChunk(_message.Message):
     X_GROQ_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Our id, `chatcmpl-…`, the same in every chunk of a stream."""
+    """Id, `chatcmpl-…`; the same in all chunks of a stream."""
     object: _builtins.str
     """`chat.completion.chunk`."""
     created: _builtins.int
     """Unix time in seconds."""
     model: _builtins.str
-    """The model name that was asked for."""
+    """Requested model."""
     system_fingerprint: _builtins.str
-    """Name of the upstream's configuration."""
+    """Fingerprint of Groq's backend configuration."""
     service_tier: _builtins.str
-    """The tier that served it."""
+    """Service tier of the request."""
     extra_json: _builtins.str
     """All other members."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkChoice]:
-        """What is new; none in the chunk that only reports usage."""
+        """New output; empty in the chunk that only reports usage."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -985,7 +985,7 @@ class ChatChunk(_message.Message):
 
     @_builtins.property
     def x_groq(self) -> Global___GroqExtension:
-        """Groq's extension; only its usage is ever passed on."""
+        """Groq's extension; contains only the usage."""
 
     def __init__(
         self,
@@ -1042,7 +1042,7 @@ Global___ChatChunk: _TypeAlias = ChatChunk  # noqa: Y015
 
 @_typing.final
 class ChunkChoice(_message.Message):
-    """ChunkChoice is what is new in one answer."""
+    """ChunkChoice is the new output of one choice."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1056,12 +1056,12 @@ class ChunkChoice(_message.Message):
     logprobs_json: _builtins.str
     """Log probabilities, as the upstream sends them."""
     finish_reason: _builtins.str
-    """Set on the last piece: `stop`, `length`, `tool_calls`, `function_call` or `content_filter`."""
+    """Set in the last chunk: `stop`, `length`, `tool_calls`, `function_call` or `content_filter`."""
     extra_json: _builtins.str
     """All other members."""
     @_builtins.property
     def delta(self) -> Global___ChatMessage:
-        """The new piece."""
+        """New output."""
 
     def __init__(
         self,
@@ -1097,7 +1097,7 @@ Global___ChunkChoice: _TypeAlias = ChunkChoice  # noqa: Y015
 
 @_typing.final
 class GroqExtension(_message.Message):
-    """GroqExtension is what Groq adds to a chunk."""
+    """GroqExtension contains Groq's additions to a chunk."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1127,7 +1127,7 @@ Global___GroqExtension: _TypeAlias = GroqExtension  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """Usage is Groq's own count of tokens and its times."""
+    """Usage contains the token counts and times reported by Groq."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1144,26 +1144,26 @@ class Usage(_message.Message):
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
-    """Tokens generated, reasoning included."""
+    """Generated tokens, including reasoning."""
     total_tokens: _builtins.int
-    """The sum."""
+    """Total tokens."""
     queue_time: _builtins.float
-    """Seconds in Groq's queue."""
+    """Time in Groq's queue, in seconds."""
     prompt_time: _builtins.float
-    """Seconds for the prompt."""
+    """Time to process the prompt, in seconds."""
     completion_time: _builtins.float
-    """Seconds for the answer."""
+    """Time to generate the answer, in seconds."""
     total_time: _builtins.float
-    """Seconds in all, without the queue."""
+    """Total time without the queue, in seconds."""
     extra_json: _builtins.str
     """All other members."""
     @_builtins.property
     def prompt_tokens_details(self) -> Global___PromptTokensDetails:
-        """Of the prompt's tokens: how many came from Groq's cache."""
+        """Details of the prompt tokens."""
 
     @_builtins.property
     def completion_tokens_details(self) -> Global___CompletionTokensDetails:
-        """Of the generated tokens: how many were reasoning."""
+        """Details of the generated tokens."""
 
     def __init__(
         self,
@@ -1224,14 +1224,14 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class PromptTokensDetails(_message.Message):
-    """PromptTokensDetails splits the prompt's tokens."""
+    """PromptTokensDetails contains details of the prompt tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     cached_tokens: _builtins.int
-    """Tokens that came from Groq's cache."""
+    """Prompt tokens from Groq's cache."""
     extra_json: _builtins.str
     """All other members."""
     def __init__(
@@ -1252,14 +1252,14 @@ Global___PromptTokensDetails: _TypeAlias = PromptTokensDetails  # noqa: Y015
 
 @_typing.final
 class CompletionTokensDetails(_message.Message):
-    """CompletionTokensDetails splits the generated tokens."""
+    """CompletionTokensDetails contains details of the generated tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     reasoning_tokens: _builtins.int
-    """Tokens of reasoning."""
+    """Generated tokens used for reasoning."""
     extra_json: _builtins.str
     """All other members."""
     def __init__(
@@ -1280,7 +1280,7 @@ Global___CompletionTokensDetails: _TypeAlias = CompletionTokensDetails  # noqa: 
 
 @_typing.final
 class Model(_message.Message):
-    """Model is one model that can be asked for."""
+    """Model is an available model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1299,13 +1299,13 @@ class Model(_message.Message):
     created: _builtins.int
     """Unix time in seconds."""
     owned_by: _builtins.str
-    """Who made it."""
+    """Developer of the model."""
     active: _builtins.bool
-    """Whether it is served now."""
+    """Whether Groq serves the model."""
     context_window: _builtins.int
-    """Most tokens of prompt and answer together."""
+    """Maximum number of tokens of prompt and answer together."""
     max_completion_tokens: _builtins.int
-    """Most tokens of an answer."""
+    """Maximum number of tokens of an answer."""
     extra_json: _builtins.str
     """All other members."""
     def __init__(

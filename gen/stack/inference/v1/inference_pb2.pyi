@@ -28,21 +28,21 @@ class _Verdict:
 class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
-    """No verdict: the hold must be left to quota's sweeper."""
+    """No verdict; quota's sweeper will settle the hold."""
     VERDICT_CHARGED: _Verdict.ValueType  # 1
-    """It counts."""
+    """The request counts against the limit."""
     VERDICT_RELEASED: _Verdict.ValueType  # 2
-    """It does not count."""
+    """The request does not count."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """Verdict says whether a request counts against its key's limit."""
+    """Verdict is whether a request counts against its key's limit."""
 
 VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
-"""No verdict: the hold must be left to quota's sweeper."""
+"""No verdict; quota's sweeper will settle the hold."""
 VERDICT_CHARGED: Verdict.ValueType  # 1
-"""It counts."""
+"""The request counts against the limit."""
 VERDICT_RELEASED: Verdict.ValueType  # 2
-"""It does not count."""
+"""The request does not count."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 class _DependencyState:
@@ -54,29 +54,29 @@ class _DependencyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Depen
     DEPENDENCY_STATE_UNSPECIFIED: _DependencyState.ValueType  # 0
     """Not checked yet."""
     DEPENDENCY_STATE_OK: _DependencyState.ValueType  # 1
-    """It answers."""
+    """The dependency is usable."""
     DEPENDENCY_STATE_REJECTED: _DependencyState.ValueType  # 2
-    """It answers and does not accept our credentials."""
+    """The dependency rejected the credentials."""
     DEPENDENCY_STATE_UNREACHABLE: _DependencyState.ValueType  # 3
-    """It does not answer, or fails."""
+    """The dependency did not respond, or failed."""
 
 class DependencyState(_DependencyState, metaclass=_DependencyStateEnumTypeWrapper):
-    """DependencyState says whether a dependency can be used."""
+    """DependencyState is the state of a dependency."""
 
 DEPENDENCY_STATE_UNSPECIFIED: DependencyState.ValueType  # 0
 """Not checked yet."""
 DEPENDENCY_STATE_OK: DependencyState.ValueType  # 1
-"""It answers."""
+"""The dependency is usable."""
 DEPENDENCY_STATE_REJECTED: DependencyState.ValueType  # 2
-"""It answers and does not accept our credentials."""
+"""The dependency rejected the credentials."""
 DEPENDENCY_STATE_UNREACHABLE: DependencyState.ValueType  # 3
-"""It does not answer, or fails."""
+"""The dependency did not respond, or failed."""
 Global___DependencyState: _TypeAlias = DependencyState  # noqa: Y015
 
 @_typing.final
 class RequestContext(_message.Message):
-    """RequestContext ties a request to its hold; it comes from Quota's Reserve. Without one the request gets a row of its own
-    that counts against no key.
+    """RequestContext identifies a request, its key and its hold, as returned by quota's Reserve. The row of a request
+    without a context does not count against a key.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -97,11 +97,11 @@ class RequestContext(_message.Message):
     """UTC date of the reserve, `YYYY-MM-DD`."""
     @_builtins.property
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
-        """Redis' time of the reserve."""
+        """Time of the reserve by Redis' clock."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Models that may be asked for, by name or with `*` in it; empty allows all. Fallbacks keep to it too."""
+        """Permitted models, by name or as patterns with `*`; empty permits all. Applies to fallbacks too."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ Global___RequestContext: _TypeAlias = RequestContext  # noqa: Y015
 
 @_typing.final
 class CreateChatCompletionRequest(_message.Message):
-    """CreateChatCompletionRequest asks for an answer in one piece."""
+    """CreateChatCompletionRequest is a chat request without streaming."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -131,14 +131,14 @@ class CreateChatCompletionRequest(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     WANTS_JSON_FIELD_NUMBER: _builtins.int
     wants_json: _builtins.bool
-    """Whether the caller would only turn the answer into JSON: it then comes as JSON text, and not typed."""
+    """Whether to return the answer as JSON text instead of typed messages, for callers that only need JSON."""
     @_builtins.property
     def context(self) -> Global___RequestContext:
-        """Where the request is accounted; absent for direct callers."""
+        """Context of the request; absent for direct callers."""
 
     @_builtins.property
     def chat(self) -> _chat_pb2.ChatRequest:
-        """What to ask."""
+        """The chat request."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ Global___CreateChatCompletionRequest: _TypeAlias = CreateChatCompletionRequest  
 
 @_typing.final
 class CreateChatCompletionResponse(_message.Message):
-    """CreateChatCompletionResponse is the answer."""
+    """CreateChatCompletionResponse contains the answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -165,12 +165,12 @@ class CreateChatCompletionResponse(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     COMPLETION_JSON_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
-    """What the ledger says of the request."""
+    """Verdict of the request's ledger row."""
     completion_json: _builtins.bytes
-    """The answer as the text of a JSON object, equal to `completion`; empty unless asked for."""
+    """The answer as JSON text; empty unless `wants_json` is set."""
     @_builtins.property
     def completion(self) -> _chat_pb2.ChatCompletion:
-        """The answer; absent when JSON was asked for."""
+        """The answer; absent if `wants_json` is set."""
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ Global___CreateChatCompletionResponse: _TypeAlias = CreateChatCompletionResponse
 
 @_typing.final
 class StreamChatCompletionRequest(_message.Message):
-    """StreamChatCompletionRequest asks for an answer as it is generated."""
+    """StreamChatCompletionRequest is a chat request with streaming."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,14 +197,14 @@ class StreamChatCompletionRequest(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     WANTS_JSON_FIELD_NUMBER: _builtins.int
     wants_json: _builtins.bool
-    """Whether the caller would only turn the answer into JSON: it then comes as JSON text, and not typed."""
+    """Whether to return the answer as JSON text instead of typed messages, for callers that only need JSON."""
     @_builtins.property
     def context(self) -> Global___RequestContext:
-        """Where the request is accounted; absent for direct callers."""
+        """Context of the request; absent for direct callers."""
 
     @_builtins.property
     def chat(self) -> _chat_pb2.ChatRequest:
-        """What to ask."""
+        """The chat request."""
 
     def __init__(
         self,
@@ -223,7 +223,9 @@ Global___StreamChatCompletionRequest: _TypeAlias = StreamChatCompletionRequest  
 
 @_typing.final
 class StreamChatCompletionResponse(_message.Message):
-    """StreamChatCompletionResponse is what arrived from Groq together. A stream that ended well closes with a verdict."""
+    """StreamChatCompletionResponse contains chunks that arrived from Groq together. The last message of a successful stream
+    contains the verdict.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -231,14 +233,14 @@ class StreamChatCompletionResponse(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     CHUNKS_JSON_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
-    """What the ledger says of the request; in the last message only."""
+    """Verdict of the request's ledger row; only in the last message."""
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.ChatChunk]:
-        """The chunks, in order; empty in the last message, and when JSON was asked for."""
+        """The chunks, in order; empty in the last message and if `wants_json` is set."""
 
     @_builtins.property
     def chunks_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The chunks as the texts of JSON objects, each equal to one of `chunks`; empty unless asked for."""
+        """The chunks as JSON texts, in order; empty unless `wants_json` is set."""
 
     def __init__(
         self,
@@ -257,14 +259,14 @@ Global___StreamChatCompletionResponse: _TypeAlias = StreamChatCompletionResponse
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """ListModelsRequest asks for models."""
+    """ListModelsRequest restricts the list to the models of an API key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PERMITTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def permitted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names, or patterns with `*` in them, of the models that the API key may ask for; empty permits all."""
+        """Models permitted to the API key, by name or as patterns with `*`; empty permits all."""
 
     def __init__(
         self,
@@ -281,14 +283,14 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
-    """ListModelsResponse is the models."""
+    """ListModelsResponse contains the models."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.Model]:
-        """In Groq's order."""
+        """The models, in Groq's order."""
 
     def __init__(
         self,
@@ -305,7 +307,7 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class GetDependenciesRequest(_message.Message):
-    """GetDependenciesRequest asks for all dependencies."""
+    """GetDependenciesRequest has no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -322,7 +324,7 @@ Global___GetDependenciesRequest: _TypeAlias = GetDependenciesRequest  # noqa: Y0
 
 @_typing.final
 class GetDependenciesResponse(_message.Message):
-    """GetDependenciesResponse is all dependencies."""
+    """GetDependenciesResponse contains the state of all dependencies."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -346,7 +348,7 @@ Global___GetDependenciesResponse: _TypeAlias = GetDependenciesResponse  # noqa: 
 
 @_typing.final
 class Dependency(_message.Message):
-    """Dependency is something that the service needs and does not contain."""
+    """Dependency is an external service that this service needs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -354,11 +356,11 @@ class Dependency(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, such as `groq`."""
+    """Name, such as `groq`."""
     state: Global___DependencyState.ValueType
-    """Whether it can be used."""
+    """State of the dependency."""
     message: _builtins.str
-    """What is wrong and what to do, for an operator; empty when nothing is wrong."""
+    """Message for operators: what is wrong and what to do; empty if nothing is wrong."""
     def __init__(
         self,
         *,

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """InferenceService talks to Groq and accounts for every token. Gateways call it once for each request; internal services
-    may call it directly. A failure carries `google.rpc.ErrorInfo` (domain `stack`) whose metadata holds `verdict` when
-    there is one; without a verdict, nothing is known of the request's charge.
+    """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
+    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
+    one. Without a verdict, it is unknown whether the request is charged.
     """
 
     def __init__(self, channel):
@@ -60,34 +60,38 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """InferenceService talks to Groq and accounts for every token. Gateways call it once for each request; internal services
-    may call it directly. A failure carries `google.rpc.ErrorInfo` (domain `stack`) whose metadata holds `verdict` when
-    there is one; without a verdict, nothing is known of the request's charge.
+    """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
+    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
+    one. Without a verdict, it is unknown whether the request is charged.
     """
 
     def CreateChatCompletion(self, request, context):
-        """CreateChatCompletion answers in one piece. Its ledger row is committed before the answer leaves.
+        """CreateChatCompletion returns a whole answer, after its ledger row is committed. If the commit takes too long, the
+        answer has no verdict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamChatCompletion(self, request, context):
-        """StreamChatCompletion answers as it is generated. Its ledger row is committed before the last message leaves.
+        """StreamChatCompletion streams an answer. Its ledger row is committed before the last message is sent. If the commit
+        takes too long, that message has no verdict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers.
+        """ListModels lists the permitted models, from a copy of Groq's list that is at most a minute old while Groq is
+        available.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDependencies(self, request, context):
-        """GetDependencies returns the state of what this service needs, as it was checked last; it checks nothing itself.
+        """GetDependencies returns the state of the service's dependencies as of the last check. It does not check them
+        itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,9 +129,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """InferenceService talks to Groq and accounts for every token. Gateways call it once for each request; internal services
-    may call it directly. A failure carries `google.rpc.ErrorInfo` (domain `stack`) whose metadata holds `verdict` when
-    there is one; without a verdict, nothing is known of the request's charge.
+    """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
+    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
+    one. Without a verdict, it is unknown whether the request is charged.
     """
 
     @staticmethod

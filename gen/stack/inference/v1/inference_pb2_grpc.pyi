@@ -13,25 +13,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """InferenceService talks to Groq and accounts for every token. Gateways call it once for each request; internal services
-    may call it directly. A failure carries `google.rpc.ErrorInfo` (domain `stack`) whose metadata holds `verdict` when
-    there is one; without a verdict, nothing is known of the request's charge.
+    """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
+    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
+    one. Without a verdict, it is unknown whether the request is charged.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateChatCompletion: _aio.UnaryUnaryMultiCallable[_inference_pb2.CreateChatCompletionRequest, _inference_pb2.CreateChatCompletionResponse]
-    """CreateChatCompletion answers in one piece. Its ledger row is committed before the answer leaves."""
+    """CreateChatCompletion returns a whole answer, after its ledger row is committed. If the commit takes too long, the
+    answer has no verdict.
+    """
     StreamChatCompletion: _aio.UnaryStreamMultiCallable[_inference_pb2.StreamChatCompletionRequest, _inference_pb2.StreamChatCompletionResponse]
-    """StreamChatCompletion answers as it is generated. Its ledger row is committed before the last message leaves."""
+    """StreamChatCompletion streams an answer. Its ledger row is committed before the last message is sent. If the commit
+    takes too long, that message has no verdict.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
-    """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers."""
+    """ListModels lists the permitted models, from a copy of Groq's list that is at most a minute old while Groq is
+    available.
+    """
     GetDependencies: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetDependenciesRequest, _inference_pb2.GetDependenciesResponse]
-    """GetDependencies returns the state of what this service needs, as it was checked last; it checks nothing itself."""
+    """GetDependencies returns the state of the service's dependencies as of the last check. It does not check them
+    itself.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """InferenceService talks to Groq and accounts for every token. Gateways call it once for each request; internal services
-    may call it directly. A failure carries `google.rpc.ErrorInfo` (domain `stack`) whose metadata holds `verdict` when
-    there is one; without a verdict, nothing is known of the request's charge.
+    """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
+    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
+    one. Without a verdict, it is unknown whether the request is charged.
     """
 
     @_abc_1.abstractmethod
@@ -40,7 +48,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.CreateChatCompletionRequest,
         context: _aio.ServicerContext[_inference_pb2.CreateChatCompletionRequest, _abc.Awaitable[_inference_pb2.CreateChatCompletionResponse]],
     ) -> _abc.Awaitable[_inference_pb2.CreateChatCompletionResponse]:
-        """CreateChatCompletion answers in one piece. Its ledger row is committed before the answer leaves."""
+        """CreateChatCompletion returns a whole answer, after its ledger row is committed. If the commit takes too long, the
+        answer has no verdict.
+        """
 
     @_abc_1.abstractmethod
     def StreamChatCompletion(
@@ -48,7 +58,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.StreamChatCompletionRequest,
         context: _aio.ServicerContext[_inference_pb2.StreamChatCompletionRequest, _abc.AsyncIterator[_inference_pb2.StreamChatCompletionResponse]],
     ) -> _abc.AsyncIterator[_inference_pb2.StreamChatCompletionResponse]:
-        """StreamChatCompletion answers as it is generated. Its ledger row is committed before the last message leaves."""
+        """StreamChatCompletion streams an answer. Its ledger row is committed before the last message is sent. If the commit
+        takes too long, that message has no verdict.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -56,7 +68,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.ListModelsRequest,
         context: _aio.ServicerContext[_inference_pb2.ListModelsRequest, _abc.Awaitable[_inference_pb2.ListModelsResponse]],
     ) -> _abc.Awaitable[_inference_pb2.ListModelsResponse]:
-        """ListModels lists what may be asked for, from a copy of Groq's list that is at most a minute old while Groq answers."""
+        """ListModels lists the permitted models, from a copy of Groq's list that is at most a minute old while Groq is
+        available.
+        """
 
     @_abc_1.abstractmethod
     def GetDependencies(
@@ -64,6 +78,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GetDependenciesRequest,
         context: _aio.ServicerContext[_inference_pb2.GetDependenciesRequest, _abc.Awaitable[_inference_pb2.GetDependenciesResponse]],
     ) -> _abc.Awaitable[_inference_pb2.GetDependenciesResponse]:
-        """GetDependencies returns the state of what this service needs, as it was checked last; it checks nothing itself."""
+        """GetDependencies returns the state of the service's dependencies as of the last check. It does not check them
+        itself.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _aio.Server) -> None: ...

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class KeyDay(_message.Message):
-    """KeyDay is one key on one UTC date."""
+    """KeyDay is a key and a UTC date."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -48,7 +48,7 @@ Global___KeyDay: _TypeAlias = KeyDay  # noqa: Y015
 
 @_typing.final
 class CountChargedRequest(_message.Message):
-    """CountChargedRequest names keys and days, at most 1,000."""
+    """CountChargedRequest contains at most 1,000 keys and days."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -57,7 +57,7 @@ class CountChargedRequest(_message.Message):
     EXCLUDED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyDay]:
-        """What to count."""
+        """Keys and days to count."""
 
     @_builtins.property
     def reserved_before(self) -> _timestamp_pb2.Timestamp:
@@ -65,7 +65,7 @@ class CountChargedRequest(_message.Message):
 
     @_builtins.property
     def excluded_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Do not count the rows of these requests, at most 1,000."""
+        """Request ids whose rows are not counted, at most 1,000."""
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ Global___CountChargedRequest: _TypeAlias = CountChargedRequest  # noqa: Y015
 
 @_typing.final
 class CountChargedResponse(_message.Message):
-    """CountChargedResponse is the counts."""
+    """CountChargedResponse contains the counts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Charged rows, one for each key and day, in order."""
+        """Number of charged rows of each key and day, in order."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ Global___CountChargedResponse: _TypeAlias = CountChargedResponse  # noqa: Y015
 
 @_typing.final
 class GetRequestRequest(_message.Message):
-    """GetRequestRequest names a request."""
+    """GetRequestRequest identifies a request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -130,7 +130,7 @@ Global___GetRequestRequest: _TypeAlias = GetRequestRequest  # noqa: Y015
 
 @_typing.final
 class GetRequestResponse(_message.Message):
-    """GetRequestResponse is that request's row."""
+    """GetRequestResponse contains the request's row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,7 +154,7 @@ Global___GetRequestResponse: _TypeAlias = GetRequestResponse  # noqa: Y015
 
 @_typing.final
 class UsageRecord(_message.Message):
-    """UsageRecord is one ledger row."""
+    """UsageRecord is a ledger row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -188,37 +188,37 @@ class UsageRecord(_message.Message):
     day: _builtins.str
     """UTC date of the reserve, `YYYY-MM-DD`."""
     model: _builtins.str
-    """The model name that was asked for."""
+    """Requested model."""
     upstream_model: _builtins.str
-    """The model that Groq served."""
+    """Model of the last call to Groq."""
     stream: _builtins.bool
-    """Whether it was streamed."""
+    """Whether the answer was streamed."""
     outcome: _builtins.str
-    """How it ended: `answered`, `client_left`, `client_stalled`, `key_revoked`, `session_ended`, `refused`,
+    """Outcome: `answered`, `client_left`, `client_stalled`, `key_revoked`, `session_ended`, `refused`,
     `upstream_failed`, `cut`, `timed_out` or `unknown`.
     """
     charged: _builtins.bool
-    """Whether it counts against the key's limit."""
+    """Whether the request counts against the key's limit."""
     refund_reason: _builtins.str
-    """Why it does not count; empty when it does."""
+    """Why the request is not charged; empty if it is."""
     prompt_tokens: _builtins.int
     """Tokens of the prompt."""
     completion_tokens: _builtins.int
-    """Tokens generated."""
+    """Generated tokens."""
     total_tokens: _builtins.int
-    """The sum."""
+    """Total tokens."""
     cached_tokens: _builtins.int
-    """Of the prompt's tokens: cached."""
+    """Prompt tokens from Groq's cache."""
     reasoning_tokens: _builtins.int
-    """Of the generated tokens: reasoning."""
+    """Generated tokens used for reasoning."""
     usage_source: _builtins.str
-    """`reported` by Groq, `estimated` from what was seen, or `none`."""
+    """Source of the token counts: `reported` by Groq, `estimated`, or `none` if no tokens were used."""
     upstream_id: _builtins.str
-    """Groq's id of the request; empty when it never said one."""
+    """Groq's id of the request; empty if Groq sent none."""
     attempts: _builtins.int
-    """Calls made to Groq for it."""
+    """Number of calls made to Groq."""
     time_to_first_token_ms: _builtins.int
-    """Milliseconds to the first output; 0 when there was none."""
+    """Milliseconds to the first output; 0 without output."""
     duration_ms: _builtins.int
     """Milliseconds from arrival to the end of Groq's answer."""
     @_builtins.property
@@ -260,7 +260,7 @@ Global___UsageRecord: _TypeAlias = UsageRecord  # noqa: Y015
 
 @_typing.final
 class SummarizeUsageRequest(_message.Message):
-    """SummarizeUsageRequest names an account, a key, or a key of an account, and a span of days."""
+    """SummarizeUsageRequest selects rows by account, key or both, and by a range of days."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -269,13 +269,13 @@ class SummarizeUsageRequest(_message.Message):
     TO_DAY_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """Public id of the key; empty means all of the account's."""
+    """Public id of the key; empty means all keys of the account."""
     from_day: _builtins.str
-    """First UTC date, `YYYY-MM-DD`; empty means from the beginning."""
+    """First UTC date, `YYYY-MM-DD`; empty means no lower bound."""
     to_day: _builtins.str
-    """Last UTC date, `YYYY-MM-DD`; empty means to the end."""
+    """Last UTC date, `YYYY-MM-DD`; empty means no upper bound."""
     account_id: _builtins.str
-    """Id of the account; empty asks for nothing of the key's owner."""
+    """Id of the account; empty means any account."""
     def __init__(
         self,
         *,
@@ -294,7 +294,7 @@ Global___SummarizeUsageRequest: _TypeAlias = SummarizeUsageRequest  # noqa: Y015
 
 @_typing.final
 class SummarizeUsageResponse(_message.Message):
-    """SummarizeUsageResponse is the sums."""
+    """SummarizeUsageResponse contains the sums."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -318,7 +318,7 @@ Global___SummarizeUsageResponse: _TypeAlias = SummarizeUsageResponse  # noqa: Y0
 
 @_typing.final
 class UsageSummary(_message.Message):
-    """UsageSummary is the sum of rows of one day and model."""
+    """UsageSummary contains the sums of the rows of one day and model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,21 +334,21 @@ class UsageSummary(_message.Message):
     day: _builtins.str
     """UTC date, `YYYY-MM-DD`."""
     model: _builtins.str
-    """The model name that was asked for."""
+    """Requested model."""
     charged_requests: _builtins.int
     """Charged requests."""
     released_requests: _builtins.int
-    """Requests that did not count."""
+    """Requests that were not charged."""
     prompt_tokens: _builtins.int
     """Tokens of the prompts."""
     completion_tokens: _builtins.int
-    """Tokens generated."""
+    """Generated tokens."""
     total_tokens: _builtins.int
-    """The sum."""
+    """Total tokens."""
     cached_tokens: _builtins.int
-    """Of the prompts' tokens: cached."""
+    """Prompt tokens from Groq's cache."""
     reasoning_tokens: _builtins.int
-    """Of the generated tokens: reasoning."""
+    """Generated tokens used for reasoning."""
     def __init__(
         self,
         *,
@@ -372,14 +372,14 @@ Global___UsageSummary: _TypeAlias = UsageSummary  # noqa: Y015
 
 @_typing.final
 class CloseUnknownRequest(_message.Message):
-    """CloseUnknownRequest names requests whose verdict never came, at most 1,000."""
+    """CloseUnknownRequest contains at most 1,000 requests whose verdict never arrived."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def contexts(self) -> _containers.RepeatedCompositeFieldContainer[_inference_pb2.RequestContext]:
-        """Where each is accounted, as far as its hold knew."""
+        """Contexts of the requests, from their holds."""
 
     def __init__(
         self,
@@ -396,7 +396,7 @@ Global___CloseUnknownRequest: _TypeAlias = CloseUnknownRequest  # noqa: Y015
 
 @_typing.final
 class CloseUnknownResponse(_message.Message):
-    """CloseUnknownResponse is the requests' verdicts."""
+    """CloseUnknownResponse contains the requests' verdicts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -420,7 +420,7 @@ Global___CloseUnknownResponse: _TypeAlias = CloseUnknownResponse  # noqa: Y015
 
 @_typing.final
 class ResolveAbandonedRequest(_message.Message):
-    """ResolveAbandonedRequest names requests, at most 1,000."""
+    """ResolveAbandonedRequest contains at most 1,000 requests."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -444,7 +444,7 @@ Global___ResolveAbandonedRequest: _TypeAlias = ResolveAbandonedRequest  # noqa: 
 
 @_typing.final
 class AbandonedRequest(_message.Message):
-    """AbandonedRequest is a request whose answer goes to nobody any more."""
+    """AbandonedRequest is a request whose client no longer waits for the answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -453,8 +453,8 @@ class AbandonedRequest(_message.Message):
     request_id: _builtins.str
     """Id of the request."""
     outcome: _builtins.str
-    """Why, as the row's outcome when Groq answered: `client_left`, `client_stalled`, `key_revoked` or `session_ended`.
-    Empty: the gateway lost touch with inference, and the row's own outcome stays.
+    """Outcome to set in the row if Groq answered: `client_left`, `client_stalled`, `key_revoked` or `session_ended`.
+    Empty keeps the row's outcome, for requests that the gateway abandoned because it lost its connection to inference.
     """
     def __init__(
         self,
@@ -472,7 +472,7 @@ Global___AbandonedRequest: _TypeAlias = AbandonedRequest  # noqa: Y015
 
 @_typing.final
 class ResolveAbandonedResponse(_message.Message):
-    """ResolveAbandonedResponse is the requests' verdicts."""
+    """ResolveAbandonedResponse contains the requests' verdicts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -496,7 +496,7 @@ Global___ResolveAbandonedResponse: _TypeAlias = ResolveAbandonedResponse  # noqa
 
 @_typing.final
 class ListRequestsRequest(_message.Message):
-    """ListRequestsRequest asks for a page of an account's rows."""
+    """ListRequestsRequest selects a page of an account's rows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -510,17 +510,17 @@ class ListRequestsRequest(_message.Message):
     account_id: _builtins.str
     """Id of the account; must not be empty."""
     key_id: _builtins.str
-    """Only rows of this key; empty means of any."""
+    """Only rows of this key; empty means all keys."""
     outcome: _builtins.str
-    """Only rows with this outcome, as in UsageRecord; empty means any."""
+    """Only rows with this outcome, as in UsageRecord; empty means all outcomes."""
     from_day: _builtins.str
-    """First UTC day, `YYYY-MM-DD`; empty leaves that end open."""
+    """First UTC date, `YYYY-MM-DD`; empty means no lower bound."""
     to_day: _builtins.str
-    """Last UTC day; empty leaves that end open."""
+    """Last UTC date, `YYYY-MM-DD`; empty means no upper bound."""
     page_size: _builtins.int
-    """At most so many, 1 to 1,000; 0 means 100."""
+    """Maximum number of items to return, 1 to 1,000; 0 means 100."""
     before: _builtins.str
-    """Continue with rows older than the one with this request id; empty begins with the newest."""
+    """Return rows older than the row with this request id; empty starts with the newest."""
     def __init__(
         self,
         *,
@@ -549,7 +549,7 @@ class ListRequestsResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
-        """Newest first, by request id; fewer than asked for means that these were the oldest."""
+        """Newest first, by request id. Fewer items than requested mean that this is the last page."""
 
     def __init__(
         self,
@@ -566,7 +566,7 @@ Global___ListRequestsResponse: _TypeAlias = ListRequestsResponse  # noqa: Y015
 
 @_typing.final
 class ListLastUsesRequest(_message.Message):
-    """ListLastUsesRequest names keys, at most 1,000."""
+    """ListLastUsesRequest contains at most 1,000 keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -590,7 +590,7 @@ Global___ListLastUsesRequest: _TypeAlias = ListLastUsesRequest  # noqa: Y015
 
 @_typing.final
 class LastUse(_message.Message):
-    """LastUse is when a key was last used."""
+    """LastUse is the time at which a key was last used."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -600,7 +600,7 @@ class LastUse(_message.Message):
     """Public id of the key."""
     @_builtins.property
     def used_at(self) -> _timestamp_pb2.Timestamp:
-        """When its latest request with a row was reserved; absent when it has none."""
+        """Time of the reserve of the key's last request; absent if the key has no rows."""
 
     def __init__(
         self,
@@ -618,7 +618,7 @@ Global___LastUse: _TypeAlias = LastUse  # noqa: Y015
 
 @_typing.final
 class ListLastUsesResponse(_message.Message):
-    """ListLastUsesResponse is the last uses."""
+    """ListLastUsesResponse contains the times."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
-    closes lost requests; gateways, `stackctl` and the console show it.
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
+    counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
     def __init__(self, channel):
@@ -74,44 +74,43 @@ class UsageServiceStub:
 
 
 class UsageServiceServicer:
-    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
-    closes lost requests; gateways, `stackctl` and the console show it.
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
+    counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
     def CountCharged(self, request, context):
-        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
-        charges.
+        """CountCharged counts the charged rows of keys and days. Quota initialises and repairs its counters with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRequest(self, request, context):
-        """GetRequest reads one row. NOT_FOUND when there is none.
+        """GetRequest returns one row. NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SummarizeUsage(self, request, context):
-        """SummarizeUsage adds up an account's or a key's rows by day and model.
+        """SummarizeUsage sums an account's or a key's rows by day and model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseUnknown(self, request, context):
-        """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
-        each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
-        uncharged. Quota's sweeper calls it for holds that are overdue.
+        """CloseUnknown inserts an uncharged `unknown` row for each request without a row and returns the verdicts of all
+        requests. These verdicts are final. A row that arrives later adds its usage and outcome but stays uncharged.
+        Quota's sweeper calls it for overdue holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResolveAbandoned(self, request, context):
-        """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
-        why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
+        """ResolveAbandoned returns the verdicts of requests that a gateway abandoned, and records the reasons in their rows.
+        A request without a row is still in progress or was lost. Retry later; quota's sweeper closes it in the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,7 +124,7 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLastUses(self, request, context):
-        """ListLastUses says when keys were last used.
+        """ListLastUses returns the times at which keys were last used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,8 +177,8 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
-    closes lost requests; gateways, `stackctl` and the console show it.
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
+    counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
     @staticmethod

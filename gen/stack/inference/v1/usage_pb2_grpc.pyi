@@ -13,36 +13,34 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
-    closes lost requests; gateways, `stackctl` and the console show it.
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
+    counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountCharged: _aio.UnaryUnaryMultiCallable[_usage_pb2.CountChargedRequest, _usage_pb2.CountChargedResponse]
-    """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
-    charges.
-    """
+    """CountCharged counts the charged rows of keys and days. Quota initialises and repairs its counters with it."""
     GetRequest: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetRequestRequest, _usage_pb2.GetRequestResponse]
-    """GetRequest reads one row. NOT_FOUND when there is none."""
+    """GetRequest returns one row. NOT_FOUND if there is none."""
     SummarizeUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.SummarizeUsageRequest, _usage_pb2.SummarizeUsageResponse]
-    """SummarizeUsage adds up an account's or a key's rows by day and model."""
+    """SummarizeUsage sums an account's or a key's rows by day and model."""
     CloseUnknown: _aio.UnaryUnaryMultiCallable[_usage_pb2.CloseUnknownRequest, _usage_pb2.CloseUnknownResponse]
-    """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
-    each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
-    uncharged. Quota's sweeper calls it for holds that are overdue.
+    """CloseUnknown inserts an uncharged `unknown` row for each request without a row and returns the verdicts of all
+    requests. These verdicts are final. A row that arrives later adds its usage and outcome but stays uncharged.
+    Quota's sweeper calls it for overdue holds.
     """
     ResolveAbandoned: _aio.UnaryUnaryMultiCallable[_usage_pb2.ResolveAbandonedRequest, _usage_pb2.ResolveAbandonedResponse]
-    """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
-    why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
+    """ResolveAbandoned returns the verdicts of requests that a gateway abandoned, and records the reasons in their rows.
+    A request without a row is still in progress or was lost. Retry later; quota's sweeper closes it in the end.
     """
     ListRequests: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListRequestsRequest, _usage_pb2.ListRequestsResponse]
     """ListRequests lists an account's rows, newest first."""
     ListLastUses: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListLastUsesRequest, _usage_pb2.ListLastUsesResponse]
-    """ListLastUses says when keys were last used."""
+    """ListLastUses returns the times at which keys were last used."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """UsageService is the usage ledger: one row for each request that reached inference. Quota grounds its counters in it and
-    closes lost requests; gateways, `stackctl` and the console show it.
+    """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
+    counters from it and closes lost requests. Gateways, `stackctl` and the console display it.
     """
 
     @_abc_1.abstractmethod
@@ -51,9 +49,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.CountChargedRequest,
         context: _aio.ServicerContext[_usage_pb2.CountChargedRequest, _abc.Awaitable[_usage_pb2.CountChargedResponse]],
     ) -> _abc.Awaitable[_usage_pb2.CountChargedResponse]:
-        """CountCharged counts charged rows of keys and days. Quota seeds its counters with it, and raises counters that lost
-        charges.
-        """
+        """CountCharged counts the charged rows of keys and days. Quota initialises and repairs its counters with it."""
 
     @_abc_1.abstractmethod
     def GetRequest(
@@ -61,7 +57,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetRequestRequest,
         context: _aio.ServicerContext[_usage_pb2.GetRequestRequest, _abc.Awaitable[_usage_pb2.GetRequestResponse]],
     ) -> _abc.Awaitable[_usage_pb2.GetRequestResponse]:
-        """GetRequest reads one row. NOT_FOUND when there is none."""
+        """GetRequest returns one row. NOT_FOUND if there is none."""
 
     @_abc_1.abstractmethod
     def SummarizeUsage(
@@ -69,7 +65,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.SummarizeUsageRequest,
         context: _aio.ServicerContext[_usage_pb2.SummarizeUsageRequest, _abc.Awaitable[_usage_pb2.SummarizeUsageResponse]],
     ) -> _abc.Awaitable[_usage_pb2.SummarizeUsageResponse]:
-        """SummarizeUsage adds up an account's or a key's rows by day and model."""
+        """SummarizeUsage sums an account's or a key's rows by day and model."""
 
     @_abc_1.abstractmethod
     def CloseUnknown(
@@ -77,9 +73,9 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.CloseUnknownRequest,
         context: _aio.ServicerContext[_usage_pb2.CloseUnknownRequest, _abc.Awaitable[_usage_pb2.CloseUnknownResponse]],
     ) -> _abc.Awaitable[_usage_pb2.CloseUnknownResponse]:
-        """CloseUnknown gives every request that has no row an `unknown` row, which is not charged, and returns the verdict of
-        each: of its row as it was, or of the new one. Final: a row that comes later fills in what was used and stays
-        uncharged. Quota's sweeper calls it for holds that are overdue.
+        """CloseUnknown inserts an uncharged `unknown` row for each request without a row and returns the verdicts of all
+        requests. These verdicts are final. A row that arrives later adds its usage and outcome but stays uncharged.
+        Quota's sweeper calls it for overdue holds.
         """
 
     @_abc_1.abstractmethod
@@ -88,8 +84,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ResolveAbandonedRequest,
         context: _aio.ServicerContext[_usage_pb2.ResolveAbandonedRequest, _abc.Awaitable[_usage_pb2.ResolveAbandonedResponse]],
     ) -> _abc.Awaitable[_usage_pb2.ResolveAbandonedResponse]:
-        """ResolveAbandoned returns the verdicts of requests that a gateway does not follow any more, and notes on their rows
-        why. A request without a row is still under way, or was lost: ask again, and leave it to quota's sweeper at last.
+        """ResolveAbandoned returns the verdicts of requests that a gateway abandoned, and records the reasons in their rows.
+        A request without a row is still in progress or was lost. Retry later; quota's sweeper closes it in the end.
         """
 
     @_abc_1.abstractmethod
@@ -106,6 +102,6 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ListLastUsesRequest,
         context: _aio.ServicerContext[_usage_pb2.ListLastUsesRequest, _abc.Awaitable[_usage_pb2.ListLastUsesResponse]],
     ) -> _abc.Awaitable[_usage_pb2.ListLastUsesResponse]:
-        """ListLastUses says when keys were last used."""
+        """ListLastUses returns the times at which keys were last used."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

@@ -27,17 +27,17 @@ class _Verdict:
 class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
-    """Not a verdict; refused."""
+    """Default value; rejected."""
     VERDICT_CHARGED: _Verdict.ValueType  # 1
     """The request counts against the limit."""
     VERDICT_RELEASED: _Verdict.ValueType  # 2
     """The request does not count."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """Verdict is how a hold ends."""
+    """Verdict is whether a settled request counts against the limit."""
 
 VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
-"""Not a verdict; refused."""
+"""Default value; rejected."""
 VERDICT_CHARGED: Verdict.ValueType  # 1
 """The request counts against the limit."""
 VERDICT_RELEASED: Verdict.ValueType  # 2
@@ -51,25 +51,25 @@ class _ReserveOutcome:
 class _ReserveOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReserveOutcome.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RESERVE_OUTCOME_UNSPECIFIED: _ReserveOutcome.ValueType  # 0
-    """Never sent."""
+    """Default value; never sent."""
     RESERVE_OUTCOME_HELD: _ReserveOutcome.ValueType  # 1
     """The slot is held."""
     RESERVE_OUTCOME_DENIED: _ReserveOutcome.ValueType  # 2
-    """Charged and held requests fill the limit."""
+    """The limit is reached by charged and held requests."""
     RESERVE_OUTCOME_UNAVAILABLE: _ReserveOutcome.ValueType  # 3
-    """The key's counter could not be grounded in the ledger just now; nothing is known and nothing was held."""
+    """The key's counter could not be initialised from the ledger. Nothing was held."""
 
 class ReserveOutcome(_ReserveOutcome, metaclass=_ReserveOutcomeEnumTypeWrapper):
-    """ReserveOutcome is what became of a reservation."""
+    """ReserveOutcome is the outcome of a reservation."""
 
 RESERVE_OUTCOME_UNSPECIFIED: ReserveOutcome.ValueType  # 0
-"""Never sent."""
+"""Default value; never sent."""
 RESERVE_OUTCOME_HELD: ReserveOutcome.ValueType  # 1
 """The slot is held."""
 RESERVE_OUTCOME_DENIED: ReserveOutcome.ValueType  # 2
-"""Charged and held requests fill the limit."""
+"""The limit is reached by charged and held requests."""
 RESERVE_OUTCOME_UNAVAILABLE: ReserveOutcome.ValueType  # 3
-"""The key's counter could not be grounded in the ledger just now; nothing is known and nothing was held."""
+"""The key's counter could not be initialised from the ledger. Nothing was held."""
 Global___ReserveOutcome: _TypeAlias = ReserveOutcome  # noqa: Y015
 
 class _DiscrepancyKind:
@@ -79,29 +79,29 @@ class _DiscrepancyKind:
 class _DiscrepancyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DiscrepancyKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DISCREPANCY_KIND_UNSPECIFIED: _DiscrepancyKind.ValueType  # 0
-    """Never sent."""
+    """Default value; never sent."""
     DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER: _DiscrepancyKind.ValueType  # 1
-    """Redis counts more than the ledger has rows: somebody is charged for nothing."""
+    """Redis has more charges than the ledger has rows, so the key is charged too much."""
     DISCREPANCY_KIND_COUNTER_BELOW_LEDGER: _DiscrepancyKind.ValueType  # 2
-    """Redis counts less than the ledger has old rows: somebody gets requests for nothing."""
+    """Redis has fewer charges than the ledger has old rows, so the key is charged too little."""
     DISCREPANCY_KIND_HOLD_OVERDUE: _DiscrepancyKind.ValueType  # 3
-    """A hold is overdue and the sweeper has not closed it."""
+    """The sweeper has not closed an overdue hold in time."""
     DISCREPANCY_KIND_OVER_LIMIT: _DiscrepancyKind.ValueType  # 4
-    """More is charged and held than the limit ever was on that day."""
+    """Charged and held requests exceed the highest limit of that day."""
 
 class DiscrepancyKind(_DiscrepancyKind, metaclass=_DiscrepancyKindEnumTypeWrapper):
-    """DiscrepancyKind is what is wrong."""
+    """DiscrepancyKind is the kind of a discrepancy."""
 
 DISCREPANCY_KIND_UNSPECIFIED: DiscrepancyKind.ValueType  # 0
-"""Never sent."""
+"""Default value; never sent."""
 DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER: DiscrepancyKind.ValueType  # 1
-"""Redis counts more than the ledger has rows: somebody is charged for nothing."""
+"""Redis has more charges than the ledger has rows, so the key is charged too much."""
 DISCREPANCY_KIND_COUNTER_BELOW_LEDGER: DiscrepancyKind.ValueType  # 2
-"""Redis counts less than the ledger has old rows: somebody gets requests for nothing."""
+"""Redis has fewer charges than the ledger has old rows, so the key is charged too little."""
 DISCREPANCY_KIND_HOLD_OVERDUE: DiscrepancyKind.ValueType  # 3
-"""A hold is overdue and the sweeper has not closed it."""
+"""The sweeper has not closed an overdue hold in time."""
 DISCREPANCY_KIND_OVER_LIMIT: DiscrepancyKind.ValueType  # 4
-"""More is charged and held than the limit ever was on that day."""
+"""Charged and held requests exceed the highest limit of that day."""
 Global___DiscrepancyKind: _TypeAlias = DiscrepancyKind  # noqa: Y015
 
 class _DependencyState:
@@ -113,28 +113,28 @@ class _DependencyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Depen
     DEPENDENCY_STATE_UNSPECIFIED: _DependencyState.ValueType  # 0
     """Not checked yet."""
     DEPENDENCY_STATE_OK: _DependencyState.ValueType  # 1
-    """It answers."""
+    """The dependency is usable."""
     DEPENDENCY_STATE_REJECTED: _DependencyState.ValueType  # 2
-    """It answers and does not accept our credentials."""
+    """The dependency rejected the credentials."""
     DEPENDENCY_STATE_UNREACHABLE: _DependencyState.ValueType  # 3
-    """It does not answer, or fails."""
+    """The dependency did not respond, or failed."""
 
 class DependencyState(_DependencyState, metaclass=_DependencyStateEnumTypeWrapper):
-    """DependencyState says whether a dependency can be used."""
+    """DependencyState is the state of a dependency."""
 
 DEPENDENCY_STATE_UNSPECIFIED: DependencyState.ValueType  # 0
 """Not checked yet."""
 DEPENDENCY_STATE_OK: DependencyState.ValueType  # 1
-"""It answers."""
+"""The dependency is usable."""
 DEPENDENCY_STATE_REJECTED: DependencyState.ValueType  # 2
-"""It answers and does not accept our credentials."""
+"""The dependency rejected the credentials."""
 DEPENDENCY_STATE_UNREACHABLE: DependencyState.ValueType  # 3
-"""It does not answer, or fails."""
+"""The dependency did not respond, or failed."""
 Global___DependencyState: _TypeAlias = DependencyState  # noqa: Y015
 
 @_typing.final
 class DayStatus(_message.Message):
-    """DayStatus is a key's state on one UTC day, after the step that it comes with."""
+    """DayStatus is a key's counts for one UTC day, after the operation that returned them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -143,11 +143,11 @@ class DayStatus(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     RESET_AT_FIELD_NUMBER: _builtins.int
     day: _builtins.str
-    """The UTC date, `YYYY-MM-DD`."""
+    """UTC date, `YYYY-MM-DD`."""
     charged: _builtins.int
-    """Requests that count for good."""
+    """Charged requests."""
     held: _builtins.int
-    """Requests in flight, which count until they are settled."""
+    """Requests in flight, which count against the limit until they are settled."""
     @_builtins.property
     def reset_at(self) -> _timestamp_pb2.Timestamp:
         """The next 00:00 UTC."""
@@ -170,14 +170,14 @@ Global___DayStatus: _TypeAlias = DayStatus  # noqa: Y015
 
 @_typing.final
 class ReserveRequest(_message.Message):
-    """ReserveRequest asks for slots, at most 1,000 in one call."""
+    """ReserveRequest contains at most 1,000 reservations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESERVATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reservation]:
-        """The requests that want a slot."""
+        """The reservations."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
 
 @_typing.final
 class Reservation(_message.Message):
-    """Reservation asks for one slot of one key's day."""
+    """Reservation is a request for one slot of a key's daily limit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,13 +203,13 @@ class Reservation(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Id of the request, unique for ever; the ledger's primary key."""
+    """Globally unique id of the request; the ledger's primary key."""
     key_id: _builtins.str
     """Public id of the key."""
     account_id: _builtins.str
-    """Id of the account that owns the key; kept beside the hold for the sweeper."""
+    """Id of the account that owns the key; stored with the hold for the sweeper."""
     limit: _builtins.int
-    """Requests a day in force now; 0 admits nothing."""
+    """Current limit in requests per day; 0 denies every request."""
     def __init__(
         self,
         *,
@@ -228,7 +228,7 @@ Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
 
 @_typing.final
 class ReserveResponse(_message.Message):
-    """ReserveResponse answers each reservation."""
+    """ReserveResponse contains the results of the reservations."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -252,7 +252,7 @@ Global___ReserveResponse: _TypeAlias = ReserveResponse  # noqa: Y015
 
 @_typing.final
 class ReserveResult(_message.Message):
-    """ReserveResult is the outcome of one reservation."""
+    """ReserveResult is the result of one reservation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -260,14 +260,14 @@ class ReserveResult(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     RESERVED_AT_FIELD_NUMBER: _builtins.int
     outcome: Global___ReserveOutcome.ValueType
-    """What became of it."""
+    """Outcome of the reservation."""
     @_builtins.property
     def status(self) -> Global___DayStatus:
-        """The key's day after this step; absent when unavailable."""
+        """The key's counts after this reservation; absent if the outcome is unavailable."""
 
     @_builtins.property
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
-        """Redis' time of the hold; absent unless held. It travels with the request into its ledger row."""
+        """Time of the hold by Redis' clock, to be stored in the request's ledger row; absent unless held."""
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ Global___ReserveResult: _TypeAlias = ReserveResult  # noqa: Y015
 
 @_typing.final
 class SettleRequest(_message.Message):
-    """SettleRequest closes holds, at most 1,000 in one call."""
+    """SettleRequest contains at most 1,000 settlements."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -319,13 +319,13 @@ class Settlement(_message.Message):
     DAY_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Id of the request whose hold it is."""
+    """Id of the request."""
     key_id: _builtins.str
     """Public id of the key."""
     day: _builtins.str
-    """The UTC date of its reserve, `YYYY-MM-DD`."""
+    """UTC date of the reserve, `YYYY-MM-DD`."""
     verdict: Global___Verdict.ValueType
-    """How it ends."""
+    """The verdict."""
     def __init__(
         self,
         *,
@@ -344,7 +344,7 @@ Global___Settlement: _TypeAlias = Settlement  # noqa: Y015
 
 @_typing.final
 class SettleResponse(_message.Message):
-    """SettleResponse answers each settlement."""
+    """SettleResponse contains the results of the settlements."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -368,16 +368,16 @@ Global___SettleResponse: _TypeAlias = SettleResponse  # noqa: Y015
 
 @_typing.final
 class SettleResult(_message.Message):
-    """SettleResult is the outcome of one settlement."""
+    """SettleResult is the result of one settlement."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CLOSED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     closed: _builtins.bool
-    """Whether a hold was there to close."""
+    """Whether there was a hold to close."""
     failed: _builtins.bool
-    """Whether this settlement failed while others went through; it may be repeated."""
+    """Whether this settlement failed while others succeeded; it may be retried."""
     def __init__(
         self,
         *,
@@ -394,7 +394,7 @@ Global___SettleResult: _TypeAlias = SettleResult  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
-    """GetStatusRequest names keys, at most 1,000."""
+    """GetStatusRequest contains at most 1,000 keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -418,7 +418,7 @@ Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 
 @_typing.final
 class GetStatusResponse(_message.Message):
-    """GetStatusResponse is each key's day."""
+    """GetStatusResponse contains the keys' counts for today."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -442,7 +442,7 @@ Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
 @_typing.final
 class VerifyRequest(_message.Message):
-    """VerifyRequest asks for a comparison of everything that Redis holds."""
+    """VerifyRequest starts a comparison of all counters and holds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -459,7 +459,7 @@ Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
 
 @_typing.final
 class VerifyResponse(_message.Message):
-    """VerifyResponse is what was found."""
+    """VerifyResponse is the result of a comparison."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -468,14 +468,14 @@ class VerifyResponse(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     DISCREPANCIES_COUNT_FIELD_NUMBER: _builtins.int
     key_days: _builtins.int
-    """Keys and days compared."""
+    """Number of compared keys and days."""
     held: _builtins.int
-    """Requests in flight that were seen."""
+    """Number of requests in flight."""
     discrepancies_count: _builtins.int
-    """All that disagrees."""
+    """Total number of discrepancies."""
     @_builtins.property
     def discrepancies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Discrepancy]:
-        """What disagrees, the first 1,000 that were found; empty when nothing does."""
+        """The first 1,000 discrepancies; empty without any."""
 
     def __init__(
         self,
@@ -495,7 +495,7 @@ Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 
 @_typing.final
 class Discrepancy(_message.Message):
-    """Discrepancy is one key's day on which the two records differ."""
+    """Discrepancy is a difference between Redis and the ledger for one key and day."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -508,15 +508,17 @@ class Discrepancy(_message.Message):
     key_id: _builtins.str
     """Public id of the key."""
     day: _builtins.str
-    """The UTC date, `YYYY-MM-DD`."""
+    """UTC date, `YYYY-MM-DD`."""
     kind: Global___DiscrepancyKind.ValueType
-    """What is wrong."""
+    """Kind of the discrepancy."""
     charged: _builtins.int
-    """Charged requests by Redis."""
+    """Charged requests in Redis."""
     held: _builtins.int
-    """Requests in flight by Redis."""
+    """Requests in flight in Redis."""
     ledger_charged: _builtins.int
-    """Charged rows of the ledger: all of them when Redis has too many, else those older than a hold can live."""
+    """Charged ledger rows: all of them if the counter is above the ledger or over the limit, otherwise those older than a
+    hold can live.
+    """
     def __init__(
         self,
         *,
@@ -537,7 +539,7 @@ Global___Discrepancy: _TypeAlias = Discrepancy  # noqa: Y015
 
 @_typing.final
 class GetDependenciesRequest(_message.Message):
-    """GetDependenciesRequest asks for all dependencies."""
+    """GetDependenciesRequest has no parameters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -554,7 +556,7 @@ Global___GetDependenciesRequest: _TypeAlias = GetDependenciesRequest  # noqa: Y0
 
 @_typing.final
 class GetDependenciesResponse(_message.Message):
-    """GetDependenciesResponse is all dependencies."""
+    """GetDependenciesResponse contains the state of all dependencies."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -578,7 +580,7 @@ Global___GetDependenciesResponse: _TypeAlias = GetDependenciesResponse  # noqa: 
 
 @_typing.final
 class Dependency(_message.Message):
-    """Dependency is something that the service needs and does not contain."""
+    """Dependency is an external service that this service needs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -586,11 +588,11 @@ class Dependency(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, such as `redis`."""
+    """Name, such as `redis`."""
     state: Global___DependencyState.ValueType
-    """Whether it can be used."""
+    """State of the dependency."""
     message: _builtins.str
-    """What is wrong and what to do, for an operator; empty when nothing is wrong."""
+    """Message for operators: what is wrong and what to do; empty if nothing is wrong."""
     def __init__(
         self,
         *,

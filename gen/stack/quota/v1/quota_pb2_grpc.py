@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class QuotaServiceStub:
-    """QuotaService alone says how many requests a key has used and holds today. Days are UTC dates by Redis' clock. It never
-    learns what a request is. Gateways call it with many reservations in one RPC.
+    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    send many reservations in one RPC.
     """
 
     def __init__(self, channel):
@@ -64,43 +64,43 @@ class QuotaServiceStub:
 
 
 class QuotaServiceServicer:
-    """QuotaService alone says how many requests a key has used and holds today. Days are UTC dates by Redis' clock. It never
-    learns what a request is. Gateways call it with many reservations in one RPC.
+    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    send many reservations in one RPC.
     """
 
     def Reserve(self, request, context):
-        """Reserve holds one slot for each request, all or nothing for each. A denial is an answer and changes nothing. Results
-        come in the order of the request; they are independent of one another.
+        """Reserve holds one slot for each reservation. A denied reservation changes nothing and is not an error. Results are
+        independent of each other and in the order of the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Settle(self, request, context):
-        """Settle closes holds on inference's verdict. A hold that is not there any more is left alone, so that repeating is
-        harmless. Results come in the order of the request.
+        """Settle closes holds with inference's verdicts. A settlement without a hold changes nothing, so a retry is safe.
+        Results are in the order of the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """GetStatus reads keys' counters of today without changing them.
+        """GetStatus returns today's counters of keys without changing them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Verify compares counters and holds with the ledger, on a live system, and returns what disagrees. Differences that
-        requests in flight explain are not among it.
+        """Verify compares counters and holds with the ledger, on a live system, and returns the discrepancies. Differences
+        caused by requests in flight are not reported.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDependencies(self, request, context):
-        """GetDependencies returns the state of what this service needs, as its last calls told; it calls nothing itself.
+        """GetDependencies returns the state of the service's dependencies as of its last calls. It makes no calls itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,8 +143,8 @@ def add_QuotaServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QuotaService:
-    """QuotaService alone says how many requests a key has used and holds today. Days are UTC dates by Redis' clock. It never
-    learns what a request is. Gateways call it with many reservations in one RPC.
+    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    send many reservations in one RPC.
     """
 
     @staticmethod

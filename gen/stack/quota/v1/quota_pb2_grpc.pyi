@@ -13,31 +13,31 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QuotaServiceStub:
-    """QuotaService alone says how many requests a key has used and holds today. Days are UTC dates by Redis' clock. It never
-    learns what a request is. Gateways call it with many reservations in one RPC.
+    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    send many reservations in one RPC.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Reserve: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReserveRequest, _quota_pb2.ReserveResponse]
-    """Reserve holds one slot for each request, all or nothing for each. A denial is an answer and changes nothing. Results
-    come in the order of the request; they are independent of one another.
+    """Reserve holds one slot for each reservation. A denied reservation changes nothing and is not an error. Results are
+    independent of each other and in the order of the request.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_quota_pb2.SettleRequest, _quota_pb2.SettleResponse]
-    """Settle closes holds on inference's verdict. A hold that is not there any more is left alone, so that repeating is
-    harmless. Results come in the order of the request.
+    """Settle closes holds with inference's verdicts. A settlement without a hold changes nothing, so a retry is safe.
+    Results are in the order of the request.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetStatusRequest, _quota_pb2.GetStatusResponse]
-    """GetStatus reads keys' counters of today without changing them."""
+    """GetStatus returns today's counters of keys without changing them."""
     Verify: _aio.UnaryUnaryMultiCallable[_quota_pb2.VerifyRequest, _quota_pb2.VerifyResponse]
-    """Verify compares counters and holds with the ledger, on a live system, and returns what disagrees. Differences that
-    requests in flight explain are not among it.
+    """Verify compares counters and holds with the ledger, on a live system, and returns the discrepancies. Differences
+    caused by requests in flight are not reported.
     """
     GetDependencies: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetDependenciesRequest, _quota_pb2.GetDependenciesResponse]
-    """GetDependencies returns the state of what this service needs, as its last calls told; it calls nothing itself."""
+    """GetDependencies returns the state of the service's dependencies as of its last calls. It makes no calls itself."""
 
 class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
-    """QuotaService alone says how many requests a key has used and holds today. Days are UTC dates by Redis' clock. It never
-    learns what a request is. Gateways call it with many reservations in one RPC.
+    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    send many reservations in one RPC.
     """
 
     @_abc_1.abstractmethod
@@ -46,8 +46,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ReserveRequest,
         context: _aio.ServicerContext[_quota_pb2.ReserveRequest, _abc.Awaitable[_quota_pb2.ReserveResponse]],
     ) -> _abc.Awaitable[_quota_pb2.ReserveResponse]:
-        """Reserve holds one slot for each request, all or nothing for each. A denial is an answer and changes nothing. Results
-        come in the order of the request; they are independent of one another.
+        """Reserve holds one slot for each reservation. A denied reservation changes nothing and is not an error. Results are
+        independent of each other and in the order of the request.
         """
 
     @_abc_1.abstractmethod
@@ -56,8 +56,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.SettleRequest,
         context: _aio.ServicerContext[_quota_pb2.SettleRequest, _abc.Awaitable[_quota_pb2.SettleResponse]],
     ) -> _abc.Awaitable[_quota_pb2.SettleResponse]:
-        """Settle closes holds on inference's verdict. A hold that is not there any more is left alone, so that repeating is
-        harmless. Results come in the order of the request.
+        """Settle closes holds with inference's verdicts. A settlement without a hold changes nothing, so a retry is safe.
+        Results are in the order of the request.
         """
 
     @_abc_1.abstractmethod
@@ -66,7 +66,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.GetStatusRequest,
         context: _aio.ServicerContext[_quota_pb2.GetStatusRequest, _abc.Awaitable[_quota_pb2.GetStatusResponse]],
     ) -> _abc.Awaitable[_quota_pb2.GetStatusResponse]:
-        """GetStatus reads keys' counters of today without changing them."""
+        """GetStatus returns today's counters of keys without changing them."""
 
     @_abc_1.abstractmethod
     def Verify(
@@ -74,8 +74,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.VerifyRequest,
         context: _aio.ServicerContext[_quota_pb2.VerifyRequest, _abc.Awaitable[_quota_pb2.VerifyResponse]],
     ) -> _abc.Awaitable[_quota_pb2.VerifyResponse]:
-        """Verify compares counters and holds with the ledger, on a live system, and returns what disagrees. Differences that
-        requests in flight explain are not among it.
+        """Verify compares counters and holds with the ledger, on a live system, and returns the discrepancies. Differences
+        caused by requests in flight are not reported.
         """
 
     @_abc_1.abstractmethod
@@ -84,6 +84,6 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.GetDependenciesRequest,
         context: _aio.ServicerContext[_quota_pb2.GetDependenciesRequest, _abc.Awaitable[_quota_pb2.GetDependenciesResponse]],
     ) -> _abc.Awaitable[_quota_pb2.GetDependenciesResponse]:
-        """GetDependencies returns the state of what this service needs, as its last calls told; it calls nothing itself."""
+        """GetDependencies returns the state of the service's dependencies as of its last calls. It makes no calls itself."""
 
 def add_QuotaServiceServicer_to_server(servicer: QuotaServiceServicer, server: _aio.Server) -> None: ...

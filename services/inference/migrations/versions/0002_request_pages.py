@@ -1,4 +1,4 @@
-"""Index the pages of an account's and a key's requests.
+"""Add the indexes for listing an account's and a key's requests.
 
 Revision ID: 0002
 """

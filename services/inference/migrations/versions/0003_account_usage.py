@@ -1,4 +1,4 @@
-"""Index all that adding up an account's days reads.
+"""Add a covering index for an account's usage summary.
 
 Revision ID: 0003
 """
@@ -17,12 +17,12 @@ _USAGE = [
 
 
 def upgrade() -> None:
-    """Create the index in place of one that led to the rows; the version before finds its way by this one too."""
+    """Replace the index over account and day. The previous version of the service can use the new index too."""
     op.create_index("ix_usage_ledger_account_usage", "usage_ledger", _USAGE)
     op.drop_index("ix_usage_ledger_account_day", "usage_ledger")
 
 
 def downgrade() -> None:
-    """Create the index that was before."""
+    """Restore the previous index."""
     op.create_index("ix_usage_ledger_account_day", "usage_ledger", ["account_id", "day"])
     op.drop_index("ix_usage_ledger_account_usage", "usage_ledger")
