@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 
 import msgspec
 import uvicorn
@@ -22,7 +23,7 @@ from services.common.rpc.channel import open_channel
 from services.common.runtime import process
 from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.gateway.apis import routes
 from services.gateway.apis.receipts import Receipts
@@ -52,6 +53,8 @@ from services.gateway.settings import GatewaySettings
 _log = logging.getLogger(__name__)
 _SETTLES_SECONDS = 3.0
 _RECEIPT_SECONDS_MAX = 2.0
+_WATCH_PAUSE_SECONDS = 0.5
+"""Pause before a failed key watch starts again; a revoked key must be refused soon."""
 
 
 class Readiness:
@@ -96,10 +99,10 @@ async def serve(settings: GatewaySettings) -> None:
         )
         dependencies = Dependencies([InferenceDependencies(inference), QuotaDependencies(quota)])
         readiness = Readiness(dependencies)
-        await stack.enter_async_context(running(dependencies.keep_fresh()))
-        await stack.enter_async_context(running(authenticator.watch_invalidations()))
-        await stack.enter_async_context(running(authenticator.watch_streams()))
-        await stack.enter_async_context(running(readiness.begin((auth, quota, inference))))
+        await stack.enter_async_context(running(restarting(dependencies.keep_fresh)))
+        for watch in (authenticator.watch_invalidations, authenticator.watch_streams):
+            await stack.enter_async_context(running(restarting(watch, pause_seconds=_WATCH_PAUSE_SECONDS)))
+        await stack.enter_async_context(running(restarting(partial(readiness.begin, (auth, quota, inference)))))
         models = GrpcInference(inference, timeout_seconds=settings.request_timeout_seconds + settings.verdict_seconds)
         pipeline = Pipeline(
             authenticator,

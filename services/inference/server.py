@@ -9,7 +9,7 @@ from services.common.errors import StartError
 from services.common.rpc.server import GrpcServer
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import SystemClock
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.inference.catalogue import Catalogue
 from services.inference.groq.provider import GroqProvider, open_groq
@@ -78,7 +78,7 @@ async def serve(settings: InferenceSettings) -> None:
             allowed=settings.models_allowed,
             fallbacks=settings.model_fallbacks,
         )
-        await stack.enter_async_context(running(catalogue.keep_fresh()))
+        await stack.enter_async_context(running(restarting(catalogue.keep_fresh)))
         limiter = ConcurrencyLimiter(
             calls_max=settings.concurrency_max,
             per_account_max=settings.calls_per_account_max,
@@ -96,7 +96,7 @@ async def serve(settings: InferenceSettings) -> None:
         ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
         watch_keys(keys)
         key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
-        await stack.enter_async_context(running(key_check.run()))
+        await stack.enter_async_context(running(restarting(key_check.run)))
         completions = Completions(
             provider,
             catalogue,

@@ -7,7 +7,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.server import GrpcServer
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import SystemClock
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.quota.holds import Holds
 from services.quota.ledger_client import GrpcLedger
@@ -54,7 +54,7 @@ async def serve(settings: QuotaSettings) -> None:
             sweep_seconds=settings.sweep_seconds,
             reconcile_seconds=settings.reconcile_seconds,
         )
-        await stack.enter_async_context(running(sweeper.run()))
+        await stack.enter_async_context(running(restarting(sweeper.run)))
 
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(
             QuotaService(Holds(store, ledger), sweeper, client.state), server.grpc
