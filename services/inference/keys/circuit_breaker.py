@@ -25,7 +25,16 @@ _ACCOUNTS_MAX = 1_000
 class CircuitBreaker:
     """Decides whether a call may be made. Times are of a monotonic clock, in seconds."""
 
-    __slots__ = ("_failed_at", "_failures", "_failures_max", "_open_until", "_openings", "_probes", "_traffic")
+    __slots__ = (
+        "_closings",
+        "_failed_at",
+        "_failures",
+        "_failures_max",
+        "_open_until",
+        "_openings",
+        "_probes",
+        "_traffic",
+    )
 
     def __init__(self, failures_max: int) -> None:
         """Open after `failures_max` failures in a row; 0 never opens."""
@@ -35,6 +44,8 @@ class CircuitBreaker:
         self._failed_at = 0.0
         self._openings = 0
         """In a row; 0 while the circuit is closed."""
+        self._closings = 1
+        """How often a success closed the circuit, and one."""
         self._open_until = 0.0
         self._probes: dict[str, float] = {}
         """When each account's probe stops keeping others from probing."""
@@ -61,25 +72,30 @@ class CircuitBreaker:
         # An account that has not failed since the circuit opened does not pay for those that have.
         return max(0.0, self._open_until - now) if self._failures[account_id] else 0.0
 
-    def begin(self, account_id: str, now: float) -> bool:
-        """Note that an allowed call is made; return whether it is a probe."""
+    def begin(self, account_id: str, now: float) -> int:
+        """Note that an allowed call is made; return the number of its probe, 0 when it is none.
+
+        The circuit's next closing ends what the number stands for: a later failure is that of any other call.
+        """
         self._note_traffic(account_id, now)
         if not self._openings:
-            return False
+            return 0
         self._probes[account_id] = now + _PROBE_SECONDS
-        return True
+        return self._closings
 
-    def end(self, account_id: str) -> None:
+    def end(self, account_id: str, probe: int) -> None:
         """Note that an account's probe has ended, however it ended."""
-        self._probes.pop(account_id, None)
+        if probe == self._closings:
+            self._probes.pop(account_id, None)
 
     def record_success(self) -> None:
         """Close the circuit: Groq answers."""
         self._failures.clear()
+        self._closings += self.is_open
         self._openings = 0
         self._probes.clear()
 
-    def record_failure(self, account_id: str, now: float, *, is_probe: bool) -> float:
+    def record_failure(self, account_id: str, now: float, *, probe: int) -> float:
         """Count a failure; return for how many seconds the circuit opens because of it, 0 when it does not."""
         if not self._openings and now - self._failed_at > _FAILURES_SECONDS:
             self._failures.clear()
@@ -87,7 +103,7 @@ class CircuitBreaker:
         if len(self._failures) < _ACCOUNTS_MAX or account_id in self._failures:
             self._failures[account_id] += 1
         # Calls that began before the circuit opened say nothing new.
-        opens = is_probe or (not self._openings and self._is_at_limit(now))
+        opens = probe == self._closings or (not self._openings and self._is_at_limit(now))
         return self._open(now) if self._failures_max and opens else 0.0
 
     def _open(self, now: float) -> float:

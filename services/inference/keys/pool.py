@@ -77,7 +77,8 @@ class KeyLease:
     account_id: str
     sent_at: float
     """When the call was made, by the monotonic clock."""
-    is_probe: bool
+    probe: int
+    """Number of its circuit's probe that it is; 0 when it is none."""
     has_answered: bool = False
     result: CallResult | None = None
     """How the call ended; None while it is under way."""
@@ -157,8 +158,8 @@ class KeyPool:
             lease.result = lease.result or CallResult.ANSWERED
             self._record_success(lease)
         finally:
-            if lease.is_probe:
-                self._state(lease).breaker.end(account_id)
+            if lease.probe:
+                self._state(lease).breaker.end(account_id, lease.probe)
             upstream_calls(lease.key, lease.result or CallResult.CANCELLED).inc()
 
     def _take(self, model: str, account_id: str) -> KeyLease:
@@ -171,8 +172,8 @@ class KeyPool:
         self._next = (key + 1) % len(self)
         if self._keys[key].refusals:
             self._keys[key].quarantined_until = now + _TRIAL_SECONDS
-        lease = KeyLease(self, key, model, account_id, now, is_probe=False)
-        lease.is_probe = self._state(lease).breaker.begin(account_id, now)
+        lease = KeyLease(self, key, model, account_id, now, probe=0)
+        lease.probe = self._state(lease).breaker.begin(account_id, now)
         return lease
 
     def _seconds_until_usable(self, key: int, model: str, account_id: str, now: float) -> float:
@@ -212,7 +213,7 @@ class KeyPool:
 
     def _record_failure(self, lease: KeyLease) -> None:
         now = self._clock.monotonic()
-        seconds = self._state(lease).breaker.record_failure(lease.account_id, now, is_probe=lease.is_probe)
+        seconds = self._state(lease).breaker.record_failure(lease.account_id, now, probe=lease.probe)
         if seconds:
             _log.warning(
                 "The circuit of a Groq key and model is open.",

@@ -281,6 +281,21 @@ def test_headers_of_an_answer_do_not_close_the_circuit() -> None:
     assert world.seconds_until() == 2
 
 
+def test_an_old_probe_opens_no_circuit_that_others_have_closed_since() -> None:
+    world = World(1)
+    world.open_circuit()
+    world.clock.seconds += 1.5
+    with suppress(UpstreamFailed), world.pool.lease("m", ACCOUNT):
+        for account in ("honest1", "honest2", "honest3"):
+            world.call(account=account)
+        world.clock.seconds += 30
+        raise UpstreamFailed
+
+    assert world.pool.seconds_until("m", "honest1") == 0
+    with world.pool.lease("m", "honest1"):
+        assert world.pool.seconds_until("m", "honest1") == 0, "the circuit is closed: calls are no probes"
+
+
 def test_a_probe_that_is_given_up_leaves_room_for_the_next() -> None:
     world = World(1)
     world.open_circuit()
