@@ -6,6 +6,7 @@
 | 400 model_decommissioned              | ModelRefused             | model_decommissioned  |
 | 400 organization_restricted and such  | KeyRefused               | upstream_misconfigured|
 | 401, 404 of anything but a model      | KeyRefused               | upstream_misconfigured|
+| 400, 403 model_terms_required         | ModelRefused             | model_not_found       |
 | 403 model_permission_blocked_org, …   | ModelRefused             | model_not_found       |
 | 403 of anything else                  | UpstreamFailed           | upstream_misconfigured|
 | 404 model_not_found                   | ModelRefused             | model_not_found       |
@@ -24,9 +25,9 @@ from services.common.errors import InvalidRequest, ServiceError, TooLarge
 from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
 from services.inference.groq.rate_limits import cooldown_after_limit, retry_after
 
-_OPERATOR_CODES = frozenset(
-    {"organization_restricted", "blocked_api_access", "invalid_api_key", "model_terms_required"}
-)
+_OPERATOR_CODES = frozenset({"organization_restricted", "blocked_api_access", "invalid_api_key"})
+_TERMS_REQUIRED = "model_terms_required"
+"""The organisation has not accepted the terms of this one model."""
 _INVALID_STATUSES = frozenset({400, 422, 424})
 _ACCOUNT = re.compile(r"(?: in organization)? ?`?\b(?:org|project|req)_\w+`?(?: service tier `\w+`)?")
 _GROQ_LINK = re.compile(r"\s*(?:https?://)?\S*groq\.com\S*")
@@ -102,6 +103,8 @@ def _invalid(details: Mapping[str, Any]) -> ServiceError:
     code = _text(details, "code")
     if code == "model_decommissioned":
         return ModelRefused(_OWN_WORDS[code], is_of_key=False, code=code)
+    if code == _TERMS_REQUIRED:
+        return ModelRefused(_NOT_PERMITTED, is_of_key=True)
     message = _OWN_WORDS.get(code) or _cleaned(_text(details, "message")) or "The model refused the request."
     facts = _named(param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation"))
     return InvalidRequest(message, reason=code or "invalid_request", metadata=facts)

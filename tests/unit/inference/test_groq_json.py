@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.errors import InvalidRequest, Unavailable
+from services.common.errors import InvalidRequest
 from services.inference.chat import TOKENS_MAX, Usage
 from services.inference.groq.decoding import ChunkDecoder, checked, decode_object
 from services.inference.groq.errors import UpstreamInvalid
@@ -244,10 +244,3 @@ def test_what_names_the_operators_account_is_left_out_of_messages(message: str, 
     error = from_status(400, {}, {"error": {"message": message, "type": "invalid_request_error"}})
     assert isinstance(error, InvalidRequest)
     assert error.message == shown
-
-
-def test_terms_that_the_operator_has_not_accepted_are_no_fault_of_the_caller() -> None:
-    body = {"error": {"message": "accept the terms", "type": "x", "code": "model_terms_required"}}
-    error = from_status(400, {}, body)
-    assert isinstance(error, Unavailable)
-    assert error.reason == "upstream_misconfigured"
