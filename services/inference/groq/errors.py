@@ -7,6 +7,7 @@ error, so that a call is classified once.
 import asyncio
 import math
 from enum import StrEnum
+from typing import NamedTuple
 
 from services.common.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 
@@ -24,7 +25,7 @@ class CallResult(StrEnum):
     MODEL_REFUSED = "model_refused"
     """The model does not exist, or the organisation of the key may not use it."""
     LIMITED = "limited"
-    """The key has nothing left for the model (429)."""
+    """The key has nothing left for the model, or too little for the request (429)."""
     KEY_REFUSED = "key_refused"
     """Groq does not accept the key."""
     FAILED = "failed"
@@ -35,6 +36,15 @@ class CallResult(StrEnum):
     """The call was given up here; it says nothing about Groq."""
     INVALID = "invalid"
     """The answer was not one: not JSON, no choices, or too large."""
+
+
+class TokenShortfall(NamedTuple):
+    """Why Groq refused a request because of its tokens."""
+
+    left: int
+    """What the key has left for the model."""
+    requested: int
+    """What Groq counts for the request; more than what is left."""
 
 
 class UpstreamError(Unavailable):
@@ -69,9 +79,17 @@ class UpstreamInvalid(UpstreamError):
 
 
 class KeyLimited(UpstreamError):
-    """The key has nothing left for the model."""
+    """The key has nothing left for the model, or less than the request asks for.
+
+    Attributes:
+        shortfall: What is left for smaller requests; None when Groq does not say, or when it is not about tokens.
+    """
 
     result = CallResult.LIMITED
+
+    def __init__(self, *, retry_seconds: float = 0.0, shortfall: TokenShortfall | None = None) -> None:
+        super().__init__(retry_seconds=retry_seconds)
+        self.shortfall = shortfall
 
 
 class KeyRefused(UpstreamError):

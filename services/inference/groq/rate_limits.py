@@ -10,9 +10,12 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
+from services.inference.groq.errors import TokenShortfall
+
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _TRY_AGAIN = re.compile(r"try again in ([0-9hms.]*[hms])", re.ASCII)
+_TOKENS = re.compile(r"tokens per [^:]{1,40}: Limit (\d{1,15}), Used (\d{1,15}), Requested (\d{1,15})", re.ASCII)
 _DEFAULT_SECONDS = 1.0
 """Cool-down after a 429 that does not say how long."""
 _SECONDS_MAX = 86_400.0
@@ -39,6 +42,20 @@ def cooldown_after_limit(headers: Mapping[str, str], message: str) -> float:
     named = _TRY_AGAIN.search(message)
     seconds = max(duration(named.group(1)) if named else 0.0, retry_after(headers))
     return min(seconds, _SECONDS_MAX) or cooldown_after_answer(headers) or _DEFAULT_SECONDS
+
+
+def token_shortfall(message: str) -> TokenShortfall | None:
+    """Return what the text of a 429 says of the tokens that are left for smaller requests; None when it does not.
+
+    Args:
+        message: The error's text, such as `… on tokens per minute (TPM): Limit 6000, Used 1000, Requested 5900. …`.
+    """
+    found = _TOKENS.search(message)
+    if found is None:
+        return None
+    limit, used, requested = map(int, found.groups())
+    left = max(0, limit - used)
+    return TokenShortfall(left, requested) if requested > left else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -23,7 +23,7 @@ from typing import Any
 
 from services.common.errors import InvalidRequest, ServiceError, TooLarge
 from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
-from services.inference.groq.rate_limits import cooldown_after_limit, retry_after
+from services.inference.groq.rate_limits import cooldown_after_limit, retry_after, token_shortfall
 
 _OPERATOR_CODES = frozenset({"organization_restricted", "blocked_api_access", "invalid_api_key"})
 _TERMS_REQUIRED = "model_terms_required"
@@ -60,7 +60,8 @@ def from_status(status: int, headers: Mapping[str, str], body: object) -> Servic
     if status == 413:
         return TooLarge("The request is too large for this model. Shorten the messages.", reason="request_too_large")
     if status == 429:
-        return KeyLimited(retry_seconds=cooldown_after_limit(headers, _text(details, "message")))
+        message = _text(details, "message")
+        return KeyLimited(retry_seconds=cooldown_after_limit(headers, message), shortfall=token_shortfall(message))
     return UpstreamFailed(retry_seconds=retry_after(headers))
 
 

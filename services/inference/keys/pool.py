@@ -3,6 +3,7 @@
 What is known of a key and a model comes from Groq's latest answers and is kept in memory only:
 
 - A key without requests or tokens left cools down until Groq said that it has some again.
+- A key with too few tokens left for a large request is used for smaller ones (token_limits.py).
 - A key that fails several times in a row for a model is left alone for a while (circuit_breaker.py).
 - A key that Groq refuses is quarantined: it is not used while another key is accepted, until its quarantine is over.
 - A model that Groq refuses to the organisation of a key is asked for with other keys first.
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from services.common.runtime.clock import Clock
 from services.inference.groq.errors import CallResult, KeyLimited, ModelRefused, UpstreamError, result_of
 from services.inference.keys.circuit_breaker import CircuitBreaker
+from services.inference.keys.token_limits import TokenLimits
 from services.inference.metrics import upstream_calls
 
 ANY_MODEL = ""
@@ -52,6 +54,7 @@ class _ModelState:
     """What is known of a key and a model."""
 
     breaker: CircuitBreaker
+    token_limits: TokenLimits = field(default_factory=TokenLimits)
     cools_until: float = 0.0
     limited_call_sent_at: float = 0.0
     refused_until: float = 0.0
@@ -59,11 +62,13 @@ class _ModelState:
 
     def is_idle(self, now: float) -> bool:
         """Return whether nothing is known that would be missed."""
-        return self.breaker.is_idle and max(self.cools_until, self.refused_until) <= now
+        is_used = self.breaker.is_idle and max(self.cools_until, self.refused_until) <= now
+        return is_used and self.token_limits.is_idle(now)
 
-    def seconds_until_usable(self, account_id: str, now: float) -> float:
-        """Return the time until an account may use the key for the model; 0 when it may now."""
-        return max(self.cools_until - now, self.breaker.seconds_until_allowed(account_id, now), 0.0)
+    def seconds_until_usable(self, account_id: str, tokens: int, now: float) -> float:
+        """Return the time until an account may use the key for a request of so many tokens; 0 when it may now."""
+        limited = max(self.cools_until - now, self.token_limits.seconds_until_allowed(account_id, tokens, now))
+        return max(limited, self.breaker.seconds_until_allowed(account_id, now))
 
 
 @dataclass(slots=True)
@@ -75,6 +80,8 @@ class KeyLease:
     """Index of the key."""
     model: str
     account_id: str
+    tokens: int
+    """About what Groq counts for the request."""
     sent_at: float
     """When the call was made, by the monotonic clock."""
     probe: int
@@ -126,29 +133,42 @@ class KeyPool:
         """Return the number of keys."""
         return len(self._keys)
 
-    def seconds_until(self, model: str, account_id: str) -> float:
-        """Return the time until an account can use some key for a model; 0 when it can now."""
+    def seconds_until(self, model: str, account_id: str, *, tokens: int = 0) -> float:
+        """Return the time until an account can use some key for a model; 0 when it can now.
+
+        Args:
+            model: The model.
+            account_id: The account.
+            tokens: About what Groq counts for the request.
+        """
         now = self._clock.monotonic()
-        return min(self._seconds_until_usable(key, model, account_id, now) for key in range(len(self)))
+        return min(self._seconds_until_usable(key, model, account_id, tokens, now) for key in range(len(self)))
 
     def is_accepted(self, key: int) -> bool:
         """Return whether a key is not in quarantine."""
         return self._keys[key].quarantined_until <= self._clock.monotonic()
 
     def cooling_models(self, key: int) -> int:
-        """Return for how many models a key cools down or has an open circuit."""
+        """Return for how many models a key cools down, if only for large requests, or has an open circuit."""
         now = self._clock.monotonic()
         states = [state for (one, _), state in self._states.items() if one == key]
-        return sum(state.cools_until > now or state.breaker.is_open for state in states)
+        return sum(
+            state.cools_until > now or state.breaker.is_open or not state.token_limits.is_idle(now) for state in states
+        )
 
     @contextmanager
-    def lease(self, model: str, account_id: str) -> Iterator[KeyLease]:
+    def lease(self, model: str, account_id: str, *, tokens: int = 0) -> Iterator[KeyLease]:
         """Give the next usable key for one call, and learn from how the block ends.
+
+        Args:
+            model: The model.
+            account_id: The account.
+            tokens: About what Groq counts for the request.
 
         Raises:
             UpstreamError: No key can be used now; it says when to come back.
         """
-        lease = self._take(model, account_id)
+        lease = self._take(model, account_id, tokens)
         try:
             yield lease
         except BaseException as exc:
@@ -162,23 +182,23 @@ class KeyPool:
                 self._state(lease).breaker.end(account_id, lease.probe)
             upstream_calls(lease.key, lease.result or CallResult.CANCELLED).inc()
 
-    def _take(self, model: str, account_id: str) -> KeyLease:
+    def _take(self, model: str, account_id: str, tokens: int) -> KeyLease:
         now = self._clock.monotonic()
         turns = [(self._next + turn) % len(self) for turn in range(len(self))]
-        usable = [key for key in turns if not self._seconds_until_usable(key, model, account_id, now)]
+        usable = [key for key in turns if not self._seconds_until_usable(key, model, account_id, tokens, now)]
         if not usable:
-            raise UpstreamError(retry_seconds=self.seconds_until(model, account_id))
+            raise UpstreamError(retry_seconds=self.seconds_until(model, account_id, tokens=tokens))
         key = next((key for key in usable if not self._is_model_refused(key, model, now)), usable[0])
         self._next = (key + 1) % len(self)
         if self._keys[key].refusals:
             self._keys[key].quarantined_until = now + _TRIAL_SECONDS
-        lease = KeyLease(self, key, model, account_id, now, probe=0)
+        lease = KeyLease(self, key, model, account_id, tokens, now, probe=0)
         lease.probe = self._state(lease).breaker.begin(account_id, now)
         return lease
 
-    def _seconds_until_usable(self, key: int, model: str, account_id: str, now: float) -> float:
+    def _seconds_until_usable(self, key: int, model: str, account_id: str, tokens: int, now: float) -> float:
         state = self._states.get((key, model))
-        seconds = state.seconds_until_usable(account_id, now) if state else 0.0
+        seconds = state.seconds_until_usable(account_id, tokens, now) if state else 0.0
         quarantine = self._keys[key].quarantined_until - now
         return seconds if quarantine <= 0 or self._are_all_quarantined(now) else max(seconds, quarantine)
 
@@ -194,7 +214,7 @@ class KeyPool:
         result, is_counted = result_of(exc), lease.result is not None
         lease.result = lease.result or result
         if isinstance(exc, KeyLimited):
-            self._cool_down(lease, exc.retry_seconds)
+            self._note_limit(lease, exc)
         elif result is CallResult.KEY_REFUSED:
             self._quarantine(lease)
         elif result in _FAILURES and not is_counted and not (result is CallResult.TIMED_OUT and lease.has_answered):
@@ -231,6 +251,28 @@ class KeyPool:
                 "A Groq key cools down.", extra={"key": lease.key + 1, "model": lease.model, "seconds": seconds}
             )
         state.cools_until = self._clock.monotonic() + seconds
+
+    def _note_limit(self, lease: KeyLease, limit: KeyLimited) -> None:
+        if limit.shortfall is None:
+            self._cool_down(lease, limit.retry_seconds)
+            return
+        state, now = self._state(lease), self._clock.monotonic()
+        seconds = min(limit.retry_seconds, self._cooldown_seconds_max)
+        state.token_limits.record_refusal(lease.account_id, lease.tokens, seconds=seconds, now=now)
+        if lease.sent_at < state.limited_call_sent_at:
+            return
+        if seconds:
+            state.limited_call_sent_at = lease.sent_at
+            _log.warning(
+                "A Groq key cools down.",
+                extra={
+                    "key": lease.key + 1,
+                    "model": lease.model,
+                    "seconds": seconds,
+                    "tokens_left": limit.shortfall.left,
+                },
+            )
+        state.token_limits.record(limit.shortfall, seconds=seconds, now=now)
 
     def _quarantine(self, lease: KeyLease) -> None:
         now, key = self._clock.monotonic(), self._keys[lease.key]
