@@ -88,9 +88,9 @@ def _decimal(text: str) -> float | None:
 def _seconds_until(date: str) -> float:
     try:
         moment = parsedate_to_datetime(date)
-    except ValueError:
+        return max(0.0, moment.timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, OSError):
         return 0.0
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def _number(headers: Mapping[str, str], name: str) -> int | None:

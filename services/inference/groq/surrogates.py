@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from services.inference.chat import JSONObject
+from services.inference.groq.errors import UpstreamInvalid
 
 _Path = tuple[Any, ...]
 _EMPTY: dict[str, Any] = {"tool_calls": []}
@@ -38,10 +39,18 @@ class SurrogateJoiner:
         """Whether the second half of a pair may come with the next chunk."""
         return bool(self._waiting)
 
+    def forget(self) -> None:
+        """Drop the halves that wait."""
+        self._waiting.clear()
+
     def join(self, chunk: JSONObject) -> None:
         """Make every string of a chunk encodable; the first half of a pair is held back for the chunk with the second.
 
         A half that is still alone when its choice finishes becomes U+FFFD there.
+
+        Raises:
+            UpstreamInvalid: An index is an array or an object.
+            RecursionError: The chunk is nested too deep.
         """
         choices = chunk.pop("choices", None)
         others = without_surrogates(chunk)
@@ -55,7 +64,7 @@ class SurrogateJoiner:
         chunk["choices"] = [without_surrogates(choice) for choice in choices]
 
     def _join_choice(self, choice: JSONObject) -> None:
-        index = choice.get("index")
+        index = _checked_index(choice.get("index"))
         delta = choice.get("delta")
         if isinstance(delta, dict):
             choice["delta"] = self._joined_value((index,), delta)
@@ -93,7 +102,13 @@ def _joined(text: str) -> str:
 def _keyed(items: list[Any]) -> Iterator[tuple[Any, Any]]:
     """Yield each item with what identifies it from chunk to chunk: its own `index`, or else its position."""
     for position, item in enumerate(items):
-        yield (item.get("index", position) if isinstance(item, dict) else position), item
+        yield (_checked_index(item.get("index", position)) if isinstance(item, dict) else position), item
+
+
+def _checked_index(index: Any) -> Any:
+    if isinstance(index, list | dict):
+        raise UpstreamInvalid
+    return index
 
 
 def _append(delta: JSONObject, path: _Path) -> None:
