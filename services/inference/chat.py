@@ -157,8 +157,6 @@ class EventBatch(NamedTuple):
     """Events of a stream that arrived together."""
 
     events: list[JSONObject]
-    size: int
-    """Bytes read for them."""
 
 
 class Lease(Protocol):

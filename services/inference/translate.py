@@ -27,7 +27,7 @@ _DEPENDENCY_STATES = {
     KeyState.REJECTED: inference_pb2.DEPENDENCY_STATE_REJECTED,
     KeyState.UNREACHABLE: inference_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
-_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(JSONObject).decode
 Mirrored = TypeVar("Mirrored", bound=Message)
 
 
@@ -82,23 +82,14 @@ def known_context(context: inference_pb2.RequestContext) -> RequestContext:
     )
 
 
-def completion(members: JSONObject) -> chat_pb2.ChatCompletion:
+def completion(text: bytes) -> chat_pb2.ChatCompletion:
     """Return an answer in one piece."""
-    return _filled(chat_pb2.ChatCompletion(), members)
+    return _filled(chat_pb2.ChatCompletion(), _decode(text))
 
 
-def chunks(events: list[JSONObject]) -> list[chat_pb2.ChatChunk]:
+def chunks(texts: list[bytes]) -> list[chat_pb2.ChatChunk]:
     """Return a stream's events."""
-    return [_filled(chat_pb2.ChatChunk(), event) for event in events]
-
-
-def json_text(members: JSONObject) -> bytes:
-    """Return an answer or an event as JSON, for who would only make JSON of its message.
-
-    Raises:
-        ValueError: A string holds what neither protobuf nor UTF-8 can (a lone surrogate).
-    """
-    return _encode(members)
+    return [_filled(chat_pb2.ChatChunk(), _decode(text)) for text in texts]
 
 
 def models(listed: list[JSONObject]) -> list[chat_pb2.Model]:

@@ -16,7 +16,7 @@ import msgspec
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.concurrency.byte_budget import Lease as BytesLease
 from services.common.concurrency.idle_timer import IdleTimer
-from services.common.errors import DeadlineExceeded, ServiceError
+from services.common.errors import DeadlineExceeded, InternalError, ServiceError
 from services.common.runtime.clock import Clock
 from services.inference.catalogue import Catalogue
 from services.inference.chat import (
@@ -26,11 +26,11 @@ from services.inference.chat import (
     Lease,
     Outcome,
     Provider,
-    Reply,
     RequestContext,
     Usage,
     Verdict,
 )
+from services.inference.groq.encoding import encode
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
 from services.inference.groq.events import EventShaper, shape_completion
 from services.inference.keys.pool import KeyLease
@@ -54,7 +54,8 @@ T = TypeVar("T")
 class Answer:
     """An answer in one piece."""
 
-    members: JSONObject
+    text: bytes
+    """Its JSON."""
     verdict: Verdict | None
     """None when the row is not committed yet."""
 
@@ -111,8 +112,8 @@ class Completions:
             _detach(record, task)
             del task  # It refers to the exception, whose traceback refers to this frame.
 
-    async def stream(self, call: ChatCall, context: RequestContext) -> AsyncIterator[list[JSONObject] | Verdict | None]:
-        """Yield the events that arrived together, and at last the verdict; its row is written by then.
+    async def stream(self, call: ChatCall, context: RequestContext) -> AsyncIterator[list[bytes] | Verdict | None]:
+        """Yield the JSON of events that arrived together, and at last the verdict; its row is written by then.
 
         Raises:
             ServiceError: As `create`; after output too, where the verdict is usually charged. A time-out has no verdict
@@ -168,21 +169,17 @@ class Completions:
     def _forget(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, ServiceError):
-            _log.error("A request failed.", exc_info=exc)
+            _log.error("A request could not be accounted for.", exc_info=exc)
 
     async def _create(self, record: RequestRecord) -> Answer:
         try:
-            reply = await self._ask(record)
-        except ServiceError as exc:
-            await self._failed(record, exc, None)
-            raise
+            text, usage = await self._ask(record)
         except asyncio.CancelledError:
             await self._cancelled(record, None)
             raise
-        record.upstream_id = (reply.members.get("x_groq") or {}).get("id") or ""
-        verdict = await self._ledger.record(record.answered_row(_usage_of(reply.members, record)))
-        members = shape_completion(reply.members, completion_id=record.completion_id, model=record.call.model)
-        return Answer(members, verdict)
+        except Exception as exc:  # noqa: BLE001 - it is raised as an error of our tree
+            raise await self._failed(record, exc, None) from None
+        return Answer(text, await self._ledger.record(record.answered_row(usage)))
 
     async def _stream(self, record: RequestRecord, buffer: StreamBuffer) -> None:
         relay = _Relay(self._provider, record, buffer, self._timeouts)
@@ -194,19 +191,20 @@ class Completions:
                 deadline=self._deadline(record),
                 is_empty=lambda: buffer.is_empty,
             )
-        except ServiceError as exc:
-            await self._failed(record, exc, relay.usage_so_far)
-            raise
+            usage = relay.shaper.usage(body_bytes=record.body_bytes)
         except asyncio.CancelledError:
             await self._cancelled(record, relay.usage_so_far)
             raise
-        buffer.put(relay.shaper.finish(), 0)
-        usage = relay.shaper.usage(body_bytes=record.body_bytes)
+        except Exception as exc:  # noqa: BLE001 - it is raised as an error of our tree
+            raise await self._failed(record, exc, relay.usage_so_far) from None
         buffer.end(await self._ledger.record(record.answered_row(usage)))
 
-    async def _ask(self, record: RequestRecord) -> Reply:
-        async def complete(model: str, lease: Lease) -> Reply:
-            return await self._provider.complete(_body(record, model), lease)
+    async def _ask(self, record: RequestRecord) -> tuple[bytes, Usage]:
+        async def complete(model: str, lease: Lease) -> tuple[bytes, Usage]:
+            reply = await self._provider.complete(_body(record, model), lease)
+            record.upstream_id = (reply.members.get("x_groq") or {}).get("id") or ""
+            members = shape_completion(reply.members, completion_id=record.completion_id, model=record.call.model)
+            return encode(members), _usage_of(members, record)
 
         return await self._upstream.ask(self._models(record), complete, record, deadline=self._deadline(record))
 
@@ -216,12 +214,18 @@ class Completions:
     def _deadline(self, record: RequestRecord) -> float:
         return record.started + self._timeouts.total
 
-    async def _failed(self, record: RequestRecord, error: ServiceError, usage: Usage | None) -> None:
-        """Account for a request that failed: what was sent counts, what never began does not."""
+    async def _failed(self, record: RequestRecord, exc: Exception, usage: Usage | None) -> ServiceError:
+        """Account for a request that failed: what was sent counts, what never began does not.
+
+        Returns:
+            What the caller gets to see.
+        """
+        error = exc if isinstance(exc, ServiceError) else _defect(exc)
         record.is_waiting = False
         verdict = await self._ledger.record(record.failed_row(error, usage))
         if verdict is not None:
             error.metadata[VERDICT] = verdict
+        return error
 
     async def _cancelled(self, record: RequestRecord, usage: Usage | None) -> None:
         """Account for a request whose caller left before Groq was called, or that a stop of the service ends."""
@@ -240,11 +244,12 @@ class _Relay:
         self._buffer = buffer
         self._timeouts = timeouts
         self.shaper = self._new_shaper()
+        self._has_output = False
 
     @property
     def usage_so_far(self) -> Usage | None:
-        """What is known of the usage when output has begun; None when it has not."""
-        return self.shaper.usage(body_bytes=self._record.body_bytes) if self.shaper.output_chunks else None
+        """What is known of the usage when output was passed on; None when none was."""
+        return self.shaper.usage(body_bytes=self._record.body_bytes) if self._has_output else None
 
     async def attempt(self, model: str, lease: KeyLease) -> None:
         """Relay one call's events."""
@@ -263,17 +268,27 @@ class _Relay:
                         raise
         if not shaper.is_answer:
             raise UpstreamInvalid
+        self._put(shaper.finish())
 
     async def _pass_on(self, batch: EventBatch, timer: IdleTimer, lease: KeyLease) -> None:
         shaper, record = self.shaper, self._record
         if self._buffer.is_full:
             await self._buffer.until_room()
             timer.reset()
-        self._buffer.put(shaper.shape(batch.events), batch.size)
-        record.upstream_id = shaper.upstream_id
-        if shaper.output_chunks and not lease.has_answered:
+        for event in batch.events:
+            events = shaper.shape([event])
+            record.upstream_id = shaper.upstream_id
+            self._put(events)
+        if self._has_output and not lease.has_answered:
             lease.answered()
-            record.mark_first_token()
+
+    def _put(self, events: list[JSONObject]) -> None:
+        """Pass events on; those before one that cannot be encoded are."""
+        for event in events:
+            self._buffer.put(encode(event))
+            if self.shaper.output_chunks:
+                self._has_output = True
+                self._record.mark_first_token()
 
     def _time_out(self, timer: IdleTimer, lease: KeyLease) -> None:
         """Answer the caller; Groq is read on, since it may still do the work and would bill it."""
@@ -340,8 +355,13 @@ def _usage_of(members: JSONObject, record: RequestRecord) -> Usage:
     reported = Usage.reported(usage) if usage else None
     if reported is not None:
         return reported
-    characters = len(str(members.get("choices") or ""))
+    characters = len(_encode(members.get("choices") or "").decode())
     return Usage.estimated(body_bytes=record.body_bytes, output_chunks=max(1, characters // 4))
+
+
+def _defect(exc: Exception) -> InternalError:
+    _log.error("A request failed.", exc_info=exc)
+    return InternalError("This request failed because of an error of this service. Try again.")
 
 
 def _too_slow(*, has_begun: bool) -> DeadlineExceeded:

@@ -1,9 +1,10 @@
 """Events of one stream between the task that reads Groq and the caller, who may be slow or gone."""
 
 import asyncio
+from itertools import accumulate, takewhile
 
 from services.common.errors import InternalError, ServiceError
-from services.inference.chat import JSONObject, Verdict
+from services.inference.chat import Verdict
 
 BYTES_MAX = 1024 * 1024
 """Bytes that may wait for a slow caller before reading pauses."""
@@ -15,7 +16,7 @@ class StreamBuffer:
     def __init__(self, *, bytes_max: int = BYTES_MAX) -> None:
         """Create an empty buffer that is full when `bytes_max` bytes wait in it."""
         self._bytes_max = bytes_max
-        self._events: list[JSONObject] = []
+        self._events: list[bytes] = []
         self._bytes = 0
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -36,13 +37,13 @@ class StreamBuffer:
         """Return when the buffer is not full any more, or when its caller is gone."""
         await self._has_room.wait()
 
-    def put(self, events: list[JSONObject], size: int) -> None:
-        """Add events that took `size` bytes; they are dropped when the caller is gone."""
-        if not events or self._is_discarded:
+    def put(self, event: bytes) -> None:
+        """Add the JSON of an event; it is dropped when the caller is gone."""
+        if self._is_discarded:
             return
         self.is_empty = False
-        self._events += events
-        self._bytes += size
+        self._events.append(event)
+        self._bytes += len(event)
         if self._bytes >= self._bytes_max:
             self._has_room.clear()
         self._changed.set()
@@ -71,8 +72,8 @@ class StreamBuffer:
         self._error = None  # Its traceback refers to the buffer.
         self._has_room.set()
 
-    async def take(self) -> list[JSONObject] | None:
-        """Return all events that wait, at least one; None when the stream ended well.
+    async def take(self) -> list[bytes] | None:
+        """Return events that wait, at least one and as many as fill the buffer; None when the stream ended well.
 
         Raises:
             BaseException: The stream's error, after its last event.
@@ -84,8 +85,20 @@ class StreamBuffer:
                 return None
             self._changed.clear()
             await self._changed.wait()
+        if self._bytes > self._bytes_max:
+            return self._take_some()
         events, self._events, self._bytes = self._events, [], 0
         self._has_room.set()
+        return events
+
+    def _take_some(self) -> list[bytes]:
+        """Take as many events as the buffer is meant for, at least one: a message carries no more."""
+        ends = accumulate(map(len, self._events))
+        count = max(1, sum(1 for _ in takewhile(lambda end: end <= self._bytes_max, ends)))
+        events, self._events = self._events[:count], self._events[count:]
+        self._bytes = sum(map(len, self._events))
+        if self._bytes < self._bytes_max:
+            self._has_room.set()
         return events
 
     def verdict(self) -> Verdict | None:
