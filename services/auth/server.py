@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -44,7 +45,7 @@ from services.common.db.transactions import Transactions
 from services.common.rpc.server import GrpcServer
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import Clock, SystemClock, utc_now
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from stack.auth.v1 import (
     accounts_pb2,
@@ -165,7 +166,7 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
     pepper = await bootstrap_secrets.key_pepper(settings, keys, now=utc_now(clock))
     feed = ChangeFeed(keys, clock=clock)
     await stack.enter_async_context(feed.running())
-    await stack.enter_async_context(running(purge_periodically(SQLExpiredRows(peoples), clock)))
+    await stack.enter_async_context(running(restarting(partial(purge_periodically, SQLExpiredRows(peoples), clock))))
     mail = await _open_mail(settings, peoples, pepper, clock, stack)
     passwords = Passwords()
     stack.callback(passwords.close)
@@ -187,7 +188,7 @@ async def _open_mail(
     composer = MailComposer(
         SQLAccountStore(transactions), SQLOneTimeTokenStore(transactions), templates, pepper=pepper, clock=clock
     )
-    await stack.enter_async_context(running(mailer.run(composer.compose)))
+    await stack.enter_async_context(running(restarting(partial(mailer.run, composer.compose))))
     return _Mail(templates, queue, mailer)
 
 

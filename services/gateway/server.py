@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import uvicorn
@@ -21,7 +22,7 @@ from services.common.ids import Kind, new_id
 from services.common.runtime import process
 from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.gateway.apis import routes
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
@@ -59,6 +60,8 @@ from services.gateway.settings import GatewaySettings
 _log = logging.getLogger(__name__)
 _SETTLES_SECONDS = 3.0
 RECEIPT_SECONDS_MAX = 2.0
+_WATCH_PAUSE_SECONDS = 0.5
+"""Pause before a failed key watch starts again; a revoked key must be refused within a second."""
 
 
 class Readiness:
@@ -113,10 +116,10 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         authenticator = AuthCache(ports.auth, SystemClock(), revocations, auth_cache_max=settings.auth_cache_max)
         dependencies = Dependencies(ports.dependencies)
         readiness = Readiness(dependencies)
-        await stack.enter_async_context(running(dependencies.keep_fresh()))
-        await stack.enter_async_context(running(authenticator.watch_invalidations()))
-        await stack.enter_async_context(running(authenticator.watch_streams()))
-        await stack.enter_async_context(running(readiness.begin(channels)))
+        await stack.enter_async_context(running(restarting(dependencies.keep_fresh)))
+        for watch in (authenticator.watch_invalidations, authenticator.watch_streams):
+            await stack.enter_async_context(running(restarting(watch, pause_seconds=_WATCH_PAUSE_SECONDS)))
+        await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
         settlements = Settlements(
             ports.quota,
             ports.inference,

@@ -85,6 +85,14 @@ class ChatCall:
     size_bytes: int = 0
     """Size of the protobuf message."""
 
+    @property
+    def tokens(self) -> int:
+        """About what Groq counts against its limits of tokens: the prompt, at four bytes a token, and the bound of the
+        answer.
+        """
+        bounds = (self.members.get(name) for name in ("max_completion_tokens", "max_tokens"))
+        return self.size_bytes // 4 + next((bound for bound in bounds if _is_count(bound)), 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -142,8 +150,6 @@ class EventBatch(NamedTuple):
     """Stream events that arrived together."""
 
     events: list[JSONObject]
-    size: int
-    """Number of bytes read."""
 
 
 class Lease(Protocol):

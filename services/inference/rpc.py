@@ -49,9 +49,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         answer = await self._completions.create(call, translate.request_context(request.context))
         verdict = translate.verdict(answer.verdict)
         if request.wants_json:
-            text = translate.json_text(answer.members)
-            return inference_pb2.CreateChatCompletionResponse(completion_json=text, verdict=verdict)
-        completion = translate.completion(answer.members)
+            return inference_pb2.CreateChatCompletionResponse(completion_json=answer.text, verdict=verdict)
+        completion = translate.completion(answer.text)
         return inference_pb2.CreateChatCompletionResponse(completion=completion, verdict=verdict)
 
     async def StreamChatCompletion(
@@ -61,7 +60,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         call = translate.chat_call(request.chat, default_model=self._default_model)
         async for part in self._completions.stream(call, translate.request_context(request.context)):
             if isinstance(part, list) and request.wants_json:
-                yield inference_pb2.StreamChatCompletionResponse(chunks_json=map(translate.json_text, part))
+                yield inference_pb2.StreamChatCompletionResponse(chunks_json=part)
             elif isinstance(part, list):
                 yield inference_pb2.StreamChatCompletionResponse(chunks=translate.chunks(part))
             else:

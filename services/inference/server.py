@@ -10,7 +10,7 @@ from services.common.errors import StartError
 from services.common.rpc.server import GrpcServer
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import SystemClock
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.inference.catalogue import Catalogue
 from services.inference.groq.provider import GroqProvider, open_groq
@@ -109,9 +109,9 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         allowed=settings.models_allowed,
         fallbacks=settings.model_fallbacks,
     )
-    await stack.enter_async_context(running(catalogue.refresh_periodically()))
+    await stack.enter_async_context(running(restarting(catalogue.refresh_periodically)))
     key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
-    await stack.enter_async_context(running(key_check.run()))
+    await stack.enter_async_context(running(restarting(key_check.run)))
     limiter = ConcurrencyLimiter(
         calls_max=settings.concurrency_max,
         per_account_max=settings.calls_per_account_max,

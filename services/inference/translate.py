@@ -28,7 +28,7 @@ _DEPENDENCY_STATES = {
     KeyState.REJECTED: inference_pb2.DEPENDENCY_STATE_REJECTED,
     KeyState.UNREACHABLE: inference_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
-_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(JSONObject).decode
 MessageT = TypeVar("MessageT", bound=Message)
 
 
@@ -83,23 +83,14 @@ def required_context(context: inference_pb2.RequestContext) -> RequestContext:
     )
 
 
-def completion(members: JSONObject) -> chat_pb2.ChatCompletion:
-    """Convert an answer without streaming."""
-    return _to_message(chat_pb2.ChatCompletion(), members)
+def completion(text: bytes) -> chat_pb2.ChatCompletion:
+    """Convert the JSON of an answer without streaming."""
+    return _to_message(chat_pb2.ChatCompletion(), _decode(text))
 
 
-def chunks(events: list[JSONObject]) -> list[chat_pb2.ChatChunk]:
-    """Convert stream events."""
-    return [_to_message(chat_pb2.ChatChunk(), event) for event in events]
-
-
-def json_text(members: JSONObject) -> bytes:
-    """Encode an answer or an event as JSON, for callers that do not need the typed message.
-
-    Raises:
-        ValueError: A string contains a lone surrogate, which neither protobuf nor UTF-8 can encode.
-    """
-    return _encode(members)
+def chunks(texts: list[bytes]) -> list[chat_pb2.ChatChunk]:
+    """Convert the JSON of stream events."""
+    return [_to_message(chat_pb2.ChatChunk(), _decode(text)) for text in texts]
 
 
 def models(listed: list[JSONObject]) -> list[chat_pb2.Model]:

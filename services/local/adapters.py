@@ -142,7 +142,7 @@ class LocalInference:
         try:
             with _local_errors("inference_unavailable"):
                 answer = await self._completions.create(self._call(chat), _request_context(hold))
-                return Completion(_encode(answer.members), answer.verdict)
+                return Completion(answer.text, answer.verdict)
         finally:
             self._trimmer.note_freed(chat.body_bytes)
 
@@ -153,7 +153,7 @@ class LocalInference:
                 parts = self._completions.stream(self._call(chat), _request_context(hold))
                 async with aclosing(parts):
                     async for part in parts:
-                        yield [_encode(event) for event in part] if isinstance(part, list) else part
+                        yield part
         finally:
             self._trimmer.note_freed(chat.body_bytes)
 

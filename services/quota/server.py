@@ -8,7 +8,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.server import GrpcServer
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import SystemClock
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.quota.holds import Holds, Ledger
 from services.quota.ledger_client import GrpcLedger
@@ -90,5 +90,5 @@ async def build(settings: QuotaSettings, stack: AsyncExitStack, *, ledger: Ledge
         sweep_seconds=settings.sweep_seconds,
         reconcile_seconds=settings.reconcile_seconds,
     )
-    await stack.enter_async_context(running(sweeper.run()))
+    await stack.enter_async_context(running(restarting(sweeper.run)))
     return Parts(Holds(store, ledger), sweeper, client.state)

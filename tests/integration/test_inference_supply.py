@@ -14,6 +14,7 @@ from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.unit.groq_standin.standin_process import QWEN, started
 from tests.unit.inference.inference_world import CHARGED, Inference, running, streamed, whole
+from tests.unit.inference.raw_upstream import completion, json_answer, raw_upstream
 from tests.unit.inference.upstream import OSS, Upstream, dead_address, upstream
 
 __all__ = ["upstream"]
@@ -230,3 +231,36 @@ async def test_a_groq_that_is_away_breaks_the_circuit_and_is_left_alone(tmp_path
 
             attempts = [(await inference.row(f"req_{number}")).attempts for number in range(12)]
     assert attempts == [1] * 10 + [0] * 2
+
+
+TOO_LARGE = (
+    "Rate limit reached for model `m` in organization `org_x` service tier `on_demand` on tokens per minute (TPM): "
+    "Limit 6000, Used 1000, Requested 5900. Please try again in 20s. Need more tokens?"
+)
+
+
+async def test_a_request_that_is_too_large_for_the_minute_closes_the_key_for_no_smaller_one(tmp_path: Path) -> None:
+    limited = json_answer(
+        {"error": {"message": TOO_LARGE, "type": "tokens", "code": "rate_limit_exceeded"}},
+        status="429 Too Many Requests",
+        headers="retry-after: 20\r\n",
+    )
+    large = whole("hello", "req_large")
+    large.chat.max_completion_tokens = 5_890
+    async with (
+        raw_upstream(limited, json_answer(completion())) as upstream,
+        running(upstream.url, tmp_path) as inference,
+    ):
+        with pytest.raises(Unavailable) as raised:
+            await inference.create(large)
+        other = whole("hello", "req_small")
+        other.context.account_id = "acc_other"
+        reply = await inference.create(other)
+        large.context.request_id = "req_again"
+        with pytest.raises(Unavailable):
+            await inference.create(large)
+        row = await inference.row("req_again")
+
+    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("upstream_unavailable", "released")
+    assert reply.verdict == CHARGED
+    assert (len(upstream.bodies), row.attempts) == (2, 0), "the large one waits for its time"

@@ -288,7 +288,7 @@ async def test_both_adapters_pass_the_same_call_to_inference(body: bytes) -> Non
     chat = parse_chat(body)
     seen = []
     for adapter in ("grpc", "local"):
-        completions = ScriptedCompletions([Answer({}, Verdict.CHARGED)])
+        completions = ScriptedCompletions([Answer(b"{}", Verdict.CHARGED)])
         async with _inference(adapter, completions) as inference:
             await inference.complete(_HOLD, chat)
         seen.append(completions.calls[0])
@@ -307,7 +307,9 @@ def _json(members: JSONObject) -> Any:
 @ADAPTERS
 async def test_an_answer_arrives_with_its_verdict(adapter: str) -> None:
     members = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": {"content": "é"}}], "extra": None}
-    async with _inference(adapter, ScriptedCompletions([Answer(members, Verdict.CHARGED)])) as inference:
+    async with _inference(
+        adapter, ScriptedCompletions([Answer(msgspec.json.encode(members), Verdict.CHARGED)])
+    ) as inference:
         completion = await inference.complete(_HOLD, _CHAT)
     assert msgspec.json.decode(completion.body) == members
     assert completion.verdict is Verdict.CHARGED
@@ -317,7 +319,7 @@ async def test_an_answer_arrives_with_its_verdict(adapter: str) -> None:
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_error_arrives_with_its_verdict_and_facts(adapter: str, is_stream: bool) -> None:
     error = InvalidRequest("No.", reason="refused", metadata={"param": "model", "verdict": Verdict.RELEASED})
-    parts = [[{"id": "1"}], error] if is_stream else [error]
+    parts = [[b'{"id":"1"}'], error] if is_stream else [error]
     received: list[Any] = []
     async with _inference(adapter, ScriptedCompletions(parts)) as inference:
         with pytest.raises(InvalidRequest) as raised:
@@ -338,7 +340,7 @@ async def test_a_defect_of_inference_is_an_internal_error_without_its_text(adapt
 
 @ADAPTERS
 async def test_events_that_arrived_together_arrive_together_and_the_verdict_last(adapter: str) -> None:
-    parts = [[{"a": 1}, {"b": 2}], [{"c": 3}], Verdict.CHARGED]
+    parts = [[b'{"a":1}', b'{"b":2}'], [b'{"c":3}'], Verdict.CHARGED]
     async with _inference(adapter, ScriptedCompletions(parts)) as inference:
         received = [part async for part in inference.stream(_HOLD, _CHAT)]
     assert received == [[b'{"a":1}', b'{"b":2}'], [b'{"c":3}'], *received[2:]]
@@ -359,7 +361,7 @@ async def test_cancelling_a_call_cancels_it_in_inference(adapter: str) -> None:
 
 @ADAPTERS
 async def test_closing_a_stream_ends_it_in_inference(adapter: str) -> None:
-    completions = ScriptedCompletions([[{"a": 1}]], waits=True)
+    completions = ScriptedCompletions([[b'{"a":1}']], waits=True)
     async with _inference(adapter, completions) as inference:
         async with aclosing(inference.stream(_HOLD, _CHAT)) as events:
             assert await _soon(anext(events)) == [b'{"a":1}']
@@ -368,7 +370,7 @@ async def test_closing_a_stream_ends_it_in_inference(adapter: str) -> None:
 
 @ADAPTERS
 async def test_cancelling_the_reader_of_a_stream_ends_it_in_inference(adapter: str) -> None:
-    completions = ScriptedCompletions([[{"a": 1}]], waits=True)
+    completions = ScriptedCompletions([[b'{"a":1}']], waits=True)
     async with _inference(adapter, completions) as inference:
 
         async def read() -> None:

@@ -1,16 +1,21 @@
 """What Groq, or anything between us and Groq, may send: each odd answer harms its own request at most."""
 
 import asyncio
+import gc
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.common.errors import DeadlineExceeded, InvalidRequest, ServiceError, Unavailable
-from services.inference.chat import Outcome, Usage, UsageSource
+from services.common.errors import DeadlineExceeded, InternalError, InvalidRequest, ServiceError, Unavailable
+from services.inference.chat import EventBatch, Outcome, Usage, UsageSource
+from services.inference.groq.decoding import ChunkDecoder
+from services.inference.groq.provider import _Batch as decode_batch
+from services.inference.groq.sse import ServerSentEvent
 from services.inference.keys.pool import KeyPool
 from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
@@ -241,6 +246,185 @@ async def test_an_error_with_unclean_text_is_the_error_that_it_is(is_stream: boo
     assert error.metadata[VERDICT] == "released"
 
 
+def nested(depth: int) -> bytes:
+    """Return the JSON of arrays in one another."""
+    return b"[" * depth + b"]" * depth
+
+
+def with_member(whole: bool, member: bytes, *, content: bytes = b"Hello") -> bytes:
+    """Return the JSON of an answer or of a chunk with one more member beside its content."""
+    text = json.dumps(completion() if whole else chunk(delta(content="Hello"))).encode()
+    return text.replace(b'"Hello"', b'"%b", "odd": %b' % (content, member))
+
+
+CANNOT_BE_USED: dict[str, tuple[bytes, bytes]] = {
+    "nested too deep, and not Unicode": (nested(900), b"a\\ud83d"),
+    "nested too deep to be encoded": (nested(965), b"a"),
+    "nested so deep that it cannot be passed on": (nested(900), b"a"),
+    "too many values, and not Unicode": (b"[" + b"0," * 400_000 + b"0]", b"a\\ud83d"),
+    "too many values": (b"[" + b"{}," * 200_000 + b"0]", b"a"),
+}
+
+
+@pytest.mark.parametrize("wants_json", [True, False])
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("name", CANNOT_BE_USED)
+async def test_what_cannot_be_passed_on_is_invalid_and_not_charged(
+    name: str, is_stream: bool, wants_json: bool, tmp_path: Path
+) -> None:
+    member, content = CANNOT_BE_USED[name]
+    text = with_member(not is_stream, member, content=content)
+    body = stream_answer(events(text, chunk(delta("stop"), usage=USAGE))) if is_stream else answer(text)
+    async with (
+        raw_upstream(body) as upstream,
+        running(upstream.url, tmp_path, answer_bytes_max=8_000_000) as inference,
+    ):
+        request: Any = streamed("hello") if is_stream else whole("hello")
+        request.wants_json = wants_json
+        with pytest.raises(Unavailable) as raised:
+            await (inference.stream(request) if is_stream else inference.create(request))
+        row = await inference.row("req_1")
+
+    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("upstream_invalid", "released")
+    assert (row.outcome, row.charged, row.refund_reason) == (Outcome.UPSTREAM_FAILED, False, "upstream_invalid")
+
+
+_ODD_INDEX = b'{"choices":[{"index":[1],"delta":{"content":"\\ud83d"}}]}'
+_ODD_TOOL_INDEX = b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":{},"function":{"arguments":"\\ud83d"}}]}}]}'
+ODD_EVENTS: dict[str, bytes] = {
+    "an index that is an array": _ODD_INDEX,
+    "an index of a tool call that is an object": _ODD_TOOL_INDEX,
+    "nested too deep, and not Unicode": with_member(False, nested(700), content=b"a\\ud83d"),
+    "nested too deep to be encoded": with_member(False, nested(965)),
+}
+
+
+@pytest.mark.parametrize("name", ODD_EVENTS)
+async def test_output_before_an_event_that_cannot_be_used_is_delivered_and_charged(name: str, tmp_path: Path) -> None:
+    good = [chunk(delta(content=f"word {number} ")) for number in range(3)]
+    body = stream_answer(events(*good, ODD_EVENTS[name], chunk(delta("stop"), usage=USAGE)))
+    received: list[Any] = []
+    async with raw_upstream(body) as upstream, running(upstream.url, tmp_path) as inference:
+        with pytest.raises(Unavailable) as raised:
+            await inference.stream(streamed("hello"), received)
+        row = await inference.row("req_1")
+
+    assert text_of(received) == "word 0 word 1 word 2 "
+    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("upstream_invalid", "charged")
+    assert (row.outcome, row.charged, row.usage.source) == (Outcome.CUT, True, UsageSource.ESTIMATED)
+    assert row.usage.completion_tokens >= 3
+
+
+FAR_DATES = [
+    "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+    "Mon, 01 Jan 2026 00:00:00 +99999999999999",
+    "Mon, 99999999999999999999 Jan 2026 00:00:00 GMT",
+]
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+@pytest.mark.parametrize("date", FAR_DATES)
+async def test_a_date_out_of_range_fails_its_request_as_any_failure_does(
+    date: str, status: str, tmp_path: Path
+) -> None:
+    body = answer(b"{}", status=status, headers=f"retry-after: {date}\r\n")
+    async with raw_upstream(body) as upstream, running(upstream.url, tmp_path) as inference:
+        error = await refused(inference, is_stream=False)
+        row = await inference.row("req_1")
+
+    assert (error.reason, error.metadata[VERDICT]) == ("upstream_unavailable", "released")
+    assert not row.charged
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_error_that_is_nested_too_deep_has_the_meaning_of_its_status(is_stream: bool, tmp_path: Path) -> None:
+    body = b'{"error": {"message": "bad \\ud83d", "odd": %b}}' % nested(2_000)
+    async with (
+        raw_upstream(answer(body, status="400 Bad Request")) as upstream,
+        running(upstream.url, tmp_path) as inference,
+    ):
+        error = await refused(inference, is_stream=is_stream)
+
+    assert isinstance(error, InvalidRequest)
+    assert error.metadata[VERDICT] == "released"
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        answer(b'{"data": [{"id": "odd", "a": "\\ud83d", "b": %b}]}' % nested(900)),
+        answer(b'{"data": [{"id": "odd", "b": %b}]}' % nested(965)),
+        answer(b"{}", status="503 Service Unavailable", headers=f"retry-after: {FAR_DATES[0]}\r\n"),
+    ],
+)
+async def test_a_model_list_that_cannot_be_passed_on_is_not_kept(models: bytes, tmp_path: Path) -> None:
+    async with raw_upstream(GOOD, models=models) as upstream, running(upstream.url, tmp_path) as inference:
+        listed = await inference.chat.ListModels(inference_pb2.ListModelsRequest())
+
+    names = {model.id for model in listed.models}
+    assert "odd" not in names
+    assert "openai/gpt-oss-120b" in names, "the built-in list serves"
+
+
+class DefectiveProvider:
+    """A provider with a defect: it raises what nothing expects, after some output where the answer is streamed."""
+
+    def __init__(self, chunks: int) -> None:
+        self._chunks = chunks
+
+    async def complete(self, body: bytes, lease: Any) -> Any:
+        raise OverflowError("odd")
+
+    @asynccontextmanager
+    async def stream(self, body: bytes, lease: Any) -> AsyncIterator[AsyncIterator[EventBatch]]:
+        async def batches() -> AsyncIterator[EventBatch]:
+            for number in range(self._chunks):
+                yield EventBatch([chunk(delta(content=f"word {number} "))])
+            raise OverflowError("odd")
+
+        yield batches()
+
+    async def list_models(self, lease: Any) -> list[Any]:
+        raise OverflowError("odd")
+
+
+@pytest.mark.parametrize(
+    ("is_stream", "chunks", "verdict"), [(False, 0, "released"), (True, 0, "released"), (True, 3, "charged")]
+)
+async def test_a_defect_of_ours_leaves_a_row_and_a_verdict(
+    is_stream: bool, chunks: int, verdict: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with raw_upstream(GOOD) as upstream, running(upstream.url, tmp_path) as inference:
+        inference.completions._provider = DefectiveProvider(chunks)
+        error = await refused(inference, is_stream=is_stream)
+        row = await inference.row("req_1")
+
+    assert isinstance(error, InternalError)
+    assert error.metadata[VERDICT] == verdict
+    assert (row.charged, row.usage.completion_tokens) == (verdict == "charged", chunks)
+    assert row.refund_reason == ("internal_error" if verdict == "released" else "")
+    (logged,) = [record for record in caplog.records if record.message == "A request failed."]
+    assert logged.exc_info
+    assert logged.exc_info[0] is OverflowError
+
+
+def test_no_event_within_the_limit_blocks_the_loop_for_long() -> None:
+    """One took 1.9 s of CPU in one piece."""
+    fillers = {
+        "zeros": b"[" + b"0," * 4_000_000 + b'"\\ud83d"]',
+        "empty objects": b"[" + b"{}," * 2_600_000 + b'"\\ud83d"]',
+        "invalid UTF-8": b'"' + b"\xff" * 8_000_000 + b'"',
+        "objects": b"[" + b'{"a":{"b":1}},' * 33_000 + b"0]",
+        "surrogates": b'"' + b"\\ud83d" * 170_000 + b'"',
+    }
+    for name, filler in fillers.items():
+        event = ServerSentEvent("", with_member(False, filler))
+        gc.collect()
+        began = time.process_time()
+        decode_batch([event], ChunkDecoder())
+        assert time.process_time() - began < 0.3, name
+
+
 LIMIT = 200_000
 
 
@@ -450,7 +634,7 @@ async def test_a_slow_caller_pauses_the_reading_and_is_no_time_out_of_groq(tmp_p
     assert isinstance(first, list)
     assert isinstance(waiting, list)
     assert len(waiting) * 60_000 < 3_000_000, "the buffer is bounded"
-    everything = [event for part in [first, waiting, *rest] if isinstance(part, list) for event in part]
+    everything = [json.loads(text) for part in [first, waiting, *rest] if isinstance(part, list) for text in part]
     said = "".join(choice["delta"].get("content", "") for event in everything for choice in event["choices"])
     assert len(said) == 60 * 60_000
 

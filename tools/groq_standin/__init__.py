@@ -38,6 +38,7 @@ same as JSON, with what each does to an answer that is not streamed. A marker it
 | `[[standin:decommissioned]]` | 400 model_decommissioned |
 | `[[standin:restricted]]` | 400 organization_restricted |
 | `[[standin:model_blocked]]` | 403 model_permission_blocked_org |
+| `[[standin:model_terms]]` | 400 model_terms_required |
 | `[[standin:retry_after ms=2000 form=seconds]]` | the refusal before it has retry-after in a form (below) |
 | `[[standin:long_message bytes=20000 alphabet=ascii]]` | the error's message has N bytes of ascii, cjk or emoji |
 | `[[standin:error_event after=3 status=400]]` | HTTP 200, then `event: error` with that status_code, then the end |

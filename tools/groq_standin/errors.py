@@ -156,6 +156,14 @@ def _blocked(asked: Asked) -> Refusal:
     return refusal(403, text, "permissions_error", code="model_permission_blocked_org")
 
 
+def _terms(asked: Asked) -> Refusal:
+    text = (
+        f"The model `{asked.model}` requires terms acceptance. Please have the org admin accept the terms at "
+        f"https://console.groq.com/playground?model={asked.model}"
+    )
+    return refusal(400, text, code="model_terms_required")
+
+
 def _restricted() -> Refusal:
     text = "Organization has been restricted. Please reach out to support if you believe this was in error."
     return refusal(400, text, code="organization_restricted")
@@ -184,6 +192,7 @@ REFUSALS: dict[str, Callable[[Asked], Refusal]] = {
     "decommissioned": _decommissioned,
     "restricted": lambda _: _restricted(),
     "model_blocked": _blocked,
+    "model_terms": _terms,
 }
 """Every refusal a marker can ask for, by the marker's name."""
 

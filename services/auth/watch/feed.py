@@ -15,8 +15,10 @@ from typing import Protocol
 from services.auth.keys.model import KeyId
 from services.common.errors import Unavailable
 from services.common.runtime.clock import Clock
+from services.common.runtime.tasks import restarting
 
 _READ_EVERY_SECONDS = 0.1
+_RESTART_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 0.45
 """A heartbeat goes out with the first read after this long a silence, so every 0.5 s."""
 _FRESH_SECONDS = 0.5
@@ -87,10 +89,10 @@ class ChangeFeed:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Read the database for as long as the block runs; a defect of the reading ends the block too."""
+        """Read the database for as long as the block runs."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read_on())
+                tasks.create_task(restarting(self._read_on, pause_seconds=_RESTART_SECONDS))
                 try:
                     yield
                 finally:

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 _log = logging.getLogger(__name__)
+_RESTART_SECONDS = 5.0
 
 
 @asynccontextmanager
@@ -24,6 +25,20 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def restarting(work: Callable[[], Coroutine[Any, Any, None]], *, pause_seconds: float = _RESTART_SECONDS) -> None:
+    """Run `work()` until it returns; when it raises an exception, log it and run `work()` again after a pause."""
+    task = asyncio.current_task()
+    while True:
+        try:
+            await work()
+            return
+        except Exception:  # noqa: BLE001 - one odd input must not end the work for good
+            _log.exception("Background work failed; it starts again after a pause.")
+        if task is not None and task.cancelling():
+            return  # A library may lose a cancellation and raise something else in its place.
+        await asyncio.sleep(pause_seconds)
 
 
 def _report(task: "asyncio.Task[None]") -> None:

@@ -6,6 +6,7 @@ cancels that session's streams only.
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
@@ -20,6 +21,7 @@ from services.gateway.requests.types import Departure
 
 Identity = TypeVar("Identity")
 
+_log = logging.getLogger(__name__)
 _ASKING_MAX = 50
 _REVOKED_MAX = 10_000
 _REVOKED_SECONDS = 120.0
@@ -176,7 +178,10 @@ async def _check(revocations: Sequence[Revocation]) -> None:
 
     async def check(revocation: Revocation) -> None:
         async with gate:
-            await revocation.check()
+            try:
+                await revocation.check()
+            except Exception:  # noqa: BLE001 - the other streams are still checked
+                _log.exception("The key or session of a live stream could not be checked.")
 
     async with asyncio.TaskGroup() as tasks:
         for revocation in revocations:

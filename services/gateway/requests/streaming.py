@@ -9,13 +9,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.common.errors import ServiceError
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.gateway.http.errors import HTTPError, http_error
 from services.gateway.http.middleware import REQUEST_ID, STARTED
 from services.gateway.http_server.write_flow import ClientStalled
@@ -121,7 +122,10 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         await self._start(send)
         try:
-            async with running(self._beat(send)), running(self._end_when_cut(send)):
+            async with (
+                running(restarting(partial(self._beat, send))),
+                running(restarting(partial(self._end_when_cut, send))),
+            ):
                 await self._send_events(send)
         except ServiceError as exc:
             await self._finish(send, _error_event(exc))

@@ -6,17 +6,28 @@ required members have the wrong type is invalid.
 
 import json
 import logging
+import re
 from typing import NoReturn
 
 import msgspec
 
 from services.inference.chat import TOKENS_MAX, JSONObject
 from services.inference.groq.errors import UpstreamInvalid
-from services.inference.groq.surrogates import SurrogateJoiner, without_surrogates
+from services.inference.groq.surrogates import SurrogateJoiner
 from services.inference.metrics import IMPLAUSIBLE_COUNTS
 
 _log = logging.getLogger(__name__)
 _UPSTREAM_ID_CHARACTERS_MAX = 128
+_VALUES_MAX = 100_000
+"""Maximum commas and opening brackets of one text, those in its strings included; an answer has fewer than tokens."""
+_LENIENT_BYTES_MAX = 1024 * 1024
+"""Largest text that is decoded although it is not Unicode; several times the longest answer of a model."""
+_JOINED_BYTES_MAX = 64 * 1024
+"""Largest chunk whose surrogates are joined with those of other chunks, which walks all of its values in Python."""
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F][0-9a-fA-F])\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 _decode = msgspec.json.Decoder(JSONObject).decode
 
 
@@ -46,10 +57,10 @@ def decode_object(raw: bytes) -> JSONObject:
     """Decode a JSON object, with U+FFFD in place of invalid UTF-8 and lone surrogates.
 
     Raises:
-        UpstreamInvalid: The text is not a JSON object.
+        UpstreamInvalid: The text is not a JSON object, has too many values, or is too large to be repaired.
     """
-    members, is_clean = _decode_any(raw)
-    return members if is_clean else without_surrogates(members)
+    members = _decode_clean(raw)
+    return _decode_cleaned(raw) if members is None else members
 
 
 class ChunkDecoder:
@@ -62,11 +73,21 @@ class ChunkDecoder:
         """Decode the next chunk.
 
         Raises:
-            UpstreamInvalid: The text is not a JSON object.
+            UpstreamInvalid: The text is not a JSON object, has too many values, or is too large to be repaired.
         """
-        members, is_clean = _decode_any(raw)
-        if not is_clean or self._joiner.is_waiting:
+        if len(raw) > _JOINED_BYTES_MAX:
+            self._joiner.forget()
+            return decode_object(raw)
+        members = _decode_clean(raw)
+        if members is None:
+            return self._joined(_decode_leniently(raw), raw)
+        return self._joined(members, raw) if self._joiner.is_waiting else members
+
+    def _joined(self, members: JSONObject, raw: bytes) -> JSONObject:
+        try:
             self._joiner.join(members)
+        except RecursionError as exc:
+            raise _invalid(raw, "nested too deep") from exc
         return members
 
 
@@ -118,14 +139,29 @@ def _repair(members: JSONObject) -> None:
         del extension["usage"]
 
 
-def _decode_any(raw: bytes) -> tuple[JSONObject, bool]:
-    """Decode a JSON object; return it and whether all of its strings can be encoded as UTF-8."""
+def _decode_clean(raw: bytes) -> JSONObject | None:
+    """Decode a JSON object; return None if the text is not a JSON object or not valid Unicode."""
+    if len(raw) > _VALUES_MAX and sum(map(raw.count, (b",", b"[", b"{"))) > _VALUES_MAX:
+        raise _invalid(raw, "too many values")
     try:
-        return _decode(raw), True
+        return _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _decode_leniently(raw), False
+        return None
     except RecursionError as exc:
         raise _invalid(raw, "nested too deeply") from exc
+
+
+def _decode_cleaned(raw: bytes) -> JSONObject:
+    """Decode a text after what is not Unicode in it was replaced, without a step in Python for each value."""
+    if len(raw) > _LENIENT_BYTES_MAX or b"\0" in raw:
+        raise _invalid(raw, "not JSON, or too large to be cleaned")
+    # NUL stands for an escaped backslash meanwhile, so that each other backslash begins an escape of its own.
+    text = raw.decode("utf-8", "replace").encode().replace(b"\\\\", b"\0")
+    text = _LONE_SURROGATE.sub(rb"\\ufffd", text).replace(b"\0", b"\\\\")
+    members = _decode_clean(text)
+    if members is None:
+        raise _invalid(raw, "not JSON")
+    return members
 
 
 def _decode_leniently(raw: bytes) -> JSONObject:

@@ -7,6 +7,7 @@ so each call is classified once.
 import asyncio
 import math
 from enum import StrEnum
+from typing import NamedTuple
 
 from services.common.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 
@@ -24,7 +25,7 @@ class CallResult(StrEnum):
     MODEL_REFUSED = "model_refused"
     """The model does not exist, or the key's organisation may not use it."""
     LIMITED = "limited"
-    """The key's rate limit for the model is reached (429)."""
+    """The key's rate limit for the model is reached, or has too little left for the request (429)."""
     KEY_REFUSED = "key_refused"
     """Groq rejected the key."""
     FAILED = "failed"
@@ -35,6 +36,15 @@ class CallResult(StrEnum):
     """This service cancelled the call, which implies nothing about Groq."""
     INVALID = "invalid"
     """The answer was not JSON, had no choices, or was too large."""
+
+
+class TokenShortfall(NamedTuple):
+    """Why Groq refused a request because of its tokens."""
+
+    left: int
+    """What the key has left for the model."""
+    requested: int
+    """What Groq counts for the request; more than what is left."""
 
 
 class UpstreamError(Unavailable):
@@ -69,9 +79,17 @@ class UpstreamInvalid(UpstreamError):
 
 
 class KeyLimited(UpstreamError):
-    """The key's rate limit for the model is reached."""
+    """The key's rate limit for the model is reached, or has less left than the request needs.
+
+    Attributes:
+        shortfall: What is left for smaller requests; None if Groq does not say, or if the limit is not about tokens.
+    """
 
     result = CallResult.LIMITED
+
+    def __init__(self, *, retry_seconds: float = 0.0, shortfall: TokenShortfall | None = None) -> None:
+        super().__init__(retry_seconds=retry_seconds)
+        self.shortfall = shortfall
 
 
 class KeyRefused(UpstreamError):

@@ -16,6 +16,7 @@ from services.common.errors import ServiceError
 from services.common.runtime.http_proxy import proxy_for
 from services.inference.chat import EventBatch, JSONObject, Lease, Reply
 from services.inference.groq.decoding import ChunkDecoder, checked, decode_error, decode_object
+from services.inference.groq.encoding import encode
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
 from services.inference.groq.rate_limits import cooldown_after_answer
 from services.inference.groq.refusals import from_event, from_status
@@ -97,7 +98,9 @@ class GroqProvider:
         models = decode_object(text).get("data")
         if not isinstance(models, list):
             raise UpstreamInvalid
-        return [model for model in models if _is_model(model)][:_MODELS_MAX]
+        models = [model for model in models if _is_model(model)][:_MODELS_MAX]
+        encode({"data": models})
+        return models
 
 
 @asynccontextmanager
@@ -127,7 +130,7 @@ async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncI
         while raw := await content.readany():
             batch = _Batch(reader.feed(raw), chunks)
             if batch.events:
-                yield EventBatch(batch.events, len(raw))
+                yield EventBatch(batch.events)
             if batch.error is not None:
                 raise batch.error
             if batch.has_ended:

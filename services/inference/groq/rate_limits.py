@@ -11,9 +11,12 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
+from services.inference.groq.errors import TokenShortfall
+
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _TRY_AGAIN = re.compile(r"try again in ([0-9hms.]*[hms])", re.ASCII)
+_TOKENS = re.compile(r"tokens per [^:]{1,40}: Limit (\d{1,15}), Used (\d{1,15}), Requested (\d{1,15})", re.ASCII)
 _DEFAULT_SECONDS = 1.0
 """Cool-down after a 429 without a time."""
 _SECONDS_MAX = 86_400.0
@@ -40,6 +43,20 @@ def cooldown_after_limit(headers: Mapping[str, str], message: str) -> float:
     match = _TRY_AGAIN.search(message)
     seconds = max(duration(match.group(1)) if match else 0.0, retry_after(headers))
     return min(seconds, _SECONDS_MAX) or cooldown_after_answer(headers) or _DEFAULT_SECONDS
+
+
+def token_shortfall(message: str) -> TokenShortfall | None:
+    """Return what the text of a 429 says of the tokens that are left for smaller requests; None when it does not.
+
+    Args:
+        message: The error's text, such as `… on tokens per minute (TPM): Limit 6000, Used 1000, Requested 5900. …`.
+    """
+    found = _TOKENS.search(message)
+    if found is None:
+        return None
+    limit, used, requested = map(int, found.groups())
+    left = max(0, limit - used)
+    return TokenShortfall(left, requested) if requested > left else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -72,9 +89,9 @@ def _decimal(text: str) -> float | None:
 def _seconds_until(date: str) -> float:
     try:
         moment = parsedate_to_datetime(date)
-    except ValueError:
+        return max(0.0, moment.timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError, OSError):
         return 0.0
-    return max(0.0, moment.timestamp() - time.time())
 
 
 def _number(headers: Mapping[str, str], name: str) -> int | None:

@@ -6,6 +6,7 @@
 | 400 model_decommissioned              | ModelRefused             | model_decommissioned  |
 | 400 organization_restricted, …        | KeyRefused               | upstream_misconfigured|
 | 401, 404 of anything but a model      | KeyRefused               | upstream_misconfigured|
+| 400, 403 model_terms_required         | ModelRefused             | model_not_found       |
 | 403 model_permission_blocked_org, …   | ModelRefused             | model_not_found       |
 | 403 of anything else                  | UpstreamFailed           | upstream_misconfigured|
 | 404 model_not_found                   | ModelRefused             | model_not_found       |
@@ -22,11 +23,11 @@ from typing import Any
 
 from services.common.errors import InvalidRequest, ServiceError, TooLarge
 from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
-from services.inference.groq.rate_limits import cooldown_after_limit, retry_after
+from services.inference.groq.rate_limits import cooldown_after_limit, retry_after, token_shortfall
 
-_OPERATOR_CODES = frozenset(
-    {"organization_restricted", "blocked_api_access", "invalid_api_key", "model_terms_required"}
-)
+_OPERATOR_CODES = frozenset({"organization_restricted", "blocked_api_access", "invalid_api_key"})
+_TERMS_REQUIRED = "model_terms_required"
+"""The organisation has not accepted the terms of this one model."""
 _INVALID_STATUSES = frozenset({400, 422, 424})
 _ACCOUNT = re.compile(r"(?: in organization)? ?`?\b(?:org|project|req)_\w+`?(?: service tier `\w+`)?")
 _GROQ_LINK = re.compile(r"\s*(?:https?://)?\S*groq\.com\S*")
@@ -62,7 +63,8 @@ def from_status(status: int, headers: Mapping[str, str], body: object) -> Servic
     if status == 413:
         return TooLarge("The request is too large for the model. Shorten the messages.", reason="request_too_large")
     if status == 429:
-        return KeyLimited(retry_seconds=cooldown_after_limit(headers, _text(details, "message")))
+        message = _text(details, "message")
+        return KeyLimited(retry_seconds=cooldown_after_limit(headers, message), shortfall=token_shortfall(message))
     return UpstreamFailed(retry_seconds=retry_after(headers))
 
 
@@ -105,6 +107,8 @@ def _invalid(details: Mapping[str, Any]) -> ServiceError:
     code = _text(details, "code")
     if code == "model_decommissioned":
         return ModelRefused(_MESSAGES[code], is_key_specific=False, code=code)
+    if code == _TERMS_REQUIRED:
+        return ModelRefused(_NOT_PERMITTED, is_key_specific=True)
     message = _MESSAGES.get(code) or _redact(_text(details, "message")) or "The model refused the request."
     metadata = _without_empty(
         param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from services.inference.chat import JSONObject
+from services.inference.groq.errors import UpstreamInvalid
 
 _Path = tuple[Any, ...]
 _EMPTY: dict[str, Any] = {"tool_calls": []}
@@ -37,11 +38,19 @@ class SurrogateJoiner:
         """Whether the next chunk may contain the second half of a pair."""
         return bool(self._waiting)
 
+    def forget(self) -> None:
+        """Drop the halves that wait."""
+        self._waiting.clear()
+
     def join(self, chunk: JSONObject) -> None:
         """Make every string of a chunk encodable, in place.
 
         The first half of a pair is held back until the chunk with the second half. If its choice finishes without one,
         U+FFFD is added to the finishing chunk.
+
+        Raises:
+            UpstreamInvalid: An index is an array or an object.
+            RecursionError: The chunk is nested too deeply.
         """
         choices = chunk.pop("choices", None)
         others = without_surrogates(chunk)
@@ -55,7 +64,7 @@ class SurrogateJoiner:
         chunk["choices"] = [without_surrogates(choice) for choice in choices]
 
     def _join_choice(self, choice: JSONObject) -> None:
-        index = choice.get("index")
+        index = _checked_index(choice.get("index"))
         delta = choice.get("delta")
         if isinstance(delta, dict):
             choice["delta"] = self._joined_value((index,), delta)
@@ -93,7 +102,13 @@ def _joined(text: str) -> str:
 def _keyed(items: list[Any]) -> Iterator[tuple[Any, Any]]:
     """Yield (key, item), where the key identifies the item across chunks: its `index`, or else its position."""
     for position, item in enumerate(items):
-        yield (item.get("index", position) if isinstance(item, dict) else position), item
+        yield (_checked_index(item.get("index", position)) if isinstance(item, dict) else position), item
+
+
+def _checked_index(index: Any) -> Any:
+    if isinstance(index, list | dict):
+        raise UpstreamInvalid
+    return index
 
 
 def _append(delta: JSONObject, path: _Path) -> None:

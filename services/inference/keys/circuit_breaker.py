@@ -25,7 +25,16 @@ _ACCOUNTS_MAX = 1_000
 class CircuitBreaker:
     """Decides whether an account may make a call. Times are monotonic, in seconds."""
 
-    __slots__ = ("_failed_at", "_failures", "_failures_max", "_open_until", "_openings", "_probes", "_traffic")
+    __slots__ = (
+        "_closings",
+        "_failed_at",
+        "_failures",
+        "_failures_max",
+        "_open_until",
+        "_openings",
+        "_probes",
+        "_traffic",
+    )
 
     def __init__(self, failures_max: int) -> None:
         """Create a closed circuit.
@@ -39,6 +48,8 @@ class CircuitBreaker:
         self._failed_at = 0.0
         self._openings = 0
         """Consecutive openings; 0 while the circuit is closed."""
+        self._closings = 1
+        """How often a success closed the circuit, plus one."""
         self._open_until = 0.0
         self._probes: dict[str, float] = {}
         """Time until which each account's probe blocks others."""
@@ -65,25 +76,30 @@ class CircuitBreaker:
         # Only accounts with failures wait; the others may probe immediately.
         return max(0.0, self._open_until - now) if self._failures[account_id] else 0.0
 
-    def begin(self, account_id: str, now: float) -> bool:
-        """Record the start of an allowed call and return whether it is a probe."""
+    def begin(self, account_id: str, now: float) -> int:
+        """Record the start of an allowed call and return the number of its probe; 0 if it is not a probe.
+
+        The number is valid until the circuit closes: a later failure counts as that of any other call.
+        """
         self._record_traffic(account_id, now)
         if not self._openings:
-            return False
+            return 0
         self._probes[account_id] = now + _PROBE_SECONDS
-        return True
+        return self._closings
 
-    def end(self, account_id: str) -> None:
+    def end(self, account_id: str, probe: int) -> None:
         """Record the end of an account's probe, successful or not."""
-        self._probes.pop(account_id, None)
+        if probe == self._closings:
+            self._probes.pop(account_id, None)
 
     def record_success(self) -> None:
         """Close the circuit."""
         self._failures.clear()
+        self._closings += self.is_open
         self._openings = 0
         self._probes.clear()
 
-    def record_failure(self, account_id: str, now: float, *, is_probe: bool) -> float:
+    def record_failure(self, account_id: str, now: float, *, probe: int) -> float:
         """Count a failure and return the seconds for which it opens the circuit; 0 if it does not."""
         if not self._openings and now - self._failed_at > _FAILURES_SECONDS:
             self._failures.clear()
@@ -91,7 +107,7 @@ class CircuitBreaker:
         if len(self._failures) < _ACCOUNTS_MAX or account_id in self._failures:
             self._failures[account_id] += 1
         # While the circuit is open, failures of calls that began before it opened do not extend it.
-        opens = is_probe or (not self._openings and self._is_at_limit(now))
+        opens = probe == self._closings or (not self._openings and self._is_at_limit(now))
         return self._open(now) if self._failures_max and opens else 0.0
 
     def _open(self, now: float) -> float:

@@ -3,6 +3,7 @@
 The pool keeps the state of each key and model in memory, from Groq's latest responses:
 
 - A rate-limited key cools down until the time that Groq gave.
+- A key with too few tokens left for a large request is used for smaller ones (`token_limits.py`).
 - A key that fails several times in a row for a model is not used for a while (`circuit_breaker.py`).
 - A key that Groq rejects is quarantined. Until the quarantine ends, it is only used if all keys are quarantined.
 - A model that Groq refuses to a key's organisation is requested with other keys first.
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from services.common.runtime.clock import Clock
 from services.inference.groq.errors import CallResult, KeyLimited, ModelRefused, UpstreamError, result_of
 from services.inference.keys.circuit_breaker import CircuitBreaker
+from services.inference.keys.token_limits import TokenLimits
 from services.inference.metrics import upstream_calls
 
 ANY_MODEL = ""
@@ -53,6 +55,7 @@ class _ModelState:
     """State of a key for one model."""
 
     breaker: CircuitBreaker
+    token_limits: TokenLimits = field(default_factory=TokenLimits)
     cools_until: float = 0.0
     limited_call_sent_at: float = 0.0
     refused_until: float = 0.0
@@ -60,11 +63,13 @@ class _ModelState:
 
     def is_idle(self, now: float) -> bool:
         """Return whether the state has no effect, so it can be discarded."""
-        return self.breaker.is_idle and max(self.cools_until, self.refused_until) <= now
+        is_usable = self.breaker.is_idle and max(self.cools_until, self.refused_until) <= now
+        return is_usable and self.token_limits.is_idle(now)
 
-    def seconds_until_usable(self, account_id: str, now: float) -> float:
-        """Return the time until an account may use the key for the model; 0 if it may now."""
-        return max(self.cools_until - now, self.breaker.seconds_until_allowed(account_id, now), 0.0)
+    def seconds_until_usable(self, account_id: str, tokens: int, now: float) -> float:
+        """Return the time until an account may use the key for a request of `tokens`; 0 if it may now."""
+        limited = max(self.cools_until - now, self.token_limits.seconds_until_allowed(account_id, tokens, now))
+        return max(limited, self.breaker.seconds_until_allowed(account_id, now))
 
 
 @dataclass(slots=True)
@@ -76,9 +81,12 @@ class KeyLease:
     """Index of the key."""
     model: str
     account_id: str
+    tokens: int
+    """About what Groq counts for the request."""
     sent_at: float
     """Monotonic time of the call."""
-    is_probe: bool
+    probe: int
+    """Number of the circuit's probe that the call is; 0 if it is not a probe."""
     has_answered: bool = False
     result: CallResult | None = None
     """How the call ended; None while it is in progress."""
@@ -126,29 +134,42 @@ class KeyPool:
         """Return the number of keys."""
         return len(self._keys)
 
-    def seconds_until(self, model: str, account_id: str) -> float:
-        """Return the time until an account can use any key for a model; 0 if it can now."""
+    def seconds_until(self, model: str, account_id: str, *, tokens: int = 0) -> float:
+        """Return the time until an account can use any key for a model; 0 if it can now.
+
+        Args:
+            model: The model.
+            account_id: The account.
+            tokens: Estimate of what Groq counts for the request.
+        """
         now = self._clock.monotonic()
-        return min(self._seconds_until_usable(key, model, account_id, now) for key in range(len(self)))
+        return min(self._seconds_until_usable(key, model, account_id, tokens, now) for key in range(len(self)))
 
     def is_accepted(self, key: int) -> bool:
         """Return whether a key is not quarantined."""
         return self._keys[key].quarantined_until <= self._clock.monotonic()
 
     def cooling_models(self, key: int) -> int:
-        """Return the number of models for which a key is cooling down or has an open circuit."""
+        """Return for how many models a key cools down, if only for large requests, or has an open circuit."""
         now = self._clock.monotonic()
         states = [state for (index, _), state in self._states.items() if index == key]
-        return sum(state.cools_until > now or state.breaker.is_open for state in states)
+        return sum(
+            state.cools_until > now or state.breaker.is_open or not state.token_limits.is_idle(now) for state in states
+        )
 
     @contextmanager
-    def lease(self, model: str, account_id: str) -> Iterator[KeyLease]:
+    def lease(self, model: str, account_id: str, *, tokens: int = 0) -> Iterator[KeyLease]:
         """Lease the next usable key for the block, which makes one call, and record how the block ends.
+
+        Args:
+            model: The model.
+            account_id: The account.
+            tokens: About what Groq counts for the request.
 
         Raises:
             UpstreamError: No key is usable; `retry_seconds` is the time until one is.
         """
-        lease = self._take(model, account_id)
+        lease = self._take(model, account_id, tokens)
         try:
             yield lease
         except BaseException as exc:
@@ -158,27 +179,27 @@ class KeyPool:
             lease.result = lease.result or CallResult.ANSWERED
             self._record_success(lease)
         finally:
-            if lease.is_probe:
-                self._state(lease).breaker.end(account_id)
+            if lease.probe:
+                self._state(lease).breaker.end(account_id, lease.probe)
             upstream_calls(lease.key, lease.result or CallResult.CANCELLED).inc()
 
-    def _take(self, model: str, account_id: str) -> KeyLease:
+    def _take(self, model: str, account_id: str, tokens: int) -> KeyLease:
         now = self._clock.monotonic()
         turns = [(self._next + turn) % len(self) for turn in range(len(self))]
-        usable = [key for key in turns if not self._seconds_until_usable(key, model, account_id, now)]
+        usable = [key for key in turns if not self._seconds_until_usable(key, model, account_id, tokens, now)]
         if not usable:
-            raise UpstreamError(retry_seconds=self.seconds_until(model, account_id))
+            raise UpstreamError(retry_seconds=self.seconds_until(model, account_id, tokens=tokens))
         key = next((key for key in usable if not self._is_model_refused(key, model, now)), usable[0])
         self._next = (key + 1) % len(self)
         if self._keys[key].refusals:
             self._keys[key].quarantined_until = now + _TRIAL_SECONDS
-        lease = KeyLease(self, key, model, account_id, now, is_probe=False)
-        lease.is_probe = self._state(lease).breaker.begin(account_id, now)
+        lease = KeyLease(self, key, model, account_id, tokens, now, probe=0)
+        lease.probe = self._state(lease).breaker.begin(account_id, now)
         return lease
 
-    def _seconds_until_usable(self, key: int, model: str, account_id: str, now: float) -> float:
+    def _seconds_until_usable(self, key: int, model: str, account_id: str, tokens: int, now: float) -> float:
         state = self._states.get((key, model))
-        seconds = state.seconds_until_usable(account_id, now) if state else 0.0
+        seconds = state.seconds_until_usable(account_id, tokens, now) if state else 0.0
         quarantine = self._keys[key].quarantined_until - now
         return seconds if quarantine <= 0 or self._are_all_quarantined(now) else max(seconds, quarantine)
 
@@ -194,7 +215,7 @@ class KeyPool:
         result, is_counted = result_of(exc), lease.result is not None
         lease.result = lease.result or result
         if isinstance(exc, KeyLimited):
-            self._cool_down(lease, exc.retry_seconds)
+            self._note_limit(lease, exc)
         elif result is CallResult.KEY_REFUSED:
             self._quarantine(lease)
         elif result in _FAILURES and not is_counted and not (result is CallResult.TIMED_OUT and lease.has_answered):
@@ -213,7 +234,7 @@ class KeyPool:
 
     def _record_failure(self, lease: KeyLease) -> None:
         now = self._clock.monotonic()
-        seconds = self._state(lease).breaker.record_failure(lease.account_id, now, is_probe=lease.is_probe)
+        seconds = self._state(lease).breaker.record_failure(lease.account_id, now, probe=lease.probe)
         if seconds:
             _log.warning(
                 "The circuit of a Groq key and model opened after repeated failures.",
@@ -232,6 +253,28 @@ class KeyPool:
                 extra={"key": lease.key + 1, "model": lease.model, "seconds": seconds},
             )
         state.cools_until = self._clock.monotonic() + seconds
+
+    def _note_limit(self, lease: KeyLease, limit: KeyLimited) -> None:
+        if limit.shortfall is None:
+            self._cool_down(lease, limit.retry_seconds)
+            return
+        state, now = self._state(lease), self._clock.monotonic()
+        seconds = min(limit.retry_seconds, self._cooldown_seconds_max)
+        state.token_limits.record_refusal(lease.account_id, lease.tokens, seconds=seconds, now=now)
+        if lease.sent_at < state.limited_call_sent_at:
+            return
+        if seconds:
+            state.limited_call_sent_at = lease.sent_at
+            _log.warning(
+                "A Groq key cools down.",
+                extra={
+                    "key": lease.key + 1,
+                    "model": lease.model,
+                    "seconds": seconds,
+                    "tokens_left": limit.shortfall.left,
+                },
+            )
+        state.token_limits.record(limit.shortfall, seconds=seconds, now=now)
 
     def _quarantine(self, lease: KeyLease) -> None:
         now, key = self._clock.monotonic(), self._keys[lease.key]

@@ -16,7 +16,7 @@ import msgspec
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.concurrency.byte_budget import Lease as BytesLease
 from services.common.concurrency.idle_timer import IdleTimer
-from services.common.errors import DeadlineExceeded, ServiceError
+from services.common.errors import DeadlineExceeded, InternalError, ServiceError
 from services.common.runtime.clock import Clock
 from services.common.verdict import Verdict
 from services.inference.catalogue import Catalogue
@@ -27,10 +27,10 @@ from services.inference.chat import (
     Lease,
     Outcome,
     Provider,
-    Reply,
     RequestContext,
     Usage,
 )
+from services.inference.groq.encoding import encode
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
 from services.inference.groq.events import EventShaper, shape_completion
 from services.inference.keys.pool import KeyLease
@@ -54,7 +54,8 @@ T = TypeVar("T")
 class Answer:
     """An answer without streaming."""
 
-    members: JSONObject
+    text: bytes
+    """Its JSON."""
     verdict: Verdict | None
     """None if the row is not committed yet."""
 
@@ -112,8 +113,8 @@ class Completions:
 
     async def stream(
         self, call: ChatCall, context: RequestContext
-    ) -> AsyncGenerator[list[JSONObject] | Verdict | None, None]:
-        """Run a request and yield batches of events, then the verdict, by which time its row is written.
+    ) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+        """Run a request and yield batches of events as JSON, then the verdict, by which time its row is written.
 
         Raises:
             ServiceError: Same as for `create`, but possibly after output, usually with a charged verdict. A time-out
@@ -169,21 +170,17 @@ class Completions:
     def _on_done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) and not isinstance(exc, ServiceError):
-            _log.error("A request failed with an unexpected error.", exc_info=exc)
+            _log.error("A request could not be recorded.", exc_info=exc)
 
     async def _create(self, record: RequestRecord) -> Answer:
         try:
-            reply = await self._complete(record)
-        except ServiceError as exc:
-            await self._failed(record, exc, None)
-            raise
+            text, usage = await self._complete(record)
         except asyncio.CancelledError:
             await self._cancelled(record, None)
             raise
-        record.upstream_id = (reply.members.get("x_groq") or {}).get("id") or ""
-        verdict = await self._ledger.record(record.answered_row(_usage_of(reply.members, record)))
-        members = shape_completion(reply.members, completion_id=record.completion_id, model=record.call.model)
-        return Answer(members, verdict)
+        except Exception as exc:  # noqa: BLE001 - it is raised as an error of our tree
+            raise await self._failed(record, exc, None) from None
+        return Answer(text, await self._ledger.record(record.answered_row(usage)))
 
     async def _stream(self, record: RequestRecord, buffer: StreamBuffer) -> None:
         relay = _Relay(self._provider, record, buffer, self._timeouts)
@@ -195,19 +192,20 @@ class Completions:
                 deadline=self._deadline(record),
                 is_empty=lambda: buffer.is_empty,
             )
-        except ServiceError as exc:
-            await self._failed(record, exc, relay.usage_so_far)
-            raise
+            usage = relay.shaper.usage(body_bytes=record.body_bytes)
         except asyncio.CancelledError:
             await self._cancelled(record, relay.usage_so_far)
             raise
-        buffer.put(relay.shaper.finish(), 0)
-        usage = relay.shaper.usage(body_bytes=record.body_bytes)
+        except Exception as exc:  # noqa: BLE001 - it is raised as an error of our tree
+            raise await self._failed(record, exc, relay.usage_so_far) from None
         buffer.end(await self._ledger.record(record.answered_row(usage)))
 
-    async def _complete(self, record: RequestRecord) -> Reply:
-        async def complete(model: str, lease: Lease) -> Reply:
-            return await self._provider.complete(_body(record, model), lease)
+    async def _complete(self, record: RequestRecord) -> tuple[bytes, Usage]:
+        async def complete(model: str, lease: Lease) -> tuple[bytes, Usage]:
+            reply = await self._provider.complete(_body(record, model), lease)
+            record.upstream_id = (reply.members.get("x_groq") or {}).get("id") or ""
+            members = shape_completion(reply.members, completion_id=record.completion_id, model=record.call.model)
+            return encode(members), _usage_of(members, record)
 
         return await self._upstream.call(self._models(record), complete, record, deadline=self._deadline(record))
 
@@ -217,12 +215,14 @@ class Completions:
     def _deadline(self, record: RequestRecord) -> float:
         return record.started + self._timeouts.total
 
-    async def _failed(self, record: RequestRecord, error: ServiceError, usage: Usage | None) -> None:
-        """Record a failed request; it is charged if output had begun."""
+    async def _failed(self, record: RequestRecord, exc: Exception, usage: Usage | None) -> ServiceError:
+        """Record a failed request, which is charged if output had begun, and return the caller's error."""
+        error = exc if isinstance(exc, ServiceError) else _defect(exc)
         record.is_waiting = False
         verdict = await self._ledger.record(record.failed_row(error, usage))
         if verdict is not None:
             error.metadata[VERDICT] = verdict
+        return error
 
     async def _cancelled(self, record: RequestRecord, usage: Usage | None) -> None:
         """Record a request cancelled because its caller left before Groq was called, or because the service stops."""
@@ -241,11 +241,12 @@ class _Relay:
         self._buffer = buffer
         self._timeouts = timeouts
         self.shaper = self._new_shaper()
+        self._has_output = False
 
     @property
     def usage_so_far(self) -> Usage | None:
-        """Usage reported or estimated so far; None if output has not begun."""
-        return self.shaper.usage(body_bytes=self._record.body_bytes) if self.shaper.output_chunks else None
+        """Usage reported or estimated so far; None if no output was passed on."""
+        return self.shaper.usage(body_bytes=self._record.body_bytes) if self._has_output else None
 
     async def attempt(self, model: str, lease: KeyLease) -> None:
         """Call Groq once and forward its events."""
@@ -264,17 +265,27 @@ class _Relay:
                         raise
         if not shaper.has_answer:
             raise UpstreamInvalid
+        self._put(shaper.finish())
 
     async def _forward(self, batch: EventBatch, timer: IdleTimer, lease: KeyLease) -> None:
         shaper, record = self.shaper, self._record
         if self._buffer.is_full:
             await self._buffer.until_room()
             timer.reset()
-        self._buffer.put(shaper.shape(batch.events), batch.size)
-        record.upstream_id = shaper.upstream_id
-        if shaper.output_chunks and not lease.has_answered:
+        for event in batch.events:
+            events = shaper.shape([event])
+            record.upstream_id = shaper.upstream_id
+            self._put(events)
+        if self._has_output and not lease.has_answered:
             lease.record_answer()
-            record.mark_first_token()
+
+    def _put(self, events: list[JSONObject]) -> None:
+        """Encode and pass on events, up to the first one that cannot be encoded."""
+        for event in events:
+            self._buffer.put(encode(event))
+            if self.shaper.output_chunks:
+                self._has_output = True
+                self._record.mark_first_token()
 
     def _time_out(self, timer: IdleTimer, lease: KeyLease) -> None:
         """Fail the caller's stream. Reading continues, since Groq may still finish the answer and bill it."""
@@ -340,8 +351,13 @@ def _usage_of(members: JSONObject, record: RequestRecord) -> Usage:
     reported = Usage.reported(usage) if usage else None
     if reported is not None:
         return reported
-    characters = len(str(members.get("choices") or ""))
+    characters = len(_encode(members.get("choices") or "").decode())
     return Usage.estimated(body_bytes=record.body_bytes, output_chunks=max(1, characters // 4))
+
+
+def _defect(exc: Exception) -> InternalError:
+    _log.error("A request failed with an unexpected error.", exc_info=exc)
+    return InternalError("This request failed because of an error of this service. Try again.")
 
 
 def _timeout_error(*, has_begun: bool) -> DeadlineExceeded:

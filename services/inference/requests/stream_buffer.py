@@ -1,10 +1,10 @@
 """Buffer between the task that reads a stream from Groq and its caller."""
 
 import asyncio
+from itertools import accumulate, takewhile
 
 from services.common.errors import InternalError, ServiceError
 from services.common.verdict import Verdict
-from services.inference.chat import JSONObject
 
 BYTES_MAX = 1024 * 1024
 """Buffered bytes at which reading from Groq pauses."""
@@ -20,7 +20,7 @@ class StreamBuffer:
             bytes_max: Number of bytes at which the buffer is full.
         """
         self._bytes_max = bytes_max
-        self._events: list[JSONObject] = []
+        self._events: list[bytes] = []
         self._bytes = 0
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -41,13 +41,13 @@ class StreamBuffer:
         """Wait until the buffer is not full or is discarded."""
         await self._has_room.wait()
 
-    def put(self, events: list[JSONObject], size: int) -> None:
-        """Add events of `size` bytes; a discarded buffer drops them."""
-        if not events or self._is_discarded:
+    def put(self, event: bytes) -> None:
+        """Add the JSON of an event; a discarded buffer drops it."""
+        if self._is_discarded:
             return
         self.is_empty = False
-        self._events += events
-        self._bytes += size
+        self._events.append(event)
+        self._bytes += len(event)
         if self._bytes >= self._bytes_max:
             self._has_room.clear()
         self._changed.set()
@@ -77,8 +77,8 @@ class StreamBuffer:
         self._error = None  # Break the reference cycle: the error's traceback refers to the buffer.
         self._has_room.set()
 
-    async def take(self) -> list[JSONObject] | None:
-        """Wait for events and return all buffered ones; None at the end of a successful stream.
+    async def take(self) -> list[bytes] | None:
+        """Wait for events and return at least one, at most as many as fill the buffer; None at the end of a stream.
 
         Raises:
             BaseException: The stream's error, after its last event.
@@ -90,8 +90,20 @@ class StreamBuffer:
                 return None
             self._changed.clear()
             await self._changed.wait()
+        if self._bytes > self._bytes_max:
+            return self._take_some()
         events, self._events, self._bytes = self._events, [], 0
         self._has_room.set()
+        return events
+
+    def _take_some(self) -> list[bytes]:
+        """Take as many events as the buffer is meant for, at least one: a message carries no more."""
+        ends = accumulate(map(len, self._events))
+        count = max(1, sum(1 for _ in takewhile(lambda end: end <= self._bytes_max, ends)))
+        events, self._events = self._events[:count], self._events[count:]
+        self._bytes = sum(map(len, self._events))
+        if self._bytes < self._bytes_max:
+            self._has_room.set()
         return events
 
     def verdict(self) -> Verdict | None:

@@ -132,6 +132,7 @@ class _Attempts(Generic[T]):
         self._call = call
         self._record = record
         self._account_id = record.account_id
+        self._tokens = record.call.tokens
         self._deadline = deadline
         self._is_empty = is_empty
         self._wait_budget = upstream._wait_seconds
@@ -149,7 +150,7 @@ class _Attempts(Generic[T]):
             self._record.is_waiting = True
             await self._wait_for_key(model, fallbacks)
             async with self._upstream._limiter.permit(self._account_id):
-                if self._keys.seconds_until(model, self._account_id):
+                if self._seconds_until(model):
                     continue  # No key is usable any more, after the wait for the permit.
                 calls += 1
                 try:
@@ -162,12 +163,19 @@ class _Attempts(Generic[T]):
             if isinstance(error, UpstreamError) and error.result in _FAILURES:
                 await self._back_off(error, failures)
 
+    def _seconds_until(self, model: str) -> float:
+        """Return the time until some key can be used for the request with this model; 0 when one can now."""
+        return self._keys.seconds_until(model, self._account_id, tokens=self._tokens)
+
     async def _call_once(self, model: str, attempt: int) -> T:
         seconds = self._deadline - self._clock.monotonic()
         if seconds <= 0:
             raise _deadline_error()
         self._record.begin_call(model)
-        with self._keys.lease(model, self._account_id) as lease, _call_span(model, attempt, lease):
+        with (
+            self._keys.lease(model, self._account_id, tokens=self._tokens) as lease,
+            _call_span(model, attempt, lease),
+        ):
             try:
                 async with asyncio.timeout(seconds):
                     return await self._call(model, lease)
@@ -181,7 +189,7 @@ class _Attempts(Generic[T]):
             return error.is_key_specific and calls < keys
         if isinstance(error, KeyRefused):
             return calls <= keys and any(map(self._keys.is_accepted, range(keys)))
-        if error.result in _FAILURES and self._keys.seconds_until(self._record.upstream_model, self._account_id):
+        if error.result in _FAILURES and self._seconds_until(self._record.upstream_model):
             return False  # The failure opened the circuit.
         return failures < self._upstream._attempts_max and calls < self._upstream._attempts_max + keys
 
@@ -191,11 +199,11 @@ class _Attempts(Generic[T]):
         Raises:
             UpstreamError: The wait would be too long, or a fallback is usable sooner.
         """
-        if not self._keys.seconds_until(model, self._account_id):
+        if not self._seconds_until(model):
             return
         with self._upstream._count_waiting(self._account_id) as may_wait:
-            while (seconds := self._keys.seconds_until(model, self._account_id)) > 0:
-                is_sooner = any(self._keys.seconds_until(other, self._account_id) < seconds for other in fallbacks)
+            while (seconds := self._seconds_until(model)) > 0:
+                is_sooner = any(self._seconds_until(other) < seconds for other in fallbacks)
                 if is_sooner or not may_wait or not self._can_wait(seconds):
                     raise UpstreamError(retry_seconds=seconds)
                 self._wait_budget -= seconds

@@ -7,12 +7,13 @@ import signal
 import time
 from collections.abc import Awaitable
 from contextlib import ExitStack
+from functools import partial
 
 from services.common.errors import ServiceError, StartError
 from services.common.runtime import address_file, process, secret_file
 from services.common.runtime.file_lock import try_lock
 from services.common.runtime.process import StopSignal
-from services.common.runtime.tasks import running
+from services.common.runtime.tasks import restarting, running
 from services.local import valkey
 from services.local.banner import banner
 from services.local.console import Console
@@ -55,8 +56,8 @@ async def run(settings: LocalSettings) -> None:
             await _or_stop(start_all(parts, settings, sockets, console), stopping)
             await _or_stop(_show(settings, console), stopping)
             async with (
-                running(keep_rotating(settings.data_dir / "logs")),
-                running(keep_socket(parts, sockets / valkey.SOCKET, console)),
+                running(restarting(partial(keep_rotating, settings.data_dir / "logs"))),
+                running(restarting(partial(keep_socket, parts, sockets / valkey.SOCKET, console))),
             ):
                 await _or_stop(_keep_running(parts, console), stopping)
         finally:

@@ -29,6 +29,7 @@ class HandStore:
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.is_away = False
+        self.is_odd = False
         self.reads = 0
 
     def change(self, count: int = 1) -> None:
@@ -40,6 +41,8 @@ class HandStore:
         self.reads += 1
         if self.is_away:
             raise Unavailable("away")
+        if self.is_odd:
+            raise OverflowError("odd")
         present = len(self.changes)
         return Changes(present, [] if revision is None else self.changes[revision:])
 
@@ -64,6 +67,21 @@ async def feed(store: HandStore, clock: HandClock) -> AsyncIterator[ChangeFeed]:
 
 def _told(revision: int) -> Event:
     return Event(revision, Change(KeyId(f"key_{revision}"), revision))
+
+
+async def test_a_read_that_fails_unexpectedly_ends_neither_the_feed_nor_the_service(store: HandStore) -> None:
+    feed = ChangeFeed(store, clock=HandClock())
+    store.is_odd = True
+    async with feed.running():
+        while not store.reads:
+            await asyncio.sleep(0.005)
+        store.is_odd = False
+        store.change()
+        async with asyncio.timeout(10):
+            assert await anext(feed.watch(0)) == Event(0)
+            reads = store.reads
+            while store.reads == reads:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_watch_begins_with_the_present(feed: ChangeFeed, store: HandStore) -> None:

@@ -248,3 +248,17 @@ async def test_live_keys_are_asked_about_a_bounded_number_at_the_same_time(
         assert len(auth_client.asked) == 50
         auth_client.gate.set()
         await _asked(auth_client, len(held))
+
+
+async def test_a_check_that_fails_unexpectedly_leaves_the_other_streams_checked(
+    revocations: RevocationRegistry,
+) -> None:
+    async def broken() -> IdentityState:
+        raise OverflowError("odd")
+
+    odd = await revocations.of_session("session_odd", "key_1", broken)
+    ended = await revocations.of_session("session_ended", "key_2", _says(IdentityState.SESSION_ENDED))
+
+    await revocations.check_sessions()
+
+    assert (odd.is_revoked, ended.is_revoked) == (False, True)

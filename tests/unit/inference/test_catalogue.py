@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import NotFound, PermissionDenied, Unavailable
+from services.common.runtime.tasks import restarting, running
 from services.inference.catalogue import Catalogue
 from services.inference.chat import JSONObject
 from tests.unit.inference.manual_clock import ManualClock
@@ -74,6 +75,22 @@ async def test_the_list_is_refreshed_every_minute_and_sooner_after_a_failure(lis
         await catalogue.refresh_periodically()
 
     assert clock.sleeps == [60, 60, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+async def test_an_answer_that_nothing_expects_does_not_end_the_refreshing(listing: Listing) -> None:
+    async def odd() -> list[JSONObject]:
+        listing.asked += 1
+        if listing.asked == 1:
+            raise RecursionError("odd")
+        return [{"id": "fresh"}]
+
+    listing.list_models = odd  # type: ignore[method-assign]
+    catalogue = Catalogue(listing, {})
+    async with running(restarting(catalogue.refresh_periodically, pause_seconds=0)), asyncio.timeout(5):
+        while not listing.asked > 1:
+            await asyncio.sleep(0)
+
+    assert names_of(catalogue.list_models()) == ["fresh"]
 
 
 async def test_an_old_list_serves_while_groq_is_away(catalogue: Catalogue, listing: Listing) -> None:

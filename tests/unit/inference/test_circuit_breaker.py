@@ -18,13 +18,13 @@ class World:
         """Make a call if it is allowed, and end it; return whether it was made."""
         if self.breaker.seconds_until_allowed(account, self.now):
             return False
-        is_probe = self.breaker.begin(account, self.now)
+        probe = self.breaker.begin(account, self.now)
         if succeeds:
             self.breaker.record_success()
         else:
-            self.breaker.record_failure(account, self.now, is_probe=is_probe)
-        if is_probe:
-            self.breaker.end(account)
+            self.breaker.record_failure(account, self.now, probe=probe)
+        if probe:
+            self.breaker.end(account, probe)
         return True
 
     def fail(self, account: str, times: int) -> None:
@@ -115,11 +115,12 @@ def test_one_probe_of_an_account_is_under_way_at_a_time_and_three_in_all() -> No
     breaker = world.breaker
     for account in ("b", "c", "d"):
         assert not breaker.seconds_until_allowed(account, world.now)
-        assert breaker.begin(account, world.now)
+        probe = breaker.begin(account, world.now)
+        assert probe
         assert breaker.seconds_until_allowed(account, world.now) > 0
 
     assert breaker.seconds_until_allowed("e", world.now) > 0
-    breaker.end("c")
+    breaker.end("c", probe)
     assert not breaker.seconds_until_allowed("e", world.now)
 
 
@@ -154,9 +155,43 @@ def test_calls_from_before_it_opened_do_not_prolong_it() -> None:
     before = world.breaker.seconds_until_allowed("a", world.now)
 
     for _ in range(20):
-        assert world.breaker.record_failure("a", world.now, is_probe=False) == 0
+        assert world.breaker.record_failure("a", world.now, probe=0) == 0
 
     assert world.breaker.seconds_until_allowed("a", world.now) == before
+
+
+def test_a_probe_that_fails_after_others_closed_the_circuit_does_not_open_it_again() -> None:
+    world = World()
+    world.fail("a", 10)
+    world.now += 1.5
+    probe = world.breaker.begin("a", world.now)
+    for account in ("b", "c", "d"):
+        assert world.call(account, succeeds=True)
+    assert not world.is_open
+
+    world.now += 30
+    world.breaker.record_failure("a", world.now, probe=probe)
+    world.breaker.end("a", probe)
+
+    assert not world.is_open
+
+
+def test_a_probe_of_an_earlier_opening_neither_prolongs_a_later_one_nor_frees_the_place_of_its_probe() -> None:
+    world = World()
+    world.fail("a", 10)
+    world.now += 1.5
+    old = world.breaker.begin("a", world.now)
+    world.call("b", succeeds=True)
+    world.fail("a", 10)
+    world.fail("b", 10)
+    assert world.is_open
+    world.now += 10
+    assert world.breaker.begin("a", world.now) not in (0, old)
+
+    assert world.breaker.record_failure("a", world.now, probe=old) == 0
+    world.breaker.end("a", old)
+
+    assert world.breaker.seconds_until_allowed("a", world.now) > 0, "its newer probe is under way"
 
 
 def test_failures_with_minutes_between_them_are_not_in_a_row() -> None:
@@ -179,9 +214,9 @@ def test_what_it_remembers_is_bounded() -> None:
     world = World()
     world.fail("a", 10)
     for number in range(5_000):
-        world.breaker.begin(f"acc_{number}", world.now)
-        world.breaker.record_failure(f"acc_{number}", world.now, is_probe=False)
-        world.breaker.end(f"acc_{number}")
+        probe = world.breaker.begin(f"acc_{number}", world.now)
+        world.breaker.record_failure(f"acc_{number}", world.now, probe=0)
+        world.breaker.end(f"acc_{number}", probe)
 
     breaker = world.breaker
     assert len(breaker._failures) <= 1_000

@@ -1,6 +1,7 @@
 """Groq's JSON is decoded whatever bytes it is made of, and checked where it enters."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.errors import InvalidRequest, Unavailable
+from services.common.errors import InvalidRequest
 from services.inference.chat import TOKENS_MAX, Usage
 from services.inference.groq.decoding import ChunkDecoder, checked, decode_object
 from services.inference.groq.errors import UpstreamInvalid
@@ -231,6 +232,65 @@ def test_a_last_chunk_of_another_form_breaks_nothing(odd: Any) -> None:
     assert msgspec.json.encode(chunk)
 
 
+INDEXES: list[Any] = [[1], {"a": 1}]
+
+
+@pytest.mark.parametrize("index", INDEXES)
+@pytest.mark.parametrize("where", ["choice", "tool call"])
+def test_a_chunk_whose_index_is_no_number_is_invalid_where_surrogates_are_joined(index: Any, where: str) -> None:
+    call = {"index": index, "function": {"arguments": "\ud83d"}}
+    choice = {"index": index, "delta": {"content": "\ud83d"}}
+    odd = choice if where == "choice" else {"index": 0, "delta": {"tool_calls": [call]}}
+
+    with pytest.raises(UpstreamInvalid):
+        ChunkDecoder().decode(json.dumps({"choices": [odd]}).encode())
+
+
+@pytest.mark.parametrize("depth", [500, 600, 900, 980, 5_000])
+def test_unclean_text_that_is_nested_deep_is_decoded_or_invalid(depth: int) -> None:
+    raw = b'{"choices":[{"index":0,"delta":{"content":"\\ud83d","x":%b}}]}' % (b"[" * depth + b"]" * depth)
+    for decode in (decode_object, ChunkDecoder().decode):
+        with suppress(UpstreamInvalid):
+            decode(raw)
+
+
+@pytest.mark.parametrize(
+    "text", [b"caf\xe9", b"\\ud83d", b"\\\\ud83d\\ud83d", b"\\ud83d\\ude00\\ude00", b"\\uD83D\\ud83d\\ude00"]
+)
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_a_large_chunk_says_what_a_small_one_says(text: bytes, size: int) -> None:
+    raw = b'{"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":"stop"}],"x":"%b"}' % (text, b"x" * size)
+
+    content = ChunkDecoder().decode(raw)["choices"][0]["delta"]["content"]
+
+    expected = json.loads(b'"%b"' % text.replace(b"\xe9", b"\\ufffd"))
+    assert content == expected.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def test_half_an_emoji_before_a_large_chunk_is_left_out_and_the_stream_goes_on() -> None:
+    decoder = ChunkDecoder()
+    halves = [json.dumps({"choices": [{"index": 0, "delta": {"content": one}}]}).encode() for one in ("a\ud83d", "b")]
+    decoder.decode(halves[0])
+
+    decoder.decode(halves[1] + b" " * 100_000)
+
+    assert decoder.decode(halves[1])["choices"][0]["delta"]["content"] == "b"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"x":"\xff%b"}' % (b"x" * 2_000_000),
+        b'{"x":[%b0]}' % (b"0," * 300_000),
+        b'{"x":"\0\xff"}',
+    ],
+)
+def test_what_would_take_long_to_read_is_invalid(raw: bytes) -> None:
+    for decode in (decode_object, ChunkDecoder().decode):
+        with pytest.raises(UpstreamInvalid):
+            decode(raw)
+
+
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
@@ -244,10 +304,3 @@ def test_what_names_the_operators_account_is_left_out_of_messages(message: str, 
     error = from_status(400, {}, {"error": {"message": message, "type": "invalid_request_error"}})
     assert isinstance(error, InvalidRequest)
     assert error.message == shown
-
-
-def test_terms_that_the_operator_has_not_accepted_are_no_fault_of_the_caller() -> None:
-    body = {"error": {"message": "accept the terms", "type": "x", "code": "model_terms_required"}}
-    error = from_status(400, {}, body)
-    assert isinstance(error, Unavailable)
-    assert error.reason == "upstream_misconfigured"

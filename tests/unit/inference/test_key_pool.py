@@ -11,10 +11,12 @@ from services.inference.groq.errors import (
     KeyLimited,
     KeyRefused,
     ModelRefused,
+    TokenShortfall,
     UpstreamError,
     UpstreamFailed,
     UpstreamInvalid,
 )
+from services.inference.groq.refusals import from_status
 from services.inference.keys.pool import KeyLease, KeyPool
 from tests.unit.inference.manual_clock import ManualClock
 
@@ -33,13 +35,14 @@ class World:
         model: str = "m",
         *,
         account: str = ACCOUNT,
+        tokens: int = 0,
         ends: ServiceError | None = None,
         cooldown_seconds: float | None = None,
     ) -> int:
         """Make a call and return the key that it used."""
         used: list[KeyLease] = []
         try:
-            with self.pool.lease(model, account) as lease:
+            with self.pool.lease(model, account, tokens=tokens) as lease:
                 used.append(lease)
                 if cooldown_seconds is not None:
                     lease.record_limits(cooldown_seconds=cooldown_seconds)
@@ -90,6 +93,51 @@ def test_a_key_whose_answer_says_that_nothing_is_left_is_not_used() -> None:
     assert world.call(cooldown_seconds=7.66) == 0
 
     assert world.called(3) == [1, 1, 1]
+
+
+LARGE = KeyLimited(retry_seconds=20, shortfall=TokenShortfall(left=5_000, requested=5_900))
+
+
+def test_a_request_that_is_too_large_for_what_is_left_does_not_close_the_key_for_smaller_ones() -> None:
+    world = World(1)
+    world.call(account="large", tokens=5_900, ends=LARGE)
+
+    assert world.pool.seconds_until("m", "honest", tokens=100) == 0
+    assert world.call(account="honest", tokens=100) == 0
+    assert world.pool.seconds_until("m", "large", tokens=5_900) == 20
+    assert world.pool.cooling_models(0) == 1
+
+
+def test_one_account_calls_groq_a_few_times_only_for_what_is_too_large() -> None:
+    world, calls = World(1), 0
+    for tokens in range(5_900, 0, -1):
+        if not world.pool.seconds_until("m", "large", tokens=tokens):
+            world.call(account="large", tokens=tokens, ends=LARGE)
+            calls += 1
+
+    assert calls < 15
+    assert world.pool.seconds_until("m", "honest", tokens=100) == 0
+
+
+def test_an_older_call_does_not_change_what_a_newer_one_learned_of_the_tokens_left() -> None:
+    world = World(1)
+    empty = KeyLimited(retry_seconds=40, shortfall=TokenShortfall(left=0, requested=100))
+    with suppress(KeyLimited), world.pool.lease("m", ACCOUNT, tokens=5_900):
+        world.clock.seconds += 1
+        world.call(account="newer", tokens=100, ends=empty)
+        raise LARGE
+
+    assert world.pool.seconds_until("m", "honest", tokens=100) == 40
+
+
+def test_terms_of_one_model_that_are_not_accepted_leave_the_key_in_use_for_others() -> None:
+    world = World(2)
+    terms = from_status(400, {}, {"error": {"message": "accept the terms", "code": "model_terms_required"}})
+    for _ in range(4):
+        world.call("speech", ends=terms)
+
+    assert [world.pool.is_accepted(key) for key in range(2)] == [True, True]
+    assert sorted(world.called(2)) == [0, 1]
 
 
 def test_a_limit_is_of_one_model() -> None:
@@ -279,6 +327,21 @@ def test_headers_of_an_answer_do_not_close_the_circuit() -> None:
     world.call(ends=UpstreamInvalid(), cooldown_seconds=0)
 
     assert world.seconds_until() == 2
+
+
+def test_an_old_probe_opens_no_circuit_that_others_have_closed_since() -> None:
+    world = World(1)
+    world.open_circuit()
+    world.clock.seconds += 1.5
+    with suppress(UpstreamFailed), world.pool.lease("m", ACCOUNT):
+        for account in ("honest1", "honest2", "honest3"):
+            world.call(account=account)
+        world.clock.seconds += 30
+        raise UpstreamFailed
+
+    assert world.pool.seconds_until("m", "honest1") == 0
+    with world.pool.lease("m", "honest1"):
+        assert world.pool.seconds_until("m", "honest1") == 0, "the circuit is closed: calls are no probes"
 
 
 def test_a_probe_that_is_given_up_leaves_room_for_the_next() -> None:

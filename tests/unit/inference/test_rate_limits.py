@@ -4,10 +4,17 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.groq.rate_limits import cooldown_after_answer, cooldown_after_limit, duration, retry_after
+from services.inference.groq.errors import TokenShortfall
+from services.inference.groq.rate_limits import (
+    cooldown_after_answer,
+    cooldown_after_limit,
+    duration,
+    retry_after,
+    token_shortfall,
+)
 from tools.groq_standin.wire import go_duration
 
 TEXT = (
@@ -107,3 +114,68 @@ def test_a_retry_after_of_no_form_is_none_and_no_form_is_beyond_a_day(text: str)
     assert retry_after({"retry-after": text}) == 0
     assert retry_after({"retry-after-ms": text}) == 0
     assert retry_after({"retry-after": "999999999"}) == 86_400
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Mon, 99999999999999999999 Jan 2026 00:00:00 GMT",
+        "Mon, 01 Jan 2026 00:00:00 +99999999999999",
+        "Mon, 01 Jan 0001 00:00:00 +2359",
+        "Fri, 31 Dec 9999 23:59:59 -2300",
+        "Fri, 31 Dec 9999 23:59:59 -0000",
+        "Mon, 01 Jan 0100 00:00:00 -0000",
+        ",",
+        "x" * 5_000,
+    ],
+)
+def test_a_date_out_of_range_is_read_as_none_or_as_the_longest_wait(date: str) -> None:
+    assert retry_after({"retry-after": date}) in (0, 86_400)
+
+
+_DIGITS = st.integers(min_value=0, max_value=10**25).map(str)
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.builds(
+            "Mon, {} {} {} {}:{}:{} {}{}".format,
+            _DIGITS,
+            st.sampled_from(["Jan", "Foo", "12", ""]),
+            _DIGITS,
+            _DIGITS,
+            _DIGITS,
+            _DIGITS,
+            st.sampled_from(["+", "-", ""]),
+            _DIGITS,
+        ),
+    )
+)
+def test_no_header_is_too_odd_to_be_read(text: str) -> None:
+    counts = ("limit-requests", "remaining-requests", "reset-requests", "remaining-tokens", "reset-tokens")
+    names = ["retry-after", "retry-after-ms", *(f"x-ratelimit-{one}" for one in counts)]
+    for headers in (dict.fromkeys(names, text), {**dict.fromkeys(names, "0"), "retry-after": text}):
+        assert 0 <= retry_after(headers) <= 86_400
+        assert 0 <= cooldown_after_answer(headers) <= 86_400
+        assert 0 < cooldown_after_limit(headers, text) <= 86_400
+
+
+@pytest.mark.parametrize(
+    ("limit", "shortfall"),
+    [
+        ("tokens per minute (TPM): Limit 6000, Used 1000, Requested 5900", TokenShortfall(5_000, 5_900)),
+        ("tokens per day (TPD): Limit 200000, Used 199998, Requested 12", TokenShortfall(2, 12)),
+        ("tokens per minute (TPM): Limit 6000, Used 6100, Requested 12", TokenShortfall(0, 12)),
+        ("tokens per minute (TPM): Limit 6000, Used 1000, Requested 12", None),
+        ("requests per day (RPD): Limit 1000, Used 1000, Requested 1", None),
+        ("tokens per minute (TPM): Limit 6000, Requested 5900", None),
+        ("", None),
+    ],
+)
+def test_what_is_left_for_smaller_requests_is_read(limit: str, shortfall: TokenShortfall | None) -> None:
+    message = f"Rate limit reached for model `m` in organization `org_x` service tier `on_demand` on {limit}. Please "
+
+    assert token_shortfall(message + "try again in 20s.") == shortfall

@@ -34,6 +34,7 @@ TABLE: dict[str, tuple[type[ServiceError], str]] = {
     "decommissioned": (ModelRefused, "model_decommissioned"),
     "restricted": (KeyRefused, "upstream_misconfigured"),
     "model_blocked": (ModelRefused, "model_not_found"),
+    "model_terms": (ModelRefused, "model_not_found"),
 }
 
 
@@ -127,9 +128,17 @@ def test_a_failure_inside_a_stream_is_judged_by_its_own_status(event: object, ki
     assert type(from_event(event)) is kind
 
 
-@pytest.mark.parametrize("code", ["model_permission_blocked_org", "model_permission_blocked_project"])
-def test_a_model_that_the_organisation_has_blocked_says_nothing_against_the_key(code: str) -> None:
-    error = from_status(403, {}, {"error": {"message": "The model `m` is blocked.", "type": "x", "code": code}})
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "model_permission_blocked_org"),
+        (403, "model_permission_blocked_project"),
+        (400, "model_terms_required"),
+        (403, "model_terms_required"),
+    ],
+)
+def test_a_model_that_the_organisation_may_not_use_says_nothing_against_the_key(status: int, code: str) -> None:
+    error = from_status(status, {}, {"error": {"message": "The model `m` is blocked.", "type": "x", "code": code}})
 
     assert isinstance(error, ModelRefused)
     assert error.is_key_specific

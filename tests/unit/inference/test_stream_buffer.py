@@ -6,10 +6,9 @@ import pytest
 
 from services.common.errors import DeadlineExceeded, InternalError
 from services.common.verdict import Verdict
-from services.inference.chat import JSONObject
 from services.inference.requests.stream_buffer import StreamBuffer
 
-ONE, TWO = {"n": 1}, {"n": 2}
+ONE, TWO = b'{"n": 1}', b'{"n": 2}'
 
 
 async def done(error: Exception | None = None) -> None:
@@ -26,9 +25,9 @@ async def closed(buffer: StreamBuffer, error: Exception | None = None) -> None:
     await asyncio.sleep(0)
 
 
-async def taken(buffer: StreamBuffer) -> list[JSONObject]:
+async def taken(buffer: StreamBuffer) -> list[bytes]:
     """Return all events until the end."""
-    events: list[JSONObject] = []
+    events: list[bytes] = []
     while (batch := await buffer.take()) is not None:
         events += batch
     return events
@@ -37,8 +36,8 @@ async def taken(buffer: StreamBuffer) -> list[JSONObject]:
 async def test_what_waits_is_taken_together_and_then_the_verdict() -> None:
     buffer = StreamBuffer()
     assert buffer.is_empty
-    buffer.put([ONE], 10)
-    buffer.put([TWO], 10)
+    buffer.put(ONE)
+    buffer.put(TWO)
     buffer.end(Verdict.CHARGED)
     await closed(buffer)
 
@@ -48,16 +47,9 @@ async def test_what_waits_is_taken_together_and_then_the_verdict() -> None:
     assert not buffer.is_empty
 
 
-async def test_no_events_are_no_news() -> None:
-    buffer = StreamBuffer()
-    buffer.put([], 10)
-
-    assert buffer.is_empty
-
-
 async def test_an_error_comes_after_what_waits() -> None:
     buffer = StreamBuffer()
-    buffer.put([ONE], 10)
+    buffer.put(ONE)
     await closed(buffer, ValueError("broken"))
 
     assert await buffer.take() == [ONE]
@@ -73,7 +65,7 @@ async def test_a_time_out_ends_the_callers_part_and_what_comes_later_is_dropped(
     with pytest.raises(DeadlineExceeded):
         await taking
     buffer.discard()
-    buffer.put([ONE], 10)
+    buffer.put(ONE)
     await closed(buffer, ValueError("later"))
 
     assert await buffer.take() is None
@@ -91,9 +83,9 @@ async def test_a_task_that_is_cancelled_ends_the_stream_with_an_error() -> None:
 
 async def test_a_full_buffer_has_room_again_when_its_caller_takes_or_is_gone() -> None:
     buffer = StreamBuffer(bytes_max=100)
-    buffer.put([ONE], 99)
+    buffer.put(b"1" * 99)
     assert not buffer.is_full
-    buffer.put([TWO], 1)
+    buffer.put(b"2")
     assert buffer.is_full
     waiting = asyncio.create_task(buffer.until_room())
     await asyncio.sleep(0.01)
@@ -103,8 +95,20 @@ async def test_a_full_buffer_has_room_again_when_its_caller_takes_or_is_gone() -
     await waiting
     assert not buffer.is_full
 
-    buffer.put([ONE], 100)
+    buffer.put(b"1" * 100)
     buffer.discard()
     await buffer.until_room()
-    buffer.put([TWO], 100)
+    buffer.put(b"2" * 100)
+    assert not buffer.is_full
+
+
+async def test_no_more_is_taken_at_once_than_a_message_carries() -> None:
+    buffer = StreamBuffer(bytes_max=100)
+    events = [b"1" * 60, b"2" * 40, b"3" * 500, b"4", b"5"]
+    for event in events:
+        buffer.put(event)
+
+    batches = [await buffer.take() for _ in range(3)]
+
+    assert batches == [events[:2], events[2:3], events[3:]]
     assert not buffer.is_full

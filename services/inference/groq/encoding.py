@@ -1,0 +1,47 @@
+"""Answers, events and models as JSON text, and which of them cannot be passed on.
+
+What was decoded may still be impossible to encode: it may be nested deeper than an encoder goes, or grow beyond what a
+message carries, since a byte that is not UTF-8 becomes three. Both are found before a row is written.
+"""
+
+import logging
+from typing import Any
+
+import msgspec
+
+from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.inference.chat import JSONObject
+from services.inference.groq.errors import UpstreamInvalid
+
+ENCODED_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
+"""Largest answer or event: what a message carries, less the rest of the message."""
+
+_log = logging.getLogger(__name__)
+_SPARE_LEVELS = 100
+"""What is passed on can be nested by so many more levels, or encoded so much deeper in the stack."""
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(members: JSONObject) -> bytes:
+    """Return the JSON text of an answer, an event or a model.
+
+    Raises:
+        UpstreamInvalid: It cannot be encoded, or is too large.
+    """
+    try:
+        text = _encode(members)
+        if text.count(b"[") + text.count(b"{") > _SPARE_LEVELS:
+            _encode(_nested(members))
+    except (RecursionError, ValueError, TypeError, OverflowError, msgspec.MsgspecError) as exc:
+        _log.warning("Groq's answer cannot be encoded.", extra={"error": type(exc).__name__})
+        raise UpstreamInvalid from exc
+    if len(text) > ENCODED_BYTES_MAX:
+        _log.warning("Groq's answer is too large to be passed on.", extra={"bytes": len(text)})
+        raise UpstreamInvalid
+    return text
+
+
+def _nested(value: Any) -> Any:
+    for _ in range(_SPARE_LEVELS):
+        value = [value]
+    return value

@@ -1,0 +1,73 @@
+"""Background work goes on after an exception that nothing expected."""
+
+import asyncio
+import logging
+
+import pytest
+
+from services.common.runtime.tasks import restarting, running
+
+
+class Work:
+    """Background work that fails a number of times and then waits for ever."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.runs = 0
+        self.goes_on = asyncio.Event()
+
+    async def run(self) -> None:
+        """Fail, or go on."""
+        self.runs += 1
+        if self.runs <= self.failures:
+            raise OverflowError("odd")
+        self.goes_on.set()
+        await asyncio.Event().wait()
+
+
+async def test_work_that_fails_starts_again_and_its_process_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    work = Work(failures=2)
+
+    async with running(restarting(work.run, pause_seconds=0)):
+        await asyncio.wait_for(work.goes_on.wait(), 5)
+
+    assert work.runs == 3
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.exc_info[0] for record in errors if record.exc_info] == [OverflowError, OverflowError]
+
+
+async def test_work_that_fails_pauses_before_it_starts_again() -> None:
+    work = Work(failures=9)
+
+    async with running(restarting(work.run, pause_seconds=60)):
+        await asyncio.sleep(0.05)
+
+    assert work.runs == 1
+
+
+async def test_work_that_returns_is_not_started_again() -> None:
+    runs = 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+
+    await asyncio.wait_for(restarting(work, pause_seconds=0), 5)
+
+    assert runs == 1
+
+
+async def test_a_cancellation_that_a_library_loses_still_ends_the_work() -> None:
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as exc:
+            raise OSError("closed") from exc
+
+    task = asyncio.create_task(restarting(work, pause_seconds=60))
+    await asyncio.sleep(0)
+    task.cancel()
+
+    await asyncio.wait({task}, timeout=5)
+
+    assert task.done()
