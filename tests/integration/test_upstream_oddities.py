@@ -403,7 +403,7 @@ async def test_a_defect_of_ours_leaves_a_row_and_a_verdict(
     assert error.metadata[VERDICT] == verdict
     assert (row.charged, row.usage.completion_tokens) == (verdict == "charged", chunks)
     assert row.refund_reason == ("internal_error" if verdict == "released" else "")
-    (logged,) = [record for record in caplog.records if record.message == "A request failed."]
+    (logged,) = [record for record in caplog.records if record.message.startswith("A request failed with")]
     assert logged.exc_info
     assert logged.exc_info[0] is OverflowError
 
