@@ -773,7 +773,7 @@ def test_a_second_runner_over_the_same_data_is_refused_in_one_sentence(
     output, _ = second.process.communicate(timeout=_READY_SECONDS)
     assert second.process.returncode == 1
     assert len(output.strip().splitlines()) == 1, output
-    assert "another process uses" in output
+    assert "Another process is using" in output
 
 
 def test_the_server_comes_from_a_package_where_the_machine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

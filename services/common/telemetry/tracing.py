@@ -1,9 +1,8 @@
-"""Traces: one request's way through the services, in OpenTelemetry's form, sent over OTLP where a collector is named.
+"""OpenTelemetry traces, sent over OTLP.
 
-Without a collector nothing is made and nothing costs. With one, a trace begins where a request enters over HTTP and
-goes along with every call that is made for it; what nobody's request asked for (watches, sweeps) is not traced.
-Attributes are names and numbers of ours, never what a person wrote: no prompt, no answer, no key, no message of an
-error.
+Without a collector, no spans are created and tracing costs nothing. With one, a trace begins with an HTTP request and
+includes every call made for it. Background work such as watches and sweeps is not traced. Attributes contain names and
+numbers from this project only, never user data: no prompts, answers, keys or error messages.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from services.common.runtime.http_proxy import is_loopback
 
 _PARENT = "traceparent"
 Attributes = Mapping[str, str | int | float | bool]
-"""What a span tells beside its name and times; OpenTelemetry's names where it has one, else `stack.…`."""
+"""Attributes of a span, with OpenTelemetry's standard names where they exist, and `stack.…` otherwise."""
 
 _NONE: Attributes = {}
 _GRPC: Attributes = {"rpc.system": "grpc"}
@@ -31,19 +30,19 @@ _tracer: trace.Tracer | None = None
 
 @contextmanager
 def exporting(service: str, *, endpoint: str, ratio: float) -> Iterator[None]:
-    """Send spans to a collector for the block; what is left is sent at its end.
+    """Export spans to a collector until the end of the block, and flush them there.
 
     Args:
         service: Name of this service.
-        endpoint: Where the collector takes OTLP over gRPC, `http://host:4317` or `https://…`; empty traces nothing.
-            Everything else is told by OpenTelemetry's own `OTEL_EXPORTER_OTLP_*`.
-        ratio: Part of the requests that are traced, 0 to 1.
+        endpoint: OTLP/gRPC endpoint of the collector, `http://host:4317` or `https://…`; empty turns tracing off.
+            OpenTelemetry's `OTEL_EXPORTER_OTLP_*` variables configure everything else.
+        ratio: Fraction of requests to trace, from 0 to 1.
     """
     global _tracer
     if not endpoint:
         yield
         return
-    # Only here: the SDK takes memory and time to load that nobody should pay who traces nothing.
+    # Imported only when tracing is on: the SDK takes time and memory to load.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -55,7 +54,7 @@ def exporting(service: str, *, endpoint: str, ratio: float) -> Iterator[None]:
         sampler=ParentBased(TraceIdRatioBased(ratio)),
         shutdown_on_exit=False,
     )
-    # A proxy is for the internet: it does not reach this machine's loopback address.
+    # A proxy cannot reach the loopback address of this machine.
     options: Any = (("grpc.enable_http_proxy", 0),) if is_loopback(endpoint) else None
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, channel_options=options)))
     _tracer = provider.get_tracer("stack")
@@ -67,26 +66,26 @@ def exporting(service: str, *, endpoint: str, ratio: float) -> Iterator[None]:
 
 
 def is_on() -> bool:
-    """Return whether spans are made at all."""
+    """Return whether tracing is on."""
     return _tracer is not None
 
 
 def span(
     name: str, attributes: Attributes = _NONE, *, kind: SpanKind = SpanKind.INTERNAL
 ) -> AbstractContextManager[Span]:
-    """Return a context that is a span of the request under way; it tells when the block fails, and how."""
+    """Return a context manager for a span of the current request, which records whether and how the block fails."""
     if _tracer is None or not trace.get_current_span().is_recording():
         return _NOTHING
     return _span(_tracer, name, kind, attributes)
 
 
 def entry(name: str, *, link: str = "") -> AbstractContextManager[Span]:
-    """Return a context that begins a trace; its block must run in a task of its own.
+    """Return a context manager for the root span of a trace. Its block must run in a separate task.
 
     Args:
-        name: Of the span.
-        link: The caller's own `traceparent`. A stranger's trace is pointed at and not continued: it must neither
-            choose what is traced here nor mix its requests with others'.
+        name: Name of the span.
+        link: The client's `traceparent`. The client's trace is linked, not continued, so that an untrusted client can
+            neither control what is traced nor join its requests with those of others.
     """
     if _tracer is None:
         return _NOTHING
@@ -94,7 +93,7 @@ def entry(name: str, *, link: str = "") -> AbstractContextManager[Span]:
 
 
 def serving(name: str, call: Context) -> AbstractContextManager[Span]:
-    """Return a context that continues the trace of a call being served; its block must run in a task of its own."""
+    """Return a context manager that continues the caller's trace. Its block must run in a separate task."""
     if _tracer is None:
         return _NOTHING
     carrier = {key: str(value) for key, value in call.invocation_metadata() or () if key == _PARENT}
@@ -104,27 +103,27 @@ def serving(name: str, call: Context) -> AbstractContextManager[Span]:
 
 
 def note(attributes: Attributes) -> None:
-    """Add attributes to the span under way, if there is one."""
+    """Add attributes to the current span, if there is one."""
     if _tracer is not None:
         trace.get_current_span().set_attributes(attributes)
 
 
 def calling(name: str) -> Span | None:
-    """Return the span of a call to another service, which the caller must end; None when no request is under way."""
+    """Return a span for a call to another service, which the caller must end; None without a current trace."""
     if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
         return None
     return _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=_GRPC)
 
 
 def metadata_of(span: Span) -> tuple[tuple[str, str], ...]:
-    """Return what tells a callee of its caller's span."""
+    """Return the gRPC metadata that propagates a span to the callee."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, trace.set_span_in_context(span))
     return tuple(carrier.items())
 
 
 def trace_id() -> str:
-    """Return the id of the trace under way in hexadecimal digits; empty when there is none."""
+    """Return the current trace id in hexadecimal; empty if there is no sampled trace."""
     if _tracer is None:
         return ""
     found = trace.get_current_span().get_span_context()
@@ -144,7 +143,7 @@ def _span(tracer: trace.Tracer, name: str, kind: SpanKind, attributes: Attribute
 
 @contextmanager
 def _entered(one: Span) -> Iterator[Span]:
-    # Never detached: the task ends with its request, and a stream's generator may be closed in another context.
+    # Not detached: the task ends with its request, and a stream's generator may be closed in another context.
     context.attach(trace.set_span_in_context(one))
     with _ended(one):
         yield one
@@ -152,8 +151,7 @@ def _entered(one: Span) -> Iterator[Span]:
 
 @contextmanager
 def _ended(one: Span) -> Iterator[None]:
-    """End a span with the block, and note how the block failed: by reason or kind, never by words, which may be a
-    person's."""
+    """End a span with the block. Record only the reason or type of a failure: its message may contain user data."""
     try:
         yield
     except BaseException as exc:

@@ -10,14 +10,14 @@ import asyncio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.common.address_prefix import address_prefix
-from services.common.concurrency.fair_semaphore import FairSemaphore, Place, QueueFull
+from services.common.concurrency.fair_semaphore import FairSemaphore, Slot, QueueFull
 
 _PLACES = 16
 _PLACES_PER_CLIENT = 4
 _WAITING_MAX = 5_000
 _WAITING_PER_CLIENT_MAX = 500
 """More than browsers ever open; each waiting request keeps a connection of its client busy."""
-_PLACE = "stack.console.place"
+_SLOT = "stack.console.slot"
 _BUSY = b"Too many requests to the console are waiting. Try again in a moment.\n"
 
 
@@ -35,11 +35,11 @@ class ConsoleConcurrency:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wait for a place and pass the request on; refuse it when too many wait."""
+        """Wait for a slot and pass the request on; refuse it when too many wait."""
         client = scope.get("client")
         try:
-            async with self._places.hold(address_prefix(client[0]) if client else "") as place:
-                scope[_PLACE] = place
+            async with self._places.hold(address_prefix(client[0]) if client else "") as slot:
+                scope[_SLOT] = slot
                 # Most answers to a flood are made without waiting for anything: places are held for a round of the
                 # loop, or each round would work on all of them after all.
                 await asyncio.sleep(0)
@@ -49,10 +49,10 @@ class ConsoleConcurrency:
 
 
 def release_slot(scope: Scope) -> None:
-    """Give the request's place back before its end: what follows takes long, and is bounded as chats are."""
-    place: Place | None = scope.get(_PLACE)
-    if place is not None:
-        place.release()
+    """Give the request's slot back before its end: what follows takes long, and is bounded as chats are."""
+    slot: Slot | None = scope.get(_SLOT)
+    if slot is not None:
+        slot.release()
 
 
 async def _refuse(send: Send) -> None:
