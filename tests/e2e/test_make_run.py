@@ -683,7 +683,7 @@ def test_it_starts_at_any_address_of_this_machine_and_prints_one_that_answers(
     ("host", "why"),
     [
         ("nowhere.invalid", "cannot be resolved"),
-        ("192.0.2.1", "not an address of this machine"),
+        ("192.0.2.1", "this machine does not have that address"),
         ("http://127.0.0.1", "expected an IP address or a name"),
     ],
 )

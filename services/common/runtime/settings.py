@@ -47,7 +47,9 @@ class TLSSettings(BaseSettings):
         """Reject a partial configuration, with which connections would be in plaintext."""
         files = [info.data.get("tls_certificate_file"), info.data.get("tls_key_file"), value]
         if any(files) and not all(files):
-            raise ValueError("set either all of TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE, or none of them")
+            raise ValueError(
+                "TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE belong together. Set all three, or none."
+            )
         return value
 
     def certificates(self) -> Certificates | None:

@@ -282,7 +282,7 @@ def test_files_that_cannot_be_used_stop_the_start_with_a_sentence(tmp_path: Path
 
 
 def test_a_half_of_mtls_is_refused() -> None:
-    with pytest.raises(ValidationError, match="set either all of"):
+    with pytest.raises(ValidationError, match="Set all three or none"):
         ServiceSettings(tls_certificate_file="tls.crt")
 
 

@@ -1,4 +1,4 @@
-"""What one account used, from quota's counters and inference's ledger; the account is fixed when it is made."""
+"""gRPC client for the usage of one account, from quota's counters and inference's ledger."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,15 @@ from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _KEYS_MAX = 1_000
-"""The most that quota and inference take in one call."""
+"""Maximum keys per call to quota and inference."""
 
 
 class GrpcUsage:
-    """A `Usage` over gRPC."""
+    """A `Usage` over gRPC, restricted to one account."""
 
     def __init__(self, quota: aio.Channel, inference: aio.Channel, account_id: str, *, timeout_seconds: float) -> None:
-        """Read what `account_id` used; auth named it for the session that asks."""
-        assert account_id, "without an account the ledger would answer for all"
+        """Read the usage of `account_id`, which must be the account of the session."""
+        assert account_id, "without an account, the ledger would return the records of all accounts"
         self._quota = quota_pb2_grpc.QuotaServiceStub(quota)
         self._stub = usage_pb2_grpc.UsageServiceStub(inference)
         self._ledger = GrpcLedger(inference, timeout_seconds=timeout_seconds)
@@ -30,7 +30,7 @@ class GrpcUsage:
         self._timeout_seconds = timeout_seconds
 
     async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
-        """Return each key's day, in order."""
+        """Return the usage of each key today, in order."""
         found: list[KeyDay | None] = []
         for some in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="quota_unavailable"):
@@ -43,7 +43,7 @@ class GrpcUsage:
         return found
 
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
-        """Return when each key was last used, in order."""
+        """Return the time when each key was last used, in order."""
         found: list[float | None] = []
         for some in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="inference_unavailable"):
@@ -53,7 +53,7 @@ class GrpcUsage:
         return found
 
     async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
-        """Return sums by day and model since a day, newest first."""
+        """Return usage by day and model since `from_day`, newest first."""
         return await self._ledger.summarize(self._account_id, key_id=key_id, from_day=from_day, to_day="")
 
     async def requests(self, wanted: RequestFilter, *, count: int) -> Sequence[Receipt]:
@@ -72,6 +72,6 @@ class GrpcUsage:
         return [receipt_of(record) for record in answer.records]
 
     async def request(self, request_id: str) -> Receipt | None:
-        """Return one request of the account."""
+        """Return the receipt of a request, or None if the account has no such request."""
         owned = await self._ledger.find(request_id)
         return owned.receipt if owned is not None and owned.account_id == self._account_id else None

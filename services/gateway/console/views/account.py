@@ -1,4 +1,4 @@
-"""The account: password, sessions, audit log, and its end."""
+"""Account page: password, sessions, audit log and deletion."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ _EVENTS = 50
 
 
 class AccountViews:
-    """The handlers."""
+    """Handlers of the account page."""
 
     def __init__(self, pages: Pages) -> None:
-        """Answer with `pages`."""
+        """Render with `pages`."""
         self._pages = pages
 
     async def index(self, context: RequestContext) -> Response:
@@ -29,7 +29,7 @@ class AccountViews:
             await context.scope.owner.change_password(context.secret("current"), context.secret("new"))
         except ServiceError as exc:
             return await self._show(context, error=exc, at="password")
-        return await self._show(context, done="Your password is changed, and all other sessions are ended.")
+        return await self._show(context, done="Your password has been changed and all other sessions have been ended.")
 
     async def end_session(self, context: RequestContext) -> Response:
         """`POST /account/sessions/{id}/end`."""
@@ -50,10 +50,10 @@ class AccountViews:
     ) -> Response:
         owner = context.scope.owner
         before = context.query("before")
-        # One more than are shown, to know whether there is an older page.
+        # Fetch one more than is shown, to know whether there is another page.
         events = await owner.events(before=before if is_id(before, Kind.AUDIT_EVENT) else "", count=_EVENTS + 1)
         facts: dict[str, Any] = {
-            "stays": await owner.sessions(),
+            "sessions": await owner.sessions(),
             "events": events[:_EVENTS],
             "older": events[_EVENTS - 1].id if len(events) > _EVENTS else "",
             "at": at,

@@ -1,4 +1,4 @@
-"""The way in: landing page, sign up, log in and out, and the links of e-mails."""
+"""Public pages: landing page, docs, sign-up, log-in, log-out, and the pages of e-mail links."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -16,15 +16,15 @@ from services.gateway.console.sign_up_facts import SignUpFacts
 T = TypeVar("T")
 
 _LOG_IN, _SIGN_UP, _TOKEN = "log-in", "sign-up", "token"
-"""Kinds of tries that auth counts for each address: log-ins, sign-ups and requested e-mails, one-time tokens."""
-_LAPSED = "Your session has ended. Log in to go on."
+"""Kinds of attempts that auth limits per address: log-ins; sign-ups and requested e-mails; one-time tokens."""
+_LAPSED = "Your session has ended. Log in to continue."
 
 
 class AuthViews:
-    """Pages for who has not come in."""
+    """Handlers of pages that require no session."""
 
     def __init__(self, pages: Pages, session_client: SessionClient, clock: Clock) -> None:
-        """Let people in through `session_client`."""
+        """Render with `pages` and authenticate with `session_client`."""
         self._pages = pages
         self._session_client = session_client
         self._refused = RefusedClients(clock)
@@ -39,7 +39,7 @@ class AuthViews:
         return self._pages.show(context, "docs", daily_limit=await self._facts.daily_limit())
 
     async def sign_up_form(self, context: RequestContext) -> Response:
-        """`GET /signup`; an invitation's letter or link carries its token."""
+        """`GET /signup`, with the token of an invitation in the query if there is one."""
         if context.session_scope:
             return go("/keys")
         invite = context.query("token")
@@ -73,17 +73,17 @@ class AuthViews:
         return self._pages.show(context, "login", email="", next=target, error="", notice=notice)
 
     def log_in_again(self, context: RequestContext, target: str) -> Response:
-        """Return the log-in in place of the answer to a form whose session has ended; it leads back to `target`."""
-        notice = f"{_LAPSED} What you typed is kept, but for passwords."
+        """Render the log-in page for a form whose session has ended. After the log-in, `target` is shown."""
+        notice = f"{_LAPSED} Your input is kept, except for passwords."
         return self._pages.show(context, "login", status=403, email="", next=target, error="", notice=notice)
 
     async def log_in(self, context: RequestContext) -> Response:
-        """`POST /login`; the session that the browser had ends, whoever's it was."""
+        """`POST /login`. Ends the browser's previous session, even if it belongs to another account."""
         email, target = context.text("email"), own_path(context.text("next"))
         try:
             password = context.secret("password")
             opened = await self._try(
-                # A device that auth knows is not counted with its address, and only auth knows it.
+                # Auth does not rate limit known devices by address, and only auth can verify the device token.
                 "" if context.device_token else _LOG_IN,
                 context,
                 lambda: self._session_client.log_in(
@@ -107,7 +107,7 @@ class AuthViews:
         return go("/")
 
     async def verify_form(self, context: RequestContext) -> Response:
-        """`GET /verify`: a button, since mail programs open links by themselves and a token works once."""
+        """`GET /verify`: a button, since mail clients may open links automatically and a token works only once."""
         token = context.query("token")
         return self._pages.show(context, "verify", token=token, email="", error="")
 
@@ -168,7 +168,7 @@ class AuthViews:
         return self._pages.show(context, "reset", token="", email=reset.email, error="")
 
     async def _try(self, kind: str, context: RequestContext, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask auth, unless it has refused this client's tries of a kind; an empty kind is always asked."""
+        """Call auth, unless it has rate limited this kind of attempt for this client. An empty kind is not limited."""
         if kind:
             self._refused.check(kind, context.client)
         try:

@@ -1,4 +1,4 @@
-"""API keys: made, shown once, rotated, revoked."""
+"""API keys page: list, create, rotate and revoke."""
 
 import logging
 from collections.abc import Awaitable, Sequence
@@ -20,21 +20,21 @@ _GRACE_SECONDS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key in the list."""
+    """A row of the list of keys."""
 
     key: Key
     state: str
     today: KeyDay | None
-    """None where it does not matter any more, or nobody knows just now."""
+    """Usage today; None if unknown."""
     last_used_at: float | None
     is_use_known: bool
 
 
 class KeyViews:
-    """The handlers."""
+    """Handlers of the API keys page."""
 
     def __init__(self, pages: Pages) -> None:
-        """Answer with `pages`."""
+        """Render with `pages`."""
         self._pages = pages
 
     async def index(self, context: RequestContext) -> Response:
@@ -42,7 +42,7 @@ class KeyViews:
         return await self._list(context)
 
     async def create(self, context: RequestContext) -> Response:
-        """`POST /keys`: the secret is in this answer and nowhere else."""
+        """`POST /keys`. The secret is shown in this response only."""
         try:
             models = tuple(context.text("models").replace(",", " ").split())
             expires_at = _end_of(context.text("expires"), now=self._pages.now())
@@ -103,22 +103,22 @@ class KeyViews:
 
 
 async def or_nothing(asked: Awaitable[Sequence[T]]) -> Sequence[T]:
-    """Return what was asked for, or nothing: a list of keys must not vanish because a count cannot be read."""
+    """Return the result, or an empty list on an error, so that keys are shown even if their usage cannot be read."""
     try:
         return await asked
     except ServiceError as exc:
-        _log.info("shown without use", extra={"reason": exc.reason})
+        _log.info("keys shown without usage", extra={"reason": exc.reason})
         return []
 
 
 def _end_of(day: str, *, now: float) -> float | None:
-    """Return the end of a UTC day, on which a key is to stop working; None for no day."""
+    """Return the end of a UTC day, when a key expires; None if `day` is empty."""
     if not day:
         return None
     try:
         ends = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1)
     except (ValueError, OverflowError) as exc:
-        raise InvalidRequest("Write the day on which the key ends as YYYY-MM-DD.") from exc
+        raise InvalidRequest("The expiry date is not valid. Enter it as YYYY-MM-DD.") from exc
     if ends.timestamp() <= now:
-        raise InvalidRequest("The day on which the key ends is over. Choose a later one, or none.")
+        raise InvalidRequest("The expiry date is in the past. Choose a later one, or leave it empty.")
     return ends.timestamp()

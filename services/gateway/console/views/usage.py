@@ -1,4 +1,4 @@
-"""Usage: what was asked for, what it cost, and what became of each request."""
+"""Usage page: daily counts, charts, requests and receipts."""
 
 import csv
 import io
@@ -29,20 +29,20 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class UsageViews:
-    """The handlers."""
+    """Handlers of the usage page."""
 
     def __init__(self, pages: Pages) -> None:
-        """Answer with `pages`."""
+        """Render with `pages`."""
         self._pages = pages
 
     async def index(self, context: RequestContext) -> Response:
-        """`GET /usage`: today, thirty days as charts, and the latest requests."""
+        """`GET /usage`: usage today, charts of the last 30 days, and recent requests."""
         wanted = _filter(context.request.query_params)
         scope = context.scope
         days = self._days()
         keys = (await scope.owner.keys()).keys
         sums = await scope.usage.days(from_day=days[0], key_id=wanted.key_id)
-        # One more than are shown, to know whether there is an older page.
+        # Fetch one more than is shown, to know whether there is another page.
         found = await scope.usage.requests(wanted, count=_PAGE + 1)
         requests = found[:_PAGE]
         reset_at = _next_midnight(self._pages.now())
@@ -66,23 +66,25 @@ class UsageViews:
         )
 
     async def download(self, context: RequestContext) -> Response:
-        """`GET /usage.csv`: all requests of the filter, newest first, sent page by page."""
+        """`GET /usage.csv`: all requests that match the filter, newest first, streamed page by page."""
         wanted, usage = _filter(context.request.query_params), context.scope.usage
-        first = await usage.requests(wanted, count=_CSV_PAGE)  # A failure before the first line is still a page.
+        first = await usage.requests(
+            wanted, count=_CSV_PAGE
+        )  # Before the response starts, so that an error is shown as a page.
         headers = {"content-disposition": 'attachment; filename="usage.csv"'}
         return StreamingResponse(
             _csv(first, partial(_next_page, usage, wanted)), media_type="text/csv; charset=utf-8", headers=headers
         )
 
     async def find(self, context: RequestContext) -> Response:
-        """`GET /usage/requests?id=req_…`: the form that looks a request up."""
+        """`GET /usage/requests?id=req_…`: redirect to the receipt of a request."""
         request_id = context.request.query_params.get("id", "").strip()
         if not is_id(request_id, Kind.REQUEST):
             return self._pages.show(context, "request", status=404, receipt=None, request_id=request_id[:64])
         return go(f"/usage/requests/{request_id}")
 
     async def request(self, context: RequestContext) -> Response:
-        """`GET /usage/requests/{id}`: one request's receipt, in words."""
+        """`GET /usage/requests/{id}`: the receipt of a request."""
         request_id = context.request.path_params["id"]
         receipt = await context.scope.usage.request(request_id) if is_id(request_id, Kind.REQUEST) else None
         if receipt is None:
@@ -99,7 +101,7 @@ class UsageViews:
         )
 
     async def _today(self, context: RequestContext, keys: Sequence[Key]) -> list[tuple[Key, int, int]]:
-        """Return the keys that work, what each has used and what is left."""
+        """Return the active keys with their used and remaining requests today."""
         working = [key for key in keys if key.state(self._pages.now()) in ("active", "rotated")]
         days = await or_nothing(context.scope.usage.today([key.id for key in working]))
         return [
@@ -114,7 +116,7 @@ class UsageViews:
 
 
 def _filter(query: Mapping[str, str]) -> RequestFilter:
-    """Return what is asked for; what cannot be is no filter."""
+    """Return the filter from a query. Invalid values are ignored."""
     key_id, outcome = query.get("key", ""), query.get("outcome", "")
     before = query.get("before", "")
     return RequestFilter(
@@ -145,7 +147,7 @@ def _next_midnight(now: float) -> float:
 
 
 async def _next_page(usage: Usage, wanted: RequestFilter, page: Sequence[Receipt]) -> Sequence[Receipt]:
-    """Return the page after another one; none after the last."""
+    """Return the page after `page`; empty after the last one."""
     if len(page) < _CSV_PAGE:
         return []
     following = RequestFilter(wanted.key_id, wanted.outcome, wanted.from_day, wanted.to_day, page[-1].id)
@@ -163,9 +165,9 @@ async def _csv(
 
 def _row(row: Receipt) -> Sequence[object]:
     tokens = (row.usage.prompt_tokens, row.usage.completion_tokens, row.usage.total_tokens)
-    told = (row.outcome, row.charged, row.refund_reason or "")
+    result = (row.outcome, row.charged, row.refund_reason or "")
     times = (row.time_to_first_token_ms or "", row.duration_ms)
-    return [row.id, row.key_id, row.created_at, _cell(row.model), row.stream, *told, *tokens, *times]
+    return [row.id, row.key_id, row.created_at, _cell(row.model), row.stream, *result, *tokens, *times]
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> str:
@@ -175,5 +177,5 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula: a model's name is whatever somebody asked for."""
+    """Escape text that a spreadsheet could run as a formula. Model names come from users' requests."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

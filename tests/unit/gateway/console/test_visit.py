@@ -59,12 +59,12 @@ def test_anything_that_a_browser_could_read_as_another_site_is_not(path: str) ->
 def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
     one = context(cookie="__Host-stack_session=token; __Host-stack_visitor=bytes")
     before_log_in = one.csrf_token
-    one.could_be_ours(before_log_in)
+    one.check_any_token(before_log_in)
     one.session_scope = SessionScope(_STAY, owner=None, usage=None)  # type: ignore[arg-type]
     in_session = one.csrf_token
 
     one.check_token(in_session)
-    with pytest.raises(PermissionDenied, match="before you logged in"):
+    with pytest.raises(PermissionDenied, match="logged in or out since"):
         one.check_token(before_log_in)
     one.session_scope = None
     one.check_token(in_session)  # The session has ended since, and the page is ours all the same.
@@ -75,7 +75,7 @@ def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
 def test_a_form_of_no_cookie_of_this_browser_is_refused_before_auth_is_asked(shown: str) -> None:
     one = context(cookie="__Host-stack_session=token")
     with pytest.raises(PermissionDenied):
-        one.could_be_ours(shown)
+        one.check_any_token(shown)
 
 
 def test_the_visitors_cookie_is_renewed_with_every_answer() -> None:

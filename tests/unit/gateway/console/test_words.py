@@ -43,7 +43,7 @@ def test_every_reason_for_which_inference_does_not_charge_has_words_of_its_own()
 def test_what_has_no_words_yet_stands_for_itself() -> None:
     assert label("key.painted_blue") == "key: painted blue"
     assert refund_explained("moon_eclipsed") == "moon eclipsed"
-    assert explained("vanished") == "This is how the request ended."
+    assert explained("vanished") == "No further details are available."
 
 
 @pytest.mark.parametrize(
