@@ -164,14 +164,14 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await walk.picture("audit-log")
     told = [row.split("\t")[0].strip().lower() for row in reversed(rows[1:])]
     assert told == [
-        "account opened",
-        "confirmation of the e-mail sent",
-        "e-mail confirmed",
+        "account created",
+        "confirmation e-mail sent",
+        "e-mail address confirmed",
         "logged in",
         "api key created",
         "session ended",
-        "link for a new password made",
-        "password reset by a link",
+        "password reset link created",
+        "password reset with a link",
         "logged in",
     ]
     names = {cookie["name"] for cookie in await page.context.cookies()}

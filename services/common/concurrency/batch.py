@@ -46,7 +46,7 @@ async def run_isolated(call: Call[Item, Result], items: Sequence[Item], *, name:
         return [exc] * len(items)
     except Exception as exc:  # noqa: BLE001 - any exception must fail only the item that causes it
         if len(items) == 1:
-            return [_counted(exc, name)]
+            return [_count_failure(exc, name)]
         middle = len(items) // 2
         first = await run_isolated(call, items[:middle], name=name)
         return first + await run_isolated(call, items[middle:], name=name)
@@ -169,7 +169,7 @@ def _resolve(future: "asyncio.Future[Result]", result: Result | BaseException) -
         future.set_result(result)
 
 
-def _counted(exc: Exception, name: str) -> Exception:
+def _count_failure(exc: Exception, name: str) -> Exception:
     _ITEMS_FAILED.labels(name).inc()
     _log.error("A batch item failed", extra={"batch": name, "error": type(exc).__name__})
     return exc

@@ -70,7 +70,7 @@ class CallerInterceptor(aio.ServerInterceptor):
 
 def _guarded(behaviour: Callable[[Any, Context], Awaitable[Any]], service: str, expected: frozenset[str]) -> Handler:
     async def call(request: Any, context: Context) -> Any:
-        await _require(context, service, expected)
+        await _check_caller(context, service, expected)
         return await behaviour(request, context)
 
     return call
@@ -78,7 +78,7 @@ def _guarded(behaviour: Callable[[Any, Context], Awaitable[Any]], service: str, 
 
 def _guarded_stream(behaviour: Callable[[Any, Context], Any], service: str, expected: frozenset[str]) -> Handler:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        await _require(context, service, expected)
+        await _check_caller(context, service, expected)
         async with aclosing(behaviour(request, context)) as responses:
             async for response in responses:
                 yield response
@@ -86,7 +86,7 @@ def _guarded_stream(behaviour: Callable[[Any, Context], Any], service: str, expe
     return call
 
 
-async def _require(context: Context, service: str, expected: frozenset[str]) -> None:
+async def _check_caller(context: Context, service: str, expected: frozenset[str]) -> None:
     names = [name.decode("ascii", "replace") for name in context.auth_context().get(_PEER_NAMES, ())]
     if expected.isdisjoint(names):
         shown = ", ".join(names) or "a certificate without a name"

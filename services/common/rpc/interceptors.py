@@ -23,7 +23,7 @@ _SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
 )
 _IN_FLIGHT = Gauge("stack_rpc_in_flight", "RPCs in progress.", ["method"])
-_QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_UNLOGGED_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
@@ -54,7 +54,7 @@ class ServiceInterceptor(aio.ServerInterceptor):
 
 def wrapped(handler: Handler, method: str) -> Handler:
     """Return a handler that counts, logs and converts errors of calls, or `handler` itself if it is of another kind."""
-    if handler is None or method.startswith(_QUIET):
+    if handler is None or method.startswith(_UNLOGGED_PREFIXES):
         return handler
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
@@ -121,11 +121,11 @@ def _stream(
 
 def _status(exc: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
     """Return the status code, message and trailing metadata of an error."""
-    error = exc if isinstance(exc, ServiceError) else _defect(exc, method)
+    error = exc if isinstance(exc, ServiceError) else _internal_error(exc, method)
     return error.code, *rpc_status(error)
 
 
-def _defect(exc: Exception, method: str) -> ServiceError:
+def _internal_error(exc: Exception, method: str) -> ServiceError:
     _log.error("RPC handler failed", extra={"method": method}, exc_info=exc)
     return InternalError("Internal error.")
 

@@ -70,7 +70,7 @@ class GrpcServer:
         self.grpc = in_process.RecordingServer(server, self._in_process) if self._in_process else server
         self._listen = listen
         self._settings = settings
-        self._ends_at = 0.0
+        self._grace_ends_at = 0.0
         self._stopping = process.StopSignal()
         self._health = Health(settings.health_listen or (default_health_address(listen) if self._certificates else ""))
 
@@ -107,7 +107,7 @@ class GrpcServer:
     @property
     def grace_left_seconds(self) -> float:
         """Seconds left of the grace period after `run`, for work that outlives its calls; 0 if the stop is urgent."""
-        return 0.0 if self._stopping.is_urgent() else max(0.0, self._ends_at - time.monotonic())
+        return 0.0 if self._stopping.is_urgent() else max(0.0, self._grace_ends_at - time.monotonic())
 
     async def wait_in_grace(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` after `run` until the grace period ends, and then cancel it."""
@@ -141,7 +141,7 @@ class GrpcServer:
         await self._health.leave()
         await stopping.wait_for(seconds=self._settings.drain_seconds)
         on_drain()
-        self._ends_at = time.monotonic() + self._settings.grace_seconds
+        self._grace_ends_at = time.monotonic() + self._settings.grace_seconds
         if self._in_process:
             self._in_process.close()
         ending = asyncio.ensure_future(self.grpc.stop(self._settings.grace_seconds))

@@ -23,7 +23,7 @@ _GC_THRESHOLDS = (20_000, 50, 50)
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-_given_stop: ContextVar["StopSignal | None"] = ContextVar("given_stop", default=None)
+_context_stop_signal: ContextVar["StopSignal | None"] = ContextVar("stop_signal", default=None)
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
@@ -88,7 +88,7 @@ def run(service: str, settings_type: type[Settings], main: Callable[[Settings], 
             tracing.exporting(service, endpoint=settings.otlp_endpoint, ratio=settings.trace_ratio),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_awaited(main(settings)))
+            runner.run(_run_main(main(settings)))
     except StartError as exc:
         log.flush()  # Print the error after the log.
         sys.exit(f"{service}: {exc}")
@@ -114,7 +114,7 @@ def read(settings_type: type[Settings]) -> Settings:
         raise StartError(_not_json(exc, settings_type)) from exc
 
 
-async def _awaited(work: Awaitable[None]) -> None:
+async def _run_main(work: Awaitable[None]) -> None:
     """Run `work`, and cancel it on a signal until it handles signals itself.
 
     A container's first process has no default signal handlers.
@@ -135,7 +135,7 @@ def with_shutdown_event(stopping: StopSignal) -> Context:
     Lets each of several services in one process stop separately.
     """
     context = copy_context()
-    context.run(_given_stop.set, stopping)
+    context.run(_context_stop_signal.set, stopping)
     return context
 
 
@@ -144,8 +144,8 @@ def stop_signal(stopping: StopSignal | None = None) -> StopSignal:
 
     In a context from `with_shutdown_event`, return the signal of that context instead.
     """
-    if given := _given_stop.get():
-        return given
+    if current := _context_stop_signal.get():
+        return current
     stopping = stopping or StopSignal()
     _on_signals(stopping.set)
     return stopping

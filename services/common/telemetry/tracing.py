@@ -21,9 +21,9 @@ _PARENT = "traceparent"
 Attributes = Mapping[str, str | int | float | bool]
 """Attributes of a span, with OpenTelemetry's standard names where they exist, and `stack.…` otherwise."""
 
-_NONE: Attributes = {}
+_NO_ATTRIBUTES: Attributes = {}
 _GRPC: Attributes = {"rpc.system": "grpc"}
-_NOTHING: AbstractContextManager[Span] = nullcontext(INVALID_SPAN)
+_NO_SPAN: AbstractContextManager[Span] = nullcontext(INVALID_SPAN)
 _propagator = TraceContextTextMapPropagator()
 _tracer: trace.Tracer | None = None
 
@@ -71,11 +71,11 @@ def is_on() -> bool:
 
 
 def span(
-    name: str, attributes: Attributes = _NONE, *, kind: SpanKind = SpanKind.INTERNAL
+    name: str, attributes: Attributes = _NO_ATTRIBUTES, *, kind: SpanKind = SpanKind.INTERNAL
 ) -> AbstractContextManager[Span]:
     """Return a context manager for a span of the current request, which records whether and how the block fails."""
     if _tracer is None or not trace.get_current_span().is_recording():
-        return _NOTHING
+        return _NO_SPAN
     return _span(_tracer, name, kind, attributes)
 
 
@@ -88,18 +88,18 @@ def entry(name: str, *, link: str = "") -> AbstractContextManager[Span]:
             neither control what is traced nor join its requests with those of others.
     """
     if _tracer is None:
-        return _NOTHING
-    return _entered(_tracer.start_span(name, context.Context(), kind=SpanKind.SERVER, links=_links(link)))
+        return _NO_SPAN
+    return _attached(_tracer.start_span(name, context.Context(), kind=SpanKind.SERVER, links=_links(link)))
 
 
 def serving(name: str, call: Context) -> AbstractContextManager[Span]:
     """Return a context manager that continues the caller's trace. Its block must run in a separate task."""
     if _tracer is None:
-        return _NOTHING
+        return _NO_SPAN
     carrier = {key: str(value) for key, value in call.invocation_metadata() or () if key == _PARENT}
     if not carrier:
-        return _NOTHING
-    return _entered(_tracer.start_span(name, _propagator.extract(carrier), kind=SpanKind.SERVER, attributes=_GRPC))
+        return _NO_SPAN
+    return _attached(_tracer.start_span(name, _propagator.extract(carrier), kind=SpanKind.SERVER, attributes=_GRPC))
 
 
 def note(attributes: Attributes) -> None:
@@ -135,22 +135,22 @@ def _span(tracer: trace.Tracer, name: str, kind: SpanKind, attributes: Attribute
     one = tracer.start_span(name, kind=kind, attributes=attributes)
     token = context.attach(trace.set_span_in_context(one))
     try:
-        with _ended(one):
+        with _end_with_block(one):
             yield one
     finally:
         context.detach(token)
 
 
 @contextmanager
-def _entered(one: Span) -> Iterator[Span]:
+def _attached(one: Span) -> Iterator[Span]:
     # Not detached: the task ends with its request, and a stream's generator may be closed in another context.
     context.attach(trace.set_span_in_context(one))
-    with _ended(one):
+    with _end_with_block(one):
         yield one
 
 
 @contextmanager
-def _ended(one: Span) -> Iterator[None]:
+def _end_with_block(one: Span) -> Iterator[None]:
     """End a span with the block. Record only the reason or type of a failure: its message may contain user data."""
     try:
         yield

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
-from services.gateway.console.origins import OwnOrigins, parse_origin
+from services.gateway.console.origins import ConsoleOrigins, parse_origin
 from services.gateway.http.request_bodies import refuse_encoded
 
 CSRF_FIELD = "csrf_token"
@@ -73,7 +73,7 @@ async def read_fields(request: Request) -> Mapping[str, str]:
     return dict(pairs)
 
 
-def check_site(request: Request, own: OwnOrigins) -> None:
+def check_site(request: Request, own: ConsoleOrigins) -> None:
     """Check the browser's `Sec-Fetch-Site` and `Origin` headers, if present.
 
     Raises:
@@ -81,13 +81,13 @@ def check_site(request: Request, own: OwnOrigins) -> None:
     """
     site = request.headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none"):
-        raise _refused(f"This form was sent from another site (Sec-Fetch-Site: {site[:20]}).")
+        raise _csrf_error(f"This form was sent from another site (Sec-Fetch-Site: {site[:20]}).")
     value = request.headers.get("origin")
     if value is None:
         return
     origin = parse_origin(value)
     if origin is None or not own.has(origin):
-        raise _refused(
+        raise _csrf_error(
             f"This form was sent from {origin or 'a page without an origin'}, but the address of this console is {own}."
             " If the console is behind a proxy, its operator must set AUTH_CONSOLE_URL to the public address."
         )
@@ -106,10 +106,10 @@ def check_token(token: str, *secrets: str) -> None:
     """
     matches = [hmac.compare_digest(token.encode(), form_token(secret).encode()) for secret in secrets if secret]
     if not any(matches):
-        raise _refused("This page does not belong to your current session, because you have logged in or out since.")
+        raise _csrf_error("This page does not belong to your current session, because you have logged in or out since.")
 
 
-def _refused(reason: str) -> PermissionDenied:
+def _csrf_error(reason: str) -> PermissionDenied:
     return PermissionDenied(f"{reason} Go back, reload the page and try again.", reason="csrf")
 
 

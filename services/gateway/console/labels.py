@@ -81,12 +81,12 @@ def label(outcome: str) -> str:
     return _ACTIONS.get(outcome, outcome.replace("_", " ").replace(".", ": "))
 
 
-def explained(outcome: str) -> str:
+def explain_outcome(outcome: str) -> str:
     """Return the explanation of an outcome, for the user."""
     return _OUTCOMES.get(outcome, ("", "No further details are available."))[1]
 
 
-def refund_explained(reason: str) -> str:
+def explain_refund(reason: str) -> str:
     """Return the reason why a request was not counted, for the user."""
     return _REFUNDS.get(reason, reason.replace("_", " "))
 

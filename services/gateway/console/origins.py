@@ -56,7 +56,7 @@ def parse_origin(text: str) -> Origin | None:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnOrigins:
+class ConsoleOrigins:
     """The possible origins of the console, from the browser's perspective."""
 
     public: Origin | None
@@ -103,11 +103,11 @@ class OwnOrigins:
         return not self.is_scheme_known and origin.host == self.shown.host and is_same_port
 
 
-def own_origins(request: Request, public: Origin | None) -> OwnOrigins:
+def console_origins(request: Request, public: Origin | None) -> ConsoleOrigins:
     """Return the possible origins of the console for a request."""
     proxy = forwarded(request.scope)
     host = (proxy and proxy.host) or request.headers.get("host", "")
-    return OwnOrigins(
+    return ConsoleOrigins(
         public=public,
         shown=parse_origin(f"{request.scope['scheme']}://{host}"),
         is_scheme_known=bool(proxy and proxy.has_scheme),

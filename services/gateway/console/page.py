@@ -46,16 +46,16 @@ class Pages:
         """Return the current time in Unix seconds."""
         return self._clock.now()
 
-    def show(self, context: RequestContext, name: str, *, status: int = 200, **facts: Any) -> Response:
-        """Render a page with the variables `facts`."""
+    def show(self, context: RequestContext, name: str, *, status: int = 200, **variables: Any) -> Response:
+        """Render a page with template `variables`."""
         template = self._templates.get_template(f"{name}.html")
         path = context.request.url.path
         html = template.render(
-            context=context, session=context.session_scope and context.session_scope.session, path=path, **facts
+            context=context, session=context.session_scope and context.session_scope.session, path=path, **variables
         )
         return HTMLResponse(html, status_code=status)
 
-    def refuse(self, context: RequestContext, name: str, error: ServiceError, **facts: Any) -> Response:
+    def show_error(self, context: RequestContext, name: str, error: ServiceError, **variables: Any) -> Response:
         """Render a page with its form and an error message.
 
         Raises:
@@ -65,10 +65,10 @@ class Pages:
             raise error
         status = http_error(error, now=self.now()).status
         # 401 is reserved for HTTP authentication and requires a `www-authenticate` header.
-        return self.show(context, name, status=403 if status == 401 else status, error=error.message, **facts)
+        return self.show(context, name, status=403 if status == 401 else status, error=error.message, **variables)
 
 
-def go(path: str) -> Response:
+def redirect(path: str) -> Response:
     """Redirect the browser after a form, with a GET request (RFC 9110, 303)."""
     return RedirectResponse(path, status_code=303)
 

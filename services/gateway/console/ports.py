@@ -210,7 +210,7 @@ class Usage(Protocol):
     async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
         """Return usage by day and model since `from_day`, newest first."""
 
-    async def requests(self, wanted: RequestFilter, *, count: int) -> Sequence[Receipt]:
+    async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""
 
     async def request(self, request_id: str) -> Receipt | None:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from services.common.address_prefix import address_prefix
 from services.gateway.console.cookies import Cookie, read_cookie, set_cookie
 from services.gateway.console.forms import check_site, check_token, form_token, read_fields
-from services.gateway.console.origins import Origin, OwnOrigins, own_origins
+from services.gateway.console.origins import ConsoleOrigins, Origin, console_origins
 from services.gateway.console.ports import OpenSession, OwnerClient, Session, Usage
 from services.gateway.http.bearer import client_address
 
@@ -42,7 +42,7 @@ class RequestContext:
     """A request with its session, form and cookies."""
 
     request: Request
-    origins: OwnOrigins
+    origins: ConsoleOrigins
     token: str = field(repr=False)
     """The session's token from the cookie; empty if there is none."""
     visitor: str = field(repr=False)
@@ -131,9 +131,9 @@ class RequestContext:
     def set_session(self, opened: OpenSession, *, now: float) -> None:
         """Set the cookies of a new session, which replaces the previous one."""
         self._cookies[Cookie.SESSION] = (opened.token, max(0, int(opened.session.expires_at - now)))
-        self.know_device(opened.device_token)
+        self.remember_device(opened.device_token)
 
-    def know_device(self, token: str) -> None:
+    def remember_device(self, token: str) -> None:
         """Set the device cookie, which is kept when the session ends. An empty token does nothing."""
         if token:
             self._cookies[Cookie.DEVICE] = (token, _DEVICE_SECONDS)
@@ -152,12 +152,12 @@ class RequestContext:
 
 def context_of(request: Request, public: Origin | None) -> RequestContext:
     """Return the context of a request that is not authenticated yet. `public` is the configured origin."""
-    origins = own_origins(request, public)
+    origins = console_origins(request, public)
     visitor = read_cookie(request, Cookie.VISITOR, origins.current) or secrets.token_urlsafe(24)
     return RequestContext(request, origins, read_cookie(request, Cookie.SESSION, origins.current), visitor)
 
 
-def own_path(text: str, *, otherwise: str = "/keys") -> str:
+def local_path(text: str, *, otherwise: str = "/keys") -> str:
     """Return `text` if it is a path on this site, or else `otherwise`, to prevent open redirects."""
     is_own = text.startswith("/") and not text.startswith(("//", "/\\")) and len(text) <= _PATH_CHARACTERS_MAX
     return text if is_own and text.isascii() and text.isprintable() and "\\" not in text else otherwise

@@ -10,7 +10,7 @@ _FRESH_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-class SignUpFacts:
+class SignUpCache:
     """Caches auth's sign-up policy for 10 s, and longer while auth is unavailable."""
 
     def __init__(self, session_client: SessionClient, clock: Clock) -> None:

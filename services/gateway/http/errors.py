@@ -73,13 +73,13 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
         case LimitReached():
             return _limit_reached(error.rate_limit, now)
         case InvalidRequest():
-            return _refusal(400, error)
+            return _invalid_request_error(400, error)
         case Unauthenticated():
             return HTTPError(401, error.message, "authentication_error", code="invalid_api_key", headers=_BEARER)
         case PermissionDenied():
             return HTTPError(403, error.message, "permission_error", code=error.reason)
         case NotFound():
-            return _refusal(404, error)
+            return _invalid_request_error(404, error)
         case FailedPrecondition() | AlreadyExists():
             return HTTPError(409, error.message, "invalid_request_error", code=error.reason)
         case TooLarge():
@@ -119,7 +119,7 @@ def rate_limit_headers(rate_limit: RateLimit, *, now: float) -> dict[str, str]:
 
 def duration(seconds: float) -> str:
     """Format seconds, rounded up, as `7h12m3s`. The result is at least `1s` and at most a day."""
-    whole = _whole(seconds)
+    whole = _rounded_up(seconds)
     hours, minutes = divmod(whole // 60, 60)
     parts = [(hours, "h"), (minutes, "m"), (whole % 60, "s")]
     while len(parts) > 1 and parts[0][0] == 0:
@@ -130,7 +130,7 @@ def duration(seconds: float) -> str:
 _BEARER = {"www-authenticate": "Bearer"}
 
 
-def _refusal(status: int, error: ServiceError) -> HTTPError:
+def _invalid_request_error(status: int, error: ServiceError) -> HTTPError:
     metadata = error.metadata
     return HTTPError(
         status,
@@ -146,7 +146,7 @@ def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:
     headers = rate_limit_headers(rate_limit, now=now)
     used = f"Limit {rate_limit.limit}, Used {rate_limit.charged}, In use {rate_limit.held}, Requested 1."
     if rate_limit.charged >= rate_limit.limit:
-        wait = _whole(rate_limit.reset_at - now)
+        wait = _rounded_up(rate_limit.reset_at - now)
         message = (
             f"Rate limit reached for this API key on requests per day (RPD): {used} "
             f"Resets at 00:00 UTC, in {duration(wait)}."
@@ -162,5 +162,5 @@ def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:
     return HTTPError(429, message, "rate_limit_exceeded", code="rate_limit_exceeded", headers=headers)
 
 
-def _whole(seconds: float) -> int:
+def _rounded_up(seconds: float) -> int:
     return min(max(1, -int(-seconds // 1)), _DAY_SECONDS)

@@ -22,8 +22,8 @@ STARTED = "stack.started"
 """ASGI scope key of the arrival time of the request, by `time.perf_counter`."""
 
 _CONNECTION_CLOSE = ((b"connection", b"close"),)
-_PROBED = ("healthz", "readyz", "static")
-_UNANSWERED = 499
+_UNTRACED_ROUTES = ("healthz", "readyz", "static")
+_CLIENT_CLOSED_REQUEST = 499
 """Status label of requests whose client disconnected before the response started. nginx and Groq use the same code."""
 
 _NO_PARAMETERS: dict[str, str] = {}
@@ -98,7 +98,7 @@ class RequestScope:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 connection = _CONNECTION_CLOSE if self._is_draining() else ()
-                message["headers"] = [*message["headers"], *_own_headers(scope, started), *connection]
+                message["headers"] = [*message["headers"], *_identifying_headers(scope, started), *connection]
             await send(message)
 
         with _traced(scope) as span:
@@ -109,7 +109,7 @@ class RequestScope:
                 raise
             finally:
                 IN_FLIGHT.dec()
-                _report(scope, status or _UNANSWERED, started, span)
+                _report(scope, status or _CLIENT_CLOSED_REQUEST, started, span)
 
 
 class Defects:
@@ -144,13 +144,13 @@ class Defects:
 
 def _traced(scope: Scope) -> AbstractContextManager[Span]:
     """Return the root span of a request. Probes and static files are not traced."""
-    if not tracing.is_on() or route_of(scope["path"]) in _PROBED:
+    if not tracing.is_on() or route_of(scope["path"]) in _UNTRACED_ROUTES:
         return nullcontext(INVALID_SPAN)
     link = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")
     return tracing.entry(scope["method"], link=link)
 
 
-def _own_headers(scope: Scope, started: float) -> list[tuple[bytes, bytes]]:
+def _identifying_headers(scope: Scope, started: float) -> list[tuple[bytes, bytes]]:
     milliseconds = (time.perf_counter() - started) * 1000
     return [
         (b"x-request-id", scope[REQUEST_ID].encode()),

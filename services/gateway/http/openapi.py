@@ -69,7 +69,7 @@ def chat_request(limits: ChatLimits = DEFAULT_LIMITS) -> Schema:
     }
     return {
         "type": "object",
-        "properties": {"messages": MESSAGES.schema, **properties} | _limited(limits),
+        "properties": {"messages": MESSAGES.schema, **properties} | _limited_properties(limits),
         "required": ["messages"],
         "description": _LIMITS.format(
             values=limits.values_max,
@@ -83,7 +83,7 @@ def chat_request(limits: ChatLimits = DEFAULT_LIMITS) -> Schema:
     }
 
 
-def _limited(limits: ChatLimits) -> Schema:
+def _limited_properties(limits: ChatLimits) -> Schema:
     """Return the members whose schemas have a limit."""
     most = {"maxItems": limits.tools_max}
     tools, functions = (PARAMETERS[name].rule.schema | most for name in ("tools", "functions"))
@@ -110,17 +110,19 @@ def _paths() -> dict[str, Any]:
     return {
         "/api/v1/chat": {"post": {**chat, "operationId": "chat"}},
         "/api/v1/chat/completions": {"post": {**chat, "operationId": "createChatCompletion"}},
-        "/api/v1/models": {"get": _reading("listModels", "List models", _list(_object(id=_STRING)))},
-        "/api/v1/models/{id}": {"get": _reading("getModel", "Retrieve a model", _object(id=_STRING), path=("id",))},
+        "/api/v1/models": {"get": _get_operation("listModels", "List models", _list(_object(id=_STRING)))},
+        "/api/v1/models/{id}": {
+            "get": _get_operation("getModel", "Retrieve a model", _object(id=_STRING), path=("id",))
+        },
         "/api/v1/key": {
-            "get": _reading(
+            "get": _get_operation(
                 "getKey",
                 "Retrieve the daily usage of the API key",
                 _object(id=_STRING, limit=_INTEGER, used=_INTEGER, held=_INTEGER, remaining=_INTEGER),
             )
         },
         "/api/v1/usage": {
-            "get": _reading(
+            "get": _get_operation(
                 "listUsage",
                 "List requests and tokens by day and model",
                 _list(_object(day=_DAY, model=_STRING, requests=_INTEGER, total_tokens=_INTEGER)),
@@ -128,7 +130,7 @@ def _paths() -> dict[str, Any]:
             )
         },
         "/api/v1/usage/{request_id}": {
-            "get": _reading(
+            "get": _get_operation(
                 "getUsage",
                 "Retrieve the receipt of a request",
                 _object(id=_STRING, outcome=_STRING, charged={"type": "boolean"}, usage={"type": "object"}),
@@ -138,7 +140,7 @@ def _paths() -> dict[str, Any]:
     }
 
 
-def _reading(
+def _get_operation(
     name: str, summary: str, schema: Schema, *, path: tuple[str, ...] = (), query: dict[str, Schema] | None = None
 ) -> dict[str, Any]:
     statuses = ["401", "429", "500", "502", "503", "504"] + (["404"] if path else []) + (["400"] if query else [])

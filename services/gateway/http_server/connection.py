@@ -14,7 +14,7 @@ from services.gateway.http_server import rejections
 from services.gateway.http_server.cycle import RequestCycle
 from services.gateway.http_server.parsing import Rejected, RequestParser
 from services.gateway.http_server.reading import KEPT_BYTES_MAX, Reading
-from services.gateway.http_server.shared import Ends, Shared
+from services.gateway.http_server.shared import Shared, SocketAddresses
 from services.gateway.http_server.write_flow import WriteFlow
 
 _DRAINED_BYTES_MAX = 262_144
@@ -49,7 +49,7 @@ class HTTPConnection(asyncio.Protocol):
         self._reading: Reading = None  # type: ignore[assignment]
         self.flow: WriteFlow = None  # type: ignore[assignment]
         self.deadline = math.inf
-        self._ends: Ends = None  # type: ignore[assignment]
+        self._addresses: SocketAddresses = None  # type: ignore[assignment]
         self._answering: RequestCycle | None = None
         self._receiving: RequestCycle | None = None
         self._waiting: deque[RequestCycle] = deque()
@@ -68,12 +68,12 @@ class HTTPConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass of it.
         self._state.connections.add(self)  # type: ignore[arg-type]
-        self._ends = Ends(transport)
+        self._addresses = SocketAddresses(transport)
         self._reading = Reading(self._transport, self._loop)
         self.flow = WriteFlow(
             self._transport, self._loop, stall_seconds=self._limits.stall_seconds, on_stall=self._on_stall
         )
-        self._refusal = self.shared.connections.admit(self, self._ends.host)
+        self._refusal = self.shared.connections.admit(self, self._addresses.host)
         if self._refusal is None:
             self._set_deadline(self._limits.silent_seconds)
         elif self.shared.connections.may_linger():
@@ -83,7 +83,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
-        self.shared.connections.release(self, self._ends.host, was_refused=self._refusal is not None)
+        self.shared.connections.release(self, self._addresses.host, was_refused=self._refusal is not None)
         for cycle in self._cycles():
             cycle.disconnect()
         self._waiting.clear()
@@ -183,7 +183,7 @@ class HTTPConnection(asyncio.Protocol):
         task.add_done_callback(self._state.tasks.discard)
 
     def _make_scope(self) -> Scope:
-        return self._ends.scope(self._app_state)
+        return self._addresses.scope(self._app_state)
 
     # The `Connection` protocol of a cycle.
 

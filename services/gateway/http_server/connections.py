@@ -55,13 +55,13 @@ class Connections:
             address: Address of the client; empty if it has none.
         """
         self._open.add(connection)
-        block = self._counted(address)
-        self._by_address[block] += 1
+        prefix = self._count_key(address)
+        self._by_address[prefix] += 1
         if self._timer is None:
             self._tick()
         if self._is_full(len(self._open) - self._refused, self._limits.connections_max):
             return TOO_MANY_CONNECTIONS
-        if block and self._is_full(self._by_address[block], self._limits.connections_per_address_max):
+        if prefix and self._is_full(self._by_address[prefix], self._limits.connections_per_address_max):
             return TOO_MANY_OF_ADDRESS
         return None
 
@@ -74,12 +74,12 @@ class Connections:
         """Stop counting a connection that was admitted or refused."""
         self._open.discard(connection)
         self._refused -= was_refused
-        block = self._counted(address)
-        self._by_address[block] -= 1
-        if not self._by_address[block]:
-            del self._by_address[block]
+        prefix = self._count_key(address)
+        self._by_address[prefix] -= 1
+        if not self._by_address[prefix]:
+            del self._by_address[prefix]
 
-    def _counted(self, address: str) -> str:
+    def _count_key(self, address: str) -> str:
         """Return the network prefix under which an address is counted; empty if it is not limited."""
         if self._trusted and address:
             parsed = ipaddress.ip_address(address)
@@ -89,8 +89,8 @@ class Connections:
         return address_prefix(address) if address else ""
 
     @staticmethod
-    def _is_full(count: int, most: int) -> bool:
-        return bool(most) and count > most
+    def _is_full(count: int, limit: int) -> bool:
+        return bool(limit) and count > limit
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ class Shared:
     rejections: Rejections
 
 
-class Ends:
+class SocketAddresses:
     """The client's and server's addresses of a connection.
 
     Attributes:

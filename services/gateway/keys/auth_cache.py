@@ -28,7 +28,7 @@ from services.gateway.requests.pipeline import Principal
 KEY_PREFIX = "sk_stk_"
 
 _log = logging.getLogger(__name__)
-_FROM_CACHE, _ASKED, _REFUSED = (KEY_LOOK_UPS.labels(source) for source in ("cache", "auth", "refused_here"))
+_FROM_CACHE, _FROM_AUTH, _REFUSED = (KEY_LOOK_UPS.labels(source) for source in ("cache", "auth", "refused_here"))
 _CONFIRMED_SECONDS = 4.5
 """Five seconds, minus the time to receive a heartbeat and to look up a rejected key."""
 _SILENCE_SECONDS = 1.0
@@ -74,13 +74,13 @@ class AuthCache:
         self._auth_cache_max = auth_cache_max
         self._cached: OrderedDict[bytes, _Cached] = OrderedDict()
         self._digests: dict[str, set[bytes]] = {}
-        self._asking: dict[bytes, asyncio.Task[Principal]] = {}
+        self._pending: dict[bytes, asyncio.Task[Principal]] = {}
         self._changed_at: dict[str, int] = {}
-        self._floor = 0
+        self._min_revision = 0
         self._revision: int | None = None
         self._heartbeat_at = float("-inf")
         KEY_WATCH_UP.set_function(lambda: float(not self._is_silent()))
-        self._missed = asyncio.Event()
+        self._may_have_missed_changes = asyncio.Event()
         """Set when changes may have been missed, so that the keys of live streams must be checked."""
 
     async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
@@ -107,9 +107,9 @@ class AuthCache:
             if denial := self._negative_cache.reason(digest, revision=self._revision or 0):
                 _REFUSED.inc()
                 raise refused(api_key, denial)
-            _ASKED.inc()
+            _FROM_AUTH.inc()
             tracing.note({"stack.key.source": "auth"})
-            principal = await self._ask_once(digest, api_key, address)
+            principal = await self._authenticate_once(digest, api_key, address)
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
             raise refused(api_key, "expired")
         return principal
@@ -138,9 +138,9 @@ class AuthCache:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STREAMS_SECONDS):
-                    await self._missed.wait()
-            if self._is_silent() or self._missed.is_set():
-                self._missed.clear()
+                    await self._may_have_missed_changes.wait()
+            if self._is_silent() or self._may_have_missed_changes.is_set():
+                self._may_have_missed_changes.clear()
                 await self._revocations.check_keys()
 
     async def _check_sessions(self) -> None:
@@ -164,7 +164,7 @@ class AuthCache:
     async def _identity_state(self, api_key: str) -> IdentityState:
         """Ask auth for the state of a key with live streams. Streams started before the key expired may finish."""
         try:
-            await self._ask_once(_digest(api_key), api_key, "")
+            await self._authenticate_once(_digest(api_key), api_key, "")
         except Unauthenticated as exc:
             return IdentityState.VALID if exc.reason == "expired" else IdentityState.REVOKED
         except ServiceError as exc:
@@ -172,17 +172,17 @@ class AuthCache:
             return IdentityState.UNKNOWN
         return IdentityState.VALID
 
-    async def _ask_once(self, digest: bytes, api_key: str, address: str) -> Principal:
+    async def _authenticate_once(self, digest: bytes, api_key: str, address: str) -> Principal:
         """Authenticate a key with auth. Concurrent callers with the same key share one call."""
-        task = self._asking.get(digest)
+        task = self._pending.get(digest)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._ask(digest, api_key, address))
-            self._asking[digest] = task
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+            task = asyncio.get_running_loop().create_task(self._authenticate(digest, api_key, address))
+            self._pending[digest] = task
+            task.add_done_callback(lambda _: self._pending.pop(digest, None))
         return await asyncio.shield(task)
 
-    async def _ask(self, digest: bytes, api_key: str, address: str) -> Principal:
-        with self._unknown_key_limiter.watching(address):
+    async def _authenticate(self, digest: bytes, api_key: str, address: str) -> Principal:
+        with self._unknown_key_limiter.lookup(address):
             for _ in range(_STALE_ANSWERS_MAX):
                 asked_at = self._clock.monotonic()
                 answer = await self._auth_client.authenticate(api_key)
@@ -190,7 +190,7 @@ class AuthCache:
                     self._forget(digest)
                     self._negative_cache.remember(digest, answer.denial, revision=answer.revision)
                     raise refused(api_key, answer.denial)
-                if answer.revision >= max(self._floor, self._changed_at.get(answer.principal.key_id, 0)):
+                if answer.revision >= max(self._min_revision, self._changed_at.get(answer.principal.key_id, 0)):
                     self._remember(digest, _Cached(answer.principal, asked_at, answer.revision))
                     return answer.principal
                 # Auth read a state before a change of this key that the watch has already delivered.
@@ -214,15 +214,15 @@ class AuthCache:
         if not digests:
             del self._digests[cached.principal.key_id]
 
-    def _invalidate_before(self, floor: int) -> None:
-        """Discard cached entries, and ignore future answers, that were read before the revision `floor`."""
+    def _invalidate_before(self, min_revision: int) -> None:
+        """Discard cached entries, and ignore future answers, that were read before the revision `min_revision`."""
         for digest, cached in list(self._cached.items()):
-            if cached.revision < floor:
+            if cached.revision < min_revision:
                 self._forget(digest)
         self._changed_at.clear()
         self._negative_cache.forget_all()
-        self._floor = floor
-        self._missed.set()
+        self._min_revision = min_revision
+        self._may_have_missed_changes.set()
 
     async def _follow(self) -> None:
         events = self._auth_client.watch(self._revision)

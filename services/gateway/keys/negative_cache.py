@@ -79,37 +79,37 @@ class UnknownKeyLimiter:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._windows: OrderedDict[str, _Window] = OrderedDict()
-        self._asking: Counter[str] = Counter()
+        self._in_progress: Counter[str] = Counter()
 
     @contextmanager
-    def watching(self, address: str) -> Iterator[None]:
+    def lookup(self, address: str) -> Iterator[None]:
         """Count the lookup in the block, of a key that came from `address`. An empty address is not limited.
 
         Raises:
             Throttled: Too many unknown keys came from the address.
         """
-        block = address_prefix(address)
-        self._check(block)
-        self._asking[block] += 1
+        prefix = address_prefix(address)
+        self._check(prefix)
+        self._in_progress[prefix] += 1
         try:
             yield
         except Unauthenticated as exc:
-            if exc.reason == "unknown" and block:
-                self._count(block)
+            if exc.reason == "unknown" and prefix:
+                self._count(prefix)
             raise
         finally:
-            self._asking[block] -= 1
-            if not self._asking[block]:
-                del self._asking[block]
+            self._in_progress[prefix] -= 1
+            if not self._in_progress[prefix]:
+                del self._in_progress[prefix]
 
-    def _check(self, block: str) -> None:
-        window = self._windows.get(block)
+    def _check(self, prefix: str) -> None:
+        window = self._windows.get(prefix)
         if window is None:
             return
         seconds = window.ends_at - self._clock.monotonic()
         if seconds <= 0:
-            del self._windows[block]
-        elif window.unknown + self._asking[block] >= _UNKNOWN_MAX:
+            del self._windows[prefix]
+        elif window.unknown + self._in_progress[prefix] >= _UNKNOWN_MAX:
             message = (
                 "Too many unknown API keys came from your address. Check your API key and try again later. Keys that "
                 "worked a moment ago still work."
@@ -117,12 +117,12 @@ class UnknownKeyLimiter:
             wait = str(math.ceil(seconds))
             raise Throttled(message, reason="too_many_unknown_keys", metadata={"retry_after_seconds": wait})
 
-    def _count(self, block: str) -> None:
+    def _count(self, prefix: str) -> None:
         now = self._clock.monotonic()
-        window = self._windows.get(block)
+        window = self._windows.get(prefix)
         if window is None or window.ends_at <= now:
-            self._windows.pop(block, None)
-            window = self._windows[block] = _Window(now + _WINDOW_SECONDS)
+            self._windows.pop(prefix, None)
+            window = self._windows[prefix] = _Window(now + _WINDOW_SECONDS)
         window.unknown += 1
         if len(self._windows) > _ADDRESSES_MAX:
             self._windows.popitem(last=False)

@@ -32,9 +32,9 @@ class GrpcUsage:
     async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
         """Return the usage of each key today, in order."""
         found: list[KeyDay | None] = []
-        for some in batched(key_ids, _KEYS_MAX):
+        for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="quota_unavailable"):
-                request = quota_pb2.GetStatusRequest(key_ids=some)
+                request = quota_pb2.GetStatusRequest(key_ids=batch)
                 answer = await self._quota.GetStatus(request, timeout=self._timeout_seconds)
             found += [
                 KeyDay(one.charged, one.held, unix_seconds(one.reset_at)) if one.day else None
@@ -45,9 +45,9 @@ class GrpcUsage:
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
         """Return the time when each key was last used, in order."""
         found: list[float | None] = []
-        for some in batched(key_ids, _KEYS_MAX):
+        for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="inference_unavailable"):
-                request = usage_pb2.ListLastUsesRequest(key_ids=some)
+                request = usage_pb2.ListLastUsesRequest(key_ids=batch)
                 answer = await self._stub.ListLastUses(request, timeout=self._timeout_seconds)
             found += [unix_seconds(one.used_at) if one.HasField("used_at") else None for one in answer.last_uses]
         return found
@@ -56,15 +56,15 @@ class GrpcUsage:
         """Return usage by day and model since `from_day`, newest first."""
         return await self._ledger.summarize(self._account_id, key_id=key_id, from_day=from_day, to_day="")
 
-    async def requests(self, wanted: RequestFilter, *, count: int) -> Sequence[Receipt]:
+    async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""
         request = usage_pb2.ListRequestsRequest(
             account_id=self._account_id,
-            key_id=wanted.key_id,
-            outcome=wanted.outcome,
-            from_day=wanted.from_day,
-            to_day=wanted.to_day,
-            before=wanted.before,
+            key_id=filters.key_id,
+            outcome=filters.outcome,
+            from_day=filters.from_day,
+            to_day=filters.to_day,
+            before=filters.before,
             page_size=count,
         )
         with rpc_errors(unavailable_reason="inference_unavailable"):

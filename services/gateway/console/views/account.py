@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from services.common.errors import ServiceError
 from services.common.ids import Kind, is_id
-from services.gateway.console.page import Pages, go
+from services.gateway.console.page import Pages, redirect
 from services.gateway.console.request_context import RequestContext
 
 _EVENTS = 50
@@ -34,7 +34,7 @@ class AccountViews:
     async def end_session(self, context: RequestContext) -> Response:
         """`POST /account/sessions/{id}/end`."""
         await context.scope.owner.end_session(context.request.path_params["id"])
-        return go("/account")
+        return redirect("/account")
 
     async def delete(self, context: RequestContext) -> Response:
         """`POST /account/delete`."""
@@ -52,7 +52,7 @@ class AccountViews:
         before = context.query("before")
         # Fetch one more than is shown, to know whether there is another page.
         events = await owner.events(before=before if is_id(before, Kind.AUDIT_EVENT) else "", count=_EVENTS + 1)
-        facts: dict[str, Any] = {
+        variables: dict[str, Any] = {
             "sessions": await owner.sessions(),
             "events": events[:_EVENTS],
             "older": events[_EVENTS - 1].id if len(events) > _EVENTS else "",
@@ -60,5 +60,5 @@ class AccountViews:
             "done": done,
         }
         if error is not None:
-            return self._pages.refuse(context, "account", error, **facts)
-        return self._pages.show(context, "account", error="", **facts)
+            return self._pages.show_error(context, "account", error, **variables)
+        return self._pages.show(context, "account", error="", **variables)

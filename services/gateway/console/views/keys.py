@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from services.common.errors import InvalidRequest, ServiceError
-from services.gateway.console.page import Pages, go
+from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, KeyDay, NewKey
 from services.gateway.console.request_context import RequestContext
 
@@ -46,19 +46,21 @@ class KeyViews:
         try:
             models = tuple(context.text("models").replace(",", " ").split())
             expires_at = _end_of(context.text("expires"), now=self._pages.now())
-            made = await context.scope.owner.create_key(context.text("name"), expires_at=expires_at, models=models)
+            new_key = await context.scope.owner.create_key(context.text("name"), expires_at=expires_at, models=models)
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return await self._list(context, made=made)
+        return await self._list(context, new_key=new_key)
 
     async def rotate(self, context: RequestContext) -> Response:
         """`POST /keys/{id}/rotate`."""
         grace_seconds = _GRACE_SECONDS.get(context.text("grace"), 86_400)
         try:
-            made = await context.scope.owner.rotate_key(context.request.path_params["id"], grace_seconds=grace_seconds)
+            new_key = await context.scope.owner.rotate_key(
+                context.request.path_params["id"], grace_seconds=grace_seconds
+            )
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return await self._list(context, made=made)
+        return await self._list(context, new_key=new_key)
 
     async def revoke(self, context: RequestContext) -> Response:
         """`POST /keys/{id}/revoke`."""
@@ -66,30 +68,30 @@ class KeyViews:
             await context.scope.owner.revoke_key(context.request.path_params["id"])
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return go("/keys")
+        return redirect("/keys")
 
     async def _list(
-        self, context: RequestContext, *, made: NewKey | None = None, error: ServiceError | None = None
+        self, context: RequestContext, *, new_key: NewKey | None = None, error: ServiceError | None = None
     ) -> Response:
         keys = await context.scope.owner.keys()
         rows = await self._rows(context, list(reversed(keys.keys)))
-        facts: dict[str, Any] = {
+        variables: dict[str, Any] = {
             "rows": [row for row in rows if row.state in ("active", "rotated")],
             "ended": [row for row in rows if row.state not in ("active", "rotated")],
             "keys": keys,
-            "made": made,
+            "new_key": new_key,
             "form": {
                 name: context.text(name) if error else context.query(name) for name in ("name", "expires", "models")
             },
         }
         if error is not None:
-            return self._pages.refuse(context, "keys", error, **facts)
-        return self._pages.show(context, "keys", error="", **facts)
+            return self._pages.show_error(context, "keys", error, **variables)
+        return self._pages.show(context, "keys", error="", **variables)
 
     async def _rows(self, context: RequestContext, keys: Sequence[Key]) -> list[KeyRow]:
         usage, ids = context.scope.usage, [key.id for key in keys]
-        days = await or_nothing(usage.today(ids))
-        uses = await or_nothing(usage.last_uses(ids))
+        days = await or_empty(usage.today(ids))
+        uses = await or_empty(usage.last_uses(ids))
         return [
             KeyRow(
                 key,
@@ -102,10 +104,10 @@ class KeyViews:
         ]
 
 
-async def or_nothing(asked: Awaitable[Sequence[T]]) -> Sequence[T]:
+async def or_empty(usage: Awaitable[Sequence[T]]) -> Sequence[T]:
     """Return the result, or an empty list on an error, so that keys are shown even if their usage cannot be read."""
     try:
-        return await asked
+        return await usage
     except ServiceError as exc:
         _log.info("keys shown without usage", extra={"reason": exc.reason})
         return []

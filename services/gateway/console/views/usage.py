@@ -12,11 +12,11 @@ from starlette.responses import Response, StreamingResponse
 from services.common.ids import Kind, is_id
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.console.charts import columns
-from services.gateway.console.labels import OUTCOMES, countdown, explained, refund_explained
-from services.gateway.console.page import Pages, go
+from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
+from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, RequestFilter, Usage
 from services.gateway.console.request_context import RequestContext
-from services.gateway.console.views.keys import or_nothing
+from services.gateway.console.views.keys import or_empty
 
 _DAYS = 30
 _PAGE = 50
@@ -37,13 +37,13 @@ class UsageViews:
 
     async def index(self, context: RequestContext) -> Response:
         """`GET /usage`: usage today, charts of the last 30 days, and recent requests."""
-        wanted = _filter(context.request.query_params)
+        filters = _filter(context.request.query_params)
         scope = context.scope
         days = self._days()
         keys = (await scope.owner.keys()).keys
-        sums = await scope.usage.days(from_day=days[0], key_id=wanted.key_id)
+        sums = await scope.usage.days(from_day=days[0], key_id=filters.key_id)
         # Fetch one more than is shown, to know whether there is another page.
-        found = await scope.usage.requests(wanted, count=_PAGE + 1)
+        found = await scope.usage.requests(filters, count=_PAGE + 1)
         requests = found[:_PAGE]
         reset_at = _next_midnight(self._pages.now())
         return self._pages.show(
@@ -60,20 +60,20 @@ class UsageViews:
             requests=requests,
             keys=keys,
             names={key.id: key.name for key in keys},
-            wanted=wanted,
+            filters=filters,
             outcomes=OUTCOMES,
             more=requests[-1].id if len(found) > _PAGE else "",
         )
 
     async def download(self, context: RequestContext) -> Response:
         """`GET /usage.csv`: all requests that match the filter, newest first, streamed page by page."""
-        wanted, usage = _filter(context.request.query_params), context.scope.usage
+        filters, usage = _filter(context.request.query_params), context.scope.usage
         first = await usage.requests(
-            wanted, count=_CSV_PAGE
+            filters, count=_CSV_PAGE
         )  # Before the response starts, so that an error is shown as a page.
         headers = {"content-disposition": 'attachment; filename="usage.csv"'}
         return StreamingResponse(
-            _csv(first, partial(_next_page, usage, wanted)), media_type="text/csv; charset=utf-8", headers=headers
+            _csv(first, partial(_next_page, usage, filters)), media_type="text/csv; charset=utf-8", headers=headers
         )
 
     async def find(self, context: RequestContext) -> Response:
@@ -81,7 +81,7 @@ class UsageViews:
         request_id = context.request.query_params.get("id", "").strip()
         if not is_id(request_id, Kind.REQUEST):
             return self._pages.show(context, "request", status=404, receipt=None, request_id=request_id[:64])
-        return go(f"/usage/requests/{request_id}")
+        return redirect(f"/usage/requests/{request_id}")
 
     async def request(self, context: RequestContext) -> Response:
         """`GET /usage/requests/{id}`: the receipt of a request."""
@@ -96,14 +96,14 @@ class UsageViews:
             receipt=receipt,
             request_id=receipt.id,
             key_name=names.get(receipt.key_id, receipt.key_id),
-            why=explained(receipt.outcome),
-            refund=refund_explained(receipt.refund_reason) if receipt.refund_reason else "",
+            why=explain_outcome(receipt.outcome),
+            refund=explain_refund(receipt.refund_reason) if receipt.refund_reason else "",
         )
 
     async def _today(self, context: RequestContext, keys: Sequence[Key]) -> list[tuple[Key, int, int]]:
         """Return the active keys with their used and remaining requests today."""
         working = [key for key in keys if key.state(self._pages.now()) in ("active", "rotated")]
-        days = await or_nothing(context.scope.usage.today([key.id for key in working]))
+        days = await or_empty(context.scope.usage.today([key.id for key in working]))
         return [
             (key, day.used, max(0, key.daily_limit - day.used - day.held))
             for key, day in zip(working, days, strict=False)
@@ -146,11 +146,11 @@ def _next_midnight(now: float) -> float:
     return (now // 86_400 + 1) * 86_400
 
 
-async def _next_page(usage: Usage, wanted: RequestFilter, page: Sequence[Receipt]) -> Sequence[Receipt]:
+async def _next_page(usage: Usage, filters: RequestFilter, page: Sequence[Receipt]) -> Sequence[Receipt]:
     """Return the page after `page`; empty after the last one."""
     if len(page) < _CSV_PAGE:
         return []
-    following = RequestFilter(wanted.key_id, wanted.outcome, wanted.from_day, wanted.to_day, page[-1].id)
+    following = RequestFilter(filters.key_id, filters.outcome, filters.from_day, filters.to_day, page[-1].id)
     return await usage.requests(following, count=_CSV_PAGE)
 
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from services.common.errors import PermissionDenied
 from services.gateway.console.forms import check_site
-from services.gateway.console.origins import Origin, own_origins, parse_origin
+from services.gateway.console.origins import Origin, console_origins, parse_origin
 from services.gateway.http.forwarded import ForwardedHeaders
 
 _PUBLIC = "https://console.example.com"
@@ -24,7 +24,7 @@ async def _asked(
     """Send a form and return whether it is taken, why not, and what the console thinks of its own address."""
 
     async def answer(request: Request) -> Response:
-        own = own_origins(request, parse_origin(public))
+        own = console_origins(request, parse_origin(public))
         try:
             check_site(request, own)
             refusal = ""

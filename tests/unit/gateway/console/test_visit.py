@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from services.common.errors import PermissionDenied
 from services.gateway.console.ports import OpenSession, Session
-from services.gateway.console.request_context import RequestContext, SessionScope, context_of, own_path
+from services.gateway.console.request_context import RequestContext, SessionScope, context_of, local_path
 
 _STAY = Session("ses_1", "acc_1", "ada@example.com", "free", 0, 1_000, 0, "", is_current=True)
 
@@ -35,7 +35,7 @@ def _set(one: RequestContext) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", ["/keys", "/usage?key=key_1&from=2026-11-01", "/keys?name=" + "%C3%A9" * 300])
 def test_a_path_of_this_site_is_followed_with_its_query(path: str) -> None:
-    assert own_path(path) == path
+    assert local_path(path) == path
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_path_of_this_site_is_followed_with_its_query(path: str) -> None:
     ],
 )
 def test_anything_that_a_browser_could_read_as_another_site_is_not(path: str) -> None:
-    assert own_path(path) == "/keys"
+    assert local_path(path) == "/keys"
 
 
 def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
