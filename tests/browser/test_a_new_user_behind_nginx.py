@@ -133,7 +133,7 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await expect(page.get_by_text("998")).to_be_visible()
     await walk.picture("usage")
     await page.goto(f"{_ORIGIN}/usage/requests/{whole.headers['x-request-id']}")
-    await expect(page.get_by_text("The model's answer is complete.")).to_be_visible()
+    await expect(page.get_by_text("The answer is complete.")).to_be_visible()
     await walk.picture("receipt")
 
     # Forget the password, in the middle of a session.

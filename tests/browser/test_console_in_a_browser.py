@@ -42,7 +42,7 @@ async def test_from_sign_up_to_a_key_that_is_copied_used_counted_and_revoked(chr
         await person.open("/usage")
         await expect(page.get_by_text("999")).to_be_visible()
         await page.get_by_role("link", name=re.compile("^…")).click()
-        await expect(page.get_by_text("The model's answer is complete.")).to_be_visible()
+        await expect(page.get_by_text("The answer is complete.")).to_be_visible()
 
         await person.open("/keys")
         await page.get_by_text("Revoke", exact=True).click()
@@ -96,7 +96,7 @@ async def test_the_playground_streams_and_shows_the_same_as_code(chromium: Brows
             await page.wait_for_timeout(50)
         assert len(lengths) > 5, f"the answer did not come piece by piece: {lengths}"
         await page.get_by_role("link", name=re.compile("^req_")).click()
-        await expect(page.get_by_text("The model's answer is complete.")).to_be_visible()
+        await expect(page.get_by_text("The answer is complete.")).to_be_visible()
         assert person.complaints == []
 
 

@@ -48,7 +48,7 @@ class TLSSettings(BaseSettings):
         files = [info.data.get("tls_certificate_file"), info.data.get("tls_key_file"), value]
         if any(files) and not all(files):
             raise ValueError(
-                "TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE belong together. Set all three, or none."
+                "TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE must be set together. Set all three or none."
             )
         return value
 

@@ -1,7 +1,7 @@
 """Labels and explanations of outcomes, refund reasons and audit actions."""
 
 _OUTCOMES = {
-    "answered": ("Answered", "The model's answer is complete."),
+    "answered": ("Answered", "The answer is complete."),
     "client_left": (
         "Disconnected",
         "Your program closed the connection before the end of the answer. The model did the work, so the "

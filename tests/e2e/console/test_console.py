@@ -53,7 +53,7 @@ async def test_from_sign_up_to_the_first_answer_and_to_the_end_of_the_key(owner:
     assert request_id in usage
     assert "999" in usage
     receipt = await owner.get(f"/usage/requests/{request_id}")
-    assert "The model's answer is complete." in receipt.text
+    assert "The answer is complete." in receipt.text
     listed = (await owner.get("/keys")).text
     assert re.search(r">1\s*<span class=\"muted\">of 1,000", listed), "the list does not show today's use"
 
