@@ -9,7 +9,7 @@ import grpc
 from grpc import aio
 
 _RETIRE_SECONDS = 150.0
-"""Longer than the lifetime of a unary call, including the time to connect."""
+"""How long a replaced channel is kept. Streams in flight outlive it."""
 
 
 class ForwardingChannel(aio.Channel):
@@ -47,7 +47,7 @@ class DrainingChannels:
         self._channels: set[aio.Channel] = set()
 
     def add(self, channel: aio.Channel) -> None:
-        """Keep a channel for 150 s. After that, only its streams keep it alive."""
+        """Keep a channel for 150 s. After that, only its calls keep it alive."""
         self._channels.add(channel)
         asyncio.get_running_loop().call_later(_RETIRE_SECONDS, self._channels.discard, channel)
 
