@@ -6,7 +6,7 @@ _CHARACTERS_MAX = 64
 
 
 def address_prefix(address: str) -> str:
-    """Return an IPv4 address unchanged, the /64 network of an IPv6 address, or other text cut to 64 characters.
+    """Return an IPv4 address unchanged, the /64 network of an IPv6 address, or other text truncated to 64 characters.
 
     A provider usually assigns a /64 to each customer, who can then use any of its 2**64 addresses.
     """

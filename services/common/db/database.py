@@ -242,10 +242,10 @@ async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) ->
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         else:
             connection.execute(text("BEGIN IMMEDIATE"))  # Processes that start together migrate in turn.
-        found = _current_revision(connection, version_table)
-        if found not in known:
+        revision = _current_revision(connection, version_table)
+        if revision not in known:
             # After a downgrade of the service, Alembic does not know the schema's revision and would fail.
-            _log.warning("The database schema is from a later version", extra={"found": found})
+            _log.warning("The database schema is from a later version", extra={"found": revision})
             return
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -263,9 +263,9 @@ async def _wait_for_schema(engine: AsyncEngine, migrations: Path, version_table:
     scripts = ScriptDirectory.from_config(_alembic(migrations, version_table))
     head, known = scripts.get_current_head(), _known_revisions(scripts)
     is_logged = False
-    while (found := await _revision(engine, version_table)) != head and found in known:
+    while (revision := await _revision(engine, version_table)) != head and revision in known:
         if not is_logged:
-            _log.warning("Waiting for the database migration", extra={"found": found, "wanted": head})
+            _log.warning("Waiting for the database migration", extra={"found": revision, "wanted": head})
             is_logged = True
         await asyncio.sleep(0.5)
 

@@ -90,7 +90,7 @@ def binding(listen: str) -> Iterator[None]:
             yield
         return
     resolve(parse_address(listen))
-    with _failing_with(lambda: StartError(why_not_bound(parse_address(listen)))):
+    with _failing_with(lambda: StartError(f"{why_not_bound(parse_address(listen))}. Choose another address.")):
         yield
 
 

@@ -30,7 +30,7 @@ _NO_CALLERS: Mapping[str, Sequence[str]] = MappingProxyType({})
 _OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # Clients reconnect at this age and so find new replicas. A grace period would cut running streams, so none is set.
+    # Clients reconnect at this age and so find new replicas. A grace period would end running streams, so none is set.
     ("grpc.max_connection_age_ms", 300_000),
     # Allow the keepalive interval of the services' channels (channel.py).
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

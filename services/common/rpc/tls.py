@@ -101,7 +101,7 @@ class Certificates:
 
 
 def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """Return credentials of one port that requires client certificates and uses renewed files immediately."""
+    """Return the credentials of a port that requires client certificates and uses renewed files immediately."""
     current = certificates.current()
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:

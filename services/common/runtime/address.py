@@ -58,14 +58,14 @@ def parse_address(text: str) -> Address:
     Raises:
         ValueError: The text has another form; the message describes the expected one.
     """
-    found = _WRITTEN.fullmatch(text.strip())
-    if found is None:
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None:
         raise ValueError("expected host:port, such as 127.0.0.1:8080 or [::]:8080")
-    if int(found["port"]) > _PORT_MAX:
+    if int(match["port"]) > _PORT_MAX:
         raise ValueError(f"expected a port of at most {_PORT_MAX}")
-    if found["ipv6"] and not _is_ip(found["ipv6"]):
+    if match["ipv6"] and not _is_ip(match["ipv6"]):
         raise ValueError("expected an IPv6 address in the brackets, such as [::]:8080")
-    return Address(parse_host(found["ipv6"] or found["host"]), int(found["port"]))
+    return Address(parse_host(match["ipv6"] or match["host"]), int(match["port"]))
 
 
 def parse_host(text: str) -> str:
@@ -140,19 +140,19 @@ def bind(address: Address, *, backlog: int = 100, reuse_port: bool = False) -> l
     Raises:
         StartError: The address cannot be used. The message states the cause, but not the setting.
     """
-    found = resolve(address)
+    addresses = resolve(address)
     with ExitStack() as opened:
         sockets: list[socket.socket] = []
         failures: list[OSError] = []
         port = address.port
-        for family, host in found:
+        for family, host in addresses:
             try:
-                one = _listening(family, host, port, backlog=backlog, reuse_port=reuse_port)
+                sock = _listening(family, host, port, backlog=backlog, reuse_port=reuse_port)
             except OSError as exc:
                 failures.append(exc)
                 continue
-            sockets.append(opened.enter_context(one))
-            port = one.getsockname()[1]  # All sockets use the port that the system chose for the first.
+            sockets.append(opened.enter_context(sock))
+            port = sock.getsockname()[1]  # All sockets use the port that the system chose for the first.
         # `localhost` may resolve to an IPv6 address on a machine without IPv6. Ignore that, but not a port in use.
         if failures and (not sockets or any(exc.errno == errno.EADDRINUSE for exc in failures)):
             raise StartError(f"Cannot listen on {address}: {_reason(failures[0])}") from failures[0]
@@ -163,8 +163,8 @@ def bind(address: Address, *, backlog: int = 100, reuse_port: bool = False) -> l
 def why_not_bound(address: Address) -> str:
     """Return the reason why an address cannot be listened on, for servers that do not report it."""
     try:
-        for one in bind(address):
-            one.close()
+        for sock in bind(address):
+            sock.close()
     except StartError as exc:
         return str(exc)
     return f"Cannot listen on {address}: the address is in use"
@@ -172,16 +172,16 @@ def why_not_bound(address: Address) -> str:
 
 def _listening(family: int, host: str, port: int, *, backlog: int, reuse_port: bool) -> socket.socket:
     with ExitStack() as stack:
-        one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not _is_wildcard(host))
-        one.bind((host, port))
-        one.listen(backlog)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not _is_wildcard(host))
+        sock.bind((host, port))
+        sock.listen(backlog)
         stack.pop_all()
-        return one
+        return sock
 
 
 def resolve(address: Address) -> Sequence[tuple[int, str]]:
@@ -195,11 +195,11 @@ def resolve(address: Address) -> Sequence[tuple[int, str]]:
 
     def look_up() -> None:
         try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as exc:
             failures.append(getattr(exc, "strerror", None) or str(exc))
             return
-        results.extend(sorted({(int(family), str(place[0])) for family, _, _, _, place in found}))
+        results.extend(sorted({(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in infos}))
 
     # A daemon thread instead of the loop's executor, in which a hanging lookup would keep the process from exiting.
     thread = threading.Thread(target=look_up, daemon=True)

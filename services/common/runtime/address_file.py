@@ -33,7 +33,9 @@ def written(data_dir: Path, addresses: Mapping[str, str]) -> Iterator[None]:
 def read(data_dir: Path) -> dict[str, str]:
     """Return the services' addresses by service name; empty if the file is missing or cannot be read."""
     try:
-        found = json.loads((data_dir / NAME).read_text(encoding="utf-8"))
+        addresses = json.loads((data_dir / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {name: value for name, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    if not isinstance(addresses, dict):
+        return {}
+    return {name: value for name, value in addresses.items() if isinstance(value, str)}

@@ -78,10 +78,10 @@ def _parse(variable: str, value: str, host: str) -> Proxy:
         raise StartError(f"{variable}: only HTTP proxies are supported. {remedy}")
     credentials, _, location = rest.rpartition("@")  # A password may contain an `@` that is not percent-encoded.
     user, _, password = (unquote(part) for part in credentials.partition(":"))
-    found = _HOST_AND_PORT.fullmatch(location.rstrip("/"))
-    if found is None or int(found["port"] or 1) > 65_535 or not _is_latin(user + password):
+    match = _HOST_AND_PORT.fullmatch(location.rstrip("/"))
+    if match is None or int(match["port"] or 1) > 65_535 or not _is_latin(user + password):
         raise StartError(f"{variable}: expected a URL such as http://user:password@host:3128.")
-    return Proxy(f"{scheme.lower()}://{found[0]}", user, password)
+    return Proxy(f"{scheme.lower()}://{match[0]}", user, password)
 
 
 def _is_direct(host: str, port: int, no_proxy: str) -> bool:
@@ -95,10 +95,10 @@ def _matches(host: str, port: int, entry: str) -> bool:
     if (address := _ip(host)) is not None:
         with suppress(ValueError):
             return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
-    found = _HOST_AND_PORT.fullmatch(entry.removeprefix("*").removeprefix("."))
-    if found is None or (found["port"] and int(found["port"]) != port):
+    match = _HOST_AND_PORT.fullmatch(entry.removeprefix("*").removeprefix("."))
+    if match is None or (match["port"] and int(match["port"]) != port):
         return False
-    name = found["host"].strip("[]")
+    name = match["host"].strip("[]")
     return host == name or (address is None and host.endswith(f".{name}"))
 
 

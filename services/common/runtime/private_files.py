@@ -54,7 +54,7 @@ def restrict_all(paths: Iterable[Path]) -> None:
     for path in paths:
         restrict(path)
         for folder, folders, files in os.walk(path):
-            inside = (Path(folder, name) for name in (*folders, *files))
-            for one in inside:
-                if not one.is_symlink():
-                    restrict(one)
+            entries = (Path(folder, name) for name in (*folders, *files))
+            for entry in entries:
+                if not entry.is_symlink():
+                    restrict(entry)

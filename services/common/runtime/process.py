@@ -169,12 +169,12 @@ def _first_error(error: ValidationError, settings_type: type[ServiceSettings]) -
 
 def _not_json(error: SettingsError, settings_type: type[ServiceSettings]) -> str:
     """Return the message for a setting that is not valid JSON. The error contains only the field's name."""
-    found = re.search(r'field "(\w+)"', str(error))
-    if found is None:
+    match = re.search(r'field "(\w+)"', str(error))
+    if match is None:
         return str(error)
-    default = settings_type.model_fields[found[1]].get_default(call_default_factory=True, validated_data={})
+    default = settings_type.model_fields[match[1]].get_default(call_default_factory=True, validated_data={})
     expected = 'array, such as ["a", "b"]' if isinstance(default, list) else 'object, such as {"a": …}'
-    return f"Setting {_variable(found[1], settings_type)}: expected a JSON {expected}."
+    return f"Setting {_variable(match[1], settings_type)}: expected a JSON {expected}."
 
 
 def _variable(field: str, settings_type: type[ServiceSettings]) -> str:

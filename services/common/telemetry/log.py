@@ -121,7 +121,7 @@ def failure(exc: BaseException) -> str:
     while cause is not None and len(causes) < _CAUSES_MAX:
         causes.append(cause)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return "\nwhich led to\n".join(_stack_of(one) for one in reversed(causes))
+    return "\nwhich led to\n".join(_stack_of(cause) for cause in reversed(causes))
 
 
 def _stack_of(exc: BaseException) -> str:

@@ -126,40 +126,41 @@ def trace_id() -> str:
     """Return the current trace id in hexadecimal; empty if there is no sampled trace."""
     if _tracer is None:
         return ""
-    found = trace.get_current_span().get_span_context()
-    return trace.format_trace_id(found.trace_id) if found.is_valid and found.trace_flags.sampled else ""
+    span_context = trace.get_current_span().get_span_context()
+    is_traced = span_context.is_valid and span_context.trace_flags.sampled
+    return trace.format_trace_id(span_context.trace_id) if is_traced else ""
 
 
 @contextmanager
 def _span(tracer: trace.Tracer, name: str, kind: SpanKind, attributes: Attributes) -> Iterator[Span]:
-    one = tracer.start_span(name, kind=kind, attributes=attributes)
-    token = context.attach(trace.set_span_in_context(one))
+    new_span = tracer.start_span(name, kind=kind, attributes=attributes)
+    token = context.attach(trace.set_span_in_context(new_span))
     try:
-        with _end_with_block(one):
-            yield one
+        with _end_with_block(new_span):
+            yield new_span
     finally:
         context.detach(token)
 
 
 @contextmanager
-def _attached(one: Span) -> Iterator[Span]:
+def _attached(new_span: Span) -> Iterator[Span]:
     # Not detached: the task ends with its request, and a stream's generator may be closed in another context.
-    context.attach(trace.set_span_in_context(one))
-    with _end_with_block(one):
-        yield one
+    context.attach(trace.set_span_in_context(new_span))
+    with _end_with_block(new_span):
+        yield new_span
 
 
 @contextmanager
-def _end_with_block(one: Span) -> Iterator[None]:
+def _end_with_block(new_span: Span) -> Iterator[None]:
     """End a span with the block. Record only the reason or type of a failure: its message may contain user data."""
     try:
         yield
     except BaseException as exc:
-        one.set_attribute("error.type", exc.reason if isinstance(exc, ServiceError) else type(exc).__name__)
-        one.set_status(Status(StatusCode.ERROR))
+        new_span.set_attribute("error.type", exc.reason if isinstance(exc, ServiceError) else type(exc).__name__)
+        new_span.set_status(Status(StatusCode.ERROR))
         raise
     finally:
-        one.end()
+        new_span.end()
 
 
 def _links(parent: str) -> list[Link]:

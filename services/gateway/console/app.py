@@ -181,7 +181,9 @@ class _ViewRoutes:
             except ServiceError as exc:
                 return context.finish(self._errors.page(context, exc))
 
-        return Route(path, endpoint, methods=[name for name, one in (("GET", on_get), ("POST", on_form)) if one])
+        return Route(
+            path, endpoint, methods=[name for name, handler in (("GET", on_get), ("POST", on_form)) if handler]
+        )
 
     def _to_log_in(self, context: RequestContext, form_page: "_FormPage") -> Response:
         """Redirect to the log-in, and back to the page afterwards, keeping the fields of its form."""

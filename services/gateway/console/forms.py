@@ -130,8 +130,8 @@ def _length(scope: Scope) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() else None
 
 
-def _header(scope: Scope, wanted: bytes) -> str:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
+def _header(scope: Scope, header: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == header), "")
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -93,8 +93,8 @@ def explain_refund(reason: str) -> str:
 
 def countdown(seconds: float) -> str:
     """Format a duration as hours, minutes and seconds, `07:12:03`. Negative durations are `00:00:00`."""
-    whole = max(0, int(seconds))
-    return f"{whole // 3_600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+    total = max(0, int(seconds))
+    return f"{total // 3_600:02}:{total // 60 % 60:02}:{total % 60:02}"
 
 
 def ago(seconds: float | None, *, now: float) -> str:

@@ -92,7 +92,7 @@ class ConsoleOrigins:
         return self.public if self.public and not self.public.is_loopback else None
 
     def __str__(self) -> str:
-        known = dict.fromkeys(str(one) for one in (self.public, self.shown) if one)
+        known = dict.fromkeys(str(origin) for origin in (self.public, self.shown) if origin)
         return " or ".join(known) or "an unknown address"
 
     def _is_shown(self, origin: Origin) -> bool:

@@ -119,9 +119,9 @@ def rate_limit_headers(rate_limit: RateLimit, *, now: float) -> dict[str, str]:
 
 def duration(seconds: float) -> str:
     """Format seconds, rounded up, as `7h12m3s`. The result is at least `1s` and at most a day."""
-    whole = _rounded_up(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    parts = [(hours, "h"), (minutes, "m"), (whole % 60, "s")]
+    total = _rounded_up(seconds)
+    hours, minutes = divmod(total // 60, 60)
+    parts = [(hours, "h"), (minutes, "m"), (total % 60, "s")]
     while len(parts) > 1 and parts[0][0] == 0:
         parts.pop(0)
     return "".join(f"{value}{unit}" for value, unit in parts)

@@ -48,6 +48,6 @@ def forwarded(scope: Scope) -> Forwarded | None:
     return value
 
 
-def _first(scope: Scope, wanted: bytes) -> str:
-    values = b",".join(value for name, value in scope["headers"] if name == wanted)
+def _first(scope: Scope, header: bytes) -> str:
+    values = b",".join(value for name, value in scope["headers"] if name == header)
     return values.decode("latin-1").partition(",")[0].strip().lower()

@@ -65,7 +65,8 @@ def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
 def chat_request(limits: ChatLimits = DEFAULT_LIMITS) -> Schema:
     """Return the JSON Schema of a chat request."""
     properties = {
-        name: nullable(one.rule.schema) | _description(one.policy, one.why) for name, one in PARAMETERS.items()
+        name: nullable(parameter.rule.schema) | _description(parameter.policy, parameter.why)
+        for name, parameter in PARAMETERS.items()
     }
     return {
         "type": "object",
@@ -154,7 +155,7 @@ def _get_operation(
 
 
 def _operation(summary: str, statuses: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    responses = {one: {"description": _ERRORS[one], "content": _json(_reference("Error"))} for one in statuses}
+    responses = {status: {"description": _ERRORS[status], "content": _json(_reference("Error"))} for status in statuses}
     return {"summary": summary, "responses": responses}
 
 

@@ -122,7 +122,7 @@ class HTTPConnection(asyncio.Protocol):
             self._close()
 
     def _cycles(self) -> list[RequestCycle]:
-        return [one for one in (self._answering, self._receiving, *self._waiting) if one is not None]
+        return [cycle for cycle in (self._answering, self._receiving, *self._waiting) if cycle is not None]
 
     # Reading.
 

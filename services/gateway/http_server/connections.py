@@ -41,7 +41,7 @@ class Connections:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._trusted = [ipaddress.ip_network(one) for one in limits.trusted_proxies]
+        self._trusted = [ipaddress.ip_network(network) for network in limits.trusted_proxies]
         self._open: set[Timed] = set()
         self._by_address: Counter[str] = Counter()
         self._refused = 0
@@ -95,6 +95,6 @@ class Connections:
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for connection in [one for one in self._open if one.deadline <= now]:
+        for connection in [connection for connection in self._open if connection.deadline <= now]:
             connection.on_deadline()
         self._timer = loop.call_later(_TICK_SECONDS, self._tick) if self._open else None

@@ -26,8 +26,8 @@ def bind(address: Address, *, is_shared: bool) -> list[socket.socket]:
         sockets = bind_address(address, backlog=BACKLOG, reuse_port=is_shared)
     except StartError as exc:
         raise StartError(f"{exc}. Set GATEWAY_HOST and GATEWAY_PORT to a free address.") from exc
-    for one in sockets:
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    for sock in sockets:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     return sockets
 
 

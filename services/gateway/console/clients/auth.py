@@ -10,7 +10,7 @@ from grpc import aio
 from services.common.errors import Unauthenticated, rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
 from services.gateway.clients.services import principal_of
-from services.gateway.console.ports import Event, Key, Keys, NewKey, OpenSession, Reset, SignUp, Session
+from services.gateway.console.ports import Event, Key, Keys, NewKey, OpenSession, Reset, Session, SignUp
 from services.gateway.requests.pipeline import Principal
 from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
@@ -179,7 +179,8 @@ class GrpcOwnerClient:
                 request, metadata=self._metadata, timeout=self._timeout_seconds
             )
         return [
-            Event(one.id, unix_seconds(one.at), one.actor, one.address, one.action, one.target) for one in answer.events
+            Event(event.id, unix_seconds(event.at), event.actor, event.address, event.action, event.target)
+            for event in answer.events
         ]
 
     async def change_password(self, current: str, new: str) -> None:

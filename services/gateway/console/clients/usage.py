@@ -7,9 +7,9 @@ from grpc import aio
 from services.common.batched import batched
 from services.common.errors import rpc_errors
 from services.common.timestamps import unix_seconds
-from services.gateway.console.ports import KeyDay, RequestFilter
-from services.gateway.clients.ledger import GrpcLedger, receipt_of
 from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.clients.ledger import GrpcLedger, receipt_of
+from services.gateway.console.ports import KeyDay, RequestFilter
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -31,26 +31,26 @@ class GrpcUsage:
 
     async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
         """Return the usage of each key today, in order."""
-        found: list[KeyDay | None] = []
+        days: list[KeyDay | None] = []
         for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="quota_unavailable"):
                 request = quota_pb2.GetStatusRequest(key_ids=batch)
                 answer = await self._quota.GetStatus(request, timeout=self._timeout_seconds)
-            found += [
-                KeyDay(one.charged, one.held, unix_seconds(one.reset_at)) if one.day else None
-                for one in answer.statuses
+            days += [
+                KeyDay(status.charged, status.held, unix_seconds(status.reset_at)) if status.day else None
+                for status in answer.statuses
             ]
-        return found
+        return days
 
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
         """Return the time when each key was last used, in order."""
-        found: list[float | None] = []
+        times: list[float | None] = []
         for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="inference_unavailable"):
                 request = usage_pb2.ListLastUsesRequest(key_ids=batch)
                 answer = await self._stub.ListLastUses(request, timeout=self._timeout_seconds)
-            found += [unix_seconds(one.used_at) if one.HasField("used_at") else None for one in answer.last_uses]
-        return found
+            times += [unix_seconds(use.used_at) if use.HasField("used_at") else None for use in answer.last_uses]
+        return times
 
     async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
         """Return usage by day and model since `from_day`, newest first."""

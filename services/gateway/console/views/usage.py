@@ -43,8 +43,8 @@ class UsageViews:
         keys = (await scope.owner.keys()).keys
         sums = await scope.usage.days(from_day=days[0], key_id=filters.key_id)
         # Fetch one more than is shown, to know whether there is another page.
-        found = await scope.usage.requests(filters, count=_PAGE + 1)
-        requests = found[:_PAGE]
+        receipts = await scope.usage.requests(filters, count=_PAGE + 1)
+        requests = receipts[:_PAGE]
         reset_at = _next_midnight(self._pages.now())
         return self._pages.show(
             context,
@@ -52,9 +52,9 @@ class UsageViews:
             today=await self._today(context, keys),
             reset_at=reset_at,
             until_reset=countdown(reset_at - self._pages.now()),
-            requests_chart=columns("Requests", days, _by_model(sums, lambda one: one.requests)),
+            requests_chart=columns("Requests", days, _by_model(sums, lambda day: day.requests)),
             tokens_chart=columns(
-                "Tokens", days, _by_model(sums, lambda one: one.prompt_tokens + one.completion_tokens)
+                "Tokens", days, _by_model(sums, lambda day: day.prompt_tokens + day.completion_tokens)
             ),
             sums=sums,
             requests=requests,
@@ -62,15 +62,14 @@ class UsageViews:
             names={key.id: key.name for key in keys},
             filters=filters,
             outcomes=OUTCOMES,
-            more=requests[-1].id if len(found) > _PAGE else "",
+            more=requests[-1].id if len(receipts) > _PAGE else "",
         )
 
     async def download(self, context: RequestContext) -> Response:
         """`GET /usage.csv`: all requests that match the filter, newest first, streamed page by page."""
         filters, usage = _filter(context.request.query_params), context.scope.usage
-        first = await usage.requests(
-            filters, count=_CSV_PAGE
-        )  # Before the response starts, so that an error is shown as a page.
+        # Before the response starts, so that an error is shown as a page.
+        first = await usage.requests(filters, count=_CSV_PAGE)
         headers = {"content-disposition": 'attachment; filename="usage.csv"'}
         return StreamingResponse(
             _csv(first, partial(_next_page, usage, filters)), media_type="text/csv; charset=utf-8", headers=headers
@@ -137,8 +136,8 @@ def _day(text: str) -> str:
 
 def _by_model(sums: Sequence[DayUsage], count: Callable[[DayUsage], int]) -> dict[str, dict[str, int]]:
     series: dict[str, dict[str, int]] = {}
-    for one in sums:
-        series.setdefault(one.model, {})[one.day] = count(one)
+    for row in sums:
+        series.setdefault(row.model, {})[row.day] = count(row)
     return series
 
 
