@@ -1,4 +1,4 @@
-"""What two or more services need and what knows no domain word: no key, no quota, no chat.
+"""Code shared by the services, free of domain terms such as keys, quotas and chats.
 
-A module is admitted here when two services use it and when its text would make sense in a product of another kind.
+A module belongs here if at least two services use it and it would make sense in an unrelated product.
 """

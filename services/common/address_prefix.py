@@ -1,4 +1,4 @@
-"""What is taken for one client when its tries are counted."""
+"""Network prefixes that identify a client for rate limiting."""
 
 import ipaddress
 
@@ -6,9 +6,9 @@ _CHARACTERS_MAX = 64
 
 
 def address_prefix(address: str) -> str:
-    """Return an IPv4 address as it is, and of IPv6 the 64 bits that one customer is given; other text cut short.
+    """Return an IPv4 address unchanged, the /64 network of an IPv6 address, or other text truncated to 64 characters.
 
-    Whoever counted single IPv6 addresses would count nobody: one customer has 2**64 of them.
+    A provider usually assigns a /64 to each customer, who can then use any of its 2**64 addresses.
     """
     try:
         parsed = ipaddress.ip_address(address)

@@ -1,4 +1,4 @@
-"""Long lists in pieces that an RPC takes."""
+"""Split long lists into batches."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -7,6 +7,6 @@ T = TypeVar("T")
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Yield the items in pieces of at most `size`, in order; `itertools.batched` comes with Python 3.12."""
+    """Yield the items in order, in batches of at most `size`. Replaces `itertools.batched` on Python 3.11."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -1,7 +1,7 @@
-"""Random tokens that carry their own checksum, so that a mistyped or made-up one is recognised without a look-up.
+"""Random tokens with a checksum, so that most invalid tokens are rejected without a database lookup.
 
-A token is a prefix, random base62 characters, and the CRC-32 of all before as six base62 characters. The checksum keeps
-typing errors and guesses away from the database; it is no secret and proves nothing.
+A token is a prefix, random base62 characters, and the CRC-32 of both as six base62 characters. The checksum catches
+typing errors and naive guesses. It is not a security measure: anyone can compute it.
 """
 
 import secrets
@@ -15,13 +15,13 @@ _CHARACTERS_MAX = 256
 
 
 def mint(prefix: str, *, random_characters: int = 34) -> str:
-    """Return a new token; 34 random characters hold 202 bits."""
+    """Return a new token. 34 random characters carry 202 bits of entropy."""
     head = prefix + "".join(secrets.choice(_ALPHABET) for _ in range(random_characters))
     return head + _checksum(head)
 
 
 def is_well_formed(token: str, prefix: str) -> bool:
-    """Whether `token` could have come from `mint` with this prefix: by shape and checksum alone."""
+    """Return whether the shape and checksum of `token` are those that `mint` produces with this prefix."""
     body = token[len(prefix) :]
     if not token.startswith(prefix) or not _BODY_CHARACTERS_MIN <= len(body) <= _CHARACTERS_MAX:
         return False

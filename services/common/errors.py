@@ -1,20 +1,20 @@
-"""The one exception tree of the services, and its two mappings: to a gRPC status, and back.
+"""The exception hierarchy of the services and its mapping to and from gRPC statuses.
 
     ServiceError
-    ├── InvalidRequest       INVALID_ARGUMENT     the caller's input cannot be accepted
-    ├── Unauthenticated      UNAUTHENTICATED      the caller's credential is missing or not good
-    ├── PermissionDenied     PERMISSION_DENIED    the caller may not do this
-    ├── NotFound             NOT_FOUND            the thing named does not exist
-    ├── AlreadyExists        ALREADY_EXISTS       the thing to create exists
-    ├── FailedPrecondition   FAILED_PRECONDITION  the state of things does not allow it; something must change first
-    ├── TooLarge             OUT_OF_RANGE         the input is larger than what can be served
-    ├── Throttled            RESOURCE_EXHAUSTED   a limit of the callee is reached
-    ├── Unavailable          UNAVAILABLE          something needed is away; trying again later may help
+    ├── InvalidRequest       INVALID_ARGUMENT     the request is invalid
+    ├── Unauthenticated      UNAUTHENTICATED      the credential is missing or invalid
+    ├── PermissionDenied     PERMISSION_DENIED    the caller lacks permission
+    ├── NotFound             NOT_FOUND            the object does not exist
+    ├── AlreadyExists        ALREADY_EXISTS       the object already exists
+    ├── FailedPrecondition   FAILED_PRECONDITION  the current state does not allow it; change that first
+    ├── TooLarge             OUT_OF_RANGE         the request is valid but too large
+    ├── Throttled            RESOURCE_EXHAUSTED   a limit is reached; retry later
+    ├── Unavailable          UNAVAILABLE          a dependency is unavailable; a retry may succeed
     ├── DeadlineExceeded     DEADLINE_EXCEEDED    it took too long
-    └── InternalError        INTERNAL             our own defect
+    └── InternalError        INTERNAL             a bug in this project
 
-A status carries `google.rpc.ErrorInfo` with the domain `stack`, a machine-readable reason and a map of strings, so that
-the tree arrives at the caller as it left.
+A status carries a `google.rpc.ErrorInfo` with the domain `stack`, a machine-readable reason and a map of strings, from
+which the caller restores the exception.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,20 +27,21 @@ from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "stack"
 _MESSAGE_ENCODED_MAX = 2_100
-_FACTS_BYTES_MAX = 16_000
+_METADATA_BYTES_MAX = 16_000
 _NAME_BYTES_MAX = 128
-"""Together these fit into `channel.METADATA_BYTES_MAX`. A status is in the metadata twice: its message percent-encoded,
-with three bytes for each one that is not printable ASCII, and all of it in Base64 (gRPC over HTTP/2, "Status")."""
+"""Chosen so that a status fits into `channel.METADATA_BYTES_MAX`. The metadata contains a status twice: its message
+percent-encoded, where each byte that is not printable ASCII takes three, and all of it in Base64 (gRPC over HTTP/2,
+"Status")."""
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class ServiceError(Exception):
-    """A refusal or failure whose message is safe to show to the caller.
+    """Base class of errors whose message is safe to show to the caller.
 
     Attributes:
-        message: What is wrong and what to do about it.
+        message: What is wrong and how to fix it.
         reason: Machine-readable cause in lower case, such as `model_not_found`.
-        metadata: Further facts as strings; their names belong to the service that raises.
+        metadata: Further details, whose names are defined by the service that raises the error.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
@@ -54,77 +55,77 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """The caller's input cannot be accepted."""
+    """The request is invalid."""
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     default_reason = "invalid_request"
 
 
 class Unauthenticated(ServiceError):
-    """The caller's credential is missing or not good."""
+    """The credential is missing or invalid."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
     default_reason = "unauthenticated"
 
 
 class PermissionDenied(ServiceError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated but lacks permission."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
     default_reason = "permission_denied"
 
 
 class NotFound(ServiceError):
-    """The thing named does not exist."""
+    """The object does not exist."""
 
     code = grpc.StatusCode.NOT_FOUND
     default_reason = "not_found"
 
 
 class AlreadyExists(ServiceError):
-    """The thing to create exists already."""
+    """The object to create already exists."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
     default_reason = "already_exists"
 
 
 class FailedPrecondition(ServiceError):
-    """The state of things does not allow it; something else must change first."""
+    """The current state does not allow the operation; it must be changed first."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     default_reason = "failed_precondition"
 
 
 class TooLarge(ServiceError):
-    """The input is well formed and larger than what can be served."""
+    """The request is valid but too large."""
 
     code = grpc.StatusCode.OUT_OF_RANGE
     default_reason = "too_large"
 
 
 class Throttled(ServiceError):
-    """A limit of the callee is reached; trying again later helps."""
+    """A limit is reached; retry later."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     default_reason = "throttled"
 
 
 class Unavailable(ServiceError):
-    """Something that is needed is away; trying again later may help."""
+    """A dependency is unavailable; a later retry may succeed."""
 
     code = grpc.StatusCode.UNAVAILABLE
     default_reason = "unavailable"
 
 
 class DeadlineExceeded(ServiceError):
-    """It took longer than the caller or a setting allows."""
+    """The operation took longer than the caller or a setting allows."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     default_reason = "deadline_exceeded"
 
 
 class InternalError(ServiceError):
-    """Our own defect; the log has the details, the caller gets none."""
+    """A bug in this project. The details are logged and never sent to the caller."""
 
 
 _BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
@@ -146,17 +147,17 @@ _BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
 
 
 class StartError(Exception):
-    """A process cannot start; the message is the one sentence that its operator needs."""
+    """A process cannot start. The message states the cause and the remedy, for the operator."""
 
 
 def rpc_status(error: ServiceError) -> tuple[str, tuple[tuple[str, bytes], ...]]:
-    """Return an error as the details and the trailing metadata of a gRPC status.
+    """Return an error as the details and trailing metadata of a gRPC status.
 
-    Both are cut where gRPC would refuse them: the caller would get another error then, without its facts.
+    Both are truncated to gRPC's limits; beyond them, gRPC would replace the error with one of its own.
     """
-    message = _cut(error.message, _MESSAGE_ENCODED_MAX, _percent_encoded_size)
+    message = _truncated(error.message, _MESSAGE_ENCODED_MAX, _percent_encoded_size)
     info = error_details_pb2.ErrorInfo(
-        reason=_cut(error.reason, _NAME_BYTES_MAX), domain=DOMAIN, metadata=_cut_facts(error.metadata)
+        reason=_truncated(error.reason, _NAME_BYTES_MAX), domain=DOMAIN, metadata=_truncated_metadata(error.metadata)
     )
     detail = any_pb2.Any()
     detail.Pack(info)
@@ -164,17 +165,17 @@ def rpc_status(error: ServiceError) -> tuple[str, tuple[tuple[str, bytes], ...]]
     return message, ((_DETAILS_KEY, status.SerializeToString()),)
 
 
-def _cut_facts(facts: Mapping[str, str]) -> dict[str, str]:
-    """Return facts that take a bounded number of bytes together: short ones whole, long ones with equal parts."""
-    left, cut = _FACTS_BYTES_MAX, {}
-    for position, (name, value) in enumerate(sorted(facts.items(), key=lambda fact: len(fact[1]))):
-        cut[name] = _cut(value, left // (len(facts) - position))
-        left -= len(cut[name].encode())
-    return cut
+def _truncated_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata within the size limit: short values are kept, and long ones share the remaining bytes equally."""
+    left, truncated = _METADATA_BYTES_MAX, {}
+    for position, (name, value) in enumerate(sorted(metadata.items(), key=lambda item: len(item[1]))):
+        truncated[name] = _truncated(value, left // (len(metadata) - position))
+        left -= len(truncated[name].encode())
+    return truncated
 
 
-def _cut(text: str, size_max: int, size: Callable[[str], int] = lambda text: len(text.encode())) -> str:
-    """Return text that can be encoded and takes at most `size_max`, with an ellipsis in place of what is cut."""
+def _truncated(text: str, size_max: int, size: Callable[[str], int] = lambda text: len(text.encode())) -> str:
+    """Return text that can be encoded in UTF-8, truncated to `size_max` with an ellipsis."""
     text = text[:size_max].encode("utf-8", "replace").decode() + ("…" if len(text) > size_max else "")
     if size(text) <= size_max:
         return text
@@ -190,19 +191,19 @@ def _percent_encoded_size(text: str) -> int:
 
 
 def from_rpc(error: grpc.aio.AioRpcError, *, unavailable_reason: str) -> ServiceError:
-    """Return the error of our tree that a failed call stands for.
+    """Return the `ServiceError` of a failed call.
 
     Args:
-        error: What the gRPC client raised.
-        unavailable_reason: Reason of an `Unavailable` that the channel itself found, such as `quota_unavailable`.
+        error: Error raised by the gRPC client.
+        unavailable_reason: Reason to use when the channel cannot reach the service, such as `quota_unavailable`.
     """
     info = _error_info(error)
     if info is not None:
         kind = _BY_CODE.get(error.code(), InternalError)
         return kind(error.details() or "", reason=info.reason, metadata=dict(info.metadata))
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
-        return Unavailable("a service that is needed cannot be reached; try again", reason=unavailable_reason)
-    return InternalError(f"internal call failed with {error.code().name}: {error.details()}")
+        return Unavailable("A required service cannot be reached. Try again.", reason=unavailable_reason)
+    return InternalError(f"An internal call failed with {error.code().name}: {error.details()}")
 
 
 def _error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
@@ -219,7 +220,7 @@ def _first_info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None
 
 @contextmanager
 def rpc_errors(*, unavailable_reason: str) -> Iterator[None]:
-    """Turn what a gRPC call raises inside the block into an error of our tree."""
+    """Convert the gRPC errors raised inside the block to `ServiceError`."""
     try:
         yield
     except grpc.aio.AioRpcError as exc:

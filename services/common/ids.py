@@ -1,7 +1,6 @@
-"""Public ids: a word for the kind, an underscore and a ULID, such as `key_01KBC…`; ids of a kind sort by time.
+"""Public ids: a prefix for the kind, an underscore and a ULID, such as `key_01KBC…`. Ids of a kind sort by time.
 
-The one place where they are made and recognised. An id of another kind is none, and neither is any other text: a
-database does not take every text, and an id from an address or a form is whatever somebody typed.
+Check ids that come from clients with `is_id` before using them in a query: databases reject some texts.
 """
 
 import re
@@ -13,7 +12,7 @@ _ULID = re.compile(r"[0-9A-Z]{26}")
 
 
 class Kind(StrEnum):
-    """What an id names, by the word that it begins with."""
+    """The kind of object that an id identifies. The value is the id's prefix."""
 
     ACCOUNT = "acc"
     AUDIT_EVENT = "aud"
@@ -24,11 +23,11 @@ class Kind(StrEnum):
 
 
 def new_id(kind: Kind) -> str:
-    """Return an id that was never used."""
+    """Return a new unique id."""
     return f"{kind}_{ULID()}"
 
 
 def is_id(text: str, kind: Kind) -> bool:
-    """Whether a text can be an id of this kind."""
-    word, separator, rest = text.partition("_")
-    return word == kind and bool(separator) and _ULID.fullmatch(rest) is not None
+    """Return whether `text` has the form of an id of this kind."""
+    prefix, separator, ulid = text.partition("_")
+    return prefix == kind and bool(separator) and _ULID.fullmatch(ulid) is not None

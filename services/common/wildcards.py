@@ -1,17 +1,17 @@
-"""Lists of names that may end in, begin with or hold `*`: what they permit."""
+"""Allow lists of names with `*` wildcards."""
 
 from collections.abc import Sequence
 
 
 def permits(patterns: Sequence[str], *names: str) -> bool:
-    """Whether one of `patterns` fits one of `names`, all of which name the same thing; no patterns permit all."""
+    """Return whether a pattern matches any of `names`, which are aliases of each other. No patterns permit all."""
     return not patterns or any(_matches(pattern, name) for pattern in patterns for name in names)
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether `*` of a pattern can stand for something that makes it the name.
+    """Return whether a name matches a pattern in which each `*` matches any text, including none.
 
-    No regular expression: one with many stars takes as long as an attacker likes.
+    Implemented without regular expressions, which can backtrack exponentially on patterns with many stars.
     """
     first, *middle = pattern.split("*")
     if not middle:

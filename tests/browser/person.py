@@ -52,7 +52,7 @@ class Person:
         """Create a key, and return what is shown."""
         await self.open("/keys")
         await self.page.get_by_label("Name", exact=True).fill(name)
-        await self.page.get_by_role("button", name="Create the key").click()
+        await self.page.get_by_role("button", name="Create key").click()
         secret: str = await self.page.get_by_label("The new API key").input_value()
         return secret
 

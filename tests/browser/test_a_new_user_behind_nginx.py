@@ -107,12 +107,12 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await page.get_by_label("Password").fill(_FIRST)
     await walk.picture("sign-up")
     await page.get_by_role("main").get_by_role("button", name="Sign up").click()
-    await expect(page.get_by_text(f"An e-mail to {_EMAIL} is on its way")).to_be_visible()
+    await expect(page.get_by_text(f"We sent an e-mail to {_EMAIL}")).to_be_visible()
     await walk.picture("look-into-your-mail")
     await page.goto(await box.link(0))
     await walk.picture("letter-opened")
-    await page.get_by_role("button", name="Confirm my e-mail").click()
-    await expect(page.get_by_text(f"{_SHOWN} is confirmed")).to_be_visible()
+    await page.get_by_role("button", name="Confirm e-mail").click()
+    await expect(page.get_by_text(f"{_SHOWN} has been confirmed")).to_be_visible()
     await walk.picture("confirmed")
 
     # Log in, make a key, and call it.
@@ -120,7 +120,7 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await walk.log_in(_FIRST)
     await walk.picture("logged-in")
     await page.get_by_label("Name", exact=True).fill("laptop")
-    await page.get_by_role("button", name="Create the key").click()
+    await page.get_by_role("button", name="Create key").click()
     secret = await page.get_by_label("The new API key").input_value()
     await walk.picture("key-created")
     bearer = {"authorization": f"Bearer {secret}"}
@@ -133,21 +133,21 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await expect(page.get_by_text("998")).to_be_visible()
     await walk.picture("usage")
     await page.goto(f"{_ORIGIN}/usage/requests/{whole.headers['x-request-id']}")
-    await expect(page.get_by_text("The model answered in full.")).to_be_visible()
+    await expect(page.get_by_text("The answer is complete.")).to_be_visible()
     await walk.picture("receipt")
 
     # Forget the password, in the middle of a session.
     await page.get_by_role("button", name="Log out").click()
     await page.goto(f"{_ORIGIN}/forgot")
     await page.get_by_label("E-mail").fill(_EMAIL)
-    await page.get_by_role("button", name="Send the link").click()
-    await expect(page.get_by_text("is on its way")).to_be_visible()
+    await page.get_by_role("button", name="Send link").click()
+    await expect(page.get_by_text("we sent it an e-mail")).to_be_visible()
     await walk.picture("reset-asked-for")
     await page.goto(await box.link(1))
     await page.get_by_label("New password").fill(_SECOND)
     await walk.picture("new-password")
-    await page.get_by_role("button", name="Change the password").click()
-    await expect(page.get_by_text("is changed, and all sessions are ended")).to_be_visible()
+    await page.get_by_role("button", name="Change password").click()
+    await expect(page.get_by_text("has been changed, and all sessions have been ended")).to_be_visible()
     await walk.picture("password-changed")
     await page.get_by_role("main").get_by_role("link", name="Log in").click()
     await page.get_by_label("E-mail").fill(_EMAIL)
@@ -164,14 +164,14 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await walk.picture("audit-log")
     told = [row.split("\t")[0].strip().lower() for row in reversed(rows[1:])]
     assert told == [
-        "account opened",
-        "confirmation of the e-mail sent",
-        "e-mail confirmed",
+        "account created",
+        "confirmation e-mail sent",
+        "e-mail address confirmed",
         "logged in",
         "api key created",
         "session ended",
-        "link for a new password made",
-        "password reset by a link",
+        "password reset link created",
+        "password reset with a link",
         "logged in",
     ]
     names = {cookie["name"] for cookie in await page.context.cookies()}

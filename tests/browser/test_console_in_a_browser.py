@@ -42,11 +42,11 @@ async def test_from_sign_up_to_a_key_that_is_copied_used_counted_and_revoked(chr
         await person.open("/usage")
         await expect(page.get_by_text("999")).to_be_visible()
         await page.get_by_role("link", name=re.compile("^…")).click()
-        await expect(page.get_by_text("The model answered in full.")).to_be_visible()
+        await expect(page.get_by_text("The answer is complete.")).to_be_visible()
 
         await person.open("/keys")
         await page.get_by_text("Revoke", exact=True).click()
-        await page.get_by_role("button", name="Revoke for good: laptop").click()
+        await page.get_by_role("button", name="Revoke key: laptop").click()
         await page.wait_for_url("**/keys")
         assert (await _call(person, secret)).status_code == 401
         assert person.complaints == []
@@ -66,7 +66,7 @@ async def test_the_whole_way_works_with_the_keyboard_alone(chromium: Browser, st
         await page.keyboard.press("Enter")
         await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_text("1 key that ended")).to_be_visible()
+        await expect(page.get_by_text("1 revoked or expired key")).to_be_visible()
 
 
 async def test_the_playground_streams_and_shows_the_same_as_code(chromium: Browser, stack: Stack) -> None:
@@ -96,7 +96,7 @@ async def test_the_playground_streams_and_shows_the_same_as_code(chromium: Brows
             await page.wait_for_timeout(50)
         assert len(lengths) > 5, f"the answer did not come piece by piece: {lengths}"
         await page.get_by_role("link", name=re.compile("^req_")).click()
-        await expect(page.get_by_text("The model answered in full.")).to_be_visible()
+        await expect(page.get_by_text("The answer is complete.")).to_be_visible()
         assert person.complaints == []
 
 
@@ -114,8 +114,8 @@ async def test_the_charts_show_what_the_ledger_says(chromium: Browser, stack: St
         ]
         assert requests is not None
         assert used is not None
-        assert requests.endswith(": 4 in all")
-        assert used.endswith(f": {tokens:,} in all")
+        assert requests.endswith(": 4 in total")
+        assert used.endswith(f": {tokens:,} in total")
 
 
 @pytest.mark.parametrize(("scheme", "width"), LOOKS)
@@ -189,7 +189,7 @@ class Looker:
         forge = "() => { for (const one of document.getElementsByName('csrf_token')) one.value = 'forged'; }"
         await self.person.page.evaluate(forge)
         await self.person.page.get_by_role("button", name="Log out").click()
-        await expect(self.person.page.get_by_text("This page is not of your present session")).to_be_visible()
+        await expect(self.person.page.get_by_text("This page does not belong to your current session")).to_be_visible()
         await self.look(name="error-403")
 
 

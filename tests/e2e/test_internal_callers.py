@@ -104,7 +104,8 @@ def test_the_example_is_refused_without_a_certificate_and_with_one_that_nobody_e
 ) -> None:
     stranger = Issued(tmp_path, "stranger").issue(secured.authority)
     assert "UNAVAILABLE" in _run(secured.targets, secret).stderr
-    assert "does not expect calls by stranger.stack.internal" in _run(secured.targets, secret, *_files(stranger)).stderr
+    refused = _run(secured.targets, secret, *_files(stranger)).stderr
+    assert "does not accept calls from stranger.stack.internal" in refused
 
 
 class _Shaky:

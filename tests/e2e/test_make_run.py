@@ -683,7 +683,7 @@ def test_it_starts_at_any_address_of_this_machine_and_prints_one_that_answers(
     ("host", "why"),
     [
         ("nowhere.invalid", "cannot be resolved"),
-        ("192.0.2.1", "not an address of this machine"),
+        ("192.0.2.1", "this machine does not have that address"),
         ("http://127.0.0.1", "expected an IP address or a name"),
     ],
 )
@@ -773,7 +773,7 @@ def test_a_second_runner_over_the_same_data_is_refused_in_one_sentence(
     output, _ = second.process.communicate(timeout=_READY_SECONDS)
     assert second.process.returncode == 1
     assert len(output.strip().splitlines()) == 1, output
-    assert "another process uses" in output
+    assert "Another process is using" in output
 
 
 def test_the_server_comes_from_a_package_where_the_machine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def test_sigterm_ends_a_worker_that_still_waits_for_its_database(tmp_path: Path)
     with subprocess.Popen(command, env=bare_environment() | addresses | own, stderr=subprocess.PIPE) as worker:
         assert worker.stderr is not None
         try:
-            assert any(b"the database cannot be reached" in line for line in worker.stderr)
+            assert any(b"Cannot connect to the database" in line for line in worker.stderr)
             worker.terminate()
             assert worker.wait(timeout=10) == 128 + signal.SIGTERM
         finally:

@@ -46,13 +46,13 @@ async def test_a_machine_alone_makes_its_secrets_once_and_only_its_owner_can_rea
 
 def test_a_second_process_on_the_same_file_is_refused(tmp_path: Path) -> None:
     with running_auth(tmp_path):
-        assert "another process uses" in refusal(tmp_path, {})
+        assert "Another process is using" in refusal(tmp_path, {})
 
 
 def test_a_file_that_is_no_database_is_named_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "auth.db").write_bytes(b"half a backup" * 100)
 
-    assert re.search(r"cannot use .*/auth\.db: .*; restore it from a backup", refusal(tmp_path, {}))
+    assert re.search(r"Cannot use .*/auth\.db: .*\. Restore it from a backup", refusal(tmp_path, {}))
     assert (tmp_path / "auth.db").read_bytes() == b"half a backup" * 100
 
 
@@ -159,15 +159,15 @@ def _ids_of_peppers(database: sqlite3.Connection) -> set[str]:
     [
         (
             {"AUTH_DATABASE_URL": "mysql://localhost/auth"},
-            "setting AUTH_DATABASE_URL: expected sqlite:///path or postgresql://user:password@host:5432/name",
+            "Setting AUTH_DATABASE_URL: expected sqlite:///path or postgresql://user:password@host:5432/name",
         ),
-        ({"AUTH_LISTEN": "unix:/nowhere/auth.sock"}, "cannot listen on unix:/nowhere/auth.sock"),
+        ({"AUTH_LISTEN": "unix:/nowhere/auth.sock"}, "Cannot listen on unix:/nowhere/auth.sock"),
         ({"STACK_ADMIN_TOKEN": "schlüssel"}, "STACK_ADMIN_TOKEN has characters"),
         (
             {"STACK_ADMIN_TOKEN": "fifteen-letters"},
             "it has 15 characters, and 16 are the least; make one with `openssl rand -hex 32`",
         ),
-        ({"DRAIN_SECONDS": "-1"}, "setting DRAIN_SECONDS"),
+        ({"DRAIN_SECONDS": "-1"}, "Setting DRAIN_SECONDS"),
     ],
 )
 def test_a_mistaken_setting_is_told_in_one_sentence(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:

@@ -144,7 +144,7 @@ async def test_a_database_migrated_twice_keeps_its_rows(url: str) -> None:
 async def test_a_second_process_on_the_same_sqlite_file_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/inference.db"
     async with _opened(url):
-        with pytest.raises(StartError, match=r"another process uses .*/inference\.db;"):
+        with pytest.raises(StartError, match=r"Another process is using .*/inference\.db;"):
             async with _opened(url):
                 pass
         program = [sys.executable, "-m", "services.inference", "migrate"]
@@ -153,7 +153,7 @@ async def test_a_second_process_on_the_same_sqlite_file_is_refused(tmp_path: Pat
             subprocess.run, program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
         )
     assert second.returncode == 1
-    assert second.stderr.startswith(f"inference: another process uses {tmp_path}/inference.db")
+    assert second.stderr.startswith(f"inference: Another process is using {tmp_path}/inference.db")
     assert "Traceback" not in second.stderr
     async with _opened(url):
         pass

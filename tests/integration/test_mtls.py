@@ -194,8 +194,8 @@ async def test_an_operator_must_show_the_token_besides_the_certificate(secured: 
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({"TLS_KEY_FILE": "", "TLS_CA_FILE": ""}, "set all three or none"),
-        ({"TLS_KEY_FILE": "/nowhere"}, "cannot use the TLS files"),
+        ({"TLS_KEY_FILE": "", "TLS_CA_FILE": ""}, "Set all three or none"),
+        ({"TLS_KEY_FILE": "/nowhere"}, "Cannot use the TLS files"),
         (dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE"), ""), "auth does not answer"),
     ],
 )

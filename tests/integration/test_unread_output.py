@@ -59,7 +59,7 @@ async def test_requests_go_on_and_every_record_is_written_or_counted(
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr]
     requests = [line for line in lines if line["message"] == "request"]
-    reported = sum(line["records"] for line in lines if line["message"].startswith("log records dropped"))
+    reported = sum(line["records"] for line in lines if line["message"].startswith("Log records dropped"))
     assert len(requests) + lost >= _REQUESTS + _FLOOD
     assert reported >= lost
     assert process.wait(timeout=10) == 0

@@ -1,7 +1,7 @@
-"""Batching: items that are submitted at about the same time share one call.
+"""Batching: items submitted at about the same time share one call.
 
-An idle batcher adds no delay: a batch is sent at the end of the event loop's current iteration. While the maximum
-number of batches is in flight, items wait and leave together with the next one.
+An idle batcher adds no delay: it sends a batch at the end of the current iteration of the event loop. While the maximum
+number of batches is in flight, items wait for the next batch.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ from services.common.errors import Unavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Call = Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]]
-"""Processes a batch and returns one result per item, in order; an exception in place of a result fails that item."""
+"""Processes a batch and returns one result per item, in order. An exception as a result fails only that item."""
 
 _log = logging.getLogger(__name__)
 _ITEMS_FAILED = Counter(
     "stack_batch_items_failed_total",
-    "Items that failed by themselves while the rest of their batch went through.",
+    "Items that failed individually, without failing the rest of their batch.",
     ["batch"],
 )
 
 
 async def run_isolated(call: Call[Item, Result], items: Sequence[Item], *, name: str) -> list[Result | Exception]:
-    """Return each item's result, in order, or the exception that this item causes.
+    """Return each item's result or the exception it caused, in order.
 
-    When a batch raises, it is split in halves and called again until the items that cause the failure are alone, so
-    `call` must be safe to repeat. `Unavailable` is not split: it says that a dependency is down, whatever the items.
+    A batch that raises is split in half and retried until the failing items are isolated, so `call` must be safe to
+    repeat. A batch that raises `Unavailable` is not split, because a dependency is down for all items.
 
     Args:
         call: Processes a batch.
@@ -44,9 +44,9 @@ async def run_isolated(call: Call[Item, Result], items: Sequence[Item], *, name:
             raise ValueError(f"{len(items)} items and {len(results)} results")
     except Unavailable as exc:
         return [exc] * len(items)
-    except Exception as exc:  # noqa: BLE001 - whatever it is, it must reach only the item that causes it
+    except Exception as exc:  # noqa: BLE001 - any exception must fail only the item that causes it
         if len(items) == 1:
-            return [_counted(exc, name)]
+            return [_count_failure(exc, name)]
         middle = len(items) // 2
         first = await run_isolated(call, items[:middle], name=name)
         return first + await run_isolated(call, items[middle:], name=name)
@@ -54,10 +54,10 @@ async def run_isolated(call: Call[Item, Result], items: Sequence[Item], *, name:
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects items into batches and gives each caller the result of its own item.
+    """Collects items into batches and returns to each caller the result of its item.
 
-    Safe for many concurrent callers of one event loop. Cancelling a caller does not withdraw its item, which may have
-    been sent already. A batch runs in the context of its first item and belongs to that item's trace.
+    Safe for concurrent callers on one event loop. Cancelling a caller does not withdraw its item, which may already
+    have been sent. A batch runs in the context of its first item, and is part of that item's trace.
     """
 
     def __init__(
@@ -73,13 +73,14 @@ class Batcher(Generic[Item, Result]):
         """Create a batcher.
 
         Args:
-            call: Processes a batch; must have a deadline of its own, and must be safe to repeat (see `run_isolated`).
+            call: Processes a batch. It must enforce its own deadline and be safe to repeat (see `run_isolated`).
             name: Label of the batch in logs and metrics, such as `reserve`.
             max_items: Maximum items in one batch.
-            max_concurrent_batches: Maximum batches in flight; 1 keeps the order of items.
-            gather_seconds: How long the first item of a batch waits for others; for work that no caller waits for.
-            overlap_seconds: How long items wait for a batch in flight before another one is sent beside it. Longer than
-                a batch usually takes, so that one call carries all of them; a batch that hangs delays them no further.
+            max_concurrent_batches: Maximum batches in flight; 1 preserves the order of items.
+            gather_seconds: How long the first item of a batch waits for others. For work that no caller waits for.
+            overlap_seconds: How long items wait for a batch in flight before a concurrent one is sent. Set it longer
+                than a batch usually takes, so that one call carries all waiting items; a batch that hangs delays them
+                no further.
         """
         self._call = call
         self._name = name
@@ -94,29 +95,29 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def load(self) -> int:
-        """Number of items that wait or are in flight."""
+        """Number of items that are waiting or in flight."""
         return len(self._waiting) + self._items_in_flight
 
     async def submit(self, item: Item) -> Result:
-        """Send an item with the next batch and return its result, or raise what the item failed with."""
+        """Send an item with the next batch and return its result, or raise the exception it failed with."""
         return await self.send(item)
 
     def send(self, item: Item) -> "asyncio.Future[Result]":
-        """Send an item with the next batch; the future gets its result, or what the item failed with."""
+        """Send an item with the next batch. The future receives its result, or the exception it failed with."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, copy_context()))
         self._schedule()
         return future
 
     async def flush(self) -> None:
-        """Return when every item sent so far is done, successfully or not. Waiting items are sent at once."""
+        """Send waiting items immediately, and return when every item sent so far has succeeded or failed."""
         sent: list[asyncio.Future[Any]] = [*self._in_flight, *(future for _, future, _ in self._waiting)]
         self._send_batches()
         if sent:
             await asyncio.wait(sent)
 
     async def drain(self) -> None:
-        """Return when nothing waits and nothing is in flight."""
+        """Send all items, and return when none is waiting or in flight."""
         while self._in_flight or self._waiting:
             self._send_batches()
             await asyncio.wait(self._in_flight)
@@ -151,7 +152,7 @@ class Batcher(Generic[Item, Result]):
             results = await run_isolated(self._call, [item for item, _, _ in batch], name=self._name)
             for (_, future, _), result in zip(batch, results, strict=True):
                 _resolve(future, result)
-        except BaseException:  # Only a cancellation gets here.
+        except BaseException:  # Only a cancellation: `run_isolated` returns exceptions as results.
             for _, future, _ in batch:
                 _resolve(future, asyncio.CancelledError())
             raise
@@ -168,7 +169,7 @@ def _resolve(future: "asyncio.Future[Result]", result: Result | BaseException) -
         future.set_result(result)
 
 
-def _counted(exc: Exception, name: str) -> Exception:
+def _count_failure(exc: Exception, name: str) -> Exception:
     _ITEMS_FAILED.labels(name).inc()
-    _log.error("an item of a batch failed", extra={"batch": name, "error": type(exc).__name__})
+    _log.error("A batch item failed", extra={"batch": name, "error": type(exc).__name__})
     return exc

@@ -1,4 +1,4 @@
-"""A bound on the bytes that many requests hold together."""
+"""A limit on the total bytes held by concurrent requests."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ _RETRY = {"retry_after_seconds": "1"}
 
 
 class ByteBudget:
-    """Counts bytes in total and for each owner, and refuses what is over either bound."""
+    """Counts bytes in total and per owner, and rejects requests that would exceed either limit."""
 
     def __init__(self, *, total_max: int, share_max: int) -> None:
-        """Admit `total_max` bytes in total, and `share_max` of each owner."""
+        """Allow `total_max` bytes in total and `share_max` per owner."""
         self._total_max = total_max
         self._share_max = share_max
         self._total = 0
@@ -23,15 +23,15 @@ class ByteBudget:
 
     @property
     def total(self) -> int:
-        """Bytes that count now."""
+        """Bytes currently held."""
         return self._total
 
     @contextmanager
     def lease(self, owners: Sequence[str]) -> Iterator["Lease"]:
-        """Count what is taken from the lease until the end of the block.
+        """Yield an empty lease, and release its bytes at the end of the block.
 
         Args:
-            owners: Whose bytes they are, such as a key and an address; they count for each.
+            owners: Owners of the bytes, such as an API key and a client address. Bytes count toward each of them.
         """
         lease = Lease(self, owners)
         try:
@@ -40,10 +40,11 @@ class ByteBudget:
             lease.release()
 
     def take(self, owners: Sequence[str], size: int) -> "Lease":
-        """Count `size` bytes until the lease is released.
+        """Return a lease of `size` bytes, which the caller must release.
 
         Raises:
-            ServiceError: As `Lease.take`.
+            Throttled: An owner would exceed its share.
+            Unavailable: The total would be exceeded.
         """
         lease = Lease(self, owners)
         lease.take(size)
@@ -51,10 +52,10 @@ class ByteBudget:
 
     def _check(self, owners: Sequence[str], size: int) -> None:
         if any(self._shares[owner] + size > self._share_max for owner in owners):
-            message = "Too many large requests of yours are under way at the same time. Send fewer at once."
+            message = "You have too many large requests in progress. Send fewer at the same time."
             raise Throttled(message, reason="too_many_bytes_at_once", metadata=_RETRY)
         if self._total + size > self._total_max:
-            message = "The service has too many large requests under way. Try again in a moment."
+            message = "The service has too many large requests in progress. Try again in a moment."
             raise Unavailable(message, reason="overloaded", metadata=_RETRY)
 
     def _count(self, owners: Sequence[str], size: int) -> None:
@@ -66,33 +67,33 @@ class ByteBudget:
 
 
 class Lease:
-    """One request's part of a budget.
+    """The bytes of a budget that one request holds.
 
     Attributes:
-        size: Its bytes so far.
+        size: Bytes taken so far.
     """
 
     __slots__ = ("_budget", "_owners", "size")
 
     def __init__(self, budget: ByteBudget, owners: Sequence[str]) -> None:
-        """Create a lease of nothing; `ByteBudget` does."""
+        """Create an empty lease. Called by `ByteBudget`."""
         self._budget = budget
         self._owners = owners
         self.size = 0
 
     def take(self, size: int) -> None:
-        """Count `size` more bytes.
+        """Take `size` more bytes.
 
         Raises:
-            Throttled: One of the owners has no room for them.
-            Unavailable: There is no room for them in total.
+            Throttled: An owner would exceed its share.
+            Unavailable: The total would be exceeded.
         """
         self._budget._check(self._owners, size)
         self._budget._count(self._owners, size)
         self.size += size
 
     def release(self) -> None:
-        """Count the bytes no longer."""
+        """Return all bytes to the budget."""
         self._budget._count(self._owners, -self.size)
         self._budget._trimmer.note_freed(self.size)
         self.size = 0

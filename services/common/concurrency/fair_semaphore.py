@@ -1,4 +1,4 @@
-"""A semaphore whose holders are counted by client and whose waiters take turns by client."""
+"""A semaphore with a limit per client, whose slots go to waiting clients in turn."""
 
 import asyncio
 from collections import Counter, deque
@@ -7,18 +7,25 @@ from contextlib import asynccontextmanager
 
 
 class QueueFull(Exception):
-    """Too many wait already."""
+    """The queue of waiters is full."""
 
 
 class FairSemaphore:
-    """At most so many at the same time, in all and of each client. It belongs to one event loop.
+    """Limits concurrent holders in total and per client. For use on one event loop.
 
-    Waiters of different clients take turns, so a client that waits a thousand times delays another one by one turn. A
-    client whose name is empty is not known, and is bounded in all only.
+    Waiting clients take turns, so a client with a thousand waiters delays another client by one turn only. An empty
+    client name means an unknown client, to which only the total limit applies.
     """
 
     def __init__(self, total: int, *, per_client: int, waiting_max: int, waiting_per_client_max: int) -> None:
-        """Let `total` in, `per_client` of each; at most `waiting_max` wait, `waiting_per_client_max` of each."""
+        """Create a semaphore.
+
+        Args:
+            total: Maximum holders.
+            per_client: Maximum holders per client.
+            waiting_max: Maximum waiters.
+            waiting_per_client_max: Maximum waiters per client.
+        """
         self._total = total
         self._per_client = per_client
         self._waiting_max = waiting_max
@@ -26,31 +33,35 @@ class FairSemaphore:
         self._held: Counter[str] = Counter()
         self._waiting = 0
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}
-        """Waiters by client; the client whose turn is next comes first."""
+        """Waiters by client, in order of the clients' turns."""
 
     @asynccontextmanager
-    async def hold(self, client: str) -> "AsyncIterator[Place]":
-        """Hold a place for the block, or until `Place.release`.
+    async def hold(self, client: str) -> "AsyncIterator[Slot]":
+        """Hold a slot until the end of the block, or until `Slot.release`.
 
         Raises:
-            QueueFull: Too many wait, in all or of this client.
+            QueueFull: Too many are waiting, in total or for this client.
         """
-        place = await self.acquire(client)
+        slot = await self.acquire(client)
         try:
-            yield place
+            yield slot
         finally:
-            place.release()
+            slot.release()
 
-    async def acquire(self, client: str) -> "Place":
-        """Return a place, which the caller must release; raises as `hold`."""
+    async def acquire(self, client: str) -> "Slot":
+        """Return a slot, which the caller must release.
+
+        Raises:
+            QueueFull: Too many are waiting, in total or for this client.
+        """
         if self._has_room(client):
             self._held[client] += 1
         else:
             await self._wait(client)
-        return Place(self, client)
+        return Slot(self, client)
 
     def release(self, client: str) -> None:
-        """Give a place back, and hand it to the client whose turn it is."""
+        """Release a slot of `client` and give it to the next client in turn."""
         self._held[client] -= 1
         if not self._held[client]:
             del self._held[client]
@@ -58,7 +69,7 @@ class FairSemaphore:
             queue = self._queues.pop(next_client)
             turn = queue.popleft()
             if queue:
-                self._queues[next_client] = queue  # Behind the other clients.
+                self._queues[next_client] = queue  # Reinserted at the end, behind the other clients.
             self._waiting -= 1
             if not turn.cancelled():
                 self._held[next_client] += 1
@@ -79,7 +90,7 @@ class FairSemaphore:
 
     def _withdraw(self, client: str, turn: "asyncio.Future[None]") -> None:
         queue = self._queues.get(client, ())
-        if not turn.cancelled():  # Its turn came in the same moment.
+        if not turn.cancelled():  # It received the slot just before the cancellation.
             self.release(client)
         elif turn in queue:
             self._queues[client].remove(turn)
@@ -91,18 +102,18 @@ class FairSemaphore:
         return self._held.total() < self._total and (not client or self._held[client] < self._per_client)
 
 
-class Place:
-    """One place, given back once."""
+class Slot:
+    """One slot of a semaphore, released at most once."""
 
     __slots__ = ("_client", "_semaphore")
 
     def __init__(self, semaphore: FairSemaphore, client: str) -> None:
-        """Hold a place that `semaphore` gave to `client`."""
+        """Create a slot that `client` holds. Called by `FairSemaphore`."""
         self._semaphore: FairSemaphore | None = semaphore
         self._client = client
 
     def release(self) -> None:
-        """Give it back; a second time does nothing."""
+        """Release the slot. Further calls do nothing."""
         if self._semaphore is not None:
             self._semaphore.release(self._client)
             self._semaphore = None

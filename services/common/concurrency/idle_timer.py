@@ -1,4 +1,4 @@
-"""A timer that fires when nothing has happened for a while, and that is cheap to reset."""
+"""An idle timer that is cheap to reset."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class IdleTimer:
-    """Calls back once when it was not reset for some time; runs for the block that it is entered for."""
+    """A context manager that calls a callback once when it has not been reset for some time."""
 
     def __init__(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` after `seconds` without a reset."""
@@ -18,11 +18,11 @@ class IdleTimer:
         self._handle: asyncio.TimerHandle | None = None
 
     def reset(self) -> None:
-        """Start the time again. Costs a look at the clock: the scheduled call moves only when it is due."""
+        """Restart the idle time. Only stores the time: the scheduled call is moved when it is due."""
         self._reset_at = self._loop.time()
 
     def restart(self, seconds: float) -> None:
-        """Start again with another time."""
+        """Restart with a different idle time."""
         self._seconds = seconds
         self.reset()
         self._schedule(seconds)
@@ -36,7 +36,7 @@ class IdleTimer:
     ) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        self._callback = _do_nothing  # It may refer to the timer, which would keep both.
+        self._callback = _do_nothing  # Breaks the reference cycle of a callback that refers to the timer.
 
     def _schedule(self, seconds: float) -> None:
         if self._handle is not None:

@@ -1,4 +1,4 @@
-"""A lock with two queues: urgent waiters get the lock before all others."""
+"""A lock with two priorities."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 
 class PriorityLock:
-    """One holder at a time; urgent waiters go first. It belongs to one event loop."""
+    """A mutex that urgent waiters acquire before all others. For use on one event loop."""
 
     def __init__(self) -> None:
         self._is_held = False
@@ -15,7 +15,7 @@ class PriorityLock:
 
     @asynccontextmanager
     async def hold(self, *, is_urgent: bool) -> AsyncIterator[None]:
-        """Hold the lock for the block."""
+        """Hold the lock until the end of the block."""
         await self._acquire(is_urgent)
         try:
             yield
@@ -31,7 +31,7 @@ class PriorityLock:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # Its turn came in the same moment.
+            if not turn.cancelled():  # It received the lock just before the cancellation.
                 self._release()
             raise
 

@@ -1,4 +1,4 @@
-"""SQL databases: SQLite on one machine, Postgres in a cluster, the same SQLAlchemy code over both."""
+"""SQLite and Postgres databases: connections and migrations."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.db.sqlite_writer import SQLiteWriter, sqlite_writer
-from services.common.db.transactions import DATABASE_ERRORS, wait_for_leavers
+from services.common.db.transactions import DATABASE_ERRORS, wait_for_cancelled
 from services.common.errors import StartError
 from services.common.runtime.file_lock import lock_file, try_lock
 from services.common.runtime.private_files import open_private, restrict
@@ -32,36 +32,36 @@ _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
 _EXAMPLES = "sqlite:///path or postgresql://user:password@host:5432/name"
 _MIGRATION_LOCK = 7_301_936_220
-"""Postgres advisory lock that migrations hold, so that replicas starting together migrate once."""
-_LEAVE_SECONDS = 3.0
-"""Longer than a cancelled query takes to close its connection to a Postgres that is frozen."""
+"""Postgres advisory lock held during migrations, so that replicas that start together migrate once."""
+_DRAIN_SECONDS = 3.0
+"""Longer than a cancelled query takes to close its connection to a frozen Postgres."""
 
 
 @asynccontextmanager
 async def open_database(
     url: str, *, migrations: Path, version_table: str, reuse_port: bool = False, connections: int = 10
 ) -> AsyncIterator[AsyncEngine]:
-    """Open a database whose schema is up to date, and close it at the end of the block.
+    """Open a database with an up-to-date schema, and close it at the end of the block.
 
-    SQLite is migrated here, since one process owns it; a second process is refused. Postgres is waited for until the
-    migration (`python -m services.<name> migrate`) is done, so that no replica serves with a schema too old for it.
-    A later version's schema is left as it is, and serves: migrations expand first and contract a version later.
+    An SQLite database is migrated here and locked, since only one process may own it. For Postgres, wait until the
+    migration (`python -m services.<name> migrate`) has run, so that no replica serves with an outdated schema. The
+    schema of a later version is accepted unchanged: migrations expand it first and contract it one version later.
 
     Args:
-        url: `sqlite:///path` or `postgresql://user:password@host/name`; a password may stand there as it is.
+        url: `sqlite:///path` or `postgresql://user:password@host/name`. The password need not be percent-encoded.
         migrations: Folder of the Alembic environment.
-        version_table: Alembic's table, one for each service, so that services may share a database.
-        reuse_port: Whether other processes that say the same may use the SQLite file too.
-        connections: Most connections to Postgres at the same time.
+        version_table: Alembic's version table. Each service has one, so that services can share a database.
+        reuse_port: Whether other processes that also set `reuse_port` may use the SQLite file.
+        connections: Maximum connections to Postgres.
 
     Raises:
-        StartError: The URL cannot be used, or another process has the SQLite file.
+        StartError: The URL is invalid, or the SQLite file cannot be used or is locked by another process.
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
         file = Path(parsed.database or "")
         lock = file.with_name(file.name + ".lock")
-        remedy = "stop it, or use Postgres for several replicas"
+        remedy = "stop it, or use Postgres to run several replicas"
         with try_lock(lock, thing=str(file), remedy=remedy, shared=reuse_port):
             _make_private(file)
             _use_wal(file)
@@ -76,7 +76,7 @@ async def open_database(
     try:
         await _wait_for_schema(engine, migrations, version_table)
         if await _is_behind_pooler(engine):
-            _log.info("the database is behind a pooler; statements are not prepared")
+            _log.info("connected through a pooler; prepared statements are off")
         else:
             await engine.dispose()
             engine = _postgres_engine(parsed, connections, behind_pooler=False)
@@ -87,23 +87,23 @@ async def open_database(
 
 @asynccontextmanager
 async def open_beside(engine: AsyncEngine, *, connections: int) -> AsyncIterator[AsyncEngine]:
-    """Open further connections to an open database for the block.
+    """Open a second connection pool to an open database, and close it at the end of the block.
 
-    They are a pool of their own: work that takes all of them never makes work on the first ones wait for a connection.
+    Work that exhausts this pool never delays work on the first one.
     """
     if engine.url.get_backend_name() == "sqlite":
-        beside = _sqlite_engine(engine.url, connections)
+        second = _sqlite_engine(engine.url, connections)
     else:
-        beside = _postgres_engine(engine.url, connections, behind_pooler=await _is_behind_pooler(engine))
+        second = _postgres_engine(engine.url, connections, behind_pooler=await _is_behind_pooler(engine))
     try:
-        yield beside
+        yield second
     finally:
-        await _close(beside)
+        await _close(second)
 
 
 @contextmanager
 def open_writer(url: str) -> Iterator[SQLiteWriter | None]:
-    """Give a thread that writes to an open SQLite database for the block; None for Postgres, which needs none."""
+    """Yield a writer thread for an open SQLite database, or None for Postgres, which needs none."""
     parsed = _parse(url)
     if parsed.get_backend_name() != "sqlite":
         yield None
@@ -113,10 +113,10 @@ def open_writer(url: str) -> Iterator[SQLiteWriter | None]:
 
 
 async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
-    """Bring a database's schema up to date; does nothing when it is, or when it is a later version's.
+    """Migrate a database to the current schema. Does nothing if the schema is current or of a later version.
 
     Raises:
-        StartError: The URL cannot be used, or another process has the SQLite file.
+        StartError: The URL is invalid, Postgres cannot be reached, or another process has locked the SQLite file.
     """
     parsed = _parse(url)
     if parsed.get_backend_name() == "sqlite":
@@ -126,23 +126,23 @@ async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
     try:
         await _upgrade(engine, migrations, version_table)
     except (PostgresError, OSError) as exc:
-        raise StartError(f"the database cannot be reached: {exc}; check its URL and that it runs") from exc
+        raise StartError(f"Cannot connect to the database: {exc}. Check its URL and that it is running.") from exc
     finally:
         await engine.dispose()
 
 
 def is_sqlite(url: str) -> bool:
-    """Whether a database URL means a file on this machine."""
+    """Return whether a database URL refers to an SQLite file."""
     return _parse(url).get_backend_name() == "sqlite"
 
 
 async def _close(engine: AsyncEngine) -> None:
-    await wait_for_leavers(_LEAVE_SECONDS)
+    await wait_for_cancelled(_DRAIN_SECONDS)
     await engine.dispose()
 
 
 def _check_url(url: str) -> str:
-    """Return a database URL that can be used; the message of a failure does not repeat it."""
+    """Return a valid database URL. Error messages never contain the URL, which may include a password."""
     try:
         parsed = make_url(with_encoded_credentials(url)) if url else None
     except (ArgumentError, ValueError):
@@ -153,50 +153,50 @@ def _check_url(url: str) -> str:
 
 
 DatabaseURL = Annotated[str, AfterValidator(_check_url)]
-"""A setting that is a database URL; empty is none."""
+"""A setting that is a database URL. Empty means not set."""
 
 
 def _parse(url: str) -> URL:
     try:
         return _with_driver(make_url(with_encoded_credentials(_check_url(url))))
     except ValueError as exc:
-        raise StartError(f"the database URL cannot be used: {exc}") from exc
+        raise StartError(f"Invalid database URL: {exc}.") from exc
 
 
 def _with_driver(url: URL) -> URL:
-    """Return the URL for our driver, which calls libpq's `sslmode` by another name; hosted Postgres' URLs bear it."""
+    """Return the URL for the async driver. libpq's `sslmode`, which hosted Postgres uses, is named `ssl` in asyncpg."""
     query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
     return url.set(drivername=_DRIVERS[url.get_backend_name()], query=query)
 
 
 def _make_private(file: Path) -> None:
-    """Create the file for its owner alone, or restrict it; SQLite gives its mode to the files that it puts beside."""
+    """Create the file with mode 0600, or restrict an existing one. SQLite gives its companion files the same mode."""
     try:
         os.close(open_private(file, os.O_RDWR | os.O_CREAT))
     except OSError as exc:
-        raise StartError(f"cannot use {file}: {exc.strerror}; choose another DATA_DIR") from exc
+        raise StartError(f"Cannot use {file}: {exc.strerror}. Choose another DATA_DIR.") from exc
     for suffix in ("-wal", "-shm", "-journal"):
         restrict(file.with_name(file.name + suffix))
 
 
 def _use_wal(file: Path) -> None:
-    """Have readers go on while one writes; the file keeps this mode.
+    """Switch the file to WAL mode, which lets readers continue during a write. The file keeps this mode.
 
-    SQLite waits for nobody when it changes the mode: of four siblings that began a new file together, one met "database
-    is locked" in a tenth of the trials, whatever its `busy_timeout`.
+    Guarded by a file lock because SQLite ignores `busy_timeout` when it changes the mode: when four processes created a
+    database together, one failed with "database is locked" in a tenth of the trials.
     """
     try:
         with lock_file(file.with_name(file.name + ".mode.lock")), closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as exc:
-        raise StartError(f"cannot use {file}: {exc}; restore it from a backup, or choose another DATA_DIR") from exc
+        raise StartError(f"Cannot use {file}: {exc}. Restore it from a backup, or choose another DATA_DIR.") from exc
 
 
 def _postgres_engine(url: URL, connections: int, *, behind_pooler: bool) -> AsyncEngine:
-    """Return an engine; behind a pooler it prepares no statements, since each transaction may have another session."""
+    """Return an engine. Behind a pooler it prepares no statements, since each transaction may use another session."""
     options: dict[str, Any] = {}
     if behind_pooler:
-        # An unnamed statement is sent again with its execution; a named one would stay in a session of somebody else's.
+        # asyncpg sends an unnamed statement with each execution. A named one would stay in a session of another client.
         no_name = {"prepared_statement_name_func": lambda: ""}
         options["connect_args"] = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, **no_name}
     return create_async_engine(
@@ -205,11 +205,11 @@ def _postgres_engine(url: URL, connections: int, *, behind_pooler: bool) -> Asyn
 
 
 async def _is_behind_pooler(engine: AsyncEngine) -> bool:
-    """Whether a pooler such as PgBouncer answers in place of Postgres: it makes up the process id that clients get."""
+    """Return whether the connection goes through a pooler such as PgBouncer, which reports a made-up process id."""
     async with engine.connect() as connection:
-        shown = (await connection.get_raw_connection()).driver_connection
-        assert shown is not None
-        return bool(shown.get_server_pid() != await connection.scalar(text("SELECT pg_backend_pid()")))
+        driver_connection = (await connection.get_raw_connection()).driver_connection
+        assert driver_connection is not None
+        return bool(driver_connection.get_server_pid() != await connection.scalar(text("SELECT pg_backend_pid()")))
 
 
 def _sqlite_engine(url: URL, connections: int = 5) -> AsyncEngine:
@@ -219,7 +219,7 @@ def _sqlite_engine(url: URL, connections: int = 5) -> AsyncEngine:
 
 
 def _connect(file: str) -> sqlite3.Connection:
-    # Used by the writer's thread, and closed by whoever ends it.
+    # Used by the writer thread, and closed by the thread that ends it.
     connection = sqlite3.connect(file, check_same_thread=False)
     _set_pragmas(connection, None)
     return connection
@@ -227,7 +227,7 @@ def _connect(file: str) -> sqlite3.Connection:
 
 def _set_pragmas(connection: Any, _: object) -> None:
     cursor = connection.cursor()
-    # FULL makes a commit survive a power cut.
+    # With FULL, a commit survives a power failure.
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
@@ -241,11 +241,11 @@ async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) ->
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
         else:
-            connection.execute(text("BEGIN IMMEDIATE"))  # Siblings that start together migrate one after the other.
-        found = _current_revision(connection, version_table)
-        if found not in known:
-            # Who goes back a version meets the schema of the one that he left; Alembic would know nothing of it.
-            _log.warning("the schema is a later version's", extra={"found": found})
+            connection.execute(text("BEGIN IMMEDIATE"))  # Processes that start together migrate in turn.
+        revision = _current_revision(connection, version_table)
+        if revision not in known:
+            # After a downgrade of the service, Alembic does not know the schema's revision and would fail.
+            _log.warning("The database schema is from a later version", extra={"found": revision})
             return
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -255,18 +255,18 @@ async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) ->
 
 
 async def _wait_for_schema(engine: AsyncEngine, migrations: Path, version_table: str) -> None:
-    """Return once the schema has what this version needs.
+    """Return when the schema has everything that this version needs.
 
-    A revision that this version does not know is a later version's. Migrations expand first and contract a version
-    later, so a later schema serves too: replicas of this version may start while the next one is rolled out.
+    An unknown revision is from a later version. Migrations expand the schema first and contract it one version later,
+    so it is accepted: replicas of this version may start while the next version is rolled out.
     """
     scripts = ScriptDirectory.from_config(_alembic(migrations, version_table))
     head, known = scripts.get_current_head(), _known_revisions(scripts)
-    told = False
-    while (found := await _revision(engine, version_table)) != head and found in known:
-        if not told:
-            _log.warning("waiting for the migration", extra={"found": found, "wanted": head})
-            told = True
+    is_logged = False
+    while (revision := await _revision(engine, version_table)) != head and revision in known:
+        if not is_logged:
+            _log.warning("Waiting for the database migration", extra={"found": revision, "wanted": head})
+            is_logged = True
         await asyncio.sleep(0.5)
 
 
@@ -275,7 +275,7 @@ async def _revision(engine: AsyncEngine, version_table: str) -> str | None:
         async with engine.connect() as connection:
             return await connection.run_sync(_current_revision, version_table)
     except DATABASE_ERRORS as exc:
-        _log.warning("the database cannot be reached", extra={"error": str(exc)})
+        _log.warning("Cannot connect to the database", extra={"error": str(exc)})
         return None
 
 
@@ -284,7 +284,7 @@ def _current_revision(connection: Connection, version_table: str) -> str | None:
 
 
 def _known_revisions(scripts: ScriptDirectory) -> set[str | None]:
-    """Return this version's revisions, and None for a database that is empty or not reached."""
+    """Return the revisions that this version knows, and None for a database that is empty or unreachable."""
     return {None, *(script.revision for script in scripts.walk_revisions())}
 
 

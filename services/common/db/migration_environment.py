@@ -1,14 +1,14 @@
-"""The Alembic `env.py` of every service: migrate over the connection that `services.common.db.database` opens."""
+"""Alembic environment shared by the services. It uses the connection that `services.common.db.database` opens."""
 
 from alembic import context
 from sqlalchemy import MetaData
 
 
 def run(metadata: MetaData) -> None:
-    """Run the migrations that were asked for, in the caller's transaction.
+    """Run the requested migrations in the caller's transaction.
 
     Args:
-        metadata: The service's tables, which `alembic check` compares with the migrations.
+        metadata: Tables of the service, for `alembic check` to compare with the migrations.
     """
     attributes = context.config.attributes
     context.configure(

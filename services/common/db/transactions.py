@@ -1,4 +1,4 @@
-"""Reads and writes of a database, each with a deadline; a database that fails raises `Unavailable`."""
+"""Database transactions with deadlines."""
 
 import asyncio
 import logging
@@ -21,31 +21,31 @@ Result = TypeVar("Result")
 Work = Callable[Parameters, Coroutine[Any, Any, Result]]
 
 DATABASE_ERRORS = (SQLAlchemyError, PostgresError, InterfaceError, sqlite3.Error, OSError)
-"""What a database raises. SQLAlchemy passes asyncpg's own errors on as they are when no connection can be made, and a
-`SQLiteWriter` asks its driver directly."""
+"""Exceptions that databases raise. SQLAlchemy does not wrap asyncpg's errors when it cannot connect, and `SQLiteWriter`
+uses its driver directly."""
 
 _POSTGRES_WRITERS = 0.6
-"""Part of a pool's connections that writers use at the same time, so that reads go on while writes wait for locks. On
-SQLite it is one: several would hold connections only to wait for its one lock, while reads find none left."""
+"""Maximum fraction of a pool's connections used by writers, so that reads continue while writes wait for locks. SQLite
+has one writer: more would only hold connections while they wait for its single lock, and leave none for reads."""
 
-_REFUSED_VALUES = (DataError, IntegrityError, sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
+_REJECTED_VALUES = (DataError, IntegrityError, sqlite3.DataError, sqlite3.IntegrityError, OverflowError)
 _BINDING_ERRORS = (sqlite3.InterfaceError, sqlite3.ProgrammingError)
-"""What SQLite's driver raises for a parameter of a type that it cannot store."""
-_REFUSED_VALUE_STATES = ("22", "23")
-"""Classes of SQLSTATE for data exceptions and constraint violations (SQL standard, PostgreSQL appendix A)."""
+"""Raised by SQLite's driver for parameters of types that it cannot store."""
+_REJECTED_VALUE_STATES = ("22", "23")
+"""SQLSTATE classes of data exceptions and constraint violations (SQL standard; PostgreSQL, appendix A)."""
 
 _log = logging.getLogger(__name__)
-_leaving: set["asyncio.Task[Any]"] = set()
+_cancelled: set["asyncio.Task[Any]"] = set()
+"""Tasks that are cancelled and still running. The event loop keeps only weak references to tasks."""
 
 
 def deadline(
     seconds_max: float, *, unavailable: Callable[[], Unavailable]
 ) -> Callable[[Work[Parameters, Result]], Work[Parameters, Result]]:
-    """Make a method of a store answer within `seconds_max`, or raise what `unavailable` returns.
+    """Decorate a method so that it returns within `seconds_max`, or raises the exception that `unavailable` returns.
 
-    The work is a task of its own because a mere timeout does not keep its word: a cancelled query first closes its
-    connection, and with a Postgres that is frozen that takes two seconds more (measured). The caller does not wait for
-    that.
+    The method runs in a separate task, since `asyncio.timeout` can overrun: a cancelled query first closes its
+    connection, which takes two more seconds if Postgres is frozen (measured). The caller does not wait for that.
     """
 
     def decorate(work: Work[Parameters, Result]) -> Work[Parameters, Result]:
@@ -58,24 +58,24 @@ def deadline(
                     return task.result()
                 raise unavailable()
             finally:
-                _leave(task)
+                _cancel(task)
 
         return limited
 
     return decorate
 
 
-async def wait_for_leavers(seconds_max: float) -> None:
-    """Return when the work that nobody waits for any more has given its connections back, or after `seconds_max`.
+async def wait_for_cancelled(seconds_max: float) -> None:
+    """Wait until cancelled work has returned its connections, for at most `seconds_max`.
 
-    A database that is closed before that leaves SQLite's driver waiting for ever for a thread that has ended.
+    If the database is closed earlier, SQLite's driver waits forever for a thread that has ended.
     """
-    if _leaving:
-        await asyncio.wait(set(_leaving), timeout=seconds_max)
+    if _cancelled:
+        await asyncio.wait(set(_cancelled), timeout=seconds_max)
 
 
 class Transactions:
-    """Hands out connections of one database. Safe to use concurrently."""
+    """Provides connections to one database for reads and writes. Safe for concurrent use."""
 
     def __init__(
         self,
@@ -85,19 +85,19 @@ class Transactions:
         turns: PriorityLock | None = None,
         is_urgent: bool = True,
     ) -> None:
-        """Use `engine`; what goes wrong in the database is raised as what `unavailable` returns.
+        """Create transactions on `engine`.
 
         Args:
             engine: The database.
-            unavailable: Makes the error.
-            turns: Whose turn it is to write to an SQLite database that other `Transactions` write to with connections
-                of their own, which share this lock; unused on Postgres.
-            is_urgent: Whether its writes go before those of the others.
+            unavailable: Returns the exception to raise when the database fails.
+            turns: Write lock of an SQLite database, shared by all `Transactions` that write to it through different
+                engines. Not used on Postgres.
+            is_urgent: Whether these writes go before those of other `Transactions` that share the lock.
         """
         self._engine = engine
         self._unavailable = unavailable
-        # A read is one statement, hence one snapshot; without a transaction around it Postgres is asked once and not
-        # thrice. SQLite's driver begins none for reads anyway.
+        # A read is a single statement, hence a single snapshot. Without a transaction it takes one round trip to
+        # Postgres instead of three. SQLite's driver never begins a transaction for a read.
         is_postgres = engine.dialect.name == "postgresql"
         self._reader = engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgres else engine
         self._is_sqlite = not is_postgres
@@ -108,10 +108,11 @@ class Transactions:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection for reads; each statement sees a moment of its own.
+        """Yield a connection for reads. Each statement has its own snapshot.
 
         Raises:
             Unavailable: The database cannot be read.
+            InternalError: The database rejected a value of the statement.
         """
         with self._failures():
             async with self._reader.connect() as connection:
@@ -119,25 +120,27 @@ class Transactions:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in a transaction, committed at the end of the block and undone when it raises.
+        """Yield a connection in a transaction, which is committed at the end of the block or rolled back if it raises.
 
         Raises:
-            Unavailable: The database cannot be written; after a broken commit it is unknown whether it was.
-            InternalError: The database refused a value of the statement.
+            Unavailable: The database cannot be written. If the commit failed, it may have taken effect.
+            InternalError: The database rejected a value of the statement.
         """
         with self._failures():
-            # The connection comes before the turn, which writers that have theirs need; the commit before its end.
+            # The order matters: a writer that holds the lock never waits for a connection, and commits before it
+            # releases the lock.
             async with self._writers, self._engine.connect() as connection, self._turn(), connection.begin():
                 if self._is_sqlite:
-                    # Its driver would begin at the first change: what was read before could be untrue by then.
+                    # SQLite's driver begins at the first change, when earlier reads may already be outdated.
                     await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
 
     async def write(self, writer: SQLiteWriter, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Return what `work` returns, done in one transaction by the thread of an SQLite database.
+        """Run `work` in a transaction in the writer thread of an SQLite database, and return its result.
 
         Raises:
-            Unavailable: As `writing`.
+            Unavailable: The database cannot be written. If the commit failed, it may have taken effect.
+            InternalError: The database rejected a value of the statement.
         """
         with self._failures():
             async with self._writers, self._turn():
@@ -151,28 +154,30 @@ class Transactions:
         try:
             yield
         except (*DATABASE_ERRORS, OverflowError) as exc:
-            _log.debug("the database failed", exc_info=exc)
-            if _refuses_a_value(exc):
-                raise InternalError("The database refused a value.") from exc
+            _log.debug("database error", exc_info=exc)
+            if _is_rejected_value(exc):
+                raise InternalError("The database rejected a value.") from exc
             raise self._unavailable() from exc
 
 
-def _refuses_a_value(exc: Exception) -> bool:
-    """Return whether the statement's values are at fault; trying again cannot help then."""
+def _is_rejected_value(exc: Exception) -> bool:
+    """Return whether a value in the statement caused the error, so that a retry cannot succeed."""
     cause = getattr(exc, "orig", None) or exc
     state = str(getattr(cause, "sqlstate", None) or "")
-    return isinstance(exc, _REFUSED_VALUES) or isinstance(cause, _BINDING_ERRORS) or state[:2] in _REFUSED_VALUE_STATES
+    return (
+        isinstance(exc, _REJECTED_VALUES) or isinstance(cause, _BINDING_ERRORS) or state[:2] in _REJECTED_VALUE_STATES
+    )
 
 
-def _leave(task: "asyncio.Task[Any]") -> None:
-    """Cancel what is still running and keep it until it has ended, for the loop itself does not."""
+def _cancel(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task that is still running, and keep a reference to it until it ends."""
     if not task.done():
         task.cancel()
-        _leaving.add(task)
+        _cancelled.add(task)
         task.add_done_callback(_forget)
 
 
 def _forget(task: "asyncio.Task[Any]") -> None:
-    _leaving.discard(task)
+    _cancelled.discard(task)
     if not task.cancelled():
-        task.exception()  # Nobody waits for it any more; unread, it would be logged as lost.
+        task.exception()  # Retrieved so that asyncio does not log it as never retrieved.

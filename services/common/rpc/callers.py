@@ -1,4 +1,4 @@
-"""Who may call what over mTLS: each gRPC service names the identities that it expects."""
+"""Authorization of gRPC callers by the names in their mTLS certificates."""
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -14,13 +14,13 @@ from services.common.errors import PermissionDenied, rpc_status
 from services.common.rpc.types import Context
 
 Callers = Mapping[str, Collection[str]]
-"""Full names of gRPC services, and the identities (names in certificates) that may call each."""
+"""Maps full names of gRPC services to the identities (names in certificates) that may call them."""
 
 _PEER_NAMES = "peer_dns"
-"""Where gRPC's core puts the DNS names of the peer's certificate, which it has verified."""
+"""Key of the auth context under which gRPC stores the verified DNS names of the peer's certificate."""
 
 Handler = Any
-"""An RPC handler; grpc's stubs have no type for one of unknown messages."""
+"""An RPC handler. The gRPC stubs have no type for handlers of unknown message types."""
 
 _REBUILD = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -30,20 +30,21 @@ _REBUILD = {
 }
 
 
-def with_more(callers: Callers, more: Callers) -> Callers:
-    """Return a table to which an operator's own callers were added."""
+def merge_callers(callers: Callers, more: Callers) -> Callers:
+    """Return the union of two caller tables."""
     return {service: {*callers.get(service, ()), *more.get(service, ())} for service in {*callers, *more}}
 
 
 class CallerInterceptor(aio.ServerInterceptor):
-    """Refuses each call whose certificate bears none of the expected names.
+    """Rejects calls whose certificate has none of the allowed names.
 
-    A service that the table does not name may be called by nobody, reflection by everybody whom it names, and health by
-    every certificate that is believed: channels ask it before the first call, which could not say why it is refused.
+    A service missing from the table rejects all callers. Reflection accepts every caller in the table. Health accepts
+    every trusted certificate, because channels check health before the first call, and a rejected check could not
+    report the reason.
     """
 
     def __init__(self, callers: Callers) -> None:
-        """Expect `callers`."""
+        """Allow `callers`."""
         known = frozenset(name for names in callers.values() for name in names)
         self._callers = {service: frozenset(names) for service, names in callers.items()}
         self._callers[reflection.SERVICE_NAME] = known
@@ -53,7 +54,7 @@ class CallerInterceptor(aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Put the check before the handler, whatever its kind."""
+        """Wrap a handler of any kind with the check."""
         handler = await continuation(handler_call_details)
         service = handler_call_details.method.split("/")[1]
         if handler is None or service == health.SERVICE_NAME:
@@ -69,7 +70,7 @@ class CallerInterceptor(aio.ServerInterceptor):
 
 def _guarded(behaviour: Callable[[Any, Context], Awaitable[Any]], service: str, expected: frozenset[str]) -> Handler:
     async def call(request: Any, context: Context) -> Any:
-        await _require(context, service, expected)
+        await _check_caller(context, service, expected)
         return await behaviour(request, context)
 
     return call
@@ -77,7 +78,7 @@ def _guarded(behaviour: Callable[[Any, Context], Awaitable[Any]], service: str, 
 
 def _guarded_stream(behaviour: Callable[[Any, Context], Any], service: str, expected: frozenset[str]) -> Handler:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        await _require(context, service, expected)
+        await _check_caller(context, service, expected)
         async with aclosing(behaviour(request, context)) as responses:
             async for response in responses:
                 yield response
@@ -85,10 +86,13 @@ def _guarded_stream(behaviour: Callable[[Any, Context], Any], service: str, expe
     return call
 
 
-async def _require(context: Context, service: str, expected: frozenset[str]) -> None:
+async def _check_caller(context: Context, service: str, expected: frozenset[str]) -> None:
     names = [name.decode("ascii", "replace") for name in context.auth_context().get(_PEER_NAMES, ())]
     if expected.isdisjoint(names):
-        shown = ", ".join(names) or "no name"
-        refusal = PermissionDenied(f"{service} does not expect calls by {shown}", reason="caller_not_expected")
+        shown = ", ".join(names) or "a certificate without a name"
+        refusal = PermissionDenied(
+            f"{service} does not accept calls from {shown}. Add the name to TLS_CALLERS of the service to allow them.",
+            reason="caller_not_expected",
+        )
         message, details = rpc_status(refusal)
         await context.abort(refusal.code, message, details)

@@ -1,4 +1,4 @@
-"""Client channels: how one service finds and keeps its connections to another."""
+"""gRPC client channels between the services."""
 
 import asyncio
 import json
@@ -13,24 +13,24 @@ from services.common.rpc.traced_channel import TracedChannel
 from services.common.telemetry import tracing
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-"""The largest gRPC message either side accepts."""
+"""Maximum size of a gRPC message, for clients and servers."""
 METADATA_BYTES_MAX = 64 * 1024
-"""The largest metadata of an answer. gRPC's default of 8 KiB leaves no room for what a model wrote in vain."""
+"""Maximum size of response metadata. gRPC's default of 8 KiB is too small for the `failed_generation` of an error."""
 
-# Replicas are taken in turn, and one that says it is not ready any more is left before it stops.
+# Calls rotate over the replicas, except those whose health check reports that they are draining.
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})
 _READY_SECONDS = 5.0
 
 _OPTIONS = (
-    # The default policy sends everything to one address; behind a headless Service there are many.
+    # The default policy uses a single address, and a headless Service has many.
     ("grpc.service_config", _SERVICE_CONFIG),
-    # A service that comes back is used again within a second, the jitter of a fifth included.
+    # Reconnect within a second to a service that is back, including gRPC's jitter of 20 %.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # A pod that comes back has another address. By default a name that was looked up is not asked for again for 30 s.
+    # A restarted pod has a new address, and by default gRPC resolves a name at most once per 30 s.
     ("grpc.dns_min_time_between_resolutions_ms", 500),
-    # A peer that vanished without a word is noticed within 15 s; servers allow this pace (server.py).
+    # Detect a dead peer within 15 s. Servers allow this interval (server.py).
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -39,18 +39,18 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
-    # An HTTP proxy of the environment is for the internet, never for calls between services.
+    # An HTTP proxy in the environment is for the internet, never for calls between services.
     ("grpc.enable_http_proxy", 0),
 )
 
 
 def open_channel(target: str, certificates: Certificates | None = None, *, service: str = "") -> aio.Channel:
-    """Return a channel that connects when first used, and looks for successors where replicas come and go (`dns:`).
+    """Return a channel that connects on first use. A channel to a `dns:` name fails over to new replicas.
 
     Args:
         target: A gRPC name such as `dns:///auth.stack.svc:50051`.
-        certificates: What to show the service, and whom to trust; None speaks plaintext.
-        service: Whose certificate the other side must show, such as `auth`; unused in plaintext.
+        certificates: Client certificate and trusted authorities; None uses plaintext.
+        service: The service that the server's certificate must identify, such as `auth`. Not used in plaintext.
     """
 
     def open_one() -> aio.Channel:
@@ -67,17 +67,17 @@ def _open(target: str, certificates: Certificates | None, *, service: str) -> ai
 
 
 class ReloadingChannel(ForwardingChannel):
-    """A channel over mTLS, whose new calls use renewed certificates without anybody's doing.
+    """An mTLS channel that uses renewed certificates for new calls.
 
-    gRPC fixes a channel's credentials when it is made. So a renewal makes a new channel, which the next call uses; what
-    is under way ends where it began, however long that takes.
+    The credentials of a gRPC channel are fixed at its creation, so the first call after a renewal opens a new channel.
+    Calls in flight finish on the old one, however long they take.
     """
 
     def __init__(self, target: str, certificates: Certificates, *, service: str) -> None:
-        """Prepare a channel to `target`, whose certificate must bear the identity of `service`."""
+        """Create a channel to `target`, whose certificate must contain the identity of `service`."""
         self._target = target
         self._certificates = certificates
-        # The certificate says who a service is; where it was found (a name, an address) says nothing of it.
+        # Verify the service's identity instead of the name or address that was dialled.
         self._options = (*_OPTIONS, ("grpc.ssl_target_name_override", identity(service)))
         self._credentials = certificates.current()
         self._channel = self._open(self._credentials)
@@ -103,7 +103,7 @@ class ReloadingChannel(ForwardingChannel):
         return CurrentMethod(self, "stream_stream", args, kwargs)
 
     async def channel_ready(self) -> None:
-        """Return when connected; certificates that are put right meanwhile are used."""
+        """Return when connected. Certificates renewed in the meantime are used."""
         while True:
             try:
                 return await asyncio.wait_for(self.current().channel_ready(), _READY_SECONDS)

@@ -1,11 +1,11 @@
-"""A channel that looks for successors when the replicas that it knows have left, and lets calls wait meanwhile.
+"""A channel that resolves its name again when all known replicas are gone, while calls wait.
 
-gRPC looks a name up again when a connection is lost: not when a replica is added, and not when one says that it is not
-ready any more. Of two replicas that are replaced one after the other, as when nodes are drained, the first one's
-successor is so not known when the second one leaves, and every call would fail for as long as that one drains.
+gRPC resolves a name again when a connection is lost, but not when a replica is added or stops being ready. When two
+replicas are replaced in turn, as in a node drain, the channel does not know the replacement of the first when the
+second begins to drain. Every call would then fail until the second one closes its connections.
 
-A channel's first act is to look its name up. So successors are looked for by opening another one, which takes the first
-one's place when somebody is there and ready. Nothing is sent twice: only calls that were never sent are made again.
+A new channel always resolves its name. Failover therefore opens a second channel, and replaces the first one when the
+second is ready. No request is sent twice: only calls that never reached a replica are retried.
 """
 
 import asyncio
@@ -21,49 +21,49 @@ from grpc import aio
 from services.common.rpc.forwarding_channel import CurrentMethod, DrainingChannels, ForwardingChannel
 
 FAILOVER_SECONDS = 1.5
-"""How long calls wait for a successor, from the first that was sent to nobody on; then they fail at once again."""
-_SEARCH_SECONDS = 2.0
-"""From one search to the next while calls are made and nobody answers."""
-_SAID_BY_CHANNELS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-"""What need not be an answer of anybody's."""
+"""How long calls wait for a ready replica, from the first call without one. After that, calls fail immediately."""
+_RETRY_SECONDS = 2.0
+"""Minimum interval between two attempts to fail over."""
+_LOCAL_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""Codes that the channel itself can produce, so they do not prove that a replica answered."""
 _NOT_SENT = ("connections to all backends failing", "errors resolving")
-"""How gRPC begins to tell that a call was sent to nobody: no replica is ready, or the name has no address."""
+"""Prefixes of gRPC's error details for a call that was not sent: no replica is ready, or the name has no address."""
 
 
 class FailoverChannel(ForwardingChannel):
-    """Channels to one name, one at a time; streams end on the one that they began on."""
+    """A channel to one name that is replaced on failover. Streams finish on the channel on which they started."""
 
     def __init__(self, open_one: Callable[[], aio.Channel]) -> None:
-        """Make calls on a channel that `open_one` opens; it is asked again whenever successors are looked for."""
+        """Use a channel from `open_one`, which is called again for each failover."""
         self._open_one = open_one
         self.channel = open_one()
         self._draining = DrainingChannels()
         self._lost_at = math.inf
-        """When a call was first sent to nobody; infinite while there is somebody."""
-        self._search: asyncio.Task[None] | None = None
-        self._searched_at = -math.inf
+        """Time of the first call without a ready replica; inf otherwise."""
+        self._failover: asyncio.Task[None] | None = None
+        self._tried_at = -math.inf
 
     def note_answer(self, began: float) -> None:
-        """Note that a call that began then was answered. Older streams, which outlive a loss, tell nothing."""
+        """Note that a replica answered a call that started at `began`. Calls older than the outage are ignored."""
         if began > self._lost_at:
-            self._lost_at, self._searched_at = math.inf, -math.inf
+            self._lost_at, self._tried_at = math.inf, -math.inf
 
     async def is_replaced(self, channel: aio.Channel, *, seconds_max: float) -> bool:
-        """Return whether another has taken the place of `channel`, which sent a call to nobody; wait for it a while."""
+        """Wait for a replacement of `channel`, which has no ready replica, and return whether there is one."""
         if channel is self.channel:
             now = time.monotonic()
             self._lost_at = min(self._lost_at, now)
             seconds = min(self._lost_at + FAILOVER_SECONDS - now, seconds_max)
-            await asyncio.wait([self._current_search(now)], timeout=max(seconds, 0))
+            await asyncio.wait([self._current_failover(now)], timeout=max(seconds, 0))
         return channel is not self.channel
 
-    def _current_search(self, now: float) -> asyncio.Task[None]:
-        if self._search is None or (self._search.done() and now > self._searched_at + _SEARCH_SECONDS):
-            self._search, self._searched_at = asyncio.create_task(self._replace()), now
-        return self._search
+    def _current_failover(self, now: float) -> asyncio.Task[None]:
+        if self._failover is None or (self._failover.done() and now > self._tried_at + _RETRY_SECONDS):
+            self._failover, self._tried_at = asyncio.create_task(self._replace()), now
+        return self._failover
 
     async def _replace(self) -> None:
-        """Replace the channel, if somebody is found who is ready."""
+        """Replace the channel if a new one finds a ready replica."""
         candidate = self._open_one()
         try:
             async with asyncio.timeout(FAILOVER_SECONDS):
@@ -71,7 +71,7 @@ class FailoverChannel(ForwardingChannel):
             self._draining.add(self.channel)
             self.channel = candidate
         except TimeoutError:
-            return  # Nobody, until the next search.
+            return  # No replica is ready. The next attempt is due after `_RETRY_SECONDS`.
         finally:
             if candidate is not self.channel:
                 await candidate.close()
@@ -86,22 +86,22 @@ class FailoverChannel(ForwardingChannel):
         return partial(_Call, self, CurrentMethod(self, "unary_stream", args, kwargs))
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a method whose calls do not wait: what was read of a stream of requests cannot be sent again."""
+        """Return a method without failover: the consumed part of a request stream cannot be sent again."""
         return CurrentMethod(self, "stream_unary", args, kwargs)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a method whose calls do not wait either."""
+        """Return a method without failover: the consumed part of a request stream cannot be sent again."""
         return CurrentMethod(self, "stream_stream", args, kwargs)
 
     async def close(self, grace: float | None = None) -> None:
-        if self._search is not None:
-            self._search.cancel()
-            await asyncio.wait([self._search])
+        if self._failover is not None:
+            self._failover.cancel()
+            await asyncio.wait([self._failover])
         await asyncio.gather(self.channel.close(grace), self._draining.close(grace))
 
 
 class _Call:
-    """A call, awaited or iterated over, and cancelled, like gRPC's own. Nothing else of gRPC's is asked of it."""
+    """A call that can be awaited, iterated over and cancelled. Other methods of gRPC's calls are not supported."""
 
     __slots__ = (
         "_began",
@@ -123,7 +123,7 @@ class _Call:
         self._deadline = math.inf if timeout is None else self._began + timeout
 
     def cancel(self) -> bool:
-        """Cancel it, also while it waits; false when there was nothing under way."""
+        """Cancel the call, also while it waits for a failover. Return false if it was already done."""
         self._is_cancelled = True
         return bool(self._call.cancel())
 
@@ -135,7 +135,7 @@ class _Call:
             try:
                 answer = await self._call
             except aio.AioRpcError as exc:
-                if not await self._is_begun_again(exc):
+                if not await self._retry(exc):
                     raise
             else:
                 self._owner.note_answer(self._began)
@@ -148,14 +148,14 @@ class _Call:
                     self._owner.note_answer(self._began)
                     yield response
             except aio.AioRpcError as exc:
-                if not await self._is_begun_again(exc):
+                if not await self._retry(exc):
                     raise
             else:
                 return
 
-    async def _is_begun_again(self, exc: aio.AioRpcError) -> bool:
-        """Make the call again, with what is left of its deadline, if it was never sent and now can be."""
-        if exc.code() not in _SAID_BY_CHANNELS:
+    async def _retry(self, exc: aio.AioRpcError) -> bool:
+        """Retry a call that was not sent, within its deadline, if a failover succeeds; return whether it did."""
+        if exc.code() not in _LOCAL_CODES:
             self._owner.note_answer(self._began)
         if exc.code() is not grpc.StatusCode.UNAVAILABLE or not (exc.details() or "").startswith(_NOT_SENT):
             return False

@@ -1,4 +1,4 @@
-"""What channels share that make their calls on another one, or on one after the other."""
+"""Base classes of channels that forward their calls to other channels."""
 
 import asyncio
 from abc import abstractmethod
@@ -9,15 +9,15 @@ import grpc
 from grpc import aio
 
 _RETIRE_SECONDS = 150.0
-"""Longer than a call lives from its first wish for a connection to its end."""
+"""How long a replaced channel is kept. Streams in flight outlive it."""
 
 
 class ForwardingChannel(aio.Channel):
-    """A channel that stands before another, which is asked for whatever a subclass does not do itself."""
+    """A channel that forwards to another one everything that a subclass does not override."""
 
     @abstractmethod
     def current(self) -> aio.Channel:
-        """Return the channel for new calls. Must be called in the event loop."""
+        """Return the channel for new calls. Call it from the event loop only."""
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         return self.current().get_state(try_to_connect)
@@ -41,35 +41,41 @@ class ForwardingChannel(aio.Channel):
 
 
 class DrainingChannels:
-    """Channels that have been replaced. Closing one would cancel its streams; forgotten, it goes when they end."""
+    """Replaced channels. They are not closed, which would cancel their streams, but released when those have ended."""
 
     def __init__(self) -> None:
-        """Begin with none."""
         self._channels: set[aio.Channel] = set()
 
     def add(self, channel: aio.Channel) -> None:
-        """Keep a channel for a while, then forget it."""
+        """Keep a channel for 150 s. After that, only its calls keep it alive."""
         self._channels.add(channel)
         asyncio.get_running_loop().call_later(_RETIRE_SECONDS, self._channels.discard, channel)
 
     async def close(self, grace: float | None) -> None:
-        """Close those that are not forgotten yet."""
+        """Close the channels that are still kept."""
         await asyncio.gather(*(channel.close(grace) for channel in self._channels))
 
 
 class CurrentMethod:
-    """One RPC method, called on the channel of the moment."""
+    """An RPC method that is called on the current channel."""
 
     __slots__ = ("_args", "_call", "_channel", "_kind", "_kwargs", "_owner")
 
     def __init__(self, owner: ForwardingChannel, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Call a method of that kind, `unary_unary` say, with what a stub tells of it."""
+        """Create a method.
+
+        Args:
+            owner: Channel that provides the current channel.
+            kind: Kind of the method, such as `unary_unary`.
+            args: Positional arguments that a stub passes to create the method.
+            kwargs: Keyword arguments that a stub passes to create the method.
+        """
         self._owner, self._kind, self._args, self._kwargs = owner, kind, args, kwargs
         self._channel: aio.Channel | None = None
         self._call: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make a call."""
+        """Start a call."""
         channel = self._owner.current()
         if channel is not self._channel:
             self._channel, self._call = channel, getattr(channel, self._kind)(*self._args, **self._kwargs)

@@ -1,6 +1,6 @@
-"""What a service says of its own state, in gRPC's health protocol.
+"""Health checks of a service, in gRPC's health protocol.
 
-A cluster's probes know no TLS, so the same answers are given on a plaintext port of their own where one is wanted.
+Kubernetes probes do not support TLS, so health can also be served in plaintext on a separate port.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,30 +13,30 @@ from services.common.errors import StartError
 from services.common.runtime.address import parse_address, resolve, why_not_bound
 
 LIVENESS = "liveness"
-"""Health name that follows nothing but the process: while it answers, a restart would not help."""
+"""Health check name for liveness probes: serving for as long as the process responds."""
 
 PORT_OFFSET = 100
-"""Added to a service's port, it is the port of its plaintext health where none is given."""
+"""Offset of the default plaintext health port from the service's port."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:
-    """Alive always; ready from `begin` until `leave`."""
+    """The health of a service: always alive, and ready from `begin` until `leave`."""
 
     def __init__(self, listen: str) -> None:
-        """Answer beside the service, and on `listen` in plaintext unless it is empty."""
+        """Serve health on the service's port, and in plaintext on `listen` unless it is empty."""
         self._servicer = health.aio.HealthServicer()
         self._listen = listen
         self._server: aio.Server | None = None
         self._is_open = False
 
     async def open(self) -> None:
-        """Answer "alive" and "not ready" on the port of its own; a second time does nothing.
+        """Start the plaintext port, which reports alive and not ready. Further calls do nothing.
 
         Raises:
-            StartError: The port is taken or cannot be used.
+            StartError: The port is in use or cannot be used.
         """
         if self._is_open:
             return
@@ -50,28 +50,28 @@ class Health:
             await self._server.start()
 
     def answer_on(self, server: aio.Server) -> None:
-        """Answer on `server` too, once it starts."""
+        """Also serve health on `server`, which must not have started yet."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def begin(self) -> None:
-        """Say ready."""
+        """Report ready."""
         await self._servicer.set("", _SERVING)
 
     async def leave(self) -> None:
-        """Say not ready, for good."""
+        """Report not ready, permanently."""
         await self._servicer.enter_graceful_shutdown()
 
     async def close(self) -> None:
-        """End the port of its own, and with it whoever watches."""
+        """Close the plaintext port and end the watches on it."""
         if self._server is not None:
             await self._server.stop(0)
 
 
 def bind(server: aio.Server, listen: str) -> None:
-    """Let `server` listen in plaintext.
+    """Make `server` listen in plaintext.
 
     Raises:
-        StartError: The address is taken or cannot be used.
+        StartError: The address is in use or cannot be used.
     """
     with binding(listen):
         server.add_insecure_port(listen)
@@ -79,18 +79,18 @@ def bind(server: aio.Server, listen: str) -> None:
 
 @contextmanager
 def binding(listen: str) -> Iterator[None]:
-    """Have a failure to bind inside the block end the start with a sentence: gRPC itself says only that it failed.
+    """Convert a failure to bind inside the block to an error with its cause, which gRPC does not report.
 
     Raises:
-        StartError: The address is taken or cannot be used.
+        StartError: The address is in use or cannot be used.
     """
     if listen.startswith("unix:"):
-        reason = "the path cannot be used; its folder must exist, and the whole must be shorter than 107 bytes"
-        with _failing_with(lambda: StartError(f"cannot listen on {listen}: {reason}")):
+        reason = "the path cannot be used. Its folder must exist, and the path must be shorter than 107 bytes."
+        with _failing_with(lambda: StartError(f"Cannot listen on {listen}: {reason}")):
             yield
         return
     resolve(parse_address(listen))
-    with _failing_with(lambda: StartError(why_not_bound(parse_address(listen)))):
+    with _failing_with(lambda: StartError(f"{why_not_bound(parse_address(listen))}. Choose another address.")):
         yield
 
 
@@ -103,7 +103,7 @@ def _failing_with(error: Callable[[], StartError]) -> Iterator[None]:
 
 
 def default_health_address(listen: str) -> str:
-    """Return the address of the health port that belongs to a service's address; a Unix socket has none."""
+    """Return the default health address of a service's address; empty for a Unix socket or port 0."""
     if listen.startswith("unix:") or not parse_address(listen).port:
         return ""
     return str(parse_address(listen).shifted(PORT_OFFSET))

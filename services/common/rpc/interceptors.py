@@ -1,4 +1,4 @@
-"""What stands around every RPC of a service: one log line, and errors of our tree as gRPC statuses."""
+"""Server interceptor that logs and measures RPCs and converts exceptions to gRPC statuses."""
 
 import logging
 import time
@@ -18,24 +18,23 @@ from services.common.telemetry import tracing
 _log = logging.getLogger(__name__)
 _SECONDS = Histogram(
     "stack_rpc_duration_seconds",
-    "Time that RPCs took, streams to their end; its count by code is the number of RPCs.",
+    "Duration of RPCs, of streams until their end. The count by code is the number of RPCs.",
     ["method", "code"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
 )
-_IN_FLIGHT = Gauge("stack_rpc_in_flight", "RPCs that are being answered.", ["method"])
-_QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_IN_FLIGHT = Gauge("stack_rpc_in_flight", "RPCs in progress.", ["method"])
+_UNLOGGED_PREFIXES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 Handler = Any
-"""An RPC handler; grpc's stubs have no type for one of unknown messages."""
+"""An RPC handler. The gRPC stubs have no type for handlers of unknown message types."""
 
 
 class ServiceInterceptor(aio.ServerInterceptor):
-    """Logs each RPC when it ends and aborts it with the right status when its handler raises."""
+    """Logs each RPC when it ends, and aborts it with a status when its handler raises."""
 
     def __init__(self) -> None:
-        """Begin without a handler."""
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -43,19 +42,19 @@ class ServiceInterceptor(aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Wrap unary and server-streaming handlers, each method's once; others pass as they are."""
+        """Wrap unary and server-streaming handlers, once per method. Other handlers are returned unchanged."""
         method = handler_call_details.method
         handler = self._handlers.get(method)
         if handler is None:
             handler = wrapped(await continuation(handler_call_details), method)
-            if handler is not None:  # Methods that do not exist are strangers' words, and as many as they like.
+            if handler is not None:  # Unknown methods are not cached: clients could send any number of names.
                 self._handlers[method] = handler
         return handler
 
 
 def wrapped(handler: Handler, method: str) -> Handler:
-    """Return a handler whose calls are counted, logged and given statuses; one of another kind as it is."""
-    if handler is None or method.startswith(_QUIET):
+    """Return a handler that counts, logs and converts errors of calls, or `handler` itself if it is of another kind."""
+    if handler is None or method.startswith(_UNLOGGED_PREFIXES):
         return handler
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
@@ -82,7 +81,7 @@ def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> 
                 raise
             except Exception as exc:
                 status = _status(exc, method)
-            # gRPC keeps what `abort` raises, with its frames, until a garbage collection: without the request.
+            # gRPC keeps the exception from `abort`, and its frames, until a garbage collection. Release the request.
             del request
             return await context.abort(*status)
         finally:
@@ -121,14 +120,14 @@ def _stream(
 
 
 def _status(exc: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
-    """Return the code, message and trailing metadata that an error becomes."""
-    error = exc if isinstance(exc, ServiceError) else _defect(exc, method)
+    """Return the status code, message and trailing metadata of an error."""
+    error = exc if isinstance(exc, ServiceError) else _internal_error(exc, method)
     return error.code, *rpc_status(error)
 
 
-def _defect(exc: Exception, method: str) -> ServiceError:
-    _log.error("rpc failed", extra={"method": method}, exc_info=exc)
-    return InternalError("internal error")
+def _internal_error(exc: Exception, method: str) -> ServiceError:
+    _log.error("RPC handler failed", extra={"method": method}, exc_info=exc)
+    return InternalError("Internal error.")
 
 
 def _report(method: str, context: Context, started: float) -> None:
@@ -145,7 +144,7 @@ def _seconds(method: str, code: str) -> Histogram:
 
 
 def _code(code: Any) -> str:
-    """Return a status by its name; handlers that set none have answered."""
+    """Return the name of a status code; `OK` if the handler has not set one."""
     if not code:
         return "OK"
     return code.name if isinstance(code, grpc.StatusCode) else _NAMES.get(code, "UNKNOWN")

@@ -1,15 +1,15 @@
-"""JSON objects ↔ protobuf messages that mirror them, without losing a member.
+"""Lossless conversion between JSON objects and protobuf messages that mirror them.
 
-The rules, by which any mirrored message is written:
+Rules for mirrored messages:
 
-- a field has its JSON member's name; `optional` tells absent from zero;
-- a string field `x_json` holds any JSON value of the member `x`, as JSON text;
-- a oneof `x` holds a member that comes in several types; the JSON type picks the alternative, and a message whose only
-  field is `repeated … items` stands for an array;
-- `extra_json` holds, as the text of one JSON object, every member that has no field, and every member whose value its
-  field cannot hold (null, an empty array, another type). Empty means none.
+- A field has the name of its JSON member. `optional` distinguishes absent from zero.
+- A string field `x_json` holds any JSON value of the member `x`, as JSON text.
+- A oneof `x` holds a member of several types. The JSON type selects the alternative, and a message whose only field is
+  `repeated … items` represents an array.
+- `extra_json` holds, as the text of one JSON object, every member without a field, and every member whose field cannot
+  represent its value (null, an empty array, another type). Empty means none.
 
-What is compiled once for each message type is a table from member names to functions.
+Each message type is compiled once, to a table of functions by member name.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescrip
 from google.protobuf.message import Message
 
 Filler = Callable[[Message, Any], bool]
-"""Puts a JSON value into a message; false when the value does not fit and nothing was put."""
+"""Writes a JSON value to a message field. Returns false, and writes nothing, if the field cannot represent it."""
 
 Emitter = Callable[[Any, dict[str, Any]], None]
-"""Puts a field's value into a JSON object."""
+"""Writes a field's value to a JSON object."""
 
 _EXTRA = "extra_json"
 _JSON_SUFFIX = "_json"
@@ -35,10 +35,10 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def to_message(message: Message, members: dict[str, Any]) -> None:
-    """Put a JSON object's members into an empty message of a mirrored type.
+    """Write the members of a JSON object to an empty message of a mirrored type.
 
     Raises:
-        ValueError: A string holds what protobuf cannot (a lone surrogate).
+        ValueError: A string contains a lone surrogate, which protobuf cannot represent.
     """
     fillers = _fillers(message.DESCRIPTOR)
     extra = {
@@ -51,7 +51,7 @@ def to_message(message: Message, members: dict[str, Any]) -> None:
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """Return the JSON object of a mirrored message; values may be `msgspec.Raw`, for a msgspec encoder to splice in."""
+    """Return the JSON object of a mirrored message. Values may be `msgspec.Raw`, which msgspec encodes verbatim."""
     emitters = _emitters(message.DESCRIPTOR)
     out: dict[str, Any] = {}
     for field, value in message.ListFields():
@@ -232,12 +232,12 @@ def _union(field: FieldDescriptor) -> OneofDescriptor | None:
 
 
 def _is_synthetic(union: OneofDescriptor) -> bool:
-    """Whether protoc made this oneof for an `optional` field."""
+    """Return whether protoc generated this oneof for an `optional` field."""
     return len(union.fields) == 1 and union.name == f"_{union.fields[0].name}"
 
 
 def _array_of(field: FieldDescriptor) -> FieldDescriptor | None:
-    """Return the `items` field of an alternative that stands for an array, or None for any other field."""
+    """Return the `items` field of an alternative that represents an array, or None for any other field."""
     fields = field.message_type.fields if field.message_type else []
     return fields[0] if len(fields) == 1 and fields[0].name == "items" and fields[0].is_repeated else None
 
@@ -250,7 +250,7 @@ def _extra_text(extra: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=1024)
 def _nulls_text(names: tuple[str, ...]) -> str:
-    """Return the text for members that are all null: in streams the same few come with every chunk."""
+    """Return the JSON text of members that are all null. Cached because the chunks of a stream repeat the same ones."""
     return _encode(dict.fromkeys(names)).decode()
 
 

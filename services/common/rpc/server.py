@@ -1,4 +1,4 @@
-"""One gRPC server from start to drain: listen, say when ready, and stop without dropping a call."""
+"""The gRPC server of a service."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from services.common.errors import StartError
-from services.common.rpc.callers import CallerInterceptor, Callers, with_more
+from services.common.rpc.callers import CallerInterceptor, Callers, merge_callers
 from services.common.rpc.channel import MESSAGE_BYTES_MAX
 from services.common.rpc.health import LIVENESS, Health, bind, binding, default_health_address
 from services.common.rpc.interceptors import ServiceInterceptor
@@ -24,50 +24,50 @@ from services.common.runtime.settings import ServiceSettings
 __all__ = ["LIVENESS", "GrpcServer"]
 
 _log = logging.getLogger(__name__)
-_NOBODY: Mapping[str, Sequence[str]] = MappingProxyType({})
+_NO_CALLERS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    # Callers reconnect at this age and so find new replicas. No grace beside it: a grace would cut running streams.
+    # Clients reconnect at this age and so find new replicas. A grace period would end running streams, so none is set.
     ("grpc.max_connection_age_ms", 300_000),
-    # The pace of our own channels' keepalive (channel.py).
+    # Allow the keepalive interval of the services' channels (channel.py).
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
 
 class GrpcServer:
-    """A gRPC server with health, reflection and our error mapping; over mTLS where the settings name certificates.
+    """A gRPC server with health checks, reflection and error mapping. Uses mTLS if the settings include certificates.
 
-    Entered as a context, it says on its plaintext health port that the process is alive and not ready yet, so that what
-    a service has to wait for before `run` (a schema, say) is no reason to start it again.
+    As a context manager, it serves its plaintext health port, which reports that the process is alive but not ready.
+    Liveness probes then do not restart a service that waits before `run`, such as for a schema migration.
 
     Attributes:
-        grpc: Where servicers are registered before `run`.
+        grpc: The server to register servicers on before `run`.
     """
 
-    def __init__(self, listen: str, settings: ServiceSettings, *, callers: Callers = _NOBODY) -> None:
-        """Prepare a server on `listen`: `127.0.0.1:50051`, `[::]:50051` or `unix:/run/auth.sock`.
+    def __init__(self, listen: str, settings: ServiceSettings, *, callers: Callers = _NO_CALLERS) -> None:
+        """Create a server.
 
         Args:
-            listen: The address.
-            settings: Of the whole service.
-            callers: Whom each gRPC service expects, known by certificate; without mTLS nobody is asked.
+            listen: Address, such as `127.0.0.1:50051`, `[::]:50051` or `unix:/run/auth.sock`.
+            settings: Settings of the service.
+            callers: Identities that may call each gRPC service. Not checked without mTLS.
 
         Raises:
-            StartError: The certificates cannot be used, or there are none and strangers could reach the address.
+            StartError: The certificates cannot be used, or there are none and other machines can reach the address.
         """
         self._certificates = _certificates(listen, settings)
         interceptors: list[aio.ServerInterceptor] = [ServiceInterceptor()]
         if self._certificates:
-            interceptors.append(CallerInterceptor(with_more(callers, settings.tls_callers)))
-        # Off but for siblings, so that a taken port is an error and not a silent sharing of calls with a stranger.
+            interceptors.append(CallerInterceptor(merge_callers(callers, settings.tls_callers)))
+        # Off by default, so that a port in use is an error instead of silently sharing calls with another process.
         options = (*_OPTIONS, ("grpc.so_reuseport", int(settings.reuse_port)))
         self.grpc = aio.server(interceptors=interceptors, options=options)
         self._listen = listen
         self._settings = settings
-        self._ends_at = 0.0
+        self._grace_ends_at = 0.0
         self._stopping = process.StopSignal()
         self._health = Health(settings.health_listen or (default_health_address(listen) if self._certificates else ""))
 
@@ -78,9 +78,8 @@ class GrpcServer:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
-        await self.grpc.stop(
-            0
-        )  # Where it was never started; unstopped, it would look for its loop when it is collected.
+        # Also for a server that was never started, which would otherwise need its event loop when it is collected.
+        await self.grpc.stop(0)
         await self._health.close()
 
     async def run(self, service_names: Sequence[str], *, on_drain: Callable[[], None] = lambda: None) -> None:
@@ -88,11 +87,11 @@ class GrpcServer:
 
         Args:
             service_names: Full names of the registered services, for reflection.
-            on_drain: Called when callers have had the time to leave and calls in flight are waited for; ends streams
-                that would never end by themselves.
+            on_drain: Called after the drain time, before calls in flight are awaited. It must end streams that would
+                not end on their own.
 
         Raises:
-            StartError: The address is taken or cannot be used.
+            StartError: The address is in use or cannot be used.
         """
         self._stopping = process.stop_signal()
         await self._health.open()
@@ -104,11 +103,11 @@ class GrpcServer:
 
     @property
     def grace_left_seconds(self) -> float:
-        """What is left of the grace after `run`, for work that outlives its calls; nothing when the stop is urgent."""
-        return 0.0 if self._stopping.is_urgent() else max(0.0, self._ends_at - time.monotonic())
+        """Seconds left of the grace period after `run`, for work that outlives its calls; 0 if the stop is urgent."""
+        return 0.0 if self._stopping.is_urgent() else max(0.0, self._grace_ends_at - time.monotonic())
 
     async def wait_in_grace(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work` after `run`, for as long as the grace lasts, and then cancel it."""
+        """Run `work` after `run` until the grace period ends, and then cancel it."""
         task = asyncio.ensure_future(work)
         await self._stopping.wait_for(task, seconds=self.grace_left_seconds)
         if task.cancel():
@@ -132,27 +131,27 @@ class GrpcServer:
             self.grpc.add_secure_port(self._listen, server_credentials(self._certificates))
 
     async def _drain(self, on_drain: Callable[[], None]) -> None:
-        """Fail readiness first, let callers move away, then let calls in flight finish; an urgent stop cuts them."""
+        """Report not ready, wait for callers to switch, then wait for calls in flight. An urgent stop cancels them."""
         stopping = self._stopping
         await self._health.leave()
         await stopping.wait_for(seconds=self._settings.drain_seconds)
         on_drain()
-        self._ends_at = time.monotonic() + self._settings.grace_seconds
+        self._grace_ends_at = time.monotonic() + self._settings.grace_seconds
         ending = asyncio.ensure_future(self.grpc.stop(self._settings.grace_seconds))
         await stopping.wait_for(ending, seconds=self._settings.grace_seconds)
         if stopping.is_urgent():
-            # gRPC takes one stop at a time, and another only when the first one's grace is not waited for any more.
+            # gRPC handles a second stop only after the first one has been cancelled.
             ending.cancel()
             await asyncio.wait({ending})
         await self.grpc.stop(0)
 
 
 def _certificates(listen: str, settings: ServiceSettings) -> Certificates | None:
-    """Return the certificates to serve with; None serves plaintext."""
+    """Return the certificates to serve with, or None for plaintext."""
     certificates = settings.certificates()
     if certificates is None and not is_local(listen) and not settings.plaintext_allowed:
         raise StartError(
-            f"{listen} can be reached from other machines, and there is no TLS: set TLS_CERTIFICATE_FILE, TLS_KEY_FILE "
-            "and TLS_CA_FILE, or PLAINTEXT_ALLOWED=true where the network itself keeps strangers out"
+            f"{listen} can be reached from other machines and TLS is not configured. Set TLS_CERTIFICATE_FILE, "
+            "TLS_KEY_FILE and TLS_CA_FILE, or set PLAINTEXT_ALLOWED=true if the network is private."
         )
     return certificates

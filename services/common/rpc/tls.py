@@ -1,8 +1,8 @@
-"""Mutual TLS between the services, with certificates that are renewed while the process runs.
+"""Mutual TLS between the services, with certificates that can be renewed while a process runs.
 
-Whoever renews the files (cert-manager, an operator) tells nobody; they are looked at again, at most once a second, when
-a connection is accepted or a call is made. What is found is used only when key and certificate belong together, so
-files that are being replaced one after the other never end the service: it goes on with what it has, and says so once.
+cert-manager or an operator renews the files. They are checked for changes, at most once per second, when a connection
+is accepted or a call is made. New files are used only if key and certificate match. While the files are being replaced,
+the service keeps its current credentials and logs one warning.
 """
 
 import logging
@@ -18,32 +18,32 @@ import grpc
 from services.common.errors import StartError
 
 _DOMAIN = "stack.internal"
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
 def identity(name: str) -> str:
-    """Return the DNS name that the certificate of a service bears, whichever way it is dialled."""
+    """Return the DNS name in the certificate of a service, which does not depend on its address."""
     return f"{name}.{_DOMAIN}"
 
 
 @dataclass(frozen=True, slots=True)
 class TLSFiles:
-    """Where the PEM files are."""
+    """Paths of the PEM files."""
 
     certificate: Path
-    """The process' own certificate, the chain behind it included."""
+    """The certificate of this process, with its chain."""
     key: Path
-    """The certificate's private key."""
+    """The private key of the certificate."""
     authorities: Path
-    """The authorities whose certificates are believed; two of them while one gives way to the other."""
+    """The trusted certificate authorities. Contains two during a rotation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the files held at one moment, key and certificate belonging together."""
+    """Contents of the PEM files, with matching key and certificate."""
 
     certificate: bytes
     key: bytes
@@ -51,69 +51,72 @@ class Credentials:
 
 
 class Certificates:
-    """The credentials that are good now. Safe to use from any thread."""
+    """The current credentials. Thread-safe."""
 
     def __init__(self, files: TLSFiles) -> None:
         """Read the files.
 
         Raises:
-            StartError: One cannot be read, or they do not belong together.
+            StartError: A file cannot be read, or key and certificate do not match.
         """
         self._files = files
         self._lock = threading.Lock()
         try:
-            self._seen = _stamp(files)
+            self._stamp = _stamp(files)
             self._credentials = _read(files)
         except (OSError, ValueError) as exc:
             raise StartError(
-                f"cannot use the TLS files: {exc}; check TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE"
+                f"Cannot use the TLS files: {exc}. Check TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE."
             ) from exc
-        self._look_at = time.monotonic() + _LOOK_SECONDS
-        self._trouble = ""
+        self._next_check_at = time.monotonic() + _CHECK_SECONDS
+        self._last_error = ""
 
     def current(self) -> Credentials:
-        """Return what the files hold, or the last good content while they make no sense; the same object while so."""
-        if time.monotonic() >= self._look_at:
+        """Return the current credentials, or the last valid ones while the files are invalid.
+
+        Returns the same object until the credentials change.
+        """
+        if time.monotonic() >= self._next_check_at:
             with self._lock:
-                self._look()
+                self._check()
         return self._credentials
 
-    def _look(self) -> None:
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+    def _check(self) -> None:
+        self._next_check_at = time.monotonic() + _CHECK_SECONDS
         try:
-            seen = _stamp(self._files)
-            if seen == self._seen:
-                self._trouble = ""
+            stamp = _stamp(self._files)
+            if stamp == self._stamp:
+                self._last_error = ""
                 return
             credentials = _read(self._files)
-            if _stamp(self._files) != seen:
-                return  # They are being replaced this moment; the next look will find them whole.
+            if _stamp(self._files) != stamp:
+                return  # The files are being replaced. The next check will find them complete.
         except (OSError, ValueError) as exc:
-            if str(exc) != self._trouble:
-                self._trouble = str(exc)
-                _log.warning("the TLS files cannot be used; going on with the old ones", extra={"error": str(exc)})
+            if str(exc) != self._last_error:
+                self._last_error = str(exc)
+                _log.warning("Cannot use the TLS files; keeping the current ones", extra={"error": str(exc)})
             return
-        self._seen, self._credentials, self._trouble = seen, credentials, ""
-        _log.info("the TLS certificate was renewed", extra={"file": str(self._files.certificate)})
+        self._stamp, self._credentials, self._last_error = stamp, credentials, ""
+        _log.info("TLS certificate renewed", extra={"file": str(self._files.certificate)})
 
 
 def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """Return credentials of one port that demands its callers' certificates and uses renewed files at once."""
-    given = certificates.current()
+    """Return the credentials of a port that requires client certificates and uses renewed files immediately."""
+    current = certificates.current()
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal given
+        nonlocal current
         now = certificates.current()
-        if now is given:
-            # A configuration, even an equal one, replaces what handshakes of other threads are using at this moment,
-            # without their knowing: two callers that connected together could end the process (seen with gRPC 1.85).
+        if now is current:
+            # Returning a configuration, even an equal one, replaces the one that handshakes in other threads are using.
+            # Two clients that connected at the same time could crash the process (seen with gRPC 1.85).
             return None
-        given = now
+        current = now
         return _configuration(now)
 
-    # gRPC asks before each handshake, in a thread of its own, one at a time for each port.
-    fetch: Any = renewed  # The stubs do not know of None, which grpc documents as "no change".
-    return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch, require_client_authentication=True)
+    # gRPC calls this before each handshake, in a separate thread, one call at a time per port.
+    fetch: Any = renewed  # The stubs omit None, which gRPC documents as "no change".
+    return grpc.dynamic_ssl_server_credentials(_configuration(current), fetch, require_client_authentication=True)
 
 
 def _configuration(now: Credentials) -> grpc.ServerCertificateConfiguration:
@@ -121,7 +124,7 @@ def _configuration(now: Credentials) -> grpc.ServerCertificateConfiguration:
 
 
 def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
-    """Return credentials of a channel; gRPC cannot change them later (channel.py makes a new channel)."""
+    """Return credentials of a channel. gRPC cannot change them later, so channel.py opens a new channel."""
     return grpc.ssl_channel_credentials(
         root_certificates=credentials.authorities,
         private_key=credentials.key,
@@ -130,16 +133,16 @@ def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
 
 
 def _stamp(files: TLSFiles) -> _Stamp:
-    """Return what changes when a file does; Kubernetes swaps a link, so the inode tells as well as the time."""
-    found = (path.stat() for path in (files.certificate, files.key, files.authorities))
-    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
+    """Return a value that changes whenever a file does. Kubernetes replaces a symlink, so it includes the inode."""
+    stats = (path.stat() for path in (files.certificate, files.key, files.authorities))
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
 def _read(files: TLSFiles) -> Credentials:
-    """Read all three, checked as OpenSSL would use them.
+    """Read the three files and check them with OpenSSL.
 
     Raises:
-        OSError: One cannot be read. `ssl.SSLError`, of which this is the base, tells what does not fit.
+        OSError: A file cannot be read, or is invalid (`ssl.SSLError`, a subclass).
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)

@@ -1,4 +1,4 @@
-"""A channel whose calls tell their callees which trace they belong to, each by a span of its own."""
+"""A channel that creates a span for each call and propagates the trace to the callee."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from services.common.telemetry import tracing
 
 
 class TracedChannel(ForwardingChannel):
-    """Another channel, traced. Calls are the other's own: they end, fail and are cancelled as they would without it."""
+    """Adds tracing to a channel. Returns that channel's own call objects."""
 
     def __init__(self, channel: aio.Channel) -> None:
         """Trace the calls of `channel`."""
@@ -36,7 +36,7 @@ class TracedChannel(ForwardingChannel):
 
 
 class _Method:
-    """One RPC method."""
+    """A traced RPC method."""
 
     __slots__ = ("_call", "_name")
 
@@ -57,10 +57,10 @@ class _SpanFinisher:
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        self._asking: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def __call__(self, call: Any) -> None:
-        self._asking = asyncio.ensure_future(self._end(call, time.time_ns()))
+        self._task = asyncio.ensure_future(self._end(call, time.time_ns()))
 
     async def _end(self, call: Any, ended_ns: int) -> None:
         code = await call.code()

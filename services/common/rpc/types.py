@@ -1,4 +1,4 @@
-"""Typing aliases for gRPC, whose classes are generic in the stubs and not at run time."""
+"""Type aliases for gRPC classes, which are generic in the stubs but not at runtime."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,1 +1,1 @@
-"""Processes: settings, signals, files, addresses and clocks."""
+"""The process environment: settings, signals, files, addresses and clocks."""

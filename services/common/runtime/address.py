@@ -1,4 +1,7 @@
-"""Network addresses: how they are written, where they listen, and where this machine reaches them."""
+"""Network addresses: parsing, resolving and listening.
+
+Error messages do not end with a period, so that callers can append a remedy.
+"""
 
 import errno
 import ipaddress
@@ -19,7 +22,7 @@ _UNIX = "unix:"
 _WRITTEN = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:/@\s]+)):(?P<port>[0-9]{1,5})")
 _PORT_MAX = 65_535
 _RESOLVE_SECONDS = 5.0
-"""Longest wait for a name server. Without a network, the resolver itself gives up after half a minute or never."""
+"""Maximum wait for name resolution. Without a network, the system resolver takes 30 s to fail, or never does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,49 +30,49 @@ class Address:
     """A host and a port."""
 
     host: str
-    """A name, or an IPv4 or IPv6 address without brackets; `0.0.0.0` is all IPv4 addresses, `::` all addresses."""
+    """A name, or an IPv4 or IPv6 address without brackets. `0.0.0.0` means all IPv4 addresses, `::` all addresses."""
     port: int
-    """0 lets the system choose."""
+    """Port number; 0 means that the system chooses one."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def reachable(self) -> "Address":
-        """Where this machine reaches a server that listens here."""
+        """The address for connecting from this machine to a server that listens on this address."""
         return replace(self, host="127.0.0.1") if _is_wildcard(self.host) else self
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches it; a name other than `localhost` counts as reachable from elsewhere."""
+        """Whether only this machine can connect. Names other than `localhost` count as reachable from elsewhere."""
         return self.host == "localhost" or (_is_ip(self.host) and ipaddress.ip_address(self.host).is_loopback)
 
     def shifted(self, by: int) -> "Address":
-        """Return the address with a later port, which may be too high: see `bind`."""
+        """Return the address with `by` added to its port. The result can exceed 65535."""
         return replace(self, port=self.port + by)
 
 
 def parse_address(text: str) -> Address:
-    """Return what `host:port` or `[ipv6]:port` means.
+    """Parse `host:port` or `[ipv6]:port`.
 
     Raises:
-        ValueError: It is neither; the message says what is expected.
+        ValueError: The text has another form; the message describes the expected one.
     """
-    found = _WRITTEN.fullmatch(text.strip())
-    if found is None:
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None:
         raise ValueError("expected host:port, such as 127.0.0.1:8080 or [::]:8080")
-    if int(found["port"]) > _PORT_MAX:
+    if int(match["port"]) > _PORT_MAX:
         raise ValueError(f"expected a port of at most {_PORT_MAX}")
-    if found["ipv6"] and not _is_ip(found["ipv6"]):
+    if match["ipv6"] and not _is_ip(match["ipv6"]):
         raise ValueError("expected an IPv6 address in the brackets, such as [::]:8080")
-    return Address(parse_host(found["ipv6"] or found["host"]), int(found["port"]))
+    return Address(parse_host(match["ipv6"] or match["host"]), int(match["port"]))
 
 
 def parse_host(text: str) -> str:
-    """Return a host without brackets.
+    """Validate a host and return it without brackets.
 
     Raises:
-        ValueError: It is no host, but a URL or the like, or an address that cannot be.
+        ValueError: The text is not a host name or a valid IP address; it may be a URL.
     """
     host = text.strip().removeprefix("[").removesuffix("]")
     if _is_ip(host):
@@ -88,16 +91,16 @@ def _check_listen(text: str) -> str:
 
 
 HostAndPort = Annotated[str, AfterValidator(_check_address)]
-"""A setting of the form `host:port`; empty is none."""
+"""A setting of the form `host:port`. Empty means not set."""
 
 Listen = Annotated[str, AfterValidator(_check_listen)]
 """A setting of the form `host:port` or `unix:/path`."""
 
 ListenOrNone = Annotated[str, AfterValidator(lambda text: text and _check_listen(text))]
-"""As `Listen`; empty is none."""
+"""A setting of the form `host:port` or `unix:/path`. Empty means not set."""
 
 Host = Annotated[str, AfterValidator(parse_host)]
-"""A setting that is a host."""
+"""A setting that is a host name or IP address."""
 
 
 def _check_url(text: str) -> str:
@@ -113,106 +116,110 @@ HTTPURL = Annotated[str, AfterValidator(_check_url)]
 
 
 def reachable(listen: str) -> str:
-    """Return where this machine reaches a server that listens at `host:port` or `unix:/path`."""
+    """Return the address for connecting from this machine to a server that listens on `listen`.
+
+    Args:
+        listen: `host:port` or `unix:/path`.
+    """
     return listen if listen.startswith(_UNIX) else str(parse_address(listen).reachable)
 
 
 def is_local(listen: str) -> bool:
-    """Whether only this machine reaches a server that listens at `host:port` or `unix:/path`."""
+    """Return whether only this machine can connect to a server that listens on `host:port` or `unix:/path`."""
     return listen.startswith(_UNIX) or parse_address(listen).is_loopback
 
 
 def bind(address: Address, *, backlog: int = 100, reuse_port: bool = False) -> list[socket.socket]:
-    """Listen at an address: at each address of a name, and at `::` for IPv4 too.
+    """Listen on an address. A name listens on all of its addresses, and `::` also on IPv4.
 
     Args:
-        address: Where.
-        backlog: Connections that may wait to be accepted.
-        reuse_port: Share the port with other processes that say the same.
+        address: Address to listen on.
+        backlog: Maximum connections that wait to be accepted.
+        reuse_port: Share the port with other processes that also set `reuse_port`.
 
     Raises:
-        StartError: It cannot be listened at; the sentence says why, and names no setting.
+        StartError: The address cannot be used. The message states the cause, but not the setting.
     """
-    found = resolve(address)
+    addresses = resolve(address)
     with ExitStack() as opened:
         sockets: list[socket.socket] = []
         failures: list[OSError] = []
         port = address.port
-        for family, host in found:
+        for family, host in addresses:
             try:
-                one = _listening(family, host, port, backlog=backlog, reuse_port=reuse_port)
+                sock = _listening(family, host, port, backlog=backlog, reuse_port=reuse_port)
             except OSError as exc:
                 failures.append(exc)
                 continue
-            sockets.append(opened.enter_context(one))
-            port = one.getsockname()[1]  # All have the one that the system chose for the first.
-        # `localhost` may have an IPv6 address on a machine that has none; a port that is taken is another matter.
+            sockets.append(opened.enter_context(sock))
+            port = sock.getsockname()[1]  # All sockets use the port that the system chose for the first.
+        # `localhost` may resolve to an IPv6 address on a machine without IPv6. Ignore that, but not a port in use.
         if failures and (not sockets or any(exc.errno == errno.EADDRINUSE for exc in failures)):
-            raise StartError(f"cannot listen on {address}: {_why(failures[0])}") from failures[0]
+            raise StartError(f"Cannot listen on {address}: {_reason(failures[0])}") from failures[0]
         opened.pop_all()
         return sockets
 
 
 def why_not_bound(address: Address) -> str:
-    """Return why an address cannot be listened at, for a server that only says that it failed."""
+    """Return the reason why an address cannot be listened on, for servers that do not report it."""
     try:
-        for one in bind(address):
-            one.close()
+        for sock in bind(address):
+            sock.close()
     except StartError as exc:
         return str(exc)
-    return f"cannot listen on {address}: the address is in use"
+    return f"Cannot listen on {address}: the address is in use"
 
 
 def _listening(family: int, host: str, port: int, *, backlog: int, reuse_port: bool) -> socket.socket:
     with ExitStack() as stack:
-        one = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not _is_wildcard(host))
-        one.bind((host, port))
-        one.listen(backlog)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not _is_wildcard(host))
+        sock.bind((host, port))
+        sock.listen(backlog)
         stack.pop_all()
-        return one
+        return sock
 
 
 def resolve(address: Address) -> Sequence[tuple[int, str]]:
-    """Return the families and IP addresses to listen at, each once, IPv4 first.
+    """Return the address families and IP addresses to listen on, without duplicates, IPv4 first.
 
     Raises:
-        StartError: Its host is a name that cannot be resolved.
+        StartError: The host cannot be resolved.
     """
     results: list[tuple[int, str]] = []
     failures: list[str] = []
 
     def look_up() -> None:
         try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as exc:
             failures.append(getattr(exc, "strerror", None) or str(exc))
             return
-        results.extend(sorted({(int(family), str(place[0])) for family, _, _, _, place in found}))
+        results.extend(sorted({(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in infos}))
 
-    # Not the loop's executor: a look-up that hangs would keep the process from ending.
+    # A daemon thread instead of the loop's executor, in which a hanging lookup would keep the process from exiting.
     thread = threading.Thread(target=look_up, daemon=True)
     thread.start()
     thread.join(_RESOLVE_SECONDS)
     if not results:
-        why = failures[0] if failures else f"no answer within {_RESOLVE_SECONDS:.0f} s"
-        raise StartError(f"cannot listen on {address}: the host cannot be resolved ({why})")
+        reason = failures[0] if failures else f"no answer within {_RESOLVE_SECONDS:.0f} s"
+        raise StartError(f"Cannot listen on {address}: the host cannot be resolved ({reason})")
     return results
 
 
 _REASONS = {
     errno.EADDRINUSE: "the port is in use",
-    errno.EADDRNOTAVAIL: "it is not an address of this machine",
-    errno.EAFNOSUPPORT: "this machine has no such kind of address",
-    errno.EACCES: "the port needs special rights",
+    errno.EADDRNOTAVAIL: "this machine does not have that address",
+    errno.EAFNOSUPPORT: "this machine does not support that kind of address",
+    errno.EACCES: "the port requires elevated privileges",
 }
 
 
-def _why(exc: OSError) -> str:
+def _reason(exc: OSError) -> str:
     return _REASONS.get(exc.errno or 0) or exc.strerror or str(exc)
 
 

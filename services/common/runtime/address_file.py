@@ -1,4 +1,4 @@
-"""Where the services of one machine listen, in a file for the commands that call them."""
+"""A file with the addresses of the services on this machine, for the commands that call them."""
 
 import json
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 from services.common.runtime.private_files import open_private
 
 NAME = "addresses.json"
-"""The file's name in DATA_DIR."""
+"""Name of the file in DATA_DIR."""
 
 
 @contextmanager
 def written(data_dir: Path, addresses: Mapping[str, str]) -> Iterator[None]:
-    """Keep the services' addresses, by their names, in a file for the block.
+    """Write the services' addresses, by service name, and remove the file at the end of the block.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     path = data_dir / NAME
     draft = path.with_suffix(".tmp")
@@ -31,9 +31,11 @@ def written(data_dir: Path, addresses: Mapping[str, str]) -> Iterator[None]:
 
 
 def read(data_dir: Path) -> dict[str, str]:
-    """Return the addresses that a runner keeps there; empty when there is none, or the file cannot be read."""
+    """Return the services' addresses by service name; empty if the file is missing or cannot be read."""
     try:
-        found = json.loads((data_dir / NAME).read_text(encoding="utf-8"))
+        addresses = json.loads((data_dir / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {name: value for name, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    if not isinstance(addresses, dict):
+        return {}
+    return {name: value for name, value in addresses.items() if isinstance(value, str)}

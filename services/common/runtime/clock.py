@@ -1,4 +1,4 @@
-"""Time as a dependency, so that tests move it by hand."""
+"""Clocks that tests can replace."""
 
 import time
 from datetime import UTC, datetime
@@ -6,27 +6,27 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where the time comes from."""
+    """A source of time."""
 
     def now(self) -> float:
         """Unix time in seconds."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back, so that ages are measured with it."""
+        """Seconds since an arbitrary fixed time. Never decreases, so use it to measure durations."""
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The system clock."""
 
     def now(self) -> float:
         """Unix time in seconds."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Seconds since an arbitrary fixed time. Never decreases."""
         return time.monotonic()
 
 
 def utc_now(clock: Clock) -> datetime:
-    """Return the present as an aware time in UTC."""
+    """Return the current time as an aware `datetime` in UTC."""
     return datetime.fromtimestamp(clock.now(), UTC)

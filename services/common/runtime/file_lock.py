@@ -1,5 +1,4 @@
-"""The right to a file or folder of this machine, held by one process, or by siblings together, and given back by its
-end, however it ends."""
+"""File locks between processes. The system releases a lock when its process ends, for whatever reason."""
 
 import fcntl
 import os
@@ -13,16 +12,16 @@ from services.common.runtime.private_files import make_private_folder, open_priv
 
 @contextmanager
 def try_lock(lock: Path, *, thing: str, remedy: str, shared: bool = False) -> Iterator[None]:
-    """Hold a lock for the block.
+    """Hold a lock until the end of the block, without waiting for it.
 
     Args:
-        lock: The lock's file; its folder is made when there is none.
-        thing: What the lock stands for, for the sentence of a refusal.
-        remedy: What to do when another process has it.
-        shared: Hold it together with all who say the same.
+        lock: Lock file. Its folder is created if missing.
+        thing: Name of the locked resource, for the error message.
+        remedy: What to do if another process holds the lock, for the error message. A clause without a period.
+        shared: Share the lock with other processes that also set `shared`.
 
     Raises:
-        StartError: Another process has the lock, or its file cannot be written.
+        StartError: Another process holds the lock, or the lock file cannot be written.
     """
     descriptor = _open(lock)
     try:
@@ -34,10 +33,10 @@ def try_lock(lock: Path, *, thing: str, remedy: str, shared: bool = False) -> It
 
 @contextmanager
 def lock_file(lock: Path) -> Iterator[None]:
-    """Be the only one in the block, after whoever is in it; for a moment's work that awaits nothing.
+    """Wait for an exclusive lock and hold it until the end of the block. For short, synchronous work only.
 
     Raises:
-        StartError: The lock's file cannot be written.
+        StartError: The lock file cannot be written.
     """
     descriptor = _open(lock)
     try:
@@ -52,11 +51,11 @@ def _open(lock: Path) -> int:
         make_private_folder(lock.parent)
         return open_private(lock, os.O_RDWR | os.O_CREAT)
     except OSError as exc:
-        raise StartError(f"cannot write {lock.parent}: {exc.strerror}; choose another DATA_DIR") from exc
+        raise StartError(f"Cannot write to {lock.parent}: {exc.strerror}. Choose another DATA_DIR.") from exc
 
 
 def _take(descriptor: int, kind: int, thing: str, remedy: str) -> None:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as exc:
-        raise StartError(f"another process uses {thing}; {remedy}") from exc
+        raise StartError(f"Another process is using {thing}; {remedy}.") from exc

@@ -1,8 +1,8 @@
-"""The HTTP proxy for an address, by the environment's variables, read in one way for all calls.
+"""Selection of an HTTP proxy from environment variables.
 
-`https_proxy` or `http_proxy` by the address' scheme, otherwise `all_proxy`; a name in lower case goes before the same
-in upper case, as in curl. `no_proxy` lists hosts, domains, IP addresses and networks that are reached directly.
-Loopback addresses always are.
+Uses `https_proxy` or `http_proxy`, depending on the URL's scheme, or else `all_proxy`. As in curl, lower-case names
+take precedence over upper-case ones. `no_proxy` lists hosts, domains, IP addresses and networks to connect to directly.
+Connections to loopback addresses are always direct.
 """
 
 import ipaddress
@@ -24,14 +24,14 @@ class Proxy:
     """An HTTP proxy."""
 
     url: str
-    """Its address, without credentials."""
+    """The proxy's URL, without credentials."""
     user: str = ""
-    """Empty when it wants none."""
+    """User name; empty if the proxy requires no credentials."""
     password: str = field(default="", repr=False)
 
     @property
     def url_with_credentials(self) -> str:
-        """Its address with its credentials, for clients that take them there; never to be logged."""
+        """The proxy's URL with its credentials, for clients that require them in the URL. Never log it."""
         if not self.user:
             return self.url
         credentials = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
@@ -39,10 +39,10 @@ class Proxy:
 
 
 def proxy_for(url: str, *, environment: Mapping[str, str] = os.environ) -> Proxy | None:
-    """Return the proxy to reach `url` through; None reaches it directly.
+    """Return the proxy for requests to `url`, or None to connect directly.
 
     Raises:
-        StartError: The variable that names the proxy cannot be used; the sentence names it, without its value.
+        StartError: The variable of the proxy is invalid. The message contains its name, but not its value.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0)
@@ -56,15 +56,15 @@ def proxy_for(url: str, *, environment: Mapping[str, str] = os.environ) -> Proxy
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine."""
+    """Return whether a URL's host is a loopback address."""
     return _is_loopback(urlsplit(url if "//" in url else f"//{url}").hostname or "")
 
 
 def _value(environment: Mapping[str, str], name: str) -> tuple[str, str]:
     for variable in (name, name.upper()):
-        # In CGI programs a client's `Proxy` header becomes HTTP_PROXY (CVE-2016-5385).
-        is_a_clients = variable == "HTTP_PROXY" and "REQUEST_METHOD" in environment
-        if (value := environment.get(variable, "").strip()) and not is_a_clients:
+        # In CGI programs, HTTP_PROXY is set from the client's `Proxy` header (CVE-2016-5385).
+        is_client_header = variable == "HTTP_PROXY" and "REQUEST_METHOD" in environment
+        if (value := environment.get(variable, "").strip()) and not is_client_header:
             return variable, value
     return name, ""
 
@@ -74,14 +74,14 @@ def _parse(variable: str, value: str, host: str) -> Proxy:
     if not separator:
         scheme, rest = "http", value
     if scheme.lower() not in _PORTS:
-        remedy = f"set it to one such as http://host:3128, or name {host} in NO_PROXY"
-        raise StartError(f"{variable}: only HTTP proxies are supported; {remedy}")
-    credentials, _, place = rest.rpartition("@")  # A password may have an `@` that was not encoded.
+        remedy = f"Set it to a URL such as http://host:3128, or add {host} to NO_PROXY."
+        raise StartError(f"{variable}: only HTTP proxies are supported. {remedy}")
+    credentials, _, location = rest.rpartition("@")  # A password may contain an `@` that is not percent-encoded.
     user, _, password = (unquote(part) for part in credentials.partition(":"))
-    found = _HOST_AND_PORT.fullmatch(place.rstrip("/"))
-    if found is None or int(found["port"] or 1) > 65_535 or not _is_latin(user + password):
-        raise StartError(f"{variable}: expected an address such as http://user:password@host:3128")
-    return Proxy(f"{scheme.lower()}://{found[0]}", user, password)
+    match = _HOST_AND_PORT.fullmatch(location.rstrip("/"))
+    if match is None or int(match["port"] or 1) > 65_535 or not _is_latin(user + password):
+        raise StartError(f"{variable}: expected a URL such as http://user:password@host:3128.")
+    return Proxy(f"{scheme.lower()}://{match[0]}", user, password)
 
 
 def _is_direct(host: str, port: int, no_proxy: str) -> bool:
@@ -89,16 +89,16 @@ def _is_direct(host: str, port: int, no_proxy: str) -> bool:
 
 
 def _matches(host: str, port: int, entry: str) -> bool:
-    """Whether an entry of `no_proxy` means a host; one that makes no sense means none."""
+    """Return whether an entry of `no_proxy` matches a host. Invalid entries match none."""
     if entry == "*":
         return True
     if (address := _ip(host)) is not None:
         with suppress(ValueError):
             return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
-    found = _HOST_AND_PORT.fullmatch(entry.removeprefix("*").removeprefix("."))
-    if found is None or (found["port"] and int(found["port"]) != port):
+    match = _HOST_AND_PORT.fullmatch(entry.removeprefix("*").removeprefix("."))
+    if match is None or (match["port"] and int(match["port"]) != port):
         return False
-    name = found["host"].strip("[]")
+    name = match["host"].strip("[]")
     return host == name or (address is None and host.endswith(f".{name}"))
 
 
@@ -114,7 +114,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_latin(text: str) -> bool:
-    """Whether HTTP clients can send a text as credentials."""
+    """Return whether HTTP clients can send `text` as credentials."""
     with suppress(UnicodeEncodeError):
         text.encode("latin-1")
         return text.isprintable()

@@ -1,4 +1,4 @@
-"""Memory of large requests, returned to the system when they have ended."""
+"""Return freed memory to the system after large requests."""
 
 import asyncio
 import ctypes
@@ -7,22 +7,21 @@ from functools import cache
 
 _TRIM_BYTES = 16 * 1024 * 1024
 _TRIM_DELAY_SECONDS = 1.0
-"""What was noted as freed is often freed a moment later, and a burst of requests may still go on."""
+"""Memory is often freed shortly after `note_freed`, and a burst of requests may still be in progress."""
 
 
 class Trimmer:
-    """Asks the C library to return freed memory, once enough of it was freed.
+    """Calls glibc's `malloc_trim` after a certain amount of memory has been freed.
 
-    glibc keeps freed blocks that lie between used ones. After a burst of large requests that is most of the burst.
+    glibc keeps free blocks between used ones, which can be most of the memory of a burst of large requests.
     """
 
     def __init__(self) -> None:
-        """Create a trimmer that has nothing to do."""
         self._freed = 0
         self._is_scheduled = False
 
     def note_freed(self, size: int) -> None:
-        """Note that a request of `size` bytes has ended."""
+        """Note that a request of `size` bytes has finished."""
         self._freed += size
         if self._freed >= _TRIM_BYTES and not self._is_scheduled:
             self._is_scheduled = True
@@ -39,6 +38,6 @@ def _malloc_trim() -> Callable[[int], int] | None:
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):
-        return None  # Not glibc: musl and macOS have no such function.
+        return None  # musl and macOS do not have it.
     trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
     return trim

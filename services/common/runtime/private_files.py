@@ -1,4 +1,4 @@
-"""Files and folders that only their owner can use, whatever the umask: 0600 and 0700."""
+"""Files and folders with permissions for their owner only, regardless of the umask: 0600 and 0700."""
 
 import logging
 import os
@@ -12,12 +12,12 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def open_private(path: str | Path, flags: int) -> int:
-    """Open a file with mode 0600 and return its descriptor; fits `open(…, opener=open_private)`.
+    """Open a file with mode 0600 and return its descriptor. Can be used as `open(…, opener=open_private)`.
 
-    A file that exists with a wider mode loses the wider part.
+    Permissions of group and others are removed from an existing file.
 
     Raises:
-        OSError: As `os.open`.
+        OSError: The file cannot be opened.
     """
     descriptor = os.open(path, flags, 0o600)
     restrict(Path(path))
@@ -25,18 +25,18 @@ def open_private(path: str | Path, flags: int) -> int:
 
 
 def make_private_folder(path: Path) -> None:
-    """Create a folder with mode 0700 where there is none; one that exists keeps its mode.
+    """Create a folder with mode 0700. An existing folder keeps its mode.
 
     Raises:
-        OSError: It cannot be created.
+        OSError: The folder cannot be created.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def restrict(path: Path) -> None:
-    """Take group's and others' permissions from a file or folder that may exist; a symbolic link is followed.
+    """Remove the permissions of group and others from a file or folder, if it exists. Follows symbolic links.
 
-    A file system that keeps no modes, or another owner, is logged: the file is of use all the same.
+    A failure, such as another owner or a file system without modes, is only logged.
     """
     with suppress(FileNotFoundError):
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -46,15 +46,15 @@ def restrict(path: Path) -> None:
             path.chmod(mode & ~_OTHERS)
         except OSError as exc:
             extra = {"path": str(path), "error": exc.strerror}
-            _log.warning("cannot take other users' permissions from a file", extra=extra)
+            _log.warning("Cannot remove other users' permissions from a file", extra=extra)
 
 
 def restrict_all(paths: Iterable[Path]) -> None:
-    """Restrict files, and folders with all that is in them; symbolic links inside of folders are left alone."""
+    """Restrict files, and folders recursively. Symbolic links inside folders are skipped."""
     for path in paths:
         restrict(path)
         for folder, folders, files in os.walk(path):
-            inside = (Path(folder, name) for name in (*folders, *files))
-            for one in inside:
-                if not one.is_symlink():
-                    restrict(one)
+            entries = (Path(folder, name) for name in (*folders, *files))
+            for entry in entries:
+                if not entry.is_symlink():
+                    restrict(entry)

@@ -1,4 +1,4 @@
-"""A service as a process: settings read, logs set up, and one clear sentence when it cannot start."""
+"""The process of a service: settings, logging, signals and startup errors."""
 
 import asyncio
 import gc
@@ -19,56 +19,56 @@ from services.common.runtime.settings import RENAMED, ServiceSettings
 from services.common.telemetry import log, tracing
 
 _GC_THRESHOLDS = (20_000, 50, 50)
-"""Requests leave few cycles; looking for them as often as by default was 2 % of inference's CPU (py-spy)."""
+"""Requests create few reference cycles. With the default thresholds, collections took 2 % of inference's CPU."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-_given_stop: ContextVar["StopSignal | None"] = ContextVar("given_stop", default=None)
+_context_stop_signal: ContextVar["StopSignal | None"] = ContextVar("stop_signal", default=None)
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
 
 class StopSignal:
-    """Whether to stop, and how fast.
+    """A request to stop the process.
 
-    The first SIGTERM, SIGINT or SIGHUP asks to stop in order: calls in flight may finish. The next one makes it urgent:
-    waits are over, and what is in flight is cut.
+    The first SIGTERM, SIGINT or SIGHUP requests a graceful stop, in which calls in flight may finish. The next one
+    makes the stop urgent: all waits end, and calls in flight are cancelled.
     """
 
     def __init__(self, urgent: asyncio.Event | None = None) -> None:
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
         self._urgent = urgent or asyncio.Event()
 
     def part(self) -> "StopSignal":
-        """Return one for a part of the process: it is set by itself, and is urgent when this one is."""
+        """Return a signal for a part of the process. It is set separately, but becomes urgent when this one does."""
         return StopSignal(self._urgent)
 
     def is_set(self) -> bool:
-        """Whether to stop."""
-        return self._asked.is_set()
+        """Return whether a stop was requested."""
+        return self._requested.is_set()
 
     def is_urgent(self) -> bool:
-        """Whether to stop without waiting for anything."""
+        """Return whether to stop without waiting."""
         return self._urgent.is_set()
 
     def set(self) -> None:
-        """Ask to stop; a second time, to stop at once."""
-        if self._asked.is_set():
+        """Request a stop. The second call makes it urgent."""
+        if self._requested.is_set():
             self._urgent.set()
-        self._asked.set()
+        self._requested.set()
 
     async def wait(self) -> None:
-        """Return when asked to stop."""
-        await self._asked.wait()
+        """Wait until a stop is requested."""
+        await self._requested.wait()
 
     async def wait_urgent(self) -> None:
-        """Return when the stop becomes urgent."""
+        """Wait until the stop is urgent."""
         await self._urgent.wait()
 
     async def wait_for(self, *work: "asyncio.Future[Any]", seconds: float) -> None:
-        """Return when all of `work` is done, after `seconds`, or when the stop becomes urgent; `work` goes on.
+        """Wait until all of `work` is done, `seconds` have passed, or the stop is urgent. `work` is not cancelled.
 
-        Without `work`, this is a pause.
+        Without `work`, sleep for `seconds`, or until the stop is urgent.
         """
         urgent = asyncio.ensure_future(self._urgent.wait())
         done = asyncio.ensure_future(asyncio.wait(work) if work else asyncio.sleep(seconds))
@@ -80,7 +80,7 @@ class StopSignal:
 
 
 def run(service: str, settings_type: type[Settings], main: Callable[[Settings], Awaitable[None]]) -> None:
-    """Run `main` until it returns; exit with code 1 and a sentence on standard error when it cannot start."""
+    """Run `main` until it returns. If the service cannot start, print the reason to stderr and exit with code 1."""
     try:
         settings = read(settings_type)
         log.set_up(service, settings.log_level)
@@ -88,9 +88,9 @@ def run(service: str, settings_type: type[Settings], main: Callable[[Settings], 
             tracing.exporting(service, endpoint=settings.otlp_endpoint, ratio=settings.trace_ratio),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_awaited(main(settings)))
+            runner.run(_run_main(main(settings)))
     except StartError as exc:
-        log.flush()  # The sentence comes last.
+        log.flush()  # Print the error after the log.
         sys.exit(f"{service}: {exc}")
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
@@ -99,27 +99,30 @@ def run(service: str, settings_type: type[Settings], main: Callable[[Settings], 
 
 
 def read(settings_type: type[Settings]) -> Settings:
-    """Return the settings that the environment holds.
+    """Read the settings from the environment.
 
     Raises:
-        StartError: A setting has a wrong value, or an earlier version's name.
+        StartError: A setting is invalid or has the name of an earlier version.
     """
     if old := next(filter(os.environ.__contains__, RENAMED), None):
-        raise StartError(f"setting {old} has been replaced by {RENAMED[old]}; set that instead")
+        raise StartError(f"Setting {old} has been replaced. Set {RENAMED[old]} instead.")
     try:
         return settings_type()
     except ValidationError as exc:
-        raise StartError(_first_mistake(exc, settings_type)) from exc
+        raise StartError(_first_error(exc, settings_type)) from exc
     except SettingsError as exc:
         raise StartError(_not_json(exc, settings_type)) from exc
 
 
-async def _awaited(work: Awaitable[None]) -> None:
-    """Do `work`, ended by a signal until it handles signals itself: a container's first process has no default."""
+async def _run_main(work: Awaitable[None]) -> None:
+    """Run `work`, and cancel it on a signal until it handles signals itself.
+
+    A container's first process has no default signal handlers.
+    """
     task = asyncio.current_task()
     assert task is not None
     _on_signals(task.cancel)
-    # What is there before the first request stays, and need not be looked at again and again.
+    # Objects created before the first request live until the end; exclude them from collections.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -127,50 +130,55 @@ async def _awaited(work: Awaitable[None]) -> None:
 
 
 def with_shutdown_event(stopping: StopSignal) -> Context:
-    """Return a context for a task in which `stop_signal` is `stopping`: of several services in one process, each stops
-    when its own is set."""
+    """Return a context for a task in which `stop_signal` returns `stopping`.
+
+    Lets each of several services in one process stop separately.
+    """
     context = copy_context()
-    context.run(_given_stop.set, stopping)
+    context.run(_context_stop_signal.set, stopping)
     return context
 
 
 def stop_signal(stopping: StopSignal | None = None) -> StopSignal:
-    """Return what SIGTERM, SIGINT and SIGHUP set from now on, `stopping` or a new one; call it once, from the loop."""
-    if given := _given_stop.get():
-        return given
+    """Make SIGTERM, SIGINT and SIGHUP set `stopping`, or a new signal, and return it. Call it once, from the loop.
+
+    In a context from `with_shutdown_event`, return the signal of that context instead.
+    """
+    if current := _context_stop_signal.get():
+        return current
     stopping = stopping or StopSignal()
     _on_signals(stopping.set)
     return stopping
 
 
 def _on_signals(callback: Callable[[], object]) -> None:
-    """Have signals that end a process call `callback` instead; one that is ignored stays so (`nohup`)."""
+    """Call `callback` on signals that end a process. Ignored signals, as under `nohup`, stay ignored."""
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, callback)
 
 
-def _first_mistake(error: ValidationError, settings_type: type[ServiceSettings]) -> str:
-    mistake = error.errors()[0]
-    message = mistake["msg"].removeprefix("Value error, ")
-    if not mistake["loc"]:  # Settings that contradict each other, which the message names.
-        return f"settings: {message}"
-    return f"setting {_variable(str(mistake['loc'][0]), settings_type)}: {message}"
+def _first_error(error: ValidationError, settings_type: type[ServiceSettings]) -> str:
+    details = error.errors()[0]
+    message = details["msg"].removeprefix("Value error, ").removesuffix(".")
+    if not details["loc"]:  # The message contains the names of contradictory settings.
+        return f"Settings: {message}."
+    return f"Setting {_variable(str(details['loc'][0]), settings_type)}: {message}."
 
 
 def _not_json(error: SettingsError, settings_type: type[ServiceSettings]) -> str:
-    """Name a setting that is an array or an object and is not written as one; the error tells its field alone."""
-    found = re.search(r'field "(\w+)"', str(error))
-    if found is None:
+    """Return the message for a setting that is not valid JSON. The error contains only the field's name."""
+    match = re.search(r'field "(\w+)"', str(error))
+    if match is None:
         return str(error)
-    default = settings_type.model_fields[found[1]].get_default(call_default_factory=True, validated_data={})
-    wanted = 'array, such as ["a", "b"]' if isinstance(default, list) else 'object, such as {"a": …}'
-    return f"setting {_variable(found[1], settings_type)}: expected a JSON {wanted}"
+    default = settings_type.model_fields[match[1]].get_default(call_default_factory=True, validated_data={})
+    expected = 'array, such as ["a", "b"]' if isinstance(default, list) else 'object, such as {"a": …}'
+    return f"Setting {_variable(match[1], settings_type)}: expected a JSON {expected}."
 
 
 def _variable(field: str, settings_type: type[ServiceSettings]) -> str:
-    """Return the environment's name of a field; errors tell it by its alias where it has one, or by its name."""
+    """Return the environment variable of a field. Errors contain the field's alias, or its name if it has none."""
     if field.isupper():
         return field
     known = settings_type.model_fields.get(field)

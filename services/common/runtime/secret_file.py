@@ -1,4 +1,4 @@
-"""Secrets that a single machine makes for itself, in files that only their owner can read."""
+"""Generated secrets, in files that only their owner can read."""
 
 import os
 import secrets
@@ -9,28 +9,30 @@ from services.common.runtime.private_files import make_private_folder, open_priv
 
 
 def read_or_create(path: Path, *, random_bytes: int = 32) -> str:
-    """Return the secret in `path`, made and written first when there is none.
+    """Return the secret in the file `path`. If the file does not exist, generate a secret and write it first.
 
-    Safe when several processes start at once: all return the same secret.
+    Processes that start at the same time all return the same secret.
 
     Raises:
-        StartError: The file cannot be read or written, or is empty.
+        StartError: The file cannot be read or written, is damaged, or is empty.
     """
     try:
         _create(path, secrets.token_hex(random_bytes))
         restrict(path)
         secret = path.read_text(encoding="ascii").strip()
     except OSError as exc:
-        raise StartError(f"cannot keep a secret in {path}: {exc.strerror}; choose another DATA_DIR") from exc
+        raise StartError(f"Cannot store a secret in {path}: {exc.strerror}. Choose another DATA_DIR.") from exc
     except UnicodeDecodeError as exc:
-        raise StartError(f"{path} is damaged; restore it from a backup, or remove it to make a new secret") from exc
+        raise StartError(
+            f"{path} is damaged. Restore it from a backup, or delete it to generate a new secret."
+        ) from exc
     if not secret:
-        raise StartError(f"{path} is empty; restore it from a backup, or remove it to make a new secret")
+        raise StartError(f"{path} is empty. Restore it from a backup, or delete it to generate a new secret.")
     return secret
 
 
 def _create(path: Path, secret: str) -> None:
-    """Write the file whole or not at all: the content is complete before the name appears."""
+    """Write the file atomically, unless it exists."""
     if path.exists():
         return
     make_private_folder(path.parent)
@@ -43,6 +45,6 @@ def _create(path: Path, secret: str) -> None:
     try:
         os.link(draft, path)
     except FileExistsError:
-        return  # Another process was first; its secret is the one.
+        return  # Another process has created the file. Use its secret.
     finally:
         draft.unlink()

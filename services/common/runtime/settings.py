@@ -1,4 +1,4 @@
-"""What every service can be told; each service adds its own settings under its own prefix."""
+"""Settings common to all services. Each service adds its own under its own prefix."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -23,38 +23,40 @@ RENAMED = {
     "HAS_SIBLINGS": "REUSE_PORT",
     "INFERENCE_CONCURRENCY_PER_KEY_MAX": "INFERENCE_CONCURRENCY_PER_ACCOUNT_MAX",
 }
-"""Settings of earlier versions, and the settings that took their places."""
+"""Settings of earlier versions and their replacements."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class TLSSettings(BaseSettings):
-    """Settings of whoever calls or serves over mTLS; without them everything is plaintext."""
+    """mTLS settings of clients and servers. Without them, connections are in plaintext."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, populate_by_name=True)
 
     tls_certificate_file: str = Field(default="", validation_alias="TLS_CERTIFICATE_FILE")
-    """PEM file of the certificate that callers and callees are shown; read again when it changes."""
+    """PEM file of the certificate to present to clients and servers. Read again when it changes."""
 
     tls_key_file: str = Field(default="", validation_alias="TLS_KEY_FILE")
     """PEM file of its private key."""
 
     tls_ca_file: str = Field(default="", validation_alias="TLS_CA_FILE", validate_default=True)
-    """PEM file of the authorities whose certificates are believed."""
+    """PEM file of the trusted certificate authorities."""
 
     @field_validator("tls_ca_file")
     @classmethod
     def _all_or_none(cls, value: str, info: ValidationInfo) -> str:
-        """Refuse a half of mTLS: it would be a whole of nothing."""
-        given = [info.data.get("tls_certificate_file"), info.data.get("tls_key_file"), value]
-        if any(given) and not all(given):
-            raise ValueError("TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE go together; set all three or none")
+        """Reject a partial configuration, with which connections would be in plaintext."""
+        files = [info.data.get("tls_certificate_file"), info.data.get("tls_key_file"), value]
+        if any(files) and not all(files):
+            raise ValueError(
+                "TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE must be set together. Set all three or none."
+            )
         return value
 
     def certificates(self) -> Certificates | None:
-        """Return the certificates of the files; None when none are set.
+        """Return the certificates in the configured files, or None if no files are configured.
 
         Raises:
-            StartError: A file cannot be read, or they do not belong together.
+            StartError: A file cannot be read, or key and certificate do not match.
         """
         if not self.tls_certificate_file:
             return None
@@ -75,54 +77,55 @@ def _check_endpoint(text: str) -> str:
 
 
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
-"""A setting that is a URL, or `host:port`; empty is none."""
+"""A setting that is a URL or `host:port`. Empty means not set."""
 
 LogLevel = Annotated[str, AfterValidator(_check_level)]
-"""The name of a level, in upper or lower case."""
+"""A setting that is the name of a log level, in upper or lower case."""
 
 
 class ServiceSettings(TLSSettings):
-    """Settings common to all services, read from the environment once, in `__main__`."""
+    """Settings common to all services. Read from the environment once, in `__main__`."""
 
     log_level: LogLevel = Field(default="INFO", validation_alias="LOG_LEVEL")
-    """Least severe log records that are written: DEBUG, INFO, WARNING or ERROR."""
+    """Minimum level of log records: DEBUG, INFO, WARNING or ERROR."""
 
     otlp_endpoint: Endpoint = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
-    """OpenTelemetry collector that traces are sent to over gRPC, such as `http://127.0.0.1:4317`; empty traces nothing.
-    OpenTelemetry's other `OTEL_EXPORTER_OTLP_*` variables (headers, certificate, timeout) count too."""
+    """OpenTelemetry collector to send traces to over gRPC, such as `http://127.0.0.1:4317`; empty turns tracing off.
+    OpenTelemetry's other `OTEL_EXPORTER_OTLP_*` variables (headers, certificate, timeout) also apply."""
 
     trace_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias="TRACE_RATIO")
-    """Part of the requests that are traced; the gateway decides for all services."""
+    """Fraction of requests to trace, from 0 to 1. The gateway decides for all services."""
 
     data_dir: Path = Field(default=Path("var"), validation_alias="DATA_DIR")
-    """Folder of a single machine's databases, logs and secrets, all readable by its owner only; a cluster's services do
-    not use it."""
+    """Folder of databases, logs and secrets on a single machine, readable by its owner only. Not used in a cluster."""
 
     request_timeout_seconds: float = Field(default=300.0, gt=0, validation_alias="REQUEST_TIMEOUT_SECONDS")
-    """Longest life of a chat request, reading Groq's answer for a client that left included: 65,536 tokens at 400 a
-    second take 164 s. Must be the same for all services: GRACE_SECONDS and QUOTA_HOLD_SECONDS are derived from it."""
+    """Maximum duration of a chat request, including reading Groq's answer after the client has disconnected: 65,536
+    tokens at 400 per second take 164 s. Must be the same for all services, since GRACE_SECONDS and QUOTA_HOLD_SECONDS
+    are derived from it."""
 
     drain_seconds: float = Field(default=5.0, ge=0, validation_alias="DRAIN_SECONDS")
-    """After SIGTERM, SIGINT or SIGHUP: time to stay up, unready, while callers learn to go elsewhere."""
+    """Time after SIGTERM, SIGINT or SIGHUP during which a service still accepts calls but reports not ready, so that
+    callers can switch to other replicas."""
 
     grace_seconds: float = Field(
         default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _GRACE_BEYOND_REQUEST_SECONDS,
         ge=0,
         validation_alias="GRACE_SECONDS",
     )
-    """After that: time that calls in flight get to finish before they are cut, with an error and a ledger row. A second
-    signal ends it. By default REQUEST_TIMEOUT_SECONDS and 10 s more; `make run` takes 5 where it is not set."""
+    """Time after DRAIN_SECONDS for calls in flight to finish. After it, or on a second signal, they are cancelled with
+    an error and a ledger row. The default is REQUEST_TIMEOUT_SECONDS + 10; under `make run` it is 5."""
 
     health_listen: ListenOrNone = Field(default="", validation_alias="HEALTH_LISTEN")
-    """Address of a gRPC service's health in plaintext, for probes that know no TLS. Empty: none without TLS, and with
-    TLS the service's own port + 100."""
+    """Address of a gRPC service's plaintext health checks, for probes without TLS support. If empty, the service's port
+    + 100 with TLS, and none without TLS."""
 
     reuse_port: bool = Field(default=False, validation_alias="REUSE_PORT")
-    """Whether processes of the same kind on this machine share its ports and its SQLite files."""
+    """Whether several processes of a service on this machine share its ports and SQLite files."""
 
     plaintext_allowed: bool = Field(default=False, validation_alias="PLAINTEXT_ALLOWED")
-    """Whether a gRPC service may listen beyond this machine without TLS; only where the network keeps strangers out."""
+    """Whether a gRPC service may listen on addresses beyond this machine without TLS. For private networks only."""
 
     tls_callers: dict[str, list[str]] = Field(default={}, validation_alias="TLS_CALLERS")
-    """JSON object of gRPC services and lists of further names whose certificates may call them, such as
+    """JSON object that maps gRPC services to lists of additional certificate names that may call them, such as
     `{"stack.inference.v1.InferenceService": ["billing.stack.internal"]}`."""

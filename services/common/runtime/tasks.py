@@ -1,4 +1,4 @@
-"""Work that runs beside the serving, for as long as a block lasts."""
+"""Background tasks."""
 
 import asyncio
 import logging
@@ -13,9 +13,9 @@ _RESTART_SECONDS = 5.0
 
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `work` beside the block and cancel it at the block's end.
+    """Run `work` in the background and cancel it at the end of the block.
 
-    A defect that ends it early ends the process, in order: a service without it would serve as if it had it.
+    If `work` fails, stop the process gracefully, since the service must not continue without it.
     """
     task = asyncio.get_running_loop().create_task(work)
     task.add_done_callback(_report)
@@ -43,5 +43,5 @@ async def restarting(work: Callable[[], Coroutine[Any, Any, None]], *, pause_sec
 
 def _report(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (exc := task.exception()):
-        _log.error("work beside the serving ended; stopping", exc_info=exc)
+        _log.error("A background task failed; stopping", exc_info=exc)
         signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Output from a thread of its own, so that a reader who is slow, stuck or gone never holds up an event loop."""
+"""Output through a thread, so that a slow or missing reader never blocks the event loop."""
 
 import os
 import select
@@ -10,17 +10,17 @@ from collections.abc import Callable
 _CHUNK_BYTES = 64 * 1024
 _FLUSH_POLL_SECONDS = 0.001
 _GATHER_SECONDS = 0.005
-"""Waking the thread for each line costs 10 µs of CPU, as much as formatting it; lines of the same moment share it."""
+"""Waking the thread takes 10 µs of CPU, as much as formatting a line, so lines within this time share one wake-up."""
 
 
 class LineWriter:
-    """Writes lines to a file descriptor, in order. Calls to `write` come one at a time; a logging handler's do.
+    """Writes lines to a file descriptor, in order. `write` is not thread-safe; logging handlers serialize their calls.
 
     Args:
-        descriptor: Where to write; it stays open.
-        bytes_max: Most bytes that wait; further lines are dropped.
-        on_drop: Called in the thread with the number of lines that were dropped, once there is room again; returns the
-            line that reports them.
+        descriptor: File descriptor to write to. It is not closed.
+        bytes_max: Maximum bytes that wait to be written. Further lines are dropped.
+        on_drop: Called in the thread with the number of dropped lines, when there is space again. Returns a line that
+            reports them.
     """
 
     def __init__(self, descriptor: int, *, bytes_max: int, on_drop: Callable[[int], bytes]) -> None:
@@ -28,37 +28,37 @@ class LineWriter:
         self._bytes_max = bytes_max
         self._on_drop = on_drop
         self._lines: deque[bytes] = deque()
-        # Each of these four has one writer: the callers have two, and the thread has two.
+        # Each counter has a single writer: the first two are changed by callers, the others by the thread.
         self._added = self._dropped = 0
         self._done = self._reported = 0
-        self._news = threading.Event()
+        self._wake = threading.Event()
         threading.Thread(target=self._run, name="line-writer", daemon=True).start()
 
     def write(self, line: bytes) -> bool:
-        """Have a line written, its newline included; false when it was dropped because too much waits."""
+        """Queue a line, which must include its newline. Return false if it was dropped because the queue is full."""
         if self._added - self._done + len(line) > self._bytes_max:
             self._dropped += 1
             return False
         self._added += len(line)
         self._lines.append(line)
-        if not self._news.is_set():
-            self._news.set()
+        if not self._wake.is_set():
+            self._wake.set()
         return True
 
     def flush(self, *, timeout_seconds: float) -> bool:
-        """Return when all is written, or after `timeout_seconds`; then false."""
-        ends = time.monotonic() + timeout_seconds
+        """Wait until all lines are written. Return false if that takes longer than `timeout_seconds`."""
+        deadline = time.monotonic() + timeout_seconds
         while self._done != self._added:
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 return False
             time.sleep(_FLUSH_POLL_SECONDS)
         return True
 
     def _run(self) -> None:
         while True:
-            self._news.wait()
+            self._wake.wait()
             time.sleep(_GATHER_SECONDS)
-            self._news.clear()
+            self._wake.clear()
             while self._lines:
                 chunk = self._take()
                 self._write(chunk)
@@ -74,13 +74,13 @@ class LineWriter:
         return b"".join(lines)
 
     def _report(self) -> None:
-        """Say how many lines were dropped: their reader must know that there is a gap."""
+        """Write how many lines were dropped, so that readers notice the gap."""
         if (dropped := self._dropped) != self._reported:
             self._write(self._on_drop(dropped - self._reported))
             self._reported = dropped
 
     def _write(self, data: bytes) -> None:
-        """Write all of it, however long that takes; a reader who is gone, or a full disk, loses it."""
+        """Write all data, however long that takes. Data is lost if the reader is gone or the disk is full."""
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]

@@ -1,6 +1,6 @@
-"""Logs as JSON lines on standard error; never a key, a prompt or an answer in them.
+"""Logs as JSON lines on stderr. They never contain keys, prompts or answers.
 
-A thread writes them: standard error may be a pipe that is not read, and the event loop must not wait for it.
+A thread writes them, because stderr may be a pipe that is not read, and the event loop must not block on it.
 """
 
 import logging
@@ -15,56 +15,57 @@ from prometheus_client import Counter
 from services.common.telemetry import tracing
 from services.common.telemetry.line_writer import LineWriter
 
-_OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-"""What every record has; all else on one was given with `extra`."""
+_STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+"""Attributes of every record. All others come from `extra`."""
 
 _WAITING_BYTES_MAX = 1024 * 1024
 _TEXT_CHARACTERS_MAX = 1_000
 _FRAMES_MAX = 20
 _CAUSES_MAX = 5
-_FACTS = ("errno", "sqlstate", "status", "reason")
-"""Attributes of exceptions that describe a failure and never what was sent."""
+_EXCEPTION_ATTRIBUTES = ("errno", "sqlstate", "status", "reason")
+"""Attributes of exceptions that describe a failure and never contain request data."""
 _FLUSH_SECONDS = 1.0
-"""Longest wait at the end of a process for a reader that is slow."""
+"""Maximum wait for a slow reader at the end of a process."""
 
-_DROPPED = Counter("stack_log_records_dropped_total", "Log records lost because standard error was not read.")
+_DROPPED = Counter("stack_log_records_dropped_total", "Log records lost because stderr was not read.")
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def set_up(service: str, level: str) -> None:
-    """Write our log records of `level` and above, and libraries' warnings, as JSON lines that name the service."""
-    # Nothing that is written tells these, and every record would pay for them (logging's own advice on speed).
+    """Log the services' records of `level` and above, and libraries' warnings, as JSON lines that name the service."""
+    # The output does not contain these, and they cost time for each record (Python's logging documentation,
+    # "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
     handler = QueueingHandler(sys.stderr.fileno())
     handler.setFormatter(JSONLine(service))
-    # Libraries tell of their warnings alone: below, some write whole requests, and with them prompts and keys.
+    # Below WARNING, some libraries log whole requests, with prompts and keys.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("services").setLevel(level)
-    logging.captureWarnings(True)  # Otherwise they are written to standard error directly.
+    logging.captureWarnings(True)  # Otherwise they are written to stderr directly.
 
 
 def flush() -> None:
-    """Wait until the records so far are written, for a second at most."""
+    """Wait until all records are written, for at most a second."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 class QueueingHandler(logging.Handler):
-    """Formats records where they are logged, and leaves writing them to a thread."""
+    """Formats records in the calling thread and writes them in another thread."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._writer = LineWriter(descriptor, bytes_max=_WAITING_BYTES_MAX, on_drop=self._dropped)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have the record written; count it when there is no room for it."""
+        """Queue a record for writing, or count it as dropped if the queue is full."""
         try:
             line = self.format(record)
         except Exception as exc:
-            # `handleError` would write to standard error from here, and what cannot be formatted may be a secret.
-            members = {"level": "ERROR", "logger": record.name, "message": "cannot format a log record"}
+            # `handleError` would write to stderr in this thread, and the arguments may contain a secret.
+            members = {"level": "ERROR", "logger": record.name, "message": "Cannot format a log record"}
             line = _encode({**members, "error": type(exc).__name__}).decode()
         if not self._writer.write(line.encode() + b"\n"):
             _DROPPED.inc()
@@ -77,22 +78,22 @@ class QueueingHandler(logging.Handler):
             "name": __name__,
             "levelno": logging.WARNING,
             "levelname": "WARNING",
-            "msg": "log records dropped: standard error was not read",
+            "msg": "Log records dropped because stderr was not read",
             "records": records,
         }
         return self.format(logging.makeLogRecord(values)).encode() + b"\n"
 
 
 class JSONLine(logging.Formatter):
-    """A record as one JSON object: level, logger, message and service, what was given with it, and its time."""
+    """Formats a record as a JSON object: level, logger, message, service, the fields of `extra`, and the time."""
 
     def __init__(self, service: str) -> None:
-        """Name `service` in every line."""
+        """Create a formatter that adds `service` to every line."""
         super().__init__()
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, without its end."""
+        """Return the line, without a newline."""
         line: dict[str, Any] = {
             "level": record.levelname,
             "logger": record.name,
@@ -100,8 +101,8 @@ class JSONLine(logging.Formatter):
             "service": self._service,
         }
         for name, value in record.__dict__.items():
-            if name not in _OWN:
-                line[name] = _cut(value) if isinstance(value, str) else value
+            if name not in _STANDARD_ATTRIBUTES:
+                line[name] = _truncated(value) if isinstance(value, str) else value
         if record.exc_info and record.exc_info[1]:
             line["exc_info"] = failure(record.exc_info[1])
         if trace_id := tracing.trace_id():
@@ -111,30 +112,30 @@ class JSONLine(logging.Formatter):
 
 
 def failure(exc: BaseException) -> str:
-    """Return an exception and its causes with their stacks, without their messages.
+    """Return an exception and its causes, with stack traces but without messages.
 
-    A message may hold what a client, Groq or a database sent: a prompt, a key, an e-mail address.
+    A message may contain data from a client, Groq or a database, such as a prompt, a key or an e-mail address.
     """
     causes: list[BaseException] = []
     cause: BaseException | None = exc
     while cause is not None and len(causes) < _CAUSES_MAX:
         causes.append(cause)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return "\nwhich led to\n".join(_stack_of(one) for one in reversed(causes))
+    return "\nwhich led to\n".join(_stack_of(cause) for cause in reversed(causes))
 
 
 def _stack_of(exc: BaseException) -> str:
-    facts = {name: getattr(exc, name, None) for name in _FACTS}
-    shown = "".join(f" {name}={_cut(str(value))}" for name, value in facts.items() if value)
+    values = {name: getattr(exc, name, None) for name in _EXCEPTION_ATTRIBUTES}
+    shown = "".join(f" {name}={_truncated(str(value))}" for name, value in values.items() if value)
     frames = "".join(traceback.format_tb(exc.__traceback__, limit=-_FRAMES_MAX))
     return f"{frames}{type(exc).__module__}.{type(exc).__qualname__}{shown}"
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return a record's message. Of a library's only the first line: asyncio shows exceptions in the others."""
+    """Return a record's message, of a library only its first line: asyncio logs exceptions in the following lines."""
     message = record.getMessage()
-    return _cut(message if record.name.startswith("services") else message.partition("\n")[0])
+    return _truncated(message if record.name.startswith("services") else message.partition("\n")[0])
 
 
-def _cut(text: str) -> str:
+def _truncated(text: str) -> str:
     return text if len(text) <= _TEXT_CHARACTERS_MAX else text[:_TEXT_CHARACTERS_MAX] + "…"

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, on a port of their own."""
+"""The Prometheus metrics endpoint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from services.common.runtime.address import parse_address, resolve, why_not_boun
 
 @contextmanager
 def served(listen: str) -> Iterator[None]:
-    """Answer `GET /metrics` on `listen` for the block.
+    """Serve `GET /metrics` on `listen` until the end of the block.
 
     Args:
-        listen: `host:port`; empty serves none.
+        listen: `host:port`; empty turns the endpoint off.
 
     Raises:
-        StartError: The address is taken or cannot be used.
+        StartError: The address is in use or cannot be used.
     """
     if not listen:
         yield
@@ -27,7 +27,7 @@ def served(listen: str) -> Iterator[None]:
     try:
         server, thread = start_http_server(address.port, addr=address.host)
     except OSError as exc:
-        raise StartError(f"metrics: {why_not_bound(address)}; use another host:port, or none") from exc
+        raise StartError(f"Metrics: {why_not_bound(address)}. Use another host:port, or leave it empty.") from exc
     try:
         yield
     finally:

@@ -1,9 +1,8 @@
-"""Traces: one request's way through the services, in OpenTelemetry's form, sent over OTLP where a collector is named.
+"""OpenTelemetry traces, sent over OTLP.
 
-Without a collector nothing is made and nothing costs. With one, a trace begins where a request enters over HTTP and
-goes along with every call that is made for it; what nobody's request asked for (watches, sweeps) is not traced.
-Attributes are names and numbers of ours, never what a person wrote: no prompt, no answer, no key, no message of an
-error.
+Without a collector, no spans are created and tracing costs nothing. With one, a trace begins with an HTTP request and
+includes every call made for it. Background work such as watches and sweeps is not traced. Attributes contain names and
+numbers from this project only, never user data: no prompts, answers, keys or error messages.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,30 +19,30 @@ from services.common.runtime.http_proxy import is_loopback
 
 _PARENT = "traceparent"
 Attributes = Mapping[str, str | int | float | bool]
-"""What a span tells beside its name and times; OpenTelemetry's names where it has one, else `stack.…`."""
+"""Attributes of a span, with OpenTelemetry's standard names where they exist, and `stack.…` otherwise."""
 
-_NONE: Attributes = {}
+_NO_ATTRIBUTES: Attributes = {}
 _GRPC: Attributes = {"rpc.system": "grpc"}
-_NOTHING: AbstractContextManager[Span] = nullcontext(INVALID_SPAN)
+_NO_SPAN: AbstractContextManager[Span] = nullcontext(INVALID_SPAN)
 _propagator = TraceContextTextMapPropagator()
 _tracer: trace.Tracer | None = None
 
 
 @contextmanager
 def exporting(service: str, *, endpoint: str, ratio: float) -> Iterator[None]:
-    """Send spans to a collector for the block; what is left is sent at its end.
+    """Export spans to a collector until the end of the block, and flush them there.
 
     Args:
         service: Name of this service.
-        endpoint: Where the collector takes OTLP over gRPC, `http://host:4317` or `https://…`; empty traces nothing.
-            Everything else is told by OpenTelemetry's own `OTEL_EXPORTER_OTLP_*`.
-        ratio: Part of the requests that are traced, 0 to 1.
+        endpoint: OTLP/gRPC endpoint of the collector, `http://host:4317` or `https://…`; empty turns tracing off.
+            OpenTelemetry's `OTEL_EXPORTER_OTLP_*` variables configure everything else.
+        ratio: Fraction of requests to trace, from 0 to 1.
     """
     global _tracer
     if not endpoint:
         yield
         return
-    # Only here: the SDK takes memory and time to load that nobody should pay who traces nothing.
+    # Imported only when tracing is on: the SDK takes time and memory to load.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -55,7 +54,7 @@ def exporting(service: str, *, endpoint: str, ratio: float) -> Iterator[None]:
         sampler=ParentBased(TraceIdRatioBased(ratio)),
         shutdown_on_exit=False,
     )
-    # A proxy is for the internet: it does not reach this machine's loopback address.
+    # A proxy cannot reach the loopback address of this machine.
     options: Any = (("grpc.enable_http_proxy", 0),) if is_loopback(endpoint) else None
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, channel_options=options)))
     _tracer = provider.get_tracer("stack")
@@ -67,101 +66,101 @@ def exporting(service: str, *, endpoint: str, ratio: float) -> Iterator[None]:
 
 
 def is_on() -> bool:
-    """Return whether spans are made at all."""
+    """Return whether tracing is on."""
     return _tracer is not None
 
 
 def span(
-    name: str, attributes: Attributes = _NONE, *, kind: SpanKind = SpanKind.INTERNAL
+    name: str, attributes: Attributes = _NO_ATTRIBUTES, *, kind: SpanKind = SpanKind.INTERNAL
 ) -> AbstractContextManager[Span]:
-    """Return a context that is a span of the request under way; it tells when the block fails, and how."""
+    """Return a context manager for a span of the current request, which records whether and how the block fails."""
     if _tracer is None or not trace.get_current_span().is_recording():
-        return _NOTHING
+        return _NO_SPAN
     return _span(_tracer, name, kind, attributes)
 
 
 def entry(name: str, *, link: str = "") -> AbstractContextManager[Span]:
-    """Return a context that begins a trace; its block must run in a task of its own.
+    """Return a context manager for the root span of a trace. Its block must run in a separate task.
 
     Args:
-        name: Of the span.
-        link: The caller's own `traceparent`. A stranger's trace is pointed at and not continued: it must neither
-            choose what is traced here nor mix its requests with others'.
+        name: Name of the span.
+        link: The client's `traceparent`. The client's trace is linked, not continued, so that an untrusted client can
+            neither control what is traced nor join its requests with those of others.
     """
     if _tracer is None:
-        return _NOTHING
-    return _entered(_tracer.start_span(name, context.Context(), kind=SpanKind.SERVER, links=_links(link)))
+        return _NO_SPAN
+    return _attached(_tracer.start_span(name, context.Context(), kind=SpanKind.SERVER, links=_links(link)))
 
 
 def serving(name: str, call: Context) -> AbstractContextManager[Span]:
-    """Return a context that continues the trace of a call being served; its block must run in a task of its own."""
+    """Return a context manager that continues the caller's trace. Its block must run in a separate task."""
     if _tracer is None:
-        return _NOTHING
+        return _NO_SPAN
     carrier = {key: str(value) for key, value in call.invocation_metadata() or () if key == _PARENT}
     if not carrier:
-        return _NOTHING
-    return _entered(_tracer.start_span(name, _propagator.extract(carrier), kind=SpanKind.SERVER, attributes=_GRPC))
+        return _NO_SPAN
+    return _attached(_tracer.start_span(name, _propagator.extract(carrier), kind=SpanKind.SERVER, attributes=_GRPC))
 
 
 def note(attributes: Attributes) -> None:
-    """Add attributes to the span under way, if there is one."""
+    """Add attributes to the current span, if there is one."""
     if _tracer is not None:
         trace.get_current_span().set_attributes(attributes)
 
 
 def calling(name: str) -> Span | None:
-    """Return the span of a call to another service, which the caller must end; None when no request is under way."""
+    """Return a span for a call to another service, which the caller must end; None without a current trace."""
     if _tracer is None or not trace.get_current_span().get_span_context().is_valid:
         return None
     return _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=_GRPC)
 
 
 def metadata_of(span: Span) -> tuple[tuple[str, str], ...]:
-    """Return what tells a callee of its caller's span."""
+    """Return the gRPC metadata that propagates a span to the callee."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, trace.set_span_in_context(span))
     return tuple(carrier.items())
 
 
 def trace_id() -> str:
-    """Return the id of the trace under way in hexadecimal digits; empty when there is none."""
+    """Return the current trace id in hexadecimal; empty if there is no sampled trace."""
     if _tracer is None:
         return ""
-    found = trace.get_current_span().get_span_context()
-    return trace.format_trace_id(found.trace_id) if found.is_valid and found.trace_flags.sampled else ""
+    span_context = trace.get_current_span().get_span_context()
+    is_traced = span_context.is_valid and span_context.trace_flags.sampled
+    return trace.format_trace_id(span_context.trace_id) if is_traced else ""
 
 
 @contextmanager
 def _span(tracer: trace.Tracer, name: str, kind: SpanKind, attributes: Attributes) -> Iterator[Span]:
-    one = tracer.start_span(name, kind=kind, attributes=attributes)
-    token = context.attach(trace.set_span_in_context(one))
+    new_span = tracer.start_span(name, kind=kind, attributes=attributes)
+    token = context.attach(trace.set_span_in_context(new_span))
     try:
-        with _ended(one):
-            yield one
+        with _end_with_block(new_span):
+            yield new_span
     finally:
         context.detach(token)
 
 
 @contextmanager
-def _entered(one: Span) -> Iterator[Span]:
-    # Never detached: the task ends with its request, and a stream's generator may be closed in another context.
-    context.attach(trace.set_span_in_context(one))
-    with _ended(one):
-        yield one
+def _attached(new_span: Span) -> Iterator[Span]:
+    # Not detached: the task ends with its request, and a stream's generator may be closed in another context.
+    context.attach(trace.set_span_in_context(new_span))
+    with _end_with_block(new_span):
+        yield new_span
 
 
 @contextmanager
-def _ended(one: Span) -> Iterator[None]:
-    """End a span with the block, and note how the block failed: by reason or kind, never by words, which may be a
-    person's."""
+def _end_with_block(new_span: Span) -> Iterator[None]:
+    """End a span with the block. Record only the reason or type of a failure: its message may contain user data."""
     try:
         yield
     except BaseException as exc:
-        one.set_attribute("error.type", exc.reason if isinstance(exc, ServiceError) else type(exc).__name__)
-        one.set_status(Status(StatusCode.ERROR))
+        new_span.set_attribute("error.type", exc.reason if isinstance(exc, ServiceError) else type(exc).__name__)
+        new_span.set_status(Status(StatusCode.ERROR))
         raise
     finally:
-        one.end()
+        new_span.end()
 
 
 def _links(parent: str) -> list[Link]:

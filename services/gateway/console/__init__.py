@@ -1,6 +1,6 @@
-"""The console: pages on which a person signs up, makes keys and sees what they do.
+"""The web console, in which users sign up, manage API keys and see their usage.
 
-Server-rendered HTML over the same gateway. It speaks auth's user RPCs with the session's token and nothing else; what
-it reads of quota and inference is bound to the account that auth named for that token (`owner.py`). One way in for
-every request: `app.py` wraps each handler so that forms carry their token and pages for owners have one.
+Server-rendered HTML on the gateway's port. It calls auth's user RPCs with the session's token as the only credential.
+Its reads from quota and inference are limited to the account that auth returned for that token (`clients/usage.py`).
+`app.py` wraps every handler with authentication and CSRF protection.
 """

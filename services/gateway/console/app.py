@@ -1,4 +1,4 @@
-"""The console as an ASGI application: every page's path, and the one way in to all of them."""
+"""The console's ASGI application: routes, authentication, CSRF checks and error pages."""
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,16 +33,17 @@ from services.gateway.http.errors import http_error
 from services.gateway.http.responses import error_response
 from services.gateway.requests.ports import Models
 
-_NO_PAGE = "There is no page at this address. It may have moved, or the link has a slip in it."
+_NOT_FOUND = "This page does not exist. Check the address, or go back to the start page."
+_METHOD_NOT_ALLOWED = "This page does not accept that request. Go back, reload the page and try again."
 _log = logging.getLogger(__name__)
 Handler = Callable[[RequestContext], Awaitable[Response]]
 OpenScope = Callable[[str, Session, str], SessionScope]
-"""Binds a session's token, the session and the client's address to what its holder can do."""
+"""Creates the scope of a session from its token, the session and the client's address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """What the pages need of the rest of the gateway."""
+    """Dependencies of the console."""
 
     pages: Pages
     assets: Assets
@@ -54,11 +55,11 @@ class Console:
     cors: CORSPolicy
     hsts_seconds: int
     public: Origin | None
-    """Address of the console that the operator set; None for whatever address it is reached under."""
+    """Public address of the console, as configured; None accepts any address under which it is reached."""
 
 
 def build_console(console: Console) -> ASGIApp:
-    """Return the console."""
+    """Return the console's application."""
     app = Starlette(
         routes=[*_routes(console), Route("/static/{name}", console.assets.serve)],
         exception_handlers={HTTPException: _Errors(console).on_http_exception},
@@ -106,7 +107,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
 
 
 class _ViewRoutes:
-    """Wraps handlers: knows who comes, reads forms and holds them to their token, and sets cookies."""
+    """Wraps handlers with authentication, form parsing, CSRF checks and cookies."""
 
     def __init__(self, console: Console, auth_views: AuthViews) -> None:
         self._console = console
@@ -114,7 +115,7 @@ class _ViewRoutes:
         self._errors = _Errors(console)
 
     def public(self, path: str, on_get: Handler | None, *, on_form: Handler | None = None) -> Route:
-        """Return the route of a page for everybody."""
+        """Return the route of a page that requires no session."""
         return self._route(path, on_get, on_form, None)
 
     def private(
@@ -126,19 +127,19 @@ class _ViewRoutes:
         page: str = "",
         kept: Sequence[str] = (),
     ) -> Route:
-        """Return the route of a page for owners; others are sent to log in first, and back.
+        """Return the route of a page that requires a session. Other visitors are redirected to log in, and then back.
 
         Args:
-            path: Where it is.
-            on_get: Answers with the page.
-            on_form: Answers a form that is sent there.
-            page: The page that has the form; empty for `path` itself.
-            kept: Fields of the form that this page takes from its address, so that a log-in in between loses none.
+            path: Path of the route.
+            on_get: Handles GET requests.
+            on_form: Handles forms posted to the path.
+            page: Path of the page with the form; empty if it is `path`.
+            kept: Form fields to pass to that page in its query, so that they survive a log-in.
         """
         return self._route(path, on_get, on_form, _FormPage(page or path, kept))
 
     def script(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """Return an endpoint that scripts of ours call; its token is in a header, and its errors are the API's."""
+        """Return an endpoint for the console's scripts. The CSRF token is in a header, and errors are in JSON."""
 
         async def endpoint(request: Request) -> Response:
             context = context_of(request, self._console.public)
@@ -147,7 +148,7 @@ class _ViewRoutes:
                 context.check_site()
                 if not context.token:
                     raise NotLoggedIn
-                context.could_be_ours(token)
+                context.check_any_token(token)
                 await _authenticate(self._console, context)
                 context.scope  # noqa: B018
                 context.check_token(token)
@@ -166,7 +167,7 @@ class _ViewRoutes:
             context = context_of(request, self._console.public)
             is_form = request.method == "POST"
             handler = on_form if is_form else on_get
-            assert handler is not None, "Starlette lets only named methods in"
+            assert handler is not None, "Starlette rejects other methods"
             try:
                 if is_form:
                     await _read_form(context, must_be_logged_in=form_page is not None)
@@ -177,15 +178,17 @@ class _ViewRoutes:
                     context.check_token(context.text(CSRF_FIELD))
                 return context.finish(await handler(context))
             except NotLoggedIn:
-                assert form_page is not None, "pages for everybody ask for no session"
+                assert form_page is not None, "public pages require no session"
                 return context.finish(self._to_log_in(context, form_page))
             except ServiceError as exc:
                 return context.finish(self._errors.page(context, exc))
 
-        return Route(path, endpoint, methods=[name for name, one in (("GET", on_get), ("POST", on_form)) if one])
+        return Route(
+            path, endpoint, methods=[name for name, handler in (("GET", on_get), ("POST", on_form)) if handler]
+        )
 
     def _to_log_in(self, context: RequestContext, form_page: "_FormPage") -> Response:
-        """Send to the log-in, and back to the page afterwards, with what was typed into its form."""
+        """Redirect to the log-in, and back to the page afterwards, keeping the fields of its form."""
         url = context.request.url
         if context.request.method == "POST":
             return self._auth_views.log_in_again(context, form_page.address(context))
@@ -195,60 +198,62 @@ class _ViewRoutes:
 
 @dataclass(frozen=True, slots=True)
 class _FormPage:
-    """The page that has a form, and the fields that it takes from its address."""
+    """The page of a form, and the fields that can be passed to it in its query."""
 
     path: str
     kept: Sequence[str]
 
     def address(self, context: RequestContext) -> str:
-        """Return the page's address, filled in as the form was."""
-        typed = {name: text for name in self.kept if (text := context.text(name))}
-        return f"{self.path}?{urlencode(typed)}" if typed else self.path
+        """Return the page's path, with the submitted fields in its query."""
+        fields = {name: text for name in self.kept if (text := context.text(name))}
+        return f"{self.path}?{urlencode(fields)}" if fields else self.path
 
 
 async def _read_form(context: RequestContext, *, must_be_logged_in: bool) -> None:
-    """Read a form and refuse what is not ours as far as that is known without auth, which a flood must not reach."""
+    """Read a form and run the CSRF checks that do not need auth, so that a flood of forged forms does not reach it."""
     context.check_site()
     await context.read_form()
     if must_be_logged_in and not context.token:
         raise NotLoggedIn
-    context.could_be_ours(context.text(CSRF_FIELD))
+    context.check_any_token(context.text(CSRF_FIELD))
 
 
 class _Errors:
-    """Pages for what went wrong."""
+    """Renders error pages."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._pages = console.pages
 
     def page(self, context: RequestContext, error: ServiceError) -> Response:
-        """Return the page of a refusal or failure, with no word of what a defect was."""
-        told = http_error(error, now=self._pages.now())
-        return self._pages.show(context, "error", status=told.status, code=told.status, message=told.message)
+        """Return the page of an error. Internal errors show no details."""
+        response = http_error(error, now=self._pages.now())
+        return self._pages.show(
+            context, "error", status=response.status, code=response.status, message=response.message
+        )
 
     async def on_http_exception(self, request: Request, exc: Exception) -> Response:
-        """Answer an unknown path or method: browsers with a page, programs as the API does."""
+        """Answer an unknown path or method: with a page if the client accepts HTML, or else like the API."""
         if "text/html" not in request.headers.get("accept", ""):
             response = await on_http_exception(request, exc)
             response.headers.update(self._console.cors.headers(request.headers.get("origin", "")))
             return response
         assert isinstance(exc, HTTPException)
-        context = await self._visit(request)
-        message = _NO_PAGE if exc.status_code == 404 else "This page does not take what was sent to it."
+        context = await self._context(request)
+        message = _NOT_FOUND if exc.status_code == 404 else _METHOD_NOT_ALLOWED
         return self._pages.show(context, "error", status=exc.status_code, code=exc.status_code, message=message)
 
-    async def _visit(self, request: Request) -> RequestContext:
+    async def _context(self, request: Request) -> RequestContext:
         context = context_of(request, self._console.public)
         try:
             await _authenticate(self._console, context)
         except ServiceError as exc:
-            _log.info("error page without its reader", extra={"reason": exc.reason})
+            _log.info("error page without session", extra={"reason": exc.reason})
         return context
 
 
 async def _authenticate(console: Console, context: RequestContext) -> None:
-    """Give a visit what its session lets it do, if it has one that lasts."""
+    """Set the session scope of the request, if its session is valid."""
     session = await console.session_client.session(context.token) if context.token else None
     if session is not None:
         context.session_scope = console.open_scope(context.token, session, context.address)

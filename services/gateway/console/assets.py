@@ -1,4 +1,4 @@
-"""The console's static files, read once: what an address names is what is served, and what browsers may keep."""
+"""Static files of the console, with cache headers."""
 
 import hashlib
 import mimetypes
@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 _YEAR_SECONDS = 31_536_000
-_KEEP = f"public, max-age={_YEAR_SECONDS}, immutable"
-_ASK_AGAIN = "no-cache"
+_IMMUTABLE = f"public, max-age={_YEAR_SECONDS}, immutable"
+_NO_CACHE = "no-cache"
 _DIGEST_CHARACTERS = 16
 
 
@@ -25,8 +25,8 @@ class _Asset:
 class Assets:
     """Serves the files of a folder from memory.
 
-    An address carries the digest of the content, `console.css?v=…`. Only an answer whose content has the digest that
-    was asked for may be kept for ever: while versions are rolled out, a page of one asks the gateway of another.
+    URLs contain a digest of the content, `console.css?v=…`. A response is cacheable forever only if its content has the
+    requested digest: during a rollout, a page of one version may request files from a gateway of another.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +34,7 @@ class Assets:
         self._assets = {path.name: _read(path) for path in folder.iterdir() if path.is_file()}
 
     def url(self, name: str) -> str:
-        """Return the address of a file, which changes with its content."""
+        """Return the URL of a file, which changes with its content."""
         return f"/static/{name}?v={self._assets[name].digest}"
 
     def content(self, name: str) -> bytes:
@@ -47,8 +47,8 @@ class Assets:
         if asset is None:
             raise HTTPException(404)
         etag = f'"{asset.digest}"'
-        is_named = request.query_params.get("v") == asset.digest
-        headers = {"cache-control": _KEEP if is_named else _ASK_AGAIN, "etag": etag}
+        is_current = request.query_params.get("v") == asset.digest
+        headers = {"cache-control": _IMMUTABLE if is_current else _NO_CACHE, "etag": etag}
         if request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers=headers)
         return Response(asset.content, media_type=asset.media_type, headers=headers)

@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn here: stacked columns by day. They hold no style, so that the page's policy allows them."""
+"""SVG charts with stacked columns by day. They contain no styles, as the content security policy requires."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _COLOURS = 6
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A drawing's width, about that in pixels on its page, so that its text is neither tiny nor huge; and its dates."""
+    """Size of a chart. Its width is about that on the page in pixels, so that the text has a readable size."""
 
     name: str
     width: int
@@ -25,29 +25,29 @@ _WIDE, _NARROW = _Frame("wide", 520, 6), _Frame("narrow", 310, 4)
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing, and what its colours mean."""
+    """A chart and its legend."""
 
     svg: str
-    """Safe to put into a page: all text in it is escaped."""
+    """The chart as SVG, with escaped text."""
     narrow_svg: str
-    """The same for a phone."""
+    """The chart for narrow screens."""
     legend: Sequence[tuple[str, str]]
-    """Class of the colour and the name of the series."""
+    """CSS class of the colour and name of each series."""
     total: int
 
 
 def columns(title: str, days: Sequence[str], series: Mapping[str, Mapping[str, int]]) -> Chart:
-    """Draw a column for each day, stacked by series.
+    """Return a chart with a column per day, stacked by series.
 
     Args:
-        title: What is counted, such as `Requests`.
-        days: Days to draw, oldest first, `YYYY-MM-DD`.
-        series: By name of the series: the count of each day; days without one are 0.
+        title: Name of the counted quantity, such as `Requests`.
+        days: Days to draw as `YYYY-MM-DD`, oldest first.
+        series: Counts by series name and day. Missing days count as 0.
     """
     names = sorted(series, key=lambda name: -sum(series[name].values()))
     stacks = [[(name, series[name].get(day, 0)) for name in names] for day in days]
     total = sum(sum(counts.values()) for counts in series.values())
-    label = f"{title} a day, {days[0]} to {days[-1]}: {total:,} in all" if days else title
+    label = f"{title} per day, {days[0]} to {days[-1]}: {total:,} in total" if days else title
     wide, narrow = (_drawing(label, days, stacks, frame) for frame in (_WIDE, _NARROW))
     return Chart(wide, narrow, [(_colour(number), name) for number, name in enumerate(names)], total)
 
@@ -65,8 +65,8 @@ def _drawing(label: str, days: Sequence[str], stacks: Sequence[_Stack], frame: _
 
 
 def _column(day: str, left: float, step: float, stack: _Stack, top: int) -> list[str]:
-    told = ", ".join(f"{name}: {count:,}" for name, count in stack if count) or "nothing"
-    parts = [f"<g><title>{escape(f'{day}. {told}')}</title>"]
+    counts = ", ".join(f"{name}: {count:,}" for name, count in stack if count) or "none"
+    parts = [f"<g><title>{escape(f'{day}. {counts}')}</title>"]
     parts.append(f'<rect class="hit" x="{left:.1f}" y="{_TOP}" width="{step:.1f}" height="{_y(0, top) - _TOP:.1f}"/>')
     bottom = 0
     for number, (_, count) in enumerate(stack):
@@ -91,7 +91,7 @@ def _grid(top: int, frame: _Frame) -> list[str]:
 
 
 def _labels(days: Sequence[str], step: float, frame: _Frame) -> list[str]:
-    """Return dates below the columns, counted from the last one, which is the day that one looks for."""
+    """Return date labels below the columns. The last day always has one."""
     every = max(1, -(-len(days) // frame.labels))
     parts = []
     for number in range(len(days) - 1, -1, -every):
@@ -117,7 +117,7 @@ def _colour(number: int) -> str:
 
 
 def _round_up(count: int) -> int:
-    """Return the next round number that has whole quarters: 4, 8, 12, 20, 40, 60, 80, 120…"""
+    """Return the next round number that is divisible by 4: 4, 8, 12, 20, 40, 60, 80, 120…"""
     size = 4
     while True:
         for factor in (2, 3, 4, 6, 10):

@@ -1,8 +1,8 @@
-"""The console's share of the gateway: so many of its requests are worked on at the same time, and clients take turns.
+"""Concurrency limit of the console, which protects the latency of API requests.
 
-The event loop that serves chats, and in one process auth's too, works on everything that is ready before it comes back
-to any of it. A crowd of cheap requests makes each such round long, and a chat takes some fifty rounds. So requests of
-the console wait here, where waiting costs nothing, before anything is done for them.
+The event loop also serves chats, and in a single process auth. Each iteration runs everything that is ready, so a flood
+of cheap requests makes iterations long, and a chat takes about fifty of them. Console requests therefore wait in a
+queue before any work is done for them.
 """
 
 import asyncio
@@ -10,38 +10,38 @@ import asyncio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.common.address_prefix import address_prefix
-from services.common.concurrency.fair_semaphore import FairSemaphore, Place, QueueFull
+from services.common.concurrency.fair_semaphore import FairSemaphore, QueueFull, Slot
 
-_PLACES = 16
-_PLACES_PER_CLIENT = 4
+_SLOTS = 16
+_SLOTS_PER_CLIENT = 4
 _WAITING_MAX = 5_000
 _WAITING_PER_CLIENT_MAX = 500
-"""More than browsers ever open; each waiting request keeps a connection of its client busy."""
-_PLACE = "stack.console.place"
-_BUSY = b"Too many requests to the console are waiting. Try again in a moment.\n"
+"""More than browsers open, since each waiting request occupies a connection of its client."""
+_SLOT = "stack.console.slot"
+_BUSY = b"The console has too many waiting requests. Try again in a moment.\n"
 
 
 class ConsoleConcurrency:
-    """Lets a bounded number of requests through to the console at the same time."""
+    """Middleware that limits concurrent requests, in total and per client."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of `app`."""
+        """Wrap `app`."""
         self._app = app
-        self._places = FairSemaphore(
-            _PLACES,
-            per_client=_PLACES_PER_CLIENT,
+        self._slots = FairSemaphore(
+            _SLOTS,
+            per_client=_SLOTS_PER_CLIENT,
             waiting_max=_WAITING_MAX,
             waiting_per_client_max=_WAITING_PER_CLIENT_MAX,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Wait for a place and pass the request on; refuse it when too many wait."""
+        """Handle a request when a slot is free, or respond with 429 if too many are waiting."""
         client = scope.get("client")
         try:
-            async with self._places.hold(address_prefix(client[0]) if client else "") as place:
-                scope[_PLACE] = place
-                # Most answers to a flood are made without waiting for anything: places are held for a round of the
-                # loop, or each round would work on all of them after all.
+            async with self._slots.hold(address_prefix(client[0]) if client else "") as slot:
+                scope[_SLOT] = slot
+                # Most responses to a flood are produced without awaiting anything. Yield once, so that each slot is
+                # held for at least one iteration of the loop.
                 await asyncio.sleep(0)
                 await self._app(scope, receive, send)
         except QueueFull:
@@ -49,10 +49,10 @@ class ConsoleConcurrency:
 
 
 def release_slot(scope: Scope) -> None:
-    """Give the request's place back before its end: what follows takes long, and is bounded as chats are."""
-    place: Place | None = scope.get(_PLACE)
-    if place is not None:
-        place.release()
+    """Release the request's slot early, before a chat, which takes long and has its own limits."""
+    slot: Slot | None = scope.get(_SLOT)
+    if slot is not None:
+        slot.release()
 
 
 async def _refuse(send: Send) -> None:
@@ -60,7 +60,7 @@ async def _refuse(send: Send) -> None:
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(_BUSY)).encode()),
         (b"retry-after", b"2"),
-        # Its next request comes with the cost of a new connection.
+        # Makes the client's next request pay for a new connection.
         (b"connection", b"close"),
     ]
     await send({"type": "http.response.start", "status": 429, "headers": headers})

@@ -1,4 +1,4 @@
-"""The console's cookies: their names, which keep stacks of one host apart, and how they are read and set."""
+"""The console's cookies."""
 
 from enum import StrEnum
 
@@ -11,22 +11,22 @@ _CHARACTERS_MAX = 200
 
 
 class Cookie(StrEnum):
-    """What the console keeps in a browser."""
+    """The kinds of cookies."""
 
     SESSION = "session"
-    """The session's token."""
+    """Token of the session."""
     VISITOR = "visitor"
-    """Random bytes, for forms of those who have no session."""
+    """Random bytes, for the CSRF tokens of forms without a session."""
     DEVICE = "device"
-    """By which a browser is known when it logs in again."""
+    """Identifies a browser at its next log-in."""
 
 
 def cookie_name(cookie: Cookie, origin: Origin | None) -> str:
-    """Return a cookie's name at an address.
+    """Return the name of a cookie at an origin.
 
-    Browsers send cookies to every port of a host, so two stacks on one host would read each other's: the name has the
-    port where it is not the default one. Over HTTPS it has the prefix `__Host-`, with which browsers take it only from
-    this host itself, and only over HTTPS (RFC 6265bis, 4.1.3.2).
+    Browsers send cookies to all ports of a host. The name contains a port other than the default one, so that two
+    stacks on one host do not share cookies. Over HTTPS it has the prefix `__Host-`: browsers then accept the cookie
+    from this host only, and only over HTTPS (RFC 6265bis, 4.1.3.2).
     """
     if origin is None:
         return f"stack_{cookie}"
@@ -35,13 +35,13 @@ def cookie_name(cookie: Cookie, origin: Origin | None) -> str:
 
 
 def read_cookie(request: Request, cookie: Cookie, origin: Origin | None) -> str:
-    """Return the value of a cookie that can be ours; empty otherwise."""
+    """Return the value of a cookie; empty if it is missing or malformed."""
     value = request.cookies.get(cookie_name(cookie, origin), "")
     return value if value.isascii() and value.isprintable() and len(value) <= _CHARACTERS_MAX else ""
 
 
 def set_cookie(response: Response, cookie: Cookie, value: str, *, seconds: int, origin: Origin | None) -> None:
-    """Set a cookie for so long; 0 seconds take it back."""
+    """Set a cookie that expires after `seconds`. 0 deletes it."""
     response.set_cookie(
         cookie_name(cookie, origin),
         value,

@@ -1,4 +1,4 @@
-"""Forms: their fields, read strictly, and whether one comes from a page of ours."""
+"""Form parsing and CSRF protection."""
 
 import asyncio
 import hashlib
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
-from services.gateway.console.origins import OwnOrigins, parse_origin
+from services.gateway.console.origins import ConsoleOrigins, parse_origin
 from services.gateway.http.request_bodies import refuse_encoded
 
 CSRF_FIELD = "csrf_token"
@@ -19,22 +19,22 @@ _BYTES_MAX = 64 * 1024
 _SECONDS_MAX = 10.0
 _FIELDS_MAX = 100
 _TYPE = "application/x-www-form-urlencoded"
-_NOT_OURS = "That is not a form of this site. Go back, reload the page and try again."
+_INVALID_FORM = "The form is not valid. Go back, reload the page and try again."
 
 
 class BufferedForms:
-    """Reads the whole form of a request before the request takes a place in the console.
+    """Middleware that reads the whole form of a request before the request takes a concurrency slot.
 
-    A form that arrives slowly would hold its place for as long as its client likes. Anything but a form is passed on as
-    it is, and so is one that announces more than a form may have: its handler refuses it unread.
+    A slow client could otherwise hold a slot with its form. Other requests pass through unchanged, and so do forms
+    whose `content-length` is too large: their handler rejects them unread.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of `app`."""
+        """Wrap `app`."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its body at hand."""
+        """Handle a request with a buffered body."""
         if not _is_short_form(scope):
             await self._app(scope, receive, send)
             return
@@ -48,69 +48,69 @@ class BufferedForms:
             return
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": 408, "headers": headers})
-        await send({"type": "http.response.body", "body": b"The form did not arrive. Try again.\n"})
+        await send({"type": "http.response.body", "body": b"The form did not arrive in time. Try again.\n"})
 
 
 async def read_fields(request: Request) -> Mapping[str, str]:
-    """Return the fields of a form; of a name that comes twice, the last.
+    """Return the fields of a form. Of a repeated field, the last value is returned.
 
     Raises:
-        InvalidRequest: It is no form of ours, or holds what is no text; files are not taken.
-        HTTPException: 415: it is compressed.
-        TooLarge: It is too long.
+        InvalidRequest: The body is not a URL-encoded form, or a field is not UTF-8. Files are not accepted.
+        HTTPException: 415: the body is compressed.
+        TooLarge: The form is too long.
     """
     if _media_type(request.scope) != _TYPE or _length(request.scope) is None:
-        raise InvalidRequest(_NOT_OURS)
+        raise InvalidRequest(_INVALID_FORM)
     if (_length(request.scope) or 0) > _BYTES_MAX:
-        raise TooLarge("The form is too long. Shorten what you typed and try again.")
+        raise TooLarge("The form is too long. Shorten your input and try again.")
     refuse_encoded(request)
     body = await request.body()
     try:
-        # Strictly: bytes that are no UTF-8 would otherwise become one and the same replacement character.
+        # Otherwise all invalid UTF-8 would become the same replacement character.
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELDS_MAX)
     except ValueError as exc:
-        raise InvalidRequest(_NOT_OURS) from exc
+        raise InvalidRequest(_INVALID_FORM) from exc
     return dict(pairs)
 
 
-def check_site(request: Request, own: OwnOrigins) -> None:
-    """Return when a form was sent from a page of this site, as far as the browser says.
+def check_site(request: Request, own: ConsoleOrigins) -> None:
+    """Check the browser's `Sec-Fetch-Site` and `Origin` headers, if present.
 
     Raises:
-        PermissionDenied: It was sent from another one; the message says which two differ.
+        PermissionDenied: The form was sent from another site. The message contains both origins.
     """
     site = request.headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none"):
-        raise _refused(f"Your browser says that this form was sent from another site (Sec-Fetch-Site: {site[:20]}).")
-    shown = request.headers.get("origin")
-    if shown is None:
+        raise _csrf_error(f"This form was sent from another site (Sec-Fetch-Site: {site[:20]}).")
+    value = request.headers.get("origin")
+    if value is None:
         return
-    origin = parse_origin(shown)
+    origin = parse_origin(value)
     if origin is None or not own.has(origin):
-        raise _refused(
-            f"This form was sent from {origin or 'a page without an address'}, and this console is {own}. If it is "
-            "behind a proxy, its operator sets AUTH_CONSOLE_URL to the address that people open."
+        raise _csrf_error(
+            f"This form was sent from {origin or 'a page without an origin'}, but the address of this console is {own}."
+            " If the console is behind a proxy, its operator must set AUTH_CONSOLE_URL to the public address."
         )
 
 
 def form_token(secret: str) -> str:
-    """Return what the forms of a browser carry: derived from a cookie, so that no other site can know it."""
+    """Return the CSRF token for a cookie's value, which other sites cannot read."""
     return hmac.new(secret.encode(), b"stack console form", hashlib.sha256).hexdigest()
 
 
-def check_token(shown: str, *secrets: str) -> None:
-    """Return when a form carries the token that belongs to one of the browser's cookies.
+def check_token(token: str, *secrets: str) -> None:
+    """Check that a CSRF token matches one of the browser's cookies.
 
     Raises:
-        PermissionDenied: It carries none, or one of another browser or session.
+        PermissionDenied: The token is missing, or belongs to another browser or session.
     """
-    good = [hmac.compare_digest(shown.encode(), form_token(secret).encode()) for secret in secrets if secret]
-    if not any(good):
-        raise _refused("This page is not of your present session: it was opened before you logged in or out.")
+    matches = [hmac.compare_digest(token.encode(), form_token(secret).encode()) for secret in secrets if secret]
+    if not any(matches):
+        raise _csrf_error("This page does not belong to your current session, because you have logged in or out since.")
 
 
-def _refused(why: str) -> PermissionDenied:
-    return PermissionDenied(f"{why} Go back, reload the page and try again.", reason="csrf")
+def _csrf_error(reason: str) -> PermissionDenied:
+    return PermissionDenied(f"{reason} Go back, reload the page and try again.", reason="csrf")
 
 
 def _is_short_form(scope: Scope) -> bool:
@@ -125,17 +125,17 @@ def _media_type(scope: Scope) -> str:
 
 
 def _length(scope: Scope) -> int | None:
-    """Return the announced length of the body; None when there is none that is a number."""
+    """Return the body's length from `content-length`; None if it is missing or not a number."""
     text = _header(scope, b"content-length")
     return int(text) if text.isascii() and text.isdecimal() else None
 
 
-def _header(scope: Scope, wanted: bytes) -> str:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
+def _header(scope: Scope, header: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == header), "")
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """Return the whole body; None when its client left."""
+    """Return the whole body; None if the client disconnected."""
     parts = []
     while (message := await receive())["type"] == "http.request":
         parts.append(message.get("body", b""))

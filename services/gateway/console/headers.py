@@ -1,4 +1,4 @@
-"""What every answer of the console says to browsers, whatever it is an answer to."""
+"""Security headers of the console."""
 
 import logging
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.gateway.http.middleware import REQUEST_ID
 
-# Nothing from elsewhere, nothing inline, no frame around it: what a page does not hold cannot be run on it.
+# Allows only resources from this site, and forbids inline scripts and styles, and frames.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -16,10 +16,16 @@ _log = logging.getLogger(__name__)
 
 
 class SecurityHeaders:
-    """Puts the security headers on every answer, and a page in place of a defect."""
+    """Middleware that adds security headers to every response, and answers unexpected exceptions with an error page."""
 
     def __init__(self, app: ASGIApp, *, hsts_seconds: int, defect_page: bytes) -> None:
-        """Stand in front of `app`; `hsts_seconds` of 0 does not speak of HTTPS."""
+        """Wrap `app`.
+
+        Args:
+            app: The application.
+            hsts_seconds: Max age of `strict-transport-security`; 0 omits the header.
+            defect_page: HTML of the error page.
+        """
         self._app = app
         self._defect_page = defect_page
         self._headers = [
@@ -35,29 +41,29 @@ class SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        has_begun = False
+        has_started = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal has_begun
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                has_begun = True
+                has_started = True
                 message["headers"] = [*_uncached(message["headers"], scope["path"]), *self._headers]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception:
-            if has_begun:
+            if has_started:
                 raise
-            _log.exception("page failed", extra={"request_id": scope.get(REQUEST_ID, "")})
+            _log.exception("Unhandled exception in a console page", extra={"request_id": scope.get(REQUEST_ID, "")})
             headers = [(b"content-type", b"text/html; charset=utf-8")]
             await send_with_headers({"type": "http.response.start", "status": 500, "headers": headers})
             await send_with_headers({"type": "http.response.body", "body": self._defect_page})
 
 
 def _uncached(headers: Iterable[tuple[bytes, bytes]], path: str) -> list[tuple[bytes, bytes]]:
-    """Return headers that forbid caching; static files set their own caching headers."""
-    given = list(headers)
-    if path.startswith("/static/") and any(name == b"cache-control" for name, _ in given):
-        return given
-    return [*(pair for pair in given if pair[0] != b"cache-control"), (b"cache-control", b"no-store")]
+    """Return headers that forbid caching, except for static files, which set their own."""
+    fields = list(headers)
+    if path.startswith("/static/") and any(name == b"cache-control" for name, _ in fields):
+        return fields
+    return [*(pair for pair in fields if pair[0] != b"cache-control"), (b"cache-control", b"no-store")]

@@ -1,102 +1,104 @@
-"""What happened, in plain words."""
+"""Labels and explanations of outcomes, refund reasons and audit actions."""
 
 _OUTCOMES = {
-    "answered": ("Answered", "The model answered in full."),
+    "answered": ("Answered", "The answer is complete."),
     "client_left": (
-        "You left early",
-        "Your program closed the connection before the end. The model's work was done, so it counts.",
+        "Disconnected",
+        "Your program closed the connection before the end of the answer. The model did the work, so the "
+        "request counts.",
     ),
     "client_stalled": (
         "Not read",
-        "Your program stopped reading the answer, so the connection was closed. The model had begun, so it counts.",
+        "Your program stopped reading the answer, so the connection was closed. The model had started, so the request "
+        "counts.",
     ),
     "key_revoked": (
         "Key revoked",
-        "The key was revoked while its answer was on the way. The model's work was done, so it counts.",
+        "The API key was revoked during the answer. The model did the work, so the request counts.",
     ),
     "session_ended": (
         "Session ended",
-        "Your session ended while its answer was on the way. The model's work was done, so it counts.",
+        "Your session ended during the answer. The model did the work, so the request counts.",
     ),
-    "refused": ("Refused", "The model's server refused the request."),
-    "upstream_failed": ("Failed", "The request failed before any output came."),
+    "refused": ("Rejected", "The model provider rejected the request."),
+    "upstream_failed": ("Failed", "The request failed before the model produced output."),
     "cut": (
-        "Cut off",
-        "The answer broke off after output had begun. What had come by then was passed on.",
+        "Interrupted",
+        "The answer was interrupted after the model had started. You received the output up to that point.",
     ),
     "timed_out": (
         "Timed out",
-        "The model took longer than a request may take. It counts if the model had begun to answer or answered later.",
+        "The request exceeded the time limit. It counts if the model had started to answer, or answered later.",
     ),
-    "unknown": ("Unknown", "We lost sight of this request. That is on us."),
+    "unknown": ("Unknown", "The outcome of this request was not recorded. This is an error on our side."),
 }
 _REFUNDS = {
-    "invalid_request": "the model's server did not accept what was sent",
-    "model_not_found": "there is no such model",
-    "model_not_allowed": "the key may not ask for this model",
-    "request_too_large": "the conversation is longer than the model takes",
-    "client_left": "you left before the model was asked",
-    "deadline_exceeded": "no output came within the time that a request may take",
-    "concurrency_limit_exceeded": "too many of your requests ran at the same time",
-    "overloaded": "too many requests ran here at the same time",
-    "upstream_cut": "the model's server broke off before any output came",
-    "upstream_invalid": "the model's server sent what is no answer",
-    "upstream_misconfigured": "this service's own access to the model was refused",
-    "upstream_stalled": "the model's server fell silent",
-    "upstream_timeout": "the model's server did not answer in time",
-    "upstream_unavailable": "the model's server could not take requests just then",
-    "internal_error": "a defect of ours ended it",
-    "service_stopped": "this service was stopped before the answer was complete",
-    "ledger_unavailable": "we could not write it down, and what is not written down is not counted",
-    "no_verdict": "we do not know how it ended, and what we do not know we do not count",
+    "invalid_request": "the model provider rejected the request as invalid",
+    "model_not_found": "the model does not exist",
+    "model_not_allowed": "the API key may not use this model",
+    "request_too_large": "the conversation is too long for the model",
+    "client_left": "you disconnected before the request was sent to the model",
+    "deadline_exceeded": "the model produced no output within the time limit",
+    "concurrency_limit_exceeded": "you had too many requests in progress",
+    "overloaded": "the service had too many requests in progress",
+    "upstream_cut": "the model provider closed the connection before any output",
+    "upstream_invalid": "the model provider returned an invalid answer",
+    "upstream_misconfigured": "the model provider rejected this service's key",
+    "upstream_stalled": "the model provider stopped responding",
+    "upstream_timeout": "the model provider did not respond in time",
+    "upstream_unavailable": "the model provider was unavailable",
+    "internal_error": "an internal error occurred",
+    "service_stopped": "the service was stopped before the answer was complete",
+    "ledger_unavailable": "its usage could not be recorded",
+    "no_verdict": "its outcome is unknown",
 }
 _ACTIONS = {
-    "account.created": "Account opened",
+    "account.created": "Account created",
     "account.deleted": "Account deleted",
     "account.plan_set": "Plan changed",
     "account.password_set": "Password changed",
-    "account.password_reset": "Password reset by a link",
-    "account.email_verified": "E-mail confirmed",
-    "account.log_ins_failed": "Many wrong passwords tried",
+    "account.password_reset": "Password reset with a link",
+    "account.email_verified": "E-mail address confirmed",
+    "account.log_ins_failed": "Many failed log-ins",
     "key.created": "API key created",
     "key.revoked": "API key revoked",
     "key.rotated": "API key rotated",
-    "key.limit_set": "Limit of an API key changed",
+    "key.limit_set": "API key limit changed",
     "session.opened": "Logged in",
     "session.ended": "Session ended",
-    "token.verify_email": "Confirmation of the e-mail sent",
-    "token.reset_password": "Link for a new password made",
-    "token.invite": "Invitation made",
+    "token.verify_email": "Confirmation e-mail sent",
+    "token.reset_password": "Password reset link created",
+    "token.invite": "Invitation created",
     "plan.set": "Plan changed",
 }
 OUTCOMES = tuple(_OUTCOMES)
 
 
 def label(outcome: str) -> str:
-    """Return a short word for an outcome or an action; one that has none stands for itself."""
+    """Return the label of an outcome or action. Unknown ones are returned with spaces for underscores."""
     if outcome in _OUTCOMES:
         return _OUTCOMES[outcome][0]
     return _ACTIONS.get(outcome, outcome.replace("_", " ").replace(".", ": "))
 
 
-def explained(outcome: str) -> str:
-    """Return what an outcome means to who made the request."""
-    return _OUTCOMES.get(outcome, ("", "This is how the request ended."))[1]
+def explain_outcome(outcome: str) -> str:
+    """Return the explanation of an outcome, for the user."""
+    return _OUTCOMES.get(outcome, ("", "No further details are available."))[1]
 
 
-def refund_explained(reason: str) -> str:
-    """Return why a request was not counted."""
+def explain_refund(reason: str) -> str:
+    """Return the reason why a request was not counted, for the user."""
     return _REFUNDS.get(reason, reason.replace("_", " "))
 
 
 def countdown(seconds: float) -> str:
-    """Return a span of time as hours, minutes and seconds, `07:12:03`; nothing is left of a past one."""
-    whole = max(0, int(seconds))
-    return f"{whole // 3_600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+    """Format a duration as hours, minutes and seconds, `07:12:03`. Negative durations are `00:00:00`."""
+    total = max(0, int(seconds))
+    return f"{total // 3_600:02}:{total // 60 % 60:02}:{total % 60:02}"
 
 
 def ago(seconds: float | None, *, now: float) -> str:
-    """Return how long ago a time was, in its largest unit; `never` for None."""
+    """Format the age of a time in its largest unit. None is `never`."""
     if seconds is None:
         return "never"
     passed = max(0, now - seconds)

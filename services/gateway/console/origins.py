@@ -1,4 +1,4 @@
-"""Origins (RFC 6454): where a form comes from, and the addresses under which the console is reached."""
+"""Web origins (RFC 6454), and the origins of the console."""
 
 import ipaddress
 import re
@@ -16,7 +16,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Scheme, host and port in the one form in which they are compared: lower case, punycode, the port a number."""
+    """A normalised origin: lower-case scheme and host, the host in Punycode, and a numeric port."""
 
     scheme: str
     host: str
@@ -24,12 +24,12 @@ class Origin:
 
     @property
     def has_default_port(self) -> bool:
-        """Whether the port is the scheme's own, which is not written."""
+        """Whether the port is the scheme's default port, which is omitted in text."""
         return self.port == _DEFAULT_PORTS[self.scheme]
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether the host is a loopback address."""
         if self.host == "localhost":
             return True
         try:
@@ -43,7 +43,7 @@ class Origin:
 
 
 def parse_origin(text: str) -> Origin | None:
-    """Return an origin such as `https://Example.com:443`; None when the text is none, as of a page that has none."""
+    """Parse an origin such as `https://Example.com:443`. Return None if it is invalid, such as `null`."""
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
@@ -56,25 +56,26 @@ def parse_origin(text: str) -> Origin | None:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnOrigins:
-    """The addresses under which a request may have reached the console."""
+class ConsoleOrigins:
+    """The possible origins of the console, from the browser's perspective."""
 
     public: Origin | None
-    """The one that the operator set."""
+    """The configured public origin; None if not set."""
     shown: Origin | None
-    """What a trusted proxy says, or else the `Host` header and the scheme of the connection; None when malformed."""
+    """Origin from a trusted proxy's headers, or else from the `Host` header and the connection's scheme; None if
+    malformed."""
     is_scheme_known: bool
-    """Whether the scheme of `shown` is the client's, and not that of the connection from a proxy."""
+    """Whether the scheme of `shown` is from a trusted proxy's header, and not that of the connection."""
     is_proxied: bool
-    """Whether a trusted proxy passed the request on without saying which host the client named."""
+    """Whether the request came through a trusted proxy that did not send the host."""
 
     def has(self, origin: Origin) -> bool:
-        """Whether a page of this origin is one of ours."""
+        """Return whether `origin` can be that of a console page."""
         return origin == self.public or self._is_shown(origin)
 
     @property
     def current(self) -> Origin | None:
-        """The origin that the browser most likely sees; None when nothing is known."""
+        """The origin that the browser most likely uses; None if unknown."""
         public = self._for_others
         if public and (self.is_proxied or self.shown is None or self._is_shown(public)):
             return public
@@ -82,40 +83,40 @@ class OwnOrigins:
 
     @property
     def for_readers(self) -> Origin | None:
-        """The address to show to readers: the operator's, unless that is for this machine alone."""
+        """The origin to show to users: the configured one, unless it is a loopback address."""
         return self._for_others or self.current
 
     @property
     def _for_others(self) -> Origin | None:
-        """The operator's address, unless it is for this machine alone, as where none was set."""
+        """The configured origin, unless it is a loopback address, as is the default."""
         return self.public if self.public and not self.public.is_loopback else None
 
     def __str__(self) -> str:
-        known = dict.fromkeys(str(one) for one in (self.public, self.shown) if one)
+        known = dict.fromkeys(str(origin) for origin in (self.public, self.shown) if origin)
         return " or ".join(known) or "an unknown address"
 
     def _is_shown(self, origin: Origin) -> bool:
         if self.shown is None or origin == self.shown:
             return origin == self.shown
-        # HTTPS may end at a proxy that does not say so: then host and port must be the same, whatever the scheme is.
+        # A proxy may terminate HTTPS without sending the scheme. Then only compare host and port.
         is_same_port = origin.port == self.shown.port or (origin.has_default_port and self.shown.has_default_port)
         return not self.is_scheme_known and origin.host == self.shown.host and is_same_port
 
 
-def own_origins(request: Request, public: Origin | None) -> OwnOrigins:
-    """Return the addresses under which a request may have come."""
-    said = forwarded(request.scope)
-    host = (said and said.host) or request.headers.get("host", "")
-    return OwnOrigins(
+def console_origins(request: Request, public: Origin | None) -> ConsoleOrigins:
+    """Return the possible origins of the console for a request."""
+    proxy = forwarded(request.scope)
+    host = (proxy and proxy.host) or request.headers.get("host", "")
+    return ConsoleOrigins(
         public=public,
         shown=parse_origin(f"{request.scope['scheme']}://{host}"),
-        is_scheme_known=bool(said and said.has_scheme),
-        is_proxied=bool(said and not said.host),
+        is_scheme_known=bool(proxy and proxy.has_scheme),
+        is_proxied=bool(proxy and not proxy.host),
     )
 
 
 def _normalised(host: str) -> str:
-    """Return a host in the form in which browsers send it; empty when it is none."""
+    """Return a host in the form that browsers send; empty if it is invalid."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

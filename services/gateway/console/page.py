@@ -1,4 +1,4 @@
-"""Templates to pages."""
+"""Rendering of the console's pages."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ class Pages:
     """Renders the console's pages."""
 
     def __init__(self, clock: Clock, assets: Assets) -> None:
-        """Tell times by `clock`; pages name the files of `assets`."""
+        """Create a renderer. `clock` is used for relative times, and `assets` for the URLs of static files."""
         self._clock = clock
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
@@ -43,34 +43,38 @@ class Pages:
         self._templates.globals["asset"] = assets.url
 
     def now(self) -> float:
-        """Return the time, in Unix seconds."""
+        """Return the current time in Unix seconds."""
         return self._clock.now()
 
-    def show(self, context: RequestContext, name: str, *, status: int = 200, **facts: Any) -> Response:
-        """Return a page."""
+    def show(self, context: RequestContext, name: str, *, status: int = 200, **variables: Any) -> Response:
+        """Render a page with template `variables`."""
         template = self._templates.get_template(f"{name}.html")
         path = context.request.url.path
         html = template.render(
-            context=context, session=context.session_scope and context.session_scope.session, path=path, **facts
+            context=context, session=context.session_scope and context.session_scope.session, path=path, **variables
         )
         return HTMLResponse(html, status_code=status)
 
-    def refuse(self, context: RequestContext, name: str, error: ServiceError, **facts: Any) -> Response:
-        """Return a page with its form again, and why it was refused; what is no refusal is raised again."""
+    def show_error(self, context: RequestContext, name: str, error: ServiceError, **variables: Any) -> Response:
+        """Render a page with its form and an error message.
+
+        Raises:
+            ServiceError: `error` itself, if it is not the user's mistake.
+        """
         if isinstance(error, (Unavailable, DeadlineExceeded, InternalError)):
             raise error
         status = http_error(error, now=self.now()).status
-        # A form that was refused is no failed authentication of HTTP's own kind.
-        return self.show(context, name, status=403 if status == 401 else status, error=error.message, **facts)
+        # 401 is reserved for HTTP authentication and requires a `www-authenticate` header.
+        return self.show(context, name, status=403 if status == 401 else status, error=error.message, **variables)
 
 
-def go(path: str) -> Response:
-    """Send the browser on after a form (RFC 9110: 303 makes it a GET)."""
+def redirect(path: str) -> Response:
+    """Redirect the browser after a form, with a GET request (RFC 9110, 303)."""
     return RedirectResponse(path, status_code=303)
 
 
 def _moment(seconds: float | None) -> Markup:
-    """Return a time as an element that tells people and programs."""
+    """Return a time as an HTML `time` element."""
     if seconds is None:
         return Markup("never")
     moment = datetime.fromtimestamp(int(seconds), UTC)

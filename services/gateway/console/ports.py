@@ -1,6 +1,6 @@
-"""What the console can do: at the door, and inside with one session. Nothing here reaches another account.
+"""The console's ports to the services. They give access to the account of one session only.
 
-All calls raise a `ServiceError`: a refusal in words for the person, or `Unavailable` when something is away.
+All calls may raise a `ServiceError` with a message for the user; it is `Unavailable` if a service cannot be reached.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from services.gateway.requests.types import Principal
 
 @dataclass(frozen=True, slots=True)
 class SignUp:
-    """Who may sign up."""
+    """The sign-up policy."""
 
     policy: str
     """`open`, `invite` or `closed`."""
     has_mail: bool
-    """Whether mail is configured: then addresses are verified and forgotten passwords can be reset."""
+    """Whether mail is configured, so that addresses are verified and passwords can be reset by e-mail."""
     daily_limit: int | None
-    """Requests a UTC day of each key of the new account; None where auth does not say."""
+    """Requests per UTC day of each key of a new account; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session. Times are Unix seconds."""
+    """A session. Times are in Unix seconds."""
 
     id: str
     account_id: str
@@ -35,7 +35,7 @@ class Session:
     expires_at: float
     last_used_at: float
     address: str
-    """Where it began; empty when that is not known."""
+    """Client address at the log-in; empty if unknown."""
     is_current: bool
 
 
@@ -46,7 +46,7 @@ class OpenSession:
     session: Session
     token: str = field(repr=False)
     device_token: str = field(repr=False)
-    """By which this browser is known when it logs in again."""
+    """Identifies the browser at its next log-in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as its owner sees it. Times are Unix seconds; None means never."""
+    """An API key, without its secret. Times are in Unix seconds; None means never."""
 
     id: str
     name: str
@@ -72,7 +72,7 @@ class Key:
     replaced_by: str
 
     def state(self, now: float) -> str:
-        """Return `active`, `rotated` (the old key of a rotation, in its grace), `revoked` or `expired`."""
+        """Return `active`, `rotated` (replaced, in its grace period), `revoked` or `expired`."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= now:
@@ -82,7 +82,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was just made."""
+    """A new key with its secret."""
 
     key: Key
     secret: str = field(repr=False)
@@ -90,7 +90,7 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """An account's keys, and how many it may have."""
+    """The keys of an account, with its limits."""
 
     keys: Sequence[Key]
     active_max: int
@@ -99,7 +99,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the audit log."""
+    """An event in the audit log. The time is in Unix seconds."""
 
     id: str
     at: float
@@ -111,7 +111,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class KeyDay:
-    """What a key used today."""
+    """The usage of a key today."""
 
     used: int
     held: int
@@ -121,97 +121,97 @@ class KeyDay:
 
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
-    """Which requests to list; empty fields ask for all."""
+    """A filter for requests. Empty fields match all."""
 
     key_id: str = ""
     outcome: str = ""
     from_day: str = ""
     to_day: str = ""
     before: str = ""
-    """Continue with requests older than this one."""
+    """Id of a request. Only older requests match."""
 
 
 class SessionClient(Protocol):
-    """What somebody can do who has not come in."""
+    """Operations that require no session."""
 
     async def describe_sign_up(self, invite: str) -> SignUp:
-        """Say who may sign up; `invite` is the token of an invitation, whose plan counts, or empty."""
+        """Return the sign-up policy. `invite` is the token of an invitation, whose plan then applies, or empty."""
 
     async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenSession | None:
-        """Open an account; None means that the owner must follow the link in an e-mail first."""
+        """Create an account and a session. Returns None if the user must first confirm the e-mail address."""
 
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
     ) -> OpenSession:
-        """Open a session."""
+        """Create a session."""
 
     async def log_out(self, token: str, *, address: str) -> None:
         """End a session."""
 
     async def session(self, token: str) -> Session | None:
-        """Return a token's session; None when it has ended."""
+        """Return the session of a token, or None if it has ended."""
 
     async def verify_email(self, token: str, *, address: str) -> str:
-        """Prove an e-mail and return it."""
+        """Verify an e-mail address with a token, and return the address."""
 
     async def send_verification(self, email: str, *, address: str) -> None:
-        """Mail another proof."""
+        """Send another verification e-mail."""
 
     async def send_password_reset(self, email: str, *, address: str) -> None:
-        """Mail a token for a new password."""
+        """Send an e-mail with a password reset token."""
 
     async def reset_password(self, token: str, password: str, *, address: str) -> Reset:
-        """Choose a password."""
+        """Set a new password with a password reset token."""
 
 
 class OwnerClient(Protocol):
-    """What the holder of one session can do with the account."""
+    """Operations on the account of one session."""
 
     async def keys(self) -> Keys:
         """Return all keys, oldest first."""
 
     async def create_key(self, name: str, *, expires_at: float | None, models: Sequence[str]) -> NewKey:
-        """Make a key."""
+        """Create a key."""
 
     async def rotate_key(self, key_id: str, *, grace_seconds: int) -> NewKey:
-        """Replace a key."""
+        """Rotate a key. The old key continues to work for `grace_seconds`."""
 
     async def revoke_key(self, key_id: str) -> Key:
-        """End a key for good."""
+        """Revoke a key permanently."""
 
     async def principal(self, key_id: str) -> Principal:
-        """Return what a key may do now, for a call on its owner's behalf."""
+        """Return the current principal of a key, for a call on behalf of its owner."""
 
     async def sessions(self) -> Sequence[Session]:
-        """Return the sessions that last, newest first."""
+        """Return the active sessions, newest first."""
 
     async def end_session(self, session_id: str) -> None:
-        """End one of them."""
+        """End a session."""
 
     async def events(self, *, before: str, count: int) -> Sequence[Event]:
-        """Return at most `count` events of the audit log older than the one with the id `before`, newest first."""
+        """Return at most `count` audit events, newest first. `before` is the id of an event; only older ones match."""
 
     async def change_password(self, current: str, new: str) -> None:
-        """Choose another password."""
+        """Change the password."""
 
     async def delete_account(self, password: str) -> None:
         """Delete the account."""
 
 
 class Usage(Protocol):
-    """What one account used."""
+    """The usage of one account."""
 
     async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
-        """Return each key's day, in order; None where nobody knows just now."""
+        """Return the usage of each key today, in order; None if it is not known."""
 
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
-        """Return when each key was last used, in order; None means never."""
+        """Return the time when each key was last used, in order; None means never."""
 
     async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
-        """Return sums by day and model since a day, newest first."""
+        """Return usage by day and model since `from_day`, newest first."""
 
-    async def requests(self, wanted: RequestFilter, *, count: int) -> Sequence[Receipt]:
+    async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""
 
     async def request(self, request_id: str) -> Receipt | None:
-        """Return one request of the account; None when there is none."""
+        """Return the receipt of a request, or None if the account has no such request."""

@@ -1,4 +1,4 @@
-"""Clients that auth refused for too many tries, so that their next ones are refused here and cost auth nothing."""
+"""A cache of clients that auth has rate limited, so that their further attempts do not reach auth."""
 
 from collections import OrderedDict
 
@@ -9,18 +9,17 @@ _CLIENTS_MAX = 10_000
 
 
 class RefusedClients:
-    """Remembers until when a client's tries of one kind are refused; what auth says of an account is not remembered."""
+    """A cache of rate limits per client and kind of attempt. Rate limits of accounts are not cached."""
 
     def __init__(self, clock: Clock) -> None:
-        """Start empty."""
         self._clock = clock
         self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def check(self, kind: str, client: str) -> None:
-        """Return while tries of this kind may be passed on.
+        """Check whether attempts of this kind are allowed.
 
         Raises:
-            Throttled: Auth has refused this client, and its window is not over.
+            Throttled: Auth has rate limited this client, and the limit has not expired.
         """
         until = self._until.get((kind, client))
         if until is None:
@@ -38,7 +37,7 @@ class RefusedClients:
         )
 
     def note(self, kind: str, client: str, error: Throttled) -> None:
-        """Remember a refusal of auth, where it is of this client whatever account it tries."""
+        """Cache an error from auth if it applies to the client, and not to an account."""
         seconds = error.metadata.get("retry_after_seconds", "")
         if error.metadata.get("scope") != "client" or not client or not seconds.isdecimal():
             return

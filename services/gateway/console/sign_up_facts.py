@@ -1,4 +1,4 @@
-"""What pages for everybody say of sign-up: who may, and how many requests a day a new account's keys have."""
+"""Cached sign-up information for public pages."""
 
 import logging
 
@@ -10,23 +10,23 @@ _FRESH_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
 
-class SignUpFacts:
-    """Remembers auth's description of sign-up for a few seconds, and longer while auth is away."""
+class SignUpCache:
+    """Caches auth's sign-up policy for 10 s, and longer while auth is unavailable."""
 
     def __init__(self, session_client: SessionClient, clock: Clock) -> None:
-        """Ask `session_client`."""
+        """Read the policy with `session_client`."""
         self._session_client = session_client
         self._clock = clock
         self._known: SignUp | None = None
         self._asked_at = float("-inf")
 
     async def daily_limit(self) -> int | None:
-        """Return the requests a UTC day of a new account's keys; None while auth never said so."""
+        """Return the requests per UTC day of a new account's keys; None if unknown."""
         now = self._clock.monotonic()
         if now - self._asked_at >= _FRESH_SECONDS:
             self._asked_at = now
             try:
                 self._known = await self._session_client.describe_sign_up("")
             except ServiceError as exc:
-                _log.info("pages say what was known of sign-up before", extra={"reason": exc.reason})
+                _log.info("cannot refresh the sign-up policy", extra={"reason": exc.reason})
         return self._known.daily_limit if self._known else None

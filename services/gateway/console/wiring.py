@@ -1,4 +1,4 @@
-"""The console's parts put together over the gateway's channels."""
+"""Assembly of the console from the gateway's channels and settings."""
 
 from starlette.types import ASGIApp
 
@@ -18,12 +18,20 @@ from services.gateway.requests.ports import Models
 from services.gateway.settings import GatewaySettings
 
 _AUTH_SECONDS_MAX = 5.0
-"""Passwords are hashed behind a queue; nobody waits longer for a page."""
+"""Maximum wait for auth, where password hashing is queued."""
 _USAGE_SECONDS_MAX = 3.0
 
 
 def open_console(channels: Channels, api: API, models: Models, cors: CORSPolicy, settings: GatewaySettings) -> ASGIApp:
-    """Return the console over the `channels` to auth, quota and inference; its playground answers through `api`."""
+    """Return the console's application.
+
+    Args:
+        channels: Channels to auth, quota and inference.
+        api: Serves the playground's chats.
+        models: Lists the models.
+        cors: CORS policy of error responses.
+        settings: Settings of the gateway.
+    """
 
     def open_scope(token: str, session: Session, address: str) -> SessionScope:
         owner = GrpcOwnerClient(channels.auth, token, address=address, timeout_seconds=_AUTH_SECONDS_MAX)

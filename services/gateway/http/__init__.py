@@ -1,1 +1,1 @@
-"""HTTP beneath the APIs: middleware, errors, headers, request bodies and the OpenAPI document."""
+"""HTTP code shared by the APIs: middleware, errors, headers, request bodies and the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""Whom an HTTP request comes from: the API key that it shows, and its client's address."""
+"""The API key and client address of a request."""
 
 from starlette.requests import Request
 
@@ -11,10 +11,10 @@ _NO_KEY = (
 
 
 def bearer_token(request: Request) -> str:
-    """Return the key of the `Authorization` header, which nobody has looked at yet.
+    """Return the API key in the `Authorization` header, without validating it.
 
     Raises:
-        Unauthenticated: There is none.
+        Unauthenticated: The header is missing or has no bearer token.
     """
     scheme, _, api_key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not api_key.strip():
@@ -23,5 +23,5 @@ def bearer_token(request: Request) -> str:
 
 
 def client_address(request: Request) -> str:
-    """Return the client's address, which forwarded headers of trusted proxies have told by now; empty for none."""
+    """Return the client's address, with forwarded headers of trusted proxies already applied; empty if unknown."""
     return request.client.host if request.client else ""

@@ -1,4 +1,4 @@
-"""Which pages of other origins may read responses: those of the application, and those of the server itself."""
+"""CORS policy for the application and for the server's own error responses."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ _EXPOSED_HEADERS = (
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
 )
-"""Headers that a page's script may read; browsers hide all others."""
+"""Headers that scripts of other origins may read. Browsers hide all others."""
 
 
 class CORSPolicy:
-    """The origins whose pages may call the API."""
+    """The origins that may call the API."""
 
     def __init__(self, origins: Sequence[str]) -> None:
-        """Allow `origins`; `*` is all of them."""
+        """Allow `origins`. `*` allows all."""
         self._origins = origins
 
     def middleware(self) -> Middleware:
-        """Return what answers preflights, and puts the headers on responses of the application.
+        """Return middleware that answers preflight requests and adds CORS headers to responses.
 
-        Pages of public sites may reach a gateway in a private network too: Chrome asks for that with
+        Public websites may also call a gateway in a private network, for which Chrome sends
         `Access-Control-Request-Private-Network` (https://wicg.github.io/private-network-access/).
         """
         return Middleware(
@@ -42,7 +42,7 @@ class CORSPolicy:
         )
 
     def headers(self, origin: str) -> dict[str, str]:
-        """Return the headers of a response to a page of `origin`; none when it is empty or not allowed."""
+        """Return the CORS headers of a response to `origin`; empty if it is empty or not allowed."""
         if not origin or not ("*" in self._origins or origin in self._origins):
             return {}
         exposed = {"access-control-expose-headers": ", ".join(_EXPOSED_HEADERS)}

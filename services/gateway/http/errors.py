@@ -1,4 +1,4 @@
-"""Errors as OpenAI's JSON: the one table from the service tree to HTTP, and the envelope.
+"""Mapping of service errors to HTTP statuses and OpenAI's error format.
 
 | error             | status | type                    |
 |-------------------|--------|-------------------------|
@@ -9,7 +9,7 @@
 | FailedPrecondition, AlreadyExists | 409 | invalid_request_error |
 | TooLarge          | 413    | invalid_request_error   |
 | LimitReached, Throttled | 429 | rate_limit_exceeded  |
-| Unavailable       | 503, or 502 where the model's answer or our access to it is at fault | internal_error |
+| Unavailable       | 503, or 502 for a bad answer from Groq or a misconfigured Groq key | internal_error |
 | DeadlineExceeded  | 504    | internal_error          |
 | anything else     | 500    | internal_error          |
 """
@@ -41,7 +41,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class HTTPError:
-    """A failed answer: its status, envelope and headers."""
+    """An error response."""
 
     status: int
     message: str
@@ -50,12 +50,12 @@ class HTTPError:
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     failed_generation: str = ""
-    """What the model wrote where Groq could not use it (`tool_use_failed`, `json_validate_failed`); empty leaves the
-    member out, as Groq does."""
+    """Output of the model that Groq rejected (`tool_use_failed`, `json_validate_failed`). If empty, the member is
+    omitted, as in Groq's responses."""
 
     @property
     def body(self) -> bytes:
-        """The envelope as JSON text."""
+        """The response body as JSON text."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         if self.failed_generation:
             error["failed_generation"] = self.failed_generation
@@ -63,23 +63,23 @@ class HTTPError:
 
 
 def http_error(error: ServiceError, *, now: float) -> HTTPError:
-    """Return how a failure is told to an HTTP client.
+    """Return the HTTP response for an error.
 
     Args:
-        error: What happened.
-        now: Unix seconds, for the time to the limit's reset.
+        error: The error.
+        now: Unix seconds, to compute the time until the limit resets.
     """
     match error:
         case LimitReached():
             return _limit_reached(error.rate_limit, now)
         case InvalidRequest():
-            return _refusal(400, error)
+            return _invalid_request_error(400, error)
         case Unauthenticated():
             return HTTPError(401, error.message, "authentication_error", code="invalid_api_key", headers=_BEARER)
         case PermissionDenied():
             return HTTPError(403, error.message, "permission_error", code=error.reason)
         case NotFound():
-            return _refusal(404, error)
+            return _invalid_request_error(404, error)
         case FailedPrecondition() | AlreadyExists():
             return HTTPError(409, error.message, "invalid_request_error", code=error.reason)
         case TooLarge():
@@ -100,13 +100,16 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
 
 
 def internal_error() -> HTTPError:
-    """Return the answer to our own defects, which tells nothing of them."""
-    message = "the server had an error while processing the request; try again, and name the request id if it persists"
+    """Return the response to an unexpected exception, which reveals no details."""
+    message = (
+        "The server had an error while processing your request. Try again. If the error persists, contact the operator "
+        "with the request id."
+    )
     return HTTPError(500, message, "internal_error", code="internal_error")
 
 
 def rate_limit_headers(rate_limit: RateLimit, *, now: float) -> dict[str, str]:
-    """Return the headers that tell a key's day, with OpenAI's and Groq's names."""
+    """Return the rate limit headers of a key, with OpenAI's and Groq's names."""
     return {
         "x-ratelimit-limit-requests": str(rate_limit.limit),
         "x-ratelimit-remaining-requests": str(rate_limit.remaining),
@@ -115,10 +118,10 @@ def rate_limit_headers(rate_limit: RateLimit, *, now: float) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Return whole seconds, rounded up, as `7h12m3s`; at least `1s`, at most a day."""
-    whole = _whole(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    parts = [(hours, "h"), (minutes, "m"), (whole % 60, "s")]
+    """Format seconds, rounded up, as `7h12m3s`. The result is at least `1s` and at most a day."""
+    total = _rounded_up(seconds)
+    hours, minutes = divmod(total // 60, 60)
+    parts = [(hours, "h"), (minutes, "m"), (total % 60, "s")]
     while len(parts) > 1 and parts[0][0] == 0:
         parts.pop(0)
     return "".join(f"{value}{unit}" for value, unit in parts)
@@ -127,15 +130,15 @@ def duration(seconds: float) -> str:
 _BEARER = {"www-authenticate": "Bearer"}
 
 
-def _refusal(status: int, error: ServiceError) -> HTTPError:
-    facts = error.metadata
+def _invalid_request_error(status: int, error: ServiceError) -> HTTPError:
+    metadata = error.metadata
     return HTTPError(
         status,
         error.message,
         "invalid_request_error",
-        param=facts.get("param"),
-        code=facts.get("code"),
-        failed_generation=facts.get("failed_generation", ""),
+        param=metadata.get("param"),
+        code=metadata.get("code"),
+        failed_generation=metadata.get("failed_generation", ""),
     )
 
 
@@ -143,21 +146,21 @@ def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:
     headers = rate_limit_headers(rate_limit, now=now)
     used = f"Limit {rate_limit.limit}, Used {rate_limit.charged}, In use {rate_limit.held}, Requested 1."
     if rate_limit.charged >= rate_limit.limit:
-        wait = _whole(rate_limit.reset_at - now)
+        wait = _rounded_up(rate_limit.reset_at - now)
         message = (
             f"Rate limit reached for this API key on requests per day (RPD): {used} "
             f"Resets at 00:00 UTC, in {duration(wait)}."
         )
-        # The OpenAI and Groq packages otherwise send every refused call three times.
+        # Without this header, the OpenAI and Groq clients retry each rejected call twice.
         headers |= {"retry-after": str(wait), "x-should-retry": "false"}
     else:
         message = (
-            f"All remaining requests of this API key's day are in use, not used up: {used} "
-            "A slot frees when a request in flight fails; try again in a moment."
+            f"Rate limit reached for this API key on requests per day (RPD), including requests in progress: {used} "
+            "A request in progress is not counted if it fails. Try again in a moment."
         )
         headers |= {"retry-after": "1"}
     return HTTPError(429, message, "rate_limit_exceeded", code="rate_limit_exceeded", headers=headers)
 
 
-def _whole(seconds: float) -> int:
+def _rounded_up(seconds: float) -> int:
     return min(max(1, -int(-seconds // 1)), _DAY_SECONDS)

@@ -1,7 +1,7 @@
-"""What a trusted proxy says of the request that it passes on: its client, and the address under which it came.
+"""Forwarded headers of trusted proxies.
 
-`X-Forwarded-For` and `X-Forwarded-Proto` change the request's client and scheme; `X-Forwarded-Host` and the fact that a
-trusted proxy passed it on are noted in the ASGI scope. Of proxies that are not trusted nothing is believed.
+`X-Forwarded-For` and `X-Forwarded-Proto` set the request's client and scheme. `X-Forwarded-Host`, and whether the
+request came through a trusted proxy, are stored in the ASGI scope. Headers of other proxies are ignored.
 """
 
 from dataclasses import dataclass
@@ -15,39 +15,39 @@ _PROTO, _HOST = b"x-forwarded-proto", b"x-forwarded-host"
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """What the trusted proxy next to us said."""
+    """Values forwarded by the nearest trusted proxy."""
 
     host: str = ""
-    """Host that the client named, with its port where it named one; empty when the proxy did not say."""
+    """Host of the client's request, with its port if it has one; empty if the proxy did not send it."""
     has_scheme: bool = False
-    """Whether the proxy said by which scheme the client came."""
+    """Whether the proxy sent the scheme of the client's request."""
 
 
 class ForwardedHeaders:
-    """Reads the headers of trusted proxies."""
+    """Middleware that applies the forwarded headers of trusted proxies."""
 
     def __init__(self, app: ASGIApp, *, trusted_hosts: list[str]) -> None:
-        """Stand in front of `app`; trust forwarded headers from the addresses and networks of `trusted_hosts`."""
+        """Wrap `app`. Trust forwarded headers from the addresses and networks in `trusted_hosts`."""
         self._proxies = ProxyHeadersMiddleware(app, trusted_hosts=trusted_hosts)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on as its client made it."""
+        """Handle a request with the client's address and scheme."""
         client = scope.get("client")
         if scope["type"] == "http" and client and client[0] in self._proxies.trusted_hosts:
             scheme = _first(scope, _PROTO)
             scope[_FORWARDED] = Forwarded(_first(scope, _HOST), scheme in ("http", "https"))
-            # Several proxies make a list of it, `https, http`: the first is the client's own.
+            # Several proxies produce a list such as `https, http`. The first item is the client's scheme.
             headers = [pair for pair in scope["headers"] if pair[0] != _PROTO]
             scope["headers"] = [*headers, (_PROTO, scheme.encode())] if scheme else headers
         await self._proxies(scope, receive, send)  # type: ignore[arg-type]
 
 
 def forwarded(scope: Scope) -> Forwarded | None:
-    """Return what a trusted proxy said of a request; None when none passed it on."""
-    said: Forwarded | None = scope.get(_FORWARDED)
-    return said
+    """Return the values forwarded by a trusted proxy, or None if the request did not come through one."""
+    value: Forwarded | None = scope.get(_FORWARDED)
+    return value
 
 
-def _first(scope: Scope, wanted: bytes) -> str:
-    values = b",".join(value for name, value in scope["headers"] if name == wanted)
+def _first(scope: Scope, header: bytes) -> str:
+    values = b",".join(value for name, value in scope["headers"] if name == header)
     return values.decode("latin-1").partition(",")[0].strip().lower()

@@ -1,4 +1,4 @@
-"""What stands around every HTTP request, as pure ASGI: its id, its time, its log line, and the answer to defects."""
+"""ASGI middleware for path aliases, request ids, request logs and unexpected exceptions."""
 
 import logging
 import re
@@ -16,19 +16,19 @@ from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.metrics import IN_FLIGHT, request_seconds, route_of
 
 REQUEST_ID = "stack.request_id"
-"""Name in the ASGI scope of the id that the answer will carry; a reserve that was tried again changes it."""
+"""ASGI scope key of the request id that the response will contain. It changes when a reservation is retried."""
 
 STARTED = "stack.started"
-"""Name in the ASGI scope of the time at which the request came, by `time.perf_counter`."""
+"""ASGI scope key of the arrival time of the request, by `time.perf_counter`."""
 
 _CONNECTION_CLOSE = ((b"connection", b"close"),)
-_PROBED = ("healthz", "readyz", "static")
-_UNANSWERED = 499
-"""Label of requests that ended before any answer began: their client left. nginx' and Groq's word for it."""
+_UNTRACED_ROUTES = ("healthz", "readyz", "static")
+_CLIENT_CLOSED_REQUEST = 499
+"""Status label of requests whose client disconnected before the response started. nginx and Groq use the same code."""
 
 _NO_PARAMETERS: dict[str, str] = {}
 _log = logging.getLogger(__name__)
-# Without a prefix, `/key` and `/usage` are no paths of the API.
+# Without a prefix, `/key` and `/usage` are not paths of the API.
 _PREFIXED = re.compile(
     r"^(?:/api/v1|/openai/v1|/v1)*(/chat|/chat/completions|/models(?:/.+)?|(?<=/v1)/(?:key|usage(?:/[^/]+)?))$"
 )
@@ -37,46 +37,48 @@ _API = re.compile(r"^/(?:api|v1|openai|healthz|readyz)(?:/|$)")
 
 
 class APIPaths:
-    """Brings the API's aliases to `/api/v1/…`, since clients disagree on where their base URL ends.
+    """Middleware that rewrites alias paths to `/api/v1/…`, since clients expect different base URLs.
 
-    `/v1`, `/openai/v1`, no prefix (but for receipts), a doubled prefix and a trailing slash all mean the same; nothing
-    is redirected, because a redirected POST loses its body in some clients.
+    The aliases are `/v1`, `/openai/v1`, no prefix (except for `/key` and `/usage`), a doubled prefix and a trailing
+    slash. Requests are not redirected, because some clients drop the body of a redirected POST.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of `app`."""
+        """Wrap `app`."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on under its canonical path."""
+        """Handle a request under its canonical path."""
         if scope["type"] == "http" and (match := _PREFIXED.match(scope["path"].rstrip("/"))):
-            # In place: what is noted in the scope further in, such as the request's id, is read further out.
+            # In place, because outer middleware reads values that inner code stores in the scope, such as the request
+            # id.
             scope["path"] = "/api/v1" + match.group(1)
         await self._app(scope, receive, send)
 
 
 class ConsolePaths:
-    """Gives all paths that are not the API's to the console."""
+    """Middleware that routes all paths outside the API to the console."""
 
     def __init__(self, app: ASGIApp, *, console: ASGIApp) -> None:
-        """Stand in front of `app`, the API, and of the `console`."""
+        """Wrap `app`, which serves the API, and `console`."""
         self._app = app
         self._console = console
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on to one of the two."""
+        """Route a request to the API or the console."""
         is_api = scope["type"] != "http" or _API.match(scope["path"]) or _PREFIXED.match(scope["path"].rstrip("/"))
         await (self._app if is_api else self._console)(scope, receive, send)
 
 
 class RequestScope:
-    """Gives each request an id, tells it and the time taken in the answer, and logs one line.
+    """Middleware that assigns request ids, adds headers with the id and duration, and logs each request.
 
-    While the gateway drains, each answer asks its client to connect anew, which leads it elsewhere (RFC 9112, 9.6).
+    While the gateway drains, responses have `connection: close`, so that clients reconnect to another replica (RFC
+    9112, 9.6).
     """
 
     def __init__(self, app: ASGIApp, *, new_request_id: Callable[[], str], is_draining: Callable[[], bool]) -> None:
-        """Stand in front of `app`."""
+        """Wrap `app`."""
         self._app = app
         self._new_request_id = new_request_id
         self._is_draining = is_draining
@@ -95,8 +97,8 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                farewell = _CONNECTION_CLOSE if self._is_draining() else ()
-                message["headers"] = [*message["headers"], *_own_headers(scope, started), *farewell]
+                connection = _CONNECTION_CLOSE if self._is_draining() else ()
+                message["headers"] = [*message["headers"], *_identifying_headers(scope, started), *connection]
             await send(message)
 
         with _traced(scope) as span:
@@ -107,23 +109,26 @@ class RequestScope:
                 raise
             finally:
                 IN_FLIGHT.dec()
-                _report(scope, status or _UNANSWERED, started, span)
+                _report(scope, status or _CLIENT_CLOSED_REQUEST, started, span)
 
 
 class Defects:
-    """Answers defects of ours with a 500 in the envelope; a response that has begun is cut."""
+    """Middleware that answers unexpected exceptions with a 500 in the API's error format.
+
+    If the response has already started, the exception propagates and the connection is aborted.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of `app`."""
+        """Wrap `app`."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        has_begun = False
+        has_started = False
 
         async def send_and_note(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
+            nonlocal has_started
+            has_started = True
             await send(message)
 
         try:
@@ -131,21 +136,21 @@ class Defects:
         except ClientStalled:
             raise
         except Exception:
-            _log.exception("request failed", extra={"request_id": scope.get(REQUEST_ID, "")})
-            if has_begun:
+            _log.exception("Unhandled exception in a request", extra={"request_id": scope.get(REQUEST_ID, "")})
+            if has_started:
                 raise
             await _send_defect(send)
 
 
 def _traced(scope: Scope) -> AbstractContextManager[Span]:
-    """Return the request's trace; whoever probes every second is not traced."""
-    if not tracing.is_on() or route_of(scope["path"]) in _PROBED:
+    """Return the root span of a request. Probes and static files are not traced."""
+    if not tracing.is_on() or route_of(scope["path"]) in _UNTRACED_ROUTES:
         return nullcontext(INVALID_SPAN)
     link = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")
     return tracing.entry(scope["method"], link=link)
 
 
-def _own_headers(scope: Scope, started: float) -> list[tuple[bytes, bytes]]:
+def _identifying_headers(scope: Scope, started: float) -> list[tuple[bytes, bytes]]:
     milliseconds = (time.perf_counter() - started) * 1000
     return [
         (b"x-request-id", scope[REQUEST_ID].encode()),
@@ -179,7 +184,7 @@ def _report(scope: Scope, status: int, started: float, span: Span) -> None:
 
 
 def _describe(span: Span, scope: Scope, route: str, status: int) -> None:
-    """Name a trace by what is known only at its end: the path's aliases are told apart further in."""
+    """Set the span's name and attributes at the end of a request, when its alias path has been resolved."""
     span.update_name(f"{scope['method']} {route}")
     span.set_attributes(
         {

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the HTTP API, made from the rules that requests are held against."""
+"""The OpenAPI 3.1 document of the HTTP API, generated from the rules that validate requests."""
 
 from functools import cache
 from importlib.metadata import version
@@ -16,28 +16,28 @@ _STRING: Schema = {"type": "string"}
 _INTEGER: Schema = {"type": "integer"}
 _DAY: Schema = {"type": "string", "format": "date"}
 _ERRORS = {
-    "400": "The request is not acceptable; `param` names what is wrong. Not counted.",
-    "401": "The API key is missing or not good.",
-    "403": "The API key may not ask for this model. Not counted.",
-    "404": "There is no such thing.",
-    "408": "The body did not arrive in time. Not counted.",
-    "413": "The body is too large. Not counted.",
-    "415": "The body is compressed. Not counted.",
-    "429": "The key's requests of the day are used up or in use, or too many unknown keys came from your address, "
-    "or too many invalid requests from you.",
-    "500": "Our own defect.",
-    "502": "The model's answer, or this service's access to it, is at fault. Not counted.",
-    "503": "Something needed is away; try again after `retry-after` seconds. Not counted.",
-    "504": "It took too long.",
+    "400": "The request is invalid; `param` is the invalid parameter. Not counted.",
+    "401": "The API key is missing or invalid.",
+    "403": "The API key may not use this model. Not counted.",
+    "404": "The object does not exist.",
+    "408": "The request body did not arrive in time. Not counted.",
+    "413": "The request body is too large. Not counted.",
+    "415": "The request body is compressed. Not counted.",
+    "429": "The API key's daily requests are used or in progress, or too many unknown keys came from your address, "
+    "or you sent too many invalid requests.",
+    "500": "Internal server error.",
+    "502": "The model provider returned an invalid answer, or rejected this service's key. Not counted.",
+    "503": "The service is temporarily unavailable. Try again after `retry-after` seconds. Not counted.",
+    "504": "The request took too long.",
 }
 _LIMITS = (
-    "At most {values} JSON values, {parts} content parts and {calls} tool calls in all messages together, "
-    "{levels} levels of arrays and objects, and {characters} characters of a name."
+    "At most {values} JSON values, {parts} content parts and {calls} tool calls in all messages combined, "
+    "{levels} levels of nested arrays and objects, and {characters} characters in a name."
 )
 _RATE_LIMIT_HEADERS = {
-    "x-ratelimit-limit-requests": "Requests a UTC day.",
-    "x-ratelimit-remaining-requests": "Requests neither used nor in use.",
-    "x-ratelimit-reset-requests": "Time to 00:00 UTC, such as `7h12m3s`.",
+    "x-ratelimit-limit-requests": "Maximum requests per UTC day.",
+    "x-ratelimit-remaining-requests": "Remaining requests, without those in progress.",
+    "x-ratelimit-reset-requests": "Time until the reset at 00:00 UTC, such as `7h12m3s`.",
 }
 
 
@@ -64,10 +64,13 @@ def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
 
 def chat_request(limits: ChatLimits = DEFAULT_LIMITS) -> Schema:
     """Return the JSON Schema of a chat request."""
-    properties = {name: nullable(one.rule.schema) | _told(one.policy, one.why) for name, one in PARAMETERS.items()}
+    properties = {
+        name: nullable(parameter.rule.schema) | _description(parameter.policy, parameter.why)
+        for name, parameter in PARAMETERS.items()
+    }
     return {
         "type": "object",
-        "properties": {"messages": MESSAGES.schema, **properties} | _limited(limits),
+        "properties": {"messages": MESSAGES.schema, **properties} | _limited_properties(limits),
         "required": ["messages"],
         "description": _LIMITS.format(
             values=limits.values_max,
@@ -76,13 +79,13 @@ def chat_request(limits: ChatLimits = DEFAULT_LIMITS) -> Schema:
             levels=limits.nesting_max,
             characters=limits.name_characters_max,
         ),
-        # Members that are null count as absent, whatever their name (openai.py).
+        # Members that are null count as absent, regardless of their name.
         "additionalProperties": {"type": "null"},
     }
 
 
-def _limited(limits: ChatLimits) -> Schema:
-    """Return the members whose schemas say a limit."""
+def _limited_properties(limits: ChatLimits) -> Schema:
+    """Return the members whose schemas have a limit."""
     most = {"maxItems": limits.tools_max}
     tools, functions = (PARAMETERS[name].rule.schema | most for name in ("tools", "functions"))
     return {
@@ -93,42 +96,44 @@ def _limited(limits: ChatLimits) -> Schema:
     }
 
 
-def _told(policy: ParameterPolicy, why: str) -> Schema:
+def _description(policy: ParameterPolicy, why: str) -> Schema:
     return {} if policy is ParameterPolicy.PASSED else {"description": f"{policy.value.capitalize()}: {why}."}
 
 
 def _paths() -> dict[str, Any]:
-    chat = _operation("Answer a conversation", tuple(_ERRORS))
+    chat = _operation("Create a chat completion", tuple(_ERRORS))
     chat["requestBody"] = {"required": True, "content": _json(_reference("ChatRequest"))}
     chat["responses"]["200"] = {
-        "description": "The answer; with `stream` as events that end with `data: [DONE]`.",
+        "description": "The chat completion; with `stream`, server-sent events that end with `data: [DONE]`.",
         "headers": {name: {"schema": _STRING, "description": text} for name, text in _RATE_LIMIT_HEADERS.items()},
         "content": _json(_reference("ChatCompletion")) | {"text/event-stream": {"schema": _STRING}},
     }
     return {
         "/api/v1/chat": {"post": {**chat, "operationId": "chat"}},
         "/api/v1/chat/completions": {"post": {**chat, "operationId": "createChatCompletion"}},
-        "/api/v1/models": {"get": _reading("listModels", "List the models", _list(_object(id=_STRING)))},
-        "/api/v1/models/{id}": {"get": _reading("getModel", "Read one model", _object(id=_STRING), path=("id",))},
+        "/api/v1/models": {"get": _get_operation("listModels", "List models", _list(_object(id=_STRING)))},
+        "/api/v1/models/{id}": {
+            "get": _get_operation("getModel", "Retrieve a model", _object(id=_STRING), path=("id",))
+        },
         "/api/v1/key": {
-            "get": _reading(
+            "get": _get_operation(
                 "getKey",
-                "How much of the day is used",
+                "Retrieve the daily usage of the API key",
                 _object(id=_STRING, limit=_INTEGER, used=_INTEGER, held=_INTEGER, remaining=_INTEGER),
             )
         },
         "/api/v1/usage": {
-            "get": _reading(
+            "get": _get_operation(
                 "listUsage",
-                "Requests and tokens by day and model",
+                "List requests and tokens by day and model",
                 _list(_object(day=_DAY, model=_STRING, requests=_INTEGER, total_tokens=_INTEGER)),
                 query={"from": _DAY, "to": _DAY, "key_id": _STRING},
             )
         },
         "/api/v1/usage/{request_id}": {
-            "get": _reading(
+            "get": _get_operation(
                 "getUsage",
-                "The receipt of one request",
+                "Retrieve the receipt of a request",
                 _object(id=_STRING, outcome=_STRING, charged={"type": "boolean"}, usage={"type": "object"}),
                 path=("request_id",),
             )
@@ -136,13 +141,13 @@ def _paths() -> dict[str, Any]:
     }
 
 
-def _reading(
+def _get_operation(
     name: str, summary: str, schema: Schema, *, path: tuple[str, ...] = (), query: dict[str, Schema] | None = None
 ) -> dict[str, Any]:
     statuses = ["401", "429", "500", "502", "503", "504"] + (["404"] if path else []) + (["400"] if query else [])
     operation = _operation(summary, sorted(statuses))
     operation["operationId"] = name
-    operation["responses"]["200"] = {"description": "It.", "content": _json(schema)}
+    operation["responses"]["200"] = {"description": "OK", "content": _json(schema)}
     operation["parameters"] = [
         {"name": one, "in": "path", "required": True, "schema": _STRING, "allowReserved": True} for one in path
     ] + [{"name": one, "in": "query", "schema": schema} for one, schema in (query or {}).items()]
@@ -150,7 +155,7 @@ def _reading(
 
 
 def _operation(summary: str, statuses: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    responses = {one: {"description": _ERRORS[one], "content": _json(_reference("Error"))} for one in statuses}
+    responses = {status: {"description": _ERRORS[status], "content": _json(_reference("Error"))} for status in statuses}
     return {"summary": summary, "responses": responses}
 
 

@@ -1,4 +1,4 @@
-"""Request bodies: read within bounds in size, time and encoding, and never too many at the same time."""
+"""Reading of request bodies within limits on size, time and memory."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,39 +12,39 @@ from services.common.errors import TooLarge
 from services.gateway.http.bearer import client_address
 
 SECONDS_MAX = 60.0
-"""Longest time that a body may take to arrive."""
+"""Maximum time to receive a body."""
 _IDENTITY = ("", "identity")
 
 
 def refuse_encoded(request: Request) -> None:
-    """Return when a body comes as it is.
+    """Raise if the request body is compressed.
 
     Raises:
-        HTTPException: 415: it is compressed. What we do accept is told as RFC 9110, 15.5.16 asks for.
+        HTTPException: 415, with an `accept-encoding` header as in RFC 9110, 15.5.16.
     """
     encoding = request.headers.get("content-encoding", "").strip()
     if encoding.lower() not in _IDENTITY:
-        message = f"Unsupported content-encoding '{encoding[:100]}': send the body uncompressed, without that header."
+        message = f"Unsupported content-encoding '{encoding[:100]}'. Send the body uncompressed, without that header."
         raise HTTPException(415, message, headers={"accept-encoding": "identity"})
 
 
 class RequestBodies:
-    """Reads request bodies."""
+    """Reads request bodies within limits."""
 
     def __init__(self, budget: ByteBudget, *, bytes_max: int) -> None:
-        """Read bodies of at most `bytes_max` bytes each, within `budget` all together."""
+        """Limit each body to `bytes_max` bytes, and all bodies together to `budget`."""
         self._budget = budget
         self._bytes_max = bytes_max
 
     async def read(self, request: Request, key_id: str) -> bytes:
-        """Return the body of a request that was made with a key.
+        """Return the body of a request that was authenticated with the key `key_id`.
 
         Raises:
-            HTTPException: It is compressed (415), or too slow (408).
-            TooLarge: It is over the bound.
-            Throttled: Too much is being received of the key, or from the address.
-            Unavailable: Too much is being received in all.
-            ClientDisconnect: The client left.
+            HTTPException: The body is compressed (415) or too slow (408).
+            TooLarge: The body is larger than the limit.
+            Throttled: The key or the client's address is sending too many bytes.
+            Unavailable: Too many bytes are being received in total.
+            ClientDisconnect: The client disconnected.
         """
         refuse_encoded(request)
         announced = request.headers.get("content-length", "")
@@ -54,10 +54,12 @@ class RequestBodies:
             async with asyncio.timeout(SECONDS_MAX):
                 return await self._read(request, (key_id, address_prefix(client_address(request))))
         except TimeoutError as exc:
-            raise HTTPException(408, f"The request body did not arrive within {SECONDS_MAX:.0f} s.") from exc
+            raise HTTPException(
+                408, f"The request body did not arrive within {SECONDS_MAX:.0f} s. Send it again."
+            ) from exc
 
     async def _read(self, request: Request, owners: Sequence[str]) -> bytes:
-        # Grows in one piece of memory, which the system gets back; many pieces would stay behind as holes.
+        # A single growing buffer is returned to the system. Many small parts would fragment the heap.
         body = bytearray()
         with self._budget.lease(owners) as lease:
             while (message := await request.receive())["type"] != "http.disconnect":
@@ -75,6 +77,6 @@ class RequestBodies:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
-            f"The request body is larger than {self._bytes_max:,} bytes; shorten the messages.",
+            f"The request body is larger than {self._bytes_max:,} bytes. Shorten the messages.",
             reason="request_too_large",
         )

@@ -1,4 +1,4 @@
-"""One connection: bytes in, requests to the application one after the other, and an end that loses no response."""
+"""The asyncio protocol of one HTTP connection."""
 
 import asyncio
 import math
@@ -14,20 +14,20 @@ from services.gateway.http_server import rejections
 from services.gateway.http_server.cycle import RequestCycle
 from services.gateway.http_server.parsing import Rejected, RequestParser
 from services.gateway.http_server.reading import KEPT_BYTES_MAX, Reading
-from services.gateway.http_server.shared import Ends, Shared
+from services.gateway.http_server.shared import Shared, SocketAddresses
 from services.gateway.http_server.write_flow import WriteFlow
 
 _DRAINED_BYTES_MAX = 262_144
-"""Left of a body that is worth reading and dropping to keep the connection."""
+"""Maximum rest of a body that is read and discarded to keep the connection open."""
 _DRAIN_SECONDS = 30.0
 _REFUSED_SECONDS = 5.0
 
 
 class HTTPConnection(asyncio.Protocol):
-    """uvicorn's protocol for one connection; `bound` gives it what it shares with the others.
+    """The protocol of one connection, for uvicorn. `bound` creates a subclass with the state shared by all connections.
 
-    Requests are answered one after the other. What a client pipelines behind the request under way is kept as bytes and
-    parsed in its turn, so that it costs no more than its size.
+    Requests are answered one at a time. Pipelined requests are kept as bytes until the current request is complete, so
+    that they take no more memory than their size.
     """
 
     shared: ClassVar[Shared]
@@ -49,7 +49,7 @@ class HTTPConnection(asyncio.Protocol):
         self._reading: Reading = None  # type: ignore[assignment]
         self.flow: WriteFlow = None  # type: ignore[assignment]
         self.deadline = math.inf
-        self._ends: Ends = None  # type: ignore[assignment]
+        self._addresses: SocketAddresses = None  # type: ignore[assignment]
         self._answering: RequestCycle | None = None
         self._receiving: RequestCycle | None = None
         self._waiting: deque[RequestCycle] = deque()
@@ -60,20 +60,20 @@ class HTTPConnection(asyncio.Protocol):
 
     @classmethod
     def bound(cls, shared: Shared) -> type["HTTPConnection"]:
-        """Return the protocol class of one server, as `uvicorn.Config(http=…)` takes it."""
+        """Return the protocol class of one server, for `uvicorn.Config(http=…)`."""
         return type("BoundHTTPConnection", (cls,), {"shared": shared})
 
-    # asyncio's protocol.
+    # asyncio.Protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name.
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class is not a subclass of it.
         self._state.connections.add(self)  # type: ignore[arg-type]
-        self._ends = Ends(transport)
+        self._addresses = SocketAddresses(transport)
         self._reading = Reading(self._transport, self._loop)
         self.flow = WriteFlow(
             self._transport, self._loop, stall_seconds=self._limits.stall_seconds, on_stall=self._on_stall
         )
-        self._refusal = self.shared.connections.admit(self, self._ends.host)
+        self._refusal = self.shared.connections.admit(self, self._addresses.host)
         if self._refusal is None:
             self._set_deadline(self._limits.silent_seconds)
         elif self.shared.connections.may_linger():
@@ -83,7 +83,7 @@ class HTTPConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
-        self.shared.connections.release(self, self._ends.host, was_refused=self._refusal is not None)
+        self.shared.connections.release(self, self._addresses.host, was_refused=self._refusal is not None)
         for cycle in self._cycles():
             cycle.disconnect()
         self._waiting.clear()
@@ -93,18 +93,18 @@ class HTTPConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._reading.is_dropped:
-            self.deadline = self._reading.linger_on()
+            self.deadline = self._reading.extend_linger()
         elif self._refusal is not None:
             self._reject_and_close(self._refusal)
         elif self._reading.unparsed or not self._may_parse():
-            self._keep_for_later(data)
+            self._keep(data)
         else:
             if self._parser.is_between:
                 self._set_deadline(self._limits.head_seconds)
             self._parse(data)
 
     def eof_received(self) -> None:
-        """Have the transport close: a client that sends no more has left."""
+        """Return None, so that the transport closes: a client that ends its input has disconnected."""
 
     def pause_writing(self) -> None:
         self.flow.pause()
@@ -113,7 +113,7 @@ class HTTPConnection(asyncio.Protocol):
         self.flow.resume()
 
     def shutdown(self) -> None:
-        """Close as soon as the request under way is answered; called by uvicorn when the server stops."""
+        """Close after the response in progress. Called by uvicorn when the server stops."""
         self._is_stopping = True
         self._reading.unparsed.clear()
         for cycle in self._cycles():
@@ -122,29 +122,29 @@ class HTTPConnection(asyncio.Protocol):
             self._close()
 
     def _cycles(self) -> list[RequestCycle]:
-        return [one for one in (self._answering, self._receiving, *self._waiting) if one is not None]
+        return [cycle for cycle in (self._answering, self._receiving, *self._waiting) if cycle is not None]
 
     # Reading.
 
     def _may_parse(self) -> bool:
-        """Whether the next bytes are of the request under way, or there is none."""
+        """Return whether the next bytes belong to the request in progress, or no request is in progress."""
         return self._answering is None or self._receiving is self._answering
 
     def _parse(self, data: bytes) -> None:
         try:
-            rest = self._parser.feed(data, self._may_go_on)
+            rest = self._parser.feed(data, self._may_continue)
         except Rejected as exc:
             self._reject_input(exc.error)
             return
         if rest and not self._reading.is_dropped:
-            self._keep_for_later(rest)
+            self._keep(rest)
         if self._receiving is not None and not self._reading.is_paused:
             self._set_deadline(self._limits.body_idle_seconds)
 
-    def _may_go_on(self) -> bool:
+    def _may_continue(self) -> bool:
         return self._may_parse() and not self._reading.is_dropped
 
-    def _keep_for_later(self, data: bytes) -> None:
+    def _keep(self, data: bytes) -> None:
         if not (self._is_last or self._is_stopping):
             self._reading.keep(data)
 
@@ -183,27 +183,27 @@ class HTTPConnection(asyncio.Protocol):
         task.add_done_callback(self._state.tasks.discard)
 
     def _make_scope(self) -> Scope:
-        return self._ends.scope(self._app_state)
+        return self._addresses.scope(self._app_state)
 
-    # What a cycle needs.
+    # The `Connection` protocol of a cycle.
 
     @property
     def date(self) -> bytes:
-        """The header line of the date, which uvicorn renews each second."""
+        """The `date` header line, which uvicorn updates every second."""
         return b"".join(b"%b: %b\r\n" % field for field in self._state.default_headers)
 
     def resume_reading(self) -> None:
-        """Read on: the body that was kept is taken."""
+        """Resume reading after the buffered body has been consumed."""
         if self._reading.resume() and self._receiving is not None:
             self._set_deadline(self._limits.body_idle_seconds)
 
     def will_drain(self, cycle: RequestCycle) -> bool:
-        """Whether what is left of the request's body will be read and dropped."""
+        """Return whether the rest of the request's body will be read and discarded."""
         left = self._parser.body_left
         return left is not None and left <= _DRAINED_BYTES_MAX
 
     def on_response_complete(self, cycle: RequestCycle) -> None:
-        """Go on with the next request, or close."""
+        """Continue with the next request, or close."""
         self._state.total_requests += 1
         self._answering = None
         if self._transport.is_closing():
@@ -213,16 +213,16 @@ class HTTPConnection(asyncio.Protocol):
         elif not cycle.keep_alive:
             self._close()
         else:
-            self._go_on()
+            self._start_next()
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """Close the connection immediately."""
         self._reading.drop()
         self._transport.abort()
 
-    # From one request to the next.
+    # Between requests.
 
-    def _go_on(self) -> None:
+    def _start_next(self) -> None:
         self.resume_reading()
         if self._waiting:
             self._start(self._waiting.popleft())
@@ -244,7 +244,7 @@ class HTTPConnection(asyncio.Protocol):
         self.deadline = self._loop.time() + seconds
 
     def on_deadline(self) -> None:
-        """End what has taken too long; `Connections` calls it."""
+        """Act on an expired deadline. Called by `Connections`."""
         self.deadline = math.inf
         if self._reading.is_dropped:
             self._transport.abort()
@@ -253,14 +253,14 @@ class HTTPConnection(asyncio.Protocol):
         else:
             self._close()
 
-    # The end.
+    # Closing.
 
     def fail(self, error: HTTPError) -> None:
-        """Answer the request under way with an error, and close."""
+        """Respond to the current request with an error, and close."""
         self._reject_and_close(error)
 
     def _reject_input(self, error: HTTPError) -> None:
-        """Answer what cannot be understood, and close; the request before it is answered first."""
+        """Respond to invalid input and close, after the request before it has been answered."""
         if self._answering is not None and self._receiving is not self._answering:
             self._rejection = error
             self._reading.drop()
@@ -279,7 +279,7 @@ class HTTPConnection(asyncio.Protocol):
         self._linger()
 
     def _close(self) -> None:
-        """Close when all is written; where the client still sends, it could otherwise not read its response."""
+        """Close after all data is written. Linger if the client is still sending, so that it can read the response."""
         if self._receiving is not None or self._reading.unparsed:
             self._linger()
         else:

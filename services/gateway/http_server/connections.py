@@ -1,4 +1,4 @@
-"""All connections of one server: how many there are, whose they are, and when their time is over."""
+"""Limits and deadlines of all connections of one server."""
 
 import asyncio
 import ipaddress
@@ -11,10 +11,10 @@ from services.gateway.http_server.limits import Limits
 
 _TICK_SECONDS = 1.0
 _REFUSED_MAX = 256
-"""Refused connections that stay open for a moment, so that their clients can read why; more are closed unread."""
+"""Maximum refused connections that stay open briefly to receive an error response. Others are closed without one."""
 
-_TOO_MANY = "This server has no room for another connection; try again in a moment."
-_TOO_MANY_OF_ADDRESS = "Too many connections are open from your address; close some, or reuse them, and try again."
+_TOO_MANY = "The server has too many open connections. Try again in a moment."
+_TOO_MANY_OF_ADDRESS = "Too many connections are open from your address. Close or reuse some, and try again."
 _RETRY = {"retry-after": "1"}
 TOO_MANY_CONNECTIONS = HTTPError(503, _TOO_MANY, "internal_error", code="too_many_connections", headers=_RETRY)
 TOO_MANY_OF_ADDRESS = HTTPError(
@@ -26,60 +26,61 @@ class Timed(Protocol):
     """A connection with a deadline."""
 
     deadline: float
-    """Time of the event loop; infinite for none."""
+    """Time of the event loop; inf if there is no deadline."""
 
     def on_deadline(self) -> None:
-        """Act on a deadline that has passed."""
+        """Act on an expired deadline."""
 
 
 class Connections:
-    """Admits connections within the limits, and checks all deadlines once a second.
+    """Admits connections within the limits, and checks all deadlines once per second.
 
-    One timer for all of them costs a request nothing, where a timer of its own would be set and cancelled each time.
+    A single timer for all connections costs nothing per request. A timer per connection would be set and cancelled for
+    each one.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._trusted = [ipaddress.ip_network(one) for one in limits.trusted_proxies]
+        self._trusted = [ipaddress.ip_network(network) for network in limits.trusted_proxies]
         self._open: set[Timed] = set()
         self._by_address: Counter[str] = Counter()
         self._refused = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def admit(self, connection: Timed, address: str) -> HTTPError | None:
-        """Count a connection; return why it is refused, or None when it is not.
+        """Count a connection. Return the error if it is refused, or None if it is admitted.
 
         Args:
-            connection: The connection; `release` must follow.
-            address: Of its other end; empty for none.
+            connection: The connection. The caller must release it, even if it is refused.
+            address: Address of the client; empty if it has none.
         """
         self._open.add(connection)
-        block = self._counted(address)
-        self._by_address[block] += 1
+        prefix = self._count_key(address)
+        self._by_address[prefix] += 1
         if self._timer is None:
             self._tick()
         if self._is_full(len(self._open) - self._refused, self._limits.connections_max):
             return TOO_MANY_CONNECTIONS
-        if block and self._is_full(self._by_address[block], self._limits.connections_per_address_max):
+        if prefix and self._is_full(self._by_address[prefix], self._limits.connections_per_address_max):
             return TOO_MANY_OF_ADDRESS
         return None
 
     def may_linger(self) -> bool:
-        """Count a refused connection that stays to tell its client why; false when there are too many of them."""
+        """Count a refused connection, and return whether it may stay open to send an error response."""
         self._refused += 1
         return self._refused <= _REFUSED_MAX
 
     def release(self, connection: Timed, address: str, *, was_refused: bool) -> None:
-        """Forget a connection that was admitted or refused."""
+        """Stop counting a connection that was admitted or refused."""
         self._open.discard(connection)
         self._refused -= was_refused
-        block = self._counted(address)
-        self._by_address[block] -= 1
-        if not self._by_address[block]:
-            del self._by_address[block]
+        prefix = self._count_key(address)
+        self._by_address[prefix] -= 1
+        if not self._by_address[prefix]:
+            del self._by_address[prefix]
 
-    def _counted(self, address: str) -> str:
-        """Return under what an address is counted; empty when it is not limited."""
+    def _count_key(self, address: str) -> str:
+        """Return the network prefix under which an address is counted; empty if it is not limited."""
         if self._trusted and address:
             parsed = ipaddress.ip_address(address)
             parsed = getattr(parsed, "ipv4_mapped", None) or parsed
@@ -88,12 +89,12 @@ class Connections:
         return address_prefix(address) if address else ""
 
     @staticmethod
-    def _is_full(count: int, most: int) -> bool:
-        return bool(most) and count > most
+    def _is_full(count: int, limit: int) -> bool:
+        return bool(limit) and count > limit
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for connection in [one for one in self._open if one.deadline <= now]:
+        for connection in [connection for connection in self._open if connection.deadline <= now]:
             connection.on_deadline()
         self._timer = loop.call_later(_TICK_SECONDS, self._tick) if self._open else None

@@ -1,4 +1,4 @@
-"""One request and its response, as ASGI sees them: `receive` and `send`."""
+"""The ASGI request-response cycle."""
 
 import asyncio
 import logging
@@ -12,58 +12,58 @@ from services.gateway.http_server.write_flow import ClientStalled, WriteFlow
 
 _log = logging.getLogger(__name__)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_LAST_WORDS_MAX = 65_536
-"""Bytes that may still be written to a client that has stalled: the end of its response."""
+_FINAL_BYTES_MAX = 65_536
+"""Maximum size of the end of a response that may still be written to a stalled client."""
 
 
 class Connection(Protocol):
-    """What a cycle needs of its connection."""
+    """The connection of a cycle."""
 
     flow: WriteFlow
 
     @property
     def date(self) -> bytes:
-        """The header line of the date."""
+        """The `date` header line."""
 
     def resume_reading(self) -> None:
-        """Read on: the body that was kept is taken."""
+        """Resume reading after the buffered body has been consumed."""
 
     def will_drain(self, cycle: "RequestCycle") -> bool:
-        """Whether what is left of the request's body will be read and dropped, so that the connection can be kept."""
+        """Return whether the rest of the request's body will be read and discarded, to keep the connection open."""
 
     def on_response_complete(self, cycle: "RequestCycle") -> None:
-        """Go on with the next request, or close."""
+        """Continue with the next request, or close."""
 
     def fail(self, error: HTTPError) -> None:
-        """Answer the request under way with an error, and close."""
+        """Respond to the current request with an error, and close."""
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """Close the connection immediately."""
 
 
 class RequestCycle:
-    """A request whose head is complete, from its start in the application to the end of its response.
+    """A request with a complete head, until the end of its response.
 
     Attributes:
-        kept_bytes: How much of the body waits to be received.
-        is_request_complete: All of the body has arrived.
-        is_response_complete: All of the response was written.
-        has_started: Some of the response was written.
+        kept_bytes: Bytes of the body that the application has not received yet.
+        is_request_complete: Whether the whole body has arrived.
+        is_response_complete: Whether the whole response has been written.
+        has_started: Whether a part of the response has been written.
     """
 
     __slots__ = (
         "_app",
         "_body",
+        "_changed",
         "_connection",
         "_expects_continue",
         "_framing",
         "_head",
         "_is_chunked",
         "_is_delivered",
-        "_is_gone",
+        "_is_disconnected",
         "_is_http_1_0",
         "_left",
-        "_news",
         "_started",
         "is_request_complete",
         "is_response_complete",
@@ -83,46 +83,46 @@ class RequestCycle:
         self._expects_continue = expects_continue
         self._body: list[bytes] = []
         self.kept_bytes = 0
-        self._news: asyncio.Event | None = None
+        self._changed: asyncio.Event | None = None
         self._head = b""
         self._framing = Framing.NONE
         self._is_chunked = False
         self._left = 0
         self._started = False
         self._is_delivered = False
-        self._is_gone = False
+        self._is_disconnected = False
         self.is_request_complete = False
         self.is_response_complete = False
 
-    # What the connection tells.
+    # Called by the connection.
 
     def add_body(self, part: bytes) -> None:
-        """Keep a part of the request's body until it is received; nothing is kept of a request that is over."""
-        if not (self._is_gone or self.is_response_complete):
+        """Buffer a part of the request's body, unless the response is complete or the client has disconnected."""
+        if not (self._is_disconnected or self.is_response_complete):
             self._body.append(part)
             self.kept_bytes += len(part)
-            self._tell()
+            self._wake()
 
     def complete_request(self) -> None:
-        """Note that all of the request has arrived."""
+        """Mark the request as complete."""
         self.is_request_complete = True
         self._expects_continue = False
-        self._tell()
+        self._wake()
 
     def disconnect(self) -> None:
-        """Note that the client is gone, or cannot be understood any more; nothing more is written."""
-        self._is_gone = True
+        """Mark the client as disconnected. Nothing more is written."""
+        self._is_disconnected = True
         self._forget_body()
-        self._tell()
+        self._wake()
 
     @property
     def has_started(self) -> bool:
-        """Whether some of the response was written."""
+        """Whether a part of the response has been written."""
         return self._started and not self._head
 
     async def run(self) -> None:
-        """Run the application; a client that left before gets nothing started."""
-        if self._is_gone:
+        """Run the application, unless the client has already disconnected."""
+        if self._is_disconnected:
             return
         try:
             await self._app(self.scope, self.receive, self.send)
@@ -130,42 +130,42 @@ class RequestCycle:
             self._connection.abort()
         except BaseException as exc:
             if not isinstance(exc, asyncio.CancelledError):
-                _log.exception("the application failed")
+                _log.exception("Unhandled exception in the application")
             self._fail()
             if not isinstance(exc, Exception):
                 raise
         else:
-            if not (self.is_response_complete or self._is_gone):
-                _log.error("the application did not complete its response")
+            if not (self.is_response_complete or self._is_disconnected):
+                _log.error("The application did not complete its response")
                 self._fail()
 
     # ASGI.
 
     async def receive(self) -> Message:
-        """Return the next part of the body, or that the client is gone or the response complete."""
-        if self._expects_continue and not (self._started or self._is_gone or self._body):
+        """Return the next part of the body, or `http.disconnect` after a disconnect or the end of the response."""
+        if self._expects_continue and not (self._started or self._is_disconnected or self._body):
             self._expects_continue = False
             self._connection.flow.write(_CONTINUE)
-        while not (self._is_gone or self.is_response_complete):
+        while not (self._is_disconnected or self.is_response_complete):
             if self._body or (self.is_request_complete and not self._is_delivered):
                 return self._next_part()
             self._connection.resume_reading()
-            if self._news is None:
-                self._news = asyncio.Event()
-            self._news.clear()
-            await self._news.wait()
+            if self._changed is None:
+                self._changed = asyncio.Event()
+            self._changed.clear()
+            await self._changed.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         """Write a part of the response.
 
         Raises:
-            ClientStalled: The client is connected and takes nothing. The end of the response may still be sent.
+            ClientStalled: The client is connected but reads nothing. The end of the response may still be sent.
         """
         flow = self._connection.flow
-        if flow.is_paused and not self._is_gone:
-            await self._make_room(flow, message)
-        if self._is_gone:
+        if flow.is_paused and not self._is_disconnected:
+            await self._wait_for_space(flow, message)
+        if self._is_disconnected:
             return
         if not self._started:
             self._start(message)
@@ -174,8 +174,8 @@ class RequestCycle:
         else:
             self._write(message)
 
-    async def _make_room(self, flow: WriteFlow, message: Message) -> None:
-        is_end = not message.get("more_body", False) and len(message.get("body", b"")) <= _LAST_WORDS_MAX
+    async def _wait_for_space(self, flow: WriteFlow, message: Message) -> None:
+        is_end = not message.get("more_body", False) and len(message.get("body", b"")) <= _FINAL_BYTES_MAX
         if flow.is_stalled and is_end:
             self.keep_alive = False
             return
@@ -189,19 +189,19 @@ class RequestCycle:
         return {"type": "http.request", "body": body, "more_body": not self.is_request_complete}
 
     def _start(self, message: Message) -> None:
-        """Encode the head, which leaves together with the first part of the body."""
+        """Encode the head, which is written together with the first part of the body."""
         if message["type"] != "http.response.start":
             raise RuntimeError(f"{message['type']!r} was sent before the response was started")
         status, headers = message["status"], list(message.get("headers", ()))
-        self._framing = self._framed(status, headers)
+        self._framing = self._choose_framing(status, headers)
         self._is_chunked = self._framing is Framing.CHUNKED
         if not self.is_request_complete and (self._expects_continue or not self._connection.will_drain(self)):
             self.keep_alive = False
-        self._frame(headers)
+        self._set_framing_headers(headers)
         self._head = encode_head(status, headers, date=self._connection.date)
         self._started = True
 
-    def _framed(self, status: int, headers: list[tuple[bytes, bytes]]) -> Framing:
+    def _choose_framing(self, status: int, headers: list[tuple[bytes, bytes]]) -> Framing:
         framing = Framing.CLOSE if self._is_http_1_0 else Framing.CHUNKED
         for name, value in headers:
             if name == b"content-length":
@@ -212,7 +212,7 @@ class RequestCycle:
             return Framing.NONE
         return framing
 
-    def _frame(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def _set_framing_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
         if self._framing is Framing.CLOSE:
             self.keep_alive = False
         elif self._is_chunked:
@@ -227,7 +227,7 @@ class RequestCycle:
         if message["type"] != "http.response.body":
             raise RuntimeError(f"{message['type']!r} was sent within the response's body")
         body, is_last = message.get("body", b""), not message.get("more_body", False)
-        # Streams are many small parts: theirs is the short way.
+        # Chunked responses come first because streams consist of many small parts.
         framed = chunk(body, is_last) if self._is_chunked else self._part(body, is_last)
         if self._head:
             framed, self._head = self._head + framed, b""
@@ -235,7 +235,7 @@ class RequestCycle:
             self._connection.flow.write(framed)
         if is_last:
             self.is_response_complete = True
-            self._tell()
+            self._wake()
             self._connection.on_response_complete(self)
 
     def _part(self, body: bytes, is_last: bool) -> bytes:
@@ -244,12 +244,12 @@ class RequestCycle:
         if self._framing is Framing.LENGTH:
             self._left -= len(body)
             if self._left < 0 or (is_last and self._left):
-                raise RuntimeError("the response is not as long as its content-length says")
+                raise RuntimeError("the length of the response does not match its content-length")
         return body
 
     def _fail(self) -> None:
-        """Answer a defect, or cut a response that has begun: its client must not take it for complete."""
-        if self.has_started or self._is_gone or self.is_response_complete:
+        """Respond with an error, or abort a response that has started, so that it does not look complete."""
+        if self.has_started or self._is_disconnected or self.is_response_complete:
             self._connection.abort()
         else:
             self._connection.fail(internal_error())
@@ -258,6 +258,6 @@ class RequestCycle:
         self._body.clear()
         self.kept_bytes = 0
 
-    def _tell(self) -> None:
-        if self._news is not None:
-            self._news.set()
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()

@@ -1,4 +1,4 @@
-"""The sockets that a gateway listens on."""
+"""The gateway's listening sockets."""
 
 import logging
 import resource
@@ -12,30 +12,30 @@ BACKLOG = 4_096
 _OTHER_FILES = 1_000
 _log = logging.getLogger(__name__)
 _UNSENT_BYTES = 131_072
-"""Kept by the kernel for a client that does not take them yet. Beyond it nothing more is accepted, so that a client's
-own pace is seen (write_flow.py), and a slow client holds no megabytes of the kernel's memory."""
+"""Maximum unsent bytes that the kernel buffers per connection. Beyond it, the kernel accepts no more data. This reveals
+the client's pace (write_flow.py), and prevents a slow client from holding megabytes of kernel memory."""
 
 
 def bind(address: Address, *, is_shared: bool) -> list[socket.socket]:
-    """Return sockets that listen on TCP; accepted connections inherit their options.
+    """Return listening TCP sockets, whose options are inherited by accepted connections.
 
     Raises:
-        StartError: The address cannot be had.
+        StartError: The address is in use or cannot be used.
     """
     try:
         sockets = bind_address(address, backlog=BACKLOG, reuse_port=is_shared)
     except StartError as exc:
-        raise StartError(f"{exc}; set GATEWAY_HOST and GATEWAY_PORT to an address that is free") from exc
-    for one in sockets:
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        raise StartError(f"{exc}. Set GATEWAY_HOST and GATEWAY_PORT to a free address.") from exc
+    for sock in sockets:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     return sockets
 
 
 def allow_connections(count: int) -> None:
-    """Let the process have a file open for each of `count` connections, and for what else it does.
+    """Raise the soft limit of open files to allow `count` connections and 1,000 other files.
 
-    Processes often start with a soft limit of 1,024 files and may raise it. Where they may not, the last connections
-    would fail without an answer, so the log says which limit to raise.
+    Processes often start with a soft limit of 1,024 files. If the hard limit is too low, log a warning: connections
+    beyond it would fail without a response.
     """
     wanted = count + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -44,5 +44,6 @@ def allow_connections(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < wanted:
         _log.warning(
-            "the limit of open files is below the limit of connections", extra={"files": hard, "wanted": wanted}
+            "The limit of open files is too low for the limit of connections; raise the limit of open files",
+            extra={"files": hard, "wanted": wanted},
         )

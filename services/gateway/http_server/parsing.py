@@ -1,4 +1,4 @@
-"""Requests as httptools reads them, within limits: heads become ASGI scopes, bodies pass through."""
+"""HTTP request parser with limits, based on httptools."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -12,33 +12,33 @@ from services.gateway.http_server import rejections
 from services.gateway.http_server.limits import Limits
 
 _FIELD_BYTES = 4
-"""Of a header field on the wire beside its name and value: a colon, a blank and a line's end."""
+"""Bytes of a header field besides its name and value: a colon, a space and a line end."""
 _CHUNK_BYTES = 16
-"""Of a chunk on the wire beside its data: its size and two lines' ends, with room."""
+"""Bytes allowed for a chunk besides its data: its size and two line ends, with a margin."""
 _PIECE_BYTES = 4_096
-"""Fed at once where a request may end: what is behind it in the same piece is parsed before its turn."""
+"""Bytes passed to httptools at a time where a request may end. The next request in the same piece is parsed early."""
 _BODY_PIECE_BYTES = 65_536
 _DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 
 
 class Receiver(Protocol):
-    """What is told of a request as it is read."""
+    """Receives the parts of requests as they are parsed."""
 
     def on_head(self, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
-        """A head is complete."""
+        """Handle a complete head."""
 
     def on_body_part(self, part: bytes) -> None:
-        """A part of its body has arrived."""
+        """Handle a part of the body."""
 
     def on_end(self) -> None:
-        """The request is complete."""
+        """Handle the end of the request."""
 
 
 class Rejected(Exception):
-    """What was read is no request that can be answered.
+    """The input is not a valid request, or exceeds a limit.
 
     Attributes:
-        error: What to answer.
+        error: Error to respond with.
     """
 
     def __init__(self, error: HTTPError) -> None:
@@ -46,23 +46,29 @@ class Rejected(Exception):
         self.error = error
 
 
-_FAULTS = (Rejected, UnicodeDecodeError, httptools.HttpParserError)
-"""What a callback raises about a request; anything else is a defect of ours."""
+_REQUEST_ERRORS = (Rejected, UnicodeDecodeError, httptools.HttpParserError)
+"""Exceptions that callbacks raise for an invalid request. Any other exception is a bug."""
 
 
 class RequestParser:
-    """Parses one connection's requests, one after the other.
+    """Parses the requests of one connection.
 
-    Bytes are counted before the parser gets them, so that neither a header without an end nor a chunk extension can
-    gather anywhere. An offer to upgrade is ignored (RFC 9110, 7.8): llhttp stops at it and takes the rest for another
-    protocol, so the head is parsed once more without it.
+    Bytes are counted before httptools receives them, so that neither an endless header nor chunk extensions can
+    accumulate. `Upgrade` headers are ignored (RFC 9110, 7.8). llhttp stops at them and expects another protocol, so the
+    head is parsed again without them.
 
     Attributes:
-        is_in_head: The next bytes belong to a head.
+        is_in_head: Whether the next bytes belong to a head.
     """
 
     def __init__(self, receiver: Receiver, limits: Limits, make_scope: Callable[[], Scope]) -> None:
-        """Tell `receiver` of requests; `make_scope` returns what their scopes have in common."""
+        """Create a parser.
+
+        Args:
+            receiver: Receives the parsed requests.
+            limits: Limits of the server.
+            make_scope: Returns a new ASGI scope with the values common to all requests of the connection.
+        """
         self._receiver = receiver
         self._limits = limits
         self._make_scope = make_scope
@@ -74,7 +80,7 @@ class RequestParser:
         self._is_upgrade = False
         self._has_ended = False
         self._head_bytes = 0
-        self._kept = bytearray()
+        self._buffer = bytearray()
         self._extra_bytes = 0
         self._fields = 0
         self._body_left = 0
@@ -82,46 +88,46 @@ class RequestParser:
 
     @property
     def is_between(self) -> bool:
-        """Whether nothing of a request has been read since the last one's end."""
+        """Whether no byte has been read since the end of the last request."""
         return self.is_in_head and not self._head_bytes
 
     @property
     def body_left(self) -> int | None:
-        """Bytes of the body that have not arrived; None when only its end will tell."""
+        """Bytes of the body that have not arrived; None if the body is chunked, so that its length is unknown."""
         return None if b"transfer-encoding" in self._deciding else self._body_left
 
     @property
     def origin(self) -> str:
-        """The origin of the page that asks, as far as the head was read; empty for none."""
+        """Value of the `Origin` header, if it has been read; else empty."""
         return next((value.decode("latin-1") for name, value in self._headers if name == b"origin"), "")
 
-    def feed(self, data: bytes, may_go_on: Callable[[], bool]) -> bytes:
-        """Parse `data` for as long as `may_go_on`; return what was not parsed.
+    def feed(self, data: bytes, may_continue: Callable[[], bool]) -> bytes:
+        """Parse `data` while `may_continue` returns true, and return the rest.
 
         Raises:
-            Rejected: It cannot be understood, or is over a limit.
+            Rejected: The input is invalid or exceeds a limit.
         """
         if self._head_bytes and self.is_in_head:
-            data = self._gathered(data)
+            data = self._buffered(data)
         if len(data) <= _PIECE_BYTES:
             self._feed(data)
             return b""
         view, start = memoryview(data), 0
-        while start < len(data) and may_go_on():
+        while start < len(data) and may_continue():
             end = start + self._piece()
             self._feed(view[start:end])
             start = end
         return data[start:]
 
-    def _gathered(self, data: bytes) -> bytes:
-        """Return what to parse now of a head that comes in crumbs: httptools copies a field for each one of them."""
-        self._kept += data
-        if b"\n" not in data and len(self._kept) < _PIECE_BYTES:
+    def _buffered(self, data: bytes) -> bytes:
+        """Buffer the small parts of a head and return what to parse now: httptools copies a field for each part."""
+        self._buffer += data
+        if b"\n" not in data and len(self._buffer) < _PIECE_BYTES:
             self._count_head(0)
             return b""
-        gathered = bytes(self._kept)
-        self._kept.clear()
-        return gathered
+        buffered = bytes(self._buffer)
+        self._buffer.clear()
+        return buffered
 
     def _piece(self) -> int:
         if self.is_in_head or self._body_left <= _PIECE_BYTES:
@@ -129,7 +135,7 @@ class RequestParser:
         return min(self._body_left, _BODY_PIECE_BYTES)
 
     def _feed(self, data: Any) -> None:
-        """Parse one piece, however many offers to upgrade are in it."""
+        """Parse one piece of input, which may contain several requests with `Upgrade` headers."""
         self._has_ended = False
         pieces = [data]
         while pieces:
@@ -140,7 +146,9 @@ class RequestParser:
                 pieces += [piece[exc.args[0] :], self._head_without_upgrade()]
                 self._parser = self._new_parser()
             except httptools.HttpParserError as exc:
-                if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(exc.__context__, _FAULTS):
+                if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(
+                    exc.__context__, _REQUEST_ERRORS
+                ):
                     raise
                 raise Rejected(self._error or rejections.MALFORMED) from exc
         if self.is_in_head:
@@ -151,34 +159,34 @@ class RequestParser:
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
-        # A piece may begin with another request's end.
-        if self._head_bytes + len(self._kept) > self._limits.head_bytes_max + _PIECE_BYTES:
+        # A piece may start with the end of the previous request.
+        if self._head_bytes + len(self._buffer) > self._limits.head_bytes_max + _PIECE_BYTES:
             raise Rejected(self._too_large())
 
     def _count_extra(self, size: int) -> None:
-        """Count what a chunked body has beside its data: extensions and trailers are read and dropped."""
+        """Count the bytes of a chunked body besides its data: extensions and trailers, which are read and discarded."""
         self._extra_bytes = max(0, self._extra_bytes + size)
         if self._extra_bytes > self._limits.head_bytes_max:
             raise Rejected(rejections.TRAILERS_TOO_LARGE)
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        # Requests behind one with `connection: close` are dropped and are no error.
+        # Requests after one with `connection: close` are discarded without an error.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
     def _head_without_upgrade(self) -> bytes:
-        """Return the head that was just read, without its offer to upgrade."""
+        """Return the last head without its `Upgrade` header."""
         self._is_upgrade = False
         fields = [b"%b: %b\r\n" % field for field in self._headers if field[0] != b"upgrade"]
         version = self._parser.get_http_version().encode()
         return b"%b %b HTTP/%b\r\n%b\r\n" % (self._parser.get_method(), self._url, version, b"".join(fields))
 
     def close(self) -> None:
-        """Let go of httptools' parser, which holds this one: nothing more is parsed."""
+        """Release httptools' parser to break the reference cycle. Nothing can be parsed after that."""
         self._parser = None  # type: ignore[assignment]
 
-    # httptools' callbacks. What they raise comes out of `feed_data` as another error.
+    # Callbacks of httptools. `feed_data` replaces the exceptions that they raise by its own.
 
     def on_message_begin(self) -> None:
         self._url = b""
@@ -227,7 +235,7 @@ class RequestParser:
 
     def on_body(self, body: bytes) -> None:
         self._body_left -= len(body)
-        # Each byte may come in a chunk of its own; so many small chunks are slow, and no fault.
+        # A body of one-byte chunks is slow but valid, so each byte of data offsets one byte of overhead.
         self._extra_bytes -= len(body)
         self._receiver.on_body_part(body)
 
@@ -239,7 +247,7 @@ class RequestParser:
         self._receiver.on_end()
 
     def _check_head(self) -> None:
-        """Hold a complete head against the limits: of one that came in few bytes nothing needs to be counted."""
+        """Check a complete head against the limits. A head that arrived in few bytes need not be measured."""
         self._check(len(self._headers) <= self._limits.fields_max, rejections.HEAD_TOO_LARGE)
         if self._head_bytes + _PIECE_BYTES > self._limits.head_bytes_max:
             size = len(self._url) + sum(len(name) + len(value) + _FIELD_BYTES for name, value in self._headers)
@@ -247,7 +255,7 @@ class RequestParser:
 
     def _check_version(self, version: str) -> None:
         self._check(version == "1.0", rejections.VERSION)
-        # RFC 9112, 6.1: framing that HTTP/1.0 does not know is faulty.
+        # RFC 9112, 6.1: a `transfer-encoding` in an HTTP/1.0 message means that its framing is faulty.
         self._check(b"transfer-encoding" not in self._deciding, rejections.MALFORMED)
 
     def _set_target(self, scope: Scope) -> None:
@@ -264,7 +272,7 @@ class RequestParser:
         is_target = len(self._url) > self._limits.head_bytes_max // 2
         return rejections.TARGET_TOO_LONG if is_target else rejections.HEAD_TOO_LARGE
 
-    def _check(self, is_good: bool, error: HTTPError) -> None:
-        if not is_good:
+    def _check(self, is_valid: bool, error: HTTPError) -> None:
+        if not is_valid:
             self._error = error
             raise Rejected(error)

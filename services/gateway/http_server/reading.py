@@ -1,21 +1,21 @@
-"""Reading from one connection: paused while more has come than can be used, and dropped once nothing more is wanted."""
+"""Read flow control of one connection."""
 
 import asyncio
 import math
 
 KEPT_BYTES_MAX = 65_536
-"""Of a body that the application does not take, or of requests behind the one under way; then reading pauses."""
+"""Maximum bytes kept of an unread body or of pipelined requests. Beyond it, reading is paused."""
 _LINGER_IDLE_SECONDS, _LINGER_SECONDS_MAX = 5.0, 30.0
-"""How long a client may go on sending what is dropped, to read its response at last."""
+"""How long a client may continue to send discarded data before it reads its response."""
 
 
 class Reading:
-    """What has been read and not parsed, and whether the transport reads on.
+    """Controls reading from a transport, and keeps bytes that are not parsed yet.
 
     Attributes:
-        is_dropped: Nothing more is wanted; what comes is dropped.
-        is_paused: The transport does not read.
-        unparsed: Bytes of requests behind the one under way.
+        is_dropped: Whether all further data is discarded.
+        is_paused: Whether reading is paused.
+        unparsed: Bytes of pipelined requests.
     """
 
     __slots__ = ("_lingers_until", "_loop", "_transport", "is_dropped", "is_paused", "unparsed")
@@ -29,30 +29,30 @@ class Reading:
         self.unparsed = bytearray()
 
     def keep(self, data: bytes) -> None:
-        """Keep bytes for later; too many pause the reading."""
+        """Keep bytes for later, and pause reading if there are too many."""
         self.unparsed += data
         if len(self.unparsed) > KEPT_BYTES_MAX:
             self.pause()
 
     def take(self) -> bytes:
-        """Return what was kept, which is kept no longer."""
+        """Return the kept bytes and clear them."""
         data = bytes(self.unparsed)
         self.unparsed.clear()
         return data
 
     def drop(self) -> None:
-        """Want nothing more."""
+        """Discard the kept bytes and all further data."""
         self.is_dropped = True
         self.unparsed.clear()
 
     def pause(self) -> None:
-        """Leave in the kernel what comes next."""
+        """Pause reading."""
         if not (self.is_paused or self.is_dropped or self._transport.is_closing()):
             self.is_paused = True
             self._transport.pause_reading()
 
     def resume(self) -> bool:
-        """Read on, unless too much is kept; return whether that is new."""
+        """Resume reading, unless too many bytes are kept. Return whether reading was resumed."""
         if not self.is_paused or len(self.unparsed) > KEPT_BYTES_MAX or self._transport.is_closing():
             return False
         self.is_paused = False
@@ -60,10 +60,9 @@ class Reading:
         return True
 
     def linger(self) -> float:
-        """Say that nothing more will be written, and drop what comes until the client has closed too.
+        """Close the sending side, discard further data until the client closes too, and return the deadline for that.
 
-        A connection that is closed while its client still sends is reset, and the client may lose its response unread.
-        Returns the deadline.
+        Closing a connection while its client is still sending resets it, and the client may lose its response.
         """
         self.drop()
         self.resume()
@@ -74,7 +73,7 @@ class Reading:
         self._lingers_until = self._loop.time() + _LINGER_SECONDS_MAX
         return self._loop.time() + _LINGER_IDLE_SECONDS
 
-    def linger_on(self) -> float:
-        """Return the deadline after more has come that is dropped; none before `linger`."""
+    def extend_linger(self) -> float:
+        """Return the new deadline after further data was discarded; inf if `linger` has not been called."""
         is_lingering = self._lingers_until != math.inf
         return min(self._loop.time() + _LINGER_IDLE_SECONDS, self._lingers_until) if is_lingering else math.inf

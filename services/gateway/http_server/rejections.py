@@ -1,4 +1,4 @@
-"""What the server itself answers to what is no request that the application could get: in the API's own envelope."""
+"""Error responses to input that never reaches the application, in the API's error format."""
 
 import logging
 from collections.abc import Callable
@@ -18,32 +18,32 @@ def _invalid(status: int, message: str, code: str) -> HTTPError:
 MALFORMED = _invalid(
     400, "The request is not valid HTTP. Check the client, or the proxy in front of it.", "malformed_request"
 )
-CONNECT = _invalid(400, "CONNECT is not supported: this server is no proxy.", "malformed_request")
-TIMED_OUT = _invalid(408, "The request did not arrive in time; send it again.", "request_timeout")
-TARGET_TOO_LONG = _invalid(414, "The URL of the request is too long.", "uri_too_long")
+CONNECT = _invalid(400, "CONNECT is not supported because this server is not a proxy.", "malformed_request")
+TIMED_OUT = _invalid(408, "The request did not arrive in time. Send it again.", "request_timeout")
+TARGET_TOO_LONG = _invalid(414, "The request URL is too long. Shorten it.", "uri_too_long")
 HEAD_TOO_LARGE = _invalid(
-    431, "The header fields of the request are too large, or too many; send fewer.", "request_headers_too_large"
+    431, "The request has too many header fields, or they are too large. Send fewer.", "request_headers_too_large"
 )
 TRAILERS_TOO_LARGE = _invalid(
-    431, "The trailers or chunk extensions of the request are too large.", "request_headers_too_large"
+    431, "The trailers or chunk extensions of the request are too large. Send fewer.", "request_headers_too_large"
 )
-VERSION = _invalid(505, "Only HTTP/1.0 and HTTP/1.1 are supported.", "http_version_not_supported")
+VERSION = _invalid(505, "The HTTP version is not supported. Use HTTP/1.1 or HTTP/1.0.", "http_version_not_supported")
 
 
 class Rejections:
-    """Writes error responses that close their connection, with a request id, a log line and a count of their own."""
+    """Builds error responses that close their connection. Each has a request id, and is logged and counted."""
 
     def __init__(self, *, new_request_id: Callable[[], str], cors: CORSPolicy) -> None:
         self._new_request_id = new_request_id
         self._cors = cors
 
     def response(self, error: HTTPError, *, origin: str, date: bytes) -> bytes:
-        """Return the whole response.
+        """Return a complete response.
 
         Args:
-            error: What to answer.
-            origin: Of the page that asks, as far as its head was read; empty for none.
-            date: The header line of the date.
+            error: Error to respond with.
+            origin: Value of the request's `Origin` header, for CORS; empty if it is missing or was not read.
+            date: The `date` header line.
         """
         request_id = self._new_request_id()
         REJECTED.labels(str(error.status)).inc()

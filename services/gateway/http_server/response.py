@@ -1,22 +1,22 @@
-"""Responses on the wire: their head, and how their body is framed."""
+"""Encoding of HTTP responses."""
 
 from collections.abc import Iterable
 from enum import Enum
 from http import HTTPStatus
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
-"""Names in lower case, and values."""
+"""Pairs of lower-case names and values."""
 
 
 class Framing(Enum):
-    """How a client knows where a body ends (RFC 9112, 6.3)."""
+    """How the end of a body is determined (RFC 9112, 6.3)."""
 
     NONE = "none"
-    """There is no body: HEAD, 204 and 304."""
+    """No body, for HEAD, 204 and 304."""
     LENGTH = "length"
     CHUNKED = "chunked"
     CLOSE = "close"
-    """The connection ends with it: clients of HTTP/1.0 know no chunks."""
+    """The body ends when the connection closes. For HTTP/1.0 clients, which do not support chunks."""
 
 
 def _status_line(status: int) -> bytes:
@@ -31,12 +31,12 @@ def encode_head(status: int, headers: RawHeaders, *, date: bytes) -> bytes:
     """Return the head of a response.
 
     Args:
-        status: Its status.
-        headers: Its header fields.
-        date: The header line of the date, with its end; may be empty.
+        status: The status code.
+        headers: The header fields.
+        date: The `date` header line, with its line end; may be empty.
 
     Raises:
-        ValueError: A header holds what would end it: the rest would be read as another header, or as a body.
+        ValueError: A header contains a line break or NUL, with which it could inject other headers or a body.
     """
     lines = [_STATUS_LINES[status], date]
     lines += [b"%b: %b\r\n" % field for field in headers]
@@ -44,11 +44,11 @@ def encode_head(status: int, headers: RawHeaders, *, date: bytes) -> bytes:
     head = b"".join(lines)
     expected = len(lines) - (not date)
     if head.count(b"\n") != expected or head.count(b"\r") != expected or b"\0" in head:
-        raise ValueError("a response header holds a line break or NUL")
+        raise ValueError("a response header contains a line break or NUL")
     return head
 
 
 def chunk(body: bytes, is_last: bool) -> bytes:
-    """Return a part of a chunked body; an empty part is no chunk, since that would end the body."""
+    """Return an encoded part of a chunked body. An empty part is not sent as a chunk, since that would end the body."""
     framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     return framed + b"0\r\n\r\n" if is_last else framed

@@ -1,4 +1,4 @@
-"""What the connections of one server have in common, and what each knows of its two ends."""
+"""State shared by the connections of one server, and the addresses of a connection."""
 
 import asyncio
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from services.gateway.http_server.rejections import Rejections
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all connections of one server have in common."""
+    """State shared by all connections of one server."""
 
     limits: Limits
     connections: Connections
     rejections: Rejections
 
 
-class Ends:
-    """The two ends of a connection, as ASGI tells them; None for a socket that has no host and port.
+class SocketAddresses:
+    """The client's and server's addresses of a connection.
 
     Attributes:
-        host: The client's address; empty for none.
+        host: The client's address; empty for a socket without host and port.
     """
 
     __slots__ = ("_client", "_server", "host")
@@ -35,7 +35,7 @@ class Ends:
         self.host = self._client[0] if self._client else ""
 
     def scope(self, app_state: dict[str, Any]) -> Scope:
-        """Return what the scopes of all requests of this connection have in common."""
+        """Return a new ASGI scope with the values common to all requests of this connection."""
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},

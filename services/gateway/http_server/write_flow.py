@@ -1,26 +1,27 @@
-"""Writing to clients that read slowly: they may take as long as they like, as long as they take something."""
+"""Write flow control of one connection. Clients may read slowly, but must make progress."""
 
 import asyncio
 from collections.abc import Callable
 
-_LOOKS = 8
-"""Looks at the progress in the time of a stall, which may therefore last an eighth longer."""
+_CHECKS_PER_STALL = 8
+"""Progress checks per stall time. A stall is therefore detected up to an eighth late."""
 
 
 class ClientStalled(OSError):
-    """The client is connected and has taken nothing for the time of a stall."""
+    """The client is connected but has accepted no data for the stall time."""
 
 
 class WriteFlow:
-    """Writes to one connection, waits while its buffer is full, and notices when nothing moves.
+    """Writes to one connection, waits while its buffer is full, and detects stalled clients.
 
-    Progress is what the kernel has accepted. With `TCP_NOTSENT_LOWAT` (listener.py) the kernel accepts no more than the
-    client's side makes room for, so this is the client's own pace.
+    Progress is measured by the bytes that the kernel accepts. With `TCP_NOTSENT_LOWAT` (listener.py), the kernel
+    accepts only as much as the client can receive, so progress follows the client's pace.
 
     Attributes:
-        is_paused: The transport's buffer is full, and `drain` waits.
-        is_stalled: The client took nothing for the time of a stall. It is given that time once more to read the end of
-            its response; then the connection is aborted.
+        is_paused: Whether the transport's buffer is full, so that `drain` waits.
+        is_stalled: Whether the client has accepted nothing for the stall time. After a second stall time, in which it
+        can
+            still read the end of its response, the connection is aborted.
     """
 
     __slots__ = (
@@ -45,7 +46,7 @@ class WriteFlow:
         stall_seconds: float,
         on_stall: Callable[[], None],
     ) -> None:
-        """Write to `transport`; call `on_stall` when the client has stalled."""
+        """Create a flow on `transport`. `on_stall` is called when the client has stalled for `stall_seconds`."""
         self._transport = transport
         self._loop = loop
         self._stall_seconds = stall_seconds
@@ -59,15 +60,15 @@ class WriteFlow:
         self.is_stalled = False
 
     def write(self, data: bytes) -> None:
-        """Write at once, whatever waits before it."""
+        """Write data without waiting for space in the buffer."""
         self._written += len(data)
         self._transport.write(data)
 
     async def drain(self) -> None:
-        """Return when there is room in the buffer.
+        """Wait until there is space in the buffer.
 
         Raises:
-            ClientStalled: There is none, and the client takes nothing.
+            ClientStalled: The buffer is full and the client reads nothing.
         """
         while self.is_paused:
             if self.is_stalled:
@@ -78,36 +79,36 @@ class WriteFlow:
             await self._resumed.wait()
 
     def pause(self) -> None:
-        """Have `drain` wait: the transport's buffer is full."""
+        """Make `drain` wait, because the transport's buffer is full."""
         self.is_paused = True
         self.watch()
 
     def resume(self) -> None:
-        """Let `drain` return: the transport's buffer has room."""
+        """Let `drain` return, because the transport's buffer has space."""
         self.is_paused = False
         self._wake()
 
     def watch(self) -> None:
-        """Watch the progress until nothing is left to write."""
+        """Check the progress periodically until everything is written."""
         if self._timer is None and self._unsent():
             self._accepted, self._moved_at = self._written - self._unsent(), self._loop.time()
-            self._look_again()
+            self._schedule_check()
 
     def close(self) -> None:
-        """Let every `drain` return: the connection is gone."""
+        """Stop checking and let `drain` return, because the connection is lost."""
         if self._timer is not None:
             self._timer.cancel()
-        self._on_stall = _nothing  # The connection would otherwise hold itself.
+        self._on_stall = _nothing  # Breaks the reference cycle with the connection.
         self.is_paused = False
         self._wake()
 
     def _unsent(self) -> int:
         return self._transport.get_write_buffer_size()
 
-    def _look_again(self) -> None:
-        self._timer = self._loop.call_later(self._stall_seconds / _LOOKS, self._look)
+    def _schedule_check(self) -> None:
+        self._timer = self._loop.call_later(self._stall_seconds / _CHECKS_PER_STALL, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         unsent, now = self._unsent(), self._loop.time()
         if not unsent:
@@ -117,7 +118,7 @@ class WriteFlow:
         elif now - self._moved_at >= self._stall_seconds:
             self._moved_at = now
             self._stall()
-        self._look_again()
+        self._schedule_check()
 
     def _stall(self) -> None:
         if self.is_stalled:
@@ -133,4 +134,4 @@ class WriteFlow:
 
 
 def _nothing() -> None:
-    """Do nothing."""
+    pass

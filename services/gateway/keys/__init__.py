@@ -1,1 +1,1 @@
-"""API keys in the gateway: cached authentication, rejected keys, revocation."""
+"""Cached authentication of API keys, limits on unknown keys, and revocation."""

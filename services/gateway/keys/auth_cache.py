@@ -1,10 +1,10 @@
-"""Who API keys stand for: a cache of auth's answers, kept true by its stream of changes.
+"""A cache of authenticated API keys, invalidated by auth's watch.
 
-A cached answer is as good as auth's own while the watch is alive, since any change of the key arrives over it. When the
-watch is broken an answer lives five seconds from its last confirmation; every heartbeat confirms all. With auth away, a
-key that was not confirmed in that time gets `auth_unavailable`, never a refusal.
+While the watch is connected, cached entries are current, because it delivers every change of a key. When it is broken,
+an entry expires five seconds after its last confirmation; every heartbeat confirms all entries. If auth is unavailable,
+a key without a recent confirmation gets `auth_unavailable`, never a rejection.
 
-The cache is keyed by the SHA-256 of the API key, so that a memory dump holds no keys but those that have live streams.
+The cache is keyed by the SHA-256 of the API key, so that a memory dump contains only keys that have live streams.
 """
 
 import asyncio
@@ -28,19 +28,19 @@ from services.gateway.requests.types import Principal
 KEY_PREFIX = "sk_stk_"
 
 _log = logging.getLogger(__name__)
-_FROM_CACHE, _ASKED, _REFUSED = (KEY_LOOK_UPS.labels(source) for source in ("cache", "auth", "refused_here"))
+_FROM_CACHE, _FROM_AUTH, _REFUSED = (KEY_LOOK_UPS.labels(source) for source in ("cache", "auth", "refused_here"))
 _CONFIRMED_SECONDS = 4.5
-"""Five, less the time that a heartbeat is under way and a refusal takes to be asked for."""
+"""Five seconds, minus the time to receive a heartbeat and to look up a rejected key."""
 _SILENCE_SECONDS = 1.0
 _RETRY_SECONDS = 0.2
 _STREAMS_SECONDS = 2.0
-"""Pause between two looks at the keys of live streams while the watch is broken."""
+"""Interval between checks of the keys of live streams while the watch is broken."""
 _SESSIONS_SECONDS = 1.0
 """Interval between checks of the sessions of live streams. The key watch does not report the end of a session."""
 _STALE_ANSWERS_MAX = 10
 _STALE_PAUSE_SECONDS = 0.05
 _RECENT_CHANGES_MAX = 10_000
-"""Changes remembered to tell stale answers, which are under way for seconds and not for thousands of changes."""
+"""Maximum recent changes kept to detect stale answers, which arrive within seconds, not thousands of changes."""
 
 
 @dataclass(slots=True)
@@ -48,16 +48,23 @@ class _Cached:
     principal: Principal
     confirmed_at: float
     revision: int
-    """Of the key table that auth read for it."""
+    """Revision of the key table that auth read."""
 
 
 class AuthCache:
-    """The `Authenticator` port: authenticates API keys, mostly without asking."""
+    """The `Authenticator` port: authenticates API keys, mostly from a cache."""
 
     def __init__(
         self, auth_client: AuthClient, clock: Clock, revocations: RevocationRegistry, *, auth_cache_max: int
     ) -> None:
-        """Ask `auth_client`; remember at most `auth_cache_max` keys; cut the `revocations` of revoked ones."""
+        """Create a cache.
+
+        Args:
+            auth_client: Auth, for keys that are not cached.
+            clock: The clock.
+            revocations: Registry in which the streams of revoked keys are cancelled.
+            auth_cache_max: Maximum cached keys.
+        """
         self._auth_client = auth_client
         self._clock = clock
         self._revocations = revocations
@@ -67,22 +74,26 @@ class AuthCache:
         self._auth_cache_max = auth_cache_max
         self._cached: OrderedDict[bytes, _Cached] = OrderedDict()
         self._digests: dict[str, set[bytes]] = {}
-        self._asking: dict[bytes, asyncio.Task[Principal]] = {}
+        self._pending: dict[bytes, asyncio.Task[Principal]] = {}
         self._changed_at: dict[str, int] = {}
-        self._floor = 0
+        self._min_revision = 0
         self._revision: int | None = None
         self._heartbeat_at = float("-inf")
         KEY_WATCH_UP.set_function(lambda: float(not self._is_silent()))
-        self._missed = asyncio.Event()
-        """Set when changes may have been missed, so that live streams must be looked at."""
+        self._may_have_missed_changes = asyncio.Event()
+        """Set when changes may have been missed, so that the keys of live streams must be checked."""
 
     async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
-        """Return the key's principal; `address` is the client's, as far as it is known.
+        """Return the principal of a key.
+
+        Args:
+            api_key: The key.
+            address: The client's address; empty if unknown.
 
         Raises:
-            Unauthenticated: The key is not good; the reason says why.
-            Throttled: Too many unknown keys came from the address to ask about another.
-            Unavailable: Auth is away and the key was not confirmed in the last five seconds.
+            Unauthenticated: The key is malformed, unknown, revoked or expired; see the reason.
+            Throttled: Too many unknown keys came from the address.
+            Unavailable: Auth is unavailable, and the key was not confirmed in the last five seconds.
         """
         digest = _digest(api_key)
         principal = self._look_up(digest)
@@ -96,26 +107,29 @@ class AuthCache:
             if denial := self._negative_cache.reason(digest, revision=self._revision or 0):
                 _REFUSED.inc()
                 raise refused(api_key, denial)
-            _ASKED.inc()
+            _FROM_AUTH.inc()
             tracing.note({"stack.key.source": "auth"})
-            principal = await self._ask_once(digest, api_key, address)
+            principal = await self._authenticate_once(digest, api_key, address)
         if principal.expires_at is not None and principal.expires_at <= self._clock.now():
             raise refused(api_key, "expired")
         return principal
 
     async def watch_invalidations(self) -> None:
-        """Follow auth's changes until cancelled; a broken watch is taken up again where it broke."""
+        """Apply auth's changes to the cache until cancelled. A broken watch resumes at its last revision."""
         while True:
             try:
                 await self._follow()
             except ServiceError as exc:
-                _log.warning("the key watch broke", extra={"reason": exc.reason})
+                _log.warning("The key watch failed; reconnecting", extra={"reason": exc.reason})
             except TimeoutError:
-                _log.warning("the key watch went silent")
+                _log.warning("The key watch timed out; reconnecting")
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def watch_streams(self) -> None:
-        """Until cancelled, end live streams of keys that were revoked without the watch telling it, and of sessions."""
+        """Cancel live streams whose session has ended, or whose key was revoked while the watch was broken.
+
+        Runs until cancelled.
+        """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._check_keys())
             tasks.create_task(self._check_sessions())
@@ -124,9 +138,9 @@ class AuthCache:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STREAMS_SECONDS):
-                    await self._missed.wait()
-            if self._is_silent() or self._missed.is_set():
-                self._missed.clear()
+                    await self._may_have_missed_changes.wait()
+            if self._is_silent() or self._may_have_missed_changes.is_set():
+                self._may_have_missed_changes.clear()
                 await self._revocations.check_keys()
 
     async def _check_sessions(self) -> None:
@@ -148,27 +162,27 @@ class AuthCache:
         return cached.principal
 
     async def _identity_state(self, api_key: str) -> IdentityState:
-        """Ask auth about a key that has streams; what it began before it expired may end."""
+        """Ask auth for the state of a key with live streams. Streams started before the key expired may finish."""
         try:
-            await self._ask_once(_digest(api_key), api_key, "")
+            await self._authenticate_once(_digest(api_key), api_key, "")
         except Unauthenticated as exc:
             return IdentityState.VALID if exc.reason == "expired" else IdentityState.REVOKED
         except ServiceError as exc:
-            _log.info("a key with live streams was not confirmed", extra={"reason": exc.reason})
+            _log.info("cannot confirm a key with live streams", extra={"reason": exc.reason})
             return IdentityState.UNKNOWN
         return IdentityState.VALID
 
-    async def _ask_once(self, digest: bytes, api_key: str, address: str) -> Principal:
-        """Ask auth; callers that ask about the same key at the same time share one call."""
-        task = self._asking.get(digest)
+    async def _authenticate_once(self, digest: bytes, api_key: str, address: str) -> Principal:
+        """Authenticate a key with auth. Concurrent callers with the same key share one call."""
+        task = self._pending.get(digest)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._ask(digest, api_key, address))
-            self._asking[digest] = task
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+            task = asyncio.get_running_loop().create_task(self._authenticate(digest, api_key, address))
+            self._pending[digest] = task
+            task.add_done_callback(lambda _: self._pending.pop(digest, None))
         return await asyncio.shield(task)
 
-    async def _ask(self, digest: bytes, api_key: str, address: str) -> Principal:
-        with self._unknown_key_limiter.watching(address):
+    async def _authenticate(self, digest: bytes, api_key: str, address: str) -> Principal:
+        with self._unknown_key_limiter.lookup(address):
             for _ in range(_STALE_ANSWERS_MAX):
                 asked_at = self._clock.monotonic()
                 answer = await self._auth_client.authenticate(api_key)
@@ -176,12 +190,12 @@ class AuthCache:
                     self._forget(digest)
                     self._negative_cache.remember(digest, answer.denial, revision=answer.revision)
                     raise refused(api_key, answer.denial)
-                if answer.revision >= max(self._floor, self._changed_at.get(answer.principal.key_id, 0)):
+                if answer.revision >= max(self._min_revision, self._changed_at.get(answer.principal.key_id, 0)):
                     self._remember(digest, _Cached(answer.principal, asked_at, answer.revision))
                     return answer.principal
-                # A change of this key was seen after what auth read: its answer is of the past.
+                # Auth read a state before a change of this key that the watch has already delivered.
                 await asyncio.sleep(_STALE_PAUSE_SECONDS)
-        raise Unavailable("auth has not caught up with its own changes; try again", reason="auth_unavailable")
+        raise Unavailable("The state of the API key is out of date. Try again.", reason="auth_unavailable")
 
     def _remember(self, digest: bytes, cached: _Cached) -> None:
         self._negative_cache.forget(digest)
@@ -200,15 +214,15 @@ class AuthCache:
         if not digests:
             del self._digests[cached.principal.key_id]
 
-    def _believe_from(self, floor: int) -> None:
-        """Believe nothing that was read before the revision `floor`."""
+    def _invalidate_before(self, min_revision: int) -> None:
+        """Discard cached entries, and ignore future answers, that were read before the revision `min_revision`."""
         for digest, cached in list(self._cached.items()):
-            if cached.revision < floor:
+            if cached.revision < min_revision:
                 self._forget(digest)
         self._changed_at.clear()
         self._negative_cache.forget_all()
-        self._floor = floor
-        self._missed.set()
+        self._min_revision = min_revision
+        self._may_have_missed_changes.set()
 
     async def _follow(self) -> None:
         events = self._auth_client.watch(self._revision)
@@ -221,14 +235,13 @@ class AuthCache:
 
     def _apply(self, event: WatchEvent) -> None:
         if self._revision is None:
-            # A watch begins: changes up to here are never told, so neither what is remembered nor an answer on its way
-            # that was read before may be believed.
-            self._believe_from(event.revision)
+            # A new watch does not deliver earlier changes, so entries and answers read before it may be outdated.
+            self._invalidate_before(event.revision)
         elif event.revision < self._revision or event.all_keys_changed:
-            # After a database went back in time its revisions are counted again, and say nothing of what was read.
+            # After a database was restored, revisions repeat and cannot be compared with those of cached entries.
             self._cached.clear()
             self._digests.clear()
-            self._believe_from(event.revision)
+            self._invalidate_before(event.revision)
         if event.changed_key_id:
             self._note_change(event)
         elif not event.all_keys_changed:
@@ -240,8 +253,8 @@ class AuthCache:
         if len(self._changed_at) > _RECENT_CHANGES_MAX:
             del self._changed_at[next(iter(self._changed_at))]
         for digest in list(self._digests.get(event.changed_key_id, ())):
-            # The first use of a new key is often ahead of the news that there is one, and knows all that it tells. No
-            # answer knows of a revocation: one that seems to was read before the database went back in time.
+            # A new key is often used before the event of its creation arrives, and the cached entry then includes that
+            # change. An entry never includes a revocation: with a later revision, it is from before a restore.
             if event.is_revoked or self._cached[digest].revision < event.revision:
                 self._forget(digest)
         if event.is_revoked:

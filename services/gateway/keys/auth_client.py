@@ -1,4 +1,4 @@
-"""Auth as the gateway sees it: what it says of a key, and what it tells of changes."""
+"""The gateway's port to auth."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,38 +9,38 @@ from services.gateway.requests.types import Principal
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Auth's answer about one API key."""
+    """The result of authenticating an API key."""
 
     principal: Principal | None
-    """None when the key is not good."""
+    """The principal of the key; None if it is invalid."""
     denial: str
-    """Why it is not good, in lower case: `unknown`, `revoked` or `expired`; empty when it is."""
+    """Why the key is invalid: `unknown`, `revoked` or `expired`; empty if it is valid."""
     revision: int
-    """The revision of the key table that was read."""
+    """Revision of the key table that was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """One event of the watch; without any change it is a heartbeat."""
+    """An event of the key watch. An event without a change is a heartbeat."""
 
     revision: int
     changed_key_id: str = ""
-    """The one key that changed; empty for none."""
+    """Id of the key that changed; empty if none did."""
     is_revoked: bool = False
-    """Whether that key is revoked now."""
+    """Whether the changed key is revoked."""
     all_keys_changed: bool = False
     """Whether any key may have changed."""
 
 
 class AuthClient(Protocol):
-    """Auth, over the wire."""
+    """A client of auth."""
 
     async def authenticate(self, api_key: str) -> Authentication:
-        """Ask about a key.
+        """Authenticate a key.
 
         Raises:
-            Unavailable: Auth is away.
+            Unavailable: Auth is unavailable.
         """
 
     def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
-        """Yield changes after a revision, or from now on when None, and heartbeats."""
+        """Yield heartbeats, and the changes after a revision, or future changes if it is None."""

@@ -1,4 +1,4 @@
-"""What the holder of an API key is told that is no good."""
+"""Error messages for invalid API keys."""
 
 from services.common.errors import Unauthenticated
 
@@ -11,11 +11,11 @@ _INCORRECT = f"Incorrect API key provided: {{key}}. {_REMEDY}"
 
 
 def refused(api_key: str, reason: str) -> Unauthenticated:
-    """Return the refusal of a key that is `malformed`, `unknown`, `revoked` or `expired`."""
+    """Return the error for a key that is `malformed`, `unknown`, `revoked` or `expired`."""
     return Unauthenticated(_MESSAGES.get(reason, _INCORRECT).format(key=_masked(api_key)), reason=reason)
 
 
 def _masked(api_key: str) -> str:
-    """Return as much of a key as its owner needs to recognise it, and no more."""
+    """Return the first 7 and last 4 characters of a key, for its owner to recognise it."""
     shown = api_key.isascii() and api_key.isprintable() and len(api_key) > 20
     return f"{api_key[:7]}****{api_key[-4:]}" if shown else "****"

@@ -1,7 +1,7 @@
-"""Floods of keys that are no good: one that auth denied is remembered, and an address that guesses is stopped.
+"""Protection against floods of invalid API keys: a cache of denials, and a limit on unknown keys per address.
 
-A denial holds for a short time, and only while no key changed since it was read, so that a key that was created a
-moment ago works at once. Keys are known by their SHA-256, as everywhere in the gateway.
+Denials are cached for 10 s, or until any key changes, so that a new key works immediately. Keys are identified by their
+SHA-256, as everywhere in the gateway.
 """
 
 import math
@@ -18,7 +18,7 @@ _DENIAL_SECONDS = 10.0
 _DENIALS_MAX = 10_000
 _WINDOW_SECONDS = 10.0
 _UNKNOWN_MAX = 100
-"""Unknown keys of one address within a window: more than any mistake makes, too few to find a key by."""
+"""Maximum unknown keys from one address per window: more than mistakes cause, but too few to guess a key."""
 _ADDRESSES_MAX = 10_000
 
 
@@ -30,22 +30,21 @@ class _Denial:
 
 
 class NegativeKeyCache:
-    """Remembers what auth said of keys that are no good."""
+    """A cache of keys that auth has denied."""
 
     def __init__(self, clock: Clock) -> None:
-        """Remember nothing yet."""
         self._clock = clock
         self._denials: OrderedDict[bytes, _Denial] = OrderedDict()
 
     def remember(self, digest: bytes, reason: str, *, revision: int) -> None:
-        """Keep a denial that was read at `revision`; the longest unused makes room for it."""
+        """Cache a denial that was read at `revision`, and evict the least recently used one if the cache is full."""
         self._denials[digest] = _Denial(reason, revision, self._clock.monotonic() + _DENIAL_SECONDS)
         self._denials.move_to_end(digest)
         if len(self._denials) > _DENIALS_MAX:
             self._denials.popitem(last=False)
 
     def reason(self, digest: bytes, *, revision: int) -> str | None:
-        """Return why a key is no good; None when that is not known at `revision`, the latest that was seen."""
+        """Return the reason of a cached denial, or None if there is none at `revision`, the latest known revision."""
         denial = self._denials.get(digest)
         if denial is None:
             return None
@@ -56,11 +55,11 @@ class NegativeKeyCache:
         return denial.reason
 
     def forget(self, digest: bytes) -> None:
-        """Forget one key's denial, if there is one."""
+        """Remove the denial of a key, if it is cached."""
         self._denials.pop(digest, None)
 
     def forget_all(self) -> None:
-        """Forget everything."""
+        """Remove all denials."""
         self._denials.clear()
 
 
@@ -71,57 +70,59 @@ class _Window:
 
 
 class UnknownKeyLimiter:
-    """Stops look-ups for addresses from which unknown key after unknown key comes, until their window is over.
+    """Limits unknown keys per client address and window.
 
-    Every look-up that is under way counts against an address that has guessed wrong once, so that guessing many at the
-    same time gets no further than guessing one after the other.
+    After the first unknown key of an address, its lookups in progress also count, so that concurrent guesses are
+    limited like sequential ones.
     """
 
     def __init__(self, clock: Clock) -> None:
-        """Suspect nobody yet."""
         self._clock = clock
         self._windows: OrderedDict[str, _Window] = OrderedDict()
-        self._asking: Counter[str] = Counter()
+        self._in_progress: Counter[str] = Counter()
 
     @contextmanager
-    def watching(self, address: str) -> Iterator[None]:
-        """Watch the block, which looks up a key that came from `address`; an empty one is nobody's.
+    def lookup(self, address: str) -> Iterator[None]:
+        """Count the lookup in the block, of a key that came from `address`. An empty address is not limited.
 
         Raises:
-            Throttled: Too many keys that nobody has came from there.
+            Throttled: Too many unknown keys came from the address.
         """
-        block = address_prefix(address)
-        self._check(block)
-        self._asking[block] += 1
+        prefix = address_prefix(address)
+        self._check(prefix)
+        self._in_progress[prefix] += 1
         try:
             yield
         except Unauthenticated as exc:
-            if exc.reason == "unknown" and block:
-                self._count(block)
+            if exc.reason == "unknown" and prefix:
+                self._count(prefix)
             raise
         finally:
-            self._asking[block] -= 1
-            if not self._asking[block]:
-                del self._asking[block]
+            self._in_progress[prefix] -= 1
+            if not self._in_progress[prefix]:
+                del self._in_progress[prefix]
 
-    def _check(self, block: str) -> None:
-        window = self._windows.get(block)
+    def _check(self, prefix: str) -> None:
+        window = self._windows.get(prefix)
         if window is None:
             return
         seconds = window.ends_at - self._clock.monotonic()
         if seconds <= 0:
-            del self._windows[block]
-        elif window.unknown + self._asking[block] >= _UNKNOWN_MAX:
-            message = "Too many unknown API keys came from your address; keys that worked a moment ago still do."
+            del self._windows[prefix]
+        elif window.unknown + self._in_progress[prefix] >= _UNKNOWN_MAX:
+            message = (
+                "Too many unknown API keys came from your address. Check your API key and try again later. Keys that "
+                "worked a moment ago still work."
+            )
             wait = str(math.ceil(seconds))
             raise Throttled(message, reason="too_many_unknown_keys", metadata={"retry_after_seconds": wait})
 
-    def _count(self, block: str) -> None:
+    def _count(self, prefix: str) -> None:
         now = self._clock.monotonic()
-        window = self._windows.get(block)
+        window = self._windows.get(prefix)
         if window is None or window.ends_at <= now:
-            self._windows.pop(block, None)
-            window = self._windows[block] = _Window(now + _WINDOW_SECONDS)
+            self._windows.pop(prefix, None)
+            window = self._windows[prefix] = _Window(now + _WINDOW_SECONDS)
         window.unknown += 1
         if len(self._windows) > _ADDRESSES_MAX:
             self._windows.popitem(last=False)

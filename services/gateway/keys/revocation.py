@@ -1,8 +1,8 @@
-"""Ends live streams when their API key is revoked, and streams of the playground also when their session ends.
+"""Cancellation of live streams whose API key is revoked, and of playground streams whose session ends.
 
 A stream holds the `Revocation` of the identity that started it: an API key, or a session that uses a key by its id. The
-registry keeps the two kinds apart. Revoking a key cancels the streams of both kinds that use it; the end of a session
-cancels that session's streams only.
+registry keeps the two kinds separate. Revoking a key cancels the streams of both kinds that use it. The end of a
+session cancels only the streams of that session.
 """
 
 import asyncio
@@ -25,20 +25,20 @@ _log = logging.getLogger(__name__)
 _ASKING_MAX = 50
 _REVOKED_MAX = 10_000
 _REVOKED_SECONDS = 120.0
-"""How long a revocation is remembered for streams that have not begun; a body may take 60 s to arrive."""
+"""How long a revocation is kept for streams that have not started yet. A request body may take 60 s to arrive."""
 
 
 class IdentityState(Enum):
-    """What auth says of the identity of a stream."""
+    """The state of a stream's identity, according to auth."""
 
     VALID = "good"
-    """The stream may go on. A key that expired is good in this sense: what it began before may end."""
+    """The stream may continue. This includes expired keys, whose streams may finish."""
     REVOKED = "revoked"
     """The key was revoked."""
     SESSION_ENDED = "session_ended"
     """The session that uses the key has ended."""
     UNKNOWN = "unknown"
-    """Auth did not answer, which ends no stream."""
+    """Auth did not answer. The stream continues."""
 
 
 IdentityCheck = Callable[[], Awaitable[IdentityState]]
@@ -46,14 +46,20 @@ IdentityCheck = Callable[[], Awaitable[IdentityState]]
 
 
 class Revocation:
-    """What the streams of one identity hold.
+    """The revocation state shared by all streams of one identity.
 
     Attributes:
-        key_id: Public id of the key that is used.
+        key_id: Public id of the key that the streams use.
     """
 
     def __init__(self, key_id: str, api_key: str = "", ask: IdentityCheck | None = None) -> None:
-        """Begin uncut; `api_key` is the key itself where it was shown, of which a refusal tells the ends."""
+        """Create a revocation in the valid state.
+
+        Args:
+            key_id: Public id of the key.
+            api_key: The key itself, for the masked key in error messages; empty if it is not known.
+            ask: Asks auth for the state of the identity. By default, the state is always unknown.
+        """
         self.key_id = key_id
         self._api_key = api_key
         self._ask = ask or _unknown
@@ -62,33 +68,33 @@ class Revocation:
 
     @property
     def is_revoked(self) -> bool:
-        """Whether the streams have ended."""
+        """Whether the streams have been cancelled."""
         return self._cancelled.is_set()
 
     @property
     def departure(self) -> Departure:
-        """Why a stream that is cut does not reach its client."""
+        """Why a cancelled stream did not reach its client."""
         return Departure.SESSION_ENDED if self._reason is IdentityState.SESSION_ENDED else Departure.KEY_REVOKED
 
     @property
     def refusal(self) -> Unauthenticated:
-        """What a stream that is cut ends with."""
+        """The error with which a cancelled stream ends."""
         if self._reason is IdentityState.SESSION_ENDED:
             return Unauthenticated("Your session has ended. Log in again.", reason="session_ended")
         return refused(self._api_key, "revoked")
 
     def cancel(self, reason: IdentityState = IdentityState.REVOKED) -> None:
-        """End the streams, now and for good."""
+        """Cancel the streams, permanently."""
         if not self.is_revoked:
             self._reason = reason
             self._cancelled.set()
 
     async def until_revoked(self) -> None:
-        """Return when the streams must end."""
+        """Wait until the streams are cancelled."""
         await self._cancelled.wait()
 
     async def check(self) -> IdentityState:
-        """Ask auth, and cut where it says so; its silence cuts nothing."""
+        """Ask auth for the state, and cancel the streams if the key was revoked or the session has ended."""
         state = await self._ask()
         if state in (IdentityState.REVOKED, IdentityState.SESSION_ENDED):
             self.cancel(state)
@@ -96,15 +102,14 @@ class Revocation:
 
 
 async def _unknown(api_key: str = "") -> IdentityState:
-    """Default check that reports the state of every identity as unknown."""
+    """Report an unknown state. The default check."""
     return IdentityState.UNKNOWN
 
 
 class RevocationRegistry:
-    """Gives all streams of an identity the same revocation, which lives as long as one of them does."""
+    """Provides the revocation of an identity, which all its streams share for as long as one of them lives."""
 
     def __init__(self, clock: Clock) -> None:
-        """Begin without streams."""
         self._clock = clock
         self._of_keys: WeakValueDictionary[str, Revocation] = WeakValueDictionary()
         self._of_sessions: WeakValueDictionary[tuple[str, str], Revocation] = WeakValueDictionary()
@@ -114,15 +119,15 @@ class RevocationRegistry:
         """Asks auth about an API key."""
 
     async def of_key(self, key_id: str, api_key: str) -> Revocation:
-        """Return the revocation of a key; it is cut already when the key was revoked since it was authenticated."""
+        """Return the revocation of a key. It is already cancelled if the key was revoked after its authentication."""
         return await self._of(self._of_keys, key_id, Revocation(key_id, api_key, partial(self.check_key, api_key)))
 
     async def of_session(self, session_id: str, key_id: str, ask: IdentityCheck) -> Revocation:
-        """Return the revocation of a session that uses a key of its account; `ask` asks auth about both."""
+        """Return the revocation of a session that uses a key of its account. `ask` checks both with auth."""
         return await self._of(self._of_sessions, (session_id, key_id), Revocation(key_id, ask=ask))
 
     def cancel(self, key_id: str) -> None:
-        """End the streams of a revoked key, and those that are about to begin."""
+        """Cancel the streams of a revoked key, including those that are about to start."""
         self._revoked[key_id] = self._clock.monotonic() + _REVOKED_SECONDS
         self._revoked.move_to_end(key_id)
         self._forget_old()
@@ -133,11 +138,11 @@ class RevocationRegistry:
                 revocation.cancel()
 
     async def check_keys(self) -> None:
-        """Ask auth about every key that has streams and cut those that were revoked."""
+        """Ask auth about every key with streams, and cancel the streams of revoked ones."""
         await _check(list(self._of_keys.values()))
 
     async def check_sessions(self) -> None:
-        """Ask auth about every session that has streams and cut those that ended, or whose key was revoked."""
+        """Ask auth about every session with streams, and cancel those streams if it ended or its key was revoked."""
         await _check(list(self._of_sessions.values()))
 
     async def _of(
@@ -146,20 +151,20 @@ class RevocationRegistry:
         revocation = known.get(identity)
         if revocation is not None and not revocation.is_revoked:
             return revocation
-        known[identity] = new  # Before the first await, so that a concurrent revocation reaches it.
+        known[identity] = new  # Before the first await, so that a concurrent revocation applies to it.
         if self._is_revoked(new.key_id):
             await self._confirm(new)
         return new
 
     async def _confirm(self, revocation: Revocation) -> None:
-        """Let auth have the last word on a revocation that is remembered; where it gives none, the memory holds.
+        """Confirm a recorded revocation with auth. If auth does not answer, the record applies.
 
-        The memory can be wrong, after a database was restored say.
+        The record can be wrong, such as after a database was restored.
         """
-        remembered = self._revoked.get(revocation.key_id)
+        recorded = self._revoked.get(revocation.key_id)
         if await revocation.check() is not IdentityState.VALID:
             revocation.cancel()
-        elif self._revoked.get(revocation.key_id) == remembered:
+        elif self._revoked.get(revocation.key_id) == recorded:
             self._revoked.pop(revocation.key_id, None)
 
     def _is_revoked(self, key_id: str) -> bool:
@@ -173,7 +178,7 @@ class RevocationRegistry:
 
 
 async def _check(revocations: Sequence[Revocation]) -> None:
-    """Ask about all of these, a bounded number at the same time."""
+    """Check all revocations, with limited concurrency."""
     gate = asyncio.Semaphore(_ASKING_MAX)
 
     async def check(revocation: Revocation) -> None:

@@ -40,7 +40,7 @@ async def _call(browser: Browser, secret: str, **members: object) -> httpx.Respo
 
 async def test_from_sign_up_to_the_first_answer_and_to_the_end_of_the_key(owner: Browser) -> None:
     empty = (await owner.get("/keys")).text
-    assert "Three steps to the first answer" in empty
+    assert "Three steps to your first answer" in empty
     made = await owner.submit("/keys", "/keys", {"name": "laptop"})
     secret = secret_of(made.text)
     assert secret not in (await owner.get("/keys")).text, "the key is shown twice"
@@ -53,7 +53,7 @@ async def test_from_sign_up_to_the_first_answer_and_to_the_end_of_the_key(owner:
     assert request_id in usage
     assert "999" in usage
     receipt = await owner.get(f"/usage/requests/{request_id}")
-    assert "The model answered in full." in receipt.text
+    assert "The answer is complete." in receipt.text
     listed = (await owner.get("/keys")).text
     assert re.search(r">1\s*<span class=\"muted\">of 1,000", listed), "the list does not show today's use"
 
@@ -73,7 +73,7 @@ async def test_a_rotated_key_and_its_successor_both_work(owner: Browser) -> None
     second = secret_of((await owner.send(listed, action, {"grace": "3600"})).text)
 
     assert [(await _call(owner, one)).status_code for one in (first, second)] == [200, 200]
-    assert "ends soon" in (await owner.get("/keys")).text
+    assert "expires soon" in (await owner.get("/keys")).text
 
 
 async def test_a_key_for_one_model_refuses_others(owner: Browser) -> None:
@@ -125,7 +125,7 @@ async def test_a_failed_request_says_why_it_was_not_counted(owner: Browser) -> N
     page = (await owner.get(f"/usage/requests/{failed.headers['x-request-id']}")).text
 
     assert "not counted" in page
-    assert "It was not counted, because" in page
+    assert "The request was not counted because" in page
 
 
 async def test_another_owners_request_cannot_be_told_from_one_that_never_was(stack: Stack, owner: Browser) -> None:
@@ -149,7 +149,7 @@ async def test_a_new_password_leaves_this_session_and_ends_others_and_the_log_te
         assert "API keys" in (await elsewhere.submit("/login", "/login", fields)).text
         change = {"current": PASSWORD, "new": "another good password"}
         page = await owner.submit("/account", "/account/password", change)
-        assert "Your password is changed" in page.text
+        assert "Your password has been changed" in page.text
         assert "Password changed" in page.text
         assert str((await elsewhere.get("/keys")).url).endswith("/login?next=%2Fkeys")
         assert "Incorrect e-mail or password." in (await elsewhere.submit("/login", "/login", fields)).text
@@ -162,7 +162,7 @@ async def test_a_deleted_account_is_gone(owner: Browser) -> None:
 
     gone = await owner.submit("/account", "/account/delete", {"password": PASSWORD})
 
-    assert "Your account is deleted" in gone.text
+    assert "Your account has been deleted" in gone.text
     assert (await _call(owner, secret)).status_code == 401
     assert "/login" in str((await owner.get("/keys")).url)
 
@@ -202,7 +202,7 @@ async def test_an_error_page_knows_who_reads_it(browser: Browser) -> None:
 
     page = (await browser.get("/nowhere")).text
 
-    assert "To your API keys" in page
+    assert "Go to your API keys" in page
     assert 'href="/login"' not in page
     await browser.submit("/nowhere", "/logout", {})
     assert 'href="/login"' in (await browser.get("/nowhere")).text
@@ -237,7 +237,7 @@ async def test_requests_can_be_filtered_by_key_outcome_and_day(owner: Browser) -
     assert by_key == [1, 2]
     assert [await shown(f"outcome={outcome}") for outcome in ("answered", "refused", "cut")] == [2, 1, 0]
     assert [await shown(query) for query in ("to=2020-01-01", "from=2020-01-01", "from=soon")] == [0, 3, 3]
-    assert "No request fits this filter" in (await owner.get("/usage?to=2020-01-01")).text
+    assert "No requests match this filter" in (await owner.get("/usage?to=2020-01-01")).text
 
 
 async def test_the_count_down_ends_at_the_next_midnight_utc(owner: Browser) -> None:

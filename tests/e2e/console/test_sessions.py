@@ -228,7 +228,7 @@ async def test_a_log_in_form_that_was_opened_before_another_log_in_says_so(stack
         await browser.sign_up(f"{secrets.token_hex(6)}@example.com")
         told = await browser.send(early, "/login", {"email": "a@example.com", "password": PASSWORD})
     assert told.status_code == 403
-    assert "opened before you logged in" in told.text
+    assert "you have logged in or out since" in told.text
 
 
 async def test_the_pages_show_the_plans_limit_and_the_invitations(own_stack: Stack) -> None:

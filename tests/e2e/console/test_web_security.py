@@ -312,7 +312,7 @@ async def test_with_auth_away_a_page_says_so_and_nobody_is_logged_out(own_stack:
         own_stack.kill("auth")
         away = await browser.get("/keys")
         assert away.status_code == 503
-        assert "That did not work just now" in away.text
+        assert "Something went wrong on our side" in away.text
         assert 'href="/login"' not in away.text, "who is logged in is told to log in"
         own_stack.start("auth")
         await own_stack.until_ready("auth")

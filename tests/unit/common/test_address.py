@@ -119,7 +119,7 @@ def test_all_addresses_answer_for_metrics_too() -> None:
 @pytest.mark.parametrize(
     ("host", "why"),
     [
-        ("192.0.2.1", "not an address of this machine"),
+        ("192.0.2.1", "this machine does not have that address"),
         ("nowhere.invalid", "the host cannot be resolved"),
         ("a" * 64, "the host cannot be resolved"),
     ],

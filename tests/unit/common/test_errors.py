@@ -102,7 +102,7 @@ async def test_a_defect_is_internal_and_keeps_its_text_to_the_log(
         received = await failing(call)
 
     assert type(received) is InternalError
-    assert received.message == "internal error"
+    assert received.message == "Internal error."
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "the secret of the house" in str(record.exc_info)
 

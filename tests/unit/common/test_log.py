@@ -91,7 +91,7 @@ def test_a_record_that_cannot_be_formatted_is_told_without_its_words_and_stops_n
     os.close(writing)
     with open(reading, encoding="utf-8") as lines:
         first, second = (json.loads(line) for line in lines)
-    assert first["message"] == "cannot format a log record"
+    assert first["message"] == "Cannot format a log record"
     assert first["error"] in ("TypeError", "UnicodeEncodeError")
     assert second["message"] == "next"
 

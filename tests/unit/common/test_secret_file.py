@@ -71,19 +71,19 @@ def test_a_secret_that_somebody_else_wrote_first_is_the_one(tmp_path: Path, monk
 def test_an_empty_secret_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("\n")
 
-    with pytest.raises(StartError, match=r"secret is empty; restore it"):
+    with pytest.raises(StartError, match=r"secret is empty\. Restore it"):
         read_or_create(tmp_path / "secret")
 
 
 def test_a_damaged_secret_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\xff\x00")
 
-    with pytest.raises(StartError, match=r"secret is damaged; restore it"):
+    with pytest.raises(StartError, match=r"secret is damaged\. Restore it"):
         read_or_create(tmp_path / "secret")
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(StartError, match=r"cannot keep a secret in .*; choose another DATA_DIR"):
+    with pytest.raises(StartError, match=r"Cannot store a secret in .*\. Choose another DATA_DIR"):
         read_or_create(tmp_path / "file" / "secret")

@@ -179,7 +179,7 @@ async def test_a_taken_port_is_one_sentence() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         server = GrpcServer(address, _settings())
 
-        with pytest.raises(StartError, match=f"cannot listen on {address}: the port is in use"):
+        with pytest.raises(StartError, match=f"Cannot listen on {address}: the port is in use"):
             await server.run([])
 
 

@@ -205,7 +205,7 @@ async def test_a_change_of_authority_needs_no_restart_and_ends_no_call(world: Wo
 async def test_a_stream_outlives_the_channel_that_it_began_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A watch lasts for days; the channel of a certificate that was renewed is forgotten after minutes."""
     monkeypatch.setattr("services.common.rpc.forwarding_channel._RETIRE_SECONDS", 0.1)
-    monkeypatch.setattr("services.common.rpc.tls._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("services.common.rpc.tls._CHECK_SECONDS", 0.0)
     caller, going_on = world.caller("gateway"), asyncio.Event()
 
     async def stream_slow(request: bytes, context: Context) -> AsyncIterator[bytes]:
@@ -241,7 +241,7 @@ def test_files_that_cannot_be_used_are_told_once_and_again_when_they_break_again
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     issued = Issued(tmp_path, "auth").issue(trustme.CA())
-    monkeypatch.setattr("services.common.rpc.tls._LOOK_SECONDS", 0)
+    monkeypatch.setattr("services.common.rpc.tls._CHECK_SECONDS", 0)
     certificates = Certificates(issued.files)
     key = issued.files.key.read_bytes()
     for _ in range(2):
@@ -251,13 +251,13 @@ def test_files_that_cannot_be_used_are_told_once_and_again_when_they_break_again
         issued.files.key.write_bytes(key)
         certificates.current()
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == ["the TLS files cannot be used; going on with the old ones"] * 2
+    assert told == ["Cannot use the TLS files; keeping the current ones"] * 2
 
 
 def test_files_that_are_only_half_replaced_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     issued = Issued(tmp_path, "auth").issue(authority)
-    monkeypatch.setattr("services.common.rpc.tls._LOOK_SECONDS", 0)
+    monkeypatch.setattr("services.common.rpc.tls._CHECK_SECONDS", 0)
     certificates = Certificates(issued.files)
     first = certificates.current()
 
@@ -277,18 +277,18 @@ def test_files_that_cannot_be_used_stop_the_start_with_a_sentence(tmp_path: Path
     issued = Issued(tmp_path, "auth").issue(trustme.CA())
     issued.files.key.write_text("no key")
 
-    with pytest.raises(StartError, match="cannot use the TLS files"):
+    with pytest.raises(StartError, match="Cannot use the TLS files"):
         Certificates(issued.files)
 
 
 def test_a_half_of_mtls_is_refused() -> None:
-    with pytest.raises(ValidationError, match="set all three or none"):
+    with pytest.raises(ValidationError, match="Set all three or none"):
         ServiceSettings(tls_certificate_file="tls.crt")
 
 
 @pytest.mark.parametrize("listen", ["[::]:50051", "0.0.0.0:50051", "10.0.0.7:50051"])
 async def test_plaintext_beyond_this_machine_must_be_wanted(listen: str) -> None:
-    with pytest.raises(StartError, match="can be reached from other machines, and there is no TLS"):
+    with pytest.raises(StartError, match="can be reached from other machines and TLS is not configured"):
         GrpcServer(listen, ServiceSettings())
 
     GrpcServer(listen, ServiceSettings(plaintext_allowed=True))

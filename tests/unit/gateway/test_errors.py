@@ -71,7 +71,7 @@ def test_slots_in_use_are_told_apart_from_slots_used_up() -> None:
     answer = http_error(LimitReached(RateLimit(limit=10, charged=9, held=1, reset_at=86_400)), now=0)
     assert answer.headers["retry-after"] == "1"
     assert "x-should-retry" not in answer.headers
-    assert "in use, not used up" in answer.message
+    assert "including requests in progress" in answer.message
 
 
 def test_what_the_model_wrote_in_vain_is_passed_on_and_otherwise_left_out() -> None:

@@ -183,4 +183,4 @@ async def test_what_is_remembered_of_keys_and_addresses_is_bounded(
     for number in range(20):
         await _guess(cache, 1, f"192.0.2.{number}")
     assert len(cache._negative_cache._denials) == len(cache._unknown_key_limiter._windows) == 3
-    assert not cache._unknown_key_limiter._asking
+    assert not cache._unknown_key_limiter._in_progress

@@ -18,7 +18,7 @@ def test_a_groq_key_that_no_header_can_carry_is_one_sentence_at_the_start(name: 
     command = [sys.executable, "-m", "services.inference"]
     done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"inference: setting {name}: ")
+    assert done.stderr.startswith(f"inference: Setting {name}: ")
     assert len(done.stderr.splitlines()) == 1
     assert "printable ASCII" in done.stderr
     assert "gsk_" not in done.stderr, "a secret does not belong in a log"

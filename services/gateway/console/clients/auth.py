@@ -1,4 +1,4 @@
-"""The console's door and owners over auth's user RPCs, with the session's token and no other credential."""
+"""gRPC clients for auth's user RPCs. The session's token is their only credential."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -31,12 +31,12 @@ class GrpcSessionClient:
     """A `SessionClient` over auth's SessionService."""
 
     def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
-        """Ask over `channel`, at most `timeout_seconds` for each call."""
+        """Use `channel`, with a timeout of `timeout_seconds` per call."""
         self._stub = sessions_pb2_grpc.SessionServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
     async def describe_sign_up(self, invite: str) -> SignUp:
-        """Say who may sign up."""
+        """Return who may sign up."""
         request = sessions_pb2.DescribeSignUpRequest(invite=invite)
         with _auth_errors():
             answer = await self._stub.DescribeSignUp(request, timeout=self._timeout_seconds)
@@ -44,7 +44,7 @@ class GrpcSessionClient:
         return SignUp(_POLICIES.get(answer.policy, "closed"), answer.has_mail, daily_limit)
 
     async def sign_up(self, email: str, password: str, *, invite: str, address: str) -> OpenSession | None:
-        """Open an account."""
+        """Create an account."""
         request = sessions_pb2.SignUpRequest(email=email, password=password, invite=invite)
         with _auth_errors():
             answer = await self._stub.SignUp(request, metadata=_from(address), timeout=self._timeout_seconds)
@@ -53,7 +53,7 @@ class GrpcSessionClient:
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
     ) -> OpenSession:
-        """Open a session."""
+        """Create a session."""
         request = sessions_pb2.LogInRequest(
             email=email, password=password, replaced_token=replaced_token, device_token=device_token
         )
@@ -68,7 +68,7 @@ class GrpcSessionClient:
             await self._stub.LogOut(request, metadata=_from(address), timeout=self._timeout_seconds)
 
     async def session(self, token: str) -> Session | None:
-        """Return a token's session; None when it has ended."""
+        """Return the session of a token, or None if it has ended."""
         request = sessions_pb2.GetSessionRequest(token=token)
         try:
             with _auth_errors():
@@ -78,26 +78,26 @@ class GrpcSessionClient:
         return _session(answer.session)
 
     async def verify_email(self, token: str, *, address: str) -> str:
-        """Prove an e-mail."""
+        """Verify an e-mail address and return it."""
         request = sessions_pb2.VerifyEmailRequest(token=token)
         with _auth_errors():
             answer = await self._stub.VerifyEmail(request, metadata=_from(address), timeout=self._timeout_seconds)
         return answer.email
 
     async def send_verification(self, email: str, *, address: str) -> None:
-        """Mail another proof."""
+        """Send another verification e-mail."""
         request = sessions_pb2.SendVerificationRequest(email=email)
         with _auth_errors():
             await self._stub.SendVerification(request, metadata=_from(address), timeout=self._timeout_seconds)
 
     async def send_password_reset(self, email: str, *, address: str) -> None:
-        """Mail a token for a new password."""
+        """Send an e-mail with a password reset token."""
         request = sessions_pb2.SendPasswordResetRequest(email=email)
         with _auth_errors():
             await self._stub.SendPasswordReset(request, metadata=_from(address), timeout=self._timeout_seconds)
 
     async def reset_password(self, token: str, password: str, *, address: str) -> Reset:
-        """Choose a password."""
+        """Set a new password with a password reset token."""
         request = sessions_pb2.ResetPasswordRequest(token=token, password=password)
         with _auth_errors():
             answer = await self._stub.ResetPassword(request, metadata=_from(address), timeout=self._timeout_seconds)
@@ -105,10 +105,10 @@ class GrpcSessionClient:
 
 
 class GrpcOwnerClient:
-    """An `OwnerClient` over auth's OwnerService, for one session's token."""
+    """An `OwnerClient` over auth's OwnerService, for the token of one session."""
 
     def __init__(self, channel: aio.Channel, token: str, *, address: str, timeout_seconds: float) -> None:
-        """Ask over `channel` as the holder of `token`, who is at `address`."""
+        """Use `channel` with the token of a session. `address` is the client's address."""
         self._stub = owner_pb2_grpc.OwnerServiceStub(channel)
         self._metadata: Metadata = (("authorization", f"Bearer {token}"), *_from(address))
         self._timeout_seconds = timeout_seconds
@@ -128,7 +128,7 @@ class GrpcOwnerClient:
             return await self._stub.ListOwnKeys(request, metadata=self._metadata, timeout=self._timeout_seconds)
 
     async def create_key(self, name: str, *, expires_at: float | None, models: Sequence[str]) -> NewKey:
-        """Make a key."""
+        """Create a key."""
         ends = None if expires_at is None else timestamp(expires_at)
         request = owner_pb2.CreateOwnKeyRequest(name=name, expires_at=ends, models=models)
         with _auth_errors():
@@ -136,14 +136,14 @@ class GrpcOwnerClient:
         return NewKey(_key(answer.key), answer.secret)
 
     async def rotate_key(self, key_id: str, *, grace_seconds: int) -> NewKey:
-        """Replace a key."""
+        """Rotate a key."""
         request = owner_pb2.RotateOwnKeyRequest(key_id=key_id, grace_seconds=grace_seconds)
         with _auth_errors():
             answer = await self._stub.RotateOwnKey(request, metadata=self._metadata, timeout=self._timeout_seconds)
         return NewKey(_key(answer.key), answer.secret)
 
     async def revoke_key(self, key_id: str) -> Key:
-        """End a key for good."""
+        """Revoke a key permanently."""
         with _auth_errors():
             answer = await self._stub.RevokeOwnKey(
                 owner_pb2.RevokeOwnKeyRequest(key_id=key_id), metadata=self._metadata, timeout=self._timeout_seconds
@@ -151,14 +151,14 @@ class GrpcOwnerClient:
         return _key(answer.key)
 
     async def principal(self, key_id: str) -> Principal:
-        """Return what a key may do now."""
+        """Return the current principal of a key."""
         request = owner_pb2.GetOwnPrincipalRequest(key_id=key_id)
         with _auth_errors():
             answer = await self._stub.GetOwnPrincipal(request, metadata=self._metadata, timeout=self._timeout_seconds)
         return principal_of(answer.principal)
 
     async def sessions(self) -> Sequence[Session]:
-        """Return the sessions that last, newest first."""
+        """Return the active sessions, newest first."""
         with _auth_errors():
             answer = await self._stub.ListOwnSessions(
                 owner_pb2.ListOwnSessionsRequest(), metadata=self._metadata, timeout=self._timeout_seconds
@@ -166,7 +166,7 @@ class GrpcOwnerClient:
         return [_session(session) for session in answer.sessions]
 
     async def end_session(self, session_id: str) -> None:
-        """End one of them."""
+        """End a session."""
         request = owner_pb2.EndOwnSessionRequest(session_id=session_id)
         with _auth_errors():
             await self._stub.EndOwnSession(request, metadata=self._metadata, timeout=self._timeout_seconds)
@@ -179,11 +179,12 @@ class GrpcOwnerClient:
                 request, metadata=self._metadata, timeout=self._timeout_seconds
             )
         return [
-            Event(one.id, unix_seconds(one.at), one.actor, one.address, one.action, one.target) for one in answer.events
+            Event(event.id, unix_seconds(event.at), event.actor, event.address, event.action, event.target)
+            for event in answer.events
         ]
 
     async def change_password(self, current: str, new: str) -> None:
-        """Choose another password."""
+        """Change the password."""
         request = owner_pb2.ChangePasswordRequest(current_password=current, new_password=new)
         with _auth_errors():
             await self._stub.ChangePassword(request, metadata=self._metadata, timeout=self._timeout_seconds)

@@ -1,4 +1,4 @@
-"""What one account used, from quota's counters and inference's ledger; the account is fixed when it is made."""
+"""gRPC client for the usage of one account, from quota's counters and inference's ledger."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,15 @@ from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _KEYS_MAX = 1_000
-"""The most that quota and inference take in one call."""
+"""Maximum keys per call to quota and inference."""
 
 
 class GrpcUsage:
-    """A `Usage` over gRPC."""
+    """A `Usage` over gRPC, restricted to one account."""
 
     def __init__(self, quota: aio.Channel, inference: aio.Channel, account_id: str, *, timeout_seconds: float) -> None:
-        """Read what `account_id` used; auth named it for the session that asks."""
-        assert account_id, "without an account the ledger would answer for all"
+        """Read the usage of `account_id`, which must be the account of the session."""
+        assert account_id, "without an account, the ledger would return the records of all accounts"
         self._quota = quota_pb2_grpc.QuotaServiceStub(quota)
         self._stub = usage_pb2_grpc.UsageServiceStub(inference)
         self._ledger = GrpcLedger(inference, timeout_seconds=timeout_seconds)
@@ -30,41 +30,41 @@ class GrpcUsage:
         self._timeout_seconds = timeout_seconds
 
     async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
-        """Return each key's day, in order."""
-        found: list[KeyDay | None] = []
-        for some in batched(key_ids, _KEYS_MAX):
+        """Return the usage of each key today, in order."""
+        days: list[KeyDay | None] = []
+        for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="quota_unavailable"):
-                request = quota_pb2.GetStatusRequest(key_ids=some)
+                request = quota_pb2.GetStatusRequest(key_ids=batch)
                 answer = await self._quota.GetStatus(request, timeout=self._timeout_seconds)
-            found += [
-                KeyDay(one.charged, one.held, unix_seconds(one.reset_at)) if one.day else None
-                for one in answer.statuses
+            days += [
+                KeyDay(status.charged, status.held, unix_seconds(status.reset_at)) if status.day else None
+                for status in answer.statuses
             ]
-        return found
+        return days
 
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
-        """Return when each key was last used, in order."""
-        found: list[float | None] = []
-        for some in batched(key_ids, _KEYS_MAX):
+        """Return the time when each key was last used, in order."""
+        times: list[float | None] = []
+        for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="inference_unavailable"):
-                request = usage_pb2.ListLastUsesRequest(key_ids=some)
+                request = usage_pb2.ListLastUsesRequest(key_ids=batch)
                 answer = await self._stub.ListLastUses(request, timeout=self._timeout_seconds)
-            found += [unix_seconds(one.used_at) if one.HasField("used_at") else None for one in answer.last_uses]
-        return found
+            times += [unix_seconds(use.used_at) if use.HasField("used_at") else None for use in answer.last_uses]
+        return times
 
     async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
-        """Return sums by day and model since a day, newest first."""
+        """Return usage by day and model since `from_day`, newest first."""
         return await self._ledger.summarize(self._account_id, key_id=key_id, from_day=from_day, to_day="")
 
-    async def requests(self, wanted: RequestFilter, *, count: int) -> Sequence[Receipt]:
+    async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""
         request = usage_pb2.ListRequestsRequest(
             account_id=self._account_id,
-            key_id=wanted.key_id,
-            outcome=wanted.outcome,
-            from_day=wanted.from_day,
-            to_day=wanted.to_day,
-            before=wanted.before,
+            key_id=filters.key_id,
+            outcome=filters.outcome,
+            from_day=filters.from_day,
+            to_day=filters.to_day,
+            before=filters.before,
             page_size=count,
         )
         with rpc_errors(unavailable_reason="inference_unavailable"):
@@ -72,6 +72,6 @@ class GrpcUsage:
         return [receipt_of(record) for record in answer.records]
 
     async def request(self, request_id: str) -> Receipt | None:
-        """Return one request of the account."""
+        """Return the receipt of a request, or None if the account has no such request."""
         owned = await self._ledger.find(request_id)
         return owned.receipt if owned is not None and owned.account_id == self._account_id else None

@@ -1,12 +1,12 @@
 "use strict";
-// All that the pages do beyond HTML: copy, count down, and the playground's stream. Without it everything else works.
+// Copy buttons, countdowns and the playground. All other pages work without JavaScript.
 
-const copied = async (field) => {
+const copy = async (field) => {
   try {
     await navigator.clipboard.writeText(field.value ?? field.textContent);
     return true;
   } catch {
-    // Not allowed here, as on plain HTTP: it is selected, for the browser's own copying or Ctrl-C.
+    // The clipboard API is not available over plain HTTP. Select the text for execCommand or Ctrl-C.
     if (field.select) field.select();
     else getSelection().selectAllChildren(field);
     return document.execCommand("copy");
@@ -17,20 +17,20 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   const label = button.textContent;
   button.hidden = false;
   button.addEventListener("click", async () => {
-    button.textContent = await copied(document.getElementById(button.dataset.copy)) ? "Copied" : "Press Ctrl-C";
+    button.textContent = await copy(document.getElementById(button.dataset.copy)) ? "Copied" : "Press Ctrl-C";
     setTimeout(() => { button.textContent = label; }, 2000);
   });
 }
 
 for (const element of document.querySelectorAll("[data-until]")) {
   const until = Number(element.dataset.until) * 1000;
-  const tell = () => {
+  const update = () => {
     const seconds = Math.max(0, Math.round((until - Date.now()) / 1000));
     const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
     element.textContent = parts.map((part) => String(part).padStart(2, "0")).join(":");
   };
-  tell();
-  setInterval(tell, 1000);
+  update();
+  setInterval(update, 1000);
 }
 
 const play = document.getElementById("playground");
@@ -41,13 +41,13 @@ if (play) {
   const messages = [];
   let running = null;
 
-  const turn = (who, text) => {
+  const addTurn = (author, text) => {
     document.getElementById("talk-empty")?.remove();
     const element = document.createElement("div");
     const name = document.createElement("b");
     const body = document.createElement("span");
-    element.className = who === "You" ? "turn you" : "turn";
-    name.textContent = who;
+    element.className = author === "You" ? "turn you" : "turn";
+    name.textContent = author;
     body.textContent = text;
     element.append(name, body);
     talk.append(element);
@@ -57,8 +57,8 @@ if (play) {
 
   const request = () => {
     const system = form.elements.system.value.trim();
-    const said = form.elements.message.value.trim() || "Hello, who are you?";
-    const all = [...(system ? [{ role: "system", content: system }] : []), ...messages, { role: "user", content: said }];
+    const text = form.elements.message.value.trim() || "Hello, who are you?";
+    const all = [...(system ? [{ role: "system", content: system }] : []), ...messages, { role: "user", content: text }];
     return { model: form.elements.model.value, messages: all, stream: form.elements.stream.checked };
   };
 
@@ -80,20 +80,20 @@ if (play) {
     document.getElementById("snippet-panel").setAttribute("aria-labelledby", chosen.id);
     show();
   };
-  for (const [place, tab] of tabs.entries()) {
+  for (const [index, tab] of tabs.entries()) {
     tab.addEventListener("click", () => choose(tab));
     tab.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
-      const next = tabs[(place + step + tabs.length) % tabs.length];
+      const next = tabs[(index + step + tabs.length) % tabs.length];
       choose(next);
       next.focus();
     });
   }
-  // What was typed when the session had ended, before the log-in.
+  // Restore the message that was sent after the session had ended, before the log-in.
   form.elements.message.value = sessionStorage.getItem("stack-message") ?? "";
   sessionStorage.removeItem("stack-message");
-  // The settings stand beside the form, not in it.
+  // Listen on the whole playground, because the settings are outside the form element.
   play.addEventListener("input", show);
   form.elements.message.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
@@ -150,16 +150,16 @@ if (play) {
     if (running) { running.abort(); return; }
     const body = request();
     const button = form.querySelector("button[type=submit]");
-    turn("You", body.messages.at(-1).content);
-    const answer = turn("Answer", "…");
+    addTurn("You", body.messages.at(-1).content);
+    const answer = addTurn("Answer", "…");
     form.elements.message.value = "";
     button.textContent = "Stop";
-    status.textContent = "Waiting for the model";
+    status.textContent = "Waiting for the model…";
     try {
       await ask(body, answer);
     } catch (error) {
-      if (error.name === "AbortError") status.textContent = "Stopped. A request that the model began still counts.";
-      else { answer.textContent = error.message; answer.parentElement.classList.add("failed"); status.textContent = "That did not work."; }
+      if (error.name === "AbortError") status.textContent = "Stopped. The request still counts if the model had started.";
+      else { answer.textContent = error.message; answer.parentElement.classList.add("failed"); status.textContent = "The request failed."; }
     }
     running = null;
     button.textContent = "Send";

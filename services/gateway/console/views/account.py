@@ -1,4 +1,4 @@
-"""The account: password, sessions, audit log, and its end."""
+"""Account page: password, sessions, audit log and deletion."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ from starlette.responses import Response
 
 from services.common.errors import ServiceError
 from services.common.ids import Kind, is_id
-from services.gateway.console.page import Pages, go
+from services.gateway.console.page import Pages, redirect
 from services.gateway.console.request_context import RequestContext
 
 _EVENTS = 50
 
 
 class AccountViews:
-    """The handlers."""
+    """Handlers of the account page."""
 
     def __init__(self, pages: Pages) -> None:
-        """Answer with `pages`."""
+        """Render with `pages`."""
         self._pages = pages
 
     async def index(self, context: RequestContext) -> Response:
@@ -29,12 +29,12 @@ class AccountViews:
             await context.scope.owner.change_password(context.secret("current"), context.secret("new"))
         except ServiceError as exc:
             return await self._show(context, error=exc, at="password")
-        return await self._show(context, done="Your password is changed, and all other sessions are ended.")
+        return await self._show(context, done="Your password has been changed and all other sessions have been ended.")
 
     async def end_session(self, context: RequestContext) -> Response:
         """`POST /account/sessions/{id}/end`."""
         await context.scope.owner.end_session(context.request.path_params["id"])
-        return go("/account")
+        return redirect("/account")
 
     async def delete(self, context: RequestContext) -> Response:
         """`POST /account/delete`."""
@@ -50,9 +50,9 @@ class AccountViews:
     ) -> Response:
         owner = context.scope.owner
         before = context.query("before")
-        # One more than are shown, to know whether there is an older page.
+        # Fetch one more than is shown, to know whether there is another page.
         events = await owner.events(before=before if is_id(before, Kind.AUDIT_EVENT) else "", count=_EVENTS + 1)
-        facts: dict[str, Any] = {
+        variables: dict[str, Any] = {
             "sessions": await owner.sessions(),
             "events": events[:_EVENTS],
             "older": events[_EVENTS - 1].id if len(events) > _EVENTS else "",
@@ -60,5 +60,5 @@ class AccountViews:
             "done": done,
         }
         if error is not None:
-            return self._pages.refuse(context, "account", error, **facts)
-        return self._pages.show(context, "account", error="", **facts)
+            return self._pages.show_error(context, "account", error, **variables)
+        return self._pages.show(context, "account", error="", **variables)

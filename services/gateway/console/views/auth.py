@@ -1,4 +1,4 @@
-"""The way in: landing page, sign up, log in and out, and the links of e-mails."""
+"""Public pages: landing page, docs, sign-up, log-in, log-out, and the pages of e-mail links."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -7,41 +7,41 @@ from starlette.responses import Response
 
 from services.common.errors import ServiceError, Throttled
 from services.common.runtime.clock import Clock
-from services.gateway.console.page import Pages, go
+from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import SessionClient
 from services.gateway.console.refused_clients import RefusedClients
-from services.gateway.console.request_context import RequestContext, own_path
-from services.gateway.console.sign_up_facts import SignUpFacts
+from services.gateway.console.request_context import RequestContext, local_path
+from services.gateway.console.sign_up_facts import SignUpCache
 
 T = TypeVar("T")
 
 _LOG_IN, _SIGN_UP, _TOKEN = "log-in", "sign-up", "token"
-"""Kinds of tries that auth counts for each address: log-ins, sign-ups and requested e-mails, one-time tokens."""
-_LAPSED = "Your session has ended. Log in to go on."
+"""Kinds of attempts that auth limits per address: log-ins; sign-ups and requested e-mails; one-time tokens."""
+_LAPSED = "Your session has ended. Log in to continue."
 
 
 class AuthViews:
-    """Pages for who has not come in."""
+    """Handlers of pages that require no session."""
 
     def __init__(self, pages: Pages, session_client: SessionClient, clock: Clock) -> None:
-        """Let people in through `session_client`."""
+        """Render with `pages` and authenticate with `session_client`."""
         self._pages = pages
         self._session_client = session_client
         self._refused = RefusedClients(clock)
-        self._facts = SignUpFacts(session_client, clock)
+        self._sign_up_cache = SignUpCache(session_client, clock)
 
     async def landing(self, context: RequestContext) -> Response:
         """`GET /`."""
-        return self._pages.show(context, "landing", daily_limit=await self._facts.daily_limit())
+        return self._pages.show(context, "landing", daily_limit=await self._sign_up_cache.daily_limit())
 
     async def docs(self, context: RequestContext) -> Response:
         """`GET /docs`."""
-        return self._pages.show(context, "docs", daily_limit=await self._facts.daily_limit())
+        return self._pages.show(context, "docs", daily_limit=await self._sign_up_cache.daily_limit())
 
     async def sign_up_form(self, context: RequestContext) -> Response:
-        """`GET /signup`; an invitation's letter or link carries its token."""
+        """`GET /signup`, with the token of an invitation in the query if there is one."""
         if context.session_scope:
-            return go("/keys")
+            return redirect("/keys")
         invite = context.query("token")
         policy = await self._session_client.describe_sign_up(invite)
         return self._pages.show(context, "signup", sign_up=policy, email="", invite=invite, error="")
@@ -58,32 +58,32 @@ class AuthViews:
                 lambda: self._session_client.sign_up(email, password, invite=invite, address=context.address),
             )
         except ServiceError as exc:
-            return self._pages.refuse(context, "signup", exc, sign_up=policy, email=email, invite=invite)
+            return self._pages.show_error(context, "signup", exc, sign_up=policy, email=email, invite=invite)
         if opened is None:
             return self._pages.show(context, "mail_sent", email=email, what="confirm")
         context.set_session(opened, now=self._pages.now())
-        return go("/keys")
+        return redirect("/keys")
 
     async def log_in_form(self, context: RequestContext) -> Response:
         """`GET /login`."""
-        target = own_path(context.query("next"))
+        target = local_path(context.query("next"))
         if context.session_scope:
-            return go(target)
+            return redirect(target)
         notice = _LAPSED if context.has_lapsed else ""
         return self._pages.show(context, "login", email="", next=target, error="", notice=notice)
 
     def log_in_again(self, context: RequestContext, target: str) -> Response:
-        """Return the log-in in place of the answer to a form whose session has ended; it leads back to `target`."""
-        notice = f"{_LAPSED} What you typed is kept, but for passwords."
+        """Render the log-in page for a form whose session has ended. After the log-in, `target` is shown."""
+        notice = f"{_LAPSED} Your input is kept, except for passwords."
         return self._pages.show(context, "login", status=403, email="", next=target, error="", notice=notice)
 
     async def log_in(self, context: RequestContext) -> Response:
-        """`POST /login`; the session that the browser had ends, whoever's it was."""
-        email, target = context.text("email"), own_path(context.text("next"))
+        """`POST /login`. Ends the browser's previous session, even if it belongs to another account."""
+        email, target = context.text("email"), local_path(context.text("next"))
         try:
             password = context.secret("password")
             opened = await self._try(
-                # A device that auth knows is not counted with its address, and only auth knows it.
+                # Auth does not rate limit known devices by address, and only auth can verify the device token.
                 "" if context.device_token else _LOG_IN,
                 context,
                 lambda: self._session_client.log_in(
@@ -95,19 +95,19 @@ class AuthViews:
                 ),
             )
         except ServiceError as exc:
-            return self._pages.refuse(context, "login", exc, email=email, next=target, notice="")
+            return self._pages.show_error(context, "login", exc, email=email, next=target, notice="")
         context.set_session(opened, now=self._pages.now())
-        return go(target)
+        return redirect(target)
 
     async def log_out(self, context: RequestContext) -> Response:
         """`POST /logout`."""
         if context.token:
             await self._session_client.log_out(context.token, address=context.address)
         context.clear_session()
-        return go("/")
+        return redirect("/")
 
     async def verify_form(self, context: RequestContext) -> Response:
-        """`GET /verify`: a button, since mail programs open links by themselves and a token works once."""
+        """`GET /verify`: a button, since mail clients may open links automatically and a token works only once."""
         token = context.query("token")
         return self._pages.show(context, "verify", token=token, email="", error="")
 
@@ -119,7 +119,7 @@ class AuthViews:
                 _TOKEN, context, lambda: self._session_client.verify_email(token, address=context.address)
             )
         except ServiceError as exc:
-            return self._pages.refuse(context, "verify", exc, token="", email="")
+            return self._pages.show_error(context, "verify", exc, token="", email="")
         return self._pages.show(context, "verify", token="", email=email, error="")
 
     async def send_verification(self, context: RequestContext) -> Response:
@@ -130,7 +130,7 @@ class AuthViews:
                 _SIGN_UP, context, lambda: self._session_client.send_verification(email, address=context.address)
             )
         except ServiceError as exc:
-            return self._pages.refuse(context, "verify", exc, token="", email="")
+            return self._pages.show_error(context, "verify", exc, token="", email="")
         return self._pages.show(context, "mail_sent", email=email, what="confirm")
 
     async def forgot_form(self, context: RequestContext) -> Response:
@@ -146,7 +146,9 @@ class AuthViews:
                 _SIGN_UP, context, lambda: self._session_client.send_password_reset(email, address=context.address)
             )
         except ServiceError as exc:
-            return self._pages.refuse(context, "forgot", exc, email=email, has_mail=exc.reason != "mail_not_configured")
+            return self._pages.show_error(
+                context, "forgot", exc, email=email, has_mail=exc.reason != "mail_not_configured"
+            )
         return self._pages.show(context, "mail_sent", email=email, what="reset")
 
     async def reset_form(self, context: RequestContext) -> Response:
@@ -163,12 +165,12 @@ class AuthViews:
                 _TOKEN, context, lambda: self._session_client.reset_password(token, password, address=context.address)
             )
         except ServiceError as exc:
-            return self._pages.refuse(context, "reset", exc, token=token, email="")
-        context.know_device(reset.device_token)
+            return self._pages.show_error(context, "reset", exc, token=token, email="")
+        context.remember_device(reset.device_token)
         return self._pages.show(context, "reset", token="", email=reset.email, error="")
 
     async def _try(self, kind: str, context: RequestContext, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask auth, unless it has refused this client's tries of a kind; an empty kind is always asked."""
+        """Call auth, unless it has rate limited this kind of attempt for this client. An empty kind is not limited."""
         if kind:
             self._refused.check(kind, context.client)
         try:

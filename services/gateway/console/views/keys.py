@@ -1,4 +1,4 @@
-"""API keys: made, shown once, rotated, revoked."""
+"""API keys page: list, create, rotate and revoke."""
 
 import logging
 from collections.abc import Awaitable, Sequence
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from services.common.errors import InvalidRequest, ServiceError
-from services.gateway.console.page import Pages, go
+from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, KeyDay, NewKey
 from services.gateway.console.request_context import RequestContext
 
@@ -20,21 +20,21 @@ _GRACE_SECONDS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key in the list."""
+    """A row of the list of keys."""
 
     key: Key
     state: str
     today: KeyDay | None
-    """None where it does not matter any more, or nobody knows just now."""
+    """Usage today; None if unknown."""
     last_used_at: float | None
     is_use_known: bool
 
 
 class KeyViews:
-    """The handlers."""
+    """Handlers of the API keys page."""
 
     def __init__(self, pages: Pages) -> None:
-        """Answer with `pages`."""
+        """Render with `pages`."""
         self._pages = pages
 
     async def index(self, context: RequestContext) -> Response:
@@ -42,23 +42,25 @@ class KeyViews:
         return await self._list(context)
 
     async def create(self, context: RequestContext) -> Response:
-        """`POST /keys`: the secret is in this answer and nowhere else."""
+        """`POST /keys`. The secret is shown in this response only."""
         try:
             models = tuple(context.text("models").replace(",", " ").split())
             expires_at = _end_of(context.text("expires"), now=self._pages.now())
-            made = await context.scope.owner.create_key(context.text("name"), expires_at=expires_at, models=models)
+            new_key = await context.scope.owner.create_key(context.text("name"), expires_at=expires_at, models=models)
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return await self._list(context, made=made)
+        return await self._list(context, new_key=new_key)
 
     async def rotate(self, context: RequestContext) -> Response:
         """`POST /keys/{id}/rotate`."""
         grace_seconds = _GRACE_SECONDS.get(context.text("grace"), 86_400)
         try:
-            made = await context.scope.owner.rotate_key(context.request.path_params["id"], grace_seconds=grace_seconds)
+            new_key = await context.scope.owner.rotate_key(
+                context.request.path_params["id"], grace_seconds=grace_seconds
+            )
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return await self._list(context, made=made)
+        return await self._list(context, new_key=new_key)
 
     async def revoke(self, context: RequestContext) -> Response:
         """`POST /keys/{id}/revoke`."""
@@ -66,30 +68,30 @@ class KeyViews:
             await context.scope.owner.revoke_key(context.request.path_params["id"])
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return go("/keys")
+        return redirect("/keys")
 
     async def _list(
-        self, context: RequestContext, *, made: NewKey | None = None, error: ServiceError | None = None
+        self, context: RequestContext, *, new_key: NewKey | None = None, error: ServiceError | None = None
     ) -> Response:
         keys = await context.scope.owner.keys()
         rows = await self._rows(context, list(reversed(keys.keys)))
-        facts: dict[str, Any] = {
+        variables: dict[str, Any] = {
             "rows": [row for row in rows if row.state in ("active", "rotated")],
             "ended": [row for row in rows if row.state not in ("active", "rotated")],
             "keys": keys,
-            "made": made,
+            "new_key": new_key,
             "form": {
                 name: context.text(name) if error else context.query(name) for name in ("name", "expires", "models")
             },
         }
         if error is not None:
-            return self._pages.refuse(context, "keys", error, **facts)
-        return self._pages.show(context, "keys", error="", **facts)
+            return self._pages.show_error(context, "keys", error, **variables)
+        return self._pages.show(context, "keys", error="", **variables)
 
     async def _rows(self, context: RequestContext, keys: Sequence[Key]) -> list[KeyRow]:
         usage, ids = context.scope.usage, [key.id for key in keys]
-        days = await or_nothing(usage.today(ids))
-        uses = await or_nothing(usage.last_uses(ids))
+        days = await or_empty(usage.today(ids))
+        uses = await or_empty(usage.last_uses(ids))
         return [
             KeyRow(
                 key,
@@ -102,23 +104,23 @@ class KeyViews:
         ]
 
 
-async def or_nothing(asked: Awaitable[Sequence[T]]) -> Sequence[T]:
-    """Return what was asked for, or nothing: a list of keys must not vanish because a count cannot be read."""
+async def or_empty(usage: Awaitable[Sequence[T]]) -> Sequence[T]:
+    """Return the result, or an empty list on an error, so that keys are shown even if their usage cannot be read."""
     try:
-        return await asked
+        return await usage
     except ServiceError as exc:
-        _log.info("shown without use", extra={"reason": exc.reason})
+        _log.info("keys shown without usage", extra={"reason": exc.reason})
         return []
 
 
 def _end_of(day: str, *, now: float) -> float | None:
-    """Return the end of a UTC day, on which a key is to stop working; None for no day."""
+    """Return the end of a UTC day, when a key expires; None if `day` is empty."""
     if not day:
         return None
     try:
         ends = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1)
     except (ValueError, OverflowError) as exc:
-        raise InvalidRequest("Write the day on which the key ends as YYYY-MM-DD.") from exc
+        raise InvalidRequest("The expiry date is not valid. Enter it as YYYY-MM-DD.") from exc
     if ends.timestamp() <= now:
-        raise InvalidRequest("The day on which the key ends is over. Choose a later one, or none.")
+        raise InvalidRequest("The expiry date is in the past. Choose a later one, or leave it empty.")
     return ends.timestamp()

@@ -1,4 +1,4 @@
-"""The playground: a chat in the browser, through the same pipeline and counted like any call."""
+"""Playground page: a chat in the browser, processed and counted like API requests."""
 
 import logging
 from functools import partial
@@ -21,10 +21,10 @@ _KEY_HEADER = "stack-key-id"
 
 
 class Playground:
-    """The handlers."""
+    """Handlers of the playground."""
 
     def __init__(self, pages: Pages, api: API, models: Models) -> None:
-        """Answer through `api`, offering `models`."""
+        """Render with `pages`, send chats to `api` and list `models`."""
         self._pages = pages
         self._api = api
         self._models = models
@@ -38,15 +38,15 @@ class Playground:
         return self._pages.show(context, "playground", keys=keys, models=names, chosen=chosen)
 
     async def chat(self, context: RequestContext) -> Response:
-        """`POST /playground/chat`: a chat request in OpenAI's JSON, for a key named by its id.
+        """`POST /playground/chat`: a chat request in OpenAI's JSON. The header `stack-key-id` contains the key's id.
 
         Raises:
-            InvalidRequest: No key is named.
-            ServiceError: As the API; the key may have ended.
+            InvalidRequest: The key's id is missing or malformed.
+            ServiceError: As in the API; the key may be revoked or expired.
         """
         key_id = context.request.headers.get(_KEY_HEADER, "")
         if not is_id(key_id, Kind.KEY):
-            raise InvalidRequest("Choose an API key to chat with.")
+            raise InvalidRequest("No API key is selected. Select one and try again.")
         scope = context.scope
         principal = await scope.owner.principal(key_id)
         ask = partial(_identity_state, scope.owner, key_id)
@@ -57,11 +57,11 @@ class Playground:
         try:
             return list(await self._models.list_models())
         except ServiceError:
-            return []  # The page explains itself, and the default model needs no list.
+            return []  # The page then offers the default model only.
 
 
 async def _identity_state(owner: OwnerClient, key_id: str) -> IdentityState:
-    """Ask auth about the owner's session and the key that it uses; what a key began before it expired may end."""
+    """Ask auth for the state of the session and its key. Streams started before the key expired may finish."""
     try:
         await owner.principal(key_id)
     except Unauthenticated:
@@ -69,6 +69,6 @@ async def _identity_state(owner: OwnerClient, key_id: str) -> IdentityState:
     except (FailedPrecondition, NotFound) as exc:
         return IdentityState.VALID if exc.reason == "key_expired" else IdentityState.REVOKED
     except ServiceError as exc:
-        _log.info("a session with live streams was not confirmed", extra={"reason": exc.reason})
+        _log.info("cannot confirm a session with live streams", extra={"reason": exc.reason})
         return IdentityState.UNKNOWN
     return IdentityState.VALID

@@ -1,4 +1,4 @@
-"""Usage: what was asked for, what it cost, and what became of each request."""
+"""Usage page: daily counts, charts, requests and receipts."""
 
 import csv
 import io
@@ -12,11 +12,11 @@ from starlette.responses import Response, StreamingResponse
 from services.common.ids import Kind, is_id
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.console.charts import columns
-from services.gateway.console.labels import OUTCOMES, countdown, explained, refund_explained
-from services.gateway.console.page import Pages, go
+from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
+from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, RequestFilter, Usage
 from services.gateway.console.request_context import RequestContext
-from services.gateway.console.views.keys import or_nothing
+from services.gateway.console.views.keys import or_empty
 
 _DAYS = 30
 _PAGE = 50
@@ -29,22 +29,22 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class UsageViews:
-    """The handlers."""
+    """Handlers of the usage page."""
 
     def __init__(self, pages: Pages) -> None:
-        """Answer with `pages`."""
+        """Render with `pages`."""
         self._pages = pages
 
     async def index(self, context: RequestContext) -> Response:
-        """`GET /usage`: today, thirty days as charts, and the latest requests."""
-        wanted = _filter(context.request.query_params)
+        """`GET /usage`: usage today, charts of the last 30 days, and recent requests."""
+        filters = _filter(context.request.query_params)
         scope = context.scope
         days = self._days()
         keys = (await scope.owner.keys()).keys
-        sums = await scope.usage.days(from_day=days[0], key_id=wanted.key_id)
-        # One more than are shown, to know whether there is an older page.
-        found = await scope.usage.requests(wanted, count=_PAGE + 1)
-        requests = found[:_PAGE]
+        sums = await scope.usage.days(from_day=days[0], key_id=filters.key_id)
+        # Fetch one more than is shown, to know whether there is another page.
+        receipts = await scope.usage.requests(filters, count=_PAGE + 1)
+        requests = receipts[:_PAGE]
         reset_at = _next_midnight(self._pages.now())
         return self._pages.show(
             context,
@@ -52,37 +52,38 @@ class UsageViews:
             today=await self._today(context, keys),
             reset_at=reset_at,
             until_reset=countdown(reset_at - self._pages.now()),
-            requests_chart=columns("Requests", days, _by_model(sums, lambda one: one.requests)),
+            requests_chart=columns("Requests", days, _by_model(sums, lambda day: day.requests)),
             tokens_chart=columns(
-                "Tokens", days, _by_model(sums, lambda one: one.prompt_tokens + one.completion_tokens)
+                "Tokens", days, _by_model(sums, lambda day: day.prompt_tokens + day.completion_tokens)
             ),
             sums=sums,
             requests=requests,
             keys=keys,
             names={key.id: key.name for key in keys},
-            wanted=wanted,
+            filters=filters,
             outcomes=OUTCOMES,
-            more=requests[-1].id if len(found) > _PAGE else "",
+            more=requests[-1].id if len(receipts) > _PAGE else "",
         )
 
     async def download(self, context: RequestContext) -> Response:
-        """`GET /usage.csv`: all requests of the filter, newest first, sent page by page."""
-        wanted, usage = _filter(context.request.query_params), context.scope.usage
-        first = await usage.requests(wanted, count=_CSV_PAGE)  # A failure before the first line is still a page.
+        """`GET /usage.csv`: all requests that match the filter, newest first, streamed page by page."""
+        filters, usage = _filter(context.request.query_params), context.scope.usage
+        # Before the response starts, so that an error is shown as a page.
+        first = await usage.requests(filters, count=_CSV_PAGE)
         headers = {"content-disposition": 'attachment; filename="usage.csv"'}
         return StreamingResponse(
-            _csv(first, partial(_next_page, usage, wanted)), media_type="text/csv; charset=utf-8", headers=headers
+            _csv(first, partial(_next_page, usage, filters)), media_type="text/csv; charset=utf-8", headers=headers
         )
 
     async def find(self, context: RequestContext) -> Response:
-        """`GET /usage/requests?id=req_…`: the form that looks a request up."""
+        """`GET /usage/requests?id=req_…`: redirect to the receipt of a request."""
         request_id = context.request.query_params.get("id", "").strip()
         if not is_id(request_id, Kind.REQUEST):
             return self._pages.show(context, "request", status=404, receipt=None, request_id=request_id[:64])
-        return go(f"/usage/requests/{request_id}")
+        return redirect(f"/usage/requests/{request_id}")
 
     async def request(self, context: RequestContext) -> Response:
-        """`GET /usage/requests/{id}`: one request's receipt, in words."""
+        """`GET /usage/requests/{id}`: the receipt of a request."""
         request_id = context.request.path_params["id"]
         receipt = await context.scope.usage.request(request_id) if is_id(request_id, Kind.REQUEST) else None
         if receipt is None:
@@ -94,14 +95,14 @@ class UsageViews:
             receipt=receipt,
             request_id=receipt.id,
             key_name=names.get(receipt.key_id, receipt.key_id),
-            why=explained(receipt.outcome),
-            refund=refund_explained(receipt.refund_reason) if receipt.refund_reason else "",
+            why=explain_outcome(receipt.outcome),
+            refund=explain_refund(receipt.refund_reason) if receipt.refund_reason else "",
         )
 
     async def _today(self, context: RequestContext, keys: Sequence[Key]) -> list[tuple[Key, int, int]]:
-        """Return the keys that work, what each has used and what is left."""
+        """Return the active keys with their used and remaining requests today."""
         working = [key for key in keys if key.state(self._pages.now()) in ("active", "rotated")]
-        days = await or_nothing(context.scope.usage.today([key.id for key in working]))
+        days = await or_empty(context.scope.usage.today([key.id for key in working]))
         return [
             (key, day.used, max(0, key.daily_limit - day.used - day.held))
             for key, day in zip(working, days, strict=False)
@@ -114,7 +115,7 @@ class UsageViews:
 
 
 def _filter(query: Mapping[str, str]) -> RequestFilter:
-    """Return what is asked for; what cannot be is no filter."""
+    """Return the filter from a query. Invalid values are ignored."""
     key_id, outcome = query.get("key", ""), query.get("outcome", "")
     before = query.get("before", "")
     return RequestFilter(
@@ -135,8 +136,8 @@ def _day(text: str) -> str:
 
 def _by_model(sums: Sequence[DayUsage], count: Callable[[DayUsage], int]) -> dict[str, dict[str, int]]:
     series: dict[str, dict[str, int]] = {}
-    for one in sums:
-        series.setdefault(one.model, {})[one.day] = count(one)
+    for row in sums:
+        series.setdefault(row.model, {})[row.day] = count(row)
     return series
 
 
@@ -144,11 +145,11 @@ def _next_midnight(now: float) -> float:
     return (now // 86_400 + 1) * 86_400
 
 
-async def _next_page(usage: Usage, wanted: RequestFilter, page: Sequence[Receipt]) -> Sequence[Receipt]:
-    """Return the page after another one; none after the last."""
+async def _next_page(usage: Usage, filters: RequestFilter, page: Sequence[Receipt]) -> Sequence[Receipt]:
+    """Return the page after `page`; empty after the last one."""
     if len(page) < _CSV_PAGE:
         return []
-    following = RequestFilter(wanted.key_id, wanted.outcome, wanted.from_day, wanted.to_day, page[-1].id)
+    following = RequestFilter(filters.key_id, filters.outcome, filters.from_day, filters.to_day, page[-1].id)
     return await usage.requests(following, count=_CSV_PAGE)
 
 
@@ -163,9 +164,9 @@ async def _csv(
 
 def _row(row: Receipt) -> Sequence[object]:
     tokens = (row.usage.prompt_tokens, row.usage.completion_tokens, row.usage.total_tokens)
-    told = (row.outcome, row.charged, row.refund_reason or "")
+    result = (row.outcome, row.charged, row.refund_reason or "")
     times = (row.time_to_first_token_ms or "", row.duration_ms)
-    return [row.id, row.key_id, row.created_at, _cell(row.model), row.stream, *told, *tokens, *times]
+    return [row.id, row.key_id, row.created_at, _cell(row.model), row.stream, *result, *tokens, *times]
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> str:
@@ -175,5 +176,5 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula: a model's name is whatever somebody asked for."""
+    """Escape text that a spreadsheet could run as a formula. Model names come from users' requests."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

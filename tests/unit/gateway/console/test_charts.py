@@ -28,9 +28,9 @@ def test_a_chart_tells_its_figures_to_who_cannot_see_it() -> None:
     chart = columns("Requests", DAYS, {"a": {DAYS[0]: 1_234}})
 
     root = ElementTree.fromstring(chart.svg)
-    assert root.get("aria-label") == "Requests a day, 2026-11-01 to 2026-11-03: 1,234 in all"
+    assert root.get("aria-label") == "Requests per day, 2026-11-01 to 2026-11-03: 1,234 in total"
     titles = [element.text for element in root.iter("title")]
-    assert titles == ["2026-11-01. a: 1,234", "2026-11-02. nothing", "2026-11-03. nothing"]
+    assert titles == ["2026-11-01. a: 1,234", "2026-11-02. none", "2026-11-03. none"]
 
 
 def test_a_name_is_text_whatever_it_holds() -> None:

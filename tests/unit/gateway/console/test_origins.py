@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from services.common.errors import PermissionDenied
 from services.gateway.console.forms import check_site
-from services.gateway.console.origins import Origin, own_origins, parse_origin
+from services.gateway.console.origins import Origin, console_origins, parse_origin
 from services.gateway.http.forwarded import ForwardedHeaders
 
 _PUBLIC = "https://console.example.com"
@@ -24,7 +24,7 @@ async def _asked(
     """Send a form and return whether it is taken, why not, and what the console thinks of its own address."""
 
     async def answer(request: Request) -> Response:
-        own = own_origins(request, parse_origin(public))
+        own = console_origins(request, parse_origin(public))
         try:
             check_site(request, own)
             refusal = ""
@@ -93,25 +93,25 @@ async def test_a_form_of_our_own_page_is_taken_behind_any_ordinary_proxy(
         (
             {"origin": "https://evil.example"},
             {},
-            "from https://evil.example, and this console is http://127.0.0.1:8080",
+            "from https://evil.example, but the address of this console is http://127.0.0.1:8080",
         ),
         (
             {"origin": "https://evil.example"},
             {"public": _PUBLIC},
-            f"from https://evil.example, and this console is {_PUBLIC} or http://127.0.0.1:8080",
+            f"from https://evil.example, but the address of this console is {_PUBLIC} or http://127.0.0.1:8080",
         ),
         ({"origin": f"{_PUBLIC}.evil"}, {"public": _PUBLIC}, "console.example.com.evil"),
-        ({"origin": "http://console.example.com"}, {"public": _PUBLIC}, "from http://console.example.com, and"),
-        ({"origin": "http://console.example.com", **_FORWARDED}, {}, "from http://console.example.com, and"),
-        ({"origin": "http://127.0.0.1:8081"}, {}, "from http://127.0.0.1:8081, and"),
-        ({"origin": "null"}, {}, "from a page without an address"),
-        ({"origin": "http://[::1"}, {}, "from a page without an address"),
-        ({"origin": "http://a:port"}, {}, "from a page without an address"),
-        ({"origin": ""}, {}, "from a page without an address"),
-        ({"origin": _PUBLIC, **_FORWARDED}, {"trusted": False}, f"from {_PUBLIC}, and"),
+        ({"origin": "http://console.example.com"}, {"public": _PUBLIC}, "from http://console.example.com, but"),
+        ({"origin": "http://console.example.com", **_FORWARDED}, {}, "from http://console.example.com, but"),
+        ({"origin": "http://127.0.0.1:8081"}, {}, "from http://127.0.0.1:8081, but"),
+        ({"origin": "null"}, {}, "from a page without an origin"),
+        ({"origin": "http://[::1"}, {}, "from a page without an origin"),
+        ({"origin": "http://a:port"}, {}, "from a page without an origin"),
+        ({"origin": ""}, {}, "from a page without an origin"),
+        ({"origin": _PUBLIC, **_FORWARDED}, {"trusted": False}, f"from {_PUBLIC}, but"),
         ({"sec-fetch-site": "cross-site"}, {}, "Sec-Fetch-Site: cross-site"),
         ({"origin": "http://127.0.0.1:8080", "sec-fetch-site": "same-site"}, {}, "Sec-Fetch-Site: same-site"),
-        ({"host": "[::1", "origin": "http://[::1]"}, {}, "and this console is an unknown address"),
+        ({"host": "[::1", "origin": "http://[::1]"}, {}, "but the address of this console is an unknown address"),
     ],
 )
 async def test_a_form_of_another_site_is_refused_and_the_refusal_says_what_differs(

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from services.common.errors import PermissionDenied
 from services.gateway.console.ports import OpenSession, Session
-from services.gateway.console.request_context import RequestContext, SessionScope, context_of, own_path
+from services.gateway.console.request_context import RequestContext, SessionScope, context_of, local_path
 
 _STAY = Session("ses_1", "acc_1", "ada@example.com", "free", 0, 1_000, 0, "", is_current=True)
 
@@ -35,7 +35,7 @@ def _set(one: RequestContext) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", ["/keys", "/usage?key=key_1&from=2026-11-01", "/keys?name=" + "%C3%A9" * 300])
 def test_a_path_of_this_site_is_followed_with_its_query(path: str) -> None:
-    assert own_path(path) == path
+    assert local_path(path) == path
 
 
 @pytest.mark.parametrize(
@@ -53,18 +53,18 @@ def test_a_path_of_this_site_is_followed_with_its_query(path: str) -> None:
     ],
 )
 def test_anything_that_a_browser_could_read_as_another_site_is_not(path: str) -> None:
-    assert own_path(path) == "/keys"
+    assert local_path(path) == "/keys"
 
 
 def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
     one = context(cookie="__Host-stack_session=token; __Host-stack_visitor=bytes")
     before_log_in = one.csrf_token
-    one.could_be_ours(before_log_in)
+    one.check_any_token(before_log_in)
     one.session_scope = SessionScope(_STAY, owner=None, usage=None)  # type: ignore[arg-type]
     in_session = one.csrf_token
 
     one.check_token(in_session)
-    with pytest.raises(PermissionDenied, match="before you logged in"):
+    with pytest.raises(PermissionDenied, match="logged in or out since"):
         one.check_token(before_log_in)
     one.session_scope = None
     one.check_token(in_session)  # The session has ended since, and the page is ours all the same.
@@ -75,7 +75,7 @@ def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
 def test_a_form_of_no_cookie_of_this_browser_is_refused_before_auth_is_asked(shown: str) -> None:
     one = context(cookie="__Host-stack_session=token")
     with pytest.raises(PermissionDenied):
-        one.could_be_ours(shown)
+        one.check_any_token(shown)
 
 
 def test_the_visitors_cookie_is_renewed_with_every_answer() -> None:

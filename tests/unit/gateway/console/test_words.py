@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.console.labels import OUTCOMES, ago, countdown, explained, label, refund_explained
+from services.gateway.console.labels import OUTCOMES, ago, countdown, explain_outcome, explain_refund, label
 from services.inference.chat import Outcome
 
 SERVICES = Path(__file__).parents[4] / "services"
@@ -14,9 +14,9 @@ SERVICES = Path(__file__).parents[4] / "services"
 def test_every_outcome_of_inference_has_a_word_and_a_sentence_of_its_own() -> None:
     outcomes = {outcome.value for outcome in Outcome}
     assert set(OUTCOMES) == outcomes
-    sentences = {explained(outcome) for outcome in outcomes}
+    sentences = {explain_outcome(outcome) for outcome in outcomes}
     assert len(sentences) == len(outcomes)
-    assert explained("vanished") not in sentences
+    assert explain_outcome("vanished") not in sentences
     assert {label(outcome) for outcome in outcomes}.isdisjoint(outcomes)
 
 
@@ -37,13 +37,13 @@ def test_every_reason_for_which_inference_does_not_charge_has_words_of_its_own()
     written = _written("inference", r'(?:reason=|_reason = )"([a-z_]+)"') | {"upstream_unavailable", "internal_error"}
 
     assert "upstream_timeout" in written
-    assert [reason for reason in sorted(written) if refund_explained(reason) == reason.replace("_", " ")] == []
+    assert [reason for reason in sorted(written) if explain_refund(reason) == reason.replace("_", " ")] == []
 
 
 def test_what_has_no_words_yet_stands_for_itself() -> None:
     assert label("key.painted_blue") == "key: painted blue"
-    assert refund_explained("moon_eclipsed") == "moon eclipsed"
-    assert explained("vanished") == "This is how the request ended."
+    assert explain_refund("moon_eclipsed") == "moon eclipsed"
+    assert explain_outcome("vanished") == "No further details are available."
 
 
 @pytest.mark.parametrize(
