@@ -17,6 +17,7 @@ LIVENESS = "liveness"
 
 PORT_OFFSET = 100
 """Offset of the default plaintext health port from the service's port."""
+_PORT_MAX = 65_535
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -103,7 +104,13 @@ def _failing_with(error: Callable[[], StartError]) -> Iterator[None]:
 
 
 def default_health_address(listen: str) -> str:
-    """Return the default health address of a service's address; empty for a Unix socket or port 0."""
+    """Return the default health address of a service's address; empty for a Unix socket or port 0.
+
+    Raises:
+        StartError: The port is so high that the health port would not exist.
+    """
     if listen.startswith("unix:") or not parse_address(listen).port:
         return ""
+    if parse_address(listen).port + PORT_OFFSET > _PORT_MAX:
+        raise StartError(f"The health port of {listen} would be above {_PORT_MAX}. Set HEALTH_LISTEN, or a lower port.")
     return str(parse_address(listen).shifted(PORT_OFFSET))

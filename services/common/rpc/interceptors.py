@@ -99,6 +99,7 @@ def _stream(
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         started = time.monotonic()
         in_flight.inc()
+        responses: AsyncGenerator[Any, None] | None = None
         try:
             try:
                 with tracing.serving(method.lstrip("/"), context):
