@@ -13,6 +13,9 @@ BASE ?= python:3.13-slim
 CLIENT_SETS := openai2 current groq0
 # The native mock of Groq and the native load generator of the benchmarks.
 BENCH_PACKAGES := nginx-light libnginx-mod-http-lua nghttp2-client
+# Three workers, since tests wait half of their time. Byte code is kept whatever the environment says: the suite starts
+# hundreds of processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup
 PROTOS := $(shell find protos -name '*.proto' | sort)
 
 ##@ Use
@@ -29,9 +32,12 @@ run: .venv/run.stamp ## Start everything on this machine and print a curl line t
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench bench-quota bench-profile soak dashboard
+.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(PYTEST) -m "not long"
+
+test-long: .venv/dev.stamp ## Run what `make test` leaves out: second layouts, larger crowds, longer walks
+	$(PYTEST) -m long
 
 test-install: .venv/dev.stamp ## Install into fresh clones: interrupted at five moments, without ensurepip, without an index
 	INSTALL=1 $(BIN)/python -m pytest tests/install -n 0 -v -s

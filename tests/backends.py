@@ -17,10 +17,11 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asyncpg import PostgresError
@@ -60,10 +61,14 @@ def running_postgres() -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(server_url: str) -> Iterator[str]:
-    """Make an empty database on a server, give its URL, and drop it at the end of the block."""
+def fresh_database(server_url: str, *, like: str = "") -> Iterator[str]:
+    """Make a database on a server, give its URL, and drop it at the end of the block.
+
+    It is empty, or a copy of the one at the URL `like`, to which nobody may be connected.
+    """
     name = f"test_{uuid.uuid4().hex[:16]}"
-    execute(server_url, f"CREATE DATABASE {name}")
+    template = f" TEMPLATE {make_url(like).database}" if like else ""
+    execute(server_url, f"CREATE DATABASE {name}{template}")
     try:
         yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
     finally:
@@ -81,9 +86,13 @@ def execute(url: str, statement: str) -> None:
         finally:
             await engine.dispose()
 
-    # In a thread, since fixtures and tests may have a loop of their own in this one.
+    run_apart(run())
+
+
+def run_apart(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end in a thread, since fixtures and tests may have a loop of their own in this one."""
     with ThreadPoolExecutor(max_workers=1) as threads:
-        threads.submit(asyncio.run, run()).result()
+        threads.submit(asyncio.run, work).result()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from services.local.settings import LocalSettings
 from services.local.supervisor import programs, ready
 from services.local.supervisor.child import Program
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
-from tests.e2e.forked import Started, started_process
+from tests.forked import Started, started_process
 
 EMAIL = "tester@example.com"
 _START_SECONDS = 30

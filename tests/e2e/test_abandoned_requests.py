@@ -21,7 +21,10 @@ _BIG_STREAM = "[[standin:big bytes=10000000 piece=65536]]"
 """More than the buffers between Groq and the client hold."""
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["services", "worker"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, id="worker"), pytest.param(0, id="services", marks=pytest.mark.long)],
+)
 def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Give a stack with short time-outs, in either layout."""
     with running_stack(

@@ -14,15 +14,13 @@ from tests.e2e import console_floods as floods
 from tests.e2e.console.browser import Browser
 from tests.e2e.stack import Stack, running_stack
 
-pytestmark = pytest.mark.xdist_group("console-floods")
-
 _IS_WHOLE = os.environ.get("CONSOLE_FLOODS") == "whole"
 _KINDS = ("wrong form token", "wrong form token, logged in", "page, logged in", "log-in page", "static file", "no page")
 _CHATS = 100 if _IS_WHOLE else 14
 _REVOCATIONS = 5 if _IS_WHOLE else 1
 
 
-@pytest.fixture(scope="module", params=["four processes", "one process"])
+@pytest.fixture(scope="module", params=["one process", pytest.param("four processes", marks=pytest.mark.long)])
 def flooded_stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Give a stack of each layout."""
     with running_stack(workers=1 if request.param == "one process" else 0) as running:

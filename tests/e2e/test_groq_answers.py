@@ -121,7 +121,10 @@ _ROWS = [
 
 _in_both_layouts = pytest.mark.parametrize(
     "world",
-    [pytest.param(one, marks=pytest.mark.xdist_group(f"groq-answers-{one}")) for one in Layout],
+    [
+        pytest.param(Layout.WORKER, marks=pytest.mark.xdist_group("groq-answers-worker")),
+        pytest.param(Layout.SERVICES, marks=[pytest.mark.xdist_group("groq-answers-services"), pytest.mark.long]),
+    ],
     indirect=True,
     scope="module",
 )

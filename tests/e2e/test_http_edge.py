@@ -29,7 +29,7 @@ def watched() -> Iterator[tuple[Stack, Metrics]]:
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Stack]:
     """Give a stack that takes few invalid requests."""
-    with running_stack(GATEWAY_INVALID_REQUESTS_PER_SECOND="0.25") as running:
+    with running_stack(workers=1, GATEWAY_INVALID_REQUESTS_PER_SECOND="0.25") as running:
         yield running
 
 

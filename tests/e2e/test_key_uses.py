@@ -3,34 +3,29 @@
 import asyncio
 import json
 import sqlite3
-import sys
 import time
 
 import httpx
 
 from tests.e2e.stack import EMAIL, Key, Stack, bare_environment, say
+from tests.forked import run_module
 
 CANARY = "a sentence that nobody else would say, 4711"
 
 
 async def _listed(stack: Stack, key: Key) -> dict[str, object]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from services.cli.main import main; main()"),
-        *("keys", "list", "--email", EMAIL, "--usage", "--json"),
-        env={
-            **bare_environment(),
-            **stack.environment,
-            "AUTH_TARGET": stack.socket("auth"),
-            "QUOTA_TARGET": stack.socket("quota"),
-            "INFERENCE_TARGET": stack.socket("inference"),
-            "DATA_DIR": str(stack.settings.data_dir),
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    (found,) = [one for one in json.loads(out)["keys"] if one["id"] == key.id]
+    environment = {
+        **bare_environment(),
+        **stack.environment,
+        "AUTH_TARGET": stack.socket("auth"),
+        "QUOTA_TARGET": stack.socket("quota"),
+        "INFERENCE_TARGET": stack.socket("inference"),
+        "DATA_DIR": str(stack.settings.data_dir),
+    }
+    arguments = ("keys", "list", "--email", EMAIL, "--usage", "--json")
+    done = await asyncio.to_thread(run_module, "services.cli", *arguments, environment=environment)
+    assert done.returncode == 0, done.stderr
+    (found,) = [one for one in json.loads(done.stdout)["keys"] if one["id"] == key.id]
     return dict(found)
 
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import pytest
 
 from tests.e2e.stack import Key, Stack, bare_environment, free_port, running_stack, say
 from tests.faults.postgres import Postgres, running_postgres
+from tests.forked import run_module
 
 pytestmark = pytest.mark.xdist_group("outages")
 
@@ -41,7 +40,7 @@ def world() -> Iterator[World]:
         asyncio.run(postgres.fetch("postgres", "CREATE DATABASE ledger"))
         url = postgres.url("ledger")
         environment = {**bare_environment(), "INFERENCE_DATABASE_URL": url, "GROQ_API_KEY": "gsk_unused"}
-        subprocess.run([sys.executable, "-m", "services.inference", "migrate"], env=environment, check=True)
+        assert run_module("services.inference", "migrate", environment=environment).returncode == 0
         with running_stack(
             INFERENCE_DATABASE_URL=url,
             INFERENCE_LEDGER_WAIT_SECONDS="0.5",
@@ -83,8 +82,7 @@ def test_a_database_that_is_not_there_is_one_sentence_for_the_migration() -> Non
         "INFERENCE_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{free_port()}/none",
         "GROQ_API_KEY": "gsk_unused",
     }
-    command = [sys.executable, "-m", "services.inference", "migrate"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = run_module("services.inference", "migrate", environment=environment)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "database" in done.stderr

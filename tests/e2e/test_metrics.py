@@ -38,7 +38,8 @@ async def test_counts_are_those_of_the_ledger(watched: Watched) -> None:
     assert metrics.value("stack_chats_total", charged="true") - before["stack_chats_total"] == len(rows) == 3
     assert counted - before["stack_tokens_total"] == tokens > 0
     assert metrics.value("stack_quota_settlements_total", verdict="charged") >= 3
-    assert metrics.value("stack_quota_reservations_total", outcome="denied") == 1
+    # A reserve that took too long is asked again, and denied again.
+    assert metrics.value("stack_quota_reservations_total", outcome="denied") >= 1
     assert metrics.value("stack_http_request_duration_seconds_count", route="chat", status="200") >= 3
     assert metrics.value("stack_http_request_duration_seconds_count", route="chat", status="429") == 1
 

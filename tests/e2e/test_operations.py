@@ -20,7 +20,7 @@ from services.local.supervisor.programs import free_port
 from stack.auth.v1 import auth_pb2
 from tests.backends import execute, fresh_database
 from tests.e2e.stack import bare_environment, say
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth
 
 _ROOT = Path(__file__).parents[2]
 _READY = "Ctrl-C stops everything"
@@ -163,6 +163,7 @@ def test_a_restored_machine_knows_the_keys_and_the_counts_of_its_backup(machine:
     assert "first key" in told
 
 
+@pytest.mark.long
 def test_a_backup_is_whole_on_another_machine(machine: Machine, tmp_path: Path) -> None:
     secret = machine.start()
     _asked(machine, secret, 2)
@@ -174,7 +175,7 @@ def test_a_backup_is_whole_on_another_machine(machine: Machine, tmp_path: Path) 
     machine.until_used(secret, 2)
 
 
-def test_the_pepper_is_rotated_and_keys_go_on_working(machine: Machine) -> None:
+def test_the_pepper_and_the_admin_token_are_rotated_and_keys_go_on_working(machine: Machine) -> None:
     secret = machine.start()
     idle = _late_key(machine)
     _asked(machine, secret, 1)
@@ -190,16 +191,9 @@ def test_the_pepper_is_rotated_and_keys_go_on_working(machine: Machine) -> None:
     machine.stop()
 
     (machine.folder / "var" / "key-pepper.old").unlink()
-    assert machine.start() == secret
-    assert (machine.ask(secret), machine.ask(idle)) == (200, 200)
-
-
-def test_the_admin_token_is_rotated_and_the_old_one_is_refused(machine: Machine) -> None:
-    machine.start()
     old = (machine.folder / "var" / "admin-token").read_text().strip()
-    machine.stop()
-
-    machine.start(block("The admin token"))
+    assert machine.start(block("The admin token")) == secret
+    assert (machine.ask(secret), machine.ask(idle)) == (200, 200)
     assert "you@example.com" in machine.run(".venv/bin/stackctl accounts list")
     with pytest.raises(AssertionError, match="admin token is wrong"):
         machine.run(".venv/bin/stackctl accounts list", STACK_ADMIN_TOKEN=old)
@@ -228,6 +222,7 @@ def test_the_metrics_show_that_both_groq_keys_are_used(machine: Machine, standin
         assert f'stack_upstream_key_usable{{key="{key}"}} 1.0' in told
 
 
+@pytest.mark.long
 def test_after_a_lost_pepper_keys_are_made_anew_and_accounts_stay(machine: Machine) -> None:
     secret = machine.start()
     machine.stop()
@@ -239,33 +234,17 @@ def test_after_a_lost_pepper_keys_are_made_anew_and_accounts_stay(machine: Machi
     assert (machine.ask(secret), machine.ask(_late_key(machine))) == (401, 200)
 
 
-def test_a_redis_that_is_lost_is_seeded_from_the_ledger(machine: Machine) -> None:
-    secret = machine.start()
-    _asked(machine, secret, 2)
-    machine.stop()
-
-    for appended in (machine.folder / "var" / "valkey").rglob("*.incr.aof"):
-        appended.write_text("what no Valkey can read")
-    machine.start()
-    _used_up_to(machine, secret, 3)
-    assert list((machine.folder / "var").glob("valkey.unreadable-*"))
-    machine.stop()
-    machine.start(block("Redis is lost"))
-    _used_up_to(machine, secret, 4)
-    assert "agree" in machine.run(".venv/bin/stackctl verify")
-
-
 def test_a_backup_whose_database_is_not_there_fails_and_makes_none_up(machine: Machine) -> None:
     """SQLite would make an empty database, and copy that."""
-    machine.start()
-    machine.stop()
-    machine.run("mv var/inference.db var/elsewhere.db")
+    (machine.folder / "var").mkdir()
+    (machine.folder / "var" / "auth.db").touch()
 
     with pytest.raises(AssertionError, match="unable to open database file"):
         machine.run(block("One machine", 0))
     assert not (machine.folder / "var" / "inference.db").exists()
 
 
+@pytest.mark.long
 def test_a_backup_of_before_a_rotation_and_one_of_its_middle_are_whole(machine: Machine) -> None:
     """The peppers that keys were made under go with them into each copy; the newest copy is the one restored."""
     secret = machine.start()
@@ -286,6 +265,7 @@ def test_a_backup_of_before_a_rotation_and_one_of_its_middle_are_whole(machine: 
     assert machine.ask(secret) == 200
 
 
+@pytest.mark.long
 def test_the_rotation_of_the_pepper_can_be_started_again_as_it_stands(machine: Machine) -> None:
     """Who repeats a block must not put the new pepper in the place of the only copy of the old one."""
     machine.start()
@@ -299,7 +279,7 @@ def test_the_rotation_of_the_pepper_can_be_started_again_as_it_stands(machine: M
     assert machine.ask(idle) == 200
 
 
-def test_each_database_is_restored_alone(machine: Machine) -> None:
+def test_redis_and_each_database_are_lost_alone_and_the_rest_goes_on(machine: Machine) -> None:
     secret = machine.start()
     _asked(machine, secret, 2)
     machine.until_used(secret, 2)
@@ -313,10 +293,15 @@ def test_each_database_is_restored_alone(machine: Machine) -> None:
     assert machine.ask(late) == 401
     _used_up_to(machine, secret, 3)
     machine.stop()
+
+    machine.start(block("Redis is lost"))
+    _used_up_to(machine, secret, 4)
+    assert "agree" in machine.run(".venv/bin/stackctl verify")
+    machine.stop()
     (machine.folder / "var" / "inference.db").write_text("what no SQLite can read")
 
     machine.start(block("The ledger's database is lost"))
-    _used_up_to(machine, secret, 4)
+    _used_up_to(machine, secret, 5)
 
 
 async def test_postgres_is_dumped_under_way_and_restored(

@@ -13,8 +13,6 @@ from tests.e2e.stack import Key, Stack, running_stack, say
 _BACK_SECONDS = 10
 """Far more than it takes, for a machine that has much to do."""
 
-pytestmark = pytest.mark.xdist_group("restart")
-
 
 @pytest.fixture(scope="module")
 def broken_again_and_again() -> Iterator[Stack]:

@@ -30,6 +30,7 @@ from tests.e2e.stack import (
     stack_folder,
     started,
 )
+from tests.forked import run_module
 
 pytestmark = pytest.mark.xdist_group("workers")
 
@@ -46,6 +47,7 @@ _STREAMS = 20
 _KEYS, _ROTATED = 200, 40
 _CHANGES_AT_ONCE = 16
 """On a disk that is busy a commit can take 100 ms, and a change that waits for five seconds is told to come back."""
+_ALL_KEYS = keys_pb2.ListKeysRequest(email=EMAIL, page_size=1_000)
 _LIMIT, _ASKERS = 600, 40
 
 
@@ -144,9 +146,8 @@ async def _ask_until_refused(stack: Stack, key: Key) -> Counter[int | str]:
 
 
 def _verify(stack: Stack) -> int:
-    command = [sys.executable, "-m", "services.cli", "verify"]
     environment = {**bare_environment(), "QUOTA_TARGET": stack.socket("quota-1")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = run_module("services.cli", "verify", environment=environment)
     print(done.stdout, done.stderr)
     return done.returncode
 
@@ -219,14 +220,7 @@ async def test_changes_at_both_workers_in_the_same_moments_lose_nothing(two: Sta
                 await accounts[number % 2].CreateAccount(account, metadata=two.admin_metadata, timeout=30)
 
         await asyncio.gather(*(change(number) for number in range(_KEYS)))
-        listed = [
-            (
-                await one.ListKeys(
-                    keys_pb2.ListKeysRequest(email=EMAIL, page_size=1_000), metadata=two.admin_metadata, timeout=10
-                )
-            ).keys
-            for one in stubs
-        ]
+        listed = [(await one.ListKeys(_ALL_KEYS, metadata=two.admin_metadata, timeout=10)).keys for one in stubs]
         people = [
             (
                 await one.ListAccounts(
@@ -268,9 +262,7 @@ async def test_a_key_that_both_workers_rotate_at_once_is_rotated_once(two: Stack
 
         pairs = await asyncio.gather(*(asyncio.gather(rotate(key, 0), rotate(key, 1)) for key in keys))
         made = [one for pair in pairs for one in pair if one]
-        listed = await stubs[0].ListKeys(
-            keys_pb2.ListKeysRequest(email=EMAIL, page_size=1_000), metadata=two.admin_metadata, timeout=10
-        )
+        listed = await stubs[0].ListKeys(_ALL_KEYS, metadata=two.admin_metadata, timeout=10)
     assert len(made) == _ROTATED
     assert all("" in pair for pair in pairs)
     replaced = {key.id: key.replaced_by for key in listed.keys}

@@ -7,6 +7,7 @@ Each seed is one run: its requests, its faults and their moments come from it. `
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.faults.schedule import Layout, plan
 from tests.faults.world import World, running_world
 
 _SEEDS_IN_THE_SUITE = 2
+"""All but the first are long."""
 _SEED_SECONDS_MAX = 90
 
 pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.timeout(_SEED_SECONDS_MAX)]
@@ -39,11 +41,12 @@ def world(layout: Layout) -> Iterator[World]:
         yield running
 
 
-def _seeds() -> list[int]:
+def _seeds() -> list[Any]:
     if one := os.environ.get("FAULT_SEED"):
         return [int(one)]
     first = int(os.environ.get("FAULT_FIRST_SEED") or 1)
-    return list(range(first, first + int(os.environ.get("FAULT_SEEDS") or _SEEDS_IN_THE_SUITE)))
+    count = int(os.environ.get("FAULT_SEEDS") or _SEEDS_IN_THE_SUITE)
+    return [first, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(first + 1, first + count))]
 
 
 @pytest.mark.parametrize("seed", _seeds())

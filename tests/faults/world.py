@@ -4,8 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.e2e.stack import Key, Stack, bare_environment, free_port, stack_folder, started
 from tests.faults.postgres import Postgres, running_postgres
 from tests.faults.schedule import Layout
+from tests.forked import run_module
 
 HOLD_SECONDS = 3.0
 RECOVERED_SECONDS_MAX = 5.0
@@ -234,9 +233,8 @@ async def _create_databases(postgres: Postgres) -> None:
 
 
 def _migrate(service: str, urls: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", f"services.{service}", "migrate"]
     environment = {**bare_environment(), **_SECRETS, **urls, "GROQ_API_KEY": "gsk_none"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = run_module(f"services.{service}", "migrate", environment=environment)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,8 +8,8 @@ import pytest
 from grpc import StatusCode
 
 from stack.auth.v1 import accounts_pb2, audit_pb2, owner_pb2, sessions_pb2
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
-from tests.unit.auth.people import PASSWORD, People, bearer, from_address, people_of, refusal
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
+from tests.integration.people import PASSWORD, People, bearer, from_address, people_of, refusal
 
 pytestmark = pytest.mark.xdist_group("auth-audit")
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
-from tests.unit.auth.auth_process import (
+from tests.integration.auth_process import (
     ADMIN_TOKEN,
     PEPPER,
     AuthClient,

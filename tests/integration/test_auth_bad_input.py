@@ -17,8 +17,8 @@ from grpc import StatusCode, aio
 from services.common.rpc.channel import open_channel
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
 from tests.backends import fresh_database
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, Metadata, run_auth, running_auth
-from tests.unit.auth.people import PASSWORD, People, bearer, from_address, people_of
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, Metadata, run_auth, running_auth
+from tests.integration.people import PASSWORD, People, bearer, from_address, people_of
 
 EMAIL = "ada@example.com"
 TEXTS = {
@@ -155,6 +155,7 @@ async def test_no_parameter_of_any_call_does_anything_but_be_refused_or_be_kept_
     assert (await stubs.session(session)).account.email == EMAIL
 
 
+@pytest.mark.parametrize("people", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True)
 async def test_no_metadata_does_anything_but_be_refused_or_be_kept_as_plain_text(
     people: tuple[People, aio.Channel],
 ) -> None:

@@ -10,8 +10,8 @@ from grpc import aio
 
 from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2, owner_pb2, sessions_pb2
 from tests.backends import fresh_database
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, run_auth, running_auth
-from tests.unit.auth.people import PASSWORD, People, bearer, people_of
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, run_auth, running_auth
+from tests.integration.people import PASSWORD, People, bearer, people_of
 
 EMAIL = "ada@example.com"
 

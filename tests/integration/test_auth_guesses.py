@@ -13,12 +13,12 @@ import pytest
 from grpc import StatusCode, aio
 
 from stack.auth.v1 import accounts_pb2, owner_pb2, sessions_pb2
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, running_auth
-from tests.unit.auth.people import PASSWORD, People, bearer, from_address, people_of, refusal
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, running_auth
+from tests.integration.people import PASSWORD, People, bearer, from_address, people_of, refusal
 
 pytestmark = pytest.mark.xdist_group("auth-guesses")
 
-_PER_ADDRESS = 40
+_PER_ADDRESS = 20
 _FLOOD_SECONDS = 3.0
 _AT_ONCE = 40
 

@@ -22,8 +22,8 @@ from grpc.aio import AioRpcError
 
 from stack.auth.v1 import mail_pb2, sessions_pb2
 from stack.auth.v1.accounts_pb2 import DeleteAccountRequest
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
-from tests.unit.auth.people import PASSWORD, People, bearer, people_of, refusal
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
+from tests.integration.people import PASSWORD, People, bearer, people_of, refusal
 
 pytestmark = pytest.mark.xdist_group("auth-mail")
 

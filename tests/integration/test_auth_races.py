@@ -18,14 +18,14 @@ from grpc import StatusCode, aio
 
 from stack.auth.v1 import accounts_pb2, owner_pb2, sessions_pb2
 from tests.backends import fresh_database
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, run_auth, running_auth
-from tests.unit.auth.people import PASSWORD, People, bearer, people_of, refusal
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, run_auth, running_auth
+from tests.integration.people import PASSWORD, People, bearer, people_of, refusal
 
 pytestmark = pytest.mark.xdist_group("auth-races")
 
 T = TypeVar("T")
 
-ROUNDS = 8
+ROUNDS = 5
 """Before proofs were checked again, six of ten rounds or more failed in each of these tests."""
 NEW, THIEFS = "the owner's new one", "the thief's own one"
 

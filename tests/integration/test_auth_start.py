@@ -15,7 +15,7 @@ from services.local.banner import banner
 from services.local.first_key import EMAIL, FILE, first_key
 from services.local.settings import LocalSettings
 from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth, shown
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth, shown
 
 POSTGRES = {"AUTH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
 
@@ -147,7 +147,7 @@ async def test_a_key_that_cannot_move_just_now_is_let_in_within_a_gateways_patie
             database.rollback()
             while not _ids_of_peppers(database).isdisjoint({Pepper(b"old").id}):
                 assert (await client.auth.Authenticate(request, timeout=2)).principal.key_id == created.key.id
-    assert any("stays under its old pepper for now" in line for line in service.log)
+        assert any("stays under its old pepper for now" in line for line in service.log)
 
 
 def _ids_of_peppers(database: sqlite3.Connection) -> set[str]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,8 +30,24 @@ from services.common.concurrency.priority_lock import PriorityLock
 from services.common.db import database
 from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
+from tests.backends import fresh_database, run_apart
 from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
 from tests.contracts.people_store import HandClock, PeopleStoreContract, World
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres_server: str) -> Iterator[str]:
+    """Give the URL of a database that has the schema, to be copied."""
+    with fresh_database(postgres_server) as url:
+        run_apart(migrate_auth(url))
+        yield url
+
+
+@pytest.fixture
+def postgres_copy(postgres_server: str, migrated_database: str) -> Iterator[str]:
+    """Give the URL of an own database that has the schema."""
+    with fresh_database(postgres_server, like=migrated_database) as url:
+        yield url
 
 
 class TestStoresOnSQLite(KeyStoreContract):
@@ -43,8 +59,8 @@ class TestStoresOnSQLite(KeyStoreContract):
 
 class TestStoresOnPostgres(KeyStoreContract):
     @pytest.fixture
-    async def stores(self, postgres_url: str) -> AsyncIterator[Stores]:
-        async with opened_stores(postgres_url) as stores:
+    async def stores(self, postgres_copy: str) -> AsyncIterator[Stores]:
+        async with opened_stores(postgres_copy) as stores:
             yield stores
 
 
@@ -57,8 +73,8 @@ class TestPeopleOnSQLite(PeopleStoreContract):
 
 class TestPeopleOnPostgres(PeopleStoreContract):
     @pytest.fixture
-    async def world(self, postgres_url: str) -> AsyncIterator[World]:
-        async with opened_world(postgres_url) as world:
+    async def world(self, postgres_copy: str) -> AsyncIterator[World]:
+        async with opened_world(postgres_copy) as world:
             yield world
 
 
@@ -191,16 +207,20 @@ def _row(key: NewKey, account_id: str) -> dict[str, object]:
     return {"account_id": account_id, "revision": 0, **{column: getattr(key, column) for column in kept}}
 
 
+async def migrate_auth(url: str) -> None:
+    """Bring a database's schema up to date."""
+    await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+
+
 @asynccontextmanager
 async def _opened(url: str) -> AsyncIterator[AsyncEngine]:
-    await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    await migrate_auth(url)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield engine
 
 
 @asynccontextmanager
 async def opened_stores(url: str) -> AsyncIterator[Stores]:
-    await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         transactions = Transactions(engine, unavailable=unavailable)
         keys = SQLKeyStore(transactions)
@@ -209,7 +229,6 @@ async def opened_stores(url: str) -> AsyncIterator[Stores]:
 
 @asynccontextmanager
 async def opened_world(url: str) -> AsyncIterator[World]:
-    await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         transactions = Transactions(engine, unavailable=unavailable)
         yield World(
@@ -230,7 +249,7 @@ async def _differences(url: str) -> list[object]:
         options = {"version_table": VERSION_TABLE, "compare_type": True}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
-    await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    await migrate_auth(url)
     async with (
         database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine,
         engine.connect() as connection,

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from services.common.rpc.types import StreamCall
 from stack.auth.v1 import auth_pb2
 from tests.backends import execute
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, auth_client, run_auth, running_auth
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, auth_client, run_auth, running_auth
 
 SETTINGS = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
 HEARTBEAT_SECONDS_MAX = 1.0

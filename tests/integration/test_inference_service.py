@@ -23,7 +23,7 @@ from services.inference.chat import Outcome, Usage, UsageSource
 from services.inference.ledger.writer import LedgerRow
 from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2, usage_pb2
-from tests.unit.inference.inference_world import (
+from tests.integration.inference_world import (
     CHARGED,
     DAY,
     NO_VERDICT,
@@ -34,7 +34,7 @@ from tests.unit.inference.inference_world import (
     streamed,
     whole,
 )
-from tests.unit.inference.upstream import OSS, Upstream, upstream
+from tests.integration.upstream import OSS, Upstream, upstream
 
 __all__ = ["upstream"]
 

@@ -12,10 +12,10 @@ from services.common.errors import NotFound, ServiceError, Throttled, Unavailabl
 from services.inference.chat import Outcome
 from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
-from tests.unit.groq_standin.standin_process import QWEN, started
-from tests.unit.inference.inference_world import CHARGED, Inference, running, streamed, whole
-from tests.unit.inference.raw_upstream import completion, json_answer, raw_upstream
-from tests.unit.inference.upstream import OSS, Upstream, dead_address, upstream
+from tests.integration.groq_standin.standin_process import QWEN, started
+from tests.integration.inference_world import CHARGED, Inference, running, streamed, whole
+from tests.integration.raw_upstream import completion, json_answer, raw_upstream
+from tests.integration.upstream import OSS, Upstream, dead_address, upstream
 
 __all__ = ["upstream"]
 

@@ -11,8 +11,8 @@ from services.common.errors import InvalidRequest, NotFound, PermissionDenied, r
 from services.inference.chat import Outcome
 from stack.inference.v1 import inference_pb2, usage_pb2
 from tests.contracts.ledger_store import ROW, rows
-from tests.unit.inference.inference_world import DAY, Inference, chat, context, running
-from tests.unit.inference.upstream import Upstream, upstream
+from tests.integration.inference_world import DAY, Inference, chat, context, running
+from tests.integration.upstream import Upstream, upstream
 
 __all__ = ["upstream"]
 

@@ -4,8 +4,6 @@ import contextlib
 import itertools
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +28,7 @@ from stack.inference.v1 import inference_pb2, usage_pb2
 from stack.quota.v1 import quota_pb2
 from tests.certificates import Issued
 from tests.e2e.stack import EMAIL, Stack, bare_environment, free_port, say, stack_folder
+from tests.forked import run_module
 
 pytestmark = pytest.mark.xdist_group("mtls")
 
@@ -83,8 +82,7 @@ class Secured(Stack):
     def stackctl(self, *arguments: str) -> str:
         """Run a command as an operator would, and return what it wrote."""
         environment = bare_environment() | self.environment | self.callers["stackctl"].environment
-        command = [sys.executable, "-m", "services.cli", *arguments]
-        done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30)
+        done = run_module("services.cli", *arguments, environment=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -203,8 +201,7 @@ def test_stackctl_says_what_is_wrong_with_its_certificate(
     secured: Secured, files: dict[str, str], sentence: str
 ) -> None:
     environment = bare_environment() | secured.environment | secured.callers["stackctl"].environment | files
-    command = [sys.executable, "-m", "services.cli", "accounts", "list"]
-    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    done = run_module("services.cli", "accounts", "list", environment=environment)
     assert done.returncode in (1, 3)
     assert sentence in done.stderr
 

@@ -42,7 +42,7 @@ from services.quota.rpc import QuotaService
 from stack.auth.v1 import auth_pb2_grpc
 from stack.inference.v1 import inference_pb2_grpc, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2_grpc
-from tests.unit.common.grpc_world import socket_path
+from tests.integration.common.grpc_world import socket_path
 
 _SECONDS = 10
 _DEADLINE_SECONDS = 0.3

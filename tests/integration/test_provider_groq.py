@@ -14,7 +14,7 @@ from services.common.errors import (
 )
 from services.inference.chat import JSONObject
 from services.inference.groq.provider import GroqProvider
-from tests.unit.inference.upstream import (
+from tests.integration.upstream import (
     AnyLease,
     Upstream,
     asking,

@@ -19,8 +19,8 @@ from services.inference.groq.sse import ServerSentEvent
 from services.inference.keys.pool import KeyPool
 from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
-from tests.unit.inference.inference_world import CHARGED, DAY, Inference, running, streamed, whole
-from tests.unit.inference.raw_upstream import (
+from tests.integration.inference_world import CHARGED, DAY, Inference, running, streamed, whole
+from tests.integration.raw_upstream import (
     Answer,
     answer,
     chunk,

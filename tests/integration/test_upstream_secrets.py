@@ -14,8 +14,8 @@ from prometheus_client import REGISTRY, generate_latest
 from services.common.errors import ServiceError
 from services.common.telemetry.log import JSONLine
 from stack.inference.v1 import inference_pb2
-from tests.unit.inference.inference_world import Inference, chat, context, running
-from tests.unit.inference.raw_upstream import (
+from tests.integration.inference_world import Inference, chat, context, running
+from tests.integration.raw_upstream import (
     answer,
     chunk,
     completion,

@@ -14,7 +14,7 @@ from groq import AsyncGroq
 from services.common.errors import StartError
 from services.inference.groq.provider import open_groq
 from services.inference.groq.transport import HTTPTransport
-from tests.unit.inference.upstream import asking
+from tests.integration.upstream import asking
 
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nset-cookie: edge=1\r\n\r\n{}"
 

@@ -18,7 +18,7 @@ from tests.contracts.key_store import KeyStoreContract, Stores
 from tests.contracts.ledger_store import LedgerStoreContract
 from tests.contracts.people_store import PeopleStoreContract, World
 from tests.e2e.stack import Key, Stack, bare_environment, connector, running_stack, say
-from tests.integration.test_auth_stores import opened_stores, opened_world
+from tests.integration.test_auth_stores import migrate_auth, opened_stores, opened_world
 
 _ROOT = Path(__file__).parents[2]
 _SECRETS = {"AUTH_KEY_PEPPER": "pepper-of-the-pgbouncer-tests" * 2, "STACK_ADMIN_TOKEN": "admin-token-of-the-tests"}
@@ -27,6 +27,7 @@ _SECRETS = {"AUTH_KEY_PEPPER": "pepper-of-the-pgbouncer-tests" * 2, "STACK_ADMIN
 class TestKeysBehindPgBouncer(KeyStoreContract):
     @pytest.fixture
     async def stores(self, bounced_url: str) -> AsyncIterator[Stores]:
+        await migrate_auth(bounced_url)
         async with opened_stores(bounced_url) as stores:
             yield stores
 
@@ -34,6 +35,7 @@ class TestKeysBehindPgBouncer(KeyStoreContract):
 class TestPeopleBehindPgBouncer(PeopleStoreContract):
     @pytest.fixture
     async def world(self, bounced_url: str) -> AsyncIterator[World]:
+        await migrate_auth(bounced_url)
         async with opened_world(bounced_url) as world:
             yield world
 

@@ -31,7 +31,6 @@ __all__ = ["valkey_server", "valkey_url"]
 LIMIT = 2
 REQUESTS = 4
 PROFILE = settings(
-    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
@@ -434,8 +433,9 @@ def unguarded(machines: Machines) -> Machines:
     return make
 
 
-def test_no_interleaving_of_deaths_losses_and_sweeps_breaks_a_promise(machines: Machines) -> None:
-    explore(machines, PROFILE)
+@pytest.mark.parametrize("walks", [20, pytest.param(120, marks=pytest.mark.long)])
+def test_no_interleaving_of_deaths_losses_and_sweeps_breaks_a_promise(machines: Machines, walks: int) -> None:
+    explore(machines, settings(PROFILE, max_examples=walks))
 
 
 def test_the_walk_finds_the_double_charge_of_a_reconciliation_without_its_guards(unguarded: Machines) -> None:

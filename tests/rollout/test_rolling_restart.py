@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,15 +12,18 @@ import pytest
 
 from tests.backends import fresh_database
 from tests.e2e.stack import Stack, bare_environment, stack_folder, started
+from tests.forked import run_module
 from tests.rollout.traffic import traffic
 
 pytestmark = [pytest.mark.xdist_group("rollout"), pytest.mark.timeout(400)]
 
 _ROOT = Path(__file__).parents[2]
 _IS_WHOLE = os.environ.get("ROLLOUT") == "whole"
-_RATE, _STREAMS, _TOKENS = (200, 100, 30) if _IS_WHOLE else (30, 20, 10)
+_RATE, _STREAMS, _TOKENS = (200, 100, 30) if _IS_WHOLE else (15, 10, 10)
 """Requests a second, streams open at the same time, and their length; a suite that shares the machine has the short
 form."""
+_REPLICAS = (1, 2) if _IS_WHOLE else (2,)
+"""Which are restarted."""
 _PAUSE_SECONDS = 1.0
 """A replica that came back takes part again within 0.6 s, when its callers have connected; then the next may leave."""
 _SERVICES = ("auth", "quota", "inference", "gateway")
@@ -44,8 +45,8 @@ def cluster(postgres_server: str) -> Iterator[Stack]:
         urls = {"AUTH_DATABASE_URL": databases[0], "INFERENCE_DATABASE_URL": databases[1]}
         environment = {**_SETTINGS, **urls}
         for service in ("auth", "inference"):
-            migrate = [sys.executable, "-m", f"services.{service}", "migrate"]
-            subprocess.run(migrate, cwd=_ROOT, env={**bare_environment(), **environment}, check=True, timeout=60)
+            done = run_module(f"services.{service}", "migrate", environment=bare_environment() | environment)
+            assert done.returncode == 0, done.stderr
         cluster = Stack(folder, gateways=2, auths=2, quotas=2, inferences=2, environment=environment)
         stack.enter_context(started(cluster))
         yield cluster
@@ -66,7 +67,7 @@ async def test_a_rolling_restart_of_every_service_drops_nothing(cluster: Stack) 
     key = await cluster.create_key(daily_limit=1_000_000)
     async with traffic(cluster.gateways, key, rate=_RATE, streams=_STREAMS, stream_tokens=_TOKENS) as running:
         for service in _SERVICES:
-            for number in (1, 2):
+            for number in _REPLICAS:
                 await asyncio.sleep(_PAUSE_SECONDS)
                 seconds = await _restart(cluster, f"{service}-{number}")
                 print(f"{service}-{number} stopped in {seconds:.1f} s; {dict(running.answers)} so far")
@@ -82,8 +83,7 @@ async def test_a_rolling_restart_of_every_service_drops_nothing(cluster: Stack) 
 async def _verify(cluster: Stack) -> str:
     """Return what `stackctl verify` has to say against the records; empty when they agree."""
     environment = {**bare_environment(), **_SETTINGS, "QUOTA_TARGET": cluster.settings.quota_listen}
-    command = [sys.executable, "-m", "services.cli", "verify"]
-    done = await asyncio.to_thread(subprocess.run, command, cwd=_ROOT, env=environment, capture_output=True, text=True)
+    done = await asyncio.to_thread(run_module, "services.cli", "verify", environment=environment)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 

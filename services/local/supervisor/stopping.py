@@ -11,6 +11,7 @@ import httpx
 from services.common.runtime.process import StopSignal
 from services.local.console import Console
 from services.local.settings import LocalSettings
+from services.local.supervisor import ready
 from services.local.supervisor.child import Child
 
 _ORDER = (("gateway", "stack"), ("auth", "quota", "inference"), ("groq", "valkey"))
@@ -63,7 +64,7 @@ async def _requests_in_flight(settings: LocalSettings) -> int | None:
     addresses = [metrics[name] for name in (settings.worker_names if settings.workers else ("gateway",))]
     if not all(addresses):
         return None
-    async with httpx.AsyncClient(trust_env=False, timeout=_ASK_SECONDS) as client:
+    async with ready.local_http(_ASK_SECONDS) as client:
         try:
             answers = await asyncio.gather(*(client.get(f"http://{address}/metrics") for address in addresses))
         except httpx.HTTPError:

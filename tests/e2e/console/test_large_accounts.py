@@ -6,13 +6,12 @@ import json
 import re
 import secrets
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.e2e.console.browser import Browser, secret_of
 from tests.e2e.stack import Stack, bare_environment, say
+from tests.forked import run_module
 
 _KEYS = 1_100
 _REQUESTS = 50_500
@@ -70,8 +69,10 @@ def _copy(
 
 
 def _listed(stack: Stack, email: str) -> list[dict[str, object]]:
-    command = [sys.executable, "-m", "services.cli", "keys", "list", "--email", email, "--usage", "--json"]
+    arguments = ("keys", "list", "--email", email, "--usage", "--json")
     targets = {f"{name.upper()}_TARGET": stack.socket(name) for name in ("auth", "quota", "inference")}
     environment = {**bare_environment(), **targets, "DATA_DIR": str(stack.settings.data_dir)}
-    found: list[dict[str, object]] = json.loads(subprocess.check_output(command, env=environment, text=True))["keys"]
+    found: list[dict[str, object]] = json.loads(run_module("services.cli", *arguments, environment=environment).stdout)[
+        "keys"
+    ]
     return found

@@ -1,13 +1,11 @@
 """What the inference service refuses to start with."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[3]
+from tests.forked import run_module
 
 
 @pytest.mark.parametrize("name", ["GROQ_API_KEY", "GROQ_API_KEYS"])
@@ -15,8 +13,7 @@ _ROOT = Path(__file__).parents[3]
 def test_a_groq_key_that_no_header_can_carry_is_one_sentence_at_the_start(name: str, key: str, tmp_path: Path) -> None:
     """Else the service starts, and every request fails with a 500 and keeps its slot for minutes."""
     environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path), name: key}
-    command = [sys.executable, "-m", "services.inference"]
-    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    done = run_module("services.inference", environment=environment)
     assert done.returncode == 1
     assert done.stderr.startswith(f"inference: Setting {name}: ")
     assert len(done.stderr.splitlines()) == 1

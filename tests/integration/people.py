@@ -18,7 +18,7 @@ from stack.auth.v1.mail_pb2_grpc import MailServiceStub
 from stack.auth.v1.owner_pb2_grpc import OwnerServiceStub
 from stack.auth.v1.plans_pb2_grpc import PlanServiceStub
 from stack.auth.v1.sessions_pb2_grpc import SessionServiceStub
-from tests.unit.auth.auth_process import ADMIN_TOKEN, Metadata
+from tests.integration.auth_process import ADMIN_TOKEN, Metadata
 
 PASSWORD = "correct horse battery"
 ADDRESS = "192.0.2.7"

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import httpx
 
-from tests.unit.groq_standin.standin_process import StandIn, payloads, request, started
+from tests.integration.groq_standin.standin_process import StandIn, payloads, request, started
 
 FIELDS = (
     "sequence x_groq_id completion_id model stream mode status usage usage_sent finish_reason events_sent completed "

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.auth.auth_process import ADMIN_TOKEN, ROOT, environment
-from tests.unit.cli.conftest import Stackctl
+from tests.integration.auth_process import ADMIN_TOKEN, ROOT, environment
+from tests.integration.cli.conftest import Stackctl
 
 _NO_KEY = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 

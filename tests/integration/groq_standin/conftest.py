@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.unit.groq_standin.standin_process import StandIn, started
+from tests.integration.groq_standin.standin_process import StandIn, started
 
 
 @pytest.fixture(scope="session")

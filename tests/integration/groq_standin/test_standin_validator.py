@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.groq_standin.standin_process import CHAT, KEY, OSS, QWEN, StandIn, request, started
+from tests.integration.groq_standin.standin_process import CHAT, KEY, OSS, QWEN, StandIn, request, started
 
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f"}}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cli.conftest import Stackctl
+from tests.integration.cli.conftest import Stackctl
 
 
 def asked(stackctl: Stackctl, *arguments: str) -> dict[str, Any]:

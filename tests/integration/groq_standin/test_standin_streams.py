@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.groq_standin.standin_process import OSS, QWEN, StandIn, deltas, http_chunks, payloads
+from tests.integration.groq_standin.standin_process import OSS, QWEN, StandIn, deltas, http_chunks, payloads
 
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 

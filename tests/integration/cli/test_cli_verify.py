@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.types import Context
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.e2e.stack import Stack, running_stack, say
-from tests.unit.auth.auth_process import ROOT, environment
+from tests.forked import run_module
+from tests.integration.auth_process import environment
 
 
 @dataclass
@@ -65,20 +65,9 @@ async def service() -> AsyncIterator[Service]:
 
 async def verify(target: str, *arguments: str) -> tuple[int, str, str]:
     """Run the command and return its exit code and what it printed and said; it needs no admin token."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.cli",
-        "verify",
-        *arguments,
-        env=environment(Path("/nowhere"), {"QUOTA_TARGET": target}),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    printed, said = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, printed.decode(), said.decode()
+    given = environment(Path("/nowhere"), {"QUOTA_TARGET": target})
+    done = await asyncio.to_thread(run_module, "services.cli", "verify", *arguments, environment=given)
+    return done.returncode, done.stdout, done.stderr
 
 
 async def test_agreement_is_one_line_and_0(service: Service) -> None:
@@ -171,7 +160,7 @@ async def test_a_quota_that_fails_is_1_and_one_that_is_not_there_is_3(service: S
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
     """Give a running stack that this test may harm."""
-    with running_stack() as stack:
+    with running_stack(workers=1) as stack:
         yield stack
 
 

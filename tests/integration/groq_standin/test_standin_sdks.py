@@ -6,7 +6,7 @@ import groq
 import openai
 import pytest
 
-from tests.unit.groq_standin.standin_process import OSS, QWEN, StandIn
+from tests.integration.groq_standin.standin_process import OSS, QWEN, StandIn
 
 
 @pytest.fixture

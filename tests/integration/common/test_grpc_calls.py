@@ -13,7 +13,7 @@ from services.common.errors import InternalError, NotFound, rpc_errors
 from services.common.rpc.types import Context
 from services.common.telemetry import tracing
 from tests.e2e.collector import Exported, running_collector
-from tests.unit.common.grpc_world import SERVICE, served, stream, unary
+from tests.integration.common.grpc_world import SERVICE, served, stream, unary
 
 _SECONDS = 10
 """More than anything here takes; what takes longer hangs."""

@@ -10,7 +10,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tests.e2e.stack import free_port
-from tests.unit.common.grpc_world import handlers
+from tests.integration.common.grpc_world import handlers
 
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.unit.groq_standin.standin_process import OSS, QWEN, StandIn
+from tests.integration.groq_standin.standin_process import OSS, QWEN, StandIn
 
 WEATHER = {
     "type": "function",

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import tools.groq_standin
-from tests.unit.groq_standin.standin_process import CHAT, COMMAND, KEY, OSS, ROOT, StandIn, request, started
+from tests.integration.groq_standin.standin_process import CHAT, COMMAND, KEY, OSS, ROOT, StandIn, request, started
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -13,8 +13,8 @@ import pytest
 
 from services.inference.chat import JSONObject
 from services.inference.groq.provider import GroqProvider, open_groq
-from tests.unit.groq_standin.standin_process import OSS as OSS
-from tests.unit.groq_standin.standin_process import StandIn, started
+from tests.integration.groq_standin.standin_process import OSS as OSS
+from tests.integration.groq_standin.standin_process import StandIn, started
 
 
 @dataclass(frozen=True)

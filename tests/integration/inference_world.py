@@ -31,7 +31,7 @@ from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.rpc import InferenceService, UsageService
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
-from tests.unit.inference.upstream import OSS, calling
+from tests.integration.upstream import OSS, calling
 
 MIGRATIONS = Path(store_module.__file__).parent.parent / "migrations"
 DAY = "2026-08-02"

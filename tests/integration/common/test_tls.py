@@ -26,7 +26,7 @@ from services.common.rpc.types import Context
 from services.common.runtime.settings import ServiceSettings
 from tests.certificates import Issued
 from tests.e2e.stack import free_port
-from tests.unit.common.grpc_world import SERVICE, handlers, stream, unary
+from tests.integration.common.grpc_world import SERVICE, handlers, stream, unary
 
 CALLERS = {SERVICE: (identity("gateway"),)}
 

@@ -5,7 +5,7 @@ import errno
 import httpx
 import pytest
 
-from tests.unit.groq_standin.standin_process import StandIn, payloads
+from tests.integration.groq_standin.standin_process import StandIn, payloads
 
 REFUSALS = {
     "400": (400, None),

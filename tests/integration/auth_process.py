@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -19,10 +19,12 @@ from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from stack.auth.v1.auth_pb2_grpc import AuthServiceStub
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
+from tests.forked import Forked, run_module
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PEPPER = "a pepper for tests"
 ADMIN_TOKEN = "an-admin-token-for-tests"
+_READY_SECONDS = 20
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -32,9 +34,13 @@ class AuthProcess:
     """A running auth service."""
 
     target: str
-    process: subprocess.Popen[str]
-    log: list[str]
-    """Lines that it has written so far."""
+    process: Forked
+    _log: Path
+
+    @property
+    def log(self) -> list[str]:
+        """Whole lines that it has written so far."""
+        return self._log.read_text().rpartition("\n")[0].splitlines()
 
     def terminate(self) -> int:
         """Send SIGTERM and return the exit code."""
@@ -76,34 +82,23 @@ def running_auth(data_dir: Path, settings: Mapping[str, str] | None = None) -> I
     """Run the service until the end of the block; it has said that it is ready."""
     # A short path: the socket's name must stay under 107 bytes.
     with tempfile.TemporaryDirectory(prefix="auth-", dir="/tmp") as folder:
-        target = f"unix:{folder}/auth.sock"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.auth"],
-            env=environment(data_dir, {"AUTH_LISTEN": target, **(settings or {})}),
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with process:  # Waits for it, and closes its pipe.
-            try:
-                log: list[str] = []
-                reader = _wait_until_ready(process, log)
-                yield AuthProcess(target, process, log)
-            finally:
-                process.kill()
-            reader.join()
+        target, log = f"unix:{folder}/auth.sock", Path(folder) / "log"
+        log.touch()
+        given = environment(data_dir, {"AUTH_LISTEN": target, **(settings or {})})
+        process = Forked((sys.executable, "-m", "services.auth"), environment=given, log=log)
+        service = AuthProcess(target, process, log)
+        try:
+            _wait_until_ready(service)
+            yield service
+        finally:
+            process.kill()
+            process.wait()
 
 
 def run_auth(data_dir: Path, settings: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the service where it is expected to end by itself, and return how it did."""
-    return subprocess.run(
-        [sys.executable, "-m", "services.auth", *arguments],
-        env=environment(data_dir, {"AUTH_LISTEN": "127.0.0.1:0", **settings}),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    given = environment(data_dir, {"AUTH_LISTEN": "127.0.0.1:0", **settings})
+    return run_module("services.auth", *arguments, environment=given, timeout=20)
 
 
 def environment(data_dir: Path, settings: Mapping[str, str]) -> dict[str, str]:
@@ -132,13 +127,9 @@ def client_on(channel: aio.Channel) -> AuthClient:
     return AuthClient(AuthServiceStub(channel), AccountServiceStub(channel), KeyServiceStub(channel))
 
 
-def _wait_until_ready(process: subprocess.Popen[str], log: list[str]) -> threading.Thread:
-    assert process.stderr is not None
-    for line in process.stderr:
-        log.append(line)
-        if line.startswith("{") and json.loads(line)["message"] == "ready":
-            # What it says later must not fill the pipe, for then it would stop.
-            reader = threading.Thread(target=log.extend, args=(process.stderr,))
-            reader.start()
-            return reader
-    raise AssertionError(f"auth ended before it was ready: {''.join(log)}")
+def _wait_until_ready(service: AuthProcess) -> None:
+    ends = time.monotonic() + _READY_SECONDS
+    while not any(line.startswith("{") and json.loads(line)["message"] == "ready" for line in service.log):
+        assert service.process.poll() is None, f"auth ended before it was ready: {service.log}"
+        assert time.monotonic() < ends, f"auth is not ready: {service.log}"
+        time.sleep(0.01)

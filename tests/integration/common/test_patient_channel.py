@@ -11,8 +11,8 @@ from grpc import StatusCode, aio
 
 from services.common.rpc.channel import open_channel
 from services.common.rpc.failover_channel import FAILOVER_SECONDS
-from tests.unit.common.dns_world import ADDRESSES, Replica, Resolver, resolving
-from tests.unit.common.grpc_world import SERVICE, stream, unary
+from tests.integration.common.dns_world import ADDRESSES, Replica, Resolver, resolving
+from tests.integration.common.grpc_world import SERVICE, stream, unary
 
 _OLD, _NEW = (address.encode() for address in ADDRESSES[:2])
 

@@ -18,7 +18,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.server import LIVENESS, GrpcServer
 from services.common.rpc.types import Context
 from services.common.runtime.settings import ServiceSettings
-from tests.unit.common.grpc_world import handlers, socket_path, stream, unary
+from tests.integration.common.grpc_world import handlers, socket_path, stream, unary
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

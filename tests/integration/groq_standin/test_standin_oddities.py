@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.groq_standin.standin_process import KEY, QWEN, StandIn, deltas, http_chunks, payloads, started
+from tests.integration.groq_standin.standin_process import KEY, QWEN, StandIn, deltas, http_chunks, payloads, started
 
 MODELS = "/openai/v1/models"
 INVALID = "\N{REPLACEMENT CHARACTER}"

@@ -8,8 +8,8 @@ from typing import Any
 from grpc import aio
 
 from services.common.rpc.channel import open_channel
-from tests.unit.common.dns_world import ADDRESSES, Replica, resolving
-from tests.unit.common.grpc_world import unary
+from tests.integration.common.dns_world import ADDRESSES, Replica, resolving
+from tests.integration.common.grpc_world import unary
 
 
 async def _seconds_until_answered(ask: Any) -> float:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from services.common.rpc.types import Context
 from stack.auth.v1 import keys_pb2, keys_pb2_grpc
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
-from tests.unit.auth.auth_process import ROOT, environment
+from tests.forked import run_module
+from tests.integration.auth_process import environment
 
 MIDNIGHT = Timestamp()
 MIDNIGHT.FromJsonString("2026-08-08T00:00:00Z")
@@ -84,19 +84,9 @@ class Services:
     async def stackctl(self, *arguments: str, **settings: str) -> tuple[int, str, str]:
         """Run a command and return its exit code and what it printed and said."""
         targets = dict.fromkeys(("AUTH_TARGET", "QUOTA_TARGET", "INFERENCE_TARGET"), self.target)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "services.cli",
-            *arguments,
-            env=environment(self.data_dir, {"STACK_ADMIN_TOKEN": "any", **targets, **settings}),
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        printed, said = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, printed.decode(), said.decode()
+        given = environment(self.data_dir, {"STACK_ADMIN_TOKEN": "any", **targets, **settings})
+        done = await asyncio.to_thread(run_module, "services.cli", *arguments, environment=given)
+        return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture

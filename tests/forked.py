@@ -11,6 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,20 +22,25 @@ _PROGRAMS = (
     "services.inference.server",
     "services.quota.server",
     "services.gateway.server",
+    "services.local.supervisor.run",
     "services.local.worker",
+    "services.cli.main",
     "tools.groq_standin.__main__",
 )
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.e2e.forked", *_PROGRAMS])
+_forks.set_forkserver_preload(["tests.forked", *_PROGRAMS])
 
 
 class Forked:
     """A running program, with the part of `subprocess.Popen` that tests use."""
 
-    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> None:
-        """Start `command`; what it writes goes to the end of `log`."""
+    def __init__(
+        self, command: Sequence[str], *, environment: Mapping[str, str], log: Path, output: Path | None = None
+    ) -> None:
+        """Start `command`; what it writes goes to the end of `log`, or its standard output to that of `output`."""
         self._command = tuple(command)
-        self._process = _forks.Process(target=_become, args=(self._command[2:], dict(environment), str(log)))
+        arguments = (self._command[2:], dict(environment), str(output or log), str(log))
+        self._process = _forks.Process(target=_become, args=arguments)
         self._process.start()
 
     @property
@@ -92,14 +98,32 @@ def started_process(command: Sequence[str], *, environment: Mapping[str, str], l
         )
 
 
-def _become(arguments: Sequence[str], environment: Mapping[str, str], log: str) -> None:
+def run_module(
+    name: str, *arguments: str, environment: Mapping[str, str], timeout: float = 30
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m name arguments` to its end, as `subprocess.run` does.
+
+    Raises:
+        subprocess.TimeoutExpired: It did not end in time, and was killed.
+    """
+    command = (sys.executable, "-m", name, *arguments)
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        output, errors = Path(folder) / "output", Path(folder) / "errors"
+        process = Forked(command, environment=environment, log=errors, output=output)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(command, code, output.read_text(), errors.read_text())
+
+
+def _become(arguments: Sequence[str], environment: Mapping[str, str], output: str, errors: str) -> None:
     """Be `python -m arguments` in this process."""
     os.setsid()
     die_with_parent()
     os.environ.clear()
     os.environ.update(environment)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for number, path in ((1, output), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     sys.argv = list(arguments)
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

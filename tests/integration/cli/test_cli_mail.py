@@ -11,8 +11,8 @@ from aiosmtpd.handlers import Sink
 from click.testing import CliRunner, Result
 
 from services.cli.main import main
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, running_auth
-from tests.unit.cli.conftest import Stackctl
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, running_auth
+from tests.integration.cli.conftest import Stackctl
 
 
 def free_port() -> int:

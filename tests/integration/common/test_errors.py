@@ -12,7 +12,7 @@ from services.common import errors
 from services.common.errors import InternalError, ServiceError, Unavailable, rpc_errors
 from services.common.rpc.channel import open_channel
 from services.common.rpc.types import Context
-from tests.unit.common.grpc_world import served, socket_path, stream, unary
+from tests.integration.common.grpc_world import served, socket_path, stream, unary
 
 KINDS = sorted(ServiceError.__subclasses__(), key=lambda kind: kind.__name__)
 

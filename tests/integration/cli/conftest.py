@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from services.cli.main import main
-from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
+from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
 
 Stackctl = Callable[..., Result]
 
