@@ -41,8 +41,8 @@ from services.inference.translate import usage_record, usage_summary
 from services.quota import holds
 from services.quota.days import day_number, iso_date
 from services.quota.holds import DayStatus, Denied, Held, Holds, KeyDay, Reservation, Settlement
+from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.state import RedisState
-from services.quota.sweeper import OverdueHold
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode

@@ -9,7 +9,7 @@ from services.common.timestamps import timestamp
 from services.common.verdict import Verdict
 from services.quota.days import iso_date
 from services.quota.holds import KeyDay
-from services.quota.sweeper import OverdueHold
+from services.quota.overdue_holds import OverdueHold
 from stack.inference.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
 
 _UNAVAILABLE_REASON = "ledger_unavailable"

@@ -23,6 +23,7 @@ from services.common.errors import ServiceError, Unavailable
 from services.common.verdict import Verdict
 from services.quota.holds import KeyDay, Settlement
 from services.quota.metrics import COUNTERS_REPAIRED, DRIFT, OLDEST_HOLD, ROUNDS_FAILED, SWEPT, VERIFIED_AT
+from services.quota.overdue_holds import OverdueHold, OverdueHolds
 
 _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
@@ -35,19 +36,6 @@ DISCREPANCIES_MAX = 1_000
 _LOGGED_MAX = 100
 _SLACK_SECONDS = 5.0
 """Time that a round may take, on top of the pause between rounds."""
-
-
-@dataclass(frozen=True, slots=True)
-class OverdueHold:
-    """A hold older than the lifetime of a hold."""
-
-    request_id: str
-    key_id: str
-    account_id: str
-    day: int
-    """Day of the reserve, in days since 1970-01-01."""
-    reserved_at: float
-    """Time of the reserve by Redis' clock, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +145,9 @@ class StoreClock(Protocol):
     def is_steady(self) -> bool:
         """Whether no step is in progress."""
 
+    def monotonic(self) -> float:
+        """Return the time of the clock that never steps, in seconds."""
+
     def observed_range(self, seconds: float) -> tuple[float, float] | None:
         """Return the lowest and the highest reading in the last `seconds`; None if not observed for that long."""
 
@@ -203,6 +194,7 @@ class Sweeper:
         self._ledger = ledger
         self._clock = clock
         self._hold_seconds = hold_seconds
+        self._overdue = OverdueHolds(clock.monotonic, hold_seconds=hold_seconds)
         self._sweep_seconds = sweep_seconds
         self._reconcile_seconds = reconcile_seconds
 
@@ -216,7 +208,8 @@ class Sweeper:
         """Close up to one batch of overdue holds per bucket and return the number closed.
 
         A hold is overdue if the store's clock has not read its reserve time for `hold_seconds`. The reserve time is
-        then in the past, or in the future if the clock has stepped back.
+        then in the past, or in the future if the clock has stepped back. An overdue hold that the last sweep should
+        have found and did not lives for `hold_seconds` from now on.
 
         Raises:
             ServiceError: The store or the ledger cannot be reached. The holds stay.
@@ -226,7 +219,10 @@ class Sweeper:
         if observed is None:
             return 0
         before, after = (time + self._hold_seconds for time in observed)
-        overdue = await self._store.overdue(at_most=_OVERDUE_BATCH, before=before, after=after + _SLACK_SECONDS)
+        after += _SLACK_SECONDS
+        found = await self._store.overdue(at_most=_OVERDUE_BATCH, before=before, after=after)
+        is_complete = len(found) < _OVERDUE_BATCH
+        overdue = self._overdue.to_close(found, before=before, after=after, is_complete=is_complete)
         swept = 0
         for start in range(0, len(overdue), _OVERDUE_BATCH):
             holds = overdue[start : start + _OVERDUE_BATCH]

@@ -6,7 +6,8 @@ from redis import Redis
 from services.quota.redis.scripts import entries_of
 from tests.containers.cluster import Cluster
 from tests.e2e.stack import Key
-from tests.faults.world import Entries, KeyDay, Row
+from tests.faults.valkey import Entries, KeyDay
+from tests.faults.world import Row
 
 _NOT_HOLDS = 2
 """Fields of a key's day that are no hold: what is charged, and the limit."""

@@ -10,8 +10,9 @@ from typing import Any
 
 from services.common.verdict import Verdict
 from services.quota.holds import DayStatus, Held, HoldStore, KeyDay, Reservation, Settlement
+from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.sweep_store import RedisSweepStore
-from services.quota.sweeper import DayEntries, OverdueHold
+from services.quota.sweeper import DayEntries
 
 ACCOUNT = "acc_sweep"
 KEY = "key_sweep"

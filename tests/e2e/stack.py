@@ -126,6 +126,12 @@ class Stack:
         """Have another program started before all others."""
         self._programs = {program.name: program, **self._programs}
 
+    def run_by(self, module: str, name: str) -> None:
+        """Have a program that is a Python module run by another one, which takes its command line for arguments."""
+        program = self._programs[name]
+        python, option, *arguments = program.command
+        self._programs[name] = Program(name, (python, option, module, *arguments), program.environment)
+
     def is_running(self, name: str) -> bool:
         """Whether a program was started and has not ended."""
         return name in self._processes and self._processes[name].poll() is None

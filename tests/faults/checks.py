@@ -1,12 +1,13 @@
 """What must hold after any seed: each check yields a sentence for everything that is wrong."""
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from stack.quota.v1 import quota_pb2
 from tests.faults import upstream_checks
 from tests.faults.clients import Result
-from tests.faults.evidence import Evidence, charged_rows, day_number
+from tests.faults.evidence import Evidence, charged_rows, day_at, day_number
 from tests.faults.kinds import Charge
 from tests.faults.schedule import Harm
 from tests.faults.upstream_checks import NO_VERDICT
@@ -14,6 +15,8 @@ from tests.faults.world import HOLD_SECONDS, Row
 
 _STATUSES = {200, 400, 404, 413, 429, 502, 503, 504}
 _LIMIT_TEXT = re.compile(r"Limit (\d+), Used (\d+), In use (\d+), Requested 1\.")
+_CLOCK_SECONDS = 0.1
+"""By how much two clocks of one machine may differ: Redis' is read in milliseconds."""
 _NEVER_CHARGED = {"refused", "upstream_failed", "unknown"}
 _ALWAYS_CHARGED = {"answered", "client_left", "cut"}
 _MAY_BE_FREE = {
@@ -112,6 +115,14 @@ def denials_are_true(evidence: Evidence) -> Iterator[str]:
             yield from _wrong_denial(evidence, result)
 
 
+def days_are_those_of_the_run(evidence: Evidence) -> Iterator[str]:
+    """Requests are counted on the day that it is, however far Redis' clock steps for less than a hold's time."""
+    first, last = day_at(evidence.started_at), day_at(time.time())
+    for row in evidence.rows:
+        if not first <= day_number(row.day) <= last:
+            yield f"counted on another day than {first} or {last}: {row}"
+
+
 def probes_are_told_the_truth(evidence: Evidence) -> Iterator[str]:
     """On a settled key the next answer's header agrees with the ledger."""
     for result, limit, charged in evidence.probes:
@@ -170,6 +181,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     limits_are_kept,
     limits_are_kept_at_every_moment,
     denials_are_true,
+    days_are_those_of_the_run,
     probes_are_told_the_truth,
     answers_are_well_formed,
     connections_hold,
@@ -190,7 +202,14 @@ def _was_late(evidence: Evidence, result: Result, row: Row) -> bool:
     """
     if row.refund_reason != NO_VERDICT:
         return False
-    return evidence.plan.ledger_may_stall or result.ended_at >= row.reserved_at + HOLD_SECONDS
+    return evidence.plan.ledger_may_stall or result.ended_at >= _reserved_at(evidence, result, row) + HOLD_SECONDS
+
+
+def _reserved_at(evidence: Evidence, result: Result, row: Row) -> float:
+    """Return when a request was reserved, by the machine's clock, where Redis' clock may have stepped."""
+    known = row.reserved_at, row.reserved_at - evidence.plan.clock_step
+    within = (at for at in known if result.started_at - _CLOCK_SECONDS <= at <= result.ended_at)
+    return next(within, result.started_at)
 
 
 def _wrong_denial(evidence: Evidence, result: Result) -> Iterator[str]:

@@ -66,7 +66,7 @@ def _has_log(world: World, name: str) -> bool:
 
 def _redis(world: World, evidence: Evidence) -> dict[str, Any]:
     try:
-        now: Any = world.all_entries(evidence.keys)
+        now: Any = world.valkey.all_entries(evidence.keys)
     except RedisError as exc:
         now = f"Redis does not answer: {exc}"
     return {

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tests.faults.evidence import Evidence
+from tests.faults.schedule import Fault
 from tests.faults.world import World
 
 PROBLEMS_SHOWN = 20
@@ -15,7 +16,7 @@ _LINE_CHARACTERS_MAX = 1_000
 
 def summary(evidence: Evidence) -> str:
     """Return one line: what broke, what clients saw, how requests ended in the ledger."""
-    faults = ", ".join(f"{fault.harm} {fault.target}" for fault in evidence.plan.faults)
+    faults = ", ".join(map(_named, evidence.plan.faults))
     seen = Counter(str(result.status or "left or cut") for result in evidence.results)
     ends = Counter(row.outcome for row in evidence.rows)
     late = sum(row.refund_reason == "no_verdict" and row.outcome != "unknown" for row in evidence.rows)
@@ -30,7 +31,8 @@ def failure(world: World, evidence: Evidence, found: list[str]) -> str:
         f"seed {plan.seed}; again with: make test-faults SEED={plan.seed} FAULT_LAYOUT={plan.layout}",
         f"limits {plan.limits}, {len(evidence.results)} requests, {len(evidence.rows)} rows, the model list is "
         f"{plan.model_list}; faults:",
-        *(f"  {fault.at:.2f} s: {fault.harm} {fault.target} for {fault.seconds:.2f} s" for fault in plan.faults),
+        *(f"  {fault.at:.2f} s: {_named(fault)} for {fault.seconds:.2f} s" for fault in plan.faults),
+        f"the machine stalled for up to {evidence.stalled_seconds:.2f} s",
         f"{len(found)} problems:",
         *(f"- {text}" for text in found[:PROBLEMS_SHOWN]),
         "of these requests:",
@@ -39,6 +41,10 @@ def failure(world: World, evidence: Evidence, found: list[str]) -> str:
         *_logged(world, ids),
     ]
     return "\n".join(line[:_LINE_CHARACTERS_MAX] for line in lines)
+
+
+def _named(fault: Fault) -> str:
+    return f"{fault.harm} {fault.target}" + (f" by {fault.step:+d} s" if fault.step else "")
 
 
 def _told_of(evidence: Evidence, request_id: str) -> Iterator[str]:

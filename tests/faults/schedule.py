@@ -1,7 +1,8 @@
 """What one seed does: who asks for what, when, and what breaks meanwhile. Everything comes from the seed alone."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -43,6 +44,12 @@ class Harm(StrEnum):
     """Valkey is killed and comes back without its file."""
     ROLL_BACK = "roll_back"
     """Valkey is killed and comes back with the file as it was at the fault's beginning."""
+    FAIL_OVER = "fail_over"
+    """Valkey hands over to a replica that has everything; the address that both share follows later."""
+    FAIL_OVER_BEHIND = "fail_over_behind"
+    """A replica that has missed the last writes takes over; the old primary takes writes a while longer."""
+    STEP_CLOCK = "step_clock"
+    """Valkey's clock is set forwards or back; set right later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ class Fault:
     harm: Harm
     seconds: float
     """How long it stays broken."""
+    step: int = 0
+    """Seconds by which a clock is set ahead."""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -100,6 +109,16 @@ class Plan:
         has_frozen_worker = self.layout is Layout.WORKERS and Harm.PAUSE in self.harms("inference")
         return bool(self.harms("postgres")) or has_frozen_worker
 
+    @property
+    def fails_over(self) -> bool:
+        """Whether a replica of Valkey takes over."""
+        return bool({Harm.FAIL_OVER, Harm.FAIL_OVER_BEHIND} & self.harms("valkey"))
+
+    @property
+    def clock_step(self) -> int:
+        """Seconds by which Valkey's clock is set ahead for a while."""
+        return sum(fault.step for fault in self.faults)
+
     def harms(self, target: str) -> set[Harm]:
         """Return what is done to a target, or to what holds it."""
         return {fault.harm for fault in self.faults if target in fault.parts}
@@ -110,14 +129,23 @@ _PROCESSES = {
     Layout.WORKERS: ("stack", "stack", "stack", "stack-2", "stack-2", "stack-2", "groq-standin"),
 }
 _STORES = {
-    Layout.SERVICES: ("valkey", "valkey", "valkey", "postgres", "postgres"),
-    Layout.WORKERS: ("valkey", "valkey", "valkey"),
+    Layout.SERVICES: ("valkey", "valkey", "valkey", "valkey", "postgres", "postgres"),
+    Layout.WORKERS: ("valkey", "valkey", "valkey", "valkey"),
 }
 _HELD = {
     "stack": ("gateway-1", "quota-1", "inference", "auth"),
     "stack-2": ("gateway-2", "quota-2", "inference", "auth"),
 }
-_VALKEY = (Harm.KILL, Harm.PAUSE, Harm.FLUSH, Harm.FORGET, Harm.ROLL_BACK)
+_VALKEY = (
+    *(Harm.KILL, Harm.PAUSE, Harm.FLUSH, Harm.FORGET, Harm.ROLL_BACK),
+    *(Harm.FAIL_OVER, Harm.FAIL_OVER_BEHIND, Harm.STEP_CLOCK, Harm.STEP_CLOCK),
+)
+_QUOTAS = ("quota-1", "quota-2")
+_STEPS = (200, -200)
+_STEPS_OF_DAYS = (4 * 86_400, -4 * 86_400)
+"""Longer than quota keeps a day's counter: taken for the truth, today's would be removed."""
+_UNSEEN_SECONDS = 0.1
+"""What a quota that does not see a step is frozen before and after it."""
 
 
 def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
@@ -129,6 +157,9 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
         requests += _storm(chance, len(requests), len(limits))
     targets = chance.sample([*_PROCESSES[layout], *_STORES[layout]], chance.randint(1, 3))
     faults = [_fault(chance, target) for target in dict.fromkeys(targets)]
+    faults = [_with_step(chance, fault, faults) if fault.harm is Harm.STEP_CLOCK else fault for fault in faults]
+    if layout is Layout.SERVICES:
+        faults += [_unseeing(chance, fault) for fault in faults if fault.step and chance.random() < 0.6]
     models = chance.choice(MODEL_LISTS) if chance.random() < 0.3 else "ordinary"
     return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)), layout, models)
 
@@ -172,8 +203,28 @@ def _fault(chance: random.Random, target: str) -> Fault:
     return Fault(chance.uniform(0.1, TRAFFIC_SECONDS), target, harm, _seconds(chance, target, harm))
 
 
+def _with_step(chance: random.Random, fault: Fault, faults: Sequence[Fault]) -> Fault:
+    """Return a fault with the step of its clock.
+
+    A quota that starts meanwhile cannot know that the clock is wrong and takes its day for the right one, until it is
+    started again (docs/decisions/0015); so where one may, the step is none of days.
+    """
+    restarts = any(one.harm is Harm.KILL and set(_QUOTAS) & set(one.parts) for one in faults)
+    return replace(fault, step=chance.choice(_STEPS if restarts else _STEPS + _STEPS_OF_DAYS))
+
+
+def _unseeing(chance: random.Random, step: Fault) -> Fault:
+    """Return a fault that freezes a quota for a little longer than the clock is wrong."""
+    return Fault(
+        max(0.0, step.at - _UNSEEN_SECONDS), chance.choice(_QUOTAS), Harm.PAUSE, step.seconds + 2 * _UNSEEN_SECONDS
+    )
+
+
 def _seconds(chance: random.Random, target: str, harm: Harm) -> float:
     if target == "postgres" and chance.random() < 0.3:
         # Longer than a hold lives: the sweeper and the rows that waited meet when it is back.
         return chance.uniform(2.5, 4.0)
+    if harm is Harm.STEP_CLOCK:
+        # Shorter than a hold lives: one that lasts longer is taken for the truth.
+        return chance.uniform(0.3, 2.0)
     return chance.uniform(0.3, 1.0) if harm is Harm.PAUSE or target == "postgres" else chance.uniform(0.02, 0.5)

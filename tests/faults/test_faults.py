@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.faults import checks, record, report
-from tests.faults.evidence import Evidence, gather
+from tests.faults.evidence import Evidence
+from tests.faults.running import gather
 from tests.faults.schedule import Layout, plan
 from tests.faults.world import World, running_world
 

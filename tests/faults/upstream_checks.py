@@ -4,16 +4,21 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from tests.faults.clients import Result
 from tests.faults.evidence import Evidence
 from tests.faults.kinds import Charge
 from tests.faults.schedule import Harm
-from tests.faults.world import Row
+from tests.faults.world import HOLD_SECONDS, REQUEST_SECONDS, Row
 
 NO_VERDICT = "no_verdict"
 """Reason of a row that the sweeper closed first; what came later filled it in and left it uncharged."""
 _TOKENS_MAX = 10**9
 """Highest count that a row takes."""
 _OWN_TIME_OUTS = {"upstream_timeout", "upstream_stalled", "deadline_exceeded"}
+_STALL_SECONDS = 0.25
+"""Half of what a gateway waits for inference beyond the request's time."""
+_WRITTEN_SECONDS_MAX = 1.0
+"""Longest time from the upstream's answer to its row, where neither the database nor the machine stalls."""
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -83,7 +88,7 @@ def answers_of_the_upstream_are_charged(evidence: Evidence) -> Iterator[str]:
             row = evidence.row_of(entry)
             if row is None and (kind.has_id or evidence.request_id_of(number)):
                 yield f"no row for the answered exchange {entry}"
-            if row is not None and not row.charged and row.refund_reason != NO_VERDICT:
+            if row is not None and not row.charged and not _may_be_swept_first(evidence, number, entry, row):
                 yield f"not charged, though the upstream answered: {row}"
 
 
@@ -95,7 +100,7 @@ def answers_of_the_upstream_arrive(evidence: Evidence) -> Iterator[str]:
         gateway = f"gateway-{result.request.gateway + 1}"
         if evidence.plan.harms("inference") or evidence.plan.harms(gateway) or result.has_left:
             continue
-        if result.request.kind.charge is not Charge.YES or result.is_complete or result.code in _OWN_TIME_OUTS:
+        if result.request.kind.charge is not Charge.YES or result.is_complete or _is_timed_out(evidence, result):
             continue
         if any(is_answered(entry) and entry["ended_at"] - entry["received_at"] < 0.5 for entry in entries):
             yield f"{result}, though the upstream answered: {result.error}"
@@ -118,6 +123,22 @@ def _wrong_usage(row: Row, entries: list[dict[str, Any]]) -> Iterator[str]:
 def _ran_out_of_time(entry: dict[str, Any]) -> bool:
     """Whether an exchange was so long that its request's time-out may have passed before its end was read."""
     return bool(entry["ended_at"] - entry["received_at"] > 1.2)
+
+
+def _may_be_swept_first(evidence: Evidence, number: int, entry: dict[str, Any], row: Row) -> bool:
+    """Whether a row may have come after the sweeper's verdict, which is not before its hold has lived its time."""
+    if row.refund_reason != NO_VERDICT or evidence.plan.ledger_may_stall:
+        return row.refund_reason == NO_VERDICT
+    started_at = next(result.started_at for result in evidence.results if result.request.number == number)
+    written_at = entry["ended_at"] + _WRITTEN_SECONDS_MAX + evidence.stalled_seconds
+    return bool(written_at >= started_at + HOLD_SECONDS)
+
+
+def _is_timed_out(evidence: Evidence, result: Result) -> bool:
+    """Whether a request was ended for want of time; on a machine that stalls, inference cannot say so in its time."""
+    has_waited = result.ended_at - result.started_at >= REQUEST_SECONDS
+    is_given_up = result.code == "inference_unavailable" and has_waited and evidence.stalled_seconds >= _STALL_SECONDS
+    return result.code in _OWN_TIME_OUTS or is_given_up
 
 
 def _counted(usage: dict[str, Any] | None) -> tuple[int, ...] | None:

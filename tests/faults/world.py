@@ -2,31 +2,30 @@
 
 import asyncio
 import os
-import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 from grpc import StatusCode, aio
 
 from services.common.rpc.channel import open_channel
-from services.quota.redis.scripts import entries_of
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.e2e.stack import Key, Stack, bare_environment, free_port, stack_folder, started
 from tests.faults.postgres import Postgres, running_postgres
 from tests.faults.schedule import Layout
+from tests.faults.valkey import Valkey
 from tests.forked import run_module
 
 HOLD_SECONDS = 3.0
+REQUEST_SECONDS = 2
 RECOVERED_SECONDS_MAX = 5.0
 """Longest wait until everything works together again once everything runs."""
 _TIMES = {
     # Under the hold's time.
-    "REQUEST_TIMEOUT_SECONDS": "2",
+    "REQUEST_TIMEOUT_SECONDS": str(REQUEST_SECONDS),
     # Now and then passed by a stream that Groq answers later: the client gets 504, the row comes when Groq is done.
     "INFERENCE_FIRST_BYTE_TIMEOUT_SECONDS": "0.6",
     "INFERENCE_IDLE_TIMEOUT_SECONDS": "0.6",
@@ -44,20 +43,6 @@ _SECRETS = {
     "AUTH_KEY_PEPPER": "a-pepper-for-the-fault-suite-and-nothing-else",
     "STACK_ADMIN_TOKEN": "an-admin-token-for-the-fault-suite",
 }
-# Redis answers only what is on the disk, so that a killed one must not have lost anything.
-_VALKEY_OPTIONS = ("--appendfsync", "always")
-_FREEZE_MS = 5_000
-
-KeyDay = tuple[str, int]
-"""Key id and days since 1970-01-01."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """What Redis holds of a key's day."""
-
-    charged: int
-    held: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +70,9 @@ class Row:
 class World:
     """A running stack whose parts can be broken, and what may be seen of it."""
 
-    def __init__(self, stack: Stack, postgres: Postgres | None) -> None:
+    def __init__(self, stack: Stack, valkey: Valkey, postgres: Postgres | None) -> None:
         self.stack = stack
+        self.valkey = valkey
         self._postgres = postgres
         self._paused: set[str] = set()
 
@@ -117,35 +103,8 @@ class World:
             self._postgres.thaw()
             self._postgres.start()
             await self._postgres.until_it_answers()
+        self.valkey.clock.set(0)
         await self.stack.start_missing()
-
-    @property
-    def valkey_files(self) -> Path:
-        """Folder of Valkey's append-only file."""
-        return self.stack.settings.data_dir / "valkey"
-
-    def entries(self, keys: Sequence[Key], days: Sequence[int], *command: str) -> dict[KeyDay, Entries]:
-        """Return what Redis holds, and run one more command, in one step that nothing can come between."""
-        names = [(key.id, day) for key in keys for day in days]
-        client = self.stack.redis()
-        with client, client.pipeline(transaction=True) as pipeline:
-            for key_id, day in names:
-                pipeline.hgetall(f"{entries_of(key_id)}:{day}")
-            if command:
-                pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
-            answers: list[Any] = pipeline.execute()
-        return {name: _entries(answer) for name, answer in zip(names, answers, strict=False) if answer}
-
-    def kill_valkey(self, keys: Sequence[Key], days: Sequence[int]) -> dict[KeyDay, Entries]:
-        """Kill Valkey and return the last that it knew: it does nothing between being read and its end."""
-        last = self.entries(keys, days, "CLIENT", "PAUSE", str(_FREEZE_MS), "ALL")
-        self.stack.kill("valkey")
-        return last
-
-    def forget_valkey(self) -> None:
-        """Remove the dead Valkey's file."""
-        shutil.rmtree(self.valkey_files)
-        self.valkey_files.mkdir()
 
     # What really happened.
 
@@ -166,12 +125,6 @@ class World:
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.put(f"{self.stack.standin_url}/model-list", params={"answer": kind})
             answer.raise_for_status()
-
-    def all_entries(self, keys: Sequence[Key]) -> dict[str, dict[str, str]]:
-        """Return all that Redis has of keys: counters, and holds by their request ids."""
-        with self.stack.redis() as client:
-            names = [name for key in keys for name in client.scan_iter(match=f"*:{key.id}:*", count=10_000)]
-            return {name.decode(): _texts(client.hgetall(name)) for name in names if client.type(name) == b"hash"}
 
     async def discrepancies(self) -> list[quota_pb2.Discrepancy]:
         """Return what quota itself says is wrong."""
@@ -212,18 +165,30 @@ def _running_services() -> Iterator[World]:
             _migrate(service, urls)
         environment = {**_TIMES, **_SECRETS, **urls, **_extra()}
         with stack_folder() as folder:
-            stack = Stack(folder, gateways=2, quotas=2, environment=environment, valkey_options=_VALKEY_OPTIONS)
-            with started(stack):
-                yield World(stack, postgres)
+            valkey = Valkey(folder)
+            stack = Stack(folder, gateways=2, quotas=2, environment=environment, valkey_options=valkey.options)
+            with _started(stack, valkey):
+                yield World(stack, valkey, postgres)
 
 
 @contextmanager
 def _running_workers() -> Iterator[World]:
     environment = {**_TIMES, **_SECRETS, **_extra()}
     with stack_folder() as folder:
-        stack = Stack(folder, gateways=2, workers=2, environment=environment, valkey_options=_VALKEY_OPTIONS)
+        valkey = Valkey(folder)
+        stack = Stack(folder, gateways=2, workers=2, environment=environment, valkey_options=valkey.options)
+        with _started(stack, valkey):
+            yield World(stack, valkey, None)
+
+
+@contextmanager
+def _started(stack: Stack, valkey: Valkey) -> Iterator[None]:
+    valkey.clock.prepare(stack)
+    try:
         with started(stack):
-            yield World(stack, None)
+            yield
+    finally:
+        valkey.end_replica()
 
 
 async def _create_databases(postgres: Postgres) -> None:
@@ -247,11 +212,3 @@ def _row(found: Mapping[str, Any]) -> Row:
     """Return a row of SQLite, which has numbers for truth values."""
     values = {name: found[name] for name in Row.__slots__}
     return Row(**{**values, "stream": bool(found["stream"]), "charged": bool(found["charged"])})
-
-
-def _texts(entries: Any) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in entries.items()}
-
-
-def _entries(answer: dict[bytes, bytes]) -> Entries:
-    return Entries(charged=int(answer[b"charged"]), held=len(answer) - 2)

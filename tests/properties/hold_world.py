@@ -22,10 +22,11 @@ from services.inference.ledger.tables import metadata, usage_ledger
 from services.inference.ledger.writer import LedgerRow
 from services.quota.days import iso_date
 from services.quota.holds import Denied, Held, InitialCounts, KeyDay, Reservation, Settlement, Uninitialised
+from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.scripts import entries_of
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
-from services.quota.sweeper import DayEntries, OverdueHold, Sweeper
+from services.quota.sweeper import DayEntries, Sweeper
 from tests.contracts.ledger_store import ROW
 
 KEY = "key_world"
@@ -49,6 +50,7 @@ class StoreClock:
     """Redis' clock as this machine's, which it shares, and which has been watched for ever."""
 
     is_steady = True
+    monotonic = staticmethod(time.monotonic)
 
     def observed_range(self, seconds: float) -> tuple[float, float]:
         """Return the times of the last `seconds`."""
@@ -248,6 +250,8 @@ class HoldWorld:
         return f"{entries_of(KEY)}:{self.day}"
 
     async def _age_holds(self, seconds: float) -> None:
+        # What the last sweep found is of another time.
+        self.sweeper = sweeper_of(self.store, self.ledger, hold_seconds=self.sweeper._hold_seconds)
         for name in await self.client.keys("quota:*"):
             if name.endswith(b":deadlines"):
                 for member, score in await self.client.zrange(name, 0, -1, withscores=True):

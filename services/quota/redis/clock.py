@@ -70,6 +70,10 @@ class RedisClock:
             _log.warning("The step of Redis' clock was accepted.", extra={"seconds": self._step_seconds})
             self._accept_offset(low - now)
 
+    def monotonic(self) -> float:
+        """Return the time of the clock that never steps."""
+        return self._monotonic()
+
     def observed_range(self, seconds: float) -> tuple[float, float] | None:
         """Return the lowest and the highest reading of Redis' clock in the last `seconds`.
 

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
 from services.quota.holds import KeyDay, Settlement
+from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.connections import Client
 from services.quota.redis.scripts import (
     BUCKETS,
@@ -23,7 +24,7 @@ from services.quota.redis.scripts import (
     run,
 )
 from services.quota.redis.store import RedisHoldStore
-from services.quota.sweeper import DayEntries, OverdueHold
+from services.quota.sweeper import DayEntries
 
 _log = logging.getLogger(__name__)
 _SCAN_COUNT = 1_000

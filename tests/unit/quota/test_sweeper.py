@@ -13,7 +13,8 @@ from services.common.runtime.tasks import running
 from services.common.verdict import Verdict
 from services.quota.holds import KeyDay, Settlement
 from services.quota.metrics import SWEPT
-from services.quota.sweeper import DayEntries, OverdueHold, Sweeper
+from services.quota.overdue_holds import OverdueHold
+from services.quota.sweeper import DayEntries, Sweeper
 
 NOW = 10_000.0
 HOLD_SECONDS = 180.0
@@ -85,6 +86,11 @@ class ScriptedClock:
 
     is_steady: bool = True
     is_watched: bool = True
+    monotonic_now: float = 0.0
+
+    def monotonic(self) -> float:
+        """Return what the test says."""
+        return self.monotonic_now
 
     def observed_range(self, seconds: float) -> tuple[float, float] | None:
         """Return the times of the last `seconds`."""
@@ -161,6 +167,17 @@ async def test_each_hold_ends_by_the_verdict_of_its_own_row() -> None:
     assert store.settled == [
         Settlement(f"req_{number}", "key_1", 7, verdict) for number, verdict in enumerate(verdicts)
     ]
+
+
+async def test_a_hold_that_the_last_sweep_should_have_found_lives_for_a_holds_time_from_now_on() -> None:
+    store, clock = ScriptedStore([[], overdue(1), overdue(1), overdue(1)]), ScriptedClock()
+    of = sweeper(store, ScriptedLedger(), clock)
+
+    swept = []
+    for clock.monotonic_now in (0.0, 1.0, HOLD_SECONDS, HOLD_SECONDS + 1):
+        swept.append(await of.sweep())
+
+    assert swept == [0, 0, 0, 1]
 
 
 async def test_the_ledger_is_asked_in_batches_that_it_takes() -> None:

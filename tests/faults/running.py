@@ -1,0 +1,151 @@
+"""Runs one plan and gathers all that may be known of it afterwards."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+
+import aiohttp
+from redis.exceptions import RedisError
+
+from tests.e2e.stack import Key
+from tests.faults import breaking, clients
+from tests.faults.evidence import Evidence, charged_rows, day_number, days
+from tests.faults.kinds import PROBE
+from tests.faults.schedule import Fault, Leave, Request
+from tests.faults.world import HOLD_SECONDS, RECOVERED_SECONDS_MAX, World
+
+_SETTLED_SECONDS_MAX = HOLD_SECONDS + 8
+_WRITTEN_SECONDS_MAX = 6.0
+"""A write to a Postgres that froze is given up after five seconds and tried again."""
+_POLL_SECONDS = 0.05
+_LINE_BYTES_MAX = 2**23
+"""Longest event that clients read in one line."""
+_WATCH_SECONDS = 0.02
+
+
+async def gather(world: World, evidence: Evidence) -> None:
+    """Run a plan in a world that is whole, mend it, wait until all is settled, and note what was seen."""
+    await world.mend()
+    await world.valkey.restore()
+    if evidence.plan.fails_over:
+        await world.valkey.add_replica()
+    await world.clear_journal()
+    await world.change_model_list(evidence.plan.model_list)
+    evidence.keys = keys = [await world.stack.create_key(daily_limit=limit) for limit in evidence.plan.limits]
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=_LINE_BYTES_MAX) as session:
+        watch = asyncio.create_task(_watch(world, evidence))
+        await _run(world, session, evidence)
+        await world.mend()
+        watch.cancel()
+        await _until_settled(world, evidence)
+        await breaking.note_journal(world, evidence)
+        await _until_written(world, evidence)
+        for key in keys:
+            await _probe(world, session, evidence, key)
+        await _until_settled(world, evidence)
+    await breaking.note_journal(world, evidence)
+    evidence.discrepancies = await world.discrepancies()
+
+
+async def _run(world: World, session: aiohttp.ClientSession, evidence: Evidence) -> None:
+    started = time.monotonic()
+    async with asyncio.TaskGroup() as tasks:
+        for request in evidence.plan.requests:
+            tasks.create_task(_send(world, session, evidence, request, started + request.at))
+        for fault in evidence.plan.faults:
+            tasks.create_task(_break(world, evidence, fault, started + fault.at))
+
+
+async def _watch(world: World, evidence: Evidence) -> None:
+    """Look again and again, until cancelled, how much is charged and held together, and whether the machine stalls."""
+    while True:
+        with contextlib.suppress(RedisError):
+            entries = await asyncio.to_thread(world.valkey.entries, evidence.keys, days())
+            for name, one in entries.items():
+                evidence.peaks[name] = max(evidence.peaks.get(name, 0), one.charged + one.held)
+        slept_at = time.monotonic()
+        await asyncio.sleep(_WATCH_SECONDS)
+        evidence.stalled_seconds = max(evidence.stalled_seconds, time.monotonic() - slept_at - _WATCH_SECONDS)
+
+
+async def _break(world: World, evidence: Evidence, fault: Fault, at: float) -> None:
+    await _until(at)
+    await breaking.apply(world, evidence, fault)
+
+
+async def _send(world: World, session: aiohttp.ClientSession, evidence: Evidence, request: Request, at: float) -> None:
+    await _until(at)
+    url, key = world.stack.gateways[request.gateway], evidence.keys[request.key]
+    evidence.results.append(await clients.send(session, url, key, request, f"{evidence.tag}-{request.number}"))
+
+
+async def _until_settled(world: World, evidence: Evidence) -> None:
+    """Wait until no hold is left and the counters are those of the ledger; note when that does not come to pass.
+
+    Where Redis lost nothing, the counters must be right in the moment in which the last hold ends.
+    """
+    deadline = time.monotonic() + _SETTLED_SECONDS_MAX
+    while True:
+        evidence.entries = await asyncio.to_thread(world.valkey.entries, evidence.keys, days())
+        evidence.rows = await world.rows(evidence.keys)
+        is_still = evidence.entries == await asyncio.to_thread(world.valkey.entries, evidence.keys, days())
+        if is_still and not any(one.held for one in evidence.entries.values()):
+            wrong = list(_wrong_counters(evidence))
+            if not wrong:
+                return
+            if not evidence.redis_lost or time.monotonic() > deadline:
+                evidence.problems += wrong
+                return
+        elif time.monotonic() > deadline:
+            evidence.problems.append(f"holds are left {_SETTLED_SECONDS_MAX} s after the end: {evidence.entries}")
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _until_written(world: World, evidence: Evidence) -> None:
+    """Give rows that waited for the database the time to be written; whether they were is for the checks to say."""
+    deadline = time.monotonic() + _WRITTEN_SECONDS_MAX
+    while evidence.plan.ledger_may_stall and time.monotonic() < deadline:
+        evidence.rows = await world.rows(evidence.keys)
+        known = {row.request_id for row in evidence.rows if row.outcome != "unknown"}
+        if all(result.request_id in known for result in evidence.results if result.is_complete):
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _wrong_counters(evidence: Evidence) -> Iterable[str]:
+    """Yield counters that are not the ledger's count; an emptied Redis may have none until the next reserve."""
+    names = {(row.key_id, day_number(row.day)) for row in evidence.rows} | set(evidence.entries)
+    for key_id, day in sorted(names):
+        rows = charged_rows(evidence.rows, key_id, day)
+        entries = evidence.entries.get((key_id, day))
+        if entries is None and (evidence.redis_lost or rows == 0):
+            continue
+        if entries is None or entries.charged != rows:
+            yield f"{key_id} on day {day}: Redis says {entries}, the ledger has {rows} charged rows"
+
+
+async def _probe(world: World, session: aiohttp.ClientSession, evidence: Evidence, key: Key) -> None:
+    """Send one more request, until it is answered: everything recovers, and the key's day is told as it is."""
+    deadline = time.monotonic() + RECOVERED_SECONDS_MAX
+    index = evidence.keys.index(key)
+    number = 10_000 + index * 1_000
+    while True:
+        number += 1
+        charged = charged_rows(evidence.rows, key.id, days()[-1])
+        request = Request(number, 0, index, number % 2, PROBE, stream=False, leave=Leave.NEVER, leave_after=0)
+        url = world.stack.gateways[request.gateway]
+        result = await clients.send(session, url, key, request, f"{evidence.tag}-{number}")
+        evidence.results.append(result)
+        if result.status in (200, 429):
+            evidence.probes.append((result, evidence.limit(key.id), charged))
+            return
+        if time.monotonic() > deadline:
+            evidence.problems.append(f"not recovered after {RECOVERED_SECONDS_MAX} s: {result}")
+            return
+        await _until_settled(world, evidence)
+
+
+async def _until(at: float) -> None:
+    await asyncio.sleep(max(0.0, at - time.monotonic()))
