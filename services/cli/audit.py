@@ -1,4 +1,4 @@
-"""`stackctl audit`: who changed what, when, and from where."""
+"""`stackctl audit`: show the audit log."""
 
 from typing import Any
 
@@ -15,13 +15,15 @@ _COLUMNS = ("id", "at", "actor", "address", "action", "account_id", "target", "d
 
 
 @click.command()
-@click.option("--account", default="", help="Only changes of this account: e-mail address or id.")
-@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="At most so many.")
+@click.option("--account", default="", help="Show only changes of this account: e-mail address or id.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Maximum number of changes."
+)
 @click.option(
     "--before",
     type=Id(Kind.AUDIT_EVENT),
     default="",
-    help="Only changes before the one with this id, as on the page before.",
+    help="Show only changes older than the one with this id, to get the next page.",
 )
 @output.as_json_option
 @click.pass_obj

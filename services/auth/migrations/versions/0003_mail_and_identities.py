@@ -1,4 +1,4 @@
-"""Keep e-mails to send, and what addresses of one person have in common; write domains of addresses in punycode."""
+"""Add the e-mail queue and mailbox identities, and convert domains of e-mail addresses to punycode."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.Column("tries", sa.Integer, nullable=False),
     )
     op.create_index("ix_emails_next_try_at", "emails", ["next_try_at"])
-    # Null for accounts that a replica of the version before this one opens while the new one is rolled out.
+    # Nullable, because replicas of the previous version create accounts during a rollout.
     op.add_column("accounts", sa.Column("identity", sa.String(254), nullable=True))
     op.create_index("ix_accounts_identity", "accounts", ["identity"])
     _fill_identities()
@@ -54,7 +54,7 @@ def _fill_identities() -> None:
             is_taken = address != email and connection.scalar(
                 sa.select(_ACCOUNTS.c.id).where(_ACCOUNTS.c.email == address)
             )
-            # Two accounts whose addresses are the same now: the later one keeps its old spelling.
+            # If two accounts now have the same address, the later one keeps its old spelling.
             values = {"identity": identity_of(address), "email": email if is_taken else address}
             connection.execute(sa.update(_ACCOUNTS).where(_ACCOUNTS.c.id == account_id).values(values))
         after = rows[-1][0]
