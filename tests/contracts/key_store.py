@@ -173,7 +173,7 @@ class KeyStoreContract:
             with pytest.raises(NotFound, match="key_none"):
                 await attempt
         for other in (stores.keys.of_account(EMAIL), stores.keys.add(EMAIL, new_key().key, by=OPERATOR)):
-            with pytest.raises(NotFound, match=f"no account {EMAIL}"):
+            with pytest.raises(NotFound, match=f"No account {EMAIL}"):
                 await other
         assert (await stores.changes.changes_after(0)).revision == 0, "a refused change must not be a change"
 

@@ -330,7 +330,7 @@ async def test_a_socket_that_a_cleaner_removes_is_made_again(start: Callable[...
     secret = _secret(runner.read_until("Ctrl-C"))
     valkey_before = runner.child("valkey").pid
     (tmp_path / "var" / "run" / "valkey.sock").unlink()
-    runner.read_until("valkey.sock was removed; restarting valkey")
+    runner.read_until("valkey.sock was removed. Restarting Valkey")
     runner.read_until("valkey ended")
     _until_answered(runner, secret)
     assert runner.child("valkey").pid != valkey_before
@@ -371,8 +371,8 @@ def test_a_machine_without_a_folder_for_sockets_is_one_sentence() -> None:
     command = [*_read_only("/tmp", "/var/tmp"), sys.executable, "-c", program]
     environment = {**bare_environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": "/nowhere"}
     done = subprocess.run(command, cwd="/proc", env=environment, capture_output=True, text=True, check=False)
-    assert "StartError: no folder takes a Unix socket: /long" in done.stderr.splitlines()[-1]
-    assert "set TMPDIR" in done.stderr.splitlines()[-1]
+    assert "StartError: No folder for Unix sockets was found: /long" in done.stderr.splitlines()[-1]
+    assert "Set TMPDIR" in done.stderr.splitlines()[-1]
 
 
 def _read_only(*folders: str) -> list[str]:
@@ -395,7 +395,7 @@ def test_data_that_valkey_cannot_read_are_moved_aside_and_the_count_comes_from_t
             file.write(b"\0garbage of a power loss" * 100)
         runner = start()
         text = runner.read_until("Ctrl-C")
-        assert "Valkey could not read its data, which are now in" in text
+        assert "Valkey could not read its data and was started without them. They are now in" in text
         assert _ask(runner, secret).headers["x-ratelimit-remaining-requests"] == str(999 - number)
         runner.stop()
         assert len(list(var.glob("valkey.unreadable-*/appendonlydir"))) == number
@@ -411,7 +411,7 @@ def test_data_of_a_valkey_that_does_not_start_at_all_stay_where_they_are(
     runner = start(STACK_VALKEY_SERVER="false")
     output, _ = runner.process.communicate(timeout=_READY_SECONDS)
     assert len(output.strip().splitlines()) == 1, output
-    assert "valkey ended at once" in output
+    assert "valkey ended during startup" in output
     assert kept.read_text() == "kept"
     assert list((tmp_path / "var").glob("valkey*")) == [tmp_path / "var" / "valkey"]
 
@@ -423,7 +423,7 @@ def test_a_first_key_that_was_damaged_is_told_with_the_remedy(
     (tmp_path / "var").mkdir()
     (tmp_path / "var" / "first-api-key").write_bytes(content)
     text = start().read_until("Ctrl-C")
-    assert "unknown to this database; for another, remove" in text
+    assert "not in this database; to create a new key, remove" in text
 
 
 def test_what_is_not_ours_in_data_dir_keeps_its_mode(start: Callable[..., Runner], tmp_path: Path) -> None:
@@ -454,7 +454,7 @@ def test_a_worker_that_dies_is_started_again(start: Callable[..., Runner]) -> No
     runner = start()
     secret = _secret(runner.read_until("Ctrl-C"))
     runner.child("services.local.worker").kill()
-    runner.read_until("starting it again")
+    runner.read_until("is being restarted")
     _until_answered(runner, secret)
 
 
@@ -464,7 +464,7 @@ def test_while_one_of_two_workers_is_away_the_other_answers_and_it_is_started_ag
     runner = start(STACK_WORKERS="2")
     secret = _secret(runner.read_until("Ctrl-C"))
     runner.child("services.local.worker").kill()
-    runner.read_until("starting it again")
+    runner.read_until("is being restarted")
     assert _ask(runner, secret).status_code == 200, "half a second passes until it is started"
     _until(lambda: len(runner.children()) == _PROCESSES["2"])
     _until_answered(runner, secret)
@@ -482,7 +482,7 @@ async def test_the_log_in_link_lets_the_first_account_choose_a_password_once(sta
         done = await browser.submit(link.removeprefix(origin), "/reset", choice)
         assert "you@example.com" in done.text
         again = await browser.submit(link.removeprefix(origin), "/reset", choice)
-        assert "this link does not work" in again.text
+        assert "This link is not valid" in again.text
         logged_in = await browser.submit("/login", "/login", {"email": "you@example.com", **choice})
         assert "first key" in logged_in.text
     runner.stop()
@@ -575,7 +575,7 @@ def test_a_unix_socket_for_two_workers_is_refused_in_one_sentence_with_the_remed
     assert runner.process.returncode == 1
     assert len(output.strip().splitlines()) == 1, output
     assert f"{setting}=unix:" in output
-    assert "host:port, or STACK_WORKERS to 1" in output
+    assert "host:port, or set STACK_WORKERS to 1" in output
 
 
 def test_a_unix_socket_for_one_worker_serves(start: Callable[..., Runner]) -> None:

@@ -23,7 +23,7 @@ from tests.e2e.stack import bare_environment, say
 from tests.unit.auth.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth
 
 _ROOT = Path(__file__).parents[2]
-_READY = "Ctrl-C stops everything"
+_READY = "Press Ctrl-C to stop"
 _SECONDS = 60
 _SETTLE_SECONDS = 10
 _PORTS = ("AUTH", "QUOTA", "INFERENCE")
