@@ -3,7 +3,7 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.auth.accounts.addresses import domain_of, normalised_email
+from services.auth.accounts.addresses import domain_of, normalized_email
 from services.auth.accounts.registration import Admission, SignUpPolicy
 from services.auth.keys.model import Bounds
 from services.common.db.database import DatabaseURL, is_sqlite
@@ -99,11 +99,11 @@ class AuthSettings(ServiceSettings):
 
     @field_validator("sign_up_domains")
     @classmethod
-    def _names_domains(cls, value: str) -> str:
+    def _normalize_domains(cls, value: str) -> str:
         """Normalize domains the same way as e-mail addresses, and reject invalid ones."""
         names = (name.strip().removeprefix("@") for name in value.split(","))
         try:
-            return ",".join(domain_of(normalised_email(f"a@{name}")) for name in names if name)
+            return ",".join(domain_of(normalized_email(f"a@{name}")) for name in names if name)
         except InvalidRequest as exc:
             raise ValueError("must be a list of domains such as example.com,example.org") from exc
 

@@ -44,12 +44,12 @@ def create(backends: Backends, email: str, *, plan: str, as_json: bool) -> None:
 def list_accounts(backends: Backends, *, limit: int, after: str, as_json: bool) -> None:
     """List accounts, oldest first, including deleted ones."""
     request = accounts_pb2.ListAccountsRequest(page_size=limit, after=after)
-    found = [_facts(account) for account in _call(backends, lambda stub: stub.ListAccounts, request).accounts]
+    found = [_fields(account) for account in _call(backends, lambda stub: stub.ListAccounts, request).accounts]
     if as_json:
         output.show_json({"accounts": found})
         return
     columns = ("id", "email", "plan", "created_at", "deleted_at")
-    output.show_table(columns, [[fact.get(name) or "" for name in columns] for fact in found])
+    output.show_table(columns, [[item.get(name) or "" for name in columns] for item in found])
 
 
 @accounts.command()
@@ -113,23 +113,23 @@ def _call(
 
 
 def _show(account: accounts_pb2.Account, *, as_json: bool) -> None:
-    facts = _facts(account)
-    output.show_json(facts) if as_json else output.show_facts(facts)
+    fields = _fields(account)
+    output.show_json(fields) if as_json else output.show_fields(fields)
 
 
 def _show_link(
     link: accounts_pb2.CreatePasswordResetResponse | accounts_pb2.CreateInviteResponse, *, as_json: bool
 ) -> None:
-    facts = {"url": link.url, "token": link.token, "expires_at": output.moment(link, "expires_at")}
-    output.show_json(facts) if as_json else output.show_facts(facts)
+    fields = {"url": link.url, "token": link.token, "expires_at": output.moment(link, "expires_at")}
+    output.show_json(fields) if as_json else output.show_fields(fields)
 
 
-def _facts(account: accounts_pb2.Account) -> dict[str, Any]:
-    facts = {
+def _fields(account: accounts_pb2.Account) -> dict[str, Any]:
+    fields = {
         "id": account.id,
         "email": account.email,
         "plan": account.plan,
         "created_at": output.moment(account, "created_at"),
     }
     later = {name: output.moment(account, name) for name in ("email_verified_at", "deleted_at")}
-    return facts | {name: moment for name, moment in later.items() if moment}
+    return fields | {name: moment for name, moment in later.items() if moment}

@@ -31,14 +31,14 @@ def audit(backends: Backends, *, account: str, limit: int, before: str, as_json:
     """Show changes of accounts, keys, plans and sessions, newest first."""
     request = audit_pb2.ListAuditEventsRequest(account=account, page_size=limit, before=before)
     answer = client.call(backends.auth(), lambda channel: AuditServiceStub(channel).ListAuditEvents, request)
-    events = [_facts(event) for event in answer.events]
+    events = [_fields(event) for event in answer.events]
     if as_json:
         output.show_json({"events": events})
         return
     output.show_table(_COLUMNS, [[_cell(event[name]) for name in _COLUMNS] for event in events])
 
 
-def _facts(event: audit_pb2.AuditEvent) -> dict[str, Any]:
+def _fields(event: audit_pb2.AuditEvent) -> dict[str, Any]:
     return {
         "id": event.id,
         "at": output.moment(event, "at"),

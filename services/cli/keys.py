@@ -53,16 +53,16 @@ def create(
         email=email, name=name, daily_limit=daily_limit, expires_at=output.timestamp(expires), models=models
     )
     created = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).CreateKey, request)
-    facts = {
+    fields = {
         "id": created.key.id,
         "key": created.secret,
         "name": created.key.name,
         "daily_limit": created.key.daily_limit,
     }
     if as_json:
-        output.show_json(facts)
+        output.show_json(fields)
         return
-    output.show_facts(facts)
+    output.show_fields(fields)
     click.echo(_SAVE_NOTICE)
 
 
@@ -75,7 +75,7 @@ def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) 
     """Replace a key with a new one that has the same attributes. The new secret is shown only once."""
     request = keys_pb2.RotateKeyRequest(key_id=key_id, grace_seconds=int(grace.total_seconds()))
     rotated = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).RotateKey, request)
-    facts = {
+    fields = {
         "id": rotated.key.id,
         "key": rotated.secret,
         "name": rotated.key.name,
@@ -83,9 +83,9 @@ def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) 
         "replaced_until": output.moment(rotated.replaced, "expires_at"),
     }
     if as_json:
-        output.show_json(facts)
+        output.show_json(fields)
         return
-    output.show_facts(facts)
+    output.show_fields(fields)
     click.echo(_SAVE_NOTICE)
 
 
@@ -99,14 +99,14 @@ def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) 
 def list_keys(backends: Backends, email: str, *, with_usage: bool, as_json: bool) -> None:
     """List an account's keys, oldest first, including revoked ones."""
     listed = _list_all(backends, email)
-    found = [_facts(key) for key in listed]
+    found = [_fields(key) for key in listed]
     if with_usage and found:
-        found = [fact | used for fact, used in zip(found, key_uses(backends, listed), strict=True)]
+        found = [item | used for item, used in zip(found, key_uses(backends, listed), strict=True)]
     if as_json:
         output.show_json({"keys": found})
         return
     columns = ("id", "name", "prefix", "daily_limit", "created_at", *(_USES if with_usage else ()), "state")
-    rows = [[_cell(fact, name) for name in columns[:-1]] + [_state(fact)] for fact in found]
+    rows = [[_cell(item, name) for name in columns[:-1]] + [_state(item)] for item in found]
     output.show_table(columns, rows)
 
 
@@ -155,14 +155,14 @@ def _list_all(backends: Backends, email: str) -> list[keys_pb2.Key]:
 
 
 def _show(key: keys_pb2.Key, *, as_json: bool) -> None:
-    facts = _facts(key)
+    fields = _fields(key)
     if as_json:
-        output.show_json(facts)
+        output.show_json(fields)
         return
-    output.show_facts({name: value for name, value in facts.items() if value not in (None, [])})
+    output.show_fields({name: value for name, value in fields.items() if value not in (None, [])})
 
 
-def _facts(key: keys_pb2.Key) -> dict[str, Any]:
+def _fields(key: keys_pb2.Key) -> dict[str, Any]:
     return {
         "id": key.id,
         "account_id": key.account_id,
@@ -177,11 +177,11 @@ def _facts(key: keys_pb2.Key) -> dict[str, Any]:
     }
 
 
-def _cell(facts: dict[str, Any], name: str) -> Any:
-    return facts[name] if facts.get(name) is not None else "never"
+def _cell(fields: dict[str, Any], name: str) -> Any:
+    return fields[name] if fields.get(name) is not None else "never"
 
 
-def _state(facts: dict[str, Any]) -> str:
-    if facts["revoked_at"]:
-        return f"revoked {facts['revoked_at']}"
-    return f"expires {facts['expires_at']}" if facts["expires_at"] else "active"
+def _state(fields: dict[str, Any]) -> str:
+    if fields["revoked_at"]:
+        return f"revoked {fields['revoked_at']}"
+    return f"expires {fields['expires_at']}" if fields["expires_at"] else "active"

@@ -29,7 +29,7 @@ def test(backends: Backends, *, to: str, as_json: bool) -> None:
         request,
         timeout_seconds=_SECONDS_MAX,
     )
-    facts = {
+    fields = {
         "server": found.server,
         "encrypted": found.encrypted,
         "verified": found.verified,
@@ -38,4 +38,4 @@ def test(backends: Backends, *, to: str, as_json: bool) -> None:
         "sent": found.sent,
         "waiting": found.waiting,
     }
-    output.show_json(facts) if as_json else output.show_facts(facts)
+    output.show_json(fields) if as_json else output.show_fields(fields)

@@ -17,10 +17,10 @@ def show_json(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps(value))
 
 
-def show_facts(facts: Mapping[str, Any]) -> None:
+def show_fields(fields: Mapping[str, Any]) -> None:
     """Print names and values, one pair per line, with aligned values."""
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
+    width = max(len(name) for name in fields)
+    for name, value in fields.items():
         click.echo(f"{name:<{width}}  {value}")
 
 

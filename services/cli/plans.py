@@ -36,11 +36,11 @@ def list_plans(backends: Backends, *, as_json: bool) -> None:
     """List all plans."""
     request = plans_pb2.ListPlansRequest()
     answer = client.call(backends.auth(), lambda channel: PlanServiceStub(channel).ListPlans, request)
-    found = [_facts(plan) for plan in answer.plans]
+    found = [_fields(plan) for plan in answer.plans]
     if as_json:
         output.show_json({"plans": found})
         return
-    rows = [["as set" if fact[name] is None else fact[name] for name in _COLUMNS] for fact in found]
+    rows = [["as set" if item[name] is None else item[name] for name in _COLUMNS] for item in found]
     output.show_table(_COLUMNS, rows)
 
 
@@ -78,10 +78,10 @@ def set_plan(
     request = plans_pb2.SetPlanRequest(
         plan=plans_pb2.Plan(name=name, **values), update_mask=FieldMask(paths=sorted(named))
     )
-    facts = _facts(client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request).plan)
-    output.show_json(facts) if as_json else output.show_facts(facts)
+    fields = _fields(client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request).plan)
+    output.show_json(fields) if as_json else output.show_fields(fields)
 
 
-def _facts(plan: plans_pb2.Plan) -> dict[str, Any]:
+def _fields(plan: plans_pb2.Plan) -> dict[str, Any]:
     bounds = {field: getattr(plan, field) if plan.HasField(field) else None for field in _COLUMNS[2:]}  # type: ignore[arg-type]
     return {"name": plan.name, "daily_limit": plan.daily_limit, **bounds}

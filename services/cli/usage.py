@@ -45,7 +45,7 @@ def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
     if as_json:
         output.show_json({"key_id": key_id, "today": today, "days": rows})
         return
-    output.show_facts({"key_id": key_id, **today})
+    output.show_fields({"key_id": key_id, **today})
     click.echo()
     output.show_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
 

@@ -50,14 +50,14 @@ def verify(context: click.Context, *, as_json: bool) -> None:
         timeout_seconds=_VERIFY_SECONDS_MAX,
     )
     if as_json:
-        output.show_json(_facts(report))
+        output.show_json(_fields(report))
     else:
-        for line in _lines(report):
+        for line in _report_lines(report):
             click.echo(line)
     context.exit(1 if report.discrepancies else 0)
 
 
-def _facts(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
+def _fields(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
     return {
         "ok": not report.discrepancies,
         "key_days": report.key_days,
@@ -84,7 +84,7 @@ def _kind(value: int) -> str:
     return kind.name.removeprefix("DISCREPANCY_KIND_").lower() if kind else f"unknown_{value}"
 
 
-def _lines(report: quota_pb2.VerifyResponse) -> list[str]:
+def _report_lines(report: quota_pb2.VerifyResponse) -> list[str]:
     if not report.discrepancies:
         return [f"{report.key_days} keys and days agree; {report.held} requests in flight"]
     more = report.discrepancies_count - len(report.discrepancies)

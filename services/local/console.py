@@ -14,7 +14,7 @@ class Console:
     def __init__(self) -> None:
         self._writer = LineWriter(sys.stdout.fileno(), bytes_max=_WAITING_BYTES_MAX, on_drop=lambda _: b"")
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print one or more lines."""
         self._writer.write(f"{text}\n".encode())
 

@@ -34,7 +34,7 @@ class LocalSettings(ServiceSettings):
     """Whether to serve the console."""
 
     groq_api_key: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEY")
-    """The operator's Groq key; without one a local stand-in answers."""
+    """Groq API key; without one, a local stand-in replaces Groq."""
 
     groq_api_keys: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEYS")
     """Comma-separated Groq API keys."""

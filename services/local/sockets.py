@@ -49,7 +49,7 @@ async def keep_socket(parts: Sequence[Child], path: Path, console: Console) -> N
     while child is not None:
         exists = await asyncio.to_thread(path.exists)
         if existed and not exists and child.is_running():
-            console.say(f"{path} was removed. Restarting Valkey to create it again.")
+            console.print(f"{path} was removed. Restarting Valkey to create it again.")
             make_private_folder(path.parent)
             child.signal(signal.SIGTERM)
         existed = exists

@@ -508,7 +508,9 @@ def test_a_key_that_groq_rejects_is_told_at_the_start_in_the_metrics_and_in_read
     with started_standin() as (_, url):
         runner = start(STACK_WORKERS=workers, GROQ_API_KEY="wrong", GROQ_BASE_URL=url)
         text = runner.read_until("Ctrl-C")
-        assert "cannot answer chats:\n  Groq rejects this key. Create one at https://console.groq.com/keys" in text
+        assert (
+            "cannot serve chat requests:\n  Groq rejects this key. Create one at https://console.groq.com/keys" in text
+        )
         assert "Try it" not in text
         assert "is ready" not in text
         _until(lambda: _groq(runner)["state"] == "rejected")
@@ -531,7 +533,7 @@ def test_a_redis_that_rejects_the_password_is_told_at_the_start_and_with_the_rig
         url = f"redis://127.0.0.1:{redis.port}/0"
         runner = start(STACK_WORKERS=workers, QUOTA_REDIS_URL=url, QUOTA_REDIS_PASSWORD="wrong")
         text = runner.read_until("Ctrl-C")
-        assert "cannot answer chats:\n  Redis rejects our user or password. Set QUOTA_REDIS_USER and" in text
+        assert "cannot serve chat requests:\n  Redis rejects our user or password. Set QUOTA_REDIS_USER and" in text
         body = httpx.get(f"http://127.0.0.1:{runner.port}/readyz", trust_env=False).json()
         assert body["dependencies"]["redis"]["state"] == "rejected"
         assert _ask(runner, _secret(text)).status_code == 503
@@ -548,7 +550,9 @@ def test_a_groq_that_takes_connections_and_never_answers_is_told_and_does_not_en
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         text = start(GROQ_API_KEY="gsk_any", GROQ_BASE_URL=url).read_until("Ctrl-C")
-    assert "cannot answer chats:\n  Groq is unreachable. Check the network, HTTPS_PROXY and GROQ_BASE_URL" in text
+    assert (
+        "cannot serve chat requests:\n  Groq is unreachable. Check the network, HTTPS_PROXY and GROQ_BASE_URL" in text
+    )
     assert "Try it" not in text
 
 

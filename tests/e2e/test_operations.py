@@ -232,7 +232,7 @@ def test_after_a_lost_pepper_keys_are_made_anew_and_accounts_stay(machine: Machi
     secret = machine.start()
     machine.stop()
     (machine.folder / "var" / "key-pepper").unlink()
-    with pytest.raises(AssertionError, match="key-pepper is gone"):
+    with pytest.raises(AssertionError, match="key-pepper is missing"):
         machine.start()
 
     machine.start(block("The pepper is lost"))

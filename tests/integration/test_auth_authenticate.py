@@ -152,4 +152,4 @@ async def test_what_does_not_exist_is_named(client: AuthClient) -> None:
         await client.keys.ListKeys(keys_pb2.ListKeysRequest(email="nobody@example.com"), metadata=shown())
 
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
-    assert "no account nobody@example.com" in (refusal.value.details() or "")
+    assert "No account nobody@example.com" in (refusal.value.details() or "")

@@ -19,7 +19,7 @@ _DOT_INSENSITIVE_DOMAINS = {"gmail.com": "gmail.com", "googlemail.com": "gmail.c
 """Domains of providers that ignore dots in the local part, and the canonical domain of each provider."""
 
 
-def normalised_email(text: str) -> str:
+def normalized_email(text: str) -> str:
     """Return an e-mail address in the canonical form in which it is stored and compared.
 
     Characters are composed (NFC) and in lower case, and the domain is in punycode (IDNA 2008). Only the syntax is

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NewType, Protocol
 
-from services.auth.accounts.addresses import normalised_email
+from services.auth.accounts.addresses import normalized_email
 from services.auth.audit import Actor
 from services.auth.mail.queue import QueuedEmail
 from services.common.ids import Kind, is_id, new_id
@@ -23,7 +23,7 @@ class Account:
 
     id: AccountId
     email: str
-    """Unique address, as `normalised_email` returns it. Empty if the account was deleted."""
+    """Unique address, as `normalized_email` returns it. Empty if the account was deleted."""
     plan: str
     """Name of the plan. Its daily limit applies to keys without their own limit."""
     created_at: datetime
@@ -91,7 +91,7 @@ class AccountStore(Protocol):
             InvalidRequest: The invitation is invalid.
         """
 
-    async def signed_up(self, address: str) -> Account | None:
+    async def find_by_mailbox(self, address: str) -> Account | None:
         """Return the account with a normalized address, otherwise an account of the same mailbox, otherwise None."""
 
     async def get(self, reference: str) -> Account:
@@ -135,7 +135,7 @@ def open_account(email: str, *, now: datetime, plan: str = FREE_PLAN) -> Account
     Raises:
         InvalidRequest: The text is not an e-mail address.
     """
-    return Account(AccountId(new_id(Kind.ACCOUNT)), normalised_email(email), plan, now)
+    return Account(AccountId(new_id(Kind.ACCOUNT)), normalized_email(email), plan, now)
 
 
 def checked_reference(text: str) -> str:
@@ -144,4 +144,4 @@ def checked_reference(text: str) -> str:
     Raises:
         InvalidRequest: The text is neither an account id nor an e-mail address.
     """
-    return text if is_id(text, Kind.ACCOUNT) else normalised_email(text)
+    return text if is_id(text, Kind.ACCOUNT) else normalized_email(text)

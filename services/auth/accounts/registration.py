@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.auth.accounts.addresses import domain_of, identity_of, normalised_email
+from services.auth.accounts.addresses import domain_of, identity_of, normalized_email
 from services.auth.accounts.model import FREE_PLAN, Account, AccountStore, NewAccount, Proof, open_account
 from services.auth.accounts.passwords import Passwords
 from services.auth.accounts.plans import Plan, PlanStore
@@ -134,7 +134,7 @@ class Registration:
             self._admission.check(account.email)
         client = address_prefix(by.address)
         await self._throttle.check(self._by_address, client, client=client)
-        await self._mailer.require_reach(account.email)
+        await self._mailer.check_deliverable(account.email)
         password_hash = await self._passwords.hash(password, client=client)
         new = NewAccount(account, password_hash, invite_digest, is_one_per_mailbox=self._is_one_per_mailbox(invite))
         if self.has_mail:
@@ -215,7 +215,7 @@ class Registration:
     async def _queue(self, topic: Topic, email: str, by: Actor) -> None:
         """Queue an e-mail to an address whether or not it has an account; the mailer decides later what to send."""
         self._mailer.require_mail()
-        address = normalised_email(email)
+        address = normalized_email(email)
         client = address_prefix(by.address)
         await self._throttle.check(self._by_address, client, client=client)
         await self._throttle.check(_EMAILS, identity_of(address), client=client)

@@ -84,8 +84,8 @@ class SQLAccountStore:
             return await _read(connection, account.id)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def signed_up(self, address: str) -> Account | None:
-        """Return an account by address or mailbox. See `AccountStore.signed_up`."""
+    async def find_by_mailbox(self, address: str) -> Account | None:
+        """Return an account by address or mailbox. See `AccountStore.find_by_mailbox`."""
         same = or_(accounts.c.email == address, accounts.c.identity == identity_of(address))
         query = select(*_COLUMNS).where(same, accounts.c.deleted_at.is_(None)).order_by(accounts.c.email != address)
         async with self._transactions.reading() as connection:

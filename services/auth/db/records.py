@@ -85,7 +85,7 @@ class SQLAuditLog:
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def events(self, *, account_id: str, before: str, limit: int) -> Sequence[Event]:
-        """Return events, newest first; see `AuditLog.events`."""
+        """Return audit events, newest first. See `AuditLog.events`."""
         query = select(audit_events).order_by(audit_events.c.id.desc()).limit(limit)
         if account_id:
             query = query.where(audit_events.c.account_id == account_id)

@@ -6,7 +6,7 @@ from datetime import datetime
 from services.auth.accounts.model import Proof
 from services.auth.audit import Actor
 from services.auth.keys import minting
-from services.auth.keys.model import Bounds, Key, KeyId, KeyStore, Minted
+from services.auth.keys.model import Bounds, Key, KeyId, KeyStore, MintedKey
 from services.auth.keys.pepper import Pepper
 from services.auth.watch.feed import ChangeFeed
 from services.common.runtime.clock import Clock, utc_now
@@ -68,7 +68,7 @@ class KeyManager:
             InvalidRequest: The grace period is out of range.
         """
         old = await self.store.get(key_id, owner=proof.account_id if proof else None)
-        minted: Minted = minting.mint_successor(old, pepper=self._pepper, clock=self._clock)
+        minted: MintedKey = minting.mint_successor(old, pepper=self._pepper, clock=self._clock)
         ends_at = minting.end_of_grace(old, grace_seconds, now=minted.key.created_at)
         new, replaced = await self.store.rotate(old.id, minted.key, ends_at=ends_at, by=by, bounds=bounds, proof=proof)
         self._feed.notify()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from services.auth.keys.model import SECRET_PREFIX, Key, KeyId, Minted, NewKey
+from services.auth.keys.model import SECRET_PREFIX, Key, KeyId, MintedKey, NewKey
 from services.auth.keys.pepper import Pepper
 from services.common import checksummed_token
 from services.common.errors import FailedPrecondition, InvalidRequest
@@ -26,7 +26,7 @@ def mint(
     clock: Clock,
     expires_at: datetime | None = None,
     models: Sequence[str] = (),
-) -> Minted:
+) -> MintedKey:
     """Return a new key that is not stored yet.
 
     Args:
@@ -53,10 +53,10 @@ def mint(
         expires_at=_checked_expiry(expires_at, now),
         models=_checked_models(models),
     )
-    return Minted(key, secret)
+    return MintedKey(key, secret)
 
 
-def mint_successor(key: Key, *, pepper: Pepper, clock: Clock) -> Minted:
+def mint_successor(key: Key, *, pepper: Pepper, clock: Clock) -> MintedKey:
     """Return a replacement for `key` that is not stored yet. The store copies the key's own limit.
 
     Raises:

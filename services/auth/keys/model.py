@@ -76,7 +76,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Minted:
+class MintedKey:
     """A new key and its secret, which is not stored anywhere."""
 
     key: NewKey
@@ -84,7 +84,7 @@ class Minted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class KeyLookup:
     """The result of a key lookup."""
 
     key: Key | None
@@ -121,7 +121,7 @@ class KeyStore(Protocol):
     have been committed or not.
     """
 
-    async def find(self, *digests: str) -> Found:
+    async def find(self, *digests: str) -> KeyLookup:
         """Look up a key by any of its digests, one per pepper, in a consistent read."""
 
     async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:

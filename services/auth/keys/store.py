@@ -13,7 +13,7 @@ from services.auth.accounts.store import account_id_of
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.db.tables import accounts, api_keys, key_revision, plans
-from services.auth.keys.model import Bounds, Found, Key, KeyId, NewKey
+from services.auth.keys.model import Bounds, Key, KeyId, KeyLookup, NewKey
 from services.auth.sessions.proofs import check_proof
 from services.auth.watch.feed import Change, Changes
 from services.common.db.transactions import Transactions, deadline
@@ -68,11 +68,11 @@ class SQLKeyStore:
         self._transactions = transactions
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def find(self, *digests: str) -> Found:
+    async def find(self, *digests: str) -> KeyLookup:
         """Look up a key by its digests. See `KeyStore.find`."""
         async with self._transactions.reading() as connection:
             row = (await connection.execute(_FIND, {"digests": digests})).one()
-        return Found(None if row.id is None else _key(row), row.revision, row.pepper_id or "")
+        return KeyLookup(None if row.id is None else _key(row), row.revision, row.pepper_id or "")
 
     @deadline(_MOVE_SECONDS_MAX, unavailable=unavailable)
     async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
@@ -137,9 +137,9 @@ class SQLKeyStore:
         async with self._transactions.writing() as connection:
             revision = await take_revisions(connection)
             key = await _read(connection, key_id)
-            facts = {"daily_limit": "the plan's" if daily_limit is None else daily_limit}
+            details = {"daily_limit": "the plan's" if daily_limit is None else daily_limit}
             await record(
-                connection, "key.limit_set", by=by, at=at, account_id=key.account_id, target=key_id, details=facts
+                connection, "key.limit_set", by=by, at=at, account_id=key.account_id, target=key_id, details=details
             )
             return await _change(connection, key_id, daily_limit=daily_limit, revision=revision)
 
@@ -168,7 +168,7 @@ class SQLKeyStore:
             if bounds is not None:
                 await _check_key_limits(connection, old.account_id, bounds, now=key.created_at)
             await _insert(connection, old.account_id, key, daily_limit=own_limit, revision=revision, by=by)
-            facts = {"replaced_by": key.id, "ends_at": ends_at.isoformat(timespec="seconds")}
+            details = {"replaced_by": key.id, "ends_at": ends_at.isoformat(timespec="seconds")}
             await record(
                 connection,
                 "key.rotated",
@@ -176,7 +176,7 @@ class SQLKeyStore:
                 at=key.created_at,
                 account_id=old.account_id,
                 target=key_id,
-                details=facts,
+                details=details,
             )
             return await _read(connection, key.id), replaced
 
@@ -253,9 +253,9 @@ async def _insert(
         "revision": revision,
     }
     await connection.execute(insert(api_keys).values(values))
-    facts = {"prefix": key.prefix} | ({} if daily_limit is None else {"daily_limit": daily_limit})
+    details = {"prefix": key.prefix} | ({} if daily_limit is None else {"daily_limit": daily_limit})
     await record(
-        connection, "key.created", by=by, at=key.created_at, account_id=account_id, target=key.id, details=facts
+        connection, "key.created", by=by, at=key.created_at, account_id=account_id, target=key.id, details=details
     )
 
 

@@ -28,7 +28,7 @@ class MailComposer:
         self._clock = clock
 
     async def compose(self, queued: QueuedEmail) -> Email | None:
-        """Return the e-mail to send; None if none is needed, for example to an address without an account."""
+        """Return the e-mail to send, or None if no e-mail is needed, for example without an account."""
         account = await self._account(queued)
         if account is None:
             return None
@@ -60,7 +60,7 @@ class MailComposer:
     async def _account(self, queued: QueuedEmail) -> Account | None:
         """Return the account of the address; for a sign-up, also an account of the same mailbox."""
         if queued.topic is Topic.SIGN_UP:
-            return await self._accounts.signed_up(queued.to)
+            return await self._accounts.find_by_mailbox(queued.to)
         credentials = await self._accounts.credentials(queued.to)
         return credentials.account if credentials else None
 

@@ -28,17 +28,17 @@ _CHECK_SECONDS = 60
 _TEST_ID = "test"
 
 
-class Undelivered(Exception):
+class DeliveryFailed(Exception):
     """An e-mail could not be handed to the mail server.
 
     Attributes:
-        why: Cause for the operator, as a sentence fragment. Contains no part of the e-mail.
+        cause: Cause for the operator, as a sentence fragment. Contains no part of the e-mail.
         is_final: Whether a retry is pointless.
     """
 
-    def __init__(self, why: str, *, is_final: bool = False) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, cause: str, *, is_final: bool = False) -> None:
+        super().__init__(cause)
+        self.cause = cause
         self.is_final = is_final
 
 
@@ -56,7 +56,7 @@ class Capabilities:
 
 
 class Transport(Protocol):
-    """Interface for sending e-mails. Methods raise `Undelivered`."""
+    """Interface for sending e-mails. Methods raise `DeliveryFailed`."""
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class Mailer:
             )
         return self._transport
 
-    async def require_reach(self, address: str) -> None:
+    async def check_deliverable(self, address: str) -> None:
         """Check that the mail server can send to a normalized address: non-ASCII addresses need SMTPUTF8.
 
         Does nothing if mail is not configured.
@@ -117,7 +117,7 @@ class Mailer:
         if self._capabilities is None or not self._capabilities.smtputf8:
             try:
                 self._capabilities = await self._transport.check()
-            except Undelivered as exc:
+            except DeliveryFailed as exc:
                 raise Unavailable("The mail server cannot be reached. Try again later.", reason="mail_away") from exc
         if not self._capabilities.smtputf8:
             raise InvalidRequest(
@@ -146,8 +146,8 @@ class Mailer:
             if email is None:
                 return await transport.check()
             return await transport.send(email, email_id=_TEST_ID, at=utc_now(self._clock))
-        except Undelivered as exc:
-            raise FailedPrecondition(f"No mail can be sent: {exc.why}.", reason="mail_undelivered") from exc
+        except DeliveryFailed as exc:
+            raise FailedPrecondition(f"No mail can be sent: {exc.cause}.", reason="mail_undelivered") from exc
 
     async def run(self, compose: Compose) -> None:
         """Check the mail server once, then send due e-mails until cancelled."""
@@ -171,10 +171,10 @@ class Mailer:
     async def _check(self, transport: Transport) -> None:
         try:
             self._capabilities = await transport.check()
-        except Undelivered as exc:
+        except DeliveryFailed as exc:
             self._set_server_up(is_up=False)
             _log.error(
-                "The mail server check failed, so no e-mail can be sent. Check AUTH_SMTP_URL.", extra={"why": exc.why}
+                "The mail server check failed, so no e-mail can be sent. Check AUTH_SMTP_URL.", extra={"why": exc.cause}
             )
         else:
             self._set_server_up(is_up=True)
@@ -201,7 +201,7 @@ class Mailer:
                 self._set_server_up(is_up=True)
                 EMAILS.labels("sent").inc()
             await self._queue.remove(queued)
-        except Undelivered as exc:
+        except DeliveryFailed as exc:
             self._set_server_up(is_up=exc.is_final)
             await self._retry_or_drop(queued, exc)
         except ServiceError as exc:
@@ -213,14 +213,14 @@ class Mailer:
         except Exception:
             # One bad e-mail must neither block the queue nor crash the service in a loop.
             _log.exception("An e-mail could not be composed. Trying again.", extra={"email_id": queued.id})
-            await self._retry_or_drop(queued, Undelivered("it could not be composed"))
+            await self._retry_or_drop(queued, DeliveryFailed("it could not be composed"))
 
     def _set_server_up(self, *, is_up: bool) -> None:
         self._is_up = is_up
         MAIL_SERVER_UP.set(is_up)
 
-    async def _retry_or_drop(self, queued: QueuedEmail, failure: Undelivered) -> None:
-        context = {"email_id": queued.id, "topic": queued.topic.value, "tries": queued.tries, "why": failure.why}
+    async def _retry_or_drop(self, queued: QueuedEmail, failure: DeliveryFailed) -> None:
+        context = {"email_id": queued.id, "topic": queued.topic.value, "tries": queued.tries, "why": failure.cause}
         now = utc_now(self._clock)
         with suppress(ServiceError):
             if failure.is_final or now - queued.created_at >= _RETRY_FOR:

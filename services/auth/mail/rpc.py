@@ -1,6 +1,6 @@
 """gRPC service MailService: tests of the mail server by operators."""
 
-from services.auth.accounts.addresses import normalised_email
+from services.auth.accounts.addresses import normalized_email
 from services.auth.callers import AdminToken
 from services.auth.mail.mailer import Mailer
 from services.auth.mail.queue import MailQueue
@@ -21,7 +21,7 @@ class MailService(mail_pb2_grpc.MailServiceServicer):
     async def TestMail(self, request: mail_pb2.TestMailRequest, context: Context) -> mail_pb2.TestMailResponse:
         """Connect to the mail server, and send a test e-mail if the request has an address."""
         self._admin_token.require(context)
-        email = self._templates.test(normalised_email(request.to)) if request.to else None
+        email = self._templates.test(normalized_email(request.to)) if request.to else None
         found = await self._mailer.test(email)
         return mail_pb2.TestMailResponse(
             server=found.server,

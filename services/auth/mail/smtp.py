@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from services.auth.accounts.addresses import domain_of, needs_smtputf8, normalised_email
-from services.auth.mail.mailer import Capabilities, Undelivered
+from services.auth.accounts.addresses import domain_of, needs_smtputf8, normalized_email
+from services.auth.mail.mailer import Capabilities, DeliveryFailed
 from services.auth.mail.templates import Email
 from services.common.errors import InvalidRequest, StartError
 from services.common.url_credentials import with_encoded_credentials
@@ -107,7 +107,7 @@ class SMTPTransport:
         async with self._connected() as client:
             capabilities = self._capabilities(client)
             if needs_smtputf8(email.to) and not capabilities.smtputf8:
-                raise Undelivered("the mail server does not support non-ASCII addresses (SMTPUTF8)", is_final=True)
+                raise DeliveryFailed("the mail server does not support non-ASCII addresses (SMTPUTF8)", is_final=True)
             # Explicit recipients: parsed from the headers, one value could become several addresses.
             await client.send_message(self._message(email, email_id, at), sender=self._sender, recipients=[email.to])
             return capabilities
@@ -143,25 +143,27 @@ class SMTPTransport:
             smtputf8=client.supports_extension("smtputf8"),
         )
 
-    def _undelivered(self, exc: Exception) -> Undelivered:
+    def _undelivered(self, exc: Exception) -> DeliveryFailed:
         """Describe a failure. The text never contains the e-mail, which has a secret and an address."""
         cause: BaseException | None = exc
         while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Undelivered(f"the certificate of {self.name} is not trusted ({cause.verify_message}); {_REMEDY}")
+            return DeliveryFailed(f"the certificate of {self.name} is not trusted ({cause.verify_message}); {_REMEDY}")
         if isinstance(exc, aiosmtplib.SMTPAuthenticationError):
-            return Undelivered(f"{self.name} rejected the user name and password of AUTH_SMTP_URL ({exc.code})")
+            return DeliveryFailed(f"{self.name} rejected the user name and password of AUTH_SMTP_URL ({exc.code})")
         if isinstance(exc, aiosmtplib.SMTPNotSupported):
-            return Undelivered(f"{self.name} lacks a required feature: {exc}; try smtps:// in AUTH_SMTP_URL")
+            return DeliveryFailed(f"{self.name} lacks a required feature: {exc}; try smtps:// in AUTH_SMTP_URL")
         if isinstance(exc, aiosmtplib.SMTPRecipientsRefused):
             codes = [refused.code for refused in exc.recipients]
-            return Undelivered(
+            return DeliveryFailed(
                 f"{self.name} rejected the address ({codes})", is_final=all(code >= 500 for code in codes)
             )
         if isinstance(exc, aiosmtplib.SMTPResponseException):
-            return Undelivered(f"{self.name} rejected the e-mail ({exc.code})", is_final=_is_permanent_rejection(exc))
-        return Undelivered(f"{self.name} cannot be reached ({type(exc).__name__}); check AUTH_SMTP_URL")
+            return DeliveryFailed(
+                f"{self.name} rejected the e-mail ({exc.code})", is_final=_is_permanent_rejection(exc)
+            )
+        return DeliveryFailed(f"{self.name} cannot be reached ({type(exc).__name__}); check AUTH_SMTP_URL")
 
     def _message(self, email: Email, email_id: str, at: datetime) -> EmailMessage:
         message = EmailMessage(policy=SMTPUTF8 if needs_smtputf8(email.to) else SMTP)
@@ -203,7 +205,7 @@ def _context(server: SMTPServer, ca_file: str) -> ssl.SSLContext:
 
 def _checked_sender(sender: str) -> str:
     try:
-        address = normalised_email(sender)
+        address = normalized_email(sender)
     except InvalidRequest as exc:
         raise StartError(
             "AUTH_MAIL_FROM is not an e-mail address. Set it to one such as stack@example.com, without a display name."

@@ -90,5 +90,5 @@ class EmailTemplates:
         )
 
 
-def _email(to: str, subject: str, why: str, url: str, otherwise: str) -> Email:
-    return Email(to, subject, f"{why}\n\n{url}\n\n{otherwise}\n")
+def _email(to: str, subject: str, introduction: str, url: str, closing: str) -> Email:
+    return Email(to, subject, f"{introduction}\n\n{url}\n\n{closing}\n")

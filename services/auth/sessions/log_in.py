@@ -7,7 +7,7 @@ limits. The keys of an account's limits include the password hash, so a new pass
 
 from dataclasses import dataclass, field, replace
 
-from services.auth.accounts.addresses import normalised_email
+from services.auth.accounts.addresses import normalized_email
 from services.auth.accounts.model import Account, AccountStore, Credentials, Proof
 from services.auth.accounts.passwords import Passwords, password_wrong
 from services.auth.audit import STRANGER, Actor
@@ -79,7 +79,7 @@ class LogIn:
             FailedPrecondition: Both are correct, but the e-mail is not verified yet.
             Throttled: There were too many attempts.
         """
-        address = _normalised(email)
+        address = _normalized(email)
         credentials = await self._credentials(address, self._devices.read(device_token), address_prefix(by.address))
         if not await self._matches(password, credentials, email=address, by=by):
             raise _wrong_credentials()
@@ -173,9 +173,9 @@ class LogIn:
         await self._mailer.add(new_email(Topic.FAILED_LOG_INS, account.email, by=unauthenticated, clock=self._clock))
 
 
-def _normalised(email: str) -> str:
+def _normalized(email: str) -> str:
     try:
-        return normalised_email(email)
+        return normalized_email(email)
     except InvalidRequest:
         raise _wrong_credentials() from None
 

@@ -87,11 +87,11 @@ def token_digest(text: str, *, pepper: Pepper) -> str:
         InvalidRequest: The text is not a well-formed token.
     """
     if not checksummed_token.is_well_formed(text.strip(), _PREFIX):
-        raise not_good()
+        raise invalid_token()
     return pepper.digest(text.strip())
 
 
-def not_good() -> InvalidRequest:
+def invalid_token() -> InvalidRequest:
     """Return the error for an invalid token. It gives no details, so that attempts reveal nothing."""
     return InvalidRequest(
         "This link is not valid: it was already used, has expired, or is incomplete. Request a new one.",

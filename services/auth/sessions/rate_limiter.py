@@ -65,7 +65,7 @@ class RateLimiter:
 
         Args:
             rule: The limit to apply.
-            who: Key of the counter, such as an e-mail address and a network address. Only its digest is stored.
+            key: Identifies the counter, such as an e-mail address and a network address. Only its digest is stored.
             client: Network address or device of the caller; empty if unknown.
 
         Raises:

@@ -10,7 +10,7 @@ from services.auth.accounts.plan_store import require_plan
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
 from services.auth.db.tables import one_time_tokens
-from services.auth.sessions.one_time_tokens import NewToken, Purpose, not_good
+from services.auth.sessions.one_time_tokens import NewToken, Purpose, invalid_token
 from services.auth.sessions.proofs import lock_account, lock_existing
 from services.common.db.transactions import Transactions, deadline
 
@@ -87,9 +87,9 @@ async def redeem(connection: AsyncConnection, digest: str, purpose: Purpose, *, 
     good = (table.digest == digest) & (table.purpose == purpose.value) & (table.expires_at > now)
     account_id = await connection.scalar(select(table.account_id).where(good))
     if account_id is not None and await lock_account(connection, account_id) is None:
-        raise not_good()
+        raise invalid_token()
     use_up = delete(one_time_tokens).where(good).returning(table.account_id, table.plan)
     row = (await connection.execute(use_up)).one_or_none()
     if row is None:
-        raise not_good()
+        raise invalid_token()
     return Redeemed(row.account_id or "", row.plan or "")

@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.1
 _HEARTBEAT_SECONDS = 0.45
 """Idle time before a heartbeat, sent with the next read: in practice one every 0.5 s."""
 _FRESH_SECONDS = 0.5
-"""Maximum age of a read that heartbeats and new watchers may rely on."""
+"""Maximum age of a read on which heartbeats and new watchers may rely."""
 _RECENT_CHANGES_MAX = 1024
 """Changes kept in memory for slow watchers. Older ones are read from the database again."""
 

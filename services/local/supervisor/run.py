@@ -62,7 +62,7 @@ async def run(settings: LocalSettings) -> None:
         finally:
             await stop_all(children, settings, stopping, console)
             console.flush()
-    console.say("Stopped.")
+    console.print("Stopped.")
     console.flush()
 
 
@@ -75,7 +75,7 @@ async def _show_banner(settings: LocalSettings, console: Console) -> None:
     except ServiceError as exc:
         raise StartError(f"The first account and key cannot be created: {exc.message}") from exc
     problems = await ready.problems(f"{settings.url}/readyz")
-    console.say(banner(settings, key, log_in_link=link, problems=problems))
+    console.print(banner(settings, key, log_in_link=link, problems=problems))
 
 
 async def _keep_running(children: list[Child], console: Console) -> None:
@@ -101,7 +101,7 @@ async def _keep_child_running(child: Child, console: Console) -> None:
                 f"{child.program.name} ended {len(crashes)} times in {_CRASHES_WINDOW_SECONDS:.0f} s. See its log "
                 f"{child.log}, which ends with: {child.last_output()}"
             )
-        console.say(
+        console.print(
             f"{child.program.name} ended ({_exit_reason(code)}) and is being restarted. See its log: {child.log}"
         )
         await asyncio.sleep(_RESTART_PAUSE_SECONDS)

@@ -85,7 +85,7 @@ async def _until_started(child: Child, probe: Probe, data_dir: Path, console: Co
         except StartError:
             valkey.move_back(data_dir, aside)  # The data were not the cause.
             raise exc from None
-        console.say(
+        console.print(
             f"Valkey could not read its data and was started without them. They are now in {aside}. Nothing is lost: "
             "today's counts are restored from the ledger."
         )
@@ -110,7 +110,7 @@ async def _until_ready(child: Child, probe: Probe, console: Console) -> None:
                 raise StartError(
                     f"{name} ended during startup. See its log {child.log}, which ends with: {child.last_output()}"
                 )
-            console.say(f"Waiting for {name} ...")
+            console.print(f"Waiting for {name} ...")
         raise StartError(f"{name} did not become ready within {_START_SECONDS:.0f} s. See its log {child.log}.")
     finally:
         waiting.cancel()

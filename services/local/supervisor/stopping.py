@@ -27,7 +27,7 @@ async def stop_all(children: Sequence[Child], settings: LocalSettings, stopping:
     Requests in flight are cancelled after `settings.stop_seconds`, or when a second stop signal arrives.
     """
     if stopping.is_set():
-        console.say(f"\n{_stop_message(await _requests_in_flight(settings), settings.stop_seconds)}")
+        console.print(f"\n{_stop_message(await _requests_in_flight(settings), settings.stop_seconds)}")
     deadline = time.monotonic() + settings.stop_seconds
     for kinds in _ORDER:
         group = [child for child in children if _kind(child) in kinds and child.is_running()]

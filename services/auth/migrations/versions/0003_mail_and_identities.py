@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from services.auth.accounts.addresses import identity_of, normalised_email
+from services.auth.accounts.addresses import identity_of, normalized_email
 from services.common.errors import InvalidRequest
 
 revision = "0003"
@@ -48,7 +48,7 @@ def _fill_identities() -> None:
     while rows := connection.execute(page.where(_ACCOUNTS.c.id > after).order_by(_ACCOUNTS.c.id).limit(_ROWS)).all():
         for account_id, email in rows:
             try:
-                address = normalised_email(email)
+                address = normalized_email(email)
             except InvalidRequest:
                 address = email
             is_taken = address != email and connection.scalar(
