@@ -73,7 +73,7 @@ async def _log_rotation(accepted: set[str], store: KeyStore, *, now: datetime) -
     """Log how many active keys still need the accepted peppers. They stop working if those peppers are removed."""
     if accepted:
         keys = await store.count_with_peppers(frozenset(accepted), now=now)
-        _log.info("Active keys use a previous pepper and are rehashed when used.", extra={"keys": keys})
+        _log.info("Counted the active keys under a previous pepper. They are rehashed when used.", extra={"keys": keys})
 
 
 def _configured(secret: SecretStr | None) -> str | None:

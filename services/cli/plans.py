@@ -40,7 +40,7 @@ def list_plans(backends: Backends, *, as_json: bool) -> None:
     if as_json:
         output.show_json({"plans": found})
         return
-    rows = [["as set" if item[name] is None else item[name] for name in _COLUMNS] for item in found]
+    rows = [["default" if item[name] is None else item[name] for name in _COLUMNS] for item in found]
     output.show_table(_COLUMNS, rows)
 
 
