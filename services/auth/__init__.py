@@ -1,10 +1,11 @@
-"""The auth service: who may call, and what each key may do.
+"""The auth service: accounts, plans, API keys and sessions.
 
-It alone owns accounts, plans and API keys, and it alone knows the pepper. Its invariants:
+Only this service stores accounts, plans and API keys, and only this service has the pepper. Its invariants:
 
-- a secret is shown once, in the answer that creates it; only its HMAC is stored, nothing of it is logged;
-- every change of a key takes the next revision in the transaction that makes it, so revision order is commit order;
-- a revoked key stays revoked;
-- when the database cannot be read the answer is UNAVAILABLE, never a denial;
-- heartbeats of WatchKeys are sent only while the database is being read, so that silence means "nobody knows".
+- A secret is returned once, in the response that creates it. Only its HMAC is stored, and no part of it is logged.
+- Every change of a key takes the next revision in its own transaction, so revision order is commit order.
+- A revoked key stays revoked.
+- If the database cannot be read, the response is UNAVAILABLE, never a denial.
+- WatchKeys sends heartbeats only while database reads succeed, so a missing heartbeat means that revocations may have
+  been missed.
 """

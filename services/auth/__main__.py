@@ -1,4 +1,4 @@
-"""`python -m services.auth` serves; `python -m services.auth migrate` brings the database's schema up to date."""
+"""Entry points: `python -m services.auth` runs the server, `python -m services.auth migrate` upgrades the schema."""
 
 import sys
 

@@ -1,6 +1,7 @@
-"""The two secrets of auth: given in a cluster, made once by a machine that runs alone.
+"""The admin token and the key pepper, from the settings or generated on first start.
 
-Postgres means several processes, which must all know the same secrets; one that made its own would refuse every key.
+They are generated on SQLite only. Replicas that share a Postgres database need the same secrets: a replica with a
+generated pepper would deny every key.
 """
 
 import logging
@@ -18,68 +19,68 @@ from services.common.runtime import secret_file
 
 _log = logging.getLogger(__name__)
 _TOKEN_CHARACTERS_MIN = 16
-"""64 bits where they are hexadecimal: no number of calls finds it."""
+"""64 bits in hexadecimal, too many to guess by calling the API."""
 
 
 def admin_token(settings: AuthSettings) -> str:
-    """Return what callers of the management API must show.
+    """Return the token that callers of the management API must send.
 
     Raises:
-        StartError: It is not given and may not be made, cannot travel in metadata, or is short enough to be guessed.
+        StartError: The token is missing and cannot be generated, is not valid in gRPC metadata, or is too short.
     """
     path = settings.data_dir / "admin-token"
-    token = _given(settings.admin_token) or _made(settings, path, setting="STACK_ADMIN_TOKEN")
+    token = _configured(settings.admin_token) or _read_or_generate(settings, path, setting="STACK_ADMIN_TOKEN")
     if not (token.isascii() and token.isprintable()):
-        raise StartError("STACK_ADMIN_TOKEN has characters that no call can carry; use letters and digits")
+        raise StartError("STACK_ADMIN_TOKEN has characters that are not printable ASCII. Use letters and digits.")
     if len(token) < _TOKEN_CHARACTERS_MIN:
         raise StartError(
-            f"STACK_ADMIN_TOKEN can be guessed: it has {len(token)} characters, and {_TOKEN_CHARACTERS_MIN} are the "
-            "least; make one with `openssl rand -hex 32`"
+            f"STACK_ADMIN_TOKEN is too short: it has {len(token)} characters, and the minimum is "
+            f"{_TOKEN_CHARACTERS_MIN}. Generate one with `openssl rand -hex 32`."
         )
     return token
 
 
 async def key_pepper(settings: AuthSettings, store: KeyStore, *, now: datetime) -> Pepper:
-    """Return the pepper under which keys are kept.
+    """Return the pepper for new and stored keys.
 
     Raises:
-        StartError: It is not given and may not be made, or keys that work were made under one that is neither it nor
-            accepted, and would be refused as unknown.
+        StartError: The pepper is missing and cannot be generated, or active keys use a pepper that is neither this one
+            nor an accepted one, so they would be denied as unknown.
     """
     path = settings.data_dir / "key-pepper"
-    given = _given(settings.key_pepper)
+    configured = _configured(settings.key_pepper)
     accepted = {other.id for other in accepted_peppers(settings)}
-    # A pepper made now cannot be the one of keys that exist, and would be in the way of the right file.
-    would_be_new = given is None and is_sqlite(settings.database) and not path.exists()
-    if would_be_new and await store.unknown_pepper(frozenset(accepted), now=now):
-        raise StartError(f"the database has keys but {path} is gone; restore it, or set AUTH_KEY_PEPPER")
-    pepper = Pepper((given or _made(settings, path, setting="AUTH_KEY_PEPPER")).encode())
+    # A newly generated pepper cannot match existing keys, and its file would be in the way of a restored one.
+    would_generate = configured is None and is_sqlite(settings.database) and not path.exists()
+    if would_generate and await store.unknown_pepper(frozenset(accepted), now=now):
+        raise StartError(f"The database has keys, but {path} is missing. Restore the file or set AUTH_KEY_PEPPER.")
+    pepper = Pepper((configured or _read_or_generate(settings, path, setting="AUTH_KEY_PEPPER")).encode())
     if await store.unknown_pepper(frozenset({pepper.id} | accepted), now=now):
-        source = "AUTH_KEY_PEPPER" if given else str(path)
-        remedy = "restore that one, or name it in AUTH_KEY_PEPPERS_ACCEPTED"
-        raise StartError(f"the database has keys that were made with another pepper than {source}; {remedy}")
-    await _tell_of_rotation(accepted - {pepper.id}, store, now=now)
+        source = "AUTH_KEY_PEPPER" if configured else str(path)
+        remedy = "Restore that pepper, or add it to AUTH_KEY_PEPPERS_ACCEPTED."
+        raise StartError(f"The database has keys that were created with a different pepper than {source}. {remedy}")
+    await _log_rotation(accepted - {pepper.id}, store, now=now)
     return pepper
 
 
 def accepted_peppers(settings: AuthSettings) -> tuple[Pepper, ...]:
-    """Return the further peppers under which keys are recognised."""
-    listed = (_given(settings.key_peppers_accepted) or "").split(",")
+    """Return the previous peppers that are still accepted."""
+    listed = (_configured(settings.key_peppers_accepted) or "").split(",")
     return tuple(Pepper(secret.strip().encode()) for secret in listed if secret.strip())
 
 
-async def _tell_of_rotation(accepted: set[str], store: KeyStore, *, now: datetime) -> None:
-    """Say in the log whether the accepted peppers are needed: without them these keys would be lost."""
+async def _log_rotation(accepted: set[str], store: KeyStore, *, now: datetime) -> None:
+    """Log how many active keys still need the accepted peppers. They stop working if those peppers are removed."""
     if accepted:
         keys = await store.count_with_peppers(frozenset(accepted), now=now)
-        _log.info("keys that work are under another pepper and move when they are used", extra={"keys": keys})
+        _log.info("Counted the active keys under a previous pepper. They are rehashed when used.", extra={"keys": keys})
 
 
-def _given(secret: SecretStr | None) -> str | None:
+def _configured(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value().strip() or None if secret else None
 
 
-def _made(settings: AuthSettings, path: Path, *, setting: str) -> str:
+def _read_or_generate(settings: AuthSettings, path: Path, *, setting: str) -> str:
     if not is_sqlite(settings.database):
-        raise StartError(f"{setting} is not set; with Postgres it must be given, the same to every replica")
+        raise StartError(f"{setting} is not set, and Postgres requires it. Set it to the same value on every replica.")
     return secret_file.read_or_create(path)

@@ -1,4 +1,4 @@
-"""A bound on how many calls may be in or wait for the same slow thing, in all and of one client."""
+"""A limit on concurrent calls to a slow operation, in total and per client."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,39 +6,41 @@ from contextlib import contextmanager
 
 from services.common.errors import Throttled
 
-_SHARE = 4
-"""One client gets at most this fraction of the places: 1/4."""
+_CLIENT_DIVISOR = 4
+"""Divisor for the per-client limit: one client gets at most 1/4 of the slots."""
 
 
 class Bulkhead:
-    """The places before one slow thing. It belongs to one event loop."""
+    """Limits concurrent calls to a slow operation, queued calls included. Bound to one event loop."""
 
-    def __init__(self, places: int) -> None:
-        """Let at most `places` calls in, and a quarter of that of one client."""
-        self._places = places
-        self._places_per_client = max(1, places // _SHARE)
-        self._taken = 0
-        self._taken_by: Counter[str] = Counter()
+    def __init__(self, slots: int) -> None:
+        """Allow at most `slots` calls at a time, and a quarter of that (at least one) per client."""
+        self._slots = slots
+        self._slots_per_client = max(1, slots // _CLIENT_DIVISOR)
+        self._in_use = 0
+        self._in_use_by: Counter[str] = Counter()
 
     @contextmanager
     def enter(self, client: str) -> Iterator[None]:
-        """Hold a place for the block; a client whose name is empty is not known, and bounded in all only.
+        """Hold a slot for the duration of the block.
+
+        An empty `client` means unknown: only the total limit applies.
 
         Raises:
-            Throttled: All places are taken, or all that this client may have.
+            Throttled: All slots are taken, or this client has reached its limit.
         """
-        if self._taken >= self._places or (client and self._taken_by[client] >= self._places_per_client):
+        if self._in_use >= self._slots or (client and self._in_use_by[client] >= self._slots_per_client):
             raise Throttled(
-                "Too many people log in or sign up just now. Try again in a moment.",
+                "Too many people are logging in or signing up. Try again in a moment.",
                 reason="busy",
                 metadata={"retry_after_seconds": "2"},
             )
-        self._taken += 1
-        self._taken_by[client] += 1
+        self._in_use += 1
+        self._in_use_by[client] += 1
         try:
             yield
         finally:
-            self._taken -= 1
-            self._taken_by[client] -= 1
-            if not self._taken_by[client]:
-                del self._taken_by[client]
+            self._in_use -= 1
+            self._in_use_by[client] -= 1
+            if not self._in_use_by[client]:
+                del self._in_use_by[client]

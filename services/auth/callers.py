@@ -1,4 +1,4 @@
-"""Who calls the management RPCs: an operator with the admin token, or an owner with a session."""
+"""Authentication of RPC callers: operators with the admin token, users with a session."""
 
 import hmac
 from urllib.parse import unquote
@@ -15,34 +15,35 @@ _CLIENT_ADDRESS = "stack-client-address"
 
 
 class AdminToken:
-    """What callers of the admin RPCs must show."""
+    """Authenticates operators by the admin token."""
 
     def __init__(self, token: str) -> None:
-        """Demand `token`."""
+        """Initialize with the expected token."""
         self._token = token.encode()
 
     def require(self, context: Context) -> Actor:
-        """Return the operator when the call carries the token.
+        """Return the operator who makes the call.
 
         Raises:
-            Unauthenticated: The call carries none.
-            PermissionDenied: The call carries another.
+            Unauthenticated: The call has no token.
+            PermissionDenied: The token is wrong.
         """
-        shown = _bearer(context)
-        if shown is None:
+        token = _bearer(context)
+        if token is None:
             raise Unauthenticated(
-                "this call needs the metadata `authorization: Bearer STACK_ADMIN_TOKEN`", reason="admin_token_missing"
+                "The admin token is missing. Send the metadata `authorization: Bearer STACK_ADMIN_TOKEN`.",
+                reason="admin_token_missing",
             )
-        if not hmac.compare_digest(shown.encode(), self._token):
+        if not hmac.compare_digest(token.encode(), self._token):
             raise PermissionDenied(
-                "the admin token is wrong; use the STACK_ADMIN_TOKEN that auth was started with",
+                "The admin token is wrong. Use the STACK_ADMIN_TOKEN that auth was started with.",
                 reason="admin_token_wrong",
             )
         return audit.operator(_metadata(context, _OPERATOR), _peer(context))
 
 
 class SessionAuthenticator:
-    """Who calls with a session."""
+    """Authenticates users by their session token."""
 
     def __init__(self, sessions: Sessions) -> None:
         """Look tokens up in `sessions`."""
@@ -52,20 +53,23 @@ class SessionAuthenticator:
         """Return the caller's session.
 
         Raises:
-            Unauthenticated: The call carries no token, or one whose session has ended.
+            Unauthenticated: The call has no token, or the session has ended.
         """
         return await self._sessions.get(_bearer(context) or "")
 
 
 def user_actor(context: Context) -> Actor:
-    """Return the owner, or somebody who wants to be one, at the address that the calling gateway names."""
+    """Return the account owner (or a person signing up) as the actor, at the client address sent by the gateway.
+
+    Without that address, the actor has the address of the gRPC peer.
+    """
     return audit.owner(_metadata(context, _CLIENT_ADDRESS) or _peer(context))
 
 
 def _bearer(context: Context) -> str | None:
-    """Return the token that the call carries; None when it carries none."""
-    shown = _metadata(context, "authorization")
-    return shown.removeprefix(_SCHEME) if shown.startswith(_SCHEME) else None
+    """Return the bearer token of the call, or None."""
+    token = _metadata(context, "authorization")
+    return token.removeprefix(_SCHEME) if token.startswith(_SCHEME) else None
 
 
 def _metadata(context: Context, name: str) -> str:
@@ -74,7 +78,7 @@ def _metadata(context: Context, name: str) -> str:
 
 
 def _peer(context: Context) -> str:
-    """Return the address of who holds the connection, without its port; a Unix socket has none."""
+    """Return the peer's IP address without the port; empty for a Unix socket."""
     scheme, _, address = context.peer().partition(":")
     # gRPC writes an IPv6 address as in a URI: `ipv6:%5B::1%5D:50051`.
     return unquote(address).rpartition(":")[0].strip("[]") if scheme in ("ipv4", "ipv6") else ""

@@ -1,4 +1,4 @@
-"""Removing what is over, now and then; nothing depends on it but the size of the database."""
+"""Periodic removal of expired rows. Correctness does not depend on it, only the size of the database."""
 
 import asyncio
 import logging
@@ -8,22 +8,24 @@ from typing import Protocol
 from services.common.errors import ServiceError
 from services.common.runtime.clock import Clock, utc_now
 
-_EVERY_SECONDS = 600
+_INTERVAL_SECONDS = 600
 _log = logging.getLogger(__name__)
 
 
 class ExpiredRows(Protocol):
-    """Where things lie whose time is over."""
+    """Interface of a store with expired rows."""
 
     async def remove_expired(self, now: datetime) -> None:
-        """Remove them."""
+        """Remove the rows that have expired by `now`."""
 
 
-async def purge_periodically(past: ExpiredRows, clock: Clock) -> None:
-    """Remove what is over every ten minutes, until cancelled."""
+async def purge_periodically(store: ExpiredRows, clock: Clock) -> None:
+    """Remove expired rows every ten minutes, until cancelled."""
     while True:
         try:
-            await past.remove_expired(utc_now(clock))
+            await store.remove_expired(utc_now(clock))
         except ServiceError as exc:
-            _log.warning("housekeeping failed", extra={"reason": exc.reason})
-        await asyncio.sleep(_EVERY_SECONDS)
+            _log.warning(
+                "Expired rows could not be removed. The next attempt is in 10 minutes.", extra={"reason": exc.reason}
+            )
+        await asyncio.sleep(_INTERVAL_SECONDS)

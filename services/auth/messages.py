@@ -1,4 +1,4 @@
-"""The nouns as protobuf messages."""
+"""Conversion between domain objects and protobuf messages."""
 
 from datetime import UTC, datetime
 
@@ -15,12 +15,12 @@ from services.common.errors import InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, plans_pb2, sessions_pb2
 
-_PAGE = 100
-_PAGE_MAX = 1_000
+_PAGE_SIZE_DEFAULT = 100
+_PAGE_SIZE_MAX = 1_000
 
 
 def principal(key: Key) -> auth_pb2.Principal:
-    """Return who a key stands for."""
+    """Return the principal of a key."""
     return auth_pb2.Principal(
         key_id=key.id,
         account_id=key.account_id,
@@ -30,83 +30,83 @@ def principal(key: Key) -> auth_pb2.Principal:
     )
 
 
-def key(noun: Key) -> keys_pb2.Key:
-    """Return a key."""
+def key(source: Key) -> keys_pb2.Key:
+    """Return a key as a message."""
     return keys_pb2.Key(
-        id=noun.id,
-        account_id=noun.account_id,
-        name=noun.name,
-        prefix=noun.prefix,
-        daily_limit=noun.daily_limit,
-        created_at=timestamp(noun.created_at),
-        revoked_at=timestamp(noun.revoked_at),
-        expires_at=timestamp(noun.expires_at),
-        models=noun.models,
-        replaced_by=noun.replaced_by or "",
+        id=source.id,
+        account_id=source.account_id,
+        name=source.name,
+        prefix=source.prefix,
+        daily_limit=source.daily_limit,
+        created_at=timestamp(source.created_at),
+        revoked_at=timestamp(source.revoked_at),
+        expires_at=timestamp(source.expires_at),
+        models=source.models,
+        replaced_by=source.replaced_by or "",
     )
 
 
-def account(noun: Account) -> accounts_pb2.Account:
-    """Return an account."""
+def account(source: Account) -> accounts_pb2.Account:
+    """Return an account as a message."""
     return accounts_pb2.Account(
-        id=noun.id,
-        email=noun.email,
-        plan=noun.plan,
-        created_at=timestamp(noun.created_at),
-        email_verified_at=timestamp(noun.email_verified_at),
-        deleted_at=timestamp(noun.deleted_at),
+        id=source.id,
+        email=source.email,
+        plan=source.plan,
+        created_at=timestamp(source.created_at),
+        email_verified_at=timestamp(source.email_verified_at),
+        deleted_at=timestamp(source.deleted_at),
     )
 
 
-def plan(noun: Plan) -> plans_pb2.Plan:
-    """Return a plan."""
+def plan(source: Plan) -> plans_pb2.Plan:
+    """Return a plan as a message."""
     return plans_pb2.Plan(
-        name=noun.name,
-        daily_limit=noun.daily_limit,
-        active_keys_max=noun.active_keys_max,
-        new_keys_per_day_max=noun.new_keys_per_day_max,
+        name=source.name,
+        daily_limit=source.daily_limit,
+        active_keys_max=source.active_keys_max,
+        new_keys_per_day_max=source.new_keys_per_day_max,
     )
 
 
-def session(noun: Session, *, current_id: str = "") -> sessions_pb2.Session:
-    """Return a session; `current_id` is the id of the one that asks."""
+def session(source: Session, *, current_id: str = "") -> sessions_pb2.Session:
+    """Return a session as a message; `current_id` is the id of the caller's session."""
     return sessions_pb2.Session(
-        id=noun.id,
-        account=account(noun.account),
-        created_at=timestamp(noun.created_at),
-        expires_at=timestamp(noun.expires_at),
-        last_used_at=timestamp(noun.last_used_at),
-        address=noun.address,
-        is_current=noun.id == current_id,
+        id=source.id,
+        account=account(source.account),
+        created_at=timestamp(source.created_at),
+        expires_at=timestamp(source.expires_at),
+        last_used_at=timestamp(source.last_used_at),
+        address=source.address,
+        is_current=source.id == current_id,
     )
 
 
-def open_session(noun: LoggedIn) -> sessions_pb2.OpenSession:
-    """Return a session with its token, and the device's."""
-    opened = noun.opened
+def open_session(source: LoggedIn) -> sessions_pb2.OpenSession:
+    """Return a new session as a message, with its token and the device token."""
+    opened = source.opened
     return sessions_pb2.OpenSession(
         token=opened.token,
         session=session(opened.session, current_id=opened.session.id),
-        device_token=noun.device_token,
+        device_token=source.device_token,
     )
 
 
-def event(noun: Event) -> audit_pb2.AuditEvent:
-    """Return an event of the audit log."""
+def event(source: Event) -> audit_pb2.AuditEvent:
+    """Return an audit event as a message."""
     return audit_pb2.AuditEvent(
-        id=noun.id,
-        at=timestamp(noun.at),
-        actor=noun.actor.name,
-        address=noun.actor.address,
-        action=noun.action,
-        account_id=noun.account_id,
-        target=noun.target,
-        details=noun.details,
+        id=source.id,
+        at=timestamp(source.at),
+        actor=source.actor.name,
+        address=source.actor.address,
+        action=source.action,
+        account_id=source.account_id,
+        target=source.target,
+        details=source.details,
     )
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
-    """Return an aware time as the contract writes it; None stays absent."""
+    """Return an aware datetime as a protobuf timestamp; None stays None."""
     if moment is None:
         return None
     message = Timestamp()
@@ -115,10 +115,10 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
 
 
 def moment(message: Message, field: str) -> datetime | None:
-    """Return a time field as an aware time in UTC; None when it is absent.
+    """Return a timestamp field as an aware datetime in UTC, or None if it is absent.
 
     Raises:
-        InvalidRequest: It is no time between the years 1 and 9999.
+        InvalidRequest: The time is not between the years 1 and 9999.
     """
     if not message.HasField(field):
         return None
@@ -127,48 +127,55 @@ def moment(message: Message, field: str) -> datetime | None:
     try:
         return value.ToDatetime(UTC)
     except (ValueError, OverflowError) as exc:
-        raise InvalidRequest(f"{field} is no time; give seconds since 1970", reason="invalid_time") from exc
+        raise InvalidRequest(
+            f"{field} is not a time between the years 1 and 9999. Send the seconds since 1970.", reason="invalid_time"
+        ) from exc
 
 
-def page_size(asked: int) -> int:
-    """Return how many items a page is to have; 0 asks for 100.
+def page_size(requested: int) -> int:
+    """Return the number of items on a page; 0 means the default of 100.
 
     Raises:
-        InvalidRequest: It is negative or more than 1,000.
+        InvalidRequest: The number is negative or greater than 1,000.
     """
-    if not 0 <= asked <= _PAGE_MAX:
-        raise InvalidRequest(f"page_size is 1 to {_PAGE_MAX}, not {asked}", reason="invalid_page_size")
-    return asked or _PAGE
+    if not 0 <= requested <= _PAGE_SIZE_MAX:
+        raise InvalidRequest(
+            f"page_size is {requested}. It must be 1 to {_PAGE_SIZE_MAX}, or 0 for the default.",
+            reason="invalid_page_size",
+        )
+    return requested or _PAGE_SIZE_DEFAULT
 
 
 def cursor(text: str, field: str, kind: Kind) -> str:
-    """Return the id that a page continues from; empty begins at the beginning.
+    """Return the id after which a page starts; empty means the first page.
 
     Raises:
-        InvalidRequest: It is no id of this kind.
+        InvalidRequest: The text is not an id of this kind.
     """
     if text and not is_id(text, kind):
-        raise InvalidRequest(f"{field} must be the id of an item of the page before: {kind}_…", reason="invalid_cursor")
+        raise InvalidRequest(
+            f"{field} is not a valid id. Use the id of an item on the previous page: {kind}_….", reason="invalid_cursor"
+        )
     return text
 
 
 def session_id(text: str) -> str:
-    """Return the id of a session.
+    """Return a session id.
 
     Raises:
-        InvalidRequest: No session can have this id.
+        InvalidRequest: The text is not a session id.
     """
     if not is_id(text, Kind.SESSION):
-        raise InvalidRequest("That is no session's id. Ids look like ses_01J…", reason="invalid_session_id")
+        raise InvalidRequest("Not a session id. Session ids look like ses_01J….", reason="invalid_session_id")
     return text
 
 
 def key_id(text: str) -> KeyId:
-    """Return the id of a key, if it can be one: a database does not take every text.
+    """Return a key id. The check is needed because databases do not accept every text.
 
     Raises:
-        NotFound: No key can have this id.
+        NotFound: The text is not a key id.
     """
     if not is_id(text, Kind.KEY):
-        raise NotFound("That is no key's id. Ids look like key_01J…", reason="key_not_found")
+        raise NotFound("Not a key id. Key ids look like key_01J….", reason="key_not_found")
     return KeyId(text)

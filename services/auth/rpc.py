@@ -1,4 +1,4 @@
-"""AuthService: what gateways ask for every request."""
+"""gRPC service AuthService: key verification and the stream of key changes."""
 
 from collections.abc import AsyncIterator
 
@@ -16,7 +16,7 @@ _REASONS = {
 
 
 class AuthService(auth_pb2_grpc.AuthServiceServicer):
-    """Translates between the contract and the key_verifier."""
+    """Serves key verification and key changes to gateways."""
 
     def __init__(self, key_verifier: KeyVerifier, feed: ChangeFeed) -> None:
         self._key_verifier = key_verifier
@@ -25,7 +25,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
     async def Authenticate(
         self, request: auth_pb2.AuthenticateRequest, context: Context
     ) -> auth_pb2.AuthenticateResponse:
-        """Say whose API key this is."""
+        """Return the principal of an API key, or why the key is denied."""
         verification = await self._key_verifier.authenticate(request.api_key)
         if isinstance(verification.outcome, Denial):
             denial = auth_pb2.Denial(reason=_REASONS[verification.outcome])
@@ -37,7 +37,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
     async def WatchKeys(
         self, request: auth_pb2.WatchKeysRequest, context: Context
     ) -> AsyncIterator[auth_pb2.WatchKeysResponse]:
-        """Stream changes of keys, and heartbeats."""
+        """Stream key changes and heartbeats."""
         after_revision = request.after_revision if request.HasField("after_revision") else None
         async for event in self._feed.watch(after_revision):
             yield _watch_event(event)

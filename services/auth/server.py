@@ -1,4 +1,4 @@
-"""Wiring of the auth service."""
+"""Wiring and startup of the auth service."""
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -66,8 +66,8 @@ from stack.auth.v1 import (
     sessions_pb2_grpc,
 )
 
-_CONNECTIONS, _PEOPLES_CONNECTIONS = 5, 5
-"""Connections to Postgres, of SQLite a few more: for key look-ups, the watch and operators; and for people."""
+_CONNECTIONS, _USER_CONNECTIONS = 5, 5
+"""Postgres connections (SQLite opens a few more): first for key lookups, WatchKeys and operators, then for users."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "auth_alembic_version"
@@ -76,10 +76,10 @@ _CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, mail_pb2, 
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
 )
-_FOR_GATEWAYS = ("AuthService", "SessionService", "OwnerService")
+_GATEWAY_SERVICES = ("AuthService", "SessionService", "OwnerService")
 _CALLERS = {
-    # Whoever takes over a gateway still cannot call what operators call, even with their token.
-    service: (identity("gateway" if service.rpartition(".")[2] in _FOR_GATEWAYS else "stackctl"),)
+    # A compromised gateway cannot call the operators' services, even with their token.
+    service: (identity("gateway" if service.rpartition(".")[2] in _GATEWAY_SERVICES else "stackctl"),)
     for service in _SERVICES
 }
 
@@ -89,11 +89,11 @@ class Parts:
     """The domain objects of auth."""
 
     transactions: Transactions
-    """For key look-ups, the watch, changes of keys and operators: people's crowds never make them wait."""
-    peoples: Transactions
-    """For sessions, log-ins and sign-ups, on connections of their own; their writes come after all others."""
+    """For key lookups, WatchKeys, key changes and operators. Load from users never delays them."""
+    user_transactions: Transactions
+    """For sessions, log-ins and sign-ups, on separate connections. Their writes have the lowest priority."""
     engine: AsyncEngine
-    """Of `peoples`."""
+    """Engine of `user_transactions`."""
     keys: SQLKeyStore
     key_verifier: KeyVerifier
     pepper: Pepper
@@ -106,7 +106,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class _Mail:
-    """The parts that send e-mail."""
+    """Objects that send e-mail."""
 
     templates: EmailTemplates
     queue: MailQueue
@@ -130,15 +130,15 @@ async def serve(settings: AuthSettings, parts: Parts | None = None) -> None:
         if parts is None:
             parts = await build(settings, stack)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(parts.key_verifier, parts.feed), server.grpc)
-        _add_for_operators(server, parts, admin_token)
-        _add_mail(server, parts, admin_token)
-        _add_for_people(server, parts)
-        # Watches never end by themselves; they would hold the drain for its whole grace.
+        _add_operator_services(server, parts, admin_token)
+        _add_mail_service(server, parts, admin_token)
+        _add_user_services(server, parts)
+        # WatchKeys streams never end by themselves and would keep the server draining for the whole grace period.
         await server.run(_SERVICES, on_drain=parts.feed.close)
 
 
 async def migrate(settings: AuthSettings) -> None:
-    """Bring the database's schema up to date and return."""
+    """Upgrade the database schema to the latest version."""
     await database.migrate(settings.database, migrations=MIGRATIONS, version_table=VERSION_TABLE)
 
 
@@ -158,21 +158,33 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
             connections=_CONNECTIONS,
         )
     )
-    peoples_engine = await stack.enter_async_context(database.open_beside(engine, connections=_PEOPLES_CONNECTIONS))
+    user_engine = await stack.enter_async_context(database.open_beside(engine, connections=_USER_CONNECTIONS))
     turns = PriorityLock()
     transactions = Transactions(engine, unavailable=unavailable, turns=turns)
-    peoples = Transactions(peoples_engine, unavailable=unavailable, turns=turns, is_urgent=False)
+    user_transactions = Transactions(user_engine, unavailable=unavailable, turns=turns, is_urgent=False)
     keys = SQLKeyStore(transactions)
     pepper = await bootstrap_secrets.key_pepper(settings, keys, now=utc_now(clock))
     feed = ChangeFeed(keys, clock=clock)
     await stack.enter_async_context(feed.running())
-    await stack.enter_async_context(running(restarting(partial(purge_periodically, SQLExpiredRows(peoples), clock))))
-    mail = await _open_mail(settings, peoples, pepper, clock, stack)
+    await stack.enter_async_context(
+        running(restarting(partial(purge_periodically, SQLExpiredRows(user_transactions), clock)))
+    )
+    mail = await _open_mail(settings, user_transactions, pepper, clock, stack)
     passwords = Passwords()
     stack.callback(passwords.close)
     key_verifier = KeyVerifier(keys, pepper=pepper, clock=clock, accepted=bootstrap_secrets.accepted_peppers(settings))
     return Parts(
-        transactions, peoples, peoples_engine, keys, key_verifier, pepper, feed, clock, mail, passwords, settings
+        transactions,
+        user_transactions,
+        user_engine,
+        keys,
+        key_verifier,
+        pepper,
+        feed,
+        clock,
+        mail,
+        passwords,
+        settings,
     )
 
 
@@ -192,54 +204,58 @@ async def _open_mail(
     return _Mail(templates, queue, mailer)
 
 
-def _add_for_operators(server: GrpcServer, parts: Parts, admin_token: AdminToken) -> None:
-    accounts, transactions, clock = SQLAccountStore(parts.transactions), parts.transactions, parts.clock
+def _add_operator_services(server: GrpcServer, components: Parts, admin_token: AdminToken) -> None:
+    accounts, transactions, clock = SQLAccountStore(components.transactions), components.transactions, components.clock
     keys_pb2_grpc.add_KeyServiceServicer_to_server(
-        KeyService(_key_manager(parts), admin_token=admin_token), server.grpc
+        KeyService(_key_manager(components), admin_token=admin_token), server.grpc
     )
     accounts_pb2_grpc.add_AccountServiceServicer_to_server(
         AccountService(
             accounts,
             SQLOneTimeTokenStore(transactions),
-            templates=parts.mail.templates,
-            feed=parts.feed,
-            pepper=parts.pepper,
+            templates=components.mail.templates,
+            feed=components.feed,
+            pepper=components.pepper,
             admin_token=admin_token,
             clock=clock,
         ),
         server.grpc,
     )
     plans_pb2_grpc.add_PlanServiceServicer_to_server(
-        PlanService(SQLPlanStore(transactions), feed=parts.feed, admin_token=admin_token, clock=clock), server.grpc
+        PlanService(SQLPlanStore(transactions), feed=components.feed, admin_token=admin_token, clock=clock), server.grpc
     )
     audit_pb2_grpc.add_AuditServiceServicer_to_server(
         AuditService(SQLAuditLog(transactions), accounts, admin_token=admin_token), server.grpc
     )
 
 
-def _add_mail(server: GrpcServer, parts: Parts, admin_token: AdminToken) -> None:
-    mail = parts.mail
+def _add_mail_service(server: GrpcServer, components: Parts, admin_token: AdminToken) -> None:
+    mail = components.mail
     service = MailService(mail.mailer, mail.queue, mail.templates, admin_token=admin_token)
     mail_pb2_grpc.add_MailServiceServicer_to_server(service, server.grpc)
 
 
-def _add_for_people(server: GrpcServer, parts: Parts) -> None:
-    settings, clock = parts.settings, parts.clock
-    accounts = SQLAccountStore(parts.peoples)
-    throttle = RateLimiter(SQLRateLimitStore(parts.engine, parts.peoples), pepper=parts.pepper, clock=clock)
+def _add_user_services(server: GrpcServer, components: Parts) -> None:
+    settings, clock = components.settings, components.clock
+    accounts = SQLAccountStore(components.user_transactions)
+    throttle = RateLimiter(
+        SQLRateLimitStore(components.engine, components.user_transactions), pepper=components.pepper, clock=clock
+    )
     sessions = Sessions(
-        SQLSessionStore(parts.peoples),
-        pepper=parts.pepper,
+        SQLSessionStore(components.user_transactions),
+        pepper=components.pepper,
         clock=clock,
         idle_seconds=settings.session_idle_seconds,
         total_seconds=settings.session_seconds,
     )
     registration = Registration(
-        Stores(accounts, SQLOneTimeTokenStore(parts.peoples), SQLPlanStore(parts.peoples)),
-        passwords=parts.passwords,
+        Stores(
+            accounts, SQLOneTimeTokenStore(components.user_transactions), SQLPlanStore(components.user_transactions)
+        ),
+        passwords=components.passwords,
         throttle=throttle,
-        mailer=parts.mail.mailer,
-        pepper=parts.pepper,
+        mailer=components.mail.mailer,
+        pepper=components.pepper,
         clock=clock,
         admission=settings.admission,
         sign_ups_per_address_max=settings.sign_ups_per_address_max,
@@ -247,18 +263,23 @@ def _add_for_people(server: GrpcServer, parts: Parts) -> None:
     log_in = LogIn(
         accounts,
         sessions,
-        passwords=parts.passwords,
+        passwords=components.passwords,
         throttle=throttle,
-        devices=Devices(parts.pepper),
-        mailer=parts.mail.mailer,
+        devices=Devices(components.pepper),
+        mailer=components.mail.mailer,
         clock=clock,
         log_ins_per_address_max=settings.log_ins_per_address_max,
     )
-    stores = OwnedStores(_key_manager(parts), SQLKeyStore(parts.peoples), SQLAuditLog(parts.peoples), sessions)
-    owner = OwnerService(stores, log_in, feed=parts.feed, clock=clock, bounds=settings.bounds)
+    stores = OwnedStores(
+        _key_manager(components),
+        SQLKeyStore(components.user_transactions),
+        SQLAuditLog(components.user_transactions),
+        sessions,
+    )
+    owner = OwnerService(stores, log_in, feed=components.feed, clock=clock, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)
 
 
-def _key_manager(parts: Parts) -> KeyManager:
-    return KeyManager(parts.keys, feed=parts.feed, pepper=parts.pepper, clock=parts.clock)
+def _key_manager(components: Parts) -> KeyManager:
+    return KeyManager(components.keys, feed=components.feed, pepper=components.pepper, clock=components.clock)

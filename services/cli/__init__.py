@@ -1,1 +1,1 @@
-"""`stackctl`, the operator's command line: a client of the services' gRPC APIs that decides nothing itself."""
+"""`stackctl`, the command line for operators: a thin client of the services' gRPC APIs."""

@@ -1,4 +1,4 @@
-"""`python -m services.cli` is `stackctl`."""
+"""Entry point: `python -m services.cli` runs `stackctl`."""
 
 from services.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`stackctl audit`: who changed what, when, and from where."""
+"""`stackctl audit`: show the audit log."""
 
 from typing import Any
 
@@ -15,13 +15,15 @@ _COLUMNS = ("id", "at", "actor", "address", "action", "account_id", "target", "d
 
 
 @click.command()
-@click.option("--account", default="", help="Only changes of this account: e-mail address or id.")
-@click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="At most so many.")
+@click.option("--account", default="", help="Show only changes of this account: e-mail address or id.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000), default=50, show_default=True, help="Maximum number of changes."
+)
 @click.option(
     "--before",
     type=Id(Kind.AUDIT_EVENT),
     default="",
-    help="Only changes before the one with this id, as on the page before.",
+    help="Show only changes older than the one with this id, to get the next page.",
 )
 @output.as_json_option
 @click.pass_obj
@@ -29,14 +31,14 @@ def audit(backends: Backends, *, account: str, limit: int, before: str, as_json:
     """Show changes of accounts, keys, plans and sessions, newest first."""
     request = audit_pb2.ListAuditEventsRequest(account=account, page_size=limit, before=before)
     answer = client.call(backends.auth(), lambda channel: AuditServiceStub(channel).ListAuditEvents, request)
-    events = [_facts(event) for event in answer.events]
+    events = [_fields(event) for event in answer.events]
     if as_json:
         output.show_json({"events": events})
         return
     output.show_table(_COLUMNS, [[_cell(event[name]) for name in _COLUMNS] for event in events])
 
 
-def _facts(event: audit_pb2.AuditEvent) -> dict[str, Any]:
+def _fields(event: audit_pb2.AuditEvent) -> dict[str, Any]:
     return {
         "id": event.id,
         "at": output.moment(event, "at"),

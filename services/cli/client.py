@@ -1,4 +1,4 @@
-"""Calls to the services: where they are, what they are shown, and what their failures mean to an operator."""
+"""gRPC client for the services: addresses, credentials and error messages."""
 
 import asyncio
 import getpass
@@ -27,20 +27,20 @@ Response = TypeVar("Response")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service to call."""
+    """A service to call."""
 
     name: str
     target: str
-    """Its gRPC name, such as `127.0.0.1:50051` or `dns:///auth.stack.svc:50051`."""
+    """gRPC target, such as `127.0.0.1:50051` or `dns:///auth.stack.svc:50051`."""
     setting: str
-    """The environment variable that says so, for the sentence that names a remedy."""
+    """Environment variable that sets the target, for error messages."""
     metadata: tuple[tuple[str, str], ...] = ()
-    """What goes with each call."""
+    """gRPC metadata of each call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Where everything is; read once, when the command line is."""
+    """Addresses of the services, from the command line and the environment."""
 
     auth_target: str
     quota_target: str
@@ -48,10 +48,10 @@ class Backends:
     data_dir: Path
 
     def auth(self) -> Service:
-        """Return the auth service, with the admin token that its management API demands.
+        """Return the auth service, with the admin token that its management API requires.
 
         Raises:
-            Failure: There is no token.
+            Failure: There is no usable token.
         """
         metadata = (("authorization", f"Bearer {_admin_token(self.data_dir)}"), ("stack-operator", _operator()))
         return Service("auth", self.auth_target, "AUTH_TARGET", metadata)
@@ -72,17 +72,17 @@ def call(
     *,
     timeout_seconds: float = CALL_SECONDS_MAX,
 ) -> Response:
-    """Make one call and return its answer.
+    """Make a call and return its response.
 
     Args:
-        service: Whom to call.
-        method: Returns the RPC on a channel, `lambda channel: KeyServiceStub(channel).GetKey`.
-        request: What to send.
-        timeout_seconds: Longest wait for the answer.
+        service: The service to call.
+        method: Returns the RPC of a channel, for example `lambda channel: KeyServiceStub(channel).GetKey`.
+        request: The request message.
+        timeout_seconds: Deadline of the call.
 
     Raises:
-        Failure: It was refused or failed; a `Mistake` where what was asked for makes no sense.
-        Unreachable: The service did not answer in time.
+        Failure: The call was rejected or failed. It is a `Mistake` if the request was invalid.
+        Unreachable: The service did not respond in time.
     """
 
     certificates = _certificates()
@@ -110,13 +110,14 @@ def _certificates() -> Certificates | None:
 def _failure(service: Service, error: ServiceError) -> Failure:
     if error.reason == _UNREACHABLE_REASON:
         return Unreachable(
-            f"{service.name} does not answer at {service.target}; start it, or set {service.setting} to where it is"
+            f"The {service.name} service does not respond at {service.target}. Start it, or set {service.setting} to "
+            "its address."
         )
     return Mistake(error.message) if isinstance(error, InvalidRequest) else Failure(error.message)
 
 
 def _operator() -> str:
-    """Return who runs this command, for the audit log, as metadata can carry it."""
+    """Return the operator's name for the audit log, restricted to printable ASCII for gRPC metadata."""
     name = os.environ.get("STACK_OPERATOR", "").strip()
     if not name:
         try:
@@ -128,21 +129,23 @@ def _operator() -> str:
 
 
 def _admin_token(data_dir: Path) -> str:
-    token = os.environ.get("STACK_ADMIN_TOKEN", "").strip() or _kept_token(data_dir / "admin-token")
+    token = os.environ.get("STACK_ADMIN_TOKEN", "").strip() or _token_from_file(data_dir / "admin-token")
     if not (token.isascii() and token.isprintable()):
-        raise Failure("the admin token has characters that no call can carry; check STACK_ADMIN_TOKEN")
+        raise Failure("The admin token has characters that are not printable ASCII. Check STACK_ADMIN_TOKEN.")
     return token
 
 
-def _kept_token(path: Path) -> str:
+def _token_from_file(path: Path) -> str:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         problem = exc.strerror if isinstance(exc, OSError) else "not text"
         raise Failure(
-            f"no admin token: STACK_ADMIN_TOKEN is not set and {path} cannot be read ({problem}); "
-            "set one of STACK_ADMIN_TOKEN and DATA_DIR"
+            f"There is no admin token: STACK_ADMIN_TOKEN is not set, and {path} cannot be read ({problem}). "
+            "Set STACK_ADMIN_TOKEN or DATA_DIR."
         ) from exc
     if not token:
-        raise Failure(f"no admin token: STACK_ADMIN_TOKEN is not set and {path} is empty; set STACK_ADMIN_TOKEN")
+        raise Failure(
+            f"There is no admin token: STACK_ADMIN_TOKEN is not set, and {path} is empty. Set STACK_ADMIN_TOKEN."
+        )
     return token

@@ -1,4 +1,4 @@
-"""How a command ends when it cannot do what was asked: one sentence and an exit code."""
+"""Exceptions that end a command with a message and an exit code."""
 
 from typing import IO, Any
 
@@ -6,16 +6,16 @@ import click
 
 
 class Failure(click.ClickException):
-    """A service refused the call or failed at it, or something is missing here. (Code 2 is a mistake's.)"""
+    """A call was rejected or failed, or a local requirement such as the admin token is missing."""
 
     exit_code = 1
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Write the sentence to standard error."""
+        """Write the message to standard error."""
         click.echo(f"stackctl: {self.message}", file=file, err=file is None)
 
 
 class Unreachable(Failure):
-    """A service did not answer."""
+    """A service did not respond."""
 
     exit_code = 3

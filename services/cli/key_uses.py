@@ -1,4 +1,4 @@
-"""What keys were used for lately: today's count from quota, the last use from inference's ledger."""
+"""Usage of keys: today's count from quota, and the last use from inference's ledger."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +11,14 @@ from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _KEYS_MAX = 1_000
-"""The most that quota and inference take in one call."""
+"""Maximum number of keys that quota and inference accept in one call."""
 
 
 def key_uses(backends: Backends, keys: Sequence[keys_pb2.Key]) -> list[dict[str, Any]]:
-    """Return `used_today` (None when quota cannot tell) and `last_used_at` (None means never) of each key, in order."""
+    """Return `used_today` and `last_used_at` of each key, in order.
+
+    `used_today` is None if quota cannot read the counter; `last_used_at` is None if the key was never used.
+    """
     return [use for some in batched(keys, _KEYS_MAX) for use in _uses(backends, [key.id for key in some])]
 
 

@@ -1,4 +1,4 @@
-"""`stackctl keys`: make, show, limit and end API keys."""
+"""`stackctl keys`: create, list, limit, rotate and revoke API keys."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from services.common.ids import Kind
 from stack.auth.v1 import keys_pb2
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
 
-_KEEP_IT = "\nKeep the key now: it cannot be shown again."
+_SAVE_NOTICE = "\nSave the key now. It cannot be shown again."
 _USES = ("used_today", "last_used_at")
 _PAGE_SIZE = 1_000
 _DAILY_LIMIT = click.IntRange(0, 10**9)
@@ -27,11 +27,14 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--email", required=True, help="E-mail address of the owning account.")
-@click.option("--name", required=True, help="The owner's name for the key, 1 to 100 characters.")
-@click.option("--daily-limit", type=_DAILY_LIMIT, help="Requests a UTC day; without it the plan's limit holds.")
-@click.option("--expires", type=Expiry(), help="When it stops working: a day, or a span such as 30d.")
+@click.option("--name", required=True, help="Name of the key, 1 to 100 characters.")
+@click.option("--daily-limit", type=_DAILY_LIMIT, help="Requests per UTC day. Defaults to the plan's limit.")
+@click.option("--expires", type=Expiry(), help="Expiry: a date such as 2027-01-31, or a duration such as 30d.")
 @click.option(
-    "--model", "models", multiple=True, help="A model that it may ask for, `*` allowed; several times; else all."
+    "--model",
+    "models",
+    multiple=True,
+    help="Model that the key may use, or a pattern with `*`. Can be repeated. Defaults to all models.",
 )
 @output.as_json_option
 @click.pass_obj
@@ -45,36 +48,34 @@ def create(
     models: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Mint a key. The secret is shown now and never again."""
+    """Create a key. Its secret is shown only once."""
     request = keys_pb2.CreateKeyRequest(
         email=email, name=name, daily_limit=daily_limit, expires_at=output.timestamp(expires), models=models
     )
     created = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).CreateKey, request)
-    facts = {
+    fields = {
         "id": created.key.id,
         "key": created.secret,
         "name": created.key.name,
         "daily_limit": created.key.daily_limit,
     }
     if as_json:
-        output.show_json(facts)
+        output.show_json(fields)
         return
-    output.show_facts(facts)
-    click.echo(_KEEP_IT)
+    output.show_fields(fields)
+    click.echo(_SAVE_NOTICE)
 
 
 @keys.command()
 @click.argument("key_id", type=Id(Kind.KEY))
-@click.option(
-    "--grace", type=Duration(), default="24h", show_default=True, help="How long the old key goes on working."
-)
+@click.option("--grace", type=Duration(), default="24h", show_default=True, help="How long the old key keeps working.")
 @output.as_json_option
 @click.pass_obj
 def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) -> None:
-    """Replace a key by a new one like it. The new secret is shown now and never again."""
+    """Replace a key with a new one that has the same attributes. The new secret is shown only once."""
     request = keys_pb2.RotateKeyRequest(key_id=key_id, grace_seconds=int(grace.total_seconds()))
     rotated = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).RotateKey, request)
-    facts = {
+    fields = {
         "id": rotated.key.id,
         "key": rotated.secret,
         "name": rotated.key.name,
@@ -82,30 +83,30 @@ def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) 
         "replaced_until": output.moment(rotated.replaced, "expires_at"),
     }
     if as_json:
-        output.show_json(facts)
+        output.show_json(fields)
         return
-    output.show_facts(facts)
-    click.echo(_KEEP_IT)
+    output.show_fields(fields)
+    click.echo(_SAVE_NOTICE)
 
 
 @keys.command("list")
 @click.option("--email", required=True, help="E-mail address or id of the account.")
 @click.option(
-    "--usage", "with_usage", is_flag=True, help="With today's use and the last one: asks quota and inference."
+    "--usage", "with_usage", is_flag=True, help="Show today's requests and the last use, from quota and inference."
 )
 @output.as_json_option
 @click.pass_obj
 def list_keys(backends: Backends, email: str, *, with_usage: bool, as_json: bool) -> None:
-    """List an account's keys, oldest first, revoked ones included."""
+    """List an account's keys, oldest first, including revoked ones."""
     listed = _list_all(backends, email)
-    found = [_facts(key) for key in listed]
+    found = [_fields(key) for key in listed]
     if with_usage and found:
-        found = [fact | used for fact, used in zip(found, key_uses(backends, listed), strict=True)]
+        found = [item | used for item, used in zip(found, key_uses(backends, listed), strict=True)]
     if as_json:
         output.show_json({"keys": found})
         return
     columns = ("id", "name", "prefix", "daily_limit", "created_at", *(_USES if with_usage else ()), "state")
-    rows = [[_cell(fact, name) for name in columns[:-1]] + [_state(fact)] for fact in found]
+    rows = [[_cell(item, name) for name in columns[:-1]] + [_state(item)] for item in found]
     output.show_table(columns, rows)
 
 
@@ -114,7 +115,7 @@ def list_keys(backends: Backends, email: str, *, with_usage: bool, as_json: bool
 @output.as_json_option
 @click.pass_obj
 def revoke(backends: Backends, key_id: str, *, as_json: bool) -> None:
-    """End a key for good; revoking it again is no error."""
+    """Revoke a key permanently. Revoking a revoked key has no effect."""
     request = keys_pb2.RevokeKeyRequest(key_id=key_id)
     answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).RevokeKey, request)
     _show(answer.key, as_json=as_json)
@@ -123,26 +124,26 @@ def revoke(backends: Backends, key_id: str, *, as_json: bool) -> None:
 @keys.command("set-limit")
 @click.argument("key_id", type=Id(Kind.KEY))
 @click.argument("daily_limit", type=_DAILY_LIMIT, required=False)
-@click.option("--plan", "to_plan", is_flag=True, help="Return the key to its plan's limit.")
+@click.option("--plan", "to_plan", is_flag=True, help="Use the plan's limit.")
 @output.as_json_option
 @click.pass_obj
 def set_limit(backends: Backends, key_id: str, *, daily_limit: int | None, to_plan: bool, as_json: bool) -> None:
-    """Give a key DAILY_LIMIT requests a UTC day of its own, or with --plan its plan's limit; 0 admits nothing."""
+    """Set a key's own limit to DAILY_LIMIT requests per UTC day; 0 allows none. With --plan, use its plan's limit."""
     if to_plan == (daily_limit is not None):
-        raise click.UsageError("give either DAILY_LIMIT or --plan")
+        raise click.UsageError("Give either DAILY_LIMIT or --plan.")
     request = keys_pb2.SetKeyLimitRequest(key_id=key_id, daily_limit=daily_limit)
     answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).SetKeyLimit, request)
     _show(answer.key, as_json=as_json)
 
 
 def get(backends: Backends, key_id: str) -> keys_pb2.Key:
-    """Read one key."""
+    """Return a key."""
     request = keys_pb2.GetKeyRequest(key_id=key_id)
     return client.call(backends.auth(), lambda channel: KeyServiceStub(channel).GetKey, request).key
 
 
 def _list_all(backends: Backends, email: str) -> list[keys_pb2.Key]:
-    """Read an account's keys page by page."""
+    """Return all keys of an account, read in pages."""
     listed: list[keys_pb2.Key] = []
     while True:
         after = listed[-1].id if listed else ""
@@ -154,14 +155,14 @@ def _list_all(backends: Backends, email: str) -> list[keys_pb2.Key]:
 
 
 def _show(key: keys_pb2.Key, *, as_json: bool) -> None:
-    facts = _facts(key)
+    fields = _fields(key)
     if as_json:
-        output.show_json(facts)
+        output.show_json(fields)
         return
-    output.show_facts({name: value for name, value in facts.items() if value not in (None, [])})
+    output.show_fields({name: value for name, value in fields.items() if value not in (None, [])})
 
 
-def _facts(key: keys_pb2.Key) -> dict[str, Any]:
+def _fields(key: keys_pb2.Key) -> dict[str, Any]:
     return {
         "id": key.id,
         "account_id": key.account_id,
@@ -176,11 +177,11 @@ def _facts(key: keys_pb2.Key) -> dict[str, Any]:
     }
 
 
-def _cell(facts: dict[str, Any], name: str) -> Any:
-    return facts[name] if facts.get(name) is not None else "never"
+def _cell(fields: dict[str, Any], name: str) -> Any:
+    return fields[name] if fields.get(name) is not None else "never"
 
 
-def _state(facts: dict[str, Any]) -> str:
-    if facts["revoked_at"]:
-        return f"revoked {facts['revoked_at']}"
-    return f"expires {facts['expires_at']}" if facts["expires_at"] else "active"
+def _state(fields: dict[str, Any]) -> str:
+    if fields["revoked_at"]:
+        return f"revoked {fields['revoked_at']}"
+    return f"expires {fields['expires_at']}" if fields["expires_at"] else "active"

@@ -1,4 +1,4 @@
-"""`stackctl mail`: whether mail can be sent."""
+"""`stackctl mail`: test the mail server."""
 
 import click
 
@@ -8,20 +8,20 @@ from stack.auth.v1 import mail_pb2
 from stack.auth.v1.mail_pb2_grpc import MailServiceStub
 
 _SECONDS_MAX = 45.0
-"""Mail servers may take their time to greet."""
+"""Mail servers may delay their greeting."""
 
 
 @click.group()
 def mail() -> None:
-    """See whether mail can be sent."""
+    """Test the mail server."""
 
 
 @mail.command()
-@click.option("--to", default="", help="E-mail address to send a test to; without it only the connection is tried.")
+@click.option("--to", default="", help="E-mail address to send a test to. Without it, only the connection is tested.")
 @output.as_json_option
 @click.pass_obj
 def test(backends: Backends, *, to: str, as_json: bool) -> None:
-    """Connect to the mail server of AUTH_SMTP_URL as for any e-mail, and say what it can do or what is wrong."""
+    """Connect to the mail server of AUTH_SMTP_URL, and show its capabilities or the cause of the failure."""
     request = mail_pb2.TestMailRequest(to=to)
     found = client.call(
         backends.auth(),
@@ -29,7 +29,7 @@ def test(backends: Backends, *, to: str, as_json: bool) -> None:
         request,
         timeout_seconds=_SECONDS_MAX,
     )
-    facts = {
+    fields = {
         "server": found.server,
         "encrypted": found.encrypted,
         "verified": found.verified,
@@ -38,4 +38,4 @@ def test(backends: Backends, *, to: str, as_json: bool) -> None:
         "sent": found.sent,
         "waiting": found.waiting,
     }
-    output.show_json(facts) if as_json else output.show_facts(facts)
+    output.show_json(fields) if as_json else output.show_fields(fields)

@@ -1,4 +1,4 @@
-"""The `stackctl` command: where the services are, and the commands."""
+"""The `stackctl` command: global options and subcommands."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def _target(service: str) -> click.Option:
     return click.Option(
         [f"--{service}-target"],
         envvar=f"{service.upper()}_TARGET",
-        show_default=f"that of the `make run` of DATA_DIR, otherwise {_TARGETS[service]}",
+        show_default=f"address of the `make run` stack in DATA_DIR, otherwise {_TARGETS[service]}",
         show_envvar=True,
         type=Target(),
-        help=f"Where the {service} service is.",
+        help=f"Address of the {service} service.",
     )
 
 
@@ -40,20 +40,20 @@ def _target(service: str) -> click.Option:
             default=Path("var"),
             show_default=True,
             show_envvar=True,
-            help="Folder of a single machine's data; its file `admin-token` is used when STACK_ADMIN_TOKEN is not set.",
+            help="Data folder of a single machine. Its file `admin-token` is used if STACK_ADMIN_TOKEN is not set.",
         ),
     ],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.pass_context
 def main(context: click.Context, /, *, data_dir: Path, **targets: str | None) -> None:
-    """Manage accounts, plans and API keys, see what they use, and who changed what.
+    """Manage accounts, plans and API keys, and show usage and the audit log.
 
-    The admin token is read from STACK_ADMIN_TOKEN, or from the file `admin-token` in DATA_DIR. The audit log names the
-    operator: STACK_OPERATOR, or else the user of this machine. Where the services speak TLS, TLS_CERTIFICATE_FILE,
-    TLS_KEY_FILE and TLS_CA_FILE name the operator's certificate, its key, and the authorities.
+    The admin token is read from STACK_ADMIN_TOKEN, or from the file `admin-token` in DATA_DIR. The audit log records
+    the operator's name: STACK_OPERATOR, or the local user if it is not set. If the services use TLS, set
+    TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE to the operator's certificate, its key, and the CA certificates.
 
-    Exit codes: 0 done, 1 refused or failed, 2 a mistake in the command line, 3 a service does not answer.
+    Exit codes: 0 success, 1 rejected or failed, 2 invalid command line, 3 a service does not respond.
     """
     running = address_file.read(data_dir)
     auth, quota, inference = (

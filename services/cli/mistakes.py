@@ -1,4 +1,4 @@
-"""Invalid command-line arguments: one sentence and exit code 2."""
+"""Invalid command-line arguments, reported with one message and exit code 2."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,33 +21,33 @@ class Mistake(Failure):
 
 
 class Commands(click.Group):
-    """A group that reports invalid arguments in one sentence that names the command's help."""
+    """A command group that reports invalid arguments in one message that refers to the command's help."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Read the command line."""
+        """Parse the command line."""
         _check_text(args)
-        with _one_sentence():
+        with _as_mistake():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that it names."""
-        with _one_sentence():
+        """Run the subcommand."""
+        with _as_mistake():
             return super().invoke(ctx)
 
 
 class Target(click.ParamType[str]):
-    """Where a service is: `host:port`, `dns:///host:port` or `unix:/path`."""
+    """Address of a service: `host:port`, `dns:///host:port` or `unix:/path`."""
 
     name = "target"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check a target."""
+        """Validate a target."""
         text = str(value)
         found = _TARGET.fullmatch(text)
         if not _is_text(text) or not (_SOCKET.fullmatch(text) or (found and 0 < int(found["port"]) < 65_536)):
-            self.fail(f"{text!r} is no address; write host:port, dns:///host:port or unix:/path", param, ctx)
+            self.fail(f"{text!r} is not an address. Use host:port, dns:///host:port or unix:/path.", param, ctx)
         return text
 
 
@@ -57,14 +57,13 @@ class Id(click.ParamType[str]):
     name = "id"
 
     def __init__(self, kind: Kind) -> None:
-        """Take ids of `kind`."""
         self._kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check an id; empty stays empty."""
+        """Validate an id. An empty value is allowed."""
         text = str(value)
         if text and not is_id(text, self._kind):
-            self.fail(f"{text!r} is no id of this kind; one is {self._kind}_ and 26 characters", param, ctx)
+            self.fail(f"{text!r} is not a valid id. Ids of this kind are {self._kind}_ and 26 characters.", param, ctx)
         return text
 
 
@@ -72,7 +71,7 @@ def _check_text(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if not _is_text(argument):
             shown = argument.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            raise Mistake(f"an argument is not UTF-8: {shown}; write it in UTF-8")
+            raise Mistake(f"An argument is not valid UTF-8: {shown}. Encode it as UTF-8.")
 
 
 def _is_text(argument: str) -> bool:
@@ -84,12 +83,12 @@ def _is_text(argument: str) -> bool:
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
+def _as_mistake() -> Iterator[None]:
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as exc:
-        sentence = " ".join(exc.format_message().split()).rstrip(".")
+        message = " ".join(exc.format_message().split()).rstrip(".")
         command = exc.ctx.command_path if exc.ctx else "stackctl"
-        raise Mistake(f"{sentence}; see `{command} --help`") from exc
+        raise Mistake(f"{message}. See `{command} --help`.") from exc

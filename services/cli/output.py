@@ -1,4 +1,4 @@
-"""What commands print: one JSON object for programs, aligned text for people."""
+"""Output of commands: a JSON object for programs, aligned text for people."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one
 
 
 def show_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on one line."""
+    """Print a JSON object on one line."""
     click.echo(json.dumps(value))
 
 
-def show_facts(facts: Mapping[str, Any]) -> None:
-    """Print names and values, one pair a line, the values below each other."""
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
+def show_fields(fields: Mapping[str, Any]) -> None:
+    """Print names and values, one pair per line, with aligned values."""
+    width = max(len(name) for name in fields)
+    for name, value in fields.items():
         click.echo(f"{name:<{width}}  {value}")
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows below headings; numbers to the right, all else to the left."""
+    """Print rows below headings. Columns of integers are right-aligned, others left-aligned."""
     widths = [max(len(str(cell)) for cell in column) for column in zip(headings, *rows, strict=True)]
     is_number = [bool(rows) and all(isinstance(row[place], int) for row in rows) for place in range(len(headings))]
     for cells in (headings, *rows):
@@ -37,7 +37,7 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
-    """Return an aware time as the contracts write it; None stays absent."""
+    """Return an aware datetime as a protobuf timestamp; None stays None."""
     if moment is None:
         return None
     message = Timestamp()
@@ -46,7 +46,7 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
 
 
 def moment(message: Message, field: str) -> str | None:
-    """Return a time field as ISO 8601 in UTC, to the second; None when it is absent."""
+    """Return a timestamp field in ISO 8601, in UTC and to the second; None if it is absent."""
     if not message.HasField(field):
         return None
     value = getattr(message, field)

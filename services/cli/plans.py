@@ -1,4 +1,4 @@
-"""`stackctl plans`: what accounts may do."""
+"""`stackctl plans`: manage plans."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ _DEFAULT = -1
 
 
 class Bound(click.ParamType[int]):
-    """A bound of keys; `default` leaves it to the settings."""
+    """A limit on the number of keys; `default` uses the setting."""
 
     name = "number|default"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Read a bound."""
+        """Parse a limit."""
         return _DEFAULT if value == "default" else click.IntRange(0, 10**6).convert(value, param, ctx)
 
 
@@ -33,24 +33,24 @@ def plans() -> None:
 @output.as_json_option
 @click.pass_obj
 def list_plans(backends: Backends, *, as_json: bool) -> None:
-    """List all plans by name."""
+    """List all plans."""
     request = plans_pb2.ListPlansRequest()
     answer = client.call(backends.auth(), lambda channel: PlanServiceStub(channel).ListPlans, request)
-    found = [_facts(plan) for plan in answer.plans]
+    found = [_fields(plan) for plan in answer.plans]
     if as_json:
         output.show_json({"plans": found})
         return
-    rows = [["as set" if fact[name] is None else fact[name] for name in _COLUMNS] for fact in found]
+    rows = [["default" if item[name] is None else item[name] for name in _COLUMNS] for item in found]
     output.show_table(_COLUMNS, rows)
 
 
 @plans.command("set")
 @click.argument("name")
 @click.option(
-    "--daily-limit", type=click.IntRange(0, 10**9), help="Requests a UTC day of each key; a new plan needs it."
+    "--daily-limit", type=click.IntRange(0, 10**9), help="Requests per UTC day of each key. Required for a new plan."
 )
-@click.option("--active-keys-max", type=Bound(), help="Most keys working at the same time.")
-@click.option("--new-keys-per-day-max", type=Bound(), help="Most keys made in 24 hours.")
+@click.option("--active-keys-max", type=Bound(), help="Maximum active keys per account.")
+@click.option("--new-keys-per-day-max", type=Bound(), help="Maximum keys created in 24 hours.")
 @output.as_json_option
 @click.pass_obj
 def set_plan(
@@ -62,9 +62,9 @@ def set_plan(
     new_keys_per_day_max: int | None,
     as_json: bool,
 ) -> None:
-    """Make the plan NAME, or change it for all its accounts: what is not named here stays as it is.
+    """Create the plan NAME, or change it for all its accounts. Options that are not given keep their values.
 
-    A bound of keys is a number, or `default` for what AUTH_ACTIVE_KEYS_MAX or AUTH_NEW_KEYS_PER_DAY_MAX say.
+    A limit on keys is a number, or `default` for the value of AUTH_ACTIVE_KEYS_MAX or AUTH_NEW_KEYS_PER_DAY_MAX.
     """
     options = {
         "daily_limit": daily_limit,
@@ -73,15 +73,15 @@ def set_plan(
     }
     named = {field: value for field, value in options.items() if value is not None}
     if not named:
-        raise click.UsageError("name something to set, such as --daily-limit")
+        raise click.UsageError("There is nothing to set. Give at least one option, such as --daily-limit.")
     values = {field: value for field, value in named.items() if value != _DEFAULT}
     request = plans_pb2.SetPlanRequest(
         plan=plans_pb2.Plan(name=name, **values), update_mask=FieldMask(paths=sorted(named))
     )
-    facts = _facts(client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request).plan)
-    output.show_json(facts) if as_json else output.show_facts(facts)
+    fields = _fields(client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request).plan)
+    output.show_json(fields) if as_json else output.show_fields(fields)
 
 
-def _facts(plan: plans_pb2.Plan) -> dict[str, Any]:
+def _fields(plan: plans_pb2.Plan) -> dict[str, Any]:
     bounds = {field: getattr(plan, field) if plan.HasField(field) else None for field in _COLUMNS[2:]}  # type: ignore[arg-type]
     return {"name": plan.name, "daily_limit": plan.daily_limit, **bounds}

@@ -1,4 +1,4 @@
-"""`stackctl usage`: what a key has used, today's counter from quota and the days from inference's ledger."""
+"""`stackctl usage`: show the usage of a key, today's from quota and by day from inference's ledger."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -30,20 +30,22 @@ _COLUMNS = (
 
 @click.command()
 @click.argument("key_id", type=Id(Kind.KEY))
-@click.option("--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="UTC days, today included.")
+@click.option(
+    "--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="Number of UTC days, including today."
+)
 @output.as_json_option
 @click.pass_obj
 def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
-    """Show a key's requests of today, and its requests and tokens by day and model."""
+    """Show a key's requests today, and its requests and tokens by day and model."""
     key = keys.get(backends, key_id)
     status = _status(backends, key_id)
-    # Days are quota's: its clock says when one begins.
+    # Quota's clock decides which day it is.
     first_day = (date.fromisoformat(status.day) - timedelta(days=days - 1)).isoformat()
     today, rows = _today(key, status), _days(backends, key_id, first_day=first_day, last_day=status.day)
     if as_json:
         output.show_json({"key_id": key_id, "today": today, "days": rows})
         return
-    output.show_facts({"key_id": key_id, **today})
+    output.show_fields({"key_id": key_id, **today})
     click.echo()
     output.show_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
 
@@ -55,7 +57,7 @@ def _status(backends: Backends, key_id: str) -> quota_pb2.DayStatus:
         quota_pb2.GetStatusRequest(key_ids=[key_id]),
     ).statuses
     if not statuses or not statuses[0].day:
-        raise Failure("quota does not know today's counter just now; try again")
+        raise Failure("The quota service cannot read today's counter. Try again.")
     return statuses[0]
 
 
@@ -65,7 +67,7 @@ def _today(key: keys_pb2.Key, status: quota_pb2.DayStatus) -> dict[str, Any]:
         "charged": status.charged,
         "held": status.held,
         "limit": key.daily_limit,
-        # A limit that was lowered may lie below what is used already.
+        # A lowered limit can be below the requests already used.
         "remaining": max(0, key.daily_limit - status.charged - status.held),
         "reset_at": output.moment(status, "reset_at"),
     }

@@ -1,4 +1,4 @@
-"""`stackctl verify`: whether Redis' counters and the ledger tell the same, on a live system."""
+"""`stackctl verify`: compare the counters in Redis with the ledger, on a running system."""
 
 from typing import Any
 
@@ -10,37 +10,37 @@ from stack.quota.v1 import quota_pb2
 from stack.quota.v1.quota_pb2_grpc import QuotaServiceStub
 
 _VERIFY_SECONDS_MAX = 30.0
-"""Every key and day of Redis is compared, which takes longer than other calls may."""
+"""Comparing every key and day in Redis takes longer than other calls."""
 _OLD = "older than a request can be in flight"
-_SAYINGS = {
+_EXPLANATIONS = {
     quota_pb2.DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER: (
         "charged rows",
-        "the key was charged for requests that nothing is known of",
+        "the key was charged for requests that are not in the ledger",
     ),
     quota_pb2.DISCREPANCY_KIND_COUNTER_BELOW_LEDGER: (
         f"charged rows {_OLD}",
-        "the key gets requests for nothing; quota should have raised the counter by now",
+        "the key has requests that are not counted; quota should have repaired the counter by now",
     ),
     quota_pb2.DISCREPANCY_KIND_HOLD_OVERDUE: (
         f"charged rows {_OLD}",
-        "a request has been in flight for too long; quota should have asked the ledger and closed it by now",
+        "a request has been in flight for too long; quota should have closed it from the ledger by now",
     ),
     quota_pb2.DISCREPANCY_KIND_OVER_LIMIT: (
         "charged rows",
-        "more is charged and in flight than the key's limit ever was on that day",
+        "charged requests and requests in flight exceed the highest limit of the key on that day",
     ),
 }
-"""What the ledger's number counts, and what the disagreement means."""
-_UNKNOWN = ("charged rows", "quota says that they disagree in a way that this stackctl does not know")
+"""For each kind, the rows that the ledger's number counts, and the meaning of the discrepancy."""
+_UNKNOWN = ("charged rows", "quota reports a kind of discrepancy that this version of stackctl does not support")
 
 
 @click.command()
 @output.as_json_option
 @click.pass_context
 def verify(context: click.Context, *, as_json: bool) -> None:
-    """Compare counters and holds with the ledger; what requests in flight explain is no disagreement.
+    """Compare counters and holds with the ledger. Differences explained by requests in flight are not reported.
 
-    Exit code 0 when all agree, 1 when something does not.
+    Exit code: 0 if there are no discrepancies, otherwise 1.
     """
     backends: Backends = context.obj
     report: quota_pb2.VerifyResponse = call(
@@ -50,14 +50,14 @@ def verify(context: click.Context, *, as_json: bool) -> None:
         timeout_seconds=_VERIFY_SECONDS_MAX,
     )
     if as_json:
-        output.show_json(_facts(report))
+        output.show_json(_fields(report))
     else:
-        for line in _lines(report):
+        for line in _report_lines(report):
             click.echo(line)
     context.exit(1 if report.discrepancies else 0)
 
 
-def _facts(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
+def _fields(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
     return {
         "ok": not report.discrepancies,
         "key_days": report.key_days,
@@ -65,34 +65,35 @@ def _facts(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
         "discrepancies_count": report.discrepancies_count,
         "disagreements": [
             {
-                "key_id": one.key_id,
-                "day": one.day,
-                "kind": _kind(one.kind),
-                "charged": one.charged,
-                "held": one.held,
-                "ledger_charged": one.ledger_charged,
+                "key_id": discrepancy.key_id,
+                "day": discrepancy.day,
+                "kind": _kind(discrepancy.kind),
+                "charged": discrepancy.charged,
+                "held": discrepancy.held,
+                "ledger_charged": discrepancy.ledger_charged,
             }
-            for one in report.discrepancies
+            for discrepancy in report.discrepancies
         ],
     }
 
 
 def _kind(value: int) -> str:
-    """Return a kind's name; quota may be newer than this program and know more of them."""
+    """Return the name of a kind. A newer quota service may return kinds that this version does not have."""
+
     kind = quota_pb2.DiscrepancyKind.DESCRIPTOR.values_by_number.get(value)
     return kind.name.removeprefix("DISCREPANCY_KIND_").lower() if kind else f"unknown_{value}"
 
 
-def _lines(report: quota_pb2.VerifyResponse) -> list[str]:
+def _report_lines(report: quota_pb2.VerifyResponse) -> list[str]:
     if not report.discrepancies:
         return [f"{report.key_days} keys and days agree; {report.held} requests in flight"]
     more = report.discrepancies_count - len(report.discrepancies)
     return [*map(_line, report.discrepancies), *([f"and {more:,} more"] if more > 0 else [])]
 
 
-def _line(one: quota_pb2.Discrepancy) -> str:
-    counted, meaning = _SAYINGS.get(one.kind, _UNKNOWN)
+def _line(discrepancy: quota_pb2.Discrepancy) -> str:
+    counted, meaning = _EXPLANATIONS.get(discrepancy.kind, _UNKNOWN)
     return (
-        f"{one.key_id} on {one.day}: Redis has {one.charged} charged and {one.held} in flight, "
-        f"the ledger {one.ledger_charged} {counted}: {meaning}"
+        f"{discrepancy.key_id} on {discrepancy.day}: Redis has {discrepancy.charged} charged and {discrepancy.held} in "
+        f"flight, the ledger {discrepancy.ledger_charged} {counted}: {meaning}"
     )

@@ -1,5 +1,5 @@
-"""Everything on one machine: `make run`.
+"""Runs the whole stack on one machine (`make run`).
 
-The same four services as in a cluster, in one process or one for each core (`STACK_WORKERS`), over an embedded Valkey
-and SQLite files; without a Groq key, over a local Groq stand-in.
+It runs the same four services as a cluster, in one process or in several (`STACK_WORKERS`), with an embedded Valkey
+server and SQLite files. Without a Groq API key, a local stand-in replaces Groq.
 """

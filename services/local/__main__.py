@@ -1,4 +1,4 @@
-"""Run everything on this machine: `python -m services.local`."""
+"""Entry point: `python -m services.local` runs the whole stack."""
 
 from services.common.runtime import process
 from services.local.settings import LocalSettings

@@ -1,4 +1,4 @@
-"""What the runner tells the person who started it, on standard output."""
+"""Terminal output of `make run`."""
 
 import sys
 
@@ -9,15 +9,15 @@ _FLUSH_SECONDS = 1.0
 
 
 class Console:
-    """Prints lines without ever waiting: the terminal may be gone, or a pipe that is not read."""
+    """Prints to standard output without blocking, even if the terminal is closed or a pipe is not read."""
 
     def __init__(self) -> None:
         self._writer = LineWriter(sys.stdout.fileno(), bytes_max=_WAITING_BYTES_MAX, on_drop=lambda _: b"")
 
-    def say(self, text: str) -> None:
-        """Print a line, or several."""
+    def print(self, text: str) -> None:
+        """Print one or more lines."""
         self._writer.write(f"{text}\n".encode())
 
     def flush(self) -> None:
-        """Wait until all is printed, for a second at most."""
+        """Wait until all output is written, for at most one second."""
         self._writer.flush(timeout_seconds=_FLUSH_SECONDS)

@@ -1,4 +1,4 @@
-"""DATA_DIR: the folder of one machine's databases, logs and secrets, for its owner alone."""
+"""DATA_DIR: the private folder of a single machine's databases, logs and secrets."""
 
 import tempfile
 from fnmatch import fnmatch
@@ -7,21 +7,21 @@ from pathlib import Path
 from services.common.errors import StartError
 from services.common.runtime.private_files import make_private_folder, restrict, restrict_all
 
-_OWN = (
+_STACK_FILES = (
     *("auth.db*", "inference.db*", "valkey*", "logs", "run", "run.lock", "addresses.*"),
     *("key-pepper*", "admin-token*", "first-api-key*", ".*-*.*.*"),
 )
-"""Names of what the stack keeps there, drafts of secrets and copies beside them included."""
+"""Name patterns of the stack's files in DATA_DIR, including temporary files and copies of secrets."""
 
 
 def prepare_data_dir(path: Path) -> None:
-    """Create DATA_DIR, and restrict what an earlier version, or another umask, left open to other users.
+    """Create DATA_DIR, and remove other users' access to the stack's files in it.
 
-    Only what is the stack's is touched. The folder itself is restricted when nothing else is in it: DATA_DIR may be
-    somebody's home.
+    An earlier version or another umask may have left them readable. Other files are not touched, and the folder itself
+    is restricted only if it contains nothing else, because DATA_DIR may be a home directory.
 
     Raises:
-        StartError: It cannot be written.
+        StartError: The folder is not writable.
     """
     try:
         make_private_folder(path)
@@ -29,8 +29,8 @@ def prepare_data_dir(path: Path) -> None:
             pass
         entries = list(path.iterdir())
     except OSError as exc:
-        raise StartError(f"cannot write to {path}: {exc.strerror}; set DATA_DIR to a folder of yours") from exc
-    own = [entry for entry in entries if any(fnmatch(entry.name, pattern) for pattern in _OWN)]
-    restrict_all(own)
-    if len(own) == len(entries):
+        raise StartError(f"Cannot write to {path}: {exc.strerror}. Set DATA_DIR to a writable folder.") from exc
+    stack_files = [entry for entry in entries if any(fnmatch(entry.name, pattern) for pattern in _STACK_FILES)]
+    restrict_all(stack_files)
+    if len(stack_files) == len(entries):
         restrict(path)

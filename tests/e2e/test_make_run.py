@@ -403,7 +403,7 @@ async def test_a_socket_that_a_cleaner_removes_is_made_again(shared: Shared) -> 
     runner, secret = shared.runner, shared.secret
     valkey_before = runner.child("valkey").pid
     (shared.data_dir / "run" / "valkey.sock").unlink()
-    runner.read_until("valkey.sock was removed; restarting valkey")
+    runner.read_until("valkey.sock was removed. Restarting Valkey")
     runner.read_until("valkey ended")
     _until_answered(runner, secret)
     assert runner.child("valkey").pid != valkey_before
@@ -444,8 +444,8 @@ def test_a_machine_without_a_folder_for_sockets_is_one_sentence() -> None:
     command = [*_read_only("/tmp", "/var/tmp"), sys.executable, "-c", program]
     environment = {**bare_environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": "/nowhere"}
     done = subprocess.run(command, cwd="/proc", env=environment, capture_output=True, text=True, check=False)
-    assert "StartError: no folder takes a Unix socket: /long" in done.stderr.splitlines()[-1]
-    assert "set TMPDIR" in done.stderr.splitlines()[-1]
+    assert "StartError: No folder for Unix sockets was found: /long" in done.stderr.splitlines()[-1]
+    assert "Set TMPDIR" in done.stderr.splitlines()[-1]
 
 
 def _read_only(*folders: str) -> list[str]:
@@ -468,7 +468,7 @@ def test_data_that_valkey_cannot_read_are_moved_aside_and_the_count_comes_from_t
         file.write(b"\0garbage of a power loss" * 100)
     runner = start()
     text = runner.read_until("Ctrl-C")
-    assert "Valkey could not read its data, which are now in" in text
+    assert "Valkey could not read its data and was started without them. They are now in" in text
     assert _ask(runner, secret).headers["x-ratelimit-remaining-requests"] == "998"
     runner.stop()
     assert len(list(var.glob("valkey.unreadable-*/appendonlydir"))) == 1
@@ -481,7 +481,7 @@ def test_data_of_a_valkey_that_does_not_start_at_all_stay_where_they_are(
     kept = tmp_path / "var" / "valkey" / "appendonlydir" / "appendonly.aof.1.incr.aof"
     kept.parent.mkdir(parents=True)
     kept.write_text("kept")
-    assert "valkey ended at once" in refused(STACK_VALKEY_SERVER="false")
+    assert "valkey ended during startup" in refused(STACK_VALKEY_SERVER="false")
     assert kept.read_text() == "kept"
     assert list((tmp_path / "var").glob("valkey*")) == [tmp_path / "var" / "valkey"]
 
@@ -520,7 +520,7 @@ def test_a_service_that_dies_is_started_again_whichever_it_is(start: Callable[..
 
 def test_a_worker_that_dies_is_started_again(shared: Shared) -> None:
     shared.runner.child("services.local.worker").kill()
-    shared.runner.read_until("starting it again")
+    shared.runner.read_until("is being restarted")
     _until_answered(shared.runner, shared.secret)
 
 
@@ -537,7 +537,7 @@ def test_two_workers_have_metrics_of_their_own_and_while_one_is_away_the_other_a
             assert one in told, f"{one} of {url}"
     secret = _secret(text)
     runner.child("services.local.worker").kill()
-    runner.read_until("starting it again")
+    runner.read_until("is being restarted")
     assert _ask(runner, secret).status_code == 200, "half a second passes until it is started"
     _until(lambda: len(runner.children()) == _PROCESSES["2"])
     _until_answered(runner, secret)
@@ -555,7 +555,7 @@ async def test_the_log_in_link_lets_the_first_account_choose_a_password_once_and
         done = await browser.submit(links[-1].removeprefix(origin), "/reset", choice)
         assert "you@example.com" in done.text
         again = await browser.submit(links[-1].removeprefix(origin), "/reset", choice)
-        assert "this link does not work" in again.text
+        assert "This link is not valid" in again.text
         logged_in = await browser.submit("/login", "/login", {"email": "you@example.com", **choice})
         assert "first key" in logged_in.text
     assert await _next_log_in_link(shared) == ""
@@ -574,7 +574,9 @@ def test_a_key_that_groq_rejects_is_told_at_the_start_in_the_metrics_and_in_read
     with started_standin() as (_, url):
         runner = start(STACK_WORKERS=workers, GROQ_API_KEY="wrong", GROQ_BASE_URL=url)
         text = runner.read_until("Ctrl-C")
-        assert "cannot answer chats:\n  Groq rejects this key. Create one at https://console.groq.com/keys" in text
+        assert (
+            "cannot serve chat requests:\n  Groq rejects this key. Create one at https://console.groq.com/keys" in text
+        )
         assert "Try it" not in text
         assert "is ready" not in text
         _until(lambda: _groq(runner)["state"] == "rejected")
@@ -597,7 +599,7 @@ def test_a_redis_that_rejects_the_password_is_told_at_the_start_and_with_the_rig
         url = f"redis://127.0.0.1:{redis.port}/0"
         runner = start(STACK_WORKERS=workers, QUOTA_REDIS_URL=url, QUOTA_REDIS_PASSWORD="wrong")
         text = runner.read_until("Ctrl-C")
-        assert "cannot answer chats:\n  Redis rejected the user name or password. Check" in text
+        assert "cannot serve chat requests:\n  Redis rejected the user name or password. Check" in text
         body = httpx.get(f"http://127.0.0.1:{runner.port}/readyz", trust_env=False).json()
         assert body["dependencies"]["redis"]["state"] == "rejected"
         assert _ask(runner, _secret(text)).status_code == 503
@@ -614,7 +616,9 @@ def test_a_groq_that_takes_connections_and_never_answers_is_told_and_does_not_en
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         text = start(GROQ_API_KEY="gsk_any", GROQ_BASE_URL=url).read_until("Ctrl-C")
-    assert "cannot answer chats:\n  Groq is unreachable. Check the network, HTTPS_PROXY and GROQ_BASE_URL" in text
+    assert (
+        "cannot serve chat requests:\n  Groq is unreachable. Check the network, HTTPS_PROXY and GROQ_BASE_URL" in text
+    )
     assert "Try it" not in text
 
 
@@ -647,7 +651,7 @@ def test_a_unix_socket_for_two_workers_is_refused_in_one_sentence_with_the_remed
 ) -> None:
     output = refused(STACK_WORKERS="2", **{setting: f"unix:{tmp_path}/one.sock"})
     assert f"{setting}=unix:" in output
-    assert "host:port, or STACK_WORKERS to 1" in output
+    assert "host:port, or set STACK_WORKERS to 1" in output
 
 
 def test_a_taken_port_of_a_second_workers_metrics_is_one_sentence(

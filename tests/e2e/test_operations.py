@@ -23,7 +23,7 @@ from tests.e2e.stack import bare_environment, say
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth
 
 _ROOT = Path(__file__).parents[2]
-_READY = "Ctrl-C stops everything"
+_READY = "Press Ctrl-C to stop"
 _SECONDS = 60
 _SETTLE_SECONDS = 10
 _PORTS = ("AUTH", "QUOTA", "INFERENCE")
@@ -227,7 +227,7 @@ def test_after_a_lost_pepper_keys_are_made_anew_and_accounts_stay(machine: Machi
     secret = machine.start()
     machine.stop()
     (machine.folder / "var" / "key-pepper").unlink()
-    with pytest.raises(AssertionError, match="key-pepper is gone"):
+    with pytest.raises(AssertionError, match="key-pepper is missing"):
         machine.start()
 
     machine.start(block("The pepper is lost"))

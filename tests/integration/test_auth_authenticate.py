@@ -104,7 +104,7 @@ async def test_keys_are_listed_page_by_page(client: AuthClient) -> None:
 
     ids = sorted((first.id, second.id))
     assert [await page(1), await page(1, ids[0]), await page(1, ids[1])] == [[ids[0]], [ids[1]], []]
-    for size, after, reason in ((1_001, "", "page_size is 1 to 1000"), (-1, "", "page_size"), (1, "acc_1", "after")):
+    for size, after, reason in ((1_001, "", "It must be 1 to 1000"), (-1, "", "page_size"), (1, "acc_1", "after")):
         with pytest.raises(grpc.aio.AioRpcError, match=reason) as refusal:
             await page(size, after)
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -117,7 +117,8 @@ async def test_a_second_account_of_an_address_is_refused_by_name(client: AuthCli
         await client.new_key("Twice@Example.com")
 
     assert refusal.value.code() is grpc.StatusCode.ALREADY_EXISTS
-    assert refusal.value.details() == "twice@example.com has an account already"
+    details = "twice@example.com already has an account. Log in, or use another e-mail address."
+    assert refusal.value.details() == details
 
 
 @pytest.mark.parametrize(
@@ -151,4 +152,4 @@ async def test_what_does_not_exist_is_named(client: AuthClient) -> None:
         await client.keys.ListKeys(keys_pb2.ListKeysRequest(email="nobody@example.com"), metadata=shown())
 
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
-    assert "no account nobody@example.com" in (refusal.value.details() or "")
+    assert "No account nobody@example.com" in (refusal.value.details() or "")

@@ -83,9 +83,9 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
     kept = pepper.read_text()
 
     told = refusal(tmp_path, {"AUTH_KEY_PEPPER": "another"})
-    assert "another pepper than AUTH_KEY_PEPPER; restore that one, or name it in AUTH_KEY_PEPPERS_ACCEPTED" in told
+    assert "different pepper than AUTH_KEY_PEPPER. Restore that pepper, or add it to AUTH_KEY_PEPPERS_ACCEPTED." in told
     pepper.unlink()
-    assert f"{pepper} is gone" in refusal(tmp_path, {})
+    assert f"{pepper} is missing" in refusal(tmp_path, {})
     assert not pepper.exists(), "a new pepper would be in the way of the right one"
 
     with running_auth(tmp_path, {"AUTH_KEY_PEPPER": kept}) as service:
@@ -103,10 +103,10 @@ async def test_a_first_key_that_does_not_work_is_told_with_its_reason_and_remedy
             listed = await client.keys.ListKeys(keys_pb2.ListKeysRequest(email=EMAIL), metadata=shown())
             await client.revoke(listed.keys[0].id)
         revoked = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
-        assert "revoked; make another: stackctl keys create" in banner(settings, revoked)
+        assert "revoked; create another with: stackctl keys create" in banner(settings, revoked)
         (tmp_path / FILE).write_text(checksummed_token.mint(SECRET_PREFIX))
         unknown = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
-        assert f"unknown to this database; for another, remove {tmp_path / FILE}" in banner(settings, unknown)
+        assert f"not in this database; to create a new key, remove {tmp_path / FILE}" in banner(settings, unknown)
         assert "curl" not in banner(settings, unknown)
 
 
@@ -116,13 +116,13 @@ async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_
         async with auth_client(service.target) as client:
             used = await client.new_key("ada@example.com")
             idle = await client.new_key("bob@example.com")
-    assert "another pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base)
+    assert "different pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base)
 
     with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": " old , older,"}) as service:
         async with auth_client(service.target) as client:
             assert (await client.authenticate(used.secret)).principal.key_id == used.key.id
-        assert any("move when they are used" in line and '"keys":2' in line for line in service.log)
-    assert "another pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base), "the idle key still needs the old one"
+        assert any("rehashed when used" in line and '"keys":2' in line for line in service.log)
+    assert "different pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base), "the idle key still needs the old one"
 
     with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": "old"}) as service:
         async with auth_client(service.target) as client:
@@ -147,7 +147,7 @@ async def test_a_key_that_cannot_move_just_now_is_let_in_within_a_gateways_patie
             database.rollback()
             while not _ids_of_peppers(database).isdisjoint({Pepper(b"old").id}):
                 assert (await client.auth.Authenticate(request, timeout=2)).principal.key_id == created.key.id
-        assert any("stays under its old pepper for now" in line for line in service.log)
+        assert any("could not be rehashed" in line for line in service.log)
 
 
 def _ids_of_peppers(database: sqlite3.Connection) -> set[str]:
@@ -165,7 +165,7 @@ def _ids_of_peppers(database: sqlite3.Connection) -> set[str]:
         ({"STACK_ADMIN_TOKEN": "schlüssel"}, "STACK_ADMIN_TOKEN has characters"),
         (
             {"STACK_ADMIN_TOKEN": "fifteen-letters"},
-            "it has 15 characters, and 16 are the least; make one with `openssl rand -hex 32`",
+            "it has 15 characters, and the minimum is 16. Generate one with `openssl rand -hex 32`.",
         ),
         ({"DRAIN_SECONDS": "-1"}, "Setting DRAIN_SECONDS"),
     ],

@@ -194,7 +194,10 @@ async def test_an_operator_must_show_the_token_besides_the_certificate(secured: 
     [
         ({"TLS_KEY_FILE": "", "TLS_CA_FILE": ""}, "Set all three or none"),
         ({"TLS_KEY_FILE": "/nowhere"}, "Cannot use the TLS files"),
-        (dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE"), ""), "auth does not answer"),
+        (
+            dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE"), ""),
+            "The auth service does not respond",
+        ),
     ],
 )
 def test_stackctl_says_what_is_wrong_with_its_certificate(

@@ -1,1 +1,1 @@
-"""Accounts and plans: registration, passwords, e-mail addresses."""
+"""Accounts, plans, registration, passwords and e-mail addresses."""

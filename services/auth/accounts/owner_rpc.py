@@ -1,4 +1,4 @@
-"""OwnerService: what people do with their own account. Whose it is, the session alone says."""
+"""gRPC service OwnerService: users manage their own account, which is always the session's."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ from stack.auth.v1 import owner_pb2, owner_pb2_grpc
 
 @dataclass(frozen=True, slots=True)
 class OwnedStores:
-    """Where an owner's things are."""
+    """Stores used by `OwnerService`."""
 
     key_manager: KeyManager
-    """Changes keys, on the urgent connections: reads by other users never delay a revocation."""
+    """Changes keys on the high-priority connections, so that other users' reads never delay a revocation."""
     keys: KeyStore
     """Reads keys."""
     audit_log: AuditLog
@@ -30,7 +30,7 @@ class OwnedStores:
 
 
 class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
-    """Translates between the contract and an account's belongings."""
+    """Manages an account, its keys and its sessions for its owner."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         clock: Clock,
         bounds: Bounds,
     ) -> None:
-        """Answer from `stores`; an owner makes keys within `bounds` where the plan does not say."""
+        """Use `stores`, and limit the number of keys to `bounds` unless the plan sets limits."""
         self._key_manager = stores.key_manager
         self._keys = stores.keys
         self._audit_log = stores.audit_log
@@ -65,7 +65,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def DeleteOwnAccount(
         self, request: owner_pb2.DeleteOwnAccountRequest, context: Context
     ) -> owner_pb2.DeleteOwnAccountResponse:
-        """Delete the account."""
+        """Delete the account. Requires the password."""
         session = await self._authenticator.require(context)
         await self._log_in.delete_account(session, request.password, by=user_actor(context))
         self._feed.notify()
@@ -74,7 +74,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def ListOwnSessions(
         self, request: owner_pb2.ListOwnSessionsRequest, context: Context
     ) -> owner_pb2.ListOwnSessionsResponse:
-        """List the sessions that have not ended."""
+        """Return the open sessions."""
         session = await self._authenticator.require(context)
         listed = await self._sessions.of_account(session.account.id)
         return owner_pb2.ListOwnSessionsResponse(
@@ -93,7 +93,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def CreateOwnKey(
         self, request: owner_pb2.CreateOwnKeyRequest, context: Context
     ) -> owner_pb2.CreateOwnKeyResponse:
-        """Mint a key; the answer alone holds its secret."""
+        """Create a key. Only this response contains its secret."""
         session = await self._authenticator.require(context)
         key, secret = await self._key_manager.create(
             session.account.id,
@@ -109,7 +109,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def ListOwnKeys(
         self, request: owner_pb2.ListOwnKeysRequest, context: Context
     ) -> owner_pb2.ListOwnKeysResponse:
-        """List a page of the keys, and how many there may be."""
+        """Return a page of the keys, and the account's limits on their number."""
         session = await self._authenticator.require(context)
         listed = await self._keys.of_account(
             session.account.id,
@@ -126,7 +126,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def RevokeOwnKey(
         self, request: owner_pb2.RevokeOwnKeyRequest, context: Context
     ) -> owner_pb2.RevokeOwnKeyResponse:
-        """End a key for good."""
+        """Revoke a key permanently."""
         session = await self._authenticator.require(context)
         key = await self._key_manager.revoke(
             messages.key_id(request.key_id), by=user_actor(context), proof=session.proof
@@ -136,7 +136,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def RotateOwnKey(
         self, request: owner_pb2.RotateOwnKeyRequest, context: Context
     ) -> owner_pb2.RotateOwnKeyResponse:
-        """Replace a key by a new one; the answer alone holds its secret."""
+        """Replace a key with a new one. Only this response contains its secret."""
         session = await self._authenticator.require(context)
         new, secret, replaced = await self._key_manager.rotate(
             messages.key_id(request.key_id),
@@ -150,7 +150,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def GetOwnPrincipal(
         self, request: owner_pb2.GetOwnPrincipalRequest, context: Context
     ) -> owner_pb2.GetOwnPrincipalResponse:
-        """Say what a key of the account may do now."""
+        """Return the principal of one of the account's keys, which must be active."""
         session = await self._authenticator.require(context)
         key = await self._keys.get(messages.key_id(request.key_id), owner=session.account.id)
         if not key.is_active(utc_now(self._clock)):
@@ -162,7 +162,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
     async def ListOwnAuditEvents(
         self, request: owner_pb2.ListOwnAuditEventsRequest, context: Context
     ) -> owner_pb2.ListOwnAuditEventsResponse:
-        """List what was changed in the account, newest first."""
+        """Return a page of the account's audit events, newest first."""
         session = await self._authenticator.require(context)
         events = await self._audit_log.events(
             account_id=session.account.id,

@@ -1,8 +1,7 @@
-"""Passwords: hashed with argon2id, by two threads at most, behind a bounded queue.
+"""Password hashing with argon2id, in two low-priority threads with a bounded queue.
 
-Hashing is slow and takes memory on purpose. On the event loop it would stop every key look-up, and without a bound a
-crowd at the log-in page would take all memory. So it happens in threads of the lowest priority, and a call that finds
-too many waiting, in all or of its own client, is refused.
+Hashing is slow and uses much memory by design. On the event loop it would block key lookups, and without a limit many
+concurrent log-ins would exhaust the memory. Calls beyond the limit, in total or per client, are rejected.
 """
 
 import asyncio
@@ -24,76 +23,76 @@ T = TypeVar("T")
 
 _CHARACTERS_MIN = 10
 _CHARACTERS_MAX = 256
-_TYPED_CHARACTERS_MAX = 4 * _CHARACTERS_MAX
-"""Decomposed characters are a few times as many."""
+_INPUT_CHARACTERS_MAX = 4 * _CHARACTERS_MAX
+"""Limit on the input before normalization. Decomposed text can be several times longer than composed text."""
 _THREADS = 2
-_PLACES = 32
+_CALLS_MAX = 32
 _NICENESS = 10
-# 19 MiB, two passes, one lane: what OWASP's password storage cheat sheet asks of argon2id at least.
+# 19 MiB, two passes, one lane: the minimum for argon2id in OWASP's Password Storage Cheat Sheet.
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 
 class Passwords:
-    """Hashes passwords and compares them; safe to use concurrently."""
+    """Hashes and checks passwords. Safe to use concurrently."""
 
-    def __init__(self, *, places: int = _PLACES) -> None:
-        """Let at most `places` calls be in work or in the queue."""
-        self._threads = ThreadPoolExecutor(_THREADS, "argon2", initializer=_step_back)
-        self._places = Bulkhead(places)
-        self._decoy = _HASHER.hash(os.urandom(16).hex())
+    def __init__(self, *, places: int = _CALLS_MAX) -> None:
+        """Allow at most `places` calls to run or wait."""
+        self._threads = ThreadPoolExecutor(_THREADS, "argon2", initializer=_lower_priority)
+        self._bulkhead = Bulkhead(places)
+        self._dummy_hash = _HASHER.hash(os.urandom(16).hex())
 
     async def hash(self, password: str, *, client: str) -> str:
-        """Return the hash of a password, salted, in the PHC string format.
+        """Return the salted hash of a password, in the PHC string format.
 
         Raises:
-            InvalidRequest: The password cannot be accepted.
-            Throttled: Too many wait, in all or of this client.
+            InvalidRequest: The password is too short or too long.
+            Throttled: Too many calls are waiting, in total or from this client.
         """
         checked = checked_password(password)
         return await self._in_thread(lambda: _HASHER.hash(checked), client)
 
     async def matches(self, password: str, password_hash: str | None, *, client: str) -> bool:
-        """Whether the password belongs to the hash; where it cannot, the answer takes as long.
+        """Return whether a password matches a hash.
 
-        A `password_hash` of None belongs to no password: there is no such account.
+        A `password_hash` of None means that there is no account: nothing matches, and the check takes as long.
 
         Raises:
-            Throttled: Too many wait, in all or of this client.
+            Throttled: Too many calls are waiting, in total or from this client.
         """
-        # The length first: a text of megabytes is not composed.
-        is_short = len(password) <= _TYPED_CHARACTERS_MAX
-        against, shown = password_hash or self._decoy, password if is_short else ""
-        return await self._in_thread(lambda: _matches(against, shown), client) and is_short and bool(password_hash)
+        # Check the length first, so that large inputs are not normalized.
+        is_short = len(password) <= _INPUT_CHARACTERS_MAX
+        expected, candidate = password_hash or self._dummy_hash, password if is_short else ""
+        return await self._in_thread(lambda: _matches(expected, candidate), client) and is_short and bool(password_hash)
 
     def close(self) -> None:
-        """End the threads."""
+        """Shut the threads down without waiting for them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[[], T], client: str) -> T:
-        with self._places.enter(client):
+        with self._bulkhead.enter(client):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def checked_password(password: str) -> str:
-    """Return a password that can be accepted, its characters composed (NFC), as it is hashed and counted.
+    """Return a valid password, normalized (NFC) for hashing. The length limits apply to the normalized form.
 
-    Keyboards and systems write `é` as one character or as two; both are the same password.
+    Some systems enter `é` as one character, others as two. Both are the same password.
 
     Raises:
-        InvalidRequest: It is too short, too long, or no text.
+        InvalidRequest: The password is too short or too long.
     """
-    composed = _composed(password) if len(password) <= _TYPED_CHARACTERS_MAX else ""
+    composed = _composed(password) if len(password) <= _INPUT_CHARACTERS_MAX else ""
     if not _CHARACTERS_MIN <= len(composed) <= _CHARACTERS_MAX:
         raise InvalidRequest(
-            f"A password has {_CHARACTERS_MIN} to {_CHARACTERS_MAX} characters. Choose another.",
+            f"The password is too short or too long. Choose one of {_CHARACTERS_MIN} to {_CHARACTERS_MAX} characters.",
             reason="invalid_password",
         )
     return composed
 
 
 def password_wrong() -> PermissionDenied:
-    """Return the refusal of a password that is not the account's, or not any more."""
-    return PermissionDenied("That is not your password. Try again.", reason="password_wrong")
+    """Return the error for a wrong or outdated password."""
+    return PermissionDenied("Incorrect password. Try again.", reason="password_wrong")
 
 
 def _composed(password: str) -> str:
@@ -101,7 +100,7 @@ def _composed(password: str) -> str:
 
 
 def _matches(password_hash: str, password: str) -> bool:
-    # Passwords of earlier versions were hashed as they were typed.
+    # Earlier versions hashed passwords without normalization.
     return any(_verifies(password_hash, form) for form in dict.fromkeys((_composed(password), password)))
 
 
@@ -112,7 +111,7 @@ def _verifies(password_hash: str, password: str) -> bool:
         return False
 
 
-def _step_back() -> None:
-    """Give way to the event loop's thread wherever the system knows priorities of threads (Linux does)."""
+def _lower_priority() -> None:
+    """Lower the priority of the current thread where the system supports it per thread (Linux)."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

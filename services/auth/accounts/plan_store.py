@@ -1,4 +1,4 @@
-"""Plans in SQL, the same on SQLite and Postgres."""
+"""SQL store for plans."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,38 +15,39 @@ from services.common.errors import InvalidRequest, NotFound
 
 
 class SQLPlanStore:
-    """Keeps plans; a `PlanStore`."""
+    """SQL implementation of `PlanStore`."""
 
     def __init__(self, transactions: Transactions) -> None:
-        """Read and write through `transactions`."""
         self._transactions = transactions
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def plans(self) -> Sequence[Plan]:
-        """Return all plans by name."""
+        """Return all plans, ordered by name."""
         async with self._transactions.reading() as connection:
             return [Plan(**row._mapping) for row in await connection.execute(select(plans).order_by(plans.c.name))]
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def get(self, name: str) -> Plan:
-        """Return a plan; see `PlanStore.get`."""
+        """Return a plan. See `PlanStore.get`."""
         async with self._transactions.reading() as connection:
             row = (await connection.execute(select(plans).where(plans.c.name == name))).one_or_none()
         if row is None:
-            raise _no_plan(name)
+            raise _plan_not_found(name)
         return Plan(**row._mapping)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set(self, plan: Plan, *, by: Actor, at: datetime, only: frozenset[str] = PLAN_FIELDS) -> Plan:
-        """Make a plan or change it; see `PlanStore.set`."""
+        """Create or update a plan. See `PlanStore.set`."""
         values = {name: getattr(plan, name) for name in sorted(only)}
         async with self._transactions.writing() as connection:
-            # First of all, so that two who make the same plan wait for each other.
+            # This comes first, because it serializes transactions that create the same plan.
             await change_all_keys(connection)
             changed = await connection.execute(update(plans).where(plans.c.name == plan.name).values(values))
             if not changed.rowcount:
                 if "daily_limit" not in only:
-                    raise InvalidRequest(f"there is no plan {plan.name} yet; a new one needs a daily limit")
+                    raise InvalidRequest(
+                        f"There is no plan {plan.name} yet, and a new plan needs a daily limit. Set daily_limit."
+                    )
                 await connection.execute(insert(plans).values(name=plan.name, **values))
             await record(connection, "plan.set", by=by, at=at, target=plan.name, details=values)
             row = (await connection.execute(select(plans).where(plans.c.name == plan.name))).one()
@@ -54,14 +55,14 @@ class SQLPlanStore:
 
 
 async def require_plan(connection: AsyncConnection, plan: str) -> None:
-    """Return when there is such a plan.
+    """Check that a plan exists.
 
     Raises:
-        NotFound: There is none.
+        NotFound: There is no such plan.
     """
     if await connection.scalar(select(plans.c.name).where(plans.c.name == plan)) is None:
-        raise _no_plan(plan)
+        raise _plan_not_found(plan)
 
 
-def _no_plan(name: str) -> NotFound:
-    return NotFound(f"no plan {name}; `stackctl plans list` shows them", reason="plan_not_found")
+def _plan_not_found(name: str) -> NotFound:
+    return NotFound(f"No plan {name} was found. List the plans with `stackctl plans list`.", reason="plan_not_found")

@@ -1,4 +1,4 @@
-"""Plans: what the accounts on them may do."""
+"""Plans: data model, validation and storage interface."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -16,38 +16,38 @@ _KEYS_MAX = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the accounts on it may do."""
+    """Limits that apply to the accounts on a plan."""
 
     name: str
     daily_limit: int
-    """Requests a UTC day of each key without a limit of its own; 0 admits nothing."""
+    """Requests per UTC day for each key without its own limit; 0 allows none."""
     active_keys_max: int | None = None
-    """Most keys that an owner may have working at the same time; None leaves it to the settings."""
+    """Maximum active keys per account; None uses the setting."""
     new_keys_per_day_max: int | None = None
-    """Most keys that an owner may make in 24 hours; None leaves it to the settings."""
+    """Maximum keys that an owner may create in 24 hours; None uses the setting."""
 
 
 PLAN_FIELDS = frozenset({"daily_limit", "active_keys_max", "new_keys_per_day_max"})
-"""What can be set of a plan."""
+"""Fields of a plan that can be set."""
 
 
 class PlanStore(Protocol):
-    """Where plans are kept. Each method raises `Unavailable` when the store cannot be reached."""
+    """Interface for storing plans. Methods raise `Unavailable` if the store cannot be reached."""
 
     async def plans(self) -> Sequence[Plan]:
-        """Return all plans by name."""
+        """Return all plans, ordered by name."""
 
     async def get(self, name: str) -> Plan:
-        """Return a plan; `NotFound` when there is none."""
+        """Return a plan. Raises `NotFound` if there is no such plan."""
 
     async def set(self, plan: Plan, *, by: Actor, at: datetime, only: frozenset[str] = PLAN_FIELDS) -> Plan:
-        """Make a plan or change it, audited, and return it; every key may have changed then.
+        """Create or update a plan with an audit event, and return it. Marks all keys as possibly changed.
 
         Args:
-            plan: What it is to be.
-            by: Who asks.
-            at: When.
-            only: Fields that are set; the others of a plan that exists stay as they are.
+            plan: The new values.
+            by: The caller.
+            at: The time of the change.
+            only: Fields to set. Other fields of an existing plan keep their values.
 
         Raises:
             InvalidRequest: There is no such plan, and `daily_limit` is not among the fields.
@@ -55,36 +55,38 @@ class PlanStore(Protocol):
 
 
 def checked_plan(plan: Plan) -> Plan:
-    """Return a plan that can be kept.
+    """Return the plan if it is valid.
 
     Raises:
-        InvalidRequest: The name or a number cannot be accepted.
+        InvalidRequest: The name or a limit is invalid.
     """
     checked_plan_name(plan.name)
     checked_limit(plan.daily_limit)
     for bound in (plan.active_keys_max, plan.new_keys_per_day_max):
         if bound is not None and not 0 <= bound <= _KEYS_MAX:
-            raise InvalidRequest(f"a plan's bound of keys is 0 to {_KEYS_MAX}, not {bound}", reason="invalid_limit")
+            raise InvalidRequest(
+                f"A limit on the number of keys is {bound}. It must be 0 to {_KEYS_MAX}.", reason="invalid_limit"
+            )
     return plan
 
 
 def checked_fields(names: Collection[str]) -> frozenset[str]:
-    """Return which fields of a plan are to be set; no names mean all.
+    """Return the fields of a plan to set; no names mean all fields.
 
     Raises:
         InvalidRequest: A plan has no such field.
     """
     if unknown := set(names) - PLAN_FIELDS:
         raise InvalidRequest(
-            f"a plan has no {min(unknown)}; name some of {', '.join(sorted(PLAN_FIELDS))}", reason="invalid_field"
+            f"A plan has no field {min(unknown)}. Use {', '.join(sorted(PLAN_FIELDS))}.", reason="invalid_field"
         )
     return frozenset(names) or PLAN_FIELDS
 
 
 def checked_plan_name(name: str) -> str:
-    """Return a plan's name, or raise `InvalidRequest`."""
+    """Return a plan's name, or raise `InvalidRequest` if it is invalid."""
     if not _NAME.fullmatch(name):
         raise InvalidRequest(
-            "a plan's name has 1 to 50 characters of a-z, 0-9, - and _; choose another", reason="invalid_plan"
+            "The plan's name is invalid. Use 1 to 50 of the characters a-z, 0-9, - and _.", reason="invalid_plan"
         )
     return name

@@ -1,14 +1,14 @@
-"""How a person becomes an account's owner: signing up, proving the e-mail, and a new password for a forgotten one.
+"""Sign-up, e-mail verification and password reset.
 
-Where mail is configured, nothing here tells whether an e-mail has an account: the answers are the same and take as
-long, and what differs is mailed. Where it is not, signing up is the one answer that has to tell.
+If mail is configured, responses never reveal whether an e-mail address has an account: content and timing are the same,
+and only the e-mails differ. If it is not, sign-up has to reveal it.
 """
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.auth.accounts.addresses import domain_of, identity_of, normalised_email
+from services.auth.accounts.addresses import domain_of, identity_of, normalized_email
 from services.auth.accounts.model import FREE_PLAN, Account, AccountStore, NewAccount, Proof, open_account
 from services.auth.accounts.passwords import Passwords
 from services.auth.accounts.plans import Plan, PlanStore
@@ -28,7 +28,7 @@ _TOKENS = Rule("tokens from an address", tries_max=60, window_seconds=_HOUR_SECO
 
 
 class SignUpPolicy(StrEnum):
-    """Who may sign up."""
+    """Policies for sign-up, the values of `AUTH_SIGN_UP`."""
 
     OPEN = "open"
     INVITE = "invite"
@@ -37,36 +37,36 @@ class SignUpPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Who may sign up. An invitation overrides the domain and alias rules, because an operator issued it."""
+    """Rules for sign-up. An invitation overrides the domain and alias rules, because an operator issued it."""
 
     policy: SignUpPolicy
     domains: frozenset[str] = frozenset()
-    """Domains, in punycode, whose addresses may sign up; none at all allows every domain."""
+    """Domains, in punycode, that may sign up; empty allows every domain."""
     folds_aliases: bool = True
-    """Whether addresses of one mailbox open one account, where anybody may sign up."""
+    """Whether to allow one account per mailbox while the policy is `open`."""
 
     @property
     def is_one_per_mailbox(self) -> bool:
-        """Whether a mailbox that has an account cannot open another."""
+        """Whether a mailbox can have only one account."""
         return self.folds_aliases and self.policy is SignUpPolicy.OPEN
 
     def check(self, address: str) -> None:
-        """Return when the domain of a normalised address may sign up.
+        """Check that the domain of a normalized address may sign up.
 
         Raises:
-            PermissionDenied: It may not.
+            PermissionDenied: The domain is not allowed.
         """
         if self.domains and domain_of(address) not in self.domains:
             raise PermissionDenied(
-                "Only addresses of certain domains may sign up here. Use yours there, or ask the operator for an "
-                "invitation.",
+                "Sign-up is limited to certain e-mail domains, and this address is not in one of them. Use another "
+                "address, or ask the operator for an invitation.",
                 reason="domain_not_allowed",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """What registration remembers."""
+    """Stores used by `Registration`."""
 
     accounts: AccountStore
     tokens: OneTimeTokenStore
@@ -74,7 +74,7 @@ class Stores:
 
 
 class Registration:
-    """Lets people in for the first time, and in again."""
+    """Creates accounts for users, verifies e-mails and resets passwords."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Registration:
         admission: Admission,
         sign_ups_per_address_max: int,
     ) -> None:
-        """Wire the parts; an address may sign up, or request e-mails, `sign_ups_per_address_max` times an hour."""
+        """Allow `sign_ups_per_address_max` sign-ups and e-mail requests per network address and hour."""
         self._stores = stores
         self._passwords = passwords
         self._throttle = throttle
@@ -100,16 +100,16 @@ class Registration:
 
     @property
     def policy(self) -> SignUpPolicy:
-        """Who may sign up."""
+        """The sign-up policy."""
         return self._admission.policy
 
     @property
     def has_mail(self) -> bool:
-        """Whether e-mails are verified, and forgotten passwords reset."""
+        """Whether mail is configured, so that e-mails are verified and users can reset their password."""
         return self._mailer.has_mail
 
     async def plan(self, invite: str) -> Plan:
-        """Return the plan of an account that signs up now: the invitation's, or the free one without a good one."""
+        """Return the plan for a sign-up with this invitation; the free plan if it is empty or invalid."""
         with suppress(InvalidRequest):
             digest = token_digest(invite, pepper=self._pepper)
             if plan := await self._stores.tokens.plan_of(digest, now=utc_now(self._clock)):
@@ -117,23 +117,24 @@ class Registration:
         return await self._stores.plans.get(FREE_PLAN)
 
     async def sign_up(self, email: str, password: str, *, invite: str, by: Actor) -> Proof | None:
-        """Open an account and return what its owner has proved: the password that was just chosen.
+        """Create an account and return a proof of its password, or None if the e-mail must be verified first.
 
-        None where mail is configured: the account then needs the link in the verification e-mail.
+        The e-mail must be verified if mail is configured.
 
         Raises:
-            PermissionDenied: Sign-up is not open to this person.
-            InvalidRequest: The e-mail, password or invitation cannot be accepted, or no mail can be sent to the e-mail.
-            AlreadyExists: The e-mail has an account; only where mail is not configured.
-            Throttled: Too many tries.
+            PermissionDenied: The sign-up policy does not allow this sign-up.
+            InvalidRequest: The e-mail, password or invitation is invalid, or the mail server does not support the
+                address.
+            AlreadyExists: The e-mail or its mailbox already has an account; only if mail is not configured.
+            Throttled: There were too many attempts.
         """
-        invite_digest = self._admit(invite)
+        invite_digest = self._check_policy(invite)
         account = open_account(email, now=utc_now(self._clock))
         if invite_digest is None:
             self._admission.check(account.email)
         client = address_prefix(by.address)
         await self._throttle.check(self._by_address, client, client=client)
-        await self._mailer.require_reach(account.email)
+        await self._mailer.check_deliverable(account.email)
         password_hash = await self._passwords.hash(password, client=client)
         new = NewAccount(account, password_hash, invite_digest, is_one_per_mailbox=self._is_one_per_mailbox(invite))
         if self.has_mail:
@@ -146,7 +147,7 @@ class Registration:
         return self._admission.is_one_per_mailbox and not invite.strip()
 
     async def _sign_up_by_mail(self, new: NewAccount, by: Actor, client: str) -> None:
-        """Open an account and queue its verification e-mail, or queue a notice to the owner of the existing account.
+        """Create an account and queue its verification e-mail, or queue a notice to the owner of the existing account.
 
         Both cases commit one transaction, so response times do not reveal whether the address has an account.
         """
@@ -162,15 +163,18 @@ class Registration:
         self._mailer.notify()
 
     async def send_verification(self, email: str, *, by: Actor) -> None:
-        """E-mail an unverified account a link to choose a password, which verifies it; raises as the next method."""
+        """E-mail an unverified account a link to choose a password, which also verifies the address.
+
+        Raises the exceptions of `send_password_reset`.
+        """
         await self._queue(Topic.VERIFICATION, email, by)
 
     async def verify_email(self, token: str, *, by: Actor) -> str:
-        """Note that the owner of a mailed token reads the e-mail, and return that e-mail.
+        """Verify the e-mail address of an account with the token that was sent to it, and return the address.
 
         Raises:
-            InvalidRequest: The token is not good.
-            Throttled: Too many tries.
+            InvalidRequest: The token is invalid.
+            Throttled: There were too many attempts.
         """
         client = address_prefix(by.address)
         await self._throttle.check(_TOKENS, client, client=client)
@@ -178,21 +182,21 @@ class Registration:
         return await self._stores.accounts.verify_email(digest, by=by, at=utc_now(self._clock))
 
     async def send_password_reset(self, email: str, *, by: Actor) -> None:
-        """Mail a token for a new password, if the e-mail has an account.
+        """Send a link to choose a new password, if the e-mail address has an account.
 
         Raises:
             FailedPrecondition: Mail is not configured.
-            InvalidRequest: That is no e-mail.
-            Throttled: Too many tries.
+            InvalidRequest: The text is not an e-mail address.
+            Throttled: There were too many attempts.
         """
         await self._queue(Topic.PASSWORD_RESET, email, by)
 
     async def reset_password(self, token: str, password: str, *, by: Actor) -> Account:
-        """Replace a forgotten password, which also proves the e-mail and ends all sessions; return the account.
+        """Replace a forgotten password, which also verifies the e-mail and ends all sessions, and return the account.
 
         Raises:
-            InvalidRequest: The token is not good, or the password cannot be accepted.
-            Throttled: Too many tries.
+            InvalidRequest: The token is invalid, or the password is too short or too long.
+            Throttled: There were too many attempts.
         """
         client = address_prefix(by.address)
         await self._throttle.check(_TOKENS, client, client=client)
@@ -200,18 +204,18 @@ class Registration:
         password_hash = await self._passwords.hash(password, client=client)
         return await self._stores.accounts.reset_password(digest, password_hash, by=by, at=utc_now(self._clock))
 
-    def _admit(self, invite: str) -> str | None:
-        """Return the digest of the invitation to use up; None when none is needed."""
+    def _check_policy(self, invite: str) -> str | None:
+        """Apply the sign-up policy, and return the digest of the invitation to redeem, or None without one."""
         if self.policy is SignUpPolicy.CLOSED:
-            raise PermissionDenied("sign-up is closed here; ask the operator for an account", reason="sign_up_closed")
+            raise PermissionDenied("Sign-up is closed. Ask the operator for an account.", reason="sign_up_closed")
         if self.policy is SignUpPolicy.INVITE and not invite.strip():
-            raise PermissionDenied("sign-up needs an invitation; ask the operator for one", reason="invite_needed")
+            raise PermissionDenied("Sign-up requires an invitation. Ask the operator for one.", reason="invite_needed")
         return token_digest(invite, pepper=self._pepper) if invite.strip() else None
 
     async def _queue(self, topic: Topic, email: str, by: Actor) -> None:
         """Queue an e-mail to an address whether or not it has an account; the mailer decides later what to send."""
         self._mailer.require_mail()
-        address = normalised_email(email)
+        address = normalized_email(email)
         client = address_prefix(by.address)
         await self._throttle.check(self._by_address, client, client=client)
         await self._throttle.check(_EMAILS, identity_of(address), client=client)

@@ -1,4 +1,4 @@
-"""AccountService, PlanService and AuditService: what operators manage besides keys."""
+"""gRPC services AccountService, PlanService and AuditService, for operators."""
 
 from services.auth import messages
 from services.auth.accounts.model import FREE_PLAN, AccountStore, NewAccount, checked_reference, open_account
@@ -17,7 +17,7 @@ from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_
 
 
 class AccountService(accounts_pb2_grpc.AccountServiceServicer):
-    """Manages accounts; keys change with them, which the feed is told."""
+    """Manages accounts for operators, and publishes the resulting key changes to the feed."""
 
     def __init__(
         self,
@@ -30,7 +30,6 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         admin_token: AdminToken,
         clock: Clock,
     ) -> None:
-        """Keep accounts in `store` and what is handed to people in `tokens`."""
         self._store = store
         self._tokens = tokens
         self._templates = templates
@@ -42,7 +41,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     async def CreateAccount(
         self, request: accounts_pb2.CreateAccountRequest, context: Context
     ) -> accounts_pb2.CreateAccountResponse:
-        """Open an account without a password."""
+        """Create an account without a password."""
         operator = self._admin_token.require(context)
         plan = checked_plan_name(request.plan or FREE_PLAN)
         account = open_account(request.email, now=utc_now(self._clock), plan=plan)
@@ -52,7 +51,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     async def GetAccount(
         self, request: accounts_pb2.GetAccountRequest, context: Context
     ) -> accounts_pb2.GetAccountResponse:
-        """Read one account."""
+        """Return an account."""
         self._admin_token.require(context)
         account = await self._store.get(checked_reference(request.account))
         return accounts_pb2.GetAccountResponse(account=messages.account(account))
@@ -60,7 +59,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     async def ListAccounts(
         self, request: accounts_pb2.ListAccountsRequest, context: Context
     ) -> accounts_pb2.ListAccountsResponse:
-        """List accounts by id."""
+        """Return a page of accounts in id order, oldest first."""
         self._admin_token.require(context)
         after = messages.cursor(request.after, "after", Kind.ACCOUNT)
         listed = await self._store.page(after=after, limit=messages.page_size(request.page_size))
@@ -89,11 +88,11 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     async def CreatePasswordReset(
         self, request: accounts_pb2.CreatePasswordResetRequest, context: Context
     ) -> accounts_pb2.CreatePasswordResetResponse:
-        """Return a token with which the owner chooses a password."""
+        """Return a token and a link that let the owner choose a password."""
         operator = self._admin_token.require(context)
         account = await self._store.get(checked_reference(request.account))
         if account.deleted_at is not None:
-            raise FailedPrecondition(f"account {account.id} was deleted; create another", reason="account_deleted")
+            raise FailedPrecondition(f"Account {account.id} was deleted. Create another.", reason="account_deleted")
         minted = mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=self._pepper, clock=self._clock)
         await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
         return accounts_pb2.CreatePasswordResetResponse(
@@ -105,7 +104,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     async def CreateInvite(
         self, request: accounts_pb2.CreateInviteRequest, context: Context
     ) -> accounts_pb2.CreateInviteResponse:
-        """Return a token with which one person may sign up."""
+        """Return a token and a link that allow one sign-up."""
         operator = self._admin_token.require(context)
         minted = self._invitation(checked_plan_name(request.plan or FREE_PLAN))
         await self._tokens.add(minted.kept, by=operator, at=utc_now(self._clock))
@@ -120,22 +119,21 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
 
 
 class PlanService(plans_pb2_grpc.PlanServiceServicer):
-    """Manages plans."""
+    """Manages plans for operators."""
 
     def __init__(self, store: PlanStore, *, feed: ChangeFeed, admin_token: AdminToken, clock: Clock) -> None:
-        """Keep plans in `store`."""
         self._store = store
         self._feed = feed
         self._admin_token = admin_token
         self._clock = clock
 
     async def ListPlans(self, request: plans_pb2.ListPlansRequest, context: Context) -> plans_pb2.ListPlansResponse:
-        """List all plans by name."""
+        """Return all plans, ordered by name."""
         self._admin_token.require(context)
         return plans_pb2.ListPlansResponse(plans=[messages.plan(plan) for plan in await self._store.plans()])
 
     async def SetPlan(self, request: plans_pb2.SetPlanRequest, context: Context) -> plans_pb2.SetPlanResponse:
-        """Make a plan or change it."""
+        """Create a plan, or update the fields in the update mask."""
         operator = self._admin_token.require(context)
         only = checked_fields(request.update_mask.paths)
         plan = checked_plan(_plan(request.plan))
@@ -145,10 +143,9 @@ class PlanService(plans_pb2_grpc.PlanServiceServicer):
 
 
 class AuditService(audit_pb2_grpc.AuditServiceServicer):
-    """Reads the audit log."""
+    """Reads the audit log for operators."""
 
     def __init__(self, log: AuditLog, accounts: AccountStore, *, admin_token: AdminToken) -> None:
-        """Read `log`; `accounts` know whose e-mail is whose."""
         self._log = log
         self._accounts = accounts
         self._admin_token = admin_token
@@ -156,7 +153,7 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
     async def ListAuditEvents(
         self, request: audit_pb2.ListAuditEventsRequest, context: Context
     ) -> audit_pb2.ListAuditEventsResponse:
-        """List events, newest first."""
+        """Return a page of audit events, newest first."""
         self._admin_token.require(context)
         account_id = ""
         if request.account:

@@ -1,4 +1,4 @@
-"""Accounts in SQL, the same on SQLite and Postgres."""
+"""SQL store for accounts."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -39,15 +39,14 @@ _COLUMNS = (
 
 
 class SQLAccountStore:
-    """Keeps accounts; an `AccountStore`."""
+    """SQL implementation of `AccountStore`."""
 
     def __init__(self, transactions: Transactions) -> None:
-        """Read and write through `transactions`."""
         self._transactions = transactions
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def add(self, new: NewAccount, *, by: Actor) -> Account:
-        """Keep a new account; see `AccountStore.add`."""
+        """Store a new account. See `AccountStore.add`."""
         account, plan = new.account, new.account.plan
         async with self._transactions.writing() as connection:
             if new.invite is not None:
@@ -67,7 +66,10 @@ class SQLAccountStore:
             try:
                 await connection.execute(insert(accounts).values(values))
             except IntegrityError as exc:
-                raise AlreadyExists(f"{account.email} has an account already", reason="account_exists") from exc
+                raise AlreadyExists(
+                    f"{account.email} already has an account. Log in, or use another e-mail address.",
+                    reason="account_exists",
+                ) from exc
             await record(
                 connection,
                 "account.created",
@@ -82,8 +84,8 @@ class SQLAccountStore:
             return await _read(connection, account.id)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def signed_up(self, address: str) -> Account | None:
-        """Return an account by address or mailbox; see `AccountStore.signed_up`."""
+    async def find_by_mailbox(self, address: str) -> Account | None:
+        """Return an account by address or mailbox. See `AccountStore.find_by_mailbox`."""
         same = or_(accounts.c.email == address, accounts.c.identity == identity_of(address))
         query = select(*_COLUMNS).where(same, accounts.c.deleted_at.is_(None)).order_by(accounts.c.email != address)
         async with self._transactions.reading() as connection:
@@ -92,30 +94,30 @@ class SQLAccountStore:
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def get(self, reference: str) -> Account:
-        """Read an account; see `AccountStore.get`."""
+        """Return an account. See `AccountStore.get`."""
         async with self._transactions.reading() as connection:
             return await _read(connection, reference)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def page(self, *, after: str, limit: int) -> Sequence[Account]:
-        """Return accounts by id; see `AccountStore.page`."""
+        """Return a page of accounts. See `AccountStore.page`."""
         query = select(*_COLUMNS).where(accounts.c.id > after).order_by(accounts.c.id).limit(limit)
         async with self._transactions.reading() as connection:
             return [_account(row) for row in await connection.execute(query)]
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def credentials(self, reference: str) -> Credentials | None:
-        """Read what a log-in is checked against; see `AccountStore.credentials`."""
-        query = select(*_COLUMNS, accounts.c.password_hash).where(_named(reference), accounts.c.deleted_at.is_(None))
+        """Return an account with its password hash. See `AccountStore.credentials`."""
+        query = select(*_COLUMNS, accounts.c.password_hash).where(_matches(reference), accounts.c.deleted_at.is_(None))
         async with self._transactions.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else Credentials(_account(row), row.password_hash)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set_plan(self, reference: str, plan: str, *, by: Actor, at: datetime) -> Account:
-        """Move an account to another plan; see `AccountStore.set_plan`."""
+        """Move an account to another plan. See `AccountStore.set_plan`."""
         async with self._transactions.writing() as connection:
-            await take_revisions(connection)  # Nobody changes keys from here to the commit.
+            await take_revisions(connection)  # Blocks other key changes until the commit.
             account_id = await account_id_of(connection, reference)
             await require_plan(connection, plan)
             await connection.execute(update(accounts).where(accounts.c.id == account_id).values(plan=plan))
@@ -133,7 +135,7 @@ class SQLAccountStore:
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set_password(self, proof: Proof, password_hash: str, *, by: Actor, at: datetime) -> None:
-        """Replace the password; see `AccountStore.set_password`."""
+        """Replace the password. See `AccountStore.set_password`."""
         account_id = proof.account_id
         async with self._transactions.writing() as connection:
             await check_proof(connection, proof)
@@ -144,7 +146,7 @@ class SQLAccountStore:
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def note_failed_log_ins(self, account_id: AccountId, count: int, *, by: Actor, at: datetime) -> None:
-        """Write into the audit log; see `AccountStore.note_failed_log_ins`."""
+        """Record failed log-ins. See `AccountStore.note_failed_log_ins`."""
         async with self._transactions.writing() as connection:
             await record(
                 connection,
@@ -158,26 +160,26 @@ class SQLAccountStore:
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def verify_email(self, digest: str, *, by: Actor, at: datetime) -> str:
-        """Use a token up and note that the e-mail is read; see `AccountStore.verify_email`."""
+        """Redeem a token and mark the e-mail as verified. See `AccountStore.verify_email`."""
         async with self._transactions.writing() as connection:
             token = await redeem(connection, digest, Purpose.VERIFY_EMAIL, now=at)
-            return await _verified(connection, token.account_id, "account.email_verified", by, at)
+            return await _mark_verified(connection, token.account_id, "account.email_verified", by, at)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> Account:
-        """Use a token up and replace the password; see `AccountStore.reset_password`."""
+        """Redeem a token and replace the password. See `AccountStore.reset_password`."""
         async with self._transactions.writing() as connection:
             token = await redeem(connection, digest, Purpose.RESET_PASSWORD, now=at)
             await _replace_password(connection, token.account_id, password_hash)
             await end_sessions(connection, token.account_id, true(), reason="password_reset", by=by, at=at)
-            await _verified(connection, token.account_id, "account.password_reset", by, at)
+            await _mark_verified(connection, token.account_id, "account.password_reset", by, at)
             return await _read(connection, token.account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
-        """Forget whose account it is; see `AccountStore.delete`."""
+        """Delete an account. See `AccountStore.delete`."""
         async with self._transactions.writing() as connection:
-            await take_revisions(connection)  # Nobody changes keys from here to the commit.
+            await take_revisions(connection)  # Blocks other key changes until the commit.
             if proof is not None:
                 await check_proof(connection, proof)
             account_id = await account_id_of(connection, reference, or_deleted=True)
@@ -187,7 +189,7 @@ class SQLAccountStore:
                 return account
             await end_sessions(connection, account_id, true(), reason="account_deleted", by=by, at=at)
             await forget_emails(connection, account_id, account.email)
-            await _forget(connection, account_id, at)
+            await _erase(connection, account_id, at)
             await _change_keys(connection, account_id, revoked_at=at)
             await record(connection, "account.deleted", by=by, at=at, account_id=account_id, target=account_id)
             return await _read(connection, account_id)
@@ -197,26 +199,33 @@ async def account_id_of(connection: AsyncConnection, reference: str, *, or_delet
     """Return the id of the account with this e-mail address or id.
 
     Raises:
-        NotFound: There is none, or it was deleted.
+        NotFound: There is no such account, or it was deleted and `or_deleted` is False.
     """
-    query = select(accounts.c.id).where(_named(reference))
+    query = select(accounts.c.id).where(_matches(reference))
     account_id = await connection.scalar(query if or_deleted else query.where(accounts.c.deleted_at.is_(None)))
     if account_id is None:
-        raise _not_found(reference)
+        raise _account_not_found(reference)
     return AccountId(account_id)
 
 
 async def _check_mailbox(connection: AsyncConnection, email: str) -> None:
-    """Return when no account is of this mailbox, and none becomes so before the transaction ends."""
+    """Check that the mailbox has no account, and lock it until the transaction ends.
+
+    Raises:
+        AlreadyExists: The mailbox already has an account.
+    """
     identity = identity_of(email)
     if connection.dialect.name == "postgresql":  # SQLite has one writer.
         await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"mailbox {identity}", 0))))
     if await connection.scalar(select(accounts.c.id).where(accounts.c.identity == identity).limit(1)) is not None:
-        raise AlreadyExists(f"the mailbox of {email} has an account already", reason="account_exists")
+        raise AlreadyExists(
+            f"The mailbox of {email} already has an account. Log in, or use another e-mail address.",
+            reason="account_exists",
+        )
 
 
 async def _replace_password(connection: AsyncConnection, account_id: str, password_hash: str) -> None:
-    """Replace a password; what was mailed to choose one is good for nothing from now on."""
+    """Replace a password and invalidate outstanding reset tokens."""
     await connection.execute(update(accounts).where(accounts.c.id == account_id).values(password_hash=password_hash))
     await connection.execute(
         delete(one_time_tokens).where(
@@ -225,8 +234,8 @@ async def _replace_password(connection: AsyncConnection, account_id: str, passwo
     )
 
 
-async def _verified(connection: AsyncConnection, account_id: str, action: str, by: Actor, at: datetime) -> str:
-    """Note that the e-mail is read, the first time it is, and return it."""
+async def _mark_verified(connection: AsyncConnection, account_id: str, action: str, by: Actor, at: datetime) -> str:
+    """Mark the e-mail as verified, unless it already is, with an audit event; return the e-mail."""
     account = accounts.c.id == account_id
     first = account & accounts.c.email_verified_at.is_(None)
     await connection.execute(update(accounts).where(first).values(email_verified_at=at))
@@ -235,8 +244,8 @@ async def _verified(connection: AsyncConnection, account_id: str, action: str, b
     return email
 
 
-async def _forget(connection: AsyncConnection, account_id: AccountId, at: datetime) -> None:
-    """Remove personal data and credentials of an account."""
+async def _erase(connection: AsyncConnection, account_id: AccountId, at: datetime) -> None:
+    """Erase personal data and credentials of an account."""
     await connection.execute(delete(one_time_tokens).where(one_time_tokens.c.account_id == account_id))
     blank = {
         "email": f"deleted:{account_id}",
@@ -252,33 +261,33 @@ async def _forget(connection: AsyncConnection, account_id: AccountId, at: dateti
 async def _change_keys(
     connection: AsyncConnection, account_id: AccountId, *, revoked_at: datetime | None = None
 ) -> None:
-    """Give each of an account's keys that is not revoked a revision of its own, and revoke them if asked to."""
-    lasting = (api_keys.c.account_id == account_id) & api_keys.c.revoked_at.is_(None)
-    ids = list(await connection.scalars(select(api_keys.c.id).where(lasting)))
+    """Give each of an account's unrevoked keys a new revision, and revoke it if `revoked_at` is not None."""
+    active = (api_keys.c.account_id == account_id) & api_keys.c.revoked_at.is_(None)
+    ids = list(await connection.scalars(select(api_keys.c.id).where(active)))
     if not ids:
         return
     last_revision = await take_revisions(connection, len(ids))
     change = update(api_keys).where(api_keys.c.id == bindparam("key_id")).values(revision=bindparam("new_revision"))
     if revoked_at is not None:
         change = change.values(revoked_at=revoked_at)
-    # All at once: key by key an account of 10,000 took longer than the deadline, and could not be deleted at all.
-    places = [{"key_id": key_id, "new_revision": last_revision - place} for place, key_id in enumerate(ids)]
-    await connection.execute(change, places)
+    # One executemany: with single statements, an account of 10,000 keys exceeded the deadline and could not be deleted.
+    parameters = [{"key_id": key_id, "new_revision": last_revision - offset} for offset, key_id in enumerate(ids)]
+    await connection.execute(change, parameters)
 
 
 async def _read(connection: AsyncConnection, reference: str) -> Account:
-    row = (await connection.execute(select(*_COLUMNS).where(_named(reference)))).one_or_none()
+    row = (await connection.execute(select(*_COLUMNS).where(_matches(reference)))).one_or_none()
     if row is None:
-        raise _not_found(reference)
+        raise _account_not_found(reference)
     return _account(row)
 
 
-def _named(reference: str) -> Any:
+def _matches(reference: str) -> Any:
     return or_(accounts.c.id == reference, accounts.c.email == reference)
 
 
-def _not_found(reference: str) -> NotFound:
-    return NotFound(f"no account {reference}; create it first, or list the accounts", reason="account_not_found")
+def _account_not_found(reference: str) -> NotFound:
+    return NotFound(f"No account {reference} was found. Create it, or list the accounts.", reason="account_not_found")
 
 
 def _account(row: Row[Any]) -> Account:

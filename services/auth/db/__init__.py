@@ -1,1 +1,1 @@
-"""The schema, and what every change of the database has in common."""
+"""Database schema, revisions and audit records."""

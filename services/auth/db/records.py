@@ -1,4 +1,4 @@
-"""What every change of the database does besides: take the next revision, and write the audit log."""
+"""Revisions and audit events, written in the transaction of each change."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ WRITE_SECONDS_MAX = 3.0
 
 
 def unavailable() -> Unavailable:
-    """Return the error for an answer that the database did not give."""
-    return Unavailable("auth cannot use its database just now; try again", reason="auth_unavailable")
+    """Return the error for a database that cannot be reached or takes too long."""
+    return Unavailable("Auth cannot reach its database. Try again.", reason="auth_unavailable")
 
 
 async def take_revisions(connection: AsyncConnection, count: int = 1) -> int:
-    """Take the next `count` revisions and return the last; until the commit nobody else gets one.
+    """Take the next `count` revisions and return the last one.
 
-    So revision order is commit order. It also makes changes of keys wait for each other: who counts an account's keys
-    after this call sees all of them.
+    No other transaction can take a revision until this one ends, so revision order is commit order. This also
+    serializes key changes: a count of an account's keys after this call is exact.
     """
     take = update(key_revision).values(revision=key_revision.c.revision + count).returning(key_revision.c.revision)
     revision: int = (await connection.scalars(take)).one()
@@ -34,7 +34,7 @@ async def take_revisions(connection: AsyncConnection, count: int = 1) -> int:
 
 
 async def change_all_keys(connection: AsyncConnection) -> None:
-    """Take a revision at which any key may have changed."""
+    """Take a revision that marks all keys as possibly changed."""
     revision = await take_revisions(connection)
     await connection.execute(update(key_revision).values(all_keys_revision=revision))
 
@@ -49,7 +49,7 @@ async def record(
     account_id: str = "",
     details: Mapping[str, object] | None = None,
 ) -> None:
-    """Write one event of the audit log into the transaction of the change."""
+    """Write an audit event in the transaction of the change."""
     await record_all(connection, action, by=by, at=at, targets=[target], account_id=account_id, details=details)
 
 
@@ -63,7 +63,7 @@ async def record_all(
     account_id: str = "",
     details: Mapping[str, object] | None = None,
 ) -> None:
-    """Write an event for each of several things that were changed in the same way."""
+    """Write an audit event for each target of the same change."""
     values = {
         "at": at,
         "actor": by.name,
@@ -78,15 +78,14 @@ async def record_all(
 
 
 class SQLAuditLog:
-    """Reads the audit log; an `AuditLog`."""
+    """SQL implementation of `AuditLog`."""
 
     def __init__(self, transactions: Transactions) -> None:
-        """Read through `transactions`."""
         self._transactions = transactions
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def events(self, *, account_id: str, before: str, limit: int) -> Sequence[Event]:
-        """Return events, newest first; see `AuditLog.events`."""
+        """Return audit events, newest first. See `AuditLog.events`."""
         query = select(audit_events).order_by(audit_events.c.id.desc()).limit(limit)
         if account_id:
             query = query.where(audit_events.c.account_id == account_id)

@@ -1,4 +1,4 @@
-"""The schema: plans, accounts, sessions, keys, the one row whose revision orders all changes of keys, the audit log."""
+"""Tables of the auth database."""
 
 from datetime import UTC, datetime
 
@@ -23,17 +23,17 @@ metadata = MetaData()
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """An aware time in UTC on every database; SQLite forgets the zone, so it is put back here."""
+    """An aware datetime in UTC. SQLite stores no time zone, so it is added when a value is read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Turn a time to UTC on its way in."""
+        """Convert a value to UTC before it is stored."""
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Name the zone on the way out."""
+        """Return a stored value as an aware datetime in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -44,7 +44,7 @@ plans = Table(
     metadata,
     Column("name", String(50), primary_key=True),
     Column("daily_limit", BigInteger, nullable=False),
-    # Null leaves these to the settings.
+    # Null means that the settings apply.
     Column("active_keys_max", Integer, nullable=True),
     Column("new_keys_per_day_max", Integer, nullable=True),
 )
@@ -53,14 +53,15 @@ accounts = Table(
     "accounts",
     metadata,
     Column("id", String(30), primary_key=True),
-    # Of a deleted account a text that is no address and nobody else's.
+    # For a deleted account, a unique placeholder that is not an address.
     Column("email", String(254), nullable=False, unique=True),
     Column("plan", ForeignKey("plans.name"), nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
     Column("password_hash", String(256), nullable=True),
     Column("email_verified_at", UTCDateTime, nullable=True),
     Column("deleted_at", UTCDateTime, nullable=True),
-    # What addresses of one mailbox have in common; null of deleted accounts, and of those that 0002 opened.
+    # Identity of the mailbox, from `identity_of`. Null for deleted accounts, and for accounts that a replica of schema
+    # version 0002 created.
     Column("identity", String(254), nullable=True, index=True),
 )
 
@@ -81,32 +82,32 @@ one_time_tokens = Table(
     metadata,
     Column("digest", String(64), primary_key=True),
     Column("purpose", String(20), nullable=False),
-    # Null for an invitation, which is for whoever holds it.
+    # Null for an invitation, which is not tied to an account.
     Column("account_id", ForeignKey("accounts.id"), nullable=True, index=True),
-    # The plan of an invitation.
+    # Plan of an invitation.
     Column("plan", String(50), nullable=True),
     Column("expires_at", UTCDateTime, nullable=False, index=True),
 )
 
-# E-mails to send. They hold no secret: their text is made when they are sent.
+# Queued e-mails. They contain no secret, because their text is generated when they are sent.
 emails = Table(
     "emails",
     metadata,
     Column("id", String(30), primary_key=True),
     Column("topic", String(20), nullable=False),
     Column("email", String(254), nullable=False),
-    # The account that a sign-up opened.
+    # Account created by the sign-up.
     Column("account_id", String(30), nullable=True),
-    # Who asked for it, for the audit log.
+    # Actor of the request, for the audit log.
     Column("actor", String(80), nullable=False),
     Column("address", String(64), nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
-    # A sender claims an e-mail by moving this forward, so that no other sender takes it.
+    # A sender claims an e-mail by setting this to a later time, so that no other sender takes it.
     Column("next_try_at", UTCDateTime, nullable=False, index=True),
     Column("tries", Integer, nullable=False),
 )
 
-# How often somebody tried something; the subject is a digest, so that this holds neither addresses nor e-mails.
+# Counters of the rate limiter. The subject is a digest, so that the table contains no IP or e-mail addresses.
 throttles = Table(
     "throttles",
     metadata,
@@ -128,21 +129,21 @@ api_keys = Table(
     Column("created_at", UTCDateTime, nullable=False),
     Column("revoked_at", UTCDateTime, nullable=True),
     Column("expires_at", UTCDateTime, nullable=True),
-    # JSON array of names and patterns; null allows all models.
+    # JSON array of model names and patterns; null allows all models.
     Column("models", Text, nullable=True),
-    # Id of the key that it was rotated into.
+    # Id of the key that replaced this one in a rotation.
     Column("replaced_by", String(30), nullable=True),
-    # The revision of the key's latest change; WatchKeys reads by it.
+    # Revision of the key's latest change, read by WatchKeys.
     Column("revision", BigInteger, nullable=False, index=True),
 )
 
-# Whoever changes a key first takes the next revision here and keeps this row locked until the commit.
+# Every key change first takes the next revision here and locks the row until it commits.
 key_revision = Table(
     "key_revision",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("revision", BigInteger, nullable=False),
-    # The latest revision at which any key may have changed, as by a plan's new limit; 0 means never.
+    # Latest revision that may have changed any key, for example a new limit of a plan; 0 means never.
     Column("all_keys_revision", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("id = 1", name="one_row"),
 )
@@ -155,7 +156,7 @@ audit_events = Table(
     Column("actor", String(80), nullable=False),
     Column("address", String(64), nullable=False),
     Column("action", String(40), nullable=False),
-    # No foreign key: the log outlives what it tells of.
+    # No foreign key: events outlive the objects they refer to.
     Column("account_id", String(30), nullable=False),
     Column("target", String(64), nullable=False),
     # JSON object of strings.

@@ -1,4 +1,4 @@
-"""Changing keys: made, replaced, limited, ended; and whoever watches is told at once."""
+"""Create, rotate, limit and revoke API keys."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,17 +6,17 @@ from datetime import datetime
 from services.auth.accounts.model import Proof
 from services.auth.audit import Actor
 from services.auth.keys import minting
-from services.auth.keys.model import Bounds, Key, KeyId, KeyStore, Minted
+from services.auth.keys.model import Bounds, Key, KeyId, KeyStore, MintedKey
 from services.auth.keys.pepper import Pepper
 from services.auth.watch.feed import ChangeFeed
 from services.common.runtime.clock import Clock, utc_now
 
 
 class KeyManager:
-    """Changes keys in the store, and kicks the feed so that watchers of this process learn of it at once."""
+    """Changes keys in the store and notifies the feed, so that watchers of this process see the change immediately."""
 
     def __init__(self, store: KeyStore, *, feed: ChangeFeed, pepper: Pepper, clock: Clock) -> None:
-        """Keep keys in `store`, digested with `pepper`."""
+        """Store keys in `store`, with digests under `pepper`."""
         self.store = store
         self._feed = feed
         self._pepper = pepper
@@ -34,7 +34,10 @@ class KeyManager:
         bounds: Bounds | None = None,
         proof: Proof | None = None,
     ) -> tuple[Key, str]:
-        """Make a key for an account, and return it with its secret; raises as `minting.mint` and `KeyStore.add`."""
+        """Create a key for an account and return it with its secret.
+
+        Raises the exceptions of `minting.mint` and `KeyStore.add`.
+        """
         minted = minting.mint(
             name,
             daily_limit=daily_limit,
@@ -56,29 +59,32 @@ class KeyManager:
         bounds: Bounds | None = None,
         proof: Proof | None = None,
     ) -> tuple[Key, str, Key]:
-        """Replace a key; return the new one, its secret, and the old one.
+        """Replace a key, and return the new key, its secret, and the old key.
 
         Raises:
-            NotFound: There is no such key, or it is not of the account that the proof names.
-            Unauthenticated: The session that the proof names has ended.
-            FailedPrecondition: It does not work any more, or the account may not make another key today.
-            InvalidRequest: The grace cannot be accepted.
+            NotFound: There is no such key, or it does not belong to the account of the proof.
+            Unauthenticated: The session of the proof has ended.
+            FailedPrecondition: The key is no longer active, or the account has reached its limit of keys.
+            InvalidRequest: The grace period is out of range.
         """
         old = await self.store.get(key_id, owner=proof.account_id if proof else None)
-        minted: Minted = minting.mint_successor(old, pepper=self._pepper, clock=self._clock)
+        minted: MintedKey = minting.mint_successor(old, pepper=self._pepper, clock=self._clock)
         ends_at = minting.end_of_grace(old, grace_seconds, now=minted.key.created_at)
         new, replaced = await self.store.rotate(old.id, minted.key, ends_at=ends_at, by=by, bounds=bounds, proof=proof)
         self._feed.notify()
         return new, minted.secret, replaced
 
     async def revoke(self, key_id: KeyId, *, by: Actor, proof: Proof | None = None) -> Key:
-        """End a key for good; raises as `KeyStore.revoke`."""
+        """Revoke a key permanently. Raises the exceptions of `KeyStore.revoke`."""
         key = await self.store.revoke(key_id, by=by, at=utc_now(self._clock), proof=proof)
         self._feed.notify()
         return key
 
     async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor) -> Key:
-        """Give a key its own limit, or with None its plan's; raises as `KeyStore.set_limit`."""
+        """Set a key's own daily limit; None restores its plan's.
+
+        Raises the exceptions of `KeyStore.set_limit`, and `InvalidRequest` if the limit is out of range.
+        """
         checked = minting.checked_limit(daily_limit)
         key = await self.store.set_limit(key_id, checked, by=by, at=utc_now(self._clock))
         self._feed.notify()

@@ -1,9 +1,9 @@
-"""How an API key is made: its secret, its name, what it may do."""
+"""Generation of API keys and validation of their attributes."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from services.auth.keys.model import SECRET_PREFIX, Key, KeyId, Minted, NewKey
+from services.auth.keys.model import SECRET_PREFIX, Key, KeyId, MintedKey, NewKey
 from services.auth.keys.pepper import Pepper
 from services.common import checksummed_token
 from services.common.errors import FailedPrecondition, InvalidRequest
@@ -26,19 +26,19 @@ def mint(
     clock: Clock,
     expires_at: datetime | None = None,
     models: Sequence[str] = (),
-) -> Minted:
-    """Return a new key, not yet kept.
+) -> MintedKey:
+    """Return a new key that is not stored yet.
 
     Args:
-        name: The owner's name for it, 1 to 100 characters.
-        daily_limit: Requests a UTC day, 0 to `DAILY_LIMIT_MAX`; None leaves it to the plan.
-        pepper: What to digest its secret with.
-        clock: Where the time comes from.
-        expires_at: When it is to stop working; None means never.
-        models: Models that it may ask for, by name or with `*` in it; empty allows all.
+        name: Display name, 1 to 100 characters.
+        daily_limit: Requests per UTC day, 0 to `DAILY_LIMIT_MAX`; None uses the plan's limit.
+        pepper: Pepper for the digest of the secret.
+        clock: Source of the creation time.
+        expires_at: Expiry time; None means never.
+        models: Allowed models, by name or as patterns with `*`; empty allows all.
 
     Raises:
-        InvalidRequest: The name, the limit, the expiry or a model cannot be accepted.
+        InvalidRequest: The name, the limit, the expiry or a model is invalid.
     """
     secret = checksummed_token.mint(SECRET_PREFIX)
     now = utc_now(clock)
@@ -53,69 +53,73 @@ def mint(
         expires_at=_checked_expiry(expires_at, now),
         models=_checked_models(models),
     )
-    return Minted(key, secret)
+    return MintedKey(key, secret)
 
 
-def mint_successor(key: Key, *, pepper: Pepper, clock: Clock) -> Minted:
-    """Return a key like `key`, not yet kept; its own limit is the store's to copy.
+def mint_successor(key: Key, *, pepper: Pepper, clock: Clock) -> MintedKey:
+    """Return a replacement for `key` that is not stored yet. The store copies the key's own limit.
 
     Raises:
-        FailedPrecondition: The key does not work any more.
+        FailedPrecondition: The key is no longer active.
     """
     if not key.is_active(utc_now(clock)) or key.replaced_by is not None:
         raise FailedPrecondition(
-            f"key {key.id} was revoked, replaced or has expired; create a new one", reason="key_not_active"
+            f"Key {key.id} was revoked or replaced, or has expired. Create a new one.", reason="key_not_active"
         )
     return mint(key.name, daily_limit=None, pepper=pepper, clock=clock, expires_at=key.expires_at, models=key.models)
 
 
 def end_of_grace(key: Key, grace_seconds: int, *, now: datetime) -> datetime:
-    """Return when a key that is being replaced stops working: after the grace, never beyond its own expiry.
+    """Return when a replaced key stops working: after the grace period, but not later than its own expiry.
 
     Raises:
-        InvalidRequest: The grace cannot be accepted.
+        InvalidRequest: The grace period is out of range.
     """
     if not 0 <= grace_seconds <= _GRACE_SECONDS_MAX:
         raise InvalidRequest(
-            f"a grace period is 0 to {_GRACE_SECONDS_MAX} seconds, not {grace_seconds}", reason="invalid_grace"
+            f"The grace period is {grace_seconds} seconds. It must be 0 to {_GRACE_SECONDS_MAX} seconds.",
+            reason="invalid_grace",
         )
     ends_at = now + timedelta(seconds=grace_seconds)
     return ends_at if key.expires_at is None else min(ends_at, key.expires_at)
 
 
 def checked_name(text: str) -> str:
-    """Return a key's name without surrounding space, or raise `InvalidRequest`."""
+    """Return a key's name without surrounding whitespace, or raise `InvalidRequest`."""
     name = text.strip()
     if not 1 <= len(name) <= _NAME_CHARACTERS_MAX or not name.isprintable():
         raise InvalidRequest(
-            f"a key's name has 1 to {_NAME_CHARACTERS_MAX} printable characters; choose another", reason="invalid_name"
+            f"The key's name is invalid. Choose one of 1 to {_NAME_CHARACTERS_MAX} printable characters.",
+            reason="invalid_name",
         )
     return name
 
 
 def checked_limit(daily_limit: int | None) -> int | None:
-    """Return a limit that can be kept, or raise `InvalidRequest`."""
+    """Return a daily limit, or raise `InvalidRequest` if it is out of range. None is valid."""
     if daily_limit is not None and not 0 <= daily_limit <= DAILY_LIMIT_MAX:
         raise InvalidRequest(
-            f"a daily limit is 0 to {DAILY_LIMIT_MAX} requests, not {daily_limit}", reason="invalid_limit"
+            f"The daily limit is {daily_limit}. It must be 0 to {DAILY_LIMIT_MAX} requests.", reason="invalid_limit"
         )
     return daily_limit
 
 
 def _checked_expiry(expires_at: datetime | None, now: datetime) -> datetime | None:
     if expires_at is not None and expires_at <= now:
-        raise InvalidRequest("a key's expiry must lie in the future; choose a later time", reason="invalid_expiry")
+        raise InvalidRequest("The key's expiry is not in the future. Choose a later time.", reason="invalid_expiry")
     return expires_at
 
 
 def _checked_models(models: Sequence[str]) -> tuple[str, ...]:
     if len(models) > _MODELS_MAX:
-        raise InvalidRequest(f"a key names at most {_MODELS_MAX} models, not {len(models)}", reason="invalid_models")
+        raise InvalidRequest(
+            f"The key lists {len(models)} models. List at most {_MODELS_MAX}.", reason="invalid_models"
+        )
     names = tuple(dict.fromkeys(name.strip() for name in models))
     for name in names:
         if not 1 <= len(name) <= _MODEL_CHARACTERS_MAX or not name.isprintable():
             raise InvalidRequest(
-                f"a model's name has 1 to {_MODEL_CHARACTERS_MAX} printable characters; correct the list",
+                f"A model name in the list is invalid. Use names of 1 to {_MODEL_CHARACTERS_MAX} printable characters.",
                 reason="invalid_models",
             )
     return names

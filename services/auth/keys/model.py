@@ -1,4 +1,4 @@
-"""API keys: what is kept of one, and whether one that is shown is good."""
+"""API keys: data model, storage interface and verification."""
 
 import logging
 from collections.abc import Sequence
@@ -17,40 +17,40 @@ from services.common.runtime.clock import Clock, utc_now
 _log = logging.getLogger(__name__)
 
 KeyId = NewType("KeyId", str)
-"""Public id of a key, `key_` and a ULID."""
+"""Public id of a key: `key_` and a ULID."""
 
 SECRET_PREFIX = "sk_stk_"
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What may be known of a key after its creation. Times are aware, in UTC."""
+    """A stored API key, without its secret. Times are aware, in UTC."""
 
     id: KeyId
     account_id: AccountId
     name: str
     prefix: str
-    """The first characters of the secret, to recognise it by."""
+    """First characters of the secret, so that people can recognize the key."""
     daily_limit: int
-    """Requests a UTC day in force: the key's own limit, or its plan's. 0 admits nothing."""
+    """Effective requests per UTC day: the key's own limit, or else its plan's. 0 allows none."""
     created_at: datetime
     revoked_at: datetime | None
-    """When it was revoked; None means that it was not."""
+    """Time of revocation; None means not revoked."""
     expires_at: datetime | None
-    """When it stops working; None means never."""
+    """Expiry time; None means never."""
     models: tuple[str, ...] = ()
-    """Models that it may ask for, by name or with `*` in it; empty allows all."""
+    """Allowed models, by name or as patterns with `*`; empty allows all."""
     replaced_by: str | None = None
-    """Id of the key that it was rotated into; None when it was not."""
+    """Id of the key that replaced this one in a rotation; None if not rotated."""
 
     def is_active(self, now: datetime) -> bool:
-        """Whether it would be let in at a time."""
+        """Return whether the key is neither revoked nor expired at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key to keep: everything but its secret."""
+    """A key to store, without its secret."""
 
     id: KeyId
     name: str
@@ -59,7 +59,7 @@ class NewKey:
     """HMAC of the secret under the pepper, in hex."""
     pepper_id: str
     daily_limit: int | None
-    """The key's own limit in requests a UTC day; None leaves it to the plan."""
+    """The key's own limit in requests per UTC day; None uses the plan's."""
     created_at: datetime
     expires_at: datetime | None = None
     models: tuple[str, ...] = ()
@@ -67,37 +67,36 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many keys an account's owner may have, where its plan does not say."""
+    """Limits on the number of keys that an account's owner may have, unless the plan sets them."""
 
     active_max: int
-    """Most keys that work at the same time; one that was rotated does not count, but there are never more than as many
-    again."""
+    """Maximum active keys. Rotated keys do not count, but with them the account may have at most twice as many."""
     new_per_day_max: int
-    """Most keys made in the 24 hours before a new one."""
+    """Maximum keys created in any 24 hours."""
 
 
 @dataclass(frozen=True, slots=True)
-class Minted:
-    """A new key and its secret, which exists nowhere else."""
+class MintedKey:
+    """A new key and its secret, which is not stored anywhere."""
 
     key: NewKey
     secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a look-up saw, and when."""
+class KeyLookup:
+    """The result of a key lookup."""
 
     key: Key | None
     """None means that no key has the digest."""
     revision: int
-    """Revision of the key table at the moment of the look-up; 0 before the first change."""
+    """Revision of the key table at the time of the lookup; 0 before the first change."""
     pepper_id: str = ""
-    """Id of the pepper under which the key is kept; empty without a key."""
+    """Id of the pepper of the stored digest; empty without a key."""
 
 
 class Denial(StrEnum):
-    """Why a key is refused."""
+    """Reasons for denying a key."""
 
     UNKNOWN = "unknown"
     REVOKED = "revoked"
@@ -106,60 +105,62 @@ class Denial(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Whether a key is good, and when that was so."""
+    """The result of verifying a secret, and the revision at which it was valid."""
 
     outcome: Key | Denial
     revision: int
-    """Never newer than what was read; 0 when nothing was."""
+    """Never newer than the data read; 0 if the store was not read."""
 
 
 class KeyStore(Protocol):
-    """Where keys are kept. Safe to call concurrently.
+    """Interface for storing keys. Safe to call concurrently.
 
-    Each change takes the next revision in its own transaction and is audited in it. A change with a `proof` sees only
-    that account's keys, and raises `Unauthenticated` when its session has ended; one without sees all. Each method
-    raises `Unavailable` when the store cannot be reached or takes too long; a change may then have happened or not.
+    Each change takes the next revision and writes an audit event in its own transaction. A change with a `proof` is
+    limited to that account's keys, and raises `Unauthenticated` if the session has ended. A change without one can
+    access all keys. Methods raise `Unavailable` if the store cannot be reached or takes too long; a change may then
+    have been committed or not.
     """
 
-    async def find(self, *digests: str) -> Found:
-        """Look a key up by its digest under each pepper; the answer is of one moment."""
+    async def find(self, *digests: str) -> KeyLookup:
+        """Look up a key by any of its digests, one per pepper, in a consistent read."""
 
     async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
-        """Keep a key under another pepper. Nothing that anybody may know of it changes, so no watch tells of it."""
+        """Replace a key's digest with one under another pepper. Takes no revision: no visible attribute changes."""
 
     async def add(
         self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None, proof: Proof | None = None
     ) -> Key:
-        """Keep a new key for the account with this e-mail address or id.
+        """Store a new key for the account with this e-mail address or id.
 
         Raises:
             NotFound: There is no such account.
-            FailedPrecondition: The account has as many keys as `bounds` or its plan allow; None allows any number.
+            FailedPrecondition: The account has reached the limits of its plan or `bounds`; `bounds` of None allow any
+                number.
         """
 
     async def get(self, key_id: KeyId, *, owner: AccountId | None = None) -> Key:
-        """Read a key; `NotFound` when there is none."""
+        """Return a key, of any account if `owner` is None. Raises `NotFound` if there is none."""
 
     async def of_account(self, account: str, *, after: str = "", limit: int = 1_000) -> list[Key]:
-        """Read at most `limit` keys of an account by id, so oldest first, revoked ones included.
+        """Return a page of an account's keys, oldest first, including revoked ones.
 
         Args:
             account: E-mail address or id of the account.
-            after: The page begins behind the key with this id; empty means the beginning.
-            limit: Most keys to return.
+            after: Id of the last key on the previous page; empty starts at the first key.
+            limit: Maximum number of keys.
 
         Raises:
             NotFound: There is no such account.
         """
 
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
-        """Return the account's bounds: its plan's, and `bounds` where the plan does not say."""
+        """Return the account's limits: its plan's, or those of `bounds` where the plan sets none."""
 
     async def revoke(self, key_id: KeyId, *, by: Actor, at: datetime, proof: Proof | None = None) -> Key:
-        """End a key for good; a second time changes nothing. `NotFound` when there is none."""
+        """Revoke a key permanently. Idempotent. Raises `NotFound` if there is no such key."""
 
     async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor, at: datetime) -> Key:
-        """Give a key its own limit, or with None its plan's; `NotFound` when there is none."""
+        """Set a key's own limit; None restores its plan's. Raises `NotFound` if there is no such key."""
 
     async def rotate(
         self,
@@ -171,40 +172,42 @@ class KeyStore(Protocol):
         bounds: Bounds | None = None,
         proof: Proof | None = None,
     ) -> tuple[Key, Key]:
-        """Keep `key` with the own limit of the key `key_id`, which ends at `ends_at`; return the new and the old.
+        """Store `key` as the replacement of `key_id`, and return the new and the old key.
+
+        The new key gets the old key's own limit. The old key expires at `ends_at`.
 
         Raises:
             NotFound: There is no such key.
-            FailedPrecondition: The key was replaced or revoked already, or the account may not make another today.
+            FailedPrecondition: The key was already replaced or revoked, or the account has reached its limit of keys.
         """
 
     async def unknown_pepper(self, known: frozenset[str], *, now: datetime) -> str | None:
-        """Return the id of a pepper under which a key that works is kept, and that is not `known`; None without one."""
+        """Return the id of a pepper that an active key uses and that is not in `known`, or None."""
 
     async def count_with_peppers(self, pepper_ids: frozenset[str], *, now: datetime) -> int:
-        """Return how many keys that work are kept under these peppers."""
+        """Return the number of active keys that use these peppers."""
 
 
 class KeyVerifier:
-    """Decides whether a key that somebody shows is good."""
+    """Verifies secrets against stored keys."""
 
     def __init__(self, store: KeyStore, *, pepper: Pepper, clock: Clock, accepted: Sequence[Pepper] = ()) -> None:
-        """Keep keys under `pepper`, and recognise those that are still under one that is `accepted`."""
+        """Rehash keys that use a pepper in `accepted` with `pepper`. Keys of other peppers are unknown."""
         self._store = store
         self._pepper = pepper
         self._accepted = {other.id: other for other in accepted}
         self._clock = clock
 
     async def authenticate(self, secret: str) -> Verification:
-        """Return whose key it is, or why it is refused.
+        """Return the key of a secret, or the reason for denying it.
 
         Raises:
-            Unavailable: The store cannot be read, so nobody knows.
+            Unavailable: The store cannot be read.
         """
-        # Typing errors and guesses must not cost a look-up.
+        # Malformed secrets must not cost a database lookup.
         if not checksummed_token.is_well_formed(secret, SECRET_PREFIX):
             return Verification(Denial.UNKNOWN, revision=0)
-        # All in one look-up: between two of them another replica could move the key, and neither would find it.
+        # One lookup for all peppers: between two lookups another replica could rehash the key, and both would miss it.
         digests = [pepper.digest(secret) for pepper in (self._pepper, *self._accepted.values())]
         found = await self._store.find(*digests)
         if found.key is not None and found.pepper_id in self._accepted:
@@ -212,11 +215,14 @@ class KeyVerifier:
         return Verification(self._outcome(found.key), found.revision)
 
     async def _move(self, key_id: KeyId, *, digest: str) -> None:
-        """Bring a key under the present pepper: only now is its secret at hand."""
+        """Rehash a key with the current pepper, which requires the secret. A failure is logged and ignored."""
         try:
             await self._store.move(key_id, digest=digest, pepper_id=self._pepper.id)
         except Unavailable as exc:
-            _log.warning("a key stays under its old pepper for now", extra={"key_id": key_id, "error": exc.message})
+            _log.warning(
+                "A key could not be rehashed with AUTH_KEY_PEPPER. The next use of the key tries again.",
+                extra={"key_id": key_id, "error": exc.message},
+            )
 
     def _outcome(self, key: Key | None) -> Key | Denial:
         if key is None:

@@ -1,4 +1,4 @@
-"""The pepper: the secret without which a stolen database of key digests is of no use."""
+"""The pepper: the HMAC secret without which stolen key digests are useless."""
 
 import hmac
 from dataclasses import dataclass, field
@@ -9,15 +9,15 @@ _ID_CHARACTERS = 12
 
 @dataclass(frozen=True, slots=True)
 class Pepper:
-    """A secret under which keys are digested."""
+    """A secret for the HMAC of keys and tokens."""
 
     secret: bytes = field(repr=False)
 
     @property
     def id(self) -> str:
-        """Fingerprint that is kept beside each digest; tells peppers apart and gives nothing away."""
+        """Fingerprint stored with each digest. It identifies the pepper without revealing it."""
         return self.digest("pepper-id")[:_ID_CHARACTERS]
 
     def digest(self, text: str) -> str:
-        """Return HMAC-SHA256 of `text` under the pepper, in hex: 64 characters."""
+        """Return the HMAC-SHA256 of `text` as 64 hex characters."""
         return hmac.new(self.secret, text.encode(), sha256).hexdigest()

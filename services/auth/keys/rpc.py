@@ -1,4 +1,4 @@
-"""KeyService: how operators manage API keys."""
+"""gRPC service KeyService: management of API keys by operators."""
 
 from services.auth import messages
 from services.auth.accounts.model import checked_reference
@@ -10,15 +10,14 @@ from stack.auth.v1 import keys_pb2, keys_pb2_grpc
 
 
 class KeyService(keys_pb2_grpc.KeyServiceServicer):
-    """Translates between the contract and the key_manager, for operators."""
+    """Manages API keys for operators."""
 
     def __init__(self, key_manager: KeyManager, *, admin_token: AdminToken) -> None:
-        """Change keys through `key_manager`."""
         self._key_manager = key_manager
         self._admin_token = admin_token
 
     async def CreateKey(self, request: keys_pb2.CreateKeyRequest, context: Context) -> keys_pb2.CreateKeyResponse:
-        """Mint a key; the answer alone holds its secret."""
+        """Create a key. Only this response contains its secret."""
         operator = self._admin_token.require(context)
         key, secret = await self._key_manager.create(
             checked_reference(request.email),
@@ -31,14 +30,14 @@ class KeyService(keys_pb2_grpc.KeyServiceServicer):
         return keys_pb2.CreateKeyResponse(key=messages.key(key), secret=secret)
 
     async def GetKey(self, request: keys_pb2.GetKeyRequest, context: Context) -> keys_pb2.GetKeyResponse:
-        """Read one key."""
+        """Return a key."""
         self._admin_token.require(context)
         return keys_pb2.GetKeyResponse(
             key=messages.key(await self._key_manager.store.get(messages.key_id(request.key_id)))
         )
 
     async def ListKeys(self, request: keys_pb2.ListKeysRequest, context: Context) -> keys_pb2.ListKeysResponse:
-        """List a page of an account's keys, oldest first."""
+        """Return a page of an account's keys, oldest first."""
         self._admin_token.require(context)
         listed = await self._key_manager.store.of_account(
             checked_reference(request.email),
@@ -48,20 +47,20 @@ class KeyService(keys_pb2_grpc.KeyServiceServicer):
         return keys_pb2.ListKeysResponse(keys=[messages.key(key) for key in listed])
 
     async def RevokeKey(self, request: keys_pb2.RevokeKeyRequest, context: Context) -> keys_pb2.RevokeKeyResponse:
-        """End a key for good."""
+        """Revoke a key permanently."""
         operator = self._admin_token.require(context)
         key = await self._key_manager.revoke(messages.key_id(request.key_id), by=operator)
         return keys_pb2.RevokeKeyResponse(key=messages.key(key))
 
     async def SetKeyLimit(self, request: keys_pb2.SetKeyLimitRequest, context: Context) -> keys_pb2.SetKeyLimitResponse:
-        """Give a key a limit of its own, or its plan's."""
+        """Set a key's own daily limit; without one, restore its plan's."""
         operator = self._admin_token.require(context)
         daily_limit = request.daily_limit if request.HasField("daily_limit") else None
         key = await self._key_manager.set_limit(messages.key_id(request.key_id), daily_limit, by=operator)
         return keys_pb2.SetKeyLimitResponse(key=messages.key(key))
 
     async def RotateKey(self, request: keys_pb2.RotateKeyRequest, context: Context) -> keys_pb2.RotateKeyResponse:
-        """Replace a key by a new one; the answer alone holds its secret."""
+        """Replace a key with a new one. Only this response contains its secret."""
         operator = self._admin_token.require(context)
         new, secret, replaced = await self._key_manager.rotate(
             messages.key_id(request.key_id), request.grace_seconds, by=operator

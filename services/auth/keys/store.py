@@ -1,4 +1,4 @@
-"""API keys and their changes in SQL, the same on SQLite and Postgres."""
+"""SQL store for API keys and their changes."""
 
 import json
 from datetime import datetime, timedelta
@@ -13,19 +13,19 @@ from services.auth.accounts.store import account_id_of
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.db.tables import accounts, api_keys, key_revision, plans
-from services.auth.keys.model import Bounds, Found, Key, KeyId, NewKey
+from services.auth.keys.model import Bounds, Key, KeyId, KeyLookup, NewKey
 from services.auth.sessions.proofs import check_proof
 from services.auth.watch.feed import Change, Changes
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import FailedPrecondition, NotFound
 
 _CHANGES_SECONDS_MAX = 0.3
-"""Two such reads and the pause between them stay under the second within which a revocation must be known."""
+"""Two reads and the pause between them must take less than the second in which a revocation takes effect."""
 _CHANGES_MAX = 1_000
-"""Who is further behind is told that every key may have changed. 10,000 rows took 0.2 to 0.8 s to read on a machine
-that did other work (measured), beyond the bound above: then no watcher would hear anything until it had rest."""
+"""With more changes, the result is a single change of all keys. Reading 10,000 rows took 0.2 to 0.8 s on a busy machine
+(measured), more than the deadline above: watchers would get nothing until the load went down."""
 _MOVE_SECONDS_MAX = 0.3
-"""A look-up waits for it, and gateways wait 2 s for both; a key that does not move now moves another time."""
+"""A lookup waits for the rehash, and gateways wait 2 s for both. If it fails, the next lookup tries again."""
 _DAY = timedelta(days=1)
 
 _KEY_COLUMNS = (
@@ -46,7 +46,7 @@ _PLAN = plans.c.name == accounts.c.plan
 
 _KEYS = select(*_KEY_COLUMNS).select_from(api_keys.join(accounts, _OWNER).join(plans, _PLAN))
 
-# One statement, so that the key and the revision are of one moment; the revision comes even when there is no such key.
+# One statement, so that the key and the revision are consistent. It returns the revision even without a matching key.
 _FIND = select(key_revision.c.revision, _PEPPER_ID, *_KEY_COLUMNS).select_from(
     key_revision.outerjoin(api_keys, api_keys.c.digest.in_(bindparam("digests", expanding=True)))
     .outerjoin(accounts, _OWNER)
@@ -62,22 +62,21 @@ _CHANGES = (
 
 
 class SQLKeyStore:
-    """Keeps keys; a `KeyStore` and a `ChangeStore`."""
+    """SQL implementation of `KeyStore` and `ChangeStore`."""
 
     def __init__(self, transactions: Transactions) -> None:
-        """Read and write through `transactions`."""
         self._transactions = transactions
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def find(self, *digests: str) -> Found:
-        """Look a key up by its digest; see `KeyStore.find`."""
+    async def find(self, *digests: str) -> KeyLookup:
+        """Look up a key by its digests. See `KeyStore.find`."""
         async with self._transactions.reading() as connection:
             row = (await connection.execute(_FIND, {"digests": digests})).one()
-        return Found(None if row.id is None else _key(row), row.revision, row.pepper_id or "")
+        return KeyLookup(None if row.id is None else _key(row), row.revision, row.pepper_id or "")
 
     @deadline(_MOVE_SECONDS_MAX, unavailable=unavailable)
     async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
-        """Keep a key under another pepper; see `KeyStore.move`."""
+        """Replace a key's digest. See `KeyStore.move`."""
         async with self._transactions.writing() as connection:
             moved = update(api_keys).where(api_keys.c.id == key_id).values(digest=digest, pepper_id=pepper_id)
             await connection.execute(moved)
@@ -86,45 +85,45 @@ class SQLKeyStore:
     async def add(
         self, account: str, key: NewKey, *, by: Actor, bounds: Bounds | None = None, proof: Proof | None = None
     ) -> Key:
-        """Keep a new key; see `KeyStore.add`."""
+        """Store a new key. See `KeyStore.add`."""
         async with self._transactions.writing() as connection:
-            # The revision first: it makes who counts the account's keys, or deletes it, wait.
+            # Take the revision first: it blocks other transactions that count the account's keys or delete it.
             revision = await take_revisions(connection)
-            await _check(connection, proof)
+            await _checked_owner(connection, proof)
             account_id = await account_id_of(connection, account)
             if bounds is not None:
-                await _require_room(connection, account_id, bounds, now=key.created_at)
+                await _check_key_limits(connection, account_id, bounds, now=key.created_at)
             await _insert(connection, account_id, key, daily_limit=key.daily_limit, revision=revision, by=by)
             return await _read(connection, key.id)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def get(self, key_id: KeyId, *, owner: AccountId | None = None) -> Key:
-        """Read a key; see `KeyStore.get`."""
+        """Return a key. See `KeyStore.get`."""
         async with self._transactions.reading() as connection:
             return await _read(connection, key_id, owner)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def of_account(self, account: str, *, after: str = "", limit: int = 1_000) -> list[Key]:
-        """Read a page of an account's keys; see `KeyStore.of_account`."""
+        """Return a page of an account's keys. See `KeyStore.of_account`."""
         async with self._transactions.reading() as connection:
             account_id = await account_id_of(connection, account, or_deleted=True)
-            mine = _KEYS.where(api_keys.c.account_id == account_id, api_keys.c.id > after)
-            page = await connection.execute(mine.order_by(api_keys.c.id).limit(limit))
+            owned = _KEYS.where(api_keys.c.account_id == account_id, api_keys.c.id > after)
+            page = await connection.execute(owned.order_by(api_keys.c.id).limit(limit))
             return [_key(row) for row in page]
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
-        """Return the account's bounds; see `KeyStore.bounds_of`."""
+        """Return the account's limits. See `KeyStore.bounds_of`."""
         async with self._transactions.reading() as connection:
             return await _bounds_of(connection, account_id, bounds)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def revoke(self, key_id: KeyId, *, by: Actor, at: datetime, proof: Proof | None = None) -> Key:
-        """End a key for good; see `KeyStore.revoke`."""
+        """Revoke a key. See `KeyStore.revoke`."""
         async with self._transactions.writing() as connection:
-            # The revision first: it makes two revocations at once wait for each other, and the second sees the first.
+            # Take the revision first: it serializes concurrent revocations, so the second one sees the first.
             revision = await take_revisions(connection)
-            owner = await _check(connection, proof)
+            owner = await _checked_owner(connection, proof)
             key = await _read(connection, key_id, owner)
             if key.revoked_at is not None:
                 await connection.rollback()
@@ -134,13 +133,13 @@ class SQLKeyStore:
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor, at: datetime) -> Key:
-        """Give a key its own limit; see `KeyStore.set_limit`."""
+        """Set a key's own limit. See `KeyStore.set_limit`."""
         async with self._transactions.writing() as connection:
             revision = await take_revisions(connection)
             key = await _read(connection, key_id)
-            facts = {"daily_limit": "the plan's" if daily_limit is None else daily_limit}
+            details = {"daily_limit": "the plan's" if daily_limit is None else daily_limit}
             await record(
-                connection, "key.limit_set", by=by, at=at, account_id=key.account_id, target=key_id, details=facts
+                connection, "key.limit_set", by=by, at=at, account_id=key.account_id, target=key_id, details=details
             )
             return await _change(connection, key_id, daily_limit=daily_limit, revision=revision)
 
@@ -155,21 +154,21 @@ class SQLKeyStore:
         bounds: Bounds | None = None,
         proof: Proof | None = None,
     ) -> tuple[Key, Key]:
-        """Keep a key in place of another; see `KeyStore.rotate`."""
+        """Replace a key. See `KeyStore.rotate`."""
         async with self._transactions.writing() as connection:
             revision = await take_revisions(connection, 2)
-            owner = await _check(connection, proof)
+            owner = await _checked_owner(connection, proof)
             old = await _read(connection, key_id, owner)
             if old.replaced_by is not None or old.revoked_at is not None:
                 raise FailedPrecondition(
-                    f"key {key_id} was replaced or revoked already; create a new one", reason="key_not_active"
+                    f"Key {key_id} was already replaced or revoked. Create a new one.", reason="key_not_active"
                 )
             own_limit = await connection.scalar(select(api_keys.c.daily_limit).where(api_keys.c.id == key_id))
             replaced = await _change(connection, key_id, expires_at=ends_at, replaced_by=key.id, revision=revision - 1)
             if bounds is not None:
-                await _require_room(connection, old.account_id, bounds, now=key.created_at)
+                await _check_key_limits(connection, old.account_id, bounds, now=key.created_at)
             await _insert(connection, old.account_id, key, daily_limit=own_limit, revision=revision, by=by)
-            facts = {"replaced_by": key.id, "ends_at": ends_at.isoformat(timespec="seconds")}
+            details = {"replaced_by": key.id, "ends_at": ends_at.isoformat(timespec="seconds")}
             await record(
                 connection,
                 "key.rotated",
@@ -177,42 +176,42 @@ class SQLKeyStore:
                 at=key.created_at,
                 account_id=old.account_id,
                 target=key_id,
-                details=facts,
+                details=details,
             )
             return await _read(connection, key.id), replaced
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def unknown_pepper(self, known: frozenset[str], *, now: datetime) -> str | None:
-        """Return the id of an unknown pepper in use; see `KeyStore.unknown_pepper`."""
-        # The gaps between the known ids in the index: however many keys there are, only strays are read.
+        """Return the id of an unknown pepper in use. See `KeyStore.unknown_pepper`."""
+        # Search the index in the gaps between the known ids, so that keys with a known pepper are never read.
         bounds = [None, *sorted(known), None]
         async with self._transactions.reading() as connection:
             for above, below in pairwise(bounds):
-                strays = select(_PEPPER_ID).where(_is_active(now)).limit(1)
-                strays = strays if above is None else strays.where(above < _PEPPER_ID)
-                strays = strays if below is None else strays.where(below > _PEPPER_ID)
-                found: str | None = await connection.scalar(strays)
+                unknown = select(_PEPPER_ID).where(_is_active(now)).limit(1)
+                unknown = unknown if above is None else unknown.where(above < _PEPPER_ID)
+                unknown = unknown if below is None else unknown.where(below > _PEPPER_ID)
+                found: str | None = await connection.scalar(unknown)
                 if found is not None:
                     return found
         return None
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def count_with_peppers(self, pepper_ids: frozenset[str], *, now: datetime) -> int:
-        """Return how many keys wait to move; see `KeyStore.count_with_peppers`."""
+        """Count the active keys with these peppers. See `KeyStore.count_with_peppers`."""
         under = select(func.count()).select_from(api_keys).where(_PEPPER_ID.in_(pepper_ids), _is_active(now))
         async with self._transactions.reading() as connection:
             return await connection.scalar(under) or 0
 
     @deadline(_CHANGES_SECONDS_MAX, unavailable=unavailable)
     async def changes_after(self, revision: int | None) -> Changes:
-        """Read what happened after a revision; see `ChangeStore.changes_after`."""
+        """Return the changes after a revision. See `ChangeStore.changes_after`."""
         async with self._transactions.reading() as connection:
-            # The revision first: the keys are read later, so they hold at least every change up to it.
+            # Read the revision first: the keys are read later, so they include at least every change up to it.
             present = (await connection.execute(select(key_revision))).one()
             if revision is None or revision >= present.revision:
                 return Changes(present.revision, [])
             rows = (await connection.execute(_CHANGES, {"after": revision, "limit": _CHANGES_MAX + 1})).all()
-            # And this last: a key that changed meanwhile is told of, so what came before its change must be too.
+            # Read this last: the rows may include changes made since, and all earlier changes must be included too.
             all_keys_revision = await connection.scalar(select(key_revision.c.all_keys_revision)) or 0
         if len(rows) > _CHANGES_MAX:
             return Changes(present.revision, [Change(None, present.revision)])
@@ -223,8 +222,8 @@ class SQLKeyStore:
         return Changes(max([present.revision, *(change.revision for change in changes)]), changes)
 
 
-async def _check(connection: AsyncConnection, proof: Proof | None) -> AccountId | None:
-    """Check what an owner proved and return whose keys may be changed; None, without a proof, means everybody's."""
+async def _checked_owner(connection: AsyncConnection, proof: Proof | None) -> AccountId | None:
+    """Check a proof and return the account whose keys may be changed; without a proof, None for all accounts."""
     if proof is None:
         return None
     await check_proof(connection, proof)
@@ -254,48 +253,54 @@ async def _insert(
         "revision": revision,
     }
     await connection.execute(insert(api_keys).values(values))
-    facts = {"prefix": key.prefix} | ({} if daily_limit is None else {"daily_limit": daily_limit})
+    details = {"prefix": key.prefix} | ({} if daily_limit is None else {"daily_limit": daily_limit})
     await record(
-        connection, "key.created", by=by, at=key.created_at, account_id=account_id, target=key.id, details=facts
+        connection, "key.created", by=by, at=key.created_at, account_id=account_id, target=key.id, details=details
     )
 
 
 def _is_active(now: datetime) -> ColumnElement[bool]:
-    lasts = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
-    return and_(api_keys.c.revoked_at.is_(None), lasts)
+    not_expired = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
+    return and_(api_keys.c.revoked_at.is_(None), not_expired)
 
 
-async def _require_room(connection: AsyncConnection, account_id: AccountId, bounds: Bounds, *, now: datetime) -> None:
-    """Return when an account may make one more key. Whoever makes one waits for the revision, so the count is exact."""
+async def _check_key_limits(
+    connection: AsyncConnection, account_id: AccountId, bounds: Bounds, *, now: datetime
+) -> None:
+    """Raise `FailedPrecondition` if an account has reached a limit of keys.
+
+    The count is exact, because every key change takes the revision first.
+    """
     bounds = await _bounds_of(connection, account_id, bounds)
-    mine = select(func.count()).select_from(api_keys).where(api_keys.c.account_id == account_id)
-    working = mine.where(_is_active(now))
-    if (await connection.scalar(working.where(api_keys.c.replaced_by.is_(None))) or 0) >= bounds.active_max:
+    owned = select(func.count()).select_from(api_keys).where(api_keys.c.account_id == account_id)
+    active = owned.where(_is_active(now))
+    if (await connection.scalar(active.where(api_keys.c.replaced_by.is_(None))) or 0) >= bounds.active_max:
         raise FailedPrecondition(
-            f"this account has {bounds.active_max} active keys, which is all it may have; revoke one first",
+            f"This account has {bounds.active_max} active keys, which is the maximum. Revoke one first.",
             reason="too_many_keys",
         )
-    # Each key has a limit of its own: who rotated day after day with a long grace would have many times the plan's.
-    if (await connection.scalar(working) or 0) >= 2 * bounds.active_max:
+    # Each key has its own daily limit: rotating every day with a long grace period would multiply the plan's limit.
+    if (await connection.scalar(active) or 0) >= 2 * bounds.active_max:
         raise FailedPrecondition(
-            f"this account has {2 * bounds.active_max} keys that work, with those in their grace period, which is all "
-            "it may have; revoke one first",
+            f"This account has {2 * bounds.active_max} active keys including those in their grace period, which is the "
+            "maximum. Revoke one first.",
             reason="too_many_keys",
         )
-    if (await connection.scalar(mine.where(api_keys.c.created_at > now - _DAY)) or 0) >= bounds.new_per_day_max:
+    if (await connection.scalar(owned.where(api_keys.c.created_at > now - _DAY)) or 0) >= bounds.new_per_day_max:
         raise FailedPrecondition(
-            f"this account made {bounds.new_per_day_max} keys in the last 24 hours, which is all it may; try tomorrow",
+            f"This account created {bounds.new_per_day_max} keys in the last 24 hours, which is the maximum. Try again "
+            "tomorrow.",
             reason="too_many_new_keys",
         )
 
 
 async def _bounds_of(connection: AsyncConnection, account_id: AccountId, bounds: Bounds) -> Bounds:
-    of_plan = (
+    plan_limits = (
         select(plans.c.active_keys_max, plans.c.new_keys_per_day_max)
         .select_from(accounts.join(plans, _PLAN))
         .where(accounts.c.id == account_id)
     )
-    row = (await connection.execute(of_plan)).one()
+    row = (await connection.execute(plan_limits)).one()
     return Bounds(
         bounds.active_max if row.active_keys_max is None else row.active_keys_max,
         bounds.new_per_day_max if row.new_keys_per_day_max is None else row.new_keys_per_day_max,
@@ -313,7 +318,8 @@ async def _read(connection: AsyncConnection, key_id: KeyId, owner: AccountId | N
         await connection.execute(query if owner is None else query.where(api_keys.c.account_id == owner))
     ).one_or_none()
     if row is None:
-        raise NotFound(f"no key {key_id} in this account; list its keys to see their ids", reason="key_not_found")
+        raise NotFound(f"No key {key_id} was found. List the account's keys to see their ids.", reason="key_not_found")
+
     return _key(row)
 
 

@@ -1,4 +1,4 @@
-"""What a queued e-mail says, as things are when it is sent."""
+"""Composition of queued e-mails when they are sent."""
 
 from services.auth.accounts.model import Account, AccountStore
 from services.auth.keys.pepper import Pepper
@@ -10,7 +10,7 @@ from services.common.runtime.clock import Clock, utc_now
 
 
 class MailComposer:
-    """Writes e-mails, and makes the one-time tokens in them."""
+    """Composes queued e-mails and creates the one-time tokens in them."""
 
     def __init__(
         self,
@@ -21,7 +21,6 @@ class MailComposer:
         pepper: Pepper,
         clock: Clock,
     ) -> None:
-        """Look accounts up in `accounts`, keep tokens in `tokens`, and write as `templates` say."""
         self._accounts = accounts
         self._tokens = tokens
         self._templates = templates
@@ -29,13 +28,13 @@ class MailComposer:
         self._clock = clock
 
     async def compose(self, queued: QueuedEmail) -> Email | None:
-        """Return the e-mail to send; None when there is nothing to say, such as to an address without an account."""
+        """Return the e-mail to send, or None if no e-mail is needed, for example without an account."""
         account = await self._account(queued)
         if account is None:
             return None
         try:
             return await self._write(queued, account)
-        except NotFound:  # The account was deleted in this moment.
+        except NotFound:  # The account has just been deleted.
             return None
 
     async def _write(self, queued: QueuedEmail, account: Account) -> Email | None:
@@ -59,9 +58,9 @@ class MailComposer:
         return None
 
     async def _account(self, queued: QueuedEmail) -> Account | None:
-        """Return the account that an e-mail is about: of the address, or for a sign-up of the same person."""
+        """Return the account of the address; for a sign-up, also an account of the same mailbox."""
         if queued.topic is Topic.SIGN_UP:
-            return await self._accounts.signed_up(queued.to)
+            return await self._accounts.find_by_mailbox(queued.to)
         credentials = await self._accounts.credentials(queued.to)
         return credentials.account if credentials else None
 

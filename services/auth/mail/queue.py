@@ -1,8 +1,8 @@
 """Queue of e-mails to send. It survives restarts and contains no secrets.
 
-A queued e-mail names what it is about; its text, with the one-time token in it, is made when it is sent. So a stolen
-database holds no token that works, and what is sent is true at that moment: an account that was deleted meanwhile gets
-nothing. Whether an address has an account decides what is sent, not what is queued, so response times do not reveal it.
+A queued e-mail has only a topic. Its text, including the one-time token, is generated when it is sent. So a stolen
+database contains no valid token, and the text is up to date: an account deleted in the meantime gets nothing. Whether
+an address has an account decides what is sent, not what is queued, so response times do not reveal it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from services.common.runtime.clock import Clock, utc_now
 
 
 class Topic(StrEnum):
-    """What an e-mail is about."""
+    """Reasons for sending an e-mail."""
 
     SIGN_UP = "sign_up"
     """Sign-up. A new account gets a verification e-mail; the owner of an existing one gets a notice."""
@@ -26,46 +26,46 @@ class Topic(StrEnum):
     PASSWORD_RESET = "password_reset"
     """A password reset was requested; addresses without an account get nothing."""
     FAILED_LOG_INS = "failed_log_ins"
-    """Many wrong passwords were tried."""
+    """Many wrong passwords were tried on the account."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedEmail:
-    """An e-mail to send."""
+    """An e-mail in the queue."""
 
     id: str
     topic: Topic
     to: str
-    """Normalised address that somebody named."""
+    """Normalized address that the requester entered."""
     opened_account_id: str | None
-    """The account that this sign-up opened; None where it opened none, and for other topics."""
+    """Id of the account that this sign-up created; None if it created none, and for other topics."""
     by: Actor
-    """Who asked for it, and from where."""
+    """Actor that requested the e-mail."""
     created_at: datetime
     tries: int = 0
-    """How often it was tried to be sent, this time included."""
+    """Number of delivery attempts, including the current one."""
 
 
 class MailQueue(Protocol):
-    """Where e-mails wait. Each method raises `Unavailable` when the store cannot be reached."""
+    """Interface of the e-mail queue. Methods raise `Unavailable` if the store cannot be reached."""
 
     async def add(self, email: QueuedEmail) -> None:
-        """Keep an e-mail to send; raises `Unavailable` too when the queue is full."""
+        """Add an e-mail to the queue. Also raises `Unavailable` if the queue is full."""
 
     async def due(self, now: datetime) -> bool:
-        """Whether an e-mail is to be sent now."""
+        """Return whether any e-mail is due."""
 
     async def claim(self, *, count: int, now: datetime, until: datetime) -> Sequence[QueuedEmail]:
-        """Take at most `count` that are due; other senders leave them alone `until` then, or until `put_back`."""
+        """Claim at most `count` due e-mails. Other senders skip them until the time `until`, or until `put_back`."""
 
     async def put_back(self, email: QueuedEmail, *, next_try_at: datetime) -> None:
-        """Keep one that could not be sent, to try again then."""
+        """Return an undelivered e-mail to the queue, due at `next_try_at`."""
 
     async def remove(self, email: QueuedEmail) -> None:
-        """Forget one that was sent or given up."""
+        """Remove an e-mail that was sent or given up."""
 
     async def waiting(self) -> int:
-        """Return how many wait."""
+        """Return the number of e-mails in the queue."""
 
 
 def new_email(topic: Topic, to: str, *, by: Actor, clock: Clock, opened_account_id: str | None = None) -> QueuedEmail:

@@ -1,4 +1,4 @@
-"""Mail over SMTP: one connection for each e-mail, and what is wrong with it in words."""
+"""SMTP transport: one connection per e-mail, with readable errors."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -13,45 +13,47 @@ from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from services.auth.accounts.addresses import domain_of, needs_smtputf8, normalised_email
-from services.auth.mail.mailer import Capabilities, Undelivered
+from services.auth.accounts.addresses import domain_of, needs_smtputf8, normalized_email
+from services.auth.mail.mailer import Capabilities, DeliveryFailed
 from services.auth.mail.templates import Email
 from services.common.errors import InvalidRequest, StartError
 from services.common.url_credentials import with_encoded_credentials
 
-_SECONDS_MAX = 20.0
+_TIMEOUT_SECONDS = 20.0
 _UNVERIFIED = "none"
 _REMEDY = (
-    "set AUTH_SMTP_CA_FILE to a PEM file of the authority that issued its certificate, or to `none` where no password "
-    "is to be protected"
+    "set AUTH_SMTP_CA_FILE to a PEM file of the CA that issued the certificate, or to `none` if AUTH_SMTP_URL has no "
+    "password"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class SMTPServer:
-    """Where mail is handed in."""
+    """Address and credentials of a mail server."""
 
     host: str
     port: int
     is_tls: bool
-    """TLS from the first byte (`smtps`); otherwise STARTTLS, demanded when there is a password to protect."""
+    """Whether to use implicit TLS (`smtps`). Otherwise STARTTLS is used, and required if there is a username."""
     username: str | None
     password: str | None = field(repr=False)
 
 
 def parse_smtp_url(url: str) -> SMTPServer:
-    """Read `smtp://user:password@host:587` or `smtps://user:password@host:465`.
+    """Parse `smtp://user:password@host:587` or `smtps://user:password@host:465`.
+
+    The port defaults to 587 for `smtp` and 465 for `smtps`.
 
     Raises:
-        StartError: The URL cannot be read.
+        StartError: The URL is invalid.
     """
     try:
         parts = urlsplit(with_encoded_credentials(url))
         port = parts.port
     except ValueError as exc:
-        raise _unreadable() from exc
+        raise _invalid_url() from exc
     if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
-        raise _unreadable()
+        raise _invalid_url()
     is_tls = parts.scheme == "smtps"
     return SMTPServer(
         host=parts.hostname,
@@ -63,16 +65,16 @@ def parse_smtp_url(url: str) -> SMTPServer:
 
 
 class SMTPTransport:
-    """A `Transport` that hands e-mails to an SMTP server."""
+    """A `Transport` that sends e-mails to an SMTP server."""
 
     def __init__(self, server: SMTPServer, *, sender: str, ca_file: str = "") -> None:
-        """Send as `sender`, an e-mail address.
+        """Initialize the transport without connecting.
 
         Args:
-            server: Where to.
-            sender: E-mail address that mails come from.
-            ca_file: PEM file of the authorities that vouch for the server; empty trusts the system's, and `none` takes
-                any certificate.
+            server: The mail server.
+            sender: Sender address of e-mails.
+            ca_file: PEM file of the CA certificates for the server; empty uses the system's, and `none` disables
+                verification.
 
         Raises:
             StartError: The sender is no e-mail address, the file cannot be used, or a password would be unprotected.
@@ -84,25 +86,29 @@ class SMTPTransport:
 
     @property
     def name(self) -> str:
-        """The server as operators know it."""
+        """Host and port of the server."""
         return f"{self._server.host}:{self._server.port}"
 
     async def check(self) -> Capabilities:
-        """Connect as for an e-mail, and return what the server can do.
+        """Connect the same way as for sending, and return the server's capabilities.
 
         Raises:
-            Undelivered: No e-mail could be handed in.
+            Undelivered: The connection or the log-in failed.
         """
         async with self._connected() as client:
             return self._capabilities(client)
 
     async def send(self, email: Email, *, email_id: str, at: datetime) -> Capabilities:
-        """Hand an e-mail in, and return what the server can do; raises as `check`."""
+        """Send an e-mail, and return the server's capabilities.
+
+        Raises:
+            Undelivered: The connection or the log-in failed, or the server rejected the e-mail.
+        """
         async with self._connected() as client:
             capabilities = self._capabilities(client)
             if needs_smtputf8(email.to) and not capabilities.smtputf8:
-                raise Undelivered("the mail server does not take addresses beyond ASCII (SMTPUTF8)", is_final=True)
-            # By name: read from the headers again, one text could become several addresses.
+                raise DeliveryFailed("the mail server does not support non-ASCII addresses (SMTPUTF8)", is_final=True)
+            # Explicit recipients: parsed from the headers, one value could become several addresses.
             await client.send_message(self._message(email, email_id, at), sender=self._sender, recipients=[email.to])
             return capabilities
 
@@ -117,11 +123,11 @@ class SMTPTransport:
             use_tls=server.is_tls,
             start_tls=None if server.is_tls or not server.username else True,
             tls_context=self._context,
-            timeout=_SECONDS_MAX,
+            timeout=_TIMEOUT_SECONDS,
         )
         try:
             async with client:
-                if client.is_ehlo_or_helo_needed:  # After STARTTLS; what was said before it is forgotten.
+                if client.is_ehlo_or_helo_needed:  # STARTTLS resets the session (RFC 3207).
                     await client.ehlo()
                 yield client
         except (aiosmtplib.SMTPException, OSError, ValueError) as exc:
@@ -137,25 +143,27 @@ class SMTPTransport:
             smtputf8=client.supports_extension("smtputf8"),
         )
 
-    def _undelivered(self, exc: Exception) -> Undelivered:
-        """Return what went wrong in words. Never the e-mail: it holds a secret, and an address."""
+    def _undelivered(self, exc: Exception) -> DeliveryFailed:
+        """Describe a failure. The text never contains the e-mail, which has a secret and an address."""
         cause: BaseException | None = exc
         while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Undelivered(f"the certificate of {self.name} is not trusted ({cause.verify_message}); {_REMEDY}")
+            return DeliveryFailed(f"the certificate of {self.name} is not trusted ({cause.verify_message}); {_REMEDY}")
         if isinstance(exc, aiosmtplib.SMTPAuthenticationError):
-            return Undelivered(f"{self.name} refuses the user name and password of AUTH_SMTP_URL ({exc.code})")
+            return DeliveryFailed(f"{self.name} rejected the user name and password of AUTH_SMTP_URL ({exc.code})")
         if isinstance(exc, aiosmtplib.SMTPNotSupported):
-            return Undelivered(f"{self.name} lacks what is needed: {exc}; it may need smtps:// in AUTH_SMTP_URL")
+            return DeliveryFailed(f"{self.name} lacks a required feature: {exc}; try smtps:// in AUTH_SMTP_URL")
         if isinstance(exc, aiosmtplib.SMTPRecipientsRefused):
             codes = [refused.code for refused in exc.recipients]
-            return Undelivered(
-                f"{self.name} refuses the address ({codes})", is_final=all(code >= 500 for code in codes)
+            return DeliveryFailed(
+                f"{self.name} rejected the address ({codes})", is_final=all(code >= 500 for code in codes)
             )
         if isinstance(exc, aiosmtplib.SMTPResponseException):
-            return Undelivered(f"{self.name} refuses it ({exc.code})", is_final=_is_of_the_email(exc))
-        return Undelivered(f"{self.name} cannot be reached ({type(exc).__name__}); check AUTH_SMTP_URL")
+            return DeliveryFailed(
+                f"{self.name} rejected the e-mail ({exc.code})", is_final=_is_permanent_rejection(exc)
+            )
+        return DeliveryFailed(f"{self.name} cannot be reached ({type(exc).__name__}); check AUTH_SMTP_URL")
 
     def _message(self, email: Email, email_id: str, at: datetime) -> EmailMessage:
         message = EmailMessage(policy=SMTPUTF8 if needs_smtputf8(email.to) else SMTP)
@@ -163,16 +171,16 @@ class SMTPTransport:
         message["To"] = email.to
         message["Subject"] = email.subject
         message["Date"] = format_datetime(at)
-        # The same for every try, so that one that arrives twice is known as one.
+        # The same for every attempt, so that clients can recognize duplicates.
         message["Message-ID"] = f"<{email_id}@{domain_of(self._sender)}>"
-        # So that no holiday answer and no mailing list replies to it (RFC 3834).
+        # Prevents automatic replies (RFC 3834).
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(email.text)
         return message
 
 
-def _is_of_the_email(exc: aiosmtplib.SMTPResponseException) -> bool:
-    """Whether a refusal is of this e-mail for good, and not of the connection or for now."""
+def _is_permanent_rejection(exc: aiosmtplib.SMTPResponseException) -> bool:
+    """Return whether a rejection is permanent and concerns the e-mail, not the connection."""
     return exc.code >= 500 and isinstance(exc, aiosmtplib.SMTPDataError | aiosmtplib.SMTPRecipientRefused)
 
 
@@ -180,8 +188,8 @@ def _context(server: SMTPServer, ca_file: str) -> ssl.SSLContext:
     if ca_file == _UNVERIFIED:
         if server.password is not None:
             raise StartError(
-                "AUTH_SMTP_CA_FILE=none would show the password of AUTH_SMTP_URL to anybody who answers in the mail "
-                "server's place; name a PEM file of its authority"
+                "AUTH_SMTP_CA_FILE=none cannot be combined with a password in AUTH_SMTP_URL, because anyone who "
+                "impersonates the mail server would get the password. Set it to a PEM file of the server's CA."
             )
         context = ssl.create_default_context()
         context.check_hostname = False
@@ -190,18 +198,25 @@ def _context(server: SMTPServer, ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(Path(ca_file)) if ca_file else None)
     except (OSError, ssl.SSLError) as exc:
-        raise StartError(f"AUTH_SMTP_CA_FILE={ca_file} cannot be used: {exc}; name a PEM file, or `none`") from exc
+        raise StartError(
+            f"AUTH_SMTP_CA_FILE={ca_file} cannot be read: {exc}. Set it to a PEM file, or to `none`."
+        ) from exc
 
 
 def _checked_sender(sender: str) -> str:
     try:
-        address = normalised_email(sender)
+        address = normalized_email(sender)
     except InvalidRequest as exc:
-        raise StartError("AUTH_MAIL_FROM is no e-mail address; write one such as stack@example.com, no name") from exc
+        raise StartError(
+            "AUTH_MAIL_FROM is not an e-mail address. Set it to one such as stack@example.com, without a display name."
+        ) from exc
     if needs_smtputf8(address):
-        raise StartError("AUTH_MAIL_FROM has characters beyond ASCII before the @, which many mail servers do not take")
+        raise StartError(
+            "AUTH_MAIL_FROM has non-ASCII characters before the @, which many mail servers do not support. Set it to "
+            "an ASCII address."
+        )
     return address
 
 
-def _unreadable() -> StartError:
-    return StartError("AUTH_SMTP_URL cannot be read; write smtp://user:password@host:587 or smtps://…")
+def _invalid_url() -> StartError:
+    return StartError("AUTH_SMTP_URL is not a valid URL. Set it to smtp://user:password@host:587 or smtps://….")

@@ -1,4 +1,4 @@
-"""The queue of e-mails in SQL, the same on SQLite and Postgres."""
+"""SQL store for the e-mail queue."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,63 +14,62 @@ from services.auth.mail.queue import QueuedEmail, Topic
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
 
-_WAITING_MAX = 10_000
-"""More are refused: where mail cannot be sent, strangers' sign-ups must not fill the database."""
+_QUEUE_LENGTH_MAX = 10_000
+"""Maximum queue length. It keeps anonymous sign-ups from filling the database while mail cannot be sent."""
 
 
 class SQLMailQueue:
-    """Keeps e-mails to send; a `MailQueue`."""
+    """SQL implementation of `MailQueue`."""
 
     def __init__(self, transactions: Transactions) -> None:
-        """Read and write through `transactions`."""
         self._transactions = transactions
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def add(self, email: QueuedEmail) -> None:
-        """Keep an e-mail; see `MailQueue.add`."""
+        """Add an e-mail. See `MailQueue.add`."""
         async with self._transactions.writing() as connection:
             await enqueue(connection, email)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def due(self, now: datetime) -> bool:
-        """Whether an e-mail is to be sent; see `MailQueue.due`."""
+        """Return whether any e-mail is due. See `MailQueue.due`."""
         async with self._transactions.reading() as connection:
             return await connection.scalar(select(emails.c.id).where(emails.c.next_try_at <= now).limit(1)) is not None
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def claim(self, *, count: int, now: datetime, until: datetime) -> Sequence[QueuedEmail]:
-        """Take e-mails that are due; see `MailQueue.claim`."""
+        """Claim due e-mails. See `MailQueue.claim`."""
         due = select(emails.c.id).where(emails.c.next_try_at <= now).order_by(emails.c.next_try_at).limit(count)
-        # Postgres passes over those that another sender is taking just now; SQLite has one writer.
-        taken = emails.c.id.in_(due.with_for_update(skip_locked=True))
-        claim = update(emails).where(taken).values(next_try_at=until, tries=emails.c.tries + 1).returning(emails)
+        # Postgres skips rows that another sender is claiming. SQLite has a single writer.
+        claimable = emails.c.id.in_(due.with_for_update(skip_locked=True))
+        claim = update(emails).where(claimable).values(next_try_at=until, tries=emails.c.tries + 1).returning(emails)
         async with self._transactions.writing() as connection:
             return [_email(row) for row in await connection.execute(claim)]
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def put_back(self, email: QueuedEmail, *, next_try_at: datetime) -> None:
-        """Keep one for another try; see `MailQueue.put_back`."""
+        """Return an e-mail to the queue. See `MailQueue.put_back`."""
         async with self._transactions.writing() as connection:
-            later = update(emails).where(emails.c.id == email.id).values(next_try_at=next_try_at)
-            await connection.execute(later)
+            reschedule = update(emails).where(emails.c.id == email.id).values(next_try_at=next_try_at)
+            await connection.execute(reschedule)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def remove(self, email: QueuedEmail) -> None:
-        """Forget one; see `MailQueue.remove`."""
+        """Remove an e-mail. See `MailQueue.remove`."""
         async with self._transactions.writing() as connection:
             await connection.execute(delete(emails).where(emails.c.id == email.id))
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def waiting(self) -> int:
-        """Return how many wait; see `MailQueue.waiting`."""
+        """Return the queue length. See `MailQueue.waiting`."""
         async with self._transactions.reading() as connection:
             return await connection.scalar(select(func.count()).select_from(emails)) or 0
 
 
 async def enqueue(connection: AsyncConnection, email: QueuedEmail) -> None:
-    """Keep an e-mail in a transaction; raises as `MailQueue.add`."""
-    if (await connection.scalar(select(func.count()).select_from(emails)) or 0) >= _WAITING_MAX:
-        raise Unavailable("Too many e-mails wait to be sent. Try again later.", reason="mail_queue_full")
+    """Add an e-mail in an open transaction. Raises the exceptions of `MailQueue.add`."""
+    if (await connection.scalar(select(func.count()).select_from(emails)) or 0) >= _QUEUE_LENGTH_MAX:
+        raise Unavailable("Too many e-mails are waiting to be sent. Try again later.", reason="mail_queue_full")
     values = {
         "id": email.id,
         "topic": email.topic.value,
@@ -86,7 +85,7 @@ async def enqueue(connection: AsyncConnection, email: QueuedEmail) -> None:
 
 
 async def forget_emails(connection: AsyncConnection, account_id: str, address: str) -> None:
-    """Forget what was to be sent to an account, in the transaction that deletes it."""
+    """Delete the queued e-mails of an account, in the transaction that deletes the account."""
     await connection.execute(delete(emails).where(or_(emails.c.account_id == account_id, emails.c.email == address)))
 
 

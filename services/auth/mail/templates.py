@@ -1,4 +1,4 @@
-"""E-mails to people: what they say."""
+"""Templates of e-mails to users."""
 
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
@@ -11,85 +11,84 @@ class Email:
     to: str
     subject: str
     text: str = field(repr=False)
-    """It may hold a secret."""
+    """May contain a secret."""
 
 
 class EmailTemplates:
-    """Writes e-mails; knows the pages of the console that they point to."""
+    """Renders e-mails with links to the console."""
 
     def __init__(self, console_url: str) -> None:
-        """Point to the console at `console_url`."""
+        """Link to the console at `console_url`."""
         self._console_url = console_url.rstrip("/")
 
     def url(self, page: str, token: str) -> str:
-        """Return the address of a page that takes a token."""
+        """Return the URL of a console page with a token as its query parameter."""
         return f"{self._console_url}/{page}?{urlencode({'token': token})}"
 
     def verification(self, to: str, token: str) -> Email:
-        """Ask somebody who signed up to prove the e-mail."""
+        """Return the verification e-mail of a sign-up."""
         return _email(
             to,
             "Confirm your e-mail address",
-            "Somebody, we hope you, signed up with this e-mail address. To confirm it, open this page within two days:",
+            "An account was created with this e-mail address. To confirm the address, open this link within two days:",
             self.url("verify", token),
-            "If that was not you, do nothing: without this page the account cannot be used.",
+            "If you did not sign up, ignore this e-mail. The account cannot be used until the address is confirmed.",
         )
 
     def first_password(self, to: str, token: str) -> Email:
-        """Ask for proof of an e-mail that was signed up with more than once, and let its reader choose the password."""
+        """Return the verification e-mail of a repeated sign-up or request, with a link to choose the password."""
         return _email(
             to,
             "Confirm your e-mail address and choose a password",
-            "Somebody, we hope you, signed up with this e-mail address, and asked again. To confirm it and choose the "
-            "password of your account, open this page within an hour:",
+            "An account was created with this e-mail address, and another confirmation was requested. To confirm the "
+            "address and choose the password of your account, open this link within an hour:",
             self.url("reset", token),
-            "If that was not you, do nothing: without this page the account cannot be used.",
+            "If you did not sign up, ignore this e-mail. The account cannot be used until the address is confirmed.",
         )
 
     def already_registered(self, to: str) -> Email:
-        """Tell the owner of an account that somebody signed up with its e-mail."""
+        """Return the e-mail to an account owner after a sign-up with the same address."""
         return _email(
             to,
-            "You have an account already",
-            "Somebody, we hope you, signed up with this e-mail address, which has an account. Log in here:",
+            "You already have an account",
+            "This e-mail address was used to sign up, but it already has an account. Log in here:",
             f"{self._console_url}/login",
             f"If you forgot your password, choose a new one at {self._console_url}/forgot . "
-            "If it was not you, do nothing: your account is as it was.",
+            "If you did not sign up, ignore this e-mail. Your account has not changed.",
         )
 
     def password_reset(self, to: str, token: str) -> Email:
-        """Let somebody choose a new password."""
+        """Return the e-mail with a link to choose a new password."""
         return _email(
             to,
             "Choose a new password",
-            "Somebody, we hope you, forgot the password of this account. To choose a new one, open this page within an "
-            "hour:",
+            "A new password was requested for your account. To choose one, open this link within an hour:",
             self.url("reset", token),
-            "If that was not you, do nothing: your password is as it was.",
+            "If you did not request this, ignore this e-mail. Your password has not changed.",
         )
 
     def failed_log_ins(self, to: str) -> Email:
-        """Tell the owner of an account that many wrong passwords were tried."""
+        """Return the warning to an account owner about many failed log-ins."""
         return _email(
             to,
-            "Wrong passwords were tried on your account",
-            "Within a day, many wrong passwords were tried on this account. None of them opened it. Your account's "
-            "page has more:",
+            "Failed log-in attempts on your account",
+            "There were many failed log-in attempts on your account within a day. None of them succeeded. See your "
+            "account page for details:",
             f"{self._console_url}/account",
-            "If that was you, do nothing. If it was not, a long password that you use nowhere else keeps them out; "
-            "browsers in which you logged in before can still log in.",
+            "If this was you, you can ignore this e-mail. If not, make sure that your password is long and not used "
+            "anywhere else. You can still log in from browsers that you have used before.",
         )
 
     def test(self, to: str) -> Email:
-        """Show an operator that mail arrives."""
+        """Return the e-mail of `stackctl mail test`."""
         return _email(
             to,
-            "Test of the mail server",
-            "An operator sent this e-mail with `stackctl mail test`. Mail from this console arrives:",
+            "Mail server test",
+            "An operator sent this e-mail with `stackctl mail test`. E-mails from this console can reach you:",
             self._console_url,
-            "There is nothing to do.",
+            "No action is needed.",
         )
 
 
-def _email(to: str, subject: str, why: str, url: str, otherwise: str) -> Email:
-    return Email(to, subject, f"{why}\n\n{url}\n\n{otherwise}\n")
+def _email(to: str, subject: str, introduction: str, url: str, closing: str) -> Email:
+    return Email(to, subject, f"{introduction}\n\n{url}\n\n{closing}\n")

@@ -1,8 +1,8 @@
-"""Devices: a browser that logged in to an account before, known again by a token that it keeps.
+"""Device tokens, which identify browsers that have logged in to an account before.
 
-Strangers' guesses are counted for each network address, and can use up an address that an owner shares with them. A
-device that has proved the password once is counted apart from them, so it keeps a way in. The token opens nothing: the
-password is asked for all the same.
+Failed log-ins are limited per network address, so attackers can use up the limit of an address that they share with an
+account owner. Devices that have proved the password once have their own limit, so their owners can still log in. A
+device token grants no access: the password is still required.
 """
 
 import hmac
@@ -18,26 +18,26 @@ _TOKEN = re.compile(r"dev_stk_(acc_[0-9A-Z]{26})\.([0-9a-f]{32})\.([0-9a-f]{64})
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device, and the account that it logged in to."""
+    """A browser that has logged in to an account."""
 
     account_id: AccountId
     id: str
 
 
 class Devices:
-    """Makes tokens of devices and reads them. Nothing is stored: a token carries a MAC under the pepper."""
+    """Creates and verifies device tokens. They are authenticated by a MAC under the pepper, not stored."""
 
     def __init__(self, pepper: Pepper) -> None:
-        """Make and check MACs with `pepper`."""
         self._pepper = pepper
 
     def mint(self, account_id: AccountId) -> str:
-        """Return a token for a device that has just proved the password of an account."""
+        """Return a token for a new device of an account. The caller must have authenticated the owner."""
         device = Device(account_id, secrets.token_hex(16))
         return f"dev_stk_{device.account_id}.{device.id}.{self._mac(device)}"
 
     def read(self, token: str) -> Device | None:
-        """Return whose device a token is; None when it is no token of ours."""
+        """Return the device of a token, or None if the token is invalid."""
+
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None

@@ -1,4 +1,4 @@
-"""Sessions: a person's stay in the console, known by a token that only its holder has."""
+"""Console sessions: data model, storage interface and lifecycle."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,33 +14,33 @@ from services.common.ids import Kind, new_id
 from services.common.runtime.clock import Clock, utc_now
 
 TOKEN_PREFIX = "ses_stk_"
-_TOUCH_EVERY = timedelta(minutes=1)
-"""A session's last use is written down at most this often."""
+_TOUCH_INTERVAL = timedelta(minutes=1)
+"""Minimum time between updates of a session's last use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A stay in the console. Times are aware, in UTC."""
+    """A console session. Times are aware, in UTC."""
 
     id: str
-    """`ses_` and a ULID; no credential."""
+    """`ses_` and a ULID. Not a credential."""
     account: Account
     created_at: datetime
     last_used_at: datetime
     expires_at: datetime
-    """When it ends at the latest, however much it is used."""
+    """Latest end of the session, regardless of use."""
     address: str
-    """Where it began; empty when that is not known."""
+    """Network address that opened the session; empty if unknown."""
 
     @property
     def proof(self) -> Proof:
-        """What its holder has proved: that this session is open."""
+        """Proof that this session is open."""
         return Proof(self.account.id, session_id=self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A session to keep: everything but its token."""
+    """A session to store, without its token."""
 
     id: str
     account_id: AccountId
@@ -53,43 +53,43 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session and its token, which exists nowhere else."""
+    """A session and its token, which is not stored anywhere."""
 
     session: Session
     token: str = field(repr=False)
 
 
 class SessionStore(Protocol):
-    """Where sessions are kept. Each method raises `Unavailable` when the store cannot be reached."""
+    """Interface for storing sessions. Methods raise `Unavailable` if the store cannot be reached."""
 
     async def open(self, session: NewSession, *, proof: Proof, replaces: str, by: Actor) -> Session:
-        """Keep a session, audited, and end the one with the digest `replaces`; empty ends none.
+        """Store a session with an audit event, and end the one with the digest `replaces`; empty ends none.
 
         Raises:
             Unauthenticated: The account was deleted.
-            PermissionDenied: The password that was proved is not the account's any more.
+            PermissionDenied: The password of the proof was changed in the meantime.
         """
 
     async def find(self, digest: str) -> Session | None:
-        """Look a session up by its token's digest; None when there is none."""
+        """Return the session with this token digest, or None."""
 
     async def touch(self, session_id: str, *, at: datetime) -> None:
-        """Note that a session was used."""
+        """Record a use of the session."""
 
     async def of_account(self, account_id: AccountId) -> Sequence[Session]:
-        """Return an account's sessions, newest first, those included that were not used for too long."""
+        """Return an account's sessions, newest first, including idle ones that have ended."""
 
     async def end(self, session_id: str, *, owner: AccountId, by: Actor, at: datetime) -> None:
-        """End a session of this account, audited; one that is not there is no error."""
+        """End a session of this account with an audit event. Does nothing if there is no such session."""
 
 
 class Sessions:
-    """Opens sessions and knows them again."""
+    """Opens, authenticates and ends sessions."""
 
     def __init__(
         self, store: SessionStore, *, pepper: Pepper, clock: Clock, idle_seconds: float, total_seconds: float
     ) -> None:
-        """Keep sessions in `store`; one ends after `idle_seconds` without use, and `total_seconds` after it began."""
+        """Store sessions in `store`. They end after `idle_seconds` without use, and `total_seconds` after the start."""
         self._store = store
         self._pepper = pepper
         self._clock = clock
@@ -97,11 +97,11 @@ class Sessions:
         self._total = timedelta(seconds=total_seconds)
 
     async def open(self, proof: Proof, *, by: Actor, replaced_token: str = "") -> OpenSession:
-        """Begin a session; the one of `replaced_token` ends, so that an earlier token never becomes this person's.
+        """Open a session with a new token, and end the session of `replaced_token`, which prevents session fixation.
 
         Raises:
             Unauthenticated: The account was deleted.
-            PermissionDenied: The password that was proved is not the account's any more.
+            PermissionDenied: The password of the proof was changed in the meantime.
         """
         token = checksummed_token.mint(TOKEN_PREFIX)
         now = utc_now(self._clock)
@@ -117,40 +117,40 @@ class Sessions:
         return OpenSession(await self._store.open(session, proof=proof, replaces=replaces, by=by), token)
 
     async def get(self, token: str) -> Session:
-        """Return the session of a token, and note its use.
+        """Return the session of a token, and record its use.
 
         Raises:
-            Unauthenticated: There is none, or it has ended.
+            Unauthenticated: The token is invalid, or the session has ended.
         """
         session = await self._store.find(self._pepper.digest(token)) if _is_token(token) else None
         now = utc_now(self._clock)
-        if session is None or not self._lasts(session, now):
+        if session is None or not self._is_open(session, now):
             raise session_ended()
-        if now - session.last_used_at >= _TOUCH_EVERY:
+        if now - session.last_used_at >= _TOUCH_INTERVAL:
             await self._store.touch(session.id, at=now)
         return session
 
     async def of_account(self, account_id: AccountId) -> list[Session]:
-        """Return an account's sessions that have not ended, newest first."""
+        """Return an account's open sessions, newest first."""
         now = utc_now(self._clock)
-        return [one for one in await self._store.of_account(account_id) if self._lasts(one, now)]
+        return [session for session in await self._store.of_account(account_id) if self._is_open(session, now)]
 
     async def end(self, session_id: str, *, owner: AccountId, by: Actor) -> None:
-        """End a session of this account; one that is not there is no error."""
+        """End a session of this account. Does nothing if there is no such session."""
         await self._store.end(session_id, owner=owner, by=by, at=utc_now(self._clock))
 
     async def log_out(self, token: str, *, by: Actor) -> None:
-        """End the session of a token; one that has ended is no error."""
+        """End the session of a token. Does nothing if it has already ended."""
         session = await self._store.find(self._pepper.digest(token)) if _is_token(token) else None
         if session is not None:
             await self.end(session.id, owner=session.account.id, by=by)
 
-    def _lasts(self, session: Session, now: datetime) -> bool:
+    def _is_open(self, session: Session, now: datetime) -> bool:
         return now < session.expires_at and now < session.last_used_at + self._idle
 
 
 def session_ended() -> Unauthenticated:
-    """Return the refusal of a call whose session is not open any more."""
+    """Return the error for a session that is no longer open."""
     return Unauthenticated("Your session has ended. Log in again.", reason="session_ended")
 
 

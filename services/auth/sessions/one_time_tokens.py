@@ -1,4 +1,4 @@
-"""One-time tokens: what is mailed to prove an e-mail or choose a password, and invitations."""
+"""One-time tokens for e-mail verification, password resets and invitations."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,14 +16,14 @@ _PREFIX = "one_stk_"
 
 
 class Purpose(StrEnum):
-    """What a token is good for."""
+    """Actions that a token authorizes."""
 
     VERIFY_EMAIL = "verify_email"
     RESET_PASSWORD = "reset_password"
     INVITE = "invite"
 
 
-_LIVES = {
+_LIFETIMES = {
     Purpose.VERIFY_EMAIL: timedelta(days=2),
     Purpose.RESET_PASSWORD: timedelta(hours=1),
     Purpose.INVITE: timedelta(days=14),
@@ -32,13 +32,13 @@ _LIVES = {
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """A token to keep: everything but itself."""
+    """A token to store, as a digest."""
 
     digest: str
     """HMAC of the token under the pepper, in hex."""
     purpose: Purpose
     account_id: AccountId | None
-    """Whose; None for an invitation."""
+    """The account; None for an invitation."""
     plan: str | None
     """Plan of an invitation; None for other purposes."""
     expires_at: datetime
@@ -46,51 +46,54 @@ class NewToken:
 
 @dataclass(frozen=True, slots=True)
 class MintedToken:
-    """A new token."""
+    """A new token: the record to store, and the text to hand out."""
 
     kept: NewToken
     text: str = field(repr=False)
 
 
 class OneTimeTokenStore(Protocol):
-    """Where tokens are kept; accounts use them up. Raises `Unavailable` when the store cannot be reached."""
+    """Interface for storing tokens. `AccountStore` redeems them.
+
+    Methods raise `Unavailable` if the store cannot be reached.
+    """
 
     async def add(self, token: NewToken, *, by: Actor, at: datetime) -> None:
-        """Keep a token in place of the account's earlier ones of its purpose, audited.
+        """Store a token with an audit event, and delete the account's earlier tokens for the same purpose.
+
+        A password reset token also replaces verification tokens, because it verifies the e-mail as well.
 
         Raises:
             NotFound: There is no such plan, or the account was deleted.
-
-        One that resets a password also replaces those that verify the e-mail, which it does itself.
         """
 
     async def plan_of(self, digest: str, *, now: datetime) -> str | None:
-        """Return the plan of an invitation without using it up; None when it is not good."""
+        """Return the plan of an invitation without redeeming it; None if it is invalid."""
 
 
 def mint_token(
     purpose: Purpose, *, account_id: AccountId | None = None, plan: str | None = None, pepper: Pepper, clock: Clock
 ) -> MintedToken:
-    """Return a new token, not yet kept."""
+    """Return a new token that is not stored yet."""
     text = checksummed_token.mint(_PREFIX)
-    expires_at = utc_now(clock) + _LIVES[purpose]
+    expires_at = utc_now(clock) + _LIFETIMES[purpose]
     return MintedToken(NewToken(pepper.digest(text), purpose, account_id, plan, expires_at), text)
 
 
 def token_digest(text: str, *, pepper: Pepper) -> str:
-    """Return the digest under which a token is kept.
+    """Return the digest that identifies a token in the store.
 
     Raises:
-        InvalidRequest: The text cannot be a token.
+        InvalidRequest: The text is not a well-formed token.
     """
     if not checksummed_token.is_well_formed(text.strip(), _PREFIX):
-        raise not_good()
+        raise invalid_token()
     return pepper.digest(text.strip())
 
 
-def not_good() -> InvalidRequest:
-    """Return the refusal of a token: it says no more, so that nothing can be found out by trying."""
+def invalid_token() -> InvalidRequest:
+    """Return the error for an invalid token. It gives no details, so that attempts reveal nothing."""
     return InvalidRequest(
-        "this link does not work: it was used, has expired, or is not complete; ask for a new one",
+        "This link is not valid: it was already used, has expired, or is incomplete. Request a new one.",
         reason="invalid_token",
     )

@@ -1,4 +1,4 @@
-"""Proofs in SQL: the account's row is locked, and what was proved is compared with what is stored now."""
+"""SQL checks of proofs, with the account's row locked."""
 
 from typing import Any
 
@@ -13,12 +13,11 @@ from services.common.errors import NotFound
 
 
 async def lock_account(connection: AsyncConnection, account_id: str) -> Row[Any] | None:
-    """Lock an account's row until the transaction ends, and return it; None when there is none or it was deleted.
+    """Lock an account's row until the transaction ends, and return it; None if it does not exist or was deleted.
 
-    Every write that opens, ends or rests on a session or password takes this lock, after the key revision and before
-    any row that belongs to the account, so two such writes never wait for each other in a circle. Postgres locks with
-    FOR NO KEY UPDATE, which foreign keys of rows that are inserted do not wait for; a write on SQLite has the whole
-    database.
+    Every write that opens, ends or depends on a session or password takes this lock, after the key revision and before
+    any other row of the account, so such writes cannot deadlock. Postgres locks with FOR NO KEY UPDATE, which does not
+    block inserts with a foreign key to the row. A write on SQLite locks the whole database.
     """
     lock = select(accounts.c.id, accounts.c.email, accounts.c.password_hash)
     lock = lock.where(accounts.c.id == account_id, accounts.c.deleted_at.is_(None))
@@ -26,11 +25,11 @@ async def lock_account(connection: AsyncConnection, account_id: str) -> Row[Any]
 
 
 async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
-    """Lock the account and return when the proof still holds.
+    """Lock the account and check that the proof is still valid.
 
     Raises:
         Unauthenticated: The session has ended, or the account was deleted.
-        PermissionDenied: The password is another one now.
+        PermissionDenied: The password was changed.
     """
     account = await lock_account(connection, proof.account_id)
     if account is None:
@@ -42,14 +41,16 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
 
 
 async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any]:
-    """Lock an account that must exist; as `lock_account`.
+    """Lock an account's row as `lock_account` does, and return it.
 
     Raises:
-        NotFound: There is none, or it was deleted.
+        NotFound: The account does not exist or was deleted.
     """
     account = await lock_account(connection, account_id)
     if account is None:
-        raise NotFound(f"No account {account_id}: it was deleted, or never existed.", reason="account_not_found")
+        raise NotFound(
+            f"No account {account_id} was found. It was deleted or never existed.", reason="account_not_found"
+        )
     return account
 
 

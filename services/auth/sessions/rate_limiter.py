@@ -1,8 +1,8 @@
-"""Throttles: how often somebody may try something that guesses could abuse.
+"""Rate limits for operations that could be abused for guessing.
 
-Tries are counted in the database, so that all replicas share them and a restart forgets none. Counting is a write that
-strangers cause: what was refused is remembered in memory until its window ends and costs no further write, and one
-client never takes all the places of those that wait to be counted.
+Attempts are counted in the database, so that all replicas share the counters and restarts keep them. Because anonymous
+clients cause these writes, refusals are cached in memory until their window ends, and one client cannot take all slots
+for concurrent counting.
 """
 
 import math
@@ -16,13 +16,13 @@ from services.auth.keys.pepper import Pepper
 from services.common.errors import Throttled
 from services.common.runtime.clock import Clock, utc_now
 
-_PLACES = 32
+_CONCURRENT_MAX = 32
 _REFUSED_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """At most so many tries within a window."""
+    """A maximum number of attempts in a time window."""
 
     name: str
     tries_max: int
@@ -31,66 +31,70 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """What was counted."""
+    """The state of a counter."""
 
     count: int
-    """Tries in the window, this one included."""
+    """Attempts in the window, including this one."""
     window_ends_at: datetime
 
 
 class RateLimitStore(Protocol):
-    """Where tries are counted. Raises `Unavailable` when the store cannot be reached."""
+    """Interface for counting attempts. Methods raise `Unavailable` if the store cannot be reached."""
 
     async def count(self, subject: str, *, window: timedelta, now: datetime) -> Tries:
-        """Count one more try of a subject.
+        """Count an attempt by a subject.
 
-        A window that is over starts again, and so does one that ends later than a whole window from now: then the clock
-        went back.
+        A new window starts if the last one has ended, or if it ends later than a whole window from now, which means
+        that the clock was set back.
         """
 
 
 class RateLimiter:
-    """Limits how often a subject may try something."""
+    """Limits the number of attempts per subject and rule."""
 
     def __init__(self, store: RateLimitStore, *, pepper: Pepper, clock: Clock) -> None:
-        """Count in `store`."""
         self._store = store
         self._pepper = pepper
         self._clock = clock
-        self._places = Bulkhead(_PLACES)
+        self._bulkhead = Bulkhead(_CONCURRENT_MAX)
         self._refused: OrderedDict[str, float] = OrderedDict()
-        """Subjects that were refused, and until when (monotonic seconds)."""
+        """Refused subjects, and the monotonic time in seconds at which each refusal ends."""
 
-    async def check(self, rule: Rule, who: str, *, client: str) -> None:
-        """Count a try and return while the rule allows it.
+    async def check(self, rule: Rule, key: str, *, client: str) -> None:
+        """Count an attempt, and raise `Throttled` if it exceeds the rule.
 
         Args:
-            rule: What is tried, and how often it may be.
-            who: Whose tries are counted, such as an e-mail address and a network address; only a digest is kept.
-            client: The network address or device that the try comes from; empty when it is not known.
+            rule: The limit to apply.
+            key: Identifies the counter, such as an e-mail address and a network address. Only its digest is stored.
+            client: Network address or device of the caller; empty if unknown.
 
         Raises:
-            Throttled: That is one too many, or too many wait to be counted. The metadata says for how many seconds, and
-                has `scope` = `client` where the rule counts nothing but the client.
+            Throttled: The limit is exceeded, or too many attempts are being counted. The metadata has
+                `retry_after_seconds`. For an exceeded limit it also has `scope`: `client` if the counter's key is the
+                client itself, otherwise `other`.
         """
-        scope = "client" if who == client else "other"
-        subject = self._subject(rule, who)
+        scope = "client" if key == client else "other"
+        subject = self._subject(rule, key)
         self._check_refused(subject, scope)
         tries = await self._count(rule, subject, client)
         if tries.count > rule.tries_max:
             left = (tries.window_ends_at - utc_now(self._clock)).total_seconds()
-            self._remember(subject, min(max(left, 1.0), float(rule.window_seconds)))
+            self._cache_refusal(subject, min(max(left, 1.0), float(rule.window_seconds)))
             self._check_refused(subject, scope)
 
-    async def count(self, rule: Rule, who: str, *, client: str) -> int:
-        """Count a try that the rule never refuses, and return how many there were in the window; raises as `check`."""
-        return (await self._count(rule, self._subject(rule, who), client)).count
+    async def count(self, rule: Rule, key: str, *, client: str) -> int:
+        """Count an attempt and return the number in the window, without enforcing the limit.
 
-    def _subject(self, rule: Rule, who: str) -> str:
-        return self._pepper.digest(f"throttle {rule.name} {who}")
+        Raises:
+            Throttled: Too many attempts are being counted.
+        """
+        return (await self._count(rule, self._subject(rule, key), client)).count
+
+    def _subject(self, rule: Rule, key: str) -> str:
+        return self._pepper.digest(f"throttle {rule.name} {key}")
 
     async def _count(self, rule: Rule, subject: str, client: str) -> Tries:
-        with self._places.enter(client):
+        with self._bulkhead.enter(client):
             window = timedelta(seconds=rule.window_seconds)
             return await self._store.count(subject, window=window, now=utc_now(self._clock))
 
@@ -102,16 +106,16 @@ class RateLimiter:
         if seconds <= 0:
             del self._refused[subject]
         else:
-            raise _too_often(math.ceil(seconds), scope)
+            raise _throttled(math.ceil(seconds), scope)
 
-    def _remember(self, subject: str, seconds: float) -> None:
+    def _cache_refusal(self, subject: str, seconds: float) -> None:
         self._refused[subject] = self._clock.monotonic() + seconds
         self._refused.move_to_end(subject)
         if len(self._refused) > _REFUSED_MAX:
             self._refused.popitem(last=False)
 
 
-def _too_often(seconds: int, scope: str) -> Throttled:
+def _throttled(seconds: int, scope: str) -> Throttled:
     minutes = math.ceil(seconds / 60)
     return Throttled(
         f"Too many attempts. Try again in {minutes} minute{'s' if minutes > 1 else ''}.",

@@ -1,4 +1,4 @@
-"""SessionService: how people get in."""
+"""gRPC service SessionService: sign-up, log-in, e-mail verification and password resets."""
 
 from services.auth import messages
 from services.auth.accounts.registration import Registration, SignUpPolicy
@@ -16,10 +16,9 @@ _POLICIES = {
 
 
 class SessionService(sessions_pb2_grpc.SessionServiceServicer):
-    """Translates between the contract and registration, log-in and sessions."""
+    """Serves sign-up, log-in and sessions to gateways."""
 
     def __init__(self, registration: Registration, log_in: LogIn, sessions: Sessions) -> None:
-        """Answer from these."""
         self._registration = registration
         self._log_in = log_in
         self._sessions = sessions
@@ -27,7 +26,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     async def DescribeSignUp(
         self, request: sessions_pb2.DescribeSignUpRequest, context: Context
     ) -> sessions_pb2.DescribeSignUpResponse:
-        """Say who may sign up."""
+        """Return the sign-up policy, whether mail is configured, and the daily limit of a new account's plan."""
         plan = await self._registration.plan(request.invite)
         return sessions_pb2.DescribeSignUpResponse(
             policy=_POLICIES[self._registration.policy],
@@ -36,7 +35,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         )
 
     async def SignUp(self, request: sessions_pb2.SignUpRequest, context: Context) -> sessions_pb2.SignUpResponse:
-        """Open an account; without mail its first session comes with it."""
+        """Create an account. If mail is not configured, also open its first session."""
         by = user_actor(context)
         proof = await self._registration.sign_up(request.email, request.password, invite=request.invite, by=by)
         if proof is None:
@@ -45,7 +44,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         return sessions_pb2.SignUpResponse(session=messages.open_session(logged_in))
 
     async def LogIn(self, request: sessions_pb2.LogInRequest, context: Context) -> sessions_pb2.LogInResponse:
-        """Open a session."""
+        """Check a password and open a session."""
         logged_in = await self._log_in.log_in(
             request.email,
             request.password,
@@ -63,35 +62,35 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     async def GetSession(
         self, request: sessions_pb2.GetSessionRequest, context: Context
     ) -> sessions_pb2.GetSessionResponse:
-        """Say whose session it is."""
+        """Return the session of a token."""
         session = await self._sessions.get(request.token)
         return sessions_pb2.GetSessionResponse(session=messages.session(session, current_id=session.id))
 
     async def VerifyEmail(
         self, request: sessions_pb2.VerifyEmailRequest, context: Context
     ) -> sessions_pb2.VerifyEmailResponse:
-        """Prove an e-mail by a mailed token."""
+        """Verify an e-mail address with the token that was sent to it."""
         email = await self._registration.verify_email(request.token, by=user_actor(context))
         return sessions_pb2.VerifyEmailResponse(email=email)
 
     async def SendVerification(
         self, request: sessions_pb2.SendVerificationRequest, context: Context
     ) -> sessions_pb2.SendVerificationResponse:
-        """Mail another verification."""
+        """Send another verification e-mail."""
         await self._registration.send_verification(request.email, by=user_actor(context))
         return sessions_pb2.SendVerificationResponse()
 
     async def SendPasswordReset(
         self, request: sessions_pb2.SendPasswordResetRequest, context: Context
     ) -> sessions_pb2.SendPasswordResetResponse:
-        """Mail a token for a new password."""
+        """Send a password reset e-mail."""
         await self._registration.send_password_reset(request.email, by=user_actor(context))
         return sessions_pb2.SendPasswordResetResponse()
 
     async def ResetPassword(
         self, request: sessions_pb2.ResetPasswordRequest, context: Context
     ) -> sessions_pb2.ResetPasswordResponse:
-        """Choose a password by a token."""
+        """Set a new password with a token."""
         account = await self._registration.reset_password(request.token, request.password, by=user_actor(context))
         device_token = self._log_in.device_token(account)
         return sessions_pb2.ResetPasswordResponse(email=account.email, device_token=device_token)

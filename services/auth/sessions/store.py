@@ -1,4 +1,4 @@
-"""Sessions and throttles in SQL, the same on SQLite and Postgres."""
+"""SQL stores for sessions and rate limits."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -17,9 +17,9 @@ from services.auth.sessions.proofs import check_proof, lock_account
 from services.auth.sessions.rate_limiter import Tries
 from services.common.db.transactions import Transactions, deadline
 
-_REMOVED_MAX = 2_000
-"""Rows removed in one transaction: an attack leaves hundreds of thousands, and others write in between."""
-_ENDS: Mapping[Table, ColumnElement[datetime]] = {
+_DELETE_BATCH_SIZE = 2_000
+"""Rows deleted per transaction. An attack leaves hundreds of thousands, and other writes must run in between."""
+_EXPIRY_COLUMNS: Mapping[Table, ColumnElement[datetime]] = {
     sessions: sessions.c.expires_at,
     one_time_tokens: one_time_tokens.c.expires_at,
     throttles: throttles.c.window_ends_at,
@@ -35,15 +35,14 @@ _SESSIONS = select(
 
 
 class SQLSessionStore:
-    """Keeps sessions; a `SessionStore`."""
+    """SQL implementation of `SessionStore`."""
 
     def __init__(self, transactions: Transactions) -> None:
-        """Read and write through `transactions`."""
         self._transactions = transactions
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def open(self, session: NewSession, *, proof: Proof, replaces: str, by: Actor) -> Session:
-        """Keep a session; see `SessionStore.open`."""
+        """Store a session. See `SessionStore.open`."""
         values = {
             "id": session.id,
             "account_id": session.account_id,
@@ -69,33 +68,33 @@ class SQLSessionStore:
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def find(self, digest: str) -> Session | None:
-        """Look a session up; see `SessionStore.find`."""
+        """Return a session by its token digest. See `SessionStore.find`."""
         async with self._transactions.reading() as connection:
-            # A replica of the version before this one may still open a session of an account that was just deleted.
-            lasting = _SESSIONS.where(sessions.c.digest == digest, accounts.c.deleted_at.is_(None))
-            row = (await connection.execute(lasting)).one_or_none()
+            # During an upgrade, a replica of the previous version may open a session of an account just deleted.
+            query = _SESSIONS.where(sessions.c.digest == digest, accounts.c.deleted_at.is_(None))
+            row = (await connection.execute(query)).one_or_none()
         return None if row is None else _session(row)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def touch(self, session_id: str, *, at: datetime) -> None:
-        """Note that a session was used."""
+        """Record a use of the session. See `SessionStore.touch`."""
         async with self._transactions.writing() as connection:
             await connection.execute(update(sessions).where(sessions.c.id == session_id).values(last_used_at=at))
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def of_account(self, account_id: AccountId) -> Sequence[Session]:
-        """Return an account's sessions, newest first."""
-        mine = _SESSIONS.where(sessions.c.account_id == account_id).order_by(sessions.c.id.desc())
+        """Return an account's sessions. See `SessionStore.of_account`."""
+        owned = _SESSIONS.where(sessions.c.account_id == account_id).order_by(sessions.c.id.desc())
         async with self._transactions.reading() as connection:
-            return [_session(row) for row in await connection.execute(mine)]
+            return [_session(row) for row in await connection.execute(owned)]
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def end(self, session_id: str, *, owner: AccountId, by: Actor, at: datetime) -> None:
-        """End a session; see `SessionStore.end`."""
-        mine = (sessions.c.id == session_id) & (sessions.c.account_id == owner)
+        """End a session. See `SessionStore.end`."""
+        owned = (sessions.c.id == session_id) & (sessions.c.account_id == owner)
         async with self._transactions.writing() as connection:
-            await lock_account(connection, owner)  # A write that rests on this session is made before, or refused.
-            await end_sessions(connection, owner, mine, reason="ended", by=by, at=at)
+            await lock_account(connection, owner)  # Writes that depend on this session commit earlier or are refused.
+            await end_sessions(connection, owner, owned, reason="ended", by=by, at=at)
 
 
 async def end_sessions(
@@ -107,7 +106,7 @@ async def end_sessions(
     by: Actor,
     at: datetime,
 ) -> None:
-    """End sessions of an account in a transaction, with an event for each."""
+    """End sessions of an account in an open transaction, with an audit event for each."""
     which = which & (sessions.c.account_id == account_id)
     ended = list(await connection.scalars(delete(sessions).where(which).returning(sessions.c.id)))
     await record_all(
@@ -116,35 +115,35 @@ async def end_sessions(
 
 
 async def _end_replaced(connection: AsyncConnection, proof: Proof, digest: str, *, by: Actor, at: datetime) -> None:
-    """End the session with this token's digest, whose account may be another one; lock both accounts."""
+    """End the session with this token digest, and lock its account and the proof's, which may differ."""
     replaced = sessions.c.digest == digest
     account_id: str | None = await connection.scalar(select(sessions.c.account_id).where(replaced))
     if account_id is None:
         return
-    # In one order, so that two log-ins that replace each other's sessions do not wait for each other in a circle.
+    # Lock in a fixed order, so that two log-ins that replace each other's sessions cannot deadlock.
     for locked in sorted({account_id, proof.account_id}):
         await lock_account(connection, locked)
     await end_sessions(connection, account_id, replaced, reason="replaced", by=by, at=at)
 
 
-_CLOCKS_DIFFER_MAX = timedelta(minutes=1)
-"""Of two replicas; were it less, each would take the other's windows for such ones, and count anew."""
+_CLOCK_SKEW_MAX = timedelta(minutes=1)
+"""Tolerated clock difference between replicas. Without it, replicas would reset each other's windows."""
 
 
 class SQLRateLimitStore:
-    """Counts tries; a `RateLimitStore`."""
+    """SQL implementation of `RateLimitStore`."""
 
     def __init__(self, engine: AsyncEngine, transactions: Transactions) -> None:
-        """Count through `transactions`, in the SQL that `engine` speaks."""
+        """Use `transactions`, and the SQL dialect of `engine`."""
         self._transactions = transactions
         self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def count(self, subject: str, *, window: timedelta, now: datetime) -> Tries:
-        """Count one more try, in one statement so that none is lost; see `RateLimitStore.count`."""
+        """Count an attempt, atomically in one statement. See `RateLimitStore.count`."""
         table = throttles.c
-        # One that ends much later than a new one would was begun before the clock was put back.
-        is_over = or_(table.window_ends_at <= now, table.window_ends_at > now + window + _CLOCKS_DIFFER_MAX)
+        # A window that ends much later than a new one would have been started before the clock was set back.
+        is_over = or_(table.window_ends_at <= now, table.window_ends_at > now + window + _CLOCK_SKEW_MAX)
         new = self._insert(throttles).values(subject=subject, tries=1, window_ends_at=now + window)
         counted = new.on_conflict_do_update(
             index_elements=["subject"],
@@ -159,23 +158,22 @@ class SQLRateLimitStore:
 
 
 class SQLExpiredRows:
-    """Removes what is over."""
+    """Removes expired rows; an `ExpiredRows`."""
 
     def __init__(self, transactions: Transactions) -> None:
-        """Write through `transactions`."""
         self._transactions = transactions
 
     async def remove_expired(self, now: datetime) -> None:
-        """Remove sessions, tokens and throttles whose time is over."""
-        for table, ends_at in _ENDS.items():
-            while await self._remove_some(table, ends_at <= now) == _REMOVED_MAX:
+        """Remove expired sessions, one-time tokens and rate limit counters."""
+        for table, ends_at in _EXPIRY_COLUMNS.items():
+            while await self._remove_batch(table, ends_at <= now) == _DELETE_BATCH_SIZE:
                 pass
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def _remove_some(self, table: Table, is_over: ColumnElement[bool]) -> int:
-        """Remove at most `_REMOVED_MAX` rows, and return how many those were."""
+    async def _remove_batch(self, table: Table, is_over: ColumnElement[bool]) -> int:
+        """Remove at most `_DELETE_BATCH_SIZE` rows, and return their number."""
         (key,) = table.primary_key.columns
-        some = select(key).where(is_over).limit(_REMOVED_MAX)
+        some = select(key).where(is_over).limit(_DELETE_BATCH_SIZE)
         async with self._transactions.writing() as connection:
             return (await connection.execute(delete(table).where(key.in_(some)))).rowcount
 

@@ -1,4 +1,4 @@
-"""One-time tokens in SQL, the same on SQLite and Postgres."""
+"""SQL store for one-time tokens."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,13 +10,13 @@ from services.auth.accounts.plan_store import require_plan
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
 from services.auth.db.tables import one_time_tokens
-from services.auth.sessions.one_time_tokens import NewToken, Purpose, not_good
+from services.auth.sessions.one_time_tokens import NewToken, Purpose, invalid_token
 from services.auth.sessions.proofs import lock_account, lock_existing
 from services.common.db.transactions import Transactions, deadline
 
 _REPLACES = {
     Purpose.VERIFY_EMAIL: (Purpose.VERIFY_EMAIL,),
-    # It proves the e-mail too; and a verification that was mailed before would let in whoever chose the old password.
+    # A reset also verifies the e-mail. An earlier verification link would activate a password that someone else chose.
     Purpose.RESET_PASSWORD: (Purpose.RESET_PASSWORD, Purpose.VERIFY_EMAIL),
     Purpose.INVITE: (),
 }
@@ -24,24 +24,23 @@ _REPLACES = {
 
 @dataclass(frozen=True, slots=True)
 class Redeemed:
-    """What a used-up token was for."""
+    """The account or plan of a redeemed token."""
 
     account_id: str
     """Empty for an invitation."""
     plan: str
-    """Empty for all but invitations."""
+    """Plan of an invitation; empty for other purposes."""
 
 
 class SQLOneTimeTokenStore:
-    """Keeps tokens; a `OneTimeTokenStore`."""
+    """SQL implementation of `OneTimeTokenStore`."""
 
     def __init__(self, transactions: Transactions) -> None:
-        """Read and write through `transactions`."""
         self._transactions = transactions
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def add(self, token: NewToken, *, by: Actor, at: datetime) -> None:
-        """Keep a token; see `OneTimeTokenStore.add`."""
+        """Store a token. See `OneTimeTokenStore.add`."""
         table = one_time_tokens.c
         async with self._transactions.writing() as connection:
             if token.account_id is not None:
@@ -70,7 +69,7 @@ class SQLOneTimeTokenStore:
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def plan_of(self, digest: str, *, now: datetime) -> str | None:
-        """Return the plan of an invitation; see `OneTimeTokenStore.plan_of`."""
+        """Return the plan of an invitation. See `OneTimeTokenStore.plan_of`."""
         table = one_time_tokens.c
         good = (table.digest == digest) & (table.purpose == Purpose.INVITE.value) & (table.expires_at > now)
         async with self._transactions.reading() as connection:
@@ -79,18 +78,18 @@ class SQLOneTimeTokenStore:
 
 
 async def redeem(connection: AsyncConnection, digest: str, purpose: Purpose, *, now: datetime) -> Redeemed:
-    """Use a token up in a transaction, with its account locked; of two callers the second finds none.
+    """Delete a token and return its data, in an open transaction and with its account locked.
 
     Raises:
-        InvalidRequest: There is none with this purpose, it has expired, or its account was deleted.
+        InvalidRequest: There is no such token for this purpose, it has expired, or its account was deleted.
     """
     table = one_time_tokens.c
     good = (table.digest == digest) & (table.purpose == purpose.value) & (table.expires_at > now)
     account_id = await connection.scalar(select(table.account_id).where(good))
     if account_id is not None and await lock_account(connection, account_id) is None:
-        raise not_good()
+        raise invalid_token()
     use_up = delete(one_time_tokens).where(good).returning(table.account_id, table.plan)
     row = (await connection.execute(use_up)).one_or_none()
     if row is None:
-        raise not_good()
+        raise invalid_token()
     return Redeemed(row.account_id or "", row.plan or "")

@@ -1,1 +1,1 @@
-"""The supervisor of `make run`: start, watch, restart and stop the programs."""
+"""The supervisor of `make run`: starts, monitors, restarts and stops the programs."""

@@ -1,4 +1,4 @@
-"""A program as a child process that never outlives its parent."""
+"""Child processes that end with their parent."""
 
 import asyncio
 import ctypes
@@ -16,31 +16,30 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run."""
+    """A program to run."""
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to our own environment."""
+    """Variables added to the parent's environment."""
 
 
 class Child:
-    """One running program; its output goes to a log file."""
+    """A program that runs as a child process and writes to a log file."""
 
     def __init__(self, program: Program, *, log: Path) -> None:
-        """Prepare to run `program`."""
         self.program = program
         self.log = log
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def pid(self) -> int:
-        """Process id of the last start."""
+        """Process id of the most recent start."""
         assert self._process is not None, "not started"
         return self._process.pid
 
     async def start(self) -> None:
-        """Start the program; its output goes to the end of its log."""
+        """Start the program. Its output is appended to its log."""
         with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *self.program.command,
@@ -48,35 +47,35 @@ class Child:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **self.program.environment},
-                # A session of its own: Ctrl-C in the terminal reaches the parent only, which stops children in order.
+                # A new session: Ctrl-C in the terminal reaches only the parent, which stops the children in order.
                 start_new_session=True,
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
 
     async def wait(self) -> int:
-        """Return the exit code once it ends; negative for a signal."""
+        """Wait until the process ends, and return its exit code; negative if a signal ended it."""
         assert self._process is not None, "not started"
         return await self._process.wait()
 
     def failed(self) -> bool:
-        """Whether it ended by itself with an exit code that means failure; not by a signal."""
+        """Return whether the process exited with a non-zero code, not because of a signal."""
         return self._process is not None and (self._process.returncode or 0) > 0
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens when it has ended."""
+        """Send a signal. Does nothing if the process has ended."""
         if self._process is not None and self.is_running():
             self._process.send_signal(number)
 
     def is_running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Return whether the process was started and has not ended."""
         return self._process is not None and self._process.returncode is None
 
     def last_output(self) -> str:
-        """Return the last line of its log, for a sentence about its end."""
+        """Return the last line of the log, for error messages."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "its log is empty"
 
 
 def die_with_parent() -> None:
-    """Run in the child before its program: ask the kernel for SIGTERM when the parent ends, however it ends."""
+    """Make the kernel send SIGTERM to this process when its parent ends, for any reason. Runs in the child (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

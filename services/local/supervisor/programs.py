@@ -1,4 +1,4 @@
-"""The programs of a whole stack on one machine, and how they find one another."""
+"""Command lines and environments of the programs of a stack on one machine."""
 
 import os
 import socket
@@ -15,18 +15,20 @@ from services.local.supervisor.child import Program
 _STANDIN = "groq-standin"
 _STANDIN_KEY = "gsk_local_standin"
 _PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE", "HEALTH_LISTEN"), "")
-"""On one machine nothing leaves it; certificates of the environment are those of some cluster's operator."""
+"""Traffic stays on the machine, and certificates in the environment usually belong to the operator of a cluster."""
 
 
 def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
-    """Return what must answer before the services start: Valkey and, without a Groq key, the stand-in."""
+    """Return the embedded Valkey, which must respond before the services start; empty if QUOTA_REDIS_URL is set."""
     programs = []
     if not settings.quota_redis_url:
         data = settings.data_dir / valkey.FOLDER
         try:
             make_private_folder(data)
         except OSError as exc:
-            raise StartError(f"cannot write {data}: {exc.strerror}; move it out of the way") from exc
+            raise StartError(
+                f"Cannot write to {data}: {exc.strerror}. Move it, or set DATA_DIR to another folder."
+            ) from exc
         server = valkey.find_server(settings.valkey_server)
         programs.append(Program("valkey", valkey.command(server, socket=sockets / valkey.SOCKET, data=data)))
     return programs
@@ -38,12 +40,12 @@ def standin(port: int) -> Program:
 
 
 def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> list[Program]:
-    """Return the four services.
+    """Return the four services as separate programs, in start order.
 
     Args:
-        settings: What the person asked for.
-        sockets: Folder of the Valkey's socket.
-        groq_base_url: The stand-in's address; empty talks to Groq as the environment says.
+        settings: Settings of the stack.
+        sockets: Folder of Valkey's socket.
+        groq_base_url: URL of the stand-in; empty uses Groq as configured in the environment.
     """
     common = _common(settings)
     return [
@@ -53,13 +55,16 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
 
 
 def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> list[Program]:
-    """Return the processes that each hold all four services, if any; the arguments are those of `services`."""
+    """Return the processes that each run all four services; empty if STACK_WORKERS is 0.
+
+    The arguments are those of `services`.
+    """
     if not settings.workers:
         return []
     everything = _common(settings) | {"REUSE_PORT": str(settings.workers > 1)}
     for own in _environments(settings, sockets=sockets, groq_base_url=groq_base_url).values():
         everything |= own
-    # One process has one set of metrics, whichever service they are of.
+    # A process has one set of metrics for all of its services.
     everything |= dict.fromkeys(("AUTH_METRICS_LISTEN", "QUOTA_METRICS_LISTEN", "INFERENCE_METRICS_LISTEN"), "")
     return [
         _program(name, "services.local.worker", everything | {"GATEWAY_METRICS_LISTEN": metrics})
@@ -70,14 +75,14 @@ def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> li
 def _common(settings: LocalSettings) -> dict[str, str]:
     return {
         "DATA_DIR": str(settings.data_dir),
-        "DRAIN_SECONDS": "0",  # There is no other machine that callers could go to.
+        "DRAIN_SECONDS": "0",  # There is no other replica for callers to switch to.
         "GRACE_SECONDS": str(settings.stop_seconds),
         **{f"{name.upper()}_TARGET": target for name, target in settings.targets.items()},
     }
 
 
 def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> dict[str, dict[str, str]]:
-    """Return what each service is told, in the order in which they start."""
+    """Return the environment of each service, in start order."""
     upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
     return {
         "auth": {
@@ -108,13 +113,13 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
 
 
 def _embedded(socket: Path) -> dict[str, str]:
-    """Return how to reach the embedded Valkey, which wants no password."""
+    """Return the settings for the embedded Valkey, which has no password."""
     none = {"QUOTA_REDIS_USER": "", "QUOTA_REDIS_PASSWORD": "", "QUOTA_REDIS_SENTINELS": "[]"}
     return {"QUOTA_REDIS_URL": f"unix://{quote(str(socket))}", "QUOTA_REDIS_CLUSTER": "false", **none}
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody uses now."""
+    """Return a free port on the loopback address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""Whether the parts of a stack answer yet."""
+"""Readiness probes for the programs of a stack."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from services.common.rpc.channel import open_channel
 _POLL_SECONDS = 0.05
 _PROBE_SECONDS = 1.0
 _CHECKED_SECONDS = 6.0
-"""A little longer than the longest check."""
+"""Slightly longer than the longest dependency check."""
 
 
 def local_http(timeout: float) -> httpx.AsyncClient:
@@ -27,7 +27,7 @@ def local_http(timeout: float) -> httpx.AsyncClient:
 
 
 async def until(probe: Callable[[], Awaitable[bool]]) -> None:
-    """Return when `probe` says yes; it is asked again and again, so bound it with a time-out."""
+    """Call `probe` repeatedly until it returns True. Callers must set a timeout."""
     while True:
         if await probe():
             return
@@ -35,7 +35,7 @@ async def until(probe: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def grpc_serves(target: str) -> bool:
-    """Whether a gRPC service says that it serves."""
+    """Return whether a gRPC service reports SERVING."""
     async with open_channel(target) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
         try:
@@ -46,7 +46,7 @@ async def grpc_serves(target: str) -> bool:
 
 
 async def http_answers(url: str) -> bool:
-    """Whether a GET of `url` is answered with 200."""
+    """Return whether a GET of `url` returns 200."""
     async with local_http(_PROBE_SECONDS) as client:
         try:
             return (await client.get(url)).status_code == 200
@@ -55,14 +55,14 @@ async def http_answers(url: str) -> bool:
 
 
 async def problems(url: str) -> list[str]:
-    """Return what `GET /readyz` says is wrong with what the services need, once all of it was checked.
+    """Return the messages of failed dependencies from `GET /readyz`, once all of them have been checked.
 
-    What takes longer to check than a few seconds is passed over.
+    Dependencies that are not checked within a few seconds are left out.
     """
     dependencies: dict[str, Any] = {}
     async with local_http(_PROBE_SECONDS) as client:
-        ends = time.monotonic() + _CHECKED_SECONDS
-        while time.monotonic() < ends:
+        deadline = time.monotonic() + _CHECKED_SECONDS
+        while time.monotonic() < deadline:
             with suppress(httpx.HTTPError):
                 dependencies = (await client.get(url)).json()["dependencies"]
             if dependencies and all(one["state"] != "unknown" for one in dependencies.values()):
@@ -72,7 +72,7 @@ async def problems(url: str) -> list[str]:
 
 
 async def valkey_answers(socket: Path) -> bool:
-    """Whether a Valkey on a Unix socket answers; it does not while it loads its data."""
+    """Return whether the Valkey at a Unix socket responds. It does not while it loads its data."""
     client: Redis = Redis(unix_socket_path=str(socket), socket_timeout=_PROBE_SECONDS)
     try:
         return bool(await client.ping())

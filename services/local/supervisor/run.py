@@ -1,4 +1,4 @@
-"""Start everything, say how to use it, keep it running, and stop it in order."""
+"""Lifecycle of the stack: start it, show the startup message, restart programs that end, and stop it in order."""
 
 import asyncio
 import contextlib
@@ -35,14 +35,14 @@ _CRASHES_WINDOW_SECONDS = 30.0
 
 
 async def run(settings: LocalSettings) -> None:
-    """Run a whole stack until Ctrl-C, SIGTERM or SIGHUP.
+    """Run the whole stack until Ctrl-C, SIGTERM or SIGHUP.
 
     Raises:
-        StartError: It cannot start; nothing is left running.
+        StartError: The stack cannot start, or a program ends repeatedly. All programs are stopped.
     """
     stopping = process.stop_signal()
     console = Console()
-    os.umask(0o077)  # Valkey chooses no modes for its files, and inherits this.
+    os.umask(0o077)  # Inherited by Valkey, which does not set the modes of its files.
     prepare_data_dir(settings.data_dir)
     lock = settings.data_dir / "run.lock"
     with ExitStack() as stack:
@@ -51,78 +51,85 @@ async def run(settings: LocalSettings) -> None:
         sockets = stack.enter_context(socket_folder(settings.data_dir))
         addresses = {"gateway": settings.url, **settings.targets}
         stack.enter_context(address_file.written(settings.data_dir, addresses))
-        parts: list[Child] = []
+        children: list[Child] = []
         try:
-            await _or_stop(start_all(parts, settings, sockets, console), stopping)
-            await _or_stop(_show(settings, console), stopping)
+            await _run_unless_stopped(start_all(children, settings, sockets, console), stopping)
+            await _run_unless_stopped(_show_banner(settings, console), stopping)
             async with (
                 running(restarting(partial(keep_rotating, settings.data_dir / "logs"))),
-                running(restarting(partial(keep_socket, parts, sockets / valkey.SOCKET, console))),
+                running(restarting(partial(keep_socket, children, sockets / valkey.SOCKET, console))),
             ):
-                await _or_stop(_keep_running(parts, console), stopping)
+                await _run_unless_stopped(_keep_running(children, console), stopping)
         finally:
-            await stop_all(parts, settings, stopping, console)
+            await stop_all(children, settings, stopping, console)
             console.flush()
-    console.say("Stopped.")
+    console.print("Stopped.")
     console.flush()
 
 
-async def _show(settings: LocalSettings, console: Console) -> None:
+async def _show_banner(settings: LocalSettings, console: Console) -> None:
     token = settings.admin_token.get_secret_value() or secret_file.read_or_create(settings.data_dir / "admin-token")
     try:
         auth = settings.targets["auth"]
         key = await first_key(settings.data_dir, auth_target=auth, admin_token=token)
         link = await log_in_link(EMAIL, auth_target=auth, admin_token=token) if settings.console else ""
     except ServiceError as exc:
-        raise StartError(f"the first account and key cannot be made: {exc.message}") from exc
+        raise StartError(f"The first account and key cannot be created: {exc.message}") from exc
     problems = await ready.problems(f"{settings.url}/readyz")
-    console.say(banner(settings, key, log_in_link=link, problems=problems))
+    console.print(banner(settings, key, log_in_link=link, problems=problems))
 
 
-async def _keep_running(parts: list[Child], console: Console) -> None:
-    """Start a part again when it ends by itself; give up when that goes on.
+async def _keep_running(children: list[Child], console: Console) -> None:
+    """Restart programs that end.
 
     Raises:
-        StartError: A part ended again and again.
+        StartError: A program ended more than five times within 30 seconds.
     """
     async with asyncio.TaskGroup() as group:
-        for child in parts:
-            group.create_task(_keep_one(child, console))
+        for child in children:
+            group.create_task(_keep_child_running(child, console))
 
 
-async def _keep_one(child: Child, console: Console) -> None:
-    ends: list[float] = []
+async def _keep_child_running(child: Child, console: Console) -> None:
+    crashes: list[float] = []
     while True:
         code = await child.wait()
-        ends = [moment for moment in ends if moment > time.monotonic() - _CRASHES_WINDOW_SECONDS] + [time.monotonic()]
-        if len(ends) > _CRASHES_MAX:
-            raise StartError(f"{child.program.name} ended {len(ends)} times: {child.last_output()}")
-        console.say(f"{child.program.name} ended ({_how(code)}); starting it again. Its log: {child.log}")
+        crashes = [crash for crash in crashes if crash > time.monotonic() - _CRASHES_WINDOW_SECONDS] + [
+            time.monotonic()
+        ]
+        if len(crashes) > _CRASHES_MAX:
+            raise StartError(
+                f"{child.program.name} ended {len(crashes)} times in {_CRASHES_WINDOW_SECONDS:.0f} s. See its log "
+                f"{child.log}, which ends with: {child.last_output()}"
+            )
+        console.print(
+            f"{child.program.name} ended ({_exit_reason(code)}) and is being restarted. See its log: {child.log}"
+        )
         await asyncio.sleep(_RESTART_PAUSE_SECONDS)
         await child.start()
 
 
-def _how(code: int) -> str:
+def _exit_reason(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-async def _or_stop(work: Awaitable[None], stopping: StopSignal) -> None:
-    """Do `work`, but no longer than until `stopping` is set."""
-    doing = asyncio.ensure_future(work)
+async def _run_unless_stopped(work: Awaitable[None], stopping: StopSignal) -> None:
+    """Run `work` until it completes or `stopping` is set."""
+    running_task = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stopping.wait())
     try:
-        await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            _raise_first(doing)
+        await asyncio.wait({running_task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if running_task.done():
+            _raise_first(running_task)
     finally:
-        for task in (doing, stopped):
+        for task in (running_task, stopped):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, ExceptionGroup, StartError):
                 await task
 
 
 def _raise_first(task: "asyncio.Future[None]") -> None:
-    """Raise what a task failed with; of a group, the first, which is the sentence to show."""
+    """Raise the exception of a failed task, or the first exception of its group."""
     exc = task.exception()
     if isinstance(exc, ExceptionGroup):
         raise exc.exceptions[0]

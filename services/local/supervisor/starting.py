@@ -1,4 +1,4 @@
-"""Start the programs in order, each group once the one before it answers."""
+"""Startup of the programs in order: each group starts when the previous one is ready."""
 
 import asyncio
 import time
@@ -14,17 +14,17 @@ from services.local.supervisor import programs, ready
 from services.local.supervisor.child import Child
 
 _START_SECONDS = 30.0
-_TELL_SECONDS = 5.0
+_PROGRESS_SECONDS = 5.0
 
 Probe = Callable[[], Awaitable[bool]]
-"""Asks whether a program answers."""
+"""Returns whether a program is ready."""
 
 
-async def start_all(parts: list[Child], settings: LocalSettings, sockets: Path, console: Console) -> None:
-    """Start the stores, then the services; each is put into `parts` before it is started.
+async def start_all(children: list[Child], settings: LocalSettings, sockets: Path, console: Console) -> None:
+    """Start the stores, then the services. Each is appended to `children` before it is started.
 
     Raises:
-        StartError: One of them ended, or did not answer in time.
+        StartError: A program ended, or was not ready in time.
     """
     logs = settings.data_dir / "logs"
     make_private_folder(logs)
@@ -34,11 +34,11 @@ async def start_all(parts: list[Child], settings: LocalSettings, sockets: Path, 
     workers = programs.workers(settings, sockets=sockets, groq_base_url=groq_base_url)
     services = [] if workers else programs.services(settings, sockets=sockets, groq_base_url=groq_base_url)
     probes = _probes(settings, sockets, groq_base_url)
-    # A gateway takes chats as soon as it listens, so what it calls is there before. The first worker brings the
-    # databases' schemas up to date.
+    # The gateway starts last, because it accepts requests as soon as it listens. The first worker starts alone, because
+    # it migrates the databases.
     for programs_of_group in (stores, services[:-1], services[-1:], workers[:1], workers[1:]):
         group = [Child(program, log=logs / f"{program.name}.log") for program in programs_of_group]
-        parts += group
+        children += group
         for child in group:
             await child.start()
         await asyncio.gather(
@@ -56,14 +56,14 @@ def _probes(settings: LocalSettings, sockets: Path, groq_base_url: str) -> dict[
         "gateway": lambda: ready.http_answers(f"{settings.url}/readyz"),
         "stack": lambda: ready.http_answers(f"{settings.url}/readyz"),
     }
-    # At ports that are shared, whoever answers may be another worker; metrics are of one, and come with its gateway.
+    # On shared ports, another worker may respond. The metrics port belongs to one worker and opens with its gateway.
     for name in settings.worker_names[1:]:
-        probes[name] = _answering(settings.metrics[name])
+        probes[name] = _metrics_probe(settings.metrics[name])
     return probes
 
 
-def _answering(metrics: str) -> Probe:
-    """Return a probe of what serves its metrics at an address; without one, it is not waited for."""
+def _metrics_probe(metrics: str) -> Probe:
+    """Return a probe of the metrics at an address. If the address is empty, the probe always succeeds."""
 
     async def probe() -> bool:
         return not metrics or await ready.http_answers(f"http://{metrics}/metrics")
@@ -72,7 +72,7 @@ def _answering(metrics: str) -> Probe:
 
 
 async def _until_started(child: Child, probe: Probe, data_dir: Path, console: Console) -> None:
-    """Wait until a program answers; Valkey is started again without its data where it cannot read them."""
+    """Wait until a program is ready. If Valkey fails with its data, restart it with an empty data folder."""
     try:
         await _until_ready(child, probe, console)
     except StartError as exc:
@@ -83,29 +83,35 @@ async def _until_started(child: Child, probe: Probe, data_dir: Path, console: Co
         try:
             await _until_ready(child, probe, console)
         except StartError:
-            valkey.move_back(data_dir, aside)  # Its data were not at fault.
+            valkey.move_back(data_dir, aside)  # The data were not the cause.
             raise exc from None
-        console.say(
-            f"Valkey could not read its data, which are now in {aside}. Nothing is lost: today's counts come from the "
-            "ledger again."
+        console.print(
+            f"Valkey could not read its data and was started without them. They are now in {aside}. Nothing is lost: "
+            "today's counts are restored from the ledger."
         )
 
 
 async def _until_ready(child: Child, probe: Probe, console: Console) -> None:
-    """Wait until a program answers; its end, or half a minute without an answer, ends the start."""
+    """Wait until a program is ready.
+
+    Raises:
+        StartError: The program ended, or was not ready within 30 seconds.
+    """
     name = child.program.name
     waiting = asyncio.ensure_future(ready.until(probe))
     ended = asyncio.ensure_future(child.wait())
-    ends = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + _START_SECONDS
     try:
-        while time.monotonic() < ends:
-            await asyncio.wait({waiting, ended}, timeout=_TELL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        while time.monotonic() < deadline:
+            await asyncio.wait({waiting, ended}, timeout=_PROGRESS_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 return
             if ended.done():
-                raise StartError(f"{name} ended at once: {child.last_output()}")
-            console.say(f"Waiting for {name} ...")
-        raise StartError(f"{name} did not answer within {_START_SECONDS:.0f} s; its log is {child.log}")
+                raise StartError(
+                    f"{name} ended during startup. See its log {child.log}, which ends with: {child.last_output()}"
+                )
+            console.print(f"Waiting for {name} ...")
+        raise StartError(f"{name} did not become ready within {_START_SECONDS:.0f} s. See its log {child.log}.")
     finally:
         waiting.cancel()
         ended.cancel()

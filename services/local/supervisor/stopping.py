@@ -1,4 +1,4 @@
-"""Stop the programs in order: callers before what they call, so that requests in flight finish and are settled."""
+"""Shutdown of the programs in order: callers before their dependencies, so that requests in flight are settled."""
 
 import asyncio
 import re
@@ -16,33 +16,33 @@ from services.local.supervisor.child import Child
 
 _ORDER = (("gateway", "stack"), ("auth", "quota", "inference"), ("groq", "valkey"))
 _SERVICES = frozenset({"gateway", "stack", "auth", "quota", "inference"})
-_END_SECONDS = 5.0
-"""From the cut to the end: streams get their error event, and the ledger its rows."""
-_ASK_SECONDS = 0.3
+_KILL_SECONDS = 5.0
+"""Time between cancelling requests and SIGKILL, for error events of streams and writes to the ledger."""
+_METRICS_TIMEOUT_SECONDS = 0.3
 _IN_FLIGHT = re.compile(r"^stack_http_requests_in_flight (\S+)$", re.MULTILINE)
 
 
-async def stop_all(parts: Sequence[Child], settings: LocalSettings, stopping: StopSignal, console: Console) -> None:
-    """Stop what was started, and say what is waited for.
+async def stop_all(children: Sequence[Child], settings: LocalSettings, stopping: StopSignal, console: Console) -> None:
+    """Stop all programs and print the requests in flight.
 
-    Requests in flight have GRACE_SECONDS in all; then, or when the stop becomes urgent, they are cut.
+    Requests in flight are cancelled after `settings.stop_seconds`, or when a second stop signal arrives.
     """
     if stopping.is_set():
-        console.say(f"\n{_what_is_waited_for(await _requests_in_flight(settings), settings.stop_seconds)}")
-    ends = time.monotonic() + settings.stop_seconds
+        console.print(f"\n{_stop_message(await _requests_in_flight(settings), settings.stop_seconds)}")
+    deadline = time.monotonic() + settings.stop_seconds
     for kinds in _ORDER:
-        group = [child for child in parts if _kind(child) in kinds and child.is_running()]
-        await asyncio.gather(*(_stop(child, stopping, ends) for child in group))
+        group = [child for child in children if _kind(child) in kinds and child.is_running()]
+        await asyncio.gather(*(_stop(child, stopping, deadline) for child in group))
 
 
-async def _stop(child: Child, stopping: StopSignal, ends: float) -> None:
+async def _stop(child: Child, stopping: StopSignal, deadline: float) -> None:
     child.signal(signal.SIGTERM)
     ended = asyncio.ensure_future(child.wait())
     if _kind(child) in _SERVICES:
-        await stopping.wait_for(ended, seconds=max(0.0, ends - time.monotonic()))
-        # Another signal than the first: two of the same kind that arrive together are one.
+        await stopping.wait_for(ended, seconds=max(0.0, deadline - time.monotonic()))
+        # A different signal from the first, because pending signals of the same kind are merged.
         child.signal(signal.SIGINT)
-    await asyncio.wait({ended}, timeout=_END_SECONDS)
+    await asyncio.wait({ended}, timeout=_KILL_SECONDS)
     child.signal(signal.SIGKILL)
     await ended
 
@@ -51,23 +51,24 @@ def _kind(child: Child) -> str:
     return child.program.name.partition("-")[0]
 
 
-def _what_is_waited_for(requests: int | None, seconds: float) -> str:
+def _stop_message(requests: int | None, seconds: float) -> str:
     if requests == 0 or seconds == 0:
         return "Stopping ..."
     what = {None: "requests", 1: "1 request"}.get(requests, f"{requests} requests")
-    return f"Stopping: waiting up to {seconds:g} s for {what} in flight. Press Ctrl-C again to stop at once."
+    return f"Stopping: waiting up to {seconds:g} s for {what} in flight. Press Ctrl-C again to stop immediately."
 
 
 async def _requests_in_flight(settings: LocalSettings) -> int | None:
-    """Return how many requests the gateways are answering; None when they do not say."""
+    """Return the number of requests in flight at the gateways; None if it is not available."""
+
     metrics = settings.metrics
     addresses = [metrics[name] for name in (settings.worker_names if settings.workers else ("gateway",))]
     if not all(addresses):
         return None
-    async with ready.local_http(_ASK_SECONDS) as client:
+    async with ready.local_http(_METRICS_TIMEOUT_SECONDS) as client:
         try:
             answers = await asyncio.gather(*(client.get(f"http://{address}/metrics") for address in addresses))
         except httpx.HTTPError:
             return None
     found = [_IN_FLIGHT.search(answer.text) for answer in answers]
-    return sum(int(float(one[1])) for one in found if one)
+    return sum(int(float(match[1])) for match in found if match)

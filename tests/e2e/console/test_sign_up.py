@@ -29,7 +29,7 @@ async def test_a_known_address_is_told_so_where_there_is_no_mail(stack: Stack) -
     assert (await _page(stack, email)).status_code == 200
     known = await _page(stack, email)
     assert known.status_code == 409
-    assert f"{email} has an account already" in known.text
+    assert f"{email} already has an account" in known.text
     assert f'value="{email}"' in known.text, "what was typed is lost"
 
 

@@ -26,7 +26,9 @@ def test_a_second_account_is_refused_with_1_and_a_sentence(stackctl: Stackctl) -
     result = stackctl("accounts", "create", "--email", "twice@example.com")
 
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "stackctl: twice@example.com has an account already\n"
+    assert result.stderr == (
+        "stackctl: twice@example.com already has an account. Log in, or use another e-mail address.\n"
+    )
 
 
 def test_a_created_key_prints_exactly_what_programs_need(stackctl: Stackctl) -> None:
@@ -140,7 +142,7 @@ def test_an_address_that_is_none_is_one_sentence_and_2(stackctl: Stackctl, name:
     result = stackctl(f"--{name}-target", target, "keys", "list", "--email", "a@example.com")
 
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"'{target}' is no address; write host:port" in result.stderr
+    assert f"'{target}' is not an address. Use host:port" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -157,9 +159,9 @@ def test_addresses_of_every_form_are_tried(stackctl: Stackctl, target: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("keys", "list", "--email", "nobody@example.com"), "no account nobody@example.com"),
-        (("keys", "revoke", _NO_KEY), f"no key {_NO_KEY}"),
-        (("usage", _NO_KEY), f"no key {_NO_KEY}"),
+        (("keys", "list", "--email", "nobody@example.com"), "No account nobody@example.com"),
+        (("keys", "revoke", _NO_KEY), f"No key {_NO_KEY}"),
+        (("usage", _NO_KEY), f"No key {_NO_KEY}"),
     ],
 )
 def test_a_refusal_is_1_and_names_the_thing(stackctl: Stackctl, arguments: tuple[str, ...], sentence: str) -> None:
@@ -206,20 +208,20 @@ def test_a_service_that_does_not_answer_is_3_with_its_target_and_setting(
     result = stackctl(*options, "keys", "list", "--email", "a@example.com", AUTH_TARGET="127.0.0.1:1")
 
     assert (result.exit_code, result.stdout) == (3, "")
-    assert "auth does not answer at 127.0.0.1:1; start it, or set AUTH_TARGET" in result.stderr
+    assert "The auth service does not respond at 127.0.0.1:1. Start it, or set AUTH_TARGET" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("keys", "list", "--email", "a@example.com"), 3, "stackctl: auth does not answer"),
+        (("keys", "list", "--email", "a@example.com"), 3, "stackctl: The auth service does not respond"),
         (("--help",), 0, ""),
         (
             ("keys", "create", "--email", "a@b.c", "--name", b"caf\xe9"),
             2,
-            "stackctl: an argument is not UTF-8: caf\\xe9;",
+            "stackctl: An argument is not valid UTF-8: caf\\xe9.",
         ),
-        ((b"\xff",), 2, "stackctl: an argument is not UTF-8"),
+        ((b"\xff",), 2, "stackctl: An argument is not valid UTF-8"),
     ],
 )
 def test_the_module_is_the_command(
@@ -237,7 +239,7 @@ def test_the_module_is_the_command(
     assert done.returncode == code
     assert done.stderr.startswith(sentence)
     assert "Traceback" not in done.stderr
-    assert code != 0 or "Exit codes: 0 done, 1 refused or failed, 2 a mistake" in done.stdout
+    assert code != 0 or "Exit codes: 0 success, 1 rejected or failed, 2 invalid command line" in done.stdout
 
 
 def new_key(stackctl: Stackctl, email: str) -> dict[str, object]:

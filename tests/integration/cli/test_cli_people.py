@@ -88,7 +88,7 @@ def test_what_is_not_named_of_a_plan_is_kept_and_a_bound_returns_to_the_setting_
 def test_a_new_plan_needs_a_daily_limit(stackctl: Stackctl) -> None:
     result = stackctl("plans", "set", "fresh", "--active-keys-max", "3")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "a new one needs a daily limit" in result.stderr
+    assert "a new plan needs a daily limit" in result.stderr
     assert "fresh" not in {plan["name"] for plan in asked(stackctl, "plans", "list")["plans"]}
 
 
@@ -97,7 +97,7 @@ def test_an_unknown_plan_is_refused_and_named(stackctl: Stackctl) -> None:
 
     assert (result.exit_code, result.stderr) == (
         1,
-        "stackctl: no plan gold; `stackctl plans list` shows them\n",
+        "stackctl: No plan gold was found. List the plans with `stackctl plans list`.\n",
     )
 
 

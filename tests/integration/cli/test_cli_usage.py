@@ -150,7 +150,7 @@ async def test_usage_for_people_is_aligned(services: Services) -> None:
 async def test_a_service_that_fails_is_1_and_one_that_is_not_there_is_3(services: Services) -> None:
     code, printed, said = await services.stackctl("usage", _KEY, INFERENCE_TARGET="127.0.0.1:1")
     assert (code, printed) == (3, "")
-    assert "inference does not answer at 127.0.0.1:1; start it, or set INFERENCE_TARGET" in said
+    assert "The inference service does not respond at 127.0.0.1:1. Start it, or set INFERENCE_TARGET" in said
 
     services.quota.is_away = True
     assert await services.stackctl("usage", _KEY) == (

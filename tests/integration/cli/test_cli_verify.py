@@ -84,10 +84,10 @@ async def test_agreement_as_json_is_one_object_and_0(service: Service) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("COUNTER_ABOVE_LEDGER", ["the ledger 3 charged rows:", "charged for requests that nothing is known of"]),
-        ("COUNTER_BELOW_LEDGER", ["the ledger 3 charged rows older than", "gets requests for nothing"]),
+        ("COUNTER_ABOVE_LEDGER", ["the ledger 3 charged rows:", "charged for requests that are not in the ledger"]),
+        ("COUNTER_BELOW_LEDGER", ["the ledger 3 charged rows older than", "has requests that are not counted"]),
         ("HOLD_OVERDUE", ["in flight for too long"]),
-        ("OVER_LIMIT", ["more is charged and in flight than the key's limit ever was"]),
+        ("OVER_LIMIT", ["exceed the highest limit of the key on that day"]),
     ],
 )
 async def test_a_disagreement_is_one_line_with_both_records_and_its_meaning_and_1(
@@ -145,7 +145,7 @@ async def test_a_kind_of_a_newer_quota_is_still_a_disagreement(service: Service)
 
     assert code == 1
     assert "key_1 on 2026-11-22" in printed
-    assert "does not know" in printed
+    assert "does not support" in printed
 
 
 async def test_a_quota_that_fails_is_1_and_one_that_is_not_there_is_3(service: Service) -> None:
@@ -154,7 +154,7 @@ async def test_a_quota_that_fails_is_1_and_one_that_is_not_there_is_3(service: S
 
     code, printed, said = await verify("127.0.0.1:1")
     assert (code, printed) == (3, "")
-    assert "quota does not answer at 127.0.0.1:1; start it, or set QUOTA_TARGET" in said
+    assert "The quota service does not respond at 127.0.0.1:1. Start it, or set QUOTA_TARGET" in said
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.auth.accounts.addresses import identity_of, needs_smtputf8, normalised_email
+from services.auth.accounts.addresses import identity_of, needs_smtputf8, normalized_email
 from services.auth.accounts.model import open_account
 from services.common.errors import InvalidRequest
 from services.common.readable_email import readable_email
@@ -15,7 +15,7 @@ from services.common.readable_email import readable_email
 
 @pytest.mark.parametrize("written", ["Ada@Example.COM", " ada@example.com\n"])
 def test_an_address_is_compared_without_regard_to_case_and_space(written: str) -> None:
-    assert normalised_email(written) == "ada@example.com"
+    assert normalized_email(written) == "ada@example.com"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_an_address_is_compared_without_regard_to_case_and_space(written: str) -
 )
 def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidRequest, match="such as ada@example"):
-        normalised_email(text)
+        normalized_email(text)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
 def test_no_text_is_an_account_of_its_own_and_a_letter_to_somebody_else(text: str) -> None:
     """Otherwise a stranger fills a mailbox with letters, five an hour to each of as many spellings as it takes."""
     with pytest.raises(InvalidRequest):
-        normalised_email(text)
+        normalized_email(text)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_no_text_is_an_account_of_its_own_and_a_letter_to_somebody_else(text: st
     ],
 )
 def test_an_address_that_people_have_is_taken_and_kept_in_one_form(email: str, kept: str) -> None:
-    assert normalised_email(email) == kept
-    assert normalised_email(kept) == kept
-    assert normalised_email(readable_email(kept)) == kept
+    assert normalized_email(email) == kept
+    assert normalized_email(kept) == kept
+    assert normalized_email(readable_email(kept)) == kept
     message = EmailMessage()
     message["To"] = kept
     assert [address.addr_spec for address in message["To"].addresses] == [kept]
@@ -98,7 +98,7 @@ def test_an_address_that_people_have_is_taken_and_kept_in_one_form(email: str, k
 )
 def test_marks_without_a_letter_and_domains_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
-        normalised_email(text)
+        normalized_email(text)
 
 
 @pytest.mark.parametrize(
@@ -117,17 +117,17 @@ def test_addresses_of_one_mailbox_are_one_persons(email: str, identity: str) -> 
 
 
 def test_only_names_beyond_ascii_need_smtputf8_and_no_domain_does() -> None:
-    assert needs_smtputf8(normalised_email("жанна@example.com"))
-    assert not needs_smtputf8(normalised_email("ada@пример.рф"))
+    assert needs_smtputf8(normalized_email("жанна@example.com"))
+    assert not needs_smtputf8(normalized_email("ada@пример.рф"))
 
 
 @given(st.emails(domains=st.just("example.com")))
 def test_an_address_once_normalised_stays_as_it_is(email: str) -> None:
     try:
-        once = normalised_email(email)
+        once = normalized_email(email)
     except InvalidRequest:
         return
-    assert normalised_email(once) == once
+    assert normalized_email(once) == once
 
 
 def test_a_new_account_is_on_the_free_plan() -> None:

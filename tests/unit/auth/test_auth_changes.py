@@ -191,7 +191,7 @@ async def test_a_closed_feed_ends_its_watches_and_refuses_new_ones(feed: ChangeF
 
     with pytest.raises(StopAsyncIteration):
         await waiting
-    with pytest.raises(Unavailable, match="stopping"):
+    with pytest.raises(Unavailable, match="shutting down"):
         await anext(feed.watch(None))
 
 

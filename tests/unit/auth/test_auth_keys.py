@@ -11,11 +11,11 @@ from services.auth.keys.minting import checked_limit, checked_name, mint
 from services.auth.keys.model import (
     SECRET_PREFIX,
     Denial,
-    Found,
     Key,
     KeyId,
+    KeyLookup,
     KeyVerifier,
-    Minted,
+    MintedKey,
 )
 from services.auth.keys.pepper import Pepper
 from services.common import checksummed_token
@@ -39,7 +39,7 @@ class OneKey:
     """The part of a `KeyStore` that the key_verifier uses, holding one key; counts look-ups."""
 
     def __init__(
-        self, minted: Minted, *, revoked_at: datetime | None = None, expires_at: datetime | None = None
+        self, minted: MintedKey, *, revoked_at: datetime | None = None, expires_at: datetime | None = None
     ) -> None:
         new = minted.key
         self.digest = new.digest
@@ -48,11 +48,11 @@ class OneKey:
         self.lookups = 0
         self.is_read_only = False
 
-    async def find(self, *digests: str) -> Found:
+    async def find(self, *digests: str) -> KeyLookup:
         self.lookups += 1
         if self.digest not in digests:
-            return Found(None, revision=9)
-        return Found(self.key, revision=9, pepper_id=self.pepper_id)
+            return KeyLookup(None, revision=9)
+        return KeyLookup(self.key, revision=9, pepper_id=self.pepper_id)
 
     async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
         if self.is_read_only:
@@ -61,7 +61,7 @@ class OneKey:
         self.digest, self.pepper_id = digest, pepper_id
 
 
-def fresh() -> Minted:
+def fresh() -> MintedKey:
     return mint("laptop", daily_limit=None, pepper=PEPPER, clock=StillClock())
 
 

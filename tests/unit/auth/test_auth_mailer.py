@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.auth.audit import Actor
-from services.auth.mail.mailer import Capabilities, Mailer, Undelivered
+from services.auth.mail.mailer import Capabilities, DeliveryFailed, Mailer
 from services.auth.mail.queue import QueuedEmail, Topic, new_email
 from services.auth.mail.templates import Email
 from services.common.errors import FailedPrecondition, InvalidRequest, Unavailable
@@ -84,7 +84,7 @@ class Server:
     async def check(self) -> Capabilities:
         """Answer while up."""
         if not self.is_up:
-            raise Undelivered("it cannot be reached")
+            raise DeliveryFailed("it cannot be reached")
         return _ABLE
 
     async def send(self, email: Email, *, email_id: str, at: datetime) -> Capabilities:
@@ -165,19 +165,19 @@ async def test_an_email_is_sent_once_the_server_is_back() -> None:
 async def test_addresses_beyond_ascii_need_a_server_that_is_known_to_take_them() -> None:
     clock, server = HandClock(), Server()
     mailer = Mailer(Queue(), server, clock=clock)
-    await mailer.require_reach("ada@example.com")
+    await mailer.check_deliverable("ada@example.com")
     with pytest.raises(Unavailable):
-        await mailer.require_reach("жанна@example.com")
+        await mailer.check_deliverable("жанна@example.com")
     server.is_up = True
-    with pytest.raises(InvalidRequest, match="Use another one"):
-        await mailer.require_reach("жанна@example.com")
+    with pytest.raises(InvalidRequest, match="Use another address"):
+        await mailer.check_deliverable("жанна@example.com")
 
 
 async def test_without_a_mail_server_nothing_is_queued_and_a_test_says_so() -> None:
     queue = Queue()
     mailer = Mailer(queue, None, clock=HandClock())
     await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=HandClock()))
-    await mailer.require_reach("жанна@example.com")
+    await mailer.check_deliverable("жанна@example.com")
     await asyncio.wait_for(mailer.run(compose), 1)
     assert queue.email is None
     with pytest.raises(FailedPrecondition, match="AUTH_SMTP_URL"):

@@ -24,13 +24,13 @@ def test_a_url_says_where_mail_is_handed_in(url: str, server: SMTPServer) -> Non
     "url", ["", "mail.example.com", "http://mail.example.com", "smtp://", "smtp://host:port", "smtp://[::1"]
 )
 def test_a_url_that_says_nothing_ends_the_start_with_a_remedy(url: str) -> None:
-    with pytest.raises(StartError, match="write smtp://user:password@host:587"):
+    with pytest.raises(StartError, match="Set it to smtp://user:password@host:587"):
         parse_smtp_url(url)
 
 
 @pytest.mark.parametrize("sender", ["", "stack", "Stack <stack@example.com>", "a@example.com\r\nBcc: b@example.com"])
 def test_a_sender_that_is_no_address_ends_the_start_and_not_the_first_letter(sender: str) -> None:
-    with pytest.raises(StartError, match="AUTH_MAIL_FROM is no e-mail address"):
+    with pytest.raises(StartError, match="AUTH_MAIL_FROM is not an e-mail address"):
         SMTPTransport(parse_smtp_url("smtp://mail.example.com"), sender=sender)
 
 
@@ -39,7 +39,7 @@ def test_the_password_is_in_no_repr() -> None:
 
 
 def test_a_password_never_goes_to_a_server_that_nobody_vouches_for() -> None:
-    with pytest.raises(StartError, match="name a PEM file"):
+    with pytest.raises(StartError, match="Set it to a PEM file"):
         SMTPTransport(parse_smtp_url("smtp://ada:pw@mail.example.com"), sender="a@example.com", ca_file="none")
 
 
@@ -47,7 +47,7 @@ def test_a_password_never_goes_to_a_server_that_nobody_vouches_for() -> None:
 def test_authorities_that_cannot_be_read_end_the_start_with_a_remedy(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "ca.pem").write_text(content)
-    with pytest.raises(StartError, match=r"AUTH_SMTP_CA_FILE=.* cannot be used"):
+    with pytest.raises(StartError, match=r"AUTH_SMTP_CA_FILE=.* cannot be read"):
         SMTPTransport(
             parse_smtp_url("smtp://mail.example.com"), sender="a@example.com", ca_file=str(tmp_path / "ca.pem")
         )

@@ -1,4 +1,4 @@
-"""Make plans, accounts and keys, with the free plan of 1,000 requests a day."""
+"""Create plans, accounts and keys, and the free plan with 1,000 requests a day."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Let people in: passwords, sessions, one-time tokens, throttles, bounds of plans, and the audit log."""
+"""Add passwords, sessions, one-time tokens, rate limits, key limits of plans, and the audit log."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def _new_columns() -> tuple[tuple[str, sa.Column[Any]], ...]:
-    """Return the columns that earlier tables get, made anew since a column belongs to one table for good."""
+    """Return new column objects for the existing tables. A column object can belong to one table only."""
     return (
         ("plans", sa.Column("active_keys_max", sa.Integer, nullable=True)),
         ("plans", sa.Column("new_keys_per_day_max", sa.Integer, nullable=True)),

@@ -1,9 +1,9 @@
-"""Keep e-mails to send, and what addresses of one person have in common; write domains of addresses in punycode."""
+"""Add the e-mail queue and mailbox identities, and convert domains of e-mail addresses to punycode."""
 
 import sqlalchemy as sa
 from alembic import op
 
-from services.auth.accounts.addresses import identity_of, normalised_email
+from services.auth.accounts.addresses import identity_of, normalized_email
 from services.common.errors import InvalidRequest
 
 revision = "0003"
@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.Column("tries", sa.Integer, nullable=False),
     )
     op.create_index("ix_emails_next_try_at", "emails", ["next_try_at"])
-    # Null for accounts that a replica of the version before this one opens while the new one is rolled out.
+    # Nullable, because replicas of the previous version create accounts during a rollout.
     op.add_column("accounts", sa.Column("identity", sa.String(254), nullable=True))
     op.create_index("ix_accounts_identity", "accounts", ["identity"])
     _fill_identities()
@@ -48,13 +48,13 @@ def _fill_identities() -> None:
     while rows := connection.execute(page.where(_ACCOUNTS.c.id > after).order_by(_ACCOUNTS.c.id).limit(_ROWS)).all():
         for account_id, email in rows:
             try:
-                address = normalised_email(email)
+                address = normalized_email(email)
             except InvalidRequest:
                 address = email
             is_taken = address != email and connection.scalar(
                 sa.select(_ACCOUNTS.c.id).where(_ACCOUNTS.c.email == address)
             )
-            # Two accounts whose addresses are the same now: the later one keeps its old spelling.
+            # If two accounts now have the same address, the later one keeps its old spelling.
             values = {"identity": identity_of(address), "email": email if is_taken else address}
             connection.execute(sa.update(_ACCOUNTS).where(_ACCOUNTS.c.id == account_id).values(values))
         after = rows[-1][0]
