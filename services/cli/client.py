@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from services.cli.failures import Failure, Unreachable
 from services.cli.mistakes import Mistake
-from services.common.errors import InvalidRequest, ServiceError, StartError, rpc_errors
+from services.common.errors import InvalidRequest, ServiceError, StartError
 from services.common.rpc.channel import open_channel
+from services.common.rpc.status import rpc_errors
 from services.common.rpc.tls import Certificates
 from services.common.runtime.settings import TLSSettings
 

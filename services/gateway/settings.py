@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.runtime.address import Host, HostAndPort
 from services.common.runtime.settings import ServiceSettings
 from services.gateway.apis.chat_completions.limits import ChatLimits

@@ -4,7 +4,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.db.database import DatabaseURL, is_sqlite
-from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.runtime.address import HTTPURL, HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials

@@ -4,8 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.common.errors import AlreadyExists, StartError, rpc_errors
+from services.common.errors import AlreadyExists, StartError
 from services.common.rpc.channel import open_channel
+from services.common.rpc.status import rpc_errors
 from services.common.runtime.private_files import open_private
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_grpc, keys_pb2, keys_pb2_grpc
 

@@ -1,7 +1,8 @@
 """One-time link to choose the password of the first account, which is created without one."""
 
-from services.common.errors import NotFound, rpc_errors
+from services.common.errors import NotFound
 from services.common.rpc.channel import open_channel
+from services.common.rpc.status import rpc_errors
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc
 
 _TIMEOUT_SECONDS = 5.0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from grpc import aio
 
-from services.common.errors import rpc_errors
+from services.common.rpc.status import rpc_errors
 from services.common.timestamps import timestamp
 from services.common.verdict import Verdict
 from services.quota.days import iso_date

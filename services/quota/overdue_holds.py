@@ -1,7 +1,8 @@
 """Overdue holds that the sweeper may close, and those that only seem overdue.
 
 Redis' clock may step and come back between two sweeps of a replica that was frozen or disconnected meanwhile. A hold
-that another replica reserved in between has a time that this replica never read: it seems long overdue, or in the future.
+that another replica reserved in between has a time that this replica never read: it seems long overdue, or in
+the future.
 """
 
 import math

@@ -13,8 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from services.common.errors import FailedPrecondition, rpc_errors
+from services.common.errors import FailedPrecondition
 from services.common.rpc.channel import open_channel
+from services.common.rpc.status import rpc_errors
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, keys_pb2, keys_pb2_grpc
 from tests.e2e.accounting import account_of
 from tests.e2e.callers import Caller, Listener

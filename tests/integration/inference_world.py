@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.db import database
-from services.common.errors import rpc_errors
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.rpc.status import rpc_errors
 from services.common.runtime.clock import SystemClock
 from services.inference import translate
 from services.inference.catalogue import Catalogue

@@ -9,16 +9,9 @@ import grpc
 import msgspec
 import pytest
 
-from services.common.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    NotFound,
-    ServiceError,
-    TooLarge,
-    Unavailable,
-    rpc_errors,
-)
+from services.common.errors import DeadlineExceeded, InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
 from services.common.rpc import json_codec
+from services.common.rpc.status import rpc_errors
 from services.inference.chat import Outcome, Usage, UsageSource
 from services.inference.ledger.writer import LedgerRow
 from services.inference.requests.lifecycle import VERDICT

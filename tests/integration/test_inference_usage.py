@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest, NotFound, PermissionDenied, rpc_errors
+from services.common.errors import InvalidRequest, NotFound, PermissionDenied
+from services.common.rpc.status import rpc_errors
 from services.inference.chat import Outcome
 from stack.inference.v1 import inference_pb2, usage_pb2
 from tests.contracts.ledger_store import ROW, rows

@@ -18,9 +18,9 @@ import trustme
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
-from services.common.errors import from_rpc
 from services.common.rpc import health
 from services.common.rpc.channel import open_channel
+from services.common.rpc.status import from_rpc
 from services.common.rpc.tls import identity
 from services.local.supervisor import ready
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2

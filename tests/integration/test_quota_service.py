@@ -11,9 +11,10 @@ import grpc
 import pytest
 from grpc import aio
 
-from services.common.errors import InvalidRequest, Unavailable, rpc_errors
+from services.common.errors import InvalidRequest, Unavailable
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.rpc.status import rpc_errors
 from services.common.rpc.types import Context
 from services.quota.days import day_number, iso_date
 from services.quota.holds import Holds

@@ -10,7 +10,8 @@ from grpc import aio
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from services.common.errors import PermissionDenied, rpc_status
+from services.common.errors import PermissionDenied
+from services.common.rpc.status import code_of, rpc_status
 from services.common.rpc.types import Context
 
 Callers = Mapping[str, Collection[str]]
@@ -95,4 +96,4 @@ async def _check_caller(context: Context, service: str, expected: frozenset[str]
             reason="caller_not_expected",
         )
         message, details = rpc_status(refusal)
-        await context.abort(refusal.code, message, details)
+        await context.abort(code_of(PermissionDenied), message, details)

@@ -8,14 +8,10 @@ from grpc import aio
 
 from services.common.rpc.failover_channel import FailoverChannel
 from services.common.rpc.forwarding_channel import CurrentMethod, DrainingChannels, ForwardingChannel
+from services.common.rpc.sizes import MESSAGE_BYTES_MAX, METADATA_BYTES_MAX
 from services.common.rpc.tls import Certificates, Credentials, channel_credentials, identity
 from services.common.rpc.traced_channel import TracedChannel
 from services.common.telemetry import tracing
-
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-"""Maximum size of a gRPC message, for clients and servers."""
-METADATA_BYTES_MAX = 64 * 1024
-"""Maximum size of response metadata. gRPC's default of 8 KiB is too small for the `failed_generation` of an error."""
 
 # Calls rotate over the replicas, except those whose health check reports that they are draining.
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}})

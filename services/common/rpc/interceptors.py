@@ -11,7 +11,8 @@ import grpc
 from grpc import aio
 from prometheus_client import Gauge, Histogram
 
-from services.common.errors import InternalError, ServiceError, rpc_status
+from services.common.errors import InternalError, ServiceError
+from services.common.rpc.status import code_of, rpc_status
 from services.common.rpc.types import Context
 from services.common.telemetry import tracing
 
@@ -123,7 +124,7 @@ def _stream(
 def _status(exc: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
     """Return the status code, message and trailing metadata of an error."""
     error = exc if isinstance(exc, ServiceError) else _internal_error(exc, method)
-    return error.code, *rpc_status(error)
+    return code_of(type(error)), *rpc_status(error)
 
 
 def _internal_error(exc: Exception, method: str) -> ServiceError:

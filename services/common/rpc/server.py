@@ -13,9 +13,9 @@ from grpc_reflection.v1alpha import reflection
 
 from services.common.errors import StartError
 from services.common.rpc.callers import CallerInterceptor, Callers, merge_callers
-from services.common.rpc.channel import MESSAGE_BYTES_MAX
 from services.common.rpc.health import LIVENESS, Health, bind, binding, default_health_address
 from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.rpc.tls import Certificates, server_credentials
 from services.common.runtime import process
 from services.common.runtime.address import is_local

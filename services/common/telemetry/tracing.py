@@ -7,17 +7,25 @@ numbers from this project only, never user data: no prompts, answers, keys or er
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from opentelemetry import context, trace
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.common.errors import ServiceError
-from services.common.rpc.types import Context
 from services.common.runtime.http_proxy import is_loopback
 
 _PARENT = "traceparent"
+
+
+class ServedCall(Protocol):
+    """An RPC that is being served; a gRPC servicer context."""
+
+    def invocation_metadata(self) -> Any:
+        """Return the caller's metadata as pairs of names and values; None if there is none."""
+
+
 Attributes = Mapping[str, str | int | float | bool]
 """Attributes of a span, with OpenTelemetry's standard names where they exist, and `stack.…` otherwise."""
 
@@ -92,7 +100,7 @@ def entry(name: str, *, link: str = "") -> AbstractContextManager[Span]:
     return _attached(_tracer.start_span(name, context.Context(), kind=SpanKind.SERVER, links=_links(link)))
 
 
-def serving(name: str, call: Context) -> AbstractContextManager[Span]:
+def serving(name: str, call: "ServedCall") -> AbstractContextManager[Span]:
     """Return a context manager that continues the caller's trace. Its block must run in a separate task."""
     if _tracer is None:
         return _NO_SPAN

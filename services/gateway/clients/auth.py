@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from grpc import aio
 
-from services.common.errors import rpc_errors
+from services.common.rpc.status import rpc_errors
 from services.gateway.keys.auth_client import Authentication, WatchEvent
 from services.gateway.requests.types import Principal
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from grpc import aio
 
-from services.common.errors import rpc_errors
+from services.common.rpc.status import rpc_errors
 from services.gateway.dependencies import UNKNOWN, Dependency
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc

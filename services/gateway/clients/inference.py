@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Sequence
 from grpc import aio
 
 from services.common.concurrency.batch import Batcher
-from services.common.errors import rpc_errors
 from services.common.rpc import json_codec
+from services.common.rpc.status import rpc_errors
 from services.common.runtime.memory import Trimmer
 from services.common.verdict import Verdict
 from services.gateway.clients import translate

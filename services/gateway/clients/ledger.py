@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from grpc import aio
 
-from services.common.errors import NotFound, Unavailable, rpc_errors
+from services.common.errors import NotFound, Unavailable
+from services.common.rpc.status import rpc_errors
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, Usage, iso_time
 from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc

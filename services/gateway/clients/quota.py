@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from grpc import aio
 
-from services.common.errors import Unavailable, rpc_errors
+from services.common.errors import Unavailable
+from services.common.rpc.status import rpc_errors
 from services.common.timestamps import unix_seconds
 from services.common.verdict import Verdict
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled

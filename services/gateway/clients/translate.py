@@ -2,7 +2,7 @@
 
 from services.common.errors import InvalidRequest, TooLarge
 from services.common.rpc import json_codec
-from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.timestamps import timestamp
 from services.common.verdict import Verdict
 from services.gateway.requests.types import Chat, Hold, JSONObject

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.inference.chat import JSONObject
 from services.inference.groq.errors import UpstreamInvalid
 

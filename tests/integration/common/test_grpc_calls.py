@@ -9,7 +9,8 @@ import grpc
 import pytest
 from grpc import aio
 
-from services.common.errors import InternalError, NotFound, rpc_errors
+from services.common.errors import InternalError, NotFound
+from services.common.rpc.status import rpc_errors
 from services.common.rpc.types import Context
 from services.common.telemetry import tracing
 from tests.e2e.collector import Exported, running_collector

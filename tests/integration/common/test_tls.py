@@ -17,10 +17,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import ValidationError
 
-from services.common.errors import PermissionDenied, StartError, Unavailable, from_rpc
+from services.common.errors import PermissionDenied, StartError, Unavailable
 from services.common.rpc import health
 from services.common.rpc.channel import open_channel
 from services.common.rpc.server import GrpcServer
+from services.common.rpc.status import from_rpc
 from services.common.rpc.tls import Certificates, identity
 from services.common.rpc.types import Context
 from services.common.runtime.settings import ServiceSettings

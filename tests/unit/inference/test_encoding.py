@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.common.rpc.channel import MESSAGE_BYTES_MAX
+from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.inference.groq.encoding import ENCODED_BYTES_MAX, encode
 from services.inference.groq.errors import UpstreamInvalid
 

@@ -7,7 +7,8 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
-from services.common.errors import Unauthenticated, rpc_errors
+from services.common.errors import Unauthenticated
+from services.common.rpc.status import rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
 from services.gateway.clients.auth import principal_of
 from services.gateway.console.ports import Event, Key, Keys, NewKey, OpenSession, Reset, Session, SignUp

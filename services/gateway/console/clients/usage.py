@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.batched import batched
-from services.common.errors import rpc_errors
+from services.common.rpc.status import rpc_errors
 from services.common.timestamps import unix_seconds
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.clients.ledger import GrpcLedger, receipt_of
