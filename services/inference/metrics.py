@@ -25,7 +25,7 @@ UPSTREAM_KEY_STATE = Gauge(
     ["key"],
 )
 UPSTREAM_COOLDOWNS = Gauge(
-    "stack_upstream_key_rests", "Models for which a Groq key is cooling down or has an open circuit.", ["key"]
+    "stack_upstream_key_cooldowns", "Models for which a Groq key is cooling down or has an open circuit.", ["key"]
 )
 IMPLAUSIBLE_COUNTS = Counter(
     "stack_upstream_counts_implausible_total",
@@ -50,8 +50,8 @@ LEDGER_ROWS_REFUSED = Counter(
     "stack_ledger_rows_refused_total",
     "Ledger rows rejected by the database. The sweeper closes their requests as unknown.",
 )
-LATE_ROWS = Counter(
-    "stack_ledger_late_rows_total",
+ROWS_AFTER_CLOSE = Counter(
+    "stack_ledger_rows_after_close_total",
     "Answers recorded after the sweeper had closed their request as unknown; they stay uncharged.",
 )
 

@@ -99,7 +99,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     keys = KeyPool(
         len(settings.keys),
         SystemClock(),
-        cooldown_seconds_max=settings.key_rest_seconds_max,
+        cooldown_seconds_max=settings.key_cooldown_seconds_max,
         failures_max=settings.breaker_failures,
     )
     export_keys(keys)
@@ -163,7 +163,7 @@ def _upstream(settings: InferenceSettings, keys: KeyPool, limiter: ConcurrencyLi
         keys,
         limiter,
         attempts_max=settings.attempts_max,
-        wait_seconds=settings.supply_wait_seconds,
+        wait_seconds=settings.key_wait_seconds,
         waiting_max=settings.calls_per_account_max,
         clock=SystemClock(),
     )

@@ -63,11 +63,11 @@ class InferenceSettings(ServiceSettings):
     """Maximum failed calls per model of a request. Calls are retried only before the first output. Calls that fail
     because the key is rate limited or rejected do not count."""
 
-    supply_wait_seconds: float = Field(default=5.0, ge=0)
+    key_wait_seconds: float = Field(default=5.0, ge=0)
     """Maximum total time that a request waits because of Groq's rate limits or `retry-after`; then 503 with
     `retry-after`."""
 
-    key_rest_seconds_max: float = Field(default=3600.0, ge=0)
+    key_cooldown_seconds_max: float = Field(default=3600.0, ge=0)
     """Maximum cool-down of a Groq key after a rate limit or failures; 0 disables cool-downs and circuit breakers."""
 
     breaker_failures: int = Field(default=10, ge=0)

@@ -31,7 +31,9 @@ ROUNDS_FAILED = Counter(
 SWEPT = Counter(
     "stack_quota_holds_swept_total", "Overdue holds closed by the sweeper, by the ledger's verdict.", ["verdict"]
 )
-COUNTERS_REPAIRED = Counter("stack_quota_charges_raised_total", "Charges lost by Redis and restored by reconciliation.")
+COUNTERS_REPAIRED = Counter(
+    "stack_quota_counters_repaired_total", "Charges lost by Redis and restored by reconciliation."
+)
 VERIFIED_AT = Gauge(
     "stack_quota_verified_timestamp_seconds",
     "Time of the last comparison of counters and ledger, which set the drift.",

@@ -16,7 +16,7 @@ else:
     @pytest.fixture(scope="session")
     def stack() -> Iterator[Stack]:
         """Give a running stack."""
-        with running_stack(INFERENCE_KEY_REST_SECONDS_MAX="0", AUTH_SIGN_UPS_PER_ADDRESS_MAX="100000") as running:
+        with running_stack(INFERENCE_KEY_COOLDOWN_SECONDS_MAX="0", AUTH_SIGN_UPS_PER_ADDRESS_MAX="100000") as running:
             yield running
 
     @pytest.fixture

@@ -16,7 +16,7 @@ collect_ignore_glob = [] if os.environ.get("CLIENT_MATRIX") else ["*"]
 def matrix() -> Iterator[Matrix]:
     """Give the matrix over a running stack, which nobody else asks."""
     # One attempt: a failure of Groq is to reach the client, whose own retry is what is tested.
-    with running_stack(INFERENCE_ATTEMPTS_MAX="1", INFERENCE_KEY_REST_SECONDS_MAX="0") as stack:
+    with running_stack(INFERENCE_ATTEMPTS_MAX="1", INFERENCE_KEY_COOLDOWN_SECONDS_MAX="0") as stack:
         yield Matrix(stack)
 
 

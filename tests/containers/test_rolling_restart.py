@@ -39,7 +39,7 @@ _ENVIRONMENT = {
     # More than the steady streams take, less than the endless ones.
     "REQUEST_TIMEOUT_SECONDS": "6",
     # The failures that the mixture asks of Groq are not to rest the one key that all share.
-    "INFERENCE_KEY_REST_SECONDS_MAX": "0",
+    "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": "0",
 }
 _STOP_SECONDS = 30
 _TOKENS = 30

@@ -15,7 +15,7 @@ def stack() -> Iterator[Stack]:
     # up from one address; and some tests send nothing but requests that are refused.
     with running_stack(
         gateways=2,
-        INFERENCE_KEY_REST_SECONDS_MAX="0",
+        INFERENCE_KEY_COOLDOWN_SECONDS_MAX="0",
         AUTH_SIGN_UPS_PER_ADDRESS_MAX="100000",
         GATEWAY_INVALID_REQUESTS_PER_SECOND="0",
         AUTH_LOG_INS_PER_ADDRESS_MAX="100000",

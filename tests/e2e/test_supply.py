@@ -18,7 +18,7 @@ def supplied() -> Iterator[Stack]:
         GROQ_API_KEYS="gsk_first,gsk_other",
         INFERENCE_MODEL_FALLBACKS=f'{{"{_DEFAULT}": ["{_FALLBACK}"]}}',
         INFERENCE_MODELS_ALLOWED='["openai/*"]',
-        INFERENCE_SUPPLY_WAIT_SECONDS="0",
+        INFERENCE_KEY_WAIT_SECONDS="0",
     ) as stack:
         yield stack
 

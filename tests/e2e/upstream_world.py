@@ -45,8 +45,8 @@ _ENVIRONMENT = {
     "QUOTA_SWEEP_SECONDS": "0.2",
     # No request waits for a key that cools down for longer than the first, and none cools down for longer than the
     # second: the next request is to find both keys as they were.
-    "INFERENCE_SUPPLY_WAIT_SECONDS": "0.4",
-    "INFERENCE_KEY_REST_SECONDS_MAX": str(REST_SECONDS),
+    "INFERENCE_KEY_WAIT_SECONDS": "0.4",
+    "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": str(REST_SECONDS),
 }
 _CALM_SECONDS_MAX = 15
 _ROW_SECONDS_MAX = 15
@@ -148,7 +148,7 @@ class UpstreamWorld:
         return {str(model["id"]) for model in answer.json()["data"]}
 
     async def _resting(self) -> int:
-        return int(sum(sample.value for sample in await self._samples("stack_upstream_key_rests")))
+        return int(sum(sample.value for sample in await self._samples("stack_upstream_key_cooldowns")))
 
     async def _row(self, key: Key) -> dict[str, Any]:
         async with asyncio.timeout(_ROW_SECONDS_MAX):

@@ -30,7 +30,7 @@ _TIMES = {
     "INFERENCE_FIRST_BYTE_TIMEOUT_SECONDS": "0.6",
     "INFERENCE_IDLE_TIMEOUT_SECONDS": "0.6",
     # The failures that seeds ask of Groq are not to rest the one key that all share.
-    "INFERENCE_KEY_REST_SECONDS_MAX": "0",
+    "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": "0",
     "INFERENCE_LEDGER_WAIT_SECONDS": "0.4",
     "GATEWAY_QUOTA_TIMEOUT_SECONDS": "0.6",
     "GATEWAY_AUTH_TIMEOUT_SECONDS": "1",

@@ -107,7 +107,7 @@ async def running(
     ledger_rows_max: int = 1_000,
     keys: tuple[str, ...] = ("gsk_one",),
     attempts_max: int = 3,
-    supply_wait_seconds: float = 0,
+    key_wait_seconds: float = 0,
     allowed: tuple[str, ...] = (),
     fallbacks: Mapping[str, Sequence[str]] | None = None,
     calls_max: int = 100,
@@ -143,7 +143,7 @@ async def running(
                     calls_max=calls_max, per_account_max=per_account_max, queue_seconds=queue_seconds, is_shared=True
                 ),
                 attempts_max=attempts_max,
-                wait_seconds=supply_wait_seconds,
+                wait_seconds=key_wait_seconds,
                 waiting_max=100,
                 clock=clock,
             ),

@@ -105,7 +105,7 @@ async def test_a_model_that_the_organisation_has_blocked_leaves_its_key_in_use(t
 async def test_requests_that_wait_for_a_limited_model_hold_no_place(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
-    async with running(upstream.url, tmp_path, calls_max=2, supply_wait_seconds=5) as inference:
+    async with running(upstream.url, tmp_path, calls_max=2, key_wait_seconds=5) as inference:
         with pytest.raises(Unavailable):
             await call(inference, "[[standin:429 retry_after=3]] [[standin:tokens count=1]]", "req_0", account="acc_1")
         waiting = [
@@ -152,7 +152,7 @@ async def test_a_caller_that_leaves_while_its_request_waits_is_never_sent_and_pa
 ) -> None:
     text = f"{tag} never sent"
     async with running(
-        upstream.url, tmp_path, calls_max=1, queue_seconds=5, supply_wait_seconds=5, total_timeout_seconds=5
+        upstream.url, tmp_path, calls_max=1, queue_seconds=5, key_wait_seconds=5, total_timeout_seconds=5
     ) as inference:
         if waits_for == "a key":
             with pytest.raises(Unavailable):

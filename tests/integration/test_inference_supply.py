@@ -123,7 +123,7 @@ async def test_with_every_key_limited_groq_is_not_asked_and_the_caller_is_told_w
 
 async def test_a_short_limit_of_the_only_key_is_waited_for(upstream: Upstream, tmp_path: Path, tag: str) -> None:
     text = f"{tag} [[standin:flaky times=1 status=429 id={tag}]]"
-    async with running(upstream.url, tmp_path, supply_wait_seconds=5) as inference:
+    async with running(upstream.url, tmp_path, key_wait_seconds=5) as inference:
         assert await ask(inference, text) == CHARGED
 
     first, second = await upstream.entries(text)

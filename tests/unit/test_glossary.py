@@ -30,7 +30,7 @@ _MIRRORED = "stack/inference/v1/chat.proto"
 """Its fields have the names of OpenAI's and Groq's JSON."""
 
 _COMMON_WORDS = """
-above accepted action active address after age all allowed answer at auth authenticate authenticated base batch
+above accepted action active address after age all allowed answer arg at auth authenticate authenticated base batch
 before below body by byte ca cached call caller certificate change changed character chat check choice chunk client
 clock close closed cluster code commit completion concurrency connect connection console content context cors count
 create created current cursor daily data database default definition delete deleted delta denied describe
@@ -40,7 +40,7 @@ host hsts http id idle image implausible in include index inference ins invalid 
 limit list listen log look mail mask max message method metric mode model ms name nesting new object offset ok
 oldest open option origin otel otlp out over own owned page parameter part password path per permitted plaintext
 policy port prefix prompt proxy queue quota reason reasoning receiving record redis refused rejected replaced
-request reset resolve response result reuse role round route row rpc schema second secret send sent sentinel server
+request reset resolve response result reuse role round route row rpc sampler schema second secret send sent sentinel server
 service set sign size smtp smtputf8 source stack start state status step stop stream string summarize summary system
 target test text time timeout timestamp tls to token tool total trace trusted type unavailable unknown unreachable
 unreadable unspecified up update ups url usable usage use used user valkey value verification verified verify wait
@@ -101,17 +101,6 @@ _REPLACED = {
     "person": "user",
 }
 """Words of earlier versions, and what takes their place."""
-_NOT_RENAMED_YET = frozenset(
-    {
-        "INFERENCE_KEY_REST_SECONDS_MAX",
-        "INFERENCE_SUPPLY_WAIT_SECONDS",
-        "TRACE_RATIO",
-        "stack_ledger_late_rows",
-        "stack_quota_charges_raised",
-        "stack_upstream_key_rests",
-    }
-)
-"""Names that still have a replaced word. Remove each from here when it is renamed."""
 
 
 def _words(name: str) -> list[str]:
@@ -218,18 +207,13 @@ def test_names_are_found_in_settings_metrics_and_protobuf() -> None:
 
 
 def test_names_use_words_of_the_glossary_and_common_technical_words() -> None:
-    strange = {name: words for name in _names() - _NOT_RENAMED_YET if (words := _strange(name))}
+    strange = {name: words for name in _names() if (words := _strange(name))}
     assert strange == {}, "add the word to docs/glossary.md, or use one that is there"
 
 
 def test_no_name_uses_a_word_that_was_replaced() -> None:
-    replaced = {name: words for name in _names() - _NOT_RENAMED_YET if (words := _replaced(name))}
+    replaced = {name: words for name in _names() if (words := _replaced(name))}
     assert replaced == {}, f"use instead: { {word: _REPLACED[word] for words in replaced.values() for word in words} }"
-
-
-def test_names_that_wait_for_their_new_name_exist_and_have_a_replaced_word() -> None:
-    assert _names() >= _NOT_RENAMED_YET
-    assert [name for name in _NOT_RENAMED_YET if not _replaced(name)] == []
 
 
 def test_the_glossary_has_each_word_once_and_none_that_was_replaced() -> None:

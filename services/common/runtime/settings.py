@@ -21,6 +21,9 @@ RENAMED = {
     "INFERENCE_CONNECTIONS_MAX": "INFERENCE_CONCURRENCY_MAX",
     "GATEWAY_PRINCIPALS_MAX": "GATEWAY_AUTH_CACHE_MAX",
     "HAS_SIBLINGS": "REUSE_PORT",
+    "TRACE_RATIO": "OTEL_TRACES_SAMPLER_ARG",
+    "INFERENCE_SUPPLY_WAIT_SECONDS": "INFERENCE_KEY_WAIT_SECONDS",
+    "INFERENCE_KEY_REST_SECONDS_MAX": "INFERENCE_KEY_COOLDOWN_SECONDS_MAX",
     "INFERENCE_CONCURRENCY_PER_KEY_MAX": "INFERENCE_CONCURRENCY_PER_ACCOUNT_MAX",
 }
 """Settings of earlier versions and their replacements."""
@@ -93,7 +96,7 @@ class ServiceSettings(TLSSettings):
     """OpenTelemetry collector to send traces to over gRPC, such as `http://127.0.0.1:4317`; empty turns tracing off.
     OpenTelemetry's other `OTEL_EXPORTER_OTLP_*` variables (headers, certificate, timeout) also apply."""
 
-    trace_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias="TRACE_RATIO")
+    trace_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias="OTEL_TRACES_SAMPLER_ARG")
     """Fraction of requests to trace, from 0 to 1. The gateway decides for all services."""
 
     data_dir: Path = Field(default=Path("var"), validation_alias="DATA_DIR")

@@ -248,7 +248,7 @@ def _trace(row: LedgerRow) -> None:
 def _count_rows_after_close(rows: Sequence[LedgerRow], verdicts: Sequence[Verdict]) -> None:
     for row, verdict in zip(rows, verdicts, strict=True):
         if row.charged and verdict is Verdict.RELEASED:
-            metrics.LATE_ROWS.inc()
+            metrics.ROWS_AFTER_CLOSE.inc()
             _log.warning(
                 "An answer was recorded after the sweeper had closed its request. It stays uncharged.",
                 extra={"request_id": row.request_id},

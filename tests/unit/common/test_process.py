@@ -47,7 +47,12 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
             "Setting GATEWAY_TRUSTED_PROXIES: expected a JSON array",
         ),
         (ServiceSettings, "LOG_LEVEL", "canary", "Setting LOG_LEVEL: expected one of DEBUG, INFO, WARNING, ERROR"),
-        (ServiceSettings, "TRACE_RATIO", "canary", "Setting TRACE_RATIO: Input should be a valid number"),
+        (
+            ServiceSettings,
+            "OTEL_TRACES_SAMPLER_ARG",
+            "canary",
+            "Setting OTEL_TRACES_SAMPLER_ARG: Input should be a valid number",
+        ),
         (ServiceSettings, "HEALTH_LISTEN", "canary", "Setting HEALTH_LISTEN: expected host:port"),
         (ServiceSettings, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::canary", "Setting OTEL_EXPORTER_OTLP_ENDPOINT: "),
         (AuthSettings, "AUTH_LISTEN", "canary", "Setting AUTH_LISTEN: expected host:port"),
