@@ -18,6 +18,8 @@ _CHUNK_BYTES = 16
 _PIECE_BYTES = 4_096
 """Fed at once where a request may end: what is behind it in the same piece is parsed before its turn."""
 _BODY_PIECE_BYTES = 65_536
+_LENGTH_DIGITS_MAX = 19
+"""Digits of a content-length; a longer one counts no bytes, and Python refuses to read thousands of digits at all."""
 _DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 
 
@@ -217,8 +219,7 @@ class RequestParser:
         self._set_target(scope)
         self._head_bytes = self._fields = self._extra_bytes = 0
         self.is_in_head = False
-        length = self._deciding.get(b"content-length")
-        self._body_left = int(length) if length else 0
+        self._body_left = int(self._deciding.get(b"content-length") or 0)
         expects_continue = self._deciding.get(b"expect", b"").lower() == b"100-continue"
         self._receiver.on_head(scope, keep_alive=parser.should_keep_alive(), expects_continue=expects_continue)
 
@@ -244,6 +245,7 @@ class RequestParser:
         if self._head_bytes + _PIECE_BYTES > self._limits.head_bytes_max:
             size = len(self._url) + sum(len(name) + len(value) + _FIELD_BYTES for name, value in self._headers)
             self._check(size <= self._limits.head_bytes_max, self._too_large())
+        self._check(len(self._deciding.get(b"content-length", b"")) <= _LENGTH_DIGITS_MAX, rejections.MALFORMED)
 
     def _check_version(self, version: str) -> None:
         self._check(version == "1.0", rejections.VERSION)
