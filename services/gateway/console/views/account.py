@@ -53,7 +53,7 @@ class AccountViews:
         # One more than are shown, to know whether there is an older page.
         events = await owner.events(before=before if is_id(before, Kind.AUDIT_EVENT) else "", count=_EVENTS + 1)
         facts: dict[str, Any] = {
-            "stays": await owner.sessions(),
+            "sessions": await owner.sessions(),
             "events": events[:_EVENTS],
             "older": events[_EVENTS - 1].id if len(events) > _EVENTS else "",
             "at": at,
