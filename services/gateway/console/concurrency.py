@@ -2,12 +2,16 @@
 
 The event loop that serves chats, and in one process auth's too, works on everything that is ready before it comes back
 to any of it. A crowd of cheap requests makes each such round long, and a chat takes some fifty rounds. So requests of
-the console wait here, where waiting costs nothing, before anything is done for them.
+the console wait here, where waiting costs nothing, before anything is done for them. A place is held for work alone: it
+is given back before the response's body is sent, which takes as long as the client likes.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.address_prefix import address_prefix
 from services.common.concurrency.fair_semaphore import FairSemaphore, Place, QueueFull
@@ -18,6 +22,8 @@ _WAITING_MAX = 5_000
 _WAITING_PER_CLIENT_MAX = 500
 """More than browsers ever open; each waiting request keeps a connection of its client busy."""
 _PLACE = "stack.console.place"
+_ACQUIRE = "stack.console.acquire"
+_RETRY_SECONDS = 1.0
 _BUSY = b"Too many requests to the console are waiting. Try again in a moment.\n"
 
 
@@ -36,14 +42,16 @@ class ConsoleConcurrency:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for a place and pass the request on; refuse it when too many wait."""
-        client = scope.get("client")
+        address = scope.get("client")
+        client = address_prefix(address[0]) if address else ""
         try:
-            async with self._places.hold(address_prefix(client[0]) if client else "") as place:
+            async with self._places.hold(client) as place:
                 scope[_PLACE] = place
+                scope[_ACQUIRE] = partial(self._places.acquire, client)
                 # Most answers to a flood are made without waiting for anything: places are held for a round of the
                 # loop, or each round would work on all of them after all.
                 await asyncio.sleep(0)
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, _releasing(place, send))
         except QueueFull:
             await _refuse(send)
 
@@ -53,6 +61,33 @@ def release_slot(scope: Scope) -> None:
     place: Place | None = scope.get(_PLACE)
     if place is not None:
         place.release()
+
+
+@asynccontextmanager
+async def slot_within_response(scope: Scope) -> AsyncIterator[None]:
+    """Hold a place for the block: work for a response that has begun. Where too many wait, it tries again."""
+    acquire: Callable[[], Awaitable[Place]] = scope[_ACQUIRE]
+    place = None
+    while place is None:
+        try:
+            place = await acquire()
+        except QueueFull:
+            await asyncio.sleep(_RETRY_SECONDS)
+    try:
+        yield
+    finally:
+        place.release()
+
+
+def _releasing(place: Place, send: Send) -> Send:
+    """Return `send`, which gives `place` back once there is a body to send."""
+
+    async def send_without_place(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            place.release()
+        await send(message)
+
+    return send_without_place
 
 
 async def _refuse(send: Send) -> None:

@@ -4,14 +4,18 @@ import csv
 import io
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import Scope
 
 from services.common.ids import Kind, is_id
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.console.charts import columns
+from services.gateway.console.concurrency import slot_within_response
+from services.gateway.console.downloads import Download, Downloads
 from services.gateway.console.labels import OUTCOMES, countdown, explained, refund_explained
 from services.gateway.console.page import Pages, go
 from services.gateway.console.ports import Key, RequestFilter, Usage
@@ -26,6 +30,7 @@ _CSV_COLUMNS = (
     *("prompt_tokens", "completion_tokens", "total_tokens", "time_to_first_token_ms", "duration_ms"),
 )
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_ReadPage = Callable[[RequestFilter], Awaitable[tuple[str, RequestFilter | None]]]
 
 
 class UsageViews:
@@ -34,6 +39,7 @@ class UsageViews:
     def __init__(self, pages: Pages) -> None:
         """Answer with `pages`."""
         self._pages = pages
+        self._downloads = Downloads()
 
     async def index(self, context: RequestContext) -> Response:
         """`GET /usage`: today, thirty days as charts, and the latest requests."""
@@ -67,12 +73,16 @@ class UsageViews:
 
     async def download(self, context: RequestContext) -> Response:
         """`GET /usage.csv`: all requests of the filter, newest first, sent page by page."""
-        wanted, usage = _filter(context.request.query_params), context.scope.usage
-        first = await usage.requests(wanted, count=_CSV_PAGE)  # A failure before the first line is still a page.
-        headers = {"content-disposition": 'attachment; filename="usage.csv"'}
-        return StreamingResponse(
-            _csv(first, partial(_next_page, usage, wanted)), media_type="text/csv; charset=utf-8", headers=headers
-        )
+        read_page = partial(_read_page, context.scope.usage)
+        lease = await self._downloads.begin(context.scope.session.account_id, context.client)
+        try:
+            # A failure before the first line is still a page.
+            text, older = await read_page(_filter(context.request.query_params))
+        except BaseException:
+            lease.release()
+            raise
+        content = _csv(context.request.scope, text, older, read_page)
+        return Download(lease, content, name="usage.csv", media_type="text/csv; charset=utf-8")
 
     async def find(self, context: RequestContext) -> Response:
         """`GET /usage/requests?id=req_…`: the form that looks a request up."""
@@ -144,21 +154,20 @@ def _next_midnight(now: float) -> float:
     return (now // 86_400 + 1) * 86_400
 
 
-async def _next_page(usage: Usage, wanted: RequestFilter, page: Sequence[Receipt]) -> Sequence[Receipt]:
-    """Return the page after another one; none after the last."""
-    if len(page) < _CSV_PAGE:
-        return []
-    following = RequestFilter(wanted.key_id, wanted.outcome, wanted.from_day, wanted.to_day, page[-1].id)
-    return await usage.requests(following, count=_CSV_PAGE)
+async def _read_page(usage: Usage, wanted: RequestFilter) -> tuple[str, RequestFilter | None]:
+    """Return a page as text, and the filter of the next one; None after the last."""
+    page = await usage.requests(wanted, count=_CSV_PAGE)
+    is_last = len(page) < _CSV_PAGE
+    return _lines(map(_row, page)), None if is_last else replace(wanted, before=page[-1].id)
 
 
-async def _csv(
-    page: Sequence[Receipt], next_page: Callable[[Sequence[Receipt]], Awaitable[Sequence[Receipt]]]
-) -> AsyncIterator[str]:
-    yield _lines([_CSV_COLUMNS])
-    while page:
-        yield _lines(map(_row, page))
-        page = await next_page(page)
+async def _csv(scope: Scope, text: str, older: RequestFilter | None, read_page: _ReadPage) -> AsyncIterator[str]:
+    """Yield the header and the pages; of what is not sent yet, only one page is in memory."""
+    yield _lines([_CSV_COLUMNS]) + text
+    while older is not None:
+        async with slot_within_response(scope):
+            text, older = await read_page(older)
+        yield text
 
 
 def _row(row: Receipt) -> Sequence[object]:
