@@ -17,7 +17,7 @@ from services.common.errors import StartError
 from services.common.runtime import secret_file
 
 _log = logging.getLogger(__name__)
-_TOKEN_CHARACTERS_MIN = 16
+_CHARACTERS_MIN = 16
 """64 bits where they are hexadecimal: no number of calls finds it."""
 
 
@@ -31,11 +31,7 @@ def admin_token(settings: AuthSettings) -> str:
     token = _given(settings.admin_token) or _made(settings, path, setting="STACK_ADMIN_TOKEN")
     if not (token.isascii() and token.isprintable()):
         raise StartError("STACK_ADMIN_TOKEN has characters that no call can carry; use letters and digits")
-    if len(token) < _TOKEN_CHARACTERS_MIN:
-        raise StartError(
-            f"STACK_ADMIN_TOKEN can be guessed: it has {len(token)} characters, and {_TOKEN_CHARACTERS_MIN} are the "
-            "least; make one with `openssl rand -hex 32`"
-        )
+    _check_length(token, "STACK_ADMIN_TOKEN", "make one with `openssl rand -hex 32`")
     return token
 
 
@@ -43,8 +39,8 @@ async def key_pepper(settings: AuthSettings, store: KeyStore, *, now: datetime) 
     """Return the pepper under which keys are kept.
 
     Raises:
-        StartError: It is not given and may not be made, or keys that work were made under one that is neither it nor
-            accepted, and would be refused as unknown.
+        StartError: It is not given and may not be made, is short enough to be guessed, or keys that work were made
+            under one that is neither it nor accepted, and would be refused as unknown.
     """
     path = settings.data_dir / "key-pepper"
     given = _given(settings.key_pepper)
@@ -53,7 +49,13 @@ async def key_pepper(settings: AuthSettings, store: KeyStore, *, now: datetime) 
     would_be_new = given is None and is_sqlite(settings.database) and not path.exists()
     if would_be_new and await store.unknown_pepper(frozenset(accepted), now=now):
         raise StartError(f"the database has keys but {path} is gone; restore it, or set AUTH_KEY_PEPPER")
-    pepper = Pepper((given or _made(settings, path, setting="AUTH_KEY_PEPPER")).encode())
+    secret = given or _made(settings, path, setting="AUTH_KEY_PEPPER")
+    _check_length(
+        secret,
+        "AUTH_KEY_PEPPER",
+        "make one with `openssl rand -hex 32`, and name a short one that was in use in AUTH_KEY_PEPPERS_ACCEPTED",
+    )
+    pepper = Pepper(secret.encode())
     if await store.unknown_pepper(frozenset({pepper.id} | accepted), now=now):
         source = "AUTH_KEY_PEPPER" if given else str(path)
         remedy = "restore that one, or name it in AUTH_KEY_PEPPERS_ACCEPTED"
@@ -73,6 +75,13 @@ async def _tell_of_rotation(accepted: set[str], store: KeyStore, *, now: datetim
     if accepted:
         keys = await store.count_with_peppers(frozenset(accepted), now=now)
         _log.info("keys that work are under another pepper and move when they are used", extra={"keys": keys})
+
+
+def _check_length(secret: str, setting: str, remedy: str) -> None:
+    if len(secret) < _CHARACTERS_MIN:
+        raise StartError(
+            f"{setting} can be guessed: it has {len(secret)} characters, and {_CHARACTERS_MIN} are the least; {remedy}"
+        )
 
 
 def _given(secret: SecretStr | None) -> str | None:

@@ -34,21 +34,21 @@ class AuthSettings(ServiceSettings):
     """Password of Postgres, in place of the URL's, as it is: nothing is to be encoded."""
 
     key_pepper: SecretStr | None = None
-    """Secret under which keys are stored; whoever loses it loses all keys. Absent on SQLite: `DATA_DIR/key-pepper`,
-    made once. Postgres demands it."""
+    """Secret under which keys are stored, 16 characters at least; whoever loses it loses all keys. Absent on SQLite:
+    `DATA_DIR/key-pepper`, made once. Postgres demands it."""
 
     key_peppers_accepted: SecretStr | None = None
     """Further peppers, separated by commas, under which keys are recognised while the pepper is rotated; a key moves
     under `AUTH_KEY_PEPPER` when it is used."""
 
-    admin_token: SecretStr | None = Field(default=None, validation_alias="STACK_ADMIN_TOKEN")
+    admin_token: SecretStr | None = Field(default=None, max_length=1_024, validation_alias="STACK_ADMIN_TOKEN")
     """What callers of the management API show, 16 characters at least. Absent on SQLite: `DATA_DIR/admin-token`, made
     once. Postgres demands it."""
 
     sign_up: SignUpPolicy = SignUpPolicy.OPEN
     """Who may sign up: `open` everybody, `invite` who has an invitation, `closed` nobody: operators create accounts."""
 
-    sign_up_domains: str = ""
+    sign_up_domains: str = Field(default="", max_length=65_536)
     """Domains, separated by commas, whose e-mail addresses may sign up without an invitation. Empty allows every
     domain."""
 

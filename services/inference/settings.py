@@ -46,7 +46,7 @@ class InferenceSettings(ServiceSettings):
     groq_base_url: HTTPURL = Field(default="https://api.groq.com", validation_alias="GROQ_BASE_URL")
     """Where Groq is, without a path: the `groq` package appends `/openai/v1`."""
 
-    default_model: str = "llama-3.1-8b-instant"
+    default_model: str = Field(default="llama-3.1-8b-instant", max_length=256)
     """Model of a request that names none."""
 
     model_aliases: dict[str, str] = Field(default=_RETIRED)

@@ -63,7 +63,7 @@ class LocalSettings(ServiceSettings):
     valkey_server: str = ""
     """Path of a valkey-server or redis-server; empty finds one."""
 
-    admin_token: SecretStr = Field(default=SecretStr(""), validation_alias="STACK_ADMIN_TOKEN")
+    admin_token: SecretStr = Field(default=SecretStr(""), max_length=1_024, validation_alias="STACK_ADMIN_TOKEN")
     """The operator's token; empty reads the one that auth keeps in DATA_DIR."""
 
     @property

@@ -26,7 +26,9 @@ def find_server(configured: str) -> str:
     if configured:
         found = shutil.which(configured)
         if found is None:
-            raise StartError(f"STACK_VALKEY_SERVER={configured} cannot be run; name a valkey-server or redis-server")
+            raise StartError(
+                "setting STACK_VALKEY_SERVER: no program that can be run; name a valkey-server or redis-server"
+            )
         return found
     for name in _NAMES:
         if found := shutil.which(name):
