@@ -56,11 +56,12 @@ def create(
         "name": created.key.name,
         "daily_limit": created.key.daily_limit,
     }
-    if as_json:
-        output.show_json(facts)
-        return
-    output.show_facts(facts)
-    click.echo(_KEEP_IT)
+    with output.secret_of(created.key.id):
+        if as_json:
+            output.show_json(facts)
+            return
+        output.show_facts(facts)
+        output.say(_KEEP_IT)
 
 
 @keys.command()
@@ -81,11 +82,12 @@ def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) 
         "replaces": rotated.replaced.id,
         "replaced_until": output.moment(rotated.replaced, "expires_at"),
     }
-    if as_json:
-        output.show_json(facts)
-        return
-    output.show_facts(facts)
-    click.echo(_KEEP_IT)
+    with output.secret_of(rotated.key.id):
+        if as_json:
+            output.show_json(facts)
+            return
+        output.show_facts(facts)
+        output.say(_KEEP_IT)
 
 
 @keys.command("list")
