@@ -34,7 +34,7 @@ class Service:
     """Its gRPC name, such as `127.0.0.1:50051` or `dns:///auth.stack.svc:50051`."""
     setting: str
     """The environment variable that says so, for the sentence that names a remedy."""
-    metadata: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
     """What goes with each call."""
 
 
@@ -53,7 +53,7 @@ class Backends:
         Raises:
             Failure: There is no token.
         """
-        metadata = (("authorization", f"Bearer {_admin_token(self.data_dir)}"), ("stack-operator", _operator()))
+        metadata = (("authorization", f"Bearer {_admin_token(self.data_dir)}"), *_operator(_operator_name()))
         return Service("auth", self.auth_target, "AUTH_TARGET", metadata)
 
     def quota(self) -> Service:
@@ -115,16 +115,23 @@ def _failure(service: Service, error: ServiceError) -> Failure:
     return Mistake(error.message) if isinstance(error, InvalidRequest) else Failure(error.message)
 
 
-def _operator() -> str:
-    """Return who runs this command, for the audit log, as metadata can carry it."""
+def _operator(name: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Return the metadata that tells the audit log who runs this command.
+
+    Text in metadata is ASCII; a name with other characters goes as bytes too, which an older auth does not read.
+    """
+    text = ("stack-operator", name.encode("ascii", "replace").decode())
+    return (text,) if name.isascii() else (text, ("stack-operator-bin", name.encode("utf-8", "replace")))
+
+
+def _operator_name() -> str:
     name = os.environ.get("STACK_OPERATOR", "").strip()
     if not name:
         try:
             name = getpass.getuser()
         except (OSError, KeyError):  # A container's user may have no name.
             name = str(os.getuid())
-    printable = "".join(character for character in name if character.isprintable())
-    return printable.encode("ascii", "replace").decode()
+    return "".join(character for character in name if character.isprintable())
 
 
 def _admin_token(data_dir: Path) -> str:

@@ -139,7 +139,10 @@ class Mailer:
         Raises:
             FailedPrecondition: Mail is not configured, or the server does not take it; the message says why.
         """
-        transport = self.require_mail()
+        transport = self._transport
+        if transport is None:
+            message = "Mail is not configured: set AUTH_SMTP_URL where auth runs, and restart it."
+            raise FailedPrecondition(message, reason="mail_not_configured")
         try:
             if email is None:
                 return await transport.check()

@@ -80,7 +80,8 @@ class CheckedSettings(BaseSettings):
         except UnicodeEncodeError:
             raise ValueError("expected text in UTF-8") from None
         is_long = isinstance(value, list | dict) or "SecretStr" in str(field.annotation)
-        most = _LIST_MAX if is_long or any(isinstance(one, MaxLen) for one in field.metadata) else _TEXT_MAX
+        own = next((one.max_length for one in field.metadata if isinstance(one, MaxLen)), None)
+        most = own or (_LIST_MAX if is_long else _TEXT_MAX)
         if sum(map(len, texts)) > most:
             raise ValueError(f"expected at most {most:,} characters")
         if isinstance(value, str):
