@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from services.quota.redis.batches import BatchRedis, Command
 from services.quota.redis.connections import Client, ClusterRedis
 
 _log = logging.getLogger(__name__)
+_OF_THE_SERVER = re.compile(r"(?!WRONGTYPE\b)[A-Z]{4,}\b")
+"""How an error begins that describes the server and not one entry: NOREPLICAS, MISCONF, BUSY."""
+_PROBE_MS = 1_000
 
 BUCKETS = 256
 """Each key is in one; all entries of a bucket are in one slot of a Redis Cluster."""
@@ -78,7 +82,25 @@ async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
                 await client.script_load(script.text)
             for i, answer in zip(unknown, await _round_trip(client, [steps[i] for i in unknown]), strict=True):
                 answers[i] = answer
-        return [own_failure(answer) for answer in answers]
+        results = [own_failure(answer) for answer in answers]
+    await probe_writes(client)
+    return results
+
+
+async def probe_writes(client: Client) -> None:
+    """Write something where Redis refused the last write, to know whether it still does; else do nothing.
+
+    Without a probe an unready service, which gets no requests to write for, would stay unready.
+    """
+    if not client.state.refuses_writes:
+        return
+    buckets = range(1 if isinstance(client, BatchRedis) else BUCKETS)  # Each node of a cluster has some.
+    commands = [("SET", f"quota:{{{bucket}}}:writable", "1", "PX", _PROBE_MS) for bucket in buckets]
+    with suppress(errors.Unavailable), redis_errors(client):
+        for answer in await _run_commands(client, commands):
+            if isinstance(answer, Exception):
+                raise answer
+        client.state.wrote()
 
 
 @contextmanager
@@ -99,9 +121,10 @@ def _unavailable() -> errors.Unavailable:
 def own_failure(answer: Any) -> Any:
     """Return an answer, or None where a command failed on one entry, such as one of another type.
 
-    Subclasses of `ResponseError` (READONLY, OOM, CLUSTERDOWN, …) describe the server, so they are raised.
+    Subclasses of `ResponseError` (READONLY, OOM, CLUSTERDOWN, …) describe the server, and so do codes for which the
+    package has none (NOREPLICAS, MISCONF, …): these are raised.
     """
-    if type(answer) is ResponseError:
+    if type(answer) is ResponseError and not _OF_THE_SERVER.match(str(answer)):
         ENTRIES_UNREADABLE.inc()
         _log.error("an entry in Redis cannot be used", extra={"error": str(answer)[:200]})
         return None
@@ -130,13 +153,19 @@ def _bucket(key_id: str) -> int:
 
 
 async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:
-    commands = [("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.arguments) for step in steps]
+    commands: list[Command] = [
+        ("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.arguments) for step in steps
+    ]
+    return await _run_commands(client, commands)
+
+
+async def _run_commands(client: Client, commands: Sequence[Command]) -> list[Any]:
     if isinstance(client, BatchRedis):
         return await client.run_batch(commands)
-    return await _round_trip_in_cluster(client, commands)
+    return await _run_in_cluster(client, commands)
 
 
-async def _round_trip_in_cluster(client: ClusterRedis, commands: Sequence[Command]) -> list[Any]:
+async def _run_in_cluster(client: ClusterRedis, commands: Sequence[Command]) -> list[Any]:
     pipeline = client.pipeline()
     for command in commands:
         # Not `pipeline.evalsha`: a cluster's pipeline refuses that method, though it runs the command.

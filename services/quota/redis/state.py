@@ -37,15 +37,22 @@ class RedisState:
         self.state = State.UNKNOWN
         self.message = ""
         """What is wrong and what to do; empty when nothing is."""
+        self.refuses_writes = False
+        """Whether it answers and refused the last write: reads say nothing about that."""
 
     def answered(self) -> None:
-        """Note an answer."""
-        if self.state is State.OK:
+        """Note an answer; while writes are refused, it counts for nothing."""
+        if self.state is State.OK or self.refuses_writes:
             return
         if self.message:
             _log.warning("redis answers again")
         self.state, self.message = State.OK, ""
         REDIS_UP.set(1)
+
+    def wrote(self) -> None:
+        """Note a write that succeeded."""
+        self.refuses_writes = False
+        self.answered()
 
     def failed(self, exc: BaseException) -> None:
         """Note a failure; only what is new is logged."""
@@ -53,13 +60,14 @@ class RedisState:
         if message != self.message:
             _log.error(message, extra={"error": type(exc).__name__})
         self.state, self.message = state, message
+        self.refuses_writes = message in (_REFUSES, _READ_ONLY)
         REDIS_UP.set(0)
 
 
 _REJECTED = "Redis rejects our user or password. Set QUOTA_REDIS_USER and QUOTA_REDIS_PASSWORD."
 _READ_ONLY = "Redis is a read-only replica. Wait for the failover, or check QUOTA_REDIS_URL."
 _LOADING = "Redis is loading its data. Wait until it is done."
-_REFUSES = "Redis refuses to write. See its log: memory and disk are the usual reasons."
+_REFUSES = "Redis refuses to write. See its log: memory, disk and replicas are the usual reasons."
 _UNREACHABLE = "Redis is unreachable. Check QUOTA_REDIS_URL and that it runs."
 
 
