@@ -20,7 +20,9 @@ _PIECE_BYTES = 4_096
 _BODY_PIECE_BYTES = 65_536
 _LENGTH_DIGITS_MAX = 19
 """Digits of a content-length; a longer one counts no bytes, and Python refuses to read thousands of digits at all."""
-_DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+_DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"host"})
+_ONCE = frozenset({b"transfer-encoding", b"host"})
+"""What a request with two of is refused for: servers disagree on which counts (RFC 9112, 3.2 and 6.1)."""
 
 
 class Receiver(Protocol):
@@ -199,6 +201,7 @@ class RequestParser:
         name = name.lower()
         self._headers.append((name, value))
         if name in _DECIDING:
+            self._check(not (name in _ONCE and name in self._deciding), rejections.MALFORMED)
             self._deciding[name] = value
 
     def on_headers_complete(self) -> None:
@@ -213,9 +216,13 @@ class RequestParser:
         scope["method"] = method.decode("ascii")
         scope["headers"] = self._headers
         version = parser.get_http_version()
-        if version != "1.1":
+        if version == "1.1":
+            self._check(b"host" in self._deciding, rejections.HOST)
+        else:
             self._check_version(version)
             scope["http_version"] = version
+        coding = self._deciding.get(b"transfer-encoding")
+        self._check(coding is None or coding.strip().lower() == b"chunked", rejections.TRANSFER_CODING)
         self._set_target(scope)
         self._head_bytes = self._fields = self._extra_bytes = 0
         self.is_in_head = False

@@ -65,6 +65,24 @@ def _read_while_sending(client: Client, part: bytes, *, count: int) -> Response:
             "malformed_request",
             id="length of more digits than Python reads",
         ),
+        pytest.param(b"GET / HTTP/1.1\r\nx: 1\r\n\r\n", 400, "malformed_request", id="no host"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\nHost: a\r\n\r\n", 400, "malformed_request", id="two hosts"),
+        pytest.param(b"GET / HTTP/1.0\r\nhost: a\r\nHost: b\r\n\r\n", 400, "malformed_request", id="1.0 two hosts"),
+        *(
+            pytest.param(
+                b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: %b\r\n\r\n0\r\n\r\n" % codings,
+                501,
+                "unsupported_transfer_encoding",
+                id=f"codings {codings.decode()}",
+            )
+            for codings in (b"gzip, chunked", b"identity", b"xchunked")
+        ),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "malformed_request",
+            id="two codings",
+        ),
         pytest.param(
             b"POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n",
             400,
