@@ -234,7 +234,9 @@ class _Errors:
         assert isinstance(exc, HTTPException)
         context = await self._visit(request)
         message = _NO_PAGE if exc.status_code == 404 else "This page does not take what was sent to it."
-        return self._pages.show(context, "error", status=exc.status_code, code=exc.status_code, message=message)
+        page = self._pages.show(context, "error", status=exc.status_code, code=exc.status_code, message=message)
+        page.headers.update(exc.headers or {})
+        return page
 
     async def _visit(self, request: Request) -> RequestContext:
         context = context_of(request, self._console.public)

@@ -30,6 +30,8 @@ _CSV_COLUMNS = (
     *("prompt_tokens", "completion_tokens", "total_tokens", "time_to_first_token_ms", "duration_ms"),
 )
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_FORMULA_STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+"""Also the full-width forms of the first four, which spreadsheets read as them."""
 _ReadPage = Callable[[RequestFilter], Awaitable[tuple[str, RequestFilter | None]]]
 
 
@@ -185,4 +187,4 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
 
 def _cell(text: str) -> str:
     """Return text that no spreadsheet takes for a formula: a model's name is whatever somebody asked for."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return f"'{text}" if text[:1] in _FORMULA_STARTS and text else text

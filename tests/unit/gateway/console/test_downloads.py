@@ -20,6 +20,7 @@ from services.gateway.console.request_context import SessionScope
 from services.gateway.http.cors import CORSPolicy
 
 _ROWS = 2_500
+_FORMULAS = ("=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff20a")
 
 
 class Auth:
@@ -43,8 +44,9 @@ class Ledger:
 
 def _receipt(number: int) -> Receipt:
     usage = Usage(1, 1, 2, 0, 0, "reported")
+    model = _FORMULAS[number % len(_FORMULAS)]
     return Receipt(
-        id=str(number), key_id="key_1", day="2026-11-29", created_at="2026-11-29T00:00:00Z", model="m", stream=False,
+        id=str(number), key_id="key_1", day="2026-11-29", created_at="2026-11-29T00:00:00Z", model=model, stream=False,
         outcome="completed", charged=True, refund_reason=None, usage=usage, attempts=1, time_to_first_token_ms=None,
         duration_ms=1,
     )  # fmt: skip
@@ -53,14 +55,15 @@ def _receipt(number: int) -> Receipt:
 class Reader:
     """A client that takes no more of a response than the test lets it."""
 
-    def __init__(self, app: ASGIApp, path: str, *, account: str, address: str) -> None:
+    def __init__(self, app: ASGIApp, path: str, *, account: str, address: str, method: str = "GET") -> None:
         self._parts = asyncio.Semaphore(0)
         self._answered = asyncio.Event()
         self.status = 0
+        self.headers: dict[bytes, bytes] = {}
         self.body = b""
         cookie = f"stack_session={account}".encode()
         scope: Scope = {
-            "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
             "headers": [(b"cookie", cookie), (b"accept", b"text/html")], "client": (address, 1), "scheme": "http",
             "server": ("test", 80), "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.4"},
         }  # fmt: skip
@@ -73,6 +76,7 @@ class Reader:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.headers = dict(message["headers"])
             self._answered.set()
             return
         self.body += message["body"]
@@ -158,3 +162,16 @@ async def test_downloads_of_an_account_and_of_an_address_are_few_until_one_has_e
     assert [await one.answered() for one in same_address] == [200] * 4 + [429]
     await same_address[0].read()
     assert await _download(app, "acc_7", "198.51.100.1").answered() == 200
+
+
+async def test_no_cell_begins_as_a_formula_does(app: ASGIApp) -> None:
+    text = (await _download(app, "acc_1", "192.0.2.1").read()).decode()
+    models = {row["model"] for row in csv.DictReader(io.StringIO(text, newline=""))}
+    assert models == {f"'{formula}" for formula in _FORMULAS}
+
+
+async def test_a_page_that_takes_no_form_names_what_it_takes(app: ASGIApp) -> None:
+    page = Reader(app, "/usage", account="acc_1", address="192.0.2.1", method="POST")
+    assert await page.answered() == 405
+    assert page.headers[b"allow"] == b"GET, HEAD"
+    assert b"<html" in await page.read()
