@@ -19,6 +19,8 @@ from services.common.rpc.tls import Certificates
 from services.common.runtime.settings import TLSSettings
 
 CALL_SECONDS_MAX = 5.0
+_OPERATOR_CHARACTERS_MAX, _TOKEN_CHARACTERS_MAX = 200, 1_024
+"""Metadata is bounded: gRPC refuses a call with 8 KB of it."""
 _UNREACHABLE_REASON = "unreachable"
 
 Request = TypeVar("Request")
@@ -102,7 +104,8 @@ def _certificates() -> Certificates | None:
     try:
         return TLSSettings().certificates()
     except ValidationError as exc:
-        raise Failure(exc.errors()[0]["msg"].removeprefix("Value error, ")) from exc
+        mistake = exc.errors()[0]
+        raise Failure(f"setting {mistake['loc'][0]}: {mistake['msg'].removeprefix('Value error, ')}") from exc
     except StartError as exc:
         raise Failure(str(exc)) from exc
 
@@ -131,13 +134,15 @@ def _operator_name() -> str:
             name = getpass.getuser()
         except (OSError, KeyError):  # A container's user may have no name.
             name = str(os.getuid())
-    return "".join(character for character in name if character.isprintable())
+    return "".join(character for character in name if character.isprintable())[:_OPERATOR_CHARACTERS_MAX]
 
 
 def _admin_token(data_dir: Path) -> str:
     token = os.environ.get("STACK_ADMIN_TOKEN", "").strip() or _kept_token(data_dir / "admin-token")
     if not (token.isascii() and token.isprintable()):
         raise Failure("the admin token has characters that no call can carry; check STACK_ADMIN_TOKEN")
+    if len(token) > _TOKEN_CHARACTERS_MAX:
+        raise Failure(f"the admin token has over {_TOKEN_CHARACTERS_MAX:,} characters; check STACK_ADMIN_TOKEN")
     return token
 
 
