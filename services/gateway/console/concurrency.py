@@ -3,7 +3,8 @@
 The event loop that serves chats, and in one process auth's too, works on everything that is ready before it comes back
 to any of it. A crowd of cheap requests makes each such round long, and a chat takes some fifty rounds. So requests of
 the console wait here, where waiting costs nothing, before anything is done for them. A place is held for work alone: it
-is given back before the response's body is sent, which takes as long as the client likes.
+is given back before the response's body is sent, which takes as long as the client likes. Long bodies wait in memory
+meanwhile, so there may be so many of them; beyond that, each keeps its place.
 """
 
 import asyncio
@@ -24,6 +25,9 @@ _WAITING_PER_CLIENT_MAX = 500
 _PLACE = "stack.console.place"
 _ACQUIRE = "stack.console.acquire"
 _RETRY_SECONDS = 1.0
+_SHORT_BYTES = 65_536
+"""Of a body that the connection takes at once, whether or not its client reads."""
+_LONG_BODIES, _LONG_BODIES_PER_CLIENT = 128, 8
 _BUSY = b"Too many requests to the console are waiting. Try again in a moment.\n"
 
 
@@ -39,6 +43,9 @@ class ConsoleConcurrency:
             waiting_max=_WAITING_MAX,
             waiting_per_client_max=_WAITING_PER_CLIENT_MAX,
         )
+        self._long_bodies = FairSemaphore(
+            _LONG_BODIES, per_client=_LONG_BODIES_PER_CLIENT, waiting_max=0, waiting_per_client_max=0
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for a place and pass the request on; refuse it when too many wait."""
@@ -51,9 +58,31 @@ class ConsoleConcurrency:
                 # Most answers to a flood are made without waiting for anything: places are held for a round of the
                 # loop, or each round would work on all of them after all.
                 await asyncio.sleep(0)
-                await self._app(scope, receive, _releasing(place, send))
+                await self._app(scope, receive, self._releasing(place, client, send))
         except QueueFull:
             await _refuse(send)
+
+    def _releasing(self, place: Place, client: str, send: Send) -> Send:
+        """Return `send`, which gives `place` back once there is a body to send."""
+
+        async def send_without_place(message: Message) -> None:
+            if message["type"] != "http.response.body":
+                await send(message)
+            elif message.get("more_body", False) or len(message.get("body", b"")) <= _SHORT_BYTES:
+                place.release()
+                await send(message)
+            else:
+                await self._send_long_body(message, place, client, send)
+
+        return send_without_place
+
+    async def _send_long_body(self, message: Message, place: Place, client: str, send: Send) -> None:
+        try:
+            async with self._long_bodies.hold(client):
+                place.release()
+                await send(message)
+        except QueueFull:
+            await send(message)
 
 
 def release_slot(scope: Scope) -> None:
@@ -77,17 +106,6 @@ async def slot_within_response(scope: Scope) -> AsyncIterator[None]:
         yield
     finally:
         place.release()
-
-
-def _releasing(place: Place, send: Send) -> Send:
-    """Return `send`, which gives `place` back once there is a body to send."""
-
-    async def send_without_place(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            place.release()
-        await send(message)
-
-    return send_without_place
 
 
 async def _refuse(send: Send) -> None:
