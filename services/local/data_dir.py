@@ -12,6 +12,8 @@ _OWN = (
     *("key-pepper*", "admin-token*", "first-api-key*", ".*-*.*.*"),
 )
 """Names of what the stack keeps there, drafts of secrets and copies beside them included."""
+_SHOWN_MAX = 200
+"""Characters of a path in a sentence."""
 
 
 def prepare_data_dir(path: Path) -> None:
@@ -29,7 +31,8 @@ def prepare_data_dir(path: Path) -> None:
             pass
         entries = list(path.iterdir())
     except OSError as exc:
-        raise StartError(f"cannot write to {path}: {exc.strerror}; set DATA_DIR to a folder of yours") from exc
+        shown = str(path) if len(str(path)) <= _SHOWN_MAX else f"{str(path)[:_SHOWN_MAX]}…"
+        raise StartError(f"cannot write to {shown}: {exc.strerror}; set DATA_DIR to a folder of yours") from exc
     own = [entry for entry in entries if any(fnmatch(entry.name, pattern) for pattern in _OWN)]
     restrict_all(own)
     if len(own) == len(entries):

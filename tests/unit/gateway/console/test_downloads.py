@@ -173,5 +173,5 @@ async def test_no_cell_begins_as_a_formula_does(app: ASGIApp) -> None:
 async def test_a_page_that_takes_no_form_names_what_it_takes(app: ASGIApp) -> None:
     page = Reader(app, "/usage", account="acc_1", address="192.0.2.1", method="POST")
     assert await page.answered() == 405
-    assert page.headers[b"allow"] == b"GET, HEAD"
+    assert set(page.headers[b"allow"].split(b", ")) == {b"GET", b"HEAD"}
     assert b"<html" in await page.read()
