@@ -18,7 +18,7 @@ from services.common.errors import StartError
 from services.common.runtime import secret_file
 
 _log = logging.getLogger(__name__)
-_TOKEN_CHARACTERS_MIN = 16
+_CHARACTERS_MIN = 16
 """64 bits in hexadecimal, too many to guess by calling the API."""
 
 
@@ -32,11 +32,7 @@ def admin_token(settings: AuthSettings) -> str:
     token = _configured(settings.admin_token) or _read_or_generate(settings, path, setting="STACK_ADMIN_TOKEN")
     if not (token.isascii() and token.isprintable()):
         raise StartError("STACK_ADMIN_TOKEN has characters that are not printable ASCII. Use letters and digits.")
-    if len(token) < _TOKEN_CHARACTERS_MIN:
-        raise StartError(
-            f"STACK_ADMIN_TOKEN is too short: it has {len(token)} characters, and the minimum is "
-            f"{_TOKEN_CHARACTERS_MIN}. Generate one with `openssl rand -hex 32`."
-        )
+    _check_length(token, "STACK_ADMIN_TOKEN", "Generate one with `openssl rand -hex 32`.")
     return token
 
 
@@ -44,8 +40,8 @@ async def key_pepper(settings: AuthSettings, store: KeyStore, *, now: datetime) 
     """Return the pepper for new and stored keys.
 
     Raises:
-        StartError: The pepper is missing and cannot be generated, or active keys use a pepper that is neither this one
-            nor an accepted one, so they would be denied as unknown.
+        StartError: The pepper is missing and cannot be generated, is too short, or active keys use a pepper that is
+            neither this one nor an accepted one, so they would be denied as unknown.
     """
     path = settings.data_dir / "key-pepper"
     configured = _configured(settings.key_pepper)
@@ -54,7 +50,13 @@ async def key_pepper(settings: AuthSettings, store: KeyStore, *, now: datetime) 
     would_generate = configured is None and is_sqlite(settings.database) and not path.exists()
     if would_generate and await store.unknown_pepper(frozenset(accepted), now=now):
         raise StartError(f"The database has keys, but {path} is missing. Restore the file or set AUTH_KEY_PEPPER.")
-    pepper = Pepper((configured or _read_or_generate(settings, path, setting="AUTH_KEY_PEPPER")).encode())
+    secret = configured or _read_or_generate(settings, path, setting="AUTH_KEY_PEPPER")
+    _check_length(
+        secret,
+        "AUTH_KEY_PEPPER",
+        "Generate one with `openssl rand -hex 32`, and name a short one that was in use in AUTH_KEY_PEPPERS_ACCEPTED.",
+    )
+    pepper = Pepper(secret.encode())
     if await store.unknown_pepper(frozenset({pepper.id} | accepted), now=now):
         source = "AUTH_KEY_PEPPER" if configured else str(path)
         remedy = "Restore that pepper, or add it to AUTH_KEY_PEPPERS_ACCEPTED."
@@ -74,6 +76,13 @@ async def _log_rotation(accepted: set[str], store: KeyStore, *, now: datetime) -
     if accepted:
         keys = await store.count_with_peppers(frozenset(accepted), now=now)
         _log.info("Counted the active keys under a previous pepper. They are rehashed when used.", extra={"keys": keys})
+
+
+def _check_length(secret: str, setting: str, remedy: str) -> None:
+    if len(secret) < _CHARACTERS_MIN:
+        raise StartError(
+            f"{setting} is too short: it has {len(secret)} characters, and the minimum is {_CHARACTERS_MIN}. {remedy}"
+        )
 
 
 def _configured(secret: SecretStr | None) -> str | None:

@@ -39,7 +39,7 @@ class AdminToken:
                 "The admin token is wrong. Use the STACK_ADMIN_TOKEN that auth was started with.",
                 reason="admin_token_wrong",
             )
-        return audit.operator(_metadata(context, _OPERATOR), _peer(context))
+        return audit.operator(_operator_name(context), _peer(context))
 
 
 class SessionAuthenticator:
@@ -75,6 +75,13 @@ def _bearer(context: Context) -> str | None:
 def _metadata(context: Context, name: str) -> str:
     value = dict(context.invocation_metadata() or ()).get(name, "")
     return value if isinstance(value, str) else ""
+
+
+def _operator_name(context: Context) -> str:
+    """Return the name that the operator gives: as bytes of UTF-8 where ASCII cannot hold it."""
+    value = dict(context.invocation_metadata() or ()).get(f"{_OPERATOR}-bin", b"")
+    named = value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+    return named or _metadata(context, _OPERATOR)
 
 
 def _peer(context: Context) -> str:

@@ -34,14 +34,14 @@ class AuthSettings(ServiceSettings):
     """Postgres password. Overrides the one in the URL. Do not percent-encode it."""
 
     key_pepper: SecretStr | None = None
-    """Secret for the HMAC of stored keys. If it is lost, all keys are lost. Required on Postgres; on SQLite it defaults
-    to the contents of `DATA_DIR/key-pepper`, created on first start."""
+    """Secret for the HMAC of stored keys, at least 16 characters. If it is lost, all keys are lost. Required on
+    Postgres; on SQLite it defaults to the contents of `DATA_DIR/key-pepper`, created on first start."""
 
     key_peppers_accepted: SecretStr | None = None
     """Comma-separated previous peppers to accept during a rotation. A key is rehashed with `AUTH_KEY_PEPPER` when it is
     used."""
 
-    admin_token: SecretStr | None = Field(default=None, validation_alias="STACK_ADMIN_TOKEN")
+    admin_token: SecretStr | None = Field(default=None, max_length=1_024, validation_alias="STACK_ADMIN_TOKEN")
     """Bearer token for the management API, at least 16 characters. Required on Postgres; on SQLite it defaults to the
     contents of `DATA_DIR/admin-token`, created on first start."""
 
@@ -49,7 +49,7 @@ class AuthSettings(ServiceSettings):
     """Sign-up policy: `open` to everyone, `invite` with an invitation only, or `closed`, where operators create
     accounts."""
 
-    sign_up_domains: str = ""
+    sign_up_domains: str = Field(default="", max_length=65_536)
     """Comma-separated e-mail domains that may sign up without an invitation. Empty allows every domain."""
 
     sign_up_fold_aliases: bool = True

@@ -20,6 +20,8 @@ from services.common.rpc.tls import Certificates
 from services.common.runtime.settings import TLSSettings
 
 CALL_SECONDS_MAX = 5.0
+_OPERATOR_CHARACTERS_MAX, _TOKEN_CHARACTERS_MAX = 200, 1_024
+"""Metadata is bounded: gRPC refuses a call with 8 KB of it."""
 _UNREACHABLE_REASON = "unreachable"
 
 Request = TypeVar("Request")
@@ -35,7 +37,7 @@ class Service:
     """gRPC target, such as `127.0.0.1:50051` or `dns:///auth.stack.svc:50051`."""
     setting: str
     """Environment variable that sets the target, for error messages."""
-    metadata: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str | bytes], ...] = ()
     """gRPC metadata of each call."""
 
 
@@ -54,7 +56,7 @@ class Backends:
         Raises:
             Failure: There is no usable token.
         """
-        metadata = (("authorization", f"Bearer {_admin_token(self.data_dir)}"), ("stack-operator", _operator()))
+        metadata = (("authorization", f"Bearer {_admin_token(self.data_dir)}"), *_operator(_operator_name()))
         return Service("auth", self.auth_target, "AUTH_TARGET", metadata)
 
     def quota(self) -> Service:
@@ -103,7 +105,8 @@ def _certificates() -> Certificates | None:
     try:
         return TLSSettings().certificates()
     except ValidationError as exc:
-        raise Failure(exc.errors()[0]["msg"].removeprefix("Value error, ")) from exc
+        mistake = exc.errors()[0]
+        raise Failure(f"setting {mistake['loc'][0]}: {mistake['msg'].removeprefix('Value error, ')}") from exc
     except StartError as exc:
         raise Failure(str(exc)) from exc
 
@@ -117,22 +120,31 @@ def _failure(service: Service, error: ServiceError) -> Failure:
     return Mistake(error.message) if isinstance(error, InvalidRequest) else Failure(error.message)
 
 
-def _operator() -> str:
-    """Return the operator's name for the audit log, restricted to printable ASCII for gRPC metadata."""
+def _operator(name: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Return the metadata with the operator's name for the audit log.
+
+    Text in metadata is ASCII. A name with other characters is also sent as bytes, which an older auth ignores.
+    """
+    text = ("stack-operator", name.encode("ascii", "replace").decode())
+    return (text,) if name.isascii() else (text, ("stack-operator-bin", name.encode("utf-8", "replace")))
+
+
+def _operator_name() -> str:
     name = os.environ.get("STACK_OPERATOR", "").strip()
     if not name:
         try:
             name = getpass.getuser()
         except (OSError, KeyError):  # A container's user may have no name.
             name = str(os.getuid())
-    printable = "".join(character for character in name if character.isprintable())
-    return printable.encode("ascii", "replace").decode()
+    return "".join(character for character in name if character.isprintable())[:_OPERATOR_CHARACTERS_MAX]
 
 
 def _admin_token(data_dir: Path) -> str:
     token = os.environ.get("STACK_ADMIN_TOKEN", "").strip() or _token_from_file(data_dir / "admin-token")
     if not (token.isascii() and token.isprintable()):
         raise Failure("The admin token has characters that are not printable ASCII. Check STACK_ADMIN_TOKEN.")
+    if len(token) > _TOKEN_CHARACTERS_MAX:
+        raise Failure(f"The admin token has over {_TOKEN_CHARACTERS_MAX:,} characters. Check STACK_ADMIN_TOKEN.")
     return token
 
 

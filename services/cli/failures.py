@@ -1,8 +1,12 @@
 """Exceptions that end a command with a message and an exit code."""
 
+import re
 from typing import IO, Any
 
 import click
+
+_SECRET = re.compile(r"(?<![0-9A-Za-z])([a-z]{2,3}_stk_|gsk_|sk-)[0-9A-Za-z_-]{6,}")
+"""What an API key looks like: people paste one where its id belongs."""
 
 
 class Failure(click.ClickException):
@@ -12,7 +16,8 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Write the message to standard error."""
-        click.echo(f"stackctl: {self.message}", file=file, err=file is None)
+        message = _SECRET.sub(r"\1****", self.message)
+        click.echo(f"stackctl: {message}", file=file, err=file is None)
 
 
 class Unreachable(Failure):

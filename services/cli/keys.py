@@ -59,11 +59,12 @@ def create(
         "name": created.key.name,
         "daily_limit": created.key.daily_limit,
     }
-    if as_json:
-        output.show_json(fields)
-        return
-    output.show_fields(fields)
-    click.echo(_SAVE_NOTICE)
+    with output.secret_of(created.key.id):
+        if as_json:
+            output.show_json(fields)
+            return
+        output.show_fields(fields)
+        output.say(_SAVE_NOTICE)
 
 
 @keys.command()
@@ -82,11 +83,12 @@ def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) 
         "replaces": rotated.replaced.id,
         "replaced_until": output.moment(rotated.replaced, "expires_at"),
     }
-    if as_json:
-        output.show_json(fields)
-        return
-    output.show_fields(fields)
-    click.echo(_SAVE_NOTICE)
+    with output.secret_of(rotated.key.id):
+        if as_json:
+            output.show_json(fields)
+            return
+        output.show_fields(fields)
+        output.say(_SAVE_NOTICE)
 
 
 @keys.command("list")

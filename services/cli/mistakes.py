@@ -1,6 +1,7 @@
 """Invalid command-line arguments, reported with one message and exit code 2."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import click
 
 from services.cli.failures import Failure
+from services.cli.output import NotWritten, written
 from services.common.ids import Kind, is_id
 
 _TARGET = re.compile(r"(?:dns:(?://[^/\s]*/)?|ipv4:|ipv6:)?(?P<host>\[[^\s\]]+\]|[^\s/:]+):(?P<port>[0-9]{1,5})")
@@ -30,6 +32,15 @@ class Commands(click.Group):
         _check_text(args)
         with _as_mistake():
             return super().make_context(info_name, args, parent, **extra)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; a help text that cannot be written is one sentence too."""
+        try:
+            with written():
+                return super().main(*args, **extra)
+        except NotWritten as exc:
+            exc.show()
+            sys.exit(exc.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand."""

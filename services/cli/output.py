@@ -1,27 +1,97 @@
 """Output of commands: a JSON object for programs, aligned text for people."""
 
+import errno
 import json
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import IO, Any
 
 import click
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.cli.failures import Failure
+
+_OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class NotWritten(Failure):
+    """Standard output did not take what a command printed."""
+
+    def __init__(self, why: str, *, is_reader_gone: bool = False) -> None:
+        super().__init__(f"the output could not be written: {why}")
+        self.why = why
+        self._is_reader_gone = is_reader_gone
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write the sentence, unless the reader has left, as `head` does when it has enough."""
+        if not self._is_reader_gone:
+            super().show(file)
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """Write to standard output in the block.
+
+    Raises:
+        NotWritten: It cannot be written to.
+    """
+    if sys.stdout is None:
+        raise NotWritten("standard output is closed")
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _OUTPUT_ERRORS:
+            raise
+        _discard_output()
+        raise NotWritten(exc.strerror or str(exc), is_reader_gone=exc.errno == errno.EPIPE) from exc
+
+
+@contextmanager
+def secret_of(key_id: str) -> Iterator[None]:
+    """Print a new key's secret in the block; where that fails, say which key to revoke.
+
+    Raises:
+        Failure: The secret is lost.
+    """
+    try:
+        yield
+    except NotWritten as exc:
+        raise Failure(
+            f"the secret of the new key {key_id} could not be written ({exc.why}) and cannot be shown again; "
+            f"revoke the key: stackctl keys revoke {key_id}"
+        ) from exc
+
+
+def say(line: str = "") -> None:
+    """Print one line."""
+    with written():
+        click.echo(line)
+
+
+def _discard_output() -> None:
+    """Drop what is still buffered: Python would fail at it again when it ends, with a traceback."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def show_json(value: Mapping[str, Any]) -> None:
     """Print a JSON object on one line."""
-    click.echo(json.dumps(value))
+    say(json.dumps(value))
 
 
 def show_fields(fields: Mapping[str, Any]) -> None:
     """Print names and values, one pair per line, with aligned values."""
     width = max(len(name) for name in fields)
     for name, value in fields.items():
-        click.echo(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -33,7 +103,7 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             f"{cell!s:>{width}}" if to_right else f"{cell!s:<{width}}"
             for cell, width, to_right in zip(cells, widths, is_number, strict=True)
         )
-        click.echo("  ".join(line).rstrip())
+        say("  ".join(line).rstrip())
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:

@@ -46,7 +46,7 @@ def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
         output.show_json({"key_id": key_id, "today": today, "days": rows})
         return
     output.show_fields({"key_id": key_id, **today})
-    click.echo()
+    output.say()
     output.show_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
 
 

@@ -53,7 +53,7 @@ def verify(context: click.Context, *, as_json: bool) -> None:
         output.show_json(_fields(report))
     else:
         for line in _report_lines(report):
-            click.echo(line)
+            output.say(line)
     context.exit(1 if report.discrepancies else 0)
 
 

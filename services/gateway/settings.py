@@ -74,8 +74,8 @@ class GatewaySettings(ServiceSettings):
     """JSON values of one request: members of objects and elements of arrays; each array and object counts as one
     more."""
 
-    name_characters_max: int = Field(default=256, ge=64)
-    """Characters of a model's name, and of the names of participants, functions and schemas."""
+    name_characters_max: int = Field(default=256, ge=64, le=256)
+    """Characters of a model's name, and of the names of participants, functions and schemas; the ledger holds 256."""
 
     @property
     def chat_limits(self) -> ChatLimits:

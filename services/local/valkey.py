@@ -27,7 +27,7 @@ def find_server(configured: str) -> str:
         found = shutil.which(configured)
         if found is None:
             raise StartError(
-                f"STACK_VALKEY_SERVER={configured} is not executable. Set it to a valkey-server or redis-server."
+                "Setting STACK_VALKEY_SERVER: not an executable program. Set it to a valkey-server or redis-server."
             )
         return found
     for name in _NAMES:

@@ -193,6 +193,34 @@ class Looker:
         await self.look(name="error-403")
 
 
+_LONG_NAMES = ("W" * 100, "build-agent/" + "x" * 60 + " of the team in the other building")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_long_names_stay_within_their_places(chromium: Browser, stack: Stack, width: int) -> None:
+    """Before, a name without a blank stuck out of its card, and pushed the actions out of the table."""
+    async with person_at(chromium, stack, width=width) as person:
+        looker = Looker(person, "light", width)
+        await person.sign_up()
+        for name in _LONG_NAMES:
+            secret = await person.create_key(name)
+            await looker.look(name="long-key-created")
+        answered = await _call(person, secret)
+        await person.open("/usage")
+        key_id = await person.page.get_by_label("Key", exact=True).locator("option").nth(1).get_attribute("value")
+        receipt = f"/usage/requests/{answered.headers['x-request-id']}"
+        for path in ("/keys", "/usage", f"/usage?key={key_id}", receipt, "/playground", "/account"):
+            await looker.look(path, name=f"long-{re.sub('[^a-z]+', '-', path)[:20]}")
+            looker.faults += [f"{path}: sticks out: {one}" for one in await person.page.evaluate(_STICKING_OUT)]
+        assert looker.faults == []
+
+
+_STICKING_OUT = """() =>
+  [...document.querySelectorAll("main .card, main .scroll, main .field, main .head, main td, main p, h1")]
+  .filter((one) => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1)
+  .map((one) => `${one.scrollWidth} > ${one.clientWidth} px: ${one.outerHTML.slice(0, 80)}`)"""
+
+
 async def test_whoever_goes_by_the_keyboard_sees_where_they_are(chromium: Browser, stack: Stack) -> None:
     async with person_at(chromium, stack) as person:
         await person.sign_up()

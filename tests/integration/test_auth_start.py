@@ -17,6 +17,7 @@ from services.local.settings import LocalSettings
 from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth, shown
 
+_OLD, _NEW = "an-old-pepper-of-tests", "a-new-pepper-of-tests"
 POSTGRES = {"AUTH_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
 
 
@@ -82,7 +83,7 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
     pepper = tmp_path / "key-pepper"
     kept = pepper.read_text()
 
-    told = refusal(tmp_path, {"AUTH_KEY_PEPPER": "another"})
+    told = refusal(tmp_path, {"AUTH_KEY_PEPPER": "another pepper of tests"})
     assert "different pepper than AUTH_KEY_PEPPER. Restore that pepper, or add it to AUTH_KEY_PEPPERS_ACCEPTED." in told
     pepper.unlink()
     assert f"{pepper} is missing" in refusal(tmp_path, {})
@@ -91,6 +92,19 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
     with running_auth(tmp_path, {"AUTH_KEY_PEPPER": kept}) as service:
         async with auth_client(service.target) as client:
             assert (await client.authenticate(created.secret)).principal.key_id == created.key.id
+
+
+@pytest.mark.parametrize("pepper", ["é7", "fifteen letters"])
+def test_a_pepper_that_can_be_guessed_stops_the_start(tmp_path: Path, pepper: str) -> None:
+    told = refusal(tmp_path, {"AUTH_KEY_PEPPER": pepper})
+    assert "AUTH_KEY_PEPPER can be guessed" in told
+    assert "and name a short one that was in use in AUTH_KEY_PEPPERS_ACCEPTED" in told
+    assert pepper not in told
+
+
+def test_a_pepper_of_blanks_is_not_taken_for_none(tmp_path: Path) -> None:
+    assert "setting AUTH_KEY_PEPPER: expected more than blanks" in refusal(tmp_path, {"AUTH_KEY_PEPPER": "   "})
+    assert not (tmp_path / "key-pepper").exists()
 
 
 async def test_a_first_key_that_does_not_work_is_told_with_its_reason_and_remedy(tmp_path: Path) -> None:
@@ -111,20 +125,20 @@ async def test_a_first_key_that_does_not_work_is_told_with_its_reason_and_remedy
 
 
 async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_needs_it(tmp_path: Path) -> None:
-    base = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": "new"}
-    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPER": "old", "AUTH_KEY_PEPPERS_ACCEPTED": "new"}) as service:
+    base = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": _NEW}
+    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPER": _OLD, "AUTH_KEY_PEPPERS_ACCEPTED": _NEW}) as service:
         async with auth_client(service.target) as client:
             used = await client.new_key("ada@example.com")
             idle = await client.new_key("bob@example.com")
     assert "different pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base)
 
-    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": " old , older,"}) as service:
+    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": f" {_OLD} , older,"}) as service:
         async with auth_client(service.target) as client:
             assert (await client.authenticate(used.secret)).principal.key_id == used.key.id
         assert any("rehashed when used" in line and '"keys":2' in line for line in service.log)
     assert "different pepper than AUTH_KEY_PEPPER" in refusal(tmp_path, base), "the idle key still needs the old one"
 
-    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": "old"}) as service:
+    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPERS_ACCEPTED": _OLD}) as service:
         async with auth_client(service.target) as client:
             await client.revoke(idle.key.id)
     with running_auth(tmp_path, base) as service:
@@ -135,17 +149,17 @@ async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_
 async def test_a_key_that_cannot_move_just_now_is_let_in_within_a_gateways_patience(tmp_path: Path) -> None:
     """Gateways wait two seconds for auth; a database that somebody else writes to keeps a writer waiting for five."""
     base = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN}
-    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPER": "old"}) as service:
+    with running_auth(tmp_path, base | {"AUTH_KEY_PEPPER": _OLD}) as service:
         async with auth_client(service.target) as client:
             created = await client.new_key("ada@example.com")
-    rotated = base | {"AUTH_KEY_PEPPER": "new", "AUTH_KEY_PEPPERS_ACCEPTED": "old"}
+    rotated = base | {"AUTH_KEY_PEPPER": _NEW, "AUTH_KEY_PEPPERS_ACCEPTED": _OLD}
     with running_auth(tmp_path, rotated) as service, closing(sqlite3.connect(tmp_path / "auth.db")) as database:
         database.execute("BEGIN IMMEDIATE")
         request = auth_pb2.AuthenticateRequest(api_key=created.secret)
         async with auth_client(service.target) as client:
             assert (await client.auth.Authenticate(request, timeout=2)).principal.key_id == created.key.id
             database.rollback()
-            while not _ids_of_peppers(database).isdisjoint({Pepper(b"old").id}):
+            while not _ids_of_peppers(database).isdisjoint({Pepper(_OLD.encode()).id}):
                 assert (await client.auth.Authenticate(request, timeout=2)).principal.key_id == created.key.id
         assert any("could not be rehashed" in line for line in service.log)
 

@@ -15,6 +15,7 @@ from services.common.errors import Unavailable
 from services.common.verdict import Verdict
 from services.quota.holds import Denied, Held, HoldStore, KeyDay, Reservation, Settlement
 from services.quota.redis.scripts import entries_of
+from services.quota.redis.state import State
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DiscrepancyKind
@@ -233,3 +234,24 @@ async def _within_a_second(call: Callable[[], Any]) -> Any:
         except Unavailable:
             assert time.monotonic() < deadline, "the store was not used again within a second"
             await asyncio.sleep(0)
+
+
+async def test_one_node_that_refuses_writes_is_reported_until_all_take_them(
+    cluster: list[ClusterNode], client: Any, store: RedisHoldStore
+) -> None:
+    sweeps = RedisSweepStore(client, store)
+    today = (await store.status(KEYS))[0].day
+    seeds = {KeyDay(key_id, today): 0 for key_id in KEYS}
+    for number, node in enumerate(cluster):
+        node.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        try:
+            with pytest.raises(Unavailable):
+                await store.reserve([Reservation(f"req_{number}_{key}", key, "acc_1", 9) for key in KEYS], seeds)
+            for _ in range(2):
+                await store.status(KEYS)
+                await sweeps.now()
+                assert client.state.message.startswith("Redis refuses to write.")
+        finally:
+            node.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+        await sweeps.now()
+        assert (client.state.state, client.state.message) == (State.OK, "")

@@ -40,8 +40,9 @@ host hsts http id idle image implausible in include index inference ins invalid 
 limit list listen log look mail mask max message method metric mode model ms name nesting new object offset ok
 oldest open option origin otel otlp out over own owned page parameter part password path per permitted plaintext
 policy port prefix prompt proxy queue quota reason reasoning receiving record redis refused rejected replaced
-request reset resolve response result reuse role round route row rpc sampler schema second secret send sent sentinel server
-service set sign size smtp smtputf8 source stack start state status step stop stream string summarize summary system
+request reset resolve response result reuse role round route row rpc sampler schema second secret send sent sentinel
+server service set sign size smtp smtputf8 source stack start state status step stop stream string
+summarize summary system
 target test text time timeout timestamp tls to token tool total trace trusted type unavailable unknown unreachable
 unreadable unspecified up update ups url usable usage use used user valkey value verification verified verify wait
 waiting wants window

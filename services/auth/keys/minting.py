@@ -1,5 +1,6 @@
 """Generation of API keys and validation of their attributes."""
 
+import unicodedata
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -13,6 +14,8 @@ from services.common.runtime.clock import Clock, utc_now
 DAILY_LIMIT_MAX = 10**9
 _PREFIX_CHARACTERS = 12
 _NAME_CHARACTERS_MAX = 100
+_JOINERS = "\u200c\u200d"
+"""ZERO WIDTH NON-JOINER and ZERO WIDTH JOINER."""
 _MODELS_MAX = 50
 _MODEL_CHARACTERS_MAX = 256
 _GRACE_SECONDS_MAX = 7 * 86_400
@@ -87,11 +90,12 @@ def end_of_grace(key: Key, grace_seconds: int, *, now: datetime) -> datetime:
 def checked_name(text: str) -> str:
     """Return a key's name without surrounding whitespace, or raise `InvalidRequest`."""
     name = text.strip()
-    if not 1 <= len(name) <= _NAME_CHARACTERS_MAX or not name.isprintable():
+    if not 1 <= len(name) <= _NAME_CHARACTERS_MAX:
         raise InvalidRequest(
-            f"The key's name is invalid. Choose one of 1 to {_NAME_CHARACTERS_MAX} printable characters.",
-            reason="invalid_name",
+            f"The key's name is invalid. Choose one of 1 to {_NAME_CHARACTERS_MAX} characters.", reason="invalid_name"
         )
+    if (refused := _unshowable(name)) is not None:
+        raise InvalidRequest(f"a key's name cannot hold {_described(name[refused])}", reason="invalid_name")
     return name
 
 
@@ -117,9 +121,34 @@ def _checked_models(models: Sequence[str]) -> tuple[str, ...]:
         )
     names = tuple(dict.fromkeys(name.strip() for name in models))
     for name in names:
-        if not 1 <= len(name) <= _MODEL_CHARACTERS_MAX or not name.isprintable():
+        if not 1 <= len(name) <= _MODEL_CHARACTERS_MAX:
             raise InvalidRequest(
-                f"A model name in the list is invalid. Use names of 1 to {_MODEL_CHARACTERS_MAX} printable characters.",
+                f"A model name in the list is invalid. Use names of 1 to {_MODEL_CHARACTERS_MAX} characters.",
                 reason="invalid_models",
             )
+        if not name.isprintable():
+            unprintable = next(character for character in name if not character.isprintable())
+            raise InvalidRequest(f"a model's name cannot hold {_described(unprintable)}", reason="invalid_models")
     return names
+
+
+def _unshowable(name: str) -> int | None:
+    """Return the place of the first character that a name cannot hold; None when all can be shown.
+
+    Scripts such as Persian and emoji join characters by invisible ones, which mean nothing beside a blank or an end.
+    """
+    for place, character in enumerate(name):
+        if character in _JOINERS:
+            around = name[max(0, place - 1) : place] + name[place + 1 : place + 2]
+            if len(around) == 2 and not any(one.isspace() or one in _JOINERS for one in around):
+                continue
+        elif character.isprintable() or unicodedata.category(character) == "Zs":
+            continue
+        return place
+    return None
+
+
+def _described(character: str) -> str:
+    """Return a character that is not to be seen, by its code and its name, and what to do."""
+    code, named = f"U+{ord(character):04X}", unicodedata.name(character, "")
+    return f"the character {code}{f' ({named})' if named else ''}; remove it"

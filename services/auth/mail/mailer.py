@@ -141,7 +141,10 @@ class Mailer:
         Raises:
             FailedPrecondition: Mail is not configured, or delivery failed; the message has the cause.
         """
-        transport = self.require_mail()
+        transport = self._transport
+        if transport is None:
+            message = "Mail is not configured: set AUTH_SMTP_URL where auth runs, and restart it."
+            raise FailedPrecondition(message, reason="mail_not_configured")
         try:
             if email is None:
                 return await transport.check()

@@ -149,7 +149,14 @@ def _check_url(url: str) -> str:
         raise ValueError(f"expected {_EXAMPLES}") from None
     if parsed is not None and parsed.drivername not in _DRIVERS:
         raise ValueError(f"expected {_EXAMPLES}; other databases are not supported")
+    if parsed is not None and parsed.get_backend_name() == "sqlite" and not _is_file(parsed.database or ""):
+        raise ValueError(f"expected {_EXAMPLES}; SQLite needs a file")
     return url
+
+
+def _is_file(name: str) -> bool:
+    """Whether SQLite's part of a URL names a file, and neither a folder, memory nor a URI of SQLite's own."""
+    return bool(Path(name).name) and not name.endswith("/") and not name.startswith((":", "file:"))
 
 
 DatabaseURL = Annotated[str, AfterValidator(_check_url)]

@@ -21,6 +21,8 @@ from services.common.errors import StartError
 _UNIX = "unix:"
 _WRITTEN = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:/@\s]+)):(?P<port>[0-9]{1,5})")
 _PORT_MAX = 65_535
+_UNIX_BYTES_MAX = 107
+"""Bytes of a Unix socket's path on Linux (`sun_path` without its end)."""
 _RESOLVE_SECONDS = 5.0
 """Maximum wait for name resolution. Without a network, the system resolver takes 30 s to fail, or never does."""
 
@@ -87,10 +89,18 @@ def _check_address(text: str) -> str:
 
 
 def _check_listen(text: str) -> str:
-    return text if text.startswith(_UNIX) else str(parse_address(text))
+    if not text.startswith(_UNIX):
+        return str(parse_address(text))
+    path = text.removeprefix(_UNIX)
+    if not path.strip("/ ") or len(path.encode()) > _UNIX_BYTES_MAX:
+        raise ValueError(f"expected unix:/path with a path of at most {_UNIX_BYTES_MAX} bytes")
+    return text
 
 
-HostAndPort = Annotated[str, AfterValidator(_check_address)]
+EMPTY_IS_NONE = "empty is none"
+"""Marks the type of a text setting that may be empty although its default is not."""
+
+HostAndPort = Annotated[str, AfterValidator(_check_address), EMPTY_IS_NONE]
 """A setting of the form `host:port`. Empty means not set."""
 
 Listen = Annotated[str, AfterValidator(_check_listen)]

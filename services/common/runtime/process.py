@@ -112,6 +112,9 @@ def read(settings_type: type[Settings]) -> Settings:
         raise StartError(_first_error(exc, settings_type)) from exc
     except SettingsError as exc:
         raise StartError(_not_json(exc, settings_type)) from exc
+    except Exception as exc:
+        # The values may be secrets, and stay out of the sentence.
+        raise StartError(f"the settings cannot be read ({type(exc).__name__}); check the environment") from exc
 
 
 async def _run_main(work: Awaitable[None]) -> None:

@@ -1,15 +1,18 @@
 """Settings common to all services. Each service adds its own under its own prefix."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from annotated_types import MaxLen
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from services.common.rpc.tls import Certificates, TLSFiles
-from services.common.runtime.address import ListenOrNone
+from services.common.runtime.address import EMPTY_IS_NONE, ListenOrNone
 
 _GRACE_BEYOND_REQUEST_SECONDS = 10.0
 RENAMED = {
@@ -28,12 +31,104 @@ RENAMED = {
 }
 """Settings of earlier versions and their replacements."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_TEXT_MAX, _LIST_MAX = 1_024, 65_536
+"""Characters of a text; of an array, an object or a secret, which may be a list."""
+_NUMBER_MAX = 2**31 - 1
+"""What protobuf's int32 holds."""
+_SECONDS_MAX = 315_360_000
+"""Ten years: clocks, deadlines and dates can be reckoned with it."""
+_BYTES_MAX = 2**40
 
 
-class TLSSettings(BaseSettings):
+class _Environment(EnvSettingsSource):
+    """Reads the environment. JSON that is nested too deeply is an invalid value, not a `RecursionError`."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Return the array or object in a variable."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except RecursionError as exc:
+            raise ValueError("nested too deeply") from exc
+
+
+class CheckedSettings(BaseSettings):
+    """Base class of settings: text is UTF-8 of limited length, numbers are finite and limited.
+
+    Other values would stop the start with a traceback, or fail every request with a 500.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read only arguments and the environment."""
+        return init_settings, _Environment(settings_cls)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_usable_text(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[str(info.field_name)]
+        texts = list(_texts(value))
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            raise ValueError("expected UTF-8 text") from None
+        is_long = isinstance(value, list | dict) or "SecretStr" in str(field.annotation)
+        own = next((one.max_length for one in field.metadata if isinstance(one, MaxLen)), None)
+        most = own or (_LIST_MAX if is_long else _TEXT_MAX)
+        if sum(map(len, texts)) > most:
+            raise ValueError(f"expected at most {most:,} characters")
+        if isinstance(value, str):
+            _check_not_blank(value, field)
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_usable_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, int | float):
+            name = str(info.field_name)
+            most = _SECONDS_MAX if "seconds" in name else _BYTES_MAX if "bytes" in name else _NUMBER_MAX
+            if not -most <= value <= most:
+                raise ValueError(f"expected at most {most}" if value > 0 else f"expected at least {-most}")
+        return value
+
+
+def _check_not_blank(text: str, field: FieldInfo) -> None:
+    """Refuse blanks, and empty text for a setting that has a default."""
+    if text and not text.strip():
+        raise ValueError("expected text that is not blank")
+    if not text and str(field.default or "") and EMPTY_IS_NONE not in field.metadata:
+        raise ValueError("expected a value; unset it to use the default")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a setting, at any depth."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case SecretStr() as secret:
+                yield secret.get_secret_value()
+            case Path() as path:
+                yield str(path)
+            case list(items):
+                waiting += items
+            case dict(members):
+                waiting += [*members, *members.values()]
+
+
+class TLSSettings(CheckedSettings):
     """mTLS settings of clients and servers. Without them, connections are in plaintext."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, populate_by_name=True)
 
     tls_certificate_file: str = Field(default="", validation_alias="TLS_CERTIFICATE_FILE")
     """PEM file of the certificate to present to clients and servers. Read again when it changes."""

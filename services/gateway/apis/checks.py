@@ -38,6 +38,11 @@ def missing(param: str) -> InvalidRequest:
     return refusal(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
+def unknown_parameter(param: str) -> InvalidRequest:
+    """Return the refusal of a parameter that is not known."""
+    return refusal(f"Unknown parameter: '{param[:100]}'.", param[:100], "unknown_parameter")
+
+
 def wrong_type(param: str, expected: str, value: Any) -> InvalidRequest:
     """Return the refusal of a value of another type than `expected`, such as `an integer`."""
     text = f"Invalid type for '{param}': expected {expected}, but got {type_name(value)} instead."
@@ -149,6 +154,19 @@ def record(fields: Mapping[str, Rule], required: Collection[str] = ()) -> Rule:
 
     properties = {name: rule.schema if name in required else nullable(rule.schema) for name, rule in fields.items()}
     return Rule(check, _given(type="object", properties=properties, required=list(required) or None))
+
+
+def closed(fields: Mapping[str, Rule]) -> Rule:
+    """Return a rule for an object as `record` does, which has no members but `fields`."""
+    known = record(fields)
+
+    def check(path: str, value: Any) -> None:
+        known(path, value)
+        for name, one in value.items():
+            if name not in fields and one is not None:
+                raise unknown_parameter(f"{path}.{name}")
+
+    return Rule(check, {**known.schema, "additionalProperties": False})
 
 
 def by_type(expected: str, rules: Mapping[type, Rule]) -> Rule:

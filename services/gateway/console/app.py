@@ -241,7 +241,9 @@ class _Errors:
         assert isinstance(exc, HTTPException)
         context = await self._context(request)
         message = _NOT_FOUND if exc.status_code == 404 else _METHOD_NOT_ALLOWED
-        return self._pages.show(context, "error", status=exc.status_code, code=exc.status_code, message=message)
+        page = self._pages.show(context, "error", status=exc.status_code, code=exc.status_code, message=message)
+        page.headers.update(exc.headers or {})
+        return page
 
     async def _context(self, request: Request) -> RequestContext:
         context = context_of(request, self._console.public)

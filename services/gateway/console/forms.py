@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
 from services.gateway.console.origins import ConsoleOrigins, parse_origin
-from services.gateway.http.request_bodies import refuse_encoded
+from services.gateway.http.request_bodies import content_length, refuse_encoded
 
 CSRF_FIELD = "csrf_token"
 CSRF_HEADER = "x-csrf-token"
@@ -59,9 +59,9 @@ async def read_fields(request: Request) -> Mapping[str, str]:
         HTTPException: 415: the body is compressed.
         TooLarge: The form is too long.
     """
-    if _media_type(request.scope) != _TYPE or _length(request.scope) is None:
+    if _media_type(request.scope) != _TYPE or content_length(request.scope) is None:
         raise InvalidRequest(_INVALID_FORM)
-    if (_length(request.scope) or 0) > _BYTES_MAX:
+    if (content_length(request.scope) or 0) > _BYTES_MAX:
         raise TooLarge("The form is too long. Shorten your input and try again.")
     refuse_encoded(request)
     body = await request.body()
@@ -116,18 +116,12 @@ def _csrf_error(reason: str) -> PermissionDenied:
 def _is_short_form(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST" or _media_type(scope) != _TYPE:
         return False
-    length = _length(scope)
+    length = content_length(scope)
     return length is not None and length <= _BYTES_MAX
 
 
 def _media_type(scope: Scope) -> str:
     return _header(scope, b"content-type").partition(";")[0].strip().lower()
-
-
-def _length(scope: Scope) -> int | None:
-    """Return the body's length from `content-length`; None if it is missing or not a number."""
-    text = _header(scope, b"content-length")
-    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 def _header(scope: Scope, header: bytes) -> str:

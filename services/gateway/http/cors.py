@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from services.gateway.http.errors import HTTPError
 
 _PREFLIGHT_SECONDS = 600
 _EXPOSED_HEADERS = (
@@ -16,6 +20,27 @@ _EXPOSED_HEADERS = (
     "x-ratelimit-reset-requests",
 )
 """Headers that scripts of other origins may read. Browsers hide all others."""
+
+
+_REFUSED = HTTPError(
+    400,
+    "A script of this page may not make this request (CORS). It may use the methods GET and POST, from the "
+    "origins that the operator allows by GATEWAY_CORS_ORIGINS.",
+    "invalid_request_error",
+    code="cors_not_allowed",
+)
+
+
+class _CORSMiddleware(CORSMiddleware):
+    """Starlette's, which refuses preflights in the envelope as everything else is refused."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a preflight."""
+        response = super().preflight_response(request_headers)
+        if response.status_code == _REFUSED.status:
+            headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+            return Response(_REFUSED.body, _REFUSED.status, headers, media_type="application/json")
+        return response
 
 
 class CORSPolicy:
@@ -32,7 +57,7 @@ class CORSPolicy:
         `Access-Control-Request-Private-Network` (https://wicg.github.io/private-network-access/).
         """
         return Middleware(
-            CORSMiddleware,
+            _CORSMiddleware,
             allow_origins=self._origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from services.common.address_prefix import address_prefix
 from services.common.concurrency.byte_budget import ByteBudget
@@ -14,6 +15,7 @@ from services.gateway.http.bearer import client_address
 SECONDS_MAX = 60.0
 """Maximum time to receive a body."""
 _IDENTITY = ("", "identity")
+_LENGTH_DIGITS_MAX = 19
 
 
 def refuse_encoded(request: Request) -> None:
@@ -26,6 +28,12 @@ def refuse_encoded(request: Request) -> None:
     if encoding.lower() not in _IDENTITY:
         message = f"Unsupported content-encoding '{encoding[:100]}'. Send the body uncompressed, without that header."
         raise HTTPException(415, message, headers={"accept-encoding": "identity"})
+
+
+def content_length(scope: Scope) -> int | None:
+    """Return the announced length of a body; None when there is none that is a number of bytes."""
+    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return int(text) if text.isdigit() and len(text) <= _LENGTH_DIGITS_MAX else None
 
 
 class RequestBodies:
@@ -47,8 +55,7 @@ class RequestBodies:
             ClientDisconnect: The client disconnected.
         """
         refuse_encoded(request)
-        announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._bytes_max:
+        if (content_length(request.scope) or 0) > self._bytes_max:
             raise self._too_large()
         try:
             async with asyncio.timeout(SECONDS_MAX):

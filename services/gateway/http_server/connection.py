@@ -1,6 +1,7 @@
 """The asyncio protocol of one HTTP connection."""
 
 import asyncio
+import logging
 import math
 from collections import deque
 from typing import Any, ClassVar, cast
@@ -9,7 +10,7 @@ import uvicorn
 from starlette.types import Scope
 from uvicorn.server import ServerState
 
-from services.gateway.http.errors import HTTPError
+from services.gateway.http.errors import HTTPError, internal_error
 from services.gateway.http_server import rejections
 from services.gateway.http_server.cycle import RequestCycle
 from services.gateway.http_server.parsing import Rejected, RequestParser
@@ -21,6 +22,7 @@ _DRAINED_BYTES_MAX = 262_144
 """Maximum rest of a body that is read and discarded to keep the connection open."""
 _DRAIN_SECONDS = 30.0
 _REFUSED_SECONDS = 5.0
+_log = logging.getLogger(__name__)
 
 
 class HTTPConnection(asyncio.Protocol):
@@ -135,6 +137,11 @@ class HTTPConnection(asyncio.Protocol):
             rest = self._parser.feed(data, self._may_continue)
         except Rejected as exc:
             self._reject_input(exc.error)
+            return
+        except Exception as exc:  # noqa: BLE001
+            # A defect of ours. uvloop would close without an answer, and log a traceback for each such request.
+            _log.error("request could not be parsed", extra={"error": repr(exc.__context__ or exc)[:200]})
+            self._reject_input(internal_error())
             return
         if rest and not self._reading.is_dropped:
             self._keep(rest)

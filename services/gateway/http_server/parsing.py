@@ -18,7 +18,11 @@ _CHUNK_BYTES = 16
 _PIECE_BYTES = 4_096
 """Bytes passed to httptools at a time where a request may end. The next request in the same piece is parsed early."""
 _BODY_PIECE_BYTES = 65_536
-_DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect"})
+_LENGTH_DIGITS_MAX = 19
+"""Digits of a content-length; a longer one counts no bytes, and Python refuses to read thousands of digits at all."""
+_DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"host"})
+_ONCE = frozenset({b"transfer-encoding", b"host"})
+"""What a request with two of is refused for: servers disagree on which counts (RFC 9112, 3.2 and 6.1)."""
 
 
 class Receiver(Protocol):
@@ -205,6 +209,7 @@ class RequestParser:
         name = name.lower()
         self._headers.append((name, value))
         if name in _DECIDING:
+            self._check(not (name in _ONCE and name in self._deciding), rejections.MALFORMED)
             self._deciding[name] = value
 
     def on_headers_complete(self) -> None:
@@ -219,14 +224,17 @@ class RequestParser:
         scope["method"] = method.decode("ascii")
         scope["headers"] = self._headers
         version = parser.get_http_version()
-        if version != "1.1":
+        if version == "1.1":
+            self._check(b"host" in self._deciding, rejections.HOST)
+        else:
             self._check_version(version)
             scope["http_version"] = version
+        coding = self._deciding.get(b"transfer-encoding")
+        self._check(coding is None or coding.strip().lower() == b"chunked", rejections.TRANSFER_CODING)
         self._set_target(scope)
         self._head_bytes = self._fields = self._extra_bytes = 0
         self.is_in_head = False
-        length = self._deciding.get(b"content-length")
-        self._body_left = int(length) if length else 0
+        self._body_left = int(self._deciding.get(b"content-length") or 0)
         expects_continue = self._deciding.get(b"expect", b"").lower() == b"100-continue"
         self._receiver.on_head(scope, keep_alive=parser.should_keep_alive(), expects_continue=expects_continue)
 
@@ -252,6 +260,7 @@ class RequestParser:
         if self._head_bytes + _PIECE_BYTES > self._limits.head_bytes_max:
             size = len(self._url) + sum(len(name) + len(value) + _FIELD_BYTES for name, value in self._headers)
             self._check(size <= self._limits.head_bytes_max, self._too_large())
+        self._check(len(self._deciding.get(b"content-length", b"")) <= _LENGTH_DIGITS_MAX, rejections.MALFORMED)
 
     def _check_version(self, version: str) -> None:
         self._check(version == "1.0", rejections.VERSION)

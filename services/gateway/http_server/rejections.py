@@ -19,6 +19,12 @@ MALFORMED = _invalid(
     400, "The request is not valid HTTP. Check the client, or the proxy in front of it.", "malformed_request"
 )
 CONNECT = _invalid(400, "CONNECT is not supported because this server is not a proxy.", "malformed_request")
+HOST = _invalid(400, "An HTTP/1.1 request needs one Host header field. Check the client.", "malformed_request")
+TRANSFER_CODING = _invalid(
+    501,
+    "The only supported transfer-encoding is chunked, once. Send the body without another.",
+    "unsupported_transfer_encoding",
+)
 TIMED_OUT = _invalid(408, "The request did not arrive in time. Send it again.", "request_timeout")
 TARGET_TOO_LONG = _invalid(414, "The request URL is too long. Shorten it.", "uri_too_long")
 HEAD_TOO_LARGE = _invalid(

@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from services.quota.redis.batches import BatchRedis, Command
 from services.quota.redis.connections import Client, ClusterRedis
 
 _log = logging.getLogger(__name__)
+_OF_THE_SERVER = re.compile(r"(?!WRONGTYPE\b)[A-Z]{4,}\b")
+"""How an error begins that describes the server and not one entry: NOREPLICAS, MISCONF, BUSY."""
+_PROBE_MS = 1_000
 
 BUCKETS = 256
 """Number of buckets that API keys are spread over. A bucket's entries share a hash slot of a Redis Cluster."""
@@ -78,7 +82,25 @@ async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
                 await client.script_load(script.text)
             for i, answer in zip(unknown, await _round_trip(client, [steps[i] for i in unknown]), strict=True):
                 answers[i] = answer
-        return [check_reply(answer) for answer in answers]
+        results = [check_reply(answer) for answer in answers]
+    await probe_writes(client)
+    return results
+
+
+async def probe_writes(client: Client) -> None:
+    """If Redis refused the last write, try one, to find out whether it still does.
+
+    Without a probe, an unready service, which gets no requests that write, would stay unready.
+    """
+    if not client.state.refuses_writes:
+        return
+    buckets = range(1 if isinstance(client, BatchRedis) else BUCKETS)  # Each node of a cluster has some.
+    commands = [("SET", f"quota:{{{bucket}}}:writable", "1", "PX", _PROBE_MS) for bucket in buckets]
+    with suppress(errors.Unavailable), redis_errors(client):
+        for answer in await _run_commands(client, commands):
+            if isinstance(answer, Exception):
+                raise answer
+        client.state.record_write()
 
 
 @contextmanager
@@ -100,9 +122,10 @@ def check_reply(answer: Any) -> Any:
     """Return a reply, or None if the command failed on one entry, such as one of the wrong type.
 
     Raises:
-        RedisError: The server failed (READONLY, OOM, CLUSTERDOWN and other subclasses of `ResponseError`).
+        RedisError: The server failed: subclasses of `ResponseError` (READONLY, OOM, CLUSTERDOWN, …), and codes for
+            which the package has no class (NOREPLICAS, MISCONF, …).
     """
-    if type(answer) is ResponseError:
+    if type(answer) is ResponseError and not _OF_THE_SERVER.match(str(answer)):
         ENTRIES_UNREADABLE.inc()
         _log.error("A Redis entry could not be used because of its type.", extra={"error": str(answer)[:200]})
         return None
@@ -131,13 +154,19 @@ def _bucket(key_id: str) -> int:
 
 
 async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:
-    commands = [("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.arguments) for step in steps]
+    commands: list[Command] = [
+        ("EVALSHA", step.script.sha, len(step.keys), *step.keys, *step.arguments) for step in steps
+    ]
+    return await _run_commands(client, commands)
+
+
+async def _run_commands(client: Client, commands: Sequence[Command]) -> list[Any]:
     if isinstance(client, BatchRedis):
         return await client.run_batch(commands)
-    return await _round_trip_in_cluster(client, commands)
+    return await _run_in_cluster(client, commands)
 
 
-async def _round_trip_in_cluster(client: ClusterRedis, commands: Sequence[Command]) -> list[Any]:
+async def _run_in_cluster(client: ClusterRedis, commands: Sequence[Command]) -> list[Any]:
     pipeline = client.pipeline()
     for command in commands:
         # ClusterPipeline blocks the `evalsha` method but executes the command.

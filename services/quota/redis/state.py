@@ -38,15 +38,22 @@ class RedisState:
         self.state = State.UNKNOWN
         self.message = ""
         """What is wrong and what to do about it; empty when Redis is usable or was not called yet."""
+        self.refuses_writes = False
+        """Whether Redis refused the last write. Reads do not show this."""
 
     def record_success(self) -> None:
-        """Record a successful command."""
-        if self.state is State.OK:
+        """Record a successful command; ignored while writes are refused."""
+        if self.state is State.OK or self.refuses_writes:
             return
         if self.message:
             _log.warning("Redis is available again.")
         self.state, self.message = State.OK, ""
         REDIS_UP.set(1)
+
+    def record_write(self) -> None:
+        """Record a successful write."""
+        self.refuses_writes = False
+        self.record_success()
 
     def record_failure(self, exc: BaseException) -> None:
         """Record a failed command; log it unless the same failure was logged last."""
@@ -54,13 +61,14 @@ class RedisState:
         if message != self.message:
             _log.error(message, extra={"error": type(exc).__name__})
         self.state, self.message = state, message
+        self.refuses_writes = message in (_WRITE_REFUSED, _READ_ONLY)
         REDIS_UP.set(0)
 
 
 _REJECTED = "Redis rejected the user name or password. Check QUOTA_REDIS_USER and QUOTA_REDIS_PASSWORD."
 _READ_ONLY = "Redis is a read-only replica. Wait for the failover, or check QUOTA_REDIS_URL."
 _LOADING = "Redis is loading its data. Wait until it has finished."
-_WRITE_REFUSED = "Redis refused a write. Check Redis' log; the usual causes are memory and disk space."
+_WRITE_REFUSED = "Redis refused a write. Check Redis' log; the usual causes are memory, disk space and replicas."
 _UNREACHABLE = "Redis is unreachable. Check that Redis is running and that QUOTA_REDIS_URL is correct."
 
 

@@ -20,6 +20,7 @@ from services.quota.redis.scripts import (
     deadlines_of,
     deadlines_of_bucket,
     entries_of,
+    probe_writes,
     redis_errors,
     run,
 )
@@ -53,6 +54,7 @@ class RedisSweepStore:
         nodes: dict[str, Any] = {} if isinstance(self._client, Redis) else {"target_nodes": RedisCluster.PRIMARIES}
         with redis_errors(self._client):
             answer = await self._client.time(**nodes)
+        await probe_writes(self._client)
         times = [_seconds(reply) for reply in (answer.values() if isinstance(answer, dict) else [answer])]
         self._holds.clock.observe(min(times), max(times))
         return min(times)

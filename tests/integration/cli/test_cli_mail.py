@@ -42,7 +42,7 @@ def mail_test(target: str, *arguments: str) -> Result:
 def test_mail_that_is_not_configured_is_said(stackctl: Stackctl) -> None:
     result = stackctl("mail", "test")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "AUTH_SMTP_URL" in result.stderr
+    assert result.stderr == "stackctl: Mail is not configured: set AUTH_SMTP_URL where auth runs, and restart it.\n"
 
 
 def test_a_server_that_is_away_is_one_sentence_and_one_that_answers_is_described(with_mail: tuple[str, int]) -> None:

@@ -153,7 +153,8 @@ def test_a_link_to_hand_over_is_printed_with_its_end(stackctl: Stackctl, argumen
 
 
 @pytest.mark.parametrize(
-    ("operator", "named"), [("gr\nace\t\x1b[31m", "operator:grace[31m"), ("gräce", "operator:gr?ce")]
+    ("operator", "named"),
+    [("gr\nace\t\x1b[31m", "operator:grace[31m"), ("gräce", "operator:gräce"), ("é%", "operator:é%")],
 )
 def test_an_operators_name_that_no_call_can_carry_is_told_as_far_as_it_can(
     stackctl: Stackctl, operator: str, named: str

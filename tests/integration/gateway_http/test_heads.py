@@ -2,7 +2,7 @@
 
 import resource
 import time
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -60,6 +60,30 @@ def _read_while_sending(client: Client, part: bytes, *, count: int) -> Response:
             id="two framings",
         ),
         pytest.param(
+            b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %b12\r\n\r\n" % (b"0" * 4_299),
+            400,
+            "malformed_request",
+            id="length of more digits than Python reads",
+        ),
+        pytest.param(b"GET / HTTP/1.1\r\nx: 1\r\n\r\n", 400, "malformed_request", id="no host"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: a\r\nHost: a\r\n\r\n", 400, "malformed_request", id="two hosts"),
+        pytest.param(b"GET / HTTP/1.0\r\nhost: a\r\nHost: b\r\n\r\n", 400, "malformed_request", id="1.0 two hosts"),
+        *(
+            pytest.param(
+                b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: %b\r\n\r\n0\r\n\r\n" % codings,
+                501,
+                "unsupported_transfer_encoding",
+                id=f"codings {codings.decode()}",
+            )
+            for codings in (b"gzip, chunked", b"identity", b"xchunked")
+        ),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "malformed_request",
+            id="two codings",
+        ),
+        pytest.param(
             b"POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n",
             400,
             "malformed_request",
@@ -73,6 +97,17 @@ def test_what_is_no_good_head_is_refused_in_the_envelope(request_: bytes, status
             with server.connect() as client:
                 client.send(*filter(None, parts))
                 _assert_rejected(client.read(), status, code)
+                assert client.is_closed()
+        assert server.app.started == []
+
+
+def test_a_defect_while_a_request_is_parsed_is_answered_and_closes_its_connection_alone() -> None:
+    broken = Limits(fields_max=cast(int, None))
+    with serving(broken) as server:
+        for _ in range(2):
+            with server.connect() as client:
+                client.send(get("/a"))
+                _assert_rejected(client.read(), 500, "internal_error")
                 assert client.is_closed()
         assert server.app.started == []
 

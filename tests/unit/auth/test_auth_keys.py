@@ -147,12 +147,38 @@ def test_a_pepper_shows_its_id_and_not_itself() -> None:
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 101, "two\nlines", "nul\0"])
 def test_a_name_that_cannot_be_shown_is_refused(name: str) -> None:
-    with pytest.raises(InvalidRequest, match="1 to 100"):
+    with pytest.raises(InvalidRequest, match=r"a key.s name (has 1 to 100|cannot hold)"):
         checked_name(name)
 
 
 def test_a_name_loses_the_space_around_it() -> None:
     assert checked_name("  ada's laptop ") == "ada's laptop"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f469\u200d\U0001f4bb", "clé\u00a0: été", "a\u3000b"],
+)
+def test_a_name_may_join_characters_as_scripts_and_emoji_do_and_hold_any_blank(name: str) -> None:
+    assert checked_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a\u202eb", "U+202E (RIGHT-TO-LEFT OVERRIDE)"),
+        ("a\u200bb", "U+200B (ZERO WIDTH SPACE)"),
+        ("a\x07b", "the character U+0007; remove it"),
+        ("a\u200d", "U+200D (ZERO WIDTH JOINER)"),
+        ("\u200ca", "U+200C (ZERO WIDTH NON-JOINER)"),
+        ("a\u200d b", "U+200D (ZERO WIDTH JOINER)"),
+        ("a\u200d\u200db", "U+200D (ZERO WIDTH JOINER)"),
+    ],
+)
+def test_a_character_that_a_name_cannot_hold_is_named(name: str, told: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        checked_name(name)
+    assert told in refused.value.message
 
 
 @pytest.mark.parametrize("limit", [-1, 10**9 + 1])

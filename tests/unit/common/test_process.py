@@ -1,6 +1,7 @@
 """A service that cannot start says why in one sentence and exits with 1."""
 
 import asyncio
+import re
 import signal
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from services.common.runtime.settings import ServiceSettings
 from services.common.telemetry import log
 from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
+from services.local.settings import LocalSettings
 from services.quota.settings import QuotaSettings
 
 
@@ -96,6 +98,67 @@ def test_a_setting_that_cannot_be_taken_is_named_as_the_environment_names_it(
     assert str(exited.value.code).startswith(f"service: {sentence}")
     assert "canary" not in str(exited.value.code)
     assert "\n" not in str(exited.value.code)
+
+
+_KINDS = (ServiceSettings, AuthSettings, QuotaSettings, InferenceSettings, GatewaySettings, LocalSettings)
+_TEXTS = ("canary\udcff", "canary" * 12_000, " \t ", "[" * 5_000 + "canary" * 12_000)
+_NUMBERS = ("Infinity", "-Infinity", "NaN", "1e400", "99999999999999999999", "9" * 5_000)
+
+
+@pytest.mark.parametrize("settings", _KINDS)
+def test_no_setting_takes_what_would_stop_the_start_or_fail_each_request(
+    monkeypatch: pytest.MonkeyPatch, settings: type[ServiceSettings]
+) -> None:
+    prefix = settings.model_config.get("env_prefix", "")
+    for field, known in settings.model_fields.items():
+        name = str(known.validation_alias or f"{prefix}{field}".upper())
+        for value in (*_TEXTS, *(_NUMBERS if known.annotation in (int, float) else ())):
+            monkeypatch.setenv(name, value)
+            with pytest.raises(StartError) as refused:
+                process.read(settings)
+            assert str(refused.value).startswith(f"setting {name}: "), (name, value[:20])
+            assert "canary" not in str(refused.value)
+            assert len(str(refused.value)) < 300
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value", "sentence"),
+    [
+        (ServiceSettings, "TLS_CALLERS", "[" * 5_000, "setting TLS_CALLERS: expected a JSON object"),
+        (GatewaySettings, "GATEWAY_CORS_ORIGINS", "[" * 5_000, "setting GATEWAY_CORS_ORIGINS: expected a JSON array"),
+        (AuthSettings, "AUTH_LISTEN", "unix:", "setting AUTH_LISTEN: expected unix:/path"),
+        (AuthSettings, "AUTH_DATABASE_URL", "sqlite:///", "setting AUTH_DATABASE_URL: expected sqlite:///path"),
+        (AuthSettings, "AUTH_DATABASE_URL", "sqlite:///:memory:", "setting AUTH_DATABASE_URL: expected sqlite:///path"),
+        (InferenceSettings, "INFERENCE_DATABASE_URL", "sqlite://", "setting INFERENCE_DATABASE_URL: expected sqlite:"),
+        (InferenceSettings, "INFERENCE_DEFAULT_MODEL", "", "setting INFERENCE_DEFAULT_MODEL: expected a value"),
+        (InferenceSettings, "INFERENCE_DEFAULT_MODEL", "m" * 257, "setting INFERENCE_DEFAULT_MODEL: "),
+        (AuthSettings, "STACK_ADMIN_TOKEN", "a" * 12_000, "setting STACK_ADMIN_TOKEN: "),
+        (AuthSettings, "AUTH_SESSION_SECONDS", "315360001", "setting AUTH_SESSION_SECONDS: expected at most 315360000"),
+        (
+            QuotaSettings,
+            "QUOTA_CLOCK_OFFSET_SECONDS",
+            "-315360001",
+            "setting QUOTA_CLOCK_OFFSET_SECONDS: expected at l",
+        ),
+        (AuthSettings, "AUTH_ACTIVE_KEYS_MAX", "2147483648", "setting AUTH_ACTIVE_KEYS_MAX: expected at most 21474836"),
+        (GatewaySettings, "GATEWAY_NAME_CHARACTERS_MAX", "257", "setting GATEWAY_NAME_CHARACTERS_MAX: "),
+        (QuotaSettings, "REQUEST_TIMEOUT_SECONDS", "Infinity", "setting REQUEST_TIMEOUT_SECONDS: "),
+        (LocalSettings, "DATA_DIR", "", "setting DATA_DIR: expected a value"),
+    ],
+)
+def test_what_each_setting_cannot_be_is_said(
+    monkeypatch: pytest.MonkeyPatch, settings: type[ServiceSettings], name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartError, match=re.escape(sentence)):
+        process.read(settings)
+
+
+def test_what_may_be_empty_may_be_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QUOTA_METRICS_LISTEN", "OTEL_EXPORTER_OTLP_ENDPOINT", "QUOTA_REDIS_PASSWORD", "HEALTH_LISTEN"):
+        monkeypatch.setenv(name, "")
+    assert process.read(QuotaSettings).metrics_listen == ""
 
 
 def test_a_start_error_is_the_sentence_that_the_process_ends_with() -> None:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from services.common.errors import Unavailable
 from services.gateway.apis.receipts import Receipts
@@ -32,18 +33,35 @@ class Handlers:
         return handler
 
 
-async def _answer(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> httpx.Response:
+def _app(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> ASGIApp:
     handlers: Any = Handlers(error)
-    app = build_app(
+    return build_app(
         cast(API, handlers),
         cast(Receipts, handlers),
         Readiness(Dependencies([])),
         cors=CORSPolicy(origins),
         requests=RequestsInFlight(),
     )
+
+
+async def _answer(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> httpx.Response:
+    app = _app(error, origins=origins)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         return await client.post("/v1/chat/completions", headers={"Origin": _ORIGIN})
+
+
+@pytest.mark.parametrize(("method", "origins"), [("DELETE", ("*",)), ("POST", ("https://other.example",))])
+async def test_a_preflight_that_is_refused_is_in_the_envelope(method: str, origins: tuple[str, ...]) -> None:
+    app = _app(RuntimeError(), origins=origins)
+    headers = {"Origin": _ORIGIN, "Access-Control-Request-Method": method}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        response = await client.options("/v1/chat/completions", headers=headers)
+    assert (response.status_code, response.headers["content-type"]) == (400, "application/json")
+    assert response.json()["error"]["code"] == "cors_not_allowed"
+    assert response.headers["x-request-id"].startswith("req_")
+    assert response.headers["access-control-allow-methods"] == "GET, POST"
+    assert response.headers.get("access-control-allow-origin", "") == ("*" if "*" in origins else "")
 
 
 @pytest.mark.parametrize(

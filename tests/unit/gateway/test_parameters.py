@@ -40,6 +40,13 @@ def test_the_page_of_parameters_says_what_the_code_does() -> None:
         ({"modalities": ["text"]}, {}),
         ({"logprobs": False, "logit_bias": {}, "top_logprobs": 0}, {}),
         ({"stop": "a"}, {"stop": "a"}),
+        (
+            {"stream_options": {"include_usage": True, "include_obfuscation": False}},
+            {"stream_options": {"include_usage": True}},
+        ),
+        ({"stream_options": {"include_obfuscation": True, "include_usage": None, "zzz": None}}, {}),
+        ({"reasoning": {"effort": "xhigh", "summary": "auto"}}, {"reasoning_effort": "high"}),
+        ({"reasoning": {"effort": None}}, {}),
         ({"tool_choice": "auto"}, {"tool_choice": "auto"}),
     ],
 )
@@ -65,6 +72,10 @@ def test_a_parameter_meets_its_fate(given: dict[str, Any], sent: dict[str, Any])
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.function", "missing_required_parameter"),
         ({"reasoning_effort": "huge"}, "reasoning_effort", "invalid_value"),
+        ({"reasoning": {"effort": "zzz"}}, "reasoning.effort", "invalid_value"),
+        ({"reasoning": {"effort": 5}}, "reasoning.effort", "invalid_type"),
+        ({"stream_options": {"include_obfuscation": 1}}, "stream_options.include_obfuscation", "invalid_type"),
+        ({"stream_options": {"zzz": 1}}, "stream_options.zzz", "unknown_parameter"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_its_name(given: dict[str, Any], param: str, code: str) -> None:
@@ -77,6 +88,49 @@ def test_an_unknown_parameter_is_told_before_a_wrong_type() -> None:
     with pytest.raises(InvalidRequest) as refused:
         _sent(temperature="hot", zzz=1)
     assert refused.value.metadata["param"] == "zzz"
+
+
+_IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+_CALL = {"name": "f", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "code"),
+    [
+        ({"role": "system", "content": [_IMAGE]}, "content[0].type", "invalid_value"),
+        ({"role": "developer", "content": [_IMAGE]}, "content[0].type", "invalid_value"),
+        ({"role": "assistant", "content": [{"type": "text", "text": "a"}, _IMAGE]}, "content[1].type", "invalid_value"),
+        ({"role": "system", "content": [{"type": "text"}]}, "content[0].text", "missing_required_parameter"),
+        ({"role": "function", "content": "a"}, "name", "missing_required_parameter"),
+        ({"role": "assistant", "function_call": "f"}, "function_call", "invalid_type"),
+        (
+            {"role": "assistant", "function_call": {"name": "f"}},
+            "function_call.arguments",
+            "missing_required_parameter",
+        ),
+        ({"role": "assistant", "function_call": {**_CALL, "name": 5}}, "function_call.name", "invalid_type"),
+    ],
+)
+def test_a_message_that_groq_would_refuse_is_refused_by_its_place(
+    message: dict[str, Any], param: str, code: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_chat(json.dumps({"messages": [message, _USER]}).encode())
+    assert refused.value.metadata == {"param": f"messages[0].{param}", "code": code}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [_IMAGE]},
+        {"role": "tool", "content": [_IMAGE], "tool_call_id": "call_1"},
+        {"role": "system", "content": [{"type": "text", "text": "a"}]},
+        {"role": "function", "name": "f", "content": "a"},
+        {"role": "assistant", "function_call": _CALL},
+    ],
+)
+def test_a_message_as_openai_describes_it_is_passed_on(message: dict[str, Any]) -> None:
+    assert parse_chat(json.dumps({"messages": [message]}).encode()).members["messages"] == [message]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import Throttled, TooLarge, Unavailable
-from services.gateway.http.request_bodies import RequestBodies
+from services.gateway.http.request_bodies import RequestBodies, content_length
 from services.gateway.settings import GatewaySettings
 
 
@@ -44,6 +44,15 @@ async def test_a_body_in_parts_is_read_whole_and_counts_only_until_then() -> Non
     await upload.send(40, more=False)
     assert await reading == b"x" * 100
     assert budget.total == 0
+
+
+@pytest.mark.parametrize("length", ["0" * 5_000, "9" * 5_000, "-1", "\u0665", ""])
+async def test_a_length_that_is_no_number_of_bytes_is_not_read(length: str) -> None:
+    upload = Upload(content_length=length)
+    assert content_length(upload.request.scope) is None
+    reading = _begin(RequestBodies(ByteBudget(total_max=100, share_max=100), bytes_max=100), upload)
+    await upload.send(5, more=False)
+    assert await reading == b"x" * 5
 
 
 async def test_a_body_in_one_part_needs_no_room() -> None:

@@ -24,6 +24,7 @@ class _Image(msgspec.Struct, tag="image_url", tag_field="type", gc=False):
 
 _Parts = Annotated[list[_Text | _Image], msgspec.Meta(min_length=1)]
 _Content = str | _Parts
+_TextContent = str | Annotated[list[_Text], msgspec.Meta(min_length=1)]
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -42,11 +43,16 @@ class _Said(msgspec.Struct, gc=False):
     name: str | None = None
 
 
-class _System(_Said, tag="system", tag_field="role", gc=False):
+class _Instructed(msgspec.Struct, gc=False):
+    content: _TextContent
+    name: str | None = None
+
+
+class _System(_Instructed, tag="system", tag_field="role", gc=False):
     pass
 
 
-class _Developer(_Said, tag="developer", tag_field="role", gc=False):
+class _Developer(_Instructed, tag="developer", tag_field="role", gc=False):
     pass
 
 
@@ -59,9 +65,10 @@ class _Tool(_Said, tag="tool", tag_field="role", kw_only=True, gc=False):
 
 
 class _Assistant(msgspec.Struct, tag="assistant", tag_field="role", gc=False):
-    content: _Content | None = None
+    content: _TextContent | None = None
     name: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
     reasoning: str | None = None
 
 

@@ -41,26 +41,36 @@ def _check_part(path: str, part: Any) -> None:
     _PARTS[part["type"]](path, part)
 
 
-_PART = Rule(
-    _check_part,
-    {
-        "anyOf": [
-            {
-                **rule.schema,
-                "properties": {"type": {"const": name}, **rule.schema["properties"]},
-                "required": ["type", name],
-            }
-            for name, rule in _PARTS.items()
-        ]
-    },
-)
-_CONTENT = by_type(
-    "one of a string or array of objects",
-    {str: string, list: array_of(_PART, "an array of objects", at_least=1)},
-)
+_PART_SCHEMAS = {
+    name: {
+        **rule.schema,
+        "properties": {"type": {"const": name}, **rule.schema["properties"]},
+        "required": ["type", name],
+    }
+    for name, rule in _PARTS.items()
+}
+_PART = Rule(_check_part, {"anyOf": list(_PART_SCHEMAS.values())})
+_TEXT_TYPE = record({"type": one_of("text")}, required=["type"])
+
+
+def _check_text_part(path: str, part: Any) -> None:
+    _TEXT_TYPE(path, part)
+    _PARTS["text"](path, part)
+
+
+def _content_of(part: Rule) -> Rule:
+    parts = array_of(part, "an array of objects", at_least=1)
+    return by_type("one of a string or array of objects", {str: string, list: parts})
+
+
+_CONTENT = _content_of(_PART)
+_TEXT_CONTENT = _content_of(Rule(_check_text_part, _PART_SCHEMAS["text"]))
+_TEXT_ROLES = ("system", "developer", "assistant", "function")
+"""Roles whose parts are text alone, at OpenAI and at Groq."""
 _ANY_ROLE = record({"role": one_of(*_ROLES), "name": string}, required=["role"])
 _TOOL = record({"tool_call_id": string}, required=["tool_call_id"])
-_ASSISTANT = record({"tool_calls": _TOOL_CALLS, "reasoning": string})
+_FUNCTION = record({"name": string}, required=["name"])
+_ASSISTANT = record({"tool_calls": _TOOL_CALLS, "function_call": _FUNCTION_CALL, "reasoning": string})
 
 
 def _check_message(path: str, message: Any) -> None:
@@ -70,15 +80,19 @@ def _check_message(path: str, message: Any) -> None:
     if message.get("content") is not None or role != "assistant":
         if "content" not in message:
             raise missing(f"{path}.content")
-        _CONTENT(f"{path}.content", message["content"])
+        content = _TEXT_CONTENT if role in _TEXT_ROLES else _CONTENT
+        content(f"{path}.content", message["content"])
     if role == "tool":
         _TOOL(path, message)
+    if role == "function":
+        _FUNCTION(path, message)
     if role == "assistant":
         _ASSISTANT(path, message)
 
 
 def _message_schema(roles: tuple[str, ...], own: Rule, *, required: tuple[str, ...]) -> dict[str, Any]:
-    content = _CONTENT.schema if "content" in required else nullable(_CONTENT.schema)
+    schema = (_TEXT_CONTENT if roles[0] in _TEXT_ROLES else _CONTENT).schema
+    content = schema if "content" in required else nullable(schema)
     properties = {"role": {"enum": list(roles)}, "content": content, "name": nullable(string.schema)}
     return {
         "type": "object",
@@ -91,7 +105,9 @@ _MESSAGE = Rule(
     _check_message,
     {
         "anyOf": [
-            _message_schema(("system", "developer", "user", "function"), record({}), required=("content",)),
+            _message_schema(("system", "developer"), record({}), required=("content",)),
+            _message_schema(("user",), record({}), required=("content",)),
+            _message_schema(("function",), _FUNCTION, required=("content", "name")),
             _message_schema(("tool",), _TOOL, required=("content", "tool_call_id")),
             {
                 **_message_schema(("assistant",), _ASSISTANT, required=()),

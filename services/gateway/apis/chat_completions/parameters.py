@@ -16,6 +16,7 @@ from services.gateway.apis.checks import (
     array_of,
     boolean,
     by_type,
+    closed,
     decimal,
     integer,
     mapping,
@@ -23,6 +24,7 @@ from services.gateway.apis.checks import (
     record,
     refusal,
     string,
+    unknown_parameter,
     unsupported,
 )
 from services.gateway.requests.types import JSONObject
@@ -60,12 +62,20 @@ _EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
 _OPENAI_TIERS = ("default", "scale", "priority", "fast")
 
 
+_STREAM_OPTIONS_UNTAKEN = frozenset({"include_obfuscation"})
+
+
 def _effort(value: str) -> JSONObject:
     return {"reasoning_effort": _EFFORTS.get(value, value)}
 
 
 def _effort_of_object(value: JSONObject) -> JSONObject:
     return _effort(value["effort"]) if isinstance(value.get("effort"), str) else {}
+
+
+def _stream_options_of(value: JSONObject) -> JSONObject:
+    taken = {name: one for name, one in value.items() if one is not None and name not in _STREAM_OPTIONS_UNTAKEN}
+    return {"stream_options": taken} if taken else {}
 
 
 def _tier(value: str) -> JSONObject:
@@ -152,6 +162,7 @@ _FORMAT_SCHEMA: Schema = {
 _CHOSEN = record(
     {"type": string, "function": record({"name": string}, required=["name"])}, required=["type", "function"]
 )
+_EFFORT = one_of("none", "default", "low", "medium", "high", *_EFFORTS)
 _NOT_SERVED = "Groq's models do not report it"
 _HINT = "a hint to OpenAI's own service, without effect on an answer"
 
@@ -168,7 +179,12 @@ PARAMETERS: Mapping[str, Parameter] = {
         )
     ),
     "stream": Parameter(boolean),
-    "stream_options": Parameter(record({"include_usage": boolean})),
+    "stream_options": Parameter(
+        closed({"include_usage": boolean, "include_obfuscation": boolean}),
+        ParameterPolicy.TRANSLATED,
+        "`include_obfuscation` is left out: it pads OpenAI's own events",
+        _stream_options_of,
+    ),
     "n": Parameter(integer(1, 1)),
     "seed": Parameter(integer()),
     "tools": Parameter(array_of(Rule(_check_tool, _TOOL_SCHEMA), "an array of objects", at_most=_TOOLS_MAX)),
@@ -192,13 +208,13 @@ PARAMETERS: Mapping[str, Parameter] = {
     "exclude_domains": Parameter(anything),
     "include_domains": Parameter(anything),
     "reasoning_effort": Parameter(
-        one_of("none", "default", "low", "medium", "high", *_EFFORTS),
+        _EFFORT,
         ParameterPolicy.TRANSLATED,
         "`minimal` becomes `low`; `xhigh` and `max` become `high`",
         _effort,
     ),
     "reasoning": Parameter(
-        mapping,
+        record({"effort": _EFFORT}),
         ParameterPolicy.TRANSLATED,
         "its `effort` becomes `reasoning_effort`, as Open WebUI means it",
         _effort_of_object,
@@ -248,7 +264,7 @@ def to_upstream(members: JSONObject) -> JSONObject:
     """
     unknown = next((name for name in members if name not in PARAMETERS), None)
     if unknown is not None:
-        raise refusal(f"Unknown parameter: '{unknown[:100]}'.", unknown[:100], "unknown_parameter")
+        raise unknown_parameter(unknown)
     for name, value in members.items():
         PARAMETERS[name].rule(name, value)
     out: JSONObject = {}

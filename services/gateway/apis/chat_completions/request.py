@@ -1,5 +1,7 @@
 """OpenAI's chat request as JSON: what is accepted, and what is refused in OpenAI's words before it is counted."""
 
+import re
+
 import msgspec
 
 from services.common.errors import InvalidRequest
@@ -15,6 +17,12 @@ _NOT_JSON = (
     "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library "
     "correctly. The API expects a JSON payload, but what was sent was not valid JSON.)"
 )
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+_OUT_OF_RANGE = "out of range"
+"""What msgspec says of a number that it cannot hold; the path that it names has no members' names."""
 
 
 def parse_chat(body: bytes, limits: ChatLimits = DEFAULT_LIMITS) -> Chat:
@@ -43,7 +51,29 @@ def _object(body: bytes) -> JSONObject:
     try:
         value = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequest(_NOT_JSON) from exc
+        raise InvalidRequest(_mistake_in(body, exc)) from exc
     if not isinstance(value, dict):
         raise InvalidRequest(f"Invalid type for the body: expected an object, but got {type_name(value)} instead.")
     return value
+
+
+def _mistake_in(body: bytes, error: Exception) -> str:
+    """Return what is wrong with a body that was not understood: not everything that is refused is no JSON."""
+    if _OUT_OF_RANGE in str(error):
+        return (
+            "The JSON body holds a number that is out of range. Send decimals below 1.8e308, and integers of at most "
+            "4,300 digits; a longer number can be sent as a string."
+        )
+    try:
+        body.decode()
+    except UnicodeDecodeError as exc:
+        return f"The JSON body is not valid UTF-8 at byte {exc.start}. Encode the body in UTF-8."
+    # Of the same length, so that the place stays right: `\\ud83d` is a backslash and five letters.
+    found = _LONE_SURROGATE.search(body.replace(b"\\\\", b"  "))
+    if found is not None:
+        escape, place = found[0].decode(), found.start()
+        return (
+            f"The JSON body holds text that is not valid Unicode: {escape} at byte {place} is half of a surrogate pair."
+            " Send the whole character, or leave it out; text is often cut within one."
+        )
+    return _NOT_JSON

@@ -4,14 +4,18 @@ import csv
 import io
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import Scope
 
 from services.common.ids import Kind, is_id
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.console.charts import columns
+from services.gateway.console.concurrency import slot_within_response
+from services.gateway.console.downloads import Download, Downloads
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, RequestFilter, Usage
@@ -26,6 +30,9 @@ _CSV_COLUMNS = (
     *("prompt_tokens", "completion_tokens", "total_tokens", "time_to_first_token_ms", "duration_ms"),
 )
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_FORMULA_STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+"""Also the full-width forms of the first four, which spreadsheets read as them."""
+_ReadPage = Callable[[RequestFilter], Awaitable[tuple[str, RequestFilter | None]]]
 
 
 class UsageViews:
@@ -34,6 +41,7 @@ class UsageViews:
     def __init__(self, pages: Pages) -> None:
         """Render with `pages`."""
         self._pages = pages
+        self._downloads = Downloads()
 
     async def index(self, context: RequestContext) -> Response:
         """`GET /usage`: usage today, charts of the last 30 days, and recent requests."""
@@ -67,13 +75,16 @@ class UsageViews:
 
     async def download(self, context: RequestContext) -> Response:
         """`GET /usage.csv`: all requests that match the filter, newest first, streamed page by page."""
-        filters, usage = _filter(context.request.query_params), context.scope.usage
-        # Before the response starts, so that an error is shown as a page.
-        first = await usage.requests(filters, count=_CSV_PAGE)
-        headers = {"content-disposition": 'attachment; filename="usage.csv"'}
-        return StreamingResponse(
-            _csv(first, partial(_next_page, usage, filters)), media_type="text/csv; charset=utf-8", headers=headers
-        )
+        read_page = partial(_read_page, context.scope.usage)
+        lease = await self._downloads.begin(context.scope.session.account_id, context.client)
+        try:
+            # Before the response starts, so that an error is shown as a page.
+            text, older = await read_page(_filter(context.request.query_params))
+        except BaseException:
+            lease.release()
+            raise
+        content = _csv(context.request.scope, text, older, read_page)
+        return Download(lease, content, name="usage.csv", media_type="text/csv; charset=utf-8")
 
     async def find(self, context: RequestContext) -> Response:
         """`GET /usage/requests?id=req_…`: redirect to the receipt of a request."""
@@ -145,21 +156,20 @@ def _next_midnight(now: float) -> float:
     return (now // 86_400 + 1) * 86_400
 
 
-async def _next_page(usage: Usage, filters: RequestFilter, page: Sequence[Receipt]) -> Sequence[Receipt]:
-    """Return the page after `page`; empty after the last one."""
-    if len(page) < _CSV_PAGE:
-        return []
-    following = RequestFilter(filters.key_id, filters.outcome, filters.from_day, filters.to_day, page[-1].id)
-    return await usage.requests(following, count=_CSV_PAGE)
+async def _read_page(usage: Usage, filters: RequestFilter) -> tuple[str, RequestFilter | None]:
+    """Return a page as text, and the filter of the next one; None after the last one."""
+    page = await usage.requests(filters, count=_CSV_PAGE)
+    is_last = len(page) < _CSV_PAGE
+    return _lines(map(_row, page)), None if is_last else replace(filters, before=page[-1].id)
 
 
-async def _csv(
-    page: Sequence[Receipt], next_page: Callable[[Sequence[Receipt]], Awaitable[Sequence[Receipt]]]
-) -> AsyncIterator[str]:
-    yield _lines([_CSV_COLUMNS])
-    while page:
-        yield _lines(map(_row, page))
-        page = await next_page(page)
+async def _csv(scope: Scope, text: str, older: RequestFilter | None, read_page: _ReadPage) -> AsyncIterator[str]:
+    """Yield the header and the pages; of what is not sent yet, only one page is in memory."""
+    yield _lines([_CSV_COLUMNS]) + text
+    while older is not None:
+        async with slot_within_response(scope):
+            text, older = await read_page(older)
+        yield text
 
 
 def _row(row: Receipt) -> Sequence[object]:
@@ -177,4 +187,4 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
 
 def _cell(text: str) -> str:
     """Escape text that a spreadsheet could run as a formula. Model names come from users' requests."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return f"'{text}" if text[:1] in _FORMULA_STARTS and text else text

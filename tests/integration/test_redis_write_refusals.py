@@ -1,0 +1,79 @@
+"""A Redis that answers and refuses every write is not reported as usable, until a write succeeds."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.quota.holds import Held, KeyDay, Reservation
+from services.quota.redis.connections import connect
+from services.quota.redis.state import RedisState, State
+from services.quota.redis.store import RedisHoldStore
+from services.quota.redis.sweep_store import RedisSweepStore
+from tests.valkey_backend import ValkeyServer, own_valkey
+
+__all__ = ["own_valkey"]
+
+_REFUSED = "Redis refuses to write. See its log: memory, disk and replicas are the usual reasons."
+
+
+@pytest.fixture
+async def client(own_valkey: ValkeyServer) -> AsyncIterator[Any]:
+    """Give a client of a server of the test's own."""
+    made = connect(own_valkey.url, timeout_seconds=2)
+    yield made
+    await made.aclose()
+
+
+async def _hold(store: RedisHoldStore, request_id: str) -> None:
+    today = (await store.status(["key_1"]))[0].day
+    outcome = (await store.reserve([Reservation(request_id, "key_1", "acc_1", 9)], {KeyDay("key_1", today): 0}))[0]
+    assert isinstance(outcome, Held)
+
+
+def _shown(state: RedisState) -> tuple[State, str]:
+    return state.state, state.message
+
+
+@pytest.mark.parametrize(
+    ("setting", "refusing", "serving"),
+    [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")],
+    ids=["NOREPLICAS", "OOM"],
+)
+async def test_refused_writes_are_reported_whatever_reads_say_until_a_write_succeeds(
+    client: Any, caplog: pytest.LogCaptureFixture, setting: str, refusing: str, serving: str
+) -> None:
+    store = RedisHoldStore(client, hold_seconds=60)
+    sweeps = RedisSweepStore(client, store)
+    await _hold(store, "req_1")
+    assert _shown(client.state) == (State.OK, "")
+
+    await client.config_set(setting, refusing)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await _hold(store, "req_2")
+            await store.status(["key_1"])
+            await sweeps.now()
+            assert await sweeps.overdue(at_most=1, before=0) == []
+            assert _shown(client.state) == (State.UNREACHABLE, _REFUSED)
+        assert [record.message for record in caplog.records] == [_REFUSED]
+
+        await client.config_set(setting, serving)
+        await sweeps.now()  # Nobody asks for anything of an unready service.
+        assert _shown(client.state) == (State.OK, "")
+    assert [record.message for record in caplog.records] == [_REFUSED, "redis answers again"]
+    await _hold(store, "req_2")
+
+
+async def test_an_entry_of_another_type_is_no_refusal_to_write(client: Any) -> None:
+    store = RedisHoldStore(client, hold_seconds=60)
+    await _hold(store, "req_1")
+    (entries,) = await client.keys("quota:*:key_1:*")
+    await client.delete(entries)
+    await client.set(entries, "of another type")
+    with pytest.raises(Unavailable):
+        await store.status(["key_1"])
+    assert _shown(client.state) == (State.OK, "")

@@ -1,0 +1,51 @@
+"""A body that is refused before it is read is told what is wrong with it."""
+
+import pytest
+
+from services.common.errors import InvalidRequest
+from services.gateway.apis.chat_completions.request import parse_chat
+
+_CHAT = '{"messages":[{"role":"user","content":"%s"}],"seed":%s}'
+
+
+def _refusal(text: str, number: str = "1") -> str:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_chat((_CHAT % (text, number)).encode("utf-8", "surrogateescape"))
+    return refused.value.message
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 5_000, "-" + "1" * 400 + ".5"])
+def test_a_number_out_of_range_is_no_malformed_json(number: str) -> None:
+    assert _refusal("hi", number).startswith("The JSON body holds a number that is out of range.")
+
+
+@pytest.mark.parametrize(
+    ("text", "escape"),
+    [
+        (r"\ud83d", r"\ud83d"),
+        (r"a\uD83Db", r"\uD83D"),
+        (r"\ude00", r"\ude00"),
+        (r"\ud83d\u0041", r"\ud83d"),
+        (r"\\\ud83d", r"\ud83d"),
+        (r"\ud83d\ude00\ude00", r"\ude00"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named_with_its_place(text: str, escape: str) -> None:
+    place = (_CHAT % (text, 1)).rindex(escape)
+    assert f"not valid Unicode: {escape} at byte {place} is half of a surrogate pair" in _refusal(text)
+
+
+def test_bytes_that_are_not_utf_8_are_named_with_their_place() -> None:
+    place = _CHAT.index("%s")
+    assert _refusal("\udcff") == f"The JSON body is not valid UTF-8 at byte {place}. Encode the body in UTF-8."
+
+
+@pytest.mark.parametrize("text", [r"\\ud83d", r"\ud83d\ude00", r"\\\ud83d\ude00"])
+def test_whole_characters_and_escaped_backslashes_are_text(text: str) -> None:
+    assert parse_chat((_CHAT % (text, 1)).encode()).members["messages"][0]["role"] == "user"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b'{"messages": [NaN]}', b'{"a": "\\\\ud83d"'])
+def test_what_is_no_json_is_said_to_be_none(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="was not valid JSON"):
+        parse_chat(body)
