@@ -49,7 +49,7 @@ async def test_a_request_refused_because_slots_are_in_use_is_told_to_retry_soon(
             async with session.post(url, headers=key.headers, json=say("meanwhile")) as response:
                 error = (await response.json())["error"]
             assert response.status == 429
-            assert "in use" in error["message"]
+            assert "In use" in error["message"]
             assert response.headers["retry-after"] == "1"
             assert "x-should-retry" not in response.headers
             await streaming.read()

@@ -499,7 +499,7 @@ def test_a_first_key_that_was_damaged_is_told_with_the_remedy_and_what_is_not_ou
     for path in (var, var / "notes.txt"):
         path.chmod(0o755)
     text = start().read_until("Ctrl-C")
-    assert "unknown to this database; for another, remove" in text
+    assert "not in this database; to create a new key, remove" in text
     assert _open_to_others(var) == [".", "notes.txt"]
 
 

@@ -266,7 +266,7 @@ class KeyPool:
         if seconds:
             state.limited_call_sent_at = lease.sent_at
             _log.warning(
-                "A Groq key cools down.",
+                "A Groq key is rate limited and cools down.",
                 extra={
                     "key": lease.key + 1,
                     "model": lease.model,
