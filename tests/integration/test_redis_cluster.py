@@ -250,7 +250,7 @@ async def test_one_node_that_refuses_writes_is_reported_until_all_take_them(
             for _ in range(2):
                 await store.status(KEYS)
                 await sweeps.now()
-                assert client.state.message.startswith("Redis refuses to write.")
+                assert client.state.message.startswith("Redis refused a write.")
         finally:
             node.ask("CONFIG", "SET", "min-replicas-to-write", 0)
         await sweeps.now()

@@ -16,7 +16,7 @@ from tests.valkey_backend import ValkeyServer, own_valkey
 
 __all__ = ["own_valkey"]
 
-_REFUSED = "Redis refuses to write. See its log: memory, disk and replicas are the usual reasons."
+_REFUSED = "Redis refused a write. Check Redis' log; the usual causes are memory, disk space and replicas."
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ async def test_refused_writes_are_reported_whatever_reads_say_until_a_write_succ
         await client.config_set(setting, serving)
         await sweeps.now()  # Nobody asks for anything of an unready service.
         assert _shown(client.state) == (State.OK, "")
-    assert [record.message for record in caplog.records] == [_REFUSED, "redis answers again"]
+    assert [record.message for record in caplog.records] == [_REFUSED, "Redis is available again."]
     await _hold(store, "req_2")
 
 

@@ -95,7 +95,9 @@ def checked_name(text: str) -> str:
             f"The key's name is invalid. Choose one of 1 to {_NAME_CHARACTERS_MAX} characters.", reason="invalid_name"
         )
     if (refused := _unshowable(name)) is not None:
-        raise InvalidRequest(f"a key's name cannot hold {_described(name[refused])}", reason="invalid_name")
+        raise InvalidRequest(
+            f"A key's name cannot contain {_described(name[refused])}. Remove it.", reason="invalid_name"
+        )
     return name
 
 
@@ -128,14 +130,16 @@ def _checked_models(models: Sequence[str]) -> tuple[str, ...]:
             )
         if not name.isprintable():
             unprintable = next(character for character in name if not character.isprintable())
-            raise InvalidRequest(f"a model's name cannot hold {_described(unprintable)}", reason="invalid_models")
+            raise InvalidRequest(
+                f"A model's name cannot contain {_described(unprintable)}. Remove it.", reason="invalid_models"
+            )
     return names
 
 
 def _unshowable(name: str) -> int | None:
-    """Return the place of the first character that a name cannot hold; None when all can be shown.
+    """Return the index of the first character that a name cannot contain; None if there is none.
 
-    Scripts such as Persian and emoji join characters by invisible ones, which mean nothing beside a blank or an end.
+    Persian and emoji, for example, join characters with invisible ones. Next to a blank or an end they mean nothing.
     """
     for place, character in enumerate(name):
         if character in _JOINERS:

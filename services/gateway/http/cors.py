@@ -32,10 +32,10 @@ _REFUSED = HTTPError(
 
 
 class _CORSMiddleware(CORSMiddleware):
-    """Starlette's, which refuses preflights in the envelope as everything else is refused."""
+    """Starlette's CORS middleware, with refused preflights in OpenAI's error envelope."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a preflight."""
+        """Return the response to a preflight."""
         response = super().preflight_response(request_headers)
         if response.status_code == _REFUSED.status:
             headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}

@@ -79,7 +79,7 @@ def test_a_secret_in_place_of_an_id_is_not_repeated(stackctl: Stackctl, argument
 
 def test_a_token_a_name_and_a_path_that_no_call_can_carry_are_said_or_cut(stackctl: Stackctl) -> None:
     token = stackctl("accounts", "list", STACK_ADMIN_TOKEN="a" * 12_000)
-    assert token.stderr == "stackctl: the admin token has over 1,024 characters; check STACK_ADMIN_TOKEN\n"
+    assert token.stderr == "stackctl: The admin token has over 1,024 characters. Check STACK_ADMIN_TOKEN.\n"
     assert stackctl("accounts", "list", STACK_OPERATOR="é" * 12_000).exit_code == 0
     path = stackctl("accounts", "list", TLS_CA_FILE="canary" * 2_000)
     assert path.stderr == "stackctl: setting TLS_CA_FILE: expected at most 1,024 characters\n"

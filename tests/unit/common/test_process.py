@@ -116,7 +116,7 @@ def test_no_setting_takes_what_would_stop_the_start_or_fail_each_request(
             monkeypatch.setenv(name, value)
             with pytest.raises(StartError) as refused:
                 process.read(settings)
-            assert str(refused.value).startswith(f"setting {name}: "), (name, value[:20])
+            assert str(refused.value).startswith(f"Setting {name}: "), (name, value[:20])
             assert "canary" not in str(refused.value)
             assert len(str(refused.value)) < 300
         monkeypatch.delenv(name)
@@ -125,26 +125,26 @@ def test_no_setting_takes_what_would_stop_the_start_or_fail_each_request(
 @pytest.mark.parametrize(
     ("settings", "name", "value", "sentence"),
     [
-        (ServiceSettings, "TLS_CALLERS", "[" * 5_000, "setting TLS_CALLERS: expected a JSON object"),
-        (GatewaySettings, "GATEWAY_CORS_ORIGINS", "[" * 5_000, "setting GATEWAY_CORS_ORIGINS: expected a JSON array"),
-        (AuthSettings, "AUTH_LISTEN", "unix:", "setting AUTH_LISTEN: expected unix:/path"),
-        (AuthSettings, "AUTH_DATABASE_URL", "sqlite:///", "setting AUTH_DATABASE_URL: expected sqlite:///path"),
-        (AuthSettings, "AUTH_DATABASE_URL", "sqlite:///:memory:", "setting AUTH_DATABASE_URL: expected sqlite:///path"),
-        (InferenceSettings, "INFERENCE_DATABASE_URL", "sqlite://", "setting INFERENCE_DATABASE_URL: expected sqlite:"),
-        (InferenceSettings, "INFERENCE_DEFAULT_MODEL", "", "setting INFERENCE_DEFAULT_MODEL: expected a value"),
-        (InferenceSettings, "INFERENCE_DEFAULT_MODEL", "m" * 257, "setting INFERENCE_DEFAULT_MODEL: "),
-        (AuthSettings, "STACK_ADMIN_TOKEN", "a" * 12_000, "setting STACK_ADMIN_TOKEN: "),
-        (AuthSettings, "AUTH_SESSION_SECONDS", "315360001", "setting AUTH_SESSION_SECONDS: expected at most 315360000"),
+        (ServiceSettings, "TLS_CALLERS", "[" * 5_000, "Setting TLS_CALLERS: expected a JSON object"),
+        (GatewaySettings, "GATEWAY_CORS_ORIGINS", "[" * 5_000, "Setting GATEWAY_CORS_ORIGINS: expected a JSON array"),
+        (AuthSettings, "AUTH_LISTEN", "unix:", "Setting AUTH_LISTEN: expected unix:/path"),
+        (AuthSettings, "AUTH_DATABASE_URL", "sqlite:///", "Setting AUTH_DATABASE_URL: expected sqlite:///path"),
+        (AuthSettings, "AUTH_DATABASE_URL", "sqlite:///:memory:", "Setting AUTH_DATABASE_URL: expected sqlite:///path"),
+        (InferenceSettings, "INFERENCE_DATABASE_URL", "sqlite://", "Setting INFERENCE_DATABASE_URL: expected sqlite:"),
+        (InferenceSettings, "INFERENCE_DEFAULT_MODEL", "", "Setting INFERENCE_DEFAULT_MODEL: expected a value"),
+        (InferenceSettings, "INFERENCE_DEFAULT_MODEL", "m" * 257, "Setting INFERENCE_DEFAULT_MODEL: "),
+        (AuthSettings, "STACK_ADMIN_TOKEN", "a" * 12_000, "Setting STACK_ADMIN_TOKEN: "),
+        (AuthSettings, "AUTH_SESSION_SECONDS", "315360001", "Setting AUTH_SESSION_SECONDS: expected at most 315360000"),
         (
             QuotaSettings,
             "QUOTA_CLOCK_OFFSET_SECONDS",
             "-315360001",
-            "setting QUOTA_CLOCK_OFFSET_SECONDS: expected at l",
+            "Setting QUOTA_CLOCK_OFFSET_SECONDS: expected at l",
         ),
-        (AuthSettings, "AUTH_ACTIVE_KEYS_MAX", "2147483648", "setting AUTH_ACTIVE_KEYS_MAX: expected at most 21474836"),
-        (GatewaySettings, "GATEWAY_NAME_CHARACTERS_MAX", "257", "setting GATEWAY_NAME_CHARACTERS_MAX: "),
-        (QuotaSettings, "REQUEST_TIMEOUT_SECONDS", "Infinity", "setting REQUEST_TIMEOUT_SECONDS: "),
-        (LocalSettings, "DATA_DIR", "", "setting DATA_DIR: expected a value"),
+        (AuthSettings, "AUTH_ACTIVE_KEYS_MAX", "2147483648", "Setting AUTH_ACTIVE_KEYS_MAX: expected at most 21474836"),
+        (GatewaySettings, "GATEWAY_NAME_CHARACTERS_MAX", "257", "Setting GATEWAY_NAME_CHARACTERS_MAX: "),
+        (QuotaSettings, "REQUEST_TIMEOUT_SECONDS", "Infinity", "Setting REQUEST_TIMEOUT_SECONDS: "),
+        (LocalSettings, "DATA_DIR", "", "Setting DATA_DIR: expected a value"),
     ],
 )
 def test_what_each_setting_cannot_be_is_said(

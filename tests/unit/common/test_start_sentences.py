@@ -14,11 +14,11 @@ def test_a_data_dir_that_cannot_be_written_is_shown_in_part_when_it_is_long(tmp_
     with pytest.raises(StartError) as refused:
         prepare_data_dir(tmp_path / "file" / "x" / Path(*["long"] * 180))
     assert len(str(refused.value)) < 300
-    assert "set DATA_DIR" in str(refused.value)
+    assert "Set DATA_DIR" in str(refused.value)
 
 
 def test_a_server_that_cannot_be_run_is_named_by_its_setting_without_the_value() -> None:
     with pytest.raises(StartError) as refused:
         valkey.find_server("canary" * 100)
-    assert str(refused.value).startswith("setting STACK_VALKEY_SERVER: ")
+    assert str(refused.value).startswith("Setting STACK_VALKEY_SERVER: ")
     assert "canary" not in str(refused.value)
