@@ -74,7 +74,7 @@ async def _streaming(stack: Stack, key: Key) -> AsyncIterator[aiohttp.ClientResp
 
 
 async def _rest(response: aiohttp.ClientResponse) -> list[str]:
-    text = (await response.read()).decode()
+    text = (await response.read()).decode().strip()  # The first event was read without its blank line.
     return [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
 
 
