@@ -1,5 +1,6 @@
 """API keys page: list, create, rotate and revoke."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -90,8 +91,7 @@ class KeyViews:
 
     async def _rows(self, context: RequestContext, keys: Sequence[Key]) -> list[KeyRow]:
         usage, ids = context.scope.usage, [key.id for key in keys]
-        days = await or_empty(usage.today(ids))
-        uses = await or_empty(usage.last_uses(ids))
+        days, uses = await asyncio.gather(or_empty(usage.today(ids)), or_empty(usage.last_uses(ids)))
         return [
             KeyRow(
                 key,

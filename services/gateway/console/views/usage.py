@@ -1,5 +1,6 @@
 """Usage page: daily counts, charts, requests and receipts."""
 
+import asyncio
 import csv
 import io
 import re
@@ -49,15 +50,18 @@ class UsageViews:
         scope = context.scope
         days = self._days()
         keys = (await scope.owner.keys()).keys
-        sums = await scope.usage.days(from_day=days[0], key_id=filters.key_id)
-        # Fetch one more than is shown, to know whether there is another page.
-        receipts = await scope.usage.requests(filters, count=_PAGE + 1)
+        sums, receipts, today = await asyncio.gather(
+            scope.usage.days(from_day=days[0], key_id=filters.key_id),
+            # One more than is shown, to know whether there is another page.
+            scope.usage.requests(filters, count=_PAGE + 1),
+            self._today(context, keys),
+        )
         requests = receipts[:_PAGE]
         reset_at = _next_midnight(self._pages.now())
         return self._pages.show(
             context,
             "usage",
-            today=await self._today(context, keys),
+            today=today,
             reset_at=reset_at,
             until_reset=countdown(reset_at - self._pages.now()),
             requests_chart=columns("Requests", days, _by_model(sums, lambda day: day.requests)),
