@@ -87,11 +87,11 @@ class ChatCall:
 
     @property
     def tokens(self) -> int:
-        """About what Groq counts against its limits of tokens: the prompt, at four bytes a token, and the bound of the
-        answer.
+        """Estimate of what Groq counts against its token limits: the prompt, at four bytes a token, and the maximum
+        length of the answer, at most `TOKENS_MAX`.
         """
         bounds = (self.members.get(name) for name in ("max_completion_tokens", "max_tokens"))
-        return self.size_bytes // 4 + next((bound for bound in bounds if _is_count(bound)), 0)
+        return self.size_bytes // 4 + min(next((bound for bound in bounds if _is_count(bound)), 0), TOKENS_MAX)
 
 
 @dataclass(frozen=True, slots=True)

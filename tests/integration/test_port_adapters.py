@@ -183,6 +183,20 @@ async def test_a_client_that_leaves_does_not_withdraw_the_reserves_of_others(ada
     assert [one.request_id for one in holds.seen[0]] == ["req_1", "req_2"]
 
 
+@ADAPTERS
+async def test_a_hold_whose_client_left_during_its_reserve_is_released(adapter: str) -> None:
+    holds = ScriptedHolds([Held(_STATUS, 1.0)])
+    async with _quota(adapter, holds) as batches:
+        quota = BatchedQuota(batches)
+        leaving = asyncio.create_task(quota.reserve("req_1", _PRINCIPAL))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await _soon(quota.drain())
+    assert holds.seen[1:] == [[Settlement("req_1", "key_1", 20_000, Verdict.RELEASED)]]
+
+
 # --- inference
 
 

@@ -1,12 +1,14 @@
 """Batching of reserves and settles: items that are submitted at about the same time share one call."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.concurrency.batch import Batcher
-from services.common.errors import Unavailable
+from services.common.errors import ServiceError, Unavailable
 from services.common.verdict import Verdict
 from services.gateway.requests.types import Hold, LimitReached, Principal
 
@@ -65,18 +67,40 @@ class BatchedQuota:
         )
         self._settling: Counter[str] = Counter()
         """Settles in flight, by key."""
+        self._unclaimed: set[asyncio.Task[None]] = set()
+        """Releases of holds whose caller was cancelled while they were reserved."""
 
     async def reserve(self, request_id: str, principal: Principal) -> Hold:
         """Hold one request of the limit; see `Quota.reserve`."""
         item = ReserveItem(request_id, principal)
         try:
-            return await self._reserves.submit(item)
+            return await self._reserve(item)
         except LimitReached as exc:
             if not exc.rate_limit.held or not self._settling[principal.key_id]:
                 raise
         # A settle that waits here for its batch may free a slot.
         await self._settles.flush()
-        return await self._reserves.submit(item)
+        return await self._reserve(item)
+
+    async def drain(self) -> None:
+        """Wait for reserves whose caller was cancelled; see `Quota.drain`."""
+        while self._unclaimed:
+            await asyncio.wait(self._unclaimed)
+
+    async def _reserve(self, item: ReserveItem) -> Hold:
+        reserving = self._reserves.send(item)
+        try:
+            return await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            release = asyncio.get_running_loop().create_task(self._release(reserving))
+            self._unclaimed.add(release)
+            release.add_done_callback(self._unclaimed.discard)
+            raise
+
+    async def _release(self, reserving: "asyncio.Future[Hold]") -> None:
+        """Release a hold without a caller, once it is reserved."""
+        with suppress(ServiceError):  # Nothing is held, or the sweeper closes the hold.
+            await self.settle(await reserving, Verdict.RELEASED)
 
     async def settle(self, hold: Hold, verdict: Verdict) -> None:
         """Close a hold; see `Quota.settle`."""

@@ -36,6 +36,9 @@ class Quota(Protocol):
                 holds nothing.
         """
 
+    async def drain(self) -> None:
+        """Wait for reserves whose caller was cancelled. Their holds are released."""
+
     async def settle(self, hold: Hold, verdict: Verdict) -> None:
         """Close a hold. Repeating it is harmless.
 

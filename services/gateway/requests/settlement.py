@@ -60,9 +60,12 @@ class Settlements:
             _leave_to_sweeper(hold)
 
     async def drain(self, *, timeout_seconds: float) -> None:
-        """Wait for settles in flight; quota's sweeper closes what is left."""
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=timeout_seconds)
+        """Wait for reserves and settles in flight; quota's sweeper closes what is left."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                await self._quota.drain()
+                while self._settling:
+                    await asyncio.wait(self._settling)
         for task in self._abandoned:
             task.cancel()
 

@@ -66,7 +66,7 @@ class Cuttable:
                 raise
         finally:
             self._requests.remove(request)
-        if request.is_revoked:
+        if request.is_cut:
             await request.complete()
 
 
@@ -80,7 +80,7 @@ class _Request:
         self._send = send
         self._media_type: bytes | None = None
         self._is_complete = False
-        self.is_revoked = False
+        self.is_cut = False
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer, and note it."""
@@ -91,12 +91,12 @@ class _Request:
 
     def cut(self) -> None:
         """Cancel the handler."""
-        self.is_revoked = True
+        self.is_cut = True
         self._task.cancel()
 
     def take_back_cancellation(self) -> bool:
         """Whether the cancellation that arrived is ours alone; then the task goes on."""
-        return self.is_revoked and self._task.uncancel() == 0
+        return self.is_cut and self._task.uncancel() == 0
 
     async def complete(self) -> None:
         """Send what is left to say; a client that does not read it in time goes without."""

@@ -19,7 +19,7 @@ from services.inference.metrics import IMPLAUSIBLE_COUNTS
 _log = logging.getLogger(__name__)
 _UPSTREAM_ID_CHARACTERS_MAX = 128
 _VALUES_MAX = 100_000
-"""Maximum commas and opening brackets of one text, those in its strings included; an answer has fewer than tokens."""
+"""Maximum commas and opening brackets of one text outside its strings: members of objects and elements of arrays."""
 _LENIENT_BYTES_MAX = 1024 * 1024
 """Largest text that is decoded although it is not Unicode; several times the longest answer of a model."""
 _JOINED_BYTES_MAX = 64 * 1024
@@ -141,7 +141,7 @@ def _repair(members: JSONObject) -> None:
 
 def _decode_clean(raw: bytes) -> JSONObject | None:
     """Decode a JSON object; return None if the text is not a JSON object or not valid Unicode."""
-    if len(raw) > _VALUES_MAX and sum(map(raw.count, (b",", b"[", b"{"))) > _VALUES_MAX:
+    if len(raw) > _VALUES_MAX and _has_too_many_values(raw):
         raise _invalid(raw, "too many values")
     try:
         return _decode(raw)
@@ -149,6 +149,19 @@ def _decode_clean(raw: bytes) -> JSONObject | None:
         return None
     except RecursionError as exc:
         raise _invalid(raw, "nested too deeply") from exc
+
+
+def _has_too_many_values(raw: bytes) -> bool:
+    """Return whether a text has too many separators outside its strings."""
+    if _separators(raw) <= _VALUES_MAX:
+        return False
+    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
+    # Each value, and the name of each member, has at most two quotes.
+    return bare.count(b'"') > 4 * _VALUES_MAX or _separators(b"".join(bare.split(b'"')[::2])) > _VALUES_MAX
+
+
+def _separators(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _decode_cleaned(raw: bytes) -> JSONObject:

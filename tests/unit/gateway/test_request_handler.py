@@ -45,6 +45,9 @@ class ScriptedQuota:
             raise self._failures.pop(0)
         return Hold(request_id, principal, "2026-11-22", 1, _RATE_LIMIT)
 
+    async def drain(self) -> None:
+        pass
+
     async def settle(self, hold: Hold, verdict: Verdict) -> None:
         if self._failures:
             raise self._failures.pop(0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidRequest
-from services.inference.chat import TOKENS_MAX, Usage
+from services.inference.chat import TOKENS_MAX, ChatCall, Usage
 from services.inference.groq.decoding import ChunkDecoder, checked, decode_object
 from services.inference.groq.errors import UpstreamInvalid
 from services.inference.groq.refusals import from_status
@@ -304,3 +304,15 @@ def test_what_names_the_operators_account_is_left_out_of_messages(message: str, 
     error = from_status(400, {}, {"error": {"message": message, "type": "invalid_request_error"}})
     assert isinstance(error, InvalidRequest)
     assert error.message == shown
+
+
+@pytest.mark.parametrize("text", [",", "[", "{", '"', "\\"])
+def test_separators_in_the_text_of_an_answer_are_no_values(text: str) -> None:
+    """Text of empty CSV cells has several commas a token."""
+    members = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text * 300_000}}]}
+    assert outlined(members) == members
+
+
+def test_a_bound_of_an_answer_that_is_out_of_range_is_estimated_at_the_most_that_is_counted() -> None:
+    call = ChatCall({"max_completion_tokens": 10**400}, "m", include_usage=False, size_bytes=40)
+    assert call.tokens == TOKENS_MAX + 10

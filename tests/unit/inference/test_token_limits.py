@@ -60,6 +60,15 @@ def test_an_accounts_smaller_requests_go_on() -> None:
     assert limits.seconds_until_allowed("a", 3_000, NOW) == 20
 
 
+def test_refusals_of_requests_that_were_in_flight_together_count_once() -> None:
+    limits = TokenLimits()
+    for _ in range(12):
+        refused(limits, "a", 5_900)
+
+    assert limits.seconds_until_allowed("a", 1_000, NOW) == 0
+    assert limits.seconds_until_allowed("a", 3_000, NOW) == 20
+
+
 def test_what_it_remembers_of_accounts_is_bounded() -> None:
     limits = TokenLimits()
     for number in range(5_000):
