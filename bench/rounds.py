@@ -42,7 +42,7 @@ _HEADROOM = 1.5
 
 @contextmanager
 def running(contenders: Sequence[Contender]) -> Iterator[tuple[list[Contender], dict[str, str]]]:
-    """Run the contenders during the block. Yield the started ones, and the reasons why others did not start, by name."""
+    """Run the contenders during the block. Yield the started ones, and by name why others did not start."""
     started, skipped = [], {}
     with ExitStack() as stack:
         for contender in contenders:

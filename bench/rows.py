@@ -1,4 +1,4 @@
-"""Test data: accounts with five keys, and with 500 requests within 30 days, interleaved with those of other accounts."""
+"""Test data: accounts with five keys, and with 500 requests within 30 days, interleaved with other accounts."""
 
 import random
 from collections.abc import Callable, Iterator
