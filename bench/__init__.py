@@ -1,1 +1,1 @@
-"""Measurements of the product, each a command that anybody can repeat; nothing in services/ knows them."""
+"""Benchmarks of the product. Each is a command. Nothing in services/ depends on this package."""

@@ -1,4 +1,4 @@
-"""`make bench`: the product, LiteLLM, Portkey, a bare pass-through and nginx, in the same quarter of an hour."""
+"""`make bench`: compare the product with LiteLLM, Portkey, a bare pass-through and nginx, in interleaved rounds."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ _PLAN = rounds.Plan(
 
 
 def main() -> None:
-    """Measure and write table, picture and raw figures."""
+    """Run the benchmark and write the report, the chart and the raw figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"), help="folder of the report")
     out: Path = parser.parse_args().out

@@ -1,8 +1,8 @@
-"""`make bench-ab BASE=HEAD~1`: CPU per request and per stream event of two source trees, compared in pairs.
+"""`make bench-ab BASE=HEAD~1`: compare two source trees by CPU time per request and per stream event.
 
-Both trees run at the same time in front of one mock of Groq. Load alternates between them in turns of a second or two,
-so that a noisy moment of the machine meets both. Each pair of turns gives one ratio; the median ratio and the spread of
-the median are reported for one process (all services in a worker) and for four.
+Both trees run at the same time in front of one mock of Groq. Load alternates between them every one or two seconds, so
+that noise affects both. Each pair of turns gives one ratio. The report has the median ratio and its confidence
+interval, for one process (all services in a worker) and for four.
 """
 
 import argparse
@@ -30,14 +30,14 @@ _STREAMS_AT_ONCE = 16
 _RESAMPLES = 2_000
 _LAYOUTS = {"one process": 1, "four processes": 0}
 _SLOWER_MAX = 1.05
-"""Ratio from which a regression is reported, if the whole spread lies above 1."""
+"""Ratio above which a regression is reported, if the whole confidence interval is above 1."""
 
 Load = Callable[[Stack, float], Figures]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Ratios of paired turns: the tree's CPU divided by the base's."""
+    """Ratios of paired turns: the CPU time of the working tree divided by that of the base."""
 
     ratios: tuple[float, ...]
 
@@ -48,13 +48,13 @@ class Comparison:
 
     def spread(self) -> tuple[float, float]:
         """Return the 95 % confidence interval of the median, by bootstrap."""
-        chance = random.Random(0)
-        medians = sorted(median(chance.choices(self.ratios, k=len(self.ratios))) for _ in range(_RESAMPLES))
+        generator = random.Random(0)
+        medians = sorted(median(generator.choices(self.ratios, k=len(self.ratios))) for _ in range(_RESAMPLES))
         return medians[int(0.025 * _RESAMPLES)], medians[int(0.975 * _RESAMPLES)]
 
     @property
     def is_regression(self) -> bool:
-        """Whether the tree costs more than the base, beyond the noise."""
+        """Whether the working tree uses significantly more CPU time than the base."""
         return self.ratio > _SLOWER_MAX and self.spread()[0] > 1
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Comparison:
 
 
 def main() -> None:
-    """Compare the working tree with a commit; exit with 1 when the tree costs more CPU."""
+    """Compare the working tree with a commit. Exit with 1 if the working tree uses more CPU time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="HEAD~1", help="commit to compare with")
     parser.add_argument("--pairs", type=int, default=12, help="pairs of turns per load and layout")
@@ -112,7 +112,7 @@ def _compare(folder: Path, base: Path, *, workers: int, pairs: int) -> Iterator[
 
 
 def _ratio(old: Stack, new: Stack, load: Load, figure: str, *, rate: float, is_even: bool) -> float:
-    """Return one ratio; the order of the two changes from pair to pair."""
+    """Return the ratio of one pair. The order of the two stacks alternates between pairs."""
     stacks = (old, new) if is_even else (new, old)
     figures = {id(stack): load(stack, rate)[figure] for stack in stacks}
     return figures[id(new)] / figures[id(old)]

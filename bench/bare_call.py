@@ -1,4 +1,4 @@
-"""`python -m bench.bare_call`: what gRPC costs in Python before anything is done, by the call and by the message."""
+"""`python -m bench.bare_call`: CPU time of an empty gRPC call, and of a message on an open stream."""
 
 import asyncio
 import os
@@ -47,8 +47,8 @@ async def _measure(target: str, server: int) -> None:
         await channel.channel_ready()
         call: Any = channel.unary_unary(_METHOD + "Call")
         stream: Any = channel.stream_stream(_METHOD + "Stream")()
-        await _told("a unary call", server, lambda: _all_calls(call))
-        await _told("a message and its answer on one stream", server, lambda: _all_messages(stream))
+        await _report("a unary call", server, lambda: _all_calls(call))
+        await _report("a message and its answer on one stream", server, lambda: _all_messages(stream))
         stream.cancel()
 
 
@@ -75,8 +75,8 @@ async def _all_messages(stream: Any) -> None:
     await reading
 
 
-async def _told(name: str, server: int, work: Callable[[], Awaitable[None]]) -> None:
-    await work()  # Warm.
+async def _report(name: str, server: int, work: Callable[[], Awaitable[None]]) -> None:
+    await work()  # Warm up.
     before = [_cpu_seconds(pid) for pid in (os.getpid(), server)]
     await work()
     client_ms, server_ms = [
@@ -91,7 +91,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def main() -> None:
-    """Start a server, ask it, print two lines."""
+    """Start a server, measure calls and messages, and print the results."""
     with tempfile.TemporaryDirectory(prefix="bare-", dir="/tmp") as name:
         target = f"unix:{name}/bare.sock"
         command = (sys.executable, "-m", "bench.bare_call", target)

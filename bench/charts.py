@@ -1,4 +1,4 @@
-"""One picture of a run, for people who do not read tables."""
+"""A chart of a benchmark run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ _OURS_COLOUR, _OTHERS_COLOUR = "#1f6feb", "#9aa4b2"
 
 
 def draw(medians: Medians, path: Path) -> None:
-    """Write the picture, a PNG: four panels with logarithmic axes, since contenders differ by powers of ten."""
+    """Write the chart as PNG: four panels with logarithmic axes, because contenders differ by powers of ten."""
     figure, axes = pyplot.subplots(2, 2, figsize=(12, 7), layout="constrained")
     panels: list[tuple[str, Callable[[str], float | None]]] = [
         ("requests/s, 32 connections (more is better)", lambda name: medians[name].get("requests_per_second@32")),

@@ -1,8 +1,8 @@
-"""`make bench-growth`: whether look-ups stay as fast while keys and ledger rows grow, on SQLite and on Postgres.
+"""`make bench-growth`: look-up times with a growing number of keys and ledger rows, on SQLite and Postgres.
 
-Fills databases with the product's own tables and asks through the product's own stores. What one account has does not
-grow, so a look-up that is flat takes as long with a million rows of others as with ten thousand (fewer fit a handful of
-pages, which says nothing of an index). Ends with 1 when one takes more than three times as long at the last size as at
+Fills the product's tables and queries them through the product's stores. The data of one account does not grow, so an
+indexed look-up takes as long among a million rows of other accounts as among ten thousand. (Smaller tables fit in a few
+pages and do not test the index.) Exits with 1 if a look-up is more than three times slower at the last size than at
 the first.
 """
 
@@ -34,31 +34,34 @@ _RATIO_MAX = 3.0
 _ASKED = 200
 _WARM_UP = 20
 _BYTES_PER_ROW = 1_500
-"""Disk that a ledger row and its share of keys and indices take at most on both databases together, measured."""
+"""Measured upper bound of disk space per ledger row, with its share of keys and indices, on both databases together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a question took, in milliseconds."""
+    """Duration of a query in milliseconds."""
 
     p50: float
     p99: float
 
 
 Timings = dict[str, Timing]
-"""By question."""
+"""Timings by query."""
 
 
 def main() -> None:
-    """Measure and print a table for each database."""
+    """Measure each database and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="ledger rows in the end")
-    parser.add_argument("--keys", type=int, default=1_000_000, help="keys in the end")
-    parser.add_argument("--only", choices=("SQLite", "Postgres"), help="measure one database; both where it is absent")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="ledger rows at the last size")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="keys at the last size")
+    parser.add_argument("--only", choices=("SQLite", "Postgres"), help="measure only this database (default: both)")
     options = parser.parse_args()
     needed = options.rows * _BYTES_PER_ROW
     if shutil.disk_usage(tempfile.gettempdir()).free < needed:
-        sys.exit(f"{options.rows:,} rows need {needed / 1e9:.0f} GB free in {tempfile.gettempdir()}")
+        sys.exit(
+            f"Not enough disk space in {tempfile.gettempdir()}: {options.rows:,} rows need {needed / 1e9:.0f} GB. "
+            "Free some space or lower --rows."
+        )
     sizes = _sizes(options.keys, options.rows)
     slow = []
     with ExitStack() as stack:
@@ -71,11 +74,11 @@ def main() -> None:
             if options.only in (None, name):
                 slow += asyncio.run(_measure(name, urls, sizes))
     if slow:
-        sys.exit("not flat: " + ", ".join(slow))
+        sys.exit("Look-ups became slower with size: " + ", ".join(slow))
 
 
 async def _measure(name: str, urls: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Measure one database at all sizes, print the table, and return what was not flat."""
+    """Measure one database at all sizes, print the table, and return the queries that became slower."""
     async with (
         _opened(urls[0], migrations=auth.MIGRATIONS, version_table=auth.VERSION_TABLE) as keys_engine,
         _opened(urls[1], migrations=inference.MIGRATIONS, version_table=inference.VERSION_TABLE) as ledger_engine,
@@ -92,7 +95,7 @@ async def _measure(name: str, urls: Sequence[str], sizes: Sequence[tuple[int, in
 
 
 def _questions(filler: Filler, keys: SQLKeyStore, ledger: SQLLedgerStore) -> dict[str, Callable[[], Awaitable[object]]]:
-    """Return what is asked, each for an account or key chosen at random."""
+    """Return the queries, each for a random account or key."""
     return {
         "key by digest": lambda: keys.find(filler.some_digest()),
         "unknown digest": lambda: keys.find("f" * 64),

@@ -1,4 +1,4 @@
-"""What measured and what was measured: the machine, and the commit that is checked out."""
+"""Description of the machine and the commit of a measurement."""
 
 import os
 import platform
@@ -10,23 +10,23 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Kind and state of a machine."""
+    """The hardware, system and load of a machine."""
 
     cpu: str
     cores: int
     system: str
     python: str
     load: float
-    """Load average of the last minute before the run: what other programs did."""
+    """Load average of the last minute before the run."""
 
     @property
     def kind(self) -> str:
-        """Machines of one kind are compared with one another."""
+        """The CPU and number of cores. Only results of the same kind are comparable."""
         return f"{self.cores} x {self.cpu}"
 
 
 def machine() -> Machine:
-    """Return this machine."""
+    """Return the description of this machine."""
     return Machine(
         cpu=_cpu(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
         cores=len(os.sched_getaffinity(0)),
@@ -37,7 +37,7 @@ def machine() -> Machine:
 
 
 def commit() -> str:
-    """Return the short hash of the commit that is checked out, with `+` when product or benchmark differ from it."""
+    """Return the short hash of the current commit, followed by `+` if tracked files have changed."""
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     changed = subprocess.run(
         ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True

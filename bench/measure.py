@@ -1,4 +1,4 @@
-"""One contender's figures in one round, each with the CPU of all its processes, and the count of what it charged."""
+"""Figures of one contender in one round, with the CPU time of its processes and a check of its charges."""
 
 from bench import closed_loop, open_loop, streams
 from bench.contenders import Contender
@@ -6,7 +6,7 @@ from bench.percentiles import percentile
 from bench.usage import usage
 
 Figures = dict[str, float]
-"""By name; after `@` comes the load where a figure exists for several, after `/` one of several processes."""
+"""Figures by name. A name may end with `@` and the load, then `/` and one of several processes."""
 
 _SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 _REQUESTS_MIN = 20
@@ -14,37 +14,37 @@ _REQUESTS_MAX = 40_000
 
 
 class Miscounted(Exception):
-    """A contender that charges has charged for another number of requests than were answered."""
+    """A contender has charged a different number of requests than were answered."""
 
 
 class Meter:
-    """CPU and charges of one load."""
+    """Measures CPU time and charges of one load."""
 
     def __init__(self, contender: Contender) -> None:
-        """Read both before the load."""
+        """Start measuring."""
         self._contender = contender
         self._charged = contender.charged()
         self._parts = contender.parts
         self._before = self._cpu_seconds()
 
     def cpu_ms(self, *, answers: int, units: int | None = None) -> Figures:
-        """Return the CPU time since the start once everything is settled, in all and by process.
+        """Return the CPU time since the start, in total and by process, after all requests are settled.
 
         Args:
-            answers: How many requests were answered.
-            units: What to divide by; `answers` unless told otherwise.
+            answers: Number of answered requests.
+            units: Divisor of the CPU time; `answers` by default.
 
         Raises:
-            Miscounted: Not exactly `answers` requests were charged since.
+            Miscounted: The number of charged requests is not `answers`.
         """
         charged = self._contender.charged()
         if charged is not None and self._charged is not None and charged - self._charged != answers:
-            raise Miscounted(f"{answers} requests were answered and {charged - self._charged} charged")
+            raise Miscounted(f"{answers} requests were answered, but {charged - self._charged} were charged")
         after = self._cpu_seconds()
         return {part: (after[part] - self._before[part]) * 1000 / (units or answers) for part in after}
 
     def _cpu_seconds(self) -> dict[str, float]:
-        """Return CPU time by process, and of all under the empty name."""
+        """Return the CPU time by process; the empty name has the total."""
         seconds = {"": usage(self._parts.values()).cpu_seconds}
         if len(self._parts) > 1:
             seconds |= {name: usage([pid], with_children=False).cpu_seconds for name, pid in self._parts.items()}
@@ -52,14 +52,14 @@ class Meter:
 
 
 def warm_up(contender: Contender, *, requests: int) -> float:
-    """Ask so many times at 32 connections, read a few streams, and return the requests a second."""
+    """Send `requests` over 32 connections, read a few streams, and return the requests per second."""
     rate = closed_loop.run(contender, requests=requests, connections=32).per_second
     streams.read(contender, "bursts", streams=4, at_once=4)
     return rate
 
 
 def requests(contender: Contender, *, connections: int, seconds: float, rate: float) -> Figures:
-    """Measure a closed loop for about so many seconds at the rate that a run before has shown."""
+    """Measure a closed loop for about `seconds`, based on the `rate` of an earlier run."""
     count = min(max(int(rate * seconds), _REQUESTS_MIN), _REQUESTS_MAX)
     meter = Meter(contender)
     answers = closed_loop.run(contender, requests=count, connections=connections)
@@ -79,7 +79,7 @@ def arrivals(contender: Contender, *, per_second: int, seconds: float) -> Figure
 
 
 def many_streams(contender: Contender, shape: streams.Shape, *, count: int, at_once: int) -> Figures:
-    """Measure many streams at once."""
+    """Measure concurrent streams."""
     meter = Meter(contender)
     found = streams.read(contender, shape, streams=count, at_once=at_once)
     cpu = _by_part("cpu_ms_per_event", shape, meter.cpu_ms(answers=count, units=found.events))
@@ -95,7 +95,7 @@ def first_event(contender: Contender, *, count: int) -> Figures:
 
 
 def memory(contender: Contender, moment: str) -> Figures:
-    """Return resident memory, in all and by process."""
+    """Return the resident memory, in total and by process."""
     found = {"": usage(contender.parts.values()).rss_bytes / 1e6}
     if len(contender.parts) > 1:
         for name, pid in contender.parts.items():

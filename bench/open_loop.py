@@ -1,7 +1,7 @@
-"""Open loop: a request is due every so often whatever became of those before; its time counts from when it was due.
+"""Open-loop load: requests are sent at a fixed rate, and latency counts from the scheduled time.
 
-Our own and not k6's or h2load's, since both count from when a request was really sent: one that had to wait for a slow
-one before it would look fast ("coordinated omission").
+k6 and h2load measure from the actual send time. There, a request that was delayed by a slow earlier one appears fast
+("coordinated omission").
 """
 
 import asyncio
@@ -15,10 +15,10 @@ _CONNECTIONS_MAX = 512
 
 
 def run(contender: Contender, *, rate: float, requests: int) -> Answers:
-    """Send `requests`, `rate` a second, and return when all are answered.
+    """Send `requests` requests at `rate` per second and wait for all responses.
 
     Raises:
-        NotAnswered: One was answered with another status than 200, or more than 512 waited at the same time.
+        NotAnswered: A response had another status than 200, or more than 512 requests waited at the same time.
     """
     return asyncio.run(_run(contender, rate=rate, requests=requests))
 
@@ -48,7 +48,7 @@ async def _one(pool: "_Pool", request: bytes, due: float) -> float:
 
 
 class _Pool:
-    """Connections that wait for a request, the one used last first."""
+    """A pool of connections that reuses the last used one first."""
 
     def __init__(self, contender: Contender) -> None:
         self._contender = contender

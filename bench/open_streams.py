@@ -1,7 +1,7 @@
-"""Open streams, 1 to 2,000 on one gateway: what each costs in memory, and whether other requests stay as fast.
+"""Memory use and request latency of one gateway with 1 to 2,000 open streams.
 
-Each stream says a word every five seconds, as a slow model does, and is read to its end; all must be whole and charged
-once. Ends with 1 when a request takes more than three times as long beside 2,000 streams as beside one.
+Each stream sends a word every five seconds, like a slow model, and is read to its end. All must be complete and charged
+once. Exits with 1 if a request takes more than three times as long with 2,000 open streams as with one.
 """
 
 import argparse
@@ -24,40 +24,40 @@ _RATIO_MAX = 3.0
 _ASKED = 60
 _OPENING_AT_ONCE = 50
 _STEPS = (1, 10, 100, 500, 1_000, 2_000)
-# More than its defaults allow one inference process; an operator who wants so many streams sets these.
-_ROOM = {"INFERENCE_CONCURRENCY_MAX": "4000"}
+# The defaults of one inference process allow fewer streams.
+_SETTINGS = {"INFERENCE_CONCURRENCY_MAX": "4000"}
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What was seen beside so many open streams."""
+    """Figures with a number of open streams."""
 
     streams: int
     p50_ms: float
     p99_ms: float
     rss_mb: float
-    """Of the worker, which holds all services."""
+    """Resident memory of the worker, which runs all services."""
     descriptors: int
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--streams", type=int, default=_STEPS[-1], help="open streams in the end")
+    parser.add_argument("--streams", type=int, default=_STEPS[-1], help="maximum open streams")
     steps = [step for step in _STEPS if step <= parser.parse_args().streams]
-    with stack_alone(**_ROOM) as (stack, mock):
+    with stack_alone(**_SETTINGS) as (stack, mock):
         levels = asyncio.run(measure(stack, mock, steps))
         asked = len(levels) * _ASKED + steps[-1]
         charged = stack.charged()
     print("\n".join(report(levels)))
     if charged != asked:
-        sys.exit(f"{asked} requests were answered and {charged} charged")
+        sys.exit(f"{asked} requests were answered, but {charged} were charged")
     if (ratio := levels[-1].p50_ms / levels[0].p50_ms) > _RATIO_MAX:
-        sys.exit(f"a request takes {ratio:.1f} times as long beside {levels[-1].streams:,} streams")
+        sys.exit(f"A request takes {ratio:.1f} times as long with {levels[-1].streams:,} open streams as with one")
 
 
 async def measure(stack: Stack, mock: Mock, steps: Sequence[int]) -> list[Level]:
-    """Open streams up to each step, measure beside them, and at last read all to their ends."""
+    """Open streams up to each step, measure requests at each, and finally read all streams to their ends."""
     connections: list[wire.Connection] = []
     reading: list[asyncio.Task[wire.Reply]] = []
     levels = []
@@ -78,7 +78,7 @@ async def measure(stack: Stack, mock: Mock, steps: Sequence[int]) -> list[Level]
 
 
 def report(levels: Sequence[Level]) -> list[str]:
-    """Return the table."""
+    """Return the lines of the table."""
     rows = [
         [
             f"{level.streams:,}",

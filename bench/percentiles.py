@@ -1,4 +1,4 @@
-"""Percentiles of measured values: those that occurred, never interpolated, so that few values pretend nothing."""
+"""Percentiles of measured values, without interpolation, so that few values do not look precise."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least `share` of `values` do not exceed (nearest rank).
 
     Args:
-        values: At least one, in any order.
-        share: Above 0, at most 1.
+        values: At least one value, in any order.
+        share: Greater than 0, at most 1.
 
     Raises:
         ValueError: There are no values, or the share is out of range.
@@ -21,6 +21,6 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the median of each figure over several rounds; one that some rounds lack is that of the others."""
+    """Return the median of each figure over the rounds that have it."""
     names = {name: None for figures in rounds for name in figures}
     return {name: median(figures[name] for figures in rounds if name in figures) for name in names}

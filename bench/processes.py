@@ -1,4 +1,4 @@
-"""Programs under measurement: started with a log, asked until they answer, ended by id."""
+"""Processes of the measured programs: start, readiness and stop."""
 
 import http.client
 import os
@@ -19,12 +19,12 @@ class DidNotStart(Exception):
 
 
 class Process:
-    """One running program and whatever it starts."""
+    """A running program."""
 
     def __init__(
         self, command: Sequence[str], *, log: Path, environment: Mapping[str, str], folder: Path | None = None
     ) -> None:
-        """Start `command` in `folder` with exactly this environment; its output goes to `log`."""
+        """Start `command` in `folder` with exactly this environment, and append its output to `log`."""
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -40,25 +40,25 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Process id of the program itself."""
+        """Process id of the program."""
         return self._process.pid
 
     def until_answers(self, url: str, *, seconds: float) -> None:
-        """Return when a GET of `url` is answered with 200.
+        """Wait until a GET of `url` is answered with 200.
 
         Raises:
-            DidNotStart: It was not within `seconds`, or the program ended.
+            DidNotStart: There was no such response within `seconds`, or the program ended.
         """
         deadline = time.monotonic() + seconds
         while not _answers(url):
             if self._process.poll() is not None:
-                raise DidNotStart(f"it ended with {self._process.returncode}: {self._last_words()}")
+                raise DidNotStart(f"the program exited with {self._process.returncode}: {self._last_log_line()}")
             if time.monotonic() > deadline:
-                raise DidNotStart(f"{url} did not answer within {seconds:.0f} s: {self._last_words()}")
+                raise DidNotStart(f"{url} did not answer within {seconds:.0f} s: {self._last_log_line()}")
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End it, by force when it has not ended after a while."""
+        """Terminate the program, and kill it if it has not ended after 15 seconds."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -66,13 +66,13 @@ class Process:
             self._process.kill()
             self._process.wait()
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "no output"
 
 
 def plain_environment(**more: str) -> dict[str, str]:
-    """Return what any program needs and nothing that steers one of them elsewhere."""
+    """Return a minimal environment with `more` variables, without any that configure a measured program."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
     return {name: os.environ[name] for name in kept if name in os.environ} | more
 

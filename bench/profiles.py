@@ -1,10 +1,10 @@
-"""`make bench-profile`: where a worker's time goes while it answers requests, and while it passes streams on.
+"""`make bench-profile`: profile a worker while it answers requests, and while it serves streams.
 
-py-spy samples the worker that holds all four services, from outside and without a change of it, under the load of
-`make bench`. Prints the shares of time by part and by function, and draws a flame graph of each load for a browser.
+py-spy samples the worker that runs all four services, under the load of `make bench`. Prints the shares of time by
+package and by function, and writes a flame graph of each load.
 
-Samples are taken of the thread that holds Python's lock, and count for the Python function that ran: what a built-in
-does in C is its caller's, and what needs no lock (the disk, SQLite's own work) is not seen.
+Samples are taken of the thread that holds the GIL and count for its current Python function. Time in built-in functions
+counts for the caller. Work without the GIL, such as disk access and SQLite, is not included.
 """
 
 import re
@@ -26,7 +26,7 @@ _SAMPLES_PER_SECOND = 250
 _CONNECTIONS = 32
 _WARM_UP_REQUESTS = 2_000
 _LOAD_PER_SAMPLED_SECOND = 1.5
-"""Load lasts longer than the sampling of it: sampled, the worker is slower than it was when its rate was taken."""
+"""Load lasts longer than the sampling, because sampling slows the worker down."""
 _TOP = 12
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>.+?)(?::\d+)?\)")
 
@@ -34,14 +34,14 @@ Load = Callable[[], object]
 
 
 def main() -> None:
-    """Sample both loads, print tables and draw pictures."""
+    """Sample both loads, print tables and write flame graphs."""
     with stack_alone() as (stack, _):
         for kind, load in _loads(stack).items():
             _sample(kind, load, stack.parts[WORKER])
 
 
 def by_part(stacks: Iterable[tuple[str, int]]) -> Counter[str]:
-    """Count samples by the package, or our service, whose function ran."""
+    """Count samples by the package or service of the current function."""
     counts: Counter[str] = Counter()
     for stack, samples in stacks:
         counts[_part(stack.rpartition(";")[2])] += samples
@@ -49,7 +49,7 @@ def by_part(stacks: Iterable[tuple[str, int]]) -> Counter[str]:
 
 
 def by_function(stacks: Iterable[tuple[str, int]]) -> Counter[str]:
-    """Count samples by the function that ran."""
+    """Count samples by the current function."""
     counts: Counter[str] = Counter()
     for stack, samples in stacks:
         frame = _FRAME.fullmatch(stack.rpartition(";")[2])
@@ -90,7 +90,7 @@ def _record(load: Load, pid: int, shape: str, out: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         running.result()
     if done.returncode:
-        sys.exit(f"py-spy could not look into process {pid}; run this as root: {done.stderr.strip()}")
+        sys.exit(f"py-spy could not sample process {pid}: {done.stderr.strip()}. Run this command as root.")
 
 
 def _counted(line: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Progress with a clock, on standard error."""
+"""Progress messages on standard error."""
 
 import sys
 import time
@@ -7,6 +7,6 @@ _STARTED = time.monotonic()
 
 
 def say(text: str) -> None:
-    """Print a line with the minutes and seconds since the start."""
+    """Print a line, preceded by the minutes and seconds since the start."""
     minutes, seconds = divmod(int(time.monotonic() - _STARTED), 60)
     print(f"[{minutes:02}:{seconds:02}] {text}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""`make bench-quota`: how many slots one quota process reserves a second, asked by the gateway's own client.
+"""`make bench-quota`: reservations per second of one quota process, called by the gateway's client.
 
-The quota is one of a whole stack, over its Valkey and its ledger. So many callers wait for a slot at all times; what
-they ask at the same time travels in one call, as in a gateway. Holds are released afterwards, outside the measurement.
+The quota process is part of a complete stack with Valkey and the ledger. A fixed number of callers reserve slots
+concurrently, and the client batches their calls as in a gateway. Holds are released after the measurement.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _NUMBERS = count()
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked."""
+    """A load on quota."""
 
     keys: int
     callers: int
@@ -48,23 +48,23 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What came of it."""
+    """The figures of a load."""
 
     load: Load
     per_second: float
     p50_ms: float
     p99_ms: float
     batch: float
-    """Reservations in one call, on average."""
+    """Average reservations per call."""
     quota_cpu_us: float
     valkey_cpu_us: float
-    """CPU time for each reservation."""
+    """CPU time per reservation."""
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each load")
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
         stack = Stack(Path(name), groq_base_url=Mock(Path(name)).base_url, workers=0)
@@ -78,14 +78,14 @@ def main() -> None:
 
 
 async def measure(stack: Stack, loads: Sequence[Load]) -> list[Found]:
-    """Run one load after the other against a running stack."""
+    """Run the loads one after the other against a running stack."""
     async with open_channel(stack.addresses["QUOTA_LISTEN"]) as channel:
         quota = BatchedQuota(GrpcQuotaBatches(channel, timeout_seconds=_TIMEOUT_SECONDS))
         return [await _measure(stack, quota, load) for load in loads]
 
 
 def report(found: Sequence[Found]) -> list[str]:
-    """Return the table."""
+    """Return the lines of the table."""
     rows = [
         [
             f"{each.load.keys:,} keys, {each.load.callers} callers",
@@ -101,7 +101,7 @@ def report(found: Sequence[Found]) -> list[str]:
 
 async def _measure(stack: Stack, quota: Quota, load: Load) -> Found:
     principals = [_principal(number) for number in range(load.keys)]
-    # The first slot of a key's day is grounded in the ledger; that is a cost of its own, once a day.
+    # The first reservation of a key on a day reads the ledger. Exclude this cost, which occurs once a day.
     await _settle(quota, await asyncio.gather(*(_reserve(quota, principal) for principal in principals)))
     before, batches, started = _cpu(stack), _batches(stack), time.perf_counter()
     held, took = await _load(quota, principals, load)
@@ -122,8 +122,8 @@ async def _measure(stack: Stack, quota: Quota, load: Load) -> Found:
 
 
 async def _load(quota: Quota, principals: Sequence[Principal], load: Load) -> tuple[list[Hold], list[float]]:
-    """Reserve with so many callers until the time is over; return the holds, and the milliseconds that each took."""
-    turns = _in_turn(principals)
+    """Reserve slots for the duration of the load. Return the holds, and the duration of each call in milliseconds."""
+    turns = _round_robin(principals)
     end = time.perf_counter() + load.seconds
     held: list[Hold] = []
     took: list[float] = []
@@ -151,7 +151,7 @@ def _principal(number: int) -> Principal:
     return Principal(f"key_{number:026d}", f"acc_{number:026d}", daily_limit=DAILY_LIMIT_MAX, expires_at=None)
 
 
-def _in_turn(principals: Sequence[Principal]) -> Iterator[Principal]:
+def _round_robin(principals: Sequence[Principal]) -> Iterator[Principal]:
     return (principals[number % len(principals)] for number in count())
 
 
@@ -160,7 +160,7 @@ def _cpu(stack: Stack) -> dict[str, float]:
 
 
 def _batches(stack: Stack) -> tuple[float, float]:
-    """Return how many Reserve calls there were, and the reservations in them."""
+    """Return the number of Reserve calls and of the reservations in them."""
     with urlopen(f"http://{stack.addresses['QUOTA_METRICS_LISTEN']}/metrics", timeout=5) as answer:
         families = text_string_to_metric_families(answer.read().decode())
     samples = [sample for family in families if family.name == "stack_quota_batch_items" for sample in family.samples]

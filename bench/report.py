@@ -1,4 +1,4 @@
-"""The report of a run: ratios first, absolute figures as context, and how it was made."""
+"""The report of a benchmark run: ratios first, then absolute figures, then the method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,45 +9,45 @@ from bench.measure import Figures
 from bench.tables import Medians, everything, number, table
 
 OURS = "stack"
-"""The product as `make run` starts it; its other forms have longer names that begin so."""
+"""Name of the product as `make run` starts it, and prefix of the names of its other layouts."""
 _DIRECT = "direct"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a report tells of."""
+    """The results of a run."""
 
     date: str
     machine: Machine
     versions: Mapping[str, str]
     skipped: Mapping[str, str]
-    """Reasons, by name."""
+    """Skipped contenders and the reasons."""
     medians: Medians
     rounds: int
     charged: int
-    """Requests answered by ours, each of which was found once in the ledger and in the counters."""
+    """Requests answered by the product, each charged once in the ledger and in the counters."""
 
 
 def markdown(run: Run) -> str:
-    """Return the page."""
+    """Return the report as Markdown."""
     parts = [_introduction(run), _ratios(run), _latencies(run), _costs(run), _charts(), _all(run), _how(run)]
     return "\n".join(line for part in parts for line in [*part, ""]).rstrip() + "\n"
 
 
 def added(medians: Medians, name: str, figure: str) -> float | None:
-    """Return by how many milliseconds a contender is slower than the mock itself; None when it was not measured."""
+    """Return how many milliseconds a contender is slower than the mock; None if it was not measured."""
     value, direct = medians.get(name, {}).get(figure), medians[_DIRECT].get(figure)
     return None if value is None or direct is None else value - direct
 
 
 def ratio(medians: Medians, over: str, under: str, figure: str) -> float | None:
-    """Return how many times the one's figure is the other's; None when one was not measured."""
+    """Return the figure of `over` divided by that of `under`; None if one was not measured."""
     above, below = medians.get(over, {}).get(figure), medians.get(under, {}).get(figure)
     return None if above is None or not below else above / below
 
 
 def cores(figures: Figures) -> float:
-    """Return how many cores a contender got at 32 connections; what it lacks of those it could use, others had."""
+    """Return how many cores a contender used at 32 connections. Other programs share the cores, so it may be fewer."""
     return figures["requests_per_second@32"] * figures["cpu_ms_per_request@32"] / 1000
 
 
@@ -77,7 +77,7 @@ def _ratios(run: Run) -> list[str]:
 
 
 def targets(medians: Medians, name: str = OURS) -> list[tuple[str, str, str, float | None]]:
-    """Return each target: what it is, what is wanted, what would be better still, and what one form of ours does."""
+    """Return the targets: description, minimum, stretch goal, and the result of one layout of the product."""
 
     def quotient(over: float | None, under: float | None) -> float | None:
         return None if over is None or not under else over / under

@@ -1,7 +1,7 @@
-"""All contenders at the same time on the same machine, measured in turn, round after round.
+"""Interleaved measurement of all contenders on the same machine.
 
-Rounds are short and interleaved, so that a noisy moment hits one run of each at most; the median of the rounds counts.
-Those who wait their turn stand idle meanwhile.
+All contenders run at the same time, but only one is under load. Rounds are short, so that noise affects at most one run
+of each contender, and the report uses the median of the rounds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +17,16 @@ from bench.progress import say
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything."""
+    """The sizes of the loads."""
 
     rounds: int
     warm_up_requests: int
     seconds: float
-    """Of a closed loop at 32 connections."""
+    """Duration of a closed loop at 32 connections."""
     seconds_alone: float
-    """Of a closed loop at one connection."""
+    """Duration of a closed loop at one connection."""
     arrivals: Sequence[tuple[int, float]] = ()
-    """Open loops: requests a second, and for how many seconds."""
+    """Open loops: requests per second, and the duration in seconds."""
     bursts: int = 64
     spaced: int = 0
     streams_at_once: int = 16
@@ -37,12 +37,12 @@ Rounds = dict[str, list[Figures]]
 """The figures of each round, by contender."""
 
 _HEADROOM = 1.5
-"""An open loop is run on those who can do so many times its rate in a closed loop; others' queues would only grow."""
+"""Required ratio of the closed-loop rate to the rate of an open loop. Below it, queues would only grow."""
 
 
 @contextmanager
 def running(contenders: Sequence[Contender]) -> Iterator[tuple[list[Contender], dict[str, str]]]:
-    """Start those that can be started, for the block; also give the reasons of the others, by name."""
+    """Run the contenders during the block. Yield the started ones, and by name why others did not start."""
     started, skipped = [], {}
     with ExitStack() as stack:
         for contender in contenders:
@@ -59,7 +59,7 @@ def running(contenders: Sequence[Contender]) -> Iterator[tuple[list[Contender], 
 
 
 def run(contenders: Sequence[Contender], plan: Plan) -> Rounds:
-    """Measure everybody by the plan."""
+    """Measure all contenders according to the plan."""
     idle = {contender.name: measure.memory(contender, "idle") for contender in contenders}
     rates = {}
     for contender in contenders:
@@ -76,7 +76,7 @@ def run(contenders: Sequence[Contender], plan: Plan) -> Rounds:
 
 
 def _one(contender: Contender, plan: Plan, rate: float) -> Figures:
-    # One connection is slower than 32, but by how much differs; a third overshoots the time by little.
+    # One connection is slower than 32 by a factor that varies; a third of the rate takes only a little longer.
     figures = measure.requests(contender, connections=32, seconds=plan.seconds, rate=rate)
     figures |= measure.requests(contender, connections=1, seconds=plan.seconds_alone, rate=rate / 3)
     for per_second, seconds in plan.arrivals:

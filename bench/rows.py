@@ -1,4 +1,4 @@
-"""Rows to measure with: accounts of five keys, and of 500 requests within 30 days that lie scattered among others'."""
+"""Test data: accounts with five keys, and with 500 requests within 30 days, interleaved with other accounts."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -20,15 +20,15 @@ _NOW = datetime(2026, 8, 1, tzinfo=UTC)
 
 
 class Filler:
-    """Fills the databases of auth and inference, and names things that are in them."""
+    """Fills the databases of auth and inference, and returns ids of existing rows."""
 
     first_day = date(2026, 7, 1).isoformat()
     last_day = (date(2026, 7, 1) + timedelta(days=_DAYS - 1)).isoformat()
 
     def __init__(self, keys: AsyncEngine, ledger: AsyncEngine) -> None:
-        """Fill `keys` and `ledger`, which are empty."""
+        """Create a filler for the empty databases `keys` and `ledger`."""
         self._engines = {"keys": keys, "ledger": ledger}
-        self._chance = random.Random(0)
+        self._random = random.Random(0)
         self._keys = self._rows = 0
 
     @property
@@ -37,7 +37,7 @@ class Filler:
         return self._keys
 
     async def fill(self, keys: int, rows: int) -> None:
-        """Add keys and ledger rows until there are so many."""
+        """Add keys and ledger rows up to these totals."""
         first = self._keys // _KEYS_PER_ACCOUNT
         await self._insert("keys", accounts, first, keys // _KEYS_PER_ACCOUNT, _account)
         await self._insert("keys", api_keys, self._keys, keys, _key)
@@ -51,24 +51,24 @@ class Filler:
         self._keys, self._rows = keys, rows
 
     def some_digest(self) -> str:
-        """Return the digest of one of the keys."""
-        return _digest(self._chance.randrange(self._keys))
+        """Return the digest of a random key."""
+        return _digest(self._random.randrange(self._keys))
 
     def some_owner(self) -> str:
-        """Return an account with keys."""
-        return _account_id(self._chance.randrange(self._keys // _KEYS_PER_ACCOUNT))
+        """Return a random account with keys."""
+        return _account_id(self._random.randrange(self._keys // _KEYS_PER_ACCOUNT))
 
     def some_account(self) -> str:
-        """Return an account with rows in the ledger."""
-        return _account_id(self._chance.randrange(max(1, self._rows // _ROWS_PER_ACCOUNT)))
+        """Return a random account with ledger rows."""
+        return _account_id(self._random.randrange(max(1, self._rows // _ROWS_PER_ACCOUNT)))
 
     def some_key(self) -> str:
-        """Return a key with rows in the ledger."""
-        account = self._chance.randrange(max(1, self._rows // _ROWS_PER_ACCOUNT))
-        return _key_id(account * _KEYS_PER_ACCOUNT + self._chance.randrange(_KEYS_PER_ACCOUNT))
+        """Return a random key with ledger rows."""
+        account = self._random.randrange(max(1, self._rows // _ROWS_PER_ACCOUNT))
+        return _key_id(account * _KEYS_PER_ACCOUNT + self._random.randrange(_KEYS_PER_ACCOUNT))
 
     def some_keys(self, count: int) -> list[str]:
-        """Return keys with rows in the ledger."""
+        """Return random keys with ledger rows."""
         return [self.some_key() for _ in range(count)]
 
     async def _insert(

@@ -1,8 +1,8 @@
-"""`make soak`: the product under load for half an hour, and whether anything in it grows.
+"""`make soak`: load the product for half an hour and check that its resource usage does not grow.
 
-Load comes in slices, requests and then streams; after each all is settled, counted and sampled: memory, threads,
-descriptors, and what the services say is in flight, which must be nothing. The first third is warm-up: caches, pools
-and the allocator fill. Ends with 1 when the last third needs more than the second.
+Load comes in slices of requests and streams. After each slice, charges are checked, nothing may be in flight, and
+memory, threads and descriptors are sampled. The first third is warm-up, in which caches, pools and the allocator fill.
+Exits with 1 if the last third uses more than the second.
 """
 
 import argparse
@@ -29,19 +29,19 @@ _STREAMS = 32
 _WARM_UP_REQUESTS = 500
 _GROWTH_MAX = 1.05
 _SLACK = {"rss_mb": 3.0, "threads": 1.0, "descriptors": 2.0}
-"""What a process may gain beside five per cent: the allocator's and the pools' breathing."""
+"""Tolerated growth in addition to 5 %, because the allocator and the pools fluctuate."""
 
 _IN_FLIGHT = ("stack_http_requests_in_flight", "stack_gateway_streams_open", "stack_rpc_in_flight")
 _ENDLESS = "WatchKeys"
-"""The one call that is always in flight: the gateway hears of changed keys."""
+"""The only call that is always in flight: the gateway's watch of key changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One process after one slice."""
+    """Resource usage of one process after one slice."""
 
     seconds: float
-    """Since the start."""
+    """Seconds since the start."""
     answered: int
     part: str
     rss_mb: float
@@ -50,25 +50,25 @@ class Sample:
 
 
 def main() -> None:
-    """Load, sample, write the samples, print a table, and judge."""
+    """Run the load, write the samples, print a table, and exit with 1 if a process grows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/soak.csv"), help="where the samples go")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/soak.csv"), help="file for the samples")
     options = parser.parse_args()
     with stack_alone() as (stack, _):
         samples = list(soak(stack, seconds=options.minutes * 60))
     write(samples, options.out)
     print("\n".join(report(samples)))
     if grown := growth(samples):
-        sys.exit("grows: " + ", ".join(grown))
+        sys.exit("Resource usage grows: " + ", ".join(grown))
 
 
 def soak(stack: Stack, *, seconds: float) -> Iterator[Sample]:
-    """Load a running stack for so long and yield samples of all its processes after each slice.
+    """Load a running stack for `seconds` and yield samples of all its processes after each slice.
 
     Raises:
         Miscounted: A slice was not charged exactly.
-        StillInFlight: Something was in flight after a slice.
+        StillInFlight: A request or call was in flight after a slice.
     """
     rate = measure.warm_up(stack, requests=_WARM_UP_REQUESTS)
     started, answered = time.monotonic(), 0
@@ -86,11 +86,11 @@ def soak(stack: Stack, *, seconds: float) -> Iterator[Sample]:
 
 
 class StillInFlight(Exception):
-    """A request or call is still counted as in flight though all were answered: something leaks."""
+    """A request or call is counted as in flight although all were answered, which indicates a leak."""
 
 
 def growth(samples: Sequence[Sample]) -> list[str]:
-    """Return what needs more in the last third of the time than in the second, a phrase for each."""
+    """Return a phrase for each figure of a process that is higher in the last third of the time than in the second."""
     found = []
     for part in dict.fromkeys(sample.part for sample in samples):
         mine = [sample for sample in samples if sample.part == part]

@@ -1,4 +1,4 @@
-"""Streams, read by many clients at once: how many a second, whether all is there, and when the first event comes."""
+"""Concurrent reading of streams: streams per second, completeness, and time to the first event."""
 
 import asyncio
 import time
@@ -11,38 +11,38 @@ from bench.contenders import Contender
 from bench.mock import EVENTS_PER_STREAM
 
 Shape = Literal["bursts", "spaced"]
-"""How the mock sends events: five together every 10 ms, or one every 10 ms."""
+"""How the mock sends events: five every 10 ms, or one every 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """What reading got; every stream was whole."""
+    """The figures of complete streams."""
 
     seconds: float
     first_event_ms: tuple[float, ...]
-    """Of each stream, from its request to its first event."""
+    """Time from the request to the first event, of each stream."""
 
     @property
     def count(self) -> int:
-        """How many streams."""
+        """Number of streams."""
         return len(self.first_event_ms)
 
     @property
     def per_second(self) -> float:
-        """How many streams a second."""
+        """Streams per second."""
         return self.count / self.seconds
 
     @property
     def events(self) -> int:
-        """Events that the mock sent, whatever became of them on the way."""
+        """Events sent by the mock; a contender may merge or split them."""
         return self.count * EVENTS_PER_STREAM
 
 
 def read(contender: Contender, shape: Shape, *, streams: int, at_once: int) -> Streams:
-    """Read so many streams, `at_once` at a time.
+    """Read `streams` streams, `at_once` at a time.
 
     Raises:
-        NotAnswered: A stream was refused or cut.
+        NotAnswered: A stream was refused or incomplete.
     """
     return asyncio.run(_read(contender, shape, streams=streams, at_once=min(at_once, streams)))
 
@@ -73,10 +73,10 @@ async def _one(connection: wire.Connection, request: bytes) -> float:
 
 
 def check(reply: wire.Reply, *, contents_min: int = EVENTS_PER_STREAM - 2) -> None:
-    """See that a stream is whole: that so many events with content came, and the end.
+    """Check that a stream is complete: at least `contents_min` events with content, and `[DONE]`.
 
     Raises:
-        NotAnswered: It is not.
+        NotAnswered: The stream is incomplete.
     """
     contents = reply.body.count(b'"content":')
     if reply.status != 200 or contents < contents_min or b"data: [DONE]" not in reply.body:

@@ -1,4 +1,4 @@
-"""What processes have used and hold: CPU time to the nanosecond, memory, threads and descriptors."""
+"""Resource usage of processes: CPU time in nanosecond resolution, memory, threads and descriptors."""
 
 import time
 from collections.abc import Iterable
@@ -11,20 +11,20 @@ _CPUCLOCK_SCHED = 2
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a group of processes has used until now, or holds now."""
+    """Resource usage of a group of processes."""
 
     cpu_seconds: float
-    """User and system time since each started, ended threads and children included."""
+    """User and system time since the start of each process, including ended threads and children."""
     rss_bytes: int
     threads: int
     descriptors: int
 
 
 def usage(pids: Iterable[int], *, with_children: bool = True) -> Usage:
-    """Return the sum over these processes and, unless told otherwise, all that they started.
+    """Return the sum over these processes and, by default, all their descendants.
 
     Raises:
-        psutil.NoSuchProcess: One of `pids` has ended; a figure without it would be wrong.
+        psutil.NoSuchProcess: One of `pids` has ended, so the sum would be wrong.
     """
     group = {pid: psutil.Process(pid) for pid in pids}
     if with_children:
@@ -39,7 +39,7 @@ def usage(pids: Iterable[int], *, with_children: bool = True) -> Usage:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    """Read the process's own clock: /proc counts in hundredths of a second, too coarse for a fast contender."""
+    """Return the CPU time from the process's own clock. /proc has a resolution of 10 ms, which is too coarse."""
     times = process.cpu_times()
     clock = (~process.pid << 3) | _CPUCLOCK_SCHED
     return time.clock_gettime(clock) + float(times.children_user + times.children_system)

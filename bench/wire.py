@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection as a load generator wants it: requests as ready bytes, and the moments of what came back."""
+"""A minimal HTTP/1.1 client for load generation: it sends encoded requests and records response times."""
 
 import asyncio
 import time
@@ -13,28 +13,28 @@ from bench.contenders import Contender
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer; moments are those of `time.perf_counter`."""
+    """A response. Times are values of `time.perf_counter`."""
 
     status: int
     body: bytes
     began: float
-    """When the first bytes of the body came; of an event stream, its first event."""
+    """When the first bytes of the body arrived; for an event stream, its first event."""
     ended: float
 
 
 class Connection(asyncio.Protocol):
-    """A connection that is kept alive; it has one request at a time."""
+    """A keep-alive connection with one request at a time."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     async def ask(self, request: bytes) -> Reply:
-        """Send one request and return its whole answer.
+        """Send one request and return the complete response.
 
         Raises:
-            NotAnswered: The connection ended first.
+            NotAnswered: The connection was closed before the response ended.
         """
         self._reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._begun = asyncio.Event()
@@ -44,40 +44,40 @@ class Connection(asyncio.Protocol):
         return await self._reply
 
     async def until_begun(self) -> None:
-        """Return when the body of the answer that is awaited has begun."""
-        # The task that asks may not have run yet.
+        """Wait until the body of the pending response has begun."""
+        # The task that sends the request may not have run yet.
         await asyncio.sleep(0)
         await self._begun.wait()
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse received data."""
         self._parser.feed_data(data)
 
     def on_body(self, part: bytes) -> None:
-        """Keep a part of the body."""
+        """Store a part of the body."""
         if not self._parts:
             self._began = time.perf_counter()
             self._begun.set()
         self._parts.append(part)
 
     def on_message_complete(self) -> None:
-        """Give the answer to whoever waits."""
+        """Complete the pending request."""
         now = time.perf_counter()
         began = self._began if self._parts else now
         self._reply.set_result(Reply(self._parser.get_status_code(), b"".join(self._parts), began, now))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail whoever still waits."""
+        """Fail the pending request, if any."""
         if hasattr(self, "_reply") and not self._reply.done():
-            self._reply.set_exception(NotAnswered(f"the connection ended before the answer: {exc}"))
+            self._reply.set_exception(NotAnswered(f"the connection was closed before the response ended: {exc}"))
 
 
 async def connect(contender: Contender) -> Connection:
-    """Open a connection to where the contender's chat requests go."""
+    """Open a connection to the host of the contender's URL."""
     parts = urlsplit(contender.url)
     _, connection = await asyncio.get_running_loop().create_connection(
         Connection, parts.hostname or "", parts.port or 80
@@ -86,7 +86,7 @@ async def connect(contender: Contender) -> Connection:
 
 
 def request(contender: Contender, body: bytes) -> bytes:
-    """Return a POST of `body` as it goes over the wire."""
+    """Return an encoded POST request with `body`."""
     parts = urlsplit(contender.url)
     headers = {
         "Host": parts.netloc,

@@ -1,11 +1,11 @@
-"""Gateway: OpenAI's HTTP and JSON in front of auth, quota and inference.
+"""Gateway: the OpenAI-compatible HTTP API in front of auth, quota and inference.
 
-It owns HTTP, JSON ↔ protobuf and Server-Sent Events, and keeps no state that matters: any replica answers any request.
-Read `pipeline.py` first; it is what happens to a request.
+The gateway handles HTTP, Server-Sent Events and the conversion between JSON and protobuf. It has no durable state, so
+every replica can serve every request. Start reading at `requests/handler.py`, which handles a request.
 
 Invariants:
 
-- What can be refused for free is refused before anything is counted.
-- A hold is settled on inference's explicit word only; without one it is left to quota's sweeper.
-- An outage is never answered 401, and every answer, errors included, has the OpenAI envelope and an `x-request-id`.
+- Requests are validated before a slot is reserved.
+- A hold is settled only with a verdict of inference. Without a verdict it is left to quota's sweeper.
+- An outage is never answered with 401. Every error has OpenAI's format, and every response has an `x-request-id`.
 """

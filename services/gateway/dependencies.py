@@ -1,6 +1,7 @@
-"""What the services need and do not contain (Groq, Redis), as they saw it last; shown in the body of `GET /readyz`.
+"""Last known states of the services' external dependencies (Groq, Redis), shown in the body of `GET /readyz`.
 
-A dependency that is away makes no gateway unready: requests say so themselves, and another gateway fares no better.
+An unavailable dependency does not make the gateway unready: other replicas have the same dependency, and requests
+already get a specific error.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from services.common.errors import ServiceError
 
 _PAUSE_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 0.25
-"""While a service has not checked yet."""
+"""Pause while a state is unknown."""
 UNKNOWN = "unknown"
 
 
@@ -21,38 +22,38 @@ class Dependency:
 
     name: str
     state: str
-    """`ok`, `rejected`, `unreachable`, or `unknown` when it was not checked yet."""
+    """`ok`, `rejected`, `unreachable`, or `unknown` before the first check."""
     message: str
-    """What is wrong and what to do; empty when nothing is."""
+    """The problem and how to solve it; empty if there is none."""
 
 
 Source = Callable[[], Awaitable[Sequence[Dependency]]]
-"""Asks a service for its dependencies; raises `ServiceError`."""
+"""Returns the dependencies of a service, or raises `ServiceError`."""
 
 
 class Dependencies:
-    """Asks the services for their dependencies now and then, and remembers the answers."""
+    """Polls the services for the states of their dependencies."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
-        self._known: Sequence[Dependency] = ()
+        self._latest: Sequence[Dependency] = ()
 
     def members(self) -> dict[str, dict[str, str]]:
-        """Return the dependencies by name as JSON; a `message` only where something is wrong."""
+        """Return the dependencies by name, as JSON objects. `message` is omitted if there is no problem."""
         return {
-            one.name: {"state": one.state, **({"message": one.message} if one.message else {})} for one in self._known
+            one.name: {"state": one.state, **({"message": one.message} if one.message else {})} for one in self._latest
         }
 
-    async def keep_fresh(self) -> None:
-        """Ask again and again; never returns."""
+    async def poll(self) -> None:
+        """Poll the services forever."""
         while True:
-            answers = await asyncio.gather(*(self._ask(source) for source in self._sources))
-            self._known = [one for answer in answers for one in answer]
-            is_known = all(answers) and all(one.state != UNKNOWN for one in self._known)
+            answers = await asyncio.gather(*(self._fetch(source) for source in self._sources))
+            self._latest = [one for answer in answers for one in answer]
+            is_known = all(answers) and all(one.state != UNKNOWN for one in self._latest)
             await asyncio.sleep(_PAUSE_SECONDS if is_known else _FIRST_PAUSE_SECONDS)
 
-    async def _ask(self, source: Source) -> Sequence[Dependency]:
-        """Return a service's dependencies; none while it does not answer, or is of a version that knows none."""
+    async def _fetch(self, source: Source) -> Sequence[Dependency]:
+        """Return the dependencies of a service; empty if it does not answer or does not support the call."""
         try:
             return await source()
         except ServiceError:

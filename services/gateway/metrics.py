@@ -1,4 +1,4 @@
-"""What an operator watches of a gateway. Labels are few and bounded: nothing that a caller chooses becomes one."""
+"""Metrics of the gateway. Labels are bounded: no label has a value that a client chooses."""
 
 import re
 from functools import cache
@@ -12,41 +12,46 @@ _ROUTE = re.compile(
 
 _REQUEST_SECONDS = Histogram(
     "stack_http_request_duration_seconds",
-    "Time that HTTP requests took, streams to their end; its count is the number of requests.",
+    "Duration of HTTP requests, including the whole stream; its count is the number of requests.",
     ["route", "status"],
     buckets=_SECONDS,
 )
-IN_FLIGHT = Gauge("stack_http_requests_in_flight", "HTTP requests that are being answered.")
+IN_FLIGHT = Gauge("stack_http_requests_in_flight", "HTTP requests in flight.")
 ADMISSION_SECONDS = Histogram(
     "stack_gateway_admission_seconds",
-    "Our own part before a chat goes to inference: its body read and checked, its key known, its slot held.",
+    "Time from a chat request to its call of inference: authentication, body, validation and reservation.",
     buckets=_SECONDS,
 )
 FIRST_EVENT_SECONDS = Histogram(
-    "stack_gateway_time_to_first_event_seconds", "Time from a request to its stream's first event.", buckets=_SECONDS
+    "stack_gateway_time_to_first_event_seconds",
+    "Time from a request to the first event of its stream.",
+    buckets=_SECONDS,
 )
-STREAMS = Gauge("stack_gateway_streams_open", "Streams that are being sent.")
+STREAMS = Gauge("stack_gateway_streams_open", "Open event streams.")
 REJECTED = Counter(
     "stack_http_rejected_total",
-    "Requests and connections that the HTTP server itself rejected: malformed, too large, too slow or too many.",
+    "Requests and connections rejected by the HTTP server: malformed, too large, too slow or too many.",
     ["status"],
 )
-KEY_LOOK_UPS = Counter("stack_key_look_ups_total", "API keys shown, by who knew them.", ["source"])
-KEY_WATCH_UP = Gauge("stack_key_watch_up", "Whether auth's changes of keys are heard just now: 1, else 0.")
+KEY_LOOK_UPS = Counter("stack_key_look_ups_total", "Look-ups of API keys, by source of the result.", ["source"])
+KEY_WATCH_UP = Gauge("stack_key_watch_up", "1 while the watch for key changes in auth is connected, else 0.")
 ABANDONED = Gauge(
     "stack_gateway_requests_abandoned",
-    "Requests without a client or a verdict, whose ledger row is being looked for to settle their hold.",
+    "Requests without a client or a verdict that wait for their ledger row to settle their hold.",
 )
 UNSETTLED = Counter("stack_gateway_holds_left_total", "Holds without a verdict, left to quota's sweeper.")
 
 
 @cache
 def request_seconds(route: str, status: int) -> Histogram:
-    """Return the histogram of a route's requests that ended with a status; both are short lists."""
+    """Return the histogram for a route and a status."""
     return _REQUEST_SECONDS.labels(route, str(status))
 
 
 def route_of(path: str) -> str:
-    """Return the label of a canonical path: its word in the API, `unknown` of those it lacks, `console` of others."""
+    """Return the route label of a canonical path.
+
+    Paths of the API get the name of their endpoint, or `unknown` if there is none. All other paths get `console`.
+    """
     match = _ROUTE.match(path)
     return (match[1] or match[2] or "unknown") if match else "console"

@@ -1,4 +1,4 @@
-"""Wiring of the gateway: its parts, listening and draining."""
+"""Wiring, start and graceful shutdown of the gateway."""
 
 import asyncio
 import logging
@@ -54,43 +54,43 @@ from services.gateway.requests.handler import RequestHandler
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import Settlements
-from services.gateway.requests.shutdown import CUT_SECONDS, Cuttable, RequestsInFlight
+from services.gateway.requests.shutdown import CANCEL_SECONDS_MAX, CancelOnShutdown, RequestsInFlight
 from services.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
-_SETTLES_SECONDS = 3.0
+_SETTLEMENT_SECONDS = 3.0
 RECEIPT_SECONDS_MAX = 2.0
 _WATCH_PAUSE_SECONDS = 0.5
-"""Pause before a failed key watch starts again; a revoked key must be refused within a second."""
+"""Pause before a failed key watch restarts. A revoked key must be rejected within one second."""
 
 
 class Readiness:
-    """Whether new requests should come here: `starting`, `ready` or `draining`."""
+    """Readiness for new requests: `starting`, `ready` or `draining`."""
 
     def __init__(self, dependencies: Dependencies) -> None:
         self.state = "starting"
         self._dependencies = dependencies
 
     async def begin(self, channels: Channels) -> None:
-        """Become ready once every service was reached. Later outages fail requests and leave the gateway ready."""
+        """Become ready after all services have been reached. Later outages do not make the gateway unready."""
         ready = [one.channel_ready() for one in (channels.auth, channels.quota, channels.inference)]
         await asyncio.gather(*ready)
         if self.state == "starting":
             self.state = "ready"
 
     def is_draining(self) -> bool:
-        """Whether the gateway is about to stop."""
+        """Return whether the gateway is shutting down."""
         return self.state == "draining"
 
     async def readyz(self, request: Request) -> Response:
-        """`GET /readyz`: started and not draining; and how the services' dependencies are, which changes no status."""
+        """`GET /readyz`: return 200 while ready, else 503. The states of dependencies do not affect the status."""
         body = msgspec.json.encode({"status": self.state, "dependencies": self._dependencies.members()})
         return json_response(body, status=200 if self.state == "ready" else 503)
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The other services, as the gateway calls them."""
+    """Clients of the other services."""
 
     auth: AuthClient
     quota: Quota
@@ -101,11 +101,11 @@ class Ports:
 
 
 async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
-    """Serve until stopped.
+    """Run the gateway until the process is stopped.
 
     Args:
         settings: The service's settings.
-        ports: The other services where they run in this process; None calls them over gRPC.
+        ports: Clients of services in this process; None calls them over gRPC.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
@@ -116,7 +116,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         authenticator = AuthCache(ports.auth, SystemClock(), revocations, auth_cache_max=settings.auth_cache_max)
         dependencies = Dependencies(ports.dependencies)
         readiness = Readiness(dependencies)
-        await stack.enter_async_context(running(restarting(dependencies.keep_fresh)))
+        await stack.enter_async_context(running(restarting(dependencies.poll)))
         for watch in (authenticator.watch_invalidations, authenticator.watch_streams):
             await stack.enter_async_context(running(restarting(watch, pause_seconds=_WATCH_PAUSE_SECONDS)))
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
@@ -141,7 +141,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             requests=requests,
         )
         await _listen(app, readiness, cors, requests, settings)
-        await settlements.drain(timeout_seconds=min(_SETTLES_SECONDS, settings.grace_seconds))
+        await settlements.drain(timeout_seconds=min(_SETTLEMENT_SECONDS, settings.grace_seconds))
 
 
 def _grpc_ports(channels: Channels, settings: GatewaySettings) -> Ports:
@@ -181,13 +181,13 @@ def build_app(
     """Return the ASGI application.
 
     Args:
-        api: The handlers of chats and models.
-        receipts: The handlers of what was used.
-        readiness: The handler of `GET /readyz`.
-        cors: Whose pages may call it.
-        trusted_proxies: Addresses and networks that are believed whom they forward.
-        console: What answers all paths that are not the API's; None leaves them unknown.
-        requests: Where requests are registered, for a stop to cut them.
+        api: The endpoints for chat requests and models.
+        receipts: The endpoints of the usage API.
+        readiness: The endpoint `GET /readyz`.
+        cors: The origins that may call the API.
+        trusted_proxies: Addresses and networks of proxies whose forwarded headers are used.
+        console: The application for all paths outside the API; None answers them with 404.
+        requests: The registry of requests in flight, for their cancellation at shutdown.
     """
     app = Starlette(
         routes=[
@@ -205,10 +205,10 @@ def build_app(
         middleware=[
             Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            *([Middleware(ConsolePaths, console=Cuttable(console, requests=requests))] if console else []),
+            *([Middleware(ConsolePaths, console=CancelOnShutdown(console, requests=requests))] if console else []),
             cors.middleware(),
             Middleware(Defects),
-            Middleware(Cuttable, requests=requests),
+            Middleware(CancelOnShutdown, requests=requests),
             Middleware(APIPaths),
         ],
         exception_handlers=routes.HANDLERS,
@@ -218,14 +218,14 @@ def build_app(
 
 
 def new_request_id() -> str:
-    """Return an id that was never used: `req_` and a ULID."""
+    """Return a new unique request id: `req_` and a ULID."""
     return new_id(Kind.REQUEST)
 
 
 async def _listen(
     app: Starlette, readiness: Readiness, cors: CORSPolicy, requests: RequestsInFlight, settings: GatewaySettings
 ) -> None:
-    """Serve `app` until a signal, then say so, let callers move away, let requests finish, and cut what is left."""
+    """Serve `app` until a stop signal, then drain, wait for requests in flight, and cancel the remaining ones."""
     stopping = process.stop_signal()
     listener.allow_connections(settings.connections_max)
     sockets = listener.bind(Address(settings.host, settings.port), is_shared=settings.reuse_port)
@@ -240,8 +240,8 @@ async def _listen(
             server_header=False,
             proxy_headers=False,
             backlog=listener.BACKLOG,
-            # The last resort: requests are cut before, with an answer.
-            timeout_graceful_shutdown=math.ceil(settings.grace_seconds + CUT_SECONDS),
+            # A fallback: requests are cancelled earlier, with a response.
+            timeout_graceful_shutdown=math.ceil(settings.grace_seconds + CANCEL_SECONDS_MAX),
         )
     )
     serving = asyncio.get_running_loop().create_task(server.serve(sockets=sockets))
@@ -251,12 +251,12 @@ async def _listen(
     await stopping.wait_for(serving, seconds=settings.drain_seconds)
     server.should_exit = True
     await stopping.wait_for(serving, seconds=settings.grace_seconds)
-    requests.cut()
+    requests.cancel_all()
     await serving
 
 
 def http_protocol(settings: GatewaySettings, cors: CORSPolicy) -> type[asyncio.Protocol]:
-    """Return the protocol that uvicorn serves connections with."""
+    """Return the protocol class for uvicorn."""
     limits = Limits(
         head_bytes_max=settings.head_bytes_max,
         head_seconds=settings.head_timeout_seconds,
@@ -270,7 +270,7 @@ def http_protocol(settings: GatewaySettings, cors: CORSPolicy) -> type[asyncio.P
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn without its signal handlers: it would end the process by the signal instead of with exit code 0."""
+    """Uvicorn without its signal handlers, which would end the process by the signal instead of with exit code 0."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,21 +1,21 @@
-"""A stand-in for Groq: a program that speaks Groq's HTTP dialect, for `make run`, for tests and for benchmarks.
+"""A stand-in for Groq: an HTTP server with Groq's chat API, for `make run`, tests and benchmarks.
 
-It answers like Groq as far as Groq's behaviour is established, and it misbehaves on request. A request asks for it
-with a marker in its last user message, because nothing else passes the gateway in front: `[[standin:NAME key=value]]`.
-Several markers may stand in one message (`[[standin:tokens count=50]] [[standin:cut after=3]]`). Every key is
-optional; the table shows the defaults. `after=N` counts token events behind the role chunk. `GET /modes` lists the
-same as JSON, with what each does to an answer that is not streamed. A marker it does not know is a 400 that says so.
+It answers like Groq as far as Groq's behaviour is known, and simulates failures on request. Requests select a behaviour
+with a marker in their last user message, because the gateway passes nothing else on: `[[standin:NAME key=value]]`.
+A message may have several markers (`[[standin:tokens count=50]] [[standin:cut after=3]]`). All keys are optional; the
+table shows the defaults. `after=N` counts token events after the role chunk. `GET /modes` lists the modes as JSON, with
+the effect on answers that are not streamed. An unknown marker gets a 400.
 
 | marker | effect |
 |---|---|
-| `[[standin:reasoning tokens=12]]` | thinks for N tokens before it answers, whatever the model |
+| `[[standin:reasoning tokens=12]]` | reasons for N tokens before the answer, with any model |
 | `[[standin:tool_call]]` | calls the first tool of the request, or `standin_tool` |
-| `[[standin:function_call pieces=6]]` | the old `function_call`, its arguments in N pieces and two more |
+| `[[standin:function_call pieces=6]]` | the deprecated `function_call`, with its arguments in N + 2 pieces |
 | `[[standin:length tokens=5]]` | stops after N tokens of content with finish_reason `length` |
 | `[[standin:tokens count=20]]` | answers exactly N completion tokens, without reasoning |
 | `[[standin:unicode]]` | answers multi-byte text, `<>&` and emoji |
-| `[[standin:big bytes=100000 piece=256]]` | answers N bytes of text, a piece being one token and one event |
-| `[[standin:unclean text=utf8 where=content]]` | text that is no Unicode (below) |
+| `[[standin:big bytes=100000 piece=256]]` | answers N bytes of text; each piece is one token and one event |
+| `[[standin:unclean text=utf8 where=content]]` | text that is not valid Unicode (below) |
 | `[[standin:cached tokens=8]]` | reports N cached prompt tokens |
 | `[[standin:slow headers_ms=0 first_ms=0 token_ms=0]]` | waits before headers, before the first and between tokens |
 | `[[standin:400]]` | 400, a validation error |
@@ -39,20 +39,20 @@ same as JSON, with what each does to an answer that is not streamed. A marker it
 | `[[standin:restricted]]` | 400 organization_restricted |
 | `[[standin:model_blocked]]` | 403 model_permission_blocked_org |
 | `[[standin:model_terms]]` | 400 model_terms_required |
-| `[[standin:retry_after ms=2000 form=seconds]]` | the refusal before it has retry-after in a form (below) |
+| `[[standin:retry_after ms=2000 form=seconds]]` | the preceding refusal has retry-after in this form (below) |
 | `[[standin:long_message bytes=20000 alphabet=ascii]]` | the error's message has N bytes of ascii, cjk or emoji |
-| `[[standin:error_event after=3 status=400]]` | HTTP 200, then `event: error` with that status_code, then the end |
+| `[[standin:error_event after=3 status=400]]` | HTTP 200, then `event: error` with this status_code, then the end |
 | `[[standin:x_groq_error after=3 usage=0]]` | a chunk with `x_groq.error`, no finish chunk, then `[DONE]` |
 | `[[standin:no_answer what=object]]` | 200 without an answer (below) |
-| `[[standin:cut after=3 how=close]]` | no finish, no `[DONE]`: the connection closes, or the body ends (how=end) |
-| `[[standin:no_done how=end]]` | a whole stream without `[DONE]`; how=close closes the connection then |
-| `[[standin:finish_only]]` | a finish chunk without usage and nothing else, then the connection closes |
-| `[[standin:bad_chunk after=3]]` | an HTTP chunk whose size is no number after N tokens, then the connection closes |
-| `[[standin:hang]]` | never answers, until the client leaves or 300 s passed |
-| `[[standin:hang_stream after=3]]` | falls silent after N tokens, until the client leaves or 300 s passed |
+| `[[standin:cut after=3 how=close]]` | no finish chunk, no `[DONE]`: the connection closes or (how=end) the body ends |
+| `[[standin:no_done how=end]]` | a complete stream without `[DONE]`; how=close then closes the connection |
+| `[[standin:finish_only]]` | only a finish chunk without usage, then the connection closes |
+| `[[standin:bad_chunk after=3]]` | an HTTP chunk with an invalid size after N tokens, then the connection closes |
+| `[[standin:hang]]` | no answer until the client disconnects or 300 s pass |
+| `[[standin:hang_stream after=3]]` | sends nothing after N tokens until the client disconnects or 300 s pass |
 | `[[standin:reset]]` | TCP reset before headers |
 | `[[standin:reset_stream after=3]]` | TCP reset after N tokens |
-| `[[standin:flaky times=1 status=503 id=default]]` | the first N requests with that id meet mode `status` |
+| `[[standin:flaky times=1 status=503 id=default]]` | the first N requests with this id get the mode `status` |
 | `[[standin:usage only=all]]` | usage in one place only: x_groq, top, last or none |
 | `[[standin:odd_usage counts=huge]]` | counts of 2^62 and more, an empty usage, or text for counts |
 | `[[standin:odd_id form=number]]` | `x_groq.id` is a number, an object or 100,000 characters (long) |
@@ -65,17 +65,17 @@ Where a parameter has a fixed set of values, `GET /modes` lists them:
 - `unclean text=`: `utf8` (the byte 0xFF), `surrogate` (half of a pair), `emoji` (both halves, in two deltas); `where=`:
   `content`, `reasoning`, `arguments`, `error`.
 - `retry_after form=`: `seconds`, `fraction`, `date`, `ms` (the header `retry-after-ms`).
-- `no_answer what=`: `object` (`{}`), `error` (an error member), `null` and `empty` (the choices are), `text` (no JSON),
+- `no_answer what=`: `object` (`{}`), `error` (an error member), `null` and `empty` (as choices), `text` (not JSON),
   `done` (only `[DONE]`).
 - `x_groq_error usage=1`: the chunk reports the usage too.
 - `odd_usage counts=`: `huge`, `empty`, `text`; `odd_id form=`: `number`, `object`, `long` (100,000 characters).
 - `sse form=`: `bom`, `cr`, `crlf`, `lines` (JSON over two data lines), `no_space`, `comments`, `empty` (events without
   data).
 
-`PUT /model-list?answer=…` changes the model list: `ordinary`, `unclean`, `text` (no JSON), `object` (`{}`), `big`
-(2 MB), `503`, or `hang`. `GET /model-list` counts how often it was asked for.
+`PUT /model-list?answer=…` changes the model list: `ordinary`, `unclean`, `text` (not JSON), `object` (`{}`), `big`
+(2 MB), `503`, or `hang`. `GET /model-list` returns the number of its requests.
 
-What it does not do: it never limits a rate by itself, it counts tokens by its own simple rule (`prose.py`), and it
-returns no logprobs even with `--allow-logprobs`. Bodies that no public record shows (for example 403, 422, 424, 500 and
-malformed JSON) are guesses in Groq's envelope.
+Limitations: it has no rate limits of its own, counts tokens by a simple rule (`prose.py`), and returns no logprobs even
+with `--allow-logprobs`. Bodies without a public record (for example of 403, 422, 424, 500 and malformed JSON) are
+guesses in Groq's format.
 """

@@ -1,4 +1,4 @@
-"""The command line: `python -m tools.groq_standin --host 127.0.0.1 --port 9090`."""
+"""Command line of the stand-in: `python -m tools.groq_standin --host 127.0.0.1 --port 9090`."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.groq_standin", description="Speaks Groq's HTTP dialect.")
+    parser = argparse.ArgumentParser(prog="python -m tools.groq_standin", description="Run a stand-in for Groq's API.")
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--port", type=int, default=9090, help="port to listen on, 0 for a free one (default %(default)s)")

@@ -1,4 +1,4 @@
-"""The stand-in's URLs: Groq's own, and a few to look at what happened."""
+"""The ASGI application: Groq's endpoints, and endpoints that control and inspect the stand-in."""
 
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
@@ -19,7 +19,7 @@ _Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class App:
-    """The ASGI application."""
+    """The ASGI application of the stand-in."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -51,14 +51,14 @@ class App:
             ending = await refuse(exchange, _request_id(), exc.refusal)
             await exchange.finish(ending.tail)
         except ClientLeft:
-            # Nothing is owed to a client that left a request outside the chat.
+            # Requests other than chats are not in the journal, so there is nothing to record.
             return None
 
     async def _route(self, exchange: Exchange, method: str, path: str) -> None:
         handler = self._routes.get((method, path))
         if handler:
             return await handler(exchange)
-        # An id may contain a slash; the server has already decoded one sent as %2F.
+        # Ids may contain slashes. The server has already decoded %2F.
         if method == "GET" and path.startswith(MODELS_PATH + "/"):
             return await self._model(exchange, path.removeprefix(MODELS_PATH + "/"))
         raise errors.Refused(errors.unknown_url(method, path))
@@ -99,7 +99,7 @@ def _request_id() -> str:
 
 
 def _query(exchange: Exchange, name: str) -> str:
-    """Return a parameter of the URL; empty when it is missing."""
+    """Return a query parameter, or an empty string if it is missing."""
     query: bytes = exchange.scope["query_string"]
     return parse_qs(query.decode("latin-1")).get(name, [""])[0]
 

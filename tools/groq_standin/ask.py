@@ -1,4 +1,4 @@
-"""A validated chat request, as far as the answer depends on it."""
+"""Types of a validated chat request, with the members that affect the answer."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ _IMAGE_TOKENS = 256
 
 
 class Part(msgspec.Struct):
-    """One part of a message's content."""
+    """A content part of a message."""
 
     type: str = ""
     text: str = ""
 
 
 class Message(msgspec.Struct):
-    """One message."""
+    """A message of the conversation."""
 
     role: str
     content: str | list[Part] | None = None
@@ -29,14 +29,14 @@ class Message(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """Everything written in the message; parts are joined by newlines."""
+        """The text of the message. Parts are joined by newlines."""
         if isinstance(self.content, list):
             return "\n".join(part.text for part in self.content if part.type == "text")
         return self.content or ""
 
     @property
     def tokens(self) -> int:
-        """The message's share of the prompt."""
+        """The prompt tokens of the message."""
         parts = self.content if isinstance(self.content, list) else []
         pictures = _IMAGE_TOKENS * sum(part.type != "text" for part in parts)
         called = len(msgspec.json.encode(self.tool_calls)) // 4 if self.tool_calls else 0
@@ -46,14 +46,14 @@ class Message(msgspec.Struct):
 
 
 class Function(msgspec.Struct):
-    """A function the model may call, or the name of the one it must call."""
+    """A function that the model may call, or the name of the one that it must call."""
 
     name: str
     parameters: dict[str, Any] | None = None
 
 
 class Tool(msgspec.Struct):
-    """A tool the model may call."""
+    """A tool that the model may call."""
 
     type: str
     function: Function | None = None
@@ -74,13 +74,13 @@ class ResponseFormat(msgspec.Struct):
 
 
 class StreamOptions(msgspec.Struct):
-    """What a stream carries besides the answer."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
 
 class Ask(msgspec.Struct):
-    """The request; names are those of the wire."""
+    """A chat request, with the member names of the API."""
 
     model: str
     messages: list[Message]
@@ -103,7 +103,7 @@ class Ask(msgspec.Struct):
         """Return the typed view of a body that the validator accepted.
 
         Raises:
-            Refused: The validator has a hole; the type error is told to the client as Groq would tell one.
+            Refused: The validator accepted an invalid type. The client gets the type error as a 400.
         """
         try:
             return msgspec.convert(body, cls)
@@ -117,7 +117,7 @@ class Ask(msgspec.Struct):
 
     @property
     def prompt_tokens(self) -> int:
-        """The deterministic size of the prompt: conversation, tools and schema."""
+        """The prompt tokens of conversation, tools and schema."""
         extras = len(msgspec.json.encode(self.tools)) // 4 if self.tools else 0
         if self.response_format and self.response_format.json_schema:
             extras += len(msgspec.json.encode(self.response_format.json_schema)) // 4
@@ -125,11 +125,11 @@ class Ask(msgspec.Struct):
 
     @property
     def wants_usage_chunk(self) -> bool:
-        """Whether the stream ends with the extra usage chunk."""
+        """Whether the stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def stops(self) -> list[str]:
-        """The stop sequences, none of them empty."""
+        """The stop sequences that are not empty."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in given if stop]

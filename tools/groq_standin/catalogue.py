@@ -1,17 +1,17 @@
-"""The models the stand-in serves: Groq's public list of late 2026, in its full wire shape.
+"""The models of the stand-in: Groq's public list of late 2026, with all members.
 
-The retired llama ids are missing on purpose: ordinary keys have got 404 `model_not_found` for them since August 2026.
+The retired llama ids are omitted: ordinary keys get 404 `model_not_found` for them since August 2026.
 """
 
 from dataclasses import dataclass
 
 _TEXT = ("text",)
-"""Modalities of a model that only reads and writes."""
+"""Modalities of a text model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model as `GET /openai/v1/models` shows it."""
+    """A model of `GET /openai/v1/models`."""
 
     id: str
     created: int
@@ -23,19 +23,19 @@ class Model:
     output_modalities: tuple[str, ...] = _TEXT
     supported_features: tuple[str, ...] = ()
     reasoning_efforts: tuple[str, ...] = ()
-    """Values of `reasoning_effort` this model takes; empty for a model that does not reason."""
+    """Accepted values of `reasoning_effort`; empty for a model that does not reason."""
     reasons_unasked: bool = False
-    """Whether it reasons when the request does not mention reasoning."""
+    """Whether the model reasons if the request has no reasoning parameters."""
     names_channel: bool = False
-    """Whether streamed reasoning carries `"channel":"analysis"`, as gpt-oss does."""
+    """Whether streamed reasoning has `"channel":"analysis"`, as with gpt-oss."""
 
     @property
     def chats(self) -> bool:
-        """Whether the model takes text and returns text."""
+        """Whether the model accepts and returns text."""
         return "text" in self.input_modalities and "text" in self.output_modalities
 
     def as_wire(self) -> dict[str, object]:
-        """Return the model object in the key order of the live list."""
+        """Return the model object, in Groq's key order."""
         return {
             "id": self.id,
             "object": "model",
@@ -73,7 +73,7 @@ def _gpt_oss(suffix: str, created: int, name: str) -> Model:
     )
 
 
-# `created` of the models outside the reference's table and their owners are from memory of older public lists.
+# `created` and the owners of models that are not in Groq's reference come from older public lists.
 _ALL = (
     _gpt_oss("120b", 1754408224, "GPT OSS 120B"),
     _gpt_oss("20b", 1754407957, "GPT OSS 20B"),
@@ -108,4 +108,4 @@ _ALL = (
 )
 
 MODELS = {model.id: model for model in _ALL}
-"""Every served model by its id."""
+"""Models by id."""

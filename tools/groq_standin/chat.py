@@ -1,4 +1,4 @@
-"""Serves `POST /openai/v1/chat/completions`: authenticates, validates, refuses or hands over to the delivery."""
+"""The endpoint `POST /openai/v1/chat/completions`: authentication, validation, and dispatch to delivery or refusal."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -23,10 +23,10 @@ _decoder = msgspec.json.Decoder()
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line decides."""
+    """Settings from the command line."""
 
     keys: frozenset[str] = frozenset()
-    """The accepted keys; empty accepts whatever starts with `gsk_`."""
+    """Accepted keys; empty accepts every key that starts with `gsk_`."""
     token_delay_ms: int = 0
     first_token_delay_ms: int = 0
     allow_logprobs: bool = False
@@ -35,12 +35,12 @@ class Settings:
     journal_bodies: int = 1_000
 
     def accepts(self, key: str) -> bool:
-        """Whether `key` may call."""
+        """Return whether `key` is valid."""
         return key in self.keys if self.keys else key.startswith("gsk_")
 
 
 class Chat:
-    """The chat endpoint; one object serves every request, concurrently."""
+    """The chat endpoint. One object serves all requests concurrently."""
 
     def __init__(self, settings: Settings, journal: Journal) -> None:
         self._settings = settings
@@ -49,14 +49,14 @@ class Chat:
         self._failures: OrderedDict[str, int] = OrderedDict()
 
     async def serve(self, exchange: Exchange) -> None:
-        """Serve one request from its headers to its end."""
+        """Serve one request."""
         entry = self._journal.open(f"req_{ULID()}".lower())
         try:
             ending = await self._answer_or_refuse(exchange, entry)
         except ClientLeft:
             return self._journal.close(entry, is_aborted=True)
         except BaseException:
-            # Our own end, or a defect of ours: neither may leave the request "in flight" for ever.
+            # A shutdown or a defect must not leave the request in flight.
             self._journal.close(entry)
             raise
         self._journal.close(entry, is_completed=ending.how == "finish")
@@ -148,7 +148,7 @@ class Chat:
 
 
 def _failing(script: Script, flaky: Flaky) -> Script:
-    """Return what a flaky request meets while it fails; how long it is to wait then is its own."""
+    """Return the script of a failing flaky request. Its own `retry_after` has precedence."""
     failing = markers.named(flaky.status)
     return replace(failing, names=script.names, retry_after=script.retry_after or failing.retry_after)
 
@@ -164,10 +164,10 @@ async def refuse(exchange: Exchange, request_id: str, refusal: errors.Refusal) -
     """Send the headers of a refusal.
 
     Returns:
-        The ending that carries the body.
+        The ending with the body.
 
     Raises:
-        ClientLeft: The client did not wait for it.
+        ClientLeft: The client disconnected.
     """
     exchange.check()
     headers: dict[bytes, bytes] = {b"content-type": refusal.content_type}

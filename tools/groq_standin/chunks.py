@@ -1,4 +1,4 @@
-"""The bodies of answers: one JSON document, or the chunks of a stream, in Groq's key order."""
+"""Bodies of answers: JSON documents and the chunks of streams, in Groq's key order."""
 
 import hashlib
 import secrets
@@ -13,12 +13,12 @@ from tools.groq_standin.wire import document, encode
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream."""
 ODD_IDS: dict[str, object] = {"number": 12345, "object": {"id": "req_1"}, "long": "r" * 100_000}
-"""What can stand in place of Groq's id of a request."""
+"""Replacements for `x_groq.id`, by form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What names one answer."""
+    """The ids and metadata of an answer."""
 
     request_id: str
     """The `x-request-id` header, and usually `x_groq.id`."""
@@ -27,18 +27,18 @@ class Identity:
     seed: int
     service_tier: str
     x_groq_id: object
-    """`x_groq.id`: the request's id, or something that is no id."""
+    """`x_groq.id`: the request's id, or one of `ODD_IDS`."""
 
     @property
     def x_groq(self) -> dict[str, object]:
-        """The `x_groq` object of an answer's beginning."""
+        """The `x_groq` object of a whole answer or of the first chunk."""
         return {"id": self.x_groq_id, "seed": self.seed}
 
 
 def identity(
     request_id: str, model: str, seed: int | None, service_tier: str | None, odd_id: str | None = None
 ) -> Identity:
-    """Return fresh ids for an answer; a request without a seed gets a random one, as Groq does."""
+    """Return new ids for an answer. A request without a seed gets a random one, as at Groq."""
     tier = service_tier if service_tier in ("flex", "performance") else "on_demand"
     chosen = secrets.randbelow(2**31) if seed is None else seed
     x_groq_id = ODD_IDS[odd_id] if odd_id else request_id
@@ -47,12 +47,12 @@ def identity(
 
 @lru_cache(maxsize=64)
 def fingerprint(model: str) -> str:
-    """Return the model's `system_fingerprint`, always the same."""
+    """Return the `system_fingerprint` of a model, which is constant."""
     return "fp_" + hashlib.sha256(model.encode()).hexdigest()[:10]
 
 
 def whole(identity: Identity, answer: Answer, *, usage: dict[str, object] | None, error: str | None = None) -> bytes:
-    """Return the body of an answer that is not streamed; without `usage` it reports none."""
+    """Return the body of an answer that is not streamed. None omits `usage`."""
     choice = {"index": 0, "message": _message(answer), "logprobs": None, "finish_reason": answer.finish_reason}
     body: dict[str, object] = {
         "id": identity.completion_id,
@@ -85,7 +85,7 @@ def _message(answer: Answer) -> dict[str, object]:
 
 
 class Chunks:
-    """Makes the events of one stream; the parts that repeat are encoded once."""
+    """Creates the events of one stream. Repeated parts are encoded once."""
 
     def __init__(self, identity: Identity, *, names_channel: bool) -> None:
         self._identity = identity
@@ -95,7 +95,7 @@ class Chunks:
         self._after_reasoning = b',"channel":"analysis"}' if names_channel else b"}"
 
     def role(self, answer: Answer) -> bytes:
-        """Return the first chunk; its content is null when a call follows, and it names the function of an old one."""
+        """Return the first chunk. `content` is null before a call; a `function_call` starts here with its name."""
         content = b"null" if answer.tool_call or answer.calls_function else b'""'
         call = b',"function_call":{"name":"%s","arguments":""}' % FUNCTION_NAME.encode()
         delta = b'{"role":"assistant","content":%s%s}' % (content, call if answer.calls_function else b"")
@@ -109,11 +109,11 @@ class Chunks:
         return self._chunk(b'{"%s":%s%s' % (key.encode(), encode(text), end))
 
     def tool_call(self, call: ToolCall) -> bytes:
-        """Return the one chunk that carries a tool call whole."""
+        """Return the chunk with a complete tool call."""
         return self._chunk(encode({"tool_calls": [call.as_wire() | {"index": 0}]}))
 
     def finish(self, reason: str, usage: dict[str, object], places: frozenset[str]) -> bytes:
-        """Return the finish chunk, with usage inside `x_groq` and at the top where `places` says so."""
+        """Return the finish chunk, with usage in `x_groq` and at the top level if `places` has them."""
         x_groq = {"id": self._identity.x_groq_id} | ({"usage": usage} if "x_groq" in places else {})
         tail = b',"x_groq":' + encode(x_groq)
         if "top" in places:
@@ -121,16 +121,16 @@ class Chunks:
         return self._chunk(b"{}", encode(reason), tail)
 
     def usage(self, usage: dict[str, object]) -> bytes:
-        """Return the extra chunk without choices, which only `stream_options.include_usage` asks for."""
+        """Return the chunk without choices that `stream_options.include_usage` requests."""
         tail = b'],"usage":%s,"service_tier":%s}\n\n' % (encode(usage), encode(self._identity.service_tier))
         return b"%s%d%s%s" % (self._head, time.time(), self._middle, tail)
 
     def error(self, text: str, usage: dict[str, object] | None) -> bytes:
-        """Return a chunk that says in `x_groq.error` why the stream stopped early, and maybe what it used."""
+        """Return a chunk with `x_groq.error`, which ends a stream early. None omits the usage."""
         x_groq = {"id": self._identity.x_groq_id, "error": text} | ({} if usage is None else {"usage": usage})
         return self._chunk(b"{}", tail=b',"x_groq":' + encode(x_groq))
 
     def _chunk(self, delta: bytes, reason: bytes = b"null", tail: bytes = b"") -> bytes:
-        # `created` is the chunk's own second, not the stream's: real captures count up within one stream.
+        # `created` is the time of the chunk, not of the stream: it increases within recorded streams.
         choice = b'{"index":0,"delta":%s,"logprobs":null,"finish_reason":%s}]' % (delta, reason)
         return b"%s%d%s%s%s}\n\n" % (self._head, time.time(), self._middle, choice, tail)

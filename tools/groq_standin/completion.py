@@ -1,4 +1,4 @@
-"""What is answered: the tokens in their order, how the answer ends, and what it costs."""
+"""The content of an answer: its tokens, finish reason and usage."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from tools.groq_standin.usage import Usage
 _EFFORT_TOKENS = {"none": 0, "low": 4, "default": 8, "medium": 8, "high": 16}
 _TOOL_CALL_OVERHEAD_TOKENS = 8
 FUNCTION_NAME = "standin_function"
-"""What the old `function_call` calls."""
+"""The function of the deprecated `function_call`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of one of the request's functions."""
+    """A call of a function of the request."""
 
     id: str
     name: str
@@ -30,18 +30,18 @@ class ToolCall:
 
     @property
     def tokens(self) -> int:
-        """What the call costs."""
+        """The completion tokens of the call."""
         return _TOOL_CALL_OVERHEAD_TOKENS + prose.count_tokens(self.name + self.arguments)
 
     def as_wire(self) -> dict[str, object]:
-        """Return the call as it stands in `tool_calls`."""
+        """Return the element of `tool_calls`."""
         function = {"name": self.name, "arguments": self.arguments}
         return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; a stream that is cut delivers a part of it."""
+    """A complete answer. A stream that is cut sends only a part of it."""
 
     reasoning: tuple[str, ...]
     content: tuple[str, ...]
@@ -51,24 +51,24 @@ class Answer:
     cached_tokens: int = 0
     is_reasoning_model: bool = False
     shows_reasoning: bool = True
-    """False hides the reasoning, which is counted nevertheless."""
+    """False hides the reasoning; its tokens still count."""
     calls_function: bool = False
-    """Whether the content is the arguments of an old `function_call`."""
+    """Whether the content is the arguments of a deprecated `function_call`."""
 
     @property
     def usage(self) -> Usage:
-        """What the whole answer costs."""
+        """The usage of the complete answer."""
         called = self.tool_call.tokens if self.tool_call else 0
         return self._usage(len(self.reasoning), len(self.content) + called)
 
     def usage_after(self, events: int) -> Usage:
-        """Return what was generated when `events` token events had been sent."""
+        """Return the usage after `events` token events have been sent."""
         if self.tool_call:
             return self.usage if events > self._shown else self._usage(self._thought(events), 0)
         return self._usage(self._thought(events), max(0, events - self._shown))
 
     def tokens(self) -> Iterator[tuple[str, str]]:
-        """Yield each token event in order: the delta's key and its text; a tool call is not among them."""
+        """Yield the key and text of each delta in order, without tool calls."""
         if self.shows_reasoning:
             for piece in self.reasoning:
                 yield "reasoning", piece
@@ -80,7 +80,7 @@ class Answer:
         return len(self.reasoning) if self.shows_reasoning else 0
 
     def _thought(self, events: int) -> int:
-        # Hidden reasoning comes before everything that is sent.
+        # Hidden reasoning is complete before the first event.
         return min(events, len(self.reasoning)) if self.shows_reasoning else len(self.reasoning)
 
     def _usage(self, reasoning: int, rest: int) -> Usage:
@@ -89,7 +89,7 @@ class Answer:
 
 
 def answer(ask: Ask, model: Model, script: Script) -> Answer:
-    """Return the answer to `ask`; the same request always gets the same one."""
+    """Return the answer to `ask`. It is deterministic."""
     tool_call = _tool_call(ask, script)
     reasoning = _reasoning(ask, model, script)
     content = () if tool_call else _content(ask, script)
@@ -128,7 +128,7 @@ def _reasoning_tokens(ask: Ask, model: Model, script: Script) -> int:
     is_exact = script.content_tokens is not None or script.content_bytes is not None or script.function_call_pieces > 0
     if not model.reasoning_efforts or is_exact:
         return 0
-    # A plain request to qwen3.8 is recorded without reasoning; gpt-oss always reasons.
+    # In recorded answers qwen3.8 does not reason by default, and gpt-oss always does.
     is_asked = ask.reasoning_effort is not None or ask.reasoning_format is not None or ask.include_reasoning
     if not (model.reasons_unasked or is_asked):
         return 0

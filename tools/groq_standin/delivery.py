@@ -1,4 +1,4 @@
-"""Delivers an answer, whole or as a stream, and breaks it off where the script says so."""
+"""Sending of answers, as a document or a stream, with the faults of the script."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tools.groq_standin.script import Script
 from tools.groq_standin.usage import as_sent
 
 HANG_MS = 300_000
-"""How long silence lasts at most."""
+"""Maximum duration of a hang."""
 _ONE_WRITE_BYTES_MAX = 65_536
 _STOPPED_EARLY = "generation stopped early: the stand-in was asked to"
 _BREAKS = frozenset(
@@ -28,7 +28,7 @@ _JSON = b"application/json"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted request and its answer."""
+    """An accepted request and its answer."""
 
     ask: Ask
     script: Script
@@ -42,15 +42,15 @@ class Job:
 
     @property
     def usage(self) -> dict[str, object]:
-        """The usage as it is reported, which the script can make wrong."""
+        """The reported usage, which is wrong if the script has `odd_counts`."""
         return as_sent(self.answer.usage, self.script.odd_counts)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The last act of an answer, which happens after the journal has noted it.
+    """The last step of an answer, which is taken after the journal entry is closed.
 
-    In this order a client that has read the end finds its request closed in the journal, without waiting.
+    So a client that has read the end of an answer finds a closed entry in the journal.
     """
 
     how: Literal["finish", "close", "reset"] = "finish"
@@ -58,7 +58,7 @@ class Ending:
 
 
 async def nothing(exchange: Exchange, entry: Entry, job: Job, kind: str) -> Ending:
-    """Send a 200 that answers nothing, whole or as a stream; nothing is generated for it."""
+    """Send a 200 without an answer, as a document or a stream. It generates no tokens."""
     body = no_answer.events(kind, job.identity) if job.ask.stream else no_answer.body(kind, job.identity)
     length = [] if job.ask.stream else [(b"content-length", b"%d" % len(body))]
     await _start(exchange, entry, job, _EVENTS if job.ask.stream else _JSON, length)
@@ -69,8 +69,8 @@ async def whole(exchange: Exchange, entry: Entry, job: Job) -> Ending:
     """Answer with one JSON document.
 
     Raises:
-        ClientLeft: The client left before the end.
-        Refused: The script fails the generation, which without a stream is an ordinary error.
+        ClientLeft: The client disconnected before the end.
+        Refused: The script requests a failed generation, which is an ordinary error without a stream.
     """
     await _generate(exchange, entry, job)
     fault = job.script.fault
@@ -89,7 +89,7 @@ async def whole(exchange: Exchange, entry: Entry, job: Job) -> Ending:
         await Outlet(exchange, entry).drip(body[:-1])
         return Ending(tail=body[-1:])
     if len(body) > _ONE_WRITE_BYTES_MAX:
-        # The last byte stays back until the kernel has the rest: only then it is known that the client read on.
+        # Hold the last byte back until the kernel has the rest, which shows that the client reads.
         await exchange.write(body[:-1])
         await exchange.settle()
         return Ending(tail=body[-1:])
@@ -100,7 +100,7 @@ async def stream(exchange: Exchange, entry: Entry, job: Job) -> Ending:
     """Answer with a stream of events.
 
     Raises:
-        ClientLeft: The client left before the end.
+        ClientLeft: The client disconnected before the end.
     """
     events = chunks.Chunks(job.identity, names_channel=job.names_channel)
     script = job.script
@@ -138,7 +138,7 @@ def _document(entry: Entry, job: Job) -> bytes:
 
 
 def _encoder(script: Script) -> Callable[[bytes], bytes]:
-    """Return what gives events their form; almost always the one that they have."""
+    """Return the function that encodes events in the form that the script requests."""
     if not script.unclean and not script.sse_forms:
         return bytes
     sse = SSEEncoder(script.sse_forms)

@@ -1,7 +1,7 @@
-"""How an answer can be encoded that Groq encodes otherwise: other legal event streams, and text that is not Unicode.
+"""Unusual encodings of answers: other legal forms of event streams, and text that is not valid Unicode.
 
-No JSON encoder writes such text, so answers are made with placeholders, characters of the private use area; `soil` puts
-the bytes in their places once the answer is encoded.
+JSON encoders cannot write such text. Answers are created with placeholders from the private use area, and `soil`
+replaces them with the invalid bytes after encoding.
 """
 
 from collections.abc import Callable
@@ -15,25 +15,25 @@ _STEPS: dict[str, Callable[[bytes], bytes]] = {
     "cr": lambda event: event.replace(b"\n", b"\r"),
     "crlf": lambda event: event.replace(b"\n", b"\r\n"),
 }
-"""Changes of an event, in the order in which they apply. All are legal (HTML standard §9.2.6)."""
+"""Changes of an event, in order of application. All are legal (HTML standard §9.2.6)."""
 SSE_FORMS = frozenset({"bom", *_STEPS})
-"""What `SSEEncoder` can do."""
+"""The forms of `SSEEncoder`."""
 
 
 class SSEEncoder:
-    """Writes the events of one stream in any combination of legal forms."""
+    """Encodes the events of one stream in a combination of legal forms."""
 
     def __init__(self, forms: frozenset[str]) -> None:
-        """Write in `forms`; `cr` goes before `crlf`, which finds no newline then."""
+        """Create an encoder for `forms`. `cr` overrides `crlf`."""
         self._steps = [step for name, step in _STEPS.items() if name in forms]
-        self._owes_bom = "bom" in forms
+        self._bom_pending = "bom" in forms
 
     def __call__(self, event: bytes) -> bytes:
-        """Return an event, ended by an empty line, in these forms."""
+        """Return an event in these forms. It must end with an empty line."""
         for step in self._steps:
             event = step(event)
-        if self._owes_bom:
-            self._owes_bom = False
+        if self._bom_pending:
+            self._bom_pending = False
             event = _BOM + event
         return event
 
@@ -51,7 +51,7 @@ _PIECES = {
     "emoji": ("a" + _HIGH, _LOW + "b"),
 }
 UNCLEAN_TEXTS = frozenset(_PIECES)
-"""Text with a byte that UTF-8 does not have, with half of a surrogate pair, and with both halves in two pieces."""
+"""Kinds of text: with an invalid UTF-8 byte, with half of a surrogate pair, and with the halves in two pieces."""
 
 
 def unclean_pieces(kind: str) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def unclean_pieces(kind: str) -> tuple[str, ...]:
 
 
 def soil(data: bytes) -> bytes:
-    """Return encoded text with the bytes that the placeholders stand for."""
+    """Replace the placeholders in encoded text with invalid bytes."""
     for placeholder, raw in _BYTES.items():
         data = data.replace(placeholder.encode(), raw)
     return data

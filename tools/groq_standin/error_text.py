@@ -1,4 +1,4 @@
-"""Changes the text of an error: its size, or what it is made of."""
+"""Changes of error messages: length and invalid Unicode."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,18 +12,18 @@ from tools.groq_standin.wire import document
 
 _UNITS = {"ascii": "abcd efg ", "cjk": "日本語の文", "emoji": "🦔🚀"}
 ALPHABETS = frozenset(_UNITS)
-"""What a long message can be made of."""
+"""Alphabets of long messages."""
 
 
 def altered_refusal(refusal: Refusal, script: Script) -> Refusal:
-    """Return a refusal with the error text that the script asks for; a page of the edge has none."""
+    """Return a refusal with the error text of the script. HTML pages are unchanged."""
     if not _is_altered(script) or refusal.is_from_edge:
         return refusal
     return replace(refusal, body=altered(msgspec.json.decode(refusal.body), script))
 
 
 def altered(envelope: dict[str, Any], script: Script) -> bytes:
-    """Return an error's envelope as JSON, with the error text that the script asks for."""
+    """Return an error as JSON, with the error text of the script."""
     error = dict(envelope["error"])
     if script.long_message:
         error["message"] = _long(script.long_message)
@@ -38,7 +38,7 @@ def _is_altered(script: Script) -> bool:
 
 
 def _long(message: LongMessage) -> str:
-    """Return a text whose UTF-8 has the size asked for, rounded down to a whole character."""
+    """Return a text with the requested size in UTF-8, rounded down to a whole character."""
     unit = _UNITS[message.alphabet]
     times = message.size_bytes // len(unit.encode()) + 1
     return (unit * times).encode()[: message.size_bytes].decode(errors="ignore")

@@ -1,6 +1,6 @@
-"""The refusals Groq is known to send, as ready bodies.
+"""Error responses of Groq.
 
-Bodies of 403, 422, 424, 500, 502 and 503 are not established by any public record; ours keep Groq's envelope.
+There is no public record of the bodies of 403, 422, 424, 500, 502 and 503; those here are guesses in Groq's format.
 """
 
 import math
@@ -13,7 +13,7 @@ from tools.groq_standin.script import RetryAfter
 from tools.groq_standin.wire import document, go_duration
 
 ORGANISATION = "org_01standin0000000000000000"
-"""The organisation id in messages about limits; the gateway must not let it out."""
+"""The organisation id in messages about limits. The gateway must not pass it on."""
 _BILLING = "Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing"
 _JSON = b"application/json"
 _TWO_SECONDS = RetryAfter(2_000, "seconds")
@@ -22,20 +22,20 @@ _HTML = b"text/html; charset=UTF-8"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that is an error."""
+    """An error response."""
 
     status: int
     body: bytes
     content_type: bytes = _JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
     is_counted: bool = True
-    """Whether the answer carries `x-ratelimit-*`; failed authentication does not."""
+    """Whether the response has `x-ratelimit-*` headers. Failed authentication does not."""
     is_from_edge: bool = False
-    """Whether Cloudflare answers instead of Groq, without Groq's headers."""
+    """Whether the response comes from Cloudflare, without Groq's headers."""
 
 
 class Refused(Exception):
-    """The request is answered with `refusal`."""
+    """The request is refused. `refusal` has the response."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.status)
@@ -44,7 +44,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a refusal's text mentions about the request."""
+    """Facts of the request that appear in error messages."""
 
     model: str
     tokens: int
@@ -52,7 +52,7 @@ class Asked:
 
 
 def envelope(message: str, kind: str = "invalid_request_error", **extra: object) -> dict[str, object]:
-    """Return Groq's error object; `param` and `code` are absent, not null, when there is none."""
+    """Return Groq's error object. Missing `param` and `code` are absent, not null."""
     return {"error": {"message": message, "type": kind, **extra}}
 
 
@@ -62,25 +62,25 @@ def refusal(status: int, message: str, kind: str = "invalid_request_error", **ex
 
 
 def invalid_key() -> Refusal:
-    """Return the answer to a missing or unknown key."""
+    """Return the response to a missing or unknown key."""
     body = document(envelope("Invalid API Key", code="invalid_api_key"))
     return Refusal(401, body, is_counted=False)
 
 
 def unknown_model(model: str) -> Refusal:
-    """Return the answer to a model that is not in the catalogue."""
+    """Return the response to an unknown model."""
     text = f"The model `{model}` does not exist or you do not have access to it."
     return refusal(404, text, code="model_not_found")
 
 
 def unknown_url(method: str, path: str) -> Refusal:
-    """Return the answer to a method and path that Groq does not serve."""
+    """Return the response to an unknown method and path."""
     text = f"Unknown request URL: {method} {path}. Please check the URL for typos, or see the docs at "
     return refusal(404, text + "https://console.groq.com/docs/", code="unknown_url")
 
 
 def context_length() -> Refusal:
-    """Return the answer to a conversation longer than the model's window."""
+    """Return the response to a conversation that exceeds the context window."""
     text = "Please reduce the length of the messages or completion."
     return refusal(400, text, param="messages", code="context_length_exceeded")
 
@@ -96,7 +96,7 @@ def _too_large(asked: Asked) -> Refusal:
 
 
 def with_retry_after(refusal: Refusal, wait: RetryAfter) -> Refusal:
-    """Return a refusal that asks to be left alone for a time, in any of the forms that clients understand."""
+    """Return a refusal with a `retry-after` or `retry-after-ms` header in the form of `wait`."""
     others = tuple(header for header in refusal.headers if header[0] != b"retry-after")
     return replace(refusal, headers=(*others, _retry_header(wait)))
 
@@ -194,11 +194,11 @@ REFUSALS: dict[str, Callable[[Asked], Refusal]] = {
     "model_blocked": _blocked,
     "model_terms": _terms,
 }
-"""Every refusal a marker can ask for, by the marker's name."""
+"""Refusals by marker name."""
 
 
 def generation_failure(status: int, **extra: object) -> dict[str, object]:
-    """Return the envelope of a failure during generation; one inside a stream has a `status_code` too."""
+    """Return the error object of a failure during generation. In a stream it also has a `status_code`."""
     if status < 500:
         text, kind, code = "tool call validation failed", "invalid_request_error", "tool_use_failed"
     else:

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer over ASGI, with the socket in reach to close it, reset it or see the client leave."""
+"""An HTTP request and its response over ASGI, with access to the socket to close, reset or watch the connection."""
 
 import asyncio
 import socket
@@ -15,25 +15,24 @@ _POLL_SECONDS = 0.002
 
 
 class ClientLeft(Exception):
-    """The client closed the connection before the answer's end."""
+    """The client closed the connection before the end of the response."""
 
 
 class Protocol(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1, which also tells the application its transport.
+    """Uvicorn's HTTP/1.1 protocol, which passes the transport to the application.
 
-    ASGI has no word for "reset this connection" or "close it in the middle of a body", which half of the failure
-    modes need.
+    ASGI cannot reset a connection or close it within a body, which many failure modes need.
     """
 
     def on_message_begin(self) -> None:
-        """Start a request's scope."""
+        """Add the transport to the scope of a new request."""
         super().on_message_begin()
         state: dict[str, Any] = self.scope["state"]
         state["transport"] = self.transport
 
 
 class Exchange:
-    """A request being answered; used by one task."""
+    """A request and its response. Not safe for use by several tasks."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -52,7 +51,7 @@ class Exchange:
         """Return the whole request body.
 
         Raises:
-            ClientLeft: The client left before the end of it.
+            ClientLeft: The client disconnected before the end of the body.
         """
         received = bytearray()
         while True:
@@ -71,48 +70,48 @@ class Exchange:
         """Send a part of the body.
 
         Raises:
-            ClientLeft: The connection is gone.
+            ClientLeft: The connection is closed.
         """
         self.check()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     def write_raw(self, data: bytes) -> None:
-        """Send bytes past the framing of the body.
+        """Send bytes without the framing of the body.
 
         Raises:
-            ClientLeft: The connection is gone.
+            ClientLeft: The connection is closed.
         """
         self.check()
         self._transport.write(data)
 
     async def finish(self, data: bytes = b"") -> None:
-        """Send the last part of the body and end the answer in order."""
+        """Send the last part of the body and end the response."""
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     def check(self) -> None:
-        """Raise ClientLeft when the connection is gone."""
+        """Raise `ClientLeft` if the connection is closed."""
         if self._transport.is_closing():
             raise ClientLeft
 
     async def pause(self, milliseconds: float) -> None:
-        """Wait, but not for a client that left.
+        """Wait, unless the client disconnects.
 
         Raises:
-            ClientLeft: The client closed the connection meanwhile.
+            ClientLeft: The client closed the connection.
         """
         seconds = milliseconds / 1000
         if seconds > _SHORT_SECONDS:
             await self._watch(seconds)
         else:
-            # Cheaper than a watch, and late by no more than the pause.
+            # Cheaper than watching, and a disconnect is noticed after the short pause.
             await asyncio.sleep(seconds)
         self.check()
 
     async def settle(self) -> None:
-        """Wait until the kernel has taken every byte written so far.
+        """Wait until the kernel has accepted all bytes.
 
         Raises:
-            ClientLeft: The connection is gone.
+            ClientLeft: The connection is closed.
         """
         await asyncio.sleep(0)
         while self._transport.get_write_buffer_size():
@@ -121,7 +120,7 @@ class Exchange:
         self.check()
 
     async def drop(self, how: Literal["close", "reset"]) -> None:
-        """End the connection without ending the answer: in order, or with a TCP reset."""
+        """Close or reset the connection without ending the response."""
         if how == "reset":
             # Linger for zero seconds: the kernel sends RST instead of FIN.
             raw: socket.socket = self._transport.get_extra_info("socket")
@@ -129,7 +128,7 @@ class Exchange:
             self._transport.abort()
         else:
             self._transport.close()
-        # Until the connection is lost, uvicorn would take our return for a forgotten answer and send a 500.
+        # If the application returned before the connection is lost, uvicorn would send a 500.
         while (await self._receive())["type"] != "http.disconnect":
             pass
 

@@ -1,4 +1,4 @@
-"""What the stand-in was asked and what it answered: the other side of the ledger, for tests to compare with."""
+"""A journal of chat requests and answers, with which tests compare the ledger."""
 
 import time
 from collections import Counter, deque
@@ -12,10 +12,10 @@ _QUOTE_CHARACTERS = 200
 
 @dataclass(slots=True)
 class Entry:
-    """One chat request, filled in while it is served."""
+    """The record of one chat request, filled in while it is served."""
 
     sequence: int
-    """Position in order of arrival, from 1; `DELETE /journal` does not set it back."""
+    """Position in order of arrival, from 1. `DELETE /journal` does not reset it."""
     x_groq_id: str
     received_at: float
     completion_id: str | None = None
@@ -23,24 +23,24 @@ class Entry:
     is_stream: bool = False
     mode: str | None = None
     status: int | None = None
-    """None while, and if, no headers were sent."""
+    """None if no headers were sent."""
     usage: Usage | None = None
     """Tokens generated so far; None for a refusal."""
     usage_sent: dict[str, object] | None = None
-    """The `usage` object as the client was told it; None when it was told none."""
+    """The `usage` object that was sent; None if there was none."""
     finish_reason: str | None = None
-    """What the client was told; None when the answer broke off."""
+    """The finish reason that was sent; None if the answer was incomplete."""
     events_sent: int = 0
     is_completed: bool = False
     is_aborted: bool = False
     ended_at: float | None = None
     last_user_message: str | None = None
-    """Shortened when the body is dropped."""
+    """Truncated to 200 characters when the request body is dropped."""
     request: object = None
     key_tail: str = ""
 
     def as_wire(self) -> dict[str, object]:
-        """Return the entry as `GET /journal` lists it."""
+        """Return the element of `GET /journal`."""
         return {
             "sequence": self.sequence,
             "x_groq_id": self.x_groq_id,
@@ -65,7 +65,7 @@ class Entry:
 
 @dataclass(slots=True)
 class _Totals:
-    """Sums over everything since the last emptying, forgotten entries included."""
+    """Sums since the last `clear`, including evicted entries."""
 
     counts: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
@@ -75,7 +75,7 @@ class _Totals:
 
 
 class Journal:
-    """A bounded list of entries, and sums that never forget."""
+    """A bounded list of entries, and sums that include evicted entries."""
 
     def __init__(self, size: int = 200_000, bodies: int = 1_000) -> None:
         """Keep at most `size` entries, and the request bodies of the last `bodies` of them."""
@@ -86,26 +86,26 @@ class Journal:
         self.clear()
 
     def open(self, x_groq_id: str) -> Entry:
-        """Note the arrival of a request."""
+        """Add an entry for a new request."""
         self._sequence += 1
         entry = Entry(self._sequence, x_groq_id, time.time())
         self._entries.append(entry)
         self._with_body.append(entry)
         if len(self._with_body) > self._bodies:
-            forgotten = self._with_body.popleft()
-            forgotten.request = None
-            forgotten.last_user_message = (forgotten.last_user_message or "")[:_QUOTE_CHARACTERS] or None
+            oldest = self._with_body.popleft()
+            oldest.request = None
+            oldest.last_user_message = (oldest.last_user_message or "")[:_QUOTE_CHARACTERS] or None
         self._in_flight.add(entry.sequence)
         self._totals.counts["requests"] += 1
         return entry
 
     def keep_request(self, entry: Entry, request: object) -> None:
-        """Keep the body, unless newer requests have already pushed it out."""
+        """Store the body, unless the entry is already too old to keep it."""
         if self._with_body and entry.sequence >= self._with_body[0].sequence:
             entry.request = request
 
     def close(self, entry: Entry, *, is_completed: bool = False, is_aborted: bool = False) -> None:
-        """Note the end of a request, once; an entry from before `clear` is left out of the sums."""
+        """Record the end of a request, once. Entries from before `clear` are not added to the sums."""
         if entry.sequence not in self._in_flight:
             return
         self._in_flight.discard(entry.sequence)
@@ -115,23 +115,23 @@ class Journal:
             self._add(entry)
 
     def clear(self) -> None:
-        """Forget every entry and every sum; requests being served go on, unlisted."""
+        """Remove all entries and reset the sums. Requests in flight continue without an entry."""
         self._entries: deque[Entry] = deque(maxlen=self._size)
         self._with_body: deque[Entry] = deque()
         self._totals = _Totals()
         self._first = self._sequence + 1
 
     def entries(self, after: int = 0) -> Iterator[dict[str, object]]:
-        """Yield the kept entries behind sequence `after`, in order of arrival."""
+        """Yield the entries with a sequence greater than `after`, in order of arrival."""
         return (entry.as_wire() for entry in self._entries if entry.sequence > after)
 
     @property
     def in_flight(self) -> int:
-        """How many requests are being served right now."""
+        """Number of requests in flight."""
         return len(self._in_flight)
 
     def summary(self) -> dict[str, object]:
-        """Return counts and sums over everything since the last emptying."""
+        """Return counts and sums since the last `clear`."""
         counted = ("requests", "streams", "completed", "aborted", "events_sent", "with_usage")
         summed = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens", "total_tokens")
         return {

@@ -1,4 +1,4 @@
-"""Reads the markers of a message: `[[standin:NAME key=value]]`, each one a mode of the list in `modes.py`."""
+"""Parser of the markers in a message: `[[standin:NAME key=value]]`, where the name is a mode of `modes.py`."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ from tools.groq_standin.script import Script
 
 
 def parse(text: str) -> Script:
-    """Return what the markers in `text` ask for.
+    """Return the script of the markers in `text`.
 
     Raises:
-        MarkerError: A marker is unknown or malformed: a typo must not turn a failure test into a plain answer.
+        MarkerError: A marker is unknown or malformed. It is not ignored, because a test with a typo could pass.
     """
     script = Script()
     if "[[standin:" not in text:
@@ -25,10 +25,10 @@ def parse(text: str) -> Script:
 
 
 def named(name: str) -> Script:
-    """Return the script of one mode with its defaults.
+    """Return the script of one mode with default parameters.
 
     Raises:
-        MarkerError: There is no such mode.
+        MarkerError: The mode is unknown.
     """
     return _applied(Script(), name, "")
 

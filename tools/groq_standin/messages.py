@@ -1,4 +1,4 @@
-"""What Groq accepts in `messages`: a fixed set of properties for each role."""
+"""Groq's rules for `messages`: a fixed set of properties for each role."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class Messages:
         """Check the whole array.
 
         Raises:
-            Violation: In the recorded form, which names the role: `'messages.0' : for 'role:user' the following …`.
+            Violation: A rule is violated. The text names the role, as recorded: `'messages.0' : for 'role:user' the …`.
         """
         array_of(self._check_message, at_least=1)(path, value)
 

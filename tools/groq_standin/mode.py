@@ -1,4 +1,4 @@
-"""What a mode is, the entry of one marker in the list of `modes.py`, and how its marker is written."""
+"""The type of a mode, and the syntax of its marker."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from tools.groq_standin.script import Script
 
 Values = Mapping[str, Any]
-"""A marker's parameters: integers where the default is one, else strings."""
+"""Parameters of a marker: integers if the default is an integer, else strings."""
 
 MARKER = re.compile(r"\[\[standin:([\w-]+)((?:\s+\w+=[^\s\]]+)*)\s*\]\]")
 """A marker: its name and its parameters."""
@@ -17,32 +17,32 @@ _BYTES_MAX = 256 * 1024 * 1024
 
 
 class MarkerError(ValueError):
-    """A marker that is not in the list, or a parameter it does not have."""
+    """A marker is unknown or malformed, or has an unknown or invalid parameter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One marker: its parameters with their defaults, what it does, and how it changes the script."""
+    """A mode: its parameters with defaults, its description, and its change of the script."""
 
     name: str
     effect: str
     apply: Callable[[Script, Values], Script]
     defaults: Values = field(default_factory=dict)
     not_streamed: str = "the same"
-    """What it does to an answer that is not streamed."""
+    """Effect on an answer that is not streamed."""
     choices: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The values of parameters that have a fixed set of them."""
+    """Allowed values, for parameters with a fixed set."""
 
     @property
     def syntax(self) -> str:
-        """The marker with every parameter at its default."""
+        """The marker with all parameters and their defaults."""
         return f"[[standin:{' '.join([self.name, *(f'{key}={value}' for key, value in self.defaults.items())])}]]"
 
     def applied(self, script: Script, given: Mapping[str, str]) -> Script:
         """Return the script with this mode's change.
 
         Raises:
-            MarkerError: A parameter is unknown or has a value that makes no sense.
+            MarkerError: A parameter is unknown or has an invalid value.
         """
         unknown = given.keys() - self.defaults.keys()
         if unknown:
@@ -50,7 +50,7 @@ class Mode:
         return self.apply(script, {**self.defaults, **{key: self._value(key, raw) for key, raw in given.items()}})
 
     def as_wire(self) -> dict[str, object]:
-        """Return the mode as `GET /modes` lists it."""
+        """Return the element of `GET /modes`."""
         return {
             "name": self.name,
             "syntax": self.syntax,
@@ -77,5 +77,5 @@ def _number(key: str, raw: str) -> int:
 
 
 def without_markers(text: str) -> str:
-    """Return what the user said besides the markers."""
+    """Return `text` without its markers."""
     return MARKER.sub("", text).strip()

@@ -1,4 +1,4 @@
-"""Answers `GET /openai/v1/models`, as Groq does or as `PUT /model-list?answer=…` asks for."""
+"""Answers of `GET /openai/v1/models`, as selected with `PUT /model-list?answer=…`."""
 
 from tools.groq_standin import catalogue, errors, wire
 from tools.groq_standin.encodings import UNCLEAN_TEXTS, soil, unclean_pieces
@@ -7,16 +7,16 @@ from tools.groq_standin.exchange import Exchange
 _HANG_MS = 300_000
 _BIG_BYTES = 2 * 1024 * 1024
 KINDS = frozenset({"ordinary", "unclean", "text", "object", "big", "503", "hang"})
-"""`unclean` has members of all types and text that is no Unicode; `text` is no JSON; `object` is JSON without a list;
-`big` is an ordinary list of more than a megabyte; `hang` never answers."""
+"""`unclean` has elements of all types and invalid Unicode; `text` is not JSON; `object` is JSON without a list; `big`
+is an ordinary list of 2 MB; `503` is an error; `hang` does not answer for 300 s."""
 
 
 class ModelList:
-    """The model list, and how it is answered at the moment.
+    """The endpoint of the model list, with its current kind of answer.
 
     Attributes:
         kind: One of `KINDS`.
-        requests: How often it was asked for.
+        requests: Number of requests.
     """
 
     def __init__(self) -> None:
@@ -24,15 +24,15 @@ class ModelList:
         self.requests = 0
 
     def as_wire(self) -> dict[str, object]:
-        """Return what `GET /model-list` tells."""
+        """Return the body of `GET /model-list`."""
         return {"answer": self.kind, "requests": self.requests}
 
     async def body(self, exchange: Exchange) -> bytes:
         """Return the body of an answer with status 200.
 
         Raises:
-            Refused: The list is refused.
-            ClientLeft: The client left while nothing was answered.
+            Refused: The kind is `503`.
+            ClientLeft: The client disconnected during a hang.
         """
         self.requests += 1
         kind = self.kind

@@ -1,6 +1,6 @@
-"""The list of modes: the markers by which a request asks the stand-in to behave in a certain way.
+"""The list of modes, which requests select with markers.
 
-The package's docstring repeats it as a table, and a test holds the two together.
+The docstring of the package documents them in a table. A test keeps the two consistent.
 """
 
 from collections.abc import Callable
@@ -39,12 +39,12 @@ def _flaky(script: Script, values: Values) -> Script:
 
 
 def _unclean(script: Script, values: Values) -> Script:
-    dirt = Unclean(values["text"], values["where"])
-    fails = dirt.where == "error" and not script.refusal and not script.fault
+    unclean = Unclean(values["text"], values["where"])
+    fails = unclean.where == "error" and not script.refusal and not script.fault
     return replace(
         script,
-        unclean=dirt,
-        calls_tool=script.calls_tool or dirt.where == "arguments",
+        unclean=unclean,
+        calls_tool=script.calls_tool or unclean.where == "arguments",
         refusal="tool_use_failed" if fails else script.refusal,
     )
 
@@ -58,7 +58,7 @@ _HALF = "the body stops half way"
 _LIST = [
     Mode(
         "reasoning",
-        "thinks for N tokens before it answers, whatever the model",
+        "reasons for N tokens before the answer, with any model",
         lambda script, v: replace(script, reasoning_tokens=v["tokens"]),
         {"tokens": 12},
     ),
@@ -77,7 +77,7 @@ _LIST = [
     ),
     Mode(
         "function_call",
-        "calls a function with the old function_call, its arguments in N pieces and two more",
+        "calls a function with the deprecated function_call, with its arguments in N + 2 pieces",
         lambda script, v: replace(script, function_call_pieces=max(1, v["pieces"])),
         {"pieces": 6},
     ),
@@ -90,7 +90,7 @@ _LIST = [
     ),
     Mode(
         "unclean",
-        "has text that is not Unicode; where=error fails with tool_use_failed unless another error is asked for before",
+        "has invalid Unicode text; where=error fails with tool_use_failed unless a preceding marker selects an error",
         _unclean,
         {"text": "utf8", "where": "content"},
         choices={
@@ -120,7 +120,7 @@ _LIST = [
     ),
     Mode(
         "retry_after",
-        "has the refusal before it ask to be left alone for so long",
+        "adds retry-after to the refusal of a preceding marker",
         lambda script, v: replace(script, retry_after=RetryAfter(v["ms"], v["form"])),
         {"ms": 2_000, "form": "seconds"},
         choices={"form": frozenset({"seconds", "fraction", "date", "ms"})},
@@ -169,15 +169,21 @@ _LIST = [
         "no effect",
         {"how": frozenset({"close", "end"})},
     ),
-    Mode("finish_only", "sends a finish chunk alone and closes the connection", _fault("finish_only"), {}, _HALF),
-    Mode("bad_chunk", "sends a chunk size that is none and closes the connection", _fault("bad_chunk"), _AFTER, _HALF),
+    Mode("finish_only", "sends only a finish chunk and closes the connection", _fault("finish_only"), {}, _HALF),
+    Mode("bad_chunk", "sends an invalid chunk size and closes the connection", _fault("bad_chunk"), _AFTER, _HALF),
     Mode("hang", "never answers", _fault("hang")),
-    Mode("hang_stream", "falls silent after N tokens", _fault("hang_stream"), _AFTER, f"{_HALF} and nothing follows"),
+    Mode(
+        "hang_stream",
+        "sends nothing more after N tokens",
+        _fault("hang_stream"),
+        _AFTER,
+        f"{_HALF} and nothing follows",
+    ),
     Mode("reset", "resets the connection before headers", _fault("reset")),
     Mode("reset_stream", "resets the connection after N tokens", _fault("reset_stream"), _AFTER, f"{_HALF}, TCP reset"),
     Mode(
         "flaky",
-        "fails the first N requests with that id, then answers",
+        "fails the first N requests with this id, then answers",
         _flaky,
         {"times": 1, "status": "503", "id": "default"},
     ),
@@ -227,4 +233,4 @@ _LIST = [
 ]
 
 MODES = {mode.name: mode for mode in _LIST}
-"""Every mode by its name."""
+"""Modes by name."""

@@ -1,4 +1,4 @@
-"""What can come with status 200 in place of an answer."""
+"""Bodies with status 200 that have no answer."""
 
 from tools.groq_standin.chunks import DONE, Identity
 from tools.groq_standin.wire import document, encode
@@ -6,8 +6,8 @@ from tools.groq_standin.wire import document, encode
 _ERROR: dict[str, object] = {"error": {"message": "asked not to answer", "type": "internal_server_error"}}
 _PAGE = b"<html>no answer</html>"
 KINDS = frozenset({"error", "object", "null", "empty", "text", "done"})
-"""`error`: an error member; `object`: `{}`; `null` and `empty`: the choices are; `text`: no JSON; `done`: nothing but
-the end."""
+"""`error`: an error member; `object`: `{}`; `null` and `empty`: null or no choices; `text`: not JSON; `done`: an empty
+body, or a stream with only `[DONE]`."""
 
 
 def body(kind: str, identity: Identity) -> bytes:
@@ -22,7 +22,7 @@ def body(kind: str, identity: Identity) -> bytes:
 
 
 def events(kind: str, identity: Identity) -> bytes:
-    """Return a whole stream."""
+    """Return the events of a complete stream."""
     match kind:
         case "done":
             return DONE

@@ -1,4 +1,7 @@
-"""The words of the stand-in, and how it counts tokens: a word, or twelve characters of a longer one, is a token."""
+"""Texts of answers, and token counting.
+
+An answer has one token per word, or per 12 characters of a longer word. A prompt has one token per 4 characters.
+"""
 
 import re
 from itertools import cycle, islice
@@ -10,21 +13,21 @@ _CHARACTERS_PER_TOKEN = 4
 _THOUGHTS = ("The", "user", "wants", "an", "answer", "and", "I", "am", "only", "a", "stand-in.")
 _FILLER = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 UNICODE = 'Grüße aus Łódź: 日本語のテキスト, עברית, <b>bold & "quoted"</b>, \u2028 and emoji 🦔🚀👩‍🚀 — ÿes.'
-"""Text that breaks whoever cuts bytes, forgets an escape or counts bytes as characters."""
+"""Text that reveals split characters, missing escapes and bytes counted as characters."""
 
 
 def pieces(text: str) -> tuple[str, ...]:
-    """Return the tokens of `text`; joined, they are `text` again."""
+    """Split `text` into tokens."""
     return tuple(_PIECE.findall(text))
 
 
 def count_tokens(text: str) -> int:
-    """Return how many tokens a prompt text costs: four characters each, rounded up; 0 for no text."""
+    """Return the tokens of a prompt text: one per four characters, rounded up; 0 for an empty text."""
     return -(-len(text) // _CHARACTERS_PER_TOKEN)
 
 
 def greeting(question: str) -> str:
-    """Return the usual answer, which repeats at most 200 characters of the question."""
+    """Return the default answer, which repeats at most 200 characters of the question."""
     opening = "Hello from the local Groq stand-in; no model is running here."
     said = " ".join(question.split())
     if not said:
@@ -44,7 +47,7 @@ def filler(count: int) -> tuple[str, ...]:
 
 
 def bulk(size_bytes: int, piece_bytes: int) -> tuple[str, ...]:
-    """Return ASCII text of exactly `size_bytes`, in pieces of `piece_bytes`; the last may be shorter."""
+    """Return ASCII text of exactly `size_bytes` in pieces of `piece_bytes`. The last piece may be shorter."""
     whole, rest = divmod(size_bytes, piece_bytes)
     line = "x" * (piece_bytes - 1) + " "
     return (line,) * whole + ((line[:rest],) if rest else ())

@@ -1,4 +1,4 @@
-"""A small value that satisfies a simple JSON Schema: for structured answers and for the arguments of tool calls."""
+"""Sample values for JSON Schemas, for structured answers and the arguments of tool calls."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,10 @@ _FORMATS = {"date": "2026-01-01", "date-time": "2026-01-01T00:00:00Z", "email": 
 
 
 def sample(schema: Mapping[str, Any] | None) -> Any:
-    """Return a minimal value for `schema`, deterministic; an empty object for no schema.
+    """Return a deterministic minimal value for `schema`, or an empty object if it is None.
 
-    Objects get their required members only. Supported are `type`, `enum`, `const`, `default`, `anyOf`, `oneOf`,
-    `allOf` (the first branch), local `$ref`, `minimum`, `minItems` and `minLength`; the rest is ignored.
+    Objects have only their required members. Supported are `type`, `enum`, `const`, `default`, `anyOf`, `oneOf`,
+    `allOf` (the first branch), local `$ref`, `minimum`, `minItems` and `minLength`. Other keywords are ignored.
     """
     return {} if schema is None else _value(schema, schema, 0)
 

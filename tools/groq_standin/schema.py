@@ -1,24 +1,24 @@
-"""The rules Groq's validator is made of, each raising `Violation` in Groq's words.
+"""Building blocks of Groq's validation, with Groq's error messages.
 
-The wordings for numbers, null, missing and unknown properties are recorded; those for ranges, booleans, arrays and
-objects follow the same pattern without a record.
+The messages for numbers, null, and missing and unknown properties are recorded from Groq. Those for ranges, booleans,
+arrays and objects follow the same pattern, without a record.
 """
 
 from collections.abc import Callable, Collection, Mapping
 
 Check = Callable[[str, object], None]
-"""Takes the value's path and the value; returns when it is acceptable."""
+"""Validates the value at a path. Raises `Violation` if the value is invalid."""
 
 
 class Violation(Exception):
-    """A value breaks a rule; `path` is empty for the request itself."""
+    """A value violates a rule. `path` is empty for the request itself."""
 
     def __init__(self, path: str, complaint: str) -> None:
         super().__init__(f"'{path}' : {complaint}" if path else complaint)
 
 
 def number(low: float, high: float) -> Check:
-    """Return a check for a number between `low` and `high`."""
+    """Return a check for a number from `low` to `high`, both inclusive."""
 
     def check(path: str, value: object) -> None:
         _refuse_null(path, value)
@@ -30,7 +30,7 @@ def number(low: float, high: float) -> Check:
 
 
 def integer(low: int | None = None, high: int | None = None) -> Check:
-    """Return a check for an integer, bounded where a bound is given."""
+    """Return a check for an integer from `low` to `high`, both inclusive. None means no bound."""
 
     def check(path: str, value: object) -> None:
         _refuse_null(path, value)
@@ -61,7 +61,7 @@ def anything(path: str, value: object) -> None:
 
 
 def one_of(*allowed: str) -> Check:
-    """Return a check for one of some strings."""
+    """Return a check for an enumeration of strings."""
 
     def check(path: str, value: object) -> None:
         _refuse_null(path, value)
@@ -72,12 +72,12 @@ def one_of(*allowed: str) -> Check:
 
 
 def nullable(check: Check) -> Check:
-    """Return `check`, but null is acceptable as well."""
+    """Return a check that accepts null in addition to `check`."""
     return lambda path, value: None if value is None else check(path, value)
 
 
 def array_of(check: Check, *, at_least: int = 0, at_most: int | None = None) -> Check:
-    """Return a check for an array of acceptable items."""
+    """Return a check for an array whose items pass `check`."""
 
     def check_array(path: str, value: object) -> None:
         _refuse_null(path, value)
@@ -94,7 +94,7 @@ def array_of(check: Check, *, at_least: int = 0, at_most: int | None = None) -> 
 
 
 def record(fields: Mapping[str, Check], required: Collection[str] = ()) -> Check:
-    """Return a check for an object with no other members than `fields`."""
+    """Return a check for an object that rejects members not in `fields`."""
 
     def check(path: str, value: object) -> None:
         _refuse_null(path, value)
@@ -106,7 +106,7 @@ def record(fields: Mapping[str, Check], required: Collection[str] = ()) -> Check
 
 
 def check_members(path: str, value: dict[str, object], fields: Mapping[str, Check], required: Collection[str]) -> None:
-    """Check an object's members: unknown ones first, then missing ones, then each value."""
+    """Check the members of an object: first unknown ones, then missing ones, then each value."""
     for name in value:
         if name not in fields:
             raise Violation(path, _unsupported(name, fields))
@@ -118,8 +118,8 @@ def check_members(path: str, value: dict[str, object], fields: Mapping[str, Chec
 
 
 def _unsupported(name: str, known: Collection[str]) -> str:
-    # Groq guesses typos ("'store' is unsupported, did you mean 'stop'?"), but offers nothing for 'reasoning' although
-    # 'reasoning_effort' exists: that is an edit distance, and two explains every recorded message.
+    # Groq suggests similar names ("'store' is unsupported, did you mean 'stop'?"), but not 'reasoning_effort' for
+    # 'reasoning'. A maximum edit distance of two explains all recorded messages.
     text = f"property '{name}' is unsupported"
     near = [candidate for candidate in known if len(name) > 3 and _distance(name, candidate) <= 2]
     return f"{text}, did you mean '{near[0]}'?" if near else text

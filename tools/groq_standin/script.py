@@ -1,4 +1,4 @@
-"""How one request is to be answered, as its markers asked."""
+"""The script of an answer: the behaviour that the markers of a request select."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,19 +16,19 @@ Fault = Literal[
     "reset",
     "reset_stream",
 ]
-"""How an answer goes wrong."""
+"""Faults of an answer."""
 EVERYWHERE = frozenset({"x_groq", "top", "last"})
-"""The places in which a stream reports usage."""
+"""The places where a stream reports usage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flaky:
-    """Fail some requests and answer the next ones."""
+    """Failures of the first `times` requests with an id."""
 
     id: str
     times: int
     status: str
-    """The mode that the failing requests meet."""
+    """The mode of the failing requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Unclean:
     """Text that is not valid Unicode."""
 
     text: str
-    """`utf8`, a byte that UTF-8 does not have; `surrogate`, half of a pair; `emoji`, both halves in two deltas."""
+    """`utf8`: an invalid byte; `surrogate`: half of a pair; `emoji`: both halves in two deltas."""
     where: str
     """`content`, `reasoning`, `arguments` of a tool call, or `error`."""
 
@@ -52,7 +52,7 @@ class LongMessage:
 
 @dataclass(frozen=True, slots=True)
 class RetryAfter:
-    """How long a refusal asks to be left alone."""
+    """The retry delay of a refusal."""
 
     milliseconds: int
     form: str
@@ -61,7 +61,7 @@ class RetryAfter:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Everything the markers of one request ask for; without markers, the defaults."""
+    """The combined effect of the markers of a request. The defaults apply without markers."""
 
     names: tuple[str, ...] = ()
     reasoning_tokens: int | None = None
@@ -81,24 +81,24 @@ class Script:
     retry_after: RetryAfter | None = None
     long_message: LongMessage | None = None
     no_answer: str | None = None
-    """What comes in place of an answer, with status 200."""
+    """The kind of body without an answer that is sent with status 200."""
     fault: Fault | None = None
     after: int = 0
     error_status: int = 400
     error_has_usage: bool = False
     ends_abruptly: bool = False
-    """The connection closes after a stream that lacks `[DONE]`."""
+    """Whether the connection closes after a stream without `[DONE]`."""
     flaky: Flaky | None = None
     usage_places: frozenset[str] = EVERYWHERE
     odd_counts: str | None = None
     """How the reported usage is wrong: `huge`, `empty` or `text`."""
     odd_id: str | None = None
-    """What `x_groq.id` is in place of Groq's own text: `number`, `object` or `long`."""
+    """The replacement for `x_groq.id`: `number`, `object` or `long`."""
     sse_forms: frozenset[str] = frozenset()
     burst: int = 1
     drips: bool = False
 
     @property
     def mode(self) -> str | None:
-        """The names of the markers as the journal shows them, joined by `+`; None without markers."""
+        """The names of the markers joined by `+`, for the journal; None without markers."""
         return "+".join(self.names) or None

@@ -1,4 +1,4 @@
-"""Runs the application: listens, says so, and leaves quickly when told to."""
+"""The server process: listening, ready line and immediate shutdown."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _KEEP_ALIVE_SECONDS = 75
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, with a ready line and with an exit status of 0 after a signal."""
+    """Uvicorn with a ready line, and with exit status 0 after a signal."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -29,7 +29,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # Uvicorn's own version raises the signal again at the end, which would make the exit status -15.
+        # Uvicorn raises the signal again after shutdown, which would make the exit status -15.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -37,17 +37,17 @@ class _Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to `host`, on a free port when `port` is 0.
+    """Return a listening socket. Port 0 picks a free port.
 
     Raises:
-        OSError: The port is taken or the host is not ours.
+        OSError: The port is in use, or the host is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        # Without this a second stand-in could bind the same port until one of them listens.
+        # Listen now. With SO_REUSEADDR, a second stand-in could otherwise bind the same port.
         listener.listen(_BACKLOG)
     except OSError:
         listener.close()
@@ -56,7 +56,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run(listener: socket.socket, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; open streams are cut."""
+    """Serve until SIGTERM or SIGINT. Open streams are cut."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
     config = uvicorn.Config(
         App(settings),

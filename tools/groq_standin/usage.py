@@ -1,4 +1,4 @@
-"""What an answer costs, in the shape Groq reports it."""
+"""Token usage of an answer, in Groq's form."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ _COMPLETION_SECONDS_PER_TOKEN = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counted tokens; the times Groq adds follow from the counts, so that the same request reports the same usage."""
+    """Token counts. The times that Groq reports are derived from them, so that usage is deterministic."""
 
     prompt_tokens: int
     completion_tokens: int
     reasoning_tokens: int | None = None
-    """Part of `completion_tokens`; None on a model that does not reason."""
+    """Part of `completion_tokens`; None for a model that does not reason."""
     cached_tokens: int = 0
-    """Part of `prompt_tokens`; 0 leaves `prompt_tokens_details` out."""
+    """Part of `prompt_tokens`; 0 omits `prompt_tokens_details`."""
 
     @property
     def total_tokens(self) -> int:
-        """Prompt and completion together."""
+        """The sum of prompt and completion tokens."""
         return self.prompt_tokens + self.completion_tokens
 
     def as_wire(self) -> dict[str, object]:
@@ -44,16 +44,16 @@ class Usage:
 
 
 ODD_COUNTS = frozenset({"huge", "empty", "text"})
-"""How a reported usage can be wrong."""
+"""Kinds of wrong usage."""
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def as_sent(usage: Usage, odd: str | None) -> dict[str, object]:
-    """Return the `usage` object that an answer carries: the true one, or one that is wrong in a way of `ODD_COUNTS`."""
+    """Return the `usage` object of an answer: the correct one, or a wrong one of a kind in `ODD_COUNTS`."""
     wire = usage.as_wire()
     match odd:
         case "huge":
-            # Sums stay within 64 bits without a sign, the most that msgspec encodes.
+            # The values fit in unsigned 64-bit integers, the maximum that msgspec can encode.
             return wire | dict(zip(_COUNTS, (2**63, 2**62, 2**63 + 2**62), strict=True))
         case "empty":
             return {}

@@ -1,4 +1,4 @@
-"""What Groq accepts as a chat request: which properties, of which types, for which model."""
+"""Groq's validation of chat requests: properties, types, and rules that depend on the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,24 +98,24 @@ _NOT_NULL: dict[str, Check] = {
     "exclude_domains": anything,
     "include_domains": anything,
 }
-# SDKs send null for what is not set (`"stop": null`), so null is acceptable everywhere at the top.
+# SDKs send null for unset parameters (`"stop": null`), so all top-level parameters accept null.
 _OPTIONAL = {name: nullable(check) for name, check in _NOT_NULL.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """Groq's request rules, with the two about which the records disagree made switchable."""
+    """Groq's rules for requests. Two rules on which the sources disagree are optional."""
 
     allow_logprobs: bool = False
     """Accept `logprobs`, `top_logprobs` and `logit_bias` (they have no effect)."""
     refuse_names: bool = False
-    """Refuse `messages[].name`, as the documentation says and the SDK's types do not."""
+    """Refuse `messages[].name`, as in Groq's documentation but not in its SDK's types."""
 
     def check(self, body: object) -> catalogue.Model:
-        """Return the model the request is for.
+        """Validate a request and return its model.
 
         Raises:
-            Refused: The request breaks a rule, or its model is not served.
+            Refused: The request violates a rule, or its model is unknown.
         """
         try:
             request = self._check_shape(body)

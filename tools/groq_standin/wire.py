@@ -1,13 +1,13 @@
-"""Bytes as Groq writes them: JSON in Go's encoding, durations in Go's spelling, response headers."""
+"""Groq's encodings: JSON and durations as written by Go, and response headers."""
 
 import msgspec
 
 Headers = list[tuple[bytes, bytes]]
 
 REQUESTS_PER_DAY = 14_400
-"""What `x-ratelimit-limit-requests` promises; nothing enforces it."""
+"""Value of `x-ratelimit-limit-requests`, which is not enforced."""
 TOKENS_PER_MINUTE = 200_000
-"""What `x-ratelimit-limit-tokens` promises; nothing enforces it."""
+"""Value of `x-ratelimit-limit-tokens`, which is not enforced."""
 
 _encoder = msgspec.json.Encoder()
 _ALWAYS: Headers = [
@@ -18,10 +18,10 @@ _ALWAYS: Headers = [
 
 
 def encode(value: object) -> bytes:
-    """Return `value` as Go's `encoding/json` writes it, without the trailing newline.
+    """Encode `value` like Go's `encoding/json`, without the trailing newline.
 
-    Go escapes `<`, `>`, `&` and the two Unicode line separators. Outside strings none of them occurs in JSON, so
-    replacing them in the encoded bytes is safe.
+    Go escapes `<`, `>`, `&` and the two Unicode line separators. They occur in JSON only within strings, so replacing
+    them in the encoded bytes is safe.
     """
     raw = _encoder.encode(value)
     raw = raw.replace(b"&", b"\\u0026").replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
@@ -29,12 +29,12 @@ def encode(value: object) -> bytes:
 
 
 def document(value: object) -> bytes:
-    """Return `value` as a whole response body: Go's encoder ends it with a newline."""
+    """Return `value` as a response body, which ends with a newline as from Go's encoder."""
     return encode(value) + b"\n"
 
 
 def go_duration(seconds: float) -> str:
-    """Return `seconds` as Go prints a duration: `0s`, `400ms`, `1.57s`, `9m38.016s`, `1h0m0s`."""
+    """Format a duration like Go: `0s`, `400ms`, `1.57s`, `9m38.016s`, `1h0m0s`."""
     milliseconds = round(seconds * 1000)
     if 0 < milliseconds < 1000:
         return f"{milliseconds}ms"
@@ -47,12 +47,12 @@ def go_duration(seconds: float) -> str:
 
 
 def common_headers(request_id: str, content_type: bytes) -> Headers:
-    """Return the headers of every answer that comes from behind Groq's edge."""
+    """Return the headers of all responses of Groq itself, not of its edge."""
     return [(b"content-type", content_type), (b"x-request-id", request_id.encode()), *_ALWAYS]
 
 
 def limit_headers(tokens: int) -> Headers:
-    """Return the six `x-ratelimit-*` headers of an answer that counted `tokens`, as if it were the only one."""
+    """Return the six `x-ratelimit-*` headers of an answer with `tokens`, as if it were the only request."""
     spent = min(tokens, TOKENS_PER_MINUTE)
     reset_tokens = go_duration(spent * 60 / TOKENS_PER_MINUTE)
     return [

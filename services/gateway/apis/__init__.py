@@ -1,1 +1,1 @@
-"""HTTP APIs: one folder per surface, which parses requests and renders responses."""
+"""HTTP APIs. Each package parses the requests of one API and renders its responses."""

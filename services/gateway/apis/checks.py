@@ -1,6 +1,6 @@
-"""Rules that JSON values are held against; each refuses in OpenAI's words, with its `param` and `code`.
+"""Validation rules for JSON values. Errors have the text, `param` and `code` that OpenAI sends.
 
-A rule also says its JSON Schema, so that the OpenAPI document is made from what is checked.
+Each rule includes its JSON Schema. The OpenAPI document is generated from these schemas.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from services.common.errors import InvalidRequest
 
 Check = Callable[[str, Any], None]
-"""Takes the path of a value, such as `messages[0].role`, and the value; returns when the value is acceptable."""
+"""Validates the value at a path, such as `messages[0].role`. Raises `InvalidRequest` if the value is invalid."""
 
 Schema = dict[str, Any]
 """A JSON Schema."""
@@ -18,44 +18,48 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be, as code and as JSON Schema."""
+    """A validation rule, as a function and as a JSON Schema."""
 
     check: Check
     schema: Schema
 
     def __call__(self, path: str, value: Any) -> None:
-        """Return when `value` is acceptable, raise `InvalidRequest` when not."""
+        """Validate a value.
+
+        Raises:
+            InvalidRequest: The value is invalid.
+        """
         self.check(path, value)
 
 
 def refusal(message: str, param: str, code: str) -> InvalidRequest:
-    """Return a 400 that names its parameter."""
+    """Return a 400 error for a parameter."""
     return InvalidRequest(message, metadata={"param": param, "code": code})
 
 
 def missing(param: str) -> InvalidRequest:
-    """Return the refusal of a request that lacks a parameter."""
+    """Return the error for a missing required parameter."""
     return refusal(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 def unknown_parameter(param: str) -> InvalidRequest:
-    """Return the refusal of a parameter that is not known."""
+    """Return the error for an unknown parameter. The name is truncated to 100 characters."""
     return refusal(f"Unknown parameter: '{param[:100]}'.", param[:100], "unknown_parameter")
 
 
 def wrong_type(param: str, expected: str, value: Any) -> InvalidRequest:
-    """Return the refusal of a value of another type than `expected`, such as `an integer`."""
+    """Return the error for a value whose type is not `expected`, such as `an integer`."""
     text = f"Invalid type for '{param}': expected {expected}, but got {type_name(value)} instead."
     return refusal(text, param, "invalid_type")
 
 
-def unsupported(param: str, why: str) -> InvalidRequest:
-    """Return the refusal of a parameter that is known and cannot be served."""
-    return refusal(f"Unsupported parameter: '{param}' is not supported: {why}.", param, "unsupported_parameter")
+def unsupported(param: str, reason: str) -> InvalidRequest:
+    """Return the error for a parameter that is valid at OpenAI but not supported here."""
+    return refusal(f"Unsupported parameter: '{param}' is not supported: {reason}.", param, "unsupported_parameter")
 
 
 def array_too_long(path: str, most: int, length: int) -> InvalidRequest:
-    """Return the refusal of an array with more than `most` elements."""
+    """Return the error for an array with more than `most` elements."""
     text = (
         f"Invalid '{path}': array too long. Expected an array with maximum length {most}, "
         f"but got an array with length {length} instead."
@@ -64,11 +68,11 @@ def array_too_long(path: str, most: int, length: int) -> InvalidRequest:
 
 
 anything = Rule(lambda path, value: None, {})
-"""Every value is acceptable."""
+"""A rule that accepts every value."""
 
 
 def of_type(kind: type, expected: str, name: str) -> Rule:
-    """Return a rule for a JSON type; `expected` is OpenAI's name of it, `name` JSON Schema's."""
+    """Return a rule for a JSON type. `expected` is OpenAI's name for the type, `name` is JSON Schema's."""
 
     def check(path: str, value: Any) -> None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -83,7 +87,7 @@ mapping = of_type(dict, "an object", "object")
 
 
 def decimal(least: float, most: float) -> Rule:
-    """Return a rule for a number between two."""
+    """Return a rule for a number from `least` to `most`, both inclusive."""
 
     def check(path: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -94,18 +98,18 @@ def decimal(least: float, most: float) -> Rule:
 
 
 def integer(least: int | None = None, most: int | None = None) -> Rule:
-    """Return a rule for a whole number, bounded where a bound is given."""
+    """Return a rule for an integer from `least` to `most`, both inclusive. None means no bound."""
 
     def check(path: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong_type(path, "an integer", value)
         _check_range(path, value, "integer", least, most)
 
-    return Rule(check, _given(type="integer", minimum=least, maximum=most))
+    return Rule(check, _without_none(type="integer", minimum=least, maximum=most))
 
 
 def one_of(*known: str) -> Rule:
-    """Return a rule for one of several strings."""
+    """Return a rule for an enumeration of strings."""
     listed = (
         ", ".join(f"'{name}'" for name in known[:-1]) + f", and '{known[-1]}'" if len(known) > 1 else f"'{known[0]}'"
     )
@@ -120,7 +124,7 @@ def one_of(*known: str) -> Rule:
 
 
 def array_of(item: Rule, expected: str, *, at_least: int = 0, at_most: int | None = None) -> Rule:
-    """Return a rule for an array of acceptable items; `expected` is such as `an array of objects`."""
+    """Return a rule for an array whose items match `item`. `expected` is its type, such as `an array of objects`."""
 
     def check_array(path: str, value: Any) -> None:
         if not isinstance(value, list):
@@ -137,11 +141,13 @@ def array_of(item: Rule, expected: str, *, at_least: int = 0, at_most: int | Non
         for index, one in enumerate(value):
             item(f"{path}[{index}]", one)
 
-    return Rule(check_array, _given(type="array", items=item.schema, minItems=at_least or None, maxItems=at_most))
+    return Rule(
+        check_array, _without_none(type="array", items=item.schema, minItems=at_least or None, maxItems=at_most)
+    )
 
 
 def record(fields: Mapping[str, Rule], required: Collection[str] = ()) -> Rule:
-    """Return a rule for an object; members that are null count as absent, others than `fields` are not looked at."""
+    """Return a rule for an object. Null members count as absent, and members not in `fields` are ignored."""
 
     def check(path: str, value: Any) -> None:
         mapping(path, value)
@@ -153,11 +159,11 @@ def record(fields: Mapping[str, Rule], required: Collection[str] = ()) -> Rule:
                 rule(f"{path}.{name}", value[name])
 
     properties = {name: rule.schema if name in required else nullable(rule.schema) for name, rule in fields.items()}
-    return Rule(check, _given(type="object", properties=properties, required=list(required) or None))
+    return Rule(check, _without_none(type="object", properties=properties, required=list(required) or None))
 
 
 def closed(fields: Mapping[str, Rule]) -> Rule:
-    """Return a rule for an object as `record` does, which has no members but `fields`."""
+    """Return a rule like `record` that rejects members not in `fields`."""
     known = record(fields)
 
     def check(path: str, value: Any) -> None:
@@ -170,7 +176,7 @@ def closed(fields: Mapping[str, Rule]) -> Rule:
 
 
 def by_type(expected: str, rules: Mapping[type, Rule]) -> Rule:
-    """Return a rule that depends on the value's JSON type; `expected` is such as `one of a string or array`."""
+    """Return a rule that is chosen by the value's type. `expected` lists the types: `one of a string or array`."""
 
     def check(path: str, value: Any) -> None:
         rule = rules.get(type(value))
@@ -182,7 +188,7 @@ def by_type(expected: str, rules: Mapping[type, Rule]) -> Rule:
 
 
 def nullable(schema: Schema) -> Schema:
-    """Return a schema that takes null too, which counts as absent."""
+    """Return a schema that also accepts null, which counts as absent."""
     return {"anyOf": [schema, {"type": "null"}]} if schema else schema
 
 
@@ -198,11 +204,11 @@ _TYPE_NAMES = {
 
 
 def type_name(value: Any) -> str:
-    """Return what OpenAI calls a JSON value's type."""
+    """Return OpenAI's name for the type of a JSON value."""
     return _TYPE_NAMES.get(type(value), "an object")
 
 
-def _given(**members: Any) -> Schema:
+def _without_none(**members: Any) -> Schema:
     return {name: value for name, value in members.items() if value is not None}
 
 

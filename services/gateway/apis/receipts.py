@@ -1,7 +1,7 @@
-"""What a key's owner may know of its use: today's slots, sums by day and model, and the receipt of one request.
+"""The usage API: today's quota of a key, usage by day and model, and the receipt of one request.
 
-The owner is the account: any of its keys reads the receipts of all of them. Asking costs nothing. A request of somebody
-else and one that never was get the same answer, so that nothing can be found out by asking.
+Usage belongs to the account: each key can read the receipts of all keys of its account. Requests to this API are not
+charged. A request of another account gets the same 404 as one that does not exist, so that ids cannot be probed.
 """
 
 import math
@@ -25,72 +25,72 @@ from services.gateway.requests.ports import Authenticator
 from services.gateway.requests.types import Principal, RateLimit
 
 _DAYS = 30
-"""UTC days that a list of usage covers when it is not told where to begin."""
-# Python reads more spellings of a date than this, and its `\d` more digits.
+"""UTC days of usage to list if the request has no `from`."""
+# `date.fromisoformat` accepts other ISO formats, and `\d` matches digits outside ASCII.
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request."""
+    """Token counts of one request."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     cached_tokens: int
-    """Of the prompt's tokens."""
+    """Part of `prompt_tokens`."""
     reasoning_tokens: int
-    """Of the generated tokens."""
+    """Part of `completion_tokens`."""
     source: str
-    """`reported` by the model's server, `estimated` from what was seen, or `none`."""
+    """`reported` by the upstream, `estimated` from the output received, or `none`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A ledger row as its owner sees it: nothing in it is of the operator's account with Groq."""
+    """The public part of a ledger row. It contains nothing about the operator's Groq account."""
 
     object: Literal["usage.record"] = field(default="usage.record", init=False)
     id: str
     key_id: str
     day: str
-    """UTC date on which it was counted, `YYYY-MM-DD`."""
+    """UTC date to which the request is charged, `YYYY-MM-DD`."""
     created_at: str
     """ISO 8601, UTC."""
     model: str
-    """As asked for."""
+    """The model name in the request."""
     stream: bool
     outcome: str
     charged: bool
     refund_reason: str | None
-    """Why it does not count; None when it does."""
+    """Why the request was not charged; None if it was charged."""
     usage: Usage
     attempts: int
-    """Calls made to the model's server."""
+    """Number of upstream calls."""
     time_to_first_token_ms: int | None
-    """None when there was no output."""
+    """None if there was no output."""
     duration_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class OwnedReceipt:
-    """A receipt and whose it is."""
+    """A receipt and the account that owns it."""
 
     account_id: str
-    """Empty for a direct caller of inference, whose requests nobody may read here."""
+    """Empty for requests of direct callers of inference; this API does not return those."""
     receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True)
 class DayUsage:
-    """The sum of one day's requests to one model."""
+    """Usage of one model on one day."""
 
     day: str
     model: str
     requests: int
-    """Requests that count."""
+    """Charged requests."""
     released_requests: int
-    """Requests that do not."""
+    """Requests that were not charged."""
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -99,48 +99,47 @@ class DayUsage:
 
 
 class Counters(Protocol):
-    """Today's slots."""
+    """Reads the quota counters."""
 
     async def status(self, principal: Principal) -> RateLimit:
-        """Return the key's day, changing nothing.
+        """Return today's quota of a key without changing it.
 
         Raises:
-            ServiceError: Nobody knows just now.
+            ServiceError: The counters cannot be read.
         """
 
 
 class Ledger(Protocol):
-    """What happened. All calls raise a `ServiceError` when it cannot be read just now."""
+    """Reads the ledger. All methods raise a `ServiceError` if it cannot be read."""
 
     async def find(self, request_id: str) -> OwnedReceipt | None:
-        """Return one request's receipt, or None while it has no row."""
+        """Return the receipt of a request, or None if the ledger has no row for it."""
 
     async def summarize(self, account_id: str, *, key_id: str, from_day: str, to_day: str) -> Sequence[DayUsage]:
-        """Return an account's sums by day and model, newest day first.
+        """Return the usage of an account by day and model, newest day first.
 
         Args:
-            account_id: Whose.
-            key_id: Only rows of this key; empty means of any.
+            account_id: The account.
+            key_id: Count only requests of this key; empty counts all keys.
             from_day: First day, `YYYY-MM-DD`.
-            to_day: Last day; empty leaves that end open.
+            to_day: Last day, `YYYY-MM-DD`; empty means no end.
         """
 
 
 class Receipts:
-    """The handlers."""
+    """The endpoints of the usage API."""
 
-    def __init__(self, principals: Authenticator, counters: Counters, ledger: Ledger, clock: Clock) -> None:
-        """Answer those whom `principals` know from `counters` and `ledger`."""
-        self._principals = principals
+    def __init__(self, authenticator: Authenticator, counters: Counters, ledger: Ledger, clock: Clock) -> None:
+        self._authenticator = authenticator
         self._counters = counters
         self._ledger = ledger
         self._clock = clock
 
     async def key(self, request: Request) -> Response:
-        """`GET /api/v1/key`: today's slots of the key that asks."""
+        """`GET /api/v1/key`: return today's quota of the key that authenticates the request."""
         principal = await self._principal(request)
         today = await self._counters.status(principal)
-        facts = {
+        body = {
             "object": "key",
             "id": principal.key_id,
             "limit": today.limit,
@@ -150,47 +149,47 @@ class Receipts:
             "resets_at": iso_time(today.reset_at),
             "reset_in_seconds": max(0, math.ceil(today.reset_at - self._clock.now())),
         }
-        return json_response(_encode(facts))
+        return json_response(_encode(body))
 
     async def usage(self, request: Request) -> Response:
-        """`GET /api/v1/usage`: the account's sums by day and model, of the last 30 days unless told otherwise."""
+        """`GET /api/v1/usage`: return the account's usage by day and model, of the last 30 days by default."""
         principal = await self._principal(request)
-        from_day, to_day = self._span(request)
+        from_day, to_day = self._days(request)
         key_id = request.query_params.get("key_id", "")
         if "key_id" in request.query_params and not is_id(key_id, Kind.KEY):
-            raise _invalid("key_id", "expected the id of a key, `key_…`; the key itself must not stand in an address")
+            raise _invalid("key_id", "expected a key id, `key_…`. Do not put the secret key in a URL")
         days = await self._ledger.summarize(principal.account_id, key_id=key_id, from_day=from_day, to_day=to_day)
         return json_response(_encode({"object": "list", "data": days}))
 
     async def receipt(self, request: Request) -> Response:
-        """`GET /api/v1/usage/{request_id}`: what became of one request of the account."""
+        """`GET /api/v1/usage/{request_id}`: return the receipt of one request of the account."""
         principal = await self._principal(request)
         request_id = request.path_params["request_id"]
         owned = await self._ledger.find(request_id) if is_id(request_id, Kind.REQUEST) else None
         if owned is None or owned.account_id != principal.account_id:
             message = (
-                f"No request `{redacted(request_id)}` of this account is recorded. A request has a record once it was "
-                "answered, or failed after it was sent to a model."
+                f"No request `{redacted(request_id)}` is recorded for this account. A request is recorded after it was "
+                "answered, or after it failed at the model. Check the id."
             )
             raise NotFound(message, metadata={"param": "request_id", "code": "request_not_found"})
         return json_response(_encode(owned.receipt))
 
     async def _principal(self, request: Request) -> Principal:
-        return await self._principals.authenticate(bearer_token(request), address=client_address(request))
+        return await self._authenticator.authenticate(bearer_token(request), address=client_address(request))
 
-    def _span(self, request: Request) -> tuple[str, str]:
-        """Return the first day and the last; the last may stay open, as the day is Redis' to tell and not ours."""
+    def _days(self, request: Request) -> tuple[str, str]:
+        """Return the first and the last day; the last is empty without `to`, because Redis decides the current day."""
         first, last = _day(request, "from"), _day(request, "to")
         if first is None:
             end = last or datetime.fromtimestamp(self._clock.now(), UTC).date()
             first = date.fromordinal(max(1, end.toordinal() - (_DAYS - 1)))
         if last is not None and last < first:
-            raise _invalid("from", "expected a day that is not after `to`")
+            raise _invalid("from", "expected a date that is not after `to`")
         return first.isoformat(), last.isoformat() if last else ""
 
 
 def iso_time(seconds: float) -> str:
-    """Return a Unix time as ISO 8601 in UTC, with milliseconds where there are any."""
+    """Return Unix seconds as ISO 8601 in UTC, with milliseconds unless they are zero."""
     milliseconds = round(seconds * 1000)
     moment = datetime.fromtimestamp(milliseconds // 1000, UTC) + timedelta(milliseconds=milliseconds % 1000)
     precision = "milliseconds" if moment.microsecond else "seconds"

@@ -55,37 +55,37 @@ class API:
         self._parse = partial(parse_chat, limits=limits)
 
     async def chat(self, request: Request) -> Response:
-        """`POST /api/v1/chat` and `/api/v1/chat/completions`."""
+        """`POST /api/v1/chat` and `/api/v1/chat/completions`: answer a chat request."""
         caller = KeyCaller(request, self._authenticator, self._revocations)
         return await self._handler.handle(request, caller, self._parse)
 
     async def chat_of_session(
         self, request: Request, principal: Principal, session_id: str, check: IdentityCheck
     ) -> Response:
-        """Answer a chat request of the playground: of a session that uses a key of its account.
+        """Handle a chat request of the console's playground: a session that uses a key of its account.
 
         Args:
-            request: The request, with a body as for `chat`.
+            request: The request, with the same body as for `chat`.
             principal: Principal of the key.
             session_id: Id of the session.
             check: Asks auth whether the session and the key are still valid.
 
         Raises:
-            ServiceError: The request is refused before anything is held.
+            ServiceError: The request is rejected before a slot is reserved.
         """
         caller = SessionCaller(principal, session_id, check, self._revocations)
         return await self._handler.handle(request, caller, self._parse)
 
     async def openapi(self, request: Request) -> Response:
-        """`GET /api/v1/openapi.json`: the document of this API; it needs no key."""
+        """`GET /api/v1/openapi.json`: return the OpenAPI document. Requires no key."""
         return json_response(document(self._limits))
 
     async def models(self, request: Request) -> Response:
-        """`GET /api/v1/models`: those that the key may ask for."""
+        """`GET /api/v1/models`: list the models that the key may use."""
         return json_response(_encode({"object": "list", "data": await self._models_of(request)}))
 
     async def model(self, request: Request) -> Response:
-        """`GET /api/v1/models/{id}`; ids may contain slashes."""
+        """`GET /api/v1/models/{id}`: return one model. Ids may contain slashes."""
         name = request.path_params["id"]
         for model in await self._models_of(request):
             if model.get("id") == name:
@@ -103,18 +103,18 @@ class API:
 
 
 async def healthz(request: Request) -> Response:
-    """`GET /healthz`: the process runs."""
+    """`GET /healthz`: return 200 while the process runs."""
     return json_response(b'{"status":"ok"}')
 
 
 async def on_service_error(request: Request, exc: Exception) -> Response:
-    """Answer a refusal or failure that happened before anything was held."""
+    """Return the response to an error that occurred before a slot was reserved."""
     assert isinstance(exc, ServiceError)
     return error_response(http_error(exc, now=time.time()))
 
 
 async def on_http_exception(request: Request, exc: Exception) -> Response:
-    """Answer an unknown path, a wrong method or a body that cannot be read as OpenAI does."""
+    """Return OpenAI's response to an unknown path, a wrong method or an unreadable body."""
     assert isinstance(exc, HTTPException)
     method, path = request.method, redacted(request.scope["path"])
     if exc.status_code == 405:
@@ -130,8 +130,14 @@ async def on_http_exception(request: Request, exc: Exception) -> Response:
 
 
 async def on_disconnect(request: Request, exc: Exception) -> Response:
-    """The client left while it sent its body: nobody reads this answer, and nothing was counted."""
-    return error_response(HTTPError(400, "The request body broke off.", "invalid_request_error"))
+    """Return the response to a client that disconnected while sending its body. It is never read or charged."""
+    return error_response(
+        HTTPError(
+            400,
+            "The request body is incomplete, because the connection was closed. Send the request again.",
+            "invalid_request_error",
+        )
+    )
 
 
 HANDLERS = {ServiceError: on_service_error, HTTPException: on_http_exception, ClientDisconnect: on_disconnect}

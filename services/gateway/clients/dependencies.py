@@ -1,4 +1,4 @@
-"""The services' dependencies over gRPC."""
+"""gRPC clients that read the dependencies of inference and quota."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ _STATES = {
     int(inference_pb2.DEPENDENCY_STATE_REJECTED): "rejected",
     int(inference_pb2.DEPENDENCY_STATE_UNREACHABLE): "unreachable",
 }
-"""Both services number them alike."""
+"""By protobuf number, which is the same for both services."""
 
 
 class InferenceDependencies:
-    """The dependencies of inference."""
+    """Reads the dependencies of inference."""
 
     def __init__(self, channel: aio.Channel) -> None:
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
 
     async def __call__(self) -> Sequence[Dependency]:
-        """Return their states.
+        """Return the current states.
 
         Raises:
-            ServiceError: Inference does not answer, or is of a version that does not know.
+            ServiceError: Inference does not answer, or its version does not support the call.
         """
         with rpc_errors(unavailable_reason="inference_unavailable"):
             request = inference_pb2.GetDependenciesRequest()
@@ -37,16 +37,16 @@ class InferenceDependencies:
 
 
 class QuotaDependencies:
-    """The dependencies of quota."""
+    """Reads the dependencies of quota."""
 
     def __init__(self, channel: aio.Channel) -> None:
         self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
 
     async def __call__(self) -> Sequence[Dependency]:
-        """Return their states.
+        """Return the current states.
 
         Raises:
-            ServiceError: Quota does not answer, or is of a version that does not know.
+            ServiceError: Quota does not answer, or its version does not support the call.
         """
         with rpc_errors(unavailable_reason="quota_unavailable"):
             request = quota_pb2.GetDependenciesRequest()

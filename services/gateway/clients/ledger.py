@@ -1,4 +1,4 @@
-"""The ports of receipts over gRPC: quota's counters, and the ledger that inference keeps."""
+"""gRPC clients of the usage API: quota's counters and inference's ledger."""
 
 from collections.abc import Sequence
 
@@ -13,34 +13,38 @@ from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 
 class GrpcCounters:
-    """Quota over gRPC, to look and not to touch."""
+    """A read-only gRPC client of quota."""
 
     def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
-        """Ask over `channel`, at most `timeout_seconds` for each call."""
+        """Call over `channel`, with a timeout for each call."""
         self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
     async def status(self, principal: Principal) -> RateLimit:
-        """Return the key's day."""
+        """Return today's quota of a key.
+
+        Raises:
+            ServiceError: The counters cannot be read.
+        """
         request = quota_pb2.GetStatusRequest(key_ids=[principal.key_id])
         with rpc_errors(unavailable_reason="quota_unavailable"):
             response = await self._stub.GetStatus(request, timeout=self._timeout_seconds)
         if not response.statuses:
-            raise Unavailable("today's count of this key cannot be read; try again", reason="quota_unavailable")
+            raise Unavailable("Today's count of this key cannot be read. Try again.", reason="quota_unavailable")
         status = response.statuses[0]
         return RateLimit(principal.daily_limit, status.charged, status.held, float(status.reset_at.seconds))
 
 
 class GrpcLedger:
-    """The ledger over gRPC."""
+    """A gRPC client of the ledger."""
 
     def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
-        """Ask over `channel`, at most `timeout_seconds` for each call."""
+        """Call over `channel`, with a timeout for each call."""
         self._stub = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
     async def find(self, request_id: str) -> OwnedReceipt | None:
-        """Return one request's receipt, or None."""
+        """Return the receipt of a request, or None if the ledger has no row for it."""
         request = usage_pb2.GetRequestRequest(request_id=request_id)
         try:
             with rpc_errors(unavailable_reason="inference_unavailable"):
@@ -50,7 +54,7 @@ class GrpcLedger:
         return OwnedReceipt(response.record.account_id, receipt_of(response.record))
 
     async def summarize(self, account_id: str, *, key_id: str, from_day: str, to_day: str) -> Sequence[DayUsage]:
-        """Return sums by day and model."""
+        """Return the usage of an account by day and model."""
         request = usage_pb2.SummarizeUsageRequest(
             account_id=account_id, key_id=key_id, from_day=from_day, to_day=to_day
         )
@@ -60,7 +64,7 @@ class GrpcLedger:
 
 
 def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
-    """Return a ledger row as its owner sees it."""
+    """Return the public part of a ledger row."""
     return Receipt(
         id=record.request_id,
         key_id=record.key_id,

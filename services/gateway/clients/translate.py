@@ -1,4 +1,4 @@
-"""OpenAI's JSON ↔ protobuf."""
+"""Conversion between OpenAI's JSON and protobuf."""
 
 from services.common.errors import InvalidRequest, TooLarge
 from services.common.rpc import json_codec
@@ -9,7 +9,7 @@ from services.gateway.requests.types import Chat, Hold, JSONObject
 from stack.inference.v1 import chat_pb2, inference_pb2
 
 _CHAT_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
-"""Of a chat in a message to inference; its context takes the rest, most of all the models that a key may ask for."""
+"""Maximum size of a chat in a request to inference. The rest is for the context, mainly the models of the key."""
 _VERDICTS = {
     inference_pb2.VERDICT_CHARGED: Verdict.CHARGED,
     inference_pb2.VERDICT_RELEASED: Verdict.RELEASED,
@@ -20,26 +20,30 @@ def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
     """Return a chat request as protobuf.
 
     Raises:
-        InvalidRequest: It holds what protobuf cannot, such as a lone surrogate.
-        TooLarge: It is larger than what can be passed on.
+        InvalidRequest: Protobuf cannot represent the request, for example because of a lone surrogate.
+        TooLarge: The request exceeds the size limit of gRPC messages.
     """
-    # The call is never made after one of these, so its hold is free.
-    facts = {"verdict": Verdict.RELEASED.value}
+    # Inference is not called after these errors, so the hold is released.
+    metadata = {"verdict": Verdict.RELEASED.value}
     message = chat_pb2.ChatRequest()
     try:
         json_codec.to_message(message, chat.members)
     except ValueError as exc:
-        raise InvalidRequest("The request holds text that is not valid Unicode.", metadata=facts) from exc
+        raise InvalidRequest(
+            "The request contains text that is not valid Unicode. Remove half surrogate pairs.", metadata=metadata
+        ) from exc
     except RecursionError as exc:
-        raise InvalidRequest("The request is nested too deeply.", metadata=facts) from exc
+        raise InvalidRequest(
+            "The request is nested too deeply. Use fewer levels of arrays and objects.", metadata=metadata
+        ) from exc
     if message.ByteSize() > _CHAT_BYTES_MAX:
-        text = f"The request is larger than {_CHAT_BYTES_MAX:,} bytes; shorten the messages."
-        raise TooLarge(text, reason="request_too_large", metadata=facts)
+        text = f"The request is larger than {_CHAT_BYTES_MAX:,} bytes. Shorten the messages."
+        raise TooLarge(text, reason="request_too_large", metadata=metadata)
     return message
 
 
 def request_context(hold: Hold) -> inference_pb2.RequestContext:
-    """Return where a request is accounted."""
+    """Return the account, key, day and permitted models of a request."""
     return inference_pb2.RequestContext(
         request_id=hold.request_id,
         account_id=hold.principal.account_id,
@@ -51,7 +55,7 @@ def request_context(hold: Hold) -> inference_pb2.RequestContext:
 
 
 def verdict(value: int) -> Verdict | None:
-    """Return a verdict, or None for none."""
+    """Return the verdict for a protobuf value, or None if it is unspecified or unknown."""
     return _VERDICTS.get(value)  # type: ignore[call-overload,no-any-return]
 
 

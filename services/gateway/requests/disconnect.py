@@ -1,4 +1,4 @@
-"""Client disconnects: noticed at once, and the handler of the request is cancelled."""
+"""Detection of client disconnects, which cancel the handler of the request."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,17 +10,16 @@ from services.gateway.requests.types import Departure
 
 
 class DisconnectMonitor:
-    """Watches one client from the end of its request's body on.
+    """A monitor of one client's connection, from the end of the request body.
 
-    Once `cancel_on_departure` was called, a client that is gone cancels its request's handler. Inference reads Groq to
-    the end by itself, and the pipeline settles the hold by the ledger's row.
+    After `cancel_on_departure`, a disconnect cancels the handler of the request. Inference still reads Groq's answer to
+    the end, and the request handler settles the hold from the ledger row.
 
     Attributes:
-        departure: Why the client is gone; None while it is there.
+        departure: Why the request ended early; None while the client is connected.
     """
 
     def __init__(self) -> None:
-        """Create a monitor of a client that is there."""
         self.departure: Departure | None = None
         self._cancels = False
         self._has_cancelled = False
@@ -28,10 +27,12 @@ class DisconnectMonitor:
 
     @contextmanager
     def watching(self, receive: Receive) -> Iterator[None]:
-        """Watch for the block, which runs in the handler's task; a block that is cancelled for it ends quietly.
+        """Watch for a disconnect during the block, and suppress the cancellation that a disconnect causes.
+
+        Enter the block in the task that handles the request.
 
         Args:
-            receive: The request's ASGI `receive`, whose body has been read.
+            receive: The ASGI `receive` of the request, after its body has been read.
         """
         self._handler = handler = asyncio.current_task()
         assert handler is not None, "a handler runs in a task"
@@ -50,15 +51,15 @@ class DisconnectMonitor:
 
     @property
     def has_left(self) -> bool:
-        """Whether the client is gone."""
+        """Whether the client disconnected, stalled or was revoked."""
         return self.departure is not None
 
     def cancel_on_departure(self) -> None:
-        """Cancel the handler when the client leaves from now on."""
+        """Cancel the handler on any later departure. Earlier ones do not cancel it."""
         self._cancels = True
 
     def depart(self, departure: Departure) -> None:
-        """Note that the client is gone; the first reason stays."""
+        """Record a departure and cancel the handler if requested. The first reason is kept."""
         self.departure = self.departure or departure
         if self._cancels and self._handler is not None and not self._has_cancelled:
             self._has_cancelled = self._handler.cancel()

@@ -1,8 +1,8 @@
-"""Requests that are refused after their body was read: a token bucket for each key and each address bounds that work.
+"""Rate limit of invalid requests: token buckets for each key and each address.
 
-A refusal costs a token, and one more for each 64 KiB that had to be looked at. An address has four times as many tokens
-as a key. When they are used up, keys that had nothing refused lately go on: of many people behind one address, only
-those wait who send what is refused.
+Each rejected request costs one token, plus one for each 64 KiB of its body. An address has four times as many tokens as
+a key. An empty bucket of an address does not affect keys without recent rejections, so that valid clients that share an
+address with an invalid one are not limited.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from services.common.errors import Throttled
 from services.common.runtime.clock import Clock
 
 _BURST_SECONDS = 20.0
-"""A bucket holds what flows into it in this time."""
+"""Capacity of a bucket, as the time in which an empty one becomes full."""
 _ADDRESS_FACTOR = 4
 _BYTES_PER_TOKEN = 65_536
 _BUCKETS_MAX = 10_000
@@ -23,17 +23,20 @@ _DELAYED_MAX = 256
 
 
 class TokenBuckets:
-    """Buckets by name, all of one size and rate; a full one is not kept, and the longest unused makes room."""
+    """Token buckets by name, all of the same capacity and rate.
+
+    Missing buckets are full. The least recently used bucket is evicted when there are too many.
+    """
 
     def __init__(self, clock: Clock, *, per_second: float) -> None:
         self._clock = clock
         self._per_second = per_second
         self._size = per_second * _BURST_SECONDS
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """Tokens, and when they were counted."""
+        """For each name: the tokens, and the monotonic time of that count."""
 
     def tokens(self, name: str) -> float:
-        """Return how many tokens there are; below zero after a take that was larger."""
+        """Return the number of tokens; negative if more were taken than there were."""
         bucket = self._buckets.get(name)
         if bucket is None:
             return self._size
@@ -41,15 +44,15 @@ class TokenBuckets:
         return min(self._size, tokens + (self._clock.monotonic() - counted_at) * self._per_second)
 
     def is_full(self, name: str) -> bool:
-        """Whether nothing was taken lately."""
+        """Return whether the bucket is full: nothing was taken recently."""
         return self.tokens(name) >= self._size
 
     def seconds_until_one(self, name: str) -> float:
-        """Return after which time there is a token; 0 when there is one."""
+        """Return the seconds until one token is available; 0 if there is one."""
         return max(0.0, (1 - self.tokens(name)) / self._per_second)
 
     def take(self, name: str, count: float) -> None:
-        """Take tokens, whether they are there or not."""
+        """Take `count` tokens, even if the bucket has fewer."""
         self._buckets[name] = (self.tokens(name) - count, self._clock.monotonic())
         self._buckets.move_to_end(name)
         if len(self._buckets) > _BUCKETS_MAX:
@@ -57,22 +60,22 @@ class TokenBuckets:
 
 
 class InvalidRequestLimiter:
-    """Stops clients that send one request after the other that is refused; their valid ones wait with them."""
+    """A limiter for clients that send many invalid requests. It rejects their valid requests as well."""
 
     def __init__(self, clock: Clock, *, per_second: float) -> None:
-        """Refill a key's bucket with `per_second` tokens a second; 0 limits nothing."""
+        """Create a limiter that refills the bucket of a key with `per_second` tokens per second; 0 disables it."""
         self._is_on = per_second > 0
         self._keys = TokenBuckets(clock, per_second=per_second)
         self._addresses = TokenBuckets(clock, per_second=per_second * _ADDRESS_FACTOR)
         self._delayed = 0
 
     async def admit(self, key_id: str, address: str) -> None:
-        """Return when a request may be read; a client that is stopped is told after a second.
+        """Check whether a request may be read, and delay a rejection by one second.
 
-        One that sends the next request as soon as it is told would otherwise keep us busy with refusing it.
+        The delay slows down clients that retry immediately. At most 256 rejections are delayed at the same time.
 
         Raises:
-            Throttled: As `check`.
+            Throttled: Too many requests of the client were invalid.
         """
         try:
             self.check(key_id, address)
@@ -86,10 +89,10 @@ class InvalidRequestLimiter:
             raise
 
     def check(self, key_id: str, address: str) -> None:
-        """Return when a request may be read.
+        """Check whether a request may be read.
 
         Raises:
-            Throttled: Too many were refused.
+            Throttled: Too many requests of the client were invalid.
         """
         if not self._is_on:
             return
@@ -98,13 +101,13 @@ class InvalidRequestLimiter:
             seconds = self._addresses.seconds_until_one(address_prefix(address))
         if seconds:
             raise Throttled(
-                "Too many invalid requests came from you; see the errors of the last ones, and slow down.",
+                "Too many of your requests were invalid. Fix the errors of the last ones, and retry more slowly.",
                 reason="too_many_invalid_requests",
                 metadata={"retry_after_seconds": str(math.ceil(seconds))},
             )
 
     def count(self, key_id: str, address: str, size: int) -> None:
-        """Count a request that was refused, after `size` bytes of its body were looked at."""
+        """Count a rejected request, of whose body `size` bytes were read."""
         if self._is_on:
             cost = 1 + size // _BYTES_PER_TOKEN
             self._keys.take(key_id, cost)

@@ -1,7 +1,7 @@
-"""Requests that a stopping gateway does not wait for any longer: each still gets an answer, as pure ASGI.
+"""ASGI middleware that cancels the requests still in flight at the end of a shutdown, and completes their responses.
 
-A stream ends with an error event and without `[DONE]`; where no answer has begun, it is a 503. The request itself goes
-on as when a client leaves: inference reads on for as long as it may, and the request's row has the verdict.
+A stream ends with an error event and without `[DONE]`. A request without a response gets a 503. Inference continues as
+after a client disconnect: it reads Groq's answer for as long as it may, and the ledger row has the verdict.
 """
 
 import asyncio
@@ -15,45 +15,45 @@ from services.common.errors import Unavailable
 from services.gateway.http.errors import http_error
 from services.gateway.requests import sse
 
-CUT_SECONDS = 1.5
-"""Longest time from the cut to the end of a request, its client's reading included."""
+CANCEL_SECONDS_MAX = 1.5
+"""Maximum time from the cancellation of a request to its end, including the time in which the client reads."""
 
 _SEND_SECONDS = 1.0
 
 
 class RequestsInFlight:
-    """The requests that are being answered, which can be cut together."""
+    """The requests in flight, which can be cancelled together."""
 
     def __init__(self) -> None:
         self._requests: dict[_Request, None] = {}
-        self._is_cut = False
+        self._is_cancelled = False
 
     def add(self, request: "_Request") -> None:
-        """Register a request; it is cut at once when the others were."""
+        """Register a request. Cancel it immediately if `cancel_all` was called before."""
         self._requests[request] = None
-        if self._is_cut:
-            request.cut()
+        if self._is_cancelled:
+            request.cancel()
 
     def remove(self, request: "_Request") -> None:
-        """Forget a request that has been answered."""
+        """Remove a request that has been answered."""
         del self._requests[request]
 
-    def cut(self) -> None:
-        """End all requests now."""
-        self._is_cut = True
+    def cancel_all(self) -> None:
+        """Cancel all requests, and all that are added later."""
+        self._is_cancelled = True
         for request in list(self._requests):
-            request.cut()
+            request.cancel()
 
 
-class Cuttable:
-    """Registers each request, and answers one that is cut."""
+class CancelOnShutdown:
+    """Middleware that registers each request, and completes the response of a cancelled one."""
 
     def __init__(self, app: ASGIApp, *, requests: RequestsInFlight) -> None:
         self._app = app
         self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; when it is cut, its handler is cancelled and the answer is completed here."""
+        """Call the application, and complete the response if the request is cancelled."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -62,16 +62,16 @@ class Cuttable:
         try:
             await self._app(scope, receive, request.send)
         except asyncio.CancelledError:
-            if not request.take_back_cancellation():
+            if not request.uncancel():
                 raise
         finally:
             self._requests.remove(request)
-        if request.is_cut:
+        if request.is_cancelled:
             await request.complete()
 
 
 class _Request:
-    """One request: what was sent of its answer, and the task that handles it."""
+    """A request in flight: the state of its response, and the task that handles it."""
 
     def __init__(self, send: Send) -> None:
         task = asyncio.current_task()
@@ -80,33 +80,33 @@ class _Request:
         self._send = send
         self._media_type: bytes | None = None
         self._is_complete = False
-        self.is_cut = False
+        self.is_cancelled = False
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer, and note it."""
+        """Send a message of the response, and track its state."""
         if message["type"] == "http.response.start":
             self._media_type = _media_type(message["headers"])
         await self._send(message)
         self._is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
-    def cut(self) -> None:
-        """Cancel the handler."""
-        self.is_cut = True
+    def cancel(self) -> None:
+        """Cancel the task of the request."""
+        self.is_cancelled = True
         self._task.cancel()
 
-    def take_back_cancellation(self) -> bool:
-        """Whether the cancellation that arrived is ours alone; then the task goes on."""
-        return self.is_cut and self._task.uncancel() == 0
+    def uncancel(self) -> bool:
+        """Uncancel the task. Return whether `cancel` was the only reason for the cancellation."""
+        return self.is_cancelled and self._task.uncancel() == 0
 
     async def complete(self) -> None:
-        """Send what is left to say; a client that does not read it in time goes without."""
+        """Complete the response with an error, unless the client does not read it in time."""
         if self._is_complete:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(_SEND_SECONDS):
-                await self._send_rest()
+                await self._send_error()
 
-    async def _send_rest(self) -> None:
+    async def _send_error(self) -> None:
         error = http_error(Unavailable(_MESSAGE, reason="service_stopped"), now=time.time())
         if self._media_type is None:
             headers = {"content-type": "application/json", "content-length": str(len(error.body)), **error.headers}
@@ -114,12 +114,12 @@ class _Request:
             await self._send({"type": "http.response.start", "status": error.status, "headers": raw})
             await self._send({"type": "http.response.body", "body": error.body})
         elif self._media_type == _EVENT_STREAM:
-            # What was sent before were whole events.
+            # Only whole events were sent before.
             await self._send({"type": "http.response.body", "body": sse.events([error.body]), "more_body": False})
-        # Anything else has begun and cannot be told from a whole answer but by its missing end.
+        # Leave any other response incomplete, so that the client does not accept it as a whole one.
 
 
-_MESSAGE = "The server is being stopped; please try again."
+_MESSAGE = "The server was stopped before it completed the response. Send the request again."
 _EVENT_STREAM = b"text/event-stream"
 
 

@@ -1,7 +1,7 @@
-"""Streams of events over HTTP: sent as they arrive, and never silent for long.
+"""Event streams over HTTP, with keep-alive comments while no events arrive.
 
-A stream whose key is revoked ends with an error event at once, and so does one whose client stops reading. Both then
-cancel the handler, as a client that leaves does. Inference reads Groq's answer to the end by itself.
+A stream ends immediately with an error event if its key is revoked or its client stops reading. Both cancel the
+handler, as a client disconnect does. Inference still reads Groq's answer to the end.
 """
 
 import asyncio
@@ -29,21 +29,22 @@ from services.gateway.requests.types import Departure
 _log = logging.getLogger(__name__)
 _STALLED = HTTPError(
     408,
-    "The stream was ended, because its client had read nothing of it for too long. Send the request again.",
+    "The stream was closed because the client read nothing for too long. Read streams continuously, and send the "
+    "request again.",
     "invalid_request_error",
     code="client_stalled",
 )
 
 
 class Events(Protocol):
-    """Lists of JSON texts that arrived together."""
+    """An asynchronous iterator over lists of JSON texts; the texts of a list arrived together."""
 
     def __aiter__(self) -> AsyncIterator[list[bytes]]: ...
 
     def __anext__(self) -> Awaitable[list[bytes]]: ...
 
     async def aclose(self) -> None:
-        """End the stream."""
+        """Close the stream."""
 
 
 async def begin_stream(
@@ -54,34 +55,34 @@ async def begin_stream(
     *,
     heartbeat_seconds: float,
 ) -> Response:
-    """Return the answer that sends `events` until the `revocation` is cut.
+    """Return a response that sends `events` until the key or session is revoked.
 
-    The first events are waited for, so that a failure before them is an HTTP error and not a broken stream; but not for
-    longer than a heartbeat, after which a client should hear something.
+    Wait for the first events, so that an earlier failure is an HTTP error and not a broken stream. Wait for at most
+    `heartbeat_seconds`, after which the client must receive a keep-alive comment.
 
     Raises:
         ServiceError: The stream failed before its first events.
     """
     first = asyncio.ensure_future(anext(events, []))
-    cut = asyncio.ensure_future(revocation.until_revoked())
+    revoked = asyncio.ensure_future(revocation.until_revoked())
     try:
-        await asyncio.wait({first, cut}, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({first, revoked}, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
-        await _end(first)
+        await _cancel(first)
         await events.aclose()
         raise
     finally:
-        cut.cancel()
+        revoked.cancel()
     try:
         if first.done():
             first.result()
         return EventStream(first, events, headers, client, revocation, heartbeat_seconds=heartbeat_seconds)
     finally:
-        del first  # A failed task refers to its error, whose traceback refers to this frame.
+        del first  # Break the reference cycle between a failed task, its traceback and this frame.
 
 
 class EventStream(Response):
-    """A stream of events that is sent as it arrives."""
+    """A response that sends events as they arrive."""
 
     def __init__(
         self,
@@ -93,23 +94,23 @@ class EventStream(Response):
         *,
         heartbeat_seconds: float,
     ) -> None:
-        """Send what `first` gives, then `rest`, until the `revocation` is cut."""
+        """Create a response that sends `first`, then `rest`, until `revocation` is revoked."""
         self._first = first
         self._rest = rest
         self._client = client
-        self._lifeline = revocation
+        self._revocation = revocation
         self._heartbeat_seconds = heartbeat_seconds
-        self._own_headers = headers
+        self._extra_headers = headers
         self._sent_at = 0.0
         self._started = time.perf_counter()
         self._request_id = ""
         self._is_over = False
-        """Nothing may be sent any more: the answer is complete, or its client is stuck."""
+        """Whether nothing more may be sent: the response is complete, or the client stalled."""
         self._sending = asyncio.Lock()
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events as they arrive; what arrived together leaves in one write."""
+        """Send events as they arrive. Events that arrived together are sent in one write."""
         self._started = scope.get(STARTED, self._started)
         self._request_id = scope.get(REQUEST_ID, "")
         with self._client.watching(receive), STREAMS.track_inprogress():
@@ -117,14 +118,14 @@ class EventStream(Response):
                 try:
                     await self._send_all(send)
                 finally:
-                    await _end(self._first)
+                    await _cancel(self._first)
 
     async def _send_all(self, send: Send) -> None:
         await self._start(send)
         try:
             async with (
-                running(restarting(partial(self._beat, send))),
-                running(restarting(partial(self._end_when_cut, send))),
+                running(restarting(partial(self._send_heartbeats, send))),
+                running(restarting(partial(self._end_when_revoked, send))),
             ):
                 await self._send_events(send)
         except ServiceError as exc:
@@ -133,11 +134,13 @@ class EventStream(Response):
             await self._finish(send, sse.DONE)
 
     async def _start(self, send: Send) -> None:
-        if not self._lifeline.is_revoked:
-            await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *self._raw({})]})
+        if not self._revocation.is_revoked:
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *self._raw_headers({})]}
+            )
             return
-        error = _told(self._lifeline.refusal)
-        raw = [(b"content-type", b"application/json"), *self._raw(error.headers)]
+        error = _to_http_error(self._revocation.refusal)
+        raw = [(b"content-type", b"application/json"), *self._raw_headers(error.headers)]
         await send({"type": "http.response.start", "status": error.status, "headers": raw})
         await self._send(send, error.body, more=False)
 
@@ -149,59 +152,61 @@ class EventStream(Response):
         async for texts in self._rest:
             await self._send(send, sse.events(texts))
 
-    async def _beat(self, send: Send) -> None:
-        """Send a comment whenever nothing was sent for a while."""
+    async def _send_heartbeats(self, send: Send) -> None:
+        """Send a keep-alive comment whenever nothing was sent for `heartbeat_seconds`."""
         while True:
-            silence = time.monotonic() - self._sent_at
-            if silence >= self._heartbeat_seconds:
+            idle_seconds = time.monotonic() - self._sent_at
+            if idle_seconds >= self._heartbeat_seconds:
                 await self._send(send, sse.HEARTBEAT)
-                silence = 0
-            await asyncio.sleep(self._heartbeat_seconds - silence)
+                idle_seconds = 0
+            await asyncio.sleep(self._heartbeat_seconds - idle_seconds)
 
-    async def _end_when_cut(self, send: Send) -> None:
-        await self._lifeline.until_revoked()
+    async def _end_when_revoked(self, send: Send) -> None:
+        await self._revocation.until_revoked()
         await self._finish(send, b"")
-        self._client.depart(self._lifeline.departure)
+        self._client.depart(self._revocation.departure)
 
     async def _finish(self, send: Send, body: bytes) -> None:
-        """Complete the answer with `body`, or with the refusal of a key that was revoked."""
-        await self._send(send, _error_event(self._lifeline.refusal) if self._lifeline.is_revoked else body, more=False)
+        """Complete the response with `body`, or with an error event if the key or session was revoked."""
+        await self._send(
+            send, _error_event(self._revocation.refusal) if self._revocation.is_revoked else body, more=False
+        )
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        """Write to the client; one that reads nothing any more is given up."""
+        """Write to the client, and close the stream if the client has stalled."""
         async with self._sending:
-            if self._is_over or (more and self._lifeline.is_revoked):
+            if self._is_over or (more and self._revocation.is_revoked):
                 return
             self._sent_at = time.monotonic()
             try:
                 await send({"type": "http.response.body", "body": body, "more_body": more})
             except ClientStalled:
-                await self._give_up(send)
+                await self._close_stalled(send)
             else:
                 self._is_over = not more
 
-    async def _give_up(self, send: Send) -> None:
-        """End a stream that its client does not read, with an error event in case it ever does."""
+    async def _close_stalled(self, send: Send) -> None:
+        """Close the stream of a stalled client, with an error event in case the client reads again."""
         self._is_over = True
         _log.info("client stalled", extra={"request_id": self._request_id})
         with suppress(ClientStalled):
             await send({"type": "http.response.body", "body": sse.events([_STALLED.body]), "more_body": False})
         self._client.depart(Departure.CLIENT_STALLED)
 
-    def _raw(self, more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-        return [(name.encode(), value.encode()) for name, value in {**self._own_headers, **more}.items()]
+    def _raw_headers(self, more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+        return [(name.encode(), value.encode()) for name, value in {**self._extra_headers, **more}.items()]
 
 
-def _told(error: ServiceError) -> HTTPError:
+def _to_http_error(error: ServiceError) -> HTTPError:
     return http_error(error, now=time.time())
 
 
 def _error_event(error: ServiceError) -> bytes:
-    return sse.events([_told(error).body])
+    return sse.events([_to_http_error(error).body])
 
 
-async def _end(first: Awaitable[list[bytes]]) -> None:
-    """End the wait for the first events, if it still lasts: the stream cannot be closed while somebody waits for it."""
+async def _cancel(first: Awaitable[list[bytes]]) -> None:
+    """Cancel the wait for the first events. A stream cannot be closed while a task waits for its next item."""
     task = asyncio.ensure_future(first)
     task.cancel()
     with suppress(asyncio.CancelledError, ServiceError):

@@ -16,7 +16,7 @@ def _refusal(text: str, number: str = "1") -> str:
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 5_000, "-" + "1" * 400 + ".5"])
 def test_a_number_out_of_range_is_no_malformed_json(number: str) -> None:
-    assert _refusal("hi", number).startswith("The JSON body holds a number that is out of range.")
+    assert _refusal("hi", number).startswith("The JSON body contains a number that is out of range.")
 
 
 @pytest.mark.parametrize(

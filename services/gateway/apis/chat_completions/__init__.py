@@ -1,1 +1,1 @@
-"""The chat completions API: the request's parameters, messages and limits."""
+"""The chat completions API: parameters, messages and limits of a request."""

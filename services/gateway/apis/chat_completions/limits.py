@@ -1,4 +1,4 @@
-"""How much one chat request may hold: checked first, and so that what is over a limit costs little to refuse."""
+"""Size limits of a chat request. They are checked first, so that rejecting an oversized request is cheap."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,55 +13,55 @@ _CONTAINERS = (dict, list)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatLimits:
-    """The limits; no client that was ever seen comes near them."""
+    """Limits of a chat request. The defaults are far above what clients send."""
 
     messages_max: int = 2_048
     content_parts_max: int = 4_096
-    """Of all messages together."""
+    """Content parts of all messages together."""
     tool_calls_max: int = 4_096
-    """Of all messages together."""
+    """Tool calls of all messages together."""
     tools_max: int = 128
-    """Tools, and functions in their old form."""
+    """Elements of `tools`, and of the deprecated `functions`."""
     nesting_max: int = 100
-    """Levels of arrays and objects within one member of the request. Far below what would make encoding fail."""
+    """Levels of arrays and objects in one parameter. Encoding fails only at far deeper nesting."""
     values_max: int = 100_000
     """Members of objects and elements of arrays in the whole body; each array and object counts as one more."""
     name_characters_max: int = 256
-    """Of a model's name, and of the names of participants, functions and schemas."""
+    """Length of model, participant, function and schema names."""
 
 
 DEFAULT_LIMITS = ChatLimits()
-"""The limits where no settings are."""
+"""The default limits."""
 
 
 def check_values(body: bytes, limits: ChatLimits) -> None:
-    """Hold a body against the number of its JSON values before it is parsed, which is what costs.
+    """Check the number of JSON values in a body before it is parsed, because parsing is the expensive part.
 
-    Values are counted by what stands between them outside of strings, with functions of `bytes` alone: 4 MiB take 10
-    ms, where parsing them can take 300.
+    Values are counted by the separators outside of strings, with methods of `bytes` only. This takes 10 ms for 4 MiB;
+    parsing can take 300 ms.
 
     Raises:
-        InvalidRequest: There are too many.
+        InvalidRequest: The body has too many values.
     """
     most = limits.values_max
     if len(body) <= most or _separators(body) <= most:
         return
-    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
-    # Each value, and the name of each member, has at most two quotes.
-    if bare.count(b'"') > 4 * most or _separators(b"".join(bare.split(b'"')[::2])) > most:
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+    # Each value and each member name has at most two quotes.
+    if unescaped.count(b'"') > 4 * most or _separators(b"".join(unescaped.split(b'"')[::2])) > most:
         raise InvalidRequest(
-            f"The request holds too many JSON values. Expected at most {most:,} members and elements in all.",
+            f"The request has too many JSON values. Expected at most {most:,} object members and array elements.",
             metadata={"code": "too_many_values"},
         )
 
 
 def check_limits(members: JSONObject, limits: ChatLimits, *, body: bytes) -> None:
-    """Hold a parsed request against all other limits.
+    """Check all other limits of a parsed request.
 
     Raises:
-        InvalidRequest: It is over one of them.
+        InvalidRequest: The request exceeds a limit.
     """
-    # The body cannot be nested deeper than it has brackets; most have few.
+    # Nesting cannot be deeper than the number of brackets, and most bodies have few.
     if body.count(b"[") + body.count(b"{") > limits.nesting_max:
         for name, value in members.items():
             _check_nesting(name[:100], value, limits.nesting_max)
@@ -134,11 +134,11 @@ def _check_nesting(path: str, value: Any, most: int) -> None:
     for _ in range(most):
         if not level:
             return
-        level = [inner for one in level for inner in _inside(one) if isinstance(inner, _CONTAINERS)]
+        level = [inner for one in level for inner in _children(one) if isinstance(inner, _CONTAINERS)]
     if level:
         text = f"Invalid '{path}': nested too deeply. Expected at most {most} levels of arrays and objects."
         raise refusal(text, path, "nesting_too_deep")
 
 
-def _inside(container: Any) -> Iterable[Any]:
+def _children(container: Any) -> Iterable[Any]:
     return container.values() if isinstance(container, dict) else container

@@ -1,7 +1,7 @@
-"""Messages as nearly all clients send them, as types: msgspec holds a whole conversation against them at C speed.
+"""Types of the most common messages, with which msgspec validates a whole conversation in C.
 
-What fits is acceptable. What does not may be acceptable too, and if not it is owed an exact error: then the rules of
-`messages.py` decide. So these types accept nothing that the rules refuse, which a property test holds.
+Messages that match are valid. Other messages are validated by the slower rules of `messages.py`, which accept more and
+return exact errors. The types must not accept anything that those rules reject; a property test checks this.
 """
 
 from typing import Annotated, Any
@@ -38,29 +38,29 @@ class _ToolCall(msgspec.Struct, gc=False):
     type: str | None = None
 
 
-class _Said(msgspec.Struct, gc=False):
+class _TextOrImageMessage(msgspec.Struct, gc=False):
     content: _Content
     name: str | None = None
 
 
-class _Instructed(msgspec.Struct, gc=False):
+class _TextMessage(msgspec.Struct, gc=False):
     content: _TextContent
     name: str | None = None
 
 
-class _System(_Instructed, tag="system", tag_field="role", gc=False):
+class _System(_TextMessage, tag="system", tag_field="role", gc=False):
     pass
 
 
-class _Developer(_Instructed, tag="developer", tag_field="role", gc=False):
+class _Developer(_TextMessage, tag="developer", tag_field="role", gc=False):
     pass
 
 
-class _User(_Said, tag="user", tag_field="role", gc=False):
+class _User(_TextOrImageMessage, tag="user", tag_field="role", gc=False):
     pass
 
 
-class _Tool(_Said, tag="tool", tag_field="role", kw_only=True, gc=False):
+class _Tool(_TextOrImageMessage, tag="tool", tag_field="role", kw_only=True, gc=False):
     tool_call_id: str
 
 
@@ -76,7 +76,7 @@ _Messages = Annotated[list[_System | _Developer | _User | _Tool | _Assistant], m
 
 
 def fits(messages: Any) -> bool:
-    """Whether messages have the common form, which is acceptable."""
+    """Return whether messages have the common form. If so, they are valid."""
     try:
         msgspec.convert(messages, _Messages)
     except msgspec.ValidationError:

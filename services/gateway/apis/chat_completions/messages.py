@@ -1,4 +1,4 @@
-"""The messages of a chat request: what each role may hold, and what is left out on the way to Groq."""
+"""Validation of the messages of a chat request, and removal of the members that Groq rejects."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from services.gateway.requests.types import JSONObject
 _ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 
 _MEMBERS = {
-    # What Groq takes of each role; it answers 400 to any other member, where OpenAI ignores it.
+    # The members that Groq accepts for each role. Groq answers 400 to any other member; OpenAI ignores it.
     "system": frozenset({"role", "content", "name"}),
     "developer": frozenset({"role", "content", "name"}),
     "user": frozenset({"role", "content", "name"}),
@@ -66,7 +66,7 @@ def _content_of(part: Rule) -> Rule:
 _CONTENT = _content_of(_PART)
 _TEXT_CONTENT = _content_of(Rule(_check_text_part, _PART_SCHEMAS["text"]))
 _TEXT_ROLES = ("system", "developer", "assistant", "function")
-"""Roles whose parts are text alone, at OpenAI and at Groq."""
+"""Roles that accept only text parts, at OpenAI and at Groq."""
 _ANY_ROLE = record({"role": one_of(*_ROLES), "name": string}, required=["role"])
 _TOOL = record({"tool_call_id": string}, required=["tool_call_id"])
 _FUNCTION = record({"name": string}, required=["name"])
@@ -76,7 +76,7 @@ _ASSISTANT = record({"tool_calls": _TOOL_CALLS, "function_call": _FUNCTION_CALL,
 def _check_message(path: str, message: Any) -> None:
     _ANY_ROLE(path, message)
     role = message["role"]
-    # Only a message that calls tools goes without content.
+    # Only assistant messages may have no content, because they may call tools instead.
     if message.get("content") is not None or role != "assistant":
         if "content" not in message:
             raise missing(f"{path}.content")
@@ -90,13 +90,13 @@ def _check_message(path: str, message: Any) -> None:
         _ASSISTANT(path, message)
 
 
-def _message_schema(roles: tuple[str, ...], own: Rule, *, required: tuple[str, ...]) -> dict[str, Any]:
+def _message_schema(roles: tuple[str, ...], accepted: Rule, *, required: tuple[str, ...]) -> dict[str, Any]:
     schema = (_TEXT_CONTENT if roles[0] in _TEXT_ROLES else _CONTENT).schema
     content = schema if "content" in required else nullable(schema)
     properties = {"role": {"enum": list(roles)}, "content": content, "name": nullable(string.schema)}
     return {
         "type": "object",
-        "properties": properties | own.schema["properties"],
+        "properties": properties | accepted.schema["properties"],
         "required": ["role", *required],
     }
 
@@ -111,7 +111,7 @@ _MESSAGE = Rule(
             _message_schema(("tool",), _TOOL, required=("content", "tool_call_id")),
             {
                 **_message_schema(("assistant",), _ASSISTANT, required=()),
-                "description": "`content` may be null, or absent, where tool calls stand for it.",
+                "description": "`content` may be null or absent if the message calls tools.",
             },
         ]
     },
@@ -121,21 +121,24 @@ MESSAGES = array_of(_MESSAGE, "an array of objects", at_least=1)
 """The rule for `messages`."""
 
 
-def own_members(message: JSONObject) -> JSONObject:
-    """Return a message with what its role has, null left out; reasoning under its other common name is kept."""
-    own = _MEMBERS[message["role"]]
-    kept = {name: value for name, value in message.items() if name in own and value is not None}
+def upstream_members(message: JSONObject) -> JSONObject:
+    """Return a message with only the non-null members that Groq accepts for its role.
+
+    `reasoning_content`, which other providers use, becomes `reasoning`.
+    """
+    accepted = _MEMBERS[message["role"]]
+    kept = {name: value for name, value in message.items() if name in accepted and value is not None}
     reasoning = message.get("reasoning_content")
-    if "reasoning" in own and "reasoning" not in kept and isinstance(reasoning, str):
+    if "reasoning" in accepted and "reasoning" not in kept and isinstance(reasoning, str):
         kept["reasoning"] = reasoning
     if isinstance(kept.get("content"), list):
-        kept["content"] = [_own_part(part) for part in kept["content"]]
+        kept["content"] = [_upstream_part(part) for part in kept["content"]]
     if not kept.get("tool_calls", True):
         del kept["tool_calls"]
     return kept
 
 
-def _own_part(part: JSONObject) -> JSONObject:
-    """Return a content part without what only other providers know, such as `cache_control`."""
-    own = _PART_MEMBERS[part["type"]]
-    return {name: value for name, value in part.items() if name in own}
+def _upstream_part(part: JSONObject) -> JSONObject:
+    """Return a content part without the members of other providers, such as `cache_control`."""
+    accepted = _PART_MEMBERS[part["type"]]
+    return {name: value for name, value in part.items() if name in accepted}

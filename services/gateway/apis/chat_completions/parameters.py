@@ -1,6 +1,6 @@
-"""The top-level parameters of a chat request: which are passed on, left out, put in Groq's words, or refused, and why.
+"""The top-level parameters of a chat request: which are passed on, dropped, translated for Groq, or refused, and why.
 
-`docs/parameters.md` is this table for readers; a test holds the two together.
+`docs/parameters.md` documents this table; a test keeps the two consistent.
 """
 
 import re
@@ -34,35 +34,35 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class ParameterPolicy(StrEnum):
-    """What becomes of a parameter."""
+    """How a parameter is handled."""
 
     PASSED = "passed"
-    """Groq gets it as it came."""
+    """Sent to Groq unchanged."""
     DROPPED = "left out"
-    """Groq would refuse it, and the answer is the same without it."""
+    """Removed, because Groq would refuse it and the answer is the same without it."""
     TRANSLATED = "adapted"
-    """Groq gets it in its own words."""
+    """Sent to Groq as an equivalent value or parameter."""
     REFUSED = "refused"
-    """400: the answer would not be what was asked for."""
+    """Answered with 400, because the answer would differ from what the client requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter."""
+    """The rule and policy of a parameter."""
 
     rule: Rule
     policy: ParameterPolicy = ParameterPolicy.PASSED
     why: str = ""
-    """The reason of any other fate than passing."""
-    adapt: Callable[[Any], JSONObject] | None = None
-    """For an adapted one: what Groq gets in its place; empty for nothing."""
+    """The reason for any policy except `PASSED`."""
+    translate: Callable[[Any], JSONObject] | None = None
+    """Returns the members to send to Groq instead; empty sends none. Only for `TRANSLATED`."""
 
 
 _EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
 _OPENAI_TIERS = ("default", "scale", "priority", "fast")
 
 
-_STREAM_OPTIONS_UNTAKEN = frozenset({"include_obfuscation"})
+_DROPPED_STREAM_OPTIONS = frozenset({"include_obfuscation"})
 
 
 def _effort(value: str) -> JSONObject:
@@ -74,8 +74,8 @@ def _effort_of_object(value: JSONObject) -> JSONObject:
 
 
 def _stream_options_of(value: JSONObject) -> JSONObject:
-    taken = {name: one for name, one in value.items() if one is not None and name not in _STREAM_OPTIONS_UNTAKEN}
-    return {"stream_options": taken} if taken else {}
+    kept = {name: one for name, one in value.items() if one is not None and name not in _DROPPED_STREAM_OPTIONS}
+    return {"stream_options": kept} if kept else {}
 
 
 def _tier(value: str) -> JSONObject:
@@ -88,7 +88,7 @@ _STRINGS = array_of(string, "an array of strings")
 def _check_modalities(path: str, value: Any) -> None:
     _STRINGS(path, value)
     if value != ["text"]:
-        raise unsupported(path, "only text can be answered")
+        raise unsupported(path, "only text output is supported")
 
 
 def _check_function_name(path: str, value: Any) -> None:
@@ -98,8 +98,8 @@ def _check_function_name(path: str, value: Any) -> None:
         raise refusal(text, path, "invalid_value")
 
 
-def _only(value: Any, rule: Rule, why: str) -> Rule:
-    """Return a rule for a parameter of which only the value that changes nothing can be served."""
+def _accept_only(value: Any, rule: Rule, why: str) -> Rule:
+    """Return a rule that accepts only `value`, which has no effect."""
 
     def check(path: str, given: Any) -> None:
         rule(path, given)
@@ -109,7 +109,7 @@ def _only(value: Any, rule: Rule, why: str) -> Rule:
     return Rule(check, {"const": value})
 
 
-def _never(why: str) -> Rule:
+def _reject(why: str) -> Rule:
     def check(path: str, value: Any) -> None:
         raise unsupported(path, why)
 
@@ -163,8 +163,8 @@ _CHOSEN = record(
     {"type": string, "function": record({"name": string}, required=["name"])}, required=["type", "function"]
 )
 _EFFORT = one_of("none", "default", "low", "medium", "high", *_EFFORTS)
-_NOT_SERVED = "Groq's models do not report it"
-_HINT = "a hint to OpenAI's own service, without effect on an answer"
+_NOT_SERVED = "Groq's models do not return it"
+_HINT = "a hint for OpenAI that does not change the answer"
 
 PARAMETERS: Mapping[str, Parameter] = {
     "model": Parameter(string),
@@ -182,7 +182,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "stream_options": Parameter(
         closed({"include_usage": boolean, "include_obfuscation": boolean}),
         ParameterPolicy.TRANSLATED,
-        "`include_obfuscation` is left out: it pads OpenAI's own events",
+        "`include_obfuscation` is left out: Groq does not pad events",
         _stream_options_of,
     ),
     "n": Parameter(integer(1, 1)),
@@ -216,51 +216,55 @@ PARAMETERS: Mapping[str, Parameter] = {
     "reasoning": Parameter(
         record({"effort": _EFFORT}),
         ParameterPolicy.TRANSLATED,
-        "its `effort` becomes `reasoning_effort`, as Open WebUI means it",
+        "its `effort` becomes `reasoning_effort`; Open WebUI sends this form",
         _effort_of_object,
     ),
     "service_tier": Parameter(
         one_of("auto", "on_demand", "flex", "performance", *_OPENAI_TIERS),
         ParameterPolicy.TRANSLATED,
-        "OpenAI's own tiers are left out: Groq's default serves them",
+        "OpenAI's tiers are left out; Groq uses its default tier",
         _tier,
     ),
-    "store": Parameter(boolean, ParameterPolicy.DROPPED, "nothing is ever stored here"),
-    "metadata": Parameter(mapping, ParameterPolicy.DROPPED, "it belongs to OpenAI's store"),
+    "store": Parameter(boolean, ParameterPolicy.DROPPED, "completions are not stored"),
+    "metadata": Parameter(mapping, ParameterPolicy.DROPPED, "used only with `store`"),
     "prompt_cache_key": Parameter(string, ParameterPolicy.DROPPED, _HINT),
     "prompt_cache_options": Parameter(anything, ParameterPolicy.DROPPED, _HINT),
     "prompt_cache_retention": Parameter(anything, ParameterPolicy.DROPPED, _HINT),
     "safety_identifier": Parameter(string, ParameterPolicy.DROPPED, _HINT),
     "moderation": Parameter(anything, ParameterPolicy.DROPPED, _HINT),
-    "prediction": Parameter(anything, ParameterPolicy.DROPPED, "it only makes OpenAI's answer faster"),
-    "verbosity": Parameter(string, ParameterPolicy.DROPPED, "a hint that Groq's models do not know"),
+    "prediction": Parameter(anything, ParameterPolicy.DROPPED, "only makes OpenAI's answers faster"),
+    "verbosity": Parameter(string, ParameterPolicy.DROPPED, "a hint that Groq does not support"),
     "modalities": Parameter(
         Rule(_check_modalities, {"const": ["text"]}),
         ParameterPolicy.DROPPED,
-        "text is all there is; any other modality is refused",
+        '`["text"]` is the default; other modalities are refused',
     ),
-    "audio": Parameter(_never("only text can be answered"), ParameterPolicy.REFUSED, "only text can be answered"),
+    "audio": Parameter(
+        _reject("only text output is supported"), ParameterPolicy.REFUSED, "only text output is supported"
+    ),
     "web_search_options": Parameter(
-        _never("nothing is searched here"), ParameterPolicy.REFUSED, "nothing is searched here"
+        _reject("web search is not available"), ParameterPolicy.REFUSED, "web search is not available"
     ),
     "logprobs": Parameter(
-        _only(False, boolean, _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; false is left out"
+        _accept_only(False, boolean, _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; false is left out"
     ),
     "top_logprobs": Parameter(
-        _only(0, integer(0, 20), _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; 0 is left out"
+        _accept_only(0, integer(0, 20), _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; 0 is left out"
     ),
     "logit_bias": Parameter(
-        _only({}, mapping, "Groq's models do not take it"), ParameterPolicy.REFUSED, "not taken by Groq; {} is left out"
+        _accept_only({}, mapping, "Groq's models do not support it"),
+        ParameterPolicy.REFUSED,
+        "Groq's models do not support it; {} is left out",
     ),
 }
-"""All parameters but `messages`."""
+"""All parameters except `messages`."""
 
 
 def to_upstream(members: JSONObject) -> JSONObject:
-    """Return checked parameters as Groq gets them.
+    """Validate parameters and return the members to send to Groq.
 
     Raises:
-        InvalidRequest: One is not known, has a bad value, or cannot be served.
+        InvalidRequest: A parameter is unknown, invalid or unsupported.
     """
     unknown = next((name for name in members if name not in PARAMETERS), None)
     if unknown is not None:
@@ -269,12 +273,12 @@ def to_upstream(members: JSONObject) -> JSONObject:
         PARAMETERS[name].rule(name, value)
     out: JSONObject = {}
     for name, value in members.items():
-        out |= _as_groq_gets_it(name, value)
+        out |= _to_upstream(name, value)
     return out
 
 
-def _as_groq_gets_it(name: str, value: Any) -> JSONObject:
+def _to_upstream(name: str, value: Any) -> JSONObject:
     parameter = PARAMETERS[name]
     if parameter.policy is ParameterPolicy.PASSED:
         return {name: value}
-    return parameter.adapt(value) if parameter.adapt else {}
+    return parameter.translate(value) if parameter.translate else {}

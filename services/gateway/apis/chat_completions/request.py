@@ -1,4 +1,4 @@
-"""OpenAI's chat request as JSON: what is accepted, and what is refused in OpenAI's words before it is counted."""
+"""Parsing and validation of chat requests. Invalid requests get OpenAI's errors and are not charged."""
 
 import re
 
@@ -7,7 +7,7 @@ import msgspec
 from services.common.errors import InvalidRequest
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits, check_limits, check_values
 from services.gateway.apis.chat_completions.message_shapes import fits
-from services.gateway.apis.chat_completions.messages import MESSAGES, own_members
+from services.gateway.apis.chat_completions.messages import MESSAGES, upstream_members
 from services.gateway.apis.chat_completions.parameters import to_upstream
 from services.gateway.apis.checks import missing, type_name
 from services.gateway.requests.types import Chat, JSONObject
@@ -22,17 +22,17 @@ _LONE_SURROGATE = re.compile(
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
 _OUT_OF_RANGE = "out of range"
-"""What msgspec says of a number that it cannot hold; the path that it names has no members' names."""
+"""Part of msgspec's error for a number it cannot represent. The path in that error has no member names."""
 
 
 def parse_chat(body: bytes, limits: ChatLimits = DEFAULT_LIMITS) -> Chat:
-    """Return the chat request in an HTTP body, whatever its content type says, as Groq gets it.
+    """Parse an HTTP body as a chat request and return it in Groq's form. The content type is ignored.
 
-    Top-level members that are null count as absent. What is over a limit is refused first; then faults are told in
-    OpenAI's order: messages missing, unknown parameters, then types and ranges.
+    Top-level members that are null count as absent. Limits are checked first. Then errors are reported in OpenAI's
+    order: missing messages, unknown parameters, types and ranges.
 
     Raises:
-        InvalidRequest: The body is not a chat request; `param` and `code` in the metadata are OpenAI's.
+        InvalidRequest: The body is not a valid chat request. The metadata has OpenAI's `param` and `code`.
     """
     check_values(body, limits)
     members = _object(body)
@@ -44,36 +44,36 @@ def parse_chat(body: bytes, limits: ChatLimits = DEFAULT_LIMITS) -> Chat:
     if not fits(messages):
         MESSAGES("messages", messages)
     stream = parameters.pop("stream", False)
-    return Chat({"messages": [own_members(message) for message in messages], **parameters}, stream, len(body))
+    return Chat({"messages": [upstream_members(message) for message in messages], **parameters}, stream, len(body))
 
 
 def _object(body: bytes) -> JSONObject:
     try:
         value = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequest(_mistake_in(body, exc)) from exc
+        raise InvalidRequest(_decode_error_message(body, exc)) from exc
     if not isinstance(value, dict):
         raise InvalidRequest(f"Invalid type for the body: expected an object, but got {type_name(value)} instead.")
     return value
 
 
-def _mistake_in(body: bytes, error: Exception) -> str:
-    """Return what is wrong with a body that was not understood: not everything that is refused is no JSON."""
+def _decode_error_message(body: bytes, error: Exception) -> str:
+    """Return the error message for a body that could not be decoded, which may still be syntactically valid JSON."""
     if _OUT_OF_RANGE in str(error):
         return (
-            "The JSON body holds a number that is out of range. Send decimals below 1.8e308, and integers of at most "
-            "4,300 digits; a longer number can be sent as a string."
+            "The JSON body contains a number that is out of range. Send decimals below 1.8e308 and integers of at most "
+            "4,300 digits, or send the number as a string."
         )
     try:
         body.decode()
     except UnicodeDecodeError as exc:
         return f"The JSON body is not valid UTF-8 at byte {exc.start}. Encode the body in UTF-8."
-    # Of the same length, so that the place stays right: `\\ud83d` is a backslash and five letters.
+    # `\\ud83d` is an escaped backslash, not a surrogate. The replacement keeps its length, so offsets stay correct.
     found = _LONE_SURROGATE.search(body.replace(b"\\\\", b"  "))
     if found is not None:
-        escape, place = found[0].decode(), found.start()
+        escape, offset = found[0].decode(), found.start()
         return (
-            f"The JSON body holds text that is not valid Unicode: {escape} at byte {place} is half of a surrogate pair."
-            " Send the whole character, or leave it out; text is often cut within one."
+            f"The JSON body contains text that is not valid Unicode: {escape} at byte {offset} is half of a surrogate "
+            "pair. Send the whole character or remove it; this often happens when text is truncated."
         )
     return _NOT_JSON
