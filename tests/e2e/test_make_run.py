@@ -450,7 +450,8 @@ def test_a_machine_without_a_folder_for_sockets_is_one_sentence() -> None:
 
 def _read_only(*folders: str) -> list[str]:
     """Return a command that runs another one where these folders cannot be written."""
-    mounts = " && ".join(f"mount -t tmpfs -o ro none {folder}" for folder in folders)
+    # With their contents: this checkout may be in one of them.
+    mounts = " && ".join(f"mount --bind {one} {one} && mount -o remount,bind,ro {one}" for one in folders)
     return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
 
 
