@@ -743,6 +743,7 @@ def test_a_host_that_cannot_be_listened_on_is_one_sentence_that_does_not_blame_t
     assert "in use" not in output
 
 
+@pytest.mark.xdist_group("default-ports")  # Two that look for free ports at the same time may find the same ones.
 @pytest.mark.parametrize("workers", ["1", *(pytest.param(one, marks=pytest.mark.long) for one in "02")])
 def test_internal_ports_that_are_taken_and_were_not_set_give_way_and_stackctl_finds_them(
     tmp_path: Path, workers: str
