@@ -30,7 +30,7 @@ class Run:
 
 def markdown(run: Run) -> str:
     """Return the report as Markdown."""
-    parts = [_introduction(run), _ratios(run), _latencies(run), _costs(run), _charts(), _all(run), _how(run)]
+    parts = [_introduction(run), _ratios(run), _latencies(run), _costs(run), _charts(), _all(run), _how()]
     return "\n".join(line for part in parts for line in [*part, ""]).rstrip() + "\n"
 
 
@@ -182,7 +182,7 @@ def _all(run: Run) -> list[str]:
     return [heading, "", "The rounds behind these medians are in `latest.json`.", "", *everything(run.medians)]
 
 
-def _how(run: Run) -> list[str]:
+def _how() -> list[str]:
     return [
         "## How",
         "",

@@ -64,7 +64,7 @@ def running_postgres() -> Iterator[str]:
 def fresh_database(server_url: str, *, like: str = "") -> Iterator[str]:
     """Make a database on a server, give its URL, and drop it at the end of the block.
 
-    It is empty, or a copy of the one at the URL `like`, to which nobody may be connected.
+    It is empty, or a copy of the one at the URL `like`, which must have no connections.
     """
     name = f"test_{uuid.uuid4().hex[:16]}"
     template = f" TEMPLATE {make_url(like).database}" if like else ""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 JSONObject = dict[str, Any]
 """A JSON object. Values of requests to Groq may be raw JSON (`msgspec.Raw`)."""
@@ -146,12 +146,6 @@ class Reply:
     members: JSONObject
 
 
-class EventBatch(NamedTuple):
-    """Stream events that arrived together."""
-
-    events: list[JSONObject]
-
-
 class Lease(Protocol):
     """Permission to make one call with one key (`keys/pool.py`)."""
 
@@ -173,7 +167,7 @@ class Provider(Protocol):
     async def complete(self, body: bytes, lease: Lease) -> Reply:
         """Send a chat request and return the answer."""
 
-    def stream(self, body: bytes, lease: Lease) -> AbstractAsyncContextManager[AsyncIterator[EventBatch]]:
+    def stream(self, body: bytes, lease: Lease) -> AbstractAsyncContextManager[AsyncIterator[list[JSONObject]]]:
         """Open a stream of event batches, which ends only after Groq's `[DONE]`."""
 
     async def list_models(self, lease: Lease) -> list[JSONObject]:

@@ -7,7 +7,7 @@ They pass Python objects. What gRPC would add is kept: a deadline is `Unavailabl
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import msgspec
 
@@ -60,9 +60,8 @@ class LocalAuthClient:
 
     async def authenticate(self, api_key: str) -> Authentication:
         """Authenticate a key; see `AuthClient.authenticate`."""
-        with _local_errors("auth_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                verification = await self._key_verifier.authenticate(api_key)
+        async with _deadline(self._timeout_seconds, "auth_unavailable"):
+            verification = await self._key_verifier.authenticate(api_key)
         if isinstance(verification.outcome, Denial):
             return Authentication(None, verification.outcome.value, verification.revision)
         return Authentication(_principal(verification.outcome), "", verification.revision)
@@ -85,16 +84,14 @@ class LocalQuotaBatches:
 
     async def reserve(self, items: Sequence[ReserveItem]) -> Sequence[Hold | LimitReached | Unavailable]:
         """Return the outcome of each item, in order."""
-        with _local_errors("quota_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                outcomes = await self._holds.reserve([_reservation(item) for item in items])
+        async with _deadline(self._timeout_seconds, "quota_unavailable"):
+            outcomes = await self._holds.reserve([_reservation(item) for item in items])
         return [_outcome(item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
 
     async def settle(self, items: Sequence[SettleItem]) -> Sequence[Unavailable | None]:
         """Close each hold; `Unavailable` in place of None when one could not be closed."""
-        with _local_errors("quota_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                closed = await self._holds.settle([_settlement(item) for item in items])
+        async with _deadline(self._timeout_seconds, "quota_unavailable"):
+            closed = await self._holds.settle([_settlement(item) for item in items])
         return [not_settled() if flag is None else None for flag in closed]
 
 
@@ -108,9 +105,8 @@ class LocalCounters:
 
     async def status(self, principal: Principal) -> RateLimit:
         """Return the key's day; see `Counters.status`."""
-        with _local_errors("quota_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                (status,) = await self._holds.status([principal.key_id])
+        async with _deadline(self._timeout_seconds, "quota_unavailable"):
+            (status,) = await self._holds.status([principal.key_id])
         return _rate_limit(principal, status)
 
 
@@ -190,16 +186,14 @@ class LocalReceipts:
 
     async def find(self, request_id: str) -> OwnedReceipt | None:
         """Return one request's receipt; see `Ledger.find`."""
-        with _local_errors("inference_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                row = await self._store.find(request_id)
+        async with _deadline(self._timeout_seconds, "inference_unavailable"):
+            row = await self._store.find(request_id)
         return None if row is None else OwnedReceipt(row.account_id, receipt_of(usage_record(row)))
 
     async def summarize(self, account_id: str, *, key_id: str, from_day: str, to_day: str) -> Sequence[DayUsage]:
         """Return sums by day and model; see `Ledger.summarize`."""
-        with _local_errors("inference_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                found = await self._store.summarize(key_id, account_id=account_id, from_day=from_day, to_day=to_day)
+        async with _deadline(self._timeout_seconds, "inference_unavailable"):
+            found = await self._store.summarize(key_id, account_id=account_id, from_day=from_day, to_day=to_day)
         return [day_usage(usage_summary(one)) for one in found]
 
 
@@ -214,20 +208,16 @@ class LocalLedger:
     async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
         """Return charged rows; see `SweepLedger.count_charged`."""
         names = [(one.key_id, iso_date(one.day)) for one in key_days]
-        with _local_errors("ledger_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self._store.count_charged(names, reserved_before=reserved_before)
+        async with _deadline(self._timeout_seconds, "ledger_unavailable"):
+            return await self._store.count_charged(names, reserved_before=reserved_before)
 
     async def count_charged_without(
         self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
         """Return charged rows without those of some requests; see `SweepLedger.count_charged_without`."""
         name = (key_day.key_id, iso_date(key_day.day))
-        with _local_errors("ledger_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                (count,) = await self._store.count_charged(
-                    [name], reserved_before=reserved_before, excluded=request_ids
-                )
+        async with _deadline(self._timeout_seconds, "ledger_unavailable"):
+            (count,) = await self._store.count_charged([name], reserved_before=reserved_before, excluded=request_ids)
         return count
 
     async def close_unknown(self, overdue: Sequence[OverdueHold]) -> list[Verdict]:
@@ -236,9 +226,8 @@ class LocalLedger:
             RequestContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at)
             for one in overdue
         ]
-        with _local_errors("ledger_unavailable"):
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self._store.close_unknown(contexts)
+        async with _deadline(self._timeout_seconds, "ledger_unavailable"):
+            return await self._store.close_unknown(contexts)
 
 
 class LocalDependencies:
@@ -256,6 +245,14 @@ class LocalDependencies:
             Dependency("groq", "unknown" if groq is KeyState.UNCHECKED else groq.value, self._key_check.message),
             Dependency("redis", self._redis.state.value, self._redis.message),
         ]
+
+
+@asynccontextmanager
+async def _deadline(seconds: float, unavailable_reason: str) -> AsyncIterator[None]:
+    """Limit the block to `seconds`; errors are those of `_local_errors`."""
+    with _local_errors(unavailable_reason):
+        async with asyncio.timeout(seconds):
+            yield
 
 
 @contextmanager

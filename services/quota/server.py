@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _SERVICE = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
 _CALLERS = {_SERVICE: (identity("gateway"), identity("stackctl"))}
 SWEEP_LEDGER_SECONDS = 10.0
-"""The sweeper counts whole days of many keys, and nobody waits for it."""
+"""The sweeper counts whole days of many keys, and no client waits for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,12 +130,12 @@ def _environment(data_dir: Path, ports: dict[str, int]) -> dict[str, str]:
 
 @pytest.fixture
 def ports() -> dict[str, int]:
-    """Give ports that nobody uses."""
+    """Yield free ports."""
     return _free_ports()
 
 
 def _free_ports() -> dict[str, int]:
-    """Return ports that nobody uses; the one after the gateway's metrics, which a second worker takes, is free too."""
+    """Return free ports. The one after the gateway's metrics, which a second worker uses, is free too."""
     while True:
         found = {name: free_port() for name in _PORTS}
         following = found["GATEWAY_METRICS_LISTEN"] + 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import DeadlineExceeded, InternalError, InvalidRequest, ServiceError, Unavailable
-from services.inference.chat import EventBatch, Outcome, Usage, UsageSource
+from services.inference.chat import JSONObject, Outcome, Usage, UsageSource
 from services.inference.groq.decoding import ChunkDecoder
 from services.inference.groq.provider import _Batch as decode_batch
 from services.inference.groq.sse import ServerSentEvent
@@ -376,10 +376,10 @@ class DefectiveProvider:
         raise OverflowError("odd")
 
     @asynccontextmanager
-    async def stream(self, body: bytes, lease: Any) -> AsyncIterator[AsyncIterator[EventBatch]]:
-        async def batches() -> AsyncIterator[EventBatch]:
+    async def stream(self, body: bytes, lease: Any) -> AsyncIterator[AsyncIterator[list[JSONObject]]]:
+        async def batches() -> AsyncIterator[list[JSONObject]]:
             for number in range(self._chunks):
-                yield EventBatch([chunk(delta(content=f"word {number} "))])
+                yield [chunk(delta(content=f"word {number} "))]
             raise OverflowError("odd")
 
         yield batches()

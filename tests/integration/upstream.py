@@ -89,7 +89,7 @@ async def batches_of(
     received = [] if received is None else received
     async with provider.stream(streaming(text), AnyLease()) as batches:
         async for batch in batches:
-            received.append(batch.events)
+            received.append(batch)
     return received
 
 

@@ -61,10 +61,6 @@ class StopSignal:
         """Wait until a stop is requested."""
         await self._requested.wait()
 
-    async def wait_urgent(self) -> None:
-        """Wait until the stop is urgent."""
-        await self._urgent.wait()
-
     async def wait_for(self, *work: "asyncio.Future[Any]", seconds: float) -> None:
         """Wait until all of `work` is done, `seconds` have passed, or the stop is urgent. `work` is not cancelled.
 

@@ -1,4 +1,4 @@
-"""Downloads under way: few for each account and address, since a client may take as long as it likes to read one."""
+"""Limits concurrent downloads per account and address, because a client may take any time to read one."""
 
 from collections.abc import AsyncIterator
 
@@ -9,14 +9,14 @@ from services.common.concurrency.fair_semaphore import FairSemaphore, QueueFull,
 from services.common.errors import Throttled
 
 _DOWNLOADS = 64
-"""Each keeps a page of rows as text, some 200 KB."""
+"""Each keeps a page of rows in memory, about 200 KB."""
 _DOWNLOADS_PER_ACCOUNT = 2
 _DOWNLOADS_PER_ADDRESS = 4
 _RETRY_SECONDS = 5
 
 
 class Downloads:
-    """Counts downloads until they are sent."""
+    """Counts downloads in progress."""
 
     def __init__(self) -> None:
         self._accounts = _counter(_DOWNLOADS_PER_ACCOUNT)
@@ -26,7 +26,7 @@ class Downloads:
         """Return the lease of a new download, which the caller must release; an unknown address is empty.
 
         Raises:
-            Throttled: The account, the address, or all together have too many under way.
+            Throttled: The account, the address, or all accounts together have too many downloads in progress.
         """
         slots: list[Slot] = []
         try:
@@ -35,7 +35,7 @@ class Downloads:
         except QueueFull as exc:
             DownloadLease(slots).release()
             raise Throttled(
-                "Too many downloads are under way. Wait until one has ended, and try again.",
+                "Too many downloads are in progress. Wait until one has finished, and try again.",
                 reason="too_many_downloads",
                 metadata={"retry_after_seconds": str(_RETRY_SECONDS)},
             ) from exc
@@ -43,19 +43,19 @@ class Downloads:
 
 
 class DownloadLease:
-    """One download that counts."""
+    """The slots of one download."""
 
     def __init__(self, slots: list[Slot]) -> None:
         self._slots = slots
 
     def release(self) -> None:
-        """Count it no longer; a second time does nothing."""
+        """Release the slots; a second call does nothing."""
         for slot in self._slots:
             slot.release()
 
 
 class Download(StreamingResponse):
-    """A response that counts as a download until it is sent, or its client has left."""
+    """A response that releases its download's slots when it was sent or its client has left."""
 
     def __init__(self, lease: DownloadLease, content: AsyncIterator[str], *, name: str, media_type: str) -> None:
         """Send `content` as a file called `name`."""
@@ -64,7 +64,7 @@ class Download(StreamingResponse):
         self._lease = lease
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         try:
             await super().__call__(scope, receive, send)
         finally:

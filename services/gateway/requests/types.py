@@ -27,7 +27,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """A key's day, as its owner is told."""
+    """Limit and use of a key on one day, as shown to its owner."""
 
     limit: int
     charged: int

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import msgspec
 
+from services.common.json_values import has_more_values
 from services.inference.chat import TOKENS_MAX, JSONObject
 from services.inference.groq.errors import UpstreamInvalid
 from services.inference.groq.surrogates import SurrogateJoiner
@@ -141,7 +142,7 @@ def _repair(members: JSONObject) -> None:
 
 def _decode_clean(raw: bytes) -> JSONObject | None:
     """Decode a JSON object; return None if the text is not a JSON object or not valid Unicode."""
-    if len(raw) > _VALUES_MAX and _has_too_many_values(raw):
+    if has_more_values(raw, _VALUES_MAX):
         raise _invalid(raw, "too many values")
     try:
         return _decode(raw)
@@ -149,19 +150,6 @@ def _decode_clean(raw: bytes) -> JSONObject | None:
         return None
     except RecursionError as exc:
         raise _invalid(raw, "nested too deeply") from exc
-
-
-def _has_too_many_values(raw: bytes) -> bool:
-    """Return whether a text has too many separators outside its strings."""
-    if _separators(raw) <= _VALUES_MAX:
-        return False
-    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in raw else raw
-    # Each value, and the name of each member, has at most two quotes.
-    return bare.count(b'"') > 4 * _VALUES_MAX or _separators(b"".join(bare.split(b'"')[::2])) > _VALUES_MAX
-
-
-def _separators(text: bytes) -> int:
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _decode_cleaned(raw: bytes) -> JSONObject:

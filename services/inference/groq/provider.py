@@ -14,7 +14,7 @@ from groq import AsyncGroq
 
 from services.common.errors import ServiceError
 from services.common.runtime.http_proxy import proxy_for
-from services.inference.chat import EventBatch, JSONObject, Lease, Reply
+from services.inference.chat import JSONObject, Lease, Reply
 from services.inference.groq.decoding import ChunkDecoder, checked, decode_error, decode_object
 from services.inference.groq.encoding import encode
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
@@ -58,7 +58,7 @@ class GroqProvider:
         return Reply(_answer(text))
 
     @asynccontextmanager
-    async def stream(self, body: bytes, lease: Lease) -> AsyncIterator[AsyncIterator[EventBatch]]:
+    async def stream(self, body: bytes, lease: Lease) -> AsyncIterator[AsyncIterator[list[JSONObject]]]:
         """Open a stream of event batches, which ends only after Groq's `[DONE]`.
 
         Raises:
@@ -124,13 +124,13 @@ async def open_groq(
             yield transport
 
 
-async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncIterator[EventBatch]:
+async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncIterator[list[JSONObject]]:
     chunks = ChunkDecoder()
     with _connection_errors(_interrupted):
         while raw := await content.readany():
             batch = _Batch(reader.feed(raw), chunks)
             if batch.events:
-                yield EventBatch(batch.events)
+                yield batch.events
             if batch.error is not None:
                 raise batch.error
             if batch.has_ended:

@@ -23,7 +23,7 @@ _SECONDS_MAX = 86_400.0
 
 
 def cooldown_after_answer(headers: Mapping[str, str]) -> float:
-    """Return the seconds until the key has requests and tokens left; 0 if it has, or if the headers do not tell."""
+    """Return the seconds until the key has requests and tokens left; 0 if it has, or if there are no such headers."""
     seconds = 0.0
     if _number(headers, "x-ratelimit-remaining-tokens") == 0:
         seconds = duration(headers.get("x-ratelimit-reset-tokens", ""))

@@ -22,7 +22,6 @@ from services.common.verdict import Verdict
 from services.inference.catalogue import Catalogue
 from services.inference.chat import (
     ChatCall,
-    EventBatch,
     JSONObject,
     Lease,
     Outcome,
@@ -267,12 +266,12 @@ class _Relay:
             raise UpstreamInvalid
         self._put(shaper.finish())
 
-    async def _forward(self, batch: EventBatch, timer: IdleTimer, lease: KeyLease) -> None:
+    async def _forward(self, batch: list[JSONObject], timer: IdleTimer, lease: KeyLease) -> None:
         shaper, record = self.shaper, self._record
         if self._buffer.is_full:
             await self._buffer.until_room()
             timer.reset()
-        for event in batch.events:
+        for event in batch:
             events = shaper.shape([event])
             record.upstream_id = shaper.upstream_id
             self._put(events)

@@ -1,4 +1,4 @@
-"""Signing up over real services: what a known address is told, in each script, with and without mail."""
+"""Sign-up over real services: known addresses, addresses in several scripts, with and without mail."""
 
 import re
 import secrets
@@ -13,7 +13,7 @@ from tests.e2e.stack import Stack, free_port, running_stack
 
 @pytest.fixture
 def with_mail() -> Iterator[Stack]:
-    """Give a stack whose mail server does not listen: letters wait, and nobody is told otherwise."""
+    """Give a stack whose mail server does not listen: e-mails wait, and pages do not claim otherwise."""
     with running_stack(AUTH_SMTP_URL=f"smtp://127.0.0.1:{free_port()}") as running:
         yield running
 

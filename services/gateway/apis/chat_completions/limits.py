@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.common.errors import InvalidRequest
+from services.common.json_values import has_more_values
 from services.gateway.apis.checks import array_too_long, refusal
 from services.gateway.requests.types import JSONObject
 
@@ -35,20 +36,13 @@ DEFAULT_LIMITS = ChatLimits()
 
 
 def check_values(body: bytes, limits: ChatLimits) -> None:
-    """Check the number of JSON values in a body before it is parsed, because parsing is the expensive part.
-
-    Values are counted by the separators outside of strings, with methods of `bytes` only. This takes 10 ms for 4 MiB;
-    parsing can take 300 ms.
+    """Check the number of JSON values in a body before it is parsed.
 
     Raises:
         InvalidRequest: The body has too many values.
     """
     most = limits.values_max
-    if len(body) <= most or _separators(body) <= most:
-        return
-    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
-    # Each value and each member name has at most two quotes.
-    if unescaped.count(b'"') > 4 * most or _separators(b"".join(unescaped.split(b'"')[::2])) > most:
+    if has_more_values(body, most):
         raise InvalidRequest(
             f"The request has too many JSON values. Expected at most {most:,} object members and array elements.",
             metadata={"code": "too_many_values"},
@@ -72,10 +66,6 @@ def check_limits(members: JSONObject, limits: ChatLimits, *, body: bytes) -> Non
     _check_length("messages", messages, limits.messages_max)
     if isinstance(messages, list):
         _check_messages([one for one in messages if isinstance(one, dict)], limits)
-
-
-def _separators(text: bytes) -> int:
-    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _check_length(path: str, value: Any, most: int) -> None:

@@ -153,7 +153,7 @@ async def test_downloads_of_an_account_and_of_an_address_are_few_until_one_has_e
     assert [await one.answered() for one in mine] == [200, 200]
     refused = _download(app, "acc_1", "192.0.2.9")
     assert await refused.answered() == 429
-    assert b"Too many downloads are under way." in await refused.read()
+    assert b"Too many downloads are in progress." in await refused.read()
 
     await mine[0].leave()
     assert await _download(app, "acc_1", "192.0.2.9").answered() == 200
