@@ -163,7 +163,7 @@ def record(fields: Mapping[str, Rule], required: Collection[str] = ()) -> Rule:
 
 
 def closed(fields: Mapping[str, Rule]) -> Rule:
-    """Return a rule like `record` that rejects members not in `fields`."""
+    """Return a rule like `record` that rejects members not in `fields`, except null ones."""
     known = record(fields)
 
     def check(path: str, value: Any) -> None:
@@ -172,7 +172,7 @@ def closed(fields: Mapping[str, Rule]) -> Rule:
             if name not in fields and one is not None:
                 raise unknown_parameter(f"{path}.{name}")
 
-    return Rule(check, {**known.schema, "additionalProperties": False})
+    return Rule(check, {**known.schema, "additionalProperties": {"type": "null"}})
 
 
 def by_type(expected: str, rules: Mapping[type, Rule]) -> Rule:
