@@ -14,7 +14,9 @@ from tests.properties.chat_bodies import GOOD_BODIES, broken_bodies
 
 # OpenAI and the code reject `1.0` where they expect an integer. JSON Schema cannot express that.
 _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-_VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)(chat_request())
+_VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)(  # type: ignore[no-untyped-call]
+    chat_request()
+)
 
 
 def _is_taken(body: Any) -> bool:
