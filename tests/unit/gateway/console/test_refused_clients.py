@@ -3,7 +3,7 @@
 import pytest
 
 from services.common.errors import Throttled
-from services.gateway.console.refused_clients import RefusedClients
+from services.gateway.console.security.refused_clients import RefusedClients
 from tests.unit.gateway.auth_client import ManualClock
 
 CLIENT = "192.0.2.1"
