@@ -38,7 +38,7 @@ from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.forwarded import ForwardedHeaders
-from services.gateway.http.middleware import APIPaths, ConsolePaths, Defects, RequestScope
+from services.gateway.http.middleware import APIPaths, Defects, RequestScope
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.http_server import listener
@@ -205,11 +205,10 @@ def build_app(
         middleware=[
             Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            *([Middleware(ConsolePaths, console=CancelOnShutdown(console, requests=requests))] if console else []),
+            Middleware(APIPaths, console=CancelOnShutdown(console, requests=requests) if console else None),
             cors.middleware(),
             Middleware(Defects),
             Middleware(CancelOnShutdown, requests=requests),
-            Middleware(APIPaths),
         ],
         exception_handlers=routes.HANDLERS,
     )
