@@ -120,12 +120,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         for watch in (authenticator.watch_invalidations, authenticator.watch_streams):
             await stack.enter_async_context(running(restarting(watch, pause_seconds=_WATCH_PAUSE_SECONDS)))
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
-        settlements = Settlements(
-            ports.quota,
-            ports.inference,
-            abandoned_max=settings.abandoned_requests_max,
-            abandoned_seconds=settings.call_seconds_max,
-        )
+        settlements = Settlements(ports.quota, ports.inference, abandoned_seconds=settings.call_seconds_max)
         handler = _handler(settings, ports, settlements)
         api = API(handler, authenticator, ports.inference, revocations, settings.chat_limits)
         cors = CORSPolicy(settings.cors_origins)
