@@ -38,7 +38,7 @@ from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.forwarded import ForwardedHeaders
-from services.gateway.http.middleware import APIPaths, ConsolePaths, Defects, RequestScope
+from services.gateway.http.middleware import APIPaths, Defects, RequestScope
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.http_server import listener
@@ -120,12 +120,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         for watch in (authenticator.watch_invalidations, authenticator.watch_streams):
             await stack.enter_async_context(running(restarting(watch, pause_seconds=_WATCH_PAUSE_SECONDS)))
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
-        settlements = Settlements(
-            ports.quota,
-            ports.inference,
-            abandoned_max=settings.abandoned_requests_max,
-            abandoned_seconds=settings.call_seconds_max,
-        )
+        settlements = Settlements(ports.quota, ports.inference, abandoned_seconds=settings.call_seconds_max)
         handler = _handler(settings, ports, settlements)
         api = API(handler, authenticator, ports.inference, revocations, settings.chat_limits)
         cors = CORSPolicy(settings.cors_origins)
@@ -205,11 +200,10 @@ def build_app(
         middleware=[
             Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            *([Middleware(ConsolePaths, console=CancelOnShutdown(console, requests=requests))] if console else []),
+            Middleware(APIPaths, console=CancelOnShutdown(console, requests=requests) if console else None),
             cors.middleware(),
             Middleware(Defects),
             Middleware(CancelOnShutdown, requests=requests),
-            Middleware(APIPaths),
         ],
         exception_handlers=routes.HANDLERS,
     )

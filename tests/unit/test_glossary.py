@@ -231,7 +231,7 @@ def test_the_glossary_has_each_word_once_and_none_that_was_replaced() -> None:
         ("ReserveWish", ["wish"], ["wish"]),
         ("GATEWAY_PRINCIPALS_MAX", [], ["principals_max"]),
         ("INFERENCE_ZEBRAS_MAX", ["zebras"], []),
-        ("GATEWAY_ABANDONED_REQUESTS_MAX", [], []),
+        ("GATEWAY_AUTH_CACHE_MAX", [], []),
         ("GetOwnPrincipalRequest", [], []),
     ],
 )
