@@ -27,6 +27,7 @@ from services.common.telemetry import metrics
 from services.gateway.apis import routes
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.routes import API
+from services.gateway.apis.surfaces import render_error
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
 from services.gateway.clients.channels import Channels, open_channels
@@ -200,9 +201,12 @@ def build_app(
         middleware=[
             Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            Middleware(APIPaths, console=CompleteResponses(console, requests=requests) if console else None),
+            Middleware(
+                APIPaths,
+                console=CompleteResponses(console, requests=requests, render_error=render_error) if console else None,
+            ),
             cors.middleware(),
-            Middleware(CompleteResponses, requests=requests),
+            Middleware(CompleteResponses, requests=requests, render_error=render_error),
         ],
         exception_handlers=routes.HANDLERS,
     )

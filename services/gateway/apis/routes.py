@@ -1,7 +1,6 @@
 """The HTTP API: its endpoints and exception handlers."""
 
 import time
-from functools import partial
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -10,13 +9,14 @@ from starlette.responses import Response
 
 from services.common.errors import NotFound, ServiceError
 from services.common.telemetry import tracing
+from services.gateway.apis.chat_completions import surface as chat_completions
 from services.gateway.apis.chat_completions.limits import ChatLimits
-from services.gateway.apis.chat_completions.request import parse_chat
+from services.gateway.apis.surfaces import error_response
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.errors import HTTPError, http_error
 from services.gateway.http.openapi import document
 from services.gateway.http.redaction import redacted
-from services.gateway.http.responses import error_response, json_response
+from services.gateway.http.responses import json_response
 from services.gateway.keys.revocation import IdentityCheck, RevocationRegistry
 from services.gateway.requests.callers import KeyCaller, SessionCaller
 from services.gateway.requests.handler import RequestHandler
@@ -52,12 +52,12 @@ class API:
         self._models = models
         self._revocations = revocations
         self._limits = limits
-        self._parse = partial(parse_chat, limits=limits)
+        self._chat = chat_completions.surface(limits)
 
     async def chat(self, request: Request) -> Response:
         """`POST /api/v1/chat` and `/api/v1/chat/completions`: answer a chat request."""
         caller = KeyCaller(request, self._authenticator, self._revocations)
-        return await self._handler.handle(request, caller, self._parse)
+        return await self._handler.handle(request, caller, self._chat)
 
     async def chat_of_session(
         self, request: Request, principal: Principal, session_id: str, check: IdentityCheck
@@ -74,7 +74,7 @@ class API:
             ServiceError: The request is rejected before a slot is reserved.
         """
         caller = SessionCaller(principal, session_id, check, self._revocations)
-        return await self._handler.handle(request, caller, self._parse)
+        return await self._handler.handle(request, caller, self._chat)
 
     async def openapi(self, request: Request) -> Response:
         """`GET /api/v1/openapi.json`: return the OpenAPI document. Requires no key."""
@@ -110,7 +110,7 @@ async def healthz(request: Request) -> Response:
 async def on_service_error(request: Request, exc: Exception) -> Response:
     """Return the response to an error that occurred before a slot was reserved."""
     assert isinstance(exc, ServiceError)
-    return error_response(http_error(exc, now=time.time()))
+    return error_response(request, http_error(exc, now=time.time()))
 
 
 async def on_http_exception(request: Request, exc: Exception) -> Response:
@@ -126,17 +126,18 @@ async def on_http_exception(request: Request, exc: Exception) -> Response:
     else:
         message = f"Unknown request URL: {method} {path}. Please check the URL for typos, or see the docs at /docs."
         error = HTTPError(404, message, "invalid_request_error", code="unknown_url")
-    return error_response(error)
+    return error_response(request, error)
 
 
 async def on_disconnect(request: Request, exc: Exception) -> Response:
     """Return the response to a client that disconnected while sending its body. It is never read or charged."""
     return error_response(
+        request,
         HTTPError(
             400,
             "The request body is incomplete, because the connection was closed. Send the request again.",
             "invalid_request_error",
-        )
+        ),
     )
 
 

@@ -5,19 +5,14 @@ A surface is a package with three functions. They perform no I/O and read no clo
     parse(body, context)              Return the chat request that the body means, and the renderer of its answer.
     error(error, *, request_id)       Return an error in the surface's envelope.
     schema(limits)                    Return the JSON Schema of a request body.
-
-The order of calls to a renderer is `begin`, then either `completion`, or `events` any number of times followed by
-`end` or `stream_error`.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
-from services.gateway.http.errors import HTTPError
-from services.gateway.requests.types import Chat
+from services.gateway.requests.surface import ErrorResponse, Renderer, SurfaceRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,60 +45,4 @@ class Context:
         return self.models.get(name)
 
 
-class Renderer(Protocol):
-    """Renders the answer to one request. An instance serves one request only."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Additional response headers, valid after `begin`."""
-
-    def begin(self, request_id: str, now: float) -> None:
-        """Prepare for the first output.
-
-        Args:
-            request_id: The final id of the request, `req_…`. The ids in the answer derive from it.
-            now: Unix seconds at which the request was admitted.
-        """
-
-    def completion(self, body: bytes) -> bytes:
-        """Return the whole answer for a chat completion. Both are JSON texts.
-
-        Raises:
-            Unavailable: The completion is not a JSON object.
-        """
-
-    def events(self, texts: list[bytes]) -> bytes:
-        """Return the server-sent events for chat chunks that arrived together; may be empty.
-
-        Raises:
-            Unavailable: A chunk is not a JSON object.
-        """
-
-    def end(self) -> bytes:
-        """Return the last events of a successful stream."""
-
-    def stream_error(self, error: HTTPError) -> bytes:
-        """Return the last events of a stream that failed."""
-
-    def heartbeat(self) -> bytes:
-        """Return what is sent while no events arrive."""
-
-
-@dataclass(frozen=True, slots=True)
-class SurfaceRequest:
-    """A parsed request."""
-
-    chat: Chat
-    """The request in Groq's form, as `parse_chat` returns it."""
-    renderer: Renderer
-    """Renders its answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorResponse:
-    """An HTTP error in the envelope of a surface."""
-
-    status: int
-    body: bytes
-    """JSON text."""
-    headers: Mapping[str, str]
+__all__ = ["Context", "ErrorResponse", "ModelFacts", "Renderer", "SurfaceRequest"]

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from services.common.errors import ServiceError
 from services.common.runtime.clock import Clock
 from services.gateway.apis.routes import API, on_http_exception
+from services.gateway.apis.surfaces import error_response
 from services.gateway.console.assets import Assets
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import Session, SessionClient
@@ -30,7 +31,6 @@ from services.gateway.console.views.playground import Playground
 from services.gateway.console.views.usage import UsageViews
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import http_error
-from services.gateway.http.responses import error_response
 from services.gateway.requests.ports import Models
 
 _NOT_FOUND = "This page does not exist. Check the address, or go back to the start page."
@@ -156,7 +156,7 @@ class _ViewRoutes:
             except NotLoggedIn:
                 return Response(status_code=401)
             except ServiceError as exc:
-                return error_response(http_error(exc, now=self._console.pages.now()))
+                return error_response(request, http_error(exc, now=self._console.pages.now()))
 
         return endpoint
 

@@ -20,6 +20,9 @@ REQUEST_ID = "stack.request_id"
 STARTED = "stack.started"
 """ASGI scope key of the arrival time of the request, by `time.perf_counter`."""
 
+STREAM_ERROR = "stack.stream_error"
+"""ASGI scope key of the function that renders an error as the last events of the request's stream."""
+
 _CONNECTION_CLOSE = ((b"connection", b"close"),)
 _UNTRACED_ROUTES = ("healthz", "readyz", "static")
 _CLIENT_CLOSED_REQUEST = 499

@@ -5,7 +5,8 @@ Every HTTP surface and the console's playground pass through `RequestHandler.han
     authenticate  Return the caller's principal, from the cache or from auth. A refusal costs nothing.
     read          Read and check the body. A refusal costs nothing.
     reserve       Hold one request of the key's daily limit under the request's id, or answer 429.
-    infer         Make one call. Inference answers, writes the ledger row and returns the verdict.
+    infer         Make one call. Inference answers, writes the ledger row and returns the verdict. The surface renders
+                  the answer.
     settle        Close the hold by that verdict, after the answer has been sent.
 
 A request whose verdict does not arrive, because its client left or the call failed, is settled by its ledger row
@@ -30,7 +31,7 @@ from services.gateway.http.bearer import client_address
 from services.gateway.http.errors import http_error, rate_limit_headers
 from services.gateway.http.middleware import REQUEST_ID, STARTED
 from services.gateway.http.request_bodies import RequestBodies
-from services.gateway.http.responses import error_response, json_response
+from services.gateway.http.responses import json_response
 from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import ADMISSION_SECONDS
 from services.gateway.requests.disconnect import DisconnectMonitor
@@ -38,6 +39,7 @@ from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import SettledStream, Settlements, verdict_of
 from services.gateway.requests.streaming import begin_stream
+from services.gateway.requests.surface import Surface, SurfaceRequest
 from services.gateway.requests.types import Chat, Client, Hold, Principal
 
 _log = logging.getLogger(__name__)
@@ -49,9 +51,6 @@ _CLIENT_CLOSED_REQUEST = 499
 """Logged when the client disconnected before its answer; nginx's and Groq's status for it."""
 _INVALID = (InvalidRequest, NotFound, PermissionDenied, TooLarge)
 """Errors that the request itself causes."""
-
-Parse = Callable[[bytes], Chat]
-"""Parses the body of a surface; raises `InvalidRequest`."""
 
 
 class Caller(Protocol):
@@ -110,8 +109,8 @@ class RequestHandler:
         self._new_request_id = new_request_id
         self._heartbeat_seconds = heartbeat_seconds
 
-    async def handle(self, request: Request, caller: Caller, parse: Parse) -> Response:
-        """Return the response to a chat request.
+    async def handle(self, request: Request, caller: Caller, surface: Surface) -> Response:
+        """Return the response to a request of a surface.
 
         Raises:
             ServiceError: The request is refused before anything is held.
@@ -119,13 +118,13 @@ class RequestHandler:
         started = time.monotonic()
         with tracing.span("authenticate"):
             principal = await caller.authenticate()
-        chat = await self._read(request, principal, parse)
+        parsed = await self._read(request, principal, surface)
         if time.monotonic() - started > _PRINCIPAL_SECONDS_MAX:
             principal = await caller.authenticate_again(principal)
         client = DisconnectMonitor()
         with client.watching(request.receive):
             # Before the hold: a handler that is cancelled between the hold and its stream would leave the hold open.
-            revocation = await caller.revocation(principal) if chat.stream else None
+            revocation = await caller.revocation(principal) if parsed.chat.stream else None
             hold = await self.reserve(principal, request.scope[REQUEST_ID])
             request.scope[REQUEST_ID] = hold.request_id
             if client.has_left:
@@ -133,7 +132,8 @@ class RequestHandler:
                 return Response(status_code=_CLIENT_CLOSED_REQUEST)
             client.cancel_on_departure()
             ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
-            return await self._infer(request, hold, chat, client, revocation)
+            parsed.renderer.begin(hold.request_id, hold.reserved_at)
+            return await self._infer(request, hold, parsed, client, revocation, surface)
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
     async def reserve(self, principal: Principal, request_id: str) -> Hold:
@@ -156,7 +156,7 @@ class RequestHandler:
         raise AssertionError("unreachable")
 
     async def complete(self, hold: Hold, chat: Chat, client: Client) -> bytes:
-        """Return the whole answer as JSON text, and settle its hold in the background.
+        """Return the whole chat completion as JSON text, and settle its hold in the background.
 
         Raises:
             ServiceError: Inference refused or failed.
@@ -176,29 +176,44 @@ class RequestHandler:
         """Return the events of an answer. The hold is settled when they end or are closed."""
         return SettledStream(self._settlements, self._inference.stream(hold, chat), hold, client)
 
-    async def _read(self, request: Request, principal: Principal, parse: Parse) -> Chat:
+    async def _read(self, request: Request, principal: Principal, surface: Surface) -> SurfaceRequest:
         """Read and parse the body. A client that sent too many invalid requests is refused before its body is read."""
         key_id, address = principal.key_id, client_address(request)
         await self._invalid_requests.admit(key_id, address)
         body = b""
         try:
             body = await self._bodies.read(request, key_id)
-            return parse(body)
+            return surface.parse(body)
         except (*_INVALID, HTTPException):
             self._invalid_requests.count(key_id, address, len(body))
             raise
 
     async def _infer(
-        self, request: Request, hold: Hold, chat: Chat, client: DisconnectMonitor, revocation: Revocation | None
+        self,
+        request: Request,
+        hold: Hold,
+        parsed: SurfaceRequest,
+        client: DisconnectMonitor,
+        revocation: Revocation | None,
+        surface: Surface,
     ) -> Response:
-        headers = rate_limit_headers(hold.rate_limit, now=time.time())
+        chat, renderer = parsed.chat, parsed.renderer
+        headers = {**rate_limit_headers(hold.rate_limit, now=time.time()), **renderer.headers}
         try:
             if revocation is None:
-                return json_response(await self.complete(hold, chat, client), headers=headers)
+                completion = await self.complete(hold, chat, client)
+                return json_response(renderer.completion(completion), headers=headers)
             return await begin_stream(
-                self.stream(hold, chat, client), headers, client, revocation, heartbeat_seconds=self._heartbeat_seconds
+                self.stream(hold, chat, client),
+                surface,
+                renderer,
+                headers,
+                client,
+                revocation,
+                heartbeat_seconds=self._heartbeat_seconds,
             )
         except ServiceError as exc:
             if isinstance(exc, _INVALID):  # Refused by Groq, which costs more than a refusal here.
                 self._invalid_requests.count(hold.principal.key_id, client_address(request), chat.body_bytes)
-            return error_response(http_error(exc, now=time.time()), headers=headers)
+            error = surface.error(http_error(exc, now=time.time()), hold.request_id)
+            return json_response(error.body, status=error.status, headers={**headers, **error.headers})

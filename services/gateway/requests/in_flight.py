@@ -10,16 +10,18 @@ the ledger row has the verdict.
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import Unavailable
 from services.gateway.http.errors import HTTPError, http_error, internal_error
-from services.gateway.http.middleware import REQUEST_ID
+from services.gateway.http.middleware import REQUEST_ID, STREAM_ERROR
 from services.gateway.http_server.write_flow import ClientStalled
-from services.gateway.requests import sse
+from services.gateway.requests.surface import ErrorResponse
+
+RenderError = Callable[[Scope, HTTPError], ErrorResponse]
 
 _log = logging.getLogger(__name__)
 
@@ -56,16 +58,18 @@ class RequestsInFlight:
 class CompleteResponses:
     """Middleware that registers each request, and completes its response if the application does not."""
 
-    def __init__(self, app: ASGIApp, *, requests: RequestsInFlight) -> None:
+    def __init__(self, app: ASGIApp, *, requests: RequestsInFlight, render_error: RenderError) -> None:
+        """Wrap `app`. `render_error` returns the response to an error, given the request's scope."""
         self._app = app
         self._requests = requests
+        self._render_error = render_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application, and complete the response if the request is cancelled or fails."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Request(send)
+        request = _Request(scope, send, self._render_error)
         self._requests.add(request)
         try:
             await self._app(scope, receive, request.send)
@@ -88,12 +92,13 @@ class CompleteResponses:
 class _Request:
     """A request in flight: the state of its response, and the task that handles it."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, render_error: RenderError) -> None:
         task = asyncio.current_task()
         assert task is not None, "a request is handled by a task"
         self._task = task
+        self._scope = scope
         self._send = send
-        self._media_type = b""
+        self._render_error = render_error
         self._is_complete = False
         self.has_started = False
         self.is_cancelled = False
@@ -102,7 +107,6 @@ class _Request:
         """Send a message of the response, and track its state."""
         if message["type"] == "http.response.start":
             self.has_started = True
-            self._media_type = _media_type(message["headers"])
         await self._send(message)
         self._is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
@@ -124,25 +128,20 @@ class _Request:
             async with asyncio.timeout(_SEND_SECONDS):
                 if not self.has_started:
                     await self.send_error(error)
-                elif self._media_type == _EVENT_STREAM:  # Only whole events were sent before.
-                    await self._send_body(sse.events([error.body]))
+                elif STREAM_ERROR in self._scope:  # Only whole events were sent before.
+                    await self._send_body(self._scope[STREAM_ERROR](error))
                 # Leave any other response incomplete, so that the client does not accept it as a whole one.
 
     async def send_error(self, error: HTTPError) -> None:
         """Send an error as the whole response."""
-        headers = {"content-type": "application/json", "content-length": str(len(error.body)), **error.headers}
+        response = self._render_error(self._scope, error)
+        headers = {"content-type": "application/json", "content-length": str(len(response.body)), **response.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": error.status, "headers": raw})
-        await self._send_body(error.body)
+        await self._send({"type": "http.response.start", "status": response.status, "headers": raw})
+        await self._send_body(response.body)
 
     async def _send_body(self, body: bytes) -> None:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 _STOPPED = "The server was stopped before it completed the response. Send the request again."
-_EVENT_STREAM = b"text/event-stream"
-
-
-def _media_type(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    value = next((value for name, value in headers if name.lower() == b"content-type"), b"")
-    return value.partition(b";")[0].strip()

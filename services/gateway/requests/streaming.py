@@ -18,12 +18,13 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import ServiceError
 from services.common.runtime.tasks import restarting, running
 from services.gateway.http.errors import HTTPError, http_error
-from services.gateway.http.middleware import REQUEST_ID, STARTED
+from services.gateway.http.middleware import REQUEST_ID, STARTED, STREAM_ERROR
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS
 from services.gateway.requests import sse
 from services.gateway.requests.disconnect import DisconnectMonitor
+from services.gateway.requests.surface import Renderer, Surface
 from services.gateway.requests.types import Departure
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class Events(Protocol):
 
 async def begin_stream(
     events: Events,
+    surface: Surface,
+    renderer: Renderer,
     headers: Mapping[str, str],
     client: DisconnectMonitor,
     revocation: Revocation,
@@ -76,7 +79,9 @@ async def begin_stream(
     try:
         if first.done():
             first.result()
-        return EventStream(first, events, headers, client, revocation, heartbeat_seconds=heartbeat_seconds)
+        return EventStream(
+            first, events, surface, renderer, headers, client, revocation, heartbeat_seconds=heartbeat_seconds
+        )
     finally:
         del first  # Break the reference cycle between a failed task, its traceback and this frame.
 
@@ -88,6 +93,8 @@ class EventStream(Response):
         self,
         first: "asyncio.Future[list[bytes]]",
         rest: Events,
+        surface: Surface,
+        renderer: Renderer,
         headers: Mapping[str, str],
         client: DisconnectMonitor,
         revocation: Revocation,
@@ -97,6 +104,8 @@ class EventStream(Response):
         """Create a response that sends `first`, then `rest`, until `revocation` is revoked."""
         self._first = first
         self._rest = rest
+        self._surface = surface
+        self._renderer = renderer
         self._client = client
         self._revocation = revocation
         self._heartbeat_seconds = heartbeat_seconds
@@ -113,6 +122,7 @@ class EventStream(Response):
         """Send events as they arrive. Events that arrived together are sent in one write."""
         self._started = scope.get(STARTED, self._started)
         self._request_id = scope.get(REQUEST_ID, "")
+        scope[STREAM_ERROR] = self._renderer.stream_error
         with self._client.watching(receive), STREAMS.track_inprogress():
             async with aclosing(self._rest):
                 try:
@@ -129,9 +139,9 @@ class EventStream(Response):
             ):
                 await self._send_events(send)
         except ServiceError as exc:
-            await self._finish(send, _error_event(exc))
+            await self._finish(send, self._renderer.stream_error(_to_http_error(exc)))
         else:
-            await self._finish(send, sse.DONE)
+            await self._finish(send, self._renderer.end())
 
     async def _start(self, send: Send) -> None:
         if not self._revocation.is_revoked:
@@ -139,25 +149,29 @@ class EventStream(Response):
                 {"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *self._raw_headers({})]}
             )
             return
-        error = _to_http_error(self._revocation.refusal)
+        error = self._surface.error(_to_http_error(self._revocation.refusal), self._request_id)
         raw = [(b"content-type", b"application/json"), *self._raw_headers(error.headers)]
         await send({"type": "http.response.start", "status": error.status, "headers": raw})
         await self._send(send, error.body, more=False)
 
     async def _send_events(self, send: Send) -> None:
         if not self._first.done():
-            await self._send(send, sse.HEARTBEAT)
-        await self._send(send, sse.events(await self._first))
+            await self._send(send, self._renderer.heartbeat())
+        await self._send_rendered(send, await self._first)
         FIRST_EVENT_SECONDS.observe(time.perf_counter() - self._started)
         async for texts in self._rest:
-            await self._send(send, sse.events(texts))
+            await self._send_rendered(send, texts)
+
+    async def _send_rendered(self, send: Send, texts: list[bytes]) -> None:
+        if body := self._renderer.events(texts):
+            await self._send(send, body)
 
     async def _send_heartbeats(self, send: Send) -> None:
         """Send a keep-alive comment whenever nothing was sent for `heartbeat_seconds`."""
         while True:
             idle_seconds = time.monotonic() - self._sent_at
             if idle_seconds >= self._heartbeat_seconds:
-                await self._send(send, sse.HEARTBEAT)
+                await self._send(send, self._renderer.heartbeat())
                 idle_seconds = 0
             await asyncio.sleep(self._heartbeat_seconds - idle_seconds)
 
@@ -168,9 +182,9 @@ class EventStream(Response):
 
     async def _finish(self, send: Send, body: bytes) -> None:
         """Complete the response with `body`, or with an error event if the key or session was revoked."""
-        await self._send(
-            send, _error_event(self._revocation.refusal) if self._revocation.is_revoked else body, more=False
-        )
+        if self._revocation.is_revoked:
+            body = self._renderer.stream_error(_to_http_error(self._revocation.refusal))
+        await self._send(send, body, more=False)
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
         """Write to the client, and close the stream if the client has stalled."""
@@ -190,7 +204,9 @@ class EventStream(Response):
         self._is_over = True
         _log.info("client stalled", extra={"request_id": self._request_id})
         with suppress(ClientStalled):
-            await send({"type": "http.response.body", "body": sse.events([_STALLED.body]), "more_body": False})
+            await send(
+                {"type": "http.response.body", "body": self._renderer.stream_error(_STALLED), "more_body": False}
+            )
         self._client.depart(Departure.CLIENT_STALLED)
 
     def _raw_headers(self, more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
@@ -199,10 +215,6 @@ class EventStream(Response):
 
 def _to_http_error(error: ServiceError) -> HTTPError:
     return http_error(error, now=time.time())
-
-
-def _error_event(error: ServiceError) -> bytes:
-    return sse.events([_to_http_error(error).body])
 
 
 async def _cancel(first: Awaitable[list[bytes]]) -> None:

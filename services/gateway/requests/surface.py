@@ -1,0 +1,81 @@
+"""The port between the request handler and an API surface, such as chat completions or `/v1/responses`.
+
+The order of calls to a renderer is `begin`, then either `completion`, or `events` any number of times followed by
+`end` or `stream_error`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.gateway.http.errors import HTTPError
+from services.gateway.requests.types import Chat
+
+
+class Renderer(Protocol):
+    """Renders the answer to one request. An instance serves one request only."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Additional response headers, valid after `begin`."""
+
+    def begin(self, request_id: str, now: float) -> None:
+        """Prepare for the first output.
+
+        Args:
+            request_id: The final id of the request, `req_…`. The ids in the answer derive from it.
+            now: Unix seconds at which the request was admitted.
+        """
+
+    def completion(self, body: bytes) -> bytes:
+        """Return the whole answer for a chat completion. Both are JSON texts.
+
+        Raises:
+            Unavailable: The completion is not a JSON object.
+        """
+
+    def events(self, texts: list[bytes]) -> bytes:
+        """Return the server-sent events for chat chunks that arrived together; may be empty.
+
+        Raises:
+            Unavailable: A chunk is not a JSON object.
+        """
+
+    def end(self) -> bytes:
+        """Return the last events of a successful stream."""
+
+    def stream_error(self, error: HTTPError) -> bytes:
+        """Return the last events of a stream that failed."""
+
+    def heartbeat(self) -> bytes:
+        """Return what is sent while no events arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class SurfaceRequest:
+    """A parsed request."""
+
+    chat: Chat
+    """The request in Groq's form, as `parse_chat` returns it."""
+    renderer: Renderer
+    """Renders its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """An HTTP error in the envelope of a surface."""
+
+    status: int
+    body: bytes
+    """JSON text."""
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """An API surface: how its requests are parsed, and how its errors are rendered."""
+
+    parse: Callable[[bytes], SurfaceRequest]
+    """Parses a request body; raises `ServiceError`."""
+    error: Callable[[HTTPError, str], ErrorResponse]
+    """Renders an error that is not part of a stream. The second argument is the request id."""
