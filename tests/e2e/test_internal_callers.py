@@ -16,6 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
 
 from examples import internal_caller
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -177,3 +178,16 @@ def test_a_caller_without_stubs_asks_by_reflection_alone(stack: Stack, key: Key)
         call = channel.unary_unary("/stack.quota.v1.QuotaService/GetStatus", type(request).SerializeToString, answered)
         (status,) = json_format.MessageToDict(call(request, timeout=5))["statuses"]
     assert status["resetAt"].endswith("T00:00:00Z")
+
+
+def test_a_caller_without_stubs_reads_the_details_of_an_error(stack: Stack) -> None:
+    """What grpcurl prints: the details' type comes from the server too."""
+    with grpc.insecure_channel(stack.socket("quota")) as channel:
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        call: Any = channel.unary_unary("/stack.quota.v1.QuotaService/GetStatus")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"", timeout=5)
+        (packed,) = rpc_status.from_call(refused.value).details  # type: ignore[arg-type]
+        details = GetMessageClass(pool.FindMessageTypeByName(packed.TypeName()))()
+    assert packed.Unpack(details)
+    assert json_format.MessageToDict(details) == {"reason": "invalid_request"}
