@@ -33,6 +33,8 @@ SERVICES = ("auth", "quota", "inference")
 CALL_SECONDS = 2.0
 CHAT_SECONDS = 305.0
 """A little more than REQUEST_TIMEOUT_SECONDS, so that inference's verdict arrives."""
+METADATA_BYTES_MAX = 64 * 1024
+"""Errors travel in metadata. gRPC's defaults, 8 and 16 KiB, are too small for some of them."""
 
 # Calls that may be retried. Do not add chats: Groq would be called, and paid, twice.
 IDEMPOTENT = (
@@ -62,7 +64,12 @@ SERVICE_CONFIG = {
 
 def connect(target: str, service: str, arguments: argparse.Namespace) -> aio.Channel:
     """Return a channel to a service: over mTLS if there are certificate files, otherwise in plaintext."""
-    options = [("grpc.service_config", json.dumps(SERVICE_CONFIG)), ("grpc.enable_http_proxy", 0)]
+    options = [
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
+    ]
     if arguments.certificate is None:
         return aio.insecure_channel(target, options)
     credentials = grpc.ssl_channel_credentials(

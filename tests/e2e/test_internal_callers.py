@@ -19,6 +19,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 
 from examples import internal_caller
+from services.common.errors import ErrorDetails, InvalidRequest
+from services.common.rpc.status import to_status
+from services.common.verdict import Verdict
+from stack.common.v1.verdict_pb2 import VERDICT_RELEASED
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.certificates import Issued
@@ -138,6 +142,31 @@ async def test_the_example_repeats_what_is_idempotent_and_never_a_chat() -> None
             await inference_pb2_grpc.InferenceServiceStub(channel).CreateChatCompletion(chat, timeout=5)
     await shaky.server.stop(None)
     assert shaky.tries == ["GetStatus", "GetStatus", "CreateChatCompletion"]
+
+
+async def test_the_example_reads_the_verdict_of_an_error_of_any_length() -> None:
+    """By default a gRPC client refuses more than 8 KB of metadata, at random up to 16 KB."""
+
+    async def fail(request: bytes, context: Any) -> bytes:
+        long = "🎉" * 300_000
+        details = ErrorDetails(param=long, code=long, failed_generation=long, verdict=Verdict.RELEASED)
+        await context.abort_with_status(to_status(InvalidRequest(long, reason=long, details=details)))
+        return b""
+
+    server = aio.server()
+    handler: Any = grpc.unary_unary_rpc_method_handler(fail)
+    name = "stack.inference.v1.InferenceService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"CreateChatCompletion": handler}),))
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with internal_caller.connect(target, "inference", Namespace(certificate=None)) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for _ in range(20):
+            with pytest.raises(aio.AioRpcError) as failed:
+                await stub.CreateChatCompletion(inference_pb2.CreateChatCompletionRequest(), timeout=5)
+            details = internal_caller.error_details(failed.value)
+            assert (failed.value.code(), details.verdict) == (grpc.StatusCode.INVALID_ARGUMENT, VERDICT_RELEASED)
+    await server.stop(None)
 
 
 @pytest.mark.parametrize(
