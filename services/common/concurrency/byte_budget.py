@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from services.common.errors import Throttled, Unavailable
+from services.common.errors import ErrorDetails, Throttled, Unavailable
 from services.common.runtime.memory import Trimmer
 
-_RETRY = {"retry_after_seconds": "1"}
+_RETRY = ErrorDetails(retry_after_seconds=1)
 
 
 class ByteBudget:
@@ -53,10 +53,10 @@ class ByteBudget:
     def _check(self, owners: Sequence[str], size: int) -> None:
         if any(self._shares[owner] + size > self._share_max for owner in owners):
             message = "You have too many large requests in progress. Send fewer at the same time."
-            raise Throttled(message, reason="too_many_bytes_at_once", metadata=_RETRY)
+            raise Throttled(message, reason="too_many_bytes_at_once", details=_RETRY)
         if self._total + size > self._total_max:
             message = "The service has too many large requests in progress. Try again in a moment."
-            raise Unavailable(message, reason="overloaded", metadata=_RETRY)
+            raise Unavailable(message, reason="overloaded", details=_RETRY)
 
     def _count(self, owners: Sequence[str], size: int) -> None:
         self._total += size

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from services.common.errors import NotFound, ServiceError
+from services.common.errors import ErrorDetails, NotFound, ServiceError
 from services.common.telemetry import tracing
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.chat_completions.request import parse_chat
@@ -91,7 +91,7 @@ class API:
             if model.get("id") == name:
                 return json_response(_encode(model))
         message = f"The model `{redacted(name)}` does not exist or you do not have access to it."
-        raise NotFound(message, metadata={"param": "model", "code": "model_not_found"})
+        raise NotFound(message, details=ErrorDetails(param="model", code="model_not_found"))
 
     async def _models_of(self, request: Request) -> list[JSONObject]:
         principal = await self._principal(request)
