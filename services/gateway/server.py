@@ -187,8 +187,8 @@ def build_app(
     """
     app = Starlette(
         routes=[
-            Route("/api/v1/chat", api.chat, methods=["POST"]),
-            Route("/api/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/api/v1/chat", routes.Endpoint(api.chat), methods=["POST"]),
+            Route("/api/v1/chat/completions", routes.Endpoint(api.chat), methods=["POST"]),
             Route("/api/v1/models", api.models),
             Route("/api/v1/models/{id:path}", api.model),
             Route("/api/v1/key", receipts.key),
