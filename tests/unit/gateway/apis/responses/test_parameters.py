@@ -161,7 +161,7 @@ _FORMAT: JSONObject = {
 def test_schemas() -> None:
     named = {name: value for name, value in _FORMAT.items() if name != "type"}
     assert _added(text={"format": _FORMAT}) == {"response_format": {"type": "json_schema", "json_schema": named}}
-    unnamed = {"type": "json_schema", "schema": {}, "strict": None, "description": None}
+    unnamed: JSONObject = {"type": "json_schema", "schema": {}, "strict": None, "description": None}
     assert _added(text={"format": unnamed})["response_format"]["json_schema"] == {"name": "output", "schema": {}}
 
 
