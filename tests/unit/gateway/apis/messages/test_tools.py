@@ -83,19 +83,20 @@ def test_without_tools_there_is_no_choice(tools: Any) -> None:
     assert not {"tools", "tool_choice", "parallel_tool_calls", "disable_tool_validation"} & set(chat)
 
 
-class TestDeferredTools:
-    _TOOLS = [_tool("ToolSearch"), _tool("WebFetch", defer_loading=True), _tool("DeferredToolPlaceholder")]
+_DEFERRED = [_tool("ToolSearch"), _tool("WebFetch", defer_loading=True), _tool("DeferredToolPlaceholder")]
 
+
+class TestDeferredTools:
     def test_they_are_hidden_until_they_are_loaded(self) -> None:
-        assert _names(tools=self._TOOLS) == ["ToolSearch"]
-        assert _names(*_loads("WebFetch"), tools=self._TOOLS) == ["ToolSearch", "WebFetch"]
-        assert _names(*_loads("Other"), tools=self._TOOLS) == ["ToolSearch"]
+        assert _names(tools=_DEFERRED) == ["ToolSearch"]
+        assert _names(*_loads("WebFetch"), tools=_DEFERRED) == ["ToolSearch", "WebFetch"]
+        assert _names(*_loads("Other"), tools=_DEFERRED) == ["ToolSearch"]
 
     def test_the_model_reads_that_a_tool_was_loaded(self) -> None:
-        assert _members(*_loads("WebFetch"), tools=self._TOOLS)["messages"][2]["content"] == "Tool WebFetch loaded."
+        assert _members(*_loads("WebFetch"), tools=_DEFERRED)["messages"][2]["content"] == "Tool WebFetch loaded."
 
     def test_a_chosen_tool_is_shown(self) -> None:
-        assert "WebFetch" in _names(tools=self._TOOLS, tool_choice={"type": "tool", "name": "WebFetch"})
+        assert "WebFetch" in _names(tools=_DEFERRED, tool_choice={"type": "tool", "name": "WebFetch"})
 
     def test_only_shown_tools_count_against_the_limit(self) -> None:
         deferred = [_tool(f"d{number}", defer_loading=True) for number in range(300)]
