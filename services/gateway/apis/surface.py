@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
+from services.gateway.apis.model_aliases import ModelAliases
 from services.gateway.requests.surface import ErrorResponse, Renderer, SurfaceRequest
 
 
@@ -37,6 +38,8 @@ class Context:
     """Size limits, the same as for chat."""
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
     """Facts by model name. Models may be missing."""
+    aliases: ModelAliases = ModelAliases()  # noqa: RUF009 - immutable
+    """Models that answer under other names."""
     clock: Callable[[], float] = time.time
     """Returns Unix seconds."""
 

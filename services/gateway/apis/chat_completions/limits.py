@@ -55,20 +55,34 @@ def check_limits(members: JSONObject, limits: ChatLimits, *, body: bytes) -> Non
     Raises:
         InvalidRequest: The request exceeds a limit.
     """
-    # Nesting cannot be deeper than the number of brackets, and most bodies have few.
-    if body.count(b"[") + body.count(b"{") > limits.nesting_max:
-        for name, value in members.items():
-            _check_nesting(name[:100], value, limits.nesting_max)
+    check_nesting(members, limits, body=body)
     _check_names(members, limits.name_characters_max)
     for name in ("tools", "functions"):
-        _check_length(name, members.get(name), limits.tools_max)
+        check_length(name, members.get(name), limits.tools_max)
     messages = members.get("messages")
-    _check_length("messages", messages, limits.messages_max)
+    check_length("messages", messages, limits.messages_max)
     if isinstance(messages, list):
         _check_messages([one for one in messages if isinstance(one, dict)], limits)
 
 
-def _check_length(path: str, value: Any, most: int) -> None:
+def check_nesting(members: JSONObject, limits: ChatLimits, *, body: bytes) -> None:
+    """Check the levels of arrays and objects in each member of a parsed request.
+
+    Raises:
+        InvalidRequest: A member is nested too deeply.
+    """
+    # Nesting cannot be deeper than the number of brackets, and most bodies have few.
+    if body.count(b"[") + body.count(b"{") > limits.nesting_max:
+        for name, value in members.items():
+            _check_nesting(name[:100], value, limits.nesting_max)
+
+
+def check_length(path: str, value: Any, most: int) -> None:
+    """Check the length of `value` if it is an array.
+
+    Raises:
+        InvalidRequest: It is longer than `most`.
+    """
     if isinstance(value, list) and len(value) > most:
         raise array_too_long(path, most, len(value))
 

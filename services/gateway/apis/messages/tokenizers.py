@@ -1,0 +1,50 @@
+"""Tokens of a text: counted by the model's tokenizer if its vocabulary is installed, otherwise estimated.
+
+The package `quicktok` contains the vocabularies. It reads no network. The first count of an encoding loads it, which
+takes up to a second and 60 MB of memory; later counts take 25 µs per KB.
+"""
+
+from importlib import import_module
+from threading import Lock
+from typing import Any
+
+
+def _package() -> Any:
+    """Return the package of tokenizers, or None: there is no wheel for Python 3.14."""
+    try:
+        return import_module("quicktok")
+    except ImportError:
+        return None
+
+
+QUICKTOK = _package()
+_ENCODINGS = (
+    ("openai/gpt-oss", "o200k_harmony"),
+    # Later versions of Qwen have larger vocabularies, and so slightly fewer tokens.
+    ("qwen/qwen3", "qwen3"),
+)
+_EXACT_CHARACTERS_MAX = 1_000_000
+"""Longer texts exceed every context window, and are estimated: counting them would hold up other requests."""
+_BYTES_PER_TOKEN = 3
+"""Measured: 3.1 bytes per token in dense JSON, 3.8 in English and 4.3 in Python."""
+
+
+def text_tokens(model: str, text: str) -> int:
+    """Return the number of tokens of a text, rounded up if it is estimated."""
+    name = next((encoding for prefix, encoding in _ENCODINGS if model.startswith(prefix)), None)
+    if name is None or QUICKTOK is None or len(text) > _EXACT_CHARACTERS_MAX:
+        return -(-len(text.encode()) // _BYTES_PER_TOKEN)
+    tokens: int = _encoding(name).count(text)
+    return tokens
+
+
+_loaded: dict[str, Any] = {}
+_loading = Lock()
+
+
+def _encoding(name: str) -> Any:
+    """Return an encoding. Concurrent first uses load it once."""
+    with _loading:
+        if name not in _loaded:
+            _loaded[name] = QUICKTOK.get_encoding(name)
+    return _loaded[name]
