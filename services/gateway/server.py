@@ -26,8 +26,10 @@ from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.gateway.apis import routes
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
+from services.gateway.apis.model_aliases import model_aliases
+from services.gateway.apis.model_facts import ModelFactsCache
 from services.gateway.apis.routes import API
-from services.gateway.apis.surfaces import render_error
+from services.gateway.apis.surfaces import Surfaces, render_error
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
 from services.gateway.clients.channels import Channels, open_channels
@@ -123,7 +125,10 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
         settlements = Settlements(ports.quota, ports.inference, abandoned_seconds=settings.call_seconds_max)
         handler = _handler(settings, ports, settlements)
-        api = API(handler, authenticator, ports.inference, revocations, settings.chat_limits)
+        facts = ModelFactsCache(ports.inference)
+        await stack.enter_async_context(running(restarting(facts.poll)))
+        surfaces = Surfaces(settings.chat_limits, facts, model_aliases(settings.model_aliases))
+        api = API(handler, authenticator, ports.inference, revocations, surfaces, settings.chat_limits)
         cors = CORSPolicy(settings.cors_origins)
         requests = RequestsInFlight()
         console = open_console(channels, api, ports.inference, cors, settings) if settings.console else None
@@ -189,6 +194,12 @@ def build_app(
         routes=[
             Route("/api/v1/chat", routes.Endpoint(api.chat), methods=["POST"]),
             Route("/api/v1/chat/completions", routes.Endpoint(api.chat), methods=["POST"]),
+            Route("/api/v1/completions", routes.Endpoint(api.completions), methods=["POST"]),
+            Route("/api/v1/messages", routes.Endpoint(api.messages), methods=["POST"]),
+            Route("/api/v1/messages/count_tokens", api.count_tokens, methods=["POST"]),
+            Route("/api/v1/responses", routes.Endpoint(api.responses), methods=["POST"]),
+            Route("/api/v1/responses/{id:path}", api.stored_response, methods=["GET", "DELETE"]),
+            *[Route(path, api.not_offered, methods=["POST"]) for path in routes.NOT_OFFERED],
             Route("/api/v1/models", api.models),
             Route("/api/v1/models/{id:path}", api.model),
             Route("/api/v1/key", receipts.key),

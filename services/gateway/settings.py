@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.runtime.address import Host, HostAndPort
 from services.common.runtime.settings import ServiceSettings
+from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.chat_completions.limits import ChatLimits
 
 
@@ -107,6 +108,12 @@ class GatewaySettings(ServiceSettings):
     """JSON array of the origins that may call the API from a browser; `["*"]` allows all, `[]` none. The API accepts no
     cookies."""
 
+    model_aliases: dict[str, str] = Field(
+        default={"claude-haiku-*": "openai/gpt-oss-20b", "claude-*": "openai/gpt-oss-120b"}
+    )
+    """JSON object from names that clients of `/v1/messages` ask for, with at most one `*` each, to the models that
+    answer. The first match counts. Aliases of all other requests are in `INFERENCE_MODEL_ALIASES`."""
+
     auth_cache_max: int = Field(default=100_000, ge=1)
     """Maximum keys in the authentication cache; the least recently used is evicted."""
 
@@ -150,6 +157,12 @@ class GatewaySettings(ServiceSettings):
         if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/")):
             raise ValueError("expected an address without a path, such as https://console.example.com")
         return value
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _check_aliases(cls, models: dict[str, str]) -> dict[str, str]:
+        model_aliases(models)
+        return models
 
     @field_validator("body_bytes_max")
     @classmethod

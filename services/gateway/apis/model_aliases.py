@@ -1,6 +1,7 @@
 """Aliases of models: names that clients ask for by default, such as `claude-opus-5-5`, and the models that answer."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _PATTERN_CHARACTERS_MAX = 256
@@ -20,25 +21,19 @@ class ModelAliases:
         return next((model for pattern, model in self.pairs if _matches(pattern, name)), name)
 
 
-def parse_aliases(text: str) -> ModelAliases:
-    """Parse a setting such as `claude-haiku-*=openai/gpt-oss-20b, claude-*=openai/gpt-oss-120b`.
-
-    Empty text means no aliases.
+def model_aliases(models: Mapping[str, str]) -> ModelAliases:
+    """Return the aliases of a setting such as `{"claude-haiku-*": "openai/gpt-oss-20b"}`.
 
     Raises:
-        ValueError: An entry is not of the form `pattern=model`, or its pattern has more than one `*`.
+        ValueError: A pattern has more than one `*`, or a name is empty or contains white space.
     """
-    return ModelAliases(tuple(_parse_entry(entry.strip()) for entry in text.split(",") if entry.strip()))
-
-
-def _parse_entry(entry: str) -> tuple[str, str]:
-    pattern, _, model = (part.strip() for part in entry.partition("="))
-    if not pattern or not model or pattern.count("*") > 1 or re.search(r"\s|\*", model):
-        raise ValueError(
-            f"Invalid model alias {entry!r}. Write `pattern=model` with at most one `*` in the pattern, and separate "
-            "aliases by commas, such as `claude-*=openai/gpt-oss-120b`."
-        )
-    return pattern, model
+    for pattern, model in models.items():
+        if pattern.count("*") > 1 or not all(re.fullmatch(r"\S+", name) for name in (pattern, model)) or "*" in model:
+            raise ValueError(
+                f"Invalid model alias {pattern!r}: write a name with at most one `*`, and the model that answers, such "
+                'as {"claude-*": "openai/gpt-oss-120b"}.'
+            )
+    return ModelAliases(tuple(models.items()))
 
 
 def _matches(pattern: str, name: str) -> bool:

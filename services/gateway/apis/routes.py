@@ -1,5 +1,6 @@
 """The HTTP API: its endpoints and exception handlers."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
@@ -11,9 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from services.common.errors import ErrorDetails, NotFound, ServiceError
 from services.common.telemetry import tracing
-from services.gateway.apis.chat_completions import surface as chat_completions
 from services.gateway.apis.chat_completions.limits import ChatLimits
-from services.gateway.apis.surfaces import error_response
+from services.gateway.apis.messages.model_list import model_info, model_list
+from services.gateway.apis.messages.token_counts import count_tokens
+from services.gateway.apis.surfaces import Surfaces, error_response
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.errors import HTTPError, http_error
 from services.gateway.http.openapi import document
@@ -23,9 +25,13 @@ from services.gateway.keys.revocation import IdentityCheck, RevocationRegistry
 from services.gateway.requests.callers import KeyCaller, SessionCaller
 from services.gateway.requests.handler import RequestHandler
 from services.gateway.requests.ports import Authenticator, Models
+from services.gateway.requests.surface import Surface
 from services.gateway.requests.types import JSONObject, Principal
 
 _encode = msgspec.json.Encoder().encode
+NOT_OFFERED = ("/api/v1/embeddings", "/api/v1/moderations", "/api/v1/images/{operation:path}")
+_ANTHROPIC_VERSION = "anthropic-version"
+_COUNTS_AT_ONCE_MAX = 2
 _CODES = {408: "request_timeout", 415: "unsupported_content_encoding"}
 
 
@@ -55,6 +61,7 @@ class API:
         authenticator: Authenticator,
         models: Models,
         revocations: RevocationRegistry,
+        surfaces: Surfaces,
         limits: ChatLimits,
     ) -> None:
         """Create the endpoints.
@@ -64,6 +71,7 @@ class API:
             authenticator: Authenticates API keys.
             models: Lists models.
             revocations: Ends streams of revoked keys.
+            surfaces: The surfaces of chat requests.
             limits: Limits of a chat request.
         """
         self._handler = handler
@@ -71,12 +79,46 @@ class API:
         self._models = models
         self._revocations = revocations
         self._limits = limits
-        self._chat = chat_completions.surface(limits)
+        self._surfaces = surfaces
+        self._counting = asyncio.Semaphore(_COUNTS_AT_ONCE_MAX)
 
     async def chat(self, request: Request) -> Response:
         """`POST /api/v1/chat` and `/api/v1/chat/completions`: answer a chat request."""
-        caller = KeyCaller(request, self._authenticator, self._revocations)
-        return await self._handler.handle(request, caller, self._chat)
+        return await self._answer(request, self._surfaces.chat)
+
+    async def completions(self, request: Request) -> Response:
+        """`POST /api/v1/completions`: answer a request of OpenAI's legacy completions."""
+        return await self._answer(request, self._surfaces.completions)
+
+    async def messages(self, request: Request) -> Response:
+        """`POST /api/v1/messages`: answer a request of Anthropic's Messages API."""
+        return await self._answer(request, self._surfaces.messages)
+
+    async def responses(self, request: Request) -> Response:
+        """`POST /api/v1/responses`: answer a request of OpenAI's Responses API."""
+        return await self._answer(request, self._surfaces.responses)
+
+    async def count_tokens(self, request: Request) -> Response:
+        """`POST /api/v1/messages/count_tokens`: count the tokens of a request. Does not count against the limit."""
+        principal = await self._principal(request)
+        body = await self._handler.read(request, principal, bytes)
+        async with self._counting:
+            return json_response(await asyncio.to_thread(count_tokens, body, self._surfaces.context()))
+
+    async def stored_response(self, request: Request) -> Response:
+        """`GET` and `DELETE /api/v1/responses/{id}`: answer 404, because responses are not stored."""
+        await self._principal(request)
+        name = redacted(request.path_params["id"].partition("/")[0])
+        raise NotFound(f"Response with id '{name}' not found.")
+
+    async def not_offered(self, request: Request) -> Response:
+        """Answer 404 for an endpoint of OpenAI's API that Groq's chat models cannot serve."""
+        await self._principal(request)
+        message = (
+            f"{redacted(request.scope['path'])} is not available, because this service only serves chat models. Use "
+            "/v1/chat/completions, /v1/responses, /v1/messages or /v1/completions."
+        )
+        raise NotFound(message, details=ErrorDetails(code="unsupported_endpoint"))
 
     async def chat_of_session(
         self, request: Request, principal: Principal, session_id: str, check: IdentityCheck
@@ -93,24 +135,31 @@ class API:
             ServiceError: The request is rejected before a slot is reserved.
         """
         caller = SessionCaller(principal, session_id, check, self._revocations)
-        return await self._handler.handle(request, caller, self._chat)
+        return await self._handler.handle(request, caller, self._surfaces.chat)
 
     async def openapi(self, request: Request) -> Response:
         """`GET /api/v1/openapi.json`: return the OpenAPI document. Requires no key."""
         return json_response(document(self._limits))
 
     async def models(self, request: Request) -> Response:
-        """`GET /api/v1/models`: list the models that the key may use."""
-        return json_response(_encode({"object": "list", "data": await self._models_of(request)}))
+        """`GET /api/v1/models`: list the models that the key may use, with Anthropic's members if it asks for them."""
+        models = await self._models_of(request)
+        if _ANTHROPIC_VERSION in request.headers:
+            return json_response(model_list(models))
+        return json_response(_encode({"object": "list", "data": models}))
 
     async def model(self, request: Request) -> Response:
         """`GET /api/v1/models/{id}`: return one model. Ids may contain slashes."""
         name = request.path_params["id"]
         for model in await self._models_of(request):
             if model.get("id") == name:
-                return json_response(_encode(model))
+                return json_response(_encode(model_info(model) if _ANTHROPIC_VERSION in request.headers else model))
         message = f"The model `{redacted(name)}` does not exist or you do not have access to it."
         raise NotFound(message, details=ErrorDetails(param="model", code="model_not_found"))
+
+    async def _answer(self, request: Request, surface: Surface) -> Response:
+        caller = KeyCaller(request, self._authenticator, self._revocations)
+        return await self._handler.handle(request, caller, surface)
 
     async def _models_of(self, request: Request) -> list[JSONObject]:
         principal = await self._principal(request)

@@ -1,25 +1,72 @@
-"""Errors in the envelope of the surface to which a path belongs."""
+"""The surfaces of the API, and errors in the envelope of the surface to which a path belongs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from services.gateway.apis import completions, responses
 from services.gateway.apis.chat_completions import surface as chat_completions
+from services.gateway.apis.chat_completions.limits import ChatLimits
+from services.gateway.apis.messages import errors as messages_errors
+from services.gateway.apis.messages.request import parse as parse_messages
+from services.gateway.apis.model_aliases import ModelAliases
+from services.gateway.apis.model_facts import ModelFactsCache
+from services.gateway.apis.surface import Context
 from services.gateway.http.errors import HTTPError
 from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.responses import json_response
-from services.gateway.requests.surface import ErrorResponse
+from services.gateway.requests.surface import ErrorResponse, RenderError, Surface, SurfaceRequest
 
-_ENVELOPES: Mapping[str, Callable[[HTTPError, str], ErrorResponse]] = {}
+_ENVELOPES: dict[str, RenderError] = {
+    "/api/v1/responses": responses.error,
+    "/api/v1/messages": messages_errors.error,
+    "/api/v1/completions": completions.error,
+}
 """Functions that render errors, by the beginning of a canonical path. All other paths have OpenAI's envelope."""
+
+Parse = Callable[[bytes, Context], SurfaceRequest]
+
+
+class Surfaces:
+    """The surfaces of chat requests.
+
+    Attributes:
+        chat: Chat completions.
+        completions: OpenAI's legacy completions.
+        messages: Anthropic's messages.
+        responses: OpenAI's responses.
+    """
+
+    def __init__(self, limits: ChatLimits, models: ModelFactsCache, aliases: ModelAliases) -> None:
+        """Create the surfaces.
+
+        Args:
+            limits: Limits of a request.
+            models: Facts about models.
+            aliases: Models that answer under other names. They do not apply to chat completions.
+        """
+        self._limits = limits
+        self._models = models
+        self._aliases = aliases
+        self.chat = chat_completions.surface(limits)
+        self.completions = self._surface(completions.parse, completions.error)
+        self.messages = self._surface(parse_messages, messages_errors.error)
+        self.responses = self._surface(responses.parse, responses.error)
+
+    def context(self) -> Context:
+        """Return what a parser may know besides the body."""
+        return Context(limits=self._limits, models=self._models.facts, aliases=self._aliases)
+
+    def _surface(self, parse: Parse, error: RenderError) -> Surface:
+        return Surface(lambda body: parse(body, self.context()), error)
 
 
 def render_error(scope: Scope, error: HTTPError) -> ErrorResponse:
     """Return an error in the envelope of the request's surface."""
     root = "/".join(scope["path"].split("/", 4)[:4])
-    return _ENVELOPES.get(root, chat_completions.error)(error, scope.get(REQUEST_ID, ""))
+    return _ENVELOPES.get(root, chat_completions.error)(error, request_id=scope.get(REQUEST_ID, ""))
 
 
 def error_response(request: Request, error: HTTPError) -> Response:

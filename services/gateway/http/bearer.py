@@ -11,15 +11,18 @@ _NO_KEY = (
 
 
 def bearer_token(request: Request) -> str:
-    """Return the API key in the `Authorization` header, without validating it.
+    """Return the API key in the `Authorization` header, or else in Anthropic's `x-api-key`, without validating it.
 
     Raises:
-        Unauthenticated: The header is missing or has no bearer token.
+        Unauthenticated: There is no API key.
     """
     scheme, _, api_key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not api_key.strip():
+    if scheme.lower() == "bearer" and api_key.strip():
+        return api_key.strip()
+    api_key = request.headers.get("x-api-key", "").strip()
+    if not api_key:
         raise Unauthenticated(_NO_KEY)
-    return api_key.strip()
+    return api_key
 
 
 def client_address(request: Request) -> str:

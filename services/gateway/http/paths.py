@@ -3,18 +3,22 @@
 import re
 
 _ALIAS = re.compile(
-    # Without a prefix, `/key` and `/usage` are not paths of the API.
-    r"(?:/api/v1|/openai/v1|/v1)*(/chat|/chat/completions|/models(?:/.+)?|(?<=/v1)/(?:key|usage(?:/[^/]+)?))"
+    # Without a prefix, paths such as `/key`, `/usage` and `/messages` are not paths of the API.
+    r"(?:/api/v1|/openai/v1|/v1)*"
+    r"(/chat|/chat/completions|/models(?:/.+)?"
+    r"|(?<=/v1)/(?:key|usage(?:/[^/]+)?|completions|(?:responses|messages|images)(?:/.+)?|embeddings|moderations))"
 )
 _API_ROOTS = frozenset(("api", "v1", "openai", "healthz", "readyz"))
-_ENDPOINTS = frozenset(("chat", "models", "key", "usage", "openapi.json"))
+_ENDPOINTS = frozenset(
+    ("chat", "completions", "messages", "responses", "models", "key", "usage", "openapi.json")
+)
 _LABELED_ROOTS = frozenset(("static", "healthz", "readyz", "playground"))
 
 
 def canonical_path(path: str) -> str:
     """Return the path `/api/v1/…` of which `path` is an alias, or else `path` itself.
 
-    The aliases are `/v1`, `/openai/v1`, no prefix (except for `/key` and `/usage`), a repeated prefix and a trailing
+    The aliases are `/v1`, `/openai/v1`, no prefix (only for chats and models), a repeated prefix and a trailing
     slash, since clients expect different base URLs.
     """
     match = _ALIAS.fullmatch(path.rstrip("/"))

@@ -18,7 +18,7 @@ import logging
 import time
 from asyncio import CancelledError
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -49,6 +49,7 @@ _PRINCIPAL_SECONDS_MAX = 0.1
 limit, since the body began to arrive."""
 _CLIENT_CLOSED_REQUEST = 499
 """Logged when the client disconnected before its answer; nginx's and Groq's status for it."""
+T = TypeVar("T")
 _INVALID = (InvalidRequest, NotFound, PermissionDenied, TooLarge)
 """Errors that the request itself causes."""
 
@@ -118,7 +119,7 @@ class RequestHandler:
         started = time.monotonic()
         with tracing.span("authenticate"):
             principal = await caller.authenticate()
-        parsed = await self._read(request, principal, surface)
+        parsed = await self.read(request, principal, surface.parse)
         if time.monotonic() - started > _PRINCIPAL_SECONDS_MAX:
             principal = await caller.authenticate_again(principal)
         client = DisconnectMonitor()
@@ -135,6 +136,23 @@ class RequestHandler:
             parsed.renderer.begin(hold.request_id, hold.reserved_at)
             return await self._infer(request, hold, parsed, client, revocation, surface)
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+    async def read(self, request: Request, principal: Principal, parse: Callable[[bytes], T]) -> T:
+        """Return the parsed body. A client that sent too many invalid requests is refused before its body is read.
+
+        Raises:
+            ServiceError: The body is too large, too slow or invalid.
+            HTTPException: The body is compressed, or did not arrive in time.
+        """
+        key_id, address = principal.key_id, client_address(request)
+        await self._invalid_requests.admit(key_id, address)
+        body = b""
+        try:
+            body = await self._bodies.read(request, key_id)
+            return parse(body)
+        except (*_INVALID, HTTPException):
+            self._invalid_requests.count(key_id, address, len(body))
+            raise
 
     async def reserve(self, principal: Principal, request_id: str) -> Hold:
         """Hold one request of the principal's limit under `request_id`, or under a new id when the answer was lost.
@@ -176,18 +194,6 @@ class RequestHandler:
         """Return the events of an answer. The hold is settled when they end or are closed."""
         return SettledStream(self._settlements, self._inference.stream(hold, chat), hold, client)
 
-    async def _read(self, request: Request, principal: Principal, surface: Surface) -> SurfaceRequest:
-        """Read and parse the body. A client that sent too many invalid requests is refused before its body is read."""
-        key_id, address = principal.key_id, client_address(request)
-        await self._invalid_requests.admit(key_id, address)
-        body = b""
-        try:
-            body = await self._bodies.read(request, key_id)
-            return surface.parse(body)
-        except (*_INVALID, HTTPException):
-            self._invalid_requests.count(key_id, address, len(body))
-            raise
-
     async def _infer(
         self,
         request: Request,
@@ -215,5 +221,5 @@ class RequestHandler:
         except ServiceError as exc:
             if isinstance(exc, _INVALID):  # Refused by Groq, which costs more than a refusal here.
                 self._invalid_requests.count(hold.principal.key_id, client_address(request), chat.body_bytes)
-            error = surface.error(http_error(exc, now=time.time()), hold.request_id)
+            error = surface.error(http_error(exc, now=time.time()), request_id=hold.request_id)
             return json_response(error.body, status=error.status, headers={**headers, **error.headers})

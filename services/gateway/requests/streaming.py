@@ -149,7 +149,7 @@ class EventStream(Response):
                 {"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *self._raw_headers({})]}
             )
             return
-        error = self._surface.error(_to_http_error(self._revocation.refusal), self._request_id)
+        error = self._surface.error(_to_http_error(self._revocation.refusal), request_id=self._request_id)
         raw = [(b"content-type", b"application/json"), *self._raw_headers(error.headers)]
         await send({"type": "http.response.start", "status": error.status, "headers": raw})
         await self._send(send, error.body, more=False)

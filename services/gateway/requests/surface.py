@@ -71,11 +71,16 @@ class ErrorResponse:
     headers: Mapping[str, str]
 
 
+class RenderError(Protocol):
+    """Renders an error that is not part of a stream."""
+
+    def __call__(self, error: HTTPError, /, *, request_id: str) -> ErrorResponse: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surface:
     """An API surface: how its requests are parsed, and how its errors are rendered."""
 
     parse: Callable[[bytes], SurfaceRequest]
     """Parses a request body; raises `ServiceError`."""
-    error: Callable[[HTTPError, str], ErrorResponse]
-    """Renders an error that is not part of a stream. The second argument is the request id."""
+    error: RenderError

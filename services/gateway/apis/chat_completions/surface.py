@@ -40,7 +40,7 @@ class ChatRenderer:
         return sse.HEARTBEAT
 
 
-def error(error: HTTPError, request_id: str) -> ErrorResponse:
+def error(error: HTTPError, *, request_id: str) -> ErrorResponse:
     """Return an error in OpenAI's envelope."""
     return ErrorResponse(error.status, error.body, error.headers)
 
