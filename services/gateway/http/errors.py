@@ -52,6 +52,8 @@ class HTTPError:
     failed_generation: str = ""
     """Output of the model that Groq rejected (`tool_use_failed`, `json_validate_failed`). If empty, the member is
     omitted, as in Groq's responses."""
+    resets_at: float | None = None
+    """Unix seconds at which the used-up daily limit resets; None for any other error. Not part of `body`."""
 
     @property
     def body(self) -> bytes:
@@ -144,6 +146,7 @@ def _invalid_request_error(status: int, error: ServiceError) -> HTTPError:
 
 def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:
     headers = rate_limit_headers(rate_limit, now=now)
+    resets_at = None
     used = f"Limit {rate_limit.limit}, Used {rate_limit.charged}, In use {rate_limit.held}, Requested 1."
     if rate_limit.charged >= rate_limit.limit:
         wait = _rounded_up(rate_limit.reset_at - now)
@@ -153,13 +156,16 @@ def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:
         )
         # Without this header, the OpenAI and Groq clients retry each rejected call twice.
         headers |= {"retry-after": str(wait), "x-should-retry": "false"}
+        resets_at = rate_limit.reset_at
     else:
         message = (
             f"Rate limit reached for this API key on requests per day (RPD), including requests in progress: {used} "
             "A request in progress is not counted if it fails. Try again in a moment."
         )
         headers |= {"retry-after": "1"}
-    return HTTPError(429, message, "rate_limit_exceeded", code="rate_limit_exceeded", headers=headers)
+    return HTTPError(
+        429, message, "rate_limit_exceeded", code="rate_limit_exceeded", headers=headers, resets_at=resets_at
+    )
 
 
 def _rounded_up(seconds: float) -> int:

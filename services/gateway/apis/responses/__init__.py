@@ -1,0 +1,7 @@
+"""`POST /v1/responses`: the Responses API over chat completions."""
+
+from services.gateway.apis.responses.errors import error
+from services.gateway.apis.responses.request import parse
+from services.gateway.apis.responses.schema import schema
+
+__all__ = ["error", "parse", "schema"]

@@ -1,0 +1,191 @@
+"""The top-level parameters of a Responses request: which are passed on, translated, ignored or refused, and why."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.common.errors import InvalidRequest
+from services.gateway.apis.chat_completions.parameters import PARAMETERS as CHAT_PARAMETERS
+from services.gateway.apis.chat_completions.parameters import Parameter, ParameterPolicy
+from services.gateway.apis.checks import (
+    Rule,
+    anything,
+    array_of,
+    boolean,
+    by_type,
+    decimal,
+    integer,
+    mapping,
+    nullable,
+    one_of,
+    record,
+    refusal,
+    string,
+    type_name,
+    unknown_parameter,
+    unsupported,
+)
+from services.gateway.apis.responses.formats import FORMAT
+from services.gateway.apis.responses.input_items import ITEMS
+from services.gateway.apis.responses.tool_choice import TOOL_CHOICE
+from services.gateway.apis.responses.tools import TOOLS
+from services.gateway.requests.types import JSONObject
+
+_METADATA_MAX, _METADATA_NAME_MAX, _METADATA_VALUE_MAX = 16, 64, 512
+_ID_CHARACTERS_SHOWN = 100
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+_LOGPROBS = "message.output_text.logprobs"
+_INCLUDABLE = (
+    ENCRYPTED_REASONING,
+    _LOGPROBS,
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)
+_NO_LOGPROBS = "Groq's models do not return log probabilities"
+_HINT = "a hint for OpenAI that does not change the answer"
+_known_includable = one_of(*_INCLUDABLE)
+
+
+def _check_includable(path: str, value: Any) -> None:
+    _known_includable(path, value)
+    if value == _LOGPROBS:
+        raise unsupported(path, _NO_LOGPROBS)
+
+
+def _check_metadata(path: str, value: Any) -> None:
+    mapping(path, value)
+    pairs = {name: one for name, one in value.items() if one is not None}
+    if len(pairs) > _METADATA_MAX:
+        text = f"Invalid '{path}': too many properties. Expected at most {_METADATA_MAX}, but got {len(pairs)} instead."
+        raise refusal(text, path, "object_above_max_properties")
+    for name, one in pairs.items():
+        if not isinstance(one, str):
+            text = f"Invalid type for '{path}': expected values of type string, but got {type_name(one)} instead."
+            raise refusal(text, path, "invalid_type")
+        if len(name) > _METADATA_NAME_MAX or len(one) > _METADATA_VALUE_MAX:
+            text = (
+                f"Invalid '{path}': string too long. Expected names with maximum length {_METADATA_NAME_MAX}, and "
+                f"values with maximum length {_METADATA_VALUE_MAX}."
+            )
+            raise refusal(text, path, "string_above_max_length")
+
+
+_METADATA = Rule(
+    _check_metadata,
+    {
+        "type": "object",
+        "description": f"At most {_METADATA_MAX} members that are not null.",
+        "additionalProperties": nullable({"type": "string", "maxLength": _METADATA_VALUE_MAX}),
+        "propertyNames": {"maxLength": _METADATA_NAME_MAX},
+        "maxProperties": _METADATA_MAX,
+    },
+)
+
+
+def _check_previous(path: str, value: Any) -> None:
+    string(path, value)
+    raise InvalidRequest(
+        f"Previous response with id '{value[:_ID_CHARACTERS_SHOWN]}' not found.",
+        metadata={"param": path, "code": "previous_response_not_found"},
+    )
+
+
+def _refused(why: str) -> Parameter:
+    def check(path: str, value: Any) -> None:
+        raise unsupported(path, why)
+
+    return Parameter(Rule(check, {"not": {}}), ParameterPolicy.REFUSED, why)
+
+
+def _only(value: Any, rule: Rule, why: str) -> Parameter:
+    """Return a parameter that accepts only `value`, which has no effect."""
+
+    def check(path: str, given: Any) -> None:
+        rule(path, given)
+        if given != value:
+            raise unsupported(path, why)
+
+    return Parameter(Rule(check, {"const": value}), ParameterPolicy.REFUSED, why)
+
+
+def _ignored(rule: Rule, why: str) -> Parameter:
+    return Parameter(rule, ParameterPolicy.DROPPED, why)
+
+
+def _translated(rule: Rule, why: str) -> Parameter:
+    return Parameter(rule, ParameterPolicy.TRANSLATED, why)
+
+
+PARAMETERS: Mapping[str, Parameter] = {
+    "model": CHAT_PARAMETERS["model"],
+    "input": _translated(
+        by_type("one of a string or array of objects", {str: string, list: ITEMS}), "items become chat messages"
+    ),
+    "instructions": _translated(string, "becomes the first system message"),
+    "max_output_tokens": _translated(integer(1), "becomes `max_completion_tokens`, at most the model's maximum"),
+    "temperature": Parameter(decimal(0, 2)),
+    "top_p": Parameter(decimal(0, 1)),
+    "presence_penalty": Parameter(decimal(-2, 2)),
+    "frequency_penalty": Parameter(decimal(-2, 2)),
+    "stream": Parameter(boolean),
+    "stream_options": _ignored(record({"include_obfuscation": boolean}), "events are not padded"),
+    "tools": _translated(TOOLS, "become function tools; OpenAI's hosted tools are left out"),
+    "tool_choice": _translated(TOOL_CHOICE, "becomes chat's `tool_choice`; left out without tools"),
+    "parallel_tool_calls": _translated(boolean, "left out without tools"),
+    "text": _translated(
+        record({"format": FORMAT, "verbosity": string}),
+        "`format` becomes `response_format`, or a last system message if there are tools",
+    ),
+    "reasoning": _translated(
+        record({"effort": one_of(*EFFORTS)}), "`effort` becomes `reasoning_effort` in the values of the model"
+    ),
+    "include": _translated(
+        array_of(
+            Rule(_check_includable, {"enum": [one for one in _INCLUDABLE if one != _LOGPROBS]}), "an array of strings"
+        ),
+        f"`{ENCRYPTED_REASONING}` adds the member to reasoning items; other values have no effect",
+    ),
+    "store": _ignored(boolean, "responses are not stored"),
+    "previous_response_id": Parameter(
+        Rule(_check_previous, {"not": {}}), ParameterPolicy.REFUSED, "responses are not stored"
+    ),
+    "conversation": _refused("conversations are not stored; send all items in `input`"),
+    "prompt": _refused("prompt templates are not stored; send the text in `input`"),
+    "background": _only(False, boolean, "responses are not stored; use `stream` for long answers"),
+    "truncation": _ignored(one_of("auto", "disabled"), "the input is never truncated"),
+    "max_tool_calls": _ignored(integer(), "bounds only hosted tools"),
+    "top_logprobs": _only(0, integer(0, 20), _NO_LOGPROBS),
+    "metadata": _ignored(_METADATA, "returned in the response"),
+    "service_tier": CHAT_PARAMETERS["service_tier"],
+    "user": _ignored(string, _HINT),
+    "safety_identifier": _ignored(string, _HINT),
+    "prompt_cache_key": _ignored(string, _HINT),
+    "prompt_cache_retention": _ignored(anything, _HINT),
+    "prompt_cache_options": _ignored(anything, _HINT),
+    "moderation": _ignored(anything, _HINT),
+    "access_programs": _ignored(anything, _HINT),
+    "context_management": _ignored(anything, _HINT),
+    "background_options": _ignored(anything, _HINT),
+    "image": _ignored(anything, _HINT),
+    "personality": _ignored(anything, _HINT),
+    "client_metadata": _ignored(anything, "sent by Codex for OpenAI"),
+}
+"""All parameters. Null counts as absent."""
+
+
+def check_parameters(members: JSONObject) -> None:
+    """Validate the parameters of a request that has no null members.
+
+    Raises:
+        InvalidRequest: A parameter is unknown, invalid or unsupported.
+        NotFound: An item refers to a stored item.
+    """
+    unknown = next((name for name in members if name not in PARAMETERS), None)
+    if unknown is not None:
+        raise unknown_parameter(unknown)
+    for name, value in members.items():
+        PARAMETERS[name].rule(name, value)

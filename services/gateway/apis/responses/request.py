@@ -1,0 +1,90 @@
+"""Parsing of Responses requests. Invalid requests get OpenAI's errors and are not charged."""
+
+from services.gateway.apis.chat_completions.limits import check_limits, check_values
+from services.gateway.apis.checks import missing
+from services.gateway.apis.json_bodies import json_object
+from services.gateway.apis.responses.conversation import Conversation
+from services.gateway.apis.responses.formats import response_format
+from services.gateway.apis.responses.input_items import Translation, add_items, item_type
+from services.gateway.apis.responses.limits import check_input_limits, check_messages
+from services.gateway.apis.responses.parameters import ENCRYPTED_REASONING, PARAMETERS, check_parameters
+from services.gateway.apis.responses.renderer import ResponsesRenderer
+from services.gateway.apis.responses.response_object import ResponseTemplate
+from services.gateway.apis.responses.tool_choice import tool_members
+from services.gateway.apis.responses.tools import ToolTable
+from services.gateway.apis.surface import Context, SurfaceRequest
+from services.gateway.apis.translation.formats import set_response_format
+from services.gateway.apis.translation.outputs import max_completion_tokens, reasoning_members
+from services.gateway.apis.translation.reasoning import ReasoningDecoder
+from services.gateway.requests.types import Chat, JSONObject
+
+_SAME_NAME = ("model", "temperature", "top_p", "presence_penalty", "frequency_penalty")
+
+
+def parse(body: bytes, context: Context) -> SurfaceRequest:
+    """Parse an HTTP body as a Responses request. The content type is ignored, and null members count as absent.
+
+    Raises:
+        InvalidRequest: The body is not a valid request. The metadata has OpenAI's `param` and `code`.
+        NotFound: An item refers to a stored item; nothing is stored.
+    """
+    members = _checked_members(body, context)
+    table = ToolTable(context.limits.tools_max)
+    messages = _messages(members, table)
+    check_messages(messages, context.limits)
+    chat = Chat(_chat_members(members, messages, table, context), members.get("stream", False), len(body))
+    renderer = ResponsesRenderer(
+        ResponseTemplate(members),
+        table,
+        encrypts_reasoning=ENCRYPTED_REASONING in members.get("include", ()),
+        clock=context.clock,
+    )
+    return SurfaceRequest(chat, renderer)
+
+
+def _checked_members(body: bytes, context: Context) -> JSONObject:
+    """Return the members that are not null. Limits are checked first, then errors are in OpenAI's order."""
+    check_values(body, context.limits)
+    members = json_object(body)
+    check_limits(members, context.limits, body=body)
+    check_input_limits(members, context.limits)
+    given = {name: value for name, value in members.items() if value is not None}
+    if "input" not in given and "instructions" not in given:
+        raise missing("input")
+    check_parameters(given)
+    return given
+
+
+def _messages(members: JSONObject, table: ToolTable) -> list[JSONObject]:
+    items = members.get("input", [])
+    if isinstance(items, str):
+        items = [{"role": "user", "content": items}]
+    # Before the calls of the history, so that tools keep their names.
+    table.add("tools", members.get("tools", ()))
+    for item in items:
+        if item_type(item) == "additional_tools":
+            table.add("input", item.get("tools") or ())
+    conversation = Conversation(table)
+    if members.get("instructions"):
+        conversation.add_message("system", members["instructions"])
+    add_items(items, Translation(conversation, ReasoningDecoder()))
+    return conversation.end()
+
+
+def _chat_members(members: JSONObject, messages: list[JSONObject], table: ToolTable, context: Context) -> JSONObject:
+    model = members.get("model", "")
+    facts = context.model(model)
+    chat = {"messages": messages} | {name: members[name] for name in _SAME_NAME if name in members}
+    chat |= max_completion_tokens(members.get("max_output_tokens"), facts)
+    chat |= tool_members(table, members.get("tool_choice"), members.get("parallel_tool_calls"))
+    chat |= reasoning_members(model, members.get("reasoning", {}).get("effort"), facts)
+    chat |= _service_tier(members)
+    json_format = response_format(members.get("text", {}).get("format"))
+    if json_format is not None:
+        set_response_format(chat, json_format)
+    return chat
+
+
+def _service_tier(members: JSONObject) -> JSONObject:
+    translate = PARAMETERS["service_tier"].translate
+    return translate(members["service_tier"]) if translate and "service_tier" in members else {}
