@@ -126,7 +126,9 @@ def _grouped(message: Any) -> Any:
     """Return a message with one thinking and one text block at most, before the calls."""
     decoder = ReasoningDecoder()
     blocks = message["content"]
-    thinking = [one["thinking"] or decoder.decode(one["signature"]) for one in blocks if one["type"] == "thinking"]
+    thinking = [
+        one["thinking"] or decoder.decode(one["signature"]) or "" for one in blocks if one["type"] == "thinking"
+    ]
     texts = [one["text"] for one in blocks if one["type"] == "text"]
     calls = [one for one in blocks if one["type"] == "tool_use"]
     return {**message, "content": ["".join(thinking), "".join(texts), calls]}

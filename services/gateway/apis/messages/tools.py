@@ -48,7 +48,8 @@ def _shown(tools: Iterable[JSONObject], history: History, chosen: str | None) ->
 
 
 def _function(tool: JSONObject, names: ToolNames[str]) -> JSONObject:
-    parameters = {name: value for name, value in tool["input_schema"].items() if name != "$schema"}
+    parameters = {"type": "object", **tool["input_schema"]}
+    parameters.pop("$schema", None)
     function: JSONObject = {"name": names.add(tool["name"], tool["name"])}
     if tool.get("description"):
         function["description"] = tool["description"]

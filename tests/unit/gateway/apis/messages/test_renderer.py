@@ -144,6 +144,11 @@ class TestStream:
             "output_tokens_details": {"thinking_tokens": 4},
         }
 
+    def test_more_cached_tokens_than_prompt_tokens_are_cut(self) -> None:
+        usage = {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
+        last = _stream(_finish("stop", usage), _chunk(content="late"))[-2][1]["usage"]
+        assert (last["input_tokens"], last["cache_read_input_tokens"]) == (0, 3)
+
     def test_an_empty_stream_is_a_whole_message(self) -> None:
         assert [kind for kind, _ in _stream()] == ["message_start", "message_delta", "message_stop"]
 

@@ -325,6 +325,10 @@ class TestThinking:
         block = {"type": "thinking", "thinking": "Because.", "signature": "of-another-provider"}
         assert self._assistant(block, _text("a")) == {"role": "assistant", "content": "a", "reasoning": "Because."}
 
+    def test_several_blocks_are_lines(self) -> None:
+        blocks = [{"type": "thinking", "thinking": text, "signature": "s"} for text in ("a", "", "b")]
+        assert self._assistant(*blocks, _text("c"))["reasoning"] == "a\nb"
+
     def test_omitted_text_is_read_from_the_signature(self) -> None:
         block = {"type": "thinking", "thinking": "", "signature": encode_reasoning("Because.")}
         assert self._assistant(block, _use("a"))["reasoning"] == "Because."

@@ -50,6 +50,12 @@ def test_a_tool_is_a_function() -> None:
     assert _members(tools=[tool])["tools"] == [{"type": "function", "function": {**function, "strict": True}}]
 
 
+def test_a_schema_without_a_type_is_an_object() -> None:
+    assert _members(tools=[{"name": "f", "input_schema": {}}])["tools"][0]["function"]["parameters"] == {
+        "type": "object"
+    }
+
+
 @pytest.mark.parametrize(
     ("choice", "sent"),
     [
