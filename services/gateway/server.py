@@ -25,9 +25,9 @@ from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.gateway.apis import routes
-from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.model_facts import ModelFactsCache
+from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.routes import API
 from services.gateway.apis.surfaces import Surfaces, render_error
 from services.gateway.clients.auth import GrpcAuthClient

@@ -10,8 +10,8 @@ from pydantic_settings import SettingsConfigDict
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.runtime.address import Host, HostAndPort
 from services.common.runtime.settings import ServiceSettings
-from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.chat_completions.limits import ChatLimits
+from services.gateway.apis.model_aliases import model_aliases
 
 
 class GatewaySettings(ServiceSettings):

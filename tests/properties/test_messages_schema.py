@@ -47,7 +47,7 @@ def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
 @example({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "mcp_tool_result"}]}]})
 def test_code_and_schema_refuse_the_same(body: Any) -> None:
     refusal = _refusal(body)
-    if refusal is None or refusal.metadata.get("code") not in _NOT_IN_SCHEMA:
+    if refusal is None or refusal.details.code not in _NOT_IN_SCHEMA:
         assert (refusal is None) == _VALIDATOR.is_valid(body)
 
 

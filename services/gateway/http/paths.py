@@ -9,9 +9,7 @@ _ALIAS = re.compile(
     r"|(?<=/v1)/(?:key|usage(?:/[^/]+)?|completions|(?:responses|messages|images)(?:/.+)?|embeddings|moderations))"
 )
 _API_ROOTS = frozenset(("api", "v1", "openai", "healthz", "readyz"))
-_ENDPOINTS = frozenset(
-    ("chat", "completions", "messages", "responses", "models", "key", "usage", "openapi.json")
-)
+_ENDPOINTS = frozenset(("chat", "completions", "messages", "responses", "models", "key", "usage", "openapi.json"))
 _LABELED_ROOTS = frozenset(("static", "healthz", "readyz", "playground"))
 
 

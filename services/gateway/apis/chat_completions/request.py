@@ -16,7 +16,7 @@ def parse_chat(body: bytes, limits: ChatLimits = DEFAULT_LIMITS) -> Chat:
     order: missing messages, unknown parameters, types and ranges.
 
     Raises:
-        InvalidRequest: The body is not a valid chat request. The metadata has OpenAI's `param` and `code`.
+        InvalidRequest: The body is not a valid chat request. The details have OpenAI's `param` and `code`.
     """
     check_values(body, limits)
     members = json_object(body)

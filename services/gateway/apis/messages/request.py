@@ -1,6 +1,6 @@
 """Parsing of message requests into chat requests."""
 
-from services.common.errors import NotFound
+from services.common.errors import ErrorDetails, NotFound
 from services.gateway.apis.chat_completions.limits import check_length, check_limits, check_nesting, check_values
 from services.gateway.apis.checks import refusal
 from services.gateway.apis.json_bodies import json_object
@@ -25,7 +25,7 @@ def parse(body: bytes, context: Context) -> SurfaceRequest:
     """Parse a message request. Members that are null count as absent, and unknown members are ignored.
 
     Raises:
-        InvalidRequest: The body is not a valid request. The metadata has `param` and `code`.
+        InvalidRequest: The body is not a valid request. The details have `param` and `code`.
         NotFound: The model is one of Anthropic's, and no alias is set for it.
     """
     members = read_members(body, context, REQUIRED)
@@ -88,7 +88,7 @@ def _served_model(name: str, context: Context) -> str:
             f"The model `{redacted(name)}` is not served here. Set your client's model to one that GET /v1/models "
             "lists (in Claude Code: ANTHROPIC_MODEL), or ask the operator to set an alias for it."
         )
-        raise NotFound(text, metadata={"param": "model", "code": "model_not_found"})
+        raise NotFound(text, details=ErrorDetails(param="model", code="model_not_found"))
     return model
 
 

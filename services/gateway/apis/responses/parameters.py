@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis.chat_completions.parameters import PARAMETERS as CHAT_PARAMETERS
 from services.gateway.apis.chat_completions.parameters import Parameter, ParameterPolicy
 from services.gateway.apis.checks import (
@@ -90,7 +90,7 @@ def _check_previous(path: str, value: Any) -> None:
     string(path, value)
     raise InvalidRequest(
         f"Previous response with id '{value[:_ID_CHARACTERS_SHOWN]}' not found.",
-        metadata={"param": path, "code": "previous_response_not_found"},
+        details=ErrorDetails(param=path, code="previous_response_not_found"),
     )
 
 

@@ -25,7 +25,7 @@ def parse(body: bytes, context: Context) -> SurfaceRequest:
     """Parse an HTTP body as a Responses request. The content type is ignored, and null members count as absent.
 
     Raises:
-        InvalidRequest: The body is not a valid request. The metadata has OpenAI's `param` and `code`.
+        InvalidRequest: The body is not a valid request. The details have OpenAI's `param` and `code`.
         NotFound: An item refers to a stored item; nothing is stored.
     """
     members = _checked_members(body, context)

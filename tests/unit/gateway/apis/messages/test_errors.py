@@ -7,6 +7,7 @@ import pytest
 
 from services.common.errors import (
     DeadlineExceeded,
+    ErrorDetails,
     InternalError,
     InvalidRequest,
     NotFound,
@@ -76,7 +77,7 @@ def test_an_invalid_key_is_not_retried() -> None:
 
 
 class TestPromptTooLong:
-    _FAILURE = InvalidRequest("Too long.", metadata={"code": "context_length_exceeded", "param": "messages"})
+    _FAILURE = InvalidRequest("Too long.", details=ErrorDetails(code="context_length_exceeded", param="messages"))
 
     @pytest.mark.parametrize(
         ("facts", "message"),

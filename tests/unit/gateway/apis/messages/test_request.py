@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest, NotFound, ServiceError
+from services.common.errors import ErrorDetails, InvalidRequest, NotFound, ServiceError
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.apis.messages.request import parse
-from services.gateway.apis.model_aliases import parse_aliases
+from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.surface import Context, ModelFacts
 from services.gateway.apis.translation.reasoning import encode_reasoning
 from services.gateway.requests.types import Chat
@@ -21,7 +21,7 @@ _CONTEXT = Context(
         _QWEN: ModelFacts(max_output_tokens=16_384, context_window=131_072, reasons=True),
         "plain": ModelFacts(),
     },
-    aliases=parse_aliases("claude-haiku-*=openai/gpt-oss-20b, claude-opus-5-5=qwen/qwen3.8-27b"),
+    aliases=model_aliases({"claude-haiku-*": "openai/gpt-oss-20b", "claude-opus-5-5": "qwen/qwen3.8-27b"}),
 )
 _USER = {"role": "user", "content": "hi"}
 _PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
@@ -160,7 +160,7 @@ class TestMembers:
     def test_invalid_requests_are_refused_by_the_name_of_the_member(self, members: Any, param: str) -> None:
         error = _refusal(**members)
         assert isinstance(error, InvalidRequest)
-        assert error.metadata["param"] == param
+        assert error.details.param == param
 
     def test_safeguards_are_named_so_that_the_client_checks_by_itself(self) -> None:
         assert "safeguards" in _refusal(safeguards={"a": 1}).message
@@ -225,7 +225,7 @@ class TestContent:
     def test_other_documents_are_refused_with_the_code_that_makes_the_client_drop_them(self, source: str) -> None:
         block = {"type": "document", "source": {"type": source, "data": "x", "media_type": "application/pdf"}}
         error = _refusal({"role": "user", "content": [block]})
-        assert error.metadata == {"param": "messages[0].content[0].source", "code": "document_block"}
+        assert error.details == ErrorDetails(param="messages[0].content[0].source", code="document_block")
 
     def test_files_are_refused(self) -> None:
         block = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
@@ -314,7 +314,7 @@ class TestToolUse:
     def test_a_result_without_a_call_is_refused_by_its_id(self) -> None:
         error = _refusal(_USER, {"role": "user", "content": [_result("toolu_x", "1")]})
         assert "toolu_x" in error.message
-        assert error.metadata["param"] == "messages[1].content[0].tool_use_id"
+        assert error.details.param == "messages[1].content[0].tool_use_id"
 
 
 class TestThinking:
