@@ -129,7 +129,7 @@ async def test_usage_asks_for_as_many_of_quotas_days_as_it_was_told(services: Se
     assert (services.usage.asked.from_day, services.usage.asked.to_day) == ("2026-08-01", "2026-08-07")
 
 
-async def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less(services: Services) -> None:
+async def test_a_limit_lowered_below_use_leaves_zero_remaining(services: Services) -> None:
     services.quota.charged = 50
 
     _, printed, _ = await services.stackctl("usage", _KEY, "--json")

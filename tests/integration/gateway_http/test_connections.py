@@ -69,7 +69,7 @@ class _Connection:
         raise AssertionError
 
 
-async def test_an_ipv6_customer_is_one_address() -> None:
+async def test_one_ipv6_prefix_counts_as_one_address() -> None:
     connections = Connections(Limits(connections_per_address_max=2))
     network = ipaddress.ip_network("2001:db8:1:2::/64")
     opened = [(_Connection(), str(network[number])) for number in range(3)]

@@ -1,4 +1,4 @@
-"""When e-mails are tried again, and when they are given up."""
+"""When e-mails are retried and when they are given up."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,17 +17,15 @@ _ABLE = Capabilities("mail.example.com:587", is_encrypted=True, is_verified=True
 
 
 class HandClock:
-    """A clock that only the test moves."""
+    """A clock controlled by the test."""
 
     def __init__(self) -> None:
         self.seconds = datetime(2026, 8, 1, 12, tzinfo=UTC).timestamp()
 
     def now(self) -> float:
-        """Return the time."""
         return self.seconds
 
     def monotonic(self) -> float:
-        """Return the time."""
         return self.seconds
 
 
@@ -74,7 +72,7 @@ class Queue:
 
 
 class Server:
-    """A `Transport` that takes nothing until told to."""
+    """A `Transport` that is down until the test says otherwise."""
 
     name = "mail.example.com:587"
 
@@ -104,7 +102,7 @@ _TURNS = 100
 
 
 async def _look(mailer: Mailer) -> None:
-    """Let the mailer look into its queue once."""
+    """Run the mailer's check of its queue once."""
     mailer.notify()
     running = asyncio.create_task(mailer.run(compose))
     for _ in range(_TURNS):
@@ -114,7 +112,7 @@ async def _look(mailer: Mailer) -> None:
         await running
 
 
-async def test_an_email_is_tried_less_and_less_often_and_given_up_after_a_day() -> None:
+async def test_an_email_is_retried_with_growing_pauses_and_given_up_after_a_day() -> None:
     clock, server = HandClock(), Server()
     queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
@@ -122,7 +120,7 @@ async def test_an_email_is_tried_less_and_less_often_and_given_up_after_a_day() 
     while queue.email is not None:
         await _look(mailer)
         tried.append(clock.seconds - begun)
-        assert clock.seconds - begun <= 90_000, "it is never given up"
+        assert clock.seconds - begun <= 90_000, "the e-mail is never given up"
         clock.seconds = max(queue.next_try_at.timestamp(), clock.seconds)
 
     assert tried[:5] == [0, 5, 35, 155, 755]
@@ -130,7 +128,7 @@ async def test_an_email_is_tried_less_and_less_often_and_given_up_after_a_day() 
     assert server.tries == len(tried)
 
 
-async def test_an_email_that_cannot_be_written_waits_and_the_service_goes_on() -> None:
+async def test_an_email_that_cannot_be_built_waits_and_the_service_continues() -> None:
     async def fail(queued: QueuedEmail) -> Email:
         raise ValueError(queued.to)
 
@@ -148,21 +146,21 @@ async def test_an_email_that_cannot_be_written_waits_and_the_service_goes_on() -
     assert len(server.taken) == 1
 
 
-async def test_an_email_is_sent_once_the_server_is_back() -> None:
+async def test_an_email_is_sent_once_the_server_is_available_again() -> None:
     clock, server = HandClock(), Server()
     queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     await _look(mailer)
     server.is_up = True
     await _look(mailer)
-    assert server.taken == [], "it is tried before its time"
+    assert server.taken == [], "the e-mail is retried too early"
     clock.seconds += timedelta(seconds=5).total_seconds()
     await _look(mailer)
     assert [email.to for email in server.taken] == ["ada@example.com"]
     assert queue.email is None
 
 
-async def test_addresses_beyond_ascii_need_a_server_that_is_known_to_take_them() -> None:
+async def test_non_ascii_addresses_need_a_server_known_to_support_smtputf8() -> None:
     clock, server = HandClock(), Server()
     mailer = Mailer(Queue(), server, clock=clock)
     await mailer.check_deliverable("ada@example.com")
@@ -173,7 +171,7 @@ async def test_addresses_beyond_ascii_need_a_server_that_is_known_to_take_them()
         await mailer.check_deliverable("жанна@example.com")
 
 
-async def test_without_a_mail_server_nothing_is_queued_and_a_test_says_so() -> None:
+async def test_without_a_mail_server_nothing_is_queued_and_a_check_reports_it() -> None:
     queue = Queue()
     mailer = Mailer(queue, None, clock=HandClock())
     await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=HandClock()))

@@ -1,4 +1,4 @@
-"""Many awaiting callers, one flight."""
+"""Many concurrent callers share one batch."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from services.common.errors import Unavailable
 
 
 class Airline:
-    """Flights that land when the test says so; a result is ten times its item."""
+    """Batches that complete when the test allows it; a result is ten times its item."""
 
     def __init__(self) -> None:
         self.flights: list[list[int]] = []
@@ -21,7 +21,7 @@ class Airline:
         self._landing = asyncio.Semaphore(0)
 
     async def fly(self, items: Sequence[int]) -> Sequence[int]:
-        """Fly, wait for permission to land, and answer."""
+        """Run a batch, wait until the test lets it complete, and return its results."""
         self.flights.append(list(items))
         self._out += 1
         self.most_at_once = max(self.most_at_once, self._out)
@@ -34,13 +34,13 @@ class Airline:
         return [10 * item for item in items]
 
     def land(self, count: int = 1) -> None:
-        """Let flights land."""
+        """Let running batches complete."""
         for _ in range(count):
             self._landing.release()
 
 
 def submitted(batcher: Batcher[int, int], items: Sequence[int]) -> list["asyncio.Task[int]"]:
-    """Submit items, each from a caller of its own."""
+    """Submit each item from a separate caller."""
     return [asyncio.create_task(batcher.submit(item)) for item in items]
 
 
@@ -50,12 +50,12 @@ def failed_items(name: str) -> float:
 
 
 async def turns(count: int = 5) -> None:
-    """Let the loop turn."""
+    """Run the event loop for a few turns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-async def test_an_idle_batcher_sends_an_item_at_the_end_of_the_loops_turn() -> None:
+async def test_an_idle_batcher_sends_an_item_at_the_end_of_the_event_loops_turn() -> None:
     airline = Airline()
     (caller,) = submitted(Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1), [1])
 
@@ -66,7 +66,7 @@ async def test_an_idle_batcher_sends_an_item_at_the_end_of_the_loops_turn() -> N
     assert await caller == 10
 
 
-async def test_items_of_one_turn_travel_together_and_each_gets_its_own_result() -> None:
+async def test_items_of_one_turn_share_a_batch_and_each_gets_its_own_result() -> None:
     airline = Airline()
     callers = submitted(Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1), [1, 2, 3])
     airline.land()
@@ -76,7 +76,7 @@ async def test_items_of_one_turn_travel_together_and_each_gets_its_own_result() 
     assert airline.flights == [[1, 2, 3]]
 
 
-async def test_items_gather_in_order_while_all_flights_are_out() -> None:
+async def test_items_queue_in_order_while_all_batches_are_in_flight() -> None:
     airline = Airline()
     batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1)
     first = submitted(batcher, [1])
@@ -93,7 +93,7 @@ async def test_items_gather_in_order_while_all_flights_are_out() -> None:
     assert airline.flights == [[1], [2, 3, 4]]
 
 
-async def test_no_flight_is_fuller_and_no_more_are_out_than_allowed() -> None:
+async def test_batch_size_and_concurrent_batches_stay_within_their_limits() -> None:
     airline = Airline()
     callers = submitted(Batcher(airline.fly, name="test", max_items=3, max_concurrent_batches=2), range(20))
     await turns()
@@ -107,7 +107,7 @@ async def test_no_flight_is_fuller_and_no_more_are_out_than_allowed() -> None:
     assert [item for flight in airline.flights for item in flight] == list(range(20))
 
 
-async def test_an_outage_fails_every_item_of_its_batch_once_and_no_others() -> None:
+async def test_a_failed_batch_fails_each_of_its_items_once_and_no_others() -> None:
     airline = Airline()
     batcher = Batcher(airline.fly, name="test", max_items=2, max_concurrent_batches=1)
     callers = submitted(batcher, [1, 2, 3])
@@ -156,7 +156,7 @@ async def test_an_item_whose_result_is_an_exception_fails_alone() -> None:
     assert (str(results[0]), results[1]) == ("odd", 2)
 
 
-async def test_a_flight_that_loses_a_result_fails_rather_than_mixing_them_up() -> None:
+async def test_a_batch_with_a_missing_result_fails_instead_of_misassigning_results() -> None:
     async def lossy(items: Sequence[int]) -> Sequence[int]:
         return items[1:]
 
@@ -168,7 +168,7 @@ async def test_a_flight_that_loses_a_result_fails_rather_than_mixing_them_up() -
 
 
 @pytest.mark.parametrize("is_waiting", [False, True])
-async def test_a_caller_that_leaves_takes_nobody_with_it_and_its_item_still_travels(is_waiting: bool) -> None:
+async def test_a_cancelled_caller_cancels_no_other_and_its_item_is_still_sent(is_waiting: bool) -> None:
     airline = Airline()
     batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1)
     ahead = submitted(batcher, [0]) if is_waiting else []
@@ -186,7 +186,7 @@ async def test_a_caller_that_leaves_takes_nobody_with_it_and_its_item_still_trav
     await asyncio.gather(*ahead)
 
 
-async def test_a_flight_that_is_cancelled_cancels_its_callers() -> None:
+async def test_a_cancelled_batch_cancels_its_callers() -> None:
     async def cancelled(items: Sequence[int]) -> Sequence[int]:
         raise asyncio.CancelledError
 
@@ -198,7 +198,7 @@ async def test_a_flight_that_is_cancelled_cancels_its_callers() -> None:
     assert batcher.load == 0
 
 
-async def test_the_load_is_what_waits_and_what_flies() -> None:
+async def test_the_load_counts_queued_and_in_flight_items() -> None:
     airline = Airline()
     batcher = Batcher(airline.fly, name="test", max_items=2, max_concurrent_batches=1)
     assert batcher.load == 0
@@ -214,7 +214,7 @@ async def test_the_load_is_what_waits_and_what_flies() -> None:
     assert batcher.load == 0
 
 
-async def test_a_drain_ends_when_nothing_waits_and_nothing_flies() -> None:
+async def test_a_drain_ends_when_nothing_is_queued_or_in_flight() -> None:
     airline = Airline()
     batcher = Batcher(airline.fly, name="test", max_items=1, max_concurrent_batches=1)
     await batcher.drain()
@@ -233,7 +233,7 @@ async def test_a_drain_ends_when_nothing_waits_and_nothing_flies() -> None:
     assert callers[1].done()
 
 
-async def test_items_that_gather_leave_together_and_a_drain_does_not_wait_for_them() -> None:
+async def test_queued_items_are_sent_together_and_a_drain_does_not_wait_for_the_timer() -> None:
     airline = Airline()
     airline.land(2)
     batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1, gather_seconds=0.05)
@@ -251,7 +251,7 @@ async def test_items_that_gather_leave_together_and_a_drain_does_not_wait_for_th
         assert await late == 40
 
 
-async def test_what_gathers_behind_a_flight_gathers_on_when_it_lands() -> None:
+async def test_items_queued_behind_a_batch_keep_queueing_when_it_completes() -> None:
     airline = Airline()
     batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1, gather_seconds=0.02)
     first = submitted(batcher, [1])
@@ -266,7 +266,7 @@ async def test_what_gathers_behind_a_flight_gathers_on_when_it_lands() -> None:
     assert airline.flights == [[1], [2, 3]]
 
 
-async def test_items_wait_for_a_flight_of_the_usual_length_and_overtake_one_that_is_stuck() -> None:
+async def test_items_wait_for_a_batch_of_usual_duration_and_overtake_a_stuck_one() -> None:
     airline = Airline()
     batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=4, overlap_seconds=0.02)
     usual = submitted(batcher, [1])
@@ -277,7 +277,7 @@ async def test_items_wait_for_a_flight_of_the_usual_length_and_overtake_one_that
     airline.land()
     await asyncio.gather(*usual)
     await turns()
-    assert airline.flights == [[1], [2, 3]], "they leave as soon as it has landed"
+    assert airline.flights == [[1], [2, 3]], "queued items are sent as soon as the batch has completed"
 
     overtaking = submitted(batcher, [4])
     async with asyncio.timeout(1):
@@ -288,7 +288,7 @@ async def test_items_wait_for_a_flight_of_the_usual_length_and_overtake_one_that
     assert await asyncio.gather(*behind, *overtaking) == [20, 30, 40]
 
 
-async def test_whoever_flushes_waits_for_what_was_sent_before_and_for_nothing_else() -> None:
+async def test_a_flush_waits_for_earlier_items_and_nothing_else() -> None:
     airline = Airline()
     batcher = Batcher(airline.fly, name="test", max_items=9, max_concurrent_batches=1, gather_seconds=10)
     first = submitted(batcher, [1])
@@ -313,6 +313,6 @@ async def test_whoever_flushes_waits_for_what_was_sent_before_and_for_nothing_el
     assert await asyncio.gather(*first, *later) == [10, 20]
 
 
-async def test_flushing_nothing_takes_no_time() -> None:
+async def test_flushing_an_empty_batcher_returns_at_once() -> None:
     async with asyncio.timeout(0.05):
         await Batcher(Airline().fly, name="test", max_items=9, max_concurrent_batches=1).flush()
