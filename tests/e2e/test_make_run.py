@@ -690,7 +690,7 @@ def _until_answered(runner: Runner, secret: str) -> None:
     ("setting", "workers"),
     [("GATEWAY_PORT", "1"), ("AUTH_LISTEN", "1"), ("QUOTA_LISTEN", "2"), ("QUOTA_METRICS_LISTEN", "0")],
 )
-def test_a_taken_port_is_one_sentence(
+def test_a_port_in_use_is_reported_in_one_sentence(
     refused: Callable[..., str], ports: dict[str, int], setting: str, workers: str
 ) -> None:
     with socket.create_server(("127.0.0.1", ports[setting])):

@@ -1,4 +1,4 @@
-"""Who may sign up: addresses of allowed domains, one account for each mailbox, and whoever has an invitation."""
+"""Who may sign up: allowed domains, one account per mailbox, and invitations."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ async def _sign_up(people: People, email: str, invite: str = "") -> str:
 
 
 async def test_addresses_of_one_mailbox_open_one_account(tmp_path: Path) -> None:
-    """A daily limit for each account would otherwise be as many as a mailbox has spellings: endless."""
+    """Otherwise each spelling of a mailbox would get its own daily limit, without end."""
     async with served(tmp_path) as people:
         for first, others in {
             "ada@example.com": ["ada+2@example.com", "ADA+a+b@example.com"],
@@ -51,10 +51,10 @@ async def test_addresses_of_one_mailbox_open_one_account(tmp_path: Path) -> None
                 assert (await refusal(_sign_up(people, other))).code is StatusCode.ALREADY_EXISTS
 
         assert await _sign_up(people, "a.da@example.com"), "only some providers ignore dots"
-        assert await _sign_up(people, "ada+3@example.com", await _invitation(people)), "an operator chose this person"
+        assert await _sign_up(people, "ada+3@example.com", await _invitation(people)), "an operator invited this user"
 
 
-async def test_an_address_of_a_deleted_account_s_mailbox_opens_a_new_one(tmp_path: Path) -> None:
+async def test_an_address_of_a_deleted_accounts_mailbox_opens_a_new_one(tmp_path: Path) -> None:
     async with served(tmp_path) as people:
         await _sign_up(people, "ada@example.com")
         await people.accounts.DeleteAccount(
@@ -64,16 +64,14 @@ async def test_an_address_of_a_deleted_account_s_mailbox_opens_a_new_one(tmp_pat
 
 
 @pytest.mark.parametrize("settings", [{"AUTH_SIGN_UP_FOLD_ALIASES": "false"}, {"AUTH_SIGN_UP": "invite"}])
-async def test_aliases_are_accounts_of_their_own_where_an_operator_wants_that(
-    tmp_path: Path, settings: dict[str, str]
-) -> None:
+async def test_aliases_are_separate_accounts_if_an_operator_allows_it(tmp_path: Path, settings: dict[str, str]) -> None:
     async with served(tmp_path, **settings) as people:
         for email in ("ada@example.com", "ada+2@example.com"):
             assert await _sign_up(people, email, await _invitation(people))
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
-async def test_aliases_that_sign_up_together_open_one_account(
+async def test_aliases_that_sign_up_concurrently_open_one_account(
     tmp_path: Path, database: str, request: pytest.FixtureRequest
 ) -> None:
     async def race(people: People) -> None:
@@ -103,7 +101,7 @@ async def test_only_addresses_of_allowed_domains_sign_up_without_an_invitation(t
         assert await _sign_up(people, "ada@example.org", await _invitation(people))
 
 
-def test_a_domain_that_is_none_ends_the_start_with_a_remedy(tmp_path: Path) -> None:
+def test_an_invalid_domain_stops_the_start_with_a_remedy(tmp_path: Path) -> None:
     ended = run_auth(tmp_path, {"AUTH_SIGN_UP_DOMAINS": "example.com;example.org"})
     assert ended.returncode != 0
     assert "must be a list of domains such as example.com,example.org" in ended.stderr

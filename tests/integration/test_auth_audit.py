@@ -1,4 +1,4 @@
-"""The audit log and other lists: nothing is hidden behind the first page, and every end of a session is told."""
+"""The audit log and other lists can be paged completely, and every end of a session is recorded."""
 
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -33,7 +33,7 @@ async def people(auth: AuthProcess) -> AsyncIterator[People]:
         yield people
 
 
-async def test_every_list_can_be_paged_to_its_end_without_a_gap(people: People) -> None:
+async def test_every_list_can_be_paged_to_its_end_without_gaps(people: People) -> None:
     for number in range(7):
         await people.sign_up(f"page{number}@example.com")
     token = await people.log_in("page0@example.com")
@@ -62,7 +62,7 @@ async def test_every_list_can_be_paged_to_its_end_without_a_gap(people: People) 
 
 
 @pytest.mark.parametrize("cursor", ["evt_01ARZ3NDEKTSV4RRFFQ69G5FAV", "acc_01ARZ3NDEKTSV4RRFFQ69G5FAV", "aud_", "1"])
-async def test_a_cursor_of_another_kind_is_refused_and_not_taken_for_the_first_page(
+async def test_a_cursor_of_another_kind_is_refused_and_not_treated_as_the_first_page(
     people: People, cursor: str
 ) -> None:
     request = audit_pb2.ListAuditEventsRequest(before=cursor)
@@ -77,7 +77,7 @@ async def _ended(people: People, email: str) -> list[tuple[str, str]]:
     return [(one.target, one.details["reason"]) for one in reversed(events) if one.action == "session.ended"]
 
 
-async def test_every_session_that_ends_has_an_event_that_says_why(people: People) -> None:
+async def test_every_session_that_ends_has_an_event_with_the_reason(people: People) -> None:
     email = "ended@example.com"
     first = await people.sign_up(email)
     replaced = (await people.session(first)).id
@@ -104,7 +104,7 @@ async def test_every_session_that_ends_has_an_event_that_says_why(people: People
     ]
 
 
-async def test_a_session_of_another_account_that_a_log_in_replaces_ends_in_that_accounts_log(people: People) -> None:
+async def test_a_session_of_another_account_replaced_by_a_log_in_ends_in_that_accounts_log(people: People) -> None:
     planted = await people.sign_up("mallory@example.com")
     session_id = (await people.session(planted)).id
     await people.sign_up("victim@example.com")
@@ -115,7 +115,7 @@ async def test_a_session_of_another_account_that_a_log_in_replaces_ends_in_that_
 
 
 async def test_an_ipv6_caller_is_audited_by_its_address(tmp_path: Path) -> None:
-    """gRPC writes it as `%5B::1%5D`."""
+    """gRPC formats it as `%5B::1%5D`."""
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
             port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Every parameter of every RPC of auth against injection, control characters and sizes: refused, or harmless."""
+"""Every parameter of every RPC of auth with injections, control characters and large sizes is refused or harmless."""
 
 import itertools
 from collections import Counter
@@ -80,7 +80,7 @@ def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
 
 
 def _bad_requests(method: MethodDescriptor, good: dict[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Yield requests that are good but for one field."""
+    """Yield requests that are valid except for one field."""
     for field in method.input_type.fields:
         for value in _values(field):
             message = GetMessageClass(method.input_type)()
@@ -100,7 +100,7 @@ async def _status(channel: aio.Channel, method: MethodDescriptor, request: Messa
     try:
         await call(request, metadata=metadata, timeout=10)
     except aio.AioRpcError as exc:
-        return exc.code() if exc.details() else StatusCode.UNKNOWN  # A refusal without a word is none.
+        return exc.code() if exc.details() else StatusCode.UNKNOWN  # A refusal without a message is not acceptable.
     return StatusCode.OK
 
 
@@ -130,7 +130,7 @@ async def _serving(tmp_path: Path, settings: dict[str, str]) -> AsyncIterator[tu
             yield people, channel
 
 
-async def test_no_parameter_of_any_call_does_anything_but_be_refused_or_be_kept_as_it_is(
+async def test_every_parameter_of_every_call_is_refused_or_stored_unchanged(
     people: tuple[People, aio.Channel],
 ) -> None:
     stubs, channel = people
@@ -149,14 +149,14 @@ async def test_no_parameter_of_any_call_does_anything_but_be_refused_or_be_kept_
             if code not in CLEAR:
                 unclear.append(f"{told}: {code.name}")
     assert not unclear, "\n".join(unclear)
-    assert answered[StatusCode.OK] > 20, "hardly a call got as far as the database: this showed nothing"
+    assert answered[StatusCode.OK] > 20, "hardly a call reached the database, so this test shows nothing"
     answer = await stubs.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=key.secret))
-    assert answer.principal.daily_limit == 1000, "a bad parameter changed somebody's key"
+    assert answer.principal.daily_limit == 1000, "an invalid parameter changed another user's key"
     assert (await stubs.session(session)).account.email == EMAIL
 
 
 @pytest.mark.parametrize("people", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True)
-async def test_no_metadata_does_anything_but_be_refused_or_be_kept_as_plain_text(
+async def test_metadata_is_refused_or_stored_as_plain_text(
     people: tuple[People, aio.Channel],
 ) -> None:
     stubs, channel = people

@@ -1,4 +1,4 @@
-"""Who steals the databases can do nothing with them: no column holds a key, a password or a token that works."""
+"""A stolen database is useless: no column holds a working key, password or token."""
 
 import sqlite3
 from collections.abc import Awaitable, Iterator
@@ -33,7 +33,7 @@ async def _postgres_texts(url: str) -> set[str]:
 
 
 async def _live(people: People) -> list[str]:
-    """Use everything that makes secrets, and return those that work in the end."""
+    """Use everything that creates secrets, and return those that work in the end."""
     session = await people.sign_up(EMAIL)
     key = await people.create_key(session)
     rotate = owner_pb2.RotateOwnKeyRequest(key_id=key.key.id, grace_seconds=3600)
@@ -48,7 +48,7 @@ async def _live(people: People) -> list[str]:
 
 async def _works(people: People, text: str, number: int) -> list[str]:
     """Try a text as each kind of secret, and return the kinds as which it works."""
-    # Guesses at one account end after a hundred; so passwords are tried on accounts of the same password.
+    # Guesses at one account end after a hundred, so passwords are tried on accounts with the same password.
     email = f"ada{number // 50}@example.com"
     calls: dict[str, Awaitable[object]] = {
         "API key": people.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=text)),
@@ -84,7 +84,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-async def test_no_column_of_a_stolen_database_works_as_a_secret_nor_holds_one(tmp_path: Path, database: str) -> None:
+async def test_no_column_of_a_stolen_database_works_as_a_secret_or_contains_one(tmp_path: Path, database: str) -> None:
     settings = {
         "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
         "AUTH_KEY_PEPPER": PEPPER,
@@ -99,19 +99,19 @@ async def test_no_column_of_a_stolen_database_works_as_a_secret_nor_holds_one(tm
             texts = await _postgres_texts(database) if database else _sqlite_texts(tmp_path / "auth.db")
             assert len(texts) > 50, "the dump is empty: this shows nothing"
             found = {secret[:8] for secret in secrets for text in texts if secret in text}
-            assert not found, f"the database holds secrets as they are: {found}…"
+            assert not found, f"the database holds plain secrets: {found}…"
             tried = sorted(text for text in texts if len(text) >= 10)
             for number in range(len(tried) // 50 + 1):
                 await people.sign_up(f"ada{number}@example.com")
             working = {
                 text: kinds for number, text in enumerate(tried) if (kinds := await _works(people, text, number))
             }
-            assert not working, f"what the database holds works as a secret: {working}"
+            assert not working, f"a value in the database works as a secret: {working}"
             tried_on = secrets[1:3] + secrets[-3:-1]
             found_out = [await _works(people, secret, 0) for secret in tried_on]
             assert found_out == [["API key"], ["API key"], ["password"], ["admin token"]], (
-                "the trials themselves do not work"
+                "the checks themselves do not work"
             )
             log = "".join(process.log)
     told = [secret[:8] for secret in (*secrets, "$argon2id$") if secret in log]
-    assert not told, f"the log tells secrets: {told}"
+    assert not told, f"the log contains secrets: {told}"

@@ -1,4 +1,4 @@
-"""Wrong passwords: guesses end, and nobody is kept out by another's guesses."""
+"""Wrong passwords: guessing is limited, and cannot lock out other users."""
 
 import asyncio
 import sqlite3
@@ -31,7 +31,7 @@ class World:
     database: Path
 
     def tries(self) -> list[int]:
-        """Return what the database has counted, most first."""
+        """Return the attempts counted in the database, most first."""
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
             return [row[0] for row in connection.execute("SELECT tries FROM throttles ORDER BY tries DESC")]
 
@@ -63,8 +63,8 @@ async def _guess(people: People, email: str, address: str, count: int) -> Counte
     return Counter(codes)
 
 
-async def test_one_address_that_tries_as_fast_as_it_can_shuts_nobody_else_out(world: World) -> None:
-    """526 tries a second once made every honest log-in a 429: each refused try cost a write and a global place."""
+async def test_a_flood_of_guesses_from_one_address_locks_out_no_other_client(world: World) -> None:
+    """526 tries a second once made every legitimate log-in a 429: each refused try cost a write and a global slot."""
     people, answers, writes = world.people, Counter[StatusCode](), world.tries()
     await people.sign_up("honest@example.com")
 
@@ -91,14 +91,14 @@ async def test_one_address_that_tries_as_fast_as_it_can_shuts_nobody_else_out(wo
     assert honest == {"logged in": 12}
     assert signed_up
     assert answers[StatusCode.UNAUTHENTICATED] <= _PER_ADDRESS
-    assert answers.total() > 300, "that was no flood"
+    assert answers.total() > 300, "the load was too low"
     counted = Counter(world.tries())
     counted.subtract(Counter(writes))
     assert max(counted.elements()) <= _PER_ADDRESS + _AT_ONCE, "refused tries are still written down"
 
 
-async def test_guesses_from_many_addresses_lock_nobody_out(world: World) -> None:
-    """Ten addresses once kept an owner out for ever, also the one who was logged in."""
+async def test_guesses_from_many_addresses_lock_out_no_owner(world: World) -> None:
+    """Ten addresses once kept an owner out for ever, even while logged in."""
     people = world.people
     session = await people.sign_up("locked@example.com")
     for number in range(11):
@@ -112,7 +112,7 @@ async def test_guesses_from_many_addresses_lock_nobody_out(world: World) -> None
     assert await people.log_in("locked@example.com", password="another good password", address="198.51.100.2")
 
 
-async def test_the_owner_is_told_of_many_wrong_passwords_once(world: World) -> None:
+async def test_the_owner_is_notified_of_many_wrong_passwords_once(world: World) -> None:
     people = world.people
     session = await people.sign_up("told@example.com")
     for number in range(5):
@@ -125,7 +125,7 @@ async def test_the_owner_is_told_of_many_wrong_passwords_once(world: World) -> N
     ]
 
 
-async def test_a_device_that_logged_in_before_keeps_a_way_in_from_an_address_that_is_used_up(world: World) -> None:
+async def test_a_known_device_can_log_in_from_an_address_at_its_limit(world: World) -> None:
     people, home = world.people, "203.0.115.1"
     for email in ("device@example.com", "neighbour@example.com"):
         await people.sign_up(email)
@@ -143,7 +143,7 @@ async def test_a_device_that_logged_in_before_keeps_a_way_in_from_an_address_tha
     assert made_up.code is StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_a_device_has_a_bound_of_its_own(world: World) -> None:
+async def test_a_device_has_its_own_limit(world: World) -> None:
     people = world.people
     await people.sign_up("stolen@example.com")
     device = await people.device("stolen@example.com", address="198.51.100.10")
@@ -162,7 +162,7 @@ async def test_a_device_has_a_bound_of_its_own(world: World) -> None:
     assert await people.log_in("stolen@example.com", address="198.51.100.11"), "without the device it is as before"
 
 
-async def test_wrong_passwords_in_one_session_keep_out_neither_another_session_nor_a_log_in(world: World) -> None:
+async def test_wrong_passwords_in_one_session_lock_out_neither_another_session_nor_a_log_in(world: World) -> None:
     people = world.people
     thief = await people.sign_up("sessions@example.com")
     owner = await people.log_in("sessions@example.com")
@@ -177,7 +177,7 @@ async def test_wrong_passwords_in_one_session_keep_out_neither_another_session_n
     await people.owner.ChangePassword(right, metadata=bearer(owner))
 
 
-async def test_a_proven_reset_ends_the_lock_of_the_owner_who_forgot_the_password(world: World) -> None:
+async def test_a_password_reset_ends_the_lock_of_its_owner(world: World) -> None:
     people, home = world.people, "203.0.117.1"
     await people.sign_up("forgot@example.com")
     await _guess(people, "forgot@example.com", home, 11)

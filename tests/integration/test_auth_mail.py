@@ -1,4 +1,4 @@
-"""With a mail server: e-mails are verified, passwords reset by letter, and nobody learns who has an account."""
+"""With a mail server: e-mails are verified, passwords reset by e-mail, and accounts cannot be enumerated."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("auth-mail")
 
 
 class Mailbox:
-    """What a mail server took."""
+    """What a mail server received."""
 
     def __init__(self) -> None:
         self.letters: list[EmailMessage] = []
@@ -40,14 +40,14 @@ class Mailbox:
     async def handle_RCPT(
         self, server: SMTP, session: object, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        """Take a receiver."""
+        """Accept a recipient."""
         if address in self.refused:
             return "550 5.1.1 nobody of that name"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: object, envelope: Envelope) -> str:
-        """Take a letter."""
+        """Accept an e-mail."""
         assert isinstance(envelope.content, bytes)
         message = message_from_bytes(envelope.content, policy=policy.default)
         assert isinstance(message, EmailMessage)
@@ -56,7 +56,7 @@ class Mailbox:
         return "250 OK"
 
     async def letter(self, number: int) -> str:
-        """Return the text of the letter of this number, once it has come."""
+        """Return the text of the e-mail of this number, once it has arrived."""
         async with asyncio.timeout(15):
             while len(self.letters) <= number:
                 await asyncio.sleep(0.01)
@@ -108,7 +108,7 @@ def _free_port() -> int:
 
 
 async def _logged(process: AuthProcess, text: str) -> str:
-    """Return the line of the log that has this text, once it has come."""
+    """Return the log line with this text, once it has been written."""
     async with asyncio.timeout(15):
         while True:
             for line in process.log:
@@ -125,11 +125,11 @@ def _metrics(port: int) -> dict[str, float]:
 
 def _token(letter: str) -> str:
     found = re.search(r"https://console\.example\.com/\S*?[=#]([\w-]{20,})", letter)
-    assert found, f"the letter has no link to follow: {letter}"
+    assert found, f"the e-mail has no link: {letter}"
     return found[1]
 
 
-async def test_an_account_opens_with_the_letter_and_not_before_and_its_token_works_once(tmp_path: Path) -> None:
+async def test_an_account_opens_with_the_emailed_token_and_not_before_and_the_token_works_once(tmp_path: Path) -> None:
     async with mailed(tmp_path) as (people, mailbox):
         assert await people.sign_up("ada@example.com") == ""
         early = await refusal(people.log_in("ada@example.com"))
@@ -145,7 +145,7 @@ async def test_an_account_opens_with_the_letter_and_not_before_and_its_token_wor
         assert (await refusal(people.sessions.VerifyEmail(verify))).code is StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_letter_resets_a_password_once_and_ends_every_session(tmp_path: Path) -> None:
+async def test_an_emailed_link_resets_a_password_once_and_ends_every_session(tmp_path: Path) -> None:
     async with mailed(tmp_path) as (people, mailbox):
         await people.sign_up("ada@example.com")
         verify = sessions_pb2.VerifyEmailRequest(token=_token(await mailbox.letter(0)))
@@ -163,8 +163,10 @@ async def test_a_letter_resets_a_password_once_and_ends_every_session(tmp_path: 
 
 
 @pytest.mark.parametrize("asks", ["signs up", "asks for the letter"])
-async def test_who_signs_up_first_with_anothers_email_is_not_let_in_by_its_owner(tmp_path: Path, asks: str) -> None:
-    """The owner confirms the e-mail, believing the account to be new: the stranger's password must not open it."""
+async def test_an_owner_who_verifies_an_email_does_not_admit_who_signed_up_with_it_first(
+    tmp_path: Path, asks: str
+) -> None:
+    """The owner verifies the e-mail, assuming the account is new: the attacker's password must not open it."""
     async with mailed(tmp_path) as (people, mailbox):
         await people.sign_up("ada@example.com", password="the stranger's own")
         strangers = sessions_pb2.VerifyEmailRequest(token=_token(await mailbox.letter(0)))
@@ -184,7 +186,7 @@ async def test_who_signs_up_first_with_anothers_email_is_not_let_in_by_its_owner
         assert stranger.code is StatusCode.UNAUTHENTICATED
 
 
-async def test_nobody_learns_from_sign_up_or_reset_who_has_an_account(tmp_path: Path) -> None:
+async def test_sign_up_and_reset_do_not_reveal_whether_an_account_exists(tmp_path: Path) -> None:
     async with mailed(tmp_path) as (people, mailbox):
         new = sessions_pb2.SignUpRequest(email="ada@example.com", password=PASSWORD)
         answers = [await people.sessions.SignUp(new), await people.sessions.SignUp(new)]
@@ -198,8 +200,8 @@ async def test_nobody_learns_from_sign_up_or_reset_who_has_an_account(tmp_path: 
         await mailbox.letter(2)
 
 
-async def test_letters_to_one_address_are_bounded(tmp_path: Path) -> None:
-    """Nobody fills another's mailbox by asking for letters."""
+async def test_emails_to_one_address_are_limited(tmp_path: Path) -> None:
+    """Otherwise anyone could fill another user's mailbox by requesting e-mails."""
     async with mailed(tmp_path) as (people, mailbox):
         await people.sign_up("ada@example.com")
         request = sessions_pb2.SendPasswordResetRequest(email="ada@example.com")
@@ -211,8 +213,8 @@ async def test_letters_to_one_address_are_bounded(tmp_path: Path) -> None:
         assert len(mailbox.letters) <= 6
 
 
-async def test_a_letter_goes_to_the_very_address_of_its_account_in_any_script(tmp_path: Path) -> None:
-    """The domain in punycode: only what is before the @ needs a mail server that takes more than ASCII."""
+async def test_an_email_is_sent_to_the_exact_address_of_its_account_in_any_script(tmp_path: Path) -> None:
+    """The domain in punycode: only the local part needs a mail server that supports more than ASCII."""
     async with mailed(tmp_path) as (people, mailbox):
         await people.sign_up("жанна@пример.рф")
         assert "If you did not" in await mailbox.letter(0)
@@ -228,8 +230,8 @@ async def test_a_letter_goes_to_the_very_address_of_its_account_in_any_script(tm
         assert mailbox.letters[2]["To"] == "ada@xn--bcher-kva.example"
 
 
-async def test_a_letter_says_when_it_was_written_and_that_a_machine_wrote_it(tmp_path: Path) -> None:
-    """RFC 5322 demands a date; many mail servers take letters without one for junk."""
+async def test_an_email_has_a_date_and_is_marked_as_automatic(tmp_path: Path) -> None:
+    """RFC 5322 demands a date; many mail servers treat e-mails without one as spam."""
     async with mailed(tmp_path) as (people, mailbox):
         await people.sign_up("ada@example.com")
         await mailbox.letter(0)
@@ -240,8 +242,8 @@ async def test_a_letter_says_when_it_was_written_and_that_a_machine_wrote_it(tmp
         assert letter["MIME-Version"] == "1.0"
 
 
-async def test_an_address_that_the_mail_server_cannot_send_to_does_not_sign_up(tmp_path: Path) -> None:
-    """Nobody is told to read a letter that cannot be sent."""
+async def test_an_address_that_the_mail_server_cannot_send_to_is_refused_at_sign_up(tmp_path: Path) -> None:
+    """Users are not told to read an e-mail that cannot be sent."""
     mailbox, port = Mailbox(), _free_port()
     with mail_server(mailbox, port, enable_SMTPUTF8=False):
         async with served(tmp_path, settings_of(port)) as (people, _):
@@ -252,7 +254,7 @@ async def test_an_address_that_the_mail_server_cannot_send_to_does_not_sign_up(t
             assert "To confirm the address" in await mailbox.letter(0)
 
 
-async def test_letters_wait_for_the_mail_server_and_outlive_a_restart(tmp_path: Path) -> None:
+async def test_queued_emails_wait_for_the_mail_server_and_survive_a_restart(tmp_path: Path) -> None:
     mailbox, port, metrics_port = Mailbox(), _free_port(), _free_port()
     settings = settings_of(port, AUTH_METRICS_LISTEN=f"127.0.0.1:{metrics_port}")
     async with served(tmp_path, settings) as (people, process):
@@ -276,7 +278,7 @@ async def test_letters_wait_for_the_mail_server_and_outlive_a_restart(tmp_path: 
     assert len(mailbox.letters) == 1
 
 
-async def test_a_letter_that_is_refused_for_good_is_not_tried_again_and_counted(tmp_path: Path) -> None:
+async def test_an_email_that_is_refused_permanently_is_not_retried_and_counted(tmp_path: Path) -> None:
     metrics_port = _free_port()
     async with mailed(tmp_path, AUTH_METRICS_LISTEN=f"127.0.0.1:{metrics_port}") as (people, mailbox):
         mailbox.refused.add("nobody@example.com")
@@ -288,8 +290,8 @@ async def test_a_letter_that_is_refused_for_good_is_not_tried_again_and_counted(
         assert mailbox.receivers == [["ada@example.com"]]
 
 
-async def test_a_relay_that_signed_its_own_certificate_takes_letters_once_it_is_trusted(tmp_path: Path) -> None:
-    """STARTTLS is used wherever it is offered, so such a relay lost every letter, whatever was set."""
+async def test_a_relay_with_a_self_signed_certificate_works_once_it_is_trusted(tmp_path: Path) -> None:
+    """STARTTLS is used wherever it is offered, so such a relay lost every e-mail, whatever was set."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(ca_file := tmp_path / "ca.pem")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -320,7 +322,7 @@ async def test_a_relay_that_signed_its_own_certificate_takes_letters_once_it_is_
     ]
 
 
-async def test_what_was_to_be_sent_to_a_deleted_account_is_forgotten(tmp_path: Path) -> None:
+async def test_queued_emails_to_a_deleted_account_are_dropped(tmp_path: Path) -> None:
     port = _free_port()
     async with served(tmp_path, settings_of(port)) as (people, process):
         await people.sign_up("ada@example.com")
@@ -330,7 +332,7 @@ async def test_what_was_to_be_sent_to_a_deleted_account_is_forgotten(tmp_path: P
         assert waiting == (0,)
 
 
-async def test_whoever_signs_up_with_another_address_of_the_mailbox_is_told_of_the_account(tmp_path: Path) -> None:
+async def test_signing_up_with_another_address_of_a_mailbox_notifies_its_account(tmp_path: Path) -> None:
     async with mailed(tmp_path) as (people, mailbox):
         await people.sign_up("ada@example.com")
         await people.sessions.VerifyEmail(sessions_pb2.VerifyEmailRequest(token=_token(await mailbox.letter(0))))
@@ -354,7 +356,7 @@ async def test_a_full_queue_refuses_new_and_known_addresses_alike(tmp_path: Path
         assert refused[0].code is StatusCode.UNAVAILABLE
 
 
-async def test_an_owner_is_told_of_many_wrong_passwords(tmp_path: Path) -> None:
+async def test_an_owner_is_notified_of_many_wrong_passwords(tmp_path: Path) -> None:
     async with mailed(tmp_path) as (people, mailbox):
         await people.sign_up("ada@example.com")
         await people.sessions.VerifyEmail(sessions_pb2.VerifyEmailRequest(token=_token(await mailbox.letter(0))))

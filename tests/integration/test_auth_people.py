@@ -1,4 +1,4 @@
-"""Accounts and sessions over gRPC, as the console uses them: what people can do, and what nobody can."""
+"""Accounts and sessions over gRPC, as the console uses them: what users can and cannot do."""
 
 import asyncio
 import statistics
@@ -36,7 +36,7 @@ async def people(auth: AuthProcess) -> AsyncIterator[People]:
         yield people
 
 
-async def test_who_signs_up_is_logged_in_where_there_is_no_mail_and_logs_out_for_good(people: People) -> None:
+async def test_without_mail_sign_up_logs_in_and_log_out_ends_the_session(people: People) -> None:
     token = await people.sign_up("Ada@Example.com")
     assert (await people.session(token)).account.email == "ada@example.com"
 
@@ -47,7 +47,7 @@ async def test_who_signs_up_is_logged_in_where_there_is_no_mail_and_logs_out_for
 
 
 async def test_a_log_in_ends_the_session_that_it_replaces(people: People) -> None:
-    """A token that somebody planted before the log-in is worth nothing after it."""
+    """A token that was planted before the log-in is worthless after it."""
     planted = await people.sign_up("replace@example.com")
 
     token = await people.log_in("replace@example.com", replaced=planted)
@@ -60,7 +60,7 @@ async def test_a_log_in_ends_the_session_that_it_replaces(people: People) -> Non
 async def test_a_wrong_password_and_an_unknown_email_get_the_same_answer_after_the_same_work(
     auth: AuthProcess, people: People
 ) -> None:
-    """What auth computes is what its answers take; a clock would also count what else the machine does."""
+    """Compares the CPU time of auth; wall-clock time would include other work of the machine."""
     process = psutil.Process(auth.process.pid)
     await people.sign_up("known@example.com")
 
@@ -77,10 +77,10 @@ async def test_a_wrong_password_and_an_unknown_email_get_the_same_answer_after_t
 
     assert {answer for answer, _ in known} == {answer for answer, _ in unknown}
     seconds = [sum(took for _, took in answers) for answers in (known, unknown)]
-    assert 0.4 < seconds[0] / seconds[1] < 2.5, f"the work tells who has an account: {seconds}"
+    assert 0.4 < seconds[0] / seconds[1] < 2.5, f"the amount of work reveals whether an account exists: {seconds}"
 
 
-async def test_guesses_at_one_account_from_one_address_end_and_the_owner_elsewhere_still_gets_in(
+async def test_guesses_at_one_account_from_one_address_end_and_the_owner_elsewhere_can_still_log_in(
     people: People,
 ) -> None:
     await people.sign_up("guessed@example.com")
@@ -93,7 +93,7 @@ async def test_guesses_at_one_account_from_one_address_end_and_the_owner_elsewhe
     assert [answer.code for answer in answers[:10]] == [StatusCode.UNAUTHENTICATED] * 10
     assert {answer.code for answer in answers[10:]} == {StatusCode.RESOURCE_EXHAUSTED}
     right = await refusal(people.log_in("guessed@example.com", address="203.0.113.1"))
-    assert right.code is StatusCode.RESOURCE_EXHAUSTED, "the right guess would be let in among the wrong ones"
+    assert right.code is StatusCode.RESOURCE_EXHAUSTED, "the right guess would succeed among the wrong ones"
     assert await people.log_in("guessed@example.com", address="203.0.113.2")
 
 
@@ -108,7 +108,7 @@ async def test_guesses_at_many_accounts_from_one_address_end(people: People) -> 
     assert codes[-1] is StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_guesses_from_the_many_addresses_of_one_ipv6_network_are_one_clients(people: People) -> None:
+async def test_guesses_from_one_ipv6_network_count_as_one_clients(people: People) -> None:
     answers = [
         await refusal(
             people.log_in(f"v6x{number}@example.com", password="a guess", address=f"2001:db8:5:6:{number:x}::1")
@@ -138,7 +138,7 @@ async def test_a_new_password_ends_all_other_sessions_and_the_old_password(peopl
     assert await people.log_in("change@example.com", password="another good password")
 
 
-async def test_a_wrong_present_password_changes_and_deletes_nothing(people: People) -> None:
+async def test_a_wrong_current_password_changes_and_deletes_nothing(people: People) -> None:
     token = await people.sign_up("careful@example.com")
     change = owner_pb2.ChangePasswordRequest(current_password="wrong password", new_password="another good password")
     delete = owner_pb2.DeleteOwnAccountRequest(password="wrong password")
@@ -152,7 +152,7 @@ async def test_a_wrong_present_password_changes_and_deletes_nothing(people: Peop
     assert await people.log_in("careful@example.com")
 
 
-async def test_a_deleted_account_has_no_keys_no_sessions_and_its_email_is_free_again(people: People) -> None:
+async def test_a_deleted_account_has_no_keys_or_sessions_and_its_email_can_be_used_again(people: People) -> None:
     token = await people.sign_up("leaver@example.com")
     created = await people.create_key(token)
 
@@ -163,7 +163,7 @@ async def test_a_deleted_account_has_no_keys_no_sessions_and_its_email_is_free_a
     assert (await refusal(people.session(token))).code is StatusCode.UNAUTHENTICATED
     assert (await refusal(people.log_in("leaver@example.com"))).code is StatusCode.UNAUTHENTICATED
     events = await people.audit.ListAuditEvents(audit_pb2.ListAuditEventsRequest(page_size=1000), metadata=bearer())
-    assert "leaver@example.com" not in str(events), "the audit log still names who left"
+    assert "leaver@example.com" not in str(events), "the audit log still names the deleted user"
     again = await people.sign_up("leaver@example.com")
     assert list((await people.owner.ListOwnKeys(owner_pb2.ListOwnKeysRequest(), metadata=bearer(again))).keys) == []
 
@@ -196,7 +196,7 @@ async def test_an_owner_sees_and_changes_nothing_of_another_owner(people: People
     assert {one.code for one in refusals} == {StatusCode.NOT_FOUND}
     never = owner_pb2.RevokeOwnKeyRequest(key_id="key_01ARZ3NDEKTSV4RRFFQ69G5FAV")
     of_none = await refusal(people.owner.RevokeOwnKey(never, metadata=by_bob))
-    assert of_none.message.replace(never.key_id, key.id) == refusals[0].message, "tells that another's key exists"
+    assert of_none.message.replace(never.key_id, key.id) == refusals[0].message, "reveals that another's key exists"
     await people.owner.EndOwnSession(owner_pb2.EndOwnSessionRequest(session_id=session.id), metadata=by_bob)
     assert (await people.session(ada)).id == session.id
     events = await people.owner.ListOwnAuditEvents(owner_pb2.ListOwnAuditEventsRequest(), metadata=by_bob)
@@ -215,7 +215,7 @@ async def test_admin_calls_refuse_a_session_and_owners_calls_refuse_the_admin_to
     assert with_admin.code is StatusCode.UNAUTHENTICATED
 
 
-async def test_an_owner_has_at_most_five_active_keys_however_many_are_asked_for_at_once(people: People) -> None:
+async def test_concurrent_key_creation_never_exceeds_five_active_keys_per_owner(people: People) -> None:
     token = await people.sign_up("many@example.com")
 
     asked = (people.create_key(token, f"key {number}") for number in range(20))
@@ -226,7 +226,7 @@ async def test_an_owner_has_at_most_five_active_keys_however_many_are_asked_for_
     assert all("5 active keys" in str(refused.details()) for refused in refusals)
 
 
-async def test_revoking_and_creating_is_no_way_around_the_limit_and_operators_are_exempt(people: People) -> None:
+async def test_revoking_and_creating_cannot_bypass_the_limit_and_operators_are_exempt(people: People) -> None:
     token = await people.sign_up("rotating@example.com")
     for number in range(10):
         created = await people.create_key(token, f"key {number}")
@@ -252,7 +252,7 @@ async def test_a_rotated_key_works_for_its_grace_and_the_new_one_at_once(people:
     assert [await limit(old.secret), await limit(new.secret)] == [1000, 1000]
     assert 3500 < new.replaced.expires_at.ToSeconds() - time.time() <= 3600
     again = await refusal(people.owner.RotateOwnKey(request, metadata=bearer(token)))
-    assert again.code is StatusCode.FAILED_PRECONDITION, "a key that was replaced would be replaced twice"
+    assert again.code is StatusCode.FAILED_PRECONDITION, "a replaced key would be replaced twice"
 
 
 async def test_a_key_without_grace_ends_with_its_rotation(people: People) -> None:
@@ -265,7 +265,7 @@ async def test_a_key_without_grace_ends_with_its_rotation(people: People) -> Non
     assert not answer.HasField("principal")
 
 
-async def test_every_change_says_who_when_and_from_where(people: People) -> None:
+async def test_every_change_records_who_when_and_from_where(people: People) -> None:
     before = time.time()
     token = await people.sign_up("audited@example.com", address="198.51.100.77")
     metadata = (*bearer(token), *from_address("198.51.100.78"))
@@ -281,7 +281,7 @@ async def test_every_change_says_who_when_and_from_where(people: People) -> None
     assert all(before - 1 <= event.at.ToSeconds() <= time.time() + 1 for event in answer.events)
 
 
-async def test_without_mail_that_is_said_and_an_operator_helps(people: People) -> None:
+async def test_without_mail_a_reset_says_so_and_an_operator_can_help(people: People) -> None:
     await people.sign_up("forgot@example.com")
     sent = await refusal(
         people.sessions.SendPasswordReset(sessions_pb2.SendPasswordResetRequest(email="forgot@example.com"))
@@ -299,7 +299,7 @@ async def test_without_mail_that_is_said_and_an_operator_helps(people: People) -
     assert (await refusal(people.sessions.ResetPassword(reset))).code is StatusCode.INVALID_ARGUMENT, "used twice"
 
 
-async def test_a_crowd_that_logs_in_does_not_delay_the_look_up_of_a_key(people: People) -> None:
+async def test_a_flood_of_log_ins_does_not_delay_key_look_ups(people: People) -> None:
     secret = (await people.create_key(await people.sign_up("crowd@example.com"))).secret
 
     async def look_up() -> float:
@@ -316,7 +316,7 @@ async def test_a_crowd_that_logs_in_does_not_delay_the_look_up_of_a_key(people: 
     took = [await look_up() for _ in range(30)]
     answers = await asyncio.gather(*crowd)
 
-    assert statistics.median(took) < 0.05, f"keys wait for passwords: {statistics.median(took):.3f} s"
+    assert statistics.median(took) < 0.05, f"key look-ups wait for password hashing: {statistics.median(took):.3f} s"
     assert {answer.code for answer in answers} <= {StatusCode.UNAUTHENTICATED, StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -337,8 +337,8 @@ async def test_sign_up_can_be_closed_or_by_invitation(tmp_path: Path, policy: st
 
 
 async def test_a_password_is_the_same_however_its_accents_are_typed(people: People) -> None:
-    """A Mac may send an accent as a character of its own; the owner was kept out elsewhere."""
+    """A Mac may send an accent as a separate character; the owner could not log in elsewhere."""
     await people.sign_up("accents@example.com", password="cafe\u0301 au lait, s'il te plai\u0302t")
     assert await people.log_in("accents@example.com", password="caf\u00e9 au lait, s'il te pla\u00eet")
     short = await refusal(people.sign_up("short@example.com", password="e\u0301" * 9))
-    assert short.code is StatusCode.INVALID_ARGUMENT, "nine characters were taken for eighteen"
+    assert short.code is StatusCode.INVALID_ARGUMENT, "nine characters were counted as eighteen"

@@ -1,4 +1,4 @@
-"""Two operations on one account at the same time: a write never rests on a proof that no longer holds.
+"""Two concurrent operations on one account: a write never relies on a proof that is no longer valid.
 
 Every test starts both operations together, many times, against a real auth service on SQLite and on Postgres.
 """
@@ -32,7 +32,7 @@ NEW, THIEFS = "the owner's new one", "the thief's own one"
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A running auth service and a way into its database."""
+    """A running auth service and its database."""
 
     people: People
     file: Path
@@ -40,7 +40,7 @@ class World:
     """Empty on SQLite."""
 
     async def rows(self, query: str) -> list[tuple[object, ...]]:
-        """Return what the database itself holds."""
+        """Return rows from the database itself."""
         if not self.url:
             with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as connection:
                 return connection.execute(query).fetchall()
@@ -100,7 +100,7 @@ async def _both(one: Awaitable[T], other: Awaitable[object]) -> T | None:
     first, second = await asyncio.gather(one, other, return_exceptions=True)
     for answer in (first, second):
         assert not isinstance(answer, BaseException) or isinstance(answer, aio.AioRpcError), answer
-        # A refusal is right; an answer that nobody knows is not.
+        # A refusal is correct; an unexpected answer is not.
         assert not isinstance(answer, aio.AioRpcError) or answer.code() in _REFUSALS, answer
     return None if isinstance(first, BaseException) else first
 
@@ -154,7 +154,7 @@ async def test_no_session_of_the_old_password_outlives_a_reset(world: World) -> 
         token = await world.reset_token(email)
         opened = await _both(world.people.log_in(email), _reset(world, token))
         alive += opened is not None and await _is_alive(world, opened)
-    assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password live on"
+    assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password are still alive"
 
 
 async def test_no_session_of_the_old_password_outlives_its_change(world: World) -> None:
@@ -164,11 +164,11 @@ async def test_no_session_of_the_old_password_outlives_its_change(world: World) 
         session = await world.people.sign_up(email)
         opened = await _both(world.people.log_in(email), _change(world, session, NEW))
         alive += opened is not None and await _is_alive(world, opened)
-    assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password live on"
+    assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password are still alive"
 
 
 async def test_a_change_by_the_old_password_never_overwrites_a_reset(world: World) -> None:
-    """A change that came first has used the link up, and the reset is refused; then nothing was promised."""
+    """A change that came first has invalidated the link, and the reset is refused; then nothing was confirmed."""
     overwritten = 0
     for number in range(ROUNDS):
         email = f"c{number}@example.com"
@@ -185,19 +185,19 @@ async def test_a_change_by_the_old_password_never_overwrites_a_reset(world: Worl
     assert overwritten == 0, f"{overwritten} of {ROUNDS} resets were overwritten"
 
 
-async def test_of_two_changes_at_once_one_is_made_and_the_other_is_refused(world: World) -> None:
+async def test_of_two_concurrent_changes_one_is_made_and_the_other_is_refused(world: World) -> None:
     for number in range(ROUNDS):
         email = f"d{number}@example.com"
         session = await world.people.sign_up(email)
         changes = [_change(world, session, password) for password in (NEW, THIEFS)]
         answers = await asyncio.gather(*changes, return_exceptions=True)
         refused = [isinstance(answer, aio.AioRpcError) for answer in answers]
-        assert sorted(refused) == [False, True], "both say that theirs is the password now"
+        assert sorted(refused) == [False, True], "both report that theirs is the password now"
         assert [await _opens(world, email, one) for one in (NEW, THIEFS)] == [not one for one in refused]
 
 
 async def test_the_old_password_deletes_nothing_that_was_reset(world: World) -> None:
-    """Either the deletion came first, and the reset finds no account, or the reset did, and the account stays."""
+    """Either the deletion came first and the reset finds no account, or the reset did and the account stays."""
     for number in range(ROUNDS):
         email = f"e{number}@example.com"
         thief = await world.people.sign_up(email)
@@ -208,7 +208,7 @@ async def test_the_old_password_deletes_nothing_that_was_reset(world: World) -> 
         assert await _opens(world, email, NEW) == refused[0]
 
 
-async def test_nothing_keeps_a_password_hash_or_a_way_in_after_a_deletion(world: World) -> None:
+async def test_no_password_hash_or_session_remains_after_a_deletion(world: World) -> None:
     before = await world.hashes()
     for number in range(ROUNDS):
         email = f"f{number}@example.com"
@@ -229,8 +229,8 @@ async def test_nothing_keeps_a_password_hash_or_a_way_in_after_a_deletion(world:
     assert await world.hashes() == before, "a deleted account has a password hash"
 
 
-async def test_a_thief_whose_session_was_ended_creates_no_key(world: World) -> None:
-    """The page says that all sessions are ended; what was under way with one must not come after that."""
+async def test_a_session_that_was_ended_creates_no_key_afterwards(world: World) -> None:
+    """The page says that all sessions are ended; a call in progress with one must not finish after that."""
     for number in range(ROUNDS):
         email = f"g{number}@example.com"
         thief = await world.people.sign_up(email)
@@ -247,7 +247,7 @@ async def test_a_thief_whose_session_was_ended_creates_no_key(world: World) -> N
             assert ("key.created",) not in rows[last:]
 
 
-async def test_an_invitation_lets_one_of_many_in(world: World) -> None:
+async def test_an_invitation_admits_exactly_one_of_many(world: World) -> None:
     for number in range(ROUNDS // 4):
         invite = await world.people.accounts.CreateInvite(accounts_pb2.CreateInviteRequest(), metadata=bearer())
         requests = [

@@ -36,7 +36,7 @@ class TestSweepStoreOnRedis(SweepStoreContract):
     """The contract, on a real server."""
 
 
-async def test_entries_that_were_never_written_by_quota_hold_up_no_others(world: SweepWorld, caplog: Any) -> None:
+async def test_entries_that_quota_did_not_write_do_not_block_others(world: SweepWorld, caplog: Any) -> None:
     await hold(world.late, [*wishes("req_1"), *wishes("req_2", key_id="key_2")])
     day = await today(world.late)
     deadlines, other = (deadlines_of(key_id) for key_id in (KEY, "key_other"))
@@ -51,16 +51,16 @@ async def test_entries_that_were_never_written_by_quota_hold_up_no_others(world:
 
     assert overdue == {("req_1", True), ("req_2", False)}
     assert entries == {KEY: 0, "key_2": 0, "key_count": 0}
-    assert await world.client.zcard(deadlines) == 1, "what is no deadline is gone"
+    assert await world.client.zcard(deadlines) == 1, "an invalid deadline is removed"
     assert "Removed malformed deadlines" in caplog.text
 
 
 async def raised_away(store: RedisSweepStore) -> int:
-    """Raise a counter."""
+    """Repair a counter."""
     return await store.repair_counter(KeyDay("key", 1), 1, reserved_before=0, excluded=[])
 
 
-async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: ValkeyServer) -> None:
+async def test_an_unreachable_server_makes_every_step_unavailable(own_valkey: ValkeyServer) -> None:
     client = connect(own_valkey.url, timeout_seconds=0.3)
     store = RedisSweepStore(client, RedisHoldStore(client, hold_seconds=60))
     own_valkey.kill()

@@ -1,4 +1,4 @@
-"""The wire to Groq sends what the official package would: same path, same headers, same body, whatever the key."""
+"""The transport to Groq sends what the official package would: same path, headers and body, for each key."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ _CREDENTIALS = "Basic " + base64.b64encode("ada:p@ß".encode("latin-1")).decode(
 
 @dataclass
 class Ear:
-    """A server that notes requests as they arrive and answers `{}`."""
+    """A server that records requests as they arrive and answers `{}`."""
 
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     """Request line, headers by lower-case name, and body."""
@@ -41,7 +41,7 @@ class Ear:
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[Ear, str]]:
-    """Run an ear for the block; give it and its address."""
+    """Run a recording server for the block; yield it and its address."""
     ear, writers = Ear(), list[asyncio.StreamWriter]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,7 +59,7 @@ async def listening() -> AsyncIterator[tuple[Ear, str]]:
 
 @asynccontextmanager
 async def both(url: str) -> AsyncIterator[tuple[HTTPTransport, list[AsyncGroq]]]:
-    """Give the wire and the package's clients, of two keys."""
+    """Yield the transport and the package's clients, of two keys."""
     keys = ("gsk_one", "gsk_two")
     async with (
         open_groq(keys, base_url=url, connections_max=10, connect_timeout_seconds=5) as wire,
@@ -69,7 +69,7 @@ async def both(url: str) -> AsyncIterator[tuple[HTTPTransport, list[AsyncGroq]]]
 
 
 @pytest.mark.parametrize("key", [0, 1])
-async def test_the_wire_sends_what_the_package_sends(key: int) -> None:
+async def test_the_transport_sends_what_the_package_sends(key: int) -> None:
     body = asking("hello, Grüße")
     async with listening() as (ear, url), both(url) as (wire, clients):
         await clients[key].post("/openai/v1/chat/completions", cast_to=httpx.Response, content=body, options={})
@@ -77,7 +77,7 @@ async def test_the_wire_sends_what_the_package_sends(key: int) -> None:
             assert await response.read() == b"{}"
 
     package, ours = ear.requests
-    assert package[1].pop("connection") == "keep-alive", "what HTTP/1.1 means without a word (RFC 9112, 9.3)"
+    assert package[1].pop("connection") == "keep-alive", "the default of HTTP/1.1 (RFC 9112, 9.3)"
     assert package[1].pop("x-stainless-read-timeout") == "60", "ours has no time-out for reading"
     assert package[1].pop("accept-encoding") != ours[1].pop("accept-encoding") == "identity"
     assert ours == package
@@ -120,7 +120,7 @@ async def test_chats_and_the_model_list_go_through_the_same_proxy_with_its_crede
     ("variable", "credentials", "shown"),
     [("https_proxy", "ada:p%40ß@", _CREDENTIALS), ("HTTPS_PROXY", "", None), ("ALL_PROXY", "", None)],
 )
-async def test_https_goes_through_a_tunnel_whose_proxy_does_not_see_groqs_key(
+async def test_https_uses_a_tunnel_whose_proxy_does_not_see_groqs_key(
     monkeypatch: pytest.MonkeyPatch, variable: str, credentials: str, shown: str | None
 ) -> None:
     _forget_proxies(monkeypatch)
@@ -151,7 +151,7 @@ async def test_a_loopback_address_is_reached_directly(monkeypatch: pytest.Monkey
     assert len(ear.requests) == 2
 
 
-async def test_a_proxy_that_cannot_be_used_ends_the_start_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unusable_proxy_stops_the_start_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     _forget_proxies(monkeypatch)
     monkeypatch.setenv("ALL_PROXY", "socks://user:canary@proxy:1080")
     with pytest.raises(StartError, match="ALL_PROXY: only HTTP proxies are supported") as raised:
