@@ -54,14 +54,14 @@ _LIMIT, _ASKERS = 600, 40
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Stack]:
-    """Give two workers; every test leaves them running."""
+    """Yield two workers; every test leaves them running."""
     with running_stack(workers=2, GRACE_SECONDS="5") as stack:
         yield stack
 
 
 @pytest.fixture
 def hasty() -> Iterator[Stack]:
-    """Give two workers that may be killed."""
+    """Yield two workers that may be killed."""
     with stack_folder() as folder:
         stack = Stack(folder, gateways=2, workers=2, environment=_SHORT_TIMES)
         with started(stack):
@@ -72,7 +72,7 @@ async def test_of_1200_concurrent_requests_through_two_workers_exactly_1000_are_
     await hold_the_limit(two, requests=1_200, limit=1_000)
 
 
-async def test_a_key_revoked_at_one_worker_is_refused_by_the_other_within_one_second_and_its_stream_ends(
+async def test_a_key_revoked_at_one_worker_is_refused_by_the_other_within_a_second_and_its_stream_ends(
     two: Stack,
 ) -> None:
     for revoked_at, gateway in (("auth-1", two.gateways[1]), ("auth-2", two.gateways[0])):
@@ -90,7 +90,7 @@ async def test_a_key_revoked_at_one_worker_is_refused_by_the_other_within_one_se
         listener.assert_cut()
 
 
-async def test_workers_killed_under_load_let_no_more_than_the_limit_through_and_everything_is_settled(
+async def test_workers_killed_under_load_never_exceed_the_limit_and_everything_is_settled(
     hasty: Stack,
 ) -> None:
     key = await hasty.create_key(daily_limit=_LIMIT)
@@ -126,7 +126,7 @@ async def _watch(stack: Stack, key: Key, is_enough: Callable[[int], bool]) -> in
 
 
 async def _ask_until_refused(stack: Stack, key: Key) -> Counter[int | str]:
-    """Ask from all sides until the limit is reached; whoever is cut off asks again."""
+    """Send requests concurrently until the limit is reached; interrupted clients retry."""
     seen: Counter[int | str] = Counter()
     async with aiohttp.ClientSession(connector=connector(_ASKERS)) as session:
 
@@ -153,9 +153,9 @@ def _verify(stack: Stack) -> int:
     return done.returncode
 
 
-def test_sigterm_ends_a_worker_that_still_waits_for_its_database(tmp_path: Path) -> None:
+def test_sigterm_ends_a_worker_that_is_still_waiting_for_its_database(tmp_path: Path) -> None:
     addresses = {f"{name}_LISTEN": f"127.0.0.1:{free_port()}" for name in ("AUTH", "QUOTA", "INFERENCE")}
-    # Without ports of their own, its metrics meet those of any other stack on the machine.
+    # Without separate ports, its metrics would conflict with any other stack on the machine.
     addresses |= {f"{name}_METRICS_LISTEN": "" for name in ("GATEWAY", "AUTH", "QUOTA", "INFERENCE")}
     own = {
         "DATA_DIR": str(tmp_path),
@@ -176,7 +176,7 @@ def test_sigterm_ends_a_worker_that_still_waits_for_its_database(tmp_path: Path)
 
 
 @pytest.mark.parametrize("stopped", ["stack", "stack-2"])
-async def test_sigterm_under_streams_lets_them_finish_and_ends_with_exit_code_0(two: Stack, stopped: str) -> None:
+async def test_sigterm_during_streams_lets_them_finish_and_ends_with_exit_code_0(two: Stack, stopped: str) -> None:
     key = await two.create_key()
     url = f"{two.gateways[0 if stopped == 'stack' else 1]}/api/v1/chat"
     listeners = [Listener(url, key, f"{key.id} {_STREAM}") for _ in range(_STREAMS)]
@@ -187,7 +187,7 @@ async def test_sigterm_under_streams_lets_them_finish_and_ends_with_exit_code_0(
         code = await asyncio.to_thread(two.stop, stopped, within_seconds=10)
     assert code == 0, two.log(stopped)
     assert [one.events[-1] for one in listeners] == ["[DONE]"] * _STREAMS
-    assert two.counters(key) == (_STREAMS, 0), "what it held was settled before it ended"
+    assert two.counters(key) == (_STREAMS, 0), "its holds were settled before it ended"
     account = await account_of(two, key, {200: _STREAMS})
     account.assert_exact()
     assert {row["outcome"] for row in account.rows} == {"answered"}, account
@@ -196,7 +196,7 @@ async def test_sigterm_under_streams_lets_them_finish_and_ends_with_exit_code_0(
     await two.until_ready(stopped)
 
 
-async def test_changes_at_both_workers_in_the_same_moments_lose_nothing(two: Stack) -> None:
+async def test_concurrent_changes_at_both_workers_lose_nothing(two: Stack) -> None:
     """Two processes write the one SQLite file: keys, their limits, accounts and the audit log."""
     turns = asyncio.Semaphore(_CHANGES_AT_ONCE)
 
