@@ -1,4 +1,4 @@
-"""Fixtures that every test may ask for, and which tests run on one worker of pytest-xdist."""
+"""Fixtures for all tests, and the assignment of tests to workers of pytest-xdist."""
 
 from functools import cache
 
@@ -9,7 +9,8 @@ from tests.backends import postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]
 
-# Every client of httpx loads the certificate authorities, which takes 15 ms; tests make thousands, and share them.
+# Every client of httpx loads the certificate authorities, which takes 15 ms; tests create thousands of clients and
+# share one context.
 httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
 
@@ -19,7 +20,7 @@ _HEAVY = ("stack",)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share a fixture of their module, or a heavy one, on one worker, so that it is set up once."""
+    """Run tests that share a fixture of their module, or an expensive one, on one worker, so that it is set up once."""
     for item in items:
         if not isinstance(item, pytest.Function) or item.get_closest_marker("xdist_group"):
             continue

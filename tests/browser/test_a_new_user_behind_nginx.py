@@ -1,4 +1,4 @@
-"""A new user's walk through an empty stack behind the documented nginx file, with letters and a real browser."""
+"""A new user on an empty stack behind the documented nginx file, with e-mail and a real browser."""
 
 import asyncio
 import os
@@ -26,13 +26,13 @@ _FIRST, _SECOND = "correct horse battery", "another good sentence"
 
 
 class Mailbox:
-    """What a mail server took."""
+    """What a mail server received."""
 
     def __init__(self) -> None:
         self.letters: list[EmailMessage] = []
 
     async def handle_DATA(self, server: SMTP, session: object, envelope: Envelope) -> str:
-        """Take a letter."""
+        """Accept an e-mail."""
         assert isinstance(envelope.content, bytes)
         message = message_from_bytes(envelope.content, policy=policy.default)
         assert isinstance(message, EmailMessage)
@@ -40,7 +40,7 @@ class Mailbox:
         return "250 OK"
 
     async def link(self, number: int) -> str:
-        """Return the address in the letter of this number, once it has come."""
+        """Return the link in the e-mail of this number, once it has arrived."""
         async with asyncio.timeout(10):
             while len(self.letters) <= number:
                 await asyncio.sleep(0.05)
@@ -54,7 +54,7 @@ class Mailbox:
 
 @pytest.fixture
 def mailbox() -> Iterator[tuple[Mailbox, int]]:
-    """Give a mailbox and the port of its mail server."""
+    """Yield a mailbox and the port of its mail server."""
     box, port = Mailbox(), free_port()
     server = Controller(box, hostname="127.0.0.1", port=port)
     server.start()
@@ -64,7 +64,7 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
 
 @pytest.fixture
 def proxied(mailbox: tuple[Mailbox, int], tmp_path: Path) -> Iterator[tuple[Stack, Proxy]]:
-    """Give a stack in an empty folder behind nginx, as the documentation says, with mail."""
+    """Yield a stack in an empty folder behind nginx, as documented, with mail."""
     mail = {"AUTH_SMTP_URL": f"smtp://127.0.0.1:{mailbox[1]}", "AUTH_MAIL_FROM": "stack@example.com"}
     with running_stack(**SETTINGS, **mail) as stack:  # type: ignore[arg-type]
         text = (ROOT / "deploy" / "proxies" / "nginx.conf").read_text()
@@ -74,7 +74,7 @@ def proxied(mailbox: tuple[Mailbox, int], tmp_path: Path) -> Iterator[tuple[Stac
 
 @pytest.fixture
 async def page(proxied: tuple[Stack, Proxy]) -> AsyncIterator[Page]:
-    """Give a page of a browser that finds the console's name at the proxy."""
+    """Yield a page of a browser that resolves the console's name to the proxy."""
     chromium = shutil.which("chromium")
     assert chromium, "no chromium; `make test-browser` installs it where apt may"
     options = [
@@ -86,7 +86,7 @@ async def page(proxied: tuple[Stack, Proxy]) -> AsyncIterator[Page]:
     ]
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=options)
-        # The test's authority is none that a browser knows.
+        # No browser trusts the test's authority.
         context = await browser.new_context(
             viewport={"width": 1280, "height": 800}, color_scheme="light", ignore_https_errors=True
         )
@@ -101,7 +101,7 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await page.goto(_ORIGIN)
     await walk.picture("landing")
 
-    # Sign up and prove the address.
+    # Sign up and verify the address.
     await page.get_by_role("link", name="Sign up and get a key").click()
     await page.get_by_label("E-mail").fill(_EMAIL)
     await page.get_by_label("Password").fill(_FIRST)
@@ -115,7 +115,7 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await expect(page.get_by_text(f"{_SHOWN} has been confirmed")).to_be_visible()
     await walk.picture("confirmed")
 
-    # Log in, make a key, and call it.
+    # Log in, create a key, and call the API.
     await page.get_by_role("main").get_by_role("link", name="Log in").click()
     await walk.log_in(_FIRST)
     await walk.picture("logged-in")
@@ -136,7 +136,7 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await expect(page.get_by_text("The answer is complete.")).to_be_visible()
     await walk.picture("receipt")
 
-    # Forget the password, in the middle of a session.
+    # Reset the forgotten password, in the middle of a session.
     await page.get_by_role("button", name="Log out").click()
     await page.goto(f"{_ORIGIN}/forgot")
     await page.get_by_label("E-mail").fill(_EMAIL)
@@ -157,7 +157,7 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await walk.picture("old-password-refused")
     await walk.log_in(_SECOND)
 
-    # What happened, as the account's owner reads it.
+    # The events, as shown to the account's owner.
     await page.goto(f"{_ORIGIN}/account")
     log = page.get_by_role("region", name="Audit log")
     rows = await log.get_by_role("row").all_inner_texts()
@@ -179,20 +179,20 @@ async def test_from_an_empty_folder_to_the_audit_log(
 
 
 class Walk:
-    """Keeps a numbered picture of each step where SCREENSHOTS says so."""
+    """Saves a numbered screenshot of each step in SCREENSHOTS, if set."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self._step = 0
 
     async def picture(self, name: str) -> None:
-        """Keep a picture of what is shown."""
+        """Save a screenshot."""
         self._step += 1
         if str(_SHOTS) != ".":
             await self.page.screenshot(path=_SHOTS / f"walk-{self._step:02}-{name}.png", full_page=True)
 
     async def log_in(self, password: str) -> None:
-        """Fill in the log-in that is open."""
+        """Fill in the log-in form."""
         await self.page.get_by_label("E-mail").fill(_EMAIL)
         await self.page.get_by_label("Password").fill(password)
         await self.page.get_by_role("main").get_by_role("button", name="Log in").click()

@@ -1,4 +1,4 @@
-"""The console in a real browser, from sign-up to a key's end."""
+"""The console in a real browser, from sign-up to the revocation of a key."""
 
 import os
 import re
@@ -34,7 +34,7 @@ async def test_from_sign_up_to_a_key_that_is_copied_used_counted_and_revoked(chr
         await page.locator(".secret").get_by_role("button", name="Copy").click()
         await expect(page.get_by_role("button", name="Copied")).to_be_visible()
         secret = await page.evaluate("() => navigator.clipboard.readText()")
-        assert secret == shown, "what was copied is not the key"
+        assert secret == shown, "the copied text is not the key"
 
         assert (await _call(person, secret)).status_code == 200
         await person.open("/keys")
@@ -52,7 +52,7 @@ async def test_from_sign_up_to_a_key_that_is_copied_used_counted_and_revoked(chr
         assert person.complaints == []
 
 
-async def test_the_whole_way_works_with_the_keyboard_alone(chromium: Browser, stack: Stack) -> None:
+async def test_the_whole_console_works_with_the_keyboard_alone(chromium: Browser, stack: Stack) -> None:
     async with person_at(chromium, stack) as person:
         page = person.page
         await person.sign_up()
@@ -69,7 +69,7 @@ async def test_the_whole_way_works_with_the_keyboard_alone(chromium: Browser, st
         await expect(page.get_by_text("1 revoked or expired key")).to_be_visible()
 
 
-async def test_the_playground_streams_and_shows_the_same_as_code(chromium: Browser, stack: Stack) -> None:
+async def test_the_playground_streams_and_shows_the_same_request_as_code(chromium: Browser, stack: Stack) -> None:
     async with person_at(chromium, stack) as person:
         page = person.page
         await person.sign_up()
@@ -94,13 +94,13 @@ async def test_the_playground_streams_and_shows_the_same_as_code(chromium: Brows
         while not await page.get_by_text("999 left today").is_visible():
             lengths.add(len(await answer.inner_text()))
             await page.wait_for_timeout(50)
-        assert len(lengths) > 5, f"the answer did not come piece by piece: {lengths}"
+        assert len(lengths) > 5, f"the answer was not streamed: {lengths}"
         await page.get_by_role("link", name=re.compile("^req_")).click()
         await expect(page.get_by_text("The answer is complete.")).to_be_visible()
         assert person.complaints == []
 
 
-async def test_the_charts_show_what_the_ledger_says(chromium: Browser, stack: Stack) -> None:
+async def test_the_charts_show_the_ledgers_counts(chromium: Browser, stack: Stack) -> None:
     async with person_at(chromium, stack) as person:
         await person.sign_up()
         secret = await person.create_key()
@@ -137,7 +137,7 @@ async def test_no_page_has_a_serious_accessibility_fault_an_error_or_a_foreign_r
 
 @dataclass
 class Looker:
-    """Opens pages, keeps a picture of each where SCREENSHOTS says so, and notes their faults."""
+    """Opens pages, saves a screenshot of each in SCREENSHOTS, if set, and records their faults."""
 
     person: Person
     scheme: Scheme
@@ -145,7 +145,7 @@ class Looker:
     faults: list[str] = field(default_factory=list)
 
     async def look(self, path: str = "", *, name: str = "") -> None:
-        """Look at a page, or at the one that is open."""
+        """Check a page, or the one that is open."""
         if path:
             await self.person.open(path)
         told = name or path.strip("/").replace("/", "-") or "landing"
@@ -157,7 +157,7 @@ class Looker:
         self.faults += [f"{told}: too small to touch: {one}" for one in await self.person.small_targets()]
 
     async def look_at_a_keys_life(self) -> None:
-        """Look at what a person sees who makes a key and uses it."""
+        """Check the pages for creating a key and using it."""
         person = self.person
         secret = await person.create_key()
         await self.look(name="key-created")
@@ -181,7 +181,7 @@ class Looker:
         await self.look(name="playground-answered")
 
     async def look_at_refusals(self) -> None:
-        """Look at the pages that nobody wants to see."""
+        """Check the error pages."""
         await self.look("/usage/requests/req_01ARZ3NDEKTSV4RRFFQ69G5FAV", name="receipt-none")
         await self.look("/nowhere", name="error-404")
         await self.look("/static/defect.html", name="error-500")
@@ -197,8 +197,8 @@ _LONG_NAMES = ("W" * 100, "build-agent/" + "x" * 60 + " of the team in the other
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-async def test_long_names_stay_within_their_places(chromium: Browser, stack: Stack, width: int) -> None:
-    """Before, a name without a blank stuck out of its card, and pushed the actions out of the table."""
+async def test_long_names_do_not_overflow_their_containers(chromium: Browser, stack: Stack, width: int) -> None:
+    """Earlier, a long name without a blank overflowed its card, and pushed the actions out of the table."""
     async with person_at(chromium, stack, width=width) as person:
         looker = Looker(person, "light", width)
         await person.sign_up()
@@ -221,7 +221,7 @@ _STICKING_OUT = """() =>
   .map((one) => `${one.scrollWidth} > ${one.clientWidth} px: ${one.outerHTML.slice(0, 80)}`)"""
 
 
-async def test_whoever_goes_by_the_keyboard_sees_where_they_are(chromium: Browser, stack: Stack) -> None:
+async def test_the_keyboard_focus_is_always_visible(chromium: Browser, stack: Stack) -> None:
     async with person_at(chromium, stack) as person:
         await person.sign_up()
         await person.create_key()

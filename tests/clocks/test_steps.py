@@ -1,4 +1,4 @@
-"""Redis' clock steps under load, in both directions, and comes back: the limit stays exact."""
+"""Redis' clock steps under load, in both directions, and back: the limit stays exact."""
 
 import asyncio
 import re
@@ -72,7 +72,7 @@ def test_no_request_over_the_limit_is_answered_and_none_is_lost(
 async def _ask_while(
     stack: Stack, key: Key, redis: SteppingValkey, step: int, comes_back: bool, metrics: str
 ) -> tuple[Counter[int], float]:
-    """Ask all the time while the clock steps and comes back; return all statuses, and the metric meanwhile."""
+    """Send requests continuously while the clock steps and returns; return all statuses, and the metric meanwhile."""
     statuses: Counter[int] = Counter()
     ends = time.monotonic() + _SECONDS
 
@@ -107,7 +107,7 @@ def _until_counted(redis: SteppingValkey, key: Key) -> None:
 
 
 def _counters(redis: SteppingValkey, key: Key) -> list[tuple[int, int]]:
-    """Return what is charged and held, for each day."""
+    """Return the charged and held slots of each day."""
     with redis.client() as client:
         days = [client.hgetall(name) for name in client.scan_iter(match=f"quota:*:{key.id}:*")]
     return [(int(day[b"charged"]), len(day) - 2) for day in days]

@@ -1,4 +1,4 @@
-"""Callers with keys that nobody made. Gateways know none of them, so auth is asked for each, and each must be a 401."""
+"""Callers with unknown keys. No gateway has them cached, so auth is called for each, and each must be a 401."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,11 +18,11 @@ _PAUSE_SECONDS = 0.25
 
 @dataclass
 class Strangers:
-    """Knocks again and again.
+    """Calls repeatedly.
 
     Attributes:
-        refused: How many were told that their key is unknown.
-        failures: What the others were told.
+        refused: How many calls were answered that the key is unknown.
+        failures: The other responses.
     """
 
     balancer: Balancer
@@ -30,7 +30,7 @@ class Strangers:
     failures: list[str] = field(default_factory=list)
 
     async def knock_on(self, session: aiohttp.ClientSession) -> None:
-        """Come one after the other, until cancelled."""
+        """Call one after the other, until cancelled."""
         while True:
             await self._knock(session)
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -52,9 +52,9 @@ class Strangers:
 
 @asynccontextmanager
 async def strangers(balancer: Balancer) -> AsyncIterator[Strangers]:
-    """Let strangers knock for the block."""
+    """Run callers with unknown keys for the block."""
     going_on = Strangers(balancer)
-    # A connection for each: a gateway that stops may close one that stays while the next request is on its way.
+    # A connection for each: a stopping gateway may close a kept connection while the next request is in transit.
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session, running(going_on.knock_on(session)):
         yield going_on

@@ -1,6 +1,6 @@
-"""What every `HoldStore` must do; each implementation subclasses this and gives a `world` fixture.
+"""The contract of `HoldStore`; each implementation subclasses this and provides a `world` fixture.
 
-Tests choose the time of day by the clock offset, so that none of them meets the real midnight and none of them waits.
+Tests set the time of day by the clock offset, so that none of them meets the real midnight and none of them waits.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class World:
 
 
 def wish(request_id: str = "", *, limit: int = 10, key_id: str = KEY) -> Reservation:
-    """Return a wish for one slot, under a new id when none is given."""
+    """Return a reserve request for one slot, under a new id when none is given."""
     return Reservation(request_id or f"req_{next(_numbers)}", key_id, ACCOUNT, limit)
 
 
@@ -84,7 +84,7 @@ async def settle(store: HoldStore, request_id: str, day: int, verdict: Verdict =
 
 
 async def counts(store: HoldStore, key_id: str = KEY) -> tuple[int, int]:
-    """Return what is charged and what is held today."""
+    """Return today's charged and held slots."""
     (status,) = await store.status([key_id])
     assert isinstance(status, DayStatus), "the key has no counter"
     return status.charged, status.held
@@ -119,7 +119,7 @@ class HoldStoreContract:
         assert (held.status.charged, held.status.held) == (1, 1)
         assert await counts(store) == (1, 1)
 
-    async def test_a_request_id_is_held_once_however_often_it_asks(self, world: World) -> None:
+    async def test_a_request_id_is_held_once_however_often_it_is_sent(self, world: World) -> None:
         store = await world.seeded()
 
         outcomes = await store.reserve([wish("req_same", limit=1), wish("req_same", limit=1)], {})
@@ -133,14 +133,14 @@ class HoldStoreContract:
 
         assert isinstance(await reserve(store, wish(limit=0)), Denied)
 
-    async def test_a_lowered_limit_denies_and_takes_nothing_back(self, world: World) -> None:
+    async def test_a_lowered_limit_denies_and_revokes_nothing(self, world: World) -> None:
         store = await world.seeded()
         await store.reserve([wish(limit=3) for _ in range(3)], {})
 
         assert isinstance(await reserve(store, wish(limit=1)), Denied)
         assert await counts(store) == (0, 3)
 
-    async def test_a_key_without_a_counter_is_unseeded_and_nothing_is_held(self, world: World) -> None:
+    async def test_a_key_without_a_counter_is_uninitialised_and_nothing_is_held(self, world: World) -> None:
         store = world.store()
 
         outcome = await reserve(store, wish())
@@ -148,7 +148,7 @@ class HoldStoreContract:
         assert isinstance(outcome, Uninitialised)
         assert (await store.status([KEY])) == [outcome]
 
-    async def test_a_seed_is_where_the_counter_starts(self, world: World) -> None:
+    async def test_a_counter_starts_at_its_initial_count(self, world: World) -> None:
         store = world.store()
 
         outcome = await reserve(store, wish(limit=8), {KeyDay(KEY, await today(store)): 7})
@@ -156,7 +156,7 @@ class HoldStoreContract:
         assert isinstance(outcome, Held)
         assert await counts(store) == (7, 1)
 
-    async def test_a_seed_above_a_limit_that_was_lowered_denies(self, world: World) -> None:
+    async def test_an_initial_count_above_a_lowered_limit_denies(self, world: World) -> None:
         store = world.store()
 
         outcome = await reserve(store, wish(limit=3), {KeyDay(KEY, await today(store)): 7})
@@ -164,8 +164,8 @@ class HoldStoreContract:
         assert isinstance(outcome, Denied)
         assert await counts(store) == (7, 0)
 
-    async def test_a_stale_seed_of_a_second_service_changes_nothing(self, world: World) -> None:
-        """Both read the ledger; one seeds and charges; then the other comes with the count from before."""
+    async def test_a_stale_initial_count_of_a_second_service_changes_nothing(self, world: World) -> None:
+        """Both read the ledger; one initialises and charges; then the other comes with the earlier count."""
         first, second = world.store(), world.store()
         initial_counts = {KeyDay(KEY, await today(first)): 1}
         await reserve(first, wish("req_first", limit=3), initial_counts)
@@ -176,7 +176,7 @@ class HoldStoreContract:
         assert isinstance(outcome, Held)
         assert await counts(second) == (2, 1)
 
-    async def test_many_services_that_seed_at_once_seed_once(self, world: World) -> None:
+    async def test_concurrent_initialisations_take_effect_once(self, world: World) -> None:
         stores = [world.store() for _ in range(6)]
         initial_counts = {KeyDay(KEY, await today(stores[0])): 4}
 
@@ -185,7 +185,7 @@ class HoldStoreContract:
         assert sum(isinstance(outcome, Held) for outcome in outcomes) == 2
         assert await counts(stores[0]) == (4, 2)
 
-    async def test_a_seed_of_another_day_is_not_taken(self, world: World) -> None:
+    async def test_an_initial_count_of_another_day_is_not_accepted(self, world: World) -> None:
         store = world.store()
 
         outcome = await reserve(store, wish(), {KeyDay(KEY, await today(store) - 1): 5})
@@ -235,7 +235,7 @@ class HoldStoreContract:
         assert await settle(store, "req_absent", await today(store) - 1) is False
         assert await counts(store) == (1, 0)
 
-    async def test_a_settle_for_a_key_without_a_counter_makes_none(self, world: World) -> None:
+    async def test_a_settle_for_a_key_without_a_counter_creates_none(self, world: World) -> None:
         store = world.store()
 
         assert await settle(store, "req_absent", await today(store)) is False
@@ -272,7 +272,7 @@ class HoldStoreContract:
         assert unseeded.day == denied.status.day + 1
         assert unseeded.reset_at - denied.status.reset_at == pytest.approx(DAY_SECONDS - 30)
 
-    async def test_the_reset_is_when_the_day_ends(self, world: World) -> None:
+    async def test_the_reset_is_at_the_end_of_the_day(self, world: World) -> None:
         noon = await reserve(await world.seeded(), wish())
         assert isinstance(noon, Held)
 
@@ -289,7 +289,7 @@ class HoldStoreContract:
         assert await counts(store) == (0, 1)
         assert await counts(store, "key_other") == (9, 1)
 
-    async def test_many_reserves_over_many_replicas_hold_exactly_the_limit(self, world: World) -> None:
+    async def test_concurrent_reserves_over_many_replicas_hold_exactly_the_limit(self, world: World) -> None:
         stores = [await world.seeded(), *(world.store() for _ in range(4))]
         batches = [[wish(limit=100) for _ in range(5)] for _ in range(40)]
 
@@ -300,7 +300,7 @@ class HoldStoreContract:
         assert sum(isinstance(outcome, Held) for batch in outcomes for outcome in batch) == 100
         assert await counts(stores[0]) == (0, 100)
 
-    async def test_no_moment_shows_more_than_the_limit_while_slots_come_and_go(self, world: World) -> None:
+    async def test_the_limit_is_kept_at_every_moment_while_slots_are_reserved_and_settled(self, world: World) -> None:
         stores = [await world.seeded(), world.store()]
 
         async def live(number: int) -> int:

@@ -1,4 +1,4 @@
-"""Defects of policies towards the world outside the namespace."""
+"""Defects of policies for traffic to and from outside the namespace."""
 
 from tests.deploy.world import Defects
 

@@ -1,4 +1,4 @@
-"""Defects of pods, and of what a schema sees."""
+"""Defects of pods, and those that a schema detects."""
 
 from tests.deploy.world import Defects
 

@@ -1,4 +1,4 @@
-"""Defects of how objects name each other, and of replicas."""
+"""Defects of references between objects, and of replicas."""
 
 from tests.deploy.world import Defects
 

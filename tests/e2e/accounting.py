@@ -23,8 +23,12 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 class Account:
     """All records of one key.
 
-    Attributes: statuses: How many clients received each status. charged: What Redis has charged. held: What Redis still
-    holds. rows: The key's rows in the ledger. exchanges: The stand-in's journal of the key's requests.
+    Attributes:
+        statuses: How many clients received each status.
+        charged: What Redis has charged.
+        held: What Redis still holds.
+        rows: The key's rows in the ledger.
+        exchanges: The stand-in's journal of the key's requests.
     """
 
     statuses: Mapping[Any, int]

@@ -30,7 +30,8 @@ class Exported:
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """Stores all spans that arrive.
 
-    Attributes: spans: In order of arrival.
+    Attributes:
+        spans: In order of arrival.
     """
 
     def __init__(self) -> None:

@@ -59,7 +59,8 @@ class Stack:
     Workers (`stack`, `stack-2`) replace all four services: each has its gateway at a port and the others at its own
     sockets (`auth-1.sock`), so that each can be called and killed separately, and they share their SQLite files.
 
-    Attributes: own: Additional environment of one program, by its name.
+    Attributes:
+        own: Additional environment of one program, by its name.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Clients that note exactly what they were told."""
+"""Clients that record exactly what they received."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ _OUTPUT = ("content", "reasoning", "tool_calls", "function_call")
 
 @dataclass(slots=True)
 class Result:
-    """What one client saw."""
+    """The record of one client."""
 
     request: Request
     started_at: float
@@ -66,7 +66,7 @@ class Result:
 
 
 async def send(session: aiohttp.ClientSession, url: str, key: Key, request: Request, tag: str) -> Result:
-    """Send a request and follow it to its end, or for as long as its client likes."""
+    """Send a request and follow it to its end, or until its client disconnects."""
     result = Result(request, started_at=time.time())
     patience = request.leave_after if request.leave is Leave.BEFORE_ANSWER else _PATIENCE_SECONDS
     try:
@@ -93,7 +93,7 @@ async def _exchange(
     value = body(request, tag)
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     async with session.post(f"{url}/api/v1/chat/completions", data=data, headers=key.headers) as response:
-        # The answer has begun: who wanted to leave before it stays.
+        # The answer has begun: a client that would have disconnected before it stays.
         limit.reschedule(asyncio.get_running_loop().time() + _PATIENCE_SECONDS)
         result.request_id = response.headers.get("x-request-id", "")
         result.status = response.status

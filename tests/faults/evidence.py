@@ -1,4 +1,4 @@
-"""All that may be known of a seed's run."""
+"""All evidence of a seed's run."""
 
 import time
 from collections import defaultdict
@@ -20,7 +20,7 @@ _DAY_SECONDS = 86_400
 
 @dataclass(slots=True)
 class Evidence:
-    """All that is known of a seed's run."""
+    """All evidence of a seed's run."""
 
     plan: Plan
     keys: list[Key] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Evidence:
 
     @property
     def tag(self) -> str:
-        """What each message of this run begins with."""
+        """The prefix of each message of this run."""
         return f"faults-{self.plan.seed}-{self.keys[0].id}"
 
     def limit(self, key_id: str) -> int:
@@ -55,7 +55,7 @@ class Evidence:
     # Which exchange with the upstream, row and request belong together.
 
     def number_of(self, entry: Mapping[str, Any]) -> int:
-        """Return the number of the request that an exchange was made for."""
+        """Return the number of the request that an exchange belongs to."""
         return int(str(entry["last_user_message"]).split(" ")[0].removeprefix(f"{self.tag}-"))
 
     def kind_of(self, number: int) -> Kind:
@@ -63,7 +63,7 @@ class Evidence:
         return next(result.request.kind for result in self.results if result.request.number == number)
 
     def request_id_of(self, number: int) -> str:
-        """Return the id that a request's client was told; empty when it was told none."""
+        """Return the id that a request's client received; empty when it received none."""
         return next(result.request_id for result in self.results if result.request.number == number)
 
     @property
@@ -75,14 +75,14 @@ class Evidence:
         return dict(found)
 
     def exchanges_of(self, row: Row) -> list[dict[str, Any]]:
-        """Return a row's exchange: by the upstream's id, or else those of the request that its client knows."""
+        """Return a row's exchange: by the upstream's id, or else those of the request with the client's id."""
         if row.upstream_id in self.journal:
             return [self.journal[row.upstream_id]]
         requests = [result.request for result in self.results if result.request_id == row.request_id]
         return self.exchanges.get(requests[0].number, []) if requests else []
 
     def row_of(self, entry: Mapping[str, Any]) -> Row | None:
-        """Return the row of an exchange: by the upstream's id, or else by the id that its client was told."""
+        """Return the row of an exchange: by the upstream's id, or else by the id that its client received."""
         told = self.request_id_of(self.number_of(entry))
         by_exchange = (row for row in self.rows if row.upstream_id == entry["x_groq_id"])
         by_request = (row for row in self.rows if told and row.request_id == told)

@@ -1,6 +1,6 @@
-"""The kinds of requests that a seed draws from, and whether each counts when it goes undisturbed.
+"""The kinds of requests that a seed draws from, and whether each counts when undisturbed.
 
-What makes a kind is what the Groq stand-in is asked to do (`tools/groq_standin`).
+A kind is defined by what the Groq stand-in is asked to do (`tools/groq_standin`).
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Charge(StrEnum):
-    """Whether a request that goes undisturbed counts."""
+    """Whether an undisturbed request counts."""
 
     YES = "yes"
     NO = "no"
@@ -105,7 +105,7 @@ _SLOW = (
     _marked("late answer", Charge.YES, 5, "slow headers_ms=900", _SHORT),
     _marked("hang", Charge.NO, 2, "hang"),
     _marked("stall", Charge.AFTER_OUTPUT, 3, "hang_stream after=2"),
-    # Longer than the request's time-out, and never silent for long.
+    # Longer than the request's time-out, with steady output.
     _marked("endless", Charge.AFTER_OUTPUT, 4, "slow token_ms=250", "tokens count=30"),
 )
 _BAD = (

@@ -1,4 +1,4 @@
-"""Tells of a seed's run in words: one line of what happened, and a page when something is wrong."""
+"""Describes a seed's run: one line of what happened, and a page when something is wrong."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ _LINE_CHARACTERS_MAX = 1_000
 
 
 def summary(evidence: Evidence) -> str:
-    """Return one line: what broke, what clients saw, how requests ended in the ledger."""
+    """Return one line: what broke, what clients received, how requests ended in the ledger."""
     faults = ", ".join(map(_named, evidence.plan.faults))
     seen = Counter(str(result.status or "left or cut") for result in evidence.results)
     ends = Counter(row.outcome for row in evidence.rows)
@@ -24,7 +24,7 @@ def summary(evidence: Evidence) -> str:
 
 
 def failure(world: World, evidence: Evidence, found: list[str]) -> str:
-    """Return what is wrong, and all that is known of the requests concerned."""
+    """Return the violations, and all evidence of the requests concerned."""
     plan = evidence.plan
     ids = list(dict.fromkeys(re.findall(r"req_\w+", " ".join(found[:PROBLEMS_SHOWN]))))[:_REQUESTS_SHOWN]
     lines = [
@@ -48,7 +48,7 @@ def _named(fault: Fault) -> str:
 
 
 def _told_of(evidence: Evidence, request_id: str) -> Iterator[str]:
-    """Yield what a client saw of a request, its row, and what the upstream noted of it."""
+    """Yield a client's record of a request, its row, and the upstream's record of it."""
     for result in evidence.results:
         if result.request_id == request_id:
             sent, ended = result.started_at - evidence.started_at, result.ended_at - evidence.started_at

@@ -1,4 +1,4 @@
-"""What one seed does: who asks for what, when, and what breaks meanwhile. Everything comes from the seed alone."""
+"""The plan of one seed: the requests, the faults and their times, all derived from the seed."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _STORM_REQUESTS = 20
 
 
 class Leave(StrEnum):
-    """When a client goes away."""
+    """When a client disconnects."""
 
     NEVER = "never"
     BEFORE_ANSWER = "before_answer"
@@ -72,7 +72,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that breaks and is mended."""
+    """One fault, repaired after its duration."""
 
     at: float
     """Seconds from the beginning."""
@@ -86,13 +86,13 @@ class Fault:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What breaks with the target: itself, and all that it holds."""
+        """What breaks with the target: itself, and all that it contains."""
         return (self.target, *_HELD.get(self.target, ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that happens under one seed."""
+    """All requests and faults of one seed."""
 
     seed: int
     limits: tuple[int, ...]
@@ -105,7 +105,7 @@ class Plan:
 
     @property
     def ledger_may_stall(self) -> bool:
-        """Whether rows may have to wait: Postgres is away, or a frozen worker has the lock of the SQLite file."""
+        """Whether rows may have to wait: Postgres is down, or a frozen worker has the lock of the SQLite file."""
         has_frozen_worker = self.layout is Layout.WORKERS and Harm.PAUSE in self.harms("inference")
         return bool(self.harms("postgres")) or has_frozen_worker
 
@@ -120,7 +120,7 @@ class Plan:
         return sum(fault.step for fault in self.faults)
 
     def harms(self, target: str) -> set[Harm]:
-        """Return what is done to a target, or to what holds it."""
+        """Return what is done to a target, or to what contains it."""
         return {fault.harm for fault in self.faults if target in fault.parts}
 
 
@@ -149,7 +149,7 @@ _UNSEEN_SECONDS = 0.1
 
 
 def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
-    """Return what happens under a seed."""
+    """Return the plan of a seed."""
     chance = random.Random(seed)
     limits = tuple(chance.randint(*_LIMITS) for _ in range(chance.choice((1, 1, 2))))
     requests = [_request(chance, number, len(limits)) for number in range(chance.randint(*_REQUESTS))]
@@ -165,7 +165,7 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
 
 
 def body(request: Request, tag: str) -> bytes | dict[str, Any]:
-    """Return a request's JSON value, or the bytes of one that is none; `tag` lets the journal be searched for it."""
+    """Return a request's JSON value, or the bytes of a malformed one; `tag` makes it searchable in the journal."""
     if request.kind.name == "bad json":
         return b'{"messages": [{'
     role = "robot" if request.kind.name == "bad role" else "user"
@@ -190,7 +190,7 @@ def _request(chance: random.Random, number: int, keys: int) -> Request:
 
 
 def _storm(chance: random.Random, first: int, keys: int) -> list[Request]:
-    """Many connections to the upstream are reset at one moment."""
+    """Many connections to the upstream are reset at once."""
     at, key = chance.uniform(0, TRAFFIC_SECONDS), chance.randrange(keys)
     return [
         Request(first + i, at, key, i % 2, RESET, stream=i % 3 == 0, leave=Leave.NEVER, leave_after=0)
@@ -206,8 +206,8 @@ def _fault(chance: random.Random, target: str) -> Fault:
 def _with_step(chance: random.Random, fault: Fault, faults: Sequence[Fault]) -> Fault:
     """Return a fault with the step of its clock.
 
-    A quota that starts meanwhile cannot know that the clock is wrong and takes its day for the right one, until it is
-    started again (docs/decisions/0015); so where one may, the step is none of days.
+    A quota that starts meanwhile cannot detect that the clock is wrong and takes its day as correct, until it is
+    restarted (docs/decisions/0015); so where one may, the step is not of days.
     """
     restarts = any(one.harm is Harm.KILL and set(_QUOTAS) & set(one.parts) for one in faults)
     return replace(fault, step=chance.choice(_STEPS if restarts else _STEPS + _STEPS_OF_DAYS))
@@ -222,9 +222,9 @@ def _unseeing(chance: random.Random, step: Fault) -> Fault:
 
 def _seconds(chance: random.Random, target: str, harm: Harm) -> float:
     if target == "postgres" and chance.random() < 0.3:
-        # Longer than a hold lives: the sweeper and the rows that waited meet when it is back.
+        # Longer than a hold lives: the sweeper and the delayed rows meet when it resumes.
         return chance.uniform(2.5, 4.0)
     if harm is Harm.STEP_CLOCK:
-        # Shorter than a hold lives: one that lasts longer is taken for the truth.
+        # Shorter than a hold lives: a longer step is accepted as the correct time.
         return chance.uniform(0.3, 2.0)
     return chance.uniform(0.3, 1.0) if harm is Harm.PAUSE or target == "postgres" else chance.uniform(0.02, 0.5)

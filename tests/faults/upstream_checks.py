@@ -1,4 +1,4 @@
-"""What the ledger says of the upstream, held against what the stand-in noted in its journal."""
+"""Compares the ledger with the stand-in's journal."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def rows_tell_what_was_used(evidence: Evidence) -> Iterator[str]:
-    """Reported tokens are those that the upstream counted and reported for the very request."""
+    """Reported tokens are those that the upstream counted and reported for the same request."""
     standin_died = Harm.KILL in evidence.plan.harms("groq-standin")
     for row in evidence.rows:
         if row.usage_source != "reported":
@@ -57,7 +57,7 @@ def usage_is_estimated_only_where_it_was_not_told(evidence: Evidence) -> Iterato
 
 
 def rows_belong_to_their_exchanges(evidence: Evidence) -> Iterator[str]:
-    """A row names an exchange that was made for its own request, and no other row does."""
+    """A row names an exchange of its own request, and no other row does."""
     requests = {result.request_id: result.request for result in evidence.results if result.request_id}
     for row in evidence.rows:
         entry, request = evidence.journal.get(row.upstream_id), requests.get(row.request_id)
@@ -77,7 +77,9 @@ def upstream_answers_once(evidence: Evidence) -> Iterator[str]:
 
 
 def answers_of_the_upstream_are_charged(evidence: Evidence) -> Iterator[str]:
-    """What the upstream answered in time is charged, whatever the client was told, unless inference died or stopped."""
+    """An answer of the upstream in time is charged, whatever the client received, unless inference was killed or
+    stopped.
+    """
     if evidence.plan.harms("inference"):
         return
     for number, entries in evidence.exchanges.items():
@@ -93,7 +95,7 @@ def answers_of_the_upstream_are_charged(evidence: Evidence) -> Iterator[str]:
 
 
 def answers_of_the_upstream_arrive(evidence: Evidence) -> Iterator[str]:
-    """What the upstream answered without a pause reaches a client that stays, unless what is between them breaks."""
+    """An undelayed answer of the upstream reaches a connected client, unless a part between them breaks."""
     results = {result.request.number: result for result in evidence.results}
     for number, entries in evidence.exchanges.items():
         result = results[number]
@@ -126,7 +128,7 @@ def _ran_out_of_time(entry: dict[str, Any]) -> bool:
 
 
 def _may_be_swept_first(evidence: Evidence, number: int, entry: dict[str, Any], row: Row) -> bool:
-    """Whether a row may have come after the sweeper's verdict, which is not before its hold has lived its time."""
+    """Whether a row may have come after the sweeper's verdict, which is given only after the hold's lifetime."""
     if row.refund_reason != NO_VERDICT or evidence.plan.ledger_may_stall:
         return row.refund_reason == NO_VERDICT
     started_at = next(result.started_at for result in evidence.results if result.request.number == number)
@@ -135,7 +137,7 @@ def _may_be_swept_first(evidence: Evidence, number: int, entry: dict[str, Any], 
 
 
 def _is_timed_out(evidence: Evidence, result: Result) -> bool:
-    """Whether a request was ended for want of time; on a machine that stalls, inference cannot say so in its time."""
+    """Whether a request timed out; on a machine that stalls, inference cannot report that in time."""
     has_waited = result.ended_at - result.started_at >= REQUEST_SECONDS
     is_given_up = result.code == "inference_unavailable" and has_waited and evidence.stalled_seconds >= _STALL_SECONDS
     return result.code in _OWN_TIME_OUTS or is_given_up

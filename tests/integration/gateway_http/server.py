@@ -30,8 +30,10 @@ _PATIENCE_SECONDS = 10.0
 class Application:
     """An ASGI application that answers with what it received, and records it.
 
-    Attributes: seen: Method, path and body of each request that was read to its end. gate: Requests to `/wait` are
-    answered when it is open. ended: What `receive` or `send` reported of clients that disconnected or stalled, by path.
+    Attributes:
+        seen: Method, path and body of each request that was read to its end.
+        gate: Requests to `/wait` are answered when it is open.
+        ended: What `receive` or `send` reported of clients that disconnected or stalled, by path.
     """
 
     def __init__(self) -> None:
