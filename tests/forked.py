@@ -2,7 +2,7 @@
 
 They behave as with `python -m`: separate processes with their own environment, killed by signals and reaped with an
 exit code. Only the second of importing, which is most of a start, is spent once and not at each start; a run of the
-suite starts hundreds. What `make run` itself starts is started as users start it (tests/e2e/test_make_run.py).
+suite starts hundreds. What `make run` itself starts is started as users start it (tests/e2e/make_run).
 """
 
 import multiprocessing
