@@ -1,14 +1,14 @@
-"""An exhaustive check of the accounting rules on a small world: do the rules themselves keep their promises?
+"""An exhaustive check of the accounting rules on a small world: do the rules keep their guarantees?
 
 The world is one key with a limit, a few requests, and at most one Redis flush and one rollback. The program explores
-every interleaving of reserve (with a seed read that may be stale), release, dispatch, row, late row, abandonment,
-death, settle, sweep, reconcile and time passing. Change the rules of docs/architecture.md only together with it.
+every interleaving of reserve (with an initial count that may be stale), release, dispatch, row, late row, abandonment,
+crash, settle, sweep, reconcile and time passing. Change the rules of docs/architecture.md only together with it.
 
     python -m tools.hold_machine            # three requests; a few minutes
     python -m tools.hold_machine 2          # two requests; seconds
     python -m tools.hold_machine --without reconcile-guard
 
-`--without` leaves one rule out, to show that the check finds what it is for.
+`--without` disables one rule, to show that the check finds the violation that it prevents.
 """
 
 import argparse
@@ -22,7 +22,7 @@ LIMIT = 2
 
 
 class Phase(IntEnum):
-    """How far a request has come; from CHARGED on it has a row, or needs none."""
+    """The stage of a request; from CHARGED on it has a row, or needs none."""
 
     NEW = 0
     HELD = 1
@@ -53,7 +53,7 @@ class Gateway(IntEnum):
 
 
 class Rule(StrEnum):
-    """Rules that can be left out."""
+    """Rules that can be disabled."""
 
     RECONCILE_GUARD = "reconcile-guard"
     """Reconciliation counts only rows that are older than a hold can live and have no hold."""
@@ -101,11 +101,11 @@ class Machine:
     """The steps that can follow a state."""
 
     def __init__(self, without: Rule | None = None) -> None:
-        """Follow all rules but one."""
+        """Follow all rules except one."""
         self._without = without
 
     def steps(self, state: State) -> Iterator[Step]:
-        """Yield what can happen next."""
+        """Yield the possible steps."""
         yield from self._seed(state)
         for number, request in enumerate(state.requests):
             yield from self._request(state, number, request)
@@ -166,7 +166,7 @@ class Machine:
             yield f"sweep unknown {number}", _close(_put(state, number, phase=Phase.UNKNOWN), number, is_charged=False)
 
     def _time(self, state: State) -> Iterator[Step]:
-        """Yield that time passes: a request may still be out then, where inference was paused."""
+        """Yield the step of time passing: a request may still be in progress then, where inference was paused."""
         aged = tuple(one._replace(is_old=True) if _is_begun(one) else one for one in state.requests)
         if aged != state.requests:
             yield "time passes", state._replace(requests=aged)
@@ -204,7 +204,7 @@ def charged_rows(state: State) -> int:
 
 
 def broken_promise(state: State, machine: Machine) -> str:
-    """Return which promise a state breaks; empty when it keeps them all."""
+    """Return the guarantee that a state violates; empty when it keeps them all."""
     redis, rows = state.redis, charged_rows(state)
     if rows > LIMIT + state.forgiven:
         return "more is charged than the limit"
@@ -225,9 +225,8 @@ def broken_promise(state: State, machine: Machine) -> str:
 def explore(requests: int, without: Rule | None = None) -> tuple[int, str, list[str]]:
     """Explore every interleaving.
 
-    Returns:
-        How many states were seen, the promise that one of them breaks, and the steps to it; both are empty when all
-        promises are kept.
+    Returns: How many states were explored, the violated guarantee, and the steps to it; both are empty when all
+    guarantees hold.
     """
     machine, start = Machine(without), State((Request(),) * requests)
     seen: dict[State, tuple[str, State] | None] = {start: None}
@@ -244,7 +243,7 @@ def explore(requests: int, without: Rule | None = None) -> tuple[int, str, list[
 
 
 def main() -> int:
-    """Explore as the command line says; 1 when a promise is broken."""
+    """Explore according to the command line; return 1 when a guarantee is violated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("requests", nargs="?", type=int, default=3)
     parser.add_argument("--without", type=Rule, choices=list(Rule))
@@ -277,7 +276,7 @@ def _is_begun(request: Request) -> bool:
 
 
 def _is_quiet(state: State) -> bool:
-    """Whether nothing is under way any more, so that counter and ledger must agree."""
+    """Whether nothing is in progress any more, so that counter and ledger must agree."""
     if state.redis is None or state.redis.holds or state.seed is not None:
         return False
     return all(

@@ -1,4 +1,4 @@
-"""`python -m tools.dashboard`: run a stack under load, ask Prometheus for every panel, and draw what it says."""
+"""`python -m tools.dashboard`: run a stack under load, query Prometheus for every panel, and draw the results."""
 
 import asyncio
 import math
@@ -27,7 +27,7 @@ _EMPTY_WHEN_HEALTHY: dict[str, str] = {}
 
 
 def main() -> int:
-    """Do it all and return the exit code: 1 when a panel is empty or a rule is broken."""
+    """Run everything and return the exit code: 1 when a panel is empty or a rule is broken."""
     for program in ("prometheus", "promtool", "chromium"):
         if shutil.which(program) is None:
             print(f"{program} is needed; on Debian: sudo apt install prometheus chromium", file=sys.stderr)
@@ -90,7 +90,7 @@ def _unhealthy(prometheus: Prometheus, metrics: Metrics) -> list[str]:
     down = [f"{name} is not scraped: {targets.get(name)}" for name in metrics.ports if targets.get(name) != "up"]
     rules = prometheus.rules()
     broken = [f"alert {rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"]
-    # Nothing is wrong with this stack; an alert that would go off here goes off everywhere.
+    # This stack has no fault; an alert that fires here would fire everywhere.
     wrong = [f"alert {rule['name']} is {rule['state']}" for rule in rules if rule["state"] != "inactive"]
     return down + broken + wrong
 

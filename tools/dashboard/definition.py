@@ -56,7 +56,7 @@ def panels() -> Iterator[Panel]:
 
 
 def rule_groups() -> dict[str, Any]:
-    """Return the alert rules as Prometheus itself reads them from a file."""
+    """Return the alert rules in Prometheus' own file format."""
     resource = yaml.safe_load((COMPONENT / "rules.yaml").read_text())
     return {"groups": resource["spec"]["groups"]}
 

@@ -1,4 +1,4 @@
-"""Each alert goes off on what it is for, and on nothing else: promtool plays made-up series to the rules."""
+"""Each alert fires for its condition, and for nothing else: promtool evaluates the rules on synthetic series."""
 
 import subprocess
 from collections.abc import Mapping
@@ -59,10 +59,10 @@ TROUBLE: Mapping[str, Mapping[str, str]] = {
 
 
 def check(folder: Path) -> int:
-    """Play everything to the rules; return how many cases there were.
+    """Evaluate the rules on all cases; return how many cases there were.
 
     Raises:
-        RuntimeError: An alert did not go off, or another one did; or an alert has no case.
+        RuntimeError: An alert did not fire, or another one did; or an alert has no case.
     """
     names = {alert.name for alert in definition.alerts()}
     if names != TROUBLE.keys():

@@ -1,4 +1,6 @@
-"""Mixed traffic: answers, streams, bad requests, bad keys, keys at their limit, and a client that leaves."""
+"""Mixed traffic: answers, streams, invalid requests, unknown keys, keys at their limit, and a client that
+disconnects.
+"""
 
 import asyncio
 import random
@@ -21,7 +23,7 @@ _UNKNOWN_EVERY_SECONDS = 1.0
 
 
 async def run(stack: Stack, seconds: float) -> Counter[str]:
-    """Ask for so long; return how many answers of each status there were."""
+    """Send requests for a while; return how many answers of each status there were."""
     good, limited = await stack.create_key(daily_limit=1_000_000), await stack.create_key(daily_limit=_LIMIT)
     seen: Counter[str] = Counter()
     ends = time.monotonic() + seconds
@@ -53,13 +55,13 @@ class _Caller:
                 await self.leave(good)
 
     async def ask(self, key: Key, text: str, **members: object) -> None:
-        """Ask, and read the answer to its end."""
+        """Send a chat, and read the answer to its end."""
         async with self._session.post(self._url, headers=key.headers, json=say(text, **members)) as response:
             await response.read()
             self._seen[str(response.status)] += 1
 
     async def leave(self, key: Key) -> None:
-        """Ask for a stream, and go in its middle."""
+        """Request a stream, and disconnect in the middle."""
         async with self._session.post(self._url, headers=key.headers, json=say(_ANSWER, stream=True)) as response:
             await response.content.readline()
             response.close()

@@ -1,4 +1,4 @@
-"""Autoscalers that follow what their target tells of itself: a metric that nobody tells keeps replicas from going."""
+"""Autoscalers that follow metrics of their target: a metric that is never exported prevents scaling down."""
 
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -24,14 +24,14 @@ _CPU = ("Resource", "cpu")
 
 
 def beside_cpu(objects: Objects) -> Iterator[str]:
-    """Every autoscaler follows CPU use, whatever else it follows: a replica without a free core is slow."""
+    """Every autoscaler follows CPU use in addition to other metrics: a replica without a free core is slow."""
     for one in objects.of("HorizontalPodAutoscaler"):
         if _CPU not in [(metric["type"], metric.get("resource", {}).get("name")) for metric in one["spec"]["metrics"]]:
             yield f"{title(one)}: does not follow CPU use"
 
 
 def told(objects: Objects) -> Iterator[str]:
-    """A metric of pods is a gauge that the target's own code tells: of a counter, an average would only ever grow."""
+    """A pods metric is a gauge exported by the target's own code: the average of a counter would only ever grow."""
     for one, target, metric in _of_pods(objects):
         name = metric["metric"]["name"]
         if name not in _gauges(target.name):
@@ -39,7 +39,7 @@ def told(objects: Objects) -> Iterator[str]:
 
 
 def _of_pods(objects: Objects) -> Iterator[tuple[Object, Workload, Object]]:
-    """Yield autoscalers, their targets, and each metric of pods that they follow."""
+    """Yield autoscalers, their targets, and each pods metric that they follow."""
     workloads = {one.name: one for one in objects.workloads() if one.kind == "Deployment"}
     for one in objects.of("HorizontalPodAutoscaler"):
         target = workloads.get(one["spec"]["scaleTargetRef"]["name"])
@@ -54,7 +54,7 @@ def _gauges(service: str) -> set[str]:
 
 
 def gathered(objects: Objects) -> Iterator[str]:
-    """A metric of pods is one that somebody gathers: a monitor selects the target's pods, by a port of theirs."""
+    """A pods metric is scraped: a monitor selects the target's pods, by one of their ports."""
     monitors = [one["spec"] for one in objects.of("PodMonitor")]
     for one, target, _ in _of_pods(objects):
         if not any(_gathers(monitor, target) for monitor in monitors):
@@ -67,7 +67,9 @@ def _gathers(monitor: Object, target: Workload) -> bool:
 
 
 def in_time(objects: Objects) -> Iterator[str]:
-    """Inference gets another replica before one is full: what finds no place is refused, so it is not in flight."""
+    """Inference gets another replica before one is full: requests without a slot are refused, so they are not in
+    flight.
+    """
     for one, target, metric in _of_pods(objects):
         most = quantity(metric["target"]["averageValue"]) or 0
         if target.name == "inference" and most >= _places(objects, target):

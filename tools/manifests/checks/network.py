@@ -1,6 +1,6 @@
-"""NetworkPolicies inside the namespace: exactly the arrows that the configuration draws, seen alike from both ends.
+"""NetworkPolicies inside the namespace: exactly the connections of the configuration, allowed at both ends.
 
-What leaves the namespace and what comes into it is in outside.py.
+Traffic leaving and entering the namespace is checked in outside.py.
 """
 
 import re
@@ -16,7 +16,7 @@ _DIALLED = re.compile(r"(?:dns:///|redis://|@)([a-z0-9-]+):(\d+)")
 
 
 def deny_all(objects: Objects) -> Iterator[str]:
-    """Where there are policies, everything that they do not allow is denied, and every pod has one of its own."""
+    """Where there are policies, everything else is denied, and every pod has its own policy."""
     policies = list(objects.of("NetworkPolicy"))
     if not policies:
         return
@@ -37,7 +37,7 @@ def _selects(policy: Object, labels: Any) -> bool:
 
 
 def peers(objects: Objects) -> Iterator[str]:
-    """Whom a policy names exists, and listens on the port."""
+    """Peers of a policy exist, and listen on the port."""
     for policy in objects.of("NetworkPolicy"):
         for labels, ports in _named(policy["spec"], "egress", "to"):
             found = objects.selected(labels)
@@ -53,7 +53,7 @@ def peers(objects: Objects) -> Iterator[str]:
 
 
 def _own_ports(objects: Objects, policy: Object) -> Iterator[str]:
-    """What comes in comes to ports that the selected pods declare; a policy that selects nobody is a mistake."""
+    """Ingress is to ports that the selected pods declare; a policy that selects no pod is a mistake."""
     labels = policy["spec"]["podSelector"].get("matchLabels")
     if labels is None:
         return
@@ -67,7 +67,7 @@ def _own_ports(objects: Objects, policy: Object) -> Iterator[str]:
 
 
 def _named(spec: Object, direction: str, word: str) -> Iterator[tuple[dict[str, str], list[int]]]:
-    """Yield the labels of pods of this namespace that the rules name, and the rules' ports."""
+    """Yield the labels of pods of this namespace in the rules, and the rules' ports."""
     for rule in spec.get(direction, ()):
         for peer in rule.get(word, ()):
             if "podSelector" in peer and "namespaceSelector" not in peer:
@@ -75,7 +75,7 @@ def _named(spec: Object, direction: str, word: str) -> Iterator[tuple[dict[str, 
 
 
 def arrows(objects: Objects) -> Iterator[str]:
-    """What is allowed is what is configured to be called, neither more nor less, and both ends say so."""
+    """The allowed connections are exactly the configured ones, and both ends allow them."""
     if not any(True for _ in objects.of("NetworkPolicy")):
         return
     wanted, going, coming = set(_wanted(objects)), set(_allowed_out(objects)), set(_allowed_in(objects))
@@ -89,7 +89,7 @@ def _told(arrow: Arrow) -> str:
 
 
 def _wanted(objects: Objects) -> Iterator[Arrow]:
-    """Yield the arrows that the environments draw; a store outside is no pod, and so no arrow."""
+    """Yield the connections in the environments; a store outside the cluster is no pod, and so has none."""
     for workload in objects.workloads():
         caller = workload.labels["app.kubernetes.io/name"]
         for container in workload.containers:

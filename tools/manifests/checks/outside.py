@@ -1,6 +1,7 @@
-"""NetworkPolicies and the world outside: names, Groq, the operator's own stores and mail, scraping, traces.
+"""NetworkPolicies for traffic outside the namespace: DNS, Groq, the operator's own stores and mail, scraping,
+traces.
 
-Each policy has the name of the workload that it is for (network.py sees to it), `allow-dns` and `deny-all` excepted.
+Each policy has the name of its workload (network.py checks it), except `allow-dns` and `deny-all`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ _METRICS = "metrics"
 
 
 def names(objects: Objects) -> Iterator[str]:
-    """Where everything is denied, each pod may still ask for names, of the cluster's resolver alone."""
+    """Where everything is denied, each pod may still use DNS, at the cluster's resolver only."""
     policies = list(objects.of("NetworkPolicy"))
     for workload in objects.workloads() if policies else ():
         asked = {port for one in policies if _selects(one, workload) for port in _resolver_ports(one)}
@@ -48,12 +49,12 @@ def _resolver_ports(policy: Object) -> Iterator[tuple[str, int]]:
 
 
 def _labels(peer: Object) -> tuple[object, object]:
-    """Return the labels of the namespaces, and those of the pods, that a peer names."""
+    """Return the namespace labels and the pod labels of a peer."""
     return peer.get("namespaceSelector", {}).get("matchLabels"), peer.get("podSelector", {}).get("matchLabels")
 
 
 def ways_out(objects: Objects) -> Iterator[str]:
-    """Out of the cluster goes what the configuration sends there, on the ports that it needs, and nothing else."""
+    """Egress from the cluster is what the configuration needs, on the necessary ports, and nothing else."""
     for policy in objects.of("NetworkPolicy"):
         wanted, allowed = _wanted(objects, policy["metadata"]["name"]), set(_allowed(policy))
         yield from (
@@ -73,14 +74,14 @@ def _wanted(objects: Objects, name: str) -> set[int]:
 
 
 def _allowed(policy: Object) -> Iterator[int]:
-    """Yield the ports of rules that name no pods; 0 stands for all ports."""
+    """Yield the ports of rules without pods; 0 stands for all ports."""
     for rule in policy["spec"].get("egress", ()):
         if not any("podSelector" in peer for peer in rule.get("to", ())):
             yield from (port["port"] for port in rule.get("ports", [{"port": 0}]))
 
 
 def groq(objects: Objects) -> Iterator[str]:
-    """HTTPS goes to public addresses only: never to a cluster's own, or to the cloud's metadata."""
+    """HTTPS is allowed to public addresses only: never to those of a cluster or the cloud's metadata service."""
     for policy in objects.of("NetworkPolicy"):
         for rule in policy["spec"].get("egress", ()):
             if _HTTPS in [port["port"] for port in rule.get("ports", ())]:
@@ -96,8 +97,9 @@ def _is_public(block: Object) -> bool:
 
 
 def namespaces(objects: Objects) -> Iterator[str]:
-    """Of other namespaces only the resolver is asked, and the collector of traces where one is set; only who scrapes is
-    let in, to metrics."""
+    """In other namespaces, only the resolver and a configured trace collector are called; only the scraper may
+    connect, to metrics.
+    """
     for policy in objects.of("NetworkPolicy"):
         known = [_RESOLVERS, *([_COLLECTOR] if policy["metadata"]["name"] in _traced(objects) else [])]
         for rule in policy["spec"].get("egress", ()):
@@ -110,7 +112,7 @@ def namespaces(objects: Objects) -> Iterator[str]:
 
 
 def _traced(objects: Objects) -> dict[str, str]:
-    """Return where each service sends its traces, of those that send any."""
+    """Return the trace endpoint of each service that has one."""
     environments = {one.name: objects.environment(one.containers[0]) for one in _serving(objects)}
     return {name: one[_TRACED_TO] for name, one in environments.items() if _TRACED_TO in one}
 
@@ -126,7 +128,7 @@ def _scraped(policy: Object) -> Iterator[Object]:
 
 
 def doors(objects: Objects) -> Iterator[str]:
-    """Only the gateway lets everybody in, and only to HTTP."""
+    """Only the gateway accepts connections from everywhere, and only over HTTP."""
     for policy in objects.of("NetworkPolicy"):
         for rule in policy["spec"].get("ingress", ()):
             is_door = policy["metadata"]["name"] == "gateway" and [port["port"] for port in rule["ports"]] == [8080]
@@ -135,13 +137,13 @@ def doors(objects: Objects) -> Iterator[str]:
 
 
 def _is_open(rule: Object) -> bool:
-    """Whether a rule names nobody, or every namespace."""
+    """Whether a rule names no peer, or every namespace."""
     peers = rule.get("from", ())
     return not peers or any(peer.get("namespaceSelector") == {} for peer in peers)
 
 
 def scraping(objects: Objects) -> Iterator[str]:
-    """Where pods are scraped, each that declares a port for it lets the scraper in."""
+    """Where pods are scraped, each pod with a metrics port allows the scraper."""
     if not any(True for _ in objects.of("PodMonitor")) or not any(True for _ in objects.of("NetworkPolicy")):
         return
     for workload in objects.workloads():
@@ -160,7 +162,7 @@ def _lets_scrapers_in(policy: Object, port: int) -> bool:
 
 
 def traces(objects: Objects) -> Iterator[str]:
-    """Where traces are sent, every service sends them to the same place, since each trace leads through all."""
+    """Where traces are sent, every service sends them to the same collector, since each trace spans all services."""
     traced = _traced(objects)
     for workload in _serving(objects) if traced else ():
         if traced.get(workload.name) != traced.get("gateway"):
@@ -168,7 +170,7 @@ def traces(objects: Objects) -> Iterator[str]:
 
 
 def collector(objects: Objects) -> Iterator[str]:
-    """Who sends traces may reach the collector, on the port that the address names."""
+    """Services with traces may connect to the collector, on the port of its address."""
     for name, address in _traced(objects).items():
         policy, port = objects.find("NetworkPolicy", name), urlsplit(address).port
         if policy and port not in _collector_ports(policy):

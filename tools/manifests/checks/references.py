@@ -1,4 +1,4 @@
-"""What objects name exists: ConfigMaps, Secrets and their keys, ServiceAccounts, variables in variables."""
+"""References between objects resolve: ConfigMaps, Secrets and their keys, ServiceAccounts, variables in variables."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ SECRET_KEYS = frozenset(
         "AUTH_DATABASE_PASSWORD",
         "INFERENCE_DATABASE_PASSWORD",
         "REDIS_PASSWORD",
-        # In place of the passwords, where the stores are the operator's own.
+        # Used instead of the passwords, where the stores are the operator's own.
         "AUTH_DATABASE_URL",
         "INFERENCE_DATABASE_URL",
         "QUOTA_REDIS_URL",
@@ -31,7 +31,7 @@ _VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
 def config_maps(objects: Objects) -> Iterator[str]:
-    """Each ConfigMap that is read is there, and each that is there is read."""
+    """Each referenced ConfigMap exists, and each existing one is referenced."""
     read = set()
     for workload in objects.workloads():
         for name in _config_maps(workload):
@@ -43,7 +43,7 @@ def config_maps(objects: Objects) -> Iterator[str]:
 
 
 def _is_grafanas(config: Object) -> bool:
-    """Whether Grafana's sidecar, which is none of our pods, reads it."""
+    """Whether Grafana's sidecar, which is not one of our pods, reads it."""
     return bool(config["metadata"].get("labels", {}).get("grafana_dashboard") == "1")
 
 
@@ -54,7 +54,7 @@ def _config_maps(workload: Workload) -> Iterator[str]:
 
 
 def secrets(objects: Objects) -> Iterator[str]:
-    """Each Secret that is read is the operator's, with a key that the guide explains, or a certificate's."""
+    """Each Secret is the operator's, with a key explained in the guide, or a certificate's."""
     issued = {one["spec"]["secretName"] for one in objects.of("Certificate")}
     for workload in objects.workloads():
         for container in workload.containers:
@@ -75,7 +75,7 @@ def _secret_keys(container: Object) -> Iterator[tuple[str, str]]:
 
 
 def service_accounts(objects: Objects) -> Iterator[str]:
-    """Each workload has a ServiceAccount of its own name that mounts nothing."""
+    """Each workload has a ServiceAccount with its own name that mounts no token."""
     for workload in objects.workloads():
         account = objects.find("ServiceAccount", workload.pod.get("serviceAccountName", "default"))
         if account is None:
@@ -85,7 +85,7 @@ def service_accounts(objects: Objects) -> Iterator[str]:
 
 
 def variables(objects: Objects) -> Iterator[str]:
-    """`$(NAME)` names a variable that was given before it; otherwise the cluster leaves it as it stands."""
+    """`$(NAME)` refers to a variable defined before it; otherwise the cluster leaves it unexpanded."""
     for workload in objects.workloads():
         for container in workload.containers:
             known: set[str] = set()

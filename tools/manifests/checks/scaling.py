@@ -1,4 +1,4 @@
-"""Replicas: autoscalers, disruption budgets, spread, roll-outs, and the time that a pod gets to stop."""
+"""Replicas: autoscalers, disruption budgets, spread, roll-outs, and the termination grace period."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ _AFTERWARDS_SECONDS = 10
 
 
 def autoscalers(objects: Objects) -> Iterator[str]:
-    """An autoscaler has bounds that make sense, and a target whose number of replicas nobody else sets."""
+    """An autoscaler has valid bounds, and its target does not set a number of replicas."""
     for one in objects.of("HorizontalPodAutoscaler"):
         spec = one["spec"]
         if not 1 <= spec["minReplicas"] <= spec["maxReplicas"]:
@@ -24,7 +24,7 @@ def autoscalers(objects: Objects) -> Iterator[str]:
 
 
 def budgets(objects: Objects) -> Iterator[str]:
-    """A budget has one bound, selects one workload, and lets one pod go at the smallest number of replicas."""
+    """A budget has one bound, selects one workload, and allows one disruption at the smallest number of replicas."""
     for one in objects.of("PodDisruptionBudget"):
         spec, selected = one["spec"], objects.selected(one["spec"]["selector"]["matchLabels"])
         if ("minAvailable" in spec) == ("maxUnavailable" in spec):
@@ -36,7 +36,7 @@ def budgets(objects: Objects) -> Iterator[str]:
 
 
 def budgets_exist(objects: Objects) -> Iterator[str]:
-    """Whatever others call has a budget; of the stores there is only one pod, which a budget could only hold fast."""
+    """Every server has a budget; each store has only one pod, and a budget could only block its eviction."""
     with_budget = {one["spec"]["selector"]["matchLabels"].get(NAME) for one in objects.of("PodDisruptionBudget")}
     for workload in _serving(objects):
         if workload.name not in with_budget:
@@ -53,12 +53,12 @@ def _least(objects: Objects, workload: Workload) -> int:
 
 
 def _serving(objects: Objects) -> Iterator[Workload]:
-    """Yield the Deployments that serve somebody."""
+    """Yield the Deployments of servers."""
     return (one for one in objects.workloads() if one.kind == "Deployment" and one.ports)
 
 
 def roll_outs(objects: Objects) -> Iterator[str]:
-    """A roll-out takes no replica away before its successor is ready, and replicas are spread over nodes."""
+    """A roll-out removes no replica before its successor is ready, and replicas are spread over nodes."""
     for workload in _serving(objects):
         strategy = workload.object["spec"].get("strategy", {}).get("rollingUpdate", {})
         if strategy.get("maxUnavailable") != 0:
@@ -71,7 +71,7 @@ def roll_outs(objects: Objects) -> Iterator[str]:
 
 
 def grace_periods(objects: Objects) -> Iterator[str]:
-    """A pod gets longer to stop than its service takes to drain."""
+    """A pod's termination grace period exceeds its service's drain time."""
     for workload in _serving(objects):
         environment = objects.environment(workload.containers[0])
         drain = float(environment.get("DRAIN_SECONDS", _DEFAULTS.drain_seconds))

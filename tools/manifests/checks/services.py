@@ -1,4 +1,4 @@
-"""Services, and who comes through them: Ingresses and gRPC targets."""
+"""Services, and their clients: Ingresses and gRPC targets."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def _has_port(service: Object | None, wanted: Object) -> bool:
 
 
 def proxies(objects: Objects) -> Iterator[str]:
-    """An Ingress leaves the refusal of large bodies to the gateway, waits as long as it, and buffers nothing."""
+    """An Ingress leaves the refusal of large bodies to the gateway, has the gateway's time-out, and buffers nothing."""
     defaults = GatewaySettings()
     for ingress in objects.of("Ingress"):
         told = {key.removeprefix(_NGINX): text for key, text in ingress["metadata"].get("annotations", {}).items()}
@@ -56,7 +56,7 @@ def proxies(objects: Objects) -> Iterator[str]:
 
 
 def targets(objects: Objects) -> Iterator[str]:
-    """What is dialled over gRPC is a headless Service: only then do callers see, and balance over, every replica."""
+    """A gRPC target is a headless Service: only then do callers resolve, and balance over, every replica."""
     for workload in objects.workloads():
         for container in workload.containers:
             for name, value in objects.environment(container).items():
