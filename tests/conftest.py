@@ -15,7 +15,7 @@ httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  
 
 
 _HEAVY = ("stack",)
-"""Fixtures of the session of which one worker has the only one."""
+"""Session fixtures of which only one worker may have an instance."""
 
 
 @pytest.hookimpl(tryfirst=True)

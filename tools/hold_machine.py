@@ -28,9 +28,9 @@ class Phase(IntEnum):
     HELD = 1
     """Its slot is reserved."""
     OUT = 2
-    """Inference has it."""
+    """Inference has received it."""
     DEAD = 3
-    """Inference died with it."""
+    """Inference crashed with it."""
     CHARGED = 4
     FREE = 5
     UNKNOWN = 6
@@ -44,12 +44,13 @@ class Gateway(IntEnum):
     """What the gateway does about a request's hold."""
 
     WAITS = 0
-    """For inference's verdict."""
+    """Waiting for inference's verdict."""
     ABANDONED = 1
-    """Looks for the row: the client left, a time-out answered it, or the call broke, so the verdict does not come."""
+    """Polling for the row: the client disconnected, a time-out answered it, or the call broke, so the verdict does not
+    come."""
     SETTLED = 2
     DIED = 3
-    """Or gave up: the hold is the sweeper's."""
+    """Crashed or gave up: the hold is left to the sweeper."""
 
 
 class Rule(StrEnum):
@@ -58,9 +59,9 @@ class Rule(StrEnum):
     RECONCILE_GUARD = "reconcile-guard"
     """Reconciliation counts only rows that are older than a hold can live and have no hold."""
     VERDICT_NEEDS_ROW = "verdict-needs-row"
-    """A hold is settled only on the word of a row."""
+    """A hold is settled only by the verdict of a row."""
     SWEEPER_ASKS_LEDGER = "sweeper-asks-ledger"
-    """The sweeper closes a hold as its row says."""
+    """The sweeper closes a hold by its row's verdict."""
 
 
 class Request(NamedTuple):
@@ -86,7 +87,7 @@ class State(NamedTuple):
     redis: Redis | None = None
     """None: no counter yet, or Redis was emptied."""
     seed: int | None = None
-    """Charged rows that a reserve has read to seed the counter with, and not written yet."""
+    """Charged rows that a reserve has read as the initial count, and not written yet."""
     was_flushed: bool = False
     was_rolled_back: bool = False
     forgiven: int = 0

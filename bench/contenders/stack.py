@@ -26,7 +26,7 @@ from tests.e2e.stack import free_port
 
 _SERVICES = ("gateway", "auth", "quota", "inference")
 WORKER = "worker"
-"""How the processes that hold the four services are called in figures; further ones have a number."""
+"""Names in figures of the processes that run the four services; further ones have a number."""
 NO_SERVICES = ("supervisor", "valkey")
 """The other processes."""
 _ROOT = Path(__file__).parents[2]

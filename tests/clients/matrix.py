@@ -28,12 +28,12 @@ class Client:
 
     name: str
     version: str
-    """How the version begins that its set pins; those of `current` are also ours."""
+    """Prefix of the version that its set pins; the versions of `current` are also ours."""
     environment: str
     """The set in requirements/clients-*.lock, or `node`."""
     program: str
     extra: tuple[str, ...] = ("models",)
-    """What it can do besides the common scenarios."""
+    """What it supports in addition to the common scenarios."""
 
     def __str__(self) -> str:
         """Return the name, for the ids of tests."""

@@ -24,7 +24,7 @@ _STEP_AFTER_SECONDS = 1.5
 _LASTING_SECONDS = 3.0
 _SECONDS = 10.0
 _ANSWER = "[[standin:slow token_ms=100]] [[standin:tokens count=10]]"
-"""A second: some requests are under way whenever something happens."""
+"""Per second, so that some requests are in progress at any moment."""
 _TIMES = {
     "QUOTA_HOLD_SECONDS": "6",
     "QUOTA_SWEEP_SECONDS": "0.2",

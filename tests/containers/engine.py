@@ -6,10 +6,10 @@ from tools.manifests.checks.pods import quantity
 from tools.manifests.objects import Object, Workload
 
 DOMAIN = "stack.svc.cluster.local"
-"""Of the names by which containers find each other, as in a cluster."""
+"""DNS domain of the containers, as in a cluster."""
 SEARCH = [DOMAIN, "svc.cluster.local", "cluster.local"]
 LABEL = {"stack-test": "containers"}
-"""By which containers and networks of a killed run can be found and removed."""
+"""Label by which containers and networks of a killed run can be found and removed."""
 
 
 def confined(workload: Workload, spec: Object) -> dict[str, Any]:

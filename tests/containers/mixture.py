@@ -21,7 +21,7 @@ from tests.rollout.traffic import Balancer
 
 LIMIT = 1_000_000
 _SLOWER = 4
-"""A plan is dense, for outages of parts of a second; here it goes on for as many times longer."""
+"""A plan is dense, for outages of parts of a second; here it is stretched by this factor."""
 _NUMBERS = 1_000
 """More than a plan has requests."""
 _REFUSALS = {
@@ -37,7 +37,7 @@ _REFUSALS = {
 }
 _CUT = {(400, "tool_use_failed"), (502, "upstream_cut"), (503, "upstream_unavailable")}
 _KINDS = {"plain", "slow stream", "late headers", "cut", "error event", "reset stream", *_REFUSALS}
-"""The others are about what Groq answers, not about who is there to answer."""
+"""The others test the answers of Groq, not the availability of services."""
 
 
 @dataclass

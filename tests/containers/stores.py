@@ -10,7 +10,7 @@ from tests.faults.valkey import Entries, KeyDay
 from tests.faults.world import Row
 
 _NOT_HOLDS = 2
-"""Fields of a key's day that are no hold: what is charged, and the limit."""
+"""Fields of a key's day other than holds: the charged count, and the limit."""
 
 
 async def rows_of(cluster: Cluster, key: Key) -> list[Row]:

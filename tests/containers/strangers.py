@@ -13,7 +13,7 @@ from tests.e2e.stack import say
 from tests.rollout.traffic import Balancer
 
 _PAUSE_SECONDS = 0.25
-"""Fewer of them than an address may send before it is throttled."""
+"""Fewer than an address may send before it is limited."""
 
 
 @dataclass

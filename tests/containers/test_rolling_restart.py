@@ -30,7 +30,8 @@ pytestmark = pytest.mark.timeout(600)
 _SERVICES = ("auth", "quota", "inference", "gateway")
 _REPLICAS = (1, 2)
 _RATE, _STREAMS = int(os.environ.get("ROLLOUT_RATE") or 30), int(os.environ.get("ROLLOUT_STREAMS") or 20)
-"""Requests a second and streams at the same time, beside the mixture: what two cores bear with twelve containers."""
+"""Requests a second and concurrent streams, in addition to the mixture: the capacity of two cores with twelve
+containers."""
 _ENVIRONMENT = {
     # Longer than calls wait: callers that find no other replica fail.
     "DRAIN_SECONDS": "4",
@@ -45,9 +46,10 @@ _STOP_SECONDS = 30
 _TOKENS = 30
 """Length of a steady stream: three seconds."""
 _AWAY_SECONDS = 2.0
-"""From a replica's end to its successor's start. Callers look for half a second, and then know the other one alone."""
+"""From a replica's end to its successor's start. Callers resolve every half second, and then have only the other one.
+"""
 _AGAIN_SECONDS = 1.0
-"""From a successor that is ready to the next replica's end."""
+"""From the readiness of a successor to the next replica's end."""
 _SETTLED_SECONDS_MAX = 20
 
 

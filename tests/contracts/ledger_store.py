@@ -40,7 +40,7 @@ POISON: list[dict[str, Any]] = [
     {"usage": "no usage"},
     {"outcome": "no outcome"},
 ]
-"""What no code of ours puts on a row; each must harm this row alone."""
+"""Values that no code of ours puts into a row; each must affect its own row only."""
 
 
 def rows(count: int, *, start: int = 0, **changes: object) -> list[LedgerRow]:

@@ -23,7 +23,7 @@ class SweepWorld:
     """One empty store, and helpers to inspect it."""
 
     client: Any
-    """What the stores use, to lose data with."""
+    """The stores' client, with which tests lose data."""
     store: RedisSweepStore
     holds: HoldStore
     """Its holds are young."""

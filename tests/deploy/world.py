@@ -47,4 +47,4 @@ class World:
 
 Plant = Callable[[World], Any]
 Defects = dict[str, tuple[Plant, str]]
-"""What is wrong, in words: how to plant it, and a part of what must be said of it."""
+"""A defect by description: how to plant it, and a part of the expected finding."""

@@ -36,7 +36,7 @@ SMALL_VALUES = (
     b'{"messages":[{"role":"user","content":"' + b"a, [{" * 800_000 + b'"}],"unheard_of":1}',
     b"[" * _BYTES,
 )
-"""Bodies that are refused, each as dear as it can be."""
+"""Bodies that are refused, each as expensive as possible."""
 
 
 @contextmanager

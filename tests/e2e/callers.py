@@ -10,7 +10,7 @@ import aiohttp
 from tests.e2e.stack import Key, say
 
 _PAUSE_SECONDS = 0.05
-"""Between two calls, so that two hundred callers do not measure the queue before the processors."""
+"""Pause between two calls, so that two hundred callers do not measure the queue before the processors."""
 
 
 @dataclass
@@ -22,10 +22,10 @@ class Caller:
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by the first answer."""
     admitted_at: float = 0
-    """When the last request began that was answered; the loop's time."""
+    """When the last answered request began, in the event loop's time."""
     refused_at: float = 0
     slowest_seconds: float = 0
-    """What the slowest answer took: how long a crowd on this machine waits for its turn."""
+    """Duration of the slowest answer: how long requests queue on this machine under this load."""
     error: dict[str, Any] = field(default_factory=dict)
 
     async def call(self, session: aiohttp.ClientSession) -> None:

@@ -28,7 +28,7 @@ class Flood:
     latencies: list[float]
     """Of the valid calls meanwhile, in seconds."""
     look_ups: int
-    """Keys that auth was asked about."""
+    """Keys that auth was called for."""
 
     def told(self, before: Sequence[float]) -> str:
         """Describe it, with the latencies before it."""

@@ -36,7 +36,7 @@ EMAIL = "tester@example.com"
 _START_SECONDS = 30
 _STOP_SECONDS = 6
 _PORTS = (10_000, 32_767)
-"""Below the ports that outgoing connections take, one of which could take a port while its owner is dead."""
+"""Below the range of automatic ports: an outgoing connection could take a port while its owner is restarted."""
 
 
 @dataclass(frozen=True)

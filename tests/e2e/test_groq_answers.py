@@ -24,12 +24,12 @@ from tests.e2e.upstream_world import (
 
 _PAGE = (Path(__file__).parents[2] / "docs" / "failure-modes.md").read_text(encoding="utf-8")
 _AT_ONCE = 6
-"""Rows that are walked at the same time."""
+"""Rows that are tested at the same time."""
 _CALLS = 3
 """Calls for a request that Groq fails."""
 _LOG_SECONDS = 5.0
 _OF_KEYS = ("limited", "key_refused")
-"""Calls that end so are felt by requests beside them."""
+"""Results of calls that affect concurrent requests."""
 
 
 @dataclass(frozen=True)

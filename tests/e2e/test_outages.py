@@ -21,7 +21,7 @@ from tests.e2e.stack import Key, Stack, running_stack, say
 pytestmark = pytest.mark.xdist_group("outages")
 
 _RECOVERY_SECONDS = 1.0
-"""What the table promises; counted from the moment when the part itself answers again."""
+"""The recovery time in the table, from the moment when the part itself answers again."""
 _SLOW = "[[standin:slow token_ms=25]] [[standin:tokens count=40]]"
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.stack import Key, Stack, running_stack, say
 
 _BACK_SECONDS = 10
-"""Far more than it takes, for a machine that has much to do."""
+"""Far more than necessary, for a busy machine."""
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ _STREAM = f"[[standin:slow token_ms=100]] [[standin:tokens count={_TOKENS}]]"
 _LONG_STREAM = "[[standin:slow token_ms=100]] [[standin:tokens count=70]]"
 """Seven seconds long."""
 _UNKNOWN_LOOK_UPS_MAX = 500
-"""A hundred in each ten seconds, and what was under way when the first were found unknown."""
+"""A hundred in each ten seconds, and those in progress when the first were found unknown."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ class Slowest:
     """How long after the revocation's answer something was still possible, in seconds."""
 
     admitted: float
-    """The last request began that was answered; less than nothing when that was before."""
+    """When the last answered request began; negative when that was before the revocation."""
     refused: float
-    """The last caller heard its first refusal."""
+    """When the last caller received its first refusal."""
     ended: float
     """The last stream ended."""
     answer: float = 0
-    """What the slowest answer before took."""
+    """Duration of the slowest answer before."""
 
 
 async def _revoke_in_use(

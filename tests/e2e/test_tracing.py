@@ -12,7 +12,7 @@ from tests.e2e.metrics import SERVICES, Metrics, watched_stack
 from tests.e2e.stack import Key, Stack, say
 
 CANARY = "canary-08154"
-"""As long as the stand-in's pieces, so that a stream of its answer holds it whole."""
+"""As long as the stand-in's pieces, so that a stream of its answer contains it whole."""
 THEIRS = "4bf92f3577b34da6a3ce929d0e0e4736"
 _INFER = "stack.inference.v1.InferenceService/StreamChatCompletion"
 _RESERVE = "stack.quota.v1.QuotaService/Reserve"

@@ -41,13 +41,13 @@ _SHORT_TIMES = {
     "QUOTA_SWEEP_SECONDS": "0.2",
     "QUOTA_RECONCILE_SECONDS": "0.5",
 }
-"""What a killed worker held is closed within seconds."""
+"""Holds of a killed worker are closed within seconds."""
 _STREAM = "[[standin:slow token_ms=50]] [[standin:tokens count=60]]"
 """Three seconds long."""
 _STREAMS = 20
 _KEYS, _ROTATED = 200, 40
 _CHANGES_AT_ONCE = 16
-"""On a disk that is busy a commit can take 100 ms, and a change that waits for five seconds is told to come back."""
+"""On a busy disk a commit can take 100 ms, and a change that waits for five seconds is refused with a retry."""
 _ALL_KEYS = keys_pb2.ListKeysRequest(email=EMAIL, page_size=1_000)
 _LIMIT, _ASKERS = 600, 40
 

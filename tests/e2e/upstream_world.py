@@ -28,7 +28,7 @@ MODELS = (
     "meta-llama/llama-prompt-guard-2-86m",
     "meta-llama/llama-prompt-guard-2-22m",
 )
-"""Models without a fallback: what happens to one means nothing for the others."""
+"""Models without a fallback, so that they do not affect each other."""
 BREAKER_FAILURES = 16
 REST_SECONDS = 0.6
 """Longest cool-down of a key."""
@@ -68,7 +68,7 @@ class Seen:
     charged: str
     """Whether it counts, and where its tokens come from."""
     calls: int
-    """Calls to Groq that its row has."""
+    """Number of calls to Groq in its row."""
     key: Key
 
 

@@ -12,9 +12,9 @@ from tests.e2e.stack import Key
 from tests.faults.schedule import Leave, Request, body
 
 _PATIENCE_SECONDS = 20.0
-"""More than the sum of every deadline inside: an answer that takes longer hangs."""
+"""More than the sum of all internal deadlines: an answer that takes longer hangs."""
 _OUTPUT = ("content", "reasoning", "tool_calls", "function_call")
-"""Members of a delta that say something."""
+"""Members of a delta with content."""
 
 
 @dataclass(slots=True)
@@ -35,16 +35,16 @@ class Result:
     is_done: bool = False
     """A stream ended with `[DONE]`."""
     has_output: bool = False
-    """A stream said something."""
+    """Whether a stream sent content."""
     has_finished: bool = False
-    """A stream gave its finish reason."""
+    """Whether a stream sent its finish reason."""
     is_cut: bool = False
     """The connection broke before the answer's end."""
     has_left: bool = False
     hangs: bool = False
     usage: dict[str, Any] | None = None
     oddities: list[str] = field(default_factory=list)
-    """What no answer may look like."""
+    """Faults of the answer's format."""
 
     @property
     def is_complete(self) -> bool:

@@ -27,7 +27,7 @@ class Evidence:
     started_at: float = field(default_factory=time.time)
     results: list[Result] = field(default_factory=list)
     probes: list[tuple[Result, int, int]] = field(default_factory=list)
-    """A request on a settled key: what its client saw, the key's limit, and the day's charged rows before it."""
+    """A request on a settled key: its client's record, the key's limit, and the day's charged rows before it."""
     journal: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The stand-in's entries by x_groq id."""
     lost: dict[KeyDay, int] = field(default_factory=dict)
@@ -36,12 +36,12 @@ class Evidence:
     rows: list[Row] = field(default_factory=list)
     entries: dict[KeyDay, Entries] = field(default_factory=dict)
     peaks: dict[KeyDay, int] = field(default_factory=dict)
-    """The most that was ever seen charged and held together."""
+    """The highest observed sum of charged and held slots."""
     discrepancies: list[quota_pb2.Discrepancy] = field(default_factory=list)
     stalled_seconds: float = 0.0
-    """The longest that the machine let the suite itself wait."""
+    """The longest stall of the machine."""
     problems: list[str] = field(default_factory=list)
-    """What went wrong on the way."""
+    """Errors during the run."""
 
     @property
     def tag(self) -> str:

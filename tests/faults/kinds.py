@@ -28,7 +28,7 @@ class Kind:
     is_bad: bool = False
     """Refused at the edge, before a slot is held."""
     has_id: bool = True
-    """Whether the upstream names its exchange, so that a row can be found by it."""
+    """Whether the upstream sends an id, so that a row can be found by it."""
 
 
 def _marked(name: str, charge: Charge, weight: int, *markers: str) -> Kind:
@@ -116,4 +116,4 @@ KINDS = (*_ORDINARY, *_REFUSED, *_NO_ANSWER, *_BROKEN, *_ODD, *_SLOW, *_BAD)
 PROBE = _ORDINARY[0]
 RESET = next(kind for kind in KINDS if kind.name == "reset")
 MODEL_LISTS = ("unclean", "text", "object", "big", "503", "hang")
-"""What a seed's model list may be instead of an ordinary one."""
+"""Kinds of model lists other than an ordinary one."""

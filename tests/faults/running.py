@@ -17,7 +17,7 @@ from tests.faults.world import HOLD_SECONDS, RECOVERED_SECONDS_MAX, World
 
 _SETTLED_SECONDS_MAX = HOLD_SECONDS + 8
 _WRITTEN_SECONDS_MAX = 6.0
-"""A write to a Postgres that froze is given up after five seconds and tried again."""
+"""A write to a frozen Postgres is given up after five seconds and retried."""
 _POLL_SECONDS = 0.05
 _LINE_BYTES_MAX = 2**23
 """Longest event that clients read in one line."""

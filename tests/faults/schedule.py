@@ -28,28 +28,28 @@ class Layout(StrEnum):
     SERVICES = "services"
     """A process for each over Postgres, as in a cluster: two gateways, two quotas, inference and auth."""
     WORKERS = "workers"
-    """Two processes that each hold all four, over SQLite files that they share, as on one machine."""
+    """Two processes that each run all four services, over shared SQLite files, as on one machine."""
 
 
 class Harm(StrEnum):
     """What is done to a program or a store."""
 
     KILL = "kill"
-    """SIGKILL; started again later."""
+    """SIGKILL; restarted later."""
     PAUSE = "pause"
     """SIGSTOP; SIGCONT later."""
     FLUSH = "flush"
     """Valkey is emptied while it runs."""
     FORGET = "forget"
-    """Valkey is killed and comes back without its file."""
+    """Valkey is killed and restarted without its file."""
     ROLL_BACK = "roll_back"
-    """Valkey is killed and comes back with the file as it was at the fault's beginning."""
+    """Valkey is killed and restarted with the file as it was at the fault's beginning."""
     FAIL_OVER = "fail_over"
-    """Valkey hands over to a replica that has everything; the address that both share follows later."""
+    """Valkey fails over to a replica that has all data; the shared address follows later."""
     FAIL_OVER_BEHIND = "fail_over_behind"
-    """A replica that has missed the last writes takes over; the old primary takes writes a while longer."""
+    """A replica without the last writes takes over; the old primary accepts writes for a while longer."""
     STEP_CLOCK = "step_clock"
-    """Valkey's clock is set forwards or back; set right later."""
+    """Valkey's clock is set forwards or back; corrected later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Request:
 
     number: int
     at: float
-    """Seconds from the beginning."""
+    """Seconds from the start."""
     key: int
     """Index of its key."""
     gateway: int
@@ -67,7 +67,7 @@ class Request:
     stream: bool
     leave: Leave
     leave_after: float
-    """Seconds of patience of a client that leaves before the answer."""
+    """Seconds until a client disconnects before the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,12 @@ class Fault:
     """One fault, repaired after its duration."""
 
     at: float
-    """Seconds from the beginning."""
+    """Seconds from the start."""
     target: str
     """Name of the program, or `postgres`."""
     harm: Harm
     seconds: float
-    """How long it stays broken."""
+    """Duration of the fault."""
     step: int = 0
     """Seconds by which a clock is set ahead."""
 
@@ -101,7 +101,7 @@ class Plan:
     faults: tuple[Fault, ...]
     layout: Layout = Layout.SERVICES
     model_list: str = "ordinary"
-    """How the stand-in answers for the model list."""
+    """The stand-in's kind of answer for the model list."""
 
     @property
     def ledger_may_stall(self) -> bool:
@@ -143,9 +143,9 @@ _VALKEY = (
 _QUOTAS = ("quota-1", "quota-2")
 _STEPS = (200, -200)
 _STEPS_OF_DAYS = (4 * 86_400, -4 * 86_400)
-"""Longer than quota keeps a day's counter: taken for the truth, today's would be removed."""
+"""Longer than quota keeps a day's counter: if the step were accepted, today's would be removed."""
 _UNSEEN_SECONDS = 0.1
-"""What a quota that does not see a step is frozen before and after it."""
+"""How long a quota that must not see a step is frozen before and after it."""
 
 
 def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:

@@ -11,12 +11,12 @@ from tests.faults.schedule import Harm
 from tests.faults.world import HOLD_SECONDS, REQUEST_SECONDS, Row
 
 NO_VERDICT = "no_verdict"
-"""Reason of a row that the sweeper closed first; what came later filled it in and left it uncharged."""
+"""Reason of a row that the sweeper closed first; later data filled it in and left it uncharged."""
 _TOKENS_MAX = 10**9
-"""Highest count that a row takes."""
+"""Highest count that a row accepts."""
 _OWN_TIME_OUTS = {"upstream_timeout", "upstream_stalled", "deadline_exceeded"}
 _STALL_SECONDS = 0.25
-"""Half of what a gateway waits for inference beyond the request's time."""
+"""Half of a gateway's extra time for inference beyond the request's time-out."""
 _WRITTEN_SECONDS_MAX = 1.0
 """Longest time from the upstream's answer to its row, where neither the database nor the machine stalls."""
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")

@@ -22,7 +22,7 @@ from tests.forked import run_module
 HOLD_SECONDS = 3.0
 REQUEST_SECONDS = 2
 RECOVERED_SECONDS_MAX = 5.0
-"""Longest wait until everything works together again once everything runs."""
+"""Longest wait until everything works together again after a restart."""
 _TIMES = {
     # Under a hold's lifetime.
     "REQUEST_TIMEOUT_SECONDS": str(REQUEST_SECONDS),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
-"""Bytes to send before the connection is closed, or what to do with it."""
+"""Bytes to send before the connection is closed, or a function that handles it."""
 
 _CLOSE = "connection: close\r\n"
 MODELS = {"object": "list", "data": [{"id": "openai/gpt-oss-20b", "object": "model"}]}
@@ -21,7 +21,7 @@ class RawUpstream:
 
     answers: Sequence[Answer]
     models: bytes = b""
-    """What the model list is answered with; empty for an ordinary list."""
+    """The answer for the model list; empty for an ordinary list."""
     bodies: list[bytes] = field(default_factory=list)
     """The bodies of the chats."""
     url: str = ""

@@ -35,7 +35,7 @@ class Mailbox:
         self.letters: list[EmailMessage] = []
         self.receivers: list[list[str]] = []
         self.refused: set[str] = set()
-        """Addresses that it does not know."""
+        """Addresses that it refuses as unknown."""
 
     async def handle_RCPT(
         self, server: SMTP, session: object, envelope: Envelope, address: str, options: list[str]

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.xdist_group("auth-races")
 T = TypeVar("T")
 
 ROUNDS = 5
-"""Before proofs were checked again, six of ten rounds or more failed in each of these tests."""
+"""Before proofs were checked again, at least six of ten rounds failed in each of these tests."""
 NEW, THIEFS = "the owner's new one", "the thief's own one"
 
 

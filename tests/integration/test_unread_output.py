@@ -16,7 +16,7 @@ from tests.e2e.stack import bare_environment, free_port
 _REQUESTS = 1_000
 """Four times as many log lines as a pipe holds."""
 _FLOOD = 6_000
-"""More than wait in memory, too."""
+"""More than the buffer in memory, too."""
 
 
 @pytest.fixture

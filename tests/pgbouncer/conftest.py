@@ -16,7 +16,7 @@ from tests.e2e.stack import free_port
 
 collect_ignore_glob = [] if os.environ.get("PGBOUNCER") else ["*"]
 _SESSIONS = 4
-"""Fewer than the connections of one service, so that they are shared all the time."""
+"""Fewer than the connections of one service, so that they are always shared."""
 _START_SECONDS_MAX = 10.0
 
 

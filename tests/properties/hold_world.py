@@ -35,7 +35,7 @@ DAY_SECONDS = 86_400
 NOON = 43_200
 HOLD_SECONDS = 60.0
 OLD_SECONDS = 2 * HOLD_SECONDS
-"""Older than a hold and the patience of `verify`."""
+"""Older than a hold's lifetime and the tolerance of `verify`."""
 ROUND_SECONDS = 1.0
 _READS_MAX = 3
 
@@ -126,7 +126,7 @@ class HoldWorld:
     sweeper: Sweeper
     day: int
     reserved_at: dict[str, float] = field(default_factory=dict)
-    """As inference was told; by request id."""
+    """The dispatched requests; by id."""
     aged_seconds: float = 0
 
     @property

@@ -22,7 +22,7 @@ class Watcher:
     random: random.Random
     revision: int | None = None
     floor: int = 0
-    """What happened up to here need not be told: the watcher forgot all that it knew of the time before."""
+    """Changes up to here need not be sent: the watcher cleared its cache after them."""
     told: set[str] = field(default_factory=set)
     restarts: int = 0
 

@@ -89,7 +89,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.seeds: list[int] = []
         self.verdicts: list[Settlement] = []
         self.lost: tuple[int, float, list[str]] | None = None
-        """What a reconciliation counted, before when, and the holds that it left out."""
+        """The result of a reconciliation's count, its time, and the holds that it left out."""
         self.has_flushed = self.has_rolled_back = self.is_broken = self.is_checked = False
         self.may_flush = self.may_roll_back = False
         self.forgiven = 0

@@ -18,7 +18,7 @@ from tests.e2e.stack import free_port
 ROOT = Path(__file__).parents[2]
 HOST = "console.example.com"
 SETTINGS = {"AUTH_CONSOLE_URL": f"https://{HOST}", "GATEWAY_TRUSTED_PROXIES": '["127.0.0.1"]'}
-"""What the documented files tell to start the gateway with."""
+"""The settings that the documented files prescribe for the gateway."""
 _START_SECONDS = 10
 
 DEFAULT_NGINX = """
@@ -30,7 +30,7 @@ server {
     location / { proxy_pass http://127.0.0.1:8080; }
 }
 """
-"""nginx as somebody sets it up who has read no guide: Host is rewritten, and nothing else is said."""
+"""nginx with its defaults: Host is rewritten, and no header is added."""
 
 
 class Proxy:

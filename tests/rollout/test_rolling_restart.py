@@ -20,12 +20,11 @@ pytestmark = [pytest.mark.xdist_group("rollout"), pytest.mark.timeout(400)]
 _ROOT = Path(__file__).parents[2]
 _IS_WHOLE = os.environ.get("ROLLOUT") == "whole"
 _RATE, _STREAMS, _TOKENS = (200, 100, 30) if _IS_WHOLE else (15, 10, 10)
-"""Requests a second, streams open at the same time, and their length; a suite that shares the machine has the short
-form."""
+"""Requests a second, concurrent streams, and their length; on a machine shared with the suite, the short form."""
 _REPLICAS = (1, 2) if _IS_WHOLE else (2,)
 """Which are restarted."""
 _PAUSE_SECONDS = 1.0
-"""A replica that came back takes part again within 0.6 s, when its callers have connected; then the next may leave."""
+"""A restarted replica receives calls within 0.6 s, when its callers have connected; then the next may stop."""
 _SERVICES = ("auth", "quota", "inference", "gateway")
 _SETTINGS = {
     "DRAIN_SECONDS": "1",

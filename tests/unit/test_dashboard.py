@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 _OF_SCRAPING = {"container", "pod", "instance", "job", "namespace"}
-"""Labels that Prometheus' operator gives to everything it scrapes."""
+"""Labels that Prometheus' operator adds to every scrape target."""
 
 QUERIES = [
     *((f"panel {panel.title}", query.expression) for panel in definition.panels() for query in panel.queries),

@@ -31,7 +31,7 @@ _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, bat
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
 
 _NOT_OF_THE_API = frozenset({"caller_not_expected", "no_verdict", "session_ended"})
-"""Reasons that a client of the HTTP API never gets as `error.code`."""
+"""Reasons that a client of the HTTP API never receives as `error.code`."""
 
 
 def _documented() -> set[tuple[str, str]]:

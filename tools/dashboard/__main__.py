@@ -23,7 +23,7 @@ _LOAD_SECONDS = 90
 _WARM_SECONDS = 15
 """Left out of the picture: the first rates are of half an interval."""
 _EMPTY_WHEN_HEALTHY: dict[str, str] = {}
-"""Panels that rightly draw nothing in a healthy system, and why. None: each query yields a zero where all is well."""
+"""Panels that correctly draw nothing in a healthy system, and why. None: each query yields zero then."""
 
 
 def main() -> int:

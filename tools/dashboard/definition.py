@@ -26,11 +26,11 @@ class Panel:
     """One chart."""
 
     row: str
-    """Title of the row that it stands in."""
+    """Title of its row."""
     title: str
     description: str
     unit: str
-    """Grafana's name of it, such as `s` or `reqps`."""
+    """Grafana's name of the unit, such as `s` or `reqps`."""
     queries: tuple[Query, ...]
 
 

@@ -35,7 +35,7 @@ class Line:
 
     name: str
     points: Points
-    """Moments and values; what is not a number is left out."""
+    """Times and values; NaN is left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ HEALTHY: Mapping[str, str] = {
     "stack_ledger_rows_waiting": "150x30",
     "stack_ledger_commit_failures_total": "3x30",
 }
-"""Series a minute apart: what is bearable, close to what is not."""
+"""Series with a sample per minute: acceptable values, close to the threshold."""
 
 TROUBLE: Mapping[str, Mapping[str, str]] = {
     "StackCountersDiffer": {'stack_quota_drift_key_days{kind="over_limit"}': "1x30"},
@@ -55,7 +55,7 @@ TROUBLE: Mapping[str, Mapping[str, str]] = {
     "StackLedgerRowsWait": {"stack_ledger_rows_waiting": "900x30"},
     "StackLedgerCommitsFail": {"stack_ledger_commit_failures_total": "0+1x30"},
 }
-"""What each alert is for, in place of what is bearable."""
+"""The condition of each alert, in place of the acceptable values."""
 
 
 def check(folder: Path) -> int:

@@ -16,10 +16,10 @@ from tests.e2e.stack import Key, Stack, connector, say
 _CALLERS = 12
 _PAUSE_SECONDS = (0.05, 0.5)
 _LIMIT = 40
-"""Of the key that is soon at its limit."""
+"""Daily limit of the key that is soon exhausted."""
 _ANSWER = "[[standin:slow first_ms=120 token_ms=4]][[standin:tokens count=60]] hello"
 _UNKNOWN_EVERY_SECONDS = 1.0
-"""Rarer than what gateways take for a flood."""
+"""Rarer than the gateway's limit of invalid requests."""
 
 
 async def run(stack: Stack, seconds: float) -> Counter[str]:

@@ -16,11 +16,11 @@ from tools.dashboard import definition
 
 SCRAPE_SECONDS = 2
 RATE_INTERVAL = "15s"
-"""What Grafana's `$__rate_interval` is here: several scrapes, as there."""
+"""The value of Grafana's `$__rate_interval` here: several scrapes."""
 _STOP_SECONDS = 20
 
 Series = list[tuple[dict[str, str], list[tuple[float, float]]]]
-"""Labels, and moments with values, of each line."""
+"""Labels, and times with values, of each line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ Object = dict[str, Any]
 
 _WITH_PODS = ("Deployment", "StatefulSet", "Job")
 NAME = "app.kubernetes.io/name"
-"""The label by which pods are found."""
+"""The label by which pods are selected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import kubernetes_validate
 from tools.manifests.objects import Object, Objects, title
 
 VERSIONS = ("1.27", "1.37")
-"""The Kubernetes releases whose schemas are used: the oldest that the manifests are for, and the newest one known."""
+"""The Kubernetes releases whose schemas are used: the oldest supported one, and the newest one available."""
 
 WITHOUT_SCHEMA = {
     # Their own requirements are checked in checks/custom.py.

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 Seen = dict[str, Any]
-"""What a scenario saw, as JSON."""
+"""The observations of a scenario, as JSON."""
 Scenario = Callable[[str, str], Seen]
 """Takes the address of the gateway and the secret of a key."""
 

@@ -17,7 +17,7 @@ from tests.e2e.collector import Exported, running_collector
 from tests.integration.common.grpc_world import SERVICE, served, stream, unary
 
 _SECONDS = 10
-"""More than anything here takes; what takes longer hangs."""
+"""More than anything here takes; a longer call hangs."""
 _DEADLINE_SECONDS = 0.5
 
 

@@ -107,7 +107,7 @@ class Running:
     app: Application
     server: uvicorn.Server
     errors: list[dict[str, Any]] = field(default_factory=list)
-    """What the event loop was told that nobody handled."""
+    """Unhandled exceptions reported to the event loop."""
 
     def connect(self, *, host: str = "127.0.0.1", receive_buffer: int = 0) -> "Client":
         """Return a new connection."""

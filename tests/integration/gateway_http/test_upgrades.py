@@ -10,7 +10,7 @@ from tests.integration.gateway_http.server import get, post, serving
 
 _H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
 _SMUGGLED = get("/smuggled")
-"""A body that would be a request of its own, if it were not a body."""
+"""A body that looks like a request."""
 _CHUNKED = (
     b"POST /a HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: h2c\r\ntransfer-encoding: chunked\r\n\r\n"
     b"%x\r\n%b\r\n0\r\n\r\n" % (len(_SMUGGLED), _SMUGGLED)

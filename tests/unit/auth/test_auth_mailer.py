@@ -98,7 +98,7 @@ async def compose(queued: QueuedEmail) -> Email:
 
 
 _TURNS = 100
-"""More turns of the loop than a look takes, which waits for nothing."""
+"""More turns of the event loop than a check of the queue takes, which waits for nothing."""
 
 
 async def _look(mailer: Mailer) -> None:

@@ -13,7 +13,7 @@ from services.inference.groq.sse import EventReader, ServerSentEvent
 
 PROFILE = settings(max_examples=150, deadline=None, database=None)
 LINE_ENDS = [["\n"], ["\r\n"], ["\r"], ["\n", "\r\n"], ["\r", "\r\n"]]
-"""What may end lines, in turn. A CR and an LF in a row would be one line end, so no set has both."""
+"""Line endings, in turn. A CR directly followed by an LF would be one line ending, so no set has both."""
 names = st.sampled_from(["", "error", "message"])
 values = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 events = st.lists(st.tuples(names, st.lists(values.map(json.dumps), min_size=1, max_size=3)), max_size=5)

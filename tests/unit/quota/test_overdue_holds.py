@@ -8,7 +8,7 @@ from services.quota.overdue_holds import OverdueHold, OverdueHolds
 
 HOLD = 180.0
 NOON = 1_000_000.0
-"""Redis' time when the looks begin."""
+"""Redis' time at the first check."""
 
 
 def hold(request_id: str, reserved_at: float) -> OverdueHold:

@@ -10,7 +10,7 @@ from services.quota.redis.clock import RedisClock
 HOLD = 180.0
 DAY = 86_400
 NOON = 20_000 * DAY + DAY / 2
-"""When the watch begins, by Redis' clock."""
+"""Redis' time at the start of the watch."""
 
 
 @dataclass

@@ -103,7 +103,7 @@ class ScriptedLedger:
 
     charged: dict[str, float] = field(default_factory=dict)
     poisoned: frozenset[str] = frozenset()
-    """Requests that it does not take."""
+    """Requests that it refuses."""
     fails: list[Unavailable] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     counted: list[float | None] = field(default_factory=list)

@@ -19,7 +19,7 @@ _TOLD_BY: Mapping[str, tuple[ModuleType, ...]] = {
     "quota": (interceptors, quota_metrics),
     "inference": (interceptors, inference_metrics),
 }
-"""Where the code of each service says what it tells."""
+"""The modules with the metrics of each service."""
 _CPU = ("Resource", "cpu")
 
 

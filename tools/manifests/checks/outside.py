@@ -16,7 +16,7 @@ _DIALLED: Mapping[str, frozenset[int]] = {
     "QUOTA_REDIS_URL": frozenset({6379}),
     "AUTH_SMTP_URL": frozenset({465, 587}),
 }
-"""Variables that, taken from the operator's Secret, name something outside, and the ports that are dialled for them."""
+"""Variables that name something outside if they come from the operator's Secret, and the ports to connect to."""
 
 _HTTPS = 443
 _NEVER_GROQ = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"}
@@ -26,7 +26,7 @@ _SCRAPERS = {_NAMESPACE: "monitoring"}
 _COLLECTOR = ({_NAMESPACE: "monitoring"}, {"app.kubernetes.io/name": "opentelemetry-collector"})
 _TRACED_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _METRICS = "metrics"
-"""Name of the port that is scraped, of whatever pod."""
+"""Name of the scraped port, in every pod."""
 
 
 def names(objects: Objects) -> Iterator[str]:

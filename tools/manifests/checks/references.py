@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tools.manifests.objects import Object, Objects, Workload
 
 SECRET = "stack-secrets"
-"""The one Secret that an operator makes."""
+"""The one Secret that an operator creates."""
 
 SECRET_KEYS = frozenset(
     {
@@ -25,7 +25,7 @@ SECRET_KEYS = frozenset(
         "AUTH_SMTP_URL",
     }
 )
-"""What it may hold; docs/deployment.md explains each."""
+"""Its possible keys; docs/deployment.md explains each."""
 
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 

@@ -7,7 +7,7 @@ from tools.manifests.objects import NAME, Objects, Workload, title
 
 _DEFAULTS = ServiceSettings()
 _AFTERWARDS_SECONDS = 10
-"""For the last rows and settles, and for the process to end."""
+"""Time for the last rows and settles, and for the process to end."""
 
 
 def autoscalers(objects: Objects) -> Iterator[str]:
