@@ -34,7 +34,7 @@ def failures(rendered: Mapping[str, str]) -> list[Failure]:
         raise RuntimeError(f"checkov did not run: {done.stderr.strip()[-500:]}")
     report = json.loads(done.stdout)
     if not report["summary"]["passed"] or report["summary"]["parsing_errors"]:
-        raise RuntimeError(f"checkov read nothing, or not all: {report['summary']}")
+        raise RuntimeError(f"checkov read no objects, or not all: {report['summary']}")
     return sorted({_failure(one) for one in report["results"]["failed_checks"]})
 
 

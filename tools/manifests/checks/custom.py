@@ -24,7 +24,7 @@ def certificates(objects: Objects) -> Iterator[str]:
         if not 0 < before <= duration // 2:
             yield f"{title(one)}: is renewed too early or too late"
         if spec.get("isCA") and spec["privateKey"].get("rotationPolicy") != "Never":
-            yield f"{title(one)}: gets a new key when it is renewed, and what it issued before is no longer believed"
+            yield f"{title(one)}: gets a new key on renewal, so earlier certificates are no longer trusted"
 
 
 def issuers(objects: Objects) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _unscraped(objects: Objects, workload: Workload, port: str) -> Iterator[str]
         yield f"{workload.title}: serves metrics and has no port named {port}"
     policy = objects.find("NetworkPolicy", workload.name)
     if serves and policy is not None and not _lets_in(policy, workload.ports.get(port)):
-        yield f"{workload.title}: its NetworkPolicy does not let the namespace monitoring scrape it"
+        yield f"{workload.title}: its NetworkPolicy does not allow the namespace monitoring to scrape it"
 
 
 def _lets_in(policy: Object, port: int | None) -> bool:

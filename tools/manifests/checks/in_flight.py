@@ -13,7 +13,7 @@ from services.quota import metrics as quota_metrics
 from tools.manifests.checks.pods import quantity
 from tools.manifests.objects import Object, Objects, Workload, title
 
-_TOLD_BY: Mapping[str, tuple[ModuleType, ...]] = {
+_METRICS_OF: Mapping[str, tuple[ModuleType, ...]] = {
     "gateway": (gateway_metrics,),
     "auth": (interceptors,),
     "quota": (interceptors, quota_metrics),
@@ -23,19 +23,19 @@ _TOLD_BY: Mapping[str, tuple[ModuleType, ...]] = {
 _CPU = ("Resource", "cpu")
 
 
-def beside_cpu(objects: Objects) -> Iterator[str]:
+def cpu_use(objects: Objects) -> Iterator[str]:
     """Every autoscaler follows CPU use in addition to other metrics: a replica without a free core is slow."""
     for one in objects.of("HorizontalPodAutoscaler"):
         if _CPU not in [(metric["type"], metric.get("resource", {}).get("name")) for metric in one["spec"]["metrics"]]:
             yield f"{title(one)}: does not follow CPU use"
 
 
-def told(objects: Objects) -> Iterator[str]:
+def exported(objects: Objects) -> Iterator[str]:
     """A pods metric is a gauge exported by the target's own code: the average of a counter would only ever grow."""
     for one, target, metric in _of_pods(objects):
         name = metric["metric"]["name"]
         if name not in _gauges(target.name):
-            yield f"{title(one)}: {target.title} tells no gauge {name}"
+            yield f"{title(one)}: {target.title} exports no gauge {name}"
 
 
 def _of_pods(objects: Objects) -> Iterator[tuple[Object, Workload, Object]]:
@@ -49,19 +49,19 @@ def _of_pods(objects: Objects) -> Iterator[tuple[Object, Workload, Object]]:
 
 
 def _gauges(service: str) -> set[str]:
-    told = (one for module in _TOLD_BY.get(service, ()) for one in vars(module).values())
-    return {family.name for one in told if isinstance(one, Gauge) for family in one.describe()}
+    members = (one for module in _METRICS_OF.get(service, ()) for one in vars(module).values())
+    return {family.name for one in members if isinstance(one, Gauge) for family in one.describe()}
 
 
-def gathered(objects: Objects) -> Iterator[str]:
+def scraped(objects: Objects) -> Iterator[str]:
     """A pods metric is scraped: a monitor selects the target's pods, by one of their ports."""
     monitors = [one["spec"] for one in objects.of("PodMonitor")]
     for one, target, _ in _of_pods(objects):
-        if not any(_gathers(monitor, target) for monitor in monitors):
-            yield f"{title(one)}: no PodMonitor gathers what {target.title} tells"
+        if not any(_selects(monitor, target) for monitor in monitors):
+            yield f"{title(one)}: no PodMonitor scrapes {target.title}"
 
 
-def _gathers(monitor: Object, target: Workload) -> bool:
+def _selects(monitor: Object, target: Workload) -> bool:
     is_selected = monitor["selector"]["matchLabels"].items() <= target.labels.items()
     return is_selected and any(one["port"] in target.ports for one in monitor["podMetricsEndpoints"])
 
@@ -72,13 +72,13 @@ def in_time(objects: Objects) -> Iterator[str]:
     """
     for one, target, metric in _of_pods(objects):
         most = quantity(metric["target"]["averageValue"]) or 0
-        if target.name == "inference" and most >= _places(objects, target):
+        if target.name == "inference" and most >= _slots(objects, target):
             yield f"{title(one)}: gets another replica only when its replicas are full"
 
 
-def _places(objects: Objects, inference: Workload) -> float:
+def _slots(objects: Objects, inference: Workload) -> float:
     default = InferenceSettings.model_fields["concurrency_max"].default
     return float(objects.environment(inference.containers[0]).get("INFERENCE_CONCURRENCY_MAX", default))
 
 
-CHECKS = (beside_cpu, told, gathered, in_time)
+CHECKS = (cpu_use, exported, scraped, in_time)

@@ -35,7 +35,7 @@ def names(objects: Objects) -> Iterator[str]:
     for workload in objects.workloads() if policies else ():
         asked = {port for one in policies if _selects(one, workload) for port in _resolver_ports(one)}
         if asked != {("UDP", 53), ("TCP", 53)}:
-            yield f"{workload.title}: may not ask for names over UDP and TCP, or may ask more than that"
+            yield f"{workload.title}: may not use DNS over UDP and TCP, or may do more than that"
 
 
 def _selects(policy: Object, workload: Workload) -> bool:
@@ -53,14 +53,12 @@ def _labels(peer: Object) -> tuple[object, object]:
     return peer.get("namespaceSelector", {}).get("matchLabels"), peer.get("podSelector", {}).get("matchLabels")
 
 
-def ways_out(objects: Objects) -> Iterator[str]:
+def egress(objects: Objects) -> Iterator[str]:
     """Egress from the cluster is what the configuration needs, on the necessary ports, and nothing else."""
     for policy in objects.of("NetworkPolicy"):
         wanted, allowed = _wanted(objects, policy["metadata"]["name"]), set(_allowed(policy))
-        yield from (
-            f"{title(policy)}: keeps calls to the outside on port {port} back" for port in sorted(wanted - allowed)
-        )
-        yield from (f"{title(policy)}: lets calls out to anywhere, port {port}" for port in sorted(allowed - wanted))
+        yield from (f"{title(policy)}: blocks calls to the outside on port {port}" for port in sorted(wanted - allowed))
+        yield from (f"{title(policy)}: allows calls to any address, port {port}" for port in sorted(allowed - wanted))
 
 
 def _wanted(objects: Objects, name: str) -> set[int]:
@@ -87,7 +85,7 @@ def groq(objects: Objects) -> Iterator[str]:
             if _HTTPS in [port["port"] for port in rule.get("ports", ())]:
                 blocks = [peer.get("ipBlock", {}) for peer in rule.get("to", [{}])]
                 if any(not _is_public(block) for block in blocks):
-                    yield f"{title(policy)}: lets HTTPS out to addresses that are not public"
+                    yield f"{title(policy)}: allows HTTPS to addresses that are not public"
 
 
 def _is_public(block: Object) -> bool:
@@ -105,10 +103,10 @@ def namespaces(objects: Objects) -> Iterator[str]:
         for rule in policy["spec"].get("egress", ()):
             foreign = [peer for peer in rule.get("to", ()) if "namespaceSelector" in peer]
             if any(_labels(peer) not in known for peer in foreign):
-                yield f"{title(policy)}: lets calls out to another namespace"
+                yield f"{title(policy)}: allows calls to another namespace"
         ports = {port["port"] for port in _scraped(policy)}
         strange = ports - {one.ports.get(_METRICS) for one in objects.workloads() if _selects(policy, one)}
-        yield from (f"{title(policy)}: lets another namespace in to port {port}" for port in sorted(strange))
+        yield from (f"{title(policy)}: allows calls from another namespace to port {port}" for port in sorted(strange))
 
 
 def _traced(objects: Objects) -> dict[str, str]:
@@ -127,13 +125,15 @@ def _scraped(policy: Object) -> Iterator[Object]:
             yield from rule["ports"]
 
 
-def doors(objects: Objects) -> Iterator[str]:
+def ingress(objects: Objects) -> Iterator[str]:
     """Only the gateway accepts connections from everywhere, and only over HTTP."""
     for policy in objects.of("NetworkPolicy"):
         for rule in policy["spec"].get("ingress", ()):
-            is_door = policy["metadata"]["name"] == "gateway" and [port["port"] for port in rule["ports"]] == [8080]
-            if _is_open(rule) and not is_door:
-                yield f"{title(policy)}: lets everybody in"
+            is_gateway_http = policy["metadata"]["name"] == "gateway" and [port["port"] for port in rule["ports"]] == [
+                8080
+            ]
+            if _is_open(rule) and not is_gateway_http:
+                yield f"{title(policy)}: allows calls from everywhere"
 
 
 def _is_open(rule: Object) -> bool:
@@ -174,7 +174,7 @@ def collector(objects: Objects) -> Iterator[str]:
     for name, address in _traced(objects).items():
         policy, port = objects.find("NetworkPolicy", name), urlsplit(address).port
         if policy and port not in _collector_ports(policy):
-            yield f"{title(policy)}: keeps traces back from the collector's port {port}"
+            yield f"{title(policy)}: blocks traces to the collector's port {port}"
 
 
 def _collector_ports(policy: Object) -> set[int]:
@@ -182,4 +182,4 @@ def _collector_ports(policy: Object) -> set[int]:
     return {port["port"] for rule in rules for port in rule["ports"]}
 
 
-CHECKS = (names, ways_out, groq, namespaces, doors, scraping, traces, collector)
+CHECKS = (names, egress, groq, namespaces, ingress, scraping, traces, collector)

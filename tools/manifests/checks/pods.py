@@ -37,7 +37,7 @@ def names(objects: Objects) -> Iterator[str]:
                 yield f"{workload.title}: the name of container {container['name']} is not a DNS label"
             for port in container.get("ports", ()):
                 if not _PORT_NAME.fullmatch(port["name"]):
-                    yield f"{workload.title}: the name of port {port['name']} is too long or no name"
+                    yield f"{workload.title}: the name of port {port['name']} is too long or invalid"
 
 
 def selectors(objects: Objects) -> Iterator[str]:
@@ -120,8 +120,8 @@ def mounts(objects: Objects) -> Iterator[str]:
             found = container.get("volumeMounts", ())
             mounted |= {one["name"] for one in found}
             if len({one["mountPath"] for one in found}) < len(found):
-                yield f"{workload.title}: {container['name']} mounts two volumes at one place"
-        yield from (f"{workload.title}: {name} is mounted and no volume" for name in sorted(mounted - volumes))
+                yield f"{workload.title}: {container['name']} mounts two volumes at one path"
+        yield from (f"{workload.title}: {name} is mounted but not a volume" for name in sorted(mounted - volumes))
         yield from (f"{workload.title}: volume {name} is mounted nowhere" for name in sorted(volumes - mounted))
 
 

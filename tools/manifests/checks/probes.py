@@ -38,10 +38,10 @@ def _of_probe(container: Object, name: str) -> Iterator[str]:
     declared = [one["containerPort"] for one in container.get("ports", ())]
     # The kubelet accepts port names for HTTP and TCP, never for gRPC; numbers are always valid.
     if handlers[0] != "exec" and port not in declared:
-        yield f"asks port {port}, which is no number of a declared port"
+        yield f"probes port {port}, which is not the number of a declared port"
 
 
-def questions(objects: Objects) -> Iterator[str]:
+def targets(objects: Objects) -> Iterator[str]:
     """Liveness depends on the process only; readiness also on what the pod waits for."""
     for workload in objects.workloads():
         for container in workload.containers:
@@ -52,10 +52,10 @@ def questions(objects: Objects) -> Iterator[str]:
                     "httpGet": probe.get("httpGet", {}).get("path"),
                 }
                 yield from (
-                    f"{workload.title}: {name} asks {asked[kind]!r} and should ask {wanted[kind]!r}"
+                    f"{workload.title}: {name} probes {asked[kind]!r} and should probe {wanted[kind]!r}"
                     for kind in asked.keys() & probe.keys()
                     if asked[kind] != wanted[kind]
                 )
 
 
-CHECKS = (probes, questions)
+CHECKS = (probes, targets)

@@ -39,7 +39,7 @@ def config_maps(objects: Objects) -> Iterator[str]:
             if objects.find("ConfigMap", name) is None:
                 yield f"{workload.title}: there is no ConfigMap {name}"
     left = {one["metadata"]["name"] for one in objects.of("ConfigMap") if not _is_grafanas(one)} - read
-    yield from (f"ConfigMap/{name}: nobody reads it" for name in sorted(left))
+    yield from (f"ConfigMap/{name}: is not referenced" for name in sorted(left))
 
 
 def _is_grafanas(config: Object) -> bool:
@@ -60,11 +60,11 @@ def secrets(objects: Objects) -> Iterator[str]:
         for container in workload.containers:
             for name, key in _secret_keys(container):
                 if name != SECRET or key not in SECRET_KEYS:
-                    yield f"{workload.title}: nobody makes key {key} of Secret {name}"
+                    yield f"{workload.title}: nothing creates key {key} of Secret {name}"
         for volume in workload.pod.get("volumes", ()):
             name = volume.get("secret", {}).get("secretName")
             if name and name not in issued:
-                yield f"{workload.title}: nobody makes Secret {name}"
+                yield f"{workload.title}: nothing creates Secret {name}"
 
 
 def _secret_keys(container: Object) -> Iterator[tuple[str, str]]:
@@ -91,11 +91,11 @@ def variables(objects: Objects) -> Iterator[str]:
             known: set[str] = set()
             for one in container.get("env", ()):
                 unknown = set(_VARIABLE.findall(str(one.get("value", "")))) - known
-                yield from (f"{workload.title}: {one['name']} uses {name} before it is given" for name in unknown)
+                yield from (f"{workload.title}: {one['name']} uses {name} before it is defined" for name in unknown)
                 known.add(one["name"])
             words = [*container.get("command", ()), *container.get("args", ())]
             unknown = {name for word in words for name in _VARIABLE.findall(word)} - known
-            yield from (f"{workload.title}: the command uses {name}, which is not given" for name in unknown)
+            yield from (f"{workload.title}: the command uses {name}, which is not defined" for name in unknown)
 
 
 CHECKS = (config_maps, secrets, service_accounts, variables)

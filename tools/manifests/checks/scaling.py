@@ -15,7 +15,7 @@ def autoscalers(objects: Objects) -> Iterator[str]:
     for one in objects.of("HorizontalPodAutoscaler"):
         spec = one["spec"]
         if not 1 <= spec["minReplicas"] <= spec["maxReplicas"]:
-            yield f"{title(one)}: its least replicas are more than its most"
+            yield f"{title(one)}: minReplicas is greater than maxReplicas"
         target = objects.find(spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"])
         if target is None:
             yield f"{title(one)}: its target does not exist"
@@ -32,7 +32,7 @@ def budgets(objects: Objects) -> Iterator[str]:
         if len(selected) != 1:
             yield f"{title(one)}: selects {len(selected)} workloads"
         elif spec.get("maxUnavailable", 1) == 0 or spec.get("minAvailable", 0) >= _least(objects, selected[0]):
-            yield f"{title(one)}: lets no pod go, so no node can be drained"
+            yield f"{title(one)}: allows no disruption, so no node can be drained"
 
 
 def budgets_exist(objects: Objects) -> Iterator[str]:
@@ -62,7 +62,7 @@ def roll_outs(objects: Objects) -> Iterator[str]:
     for workload in _serving(objects):
         strategy = workload.object["spec"].get("strategy", {}).get("rollingUpdate", {})
         if strategy.get("maxUnavailable") != 0:
-            yield f"{workload.title}: a roll-out takes replicas away before others are ready"
+            yield f"{workload.title}: a roll-out removes replicas before others are ready"
         spread = {one["topologyKey"]: one for one in workload.pod.get("topologySpreadConstraints", ())}
         if "kubernetes.io/hostname" not in spread:
             yield f"{workload.title}: its replicas may all be on one node"

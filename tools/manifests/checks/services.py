@@ -48,11 +48,11 @@ def proxies(objects: Objects) -> Iterator[str]:
     for ingress in objects.of("Ingress"):
         told = {key.removeprefix(_NGINX): text for key, text in ingress["metadata"].get("annotations", {}).items()}
         if int(told.get("body-size", "1m").removesuffix("m")) * 2**20 <= defaults.body_bytes_max:
-            yield f"{title(ingress)}: refuses bodies that the gateway would take or answer itself"
+            yield f"{title(ingress)}: refuses bodies that the gateway would accept or refuse itself"
         if int(told.get("read-timeout", "60")) <= defaults.call_seconds_max:
-            yield f"{title(ingress)}: gives up before the gateway does"
+            yield f"{title(ingress)}: has a shorter time-out than the gateway"
         if told.get("buffering") != "off":
-            yield f"{title(ingress)}: keeps streams back"
+            yield f"{title(ingress)}: buffers streams"
 
 
 def targets(objects: Objects) -> Iterator[str]:

@@ -25,7 +25,7 @@ def known(objects: Objects) -> Iterator[str]:
     """Each variable is a setting of the service; a misspelt one would silently have no effect."""
     for title, kind, environment in _services(objects):
         unknown = environment.keys() - _names(kind)
-        yield from (f"{title}: {name} is no setting of this service" for name in sorted(unknown))
+        yield from (f"{title}: {name} is not a setting of this service" for name in sorted(unknown))
 
 
 def taken(objects: Objects) -> Iterator[str]:
@@ -76,7 +76,7 @@ def measured(objects: Objects) -> Iterator[str]:
             name = f"{kind.model_config.get('env_prefix', '')}METRICS_LISTEN" if kind else ""
             port = objects.environment(container).get(name, "").rpartition(":")[2]
             if kind and name in _names(kind) and port != str(workload.ports.get("metrics")):
-                yield f"{workload.title}: {name} is not its port that is called metrics"
+                yield f"{workload.title}: {name} is not its port named metrics"
 
 
 def mails(objects: Objects) -> Iterator[str]:
@@ -84,7 +84,7 @@ def mails(objects: Objects) -> Iterator[str]:
     for title, _, environment in _services(objects):
         sender = environment.get("AUTH_MAIL_FROM", "")
         if "AUTH_SMTP_URL" in environment and (not sender or sender.endswith((".localdomain", "@localhost"))):
-            yield f"{title}: sends mails, and AUTH_MAIL_FROM is nobody's address"
+            yield f"{title}: sends mail, but AUTH_MAIL_FROM is not a real address"
 
 
 def _services(objects: Objects) -> Iterator[tuple[str, type[TLSSettings], dict[str, str]]]:

@@ -48,7 +48,7 @@ def labels(objects: Objects) -> Iterator[str]:
     """The version is not a label of pods: a new one would restart stores that did not change."""
     for workload in objects.workloads():
         if VERSION in workload.labels:
-            yield f"{workload.title}: its pods bear the version"
+            yield f"{workload.title}: its pods have the version label"
 
 
 CHECKS = (one_version, pinned, jobs, labels)
