@@ -32,8 +32,8 @@ def _of_the_module(item: pytest.Function) -> str:
     """Return the module and its fixtures that a test shares, with their parameters; empty when it shares none."""
     values = item.callspec.params if hasattr(item, "callspec") else {}
     names = [name for name, found in item._fixtureinfo.name2fixturedefs.items() if found[-1].scope == "module"]
-    told = [f"{name}={values[name]}" if name in values else name for name in sorted(names)]
-    return " ".join([item.module.__name__, *told]) if told else ""
+    reported = [f"{name}={values[name]}" if name in values else name for name in sorted(names)]
+    return " ".join([item.module.__name__, *reported]) if reported else ""
 
 
 def _heavy(item: pytest.Function) -> str:

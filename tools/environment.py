@@ -25,7 +25,7 @@ _LOCK = _ROOT / ".venv.lock"
 _PIP = (str(_PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input")
 _TERMINAL_SECONDS = 0.2
 _LOG_SECONDS = 2.0
-_TOLD_LINES = 15
+_OUTPUT_LINES = 15
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def _run(what: str, command: tuple[str, ...], descriptor: int, packages: int = 0
         raise
     reader.join()
     if process.returncode:
-        print(*output[-_TOLD_LINES:], sep="")
+        print(*output[-_OUTPUT_LINES:], sep="")
         sys.exit(f"{what} failed; above is why. The same command tries again.")
 
 

@@ -204,7 +204,7 @@ def charged_rows(state: State) -> int:
     return sum(one.phase is Phase.CHARGED for one in state.requests)
 
 
-def broken_promise(state: State, machine: Machine) -> str:
+def violated_guarantee(state: State, machine: Machine) -> str:
     """Return the guarantee that a state violates; empty when it keeps them all."""
     redis, rows = state.redis, charged_rows(state)
     if rows > LIMIT + state.forgiven:
@@ -234,8 +234,8 @@ def explore(requests: int, without: Rule | None = None) -> tuple[int, str, list[
     waiting = deque([start])
     while waiting:
         state = waiting.popleft()
-        if promise := broken_promise(state, machine):
-            return len(seen), promise, _path(seen, state)
+        if guarantee := violated_guarantee(state, machine):
+            return len(seen), guarantee, _path(seen, state)
         for name, after in machine.steps(state):
             if after not in seen:
                 seen[after] = (name, state)
@@ -249,11 +249,11 @@ def main() -> int:
     parser.add_argument("requests", nargs="?", type=int, default=3)
     parser.add_argument("--without", type=Rule, choices=list(Rule))
     given = parser.parse_args()
-    states, promise, path = explore(given.requests, given.without)
-    if promise:
-        print(f"{promise}, after {states:,} states: {', '.join(path)}")
+    states, guarantee, path = explore(given.requests, given.without)
+    if guarantee:
+        print(f"{guarantee}, after {states:,} states: {', '.join(path)}")
         return 1
-    print(f"{states:,} states, every promise kept")
+    print(f"{states:,} states, every guarantee kept")
     return 0
 
 

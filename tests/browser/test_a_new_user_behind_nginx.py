@@ -29,24 +29,24 @@ class Mailbox:
     """What a mail server received."""
 
     def __init__(self) -> None:
-        self.letters: list[EmailMessage] = []
+        self.emails: list[EmailMessage] = []
 
     async def handle_DATA(self, server: SMTP, session: object, envelope: Envelope) -> str:
         """Accept an e-mail."""
         assert isinstance(envelope.content, bytes)
         message = message_from_bytes(envelope.content, policy=policy.default)
         assert isinstance(message, EmailMessage)
-        self.letters.append(message)
+        self.emails.append(message)
         return "250 OK"
 
     async def link(self, number: int) -> str:
         """Return the link in the e-mail of this number, once it has arrived."""
         async with asyncio.timeout(10):
-            while len(self.letters) <= number:
+            while len(self.emails) <= number:
                 await asyncio.sleep(0.05)
-        part = self.letters[number].get_body(("plain",))
+        part = self.emails[number].get_body(("plain",))
         assert part is not None
-        assert self.letters[number]["Date"] is not None
+        assert self.emails[number]["Date"] is not None
         found = re.search(rf"^{_ORIGIN}/\S+", str(part.get_content()), flags=re.MULTILINE)
         assert found, part.get_content()
         return found[0]
@@ -97,32 +97,32 @@ async def page(proxied: tuple[Stack, Proxy]) -> AsyncIterator[Page]:
 async def test_from_an_empty_folder_to_the_audit_log(
     page: Page, proxied: tuple[Stack, Proxy], mailbox: tuple[Mailbox, int]
 ) -> None:
-    walk, box = Walk(page), mailbox[0]
+    scenario, box = Scenario(page), mailbox[0]
     await page.goto(_ORIGIN)
-    await walk.picture("landing")
+    await scenario.picture("landing")
 
     # Sign up and verify the address.
     await page.get_by_role("link", name="Sign up and get a key").click()
     await page.get_by_label("E-mail").fill(_EMAIL)
     await page.get_by_label("Password").fill(_FIRST)
-    await walk.picture("sign-up")
+    await scenario.picture("sign-up")
     await page.get_by_role("main").get_by_role("button", name="Sign up").click()
     await expect(page.get_by_text(f"We sent an e-mail to {_EMAIL}")).to_be_visible()
-    await walk.picture("look-into-your-mail")
+    await scenario.picture("look-into-your-mail")
     await page.goto(await box.link(0))
-    await walk.picture("letter-opened")
+    await scenario.picture("email-opened")
     await page.get_by_role("button", name="Confirm e-mail").click()
     await expect(page.get_by_text(f"{_SHOWN} has been confirmed")).to_be_visible()
-    await walk.picture("confirmed")
+    await scenario.picture("confirmed")
 
     # Log in, create a key, and call the API.
     await page.get_by_role("main").get_by_role("link", name="Log in").click()
-    await walk.log_in(_FIRST)
-    await walk.picture("logged-in")
+    await scenario.log_in(_FIRST)
+    await scenario.picture("logged-in")
     await page.get_by_label("Name", exact=True).fill("laptop")
     await page.get_by_role("button", name="Create key").click()
     secret = await page.get_by_label("The new API key").input_value()
-    await walk.picture("key-created")
+    await scenario.picture("key-created")
     bearer = {"authorization": f"Bearer {secret}"}
     async with httpx.AsyncClient(base_url=_ORIGIN, transport=Resolved(proxied[1]), headers=bearer, timeout=20) as api:
         whole = await api.post("/api/v1/chat", json=say("Hello from behind nginx"))
@@ -131,10 +131,10 @@ async def test_from_an_empty_folder_to_the_audit_log(
         assert streamed.text.rstrip().endswith("[DONE]")
     await page.goto(f"{_ORIGIN}/usage")
     await expect(page.get_by_text("998")).to_be_visible()
-    await walk.picture("usage")
+    await scenario.picture("usage")
     await page.goto(f"{_ORIGIN}/usage/requests/{whole.headers['x-request-id']}")
     await expect(page.get_by_text("The answer is complete.")).to_be_visible()
-    await walk.picture("receipt")
+    await scenario.picture("receipt")
 
     # Reset the forgotten password, in the middle of a session.
     await page.get_by_role("button", name="Log out").click()
@@ -142,28 +142,28 @@ async def test_from_an_empty_folder_to_the_audit_log(
     await page.get_by_label("E-mail").fill(_EMAIL)
     await page.get_by_role("button", name="Send link").click()
     await expect(page.get_by_text("we sent it an e-mail")).to_be_visible()
-    await walk.picture("reset-asked-for")
+    await scenario.picture("reset-asked-for")
     await page.goto(await box.link(1))
     await page.get_by_label("New password").fill(_SECOND)
-    await walk.picture("new-password")
+    await scenario.picture("new-password")
     await page.get_by_role("button", name="Change password").click()
     await expect(page.get_by_text("has been changed, and all sessions have been ended")).to_be_visible()
-    await walk.picture("password-changed")
+    await scenario.picture("password-changed")
     await page.get_by_role("main").get_by_role("link", name="Log in").click()
     await page.get_by_label("E-mail").fill(_EMAIL)
     await page.get_by_label("Password").fill(_FIRST)
     await page.get_by_role("main").get_by_role("button", name="Log in").click()
     await expect(page.get_by_text("Incorrect e-mail or password")).to_be_visible()
-    await walk.picture("old-password-refused")
-    await walk.log_in(_SECOND)
+    await scenario.picture("old-password-refused")
+    await scenario.log_in(_SECOND)
 
     # The events, as shown to the account's owner.
     await page.goto(f"{_ORIGIN}/account")
     log = page.get_by_role("region", name="Audit log")
     rows = await log.get_by_role("row").all_inner_texts()
-    await walk.picture("audit-log")
-    told = [row.split("\t")[0].strip().lower() for row in reversed(rows[1:])]
-    assert told == [
+    await scenario.picture("audit-log")
+    reported = [row.split("\t")[0].strip().lower() for row in reversed(rows[1:])]
+    assert reported == [
         "account created",
         "confirmation e-mail sent",
         "e-mail address confirmed",
@@ -178,7 +178,7 @@ async def test_from_an_empty_folder_to_the_audit_log(
     assert names == {"__Host-stack_session", "__Host-stack_visitor", "__Host-stack_device"}
 
 
-class Walk:
+class Scenario:
     """Saves a numbered screenshot of each step in SCREENSHOTS, if set."""
 
     def __init__(self, page: Page) -> None:
@@ -189,7 +189,7 @@ class Walk:
         """Save a screenshot."""
         self._step += 1
         if str(_SHOTS) != ".":
-            await self.page.screenshot(path=_SHOTS / f"walk-{self._step:02}-{name}.png", full_page=True)
+            await self.page.screenshot(path=_SHOTS / f"new-user-{self._step:02}-{name}.png", full_page=True)
 
     async def log_in(self, password: str) -> None:
         """Fill in the log-in form."""

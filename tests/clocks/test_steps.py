@@ -42,26 +42,26 @@ def test_no_request_over_the_limit_is_answered_and_none_is_lost(
     tmp_path: Path, workers: int, step: int, comes_back: bool
 ) -> None:
     redis, metrics = SteppingValkey(tmp_path / "redis"), f"127.0.0.1:{free_port()}"
-    told = "GATEWAY_METRICS_LISTEN" if workers else "QUOTA_METRICS_LISTEN"
+    reported = "GATEWAY_METRICS_LISTEN" if workers else "QUOTA_METRICS_LISTEN"
     noon = _DAY // 2 - int(time.time()) % _DAY
     environment: dict[str, Any] = {
         "QUOTA_REDIS_URL": redis.url,
         "QUOTA_CLOCK_OFFSET_SECONDS": str(noon),
-        told: metrics,
+        reported: metrics,
         **_TIMES,
     }
     try:
         redis.wait_until_up()
         with running_stack(workers=workers, **environment) as stack:
             key = asyncio.run(stack.create_key(daily_limit=_LIMIT))
-            statuses, told_step = asyncio.run(_ask_while(stack, key, redis, step, comes_back, metrics))
+            statuses, reported_step = asyncio.run(_ask_while(stack, key, redis, step, comes_back, metrics))
             rows = stack.ledger(key)
             print(f"step {step:+d} s: {dict(statuses)}, {Counter(row['outcome'] for row in rows)}")
             assert statuses[200] == _LIMIT
             assert set(statuses) == {200, 429}
             assert Counter((row["outcome"], row["charged"]) for row in rows) == {("answered", 1): _LIMIT}
             assert len({row["day"] for row in rows}) == 1
-            assert abs(told_step - step) < 2
+            assert abs(reported_step - step) < 2
             _until_counted(redis, key)
             log = stack.log("stack" if workers else "quota")
             assert log.count("Redis' clock stepped") == 1
@@ -93,10 +93,10 @@ async def _ask_while(
         await asyncio.sleep(_LASTING_SECONDS)
         async with session.get(f"http://{metrics}/metrics") as response:
             text = await response.text()
-        told_step = float(re.findall(r"^stack_quota_clock_step_seconds (\S+)$", text, re.MULTILINE)[0])
+        reported_step = float(re.findall(r"^stack_quota_clock_step_seconds (\S+)$", text, re.MULTILINE)[0])
         if comes_back:
             redis.step(0)
-    return statuses, told_step
+    return statuses, reported_step
 
 
 def _until_counted(redis: SteppingValkey, key: Key) -> None:

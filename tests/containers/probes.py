@@ -12,14 +12,14 @@ _WAIT_SECONDS = 90.0
 
 
 def until(
-    holds: Callable[[], bool], otherwise: str, told: Callable[[], str] = str, seconds: float = _WAIT_SECONDS
+    holds: Callable[[], bool], otherwise: str, reported: Callable[[], str] = str, seconds: float = _WAIT_SECONDS
 ) -> float:
-    """Return how long it took until `holds` was true; fail with `otherwise` and the result of `told` when it never
+    """Return how long it took until `holds` was true; fail with `otherwise` and the result of `reported` when it never
     is.
     """
     started = time.monotonic()
     while not holds():
-        assert time.monotonic() < started + seconds, f"{otherwise} after {seconds:.0f} s: {told()[-3000:]}"
+        assert time.monotonic() < started + seconds, f"{otherwise} after {seconds:.0f} s: {reported()[-3000:]}"
         time.sleep(0.2)
     return time.monotonic() - started
 

@@ -17,7 +17,7 @@ import pytest
 from tests.containers.cluster import GROQ_URL, Cluster, running_network
 from tests.containers.mixture import LIMIT, Mixture, mixture
 from tests.containers.stores import entries, rows_of
-from tests.containers.strangers import strangers
+from tests.containers.unknown_callers import unknown_callers
 from tests.e2e.stack import Key
 from tests.faults import checks
 from tests.faults.evidence import charged_rows, day_number
@@ -116,13 +116,15 @@ async def test_replacing_every_replica_under_load_drops_no_request(replicated: C
     async with (
         traffic(gateways, steady, rate=_RATE, streams=_STREAMS, stream_tokens=_TOKENS) as running,
         mixture(running.balancer, mixed) as others,
-        strangers(running.balancer) as unknown,
+        unknown_callers(running.balancer) as unknown,
     ):
         for service in _SERVICES:
             for replica in _REPLICAS:
                 seconds = await asyncio.to_thread(_replace, replicated, service, replica, gateways)
-                told = f"{dict(running.answers)}, {len(others.results)} of the mixture, {unknown.refused} strangers"
-                print(f"{service}-{replica} stopped in {seconds:.1f} s; {told}")
+                reported = (
+                    f"{dict(running.answers)}, {len(others.results)} of the mixture, {unknown.refused} unknown callers"
+                )
+                print(f"{service}-{replica} stopped in {seconds:.1f} s; {reported}")
                 failures = [*running.failures, *others.unexpected, *unknown.failures]
                 print(len(failures), "FAILURES", *failures[-5:], sep="\n  ")
                 await asyncio.sleep(_AGAIN_SECONDS)

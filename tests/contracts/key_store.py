@@ -119,9 +119,9 @@ class KeyStoreContract:
         listed = {key.id: key.revoked_at for key in await stores.keys.of_account(account.id)}
         assert listed.pop(early.key.id) == NOW, "the time of the first revocation is lost"
         assert listed == {one.key.id: NOW + timedelta(days=1) for one in others}
-        told = (await stores.changes.changes_after(before)).changes
-        assert {change.key_id for change in told if change.is_revoked} == set(listed)
-        assert len({change.revision for change in told}) == 3
+        reported = (await stores.changes.changes_after(before)).changes
+        assert {change.key_id for change in reported if change.is_revoked} == set(listed)
+        assert len({change.revision for change in reported}) == 3
 
     async def test_times_are_returned_in_utc_with_microseconds(self, stores: Stores) -> None:
         await stores.account()

@@ -33,7 +33,7 @@ class SweepWorld:
     """Its holds are overdue at once, and of the next day."""
 
 
-def wishes(*request_ids: str, key_id: str = KEY, limit: int = 100) -> list[Reservation]:
+def reserve_items(*request_ids: str, key_id: str = KEY, limit: int = 100) -> list[Reservation]:
     """Return a reserve request for a slot for each request id."""
     return [Reservation(request_id, key_id, ACCOUNT, limit) for request_id in request_ids]
 
@@ -90,15 +90,15 @@ class SweepStoreContract:
     """The contract of `SweepStore`."""
 
     async def test_only_expired_holds_are_overdue_with_all_data_that_their_row_needs(self, world: SweepWorld) -> None:
-        await hold(world.holds, wishes("req_young"))
-        (late,) = await hold(world.late, wishes("req_late"))
+        await hold(world.holds, reserve_items("req_young"))
+        (late,) = await hold(world.late, reserve_items("req_late"))
 
         overdue = await overdue_now(world.store, at_most=10)
 
         assert overdue == [OverdueHold("req_late", KEY, ACCOUNT, late.status.day, late.reserved_at)]
 
     async def test_holds_with_a_deadline_set_by_a_clock_that_was_ahead_are_found_too(self, world: SweepWorld) -> None:
-        await hold(world.holds, wishes("req_1"))
+        await hold(world.holds, reserve_items("req_1"))
         now = await world.store.now()
 
         assert await world.store.overdue(at_most=10, before=now) == []
@@ -107,8 +107,8 @@ class SweepStoreContract:
         assert await world.store.overdue(at_most=10, before=now, after=now + 1_000) == []
 
     async def test_forgotten_holds_are_removed_and_others_stay(self, world: SweepWorld) -> None:
-        await hold(world.holds, wishes("req_1"))
-        await hold(world.tomorrow, wishes("req_2"))
+        await hold(world.holds, reserve_items("req_1"))
+        await hold(world.tomorrow, reserve_items("req_2"))
         day = await today(world.holds)
 
         await world.store.delete_days([KeyDay(KEY, day)])
@@ -121,7 +121,7 @@ class SweepStoreContract:
         assert await listed(world.store) == []
 
     async def test_finding_overdue_holds_changes_none_and_settling_ends_them(self, world: SweepWorld) -> None:
-        await hold(world.late, wishes("req_1", "req_2"))
+        await hold(world.late, reserve_items("req_1", "req_2"))
         assert await overdue_now(world.store, at_most=10) == await overdue_now(world.store, at_most=10)
 
         assert await charge(world.holds, "req_1", "req_2") == [True, True]
@@ -130,7 +130,7 @@ class SweepStoreContract:
 
     async def test_the_longest_overdue_of_a_bucket_come_first_up_to_a_maximum(self, world: SweepWorld) -> None:
         for number in range(3):
-            await hold(world.late, wishes(f"req_{number}"))
+            await hold(world.late, reserve_items(f"req_{number}"))
             while await world.store.now() * 1000 % 1 > 0.9:  # Deadlines count milliseconds.
                 pass
 
@@ -141,7 +141,9 @@ class SweepStoreContract:
     async def test_overdue_holds_of_all_keys_and_days_are_found(self, world: SweepWorld) -> None:
         keys = [f"key_{number}" for number in range(40)]
         for holds in (world.late, world.tomorrow):
-            await hold(holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
+            await hold(
+                holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
+            )
 
         found = {(one.key_id, one.day) for one in await overdue_now(world.store, at_most=10)}
 
@@ -149,7 +151,7 @@ class SweepStoreContract:
         assert found == {(key, at) for key in keys for at in (day, day + 1)}
 
     async def test_a_deadline_whose_day_has_expired_is_forgotten(self, world: SweepWorld) -> None:
-        await hold(world.late, wishes("req_orphan"))
+        await hold(world.late, reserve_items("req_orphan"))
         await world.client.delete(*await names(world.client, f"quota:*:{KEY}:*"))
 
         assert await overdue_now(world.store, at_most=10) == []
@@ -159,9 +161,9 @@ class SweepStoreContract:
     async def test_entries_have_the_charged_and_held_counts_the_oldest_hold_and_the_highest_limit(
         self, world: SweepWorld
     ) -> None:
-        oldest, *_ = await hold(world.holds, wishes("req_1", "req_2", limit=9), charged=3)
-        await hold(world.holds, wishes("req_3", limit=20))
-        await hold(world.holds, wishes("req_4", limit=7))
+        oldest, *_ = await hold(world.holds, reserve_items("req_1", "req_2", limit=9), charged=3)
+        await hold(world.holds, reserve_items("req_3", limit=20))
+        await hold(world.holds, reserve_items("req_4", limit=7))
         await charge(world.holds, "req_2")
 
         ((entries,),) = await listed(world.store)
@@ -170,7 +172,7 @@ class SweepStoreContract:
         assert (entries.held, entries.oldest_hold_at) == (3, oldest.reserved_at)
 
     async def test_a_key_without_holds_has_no_oldest_one(self, world: SweepWorld) -> None:
-        await hold(world.holds, wishes("req_1", limit=5))
+        await hold(world.holds, reserve_items("req_1", limit=5))
         await charge(world.holds, "req_1")
 
         ((entries,),) = await listed(world.store)
@@ -179,8 +181,10 @@ class SweepStoreContract:
 
     async def test_entries_of_more_keys_and_days_than_a_batch_holds_come_once_each(self, world: SweepWorld) -> None:
         keys = [f"key_{number}" for number in range(520)]
-        await hold(world.holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
-        await hold(world.tomorrow, wishes("req_tomorrow"))
+        await hold(
+            world.holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
+        )
+        await hold(world.tomorrow, reserve_items("req_tomorrow"))
 
         batches = await listed(world.store)
 
@@ -194,7 +198,9 @@ class SweepStoreContract:
     async def test_entries_that_disappear_while_they_are_read_make_no_empty_batch(self, world: SweepWorld) -> None:
         """The ledger refuses to count for no keys."""
         keys = [f"key_{number}" for number in range(501)]
-        await hold(world.holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
+        await hold(
+            world.holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
+        )
 
         async for batch in world.store.entries():
             assert batch
@@ -202,7 +208,7 @@ class SweepStoreContract:
 
     async def test_a_counter_is_repaired_to_the_rows_without_a_hold(self, world: SweepWorld) -> None:
         """A row commits before its hold is settled: counted together with its hold, it would be charged twice."""
-        (held,) = await hold(world.holds, wishes("req_held"), charged=1)
+        (held,) = await hold(world.holds, reserve_items("req_held"), charged=1)
         key_day = KeyDay(KEY, held.status.day)
 
         cut_off = held.reserved_at + 1
@@ -213,13 +219,13 @@ class SweepStoreContract:
         assert await raised(world, key_day, 3, before=cut_off, excluded=["req_held"]) == 0
 
     async def test_a_hold_too_young_to_have_a_counted_row_does_not_prevent_repair(self, world: SweepWorld) -> None:
-        (held,) = await hold(world.holds, wishes("req_held"), charged=1)
+        (held,) = await hold(world.holds, reserve_items("req_held"), charged=1)
         key_day = KeyDay(KEY, held.status.day)
 
         assert await raised(world, key_day, 3, before=held.reserved_at) == 2
 
     async def test_a_counter_is_never_lowered(self, world: SweepWorld) -> None:
-        (held,) = await hold(world.holds, wishes("req_held"), charged=5)
+        (held,) = await hold(world.holds, reserve_items("req_held"), charged=5)
 
         for count in (0, 1, 5):
             assert await raised(world, KeyDay(KEY, held.status.day), count, before=held.reserved_at) == 0
@@ -234,7 +240,7 @@ class SweepStoreContract:
     async def test_concurrent_repairs_and_settles_charge_every_row_once(self, world: SweepWorld) -> None:
         """Every row exists from the start: at each moment each is a charge or a hold, so that no repair is due."""
         ids = [f"req_{number}" for number in range(30)]
-        (first, *_) = await hold(world.holds, wishes(*ids))
+        (first, *_) = await hold(world.holds, reserve_items(*ids))
         key_day = KeyDay(KEY, first.status.day)
 
         async def each(step: Callable[[str], Any]) -> list[Any]:

@@ -35,22 +35,22 @@ def test_the_rendering_has_no_fault_before_a_defect_is_planted(world: World) -> 
 
 @pytest.mark.parametrize("defect", _DEFECTS)
 def test_a_planted_defect_is_detected(world: World, defect: str) -> None:
-    plant, told = _DEFECTS[defect]
+    plant, expected = _DEFECTS[defect]
     plant(world)
 
     found = problems(Objects(world.objects))
 
-    assert any(told in problem for problem in found), found
+    assert any(expected in problem for problem in found), found
 
 
 def test_every_check_detects_some_defect(rendered: list[dict[str, Any]]) -> None:
     """A check that detects none of the planted defects may detect nothing at all."""
     idle = set(CHECKS)
-    for plant, told in _DEFECTS.values():
+    for plant, expected in _DEFECTS.values():
         world = World(copy.deepcopy(rendered))
         plant(world)
         objects = Objects(world.objects)
-        idle -= {check for check in idle if any(told in problem for problem in check(objects))}
+        idle -= {check for check in idle if any(expected in problem for problem in check(objects))}
     assert {check.__name__ for check in idle} == set()
 
 

@@ -47,7 +47,7 @@ def hammering(url: str, keys: Sequence[Key], bodies: Sequence[bytes]) -> Iterato
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_hammer_until_told, args=(url, list(keys), list(bodies), theirs), daemon=True)
+    process = context.Process(target=_hammer_until_stopped, args=(url, list(keys), list(bodies), theirs), daemon=True)
     process.start()
     statuses: Counter[int] = Counter()
     try:
@@ -58,7 +58,9 @@ def hammering(url: str, keys: Sequence[Key], bodies: Sequence[bytes]) -> Iterato
         process.join(10)
 
 
-def _hammer_until_told(url: str, keys: list[Key], bodies: list[bytes], pipe: "Connection[Counter[int], str]") -> None:
+def _hammer_until_stopped(
+    url: str, keys: list[Key], bodies: list[bytes], pipe: "Connection[Counter[int], str]"
+) -> None:
     async def main() -> Counter[int]:
         statuses: Counter[int] = Counter()
         clients = [

@@ -31,17 +31,17 @@ class Remote:
 
     async def swallow_watches(self) -> None:
         """From now on leave watches, old and new, open without events."""
-        await self._tell(_SWALLOW)
+        await self._call(_SWALLOW)
 
     async def let_watches_through(self) -> None:
         """End the blocked watches, and let new ones through."""
-        await self._tell(_RELEASE)
+        await self._call(_RELEASE)
 
     async def look_ups(self) -> int:
         """Return the look-ups so far."""
-        return int(await self._tell(_COUNT))
+        return int(await self._call(_COUNT))
 
-    async def _tell(self, method: str) -> bytes:
+    async def _call(self, method: str) -> bytes:
         async with open_channel(self.target) as channel:
             call: Any = channel.unary_unary(method)
             answer: bytes = await call(b"", timeout=5)

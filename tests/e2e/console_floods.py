@@ -26,7 +26,7 @@ class Flood:
     statuses: Counter[int] = field(default_factory=Counter)
     began_at: float = field(default_factory=time.monotonic)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Describe it."""
         seconds = time.monotonic() - self.began_at
         return f"{self.statuses.total() / seconds:,.0f} requests/s, {dict(self.statuses)}"
@@ -99,7 +99,7 @@ class Chats:
         """The median in seconds."""
         return statistics.median(self.seconds)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Describe it."""
         return f"chats {dict(self.statuses)}, p50 {self.p50:.3f} s, slowest {max(self.seconds):.3f} s"
 

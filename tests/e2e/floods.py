@@ -30,7 +30,7 @@ class Flood:
     look_ups: int
     """Keys that auth was called for."""
 
-    def told(self, before: Sequence[float]) -> str:
+    def summary(self, before: Sequence[float]) -> str:
         """Describe it, with the latencies before it."""
         then, now = p50_p95(before), p50_p95(self.latencies)
         ratios = ", ".join(f"{after / earlier:.1f}" for after, earlier in zip(now, then, strict=True))

@@ -39,14 +39,17 @@ async def test_during_a_console_flood_a_key_is_revoked_within_a_second_and_chats
     async with aiohttp.ClientSession() as session:
         before = await floods.chats(session, url, [await stack.create_key() for _ in range(14)])
         async with floods.flooded(url, request) as flood:
-            beside = await floods.chats(session, url, keys)
+            during = await floods.chats(session, url, keys)
             revoked = [await floods.created_and_revoked(stack, session, url) for _ in range(_REVOCATIONS)]
-            told = flood.told()
-    print(f"\n{kind}: {told}; before: {before.told()}; beside it: {beside.told()}; refused after {max(revoked):.2f} s")
+            summary = flood.summary()
+    print(
+        f"\n{kind}: {summary}; before: {before.summary()}; during: {during.summary()}; "
+        f"refused after {max(revoked):.2f} s"
+    )
     assert flood.statuses.total() > 1_000, "the load was too low"
     assert set(flood.statuses) <= {200, 403, 404}
-    assert beside.statuses == {200: _CHATS}
-    assert beside.p50 < 0.5
+    assert during.statuses == {200: _CHATS}
+    assert during.p50 < 0.5
     assert max(revoked) < 1
 
 

@@ -148,14 +148,14 @@ async def test_each_response_of_groq_is_reported_and_charged_as_in_the_table(wor
     rows = [row for row in _ROWS if not row.is_of_keys]
     before, room = await world.results(), asyncio.Semaphore(_AT_ONCE)
 
-    async def walk(row: Row, model: str) -> Seen:
+    async def observe(row: Row, model: str) -> Seen:
         if row.takes_long:
             return await world.ask(row.markers, stream=row.stream, model=model)
         async with room:
             return await world.ask(row.markers, stream=row.stream, model=model)
 
     models = [MODEL_WITH_FALLBACK if "fallback" in row.groq else MODELS[number % 7] for number, row in enumerate(rows)]
-    seen = await asyncio.gather(*map(walk, rows, models))
+    seen = await asyncio.gather(*map(observe, rows, models))
 
     assert [text for row, one in zip(rows, seen, strict=True) if (text := row.differs(one))] == []
     assert _ended(before, await world.results(), sum((row.results for row in rows), Counter())) == {}

@@ -36,13 +36,13 @@ def _run(targets: dict[str, str], secret: str, *options: object) -> subprocess.C
 
 def _assert_answered(done: subprocess.CompletedProcess[str], prompt: str) -> None:
     assert done.returncode == 0, done.stderr
-    for told in (
+    for reported in (
         *("auth: SERVING", "quota: SERVING", "inference: SERVING", prompt),
         "verdict: VERDICT_CHARGED; used today: 1, held: 0",
         "tokens of llama-3.1-8b-instant",
         "refused: INVALID_ARGUMENT, reason ",
     ):
-        assert told in done.stdout, done.stdout
+        assert reported in done.stdout, done.stdout
 
 
 def _targets(stack: Stack) -> dict[str, str]:
@@ -102,10 +102,10 @@ def test_the_example_works_over_mtls(secured: Secured, secret: str) -> None:
 def test_the_example_is_refused_without_a_certificate_and_with_an_unexpected_one(
     secured: Secured, secret: str, tmp_path: Path
 ) -> None:
-    stranger = Issued(tmp_path, "stranger").issue(secured.authority)
+    other = Issued(tmp_path, "unexpected").issue(secured.authority)
     assert "UNAVAILABLE" in _run(secured.targets, secret).stderr
-    refused = _run(secured.targets, secret, *_files(stranger)).stderr
-    assert "does not accept calls from stranger.stack.internal" in refused
+    refused = _run(secured.targets, secret, *_files(other)).stderr
+    assert "does not accept calls from unexpected.stack.internal" in refused
 
 
 class _Shaky:

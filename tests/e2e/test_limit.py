@@ -5,12 +5,12 @@ from collections import Counter
 
 import aiohttp
 
-from tests.e2e.crowd import ask, hold_the_limit
+from tests.e2e.concurrent_load import ask, check_limit_under_load
 from tests.e2e.stack import Stack, connector, say
 
 
 async def test_of_1200_concurrent_requests_through_two_gateways_exactly_1000_are_answered(stack: Stack) -> None:
-    await hold_the_limit(stack, requests=1_200, limit=1_000)
+    await check_limit_under_load(stack, requests=1_200, limit=1_000)
 
 
 async def test_a_key_with_a_limit_of_zero_is_never_answered(stack: Stack) -> None:

@@ -88,7 +88,7 @@ async def test_no_label_contains_a_value_chosen_by_a_caller(watched: Watched) ->
         for path in (f"/{CANARY}", f"/api/v1/{CANARY}", f"/api/v1/models/{CANARY}", f"/api/v1/usage/{CANARY}"):
             await http.get(path, headers={"user-agent": CANARY})
         await http.request(CANARY.upper().replace("-", ""), "/api/v1/chat")
-    told = "".join(metrics.text(service) for service in SERVICES)
+    reported = "".join(metrics.text(service) for service in SERVICES)
     for secret in (CANARY, CANARY.upper(), key.secret, key.id, "tester@example.com"):
-        assert secret not in told
+        assert secret not in reported
     assert len(list(metrics.label_values())) < 100

@@ -87,14 +87,14 @@ class Machine:
             start_new_session=True,
         )
         assert self._running.stdout is not None
-        told = ""
+        reported = ""
         for line in self._running.stdout:
-            told += line
+            reported += line
             if _READY in line:
-                return next(iter(re.findall(r"sk_stk_\w+", told)), "")
+                return next(iter(re.findall(r"sk_stk_\w+", reported)), "")
         self._running.communicate()
         self._running = None
-        raise AssertionError(f"it ended without being ready: {told}")
+        raise AssertionError(f"it ended without being ready: {reported}")
 
     def stop(self) -> None:
         """Press Ctrl-C, and wait for the end."""
@@ -112,8 +112,8 @@ class Machine:
     def until_used(self, secret: str, slots: int) -> None:
         """Return when a key has used this many slots today; settles follow the answers."""
         ends = time.monotonic() + _SETTLE_SECONDS
-        while (told := self._http("GET", "/api/v1/key", secret).json())["used"] != slots:
-            assert time.monotonic() < ends, told
+        while (reported := self._http("GET", "/api/v1/key", secret).json())["used"] != slots:
+            assert time.monotonic() < ends, reported
             time.sleep(0.1)
 
     def _http(self, method: str, path: str, secret: str, **members: Any) -> httpx.Response:
@@ -158,9 +158,9 @@ def test_a_restored_machine_has_the_keys_and_counts_of_its_backup(machine: Machi
     assert machine.start(block("One machine", 1)) == secret
     machine.until_used(secret, 3)
     assert (machine.ask(secret), machine.ask(late)) == (200, 401)
-    told = machine.run(block("One machine", 2))
-    assert "agree" in told
-    assert "first key" in told
+    reported = machine.run(block("One machine", 2))
+    assert "agree" in reported
+    assert "first key" in reported
 
 
 @pytest.mark.long
@@ -216,10 +216,10 @@ def test_the_metrics_show_that_both_groq_keys_are_used(machine: Machine, standin
     secret = machine.start(block("Groq keys", 0).replace("…", ""))
     _asked(machine, secret, 4)
 
-    told = machine.run(block("Groq keys", 1).replace("127.0.0.1:8280", metrics))
+    reported = machine.run(block("Groq keys", 1).replace("127.0.0.1:8280", metrics))
     for key in (1, 2):
-        assert re.search(rf'calls_total{{key="{key}",result="answered"}} [1-9]', told), told
-        assert f'stack_upstream_key_usable{{key="{key}"}} 1.0' in told
+        assert re.search(rf'calls_total{{key="{key}",result="answered"}} [1-9]', reported), reported
+        assert f'stack_upstream_key_usable{{key="{key}"}} 1.0' in reported
 
 
 @pytest.mark.long

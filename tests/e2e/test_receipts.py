@@ -115,26 +115,26 @@ async def test_a_receipt_exposes_nothing_of_the_operators_account(
     (row,) = stack.ledger(key)
 
     assert row["upstream_id"]
-    told = json.dumps(receipt)
-    assert row["upstream_id"] not in told
-    assert row["account_id"] not in told
+    reported = json.dumps(receipt)
+    assert row["upstream_id"] not in reported
+    assert row["account_id"] not in reported
 
 
 async def test_receipts_are_limited_to_the_account_and_others_look_like_unknown_ones(
     stack: Stack, http: httpx.AsyncClient, key: Key
 ) -> None:
-    stranger = await _key_of(stack, "stranger@example.com")
+    other = await _key_of(stack, "other@example.com")
     request_id = (await _ask(http, key, "hi")).headers["x-request-id"]
     sibling = await stack.create_key()
     never = request_id[:-4] + "ZZZZ"
 
     assert (await _get(http, sibling, f"/api/v1/usage/{request_id}"))["id"] == request_id
-    foreign, unknown = [await http.get(f"/api/v1/usage/{one}", headers=stranger.headers) for one in (request_id, never)]
+    foreign, unknown = [await http.get(f"/api/v1/usage/{one}", headers=other.headers) for one in (request_id, never)]
     assert foreign.status_code == unknown.status_code == 404
     assert foreign.json()["error"]["code"] == "request_not_found"
     assert foreign.text.replace(request_id, never) == unknown.text
-    assert (await _get(http, stranger, "/api/v1/usage"))["data"] == []
-    assert (await _get(http, stranger, "/api/v1/usage", key_id=key.id))["data"] == []
+    assert (await _get(http, other, "/api/v1/usage"))["data"] == []
+    assert (await _get(http, other, "/api/v1/usage", key_id=key.id))["data"] == []
 
 
 async def test_usage_sums_the_account_and_can_be_limited_to_a_key_and_other_days(

@@ -112,9 +112,9 @@ async def test_a_key_that_is_revoked_while_its_body_arrives_starts_no_request(st
         aiohttp.ClientSession(headers=key.headers) as session,
         session.post(f"{stack.base_url}/api/v1/chat", data=slow_body()) as answer,
     ):
-        told = (answer.status, (await answer.json())["error"]["code"])
+        summary = (answer.status, (await answer.json())["error"]["code"])
 
-    assert told == (401, "invalid_api_key")
+    assert summary == (401, "invalid_api_key")
 
 
 async def test_a_key_works_at_once_after_its_creation(stack: Stack) -> None:
@@ -246,7 +246,7 @@ async def test_a_flood_of_invalid_keys_stays_at_the_gateway_and_valid_calls_keep
         before = await floods.latencies(session, cluster.proxied, key)
         first = await floods.flood(session, cluster.proxied, malformed, key, cluster.proxy)
         second = await floods.flood(session, cluster.proxied, unknown, key, cluster.proxy)
-    print(f"\nmalformed: {first.told(before)}\nunknown: {second.told(before)}")
+    print(f"\nmalformed: {first.summary(before)}\nunknown: {second.summary(before)}")
     assert first.statuses == {401: flood}
     assert set(second.statuses) == {401, 429}
     assert first.look_ups == 0, "a malformed key was sent to auth"

@@ -19,7 +19,7 @@ from services.common.rpc.status import rpc_errors
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, keys_pb2, keys_pb2_grpc
 from tests.e2e.accounting import account_of
 from tests.e2e.callers import Caller, Listener
-from tests.e2e.crowd import ask, hold_the_limit
+from tests.e2e.concurrent_load import ask, check_limit_under_load
 from tests.e2e.stack import (
     EMAIL,
     Key,
@@ -69,7 +69,7 @@ def hasty() -> Iterator[Stack]:
 
 
 async def test_of_1200_concurrent_requests_through_two_workers_exactly_1000_are_answered(two: Stack) -> None:
-    await hold_the_limit(two, requests=1_200, limit=1_000)
+    await check_limit_under_load(two, requests=1_200, limit=1_000)
 
 
 async def test_a_key_revoked_at_one_worker_is_refused_by_the_other_within_a_second_and_its_stream_ends(
@@ -94,13 +94,13 @@ async def test_workers_killed_under_load_never_exceed_the_limit_and_everything_i
     hasty: Stack,
 ) -> None:
     key = await hasty.create_key(daily_limit=_LIMIT)
-    crowd, peak = asyncio.create_task(_ask_until_refused(hasty, key)), 0
+    load, peak = asyncio.create_task(_ask_until_refused(hasty, key)), 0
     for killed, used in (("stack", _LIMIT // 4), ("stack-2", _LIMIT // 2)):
         peak = max(peak, await _watch(hasty, key, partial(le, used)))
         hasty.kill(killed)
         hasty.start(killed)
-    peak = max(peak, await _watch(hasty, key, lambda now: crowd.done()))
-    statuses = await crowd
+    peak = max(peak, await _watch(hasty, key, lambda now: load.done()))
+    statuses = await load
     account = await account_of(hasty, key, statuses)
     print(f"\nat most {peak} charged and held at a time; {account}")
     assert peak <= _LIMIT
@@ -222,7 +222,7 @@ async def test_concurrent_changes_at_both_workers_lose_nothing(two: Stack) -> No
 
         await asyncio.gather(*(change(number) for number in range(_KEYS)))
         listed = [(await one.ListKeys(_ALL_KEYS, metadata=two.admin_metadata, timeout=10)).keys for one in stubs]
-        people = [
+        auth_api = [
             (
                 await one.ListAccounts(
                     accounts_pb2.ListAccountsRequest(page_size=1_000), metadata=two.admin_metadata, timeout=10
@@ -240,10 +240,10 @@ async def test_concurrent_changes_at_both_workers_lose_nothing(two: Stack) -> No
         assert found[key_id].daily_limit == number
         assert found[key_id].HasField("revoked_at") == (number % 2 == 1)
     emails = {f"person-{number}@example.com" for number in range(_KEYS)}
-    assert all(emails <= {account.email for account in one.accounts} for one in people)
-    told = Counter(event.action for event in events if event.target in own)
-    assert told == {"key.created": _KEYS, "key.limit_set": _KEYS, "key.revoked": _KEYS // 2}
-    made = {account.id for account in people[0].accounts if account.email in emails}
+    assert all(emails <= {account.email for account in one.accounts} for one in auth_api)
+    reported = Counter(event.action for event in events if event.target in own)
+    assert reported == {"key.created": _KEYS, "key.limit_set": _KEYS, "key.revoked": _KEYS // 2}
+    made = {account.id for account in auth_api[0].accounts if account.email in emails}
     assert made <= {event.target for event in events if event.action == "account.created"}
 
 

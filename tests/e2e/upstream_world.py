@@ -89,7 +89,7 @@ class UpstreamWorld:
         counters = await self.stack.until_settled(key)
         assert counters == (row["charged"], 0), f"Redis has {counters}: {row}"
         charged = f"yes, {row['usage_source']}" if row["charged"] else "no"
-        return Seen(_told(response), charged, row["attempts"], key)
+        return Seen(_client_view(response), charged, row["attempts"], key)
 
     async def send(self, key: Key, markers: str, *, stream: bool, model: str) -> httpx.Response:
         """Send one request and return its answer; `ID` in its markers becomes a unique id."""
@@ -177,7 +177,7 @@ def upstream_world(layout: Layout) -> Iterator[UpstreamWorld]:
             yield UpstreamWorld(stack, layout, port)
 
 
-def _told(response: httpx.Response) -> str:
+def _client_view(response: httpx.Response) -> str:
     """Return the client's view, such as `503 upstream_unavailable` or `200, then upstream_cut`."""
     if response.status_code != 200:
         error = response.json()["error"]

@@ -125,11 +125,11 @@ def days_are_those_of_the_run(evidence: Evidence) -> Iterator[str]:
             yield f"counted on another day than {first} or {last}: {row}"
 
 
-def probes_are_told_the_truth(evidence: Evidence) -> Iterator[str]:
+def probes_have_correct_headers(evidence: Evidence) -> Iterator[str]:
     """On a settled key the next answer's header agrees with the ledger."""
     for result, limit, charged in evidence.probes:
-        told = 0 if result.status == 429 else result.remaining
-        if told != max(0, limit - charged - (result.status == 200)):
+        reported = 0 if result.status == 429 else result.remaining
+        if reported != max(0, limit - charged - (result.status == 200)):
             yield f"{result}: remaining {result.remaining} after {charged} of {limit}"
         if result.status == 429 and charged < limit:
             yield f"{result}: refused after {charged} of {limit}"
@@ -175,9 +175,9 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     rows_are_charged_rightly,
     output_is_charged,
     rows_belong_to_requests,
-    upstream_checks.rows_tell_what_was_used,
-    upstream_checks.clients_are_told_what_was_used,
-    upstream_checks.usage_is_estimated_only_where_it_was_not_told,
+    upstream_checks.rows_have_the_reported_usage,
+    upstream_checks.clients_receive_the_reported_usage,
+    upstream_checks.usage_is_estimated_only_where_it_was_not_reported,
     upstream_checks.rows_belong_to_their_exchanges,
     upstream_checks.upstream_answers_once,
     upstream_checks.answers_of_the_upstream_are_charged,
@@ -186,7 +186,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     limits_are_kept_at_every_moment,
     denials_are_true,
     days_are_those_of_the_run,
-    probes_are_told_the_truth,
+    probes_have_correct_headers,
     answers_are_well_formed,
     connections_hold,
     quota_finds_nothing,

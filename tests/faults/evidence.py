@@ -83,9 +83,9 @@ class Evidence:
 
     def row_of(self, entry: Mapping[str, Any]) -> Row | None:
         """Return the row of an exchange: by the upstream's id, or else by the id that its client received."""
-        told = self.request_id_of(self.number_of(entry))
+        reported = self.request_id_of(self.number_of(entry))
         by_exchange = (row for row in self.rows if row.upstream_id == entry["x_groq_id"])
-        by_request = (row for row in self.rows if told and row.request_id == told)
+        by_request = (row for row in self.rows if reported and row.request_id == reported)
         return next(by_exchange, None) or next(by_request, None)
 
 

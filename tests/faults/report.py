@@ -36,7 +36,7 @@ def failure(world: World, evidence: Evidence, found: list[str]) -> str:
         f"{len(found)} problems:",
         *(f"- {text}" for text in found[:PROBLEMS_SHOWN]),
         "of these requests:",
-        *(line for one in ids for line in _told_of(evidence, one)),
+        *(line for one in ids for line in _described(evidence, one)),
         "logged of them:",
         *_logged(world, ids),
     ]
@@ -47,15 +47,15 @@ def _named(fault: Fault) -> str:
     return f"{fault.harm} {fault.target}" + (f" by {fault.step:+d} s" if fault.step else "")
 
 
-def _told_of(evidence: Evidence, request_id: str) -> Iterator[str]:
+def _described(evidence: Evidence, request_id: str) -> Iterator[str]:
     """Yield a client's record of a request, its row, and the upstream's record of it."""
     for result in evidence.results:
         if result.request_id == request_id:
             sent, ended = result.started_at - evidence.started_at, result.ended_at - evidence.started_at
             yield f"  client: {result}, from {sent:.2f} s to {ended:.2f} s, error {result.error}"
             for entry in evidence.exchanges.get(result.request.number, []):
-                told = {name: value for name, value in entry.items() if name != "request"}
-                yield f"  upstream, {entry['received_at'] - evidence.started_at:.2f} s: {told}"
+                reported = {name: value for name, value in entry.items() if name != "request"}
+                yield f"  upstream, {entry['received_at'] - evidence.started_at:.2f} s: {reported}"
     for row in evidence.rows:
         if request_id in (row.request_id, row.upstream_id):
             yield f"  ledger: {row}"

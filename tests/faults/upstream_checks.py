@@ -22,7 +22,7 @@ _WRITTEN_SECONDS_MAX = 1.0
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-def rows_tell_what_was_used(evidence: Evidence) -> Iterator[str]:
+def rows_have_the_reported_usage(evidence: Evidence) -> Iterator[str]:
     """Reported tokens are those that the upstream counted and reported for the same request."""
     standin_died = Harm.KILL in evidence.plan.harms("groq-standin")
     for row in evidence.rows:
@@ -35,18 +35,18 @@ def rows_tell_what_was_used(evidence: Evidence) -> Iterator[str]:
             yield from _wrong_usage(row, entries)
 
 
-def clients_are_told_what_was_used(evidence: Evidence) -> Iterator[str]:
+def clients_receive_the_reported_usage(evidence: Evidence) -> Iterator[str]:
     """A client reads the same usage as its receipt has."""
     rows = {row.request_id: row for row in evidence.rows}
     for result in evidence.results:
-        row, told = rows.get(result.request_id), _counted(result.usage)
-        if row is None or not result.is_complete or told is None:
+        row, received = rows.get(result.request_id), _counted(result.usage)
+        if row is None or not result.is_complete or received is None:
             continue
-        if row.usage_source == "reported" and told != _tokens(row):
-            yield f"{result} was told {result.usage}: {row}"
+        if row.usage_source == "reported" and received != _tokens(row):
+            yield f"{result} received {result.usage}: {row}"
 
 
-def usage_is_estimated_only_where_it_was_not_told(evidence: Evidence) -> Iterator[str]:
+def usage_is_estimated_only_where_it_was_not_reported(evidence: Evidence) -> Iterator[str]:
     """Where the upstream reported the usage in a body that was sent to its end, the row has it."""
     for row in evidence.rows:
         entry = evidence.journal.get(row.upstream_id)
@@ -114,8 +114,8 @@ def is_answered(entry: dict[str, Any]) -> bool:
 
 
 def _wrong_usage(row: Row, entries: list[dict[str, Any]]) -> Iterator[str]:
-    told = [_counted(entry["usage_sent"]) for entry in entries]
-    if _tokens(row) not in told:
+    received = [_counted(entry["usage_sent"]) for entry in entries]
+    if _tokens(row) not in received:
         yield f"the upstream reported {[entry['usage_sent'] for entry in entries]}: {row}"
     counted = [_counted(entry["usage"]) for entry in entries]
     if _TOKENS_MAX not in _tokens(row) and _tokens(row) not in counted:

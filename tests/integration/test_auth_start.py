@@ -83,8 +83,11 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
     pepper = tmp_path / "key-pepper"
     kept = pepper.read_text()
 
-    told = refusal(tmp_path, {"AUTH_KEY_PEPPER": "another pepper of tests"})
-    assert "different pepper than AUTH_KEY_PEPPER. Restore that pepper, or add it to AUTH_KEY_PEPPERS_ACCEPTED." in told
+    reported = refusal(tmp_path, {"AUTH_KEY_PEPPER": "another pepper of tests"})
+    assert (
+        "different pepper than AUTH_KEY_PEPPER. Restore that pepper, or add it to AUTH_KEY_PEPPERS_ACCEPTED."
+        in reported
+    )
     pepper.unlink()
     assert f"{pepper} is missing" in refusal(tmp_path, {})
     assert not pepper.exists(), "a new pepper would stand in the way of the right one"
@@ -96,10 +99,10 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
 
 @pytest.mark.parametrize("pepper", ["é7", "fifteen letters"])
 def test_a_guessable_pepper_stops_the_start(tmp_path: Path, pepper: str) -> None:
-    told = refusal(tmp_path, {"AUTH_KEY_PEPPER": pepper})
-    assert "AUTH_KEY_PEPPER is too short" in told
-    assert "and name a short one that was in use in AUTH_KEY_PEPPERS_ACCEPTED" in told
-    assert pepper not in told
+    reported = refusal(tmp_path, {"AUTH_KEY_PEPPER": pepper})
+    assert "AUTH_KEY_PEPPER is too short" in reported
+    assert "and name a short one that was in use in AUTH_KEY_PEPPERS_ACCEPTED" in reported
+    assert pepper not in reported
 
 
 def test_a_blank_pepper_is_not_treated_as_unset(tmp_path: Path) -> None:

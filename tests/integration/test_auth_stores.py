@@ -32,7 +32,7 @@ from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
 from tests.backends import fresh_database, run_apart
 from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
-from tests.contracts.people_store import HandClock, PeopleStoreContract, World
+from tests.contracts.user_stores import HandClock, UserStoreContract, World
 
 
 @pytest.fixture(scope="session")
@@ -64,14 +64,14 @@ class TestStoresOnPostgres(KeyStoreContract):
             yield stores
 
 
-class TestPeopleOnSQLite(PeopleStoreContract):
+class TestUserStoresOnSQLite(UserStoreContract):
     @pytest.fixture
     async def world(self, tmp_path: Path) -> AsyncIterator[World]:
         async with opened_world(f"sqlite:///{tmp_path}/auth.db") as world:
             yield world
 
 
-class TestPeopleOnPostgres(PeopleStoreContract):
+class TestUserStoresOnPostgres(UserStoreContract):
     @pytest.fixture
     async def world(self, postgres_copy: str) -> AsyncIterator[World]:
         async with opened_world(postgres_copy) as world:
@@ -104,11 +104,11 @@ async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_delete
         await stores.accounts.set_plan(account.id, "free", by=OPERATOR, at=NOW)
         await stores.accounts.delete(account.id, by=OPERATOR, at=NOW)
 
-        told = await stores.changes.changes_after(0)
+        reported = await stores.changes.changes_after(0)
         async with engine.connect() as connection:
             kept = select(func.count(api_keys.c.revision.distinct())).where(api_keys.c.revoked_at == NOW)
             assert await connection.scalar(kept) == len(keys), "a key is still active, or its change has no revision"
-    assert told.changes == [Change(None, told.revision)], (
+    assert reported.changes == [Change(None, reported.revision)], (
         "so many changes are not reported individually, which takes too long"
     )
 
@@ -129,8 +129,8 @@ async def test_a_change_committed_during_a_read_is_reported_now_or_by_the_next_r
         read = await stores.changes.changes_after(2)
         rest = await stores.changes.changes_after(read.revision)
 
-    told = {(change.key_id, change.revision) for change in [*read.changes, *rest.changes]}
-    assert told == {(first.key.id, 3), (None, 4), (second.key.id, 5)}, "a change was skipped"
+    reported = {(change.key_id, change.revision) for change in [*read.changes, *rest.changes]}
+    assert reported == {(first.key.id, 3), (None, 4), (second.key.id, 5)}, "a change was skipped"
     assert all(change.revision <= read.revision for change in read.changes)
 
 
@@ -170,18 +170,18 @@ async def test_an_attacks_leftovers_are_removed_in_steps_between_which_a_key_is_
 async def test_keys_are_looked_up_and_revoked_while_sessions_use_all_their_connections_and_queue_to_write(
     url: str,
 ) -> None:
-    async with _opened(url) as engine, database.open_beside(engine, connections=2) as peoples_engine:
+    async with _opened(url) as engine, database.open_beside(engine, connections=2) as session_engine:
         turns = PriorityLock()
-        peoples = Transactions(peoples_engine, unavailable=unavailable, turns=turns, is_urgent=False)
+        session_transactions = Transactions(session_engine, unavailable=unavailable, turns=turns, is_urgent=False)
         transactions = Transactions(engine, unavailable=unavailable, turns=turns)
         stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
         await stores.account()
         minted = await stores.key()
         release = asyncio.Event()
-        throttle = SQLRateLimitStore(peoples_engine, peoples)
+        throttle = SQLRateLimitStore(session_engine, session_transactions)
 
         async def read() -> None:
-            async with peoples.reading() as connection:
+            async with session_transactions.reading() as connection:
                 await connection.execute(select(key_revision))
                 await release.wait()
 

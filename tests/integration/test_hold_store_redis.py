@@ -20,10 +20,10 @@ from tests.contracts.hold_store import (
     World,
     counts,
     reserve,
+    reserve_item,
     seed,
     settle,
     today,
-    wish,
 )
 from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
 
@@ -76,7 +76,7 @@ class TestHoldStoreOnRedis(HoldStoreContract):
 
 async def test_a_hold_has_a_deadline_until_it_is_settled(world: World, client: Any) -> None:
     store = await world.seeded()
-    held = await reserve(store, wish("req_dead"))
+    held = await reserve(store, reserve_item("req_dead"))
     assert isinstance(held, Held)
     (deadlines,) = await client.keys("quota:*:deadlines")
 
@@ -90,19 +90,19 @@ async def test_a_hold_has_a_deadline_until_it_is_settled(world: World, client: A
 async def test_a_denied_request_has_no_deadline(world: World, client: Any) -> None:
     store = await world.seeded()
 
-    assert isinstance(await reserve(store, wish(limit=0)), Denied)
+    assert isinstance(await reserve(store, reserve_item(limit=0)), Denied)
 
     assert await client.keys("quota:*:deadlines") == []
 
 
 async def test_a_repeated_reserve_does_not_extend_its_deadline(world: World, client: Any) -> None:
     store = await world.seeded()
-    first = await reserve(store, wish("req_again"))
+    first = await reserve(store, reserve_item("req_again"))
     assert isinstance(first, Held)
     while (await _now_ms(client)) <= first.reserved_at * 1000:
         pass
 
-    await reserve(store, wish("req_again"))
+    await reserve(store, reserve_item("req_again"))
 
     (deadlines,) = await client.keys("quota:*:deadlines")
     ((_, score),) = await client.zrange(deadlines, 0, -1, withscores=True)
@@ -111,13 +111,13 @@ async def test_a_repeated_reserve_does_not_extend_its_deadline(world: World, cli
 
 async def test_nothing_expires_by_redis_clock_alone(world: World, client: Any) -> None:
     """It may step; the sweeper removes old days once it has been steady."""
-    await reserve(await world.seeded(), wish())
+    await reserve(await world.seeded(), reserve_item())
 
     assert {await client.ttl(name) for name in await client.keys("*")} == {-1}
 
 
 async def test_the_keys_of_a_script_share_one_cluster_slot(world: World, client: Any) -> None:
-    await reserve(await world.seeded(), wish())
+    await reserve(await world.seeded(), reserve_item())
 
     names = [name.decode() for name in await client.keys("*")]
 
@@ -127,10 +127,10 @@ async def test_the_keys_of_a_script_share_one_cluster_slot(world: World, client:
 
 async def test_scripts_missing_on_the_server_are_loaded_again(world: World, client: Any) -> None:
     store = await world.seeded()
-    await reserve(store, wish("req_kept", limit=2))
+    await reserve(store, reserve_item("req_kept", limit=2))
     await client.script_flush()
 
-    outcome = await reserve(store, wish(limit=2))
+    outcome = await reserve(store, reserve_item(limit=2))
     await client.script_flush()
 
     assert isinstance(outcome, Held)
@@ -141,7 +141,7 @@ async def test_scripts_missing_on_the_server_are_loaded_again(world: World, clie
 
 async def test_a_restarted_server_keeps_counters_and_holds(own_valkey: ValkeyServer, connected: Connect) -> None:
     store = await (await _world(own_valkey.url, connected)).seeded(charged=3)
-    held = await reserve(store, wish("req_kept"))
+    held = await reserve(store, reserve_item("req_kept"))
     own_valkey.stop()
     own_valkey.start()
 
@@ -157,7 +157,7 @@ async def test_a_stopped_server_is_unavailable_at_once(own_valkey: ValkeyServer,
     own_valkey.kill()
     started = time.monotonic()
 
-    for attempt in (reserve(store, wish()), settle(store, "req_x", day), counts(store)):
+    for attempt in (reserve(store, reserve_item()), settle(store, "req_x", day), counts(store)):
         with pytest.raises(Unavailable) as raised:
             await attempt
         assert raised.value.reason == "quota_unavailable"
@@ -173,7 +173,7 @@ async def test_a_hanging_server_is_unavailable_within_the_timeout_and_its_late_a
     started = time.monotonic()
 
     with pytest.raises(Unavailable):
-        await reserve(store, wish("req_lost", limit=7))
+        await reserve(store, reserve_item("req_lost", limit=7))
 
     assert TIMEOUT_SECONDS <= time.monotonic() - started < 5 * TIMEOUT_SECONDS
     own_valkey.send(signal.SIGCONT)
@@ -187,7 +187,7 @@ async def test_a_cancelled_caller_leaves_no_answer_behind_for_the_next(
     store = await (await _world(own_valkey.url, connected)).seeded()
     own_valkey.send(signal.SIGSTOP)
     try:
-        asking = asyncio.create_task(reserve(store, wish("req_left", limit=7)))
+        asking = asyncio.create_task(reserve(store, reserve_item("req_left", limit=7)))
         await _some_turns()  # Sent, but not answered.
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
@@ -208,12 +208,12 @@ async def test_unusable_entries_make_their_own_key_unavailable_and_no_other(worl
     store = await world.seeded()
     name = await _entries(client)
     await seed(store, 0, key_id="key_other")
-    held = await reserve(store, wish("req_held", key_id="key_other"))
+    held = await reserve(store, reserve_item("req_held", key_id="key_other"))
     assert isinstance(held, Held)
     await client.delete(name)
     await client.set(name, "not a hash")
 
-    outcomes = await store.reserve([wish(), wish("req_new", key_id="key_other"), wish()], {})
+    outcomes = await store.reserve([reserve_item(), reserve_item("req_new", key_id="key_other"), reserve_item()], {})
     closed = await store.settle(
         [
             Settlement("req_1", KEY, held.status.day, Verdict.CHARGED),

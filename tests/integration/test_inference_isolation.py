@@ -52,7 +52,7 @@ async def test_requests_that_time_out_open_no_circuit_for_another_account(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
     async with running(upstream.url, tmp_path, first_byte_timeout_seconds=0.1, total_timeout_seconds=2) as inference:
-        await call(inference, tag, "req_first", account="acc_honest")
+        await call(inference, tag, "req_first", account="acc_normal")
         for round_ in range(2):
             hanging = [
                 call(inference, f"{tag} [[standin:hang]]", f"req_{round_}_{number}", account="acc_other")
@@ -62,7 +62,7 @@ async def test_requests_that_time_out_open_no_circuit_for_another_account(
             assert all(isinstance(one, DeadlineExceeded) for one in results)
 
         for number in range(5):
-            assert await call(inference, tag, f"req_honest_{number}", account="acc_honest") == CHARGED
+            assert await call(inference, tag, f"req_normal_{number}", account="acc_normal") == CHARGED
 
 
 async def test_a_hanging_probe_of_one_account_does_not_block_a_new_account(
@@ -78,7 +78,7 @@ async def test_a_hanging_probe_of_one_account_does_not_block_a_new_account(
         probe = asyncio.create_task(call(inference, hang, "req_probe", account="acc_other"))
         await asyncio.sleep(0.02)
 
-        assert await call(inference, tag, "req_honest", account="acc_newcomer") == CHARGED
+        assert await call(inference, tag, "req_normal", account="acc_newcomer") == CHARGED
         with pytest.raises(DeadlineExceeded):
             await probe
 
@@ -135,7 +135,7 @@ async def test_an_account_that_hangs_in_all_of_its_slots_leaves_slots_for_others
                 await asyncio.sleep(0.01)
 
         began = time.monotonic()
-        assert await call(inference, tag, "req_honest", account="acc_honest") == CHARGED
+        assert await call(inference, tag, "req_normal", account="acc_normal") == CHARGED
         assert time.monotonic() - began < 1
         assert len(refused) == 18
         assert all(isinstance(task.exception(), Throttled) for task in refused)

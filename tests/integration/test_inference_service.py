@@ -247,7 +247,7 @@ async def test_a_direct_caller_gets_a_row_that_counts_against_no_key(inference: 
 
 async def test_concurrent_requests_each_have_their_own_row(inference: Inference, upstream: Upstream) -> None:
     def text(number: int) -> str:
-        return f"crowd [[standin:tokens count={number}]]"
+        return f"concurrent [[standin:tokens count={number}]]"
 
     numbers = range(1, 31)
     await asyncio.gather(
@@ -311,7 +311,7 @@ async def test_too_many_unwritten_rows_refuse_requests_before_groq_is_called(
         await inference.execute("ALTER TABLE away RENAME TO usage_ledger")
 
 
-REFUSED_AT_THE_DOOR: dict[str, tuple[dict[str, Any], str]] = {
+REFUSED_CONTEXTS: dict[str, tuple[dict[str, Any], str]] = {
     "long id": ({"request_id": "r" * 65}, "request_id"),
     "NUL": ({"key_id": "k\0"}, "key_id"),
     "no day": ({"day": ""}, "day"),
@@ -319,20 +319,20 @@ REFUSED_AT_THE_DOOR: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED_AT_THE_DOOR)
+@pytest.mark.parametrize("case", REFUSED_CONTEXTS)
 async def test_a_context_that_the_ledger_cannot_store_is_refused(
     inference: Inference, upstream: Upstream, case: str
 ) -> None:
     """A row that can never be written would block all later rows."""
-    changes, named = REFUSED_AT_THE_DOOR[case]
-    request = whole(f"door {case}")
+    changes, named = REFUSED_CONTEXTS[case]
+    request = whole(f"refused {case}")
     for field, value in changes.items():
         setattr(request.context, field, value)
 
     with pytest.raises(InvalidRequest, match=named):
         await inference.create(request)
 
-    assert await upstream.entries(f"door {case}") == []
+    assert await upstream.entries(f"refused {case}") == []
 
 
 @pytest.mark.parametrize(

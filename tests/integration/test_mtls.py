@@ -156,14 +156,14 @@ async def test_every_rpc_is_refused_to_every_unexpected_identity(secured: Secure
 async def test_no_rpc_of_any_port_is_reached_without_a_certificate(
     secured: Secured, server: str, tmp_path: Path
 ) -> None:
-    stranger = Issued(tmp_path, "gateway").issue(trustme.CA(), secured.authority)
+    other = Issued(tmp_path, "gateway").issue(trustme.CA(), secured.authority)
     roots = grpc.ssl_channel_credentials(secured.authority.cert_pem.bytes())
     named = [("grpc.ssl_target_name_override", identity(server))]
     outcomes = set()
     for channel in (
         open_channel(secured.targets[server]),
         aio.secure_channel(secured.targets[server], roots, named),
-        open_channel(secured.targets[server], stranger.certificates, service=server),
+        open_channel(secured.targets[server], other.certificates, service=server),
     ):
         async with channel:
             rpcs = [rpc for rpc in _RPCS if rpc[0] == server][:3]

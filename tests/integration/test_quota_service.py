@@ -71,10 +71,10 @@ class Quota:
     ledger: CountingLedger
     ledger_server: aio.Server
 
-    async def reserve(self, *wishes: quota_pb2.Reservation) -> Any:
+    async def reserve(self, *reserve_items: quota_pb2.Reservation) -> Any:
         """Reserve, with errors of our tree."""
         with rpc_errors(unavailable_reason="quota_unavailable"):
-            return (await self.stub.Reserve(quota_pb2.ReserveRequest(reservations=wishes), timeout=10)).results
+            return (await self.stub.Reserve(quota_pb2.ReserveRequest(reservations=reserve_items), timeout=10)).results
 
     async def settle(self, *ends: quota_pb2.Settlement) -> list[bool]:
         """Settle, with errors of our tree."""
@@ -121,7 +121,7 @@ async def _served(stack: AsyncExitStack, register: Callable[[aio.Server], None])
     return f"unix:{socket}", server
 
 
-def wish(request_id: str = "req_1", *, key_id: str = "key_1", limit: int = 2) -> quota_pb2.Reservation:
+def reserve_item(request_id: str = "req_1", *, key_id: str = "key_1", limit: int = 2) -> quota_pb2.Reservation:
     """Return a reserve request for one slot."""
     return quota_pb2.Reservation(request_id=request_id, key_id=key_id, account_id="acc_1", limit=limit)
 
@@ -129,7 +129,9 @@ def wish(request_id: str = "req_1", *, key_id: str = "key_1", limit: int = 2) ->
 async def test_reserves_are_answered_in_order_and_independently(quota: Quota) -> None:
     quota.ledger.counts = {"key_full": 9}
 
-    results = await quota.reserve(wish("req_1"), wish("req_2", key_id="key_full", limit=9), wish("req_3"))
+    results = await quota.reserve(
+        reserve_item("req_1"), reserve_item("req_2", key_id="key_full", limit=9), reserve_item("req_3")
+    )
 
     assert [result.outcome for result in results] == [HELD, DENIED, HELD]
     assert [(result.status.charged, result.status.held) for result in results] == [(0, 1), (9, 0), (0, 2)]
@@ -138,7 +140,7 @@ async def test_reserves_are_answered_in_order_and_independently(quota: Quota) ->
 
 
 async def test_the_day_of_a_reserve_is_the_ledgers_date_and_closes_the_hold(quota: Quota) -> None:
-    (result,) = await quota.reserve(wish())
+    (result,) = await quota.reserve(reserve_item())
     assert quota.ledger.asked == [("key_1", result.status.day)]
 
     end = quota_pb2.Settlement(request_id="req_1", key_id="key_1", day=result.status.day, verdict=CHARGED)
@@ -149,10 +151,10 @@ async def test_the_day_of_a_reserve_is_the_ledgers_date_and_closes_the_hold(quot
 
 
 async def test_an_unavailable_ledger_makes_a_new_key_unavailable_and_its_status_too(quota: Quota) -> None:
-    await quota.reserve(wish())
+    await quota.reserve(reserve_item())
     await quota.ledger_server.stop(None)
 
-    results = await quota.reserve(wish("req_2"), wish("req_3", key_id="key_new"))
+    results = await quota.reserve(reserve_item("req_2"), reserve_item("req_3", key_id="key_new"))
 
     assert [result.outcome for result in results] == [HELD, UNAVAILABLE]
     assert not results[1].HasField("status")
@@ -173,7 +175,7 @@ async def test_an_unavailable_ledger_makes_a_new_key_unavailable_and_its_status_
     ],
 )
 async def test_an_id_that_would_break_the_store_is_refused_by_name(quota: Quota, field: str, value: str) -> None:
-    reservation = wish()
+    reservation = reserve_item()
     setattr(reservation, field, value)
 
     with pytest.raises(InvalidRequest, match=field):
@@ -182,12 +184,12 @@ async def test_an_id_that_would_break_the_store_is_refused_by_name(quota: Quota,
 
 async def test_a_negative_limit_is_refused(quota: Quota) -> None:
     with pytest.raises(InvalidRequest, match="limit"):
-        await quota.reserve(wish(limit=-1))
+        await quota.reserve(reserve_item(limit=-1))
 
 
 @pytest.mark.parametrize(("day", "verdict"), [("", CHARGED), ("yesterday", CHARGED), ("2026-08-01", NO_VERDICT)])
 async def test_a_settle_without_a_day_or_a_verdict_is_refused_completely(quota: Quota, day: str, verdict: Any) -> None:
-    (result,) = await quota.reserve(wish())
+    (result,) = await quota.reserve(reserve_item())
     good = quota_pb2.Settlement(request_id="req_1", key_id="key_1", day=result.status.day, verdict=CHARGED)
     bad = quota_pb2.Settlement(request_id="req_2", key_id="key_1", day=day, verdict=verdict)
 
@@ -200,8 +202,8 @@ async def test_a_settle_without_a_day_or_a_verdict_is_refused_completely(quota: 
 async def test_batch_sizes_are_limited(quota: Quota) -> None:
     for count in (0, 1_001):
         with pytest.raises(InvalidRequest, match="expected 1 to 1,000 items"):
-            await quota.reserve(*[wish(f"req_{number}") for number in range(count)])
-    results = await quota.reserve(*[wish(f"req_{number}", limit=1_000) for number in range(1_000)])
+            await quota.reserve(*[reserve_item(f"req_{number}") for number in range(count)])
+    results = await quota.reserve(*[reserve_item(f"req_{number}", limit=1_000) for number in range(1_000)])
     assert {result.outcome for result in results} == {HELD}
 
 

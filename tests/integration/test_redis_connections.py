@@ -77,12 +77,12 @@ async def test_a_replica_at_the_address_is_reported_once(opened: Connect, caplog
                 await _hold(store, "req_1")
         replica.follow(None)
         await _hold(store, "req_1")
-    told = [record for record in caplog.records if record.name == "services.quota.redis.state"]
-    assert [record.getMessage() for record in told] == [
+    reported = [record for record in caplog.records if record.name == "services.quota.redis.state"]
+    assert [record.getMessage() for record in reported] == [
         "Redis is a read-only replica. Wait for the failover, or check QUOTA_REDIS_URL.",
         "Redis is available again.",
     ]
-    assert [record.levelno for record in told] == [logging.ERROR, logging.WARNING]
+    assert [record.levelno for record in reported] == [logging.ERROR, logging.WARNING]
 
 
 @pytest.fixture

@@ -10,7 +10,16 @@ from services.quota.holds import KeyDay
 from services.quota.redis.scripts import deadlines_of, entries_of
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
-from tests.contracts.sweep_store import KEY, SweepStoreContract, SweepWorld, hold, listed, overdue_now, today, wishes
+from tests.contracts.sweep_store import (
+    KEY,
+    SweepStoreContract,
+    SweepWorld,
+    hold,
+    listed,
+    overdue_now,
+    reserve_items,
+    today,
+)
 from tests.properties.hold_world import DAY_SECONDS, noon_offset
 from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
 
@@ -37,7 +46,7 @@ class TestSweepStoreOnRedis(SweepStoreContract):
 
 
 async def test_entries_that_quota_did_not_write_do_not_block_others(world: SweepWorld, caplog: Any) -> None:
-    await hold(world.late, [*wishes("req_1"), *wishes("req_2", key_id="key_2")])
+    await hold(world.late, [*reserve_items("req_1"), *reserve_items("req_2", key_id="key_2")])
     day = await today(world.late)
     deadlines, other = (deadlines_of(key_id) for key_id in (KEY, "key_other"))
     await world.client.zadd(deadlines, {"garbage": 0, "a b c d": 0, b"\xff 1 req": 0, f"{KEY} x req_1": 0})

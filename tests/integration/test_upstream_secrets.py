@@ -94,7 +94,7 @@ async def asked(inference: Inference, *, is_stream: bool) -> str:
     return ""
 
 
-async def told(url: str, folder: Path) -> str:
+async def error_text(url: str, folder: Path) -> str:
     """Send requests to an upstream in both ways, and return the errors' texts and the metrics."""
     async with running(url, folder, keys=(KEY,), attempts_max=1) as inference:
         errors = [await asked(inference, is_stream=is_stream) for is_stream in (False, True)]
@@ -116,7 +116,7 @@ def _around(text: str, canary: str) -> str:
 @pytest.mark.parametrize("name", MALFORMED)
 async def test_a_malformed_answer_exposes_no_secret(name: str, tmp_path: Path, log: io.StringIO) -> None:
     async with raw_upstream(MALFORMED[name]) as upstream:
-        text = await told(upstream.url, tmp_path)
+        text = await error_text(upstream.url, tmp_path)
 
     assert PROMPT in upstream.bodies[0].decode()
     assert_silent(text)

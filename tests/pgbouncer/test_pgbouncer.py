@@ -16,7 +16,7 @@ from services.inference.ledger.store import SQLLedgerStore
 from services.inference.server import MIGRATIONS, VERSION_TABLE
 from tests.contracts.key_store import KeyStoreContract, Stores
 from tests.contracts.ledger_store import LedgerStoreContract
-from tests.contracts.people_store import PeopleStoreContract, World
+from tests.contracts.user_stores import UserStoreContract, World
 from tests.e2e.stack import Key, Stack, bare_environment, connector, running_stack, say
 from tests.integration.test_auth_stores import migrate_auth, opened_stores, opened_world
 
@@ -32,7 +32,7 @@ class TestKeysBehindPgBouncer(KeyStoreContract):
             yield stores
 
 
-class TestPeopleBehindPgBouncer(PeopleStoreContract):
+class TestUserStoresBehindPgBouncer(UserStoreContract):
     @pytest.fixture
     async def world(self, bounced_url: str) -> AsyncIterator[World]:
         await migrate_auth(bounced_url)

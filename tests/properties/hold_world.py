@@ -144,8 +144,8 @@ class HoldWorld:
         self, request_id: str, *, limit: int = 10, seed: int | None = None
     ) -> Held | Denied | Uninitialised:
         """Hold a slot, with an initial count when one is given."""
-        wish = Reservation(request_id, KEY, ACCOUNT, limit)
-        (outcome,) = await self.holds.reserve([wish], {} if seed is None else {self.key_day: seed})
+        reserve_item = Reservation(request_id, KEY, ACCOUNT, limit)
+        (outcome,) = await self.holds.reserve([reserve_item], {} if seed is None else {self.key_day: seed})
         assert isinstance(outcome, Held | Denied | Uninitialised)
         if isinstance(outcome, Held):
             self.reserved_at[request_id] = outcome.reserved_at
@@ -153,8 +153,8 @@ class HoldWorld:
 
     async def seed(self, seeds: InitialCounts, *, limit: int) -> None:
         """Initialise counters and hold nothing: the initial count fills their limit."""
-        wishes = [Reservation("req_seed", one.key_id, ACCOUNT, limit) for one in seeds]
-        outcomes = await self.holds.reserve(wishes, seeds)
+        reserve_items = [Reservation("req_seed", one.key_id, ACCOUNT, limit) for one in seeds]
+        outcomes = await self.holds.reserve(reserve_items, seeds)
         assert all(isinstance(outcome, Denied) for outcome in outcomes)
 
     async def hold(self, *request_ids: str, limit: int = 10) -> None:

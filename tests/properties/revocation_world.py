@@ -23,7 +23,7 @@ class Watcher:
     revision: int | None = None
     floor: int = 0
     """Changes up to here need not be sent: the watcher cleared its cache after them."""
-    told: set[str] = field(default_factory=set)
+    received: set[str] = field(default_factory=set)
     restarts: int = 0
 
     async def follow(self) -> None:
@@ -48,13 +48,13 @@ class Watcher:
         if self.revision is None or event.revision < self.revision or (event.change and event.change.key_id is None):
             self.floor = event.revision
         elif event.change is not None and event.change.is_revoked:
-            self.told.add(str(event.change.key_id))
+            self.received.add(str(event.change.key_id))
         self.revision = event.revision
         missed = self._unknown(until=event.revision)
         assert not missed, f"{len(missed)} revoked keys would still work: received all up to {event.revision}, {missed}"
 
     def _unknown(self, *, until: float) -> set[str]:
-        return {key for key, revision in self.truth.items() if self.floor < revision <= until} - self.told
+        return {key for key, revision in self.truth.items() if self.floor < revision <= until} - self.received
 
     async def until_knows_all(self) -> None:
         """Return when every revocation has been received."""

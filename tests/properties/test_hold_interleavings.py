@@ -196,8 +196,8 @@ async def _race(url: str, lives: list[Life], seed: int) -> None:
 async def _live(store: RedisHoldStore, life: Life, day: int) -> Verdict | str | None:
     """Return how a request ended: its verdict, `held` when it never settled, None when it was denied."""
     request_id, verdict, stale_seed = life
-    wish = Reservation(request_id, "key_a", "acc_1", LIMIT)
-    (outcome,) = await store.reserve([wish], {KeyDay("key_a", day): stale_seed})
+    reserve_item = Reservation(request_id, "key_a", "acc_1", LIMIT)
+    (outcome,) = await store.reserve([reserve_item], {KeyDay("key_a", day): stale_seed})
     assert isinstance(outcome, Held | Denied)
     assert outcome.status.charged + outcome.status.held <= LIMIT
     if isinstance(outcome, Denied):

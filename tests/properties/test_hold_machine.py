@@ -174,7 +174,7 @@ class HoldMachine(RuleBasedStateMachine):
         """Send a count that was read before; nothing is held."""
         before, seed = self.entries(), self.seeds.pop(0)
         self.run(self.world.reserve("req_probe", limit=0, seed=seed))
-        self.promise(self.entries() == ((seed, set()) if before is None else before), "a seed replaced a counter")
+        self.guarantee(self.entries() == ((seed, set()) if before is None else before), "a seed replaced a counter")
 
     def reserve(self, name: str) -> None:
         """Reserve, with an initial count if there is one."""
@@ -182,7 +182,7 @@ class HoldMachine(RuleBasedStateMachine):
         before = self.entries() or (seed or 0, set())
         outcome = self.run(self.world.reserve(name, limit=LIMIT, seed=seed))
         is_free = before[0] + len(before[1]) < LIMIT
-        self.promise(isinstance(outcome, Held if is_free else Denied), f"{outcome} with {before}")
+        self.guarantee(isinstance(outcome, Held if is_free else Denied), f"{outcome} with {before}")
         self.requests[name].stage = Stage.HELD if is_free else Stage.DENIED
 
     # One request's life.
@@ -224,7 +224,7 @@ class HoldMachine(RuleBasedStateMachine):
         verdict = Verdict.CHARGED if self.requests[name].stage is Stage.CHARGED else Verdict.RELEASED
         before = self.entries()
         closed = self.run(self.world.settle(name, verdict))
-        self.promise(closed == (before is not None and name in before[1]), "a settle closed what was not there")
+        self.guarantee(closed == (before is not None and name in before[1]), "a settle closed what was not there")
         self.requests[name].gateway = Gateway.SETTLED
 
     # The sweeper.
@@ -236,12 +236,12 @@ class HoldMachine(RuleBasedStateMachine):
         self.run(self.world.sweeper.sweep())
         charged = sum(self.requests[name].stage is Stage.CHARGED for name in overdue)
         expected = (before[0] + charged, before[1] - overdue)
-        self.promise((self.entries() or (0, set())) == expected, f"a sweep of {before} is not {expected}")
+        self.guarantee((self.entries() or (0, set())) == expected, f"a sweep of {before} is not {expected}")
 
     def ask_for_verdicts(self) -> None:
         """Take a sweep's first half: find what is overdue and get the ledger's verdicts."""
         overdue = self.run(self.world.store.overdue(at_most=10, before=time.time()))
-        self.promise({one.request_id for one in overdue} == self.overdue(), "overdue holds were not found")
+        self.guarantee({one.request_id for one in overdue} == self.overdue(), "overdue holds were not found")
         self.close_unknown(self.overdue())
         verdicts = self.run(self.world.ledger.close_unknown(overdue)) if overdue else []
         self.verdicts += [
@@ -281,8 +281,8 @@ class HoldMachine(RuleBasedStateMachine):
         allowed = {DiscrepancyKind.HOLD_OVERDUE} if self.overdue() else set()
         if self.has_lost_data:
             allowed |= {DiscrepancyKind.COUNTER_BELOW_LEDGER, DiscrepancyKind.OVER_LIMIT}
-        self.promise(kinds <= allowed, f"verify found {kinds} on a healthy system")
-        self.promise((DiscrepancyKind.HOLD_OVERDUE in kinds) == bool(self.overdue()), "verify missed an overdue hold")
+        self.guarantee(kinds <= allowed, f"verify found {kinds} on a healthy system")
+        self.guarantee((DiscrepancyKind.HOLD_OVERDUE in kinds) == bool(self.overdue()), "verify missed an overdue hold")
 
     # Time and losses.
 
@@ -310,7 +310,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.has_rolled_back = True
         assert self.dump is not None
         self.run(self.world.roll_back(self.dump))
-        self.promise(self.entries() == self.dumped, "the snapshot did not come back")
+        self.guarantee(self.entries() == self.dumped, "the snapshot did not come back")
 
     # Invariants.
 
@@ -320,13 +320,13 @@ class HoldMachine(RuleBasedStateMachine):
         if self.is_checked:
             return
         charged = len(self.those(Stage.CHARGED))
-        self.promise(self.run(self.world.charged_rows()) == charged, "the ledger charged somebody else")
-        self.promise(charged <= LIMIT + self.forgiven, "over-admission")
+        self.guarantee(self.run(self.world.charged_rows()) == charged, "the ledger charged another key")
+        self.guarantee(charged <= LIMIT + self.forgiven, "over-admission")
         counter, held = self.entries() or (0, set())
         self.is_checked = True
         unheld = [name for name in self.those(Stage.CHARGED) if name not in held]
-        self.promise(counter <= len(unheld), f"charged for nothing: counter {counter}, rows without a hold {unheld}")
-        self.promise(counter + len(held) <= LIMIT or self.has_lost_data, "counter above the limit")
+        self.guarantee(counter <= len(unheld), f"charged for nothing: counter {counter}, rows without a hold {unheld}")
+        self.guarantee(counter + len(held) <= LIMIT or self.has_lost_data, "counter above the limit")
 
     def teardown(self) -> None:
         """Kill everything and let time pass: the records must agree in the end, whatever happened."""
@@ -337,7 +337,7 @@ class HoldMachine(RuleBasedStateMachine):
         for step in (self.settle_verdicts, self.grow_old, self.sweep, self.reconcile, self.check):
             step()
         self.run(self.world.reserve("req_probe", limit=0, seed=len(self.those(Stage.CHARGED))))
-        self.promise(self.entries() == (len(self.those(Stage.CHARGED)), set()), f"not at rest: {self.entries()}")
+        self.guarantee(self.entries() == (len(self.those(Stage.CHARGED)), set()), f"not at rest: {self.entries()}")
         self.verify()
 
     # Helpers.
@@ -373,7 +373,7 @@ class HoldMachine(RuleBasedStateMachine):
             self.known = [self.run(self.world.entries())]
         return self.known[0]
 
-    def promise(self, is_kept: bool, what: str) -> None:
+    def guarantee(self, is_kept: bool, what: str) -> None:
         """Fail when a guarantee is broken."""
         self.is_broken = not is_kept
         assert is_kept, what
@@ -435,9 +435,9 @@ def unguarded(machines: Machines) -> Machines:
     return make
 
 
-@pytest.mark.parametrize("walks", [20, pytest.param(120, marks=pytest.mark.long)])
-def test_no_interleaving_of_crashes_losses_and_sweeps_breaks_a_guarantee(machines: Machines, walks: int) -> None:
-    explore(machines, settings(PROFILE, max_examples=walks))
+@pytest.mark.parametrize("examples", [20, pytest.param(120, marks=pytest.mark.long)])
+def test_no_interleaving_of_crashes_losses_and_sweeps_breaks_a_guarantee(machines: Machines, examples: int) -> None:
+    explore(machines, settings(PROFILE, max_examples=examples))
 
 
 def test_the_check_finds_the_double_charge_of_a_reconciliation_without_its_guards(unguarded: Machines) -> None:
@@ -451,7 +451,7 @@ def test_the_designs_seven_steps_charge_twice_without_the_guards_and_once_with_t
 ) -> None:
     """A row before its settle with a concurrent reconciliation, as found by the exhaustive check."""
 
-    def walk(machine: HoldMachine) -> tuple[int, set[str]] | None:
+    def run_steps(machine: HoldMachine) -> tuple[int, set[str]] | None:
         machine.read_seed()
         machine.put_seed()
         machine.reserve("req_0")
@@ -461,5 +461,5 @@ def test_the_designs_seven_steps_charge_twice_without_the_guards_and_once_with_t
         machine.settle("req_0")
         return machine.entries()
 
-    assert walk(machines()) == (1, set())
-    assert walk(unguarded()) == (2, set())
+    assert run_steps(machines()) == (1, set())
+    assert run_steps(unguarded()) == (2, set())

@@ -46,9 +46,9 @@ def test_code_and_schema_refuse_the_same_bodies(body: Any) -> None:
 
 
 def test_the_document_is_openapi_3_1_with_every_path() -> None:
-    told = json.loads(document())
-    assert told["openapi"] == "3.1.0"
-    assert set(told["paths"]) == {
+    reported = json.loads(document())
+    assert reported["openapi"] == "3.1.0"
+    assert set(reported["paths"]) == {
         "/api/v1/chat",
         "/api/v1/chat/completions",
         "/api/v1/models",

@@ -46,13 +46,13 @@ async def _watch(running: Stack, metrics: Metrics, prometheus: Prometheus, folde
     print(f"load for {_LOAD_SECONDS} s ...", flush=True)
     seen = await load.run(running, _LOAD_SECONDS)
     ended = time.time()
-    told = ", ".join(f"{count} of {status}" for status, count in sorted(seen.items()))
+    reported = ", ".join(f"{count} of {status}" for status, count in sorted(seen.items()))
     charts = [_chart(prometheus, panel, began + _WARM_SECONDS, ended) for panel in definition.panels()]
     problems = [*_unhealthy(prometheus, metrics), *_empty(charts)]
-    _draw(charts, f"{_LOAD_SECONDS} s of mixed load on one machine: {told}", folder)
+    _draw(charts, f"{_LOAD_SECONDS} s of mixed load on one machine: {reported}", folder)
     lines = sum(len(chart.lines) for chart in charts)
     rules = len(prometheus.rules())
-    print(f"answers: {told}\n{len(charts)} panels, {lines} lines, {rules} alert rules: {len(problems)} problems")
+    print(f"answers: {reported}\n{len(charts)} panels, {lines} lines, {rules} alert rules: {len(problems)} problems")
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
     return 1 if problems else 0
 

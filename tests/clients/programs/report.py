@@ -27,7 +27,7 @@ WEATHER_SCHEMA: dict[str, Any] = {
 }
 WEATHER_TOOL: dict[str, Any] = {
     "type": "function",
-    "function": {"name": "get_weather", "description": "Tell the weather.", "parameters": WEATHER_SCHEMA},
+    "function": {"name": "get_weather", "description": "Return the weather.", "parameters": WEATHER_SCHEMA},
 }
 WEATHER_FORMAT: dict[str, Any] = {
     "type": "json_schema",

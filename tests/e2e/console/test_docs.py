@@ -68,7 +68,7 @@ print(answer.choices[0].message.content)"""
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         *("Bearer sk_stk_your_api_key_here", "messages[].role", "messages[].content", "llama-3.1-8b-instant"),
         *("1,000", "00:00 UTC", "200 ms", "invalid_request_error", "authentication_error", "rate_limit_exceeded"),
@@ -76,7 +76,7 @@ print(answer.choices[0].message.content)"""
         *("from groq import Groq", "data: [DONE]", "x-ratelimit-remaining-requests", "finish_reason", "total_tokens"),
     ],
 )
-def test_the_docs_cover_every_documented_topic(page: str, stack: Stack, told: str) -> None:
-    assert told in unescape(page)
+def test_the_docs_cover_every_documented_topic(page: str, stack: Stack, reported: str) -> None:
+    assert reported in unescape(page)
     assert f"{stack.base_url}/api/v1/chat" in page
     assert "stack-ai.me" not in page, "another host than that of the request"

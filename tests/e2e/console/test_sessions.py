@@ -172,11 +172,11 @@ async def test_a_form_of_an_ended_session_is_kept_through_the_log_in(stack: Stac
     email = await _end_elsewhere(stack, owner)
     typed = {"name": "my lapt\u00f6p & more", "expires": "2031-05-01", "models": "openai/*, llama-3.1-8b-instant"}
 
-    told = await owner.send(page, "/keys", typed)
-    assert told.status_code == 403
-    assert "Your session has ended" in told.text
-    assert "opened" not in told.text
-    back = await owner.send(told.text, "/login", {"email": email, "password": PASSWORD})
+    reported = await owner.send(page, "/keys", typed)
+    assert reported.status_code == 403
+    assert "Your session has ended" in reported.text
+    assert "opened" not in reported.text
+    back = await owner.send(reported.text, "/login", {"email": email, "password": PASSWORD})
 
     assert back.url.path == "/keys"
     fields = next(form for form in forms_of(back.text) if form.action == "/keys").fields
@@ -191,9 +191,9 @@ async def test_a_page_of_an_ended_session_is_opened_again_after_the_log_in_with_
     email = await _end_elsewhere(stack, owner)
     wanted = "/usage?key=key_01ARZ3NDEKTSV4RRFFQ69G5FAV&outcome=cut&from=2026-11-01"
 
-    told = await owner.get(wanted)
-    assert "Your session has ended" in told.text
-    back = await owner.send(told.text, "/login", {"email": email, "password": PASSWORD})
+    reported = await owner.get(wanted)
+    assert "Your session has ended" in reported.text
+    back = await owner.send(reported.text, "/login", {"email": email, "password": PASSWORD})
 
     assert str(back.url) == f"{owner.origin}{wanted}"
 
@@ -205,30 +205,30 @@ async def test_a_form_of_an_ended_session_is_never_reported_as_too_old(
     page = (await owner.get("/account")).text
     await _end_elsewhere(stack, owner)
 
-    told = await owner.send(page, action, {"current": PASSWORD, "new": "another good one", "password": PASSWORD})
+    reported = await owner.send(page, action, {"current": PASSWORD, "new": "another good one", "password": PASSWORD})
 
-    assert "reload the page" not in told.text
-    assert ("Log in" in told.text) or told.url.path == "/"
-    assert "another good one" not in told.text, "a password is kept"
+    assert "reload the page" not in reported.text
+    assert ("Log in" in reported.text) or reported.url.path == "/"
+    assert "another good one" not in reported.text, "a password is kept"
 
 
 async def test_a_user_who_logged_out_in_another_tab_is_asked_to_log_in(owner: Browser) -> None:
     page = (await owner.get("/keys")).text
     await owner.submit("/account", "/logout", {})
 
-    told = await owner.send(page, "/keys", {"name": "laptop"})
+    reported = await owner.send(page, "/keys", {"name": "laptop"})
 
-    assert (told.status_code, "Log in" in told.text) == (403, True)
-    assert "name%3Dlaptop" in told.text or "name=laptop" in told.text
+    assert (reported.status_code, "Log in" in reported.text) == (403, True)
+    assert "name%3Dlaptop" in reported.text or "name=laptop" in reported.text
 
 
 async def test_a_log_in_form_opened_before_another_log_in_says_so(stack: Stack, owner: Browser) -> None:
     async with Browser(stack) as browser:
         early = (await browser.get("/login")).text
         await browser.sign_up(f"{secrets.token_hex(6)}@example.com")
-        told = await browser.send(early, "/login", {"email": "a@example.com", "password": PASSWORD})
-    assert told.status_code == 403
-    assert "you have logged in or out since" in told.text
+        reported = await browser.send(early, "/login", {"email": "a@example.com", "password": PASSWORD})
+    assert reported.status_code == 403
+    assert "you have logged in or out since" in reported.text
 
 
 async def test_the_pages_show_the_plans_limit_and_the_invitations(own_stack: Stack) -> None:

@@ -239,8 +239,8 @@ async def test_only_content_named_by_its_digest_is_cached_for_ever(anybody: Brow
     """Whatever `v=` said, wrong content and even a 404 used to be cached for a year."""
     named = re.findall(r'"(/static/[a-z.]+\?v=\w+)"', (await anybody.get("/")).text)
     assert len(named) >= 3
-    told = {path: (await anybody.get(path)).headers["cache-control"] for path in named}
-    assert set(told.values()) == {"public, max-age=31536000, immutable"}
+    expected = {path: (await anybody.get(path)).headers["cache-control"] for path in named}
+    assert set(expected.values()) == {"public, max-age=31536000, immutable"}
     for path in ("/static/console.css", "/static/console.css?v=", f"{named[0]}0", "/static/console.css?v=0a1b"):
         assert (await anybody.get(path)).headers["cache-control"] == "no-cache"
     for path in ("/static/none.css?v=0a1b", "/static/none.css"):
@@ -301,9 +301,9 @@ def strict_stack() -> Iterator[Stack]:
 
 
 async def test_hsts_is_sent_where_the_setting_enables_it(stack: Stack, strict_stack: Stack) -> None:
-    for running, told in ((stack, None), (strict_stack, "max-age=600")):
+    for running, expected in ((stack, None), (strict_stack, "max-age=600")):
         async with Browser(running) as browser:
-            assert (await browser.get("/")).headers.get("strict-transport-security") == told
+            assert (await browser.get("/")).headers.get("strict-transport-security") == expected
 
 
 async def test_with_auth_down_a_page_says_so_and_sessions_are_kept(own_stack: Stack) -> None:

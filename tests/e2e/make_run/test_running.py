@@ -113,9 +113,9 @@ def test_two_workers_have_separate_metrics_and_one_answers_while_the_other_is_re
     for port in (ports["GATEWAY_METRICS_LISTEN"], ports["GATEWAY_METRICS_LISTEN"] + 1):
         url = f"http://127.0.0.1:{port}/metrics"
         assert url in text
-        told = httpx.get(url, trust_env=False, timeout=5).text
+        reported = httpx.get(url, trust_env=False, timeout=5).text
         for one in ("stack_http_requests_in_flight", "stack_quota_batch_items", "stack_chats_total", "stack_rpc_"):
-            assert one in told, f"{one} of {url}"
+            assert one in reported, f"{one} of {url}"
     secret = secret_in(text)
     runner.child("services.local.worker").kill()
     runner.read_until("is being restarted")

@@ -60,9 +60,9 @@ def test_a_key_that_groq_rejects_is_reported_at_the_start_in_the_metrics_and_in_
         wait_until(lambda: groq_state(runner)["state"] == "rejected")
         assert "set GROQ_API_KEY" in groq_state(runner)["message"]
         if workers == "1":
-            told = httpx.get(runner.metrics, trust_env=False).text
-            assert 'stack_upstream_key_check{key="1",state="rejected"} 1.0' in told
-            assert 'stack_upstream_key_check{key="1",state="ok"} 0.0' in told
+            reported = httpx.get(runner.metrics, trust_env=False).text
+            assert 'stack_upstream_key_check{key="1",state="rejected"} 1.0' in reported
+            assert 'stack_upstream_key_check{key="1",state="ok"} 0.0' in reported
         assert send_chat(runner, secret_in(text)).json()["error"]["code"] == "upstream_misconfigured"
 
 

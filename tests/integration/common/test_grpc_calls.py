@@ -103,11 +103,11 @@ async def test_an_unexpected_error_arrives_as_internal_without_its_text(
     is_stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(request: bytes, context: Context) -> bytes:
-        raise ValueError("the secret of somebody")
+        raise ValueError("the secret of a user")
 
     async def stream_fail(request: bytes, context: Context) -> AsyncIterator[bytes]:
         yield b"first"
-        raise TimeoutError("the secret of somebody")
+        raise TimeoutError("the secret of a user")
 
     with caplog.at_level(logging.CRITICAL):
         async with served(fail=fail, stream_fail=stream_fail) as channel:
@@ -207,16 +207,16 @@ async def test_end_callbacks_of_a_call_run_once_with_its_status(name: str) -> No
 
     async with served(echo=_echo, fail=fail, stream_one=stream_one, stream_fail=stream_fail) as channel:
         call = (stream if name.startswith("stream") else unary)(channel, name)(b"")
-        told: list[Any] = []
-        call.add_done_callback(told.append)
+        reported: list[Any] = []
+        call.add_done_callback(reported.append)
         expected = grpc.StatusCode.NOT_FOUND if name.endswith("fail") else grpc.StatusCode.OK
         if expected is grpc.StatusCode.OK:
             await _soon(_rest(call) if name.startswith("stream") else call)
         else:
             assert await _status(_rest(call) if name.startswith("stream") else call) is expected
         assert await _soon(call.code()) is expected
-        await _soon(_until(lambda: bool(told)))
-        assert told == [call]
+        await _soon(_until(lambda: bool(reported)))
+        assert reported == [call]
 
 
 async def _until(is_so: Callable[[], bool]) -> None:

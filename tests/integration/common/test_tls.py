@@ -140,13 +140,13 @@ async def test_a_service_without_configured_callers_refuses_all(world: World) ->
 
 
 async def test_callers_without_a_certificate_and_of_another_authority_get_no_connection(world: World) -> None:
-    stranger = Issued(world.folder / "elsewhere", "gateway").issue(trustme.CA(), world.authority)
+    other = Issued(world.folder / "elsewhere", "gateway").issue(trustme.CA(), world.authority)
     roots = grpc.ssl_channel_credentials(world.authority.cert_pem.bytes())
     async with world.running():
         for channel in (
             open_channel(world.address),
             aio.secure_channel(world.address, roots, [("grpc.ssl_target_name_override", identity("auth"))]),
-            open_channel(world.address, stranger.certificates, service="auth"),
+            open_channel(world.address, other.certificates, service="auth"),
         ):
             async with channel:
                 assert isinstance(await _refusal(channel), Unavailable)
@@ -251,8 +251,8 @@ def test_unusable_files_are_logged_once_and_again_when_they_break_again(
             certificates.current()
         issued.files.key.write_bytes(key)
         certificates.current()
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == ["Cannot use the TLS files; keeping the current ones"] * 2
+    reported = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert reported == ["Cannot use the TLS files; keeping the current ones"] * 2
 
 
 def test_partly_replaced_files_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

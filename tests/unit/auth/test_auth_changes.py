@@ -65,7 +65,7 @@ async def feed(store: HandStore, clock: HandClock) -> AsyncIterator[ChangeFeed]:
         yield feed
 
 
-def _told(revision: int) -> Event:
+def _event(revision: int) -> Event:
     return Event(revision, Change(KeyId(f"key_{revision}"), revision))
 
 
@@ -95,7 +95,7 @@ async def test_a_resumed_watch_receives_all_missed_changes_in_order(feed: Change
     store.change(3)
     watch = feed.watch(1)
 
-    assert [await anext(watch) for _ in range(3)] == [Event(1), _told(2), _told(3)]
+    assert [await anext(watch) for _ in range(3)] == [Event(1), _event(2), _event(3)]
 
 
 async def test_every_watch_receives_a_change(feed: ChangeFeed, store: HandStore) -> None:
@@ -106,7 +106,7 @@ async def test_every_watch_receives_a_change(feed: ChangeFeed, store: HandStore)
     store.change()
     feed.notify()
 
-    assert [await anext(watch) for watch in watches] == [_told(1)] * 5
+    assert [await anext(watch) for watch in watches] == [_event(1)] * 5
 
 
 async def test_a_watch_that_lags_behind_the_memory_misses_nothing(feed: ChangeFeed, store: HandStore) -> None:
@@ -115,9 +115,9 @@ async def test_a_watch_that_lags_behind_the_memory_misses_nothing(feed: ChangeFe
     store.change(3000)
     feed.notify()
 
-    told = [await anext(watch) for _ in range(3000)]
+    reported = [await anext(watch) for _ in range(3000)]
 
-    assert [event.revision for event in told] == list(range(1, 3001))
+    assert [event.revision for event in reported] == list(range(1, 3001))
 
 
 async def test_a_heartbeat_is_sent_after_half_a_second(feed: ChangeFeed, store: HandStore, clock: HandClock) -> None:

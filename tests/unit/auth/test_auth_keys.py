@@ -164,7 +164,7 @@ def test_a_name_may_contain_joiners_of_scripts_and_emoji_and_any_blank(name: str
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("a\u202eb", "U+202E (RIGHT-TO-LEFT OVERRIDE)"),
         ("a\u200bb", "U+200B (ZERO WIDTH SPACE)"),
@@ -175,10 +175,10 @@ def test_a_name_may_contain_joiners_of_scripts_and_emoji_and_any_blank(name: str
         ("a\u200d\u200db", "U+200D (ZERO WIDTH JOINER)"),
     ],
 )
-def test_the_refusal_of_a_name_names_the_invalid_character(name: str, told: str) -> None:
+def test_the_refusal_of_a_name_names_the_invalid_character(name: str, expected: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         checked_name(name)
-    assert told in refused.value.message
+    assert expected in refused.value.message
 
 
 @pytest.mark.parametrize("limit", [-1, 10**9 + 1])

@@ -94,7 +94,7 @@ class Server:
 
 
 async def compose(queued: QueuedEmail) -> Email:
-    return Email(queued.to, "Hello", "A letter.")
+    return Email(queued.to, "Hello", "A message.")
 
 
 _TURNS = 100

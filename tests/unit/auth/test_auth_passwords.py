@@ -53,9 +53,9 @@ async def test_requests_beyond_the_queue_are_told_to_retry_and_two_threads_hash(
 async def test_one_client_takes_at_most_a_quarter_of_the_slots_and_others_are_served() -> None:
     passwords = Passwords(places=8)
     try:
-        crowd = [passwords.hash("correct horse", client="192.0.2.1") for _ in range(8)]
+        queued = [passwords.hash("correct horse", client="192.0.2.1") for _ in range(8)]
         other = passwords.hash("correct horse", client="192.0.2.2")
-        answers = await asyncio.gather(*crowd, other, return_exceptions=True)
+        answers = await asyncio.gather(*queued, other, return_exceptions=True)
     finally:
         passwords.close()
     assert [isinstance(answer, str) for answer in answers] == [True] * 2 + [False] * 6 + [True]

@@ -53,7 +53,7 @@ class ScriptedAuthClient:
         while (event := await self._events.get()) is not None:
             yield event
 
-    async def tell(self, revision: int, changed_key_id: str = "", **facts: bool) -> None:
+    async def emit(self, revision: int, changed_key_id: str = "", **facts: bool) -> None:
         """Send an event and wait until it is processed."""
         self._events.put_nowait(WatchEvent(revision, changed_key_id, **facts))
         await settle()

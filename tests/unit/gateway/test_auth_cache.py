@@ -69,10 +69,10 @@ async def test_a_change_takes_effect_at_once(
     cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock
 ) -> None:
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         await cache.authenticate(KEY)
         auth_client.answers[KEY] = Authentication(None, "revoked", 2)
-        await auth_client.tell(2, "key_1")
+        await auth_client.emit(2, "key_1")
         with pytest.raises(Unauthenticated) as refused:
             await cache.authenticate(KEY)
     assert refused.value.reason == "revoked"
@@ -83,13 +83,13 @@ async def test_an_event_that_the_cached_answer_already_includes_causes_no_look_u
 ) -> None:
     """A key is used before the watch reports it: if it were dropped then, an outage of auth would stop it at once."""
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         auth_client.answers[KEY] = Authentication(PRINCIPAL, "", 2)
         await cache.authenticate(KEY)
-        await auth_client.tell(2, "key_1")
+        await auth_client.emit(2, "key_1")
         await cache.authenticate(KEY)
         assert auth_client.asked == [KEY]
-        await auth_client.tell(3, "key_1")
+        await auth_client.emit(3, "key_1")
         auth_client.answers[KEY] = Authentication(None, "revoked", 3)
         with pytest.raises(Unauthenticated):
             await cache.authenticate(KEY)
@@ -100,12 +100,12 @@ async def test_an_answer_older_than_the_last_change_seen_is_dropped(
 ) -> None:
     """The look-up read before the revocation and arrives after it: if cached, it would outlive the revocation."""
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         auth_client.gate.clear()
         asking = asyncio.create_task(cache.authenticate(KEY))
         await settle()
         auth_client.answers[KEY] = Authentication(None, "revoked", 2)
-        await auth_client.tell(2, "key_1")
+        await auth_client.emit(2, "key_1")
         auth_client.gate.set()
         with pytest.raises(Unauthenticated):
             await asking
@@ -121,7 +121,7 @@ async def test_an_answer_read_before_the_first_watch_began_is_not_cached(
     await settle()
     auth_client.answers[KEY] = Authentication(None, "revoked", 2)
     async with watching(cache):
-        await auth_client.tell(2)
+        await auth_client.emit(2)
         auth_client.gate.set()
         with pytest.raises(Unauthenticated):
             await asking
@@ -134,7 +134,7 @@ async def test_an_answer_as_recent_as_the_first_watch_stays_cached(
     auth_client.answers[KEY] = Authentication(PRINCIPAL, "", 2)
     await cache.authenticate(KEY)
     async with watching(cache):
-        await auth_client.tell(2)
+        await auth_client.emit(2)
         assert await cache.authenticate(KEY) == PRINCIPAL
     assert auth_client.asked == [KEY]
 
@@ -143,7 +143,7 @@ async def test_an_auth_that_never_catches_up_is_an_outage_and_not_an_endless_loo
     cache: AuthCache, auth_client: ScriptedAuthClient
 ) -> None:
     async with watching(cache):
-        await auth_client.tell(9, "key_1")
+        await auth_client.emit(9, "key_1")
         with pytest.raises(Unavailable):
             await cache.authenticate(KEY)
     assert len(auth_client.asked) < 20
@@ -153,11 +153,11 @@ async def test_heartbeats_keep_all_cached_keys_valid(
     cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock
 ) -> None:
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         await cache.authenticate(KEY)
         for _ in range(100):
             clock.seconds += 0.5
-            await auth_client.tell(1)
+            await auth_client.emit(1)
         await cache.authenticate(KEY)
     assert auth_client.asked == [KEY]
 
@@ -188,7 +188,7 @@ async def test_with_auth_down_an_unconfirmed_key_is_unavailable_and_never_refuse
 
 async def test_a_broken_watch_resumes_at_its_last_revision(cache: AuthCache, auth_client: ScriptedAuthClient) -> None:
     async with watching(cache):
-        await auth_client.tell(7)
+        await auth_client.emit(7)
         await auth_client.end_watch()
         async with asyncio.timeout(2):
             while len(auth_client.resumed_from) < 2:
@@ -202,9 +202,9 @@ async def test_when_any_key_may_have_changed_all_keys_are_looked_up_again_and_ol
     """A plan's new limit: an answer read before it would keep the old limit in use."""
     new = replace(PRINCIPAL, daily_limit=5)
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         await cache.authenticate(KEY)
-        await auth_client.tell(2, all_keys_changed=True)
+        await auth_client.emit(2, all_keys_changed=True)
         auth_client.gate.clear()
         asking = asyncio.create_task(cache.authenticate(KEY))
         await settle()
@@ -219,10 +219,10 @@ async def test_when_auth_loses_revisions_the_cache_is_cleared(
 ) -> None:
     async with watching(cache):
         auth_client.answers[KEY] = Authentication(PRINCIPAL, "", 7)
-        await auth_client.tell(7)
+        await auth_client.emit(7)
         await cache.authenticate(KEY)
         auth_client.answers[KEY] = Authentication(PRINCIPAL, "", 3)
-        await auth_client.tell(3)
+        await auth_client.emit(3)
         await cache.authenticate(KEY)
     assert auth_client.asked == [KEY, KEY]
 
@@ -232,11 +232,11 @@ async def test_a_revocation_takes_effect_even_if_the_cached_answer_seems_newer(
 ) -> None:
     """The answer was read at a revision that a failover lost before the watch reported it, and that was then reused."""
     async with watching(cache):
-        await auth_client.tell(4)
+        await auth_client.emit(4)
         auth_client.answers[KEY] = Authentication(PRINCIPAL, "", 5)
         await cache.authenticate(KEY)
         auth_client.answers[KEY] = Authentication(None, "revoked", 5)
-        await auth_client.tell(5, "key_1", is_revoked=True)
+        await auth_client.emit(5, "key_1", is_revoked=True)
         with pytest.raises(Unauthenticated):
             await cache.authenticate(KEY)
 

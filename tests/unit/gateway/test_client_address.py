@@ -16,20 +16,20 @@ from services.gateway.http.bearer import client_address
 from services.gateway.settings import GatewaySettings
 
 
-async def _told(trusted: list[str], *, peer: str = "10.1.2.3", **headers: str) -> str:
-    async def tell(request: Request) -> Response:
+async def _client(trusted: list[str], *, peer: str = "10.1.2.3", **headers: str) -> str:
+    async def echo(request: Request) -> Response:
         return PlainTextResponse(f"{client_address(request)} {request.url.scheme}")
 
     settings = GatewaySettings(trusted_proxies=trusted)
     proxies = Middleware(ProxyHeadersMiddleware, trusted_hosts=settings.trusted_proxies)
-    app = Starlette(routes=[Route("/", tell)], middleware=[proxies])
+    app = Starlette(routes=[Route("/", echo)], middleware=[proxies])
     transport = httpx.ASGITransport(app, client=(peer, 1234))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         return (await client.get("/", headers={name.replace("_", "-"): value for name, value in headers.items()})).text
 
 
 @pytest.mark.parametrize(
-    ("trusted", "forwarded", "told"),
+    ("trusted", "forwarded", "expected"),
     [
         ([], "192.0.2.1", "10.1.2.3 http"),
         (["10.9.9.9"], "192.0.2.1", "10.1.2.3 http"),
@@ -40,9 +40,9 @@ async def _told(trusted: list[str], *, peer: str = "10.1.2.3", **headers: str) -
     ],
 )
 async def test_forwarded_headers_are_trusted_only_from_trusted_proxies(
-    trusted: list[str], forwarded: str, told: str
+    trusted: list[str], forwarded: str, expected: str
 ) -> None:
-    assert await _told(trusted, x_forwarded_for=forwarded, x_forwarded_proto="https") == told
+    assert await _client(trusted, x_forwarded_for=forwarded, x_forwarded_proto="https") == expected
 
 
 @pytest.mark.parametrize("value", ["*", "ingress", "10.0.0.1/8", "10.0.0.0/33", ""])

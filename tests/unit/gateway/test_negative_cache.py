@@ -62,10 +62,10 @@ async def test_a_new_key_works_at_once_although_it_was_just_unknown(
     cache: AuthCache, auth_client: ScriptedAuthClient
 ) -> None:
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         await _denial(cache, OTHER)
         auth_client.answers[OTHER] = Authentication(PRINCIPAL, "", 2)
-        await auth_client.tell(2, "key_1")
+        await auth_client.emit(2, "key_1")
         assert await cache.authenticate(OTHER) == PRINCIPAL
 
 
@@ -73,11 +73,11 @@ async def test_a_denial_read_before_a_known_change_is_not_cached(
     cache: AuthCache, auth_client: ScriptedAuthClient
 ) -> None:
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         auth_client.gate.clear()
         asking = asyncio.create_task(_denial(cache, OTHER))
         await settle()
-        await auth_client.tell(2, "key_9")
+        await auth_client.emit(2, "key_9")
         auth_client.gate.set()
         await asking
         await _denial(cache, OTHER)
@@ -89,10 +89,10 @@ async def test_denials_of_lost_revisions_are_dropped_when_auth_fails_over(
 ) -> None:
     auth_client.answers[OTHER] = Authentication(None, "revoked", 7)
     async with watching(cache):
-        await auth_client.tell(7)
+        await auth_client.emit(7)
         await _denial(cache, OTHER)
         auth_client.answers[OTHER] = Authentication(PRINCIPAL, "", 3)
-        await auth_client.tell(3)
+        await auth_client.emit(3)
         assert await cache.authenticate(OTHER) == PRINCIPAL
 
 

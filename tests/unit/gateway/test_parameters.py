@@ -21,8 +21,8 @@ def _sent(**members: Any) -> dict[str, Any]:
 
 def test_the_parameters_page_matches_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.*) \|$", _DOCS.read_text(), flags=re.MULTILINE)
-    told = {name: (policy, why) for name, policy, why in rows if name != "messages"}
-    assert told == {name: (one.policy.value, one.why) for name, one in PARAMETERS.items()}
+    reported = {name: (policy, why) for name, policy, why in rows if name != "messages"}
+    assert reported == {name: (one.policy.value, one.why) for name, one in PARAMETERS.items()}
 
 
 @pytest.mark.parametrize(

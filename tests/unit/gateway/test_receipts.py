@@ -25,7 +25,7 @@ from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 KEY_ID = "key_01KAKAKAKAKAKAKAKAKAKAKAKA"
-OWN, FOREIGN, UNKNOWN = (f"req_01KAKAKAKAKAKAKAKAKAKAKAK{letter}" for letter in "ABC")
+OWN, FOREIGN, UNKNOWN = (f"req_01KAKAKAKAKAKAKAKAKAKAKAK{email}" for email in "ABC")
 NOON = 1_795_348_800.0
 """2026-11-22T12:00:00Z."""
 HEADERS = {"Authorization": "Bearer any"}

@@ -68,8 +68,8 @@ async def test_a_revocation_cancels_the_keys_streams_and_no_others(
     own, same = await revocations.of_key("key_1", KEY), await revocations.of_key("key_1", KEY)
     other = await revocations.of_key("key_2", OTHER)
     async with watching(cache):
-        await auth_client.tell(1)
-        await auth_client.tell(2, "key_1", is_revoked=True)
+        await auth_client.emit(1)
+        await auth_client.emit(2, "key_1", is_revoked=True)
     assert (own.is_revoked, same.is_revoked, other.is_revoked) == (True, True, False)
     assert "This API key has been revoked" in own.refusal.message
     assert KEY not in own.refusal.message
@@ -80,8 +80,8 @@ async def test_another_change_of_a_key_cancels_nothing(
 ) -> None:
     revocation = await revocations.of_key("key_1", KEY)
     async with watching(cache):
-        await auth_client.tell(1)
-        await auth_client.tell(2, "key_1")
+        await auth_client.emit(1)
+        await auth_client.emit(2, "key_1")
     assert not revocation.is_revoked
 
 
@@ -151,7 +151,7 @@ async def test_the_end_of_a_session_cancels_its_own_streams_only(
     ]
     by_key = await revocations.of_key("key_1", KEY)
     async with watching(cache):
-        await auth_client.tell(1)  # The watch is alive, but reports keys only, never sessions.
+        await auth_client.emit(1)  # The watch is alive, but reports keys only, never sessions.
         answers["ses_1"] = IdentityState.SESSION_ENDED
         async with asyncio.timeout(5):
             await ended.until_revoked()
@@ -214,10 +214,10 @@ async def test_while_the_watch_is_alive_auth_is_not_polled(
 ) -> None:
     held = await revocations.of_key("key_1", KEY)
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         await _asked(auth_client, 1)  # The watch has begun; earlier changes were never reported.
         for _ in range(10):
-            await auth_client.tell(1)
+            await auth_client.emit(1)
             await asyncio.sleep(0.02)
     assert not held.is_revoked
     assert len(auth_client.asked) <= 3
@@ -229,10 +229,10 @@ async def test_live_streams_are_checked_at_once_when_changes_are_not_reported_in
     monkeypatch.setattr(auth_cache, "_STREAMS_SECONDS", 60)
     revocation = await revocations.of_key("key_1", KEY)
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         await _asked(auth_client, 1)
         auth_client.answers[KEY] = Authentication(None, "revoked", 2)
-        await auth_client.tell(2, all_keys_changed=True)
+        await auth_client.emit(2, all_keys_changed=True)
         async with asyncio.timeout(5):
             await revocation.until_revoked()
 

@@ -81,7 +81,7 @@ class World:
         if not self.client.has_left:
             await response({"type": "http"}, self.browser.receive, self.browser.send)
 
-    async def tell(self, *parts: list[bytes] | Exception | None) -> None:
+    async def emit(self, *parts: list[bytes] | Exception | None) -> None:
         for part in parts:
             self.upstream.parts.put_nowait(part)
         await settle()
@@ -105,14 +105,14 @@ def _assert_refused(text: str) -> None:
 async def test_a_stream_that_is_not_cancelled_is_sent_completely() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"], [b"2", b"3"], None)
+        await world.emit([b"1"], [b"2", b"3"], None)
     assert world.browser.events == ["1", "2", "3", "[DONE]"]
 
 
 async def test_a_cancellation_ends_the_response_and_the_call_at_once() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.revocation.cancel()
         await settle()
         assert world.browser.is_complete
@@ -136,7 +136,7 @@ async def test_a_cancellation_before_the_first_event_is_a_401() -> None:
 async def test_a_stream_whose_key_was_revoked_before_it_began_is_a_401() -> None:
     world = World()
     world.revocation.cancel()
-    await world.tell([b"1"], None)
+    await world.emit([b"1"], None)
     async with _answering(world):
         pass
     assert world.browser.status == 401
@@ -146,7 +146,7 @@ async def test_a_stream_whose_key_was_revoked_before_it_began_is_a_401() -> None
 async def test_a_cancellation_at_the_end_of_the_stream_ends_the_response_once() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.revocation.cancel()
         world.upstream.parts.put_nowait(None)
     assert world.browser.is_complete
@@ -156,13 +156,13 @@ async def test_a_cancellation_at_the_end_of_the_stream_ends_the_response_once() 
 async def test_a_cancellation_during_a_write_lets_it_finish_and_sends_no_more_events() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.browser.gate.clear()
-        await world.tell([b"2"], [b"3"])
+        await world.emit([b"2"], [b"3"])
         world.revocation.cancel()
         await settle()
         world.browser.gate.set()
-        await world.tell([b"4"], None)
+        await world.emit([b"4"], None)
     assert world.browser.events[:2] == ["1", "2"]
     _assert_refused(world.browser.events[2])
     assert len(world.browser.events) == 3
@@ -171,9 +171,9 @@ async def test_a_cancellation_during_a_write_lets_it_finish_and_sends_no_more_ev
 async def test_a_client_that_stops_reading_gets_an_error_event_and_its_call_is_cancelled() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.browser.is_stalled = True
-        await world.tell([b"2"])
+        await world.emit([b"2"])
     assert world.client.departure is Departure.CLIENT_STALLED
     assert world.browser.events[0] == "1"
     assert json.loads(world.browser.events[1])["error"]["code"] == "client_stalled"
@@ -185,7 +185,7 @@ async def test_a_client_that_stops_reading_gets_an_error_event_and_its_call_is_c
 async def test_a_cancelled_stream_whose_client_stopped_reading_is_ended_too() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.browser.is_stalled = True
         world.revocation.cancel()
     assert world.client.departure is not None
@@ -203,7 +203,7 @@ async def test_a_client_that_disconnects_cancels_its_call_at_once(has_begun: boo
     world.browser.receive = receive  # type: ignore[method-assign]
     async with _answering(world):
         if has_begun:
-            await world.tell([b"1"])
+            await world.emit([b"1"])
         disconnected.set()
     assert world.client.departure is Departure.CLIENT_LEFT
     assert world.upstream.is_closed

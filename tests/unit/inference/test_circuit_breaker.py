@@ -50,12 +50,12 @@ def test_a_single_account_opens_it_with_its_own_failures() -> None:
 
 def test_one_of_two_accounts_does_not_open_it_however_often_it_fails() -> None:
     world = World()
-    world.call("honest", succeeds=True)
+    world.call("normal", succeeds=True)
 
     world.fail("a", 50)
 
     assert not world.is_open
-    assert world.call("honest")
+    assert world.call("normal")
 
 
 def test_two_failing_accounts_open_it_with_half_of_the_failures_each() -> None:
@@ -71,14 +71,14 @@ def test_two_failing_accounts_open_it_with_half_of_the_failures_each() -> None:
 
 def test_with_three_or_more_accounts_each_contributes_at_most_a_third() -> None:
     world = World(failures_max=9)
-    world.call("honest", succeeds=True)
+    world.call("normal", succeeds=True)
     world.fail("a", 50)
     world.fail("b", 50)
     assert not world.is_open, "two thirds"
 
-    world.fail("honest", 2)
+    world.fail("normal", 2)
     assert not world.is_open
-    world.fail("honest", 1)
+    world.fail("normal", 1)
 
     assert world.is_open
 

@@ -102,8 +102,8 @@ def test_a_request_too_large_for_the_remaining_tokens_does_not_block_the_key_for
     world = World(1)
     world.call(account="large", tokens=5_900, ends=LARGE)
 
-    assert world.pool.seconds_until("m", "honest", tokens=100) == 0
-    assert world.call(account="honest", tokens=100) == 0
+    assert world.pool.seconds_until("m", "normal", tokens=100) == 0
+    assert world.call(account="normal", tokens=100) == 0
     assert world.pool.seconds_until("m", "large", tokens=5_900) == 20
     assert world.pool.cooling_models(0) == 1
 
@@ -116,7 +116,7 @@ def test_one_account_causes_only_a_few_calls_with_requests_that_are_too_large() 
             calls += 1
 
     assert calls < 15
-    assert world.pool.seconds_until("m", "honest", tokens=100) == 0
+    assert world.pool.seconds_until("m", "normal", tokens=100) == 0
 
 
 def test_an_older_call_does_not_overwrite_the_remaining_tokens_of_a_newer_one() -> None:
@@ -127,7 +127,7 @@ def test_an_older_call_does_not_overwrite_the_remaining_tokens_of_a_newer_one() 
         world.call(account="newer", tokens=100, ends=empty)
         raise LARGE
 
-    assert world.pool.seconds_until("m", "honest", tokens=100) == 40
+    assert world.pool.seconds_until("m", "normal", tokens=100) == 40
 
 
 def test_unaccepted_terms_of_one_model_leave_the_key_in_use_for_others() -> None:
@@ -172,8 +172,8 @@ def test_a_newer_call_ends_the_cooldown_of_an_older_one() -> None:
     assert world.seconds_until() == 0
 
 
-@pytest.mark.parametrize(("cooldown", "told"), [(0.2, "1"), (7.1, "8"), (578, "60")])
-def test_without_a_usable_key_the_error_gives_the_shortest_wait(cooldown: float, told: str) -> None:
+@pytest.mark.parametrize(("cooldown", "expected"), [(0.2, "1"), (7.1, "8"), (578, "60")])
+def test_without_a_usable_key_the_error_gives_the_shortest_wait(cooldown: float, expected: str) -> None:
     world = World(2)
     world.call(ends=KeyLimited(retry_seconds=cooldown + 1_000))
     world.call(ends=KeyLimited(retry_seconds=cooldown))
@@ -182,7 +182,7 @@ def test_without_a_usable_key_the_error_gives_the_shortest_wait(cooldown: float,
         world.call()
 
     assert world.seconds_until() == pytest.approx(cooldown)
-    assert (raised.value.reason, raised.value.metadata) == ("upstream_unavailable", {"retry_after_seconds": told})
+    assert (raised.value.reason, raised.value.metadata) == ("upstream_unavailable", {"retry_after_seconds": expected})
 
 
 def test_no_cooldown_exceeds_the_operators_maximum() -> None:
@@ -334,14 +334,14 @@ def test_a_stale_probe_does_not_reopen_a_closed_circuit() -> None:
     world.open_circuit()
     world.clock.seconds += 1.5
     with suppress(UpstreamFailed), world.pool.lease("m", ACCOUNT):
-        for account in ("honest1", "honest2", "honest3"):
+        for account in ("normal1", "normal2", "normal3"):
             world.call(account=account)
         world.clock.seconds += 30
         raise UpstreamFailed
 
-    assert world.pool.seconds_until("m", "honest1") == 0
-    with world.pool.lease("m", "honest1"):
-        assert world.pool.seconds_until("m", "honest1") == 0, "the circuit is closed, so calls are not probes"
+    assert world.pool.seconds_until("m", "normal1") == 0
+    with world.pool.lease("m", "normal1"):
+        assert world.pool.seconds_until("m", "normal1") == 0, "the circuit is closed, so calls are not probes"
 
 
 def test_a_cancelled_probe_makes_room_for_the_next() -> None:
@@ -381,11 +381,11 @@ def test_a_long_answer_ended_by_its_deadline_is_not_a_failure_of_groq() -> None:
 
 def test_one_account_does_not_open_the_circuit_for_another() -> None:
     world = World(1, failures_max=10)
-    world.call(account="honest")
+    world.call(account="normal")
     for _ in range(50):
         world.call(account="other", ends=DeadlineExceeded("late"))
 
-    assert world.call(account="honest") == 0
+    assert world.call(account="normal") == 0
 
 
 def test_a_stateless_pool_uses_its_keys_whatever_happened() -> None:

@@ -61,10 +61,10 @@ def test_an_error_of_groq_has_the_class_and_reason_of_the_table(name: str) -> No
 @pytest.mark.parametrize("name", TABLE)
 def test_no_error_exposes_the_operators_account(name: str) -> None:
     error = refused(name)
-    told = json.dumps([error.message, error.reason, error.metadata])
+    reported = json.dumps([error.message, error.reason, error.metadata])
 
     for secret in ("org_", "on_demand", "groq.com/settings", "Upgrade", "cloudflare", "Invalid API Key"):
-        assert secret not in told
+        assert secret not in reported
 
 
 def test_an_error_that_the_caller_can_fix_is_described_with_its_parameter() -> None:

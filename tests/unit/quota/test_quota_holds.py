@@ -20,7 +20,7 @@ from services.quota.holds import (
     Uninitialised,
 )
 from services.quota.redis.store import RedisHoldStore, connect
-from tests.contracts.hold_store import KEY, seed, wish
+from tests.contracts.hold_store import KEY, reserve_item, seed
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -53,7 +53,7 @@ async def store(valkey_url: str) -> AsyncIterator[RedisHoldStore]:
 async def test_the_first_reserve_of_a_day_starts_from_the_ledgers_count(store: RedisHoldStore) -> None:
     ledger = ScriptedLedger({KEY: 2})
 
-    outcomes = await Holds(store, ledger).reserve([wish(limit=4) for _ in range(3)])
+    outcomes = await Holds(store, ledger).reserve([reserve_item(limit=4) for _ in range(3)])
 
     assert [type(outcome) for outcome in outcomes] == [Held, Held, Denied]
 
@@ -62,8 +62,8 @@ async def test_the_ledger_is_read_once_per_key_and_day(store: RedisHoldStore) ->
     ledger = ScriptedLedger()
     holds = Holds(store, ledger)
 
-    await holds.reserve([wish(), wish(), wish(key_id="key_other")])
-    await holds.reserve([wish(), wish(key_id="key_other")])
+    await holds.reserve([reserve_item(), reserve_item(), reserve_item(key_id="key_other")])
+    await holds.reserve([reserve_item(), reserve_item(key_id="key_other")])
 
     assert len(ledger.asked) == 1
     assert {one.key_id for one in ledger.asked[0]} == {KEY, "key_other"}
@@ -73,7 +73,7 @@ async def test_an_unavailable_ledger_stops_only_keys_without_a_counter(store: Re
     await seed(store, 0)
     holds = Holds(store, ScriptedLedger(is_away=True))
 
-    outcomes = await holds.reserve([wish(), wish(key_id="key_new"), wish()])
+    outcomes = await holds.reserve([reserve_item(), reserve_item(key_id="key_new"), reserve_item()])
 
     assert [type(outcome) for outcome in outcomes] == [Held, Unavailable, Held]
 
@@ -81,10 +81,10 @@ async def test_an_unavailable_ledger_stops_only_keys_without_a_counter(store: Re
 async def test_nothing_is_held_for_a_key_without_an_initial_count(store: RedisHoldStore) -> None:
     ledger = ScriptedLedger(is_away=True)
     holds = Holds(store, ledger)
-    await holds.reserve([wish("req_lost", limit=1)])
+    await holds.reserve([reserve_item("req_lost", limit=1)])
     ledger.is_away = False
 
-    (outcome,) = await holds.reserve([wish("req_next", limit=1)])
+    (outcome,) = await holds.reserve([reserve_item("req_next", limit=1)])
 
     assert isinstance(outcome, Held)
 
@@ -92,11 +92,11 @@ async def test_nothing_is_held_for_a_key_without_an_initial_count(store: RedisHo
 async def test_an_emptied_redis_grants_no_charged_request_twice(store: RedisHoldStore) -> None:
     ledger = ScriptedLedger({KEY: 0})
     holds = Holds(store, ledger)
-    await holds.reserve([wish(limit=1)])
+    await holds.reserve([reserve_item(limit=1)])
     ledger.counts[KEY] = 1
     await store._client.flushall()
 
-    (outcome,) = await holds.reserve([wish(limit=1)])
+    (outcome,) = await holds.reserve([reserve_item(limit=1)])
 
     assert isinstance(outcome, Denied)
     assert outcome.status.charged == 1
@@ -134,7 +134,7 @@ async def test_after_midnight_between_count_and_initialisation_the_count_is_read
     ledger = ScriptedLedger()
     holds = Holds(MidnightStore(client, hold_seconds=60), ledger)
 
-    (outcome,) = await holds.reserve([wish()])
+    (outcome,) = await holds.reserve([reserve_item()])
 
     await client.aclose()
     assert isinstance(outcome, Held)
@@ -143,7 +143,7 @@ async def test_after_midnight_between_count_and_initialisation_the_count_is_read
 
 async def test_a_settle_reports_whether_there_was_a_hold(store: RedisHoldStore) -> None:
     holds = Holds(store, ScriptedLedger())
-    (held,) = await holds.reserve([wish("req_one")])
+    (held,) = await holds.reserve([reserve_item("req_one")])
     assert isinstance(held, Held)
 
     settlement = Settlement("req_one", KEY, held.status.day, Verdict.CHARGED)

@@ -46,12 +46,12 @@ def proxies(objects: Objects) -> Iterator[str]:
     """An Ingress leaves the refusal of large bodies to the gateway, has the gateway's time-out, and buffers nothing."""
     defaults = GatewaySettings()
     for ingress in objects.of("Ingress"):
-        told = {key.removeprefix(_NGINX): text for key, text in ingress["metadata"].get("annotations", {}).items()}
-        if int(told.get("body-size", "1m").removesuffix("m")) * 2**20 <= defaults.body_bytes_max:
+        reported = {key.removeprefix(_NGINX): text for key, text in ingress["metadata"].get("annotations", {}).items()}
+        if int(reported.get("body-size", "1m").removesuffix("m")) * 2**20 <= defaults.body_bytes_max:
             yield f"{title(ingress)}: refuses bodies that the gateway would accept or refuse itself"
-        if int(told.get("read-timeout", "60")) <= defaults.call_seconds_max:
+        if int(reported.get("read-timeout", "60")) <= defaults.call_seconds_max:
             yield f"{title(ingress)}: has a shorter time-out than the gateway"
-        if told.get("buffering") != "off":
+        if reported.get("buffering") != "off":
             yield f"{title(ingress)}: buffers streams"
 
 

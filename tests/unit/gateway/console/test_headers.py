@@ -53,7 +53,7 @@ async def test_an_internal_error_is_a_page_without_details_and_with_the_same_hea
 
 
 @pytest.mark.parametrize(
-    ("app", "path", "told"),
+    ("app", "path", "expected"),
     [
         (_page, "/keys", "no-store"),
         (_page, "/keys?v=1", "no-store"),
@@ -61,5 +61,5 @@ async def test_an_internal_error_is_a_page_without_details_and_with_the_same_hea
         (_no_page, "/static/console.css?v=0a1b", "no-store"),
     ],
 )
-async def test_only_responses_that_say_so_are_cached_by_browsers(app: ASGIApp, path: str, told: str) -> None:
-    assert (await _get(app, path)).headers.get_list("cache-control") == [told]
+async def test_only_responses_that_say_so_are_cached_by_browsers(app: ASGIApp, path: str, expected: str) -> None:
+    assert (await _get(app, path)).headers.get_list("cache-control") == [expected]

@@ -47,17 +47,17 @@ def test_a_value_without_a_label_is_shown_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "expected"),
     [(0, "00:00:00"), (-5, "00:00:00"), (59.9, "00:00:59"), (86_399, "23:59:59"), (3_661, "01:01:01")],
 )
-def test_a_countdown_is_hours_minutes_and_seconds(seconds: float, told: str) -> None:
-    assert countdown(seconds) == told
+def test_a_countdown_is_hours_minutes_and_seconds(seconds: float, expected: str) -> None:
+    assert countdown(seconds) == expected
 
 
 @pytest.mark.parametrize(
-    ("passed", "told"),
+    ("passed", "expected"),
     [(0, "just now"), (-3, "just now"), (60, "1 minute ago"), (7_200, "2 hours ago"), (86_400, "1 day ago")],
 )
-def test_a_duration_is_shown_in_its_largest_unit(passed: float, told: str) -> None:
-    assert ago(1_000_000 - passed, now=1_000_000) == told
+def test_a_duration_is_shown_in_its_largest_unit(passed: float, expected: str) -> None:
+    assert ago(1_000_000 - passed, now=1_000_000) == expected
     assert ago(None, now=0) == "never"

@@ -30,15 +30,15 @@ async def _asked(
             refusal = ""
         except PermissionDenied as exc:
             refusal = exc.message
-        told = {"refusal": refusal, "current": str(own.current), "for_readers": str(own.for_readers)}
-        return JSONResponse(told)
+        expected = {"refusal": refusal, "current": str(own.current), "for_readers": str(own.for_readers)}
+        return JSONResponse(expected)
 
     app = Starlette(routes=[Route("/", answer, methods=["POST"])])
     proxies = ForwardedHeaders(app, trusted_hosts=["10.1.2.3"] if trusted else [])
     transport = httpx.ASGITransport(proxies, client=("10.1.2.3", 1234))
     async with httpx.AsyncClient(transport=transport, base_url=url) as client:
-        told: dict[str, Any] = (await client.post("/", headers=headers)).json()
-        return told
+        expected: dict[str, Any] = (await client.post("/", headers=headers)).json()
+        return expected
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_an_origin_is_normalised_and_an_invalid_one_is_no_error(text: str, origi
 async def test_a_form_of_the_consoles_own_page_is_accepted_behind_any_ordinary_proxy(
     origin: str, headers: dict[str, str], settings: dict[str, Any]
 ) -> None:
-    told = await _asked({"origin": origin, "sec-fetch-site": "same-origin", **headers}, **settings)
-    assert told["refusal"] == ""
+    expected = await _asked({"origin": origin, "sec-fetch-site": "same-origin", **headers}, **settings)
+    assert expected["refusal"] == ""
 
 
 @pytest.mark.parametrize(
-    ("headers", "settings", "told"),
+    ("headers", "settings", "expected"),
     [
         (
             {"origin": "https://evil.example"},
@@ -115,10 +115,10 @@ async def test_a_form_of_the_consoles_own_page_is_accepted_behind_any_ordinary_p
     ],
 )
 async def test_a_form_of_another_site_is_refused_and_the_refusal_names_the_difference(
-    headers: dict[str, str], settings: dict[str, Any], told: str
+    headers: dict[str, str], settings: dict[str, Any], expected: str
 ) -> None:
     refusal = (await _asked(headers, **settings))["refusal"]
-    assert told in refusal
+    assert expected in refusal
     assert "reload the page" in refusal
 
 
@@ -143,5 +143,5 @@ async def test_a_form_of_another_site_is_refused_and_the_refusal_names_the_diffe
 async def test_the_console_determines_its_public_address(
     headers: dict[str, str], settings: dict[str, Any], current: str, for_readers: str
 ) -> None:
-    told = await _asked(headers, **settings)
-    assert (told["current"], told["for_readers"]) == (current, for_readers)
+    expected = await _asked(headers, **settings)
+    assert (expected["current"], expected["for_readers"]) == (current, for_readers)

@@ -17,7 +17,7 @@ _PAUSE_SECONDS = 0.25
 
 
 @dataclass
-class Strangers:
+class UnknownCallers:
     """Calls repeatedly.
 
     Attributes:
@@ -42,18 +42,18 @@ class Strangers:
             async with session.post(url, headers=headers, json=say("hi")) as response:
                 text = await response.text()
         except aiohttp.ClientError as exc:
-            self.failures.append(f"stranger: {exc!r}")
+            self.failures.append(f"unknown caller: {exc!r}")
             return
         if response.status == 401:
             self.refused += 1
         else:
-            self.failures.append(f"stranger: {response.status} {text}")
+            self.failures.append(f"unknown caller: {response.status} {text}")
 
 
 @asynccontextmanager
-async def strangers(balancer: Balancer) -> AsyncIterator[Strangers]:
+async def unknown_callers(balancer: Balancer) -> AsyncIterator[UnknownCallers]:
     """Run callers with unknown keys for the block."""
-    going_on = Strangers(balancer)
+    going_on = UnknownCallers(balancer)
     # A connection for each: a stopping gateway may close a kept connection while the next request is in transit.
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session, running(going_on.knock_on(session)):

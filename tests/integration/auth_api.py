@@ -25,7 +25,7 @@ ADDRESS = "192.0.2.7"
 
 
 @dataclass(frozen=True, slots=True)
-class People:
+class AuthAPI:
     """Typed stubs of all of auth's services on one channel."""
 
     auth: AuthServiceStub
@@ -86,10 +86,10 @@ def from_address(address: str) -> Metadata:
 
 
 @asynccontextmanager
-async def people_of(target: str) -> AsyncIterator[People]:
+async def auth_api_of(target: str) -> AsyncIterator[AuthAPI]:
     """Yield stubs on a channel that is closed at the end of the block."""
     async with open_channel(target) as channel:
-        yield People(
+        yield AuthAPI(
             AuthServiceStub(channel),
             AccountServiceStub(channel),
             KeyServiceStub(channel),

@@ -89,7 +89,7 @@ async def _ended(stay: Sessions, opened: OpenSession) -> bool:
     return False
 
 
-class PeopleStoreContract:
+class UserStoreContract:
     """Contract of `SessionStore`, `OneTimeTokenStore`, `RateLimitStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
 
     async def test_each_email_is_claimed_by_one_sender_at_a_time(self, world: World) -> None:
@@ -159,7 +159,7 @@ class PeopleStoreContract:
         account = await world.account(password_hash="old")
         stale = Proof(account.id, password_hash="old")
         await world.accounts.set_password(stale, "new", by=BY, at=world.at)
-        told = await world.actions()
+        reported = await world.actions()
 
         for work in (
             world.stay().open(stale, by=BY),
@@ -172,7 +172,7 @@ class PeopleStoreContract:
         kept = await world.accounts.credentials(EMAIL)
         assert kept is not None
         assert kept.password_hash == "new"
-        assert await world.actions() == told
+        assert await world.actions() == reported
 
     async def test_a_session_that_ended_since_its_look_up_changes_nothing(self, world: World) -> None:
         account = await world.account(password_hash="old")
@@ -180,7 +180,7 @@ class PeopleStoreContract:
         made = [mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key for _ in range(3)]
         await world.keys.add(account.id, made[0], by=BY)
         await world.stay().log_out(opened.token, by=BY)
-        proof, told = opened.session.proof, await world.actions()
+        proof, reported = opened.session.proof, await world.actions()
 
         for work in (
             world.accounts.set_password(proof, "new", by=BY, at=world.at),
@@ -192,7 +192,7 @@ class PeopleStoreContract:
             with pytest.raises(Unauthenticated):
                 await work
 
-        assert await world.actions() == told
+        assert await world.actions() == reported
 
     async def test_a_deleted_account_gets_no_token_and_uses_none(self, world: World) -> None:
         account = await world.account()
@@ -249,7 +249,7 @@ class PeopleStoreContract:
 
         assert sum(answer is None for answer in answers) == 10
         assert sum(isinstance(answer, Throttled) for answer in answers) == 20
-        await replicas[0].check(rule, "somebody else", client="192.0.2.1")
+        await replicas[0].check(rule, "another", client="192.0.2.1")
         world.clock.seconds += 61
         await replicas[1].check(rule, EMAIL, client="192.0.2.1")
 
@@ -316,8 +316,8 @@ class PeopleStoreContract:
         minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
         await world.keys.add(account.id, minted.key, by=BY)
         await world.keys.revoke(minted.key.id, by=BY, at=world.at)
-        told = await world.actions()
-        assert told == ["key.revoked", "key.created", "account.created"]
+        reported = await world.actions()
+        assert reported == ["key.revoked", "key.created", "account.created"]
 
         again = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
         with pytest.raises(FailedPrecondition):
@@ -326,7 +326,7 @@ class PeopleStoreContract:
             await world.accounts.set_plan(account.id, "no-such-plan", by=BY, at=world.at)
         await world.keys.revoke(minted.key.id, by=BY, at=world.at)
 
-        assert await world.actions() == told, "the log contains changes that were never made"
+        assert await world.actions() == reported, "the log contains changes that were never made"
 
     async def test_a_deleted_user_is_named_nowhere_and_the_keys_stay_revoked(self, world: World) -> None:
         account = await world.account()

@@ -26,7 +26,7 @@ _SERIOUS = ("serious", "critical")
 
 
 @dataclass
-class Person:
+class User:
     """A user at a page."""
 
     page: Page
@@ -73,9 +73,9 @@ class Person:
 
 
 @asynccontextmanager
-async def person_at(
+async def user_at(
     chromium: Browser, stack: Stack, *, scheme: Scheme = "light", width: int = 1280, height: int = 800
-) -> AsyncIterator[Person]:
+) -> AsyncIterator[User]:
     """Yield a user with a separate browser."""
     context = await chromium.new_context(
         color_scheme=scheme,
@@ -84,10 +84,10 @@ async def person_at(
     )
     page = await context.new_page()
     origin = stack.gateways[0]
-    person = Person(page, origin)
+    user = User(page, origin)
     host = urlsplit(origin).netloc
-    page.on("console", lambda said: person.complaints.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: person.complaints.append(str(error)))
-    page.on("request", lambda sent: person.complaints.append(sent.url) if urlsplit(sent.url).netloc != host else None)
-    yield person
+    page.on("console", lambda said: user.complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: user.complaints.append(str(error)))
+    page.on("request", lambda sent: user.complaints.append(sent.url) if urlsplit(sent.url).netloc != host else None)
+    yield user
     await context.close()

@@ -27,27 +27,27 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         yield running
 
 
-async def _p99_beside(stack: Stack, bodies: tuple[bytes, ...], *, daily_limit: int) -> tuple[float, float, str]:
+async def _p99_during(stack: Stack, bodies: tuple[bytes, ...], *, daily_limit: int) -> tuple[float, float, str]:
     """Return a well-behaved client's p99 alone, and with eight clients sending `bodies`; and the statuses of the
     latter.
     """
     url = f"{stack.base_url}/api/v1/chat"
-    honest = await stack.create_key(daily_limit=10**6)
-    strangers = [await stack.create_key(daily_limit=daily_limit) for _ in range(_CLIENTS)]
-    await latencies(url, honest, seconds=2)
-    alone = await latencies(url, honest, seconds=_SECONDS / 2)
-    with hammering(url, strangers, bodies) as statuses:
+    normal = await stack.create_key(daily_limit=10**6)
+    unknown_callers = [await stack.create_key(daily_limit=daily_limit) for _ in range(_CLIENTS)]
+    await latencies(url, normal, seconds=2)
+    alone = await latencies(url, normal, seconds=_SECONDS / 2)
+    with hammering(url, unknown_callers, bodies) as statuses:
         await asyncio.sleep(3)
-        beside = await latencies(url, honest, seconds=_SECONDS)
+        during = await latencies(url, normal, seconds=_SECONDS)
     assert statuses.total() > 10 * _CLIENTS, statuses
-    alone += await latencies(url, honest, seconds=_SECONDS / 2)
-    return p99(alone), p99(beside), str(dict(statuses))
+    alone += await latencies(url, normal, seconds=_SECONDS / 2)
+    return p99(alone), p99(during), str(dict(statuses))
 
 
 async def test_eight_clients_sending_invalid_bodies_hardly_slow_down_a_well_behaved_one(stack: Stack) -> None:
-    alone, beside, told = await _p99_beside(stack, SMALL_VALUES, daily_limit=1_000)
-    print(f"\np99 alone {alone * 1000:.1f} ms, beside eight clients {beside * 1000:.1f} ms; they were told {told}")
-    assert beside < 2 * alone
+    alone, during, reported = await _p99_during(stack, SMALL_VALUES, daily_limit=1_000)
+    print(f"\np99 alone {alone * 1000:.1f} ms, with eight clients {during * 1000:.1f} ms; their statuses: {reported}")
+    assert during < 2 * alone
 
 
 async def test_a_client_that_reads_60_kb_a_second_gets_its_12_mb(stack: Stack) -> None:

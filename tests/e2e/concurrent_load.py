@@ -18,7 +18,7 @@ async def ask(session: aiohttp.ClientSession, base_url: str, key: Key, number: i
         return response.status, raw
 
 
-async def hold_the_limit(stack: Stack, *, requests: int, limit: int) -> None:
+async def check_limit_under_load(stack: Stack, *, requests: int, limit: int) -> None:
     """Send more concurrent requests than a key's limit, and check that it is kept exactly and that all records
     agree.
     """
