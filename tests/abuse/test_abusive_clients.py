@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.abuse import SMALL_VALUES, hammering, latencies, p99
+from tests.e2e.abuse import SMALL_VALUES, abusive_clients, latencies, p99
 from tests.e2e.stack import Key, Stack, running_stack, say
 
 pytestmark = pytest.mark.skipif(not os.environ.get("ABUSE"), reason="takes minutes; run `make test-abuse`")
@@ -36,7 +36,7 @@ async def _p99_during(stack: Stack, bodies: tuple[bytes, ...], *, daily_limit: i
     unknown_callers = [await stack.create_key(daily_limit=daily_limit) for _ in range(_CLIENTS)]
     await latencies(url, normal, seconds=2)
     alone = await latencies(url, normal, seconds=_SECONDS / 2)
-    with hammering(url, unknown_callers, bodies) as statuses:
+    with abusive_clients(url, unknown_callers, bodies) as statuses:
         await asyncio.sleep(3)
         during = await latencies(url, normal, seconds=_SECONDS)
     assert statuses.total() > 10 * _CLIENTS, statuses

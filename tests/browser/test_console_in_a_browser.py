@@ -123,20 +123,20 @@ async def test_no_page_has_a_serious_accessibility_fault_an_error_or_a_foreign_r
     chromium: Browser, stack: Stack, scheme: Scheme, width: int
 ) -> None:
     async with user_at(chromium, stack, scheme=scheme, width=width) as user:
-        looker = Looker(user, scheme, width)
+        checker = PageChecker(user, scheme, width)
         for path in PAGES:
-            await looker.look(path)
+            await checker.look(path)
         await user.sign_up()
         for path in EMPTY_PAGES:
-            await looker.look(path, name=f"{path[1:]}-empty")
-        await looker.look_at_a_keys_life()
-        await looker.look_at_refusals()
-        assert looker.faults == []
+            await checker.look(path, name=f"{path[1:]}-empty")
+        await checker.look_at_a_keys_life()
+        await checker.look_at_refusals()
+        assert checker.faults == []
         assert [one for one in user.complaints if "403" not in one and "404" not in one] == []
 
 
 @dataclass
-class Looker:
+class PageChecker:
     """Opens pages, saves a screenshot of each in SCREENSHOTS, if set, and records their faults."""
 
     user: User
@@ -200,19 +200,19 @@ _LONG_NAMES = ("W" * 100, "build-agent/" + "x" * 60 + " of the team in the other
 async def test_long_names_do_not_overflow_their_containers(chromium: Browser, stack: Stack, width: int) -> None:
     """Earlier, a long name without a blank overflowed its card, and pushed the actions out of the table."""
     async with user_at(chromium, stack, width=width) as user:
-        looker = Looker(user, "light", width)
+        checker = PageChecker(user, "light", width)
         await user.sign_up()
         for name in _LONG_NAMES:
             secret = await user.create_key(name)
-            await looker.look(name="long-key-created")
+            await checker.look(name="long-key-created")
         answered = await _call(user, secret)
         await user.open("/usage")
         key_id = await user.page.get_by_label("Key", exact=True).locator("option").nth(1).get_attribute("value")
         receipt = f"/usage/requests/{answered.headers['x-request-id']}"
         for path in ("/keys", "/usage", f"/usage?key={key_id}", receipt, "/playground", "/account"):
-            await looker.look(path, name=f"long-{re.sub('[^a-z]+', '-', path)[:20]}")
-            looker.faults += [f"{path}: sticks out: {one}" for one in await user.page.evaluate(_STICKING_OUT)]
-        assert looker.faults == []
+            await checker.look(path, name=f"long-{re.sub('[^a-z]+', '-', path)[:20]}")
+            checker.faults += [f"{path}: sticks out: {one}" for one in await user.page.evaluate(_STICKING_OUT)]
+        assert checker.faults == []
 
 
 _STICKING_OUT = """() =>

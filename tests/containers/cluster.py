@@ -212,7 +212,7 @@ class Cluster:
         """Disconnect a part from the network, as a broken node does."""
         self._network._unwrap_network.disconnect(self.parts[name].docker)
 
-    def mend(self, name: str) -> None:
+    def repair(self, name: str) -> None:
         """Reconnect it, perhaps with another address."""
         self._network._unwrap_network.connect(self.parts[name].docker, aliases=[f"{name}.{DOMAIN}"])
 

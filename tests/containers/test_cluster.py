@@ -92,7 +92,7 @@ def test_a_disconnected_part_causes_documented_refusals_and_recovers(cluster: Cl
         else:
             away = [cluster.chat(key) for _ in range(3)]
     finally:
-        cluster.mend(part)
+        cluster.repair(part)
 
     assert {answer.status_code for answer in away} <= _AWAY_STATUSES.get(part, set()), [one.text for one in away]
     seconds = until(lambda: _is_answered(cluster, key), f"no answer with {part} back", seconds=_RECOVERY_SECONDS)

@@ -29,13 +29,13 @@ class UnknownCallers:
     refused: int = 0
     failures: list[str] = field(default_factory=list)
 
-    async def knock_on(self, session: aiohttp.ClientSession) -> None:
+    async def call_repeatedly(self, session: aiohttp.ClientSession) -> None:
         """Call one after the other, until cancelled."""
         while True:
-            await self._knock(session)
+            await self._call_once(session)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _knock(self, session: aiohttp.ClientSession) -> None:
+    async def _call_once(self, session: aiohttp.ClientSession) -> None:
         headers = {"Authorization": f"Bearer {checksummed_token.mint('sk_stk_')}"}
         url = f"{self.balancer.choose()}/api/v1/chat"
         try:
@@ -56,5 +56,5 @@ async def unknown_callers(balancer: Balancer) -> AsyncIterator[UnknownCallers]:
     going_on = UnknownCallers(balancer)
     # A connection for each: a stopping gateway may close a kept connection while the next request is in transit.
     connector = aiohttp.TCPConnector(force_close=True)
-    async with aiohttp.ClientSession(connector=connector) as session, running(going_on.knock_on(session)):
+    async with aiohttp.ClientSession(connector=connector) as session, running(going_on.call_repeatedly(session)):
         yield going_on

@@ -32,7 +32,7 @@ EMAIL = "ada@example.com"
 IDLE, TOTAL = 600, 3_600
 
 
-class HandClock:
+class ManualClock:
     """A clock controlled by the test."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class World:
     plans: PlanStore
     mail: MailQueue
     audit: AuditLog
-    clock: HandClock
+    clock: ManualClock
 
     @property
     def at(self) -> datetime:

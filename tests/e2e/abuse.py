@@ -40,7 +40,7 @@ SMALL_VALUES = (
 
 
 @contextmanager
-def hammering(url: str, keys: Sequence[Key], bodies: Sequence[bytes]) -> Iterator[Counter[int]]:
+def abusive_clients(url: str, keys: Sequence[Key], bodies: Sequence[bytes]) -> Iterator[Counter[int]]:
     """Have one client per key send one body after the other for the block, in a separate process.
 
     Yields how often each status came, available after the block.

@@ -19,7 +19,7 @@ from services.common.rpc.channel import open_channel
 _LOOK_UP = "/stack.auth.v1.AuthService/Authenticate"
 _WATCH = "/stack.auth.v1.AuthService/WatchKeys"
 _WATCH_HEALTH = "/grpc.health.v1.Health/Watch"
-_SWALLOW, _RELEASE, _COUNT = "/proxy/Swallow", "/proxy/Release", "/proxy/Count"
+_BLOCK, _UNBLOCK, _COUNT = "/proxy/Swallow", "/proxy/Release", "/proxy/Count"
 
 
 class Remote:
@@ -29,13 +29,13 @@ class Remote:
         """Control the proxy at `target`."""
         self.target = target
 
-    async def swallow_watches(self) -> None:
+    async def block_watches(self) -> None:
         """From now on leave watches, old and new, open without events."""
-        await self._call(_SWALLOW)
+        await self._call(_BLOCK)
 
-    async def let_watches_through(self) -> None:
+    async def unblock_watches(self) -> None:
         """End the blocked watches, and let new ones through."""
-        await self._call(_RELEASE)
+        await self._call(_UNBLOCK)
 
     async def look_ups(self) -> int:
         """Return the look-ups so far."""
@@ -62,15 +62,15 @@ class _Proxy(grpc.GenericRpcHandler):
             return None  # Unimplemented, which channels treat as ready.
         if method == _WATCH:
             return grpc.unary_stream_rpc_method_handler(self._watch)
-        if method in (_SWALLOW, _RELEASE, _COUNT):
+        if method in (_BLOCK, _UNBLOCK, _COUNT):
             return grpc.unary_unary_rpc_method_handler(partial(self._steer, method))
         return grpc.unary_unary_rpc_method_handler(partial(self._pass_on, method))
 
     async def _steer(self, method: str, request: bytes, context: Any) -> bytes:
-        if method == _SWALLOW:
+        if method == _BLOCK:
             self._lets_through.clear()
             self._swallows.set()
-        elif method == _RELEASE:
+        elif method == _UNBLOCK:
             self._swallows.clear()
             self._lets_through.set()
         return str(self._look_ups).encode()

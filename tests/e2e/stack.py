@@ -177,7 +177,7 @@ class Stack:
         process.terminate()
         return process.wait(timeout=within_seconds)
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """Restart what a test has stopped, and return once the whole stack answers a chat."""
         await self.start_missing()
         # The restarted programs are up, but their callers may not be connected yet.

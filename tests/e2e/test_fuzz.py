@@ -47,12 +47,12 @@ def _bodies() -> Iterator[bytes]:
         yield _harmless(text.encode())
         for _ in range(_MUTATIONS):
             if chance.random() < 0.5:
-                yield _harmless(_bent(chance, text.encode()))
+                yield _harmless(_corrupted(chance, text.encode()))
             else:
                 yield _harmless(json.dumps(_changed(chance, body)).encode())
 
 
-def _bent(chance: random.Random, body: bytes) -> bytes:
+def _corrupted(chance: random.Random, body: bytes) -> bytes:
     """Return a body with some of its bytes replaced, removed, repeated or added."""
     start = chance.randrange(len(body) + 1)
     end = min(len(body), start + chance.randrange(12))

@@ -47,7 +47,7 @@ class Row:
         return f"{self.groq}: {self.markers}{', streamed' if self.stream else ''}"
 
     @property
-    def is_of_keys(self) -> bool:
+    def is_about_keys(self) -> bool:
         """Whether it affects the state of the Groq keys."""
         return any(self.results[one] for one in _OF_KEYS)
 
@@ -145,7 +145,7 @@ def test_the_tables_can_be_parsed() -> None:
 
 @_in_both_layouts
 async def test_each_response_of_groq_is_reported_and_charged_as_in_the_table(world: UpstreamWorld) -> None:
-    rows = [row for row in _ROWS if not row.is_of_keys]
+    rows = [row for row in _ROWS if not row.is_about_keys]
     before, room = await world.results(), asyncio.Semaphore(_AT_ONCE)
 
     async def observe(row: Row, model: str) -> Seen:
@@ -168,23 +168,23 @@ async def test_each_response_of_groq_about_its_keys_is_reported_and_charged_as_i
     world: UpstreamWorld,
 ) -> None:
     wrong = []
-    for row in (row for row in _ROWS if row.is_of_keys):
+    for row in (row for row in _ROWS if row.is_about_keys):
         model = MODEL_WITH_FALLBACK if "fallback" in row.groq else MODELS[0]
-        await world.until_calm(model)
+        await world.until_unaffected(model)
         before = await world.results()
         seen = await world.ask(row.markers, stream=row.stream, model=model)
         wrong += [text for text in (row.differs(seen),) if text]
         if others := _ended(before, await world.results(), row.results):
             wrong.append(f"{row}: calls ended otherwise: {others}")
     assert wrong == []
-    await world.until_calm(MODELS[0])
+    await world.until_unaffected(MODELS[0])
 
 
 @_in_both_layouts
 async def test_the_result_of_a_call_affects_later_calls_as_in_the_table(world: UpstreamWorld) -> None:
     rows = _table("call | ")
     for model in MODELS:
-        await world.until_calm(model)
+        await world.until_unaffected(model)
     counting = [(row, model) for row, model in zip(rows, MODELS, strict=True) if row[2] == "counts"]
     for row, model in zip(rows, MODELS, strict=True):
         if (row, model) not in counting:

@@ -26,7 +26,7 @@ _SLOW = "[[standin:slow token_ms=25]] [[standin:tokens count=40]]"
 
 
 @pytest.fixture(scope="module")
-def broken_again_and_again() -> Iterator[Stack]:
+def broken_repeatedly() -> Iterator[Stack]:
     """Yield one stack for all tests here; its holds are overdue after 3 s."""
     with running_stack(
         QUOTA_HOLD_SECONDS="3",
@@ -38,10 +38,10 @@ def broken_again_and_again() -> Iterator[Stack]:
 
 
 @pytest.fixture
-async def short_stack(broken_again_and_again: Stack) -> Stack:
+async def short_stack(broken_repeatedly: Stack) -> Stack:
     """Yield the complete stack, whatever the test before has stopped."""
-    await broken_again_and_again.mend()
-    return broken_again_and_again
+    await broken_repeatedly.repair()
+    return broken_repeatedly
 
 
 async def _ask(stack: Stack, key: Key, text: str = "hi") -> httpx.Response:

@@ -15,17 +15,17 @@ _BACK_SECONDS = 10
 
 
 @pytest.fixture(scope="module")
-def broken_again_and_again() -> Iterator[Stack]:
+def broken_repeatedly() -> Iterator[Stack]:
     """Yield one stack for all tests here."""
     with running_stack() as running:
         yield running
 
 
 @pytest.fixture
-async def own_stack(broken_again_and_again: Stack) -> Stack:
+async def own_stack(broken_repeatedly: Stack) -> Stack:
     """Yield the complete stack, whatever the test before has stopped."""
-    await broken_again_and_again.mend()
-    return broken_again_and_again
+    await broken_repeatedly.repair()
+    return broken_repeatedly
 
 
 async def _ask(stack: Stack, key: Key) -> httpx.Response:

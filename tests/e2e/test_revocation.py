@@ -157,7 +157,7 @@ async def _revoke_in_use(
             tasks.create_task(one.listen(session))
         await asyncio.gather(*(one.heard.wait() for one in listeners))
         if swallow:
-            await cluster.proxy.swallow_watches()
+            await cluster.proxy.block_watches()
         await cluster.stack.revoke_key(key, at="auth-1")
         revoked_at = asyncio.get_running_loop().time()
     for one in listeners:
@@ -205,7 +205,7 @@ async def test_with_a_blocked_watch_refusals_and_ends_of_streams_take_at_most_fi
             )
             assert await _status(session, cluster.proxied, other) == 200, "a key that was not revoked still works"
         finally:
-            await cluster.proxy.let_watches_through()
+            await cluster.proxy.unblock_watches()
     print(f"\nthe watch swallowed: {calls.refused=:.3f} s, {calls.admitted=:.3f} s, {streams.ended=:.3f} s")
     assert calls.refused <= 5
     assert streams.ended <= 5

@@ -60,7 +60,7 @@ def two() -> Iterator[Stack]:
 
 
 @pytest.fixture
-def hasty() -> Iterator[Stack]:
+def short_holds() -> Iterator[Stack]:
     """Yield two workers that may be killed."""
     with stack_folder() as folder:
         stack = Stack(folder, gateways=2, workers=2, environment=_SHORT_TIMES)
@@ -91,27 +91,27 @@ async def test_a_key_revoked_at_one_worker_is_refused_by_the_other_within_a_seco
 
 
 async def test_workers_killed_under_load_never_exceed_the_limit_and_everything_is_settled(
-    hasty: Stack,
+    short_holds: Stack,
 ) -> None:
-    key = await hasty.create_key(daily_limit=_LIMIT)
-    load, peak = asyncio.create_task(_ask_until_refused(hasty, key)), 0
+    key = await short_holds.create_key(daily_limit=_LIMIT)
+    load, peak = asyncio.create_task(_ask_until_refused(short_holds, key)), 0
     for killed, used in (("stack", _LIMIT // 4), ("stack-2", _LIMIT // 2)):
-        peak = max(peak, await _watch(hasty, key, partial(le, used)))
-        hasty.kill(killed)
-        hasty.start(killed)
-    peak = max(peak, await _watch(hasty, key, lambda now: load.done()))
+        peak = max(peak, await _watch(short_holds, key, partial(le, used)))
+        short_holds.kill(killed)
+        short_holds.start(killed)
+    peak = max(peak, await _watch(short_holds, key, lambda now: load.done()))
     statuses = await load
-    account = await account_of(hasty, key, statuses)
+    account = await account_of(short_holds, key, statuses)
     print(f"\nat most {peak} charged and held at a time; {account}")
     assert peak <= _LIMIT
     account.assert_charges()
     assert statuses[200] <= account.charged <= _LIMIT
-    assert _verify(hasty) == 0
+    assert _verify(short_holds) == 0
     async with aiohttp.ClientSession() as session:
         for number in range(_LIMIT - account.charged):
-            assert (await ask(session, hasty.gateways[number % 2], key, number))[0] == 200
-        assert [(await ask(session, url, key, 1))[0] for url in hasty.gateways] == [429, 429]
-    assert await hasty.until_settled(key) == (_LIMIT, 0)
+            assert (await ask(session, short_holds.gateways[number % 2], key, number))[0] == 200
+        assert [(await ask(session, url, key, 1))[0] for url in short_holds.gateways] == [429, 429]
+    assert await short_holds.until_settled(key) == (_LIMIT, 0)
 
 
 async def _watch(stack: Stack, key: Key, is_enough: Callable[[int], bool]) -> int:

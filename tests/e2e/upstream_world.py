@@ -115,7 +115,7 @@ class UpstreamWorld:
         """Return how many Groq keys are not in quarantine."""
         return int(sum(sample.value for sample in await self._samples("stack_upstream_key_usable")))
 
-    async def until_calm(self, model: str) -> None:
+    async def until_unaffected(self, model: str) -> None:
         """Return once both keys are used again for a model and have no recorded failures; nothing else may call."""
         key = await self.stack.create_key()
         async with asyncio.timeout(_CALM_SECONDS_MAX):
@@ -133,7 +133,7 @@ class UpstreamWorld:
     async def restart_inference(self) -> None:
         """Kill inference and restart it."""
         self.stack.kill(self._inference)
-        await self.stack.mend()
+        await self.stack.repair()
 
     async def change_model_list(self, kind: str) -> None:
         """Make the stand-in answer this for its model list."""

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.faults.evidence import Evidence, days
-from tests.faults.schedule import Fault, Harm
+from tests.faults.schedule import Fault, FaultKind
 from tests.faults.valkey import Entries, KeyDay
 from tests.faults.world import World
 
@@ -13,32 +13,32 @@ _NOTHING = Entries(0, 0)
 async def apply(world: World, evidence: Evidence, fault: Fault) -> None:
     """Break something, and repair it after its duration; record what Redis lost."""
     match fault.harm:
-        case Harm.FLUSH:
+        case FaultKind.FLUSH:
             _note_loss(evidence, world.valkey.entries(evidence.keys, days(), "FLUSHALL"))
-        case Harm.FORGET:
+        case FaultKind.FORGET:
             _note_loss(evidence, world.valkey.kill(world.stack, evidence.keys, days()))
             world.valkey.forget()
             await asyncio.sleep(fault.seconds)
             world.stack.start("valkey")
-        case Harm.ROLL_BACK:
+        case FaultKind.ROLL_BACK:
             await _roll_back(world, evidence, fault)
-        case Harm.FAIL_OVER:
-            await world.valkey.hand_over(fault.seconds)
-        case Harm.FAIL_OVER_BEHIND:
+        case FaultKind.FAIL_OVER:
+            await world.valkey.fail_over(fault.seconds)
+        case FaultKind.FAIL_OVER_BEHIND:
             await _fail_over_behind(world, evidence, fault)
-        case Harm.STEP_CLOCK:
+        case FaultKind.STEP_CLOCK:
             world.valkey.clock.set(fault.step)
             await asyncio.sleep(fault.seconds)
             world.valkey.clock.set(0)
-        case Harm.PAUSE if fault.target == "postgres":
+        case FaultKind.PAUSE if fault.target == "postgres":
             world.postgres.freeze()
             await asyncio.sleep(fault.seconds)
-            world.postgres.thaw()
-        case Harm.PAUSE:
+            world.postgres.resume()
+        case FaultKind.PAUSE:
             world.pause(fault.target)
             await asyncio.sleep(fault.seconds)
             world.resume(fault.target)
-        case Harm.KILL:
+        case FaultKind.KILL:
             await _kill(world, evidence, fault)
 
 
@@ -71,7 +71,7 @@ async def _roll_back(world: World, evidence: Evidence, fault: Fault) -> None:
 async def _fail_over_behind(world: World, evidence: Evidence, fault: Fault) -> None:
     kept = await world.valkey.detach_replica(evidence.keys, days())
     await asyncio.sleep(fault.seconds / 2)
-    world.valkey.lead_to_replica()
+    world.valkey.route_to_replica()
     # Open connections lead to the old primary, which accepts their writes.
     await asyncio.sleep(fault.seconds / 2)
     _note_loss(evidence, world.valkey.demote(evidence.keys, days()), kept)

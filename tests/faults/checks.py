@@ -9,7 +9,7 @@ from tests.faults import upstream_checks
 from tests.faults.clients import Result
 from tests.faults.evidence import Evidence, charged_rows, day_at, day_number
 from tests.faults.kinds import Charge
-from tests.faults.schedule import Harm
+from tests.faults.schedule import FaultKind
 from tests.faults.upstream_checks import NO_VERDICT
 from tests.faults.world import HOLD_SECONDS, Row
 
@@ -153,7 +153,7 @@ def connections_hold(evidence: Evidence) -> Iterator[str]:
     """Only a killed gateway interrupts its clients' connections."""
     for result in evidence.results:
         gateway = f"gateway-{result.request.gateway + 1}"
-        if result.is_cut and Harm.KILL not in evidence.plan.harms(gateway):
+        if result.is_cut and FaultKind.KILL not in evidence.plan.faults_of(gateway):
             yield f"{result} was cut by {gateway}, which was alive"
 
 
@@ -195,7 +195,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
 
 def _may_lose_rows(evidence: Evidence) -> bool:
     """A row is lost only where it waited for the database and its process was killed."""
-    return evidence.plan.ledger_may_stall and Harm.KILL in evidence.plan.harms("inference")
+    return evidence.plan.ledger_may_stall and FaultKind.KILL in evidence.plan.faults_of("inference")
 
 
 def _was_late(evidence: Evidence, result: Result, row: Row) -> bool:

@@ -80,7 +80,7 @@ class Postgres:
         for process in self._frozen[1:]:
             process.suspend()
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         """Resume frozen processes."""
         for process in self._frozen:
             process.resume()
@@ -99,7 +99,7 @@ def running_postgres(port: int) -> Iterator[Postgres]:
         try:
             yield postgres
         finally:
-            postgres.thaw()
+            postgres.resume()
             postgres.stop_at_once()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,7 @@ _WATCH_SECONDS = 0.02
 
 async def gather(world: World, evidence: Evidence) -> None:
     """Run a plan in an intact world, repair it, wait until all is settled, and return the evidence."""
-    await world.mend()
+    await world.repair()
     await world.valkey.restore()
     if evidence.plan.fails_over:
         await world.valkey.add_replica()
@@ -36,7 +36,7 @@ async def gather(world: World, evidence: Evidence) -> None:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=_LINE_BYTES_MAX) as session:
         watch = asyncio.create_task(_watch(world, evidence))
         await _run(world, session, evidence)
-        await world.mend()
+        await world.repair()
         watch.cancel()
         await _until_settled(world, evidence)
         await breaking.note_journal(world, evidence)

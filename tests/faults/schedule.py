@@ -31,7 +31,7 @@ class Layout(StrEnum):
     """Two processes that each run all four services, over shared SQLite files, as on one machine."""
 
 
-class Harm(StrEnum):
+class FaultKind(StrEnum):
     """What is done to a program or a store."""
 
     KILL = "kill"
@@ -78,7 +78,7 @@ class Fault:
     """Seconds from the start."""
     target: str
     """Name of the program, or `postgres`."""
-    harm: Harm
+    harm: FaultKind
     seconds: float
     """Duration of the fault."""
     step: int = 0
@@ -106,20 +106,20 @@ class Plan:
     @property
     def ledger_may_stall(self) -> bool:
         """Whether rows may have to wait: Postgres is down, or a frozen worker has the lock of the SQLite file."""
-        has_frozen_worker = self.layout is Layout.WORKERS and Harm.PAUSE in self.harms("inference")
-        return bool(self.harms("postgres")) or has_frozen_worker
+        has_frozen_worker = self.layout is Layout.WORKERS and FaultKind.PAUSE in self.faults_of("inference")
+        return bool(self.faults_of("postgres")) or has_frozen_worker
 
     @property
     def fails_over(self) -> bool:
         """Whether a replica of Valkey takes over."""
-        return bool({Harm.FAIL_OVER, Harm.FAIL_OVER_BEHIND} & self.harms("valkey"))
+        return bool({FaultKind.FAIL_OVER, FaultKind.FAIL_OVER_BEHIND} & self.faults_of("valkey"))
 
     @property
     def clock_step(self) -> int:
         """Seconds by which Valkey's clock is set ahead for a while."""
         return sum(fault.step for fault in self.faults)
 
-    def harms(self, target: str) -> set[Harm]:
+    def faults_of(self, target: str) -> set[FaultKind]:
         """Return what is done to a target, or to what contains it."""
         return {fault.harm for fault in self.faults if target in fault.parts}
 
@@ -137,8 +137,8 @@ _HELD = {
     "stack-2": ("gateway-2", "quota-2", "inference", "auth"),
 }
 _VALKEY = (
-    *(Harm.KILL, Harm.PAUSE, Harm.FLUSH, Harm.FORGET, Harm.ROLL_BACK),
-    *(Harm.FAIL_OVER, Harm.FAIL_OVER_BEHIND, Harm.STEP_CLOCK, Harm.STEP_CLOCK),
+    *(FaultKind.KILL, FaultKind.PAUSE, FaultKind.FLUSH, FaultKind.FORGET, FaultKind.ROLL_BACK),
+    *(FaultKind.FAIL_OVER, FaultKind.FAIL_OVER_BEHIND, FaultKind.STEP_CLOCK, FaultKind.STEP_CLOCK),
 )
 _QUOTAS = ("quota-1", "quota-2")
 _STEPS = (200, -200)
@@ -157,9 +157,9 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
         requests += _storm(chance, len(requests), len(limits))
     targets = chance.sample([*_PROCESSES[layout], *_STORES[layout]], chance.randint(1, 3))
     faults = [_fault(chance, target) for target in dict.fromkeys(targets)]
-    faults = [_with_step(chance, fault, faults) if fault.harm is Harm.STEP_CLOCK else fault for fault in faults]
+    faults = [_with_step(chance, fault, faults) if fault.harm is FaultKind.STEP_CLOCK else fault for fault in faults]
     if layout is Layout.SERVICES:
-        faults += [_unseeing(chance, fault) for fault in faults if fault.step and chance.random() < 0.6]
+        faults += [_frozen_during(chance, fault) for fault in faults if fault.step and chance.random() < 0.6]
     models = chance.choice(MODEL_LISTS) if chance.random() < 0.3 else "ordinary"
     return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)), layout, models)
 
@@ -199,7 +199,7 @@ def _storm(chance: random.Random, first: int, keys: int) -> list[Request]:
 
 
 def _fault(chance: random.Random, target: str) -> Fault:
-    harm = chance.choice(_VALKEY if target == "valkey" else (Harm.KILL, Harm.KILL, Harm.PAUSE))
+    harm = chance.choice(_VALKEY if target == "valkey" else (FaultKind.KILL, FaultKind.KILL, FaultKind.PAUSE))
     return Fault(chance.uniform(0.1, TRAFFIC_SECONDS), target, harm, _seconds(chance, target, harm))
 
 
@@ -209,22 +209,22 @@ def _with_step(chance: random.Random, fault: Fault, faults: Sequence[Fault]) -> 
     A quota that starts meanwhile cannot detect that the clock is wrong and takes its day as correct, until it is
     restarted (docs/decisions/0015); so where one may, the step is not of days.
     """
-    restarts = any(one.harm is Harm.KILL and set(_QUOTAS) & set(one.parts) for one in faults)
+    restarts = any(one.harm is FaultKind.KILL and set(_QUOTAS) & set(one.parts) for one in faults)
     return replace(fault, step=chance.choice(_STEPS if restarts else _STEPS + _STEPS_OF_DAYS))
 
 
-def _unseeing(chance: random.Random, step: Fault) -> Fault:
+def _frozen_during(chance: random.Random, step: Fault) -> Fault:
     """Return a fault that freezes a quota for a little longer than the clock is wrong."""
     return Fault(
-        max(0.0, step.at - _UNSEEN_SECONDS), chance.choice(_QUOTAS), Harm.PAUSE, step.seconds + 2 * _UNSEEN_SECONDS
+        max(0.0, step.at - _UNSEEN_SECONDS), chance.choice(_QUOTAS), FaultKind.PAUSE, step.seconds + 2 * _UNSEEN_SECONDS
     )
 
 
-def _seconds(chance: random.Random, target: str, harm: Harm) -> float:
+def _seconds(chance: random.Random, target: str, harm: FaultKind) -> float:
     if target == "postgres" and chance.random() < 0.3:
         # Longer than a hold lives: the sweeper and the delayed rows meet when it resumes.
         return chance.uniform(2.5, 4.0)
-    if harm is Harm.STEP_CLOCK:
+    if harm is FaultKind.STEP_CLOCK:
         # Shorter than a hold lives: a longer step is accepted as the correct time.
         return chance.uniform(0.3, 2.0)
-    return chance.uniform(0.3, 1.0) if harm is Harm.PAUSE or target == "postgres" else chance.uniform(0.02, 0.5)
+    return chance.uniform(0.3, 1.0) if harm is FaultKind.PAUSE or target == "postgres" else chance.uniform(0.02, 0.5)

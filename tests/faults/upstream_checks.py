@@ -7,7 +7,7 @@ from typing import Any
 from tests.faults.clients import Result
 from tests.faults.evidence import Evidence
 from tests.faults.kinds import Charge
-from tests.faults.schedule import Harm
+from tests.faults.schedule import FaultKind
 from tests.faults.world import HOLD_SECONDS, REQUEST_SECONDS, Row
 
 NO_VERDICT = "no_verdict"
@@ -24,7 +24,7 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 def rows_have_the_reported_usage(evidence: Evidence) -> Iterator[str]:
     """Reported tokens are those that the upstream counted and reported for the same request."""
-    standin_died = Harm.KILL in evidence.plan.harms("groq-standin")
+    standin_died = FaultKind.KILL in evidence.plan.faults_of("groq-standin")
     for row in evidence.rows:
         if row.usage_source != "reported":
             continue
@@ -80,7 +80,7 @@ def answers_of_the_upstream_are_charged(evidence: Evidence) -> Iterator[str]:
     """An answer of the upstream in time is charged, whatever the client received, unless inference was killed or
     stopped.
     """
-    if evidence.plan.harms("inference"):
+    if evidence.plan.faults_of("inference"):
         return
     for number, entries in evidence.exchanges.items():
         kind = evidence.kind_of(number)
@@ -100,7 +100,7 @@ def answers_of_the_upstream_arrive(evidence: Evidence) -> Iterator[str]:
     for number, entries in evidence.exchanges.items():
         result = results[number]
         gateway = f"gateway-{result.request.gateway + 1}"
-        if evidence.plan.harms("inference") or evidence.plan.harms(gateway) or result.has_left:
+        if evidence.plan.faults_of("inference") or evidence.plan.faults_of(gateway) or result.has_left:
             continue
         if result.request.kind.charge is not Charge.YES or result.is_complete or _is_timed_out(evidence, result):
             continue

@@ -74,7 +74,7 @@ class Valkey:
         self._primary = self._first
         self._replica: _Server | None = None
         self._replica_process: TCPValkey | None = None
-        self._lead_to(self._first)
+        self._route_to(self._first)
         self.clock = Clock(folder, self._address)
 
     @property
@@ -124,12 +124,12 @@ class Valkey:
         await asyncio.to_thread(process.wait_until_up)
         await asyncio.to_thread(_follow, self._replica, self._first)
 
-    async def hand_over(self, seconds: float) -> None:
+    async def fail_over(self, seconds: float) -> None:
         """Swap the roles gracefully, so that nothing is lost; the address follows after some seconds."""
         assert self._replica is not None
-        await asyncio.to_thread(_hand_over, self._first, self._replica)
+        await asyncio.to_thread(_fail_over, self._first, self._replica)
         await asyncio.sleep(seconds)
-        self._lead_to(self._replica)
+        self._route_to(self._replica)
 
     async def detach_replica(self, keys: Sequence[Key], days: Sequence[int]) -> dict[KeyDay, Entries]:
         """Detach the replica, and return its data; it accepts writes from now on."""
@@ -138,10 +138,10 @@ class Valkey:
             client.replicaof("NO", "ONE")
         return _entries_of(self._replica.client(), keys, days)
 
-    def lead_to_replica(self) -> None:
+    def route_to_replica(self) -> None:
         """Lead new connections to the replica."""
         assert self._replica is not None
-        self._lead_to(self._replica)
+        self._route_to(self._replica)
 
     def demote(self, keys: Sequence[Key], days: Sequence[int]) -> dict[KeyDay, Entries]:
         """Make the old primary a replica of the new one, and return its last data."""
@@ -153,8 +153,8 @@ class Valkey:
             return
         if self._replica.is_primary:
             await asyncio.to_thread(_follow, self._first, self._replica)
-            await asyncio.to_thread(_hand_over, self._replica, self._first)
-        self._lead_to(self._first)
+            await asyncio.to_thread(_fail_over, self._replica, self._first)
+        self._route_to(self._first)
         self.end_replica()
 
     def end_replica(self) -> None:
@@ -164,7 +164,7 @@ class Valkey:
             shutil.rmtree(self._folder / "replica")
         self._replica = self._replica_process = None
 
-    def _lead_to(self, server: _Server) -> None:
+    def _route_to(self, server: _Server) -> None:
         self._primary = server
         link = self._folder / "valkey.link"
         link.symlink_to(server.socket)
@@ -178,7 +178,7 @@ def _follow(replica: _Server, primary: _Server) -> None:
     _until(lambda: replica.is_linked and not replica.info("persistence")["aof_rewrite_in_progress"])
 
 
-def _hand_over(primary: _Server, replica: _Server) -> None:
+def _fail_over(primary: _Server, replica: _Server) -> None:
     """Swap two roles; the primary accepts no write until the replica has all of them."""
     with primary.client() as client:
         client.execute_command("FAILOVER", "TO", _LOOPBACK, replica.port)

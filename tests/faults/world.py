@@ -95,12 +95,12 @@ class World:
             self._paused.discard(name)
             self.stack.signal(name, signal.SIGCONT)
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """Restart everything and wait until it answers."""
         for name in tuple(self._paused):
             self.resume(name)
         if self._postgres is not None:
-            self._postgres.thaw()
+            self._postgres.resume()
             self._postgres.start()
             await self._postgres.until_it_answers()
         self.valkey.clock.set(0)
@@ -150,7 +150,7 @@ def running_world(layout: Layout) -> Iterator[World]:
         try:
             yield world
         finally:
-            asyncio.run(world.mend())
+            asyncio.run(world.repair())
 
 
 @contextmanager

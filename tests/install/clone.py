@@ -79,7 +79,7 @@ class Make:
             assert time.monotonic() < ends, self.text
             time.sleep(0.01)
 
-    def press_ctrl_c(self) -> None:
+    def send_ctrl_c(self) -> None:
         """Interrupt it and all that it started, as a terminal does."""
         os.killpg(self._process.pid, signal.SIGINT)
 

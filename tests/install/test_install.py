@@ -35,7 +35,7 @@ def test_after_ctrl_c_at_any_moment_the_same_command_succeeds(clone: Clone) -> N
     for name, has_come in moments:
         make = clone.make()
         make.until(lambda make=make, has_come=has_come: has_come(make))  # type: ignore[misc]
-        make.press_ctrl_c()
+        make.send_ctrl_c()
         assert make.wait() != 0, name
         assert "Traceback" not in make.text, (name, make.text)
         assert not (clone.venv / "run.stamp").exists(), name

@@ -32,7 +32,7 @@ from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
 from tests.backends import fresh_database, run_apart
 from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
-from tests.contracts.user_stores import HandClock, UserStoreContract, World
+from tests.contracts.user_stores import ManualClock, UserStoreContract, World
 
 
 @pytest.fixture(scope="session")
@@ -240,7 +240,7 @@ async def opened_world(url: str) -> AsyncIterator[World]:
             SQLPlanStore(transactions),
             SQLMailQueue(transactions),
             SQLAuditLog(transactions),
-            HandClock(),
+            ManualClock(),
         )
 
 

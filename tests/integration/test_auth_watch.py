@@ -102,7 +102,7 @@ async def test_while_the_database_hangs_there_is_no_heartbeat_and_no_denial(
             assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
             assert time.monotonic() - started < 1.5, "a caller must not hang with the database"
             # One may have been in transit before the lock was taken.
-            assert await _heard_within(watch, 1.5 * HEARTBEAT_SECONDS_MAX) <= 1
+            assert await _received_within(watch, 1.5 * HEARTBEAT_SECONDS_MAX) <= 1
 
     async with auth_client(on_postgres.target) as client:
         assert (await client.authenticate(created.secret)).principal.key_id == created.key.id
@@ -159,7 +159,7 @@ async def _next_change(watch: StreamCall) -> auth_pb2.WatchKeysResponse:
     return event
 
 
-async def _heard_within(watch: StreamCall, seconds: float) -> int:
+async def _received_within(watch: StreamCall, seconds: float) -> int:
     """Count events until the time is up, then cancel the watch."""
     count = 0
     try:

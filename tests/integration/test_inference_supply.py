@@ -34,7 +34,7 @@ async def inference(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Inferen
 
 
 @pytest.fixture(scope="module")
-def choosy_url() -> Iterator[str]:
+def one_key_url() -> Iterator[str]:
     """A stand-in that knows only one of the keys."""
     with started("--api-key", "gsk_other") as (_, url):
         yield url
@@ -130,8 +130,8 @@ async def test_a_short_limit_of_the_only_key_is_waited_for(upstream: Upstream, t
     assert (first["status"], second["status"]) == (429, 200)
 
 
-async def test_a_key_that_groq_rejects_is_skipped(choosy_url: str, tmp_path: Path) -> None:
-    async with running(choosy_url, tmp_path, keys=("gsk_wrong", "gsk_other")) as inference:
+async def test_a_key_that_groq_rejects_is_skipped(one_key_url: str, tmp_path: Path) -> None:
+    async with running(one_key_url, tmp_path, keys=("gsk_wrong", "gsk_other")) as inference:
         for number in range(4):
             assert await ask(inference, "hello", f"req_{number}") == CHARGED
 
@@ -139,8 +139,8 @@ async def test_a_key_that_groq_rejects_is_skipped(choosy_url: str, tmp_path: Pat
         assert (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models
 
 
-async def test_with_every_key_rejected_the_request_is_an_operator_error(choosy_url: str, tmp_path: Path) -> None:
-    async with running(choosy_url, tmp_path, keys=("gsk_wrong", "gsk_false")) as inference:
+async def test_with_every_key_rejected_the_request_is_an_operator_error(one_key_url: str, tmp_path: Path) -> None:
+    async with running(one_key_url, tmp_path, keys=("gsk_wrong", "gsk_false")) as inference:
         with pytest.raises(Unavailable) as raised:
             await ask(inference, "hello")
 

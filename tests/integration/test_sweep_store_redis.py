@@ -64,7 +64,7 @@ async def test_entries_that_quota_did_not_write_do_not_block_others(world: Sweep
     assert "Removed malformed deadlines" in caplog.text
 
 
-async def raised_away(store: RedisSweepStore) -> int:
+async def try_repair(store: RedisSweepStore) -> int:
     """Repair a counter."""
     return await store.repair_counter(KeyDay("key", 1), 1, reserved_before=0, excluded=[])
 
@@ -79,7 +79,7 @@ async def test_an_unreachable_server_makes_every_step_unavailable(own_valkey: Va
         store.overdue(at_most=1, before=0),
         listed(store),
         store.delete_days([KeyDay("key", 1)]),
-        raised_away(store),
+        try_repair(store),
     )
     for step in steps:
         with pytest.raises(Unavailable):

@@ -79,13 +79,13 @@ class TestSweep:
     async def test_holds_stay_while_the_ledger_is_unavailable_and_are_closed_afterwards(self, world: HoldWorld) -> None:
         await world.hold("req_1")
         await world.grow_older()
-        world.ledger.is_away = True
+        world.ledger.is_down = True
 
         with pytest.raises(Unavailable):
             await world.sweeper.sweep()
 
         assert await world.counts() == (0, 1)
-        world.ledger.is_away = False
+        world.ledger.is_down = False
         await world.sweeper.sweep()
         assert await world.counts() == (0, 0)
 
@@ -251,7 +251,7 @@ class TestReconcile:
 
     async def test_with_the_ledger_unavailable_counters_are_not_changed(self, world: HoldWorld) -> None:
         await world.charge("req_1")
-        world.ledger.is_away = True
+        world.ledger.is_down = True
 
         with pytest.raises(Unavailable):
             await world.sweeper.reconcile()
@@ -364,7 +364,7 @@ class TestVerify:
 
     async def test_an_unavailable_record_is_not_reported_as_agreement(self, world: HoldWorld) -> None:
         await world.charge("req_1")
-        world.ledger.is_away = True
+        world.ledger.is_down = True
 
         with pytest.raises(Unavailable):
             await world.sweeper.verify()

@@ -24,7 +24,7 @@ _CREDENTIALS = "Basic " + base64.b64encode("ada:p@ß".encode("latin-1")).decode(
 
 
 @dataclass
-class Ear:
+class RecordingServer:
     """A server that records requests as they arrive and answers `{}`."""
 
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
@@ -40,18 +40,18 @@ class Ear:
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[tuple[Ear, str]]:
+async def listening() -> AsyncIterator[tuple[RecordingServer, str]]:
     """Run a recording server for the block; yield it and its address."""
-    ear, writers = Ear(), list[asyncio.StreamWriter]()
+    recorder, writers = RecordingServer(), list[asyncio.StreamWriter]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
         with suppress(asyncio.IncompleteReadError):
-            await ear.serve(reader, writer)
+            await recorder.serve(reader, writer)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        yield ear, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield recorder, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         for writer in writers:
             writer.close()
             await writer.wait_closed()
@@ -71,12 +71,12 @@ async def both(url: str) -> AsyncIterator[tuple[HTTPTransport, list[AsyncGroq]]]
 @pytest.mark.parametrize("key", [0, 1])
 async def test_the_transport_sends_what_the_package_sends(key: int) -> None:
     body = asking("hello, Grüße")
-    async with listening() as (ear, url), both(url) as (wire, clients):
+    async with listening() as (recorder, url), both(url) as (wire, clients):
         await clients[key].post("/openai/v1/chat/completions", cast_to=httpx.Response, content=body, options={})
         async with await wire.post(body, key=key) as response:
             assert await response.read() == b"{}"
 
-    package, ours = ear.requests
+    package, ours = recorder.requests
     assert package[1].pop("connection") == "keep-alive", "the default of HTTP/1.1 (RFC 9112, 9.3)"
     assert package[1].pop("x-stainless-read-timeout") == "60", "ours has no time-out for reading"
     assert package[1].pop("accept-encoding") != ours[1].pop("accept-encoding") == "identity"
@@ -85,12 +85,12 @@ async def test_the_transport_sends_what_the_package_sends(key: int) -> None:
 
 
 async def test_the_edges_cookies_are_not_carried_from_one_users_request_to_the_next() -> None:
-    async with listening() as (ear, url), both(url) as (wire, _):
+    async with listening() as (recorder, url), both(url) as (wire, _):
         for _ in range(2):
             async with await wire.post(asking("hello"), key=0) as response:
                 await response.read()
 
-    assert [headers.get("cookie") for _, headers, _ in ear.requests] == [None, None]
+    assert [headers.get("cookie") for _, headers, _ in recorder.requests] == [None, None]
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
@@ -98,7 +98,7 @@ async def test_chats_and_the_model_list_go_through_the_same_proxy_with_its_crede
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     _forget_proxies(monkeypatch)
-    async with listening() as (ear, url):
+    async with listening() as (recorder, url):
         monkeypatch.setenv(variable, url.replace("http://", "http://ada:p%40ß@"))
         monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
         async with both("http://groq.invalid") as (wire, _):
@@ -107,13 +107,13 @@ async def test_chats_and_the_model_list_go_through_the_same_proxy_with_its_crede
             async with await wire.get_models(key=0) as response:
                 assert response.status == 200
 
-    lines = [line for line, _, _ in ear.requests]
+    lines = [line for line, _, _ in recorder.requests]
     assert lines == [
         "POST http://groq.invalid/openai/v1/chat/completions HTTP/1.1",
         "GET http://groq.invalid/openai/v1/models HTTP/1.1",
     ]
-    assert [headers["proxy-authorization"] for _, headers, _ in ear.requests] == [_CREDENTIALS] * 2
-    assert [headers["authorization"] for _, headers, _ in ear.requests] == ["Bearer gsk_one"] * 2
+    assert [headers["proxy-authorization"] for _, headers, _ in recorder.requests] == [_CREDENTIALS] * 2
+    assert [headers["authorization"] for _, headers, _ in recorder.requests] == ["Bearer gsk_one"] * 2
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_https_uses_a_tunnel_whose_proxy_does_not_see_groqs_key(
     monkeypatch: pytest.MonkeyPatch, variable: str, credentials: str, shown: str | None
 ) -> None:
     _forget_proxies(monkeypatch)
-    async with listening() as (ear, url):
+    async with listening() as (recorder, url):
         monkeypatch.setenv(variable, url.replace("http://", f"http://{credentials}"))
         async with both("https://groq.invalid") as (wire, _):
             with pytest.raises(aiohttp.ClientError):
@@ -132,15 +132,15 @@ async def test_https_uses_a_tunnel_whose_proxy_does_not_see_groqs_key(
             with pytest.raises(aiohttp.ClientError):
                 await wire.get_models(key=0)
 
-    assert [line for line, _, _ in ear.requests] == ["CONNECT groq.invalid:443 HTTP/1.1"] * 2
-    assert [headers.get("proxy-authorization") for _, headers, _ in ear.requests] == [shown] * 2
-    assert "gsk_" not in str(ear.requests)
+    assert [line for line, _, _ in recorder.requests] == ["CONNECT groq.invalid:443 HTTP/1.1"] * 2
+    assert [headers.get("proxy-authorization") for _, headers, _ in recorder.requests] == [shown] * 2
+    assert "gsk_" not in str(recorder.requests)
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
 async def test_a_loopback_address_is_reached_directly(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     _forget_proxies(monkeypatch)
-    async with listening() as (ear, url):
+    async with listening() as (recorder, url):
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
         async with both(url) as (wire, _):
             async with await wire.post(asking("hello"), key=0) as response:
@@ -148,7 +148,7 @@ async def test_a_loopback_address_is_reached_directly(monkeypatch: pytest.Monkey
             async with await wire.get_models(key=0) as response:
                 assert response.status == 200
 
-    assert len(ear.requests) == 2
+    assert len(recorder.requests) == 2
 
 
 async def test_an_unusable_proxy_stops_the_start_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ class StoreLedger:
     def __init__(self, engine: AsyncEngine) -> None:
         """Store rows in `engine`'s database."""
         self.store = SQLLedgerStore(engine)
-        self.is_away = False
+        self.is_down = False
         self._engine = engine
 
     async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
@@ -103,7 +103,7 @@ class StoreLedger:
             await connection.execute(delete(usage_ledger))
 
     def _check(self) -> None:
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("the ledger is away", reason="ledger_unavailable")
 
 

@@ -120,9 +120,9 @@ class HoldMachine(RuleBasedStateMachine):
             for what, step in self.steps_of(request):
                 yield f"{what} {name}", partial(step, name)
         yield from self.steps_of_sweeper()
-        if any(not one.is_old for one in self.ever_held()):
+        if any(not one.is_old for one in self.once_held()):
             yield "age", self.grow_old
-        if entries is not None and self.ever_held():
+        if entries is not None and self.once_held():
             yield from self.losses()
 
     def steps_of(self, request: Request) -> Iterator[tuple[str, Callable[[str], None]]]:
@@ -135,9 +135,9 @@ class HoldMachine(RuleBasedStateMachine):
             yield "give-back", self.give_back
         if stage is Stage.OUT:
             yield from (("row-charged", self.commit_charged), ("row-free", self.commit_free))
-            yield "inference-dies", self.inference_dies
+            yield "inference-dies", self.inference_is_killed
         if waits and stage in (Stage.HELD, Stage.OUT, Stage.CHARGED, Stage.FREE, Stage.DEAD):
-            yield "gateway-dies", self.gateway_dies
+            yield "gateway-dies", self.gateway_is_killed
         if waits and stage in (Stage.CHARGED, Stage.FREE):
             yield "settle", self.settle
         if request.may_be_late:
@@ -211,11 +211,11 @@ class HoldMachine(RuleBasedStateMachine):
         self.run(self.world.commit_row(name))
         self.requests[name].may_be_late = False
 
-    def inference_dies(self, name: str) -> None:
+    def inference_is_killed(self, name: str) -> None:
         """Lose a request before its row."""
         self.requests[name].stage = Stage.DEAD
 
-    def gateway_dies(self, name: str) -> None:
+    def gateway_is_killed(self, name: str) -> None:
         """Lose the gateway that would settle."""
         self.requests[name].gateway = Gateway.DIED
 
@@ -289,7 +289,7 @@ class HoldMachine(RuleBasedStateMachine):
     def grow_old(self) -> None:
         """Let more time pass than a hold can live."""
         self.run(self.world.grow_older())
-        for request in self.ever_held():
+        for request in self.once_held():
             request.is_old = True
 
     def flush(self) -> None:
@@ -333,7 +333,7 @@ class HoldMachine(RuleBasedStateMachine):
         if self.is_broken:
             return
         for name in self.those(Stage.OUT):
-            self.inference_dies(name)
+            self.inference_is_killed(name)
         for step in (self.settle_verdicts, self.grow_old, self.sweep, self.reconcile, self.check):
             step()
         self.run(self.world.reserve("req_probe", limit=0, seed=len(self.those(Stage.CHARGED))))
@@ -351,7 +351,7 @@ class HoldMachine(RuleBasedStateMachine):
         """Return the requests at some stages."""
         return [name for name, one in self.requests.items() if one.stage in stages]
 
-    def ever_held(self) -> list[Request]:
+    def once_held(self) -> list[Request]:
         """Return requests that were ever reserved."""
         return [one for one in self.requests.values() if one.stage not in (Stage.NEW, Stage.DENIED)]
 

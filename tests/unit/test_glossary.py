@@ -128,7 +128,7 @@ def _glossary() -> frozenset[str]:
     return frozenset(word for term in _terms() for word in re.split(r"[ -]", term))
 
 
-def _strange(name: str) -> list[str]:
+def _unknown_words(name: str) -> list[str]:
     """Return the words of a name that are neither in the glossary nor common technical words."""
     allowed = _glossary() | _COMMON
     return [word for word in _words(name) if not _singulars(word) & allowed]
@@ -208,7 +208,7 @@ def test_names_are_found_in_settings_metrics_and_protobuf() -> None:
 
 
 def test_names_use_words_of_the_glossary_and_common_technical_words() -> None:
-    strange = {name: words for name in _names() if (words := _strange(name))}
+    strange = {name: words for name in _names() if (words := _unknown_words(name))}
     assert strange == {}, "add the word to docs/glossary.md, or use one that is listed there"
 
 
@@ -236,4 +236,4 @@ def test_the_glossary_lists_each_word_once_and_no_replaced_one() -> None:
     ],
 )
 def test_a_name_outside_the_vocabulary_is_found(name: str, strange: Iterable[str], replaced: Iterable[str]) -> None:
-    assert (_strange(name), _replaced(name)) == (strange, replaced)
+    assert (_unknown_words(name), _replaced(name)) == (strange, replaced)

@@ -32,7 +32,7 @@ def email() -> str:
 
 
 @pytest.fixture
-async def anybody(stack: Stack) -> AsyncIterator[Browser]:
+async def new_browser(stack: Stack) -> AsyncIterator[Browser]:
     async with Browser(stack) as browser:
         yield browser
 
@@ -83,10 +83,10 @@ async def test_query_parameters_are_escaped(owner: Browser, path: str) -> None:
         assert "1337" not in answer.text
 
 
-async def test_the_tested_query_parameters_are_shown_on_the_page(anybody: Browser) -> None:
+async def test_the_tested_query_parameters_are_shown_on_the_page(new_browser: Browser) -> None:
     """Without this, the test above would pass on pages that ignore their parameters."""
     for path in ("/reset", "/verify", "/signup"):
-        assert escape(SCRIPT) in (await anybody.get(f"{path}?token={quote(SCRIPT)}")).text, path
+        assert escape(SCRIPT) in (await new_browser.get(f"{path}?token={quote(SCRIPT)}")).text, path
 
 
 async def test_form_fields_are_escaped(owner: Browser) -> None:
@@ -132,18 +132,18 @@ async def test_objects_of_another_account_cannot_be_changed_by_their_ids(stack: 
 
 
 @pytest.mark.parametrize("page", ["/signup", "/login", "/forgot", "/verify", "/reset"])
-async def test_a_refused_form_shows_its_fields_escaped(anybody: Browser, page: str) -> None:
-    html = (await anybody.get(f"{page}?token={quote(SCRIPT)}")).text
+async def test_a_refused_form_shows_its_fields_escaped(new_browser: Browser, page: str) -> None:
+    html = (await new_browser.get(f"{page}?token={quote(SCRIPT)}")).text
     for form in forms_of(html):
         fields = dict.fromkeys(form.fields, SCRIPT) | {"csrf_token": form.fields["csrf_token"]}
-        answer = await anybody.send(html, form.action, fields)
+        answer = await new_browser.send(html, form.action, fields)
         assert 400 <= answer.status_code < 500, f"{form.action}: {answer.status_code}"
         assert "<script>alert" not in answer.text
 
 
 @pytest.mark.parametrize("target", ELSEWHERE)
-async def test_no_log_in_redirects_to_another_site(stack: Stack, anybody: Browser, email: str, target: str) -> None:
-    await anybody.sign_up(email)
+async def test_no_log_in_redirects_to_another_site(stack: Stack, new_browser: Browser, email: str, target: str) -> None:
+    await new_browser.sign_up(email)
     for method in ("in the address", "in the form"):
         async with Browser(stack) as browser:
             page = f"/login?next={quote(target)}" if method == "in the address" else "/login"
@@ -176,11 +176,11 @@ async def test_a_session_planted_before_the_log_in_is_not_used_afterwards(stack:
         assert "/login" in str((await attacker.get("/account")).url)
 
 
-async def test_the_session_cookie_cannot_be_read_by_scripts_or_sent_by_other_sites(anybody: Browser) -> None:
-    html = (await anybody.get("/signup")).text
+async def test_the_session_cookie_cannot_be_read_by_scripts_or_sent_by_other_sites(new_browser: Browser) -> None:
+    html = (await new_browser.get("/signup")).text
     fields = {"email": f"{secrets.token_hex(6)}@example.com", "password": PASSWORD}
-    answer = await anybody.send(html, "/signup", fields, follow=False)
-    cookies = [one for one in answer.headers.get_list("set-cookie") if one.startswith(f"{anybody.session_cookie}=")]
+    answer = await new_browser.send(html, "/signup", fields, follow=False)
+    cookies = [one for one in answer.headers.get_list("set-cookie") if one.startswith(f"{new_browser.session_cookie}=")]
 
     assert len(cookies) == 1
     attributes = {part.strip().lower() for part in cookies[0].split(";")[1:]}
@@ -219,9 +219,9 @@ async def test_every_response_forbids_frames_inline_scripts_and_foreign_sources(
     assert not re.search(r"<script(?! src=)|\son\w+=", answer.text)
 
 
-async def test_incomplete_forms_lock_out_no_user(anybody: Browser) -> None:
+async def test_incomplete_forms_lock_out_no_user(new_browser: Browser) -> None:
     """Each would hold one of its client's slots in the console for as long as that client likes."""
-    host, port = urlsplit(anybody.origin).hostname, urlsplit(anybody.origin).port
+    host, port = urlsplit(new_browser.origin).hostname, urlsplit(new_browser.origin).port
     head = "POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 99"
     stuck = [await asyncio.open_connection(host, port) for _ in range(40)]
     try:
@@ -229,22 +229,22 @@ async def test_incomplete_forms_lock_out_no_user(anybody: Browser) -> None:
             writer.write(f"{head}\r\n\r\nemail=".encode())
             await writer.drain()
         async with asyncio.timeout(5):
-            assert [(await anybody.get("/login")).status_code for _ in range(5)] == [200] * 5
+            assert [(await new_browser.get("/login")).status_code for _ in range(5)] == [200] * 5
     finally:
         for _, writer in stuck:
             writer.close()
 
 
-async def test_only_content_named_by_its_digest_is_cached_for_ever(anybody: Browser) -> None:
+async def test_only_content_named_by_its_digest_is_cached_for_ever(new_browser: Browser) -> None:
     """Whatever `v=` said, wrong content and even a 404 used to be cached for a year."""
-    named = re.findall(r'"(/static/[a-z.]+\?v=\w+)"', (await anybody.get("/")).text)
+    named = re.findall(r'"(/static/[a-z.]+\?v=\w+)"', (await new_browser.get("/")).text)
     assert len(named) >= 3
-    expected = {path: (await anybody.get(path)).headers["cache-control"] for path in named}
+    expected = {path: (await new_browser.get(path)).headers["cache-control"] for path in named}
     assert set(expected.values()) == {"public, max-age=31536000, immutable"}
     for path in ("/static/console.css", "/static/console.css?v=", f"{named[0]}0", "/static/console.css?v=0a1b"):
-        assert (await anybody.get(path)).headers["cache-control"] == "no-cache"
+        assert (await new_browser.get(path)).headers["cache-control"] == "no-cache"
     for path in ("/static/none.css?v=0a1b", "/static/none.css"):
-        missing = await anybody.get(path)
+        missing = await new_browser.get(path)
         assert (missing.status_code, missing.headers["cache-control"]) == (404, "no-store")
 
 

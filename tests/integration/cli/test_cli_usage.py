@@ -47,10 +47,10 @@ class Quota(quota_pb2_grpc.QuotaServiceServicer):
     """Answers with a counter set by the test."""
 
     charged: int = 3
-    is_away: bool = False
+    is_down: bool = False
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("quota cannot use Redis just now; try again")
         status = quota_pb2.DayStatus(day="2026-08-07", charged=self.charged, held=2, reset_at=MIDNIGHT)
         return quota_pb2.GetStatusResponse(statuses=[status])
@@ -152,7 +152,7 @@ async def test_a_failing_service_exits_with_1_and_an_unavailable_one_with_3(serv
     assert (code, printed) == (3, "")
     assert "The inference service does not respond at 127.0.0.1:1. Start it, or set INFERENCE_TARGET" in said
 
-    services.quota.is_away = True
+    services.quota.is_down = True
     assert await services.stackctl("usage", _KEY) == (
         1,
         "",

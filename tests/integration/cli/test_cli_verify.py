@@ -25,10 +25,10 @@ class Quota(quota_pb2_grpc.QuotaServiceServicer):
     """Answers with a report set by the test."""
 
     report: quota_pb2.VerifyResponse = field(default_factory=lambda: quota_pb2.VerifyResponse(key_days=12, held=2))
-    is_away: bool = False
+    is_down: bool = False
 
     async def Verify(self, request: quota_pb2.VerifyRequest, context: Context) -> quota_pb2.VerifyResponse:
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("quota cannot use Redis just now; try again")
         return self.report
 
@@ -149,7 +149,7 @@ async def test_an_unknown_kind_from_a_newer_quota_is_still_a_discrepancy(service
 
 
 async def test_a_failing_quota_exits_with_1_and_an_unavailable_one_with_3(service: Service) -> None:
-    service.quota.is_away = True
+    service.quota.is_down = True
     assert await verify(service.target) == (1, "", "stackctl: quota cannot use Redis just now; try again\n")
 
     code, printed, said = await verify("127.0.0.1:1")

@@ -25,7 +25,7 @@ NOW = 1_800_000_000.0
 PEPPER = Pepper(b"pepper")
 
 
-class StillClock:
+class FixedClock:
     """A clock that stands still."""
 
     def now(self) -> float:
@@ -62,11 +62,11 @@ class OneKey:
 
 
 def fresh() -> MintedKey:
-    return mint("laptop", daily_limit=None, pepper=PEPPER, clock=StillClock())
+    return mint("laptop", daily_limit=None, pepper=PEPPER, clock=FixedClock())
 
 
 def key_verifier(store: OneKey, pepper: Pepper = PEPPER) -> KeyVerifier:
-    return KeyVerifier(store, pepper=pepper, clock=StillClock())  # type: ignore[arg-type]
+    return KeyVerifier(store, pepper=pepper, clock=FixedClock())  # type: ignore[arg-type]
 
 
 async def test_a_valid_key_has_the_fields_of_its_stored_record() -> None:
@@ -195,7 +195,7 @@ def test_a_limit_in_range_or_none_is_stored(limit: int | None) -> None:
 async def test_a_key_under_an_accepted_pepper_is_valid_and_rehashed_on_use_in_one_look_up() -> None:
     minted = fresh()
     store, new = OneKey(minted), Pepper(b"new")
-    keeper = KeyVerifier(store, pepper=new, clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+    keeper = KeyVerifier(store, pepper=new, clock=FixedClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
 
     assert (await keeper.authenticate(minted.secret)).outcome == store.key
     assert (store.digest, store.pepper_id) == (new.digest(minted.secret), new.id)
@@ -208,7 +208,7 @@ async def test_a_key_that_cannot_be_rehashed_is_still_valid() -> None:
     minted = fresh()
     store = OneKey(minted)
     store.is_read_only = True
-    keeper = KeyVerifier(store, pepper=Pepper(b"new"), clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+    keeper = KeyVerifier(store, pepper=Pepper(b"new"), clock=FixedClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
 
     assert (await keeper.authenticate(minted.secret)).outcome == store.key
     assert store.pepper_id == PEPPER.id

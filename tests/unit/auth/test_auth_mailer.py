@@ -16,7 +16,7 @@ from services.common.errors import FailedPrecondition, InvalidRequest, Unavailab
 _ABLE = Capabilities("mail.example.com:587", is_encrypted=True, is_verified=True, is_authenticated=True, smtputf8=False)
 
 
-class HandClock:
+class ManualClock:
     """A clock controlled by the test."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ async def _look(mailer: Mailer) -> None:
 
 
 async def test_an_email_is_retried_with_growing_pauses_and_given_up_after_a_day() -> None:
-    clock, server = HandClock(), Server()
+    clock, server = ManualClock(), Server()
     queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     begun, tried = clock.seconds, []
@@ -132,7 +132,7 @@ async def test_an_email_that_cannot_be_built_waits_and_the_service_continues() -
     async def fail(queued: QueuedEmail) -> Email:
         raise ValueError(queued.to)
 
-    clock, server = HandClock(), Server()
+    clock, server = ManualClock(), Server()
     server.is_up = True
     queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
@@ -147,7 +147,7 @@ async def test_an_email_that_cannot_be_built_waits_and_the_service_continues() -
 
 
 async def test_an_email_is_sent_once_the_server_is_available_again() -> None:
-    clock, server = HandClock(), Server()
+    clock, server = ManualClock(), Server()
     queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     await _look(mailer)
@@ -161,7 +161,7 @@ async def test_an_email_is_sent_once_the_server_is_available_again() -> None:
 
 
 async def test_non_ascii_addresses_need_a_server_known_to_support_smtputf8() -> None:
-    clock, server = HandClock(), Server()
+    clock, server = ManualClock(), Server()
     mailer = Mailer(Queue(), server, clock=clock)
     await mailer.check_deliverable("ada@example.com")
     with pytest.raises(Unavailable):
@@ -173,8 +173,8 @@ async def test_non_ascii_addresses_need_a_server_known_to_support_smtputf8() -> 
 
 async def test_without_a_mail_server_nothing_is_queued_and_a_check_reports_it() -> None:
     queue = Queue()
-    mailer = Mailer(queue, None, clock=HandClock())
-    await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=HandClock()))
+    mailer = Mailer(queue, None, clock=ManualClock())
+    await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=ManualClock()))
     await mailer.check_deliverable("жанна@example.com")
     await asyncio.wait_for(mailer.run(compose), 1)
     assert queue.email is None

@@ -34,7 +34,7 @@ class ScriptedAuthClient:
     def __init__(self) -> None:
         self.answers: dict[str, Authentication] = {KEY: Authentication(PRINCIPAL, "", 1)}
         self.asked: list[str] = []
-        self.is_away = False
+        self.is_down = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.resumed_from: list[int | None] = []
@@ -42,7 +42,7 @@ class ScriptedAuthClient:
 
     async def authenticate(self, api_key: str) -> Authentication:
         self.asked.append(api_key)
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("away", reason="auth_unavailable")
         answer = self.answers.get(api_key, Authentication(None, "unknown", 1))
         await self.gate.wait()

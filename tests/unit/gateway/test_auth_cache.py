@@ -178,7 +178,7 @@ async def test_with_auth_down_an_unconfirmed_key_is_unavailable_and_never_refuse
     cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock
 ) -> None:
     await cache.authenticate(KEY)
-    auth_client.is_away = True
+    auth_client.is_down = True
     clock.seconds += 4.4
     assert await cache.authenticate(KEY) == PRINCIPAL
     clock.seconds += 0.2

@@ -97,10 +97,10 @@ async def test_denials_of_lost_revisions_are_dropped_when_auth_fails_over(
 
 
 async def test_an_outage_is_not_cached_as_a_denial(cache: AuthCache, auth_client: ScriptedAuthClient) -> None:
-    auth_client.is_away = True
+    auth_client.is_down = True
     with pytest.raises(Unavailable):
         await cache.authenticate(KEY)
-    auth_client.is_away = False
+    auth_client.is_down = False
     assert await cache.authenticate(KEY) == PRINCIPAL
 
 

@@ -60,12 +60,12 @@ class Quota(quota_pb2_grpc.QuotaServiceServicer):
     """Answers with a counter set by the test."""
 
     charged: int = 3
-    is_away: bool = False
+    is_down: bool = False
     delay_seconds: float = 0
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
         await asyncio.sleep(self.delay_seconds)
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("quota cannot use Redis just now; try again", reason="quota_unavailable")
         midnight = Timestamp(seconds=int(NOON) + 12 * 3600)
         status = quota_pb2.DayStatus(day="2026-11-22", charged=self.charged, held=1, reset_at=midnight)
@@ -308,7 +308,7 @@ async def test_an_outage_is_503_and_names_the_unavailable_service(world: World, 
 
 
 async def test_the_reason_given_by_a_service_is_passed_on(world: World) -> None:
-    world.quota.is_away = True
+    world.quota.is_down = True
 
     response = await world.get("/key")
 

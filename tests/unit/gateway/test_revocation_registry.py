@@ -54,7 +54,7 @@ def _says(standing: IdentityState) -> IdentityCheck:
     return ask
 
 
-def _says_of(answers: dict[str, IdentityState], session_id: str) -> IdentityCheck:
+def _checks_of(answers: dict[str, IdentityState], session_id: str) -> IdentityCheck:
     async def ask() -> IdentityState:
         return answers[session_id]
 
@@ -85,7 +85,7 @@ async def test_another_change_of_a_key_cancels_nothing(
     assert not revocation.is_revoked
 
 
-@pytest.mark.parametrize("auth", ["agrees", "is away"])
+@pytest.mark.parametrize("auth", ["agrees", "is down"])
 async def test_a_stream_that_begins_after_the_revocation_is_cancelled_at_once(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry, auth: str
 ) -> None:
@@ -93,7 +93,7 @@ async def test_a_stream_that_begins_after_the_revocation_is_cancelled_at_once(
     reserve.
     """
     auth_client.answers[KEY] = Authentication(None, "revoked", 1)
-    auth_client.is_away = auth == "is away"
+    auth_client.is_down = auth == "is down"
     revocations.cancel("key_1")
     assert (await revocations.of_key("key_1", KEY)).is_revoked
     assert not (await revocations.of_key("key_2", OTHER)).is_revoked
@@ -130,7 +130,7 @@ async def test_a_revocation_reported_during_a_look_up_is_not_lost(
 async def test_a_remembered_revocation_expires(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry, clock: ManualClock
 ) -> None:
-    auth_client.is_away = True
+    auth_client.is_down = True
     revocations.cancel("key_1")
     clock.seconds += 119
     revocation = await revocations.of_key("key_1", KEY)
@@ -147,7 +147,7 @@ async def test_the_end_of_a_session_cancels_its_own_streams_only(
     """Earlier, the key was remembered as revoked, and refused for streams until the gateway restarted."""
     answers = {"ses_1": IdentityState.VALID, "ses_2": IdentityState.VALID}
     ended, other = [
-        await revocations.of_session(session_id, "key_1", _says_of(answers, session_id)) for session_id in answers
+        await revocations.of_session(session_id, "key_1", _checks_of(answers, session_id)) for session_id in answers
     ]
     by_key = await revocations.of_key("key_1", KEY)
     async with watching(cache):
@@ -199,11 +199,11 @@ async def test_an_outage_of_auth_cancels_nothing(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry
 ) -> None:
     revocation = await revocations.of_key("key_1", KEY)
-    auth_client.is_away = True
+    auth_client.is_down = True
     async with watching(cache):
         await _asked(auth_client, 3)
         assert not revocation.is_revoked
-        auth_client.is_away = False
+        auth_client.is_down = False
         auth_client.answers[KEY] = Authentication(None, "revoked", 1)
         async with asyncio.timeout(5):
             await revocation.until_revoked()

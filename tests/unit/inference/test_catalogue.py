@@ -21,7 +21,7 @@ class Listing:
     """A lister."""
 
     names: list[str] = field(default_factory=lambda: ["new", "listed-alias"])
-    is_away: bool = False
+    is_down: bool = False
     hangs: bool = False
     extra: JSONObject = field(default_factory=dict)
     asked: int = 0
@@ -30,7 +30,7 @@ class Listing:
         """List, or fail."""
         self.asked += 1
         await asyncio.sleep(60 if self.hangs else 0)
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("away")
         return [{"id": name, **self.extra} for name in self.names]
 
@@ -66,7 +66,7 @@ async def test_the_list_is_refreshed_every_minute_and_sooner_after_a_failure(lis
 
     async def sleep(seconds: float) -> None:
         await clock.sleep(seconds)
-        listing.is_away = 2 <= len(clock.sleeps) < ends_after
+        listing.is_down = 2 <= len(clock.sleeps) < ends_after
         if len(clock.sleeps) > ends_after + 1:
             raise asyncio.CancelledError
 
@@ -94,7 +94,7 @@ async def test_an_unexpected_answer_does_not_stop_the_refresh(listing: Listing) 
 
 
 async def test_the_last_list_is_used_while_groq_is_unavailable(catalogue: Catalogue, listing: Listing) -> None:
-    listing.is_away = True
+    listing.is_down = True
 
     assert not await catalogue.refresh()
 
@@ -103,7 +103,7 @@ async def test_the_last_list_is_used_while_groq_is_unavailable(catalogue: Catalo
 
 
 async def test_a_built_in_list_is_used_until_groq_has_answered_once(listing: Listing) -> None:
-    listing.is_away = True
+    listing.is_down = True
     catalogue = Catalogue(listing, {"llama-3.1-8b-instant": "openai/gpt-oss-20b"})
     assert not await catalogue.refresh()
 

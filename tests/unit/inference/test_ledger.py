@@ -19,7 +19,7 @@ class GatedStore:
     def __init__(self) -> None:
         self.groups: list[list[LedgerRow]] = []
         self.open = asyncio.Event()
-        self.is_away = False
+        self.is_down = False
         self.attempts = 0
 
     @property
@@ -30,7 +30,7 @@ class GatedStore:
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
         """Commit when the gate is open."""
         self.attempts += 1
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("away")
         await self.open.wait()
         self.groups.append(list(rows))
@@ -87,14 +87,14 @@ async def test_rows_that_wait_for_a_commit_are_written_in_one_group(store: Gated
 async def test_an_unavailable_database_gives_no_verdict_in_time_and_the_row_is_written_later(
     store: GatedStore,
 ) -> None:
-    store.is_away = True
+    store.is_down = True
     store.open.set()
     ledger = open_ledger(store, wait_seconds=0.05)
 
     assert await ledger.record(ROW) is None
     assert store.kept == []
 
-    store.is_away = False
+    store.is_down = False
     await ledger.close(timeout_seconds=5)
     assert store.kept == ["req_1"]
     assert store.attempts == 2

@@ -17,7 +17,7 @@ def hold(request_id: str, reserved_at: float) -> OverdueHold:
 
 
 @dataclass
-class Looks:
+class Checks:
     """Checks a store manually, on a clock that has never stepped for this replica."""
 
     seconds: float = 0.0
@@ -34,42 +34,42 @@ class Looks:
 
 
 def test_holds_found_by_the_first_check_are_closed() -> None:
-    assert Looks().look(hold("req_1", NOON - HOLD - 500)) == ["req_1"]
+    assert Checks().look(hold("req_1", NOON - HOLD - 500)) == ["req_1"]
 
 
 def test_holds_that_became_overdue_since_the_last_check_are_closed_however_long_ago_it_was() -> None:
-    looks = Looks()
-    looks.look()
-    looks.seconds = 1_000
-    assert looks.look(hold("req_1", NOON + 1 - HOLD)) == ["req_1"]
+    checks = Checks()
+    checks.look()
+    checks.seconds = 1_000
+    assert checks.look(hold("req_1", NOON + 1 - HOLD)) == ["req_1"]
 
 
 @pytest.mark.parametrize("step", [-200.0, 200.0, -3 * 86_400.0, 3 * 86_400.0])
 def test_holds_reserved_during_a_step_between_two_checks_live_for_their_full_time(step: float) -> None:
-    looks = Looks()
-    looks.look()
-    looks.seconds = 1
+    checks = Checks()
+    checks.look()
+    checks.seconds = 1
     within = hold("req_1", NOON + 0.5 + step)
-    assert looks.look(within) == []
-    looks.seconds = HOLD
-    assert looks.look(within) == []
-    looks.seconds = HOLD + 1
-    assert looks.look(within) == ["req_1"]
-    assert looks.look(within) == ["req_1"], "it could not be closed"
+    assert checks.look(within) == []
+    checks.seconds = HOLD
+    assert checks.look(within) == []
+    checks.seconds = HOLD + 1
+    assert checks.look(within) == ["req_1"]
+    assert checks.look(within) == ["req_1"], "it could not be closed"
 
 
 def test_holds_that_could_not_be_closed_are_closed_at_the_next_check() -> None:
-    looks = Looks()
-    looks.look()
-    looks.seconds = 1
+    checks = Checks()
+    checks.look()
+    checks.seconds = 1
     grown = hold("req_1", NOON + 0.5 - HOLD)
-    assert looks.look(grown) == ["req_1"]
-    looks.seconds = 2
-    assert looks.look(grown) == ["req_1"]
+    assert checks.look(grown) == ["req_1"]
+    checks.seconds = 2
+    assert checks.look(grown) == ["req_1"]
 
 
 def test_holds_that_the_last_check_may_have_left_out_are_closed() -> None:
-    looks = Looks()
-    looks.look(is_complete=False)
-    looks.seconds = 1
-    assert looks.look(hold("req_1", NOON - 500)) == ["req_1"]
+    checks = Checks()
+    checks.look(is_complete=False)
+    checks.seconds = 1
+    assert checks.look(hold("req_1", NOON - 500)) == ["req_1"]

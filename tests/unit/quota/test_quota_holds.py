@@ -31,13 +31,13 @@ class ScriptedLedger:
     """A ledger with these counts, by key; it fails while it is down."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    is_away: bool = False
+    is_down: bool = False
     asked: list[list[KeyDay]] = field(default_factory=list)
 
     async def count_charged(self, key_days: Sequence[KeyDay]) -> list[int]:
         """Return the counts."""
         self.asked.append(list(key_days))
-        if self.is_away:
+        if self.is_down:
             raise errors.Unavailable("away", reason="ledger_unavailable")
         return [self.counts.get(one.key_id, 0) for one in key_days]
 
@@ -71,7 +71,7 @@ async def test_the_ledger_is_read_once_per_key_and_day(store: RedisHoldStore) ->
 
 async def test_an_unavailable_ledger_stops_only_keys_without_a_counter(store: RedisHoldStore) -> None:
     await seed(store, 0)
-    holds = Holds(store, ScriptedLedger(is_away=True))
+    holds = Holds(store, ScriptedLedger(is_down=True))
 
     outcomes = await holds.reserve([reserve_item(), reserve_item(key_id="key_new"), reserve_item()])
 
@@ -79,10 +79,10 @@ async def test_an_unavailable_ledger_stops_only_keys_without_a_counter(store: Re
 
 
 async def test_nothing_is_held_for_a_key_without_an_initial_count(store: RedisHoldStore) -> None:
-    ledger = ScriptedLedger(is_away=True)
+    ledger = ScriptedLedger(is_down=True)
     holds = Holds(store, ledger)
     await holds.reserve([reserve_item("req_lost", limit=1)])
-    ledger.is_away = False
+    ledger.is_down = False
 
     (outcome,) = await holds.reserve([reserve_item("req_next", limit=1)])
 
@@ -113,7 +113,7 @@ async def test_the_status_of_a_key_without_a_counter_is_read_from_the_ledger(sto
 
 async def test_the_status_of_a_key_without_a_counter_fails_while_the_ledger_is_down(store: RedisHoldStore) -> None:
     with pytest.raises(errors.Unavailable):
-        await Holds(store, ScriptedLedger(is_away=True)).status([KEY])
+        await Holds(store, ScriptedLedger(is_down=True)).status([KEY])
 
 
 class MidnightStore(RedisHoldStore):

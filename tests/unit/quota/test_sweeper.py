@@ -317,14 +317,14 @@ async def test_rows_of_holds_that_are_not_swept_yet_are_excluded() -> None:
 
 
 async def test_a_counter_that_cannot_be_repaired_does_not_block_others(caplog: pytest.LogCaptureFixture) -> None:
-    class ChoosyStore(ScriptedStore):
+    class RefusingStore(ScriptedStore):
         async def repair_counter(self, key_day: KeyDay, count: int, **more: Any) -> int:
             if key_day.key_id == "key_bad":
                 raise InvalidRequest("odd")
             return await super().repair_counter(key_day, count, **more)
 
     bad = DayEntries(KeyDay("key_bad", 7), 0, {}, limit=100)
-    store = ChoosyStore(batches=[[bad, entries(charged=0)], [entries(charged=0)]])
+    store = RefusingStore(batches=[[bad, entries(charged=0)], [entries(charged=0)]])
 
     assert await sweeper(store, ScriptedLedger({"req_1": 1.0})).reconcile() == 2
 

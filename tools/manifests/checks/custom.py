@@ -68,11 +68,11 @@ def _unscraped(objects: Objects, workload: Workload, port: str) -> Iterator[str]
     if serves and port not in workload.ports:
         yield f"{workload.title}: serves metrics and has no port named {port}"
     policy = objects.find("NetworkPolicy", workload.name)
-    if serves and policy is not None and not _lets_in(policy, workload.ports.get(port)):
+    if serves and policy is not None and not _allows_ingress(policy, workload.ports.get(port)):
         yield f"{workload.title}: its NetworkPolicy does not allow the namespace monitoring to scrape it"
 
 
-def _lets_in(policy: Object, port: int | None) -> bool:
+def _allows_ingress(policy: Object, port: int | None) -> bool:
     return any(
         _MONITORING in rule.get("from", ()) and [one["port"] for one in rule["ports"]] == [port]
         for rule in policy["spec"].get("ingress", ())

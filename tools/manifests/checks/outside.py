@@ -149,11 +149,11 @@ def scraping(objects: Objects) -> Iterator[str]:
     for workload in objects.workloads():
         port = workload.ports.get(_METRICS)
         policies = [one for one in objects.of("NetworkPolicy") if _selects(one, workload)]
-        if port and not any(_lets_scrapers_in(one, port) for one in policies):
+        if port and not any(_allows_scraping(one, port) for one in policies):
             yield f"{workload.title}: may not be scraped on port {port}"
 
 
-def _lets_scrapers_in(policy: Object, port: int) -> bool:
+def _allows_scraping(policy: Object, port: int) -> bool:
     return any(
         _labels(peer) == (_SCRAPERS, None) and port in [one["port"] for one in rule["ports"]]
         for rule in policy["spec"].get("ingress", ())
