@@ -170,7 +170,7 @@ async def test_an_attacks_leftovers_are_removed_in_steps_between_which_a_key_is_
 async def test_keys_are_looked_up_and_revoked_while_sessions_use_all_their_connections_and_queue_to_write(
     url: str,
 ) -> None:
-    async with _opened(url) as engine, database.open_beside(engine, connections=2) as session_engine:
+    async with _opened(url) as engine, database.open_second_engine(engine, connections=2) as session_engine:
         turns = PriorityLock()
         session_transactions = Transactions(session_engine, unavailable=unavailable, turns=turns, is_urgent=False)
         transactions = Transactions(engine, unavailable=unavailable, turns=turns)

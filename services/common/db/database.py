@@ -86,7 +86,7 @@ async def open_database(
 
 
 @asynccontextmanager
-async def open_beside(engine: AsyncEngine, *, connections: int) -> AsyncIterator[AsyncEngine]:
+async def open_second_engine(engine: AsyncEngine, *, connections: int) -> AsyncIterator[AsyncEngine]:
     """Open a second connection pool to an open database, and close it at the end of the block.
 
     Work that exhausts this pool never delays work on the first one.

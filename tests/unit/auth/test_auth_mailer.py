@@ -114,7 +114,7 @@ async def _look(mailer: Mailer) -> None:
 
 async def test_an_email_is_retried_with_growing_pauses_and_given_up_after_a_day() -> None:
     clock, server = ManualClock(), Server()
-    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("unknown"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     begun, tried = clock.seconds, []
     while queue.email is not None:
@@ -134,7 +134,7 @@ async def test_an_email_that_cannot_be_built_waits_and_the_service_continues() -
 
     clock, server = ManualClock(), Server()
     server.is_up = True
-    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("unknown"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     mailer.notify()
     with pytest.raises(TimeoutError):
@@ -148,7 +148,7 @@ async def test_an_email_that_cannot_be_built_waits_and_the_service_continues() -
 
 async def test_an_email_is_sent_once_the_server_is_available_again() -> None:
     clock, server = ManualClock(), Server()
-    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("unknown"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     await _look(mailer)
     server.is_up = True
@@ -174,7 +174,7 @@ async def test_non_ascii_addresses_need_a_server_known_to_support_smtputf8() -> 
 async def test_without_a_mail_server_nothing_is_queued_and_a_check_reports_it() -> None:
     queue = Queue()
     mailer = Mailer(queue, None, clock=ManualClock())
-    await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=ManualClock()))
+    await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("unknown"), clock=ManualClock()))
     await mailer.check_deliverable("жанна@example.com")
     await asyncio.wait_for(mailer.run(compose), 1)
     assert queue.email is None
