@@ -291,7 +291,7 @@ def _current_revision(connection: Connection, version_table: str) -> str | None:
 
 
 def _known_revisions(scripts: ScriptDirectory) -> set[str | None]:
-    """Return the revisions that this version knows, and None for a database that is empty or unreachable."""
+    """Return the revisions of this version, and None for a database that is empty or unreachable."""
     return {None, *(script.revision for script in scripts.walk_revisions())}
 
 
