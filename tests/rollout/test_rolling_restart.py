@@ -13,6 +13,7 @@ import pytest
 from tests.backends import fresh_database
 from tests.e2e.stack import Stack, bare_environment, stack_folder, started
 from tests.forked import run_module
+from tests.rollout.moving_stack import MovingStack, Names
 from tests.rollout.traffic import traffic
 
 pytestmark = [pytest.mark.xdist_group("rollout"), pytest.mark.timeout(400)]
@@ -46,7 +47,9 @@ def cluster(postgres_server: str) -> Iterator[Stack]:
         for service in ("auth", "inference"):
             done = run_module(f"services.{service}", "migrate", environment=bare_environment() | environment)
             assert done.returncode == 0, done.stderr
-        cluster = Stack(folder, gateways=2, auths=2, quotas=2, inferences=2, environment=environment)
+        names = Names()
+        stack.enter_context(names.running())
+        cluster = MovingStack(folder, names, environment=environment)
         stack.enter_context(started(cluster))
         yield cluster
 

@@ -11,7 +11,7 @@ import pytest
 from services.auth.settings import AuthSettings
 from services.common.errors import StartError
 from services.common.runtime import process
-from services.common.runtime.settings import ServiceSettings
+from services.common.runtime.settings import REMOVED, RENAMED, ServiceSettings
 from services.common.telemetry import log
 from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
@@ -239,3 +239,34 @@ def test_sigterm_ends_a_service_that_is_still_waiting() -> None:
         process.run("auth", ServiceSettings, main)
 
     assert exited.value.code == 143
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("HAS_SIBLINGS", "has been replaced. Set REUSE_PORT instead."),
+        (
+            "GATEWAY_ABANDONED_REQUESTS_MAX",
+            "has been removed: The limit of abandoned requests is fixed. Unset it.",
+        ),
+        ("GATEWAY_LEAVERS_MAX", "has been removed: The limit of abandoned requests is fixed. Unset it."),
+    ],
+)
+def test_a_setting_of_an_earlier_version_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(StartError) as refused:
+        process.read(ServiceSettings)
+    assert str(refused.value) == f"Setting {name} {sentence}"
+
+
+def test_every_replacement_of_a_setting_exists() -> None:
+    services = (AuthSettings, GatewaySettings, InferenceSettings, QuotaSettings)
+    known = {
+        str(field.validation_alias or f"{settings.model_config.get('env_prefix', '')}{name}".upper())
+        for settings in services
+        for name, field in settings.model_fields.items()
+    }
+    assert set(RENAMED.values()) <= known
+    assert not known & {*RENAMED, *REMOVED}

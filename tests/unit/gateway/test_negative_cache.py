@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.common import checksummed_token
-from services.common.errors import Throttled, Unauthenticated, Unavailable
+from services.common.errors import ErrorDetails, Throttled, Unauthenticated, Unavailable
 from services.gateway.keys import negative_cache
 from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import Authentication
@@ -120,7 +120,7 @@ async def test_a_limited_address_receives_retry_after(cache: AuthCache, clock: M
     clock.seconds += 3.2
     with pytest.raises(Throttled) as stopped:
         await cache.authenticate(OTHER, address=_HERE)
-    assert stopped.value.metadata == {"retry_after_seconds": "7"}
+    assert stopped.value.details == ErrorDetails(retry_after_seconds=7)
 
 
 async def test_valid_keys_of_a_limited_address_and_other_addresses_still_work(
