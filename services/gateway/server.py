@@ -38,7 +38,7 @@ from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.forwarded import ForwardedHeaders
-from services.gateway.http.middleware import APIPaths, Defects, RequestScope
+from services.gateway.http.middleware import APIPaths, RequestScope
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.http_server import listener
@@ -51,10 +51,10 @@ from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import AuthClient
 from services.gateway.keys.revocation import RevocationRegistry
 from services.gateway.requests.handler import RequestHandler
+from services.gateway.requests.in_flight import CANCEL_SECONDS_MAX, CompleteResponses, RequestsInFlight
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import Settlements
-from services.gateway.requests.shutdown import CANCEL_SECONDS_MAX, CancelOnShutdown, RequestsInFlight
 from services.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
@@ -186,8 +186,8 @@ def build_app(
     """
     app = Starlette(
         routes=[
-            Route("/api/v1/chat", api.chat, methods=["POST"]),
-            Route("/api/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/api/v1/chat", routes.Endpoint(api.chat), methods=["POST"]),
+            Route("/api/v1/chat/completions", routes.Endpoint(api.chat), methods=["POST"]),
             Route("/api/v1/models", api.models),
             Route("/api/v1/models/{id:path}", api.model),
             Route("/api/v1/key", receipts.key),
@@ -200,10 +200,9 @@ def build_app(
         middleware=[
             Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            Middleware(APIPaths, console=CancelOnShutdown(console, requests=requests) if console else None),
+            Middleware(APIPaths, console=CompleteResponses(console, requests=requests) if console else None),
             cors.middleware(),
-            Middleware(Defects),
-            Middleware(CancelOnShutdown, requests=requests),
+            Middleware(CompleteResponses, requests=requests),
         ],
         exception_handlers=routes.HANDLERS,
     )

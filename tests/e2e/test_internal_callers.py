@@ -16,8 +16,13 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
 
 from examples import internal_caller
+from services.common.errors import ErrorDetails, InvalidRequest
+from services.common.rpc.status import to_status
+from services.common.verdict import Verdict
+from stack.common.v1.verdict_pb2 import VERDICT_RELEASED
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.certificates import Issued
@@ -139,6 +144,31 @@ async def test_the_example_repeats_what_is_idempotent_and_never_a_chat() -> None
     assert shaky.tries == ["GetStatus", "GetStatus", "CreateChatCompletion"]
 
 
+async def test_the_example_reads_the_verdict_of_an_error_of_any_length() -> None:
+    """By default a gRPC client refuses more than 8 KB of metadata, at random up to 16 KB."""
+
+    async def fail(request: bytes, context: Any) -> bytes:
+        long = "🎉" * 300_000
+        details = ErrorDetails(param=long, code=long, failed_generation=long, verdict=Verdict.RELEASED)
+        await context.abort_with_status(to_status(InvalidRequest(long, reason=long, details=details)))
+        return b""
+
+    server = aio.server()
+    handler: Any = grpc.unary_unary_rpc_method_handler(fail)
+    name = "stack.inference.v1.InferenceService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"CreateChatCompletion": handler}),))
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with internal_caller.connect(target, "inference", Namespace(certificate=None)) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for _ in range(20):
+            with pytest.raises(aio.AioRpcError) as failed:
+                await stub.CreateChatCompletion(inference_pb2.CreateChatCompletionRequest(), timeout=5)
+            details = internal_caller.error_details(failed.value)
+            assert (failed.value.code(), details.verdict) == (grpc.StatusCode.INVALID_ARGUMENT, VERDICT_RELEASED)
+    await server.stop(None)
+
+
 @pytest.mark.parametrize(
     ("server", "services"),
     [
@@ -177,3 +207,16 @@ def test_a_caller_without_stubs_asks_by_reflection_alone(stack: Stack, key: Key)
         call = channel.unary_unary("/stack.quota.v1.QuotaService/GetStatus", type(request).SerializeToString, answered)
         (status,) = json_format.MessageToDict(call(request, timeout=5))["statuses"]
     assert status["resetAt"].endswith("T00:00:00Z")
+
+
+def test_a_caller_without_stubs_reads_the_details_of_an_error(stack: Stack) -> None:
+    """What grpcurl prints: the details' type comes from the server too."""
+    with grpc.insecure_channel(stack.socket("quota")) as channel:
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        call: Any = channel.unary_unary("/stack.quota.v1.QuotaService/GetStatus")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"", timeout=5)
+        (packed,) = rpc_status.from_call(refused.value).details  # type: ignore[arg-type]
+        details = GetMessageClass(pool.FindMessageTypeByName(packed.TypeName()))()
+    assert packed.Unpack(details)
+    assert json_format.MessageToDict(details) == {"reason": "invalid_request"}

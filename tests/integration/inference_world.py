@@ -30,15 +30,16 @@ from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.rpc import InferenceService, UsageService
+from stack.common.v1 import verdict_pb2
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
 from tests.integration.upstream import OSS, calling
 
 MIGRATIONS = Path(store_module.__file__).parent.parent / "migrations"
 DAY = "2026-08-02"
 CHARGED, RELEASED, NO_VERDICT = (
-    inference_pb2.VERDICT_CHARGED,
-    inference_pb2.VERDICT_RELEASED,
-    inference_pb2.VERDICT_UNSPECIFIED,
+    verdict_pb2.VERDICT_CHARGED,
+    verdict_pb2.VERDICT_RELEASED,
+    verdict_pb2.VERDICT_UNSPECIFIED,
 )
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from services.common.errors import DeadlineExceeded, NotFound, ServiceError, Throttled, Unavailable
 from services.inference.chat import ChatCall, Outcome
-from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.integration.groq_standin.standin_process import QWEN
 from tests.integration.inference_world import CHARGED, Inference, chat, context, running, streamed, whole
@@ -97,7 +96,7 @@ async def test_a_model_that_the_organisation_has_blocked_leaves_its_key_in_use(t
         other = inference_pb2.CreateChatCompletionRequest(context=context("req_2"), chat=chat("x"))
         reply = await inference.create(other)
 
-    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("model_not_found", "released")
+    assert (raised.value.reason, raised.value.details.verdict) == ("model_not_found", "released")
     assert reply.verdict == CHARGED, "a failure of Groq is still tried again"
     assert len(upstream.bodies) == 3
 
@@ -200,8 +199,8 @@ async def test_the_bytes_of_all_requests_under_way_are_bounded_and_of_one_accoun
 
         assert await call(inference, f"{tag} {'x' * 40_000}", "req_7", account="acc_1") == CHARGED
 
-    assert (own.value.reason, own.value.metadata[VERDICT]) == ("too_many_bytes_at_once", "released")
-    assert (all_.value.reason, all_.value.metadata[VERDICT]) == ("overloaded", "released")
+    assert (own.value.reason, own.value.details.verdict) == ("too_many_bytes_at_once", "released")
+    assert (all_.value.reason, all_.value.details.verdict) == ("overloaded", "released")
 
 
 @pytest.fixture

@@ -9,12 +9,19 @@ import grpc
 import msgspec
 import pytest
 
-from services.common.errors import DeadlineExceeded, InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
+from services.common.errors import (
+    DeadlineExceeded,
+    ErrorDetails,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+)
 from services.common.rpc import json_codec
 from services.common.rpc.status import rpc_errors
 from services.inference.chat import Outcome, Usage, UsageSource
 from services.inference.ledger.writer import LedgerRow
-from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2, usage_pb2
 from tests.integration.inference_world import (
     CHARGED,
@@ -136,7 +143,7 @@ async def test_what_failed_before_output_costs_nothing_and_says_so(
     with pytest.raises(kind) as raised:
         await (inference.stream(streamed(text)) if is_stream else inference.create(whole(text)))
 
-    assert raised.value.metadata[VERDICT] == "released"
+    assert raised.value.details.verdict == "released"
     row = (await inference.store.find("req_1")) or pytest.fail("the row must be there before the error")
     assert (row.outcome, row.charged, row.refund_reason) == (outcome, False, reason)
     assert (row.usage, row.stream, row.time_to_first_token_ms) == (Usage(), is_stream, 0)
@@ -150,7 +157,7 @@ async def test_a_stream_cut_after_output_is_charged_by_an_estimate(inference: In
     with pytest.raises(ServiceError) as raised:
         await inference.stream(streamed(text), received=messages)
 
-    assert raised.value.metadata[VERDICT] == "charged"
+    assert raised.value.details.verdict == "charged"
     assert text_of(messages)
     row = (await inference.store.find("req_1")) or pytest.fail("the row must be there before the error")
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.CUT, True, "")
@@ -166,7 +173,7 @@ async def test_a_request_without_output_until_its_total_deadline_costs_nothing(
         with pytest.raises(DeadlineExceeded) as raised:
             await (inference.stream(streamed(text)) if is_stream else inference.create(whole(text)))
 
-        assert raised.value.metadata[VERDICT] == "released"
+        assert raised.value.details.verdict == "released"
         row = await inference.row("req_1")
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.TIMED_OUT, False, "deadline_exceeded")
     assert (await upstream.entry(text))["aborted"]
@@ -179,7 +186,7 @@ async def test_a_stream_at_its_total_deadline_after_output_is_charged(upstream: 
             await inference.stream(streamed(text))
 
         row = await inference.row("req_1")
-    assert raised.value.metadata[VERDICT] == "charged"
+    assert raised.value.details.verdict == "charged"
     assert (row.outcome, row.charged, row.usage.source) == (Outcome.TIMED_OUT, True, UsageSource.ESTIMATED)
 
 
@@ -290,7 +297,7 @@ async def test_a_failure_whose_row_cannot_be_written_carries_no_verdict(upstream
         with pytest.raises(Unavailable) as raised:
             await inference.create(whole("[[standin:503]]"))
 
-        assert VERDICT not in raised.value.metadata
+        assert raised.value.details.verdict is None
         await inference.execute("ALTER TABLE away RENAME TO usage_ledger")
 
 
@@ -306,7 +313,7 @@ async def test_a_full_house_of_unwritten_rows_refuses_before_groq_is_asked(
         with pytest.raises(Unavailable) as raised:
             await (inference.stream(streamed(text, "req_2")) if is_stream else inference.create(whole(text, "req_2")))
 
-        assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("ledger_unavailable", "released")
+        assert (raised.value.reason, raised.value.details.verdict) == ("ledger_unavailable", "released")
         assert await upstream.entries(text) == []
         await inference.execute("ALTER TABLE away RENAME TO usage_ledger")
 
@@ -355,7 +362,7 @@ async def test_a_request_without_messages_is_refused(inference: Inference) -> No
     with pytest.raises(InvalidRequest) as raised:
         await inference.create(request)
 
-    assert raised.value.metadata == {"param": "messages"}
+    assert raised.value.details == ErrorDetails(param="messages")
 
 
 async def test_members_that_are_null_are_absent_and_the_rpc_says_whether_it_streams(

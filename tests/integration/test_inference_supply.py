@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import NotFound, ServiceError, Throttled, Unavailable
+from services.common.errors import ErrorDetails, NotFound, ServiceError, Throttled, Unavailable
+from services.common.verdict import Verdict
 from services.inference.chat import Outcome
-from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.integration.groq_standin.standin_process import QWEN, started
 from tests.integration.inference_world import CHARGED, Inference, running, streamed, whole
@@ -113,8 +113,8 @@ async def test_with_every_key_limited_groq_is_not_asked_and_the_caller_is_told_w
     with pytest.raises(Unavailable) as raised:
         await ask(inference, tag)
 
-    assert (raised.value.reason, raised.value.metadata["retry_after_seconds"]) == ("upstream_unavailable", "60")
-    assert raised.value.metadata[VERDICT] == "released"
+    assert (raised.value.reason, raised.value.details.retry_after_seconds) == ("upstream_unavailable", 60)
+    assert raised.value.details.verdict == "released"
     assert await upstream.entries(tag) == []
     assert ((await inference.row("req_0")).attempts, (await inference.row("req_1")).attempts) == (2, 0)
     answer = await inference.create(whole(f"{tag} other", "req_2", model=QWEN))
@@ -170,7 +170,7 @@ async def test_a_model_that_is_not_allowed_is_not_found_before_groq_is_asked(
         listed = (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models
 
         assert raised.value.reason == "model_not_found"
-        assert raised.value.metadata["code"] == "model_not_found"
+        assert raised.value.details.code == "model_not_found"
         assert await upstream.entries(tag) == []
         row = await inference.row("req_1")
     assert (row.outcome, row.charged, row.attempts) == (Outcome.REFUSED, False, 0)
@@ -199,7 +199,7 @@ async def test_an_account_beyond_its_limit_is_throttled_and_pays_nothing(
         assert await first == CHARGED
         row = await inference.row("req_2")
     assert raised.value.reason == "concurrency_limit_exceeded"
-    assert raised.value.metadata == {"retry_after_seconds": "1", VERDICT: "released"}
+    assert raised.value.details == ErrorDetails(retry_after_seconds=1, verdict=Verdict.RELEASED)
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.REFUSED, False, "concurrency_limit_exceeded")
     assert len(await upstream.entries(text)) == 1
 
@@ -219,7 +219,7 @@ async def test_a_full_house_is_unavailable_after_a_short_wait_and_a_burst_is_not
         with pytest.raises(Unavailable) as raised:
             await ask(inference, text, "req_b", is_stream=True)
         assert await first == CHARGED
-    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("overloaded", "released")
+    assert (raised.value.reason, raised.value.details.verdict) == ("overloaded", "released")
 
 
 async def test_a_groq_that_is_away_breaks_the_circuit_and_is_left_alone(tmp_path: Path) -> None:
@@ -261,6 +261,6 @@ async def test_a_request_that_is_too_large_for_the_minute_closes_the_key_for_no_
             await inference.create(large)
         row = await inference.row("req_again")
 
-    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("upstream_unavailable", "released")
+    assert (raised.value.reason, raised.value.details.verdict) == ("upstream_unavailable", "released")
     assert reply.verdict == CHARGED
     assert (len(upstream.bodies), row.attempts) == (2, 0), "the large one waits for its time"

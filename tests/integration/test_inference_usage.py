@@ -144,7 +144,7 @@ async def test_a_key_that_may_not_ask_for_a_model_is_refused_with_a_row_that_is_
     request = inference_pb2.CreateChatCompletionRequest(context=where, chat=chat("hi", model=""))
     with pytest.raises(PermissionDenied) as refused:
         await inference.create(request)
-    assert (refused.value.reason, refused.value.metadata["verdict"]) == ("model_not_allowed", "released")
+    assert (refused.value.reason, refused.value.details.verdict) == ("model_not_allowed", "released")
     assert "llama-3.1-8b-instant" in refused.value.message
     row = await inference.row("req_1")
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.REFUSED, False, "model_not_allowed")

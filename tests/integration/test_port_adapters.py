@@ -16,7 +16,7 @@ from grpc import aio
 from services.auth.keys.model import Denial, Key, KeyId, KeyVerifier, Verification
 from services.auth.rpc import AuthService
 from services.auth.watch.feed import Change, ChangeFeed, Event
-from services.common.errors import InternalError, InvalidRequest, ServiceError, Unavailable
+from services.common.errors import ErrorDetails, InternalError, InvalidRequest, ServiceError, Unavailable
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.runtime.clock import SystemClock, utc_now
@@ -332,14 +332,14 @@ async def test_an_answer_arrives_with_its_verdict(adapter: str) -> None:
 @ADAPTERS
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_error_arrives_with_its_verdict_and_facts(adapter: str, is_stream: bool) -> None:
-    error = InvalidRequest("No.", reason="refused", metadata={"param": "model", "verdict": Verdict.RELEASED})
+    error = InvalidRequest("No.", reason="refused", details=ErrorDetails(param="model", verdict=Verdict.RELEASED))
     parts = [[b'{"id":"1"}'], error] if is_stream else [error]
     received: list[Any] = []
     async with _inference(adapter, ScriptedCompletions(parts)) as inference:
         with pytest.raises(InvalidRequest) as raised:
             await _ask(inference, received, is_stream=is_stream)
     assert (raised.value.message, raised.value.reason) == ("No.", "refused")
-    assert raised.value.metadata == {"param": "model", "verdict": "released"}
+    assert raised.value.details == error.details
     assert received == ([[b'{"id":"1"}']] if is_stream else [])
 
 

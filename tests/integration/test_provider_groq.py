@@ -5,13 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.common.errors import (
-    InvalidRequest,
-    NotFound,
-    ServiceError,
-    TooLarge,
-    Unavailable,
-)
+from services.common.errors import ErrorDetails, InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
 from services.inference.chat import JSONObject
 from services.inference.groq.provider import GroqProvider
 from tests.integration.upstream import (
@@ -124,7 +118,7 @@ async def test_a_rate_limit_says_when_to_come_back(provider: GroqProvider) -> No
     with pytest.raises(Unavailable) as raised:
         await provider.complete(asking("[[standin:429 retry_after=7]]"), AnyLease())
 
-    assert raised.value.metadata == {"retry_after_seconds": "7"}
+    assert raised.value.details == ErrorDetails(retry_after_seconds=7)
     assert "org_" not in raised.value.message
 
 

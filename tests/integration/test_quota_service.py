@@ -16,6 +16,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.types import Context
+from services.common.verdict import Verdict
 from services.quota.days import day_number, iso_date
 from services.quota.holds import Holds
 from services.quota.ledger_client import GrpcLedger
@@ -23,6 +24,7 @@ from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.rpc import QuotaService
 from services.quota.sweeper import Sweeper
+from stack.common.v1 import verdict_pb2
 from stack.inference.v1 import usage_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.properties.hold_world import StoreClock
@@ -30,7 +32,7 @@ from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
 
-CHARGED, NO_VERDICT = quota_pb2.VERDICT_CHARGED, quota_pb2.VERDICT_UNSPECIFIED
+CHARGED, NO_VERDICT = verdict_pb2.VERDICT_CHARGED, verdict_pb2.VERDICT_UNSPECIFIED
 HELD, DENIED, UNAVAILABLE = (
     quota_pb2.RESERVE_OUTCOME_HELD,
     quota_pb2.RESERVE_OUTCOME_DENIED,
@@ -211,6 +213,20 @@ async def test_a_ledger_that_cannot_be_reached_is_unavailable_by_name() -> None:
             await GrpcLedger(channel, timeout_seconds=5).count_charged([])
 
     assert raised.value.reason == "ledger_unavailable"
+
+
+async def test_a_verdict_that_is_unspecified_or_unknown_is_not_taken_for_a_release() -> None:
+    async def close_unknown(request: bytes, context: Context) -> bytes:
+        return b"\x0a\x04\x01\x00\x09\x02"  # verdicts: charged, unspecified, 9, released
+
+    method: Any = grpc.unary_unary_rpc_method_handler(close_unknown)
+    handlers = grpc.method_handlers_generic_handler("stack.inference.v1.UsageService", {"CloseUnknown": method})
+    async with AsyncExitStack() as stack:
+        target, _ = await _served(stack, lambda server: server.add_generic_rpc_handlers((handlers,)))
+        channel = await stack.enter_async_context(open_channel(target))
+        verdicts = await GrpcLedger(channel, timeout_seconds=5).close_unknown([])
+
+    assert verdicts == [Verdict.CHARGED, None, None, Verdict.RELEASED]
 
 
 def test_days_and_dates_are_the_same_days() -> None:

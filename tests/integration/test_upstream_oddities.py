@@ -17,7 +17,6 @@ from services.inference.groq.decoding import ChunkDecoder
 from services.inference.groq.provider import _Batch as decode_batch
 from services.inference.groq.sse import ServerSentEvent
 from services.inference.keys.pool import KeyPool
-from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.integration.inference_world import CHARGED, DAY, Inference, running, streamed, whole
 from tests.integration.raw_upstream import (
@@ -92,7 +91,7 @@ async def test_a_200_without_an_answer_is_called_again_and_never_charged(name: s
         error = await refused(inference, is_stream=is_stream)
         row = await inference.row("req_1")
     assert isinstance(error, Unavailable)
-    assert error.metadata[VERDICT] == "released"
+    assert error.details.verdict == "released"
     assert (row.outcome, row.charged, row.attempts) == (Outcome.UPSTREAM_FAILED, False, 3)
     expected = "upstream_cut" if "no event" in name else "upstream_invalid"
     assert (error.reason, row.refund_reason) == (expected, expected)
@@ -147,7 +146,7 @@ async def test_function_call_deltas_are_output_that_is_charged(tmp_path: Path) -
         error = await refused(inference, is_stream=True)
         row = await inference.row("req_1")
 
-    assert error.metadata[VERDICT] == "charged"
+    assert error.details.verdict == "charged"
     assert (row.outcome, row.charged, row.usage.completion_tokens) == (Outcome.CUT, True, 5)
 
 
@@ -243,7 +242,7 @@ async def test_an_error_with_unclean_text_is_the_error_that_it_is(is_stream: boo
         error = await refused(inference, is_stream=is_stream)
 
     assert isinstance(error, InvalidRequest)
-    assert error.metadata[VERDICT] == "released"
+    assert error.details.verdict == "released"
 
 
 def nested(depth: int) -> bytes:
@@ -285,7 +284,7 @@ async def test_what_cannot_be_passed_on_is_invalid_and_not_charged(
             await (inference.stream(request) if is_stream else inference.create(request))
         row = await inference.row("req_1")
 
-    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("upstream_invalid", "released")
+    assert (raised.value.reason, raised.value.details.verdict) == ("upstream_invalid", "released")
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.UPSTREAM_FAILED, False, "upstream_invalid")
 
 
@@ -310,7 +309,7 @@ async def test_output_before_an_event_that_cannot_be_used_is_delivered_and_charg
         row = await inference.row("req_1")
 
     assert text_of(received) == "word 0 word 1 word 2 "
-    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("upstream_invalid", "charged")
+    assert (raised.value.reason, raised.value.details.verdict) == ("upstream_invalid", "charged")
     assert (row.outcome, row.charged, row.usage.source) == (Outcome.CUT, True, UsageSource.ESTIMATED)
     assert row.usage.completion_tokens >= 3
 
@@ -332,7 +331,7 @@ async def test_a_date_out_of_range_fails_its_request_as_any_failure_does(
         error = await refused(inference, is_stream=False)
         row = await inference.row("req_1")
 
-    assert (error.reason, error.metadata[VERDICT]) == ("upstream_unavailable", "released")
+    assert (error.reason, error.details.verdict) == ("upstream_unavailable", "released")
     assert not row.charged
 
 
@@ -346,7 +345,7 @@ async def test_an_error_that_is_nested_too_deep_has_the_meaning_of_its_status(is
         error = await refused(inference, is_stream=is_stream)
 
     assert isinstance(error, InvalidRequest)
-    assert error.metadata[VERDICT] == "released"
+    assert error.details.verdict == "released"
 
 
 @pytest.mark.parametrize(
@@ -400,7 +399,7 @@ async def test_a_defect_of_ours_leaves_a_row_and_a_verdict(
         row = await inference.row("req_1")
 
     assert isinstance(error, InternalError)
-    assert error.metadata[VERDICT] == verdict
+    assert error.details.verdict == verdict
     assert (row.charged, row.usage.completion_tokens) == (verdict == "charged", chunks)
     assert row.refund_reason == ("internal_error" if verdict == "released" else "")
     (logged,) = [record for record in caplog.records if record.message.startswith("A request failed with")]
@@ -560,7 +559,7 @@ async def test_work_that_groq_does_after_our_time_out_is_charged_and_not_ordered
         row = await inference.row("req_1")
 
     assert isinstance(error, DeadlineExceeded)
-    assert (error.reason, VERDICT in error.metadata) == (reason, False)
+    assert (error.reason, error.details.verdict) == (reason, None)
     assert 0.2 <= waited < 0.55
     assert len(upstream.bodies) == 1
     assert (row.outcome, row.charged, row.usage, row.attempts) == (Outcome.TIMED_OUT, True, REPORTED, 1)

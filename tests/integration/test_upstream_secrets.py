@@ -90,7 +90,7 @@ async def asked(inference: Inference, *, is_stream: bool) -> str:
                 inference_pb2.CreateChatCompletionRequest(context=context(number), chat=chat(PROMPT))
             )
     except ServiceError as exc:
-        return f"{exc.message} {exc.reason} {exc.metadata}"
+        return f"{exc.message} {exc.reason} {exc.details}"
     return ""
 
 

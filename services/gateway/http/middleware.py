@@ -1,4 +1,4 @@
-"""ASGI middleware for path aliases, request ids, request logs and unexpected exceptions."""
+"""ASGI middleware for path aliases, request ids and request logs."""
 
 import logging
 import time
@@ -9,7 +9,6 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.telemetry import tracing
-from services.gateway.http.errors import internal_error
 from services.gateway.http.paths import canonical_path, is_api_path, route_of
 from services.gateway.http.redaction import loggable_path
 from services.gateway.http_server.write_flow import ClientStalled
@@ -95,36 +94,6 @@ class RequestScope:
                 _report(scope, status or _CLIENT_CLOSED_REQUEST, started, span)
 
 
-class Defects:
-    """Middleware that answers unexpected exceptions with a 500 in the API's error format.
-
-    If the response has already started, the exception propagates and the connection is aborted.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        has_started = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note)
-        except ClientStalled:
-            raise
-        except Exception:
-            _log.exception("Unhandled exception in a request", extra={"request_id": scope.get(REQUEST_ID, "")})
-            if has_started:
-                raise
-            await _send_defect(send)
-
-
 def _traced(scope: Scope) -> AbstractContextManager[Span]:
     """Return the root span of a request. Probes and static files are not traced."""
     if not tracing.is_on() or route_of(scope["path"]) in _UNTRACED_ROUTES:
@@ -139,13 +108,6 @@ def _identifying_headers(scope: Scope, started: float) -> list[tuple[bytes, byte
         (b"x-request-id", scope[REQUEST_ID].encode()),
         (b"stack-processing-ms", f"{milliseconds:.1f}".encode()),
     ]
-
-
-async def _send_defect(send: Send) -> None:
-    error = internal_error()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(error.body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": error.body})
 
 
 def _report(scope: Scope, status: int, started: float, span: Span) -> None:

@@ -132,7 +132,7 @@ class SettledStream:
                     return part
                 self._settle(part)
         except ServiceError as exc:
-            self._settle(verdict_of(exc))
+            self._settle(exc.details.verdict)
             raise
         raise StopAsyncIteration
 
@@ -146,12 +146,6 @@ class SettledStream:
     def _settle(self, verdict: Verdict | None) -> None:
         self._is_settled = True
         self._settlements.settle(self._hold, verdict)
-
-
-def verdict_of(error: ServiceError) -> Verdict | None:
-    """Return the verdict in an error's metadata; None when there is none."""
-    text = error.metadata.get("verdict")
-    return Verdict(text) if text in (Verdict.CHARGED, Verdict.RELEASED) else None
 
 
 def _leave_to_sweeper(hold: Hold) -> None:

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from services.common.errors import InternalError, NotFound
+from services.common.errors import ErrorDetails, InternalError, NotFound
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.types import Context
 from services.common.telemetry import tracing
@@ -82,7 +82,7 @@ async def _rest(call: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_error_of_the_tree_arrives_with_its_reason_and_facts(is_stream: bool) -> None:
-    sent = NotFound('no model "é"', reason="model_not_found", metadata={"param": "model", "empty": ""})
+    sent = NotFound('no model "é"', reason="model_not_found", details=ErrorDetails(param="model"))
 
     async def fail(request: bytes, context: Context) -> bytes:
         raise sent
@@ -95,7 +95,7 @@ async def test_an_error_of_the_tree_arrives_with_its_reason_and_facts(is_stream:
         with pytest.raises(NotFound) as raised, rpc_errors(unavailable_reason="echo_unavailable"):
             await (_rest(stream(channel, "stream_fail")(b"")) if is_stream else unary(channel, "fail")(b""))
     received = raised.value
-    assert (received.message, received.reason, received.metadata) == (sent.message, sent.reason, sent.metadata)
+    assert (received.message, received.reason, received.details) == (sent.message, sent.reason, sent.details)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

@@ -14,7 +14,7 @@ from services.gateway.apis.routes import API
 from services.gateway.dependencies import Dependencies
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http_server.write_flow import ClientStalled
-from services.gateway.requests.shutdown import RequestsInFlight
+from services.gateway.requests.in_flight import RequestsInFlight
 from services.gateway.server import Readiness, build_app
 
 _ORIGIN = "https://app.example"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest, TooLarge
+from services.common.errors import ErrorDetails, InvalidRequest, TooLarge
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.clients.translate import chat_request
@@ -83,7 +83,7 @@ def _nested(levels: int) -> Any:
     ],
 )
 def test_what_is_over_a_limit_is_refused_by_its_name(body: Any, param: str, code: str) -> None:
-    assert _refusal(body).metadata == {"param": param, "code": code}
+    assert _refusal(body).details == ErrorDetails(param=param, code=code)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_what_is_within_the_limits_is_taken_and_can_be_passed_on(body: Any) -> N
 def test_whatever_is_nested_too_deeply_is_one_400(levels: int, before: str, after: str) -> None:
     refusal = _refusal((before + "[" * levels + "]" * levels + after).encode())
     if levels < 900:
-        assert refusal.metadata["code"] == "nesting_too_deep"
-        assert refusal.metadata["param"] in before
+        assert refusal.details.code == "nesting_too_deep"
+        assert refusal.details.param in before
 
 
 def _filled(before: bytes, unit: bytes, after: bytes) -> bytes:
@@ -167,7 +167,7 @@ def test_four_megabytes_of_small_values_are_refused_at_the_speed_of_c(body: byte
 def test_limits_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_MESSAGES_MAX", "2")
     limits = GatewaySettings().chat_limits
-    assert _refusal({"messages": [_USER] * 3}, limits).metadata["code"] == "array_above_max_length"
+    assert _refusal({"messages": [_USER] * 3}, limits).details.code == "array_above_max_length"
     assert ChatLimits(**{name: getattr(limits, name) for name in ChatLimits.__slots__} | {"messages_max": 2048}) == (
         ChatLimits()
     )
@@ -181,4 +181,4 @@ def test_what_cannot_be_passed_on_frees_its_hold() -> None:
     ):
         with pytest.raises(kind) as raised:
             chat_request(Chat(members, stream=False))
-        assert raised.value.metadata["verdict"] == "released"
+        assert raised.value.details.verdict == "released"

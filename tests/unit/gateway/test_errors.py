@@ -5,6 +5,7 @@ import json
 import pytest
 
 from services.common import errors
+from services.common.errors import ErrorDetails
 from services.gateway.http.errors import duration, http_error, rate_limit_headers
 from services.gateway.requests.types import LimitReached, RateLimit
 
@@ -12,10 +13,15 @@ from services.gateway.requests.types import LimitReached, RateLimit
 @pytest.mark.parametrize(
     ("error", "status", "kind", "code"),
     [
-        (errors.InvalidRequest("m", metadata={"param": "p", "code": "c"}), 400, "invalid_request_error", "c"),
+        (errors.InvalidRequest("m", details=ErrorDetails(param="p", code="c")), 400, "invalid_request_error", "c"),
         (errors.Unauthenticated("m"), 401, "authentication_error", "invalid_api_key"),
         (errors.PermissionDenied("m"), 403, "permission_error", "permission_denied"),
-        (errors.NotFound("m", metadata={"code": "model_not_found"}), 404, "invalid_request_error", "model_not_found"),
+        (
+            errors.NotFound("m", details=ErrorDetails(code="model_not_found")),
+            404,
+            "invalid_request_error",
+            "model_not_found",
+        ),
         (errors.FailedPrecondition("m", reason="key_limit"), 409, "invalid_request_error", "key_limit"),
         (errors.TooLarge("m", reason="request_too_large"), 413, "invalid_request_error", "request_too_large"),
         (
@@ -54,7 +60,7 @@ def test_every_class_of_error_has_a_status_of_its_own_and_only_our_defects_are_5
 
 
 def test_an_outage_says_when_to_come_back() -> None:
-    error = errors.Unavailable("m", reason="upstream_unavailable", metadata={"retry_after_seconds": "7"})
+    error = errors.Unavailable("m", reason="upstream_unavailable", details=ErrorDetails(retry_after_seconds=7))
     assert http_error(error, now=0).headers["retry-after"] == "7"
 
 
@@ -75,7 +81,7 @@ def test_slots_in_use_are_told_apart_from_slots_used_up() -> None:
 
 
 def test_what_the_model_wrote_in_vain_is_passed_on_and_otherwise_left_out() -> None:
-    refused = errors.InvalidRequest("no", metadata={"code": "tool_use_failed", "failed_generation": "<function=…"})
+    refused = errors.InvalidRequest("no", details=ErrorDetails(code="tool_use_failed", failed_generation="<function=…"))
     assert json.loads(http_error(refused, now=0).body)["error"]["failed_generation"] == "<function=…"
     assert "failed_generation" not in json.loads(http_error(errors.InvalidRequest("no"), now=0).body)["error"]
 

@@ -25,7 +25,7 @@ def _is_stopped(limiter: InvalidRequestLimiter, key_id: str, address: str = _HER
     try:
         limiter.check(key_id, address)
     except Throttled as exc:
-        return exc.reason == "too_many_invalid_requests" and int(exc.metadata["retry_after_seconds"]) >= 1
+        return exc.reason == "too_many_invalid_requests" and exc.details.retry_after_seconds >= 1
     return False
 
 
@@ -51,7 +51,7 @@ def test_large_bodies_cost_what_they_cost(limiter: InvalidRequestLimiter, clock:
     limiter.count("key_1", _HERE, 4 * 2**20)
     with pytest.raises(Throttled) as stopped:
         limiter.check("key_1", _HERE)
-    assert stopped.value.metadata["retry_after_seconds"] == "46"
+    assert stopped.value.details.retry_after_seconds == 46
     clock.seconds += 46
     assert not _is_stopped(limiter, "key_1")
 

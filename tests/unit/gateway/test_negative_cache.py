@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.common import checksummed_token
-from services.common.errors import Throttled, Unauthenticated, Unavailable
+from services.common.errors import ErrorDetails, Throttled, Unauthenticated, Unavailable
 from services.gateway.keys import negative_cache
 from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import Authentication
@@ -120,7 +120,7 @@ async def test_who_is_stopped_is_told_when_to_come_back(cache: AuthCache, clock:
     clock.seconds += 3.2
     with pytest.raises(Throttled) as stopped:
         await cache.authenticate(OTHER, address=_HERE)
-    assert stopped.value.metadata == {"retry_after_seconds": "7"}
+    assert stopped.value.details == ErrorDetails(retry_after_seconds=7)
 
 
 async def test_known_keys_of_an_address_that_guesses_go_on_and_so_do_other_addresses(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis.chat_completions.parameters import PARAMETERS
 from services.gateway.apis.chat_completions.request import parse_chat
 
@@ -81,13 +81,13 @@ def test_a_parameter_meets_its_fate(given: dict[str, Any], sent: dict[str, Any])
 def test_what_cannot_be_served_is_refused_by_its_name(given: dict[str, Any], param: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         _sent(**given)
-    assert refused.value.metadata == {"param": param, "code": code}
+    assert refused.value.details == ErrorDetails(param=param, code=code)
 
 
 def test_an_unknown_parameter_is_told_before_a_wrong_type() -> None:
     with pytest.raises(InvalidRequest) as refused:
         _sent(temperature="hot", zzz=1)
-    assert refused.value.metadata["param"] == "zzz"
+    assert refused.value.details.param == "zzz"
 
 
 _IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
@@ -116,7 +116,7 @@ def test_a_message_that_groq_would_refuse_is_refused_by_its_place(
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse_chat(json.dumps({"messages": [message, _USER]}).encode())
-    assert refused.value.metadata == {"param": f"messages[0].{param}", "code": code}
+    assert refused.value.details == ErrorDetails(param=f"messages[0].{param}", code=code)
 
 
 @pytest.mark.parametrize(

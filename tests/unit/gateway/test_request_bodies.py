@@ -83,7 +83,7 @@ async def test_more_than_the_bounds_is_refused_and_does_no_harm(
     await second.send(41)
     with pytest.raises(kind) as raised:
         await refused
-    assert (raised.value.reason, raised.value.metadata["retry_after_seconds"]) == (reason, "1")
+    assert (raised.value.reason, raised.value.details.retry_after_seconds) == (reason, 1)
     assert budget.total == 50
     await first.send(10, more=False)
     assert len(await kept) == 60

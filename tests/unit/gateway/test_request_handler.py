@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.common.concurrency.byte_budget import ByteBudget
-from services.common.errors import InvalidRequest, ServiceError, Unavailable
+from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, Unavailable
 from services.common.runtime.clock import SystemClock
 from services.common.verdict import Verdict
 from services.gateway.http.request_bodies import RequestBodies
@@ -164,10 +164,9 @@ async def test_a_denial_is_not_tried_again() -> None:
         (Verdict.CHARGED, [Verdict.CHARGED]),
         (Verdict.RELEASED, [Verdict.RELEASED]),
         (None, []),
-        (InvalidRequest("refused", metadata={"verdict": "released"}), [Verdict.RELEASED]),
-        (Unavailable("cut", metadata={"verdict": "charged"}), [Verdict.CHARGED]),
+        (InvalidRequest("refused", details=ErrorDetails(verdict=Verdict.RELEASED)), [Verdict.RELEASED]),
+        (Unavailable("cut", details=ErrorDetails(verdict=Verdict.CHARGED)), [Verdict.CHARGED]),
         (Unavailable("the connection broke"), []),
-        (Unavailable("gibberish", metadata={"verdict": "perhaps"}), []),
     ],
 )
 async def test_a_hold_is_settled_on_inferences_word_only(part: Any, settled: list[Verdict]) -> None:
@@ -184,7 +183,7 @@ async def test_a_hold_is_settled_on_inferences_word_only(part: Any, settled: lis
 
 async def test_a_stream_that_breaks_after_output_is_settled_by_its_verdict() -> None:
     quota = ScriptedQuota()
-    world = _world(quota, [b"{}"], Unavailable("cut", metadata={"verdict": "charged"}))
+    world = _world(quota, [b"{}"], Unavailable("cut", details=ErrorDetails(verdict=Verdict.CHARGED)))
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     stream = world.handler.stream(hold, _CHAT, Client())
     assert await anext(stream) == [b"{}"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import NotFound, PermissionDenied, Unavailable
+from services.common.errors import ErrorDetails, NotFound, PermissionDenied, Unavailable
 from services.common.runtime.tasks import restarting, running
 from services.inference.catalogue import Catalogue
 from services.inference.chat import JSONObject
@@ -159,7 +159,10 @@ async def test_only_what_is_allowed_is_listed_and_asked_for(
     for name in refused:
         with pytest.raises(NotFound) as raised:
             catalogue.candidates(name)
-        assert (raised.value.reason, raised.value.metadata) == ("model_not_found", {"code": "model_not_found"})
+        assert (raised.value.reason, raised.value.details) == (
+            "model_not_found",
+            ErrorDetails(code="model_not_found"),
+        )
 
 
 async def test_fallbacks_follow_a_model_in_their_order_by_its_name_or_its_aliass(listing: Listing) -> None:

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.common.errors import Throttled, Unavailable
+from services.common.errors import ErrorDetails, Throttled, Unavailable
 from services.inference.requests.concurrency import ConcurrencyLimiter
 
 
@@ -147,7 +147,7 @@ async def test_at_the_common_limit_calls_are_unavailable_and_at_their_own_thrott
 
     assert throttled.value.reason == "concurrency_limit_exceeded"
     assert full.value.reason == "overloaded"
-    assert throttled.value.metadata == full.value.metadata == {"retry_after_seconds": "1"}
+    assert throttled.value.details == full.value.details == ErrorDetails(retry_after_seconds=1)
     assert is_unused(limiter)
 
 

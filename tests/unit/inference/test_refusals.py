@@ -1,13 +1,14 @@
 """What Groq's refusals mean to our callers; every body is one that the stand-in sends."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.errors import InvalidRequest, ServiceError, TooLarge
+from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, TooLarge
 from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
 from services.inference.groq.refusals import from_event, from_status
 from tools.groq_standin import errors as groq
@@ -61,7 +62,7 @@ def test_a_refusal_has_the_class_and_reason_of_the_table(name: str) -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_no_refusal_tells_of_the_operators_account(name: str) -> None:
     error = refused(name)
-    told = json.dumps([error.message, error.reason, error.metadata])
+    told = json.dumps([error.message, error.reason, asdict(error.details)])
 
     for secret in ("org_", "on_demand", "groq.com/settings", "Upgrade", "cloudflare", "Invalid API Key"):
         assert secret not in told
@@ -71,17 +72,17 @@ def test_what_the_caller_can_mend_is_said_and_named() -> None:
     error = refused("context_length")
 
     assert error.message.startswith("The messages and the answer together exceed the model's context length.")
-    assert error.metadata == {"param": "messages", "code": "context_length_exceeded"}
+    assert error.details == ErrorDetails(param="messages", code="context_length_exceeded")
 
 
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
-    [("2", "2"), ("0", "1"), ("579", "60"), ("", "1"), ("soon", "1"), ("-3", "1"), ("1.5", "2"), ("0.2", "1")],
+    [("2", 2), ("0", 1), ("579", 60), ("", 1), ("soon", 1), ("-3", 1), ("1.5", 2), ("0.2", 1)],
 )
-def test_a_busy_model_says_when_to_come_back_within_bounds(retry_after: str, seconds: str) -> None:
+def test_a_busy_model_says_when_to_come_back_within_bounds(retry_after: str, seconds: int) -> None:
     error = from_status(429, {"retry-after": retry_after}, {})
 
-    assert error.metadata == {"retry_after_seconds": seconds}
+    assert error.details.retry_after_seconds == seconds
 
 
 def test_a_missing_model_is_told_from_a_missing_url() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from services.common.errors import DeadlineExceeded, InvalidRequest, NotFound, ServiceError, Unavailable
+from services.common.errors import DeadlineExceeded, ErrorDetails, InvalidRequest, NotFound, ServiceError, Unavailable
 from services.inference.chat import ChatCall, JSONObject, Lease, Outcome, RequestContext
 from services.inference.groq.errors import (
     KeyLimited,
@@ -156,7 +156,7 @@ async def test_a_rest_beyond_patience_or_deadline_is_not_waited_for(rest: float,
     with pytest.raises(UpstreamError) as raised:
         await world.ask(deadline_seconds=deadline)
 
-    assert raised.value.metadata == {"retry_after_seconds": str(int(rest))}
+    assert raised.value.details == ErrorDetails(retry_after_seconds=int(rest))
     assert world.clock.sleeps == []
     assert len(world.calls) == 1
 

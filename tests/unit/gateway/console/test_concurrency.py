@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
-from services.gateway.console.concurrency import ConsoleConcurrency
+from services.gateway.console.security.concurrency import ConsoleConcurrency
 
 _LONG = b"x" * 100_000
 

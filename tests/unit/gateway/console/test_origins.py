@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.common.errors import PermissionDenied
-from services.gateway.console.forms import check_site
-from services.gateway.console.origins import Origin, console_origins, parse_origin
+from services.gateway.console.security.forms import check_site
+from services.gateway.console.security.origins import Origin, console_origins, parse_origin
 from services.gateway.http.forwarded import ForwardedHeaders
 
 _PUBLIC = "https://console.example.com"

@@ -6,7 +6,7 @@ import click
 
 from services.cli import client, output
 from services.cli.client import Backends
-from services.cli.mistakes import Id
+from services.cli.usage_errors import Id
 from services.common.ids import Kind
 from stack.auth.v1 import audit_pb2
 from stack.auth.v1.audit_pb2_grpc import AuditServiceStub

@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
-from services.cli import client, keys, output
+from services.cli import client, output
 from services.cli.client import Backends
+from services.cli.commands import keys
 from services.cli.failures import Failure
-from services.cli.mistakes import Id
+from services.cli.usage_errors import Id
 from services.common.ids import Kind
 from stack.auth.v1 import keys_pb2
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from services.common.errors import Throttled
+from services.common.errors import ErrorDetails, Throttled
 from services.common.runtime.clock import Clock
 
 _CLIENTS_MAX = 10_000
@@ -33,15 +33,14 @@ class RefusedClients:
         raise Throttled(
             f"Too many attempts. Try again in {minutes} minute{'s' if minutes > 1 else ''}.",
             reason="too_many_attempts",
-            metadata={"retry_after_seconds": str(whole)},
+            details=ErrorDetails(retry_after_seconds=whole),
         )
 
     def note(self, kind: str, client: str, error: Throttled) -> None:
         """Cache an error from auth if it applies to the client, and not to an account."""
-        seconds = error.metadata.get("retry_after_seconds", "")
-        if error.metadata.get("scope") != "client" or not client or not seconds.isdecimal():
+        if not client or not error.details.is_client_limit:
             return
-        self._until[kind, client] = self._clock.monotonic() + int(seconds)
+        self._until[kind, client] = self._clock.monotonic() + error.details.retry_after_seconds
         self._until.move_to_end((kind, client))
         if len(self._until) > _CLIENTS_MAX:
             self._until.popitem(last=False)

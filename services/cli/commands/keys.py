@@ -9,7 +9,7 @@ from services.cli import client, output
 from services.cli.client import Backends
 from services.cli.durations import Duration, Expiry
 from services.cli.key_uses import key_uses
-from services.cli.mistakes import Id
+from services.cli.usage_errors import Id
 from services.common.ids import Kind
 from stack.auth.v1 import keys_pb2
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
-from services.gateway.console.origins import ConsoleOrigins, parse_origin
+from services.gateway.console.security.origins import ConsoleOrigins, parse_origin
 from services.gateway.http.request_bodies import content_length, refuse_encoded
 
 CSRF_FIELD = "csrf_token"

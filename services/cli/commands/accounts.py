@@ -9,7 +9,7 @@ from grpc import aio
 
 from services.cli import client, output
 from services.cli.client import Backends
-from services.cli.mistakes import Id
+from services.cli.usage_errors import Id
 from services.common.ids import Kind
 from stack.auth.v1 import accounts_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
