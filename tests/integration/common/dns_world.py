@@ -16,9 +16,10 @@ ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 
 class Resolver(asyncio.DatagramProtocol):
-    """A DNS server that answers every name with one IPv4 address."""
+    """A DNS server that answers every name with one IPv4 address, or with none."""
 
     address = ADDRESSES[0]
+    """Empty when the name has no address."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -30,8 +31,8 @@ class Resolver(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answer a question for an A record with the address, and any other with nothing."""
         question = data[12 : data.index(0, 12) + 5]
-        record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.address)
-        answers = [record] if question.endswith(b"\0\1\0\1") else []
+        has_address = self.address and question.endswith(b"\0\1\0\1")
+        answers = [b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.address)] if has_address else []
         counts = bytes([0, 1, 0, len(answers), 0, 0, 0, 0])
         self._transport.sendto(data[:2] + b"\x84\0" + counts + question + b"".join(answers), addr)
 

@@ -44,6 +44,14 @@ def test_a_pattern_of_many_stars_is_matched_quickly() -> None:
     assert time.perf_counter() - started < 1
 
 
+def test_patterns_that_were_never_seen_before_cost_no_time() -> None:
+    """`fnmatch` compiles a regular expression for each, 1 to 3 ms of the event loop, and keeps 32,768 of them."""
+    patterns = ["*".join(f"{number:03}" for number in range(first, first + 60)) for first in range(2_000)]
+    started = time.perf_counter()
+    assert not permits(patterns, "llama-3.3-70b-versatile")
+    assert time.perf_counter() - started < 0.5
+
+
 def test_a_model_with_two_names_may_be_requested_by_either() -> None:
     assert permits(["new"], "alias", "new")
     assert permits(["alias"], "alias", "new")
