@@ -252,8 +252,7 @@ async def test_streams_of_requests_go_to_the_successor_too(names: Resolver, chan
     collected = channel.stream_unary(f"/{SERVICE}/collect", bytes, bytes)
     talked = channel.stream_stream(f"/{SERVICE}/talk", bytes, bytes)
     names.address = ADDRESSES[1]
-    await old.drain()
-    async with Replica(ADDRESSES[1], names.port, collect=collect, talk=talk):
+    async with Replica(ADDRESSES[1], names.port, collect=collect, talk=talk), running(_leave(old)):
         assert await _until_new(unary(channel, "ask"))
         assert await collected(_words()) == b"ab"
         assert [one async for one in talked(_words())] == [b"a", b"b"]
