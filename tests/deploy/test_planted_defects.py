@@ -33,6 +33,7 @@ def test_the_rendering_has_no_fault_before_a_defect_is_planted(world: World) -> 
     assert problems(Objects(world.objects)) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("defect", _DEFECTS)
 def test_a_planted_defect_is_detected(world: World, defect: str) -> None:
     plant, expected = _DEFECTS[defect]

@@ -40,6 +40,7 @@ def product(folder: Path) -> Iterator[Stack]:
         process.stop()
 
 
+@pytest.mark.long
 def test_every_answered_request_of_the_benchmark_is_charged_once(product: Stack) -> None:
     meter = measure.Meter(product)
     answers = open_loop.run(product, rate=200, requests=50)
@@ -50,6 +51,7 @@ def test_every_answered_request_of_the_benchmark_is_charged_once(product: Stack)
     assert {WORKER, "supervisor", "valkey"} == set(product.parts)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not (shutil.which("nginx") and _LUA.exists()), reason="nginx with Lua is installed by `make bench-ab`"
 )

@@ -180,6 +180,7 @@ async def test_each_response_of_groq_about_its_keys_is_reported_and_charged_as_i
     await world.until_unaffected(MODELS[0])
 
 
+@pytest.mark.long
 @_in_both_layouts
 async def test_the_result_of_a_call_affects_later_calls_as_in_the_table(world: UpstreamWorld) -> None:
     rows = _table("call | ")

@@ -279,6 +279,7 @@ def test_the_rotation_of_the_pepper_can_be_restarted_unchanged(machine: Machine)
     assert machine.ask(idle) == 200
 
 
+@pytest.mark.long
 def test_redis_and_each_database_can_be_lost_separately_and_the_rest_continues(machine: Machine) -> None:
     secret = machine.start()
     _asked(machine, secret, 2)

@@ -175,7 +175,7 @@ def test_sigterm_ends_a_worker_that_is_still_waiting_for_its_database(tmp_path: 
             worker.kill()
 
 
-@pytest.mark.parametrize("stopped", ["stack", "stack-2"])
+@pytest.mark.parametrize("stopped", ["stack-2", pytest.param("stack", marks=pytest.mark.long)])
 async def test_sigterm_during_streams_lets_them_finish_and_ends_with_exit_code_0(two: Stack, stopped: str) -> None:
     key = await two.create_key()
     url = f"{two.gateways[0 if stopped == 'stack' else 1]}/api/v1/chat"

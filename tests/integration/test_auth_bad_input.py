@@ -104,7 +104,7 @@ async def _status(channel: aio.Channel, method: MethodDescriptor, request: Messa
     return StatusCode.OK
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgres"])
 async def auth_api(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[AuthAPI, aio.Channel]]:
     settings = {
         "STACK_ADMIN_TOKEN": ADMIN_TOKEN,

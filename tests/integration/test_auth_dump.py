@@ -75,7 +75,7 @@ def _ascii(text: str) -> str:
     return "".join(character for character in text if " " < character < "\x7f")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgres"])
 def database(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "sqlite":
         yield ""

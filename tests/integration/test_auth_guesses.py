@@ -97,6 +97,7 @@ async def test_a_flood_of_guesses_from_one_address_locks_out_no_other_client(wor
     assert max(counted.elements()) <= _PER_ADDRESS + _AT_ONCE, "refused tries are still written down"
 
 
+@pytest.mark.long
 async def test_guesses_from_many_addresses_lock_out_no_owner(world: World) -> None:
     """Ten addresses once kept an owner out for ever, even while logged in."""
     auth_api = world.auth_api

@@ -294,6 +294,7 @@ async def test_an_email_that_is_refused_permanently_is_not_retried_and_counted(t
         assert mailbox.receivers == [["ada@example.com"]]
 
 
+@pytest.mark.long
 async def test_a_relay_with_a_self_signed_certificate_works_once_it_is_trusted(tmp_path: Path) -> None:
     """STARTTLS is used wherever it is offered, so such a relay lost every e-mail, whatever was set."""
     authority = trustme.CA()

@@ -65,6 +65,7 @@ async def test_requests_continue_and_every_log_record_is_written_or_counted(
     assert process.wait(timeout=10) == 0
 
 
+@pytest.mark.long
 def test_a_service_whose_output_is_never_read_still_exits(
     gateway: tuple[subprocess.Popen[bytes], str, str],
 ) -> None:

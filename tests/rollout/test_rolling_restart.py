@@ -88,6 +88,7 @@ async def _verify(cluster: Stack) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
+@pytest.mark.long
 async def test_a_draining_gateway_asks_persistent_clients_to_reconnect(cluster: Stack) -> None:
     key = await cluster.create_key()
     async with httpx.AsyncClient(base_url=cluster.base_url, trust_env=False, timeout=10) as client:

@@ -44,6 +44,7 @@ def test_everything_in_data_dir_is_readable_by_its_owner_only_including_files_of
     assert open_to_others(var) == []
 
 
+@pytest.mark.long
 def test_with_a_long_data_dir_the_socket_is_in_the_folder_for_temporary_files(
     start: Callable[..., Runner], tmp_path: Path
 ) -> None:
@@ -56,6 +57,7 @@ def test_with_a_long_data_dir_the_socket_is_in_the_folder_for_temporary_files(
         assert list(Path(short).iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not _can_remount(), reason="needs the right to mount file systems, as root has")
 @pytest.mark.parametrize("path", ["long" * 20, pytest.param("var", marks=pytest.mark.long)])
 def test_a_read_only_tmp_is_no_problem(ports: dict[str, int], path: str) -> None:

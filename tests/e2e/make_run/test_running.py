@@ -105,6 +105,7 @@ def test_a_killed_worker_is_restarted(shared_run: SharedRun) -> None:
     wait_until_answered(shared_run.runner, shared_run.secret)
 
 
+@pytest.mark.long
 def test_two_workers_have_separate_metrics_and_one_answers_while_the_other_is_restarted(
     start: Callable[..., Runner], ports: dict[str, int]
 ) -> None:

@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -24,11 +24,12 @@ from tests.integration.groq_standin.standin_process import started as started_st
 from tests.valkey_backend import TCPValkey
 
 
+@pytest.mark.parametrize("layouts", [("", ""), pytest.param(("0", "", "2"), marks=pytest.mark.long)])
 def test_in_every_layout_the_printed_curl_line_works_the_key_and_its_count_persist_and_ctrl_c_ends_every_process(
-    start: Callable[..., Runner],
+    start: Callable[..., Runner], layouts: Sequence[str]
 ) -> None:
     secrets = set()
-    for run, workers in enumerate(("0", "", "2")):
+    for run, workers in enumerate(layouts):
         runner = start(**({"STACK_WORKERS": workers} if workers else {}))
         text = runner.read_until("Ctrl-C")
         assert "stand-in" in text
@@ -66,6 +67,7 @@ def test_a_key_that_groq_rejects_is_reported_at_the_start_in_the_metrics_and_in_
         assert send_chat(runner, secret_in(text)).json()["error"]["code"] == "upstream_misconfigured"
 
 
+@pytest.mark.long
 @either_layout
 def test_a_wrong_redis_password_is_reported_at_the_start_and_with_the_right_one_it_serves(
     start: Callable[..., Runner], tmp_path: Path, workers: str
@@ -88,6 +90,7 @@ def test_a_wrong_redis_password_is_reported_at_the_start_and_with_the_right_one_
         redis.end()
 
 
+@pytest.mark.long
 def test_a_groq_that_accepts_connections_but_never_answers_is_reported_and_does_not_stop_the_start(
     start: Callable[..., Runner],
 ) -> None:
@@ -100,6 +103,7 @@ def test_a_groq_that_accepts_connections_but_never_answers_is_reported_and_does_
     assert "Try it" not in text
 
 
+@pytest.mark.long
 def test_a_worker_on_unix_sockets_without_a_console_serves_and_reports_that_groq_accepts_its_key(
     start: Callable[..., Runner],
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from tests.e2e.make_run.runner import (
     STOP_SECONDS,
@@ -86,6 +87,7 @@ def test_a_closed_terminal_stops_it_gracefully_and_a_second_signal_at_once(
     assert not any(child.is_running() for child in children)
 
 
+@pytest.mark.long
 def test_an_ignored_sighup_does_not_stop_it_and_a_kill_ends_all_child_processes(
     start: Callable[..., Runner],
 ) -> None:
@@ -106,6 +108,7 @@ def test_an_ignored_sighup_does_not_stop_it_and_a_kill_ends_all_child_processes(
     assert alive == []
 
 
+@pytest.mark.long
 def test_it_stops_gracefully_when_its_terminal_no_longer_exists(tmp_path: Path, ports: dict[str, int]) -> None:
     """Writing its output then fails, and no process may be left behind."""
     terminal, end = pty.openpty()
