@@ -27,7 +27,7 @@ from tests.valkey_backend import ClusterNode, cluster, cluster_nodes, running_cl
 __all__ = ["cluster", "cluster_nodes"]
 
 KEYS = [f"key_{number}" for number in range(200)]
-TIMEOUT_SECONDS = 0.3
+TIMEOUT_SECONDS = 1.0
 
 Connect = Callable[..., Any]
 
