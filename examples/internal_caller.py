@@ -2,9 +2,10 @@
 
     python examples/internal_caller.py sk_stk_…
 
-finds out whose key that is, reserves one of its slots, streams an answer, settles the slot by inference's verdict, and
-shows what an error looks like. With three certificate files it uses mTLS. It needs `grpcio`, `grpcio-health-checking`,
-`grpcio-status` and the stubs in `gen/`; nothing of `services/`. docs/internal-callers.md explains it.
+looks up the account of that key, reserves one of its slots, streams an answer, settles the slot by inference's verdict,
+and shows what an error looks like. With three certificate files it uses mTLS. It needs `grpcio`,
+`grpcio-health-checking`, `grpcio-status` and the stubs in `gen/`; nothing of `services/`. docs/internal-callers.md
+explains it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Bodies of chat requests: good ones, and good ones with something broken in them."""
+"""Bodies of chat requests: valid ones, and valid ones with a few members broken."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ GOOD_BODIES = st.fixed_dictionaries({"messages": st.lists(_MESSAGE, min_size=1, 
 
 @st.composite
 def broken_bodies(draw: st.DrawFn) -> Any:
-    """Return a good request with up to three places replaced, removed or added to; it may still be good."""
+    """Return a valid request with up to three members replaced, removed or added; it may still be valid."""
     body: Any = draw(GOOD_BODIES)
     for _ in range(draw(st.integers(1, 3))):
         body = _with_one_change(draw, body)
@@ -70,7 +70,7 @@ def broken_bodies(draw: st.DrawFn) -> Any:
 
 
 def _with_one_change(draw: st.DrawFn, value: Any) -> Any:
-    """Go down into `value` to a place that is drawn, and change that place."""
+    """Descend into `value` to a random member, and change it."""
     inner = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     if not inner or draw(st.integers(0, 3)) == 0:
         return _changed(draw, value)

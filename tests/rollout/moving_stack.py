@@ -14,7 +14,7 @@ SERVICES = ("auth", "quota", "inference")
 
 
 class Names:
-    """A DNS server for the services' names, on a thread of its own.
+    """A DNS server for the services' names, on a separate thread.
 
     Attributes:
         addresses: The IPv4 addresses of each name.

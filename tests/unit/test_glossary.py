@@ -105,14 +105,14 @@ _REPLACED = {
 
 
 def _words(name: str) -> list[str]:
-    """Return the words of a name in lower case, whatever style it is written in."""
+    """Return the words of a name in lower case, in any naming style."""
     name = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)
     name = re.sub(r"([A-Z])([A-Z][a-z])", r"\1_\2", name)
     return [word for word in name.lower().split("_") if word]
 
 
 def _singulars(word: str) -> set[str]:
-    """Return a word, and what it may be the plural of."""
+    """Return a word, and its possible singulars."""
     found = {word, word.removesuffix("s"), word.removesuffix("es")}
     return found | {word.removesuffix("ies") + "y"} if word.endswith("ies") else found
 
@@ -128,8 +128,8 @@ def _glossary() -> frozenset[str]:
     return frozenset(word for term in _terms() for word in re.split(r"[ -]", term))
 
 
-def _strange(name: str) -> list[str]:
-    """Return the words of a name that are neither in the glossary nor common."""
+def _unknown_words(name: str) -> list[str]:
+    """Return the words of a name that are neither in the glossary nor common technical words."""
     allowed = _glossary() | _COMMON
     return [word for word in _words(name) if not _singulars(word) & allowed]
 
@@ -208,16 +208,16 @@ def test_names_are_found_in_settings_metrics_and_protobuf() -> None:
 
 
 def test_names_use_words_of_the_glossary_and_common_technical_words() -> None:
-    strange = {name: words for name in _names() if (words := _strange(name))}
-    assert strange == {}, "add the word to docs/glossary.md, or use one that is there"
+    strange = {name: words for name in _names() if (words := _unknown_words(name))}
+    assert strange == {}, "add the word to docs/glossary.md, or use one that is listed there"
 
 
-def test_no_name_uses_a_word_that_was_replaced() -> None:
+def test_no_name_uses_a_replaced_word() -> None:
     replaced = {name: words for name in _names() if (words := _replaced(name))}
     assert replaced == {}, f"use instead: { {word: _REPLACED[word] for words in replaced.values() for word in words} }"
 
 
-def test_the_glossary_has_each_word_once_and_none_that_was_replaced() -> None:
+def test_the_glossary_lists_each_word_once_and_no_replaced_one() -> None:
     assert sorted(_terms()) == sorted(set(_terms()))
     assert [term for term in _terms() if _replaced(term.replace(" ", "_"))] == []
 
@@ -236,4 +236,4 @@ def test_the_glossary_has_each_word_once_and_none_that_was_replaced() -> None:
     ],
 )
 def test_a_name_outside_the_vocabulary_is_found(name: str, strange: Iterable[str], replaced: Iterable[str]) -> None:
-    assert (_strange(name), _replaced(name)) == (strange, replaced)
+    assert (_unknown_words(name), _replaced(name)) == (strange, replaced)

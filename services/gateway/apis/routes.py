@@ -38,7 +38,7 @@ _CODES = {408: "request_timeout", 415: "unsupported_content_encoding"}
 class Endpoint:
     """An ASGI application for one endpoint.
 
-    Starlette wraps an endpoint that is a plain function in exception handling of its own, which costs time for each
+    Starlette wraps an endpoint that is a plain function in another exception handler, which costs time for each
     event of a stream. The middleware around the router handles the same exceptions.
     """
 

@@ -1,4 +1,4 @@
-"""The error tree over a real wire: it arrives at the caller as it left."""
+"""The error tree over a real connection: the caller receives what the service raised."""
 
 import asyncio
 import logging
@@ -54,7 +54,7 @@ TEXTS = {"ASCII": "x", "CJK": "漢", "emoji": "🎉", "percent": "%", "control":
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("text", TEXTS)
-async def test_an_error_of_any_length_arrives_as_what_it_is_with_its_verdict(size: int, text: str) -> None:
+async def test_an_error_of_any_length_arrives_with_its_class_and_verdict(size: int, text: str) -> None:
     long = TEXTS[text] * size
     details = ErrorDetails(param=long, code=long, failed_generation=long, verdict=Verdict.RELEASED)
     sent = errors.InvalidRequest(long, reason=long, details=details)
@@ -74,7 +74,7 @@ async def test_an_error_of_any_length_arrives_as_what_it_is_with_its_verdict(siz
         assert len(one) == size or (len(one) < size and one.endswith("…"))
 
 
-async def test_a_reason_left_out_is_the_classs_own() -> None:
+async def test_an_omitted_reason_defaults_to_that_of_the_class() -> None:
     async def fail(request: bytes, context: Context) -> bytes:
         raise errors.NotFound("no such thing")
 
@@ -83,7 +83,7 @@ async def test_a_reason_left_out_is_the_classs_own() -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_defect_is_internal_and_keeps_its_text_to_the_log(
+async def test_an_unexpected_error_is_internal_and_its_text_stays_in_the_log(
     is_stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(request: bytes, context: Context) -> bytes:
@@ -103,7 +103,7 @@ async def test_a_defect_is_internal_and_keeps_its_text_to_the_log(
     assert "the secret of the house" in str(record.exc_info)
 
 
-async def test_a_status_that_a_handler_set_itself_passes_as_it_is() -> None:
+async def test_a_status_set_by_a_handler_is_passed_unchanged() -> None:
     async def fail(request: bytes, context: Context) -> bytes:
         await context.abort(grpc.StatusCode.DATA_LOSS, "gone")
         return b""
@@ -116,7 +116,7 @@ async def test_a_status_that_a_handler_set_itself_passes_as_it_is() -> None:
     assert type(from_rpc(raised.value, unavailable_reason="x")) is InternalError
 
 
-async def test_a_service_that_is_not_there_is_unavailable_with_the_callers_reason() -> None:
+async def test_an_absent_service_is_unavailable_with_the_callers_reason() -> None:
     async with open_channel(f"unix:{socket_path()}") as channel:
         received = await failing(unary(channel, "any")(b"", timeout=5))
 
@@ -135,12 +135,12 @@ async def test_a_callers_own_deadline_is_unavailable_too() -> None:
     assert (type(received), received.reason) == (Unavailable, "echo_unavailable")
 
 
-async def test_a_method_that_is_not_there_is_our_own_defect() -> None:
+async def test_a_missing_method_is_an_internal_error() -> None:
     async with served() as channel:
         assert type(await failing(unary(channel, "nothing")(b""))) is InternalError
 
 
-async def test_what_a_stream_sent_before_it_failed_arrives() -> None:
+async def test_output_sent_before_a_stream_failed_arrives() -> None:
     async def stream_fail(request: bytes, context: Context) -> AsyncIterator[bytes]:
         yield b"one"
         yield b"two"
@@ -154,7 +154,7 @@ async def test_what_a_stream_sent_before_it_failed_arrives() -> None:
     assert received == [b"one", b"two"]
 
 
-async def test_a_stream_whose_caller_leaves_is_closed() -> None:
+async def test_a_stream_whose_caller_disconnects_is_closed() -> None:
     closed = asyncio.Event()
 
     async def stream_endless(request: bytes, context: Context) -> AsyncIterator[bytes]:

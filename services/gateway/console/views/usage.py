@@ -168,7 +168,7 @@ async def _read_page(usage: Usage, filters: RequestFilter) -> tuple[str, Request
 
 
 async def _csv(scope: Scope, text: str, older: RequestFilter | None, read_page: _ReadPage) -> AsyncIterator[str]:
-    """Yield the header and the pages; of what is not sent yet, only one page is in memory."""
+    """Yield the header and the pages. Only one unsent page is in memory."""
     yield _lines([_CSV_COLUMNS]) + text
     while older is not None:
         async with slot_within_response(scope):

@@ -1,4 +1,4 @@
-"""A client that auth refused is refused at the gateway until its window is over."""
+"""A client that auth has refused is refused at the gateway until its window ends."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def refused(clock: ManualClock) -> RefusedClients:
     return RefusedClients(clock)
 
 
-def test_a_refused_client_is_refused_until_its_window_is_over_and_told_how_long_that_is(
+def test_a_refused_client_is_refused_until_its_window_ends_and_receives_the_remaining_time(
     refused: RefusedClients, clock: ManualClock
 ) -> None:
     refused.note("log-in", CLIENT, _refusal())
@@ -36,20 +36,22 @@ def test_a_refused_client_is_refused_until_its_window_is_over_and_told_how_long_
     refused.check("log-in", CLIENT)
 
 
-def test_another_client_and_another_kind_of_try_are_not_refused_with_it(refused: RefusedClients) -> None:
+def test_another_client_and_another_action_are_not_refused_with_it(refused: RefusedClients) -> None:
     refused.note("log-in", CLIENT, _refusal())
     refused.check("sign-up", CLIENT)
     refused.check("log-in", "192.0.2.2")
 
 
 @pytest.mark.parametrize("error", [_refusal(is_client_limit=False), Throttled("Busy.", reason="busy")])
-def test_what_is_no_refusal_of_the_client_alone_is_not_remembered(refused: RefusedClients, error: Throttled) -> None:
-    """Guesses at one account say nothing of the others that the address logs in to."""
+def test_refusals_that_do_not_concern_the_client_alone_are_not_remembered(
+    refused: RefusedClients, error: Throttled
+) -> None:
+    """A limit on one account does not affect other accounts that log in from the same address."""
     refused.note("log-in", CLIENT, error)
     refused.check("log-in", CLIENT)
 
 
-def test_a_client_that_is_not_known_is_not_remembered_and_no_flood_of_clients_fills_the_memory(
+def test_an_unidentified_client_is_not_remembered_and_the_memory_is_bounded(
     refused: RefusedClients,
 ) -> None:
     refused.note("log-in", "", _refusal())

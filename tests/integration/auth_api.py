@@ -1,4 +1,4 @@
-"""The auth service as its people's console and its operators call it, over gRPC."""
+"""The auth service over gRPC, as the console and operators call it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ ADDRESS = "192.0.2.7"
 
 
 @dataclass(frozen=True, slots=True)
-class People:
+class AuthAPI:
     """Typed stubs of all of auth's services on one channel."""
 
     auth: AuthServiceStub
@@ -38,7 +38,7 @@ class People:
     mail: MailServiceStub
 
     async def sign_up(self, email: str, *, password: str = PASSWORD, address: str = ADDRESS) -> str:
-        """Open an account and return its first session's token."""
+        """Create an account and return its first session's token."""
         request = sessions_pb2.SignUpRequest(email=email, password=password)
         return (await self.sessions.SignUp(request, metadata=from_address(address))).session.token
 
@@ -53,12 +53,12 @@ class People:
         return (await self.sessions.LogIn(request, metadata=from_address(address))).session.device_token
 
     async def log_in_with(self, device_token: str, email: str, *, password: str = PASSWORD, address: str) -> str:
-        """Open a session from a device that is known and return its token."""
+        """Open a session from a known device and return its token."""
         request = sessions_pb2.LogInRequest(email=email, password=password, device_token=device_token)
         return (await self.sessions.LogIn(request, metadata=from_address(address))).session.token
 
     async def session(self, token: str) -> sessions_pb2.Session:
-        """Return whose session a token is."""
+        """Return the account of a session token."""
         return (await self.sessions.GetSession(sessions_pb2.GetSessionRequest(token=token))).session
 
     async def create_key(self, token: str, name: str = "laptop") -> owner_pb2.CreateOwnKeyResponse:
@@ -70,26 +70,26 @@ class People:
         return await self.keys.CreateKey(keys_pb2.CreateKeyRequest(email=email, **fields), metadata=bearer())  # type: ignore[arg-type]
 
     async def open_account(self, email: str) -> accounts_pb2.Account:
-        """Open an account as an operator."""
+        """Create an account as an operator."""
         request = accounts_pb2.CreateAccountRequest(email=email)
         return (await self.accounts.CreateAccount(request, metadata=bearer())).account
 
 
 def bearer(token: str = ADMIN_TOKEN) -> Metadata:
-    """Return the metadata that shows a token."""
+    """Return the metadata with a token."""
     return (("authorization", f"Bearer {token}"),)
 
 
 def from_address(address: str) -> Metadata:
-    """Return the metadata by which a gateway names its client's address."""
+    """Return the metadata with which a gateway passes its client's address."""
     return (("stack-client-address", address),)
 
 
 @asynccontextmanager
-async def people_of(target: str) -> AsyncIterator[People]:
-    """Give stubs on a channel that is closed at the end of the block."""
+async def auth_api_of(target: str) -> AsyncIterator[AuthAPI]:
+    """Yield stubs on a channel that is closed at the end of the block."""
     async with open_channel(target) as channel:
-        yield People(
+        yield AuthAPI(
             AuthServiceStub(channel),
             AccountServiceStub(channel),
             KeyServiceStub(channel),

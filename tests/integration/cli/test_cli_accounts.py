@@ -25,7 +25,7 @@ def test_an_account_is_found_by_its_email_and_by_its_id(stackctl: Stackctl) -> N
     assert created in asked(stackctl, "accounts", "list", "--limit", "1000")["accounts"]
 
 
-def test_accounts_are_listed_page_by_page_without_a_gap(stackctl: Stackctl) -> None:
+def test_accounts_are_listed_page_by_page_without_gaps(stackctl: Stackctl) -> None:
     for number in range(3):
         asked(stackctl, "accounts", "create", "--email", f"page{number}@example.com")
     everybody = asked(stackctl, "accounts", "list", "--limit", "1000")["accounts"]
@@ -38,7 +38,7 @@ def test_accounts_are_listed_page_by_page_without_a_gap(stackctl: Stackctl) -> N
     assert pages == everybody
 
 
-def test_the_audit_log_is_paged_to_its_end_and_its_table_has_the_ids_to_go_on_from(stackctl: Stackctl) -> None:
+def test_the_audit_log_can_be_paged_to_its_end_with_the_ids_of_its_table(stackctl: Stackctl) -> None:
     for number in range(3):
         asked(stackctl, "accounts", "create", "--email", f"audited{number}@example.com")
     whole = asked(stackctl, "audit", "--limit", "1000")["events"]
@@ -54,7 +54,7 @@ def test_the_audit_log_is_paged_to_its_end_and_its_table_has_the_ids_to_go_on_fr
     assert [row.split()[0] for row in rows] == [event["id"] for event in whole[:3]]
 
 
-def test_a_plan_decides_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> None:
+def test_a_plan_sets_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> None:
     asked(stackctl, "plans", "set", "team", "--daily-limit", "20000", "--active-keys-max", "50")
     asked(stackctl, "accounts", "create", "--email", "team@example.com")
     asked(stackctl, "keys", "create", "--email", "team@example.com", "--name", "x")
@@ -68,10 +68,10 @@ def test_a_plan_decides_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> No
     assert team in asked(stackctl, "plans", "list")["plans"]
 
 
-def test_what_is_not_named_of_a_plan_is_kept_and_a_bound_returns_to_the_setting_when_asked_to(
+def test_omitted_values_of_a_plan_are_kept_and_a_bound_can_be_reset_to_the_setting(
     stackctl: Stackctl,
 ) -> None:
-    """A new limit once took the bounds of keys away from everybody on the plan."""
+    """A new limit once removed the key bounds of everyone on the plan."""
     new = asked(stackctl, "plans", "set", "kept", "--daily-limit", "5", "--new-keys-per-day-max", "7")
     assert new == {"name": "kept", "daily_limit": 5, "active_keys_max": None, "new_keys_per_day_max": 7}
     assert asked(stackctl, "plans", "set", "kept", "--active-keys-max", "0") == {**new, "active_keys_max": 0}
@@ -101,7 +101,7 @@ def test_an_unknown_plan_is_refused_and_named(stackctl: Stackctl) -> None:
     )
 
 
-def test_a_rotated_key_keeps_what_it_may_do_and_the_old_one_ends_after_its_grace(stackctl: Stackctl) -> None:
+def test_a_rotated_key_keeps_its_permissions_and_the_old_one_ends_after_its_grace(stackctl: Stackctl) -> None:
     asked(stackctl, "accounts", "create", "--email", "rotate@example.com")
     options = ("--daily-limit", "7", "--expires", "30d", "--model", "llama-*", "--model", "openai/gpt-oss-20b")
     old = asked(stackctl, "keys", "create", "--email", "rotate@example.com", "--name", "laptop", *options)
@@ -128,10 +128,10 @@ def test_a_deleted_account_has_no_name_and_no_working_key(stackctl: Stackctl) ->
     (key,) = asked(stackctl, "keys", "list", "--email", account["id"])["keys"]
     assert (key["name"], bool(key["revoked_at"])) == ("deleted", True)
     again = asked(stackctl, "accounts", "create", "--email", "gone@example.com")
-    assert again["id"] != account["id"], "the address must be free for a new account"
+    assert again["id"] != account["id"], "the address must be available for a new account"
 
 
-def test_deleting_an_account_asks_first(stackctl: Stackctl) -> None:
+def test_deleting_an_account_asks_for_confirmation(stackctl: Stackctl) -> None:
     asked(stackctl, "accounts", "create", "--email", "kept@example.com")
 
     assert stackctl("accounts", "delete", "kept@example.com").exit_code == 1
@@ -143,7 +143,7 @@ def test_deleting_an_account_asks_first(stackctl: Stackctl) -> None:
     [(("accounts", "reset-password", "link@example.com"), "/reset?"), (("accounts", "invite"), "/signup?")],
     ids=["reset-password", "invite"],
 )
-def test_a_link_to_hand_over_is_printed_with_its_end(stackctl: Stackctl, arguments: tuple[str, ...], page: str) -> None:
+def test_a_reset_link_is_printed_with_its_expiry(stackctl: Stackctl, arguments: tuple[str, ...], page: str) -> None:
     stackctl("accounts", "create", "--email", "link@example.com")
 
     link = asked(stackctl, *arguments)
@@ -156,7 +156,7 @@ def test_a_link_to_hand_over_is_printed_with_its_end(stackctl: Stackctl, argumen
     ("operator", "named"),
     [("gr\nace\t\x1b[31m", "operator:grace[31m"), ("gräce", "operator:gräce"), ("é%", "operator:é%")],
 )
-def test_an_operators_name_that_no_call_can_carry_is_told_as_far_as_it_can(
+def test_an_operators_name_that_no_call_can_carry_is_transliterated(
     stackctl: Stackctl, operator: str, named: str
 ) -> None:
     email = f"named{len(operator)}@example.com"
@@ -165,7 +165,7 @@ def test_an_operators_name_that_no_call_can_carry_is_told_as_far_as_it_can(
     assert [event["actor"] for event in asked(stackctl, "audit", "--account", email)["events"]] == [named]
 
 
-def test_the_audit_log_names_the_operator_and_what_was_done(stackctl: Stackctl) -> None:
+def test_the_audit_log_names_the_operator_and_the_action(stackctl: Stackctl) -> None:
     account = asked(stackctl, "accounts", "create", "--email", "audit@example.com")
     key = asked(stackctl, "keys", "create", "--email", "audit@example.com", "--name", "x")
     asked(stackctl, "keys", "revoke", key["id"])
@@ -193,7 +193,7 @@ def test_the_audit_log_names_the_operator_and_what_was_done(stackctl: Stackctl) 
         ("accounts", "set-plan", "a@example.com"),
     ],
 )
-def test_a_mistake_in_the_command_line_is_2(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
+def test_a_usage_error_exits_with_2(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
     result = stackctl(*arguments)
 
     assert (result.exit_code, result.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""A person at a browser: walks through the console, and notes whatever the pages do that they should not."""
+"""A user with a browser: operates the console, and records every fault of its pages."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.e2e.stack import Stack
 Scheme = Literal["light", "dark"]
 PASSWORD = "correct horse battery"
 _AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
-# WCAG 2.2 asks for 24 px (2.5.8, AA); a thumb likes 40. Links within text are exempt.
+# WCAG 2.2 requires 24 px (2.5.8, AA); 40 is comfortable for a thumb. Links within text are exempt.
 _SMALL = """() => [...document.querySelectorAll("button, summary, select, textarea, input, a.button, nav a, footer a")]
   .filter((one) => one.checkVisibility() && !["hidden", "checkbox"].includes(one.type))
   .map((one) => [one.getBoundingClientRect().height, one.outerHTML.slice(0, 100)])
@@ -26,8 +26,8 @@ _SERIOUS = ("serious", "critical")
 
 
 @dataclass
-class Person:
-    """Somebody at a page."""
+class User:
+    """A user at a page."""
 
     page: Page
     origin: str
@@ -39,7 +39,7 @@ class Person:
         await self.page.goto(f"{self.origin}{path}")
 
     async def sign_up(self) -> str:
-        """Open an account, and return its e-mail."""
+        """Create an account, and return its e-mail."""
         email = f"{secrets.token_hex(5)}@example.com"
         await self.open("/signup")
         await self.page.get_by_label("E-mail").fill(email)
@@ -57,7 +57,7 @@ class Person:
         return secret
 
     async def faults(self) -> list[str]:
-        """Return what axe-core finds on the page that keeps people out."""
+        """Return the accessibility violations that axe-core finds on the page."""
         await self.page.evaluate(_AXE)
         found = await self.page.evaluate("() => axe.run()")
         return [
@@ -67,16 +67,16 @@ class Person:
         ]
 
     async def small_targets(self) -> list[str]:
-        """Return the controls of the page that a finger misses, with their heights in pixels."""
+        """Return the controls of the page that are too small for touch, with their heights in pixels."""
         found: list[str] = await self.page.evaluate(_SMALL)
         return found
 
 
 @asynccontextmanager
-async def person_at(
+async def user_at(
     chromium: Browser, stack: Stack, *, scheme: Scheme = "light", width: int = 1280, height: int = 800
-) -> AsyncIterator[Person]:
-    """Give a person with a browser of their own."""
+) -> AsyncIterator[User]:
+    """Yield a user with a separate browser."""
     context = await chromium.new_context(
         color_scheme=scheme,
         viewport={"width": width, "height": height},
@@ -84,10 +84,10 @@ async def person_at(
     )
     page = await context.new_page()
     origin = stack.gateways[0]
-    person = Person(page, origin)
+    user = User(page, origin)
     host = urlsplit(origin).netloc
-    page.on("console", lambda said: person.complaints.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: person.complaints.append(str(error)))
-    page.on("request", lambda sent: person.complaints.append(sent.url) if urlsplit(sent.url).netloc != host else None)
-    yield person
+    page.on("console", lambda said: user.complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: user.complaints.append(str(error)))
+    page.on("request", lambda sent: user.complaints.append(sent.url) if urlsplit(sent.url).netloc != host else None)
+    yield user
     await context.close()

@@ -1,4 +1,4 @@
-"""What every store of sessions, tokens, throttles and plans must do; implementations give a `world` fixture."""
+"""The contract of the stores of sessions, tokens, rate limits and plans; implementations provide a `world` fixture."""
 
 import asyncio
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ EMAIL = "ada@example.com"
 IDLE, TOTAL = 600, 3_600
 
 
-class HandClock:
-    """A clock that only the test moves."""
+class ManualClock:
+    """A clock controlled by the test."""
 
     def __init__(self) -> None:
         self.seconds = datetime(2026, 8, 1, 12, tzinfo=UTC).timestamp()
@@ -59,25 +59,25 @@ class World:
     plans: PlanStore
     mail: MailQueue
     audit: AuditLog
-    clock: HandClock
+    clock: ManualClock
 
     @property
     def at(self) -> datetime:
-        """Now."""
+        """Return the current time."""
         return datetime.fromtimestamp(self.clock.seconds, UTC)
 
     async def account(self, email: str = EMAIL, *, password_hash: str | None = None) -> Account:
-        """Keep a new account."""
+        """Store a new account."""
         account = open_account(email, now=self.at)
         await self.accounts.add(NewAccount(account, password_hash), by=BY)
         return account
 
     def stay(self) -> Sessions:
-        """Return sessions of ten minutes without use, and of an hour in all."""
+        """Return a session limit of ten minutes without use, and of an hour in total."""
         return Sessions(self.sessions, pepper=PEPPER, clock=self.clock, idle_seconds=IDLE, total_seconds=TOTAL)
 
     async def actions(self) -> list[str]:
-        """Return what the audit log says was done, newest first."""
+        """Return the actions in the audit log, newest first."""
         return [event.action for event in await self.audit.events(account_id="", before="", limit=1000)]
 
 
@@ -89,7 +89,7 @@ async def _ended(stay: Sessions, opened: OpenSession) -> bool:
     return False
 
 
-class PeopleStoreContract:
+class UserStoreContract:
     """Contract of `SessionStore`, `OneTimeTokenStore`, `RateLimitStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
 
     async def test_each_email_is_claimed_by_one_sender_at_a_time(self, world: World) -> None:
@@ -99,13 +99,13 @@ class PeopleStoreContract:
         until = world.at + timedelta(minutes=2)
         claims = await asyncio.gather(*(world.mail.claim(count=2, now=world.at, until=until) for _ in range(8)))
         claimed = [email for claim in claims for email in claim]
-        while more := await world.mail.claim(count=2, now=world.at, until=until):  # A sender may pass over another's.
+        while more := await world.mail.claim(count=2, now=world.at, until=until):  # A sender may skip another's.
             claimed += more
         assert sorted(email.id for email in claimed) == sorted(email.id for email in queued)
         assert {email.tries for email in claimed} == {1}
         assert not await world.mail.due(world.at)
 
-    async def test_an_email_waits_until_its_next_try_and_one_whose_sender_was_killed_is_sent_by_another(
+    async def test_an_email_waits_until_its_next_attempt_and_one_whose_sender_was_killed_is_sent_by_another(
         self, world: World
     ) -> None:
         email = new_email(Topic.PASSWORD_RESET, EMAIL, by=BY, clock=world.clock)
@@ -124,7 +124,7 @@ class PeopleStoreContract:
         assert not await world.mail.due(world.at)
         assert await world.mail.waiting() == 0
 
-    async def test_a_session_lives_while_it_is_used_but_not_beyond_its_hour(self, world: World) -> None:
+    async def test_a_session_in_use_ends_after_an_hour(self, world: World) -> None:
         stay = world.stay()
         opened = await stay.open(Proof((await world.account()).id), by=BY)
         for _ in range(7):
@@ -134,7 +134,7 @@ class PeopleStoreContract:
 
         assert await _ended(stay, opened), "a session that is always used would never end"
 
-    async def test_a_session_that_nobody_uses_for_ten_minutes_ends(self, world: World) -> None:
+    async def test_a_session_unused_for_ten_minutes_ends(self, world: World) -> None:
         stay = world.stay()
         opened = await stay.open(Proof((await world.account()).id), by=BY)
         world.clock.seconds += IDLE - 1
@@ -153,13 +153,13 @@ class PeopleStoreContract:
         with pytest.raises(Unauthenticated):
             await stay.open(Proof(account.id), by=BY)
 
-    async def test_a_password_that_was_replaced_since_it_was_proved_opens_changes_and_deletes_nothing(
+    async def test_a_password_replaced_since_its_verification_opens_changes_and_deletes_nothing(
         self, world: World
     ) -> None:
         account = await world.account(password_hash="old")
         stale = Proof(account.id, password_hash="old")
         await world.accounts.set_password(stale, "new", by=BY, at=world.at)
-        told = await world.actions()
+        reported = await world.actions()
 
         for work in (
             world.stay().open(stale, by=BY),
@@ -172,15 +172,15 @@ class PeopleStoreContract:
         kept = await world.accounts.credentials(EMAIL)
         assert kept is not None
         assert kept.password_hash == "new"
-        assert await world.actions() == told
+        assert await world.actions() == reported
 
-    async def test_a_session_that_ended_since_it_was_looked_up_changes_nothing(self, world: World) -> None:
+    async def test_a_session_that_ended_since_its_look_up_changes_nothing(self, world: World) -> None:
         account = await world.account(password_hash="old")
         opened = await world.stay().open(Proof(account.id), by=BY)
         made = [mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key for _ in range(3)]
         await world.keys.add(account.id, made[0], by=BY)
         await world.stay().log_out(opened.token, by=BY)
-        proof, told = opened.session.proof, await world.actions()
+        proof, reported = opened.session.proof, await world.actions()
 
         for work in (
             world.accounts.set_password(proof, "new", by=BY, at=world.at),
@@ -192,9 +192,9 @@ class PeopleStoreContract:
             with pytest.raises(Unauthenticated):
                 await work
 
-        assert await world.actions() == told
+        assert await world.actions() == reported
 
-    async def test_a_deleted_account_gets_no_token_and_uses_none_up(self, world: World) -> None:
+    async def test_a_deleted_account_gets_no_token_and_uses_none(self, world: World) -> None:
         account = await world.account()
         token, late = (
             mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock).kept
@@ -208,7 +208,7 @@ class PeopleStoreContract:
         with pytest.raises(InvalidRequest):
             await world.accounts.reset_password(token.digest, "hash", by=BY, at=world.at)
 
-    async def test_a_one_time_token_is_used_by_one_of_many_who_try_at_once(self, world: World) -> None:
+    async def test_a_one_time_token_is_used_by_one_of_many_concurrent_callers(self, world: World) -> None:
         account = await world.account()
         token = mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock)
         await world.tokens.add(token.kept, by=BY, at=world.at)
@@ -240,7 +240,7 @@ class PeopleStoreContract:
             await world.accounts.reset_password(new.kept.digest, "hash", by=BY, at=late)
         assert await world.accounts.reset_password(new.kept.digest, "hash", by=BY, at=late - timedelta(seconds=1))
 
-    async def test_tries_of_two_replicas_are_counted_together_and_none_is_lost(self, world: World) -> None:
+    async def test_attempts_at_two_replicas_are_counted_together_and_none_is_lost(self, world: World) -> None:
         rule = Rule("tries", tries_max=10, window_seconds=60)
         replicas = [RateLimiter(store, pepper=PEPPER, clock=world.clock) for store in world.throttles]
 
@@ -249,11 +249,11 @@ class PeopleStoreContract:
 
         assert sum(answer is None for answer in answers) == 10
         assert sum(isinstance(answer, Throttled) for answer in answers) == 20
-        await replicas[0].check(rule, "somebody else", client="192.0.2.1")
+        await replicas[0].check(rule, "another", client="192.0.2.1")
         world.clock.seconds += 61
         await replicas[1].check(rule, EMAIL, client="192.0.2.1")
 
-    async def test_a_clock_that_is_put_back_locks_nobody_out_for_longer_than_the_window(self, world: World) -> None:
+    async def test_a_clock_that_steps_back_locks_out_no_user_for_longer_than_the_window(self, world: World) -> None:
         rule = Rule("tries", tries_max=2, window_seconds=900)
         throttle = RateLimiter(world.throttles[0], pepper=PEPPER, clock=world.clock)
         for _ in range(2):
@@ -265,11 +265,11 @@ class PeopleStoreContract:
         with pytest.raises(Throttled, match="in 15 minutes"):
             await throttle.check(rule, EMAIL, client="a")
 
-        world.clock.seconds -= 30  # Another replica's clock, perhaps.
+        world.clock.seconds -= 30  # For example another replica's clock.
         with pytest.raises(Throttled):
             await throttle.check(rule, EMAIL, client="a")
 
-    async def test_keys_are_bounded_exactly_when_twenty_are_made_at_once(self, world: World) -> None:
+    async def test_the_limit_of_keys_is_exact_when_twenty_are_created_at_once(self, world: World) -> None:
         account = await world.account()
         bounds = Bounds(active_max=5, new_per_day_max=10)
 
@@ -283,7 +283,7 @@ class PeopleStoreContract:
         assert len(await world.keys.of_account(account.id)) == 5
 
     async def test_rotating_with_a_grace_gives_at_most_twice_as_many_working_keys(self, world: World) -> None:
-        """Each has a daily limit of its own, so rotating on and on must not add them up."""
+        """Each has its own daily limit, so repeated rotation must not add them up."""
         account, bounds = await world.account(), Bounds(active_max=2, new_per_day_max=100)
 
         async def rotate(key_id: KeyId) -> KeyId:
@@ -305,19 +305,19 @@ class PeopleStoreContract:
         world.clock.seconds += 7 * 86_400
         await rotate(other.id)
 
-    async def test_a_plans_bounds_go_before_the_settings(self, world: World) -> None:
+    async def test_a_plans_bounds_take_precedence_over_the_settings(self, world: World) -> None:
         account = await world.account()
         await world.plans.set(Plan("free", 1000, active_keys_max=1, new_keys_per_day_max=3), by=BY, at=world.at)
 
         assert await world.keys.bounds_of(account.id, Bounds(5, 10)) == Bounds(1, 3)
 
-    async def test_every_change_is_in_the_audit_log_and_what_failed_is_not(self, world: World) -> None:
+    async def test_every_change_is_in_the_audit_log_and_no_failed_one_is(self, world: World) -> None:
         account = await world.account()
         minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
         await world.keys.add(account.id, minted.key, by=BY)
         await world.keys.revoke(minted.key.id, by=BY, at=world.at)
-        told = await world.actions()
-        assert told == ["key.revoked", "key.created", "account.created"]
+        reported = await world.actions()
+        assert reported == ["key.revoked", "key.created", "account.created"]
 
         again = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
         with pytest.raises(FailedPrecondition):
@@ -326,9 +326,9 @@ class PeopleStoreContract:
             await world.accounts.set_plan(account.id, "no-such-plan", by=BY, at=world.at)
         await world.keys.revoke(minted.key.id, by=BY, at=world.at)
 
-        assert await world.actions() == told, "the log tells of changes that were never made"
+        assert await world.actions() == reported, "the log contains changes that were never made"
 
-    async def test_who_leaves_is_no_more_named_anywhere_and_the_keys_stay_revoked(self, world: World) -> None:
+    async def test_a_deleted_user_is_named_nowhere_and_the_keys_stay_revoked(self, world: World) -> None:
         account = await world.account()
         minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
         await world.keys.add(account.id, minted.key, by=BY)

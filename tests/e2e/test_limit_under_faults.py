@@ -1,4 +1,4 @@
-"""The promise under a crowd: clients that leave by the hundred, and gateways that die under fifty of them."""
+"""The limit holds when hundreds of clients disconnect, and when gateways are killed under fifty of them."""
 
 import asyncio
 import itertools
@@ -18,8 +18,8 @@ _CLIENTS, _GATEWAYS = 50, 4
 
 
 @pytest.fixture(scope="module")
-def crowded() -> Iterator[Stack]:
-    """Give a stack with four gateways and short holds."""
+def four_gateways() -> Iterator[Stack]:
+    """Yield a stack with four gateways and short holds."""
     with running_stack(
         gateways=_GATEWAYS,
         QUOTA_HOLD_SECONDS="4",
@@ -30,7 +30,7 @@ def crowded() -> Iterator[Stack]:
         yield stack
 
 
-async def test_500_clients_that_leave_after_the_first_chunk_are_charged_for_what_groq_counted(stack: Stack) -> None:
+async def test_500_clients_that_disconnect_after_the_first_chunk_are_charged_groqs_usage(stack: Stack) -> None:
     key, statuses = await stack.create_key(daily_limit=_LEAVERS), Counter[int]()
     gate = asyncio.Semaphore(_LEAVERS_AT_ONCE)
     async with aiohttp.ClientSession(connector=connector(_LEAVERS_AT_ONCE)) as session:
@@ -51,8 +51,8 @@ async def test_500_clients_that_leave_after_the_first_chunk_are_charged_for_what
 
 
 @dataclass
-class Crowd:
-    """What fifty clients saw."""
+class Results:
+    """The responses to fifty clients."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     cut: int = 0
@@ -62,47 +62,47 @@ class Crowd:
 
 
 @pytest.mark.parametrize("limit", [500, pytest.param(1_500, marks=pytest.mark.long)])
-async def test_gateways_that_die_under_fifty_clients_never_let_one_request_too_many_through(
-    crowded: Stack, limit: int
-) -> None:
-    key, crowd = await crowded.create_key(daily_limit=limit), Crowd()
+async def test_killing_gateways_under_fifty_clients_never_exceeds_the_limit(four_gateways: Stack, limit: int) -> None:
+    key, results = await four_gateways.create_key(daily_limit=limit), Results()
     async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(_watch(crowded, key, crowd))
-        killing = tasks.create_task(_kill_one_gateway_after_another(crowded, crowd))
-        clients = [tasks.create_task(_ask_until_the_day_is_used_up(crowded, key, crowd)) for _ in range(_CLIENTS)]
+        watching = tasks.create_task(_watch(four_gateways, key, results))
+        killing = tasks.create_task(_kill_one_gateway_after_another(four_gateways, results))
+        clients = [
+            tasks.create_task(_ask_until_the_day_is_used_up(four_gateways, key, results)) for _ in range(_CLIENTS)
+        ]
         await asyncio.wait(clients)
-        crowd.is_over = True
+        results.is_over = True
         await asyncio.wait({watching, killing})
-    assert crowd.cut > 0, "no gateway died under anybody"
-    assert crowd.most_taken == limit
-    assert crowd.statuses[200] <= limit
-    assert set(crowd.statuses) <= {200, 429, 503, 504}
-    account = await account_of(crowded, key, crowd.statuses)
+    assert results.cut > 0, "no gateway was killed during a request"
+    assert results.most_taken == limit
+    assert results.statuses[200] <= limit
+    assert set(results.statuses) <= {200, 429, 503, 504}
+    account = await account_of(four_gateways, key, results.statuses)
     account.assert_exact()
     assert account.charged == limit, account
 
 
-async def _ask_until_the_day_is_used_up(stack: Stack, key: Key, crowd: Crowd) -> None:
-    """Ask as a persistent client does: again after a broken connection, an outage, or slots in use."""
+async def _ask_until_the_day_is_used_up(stack: Stack, key: Key, results: Results) -> None:
+    """Call as a persistent client does: retry after a broken connection, an outage, or slots in use."""
     async with aiohttp.ClientSession() as session:
         for gateway in itertools.cycle(stack.gateways):
             try:
                 async with session.post(f"{gateway}/api/v1/chat", headers=key.headers, json=say(key.id)) as response:
                     await response.read()
             except aiohttp.ClientError:
-                crowd.cut += 1
+                results.cut += 1
                 await asyncio.sleep(0.05)
                 continue
-            crowd.statuses[response.status] += 1
+            results.statuses[response.status] += 1
             if response.status == 429 and "x-should-retry" in response.headers:
                 return
             if response.status != 200:
                 await asyncio.sleep(0.2)
 
 
-async def _kill_one_gateway_after_another(stack: Stack, crowd: Crowd) -> None:
+async def _kill_one_gateway_after_another(stack: Stack, results: Results) -> None:
     for number in itertools.cycle(range(1, _GATEWAYS + 1)):
-        if crowd.is_over:
+        if results.is_over:
             return
         name = f"gateway-{number}"
         await asyncio.to_thread(stack.kill, name)
@@ -111,10 +111,10 @@ async def _kill_one_gateway_after_another(stack: Stack, crowd: Crowd) -> None:
         await asyncio.sleep(0.3)
 
 
-async def _watch(stack: Stack, key: Key, crowd: Crowd) -> None:
-    """Look at Redis again and again: charged and held together never exceed the limit."""
+async def _watch(stack: Stack, key: Key, results: Results) -> None:
+    """Poll Redis: charged and held together never exceed the limit."""
     ends = time.monotonic() + 100
-    while not crowd.is_over and time.monotonic() < ends:
+    while not results.is_over and time.monotonic() < ends:
         charged, held = await asyncio.to_thread(stack.counters, key)
-        crowd.most_taken = max(crowd.most_taken, charged + held)
+        results.most_taken = max(results.most_taken, charged + held)
         await asyncio.sleep(0.02)

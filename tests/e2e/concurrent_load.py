@@ -1,4 +1,4 @@
-"""A crowd that asks with one key, all at once, through all gateways of a stack."""
+"""Many concurrent requests with one key through all gateways of a stack."""
 
 import asyncio
 from collections import Counter
@@ -11,15 +11,17 @@ from tests.e2e.stack import Key, Stack, connector, say
 
 
 async def ask(session: aiohttp.ClientSession, base_url: str, key: Key, number: int) -> tuple[int, Any]:
-    """Ask a question, each tenth one for a stream; return the status and the whole answer."""
+    """Send a question, each tenth one for a stream; return the status and the whole answer."""
     body = say(f"question {number} of {key.id}", stream=number % 10 == 0)
     async with session.post(f"{base_url}/api/v1/chat", headers=key.headers, json=body) as response:
         raw = await response.read()
         return response.status, raw
 
 
-async def hold_the_limit(stack: Stack, *, requests: int, limit: int) -> None:
-    """Send more requests than a key's limit at once, and hold that it is kept exactly and that all records agree."""
+async def check_limit_under_load(stack: Stack, *, requests: int, limit: int) -> None:
+    """Send more concurrent requests than a key's limit, and check that it is kept exactly and that all records
+    agree.
+    """
     key = await stack.create_key(daily_limit=limit)
     urls = stack.gateways
     async with aiohttp.ClientSession(connector=connector(requests)) as session:

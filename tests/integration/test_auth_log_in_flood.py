@@ -1,4 +1,4 @@
-"""A crowd of strangers at the log-in: keys are looked up, watches hear heartbeats, operators revoke."""
+"""Under a flood of log-ins keys are looked up, watches receive heartbeats, and operators can revoke."""
 
 import asyncio
 import time
@@ -13,10 +13,10 @@ from grpc import StatusCode, aio
 
 from stack.auth.v1 import auth_pb2, keys_pb2
 from tests.backends import fresh_database
+from tests.integration.auth_api import AuthAPI, auth_api_of, bearer
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, run_auth, running_auth
-from tests.integration.people import People, bearer, people_of
 
-_STRANGERS = 200
+_CLIENTS = 200
 _LOOK_UPS = 100
 
 
@@ -35,19 +35,19 @@ def auth(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AuthProcess
 
 
 @asynccontextmanager
-async def crowd(people: People) -> AsyncIterator[Counter[StatusCode]]:
-    """Let strangers from as many addresses try passwords, each again as soon as it is refused."""
+async def flood(auth_api: AuthAPI) -> AsyncIterator[Counter[StatusCode]]:
+    """Let clients from this many addresses try passwords, each again as soon as it is refused."""
     answers: Counter[StatusCode] = Counter()
 
-    async def try_on(stranger: int) -> None:
+    async def try_on(client: int) -> None:
         for number in count():
-            address = f"10.{stranger}.{number // 250 % 250}.{number % 250}"
+            address = f"10.{client}.{number // 250 % 250}.{number % 250}"
             try:
-                await people.log_in(f"x{stranger}.{number}@example.com", password="a wrong guess", address=address)
+                await auth_api.log_in(f"x{client}.{number}@example.com", password="a wrong guess", address=address)
             except aio.AioRpcError as exc:
                 answers[exc.code()] += 1
 
-    tasks = [asyncio.ensure_future(try_on(stranger)) for stranger in range(_STRANGERS)]
+    tasks = [asyncio.ensure_future(try_on(client)) for client in range(_CLIENTS)]
     try:
         yield answers
     finally:
@@ -57,13 +57,13 @@ async def crowd(people: People) -> AsyncIterator[Counter[StatusCode]]:
 
 
 @asynccontextmanager
-async def watched(people: People) -> AsyncIterator[list[float]]:
-    """Give the pauses between what a watch hears, in seconds, as they come."""
+async def watched(auth_api: AuthAPI) -> AsyncIterator[list[float]]:
+    """Yield the pauses between a watch's events, in seconds, as they come."""
     pauses: list[float] = []
 
     async def watch() -> None:
         heard_at = time.monotonic()
-        async for _ in people.auth.WatchKeys(auth_pb2.WatchKeysRequest()):
+        async for _ in auth_api.auth.WatchKeys(auth_pb2.WatchKeysRequest()):
             pauses.append(time.monotonic() - heard_at)
             heard_at = time.monotonic()
 
@@ -76,12 +76,12 @@ async def watched(people: People) -> AsyncIterator[list[float]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_crowd_at_the_log_in_stops_neither_look_ups_nor_heartbeats_nor_revocations(auth: AuthProcess) -> None:
-    """Otherwise strangers at the console could end the API: without heartbeats gateways believe no key for long."""
-    async with people_of(auth.target) as strangers, people_of(auth.target) as gateway:
+async def test_a_flood_of_log_ins_stops_neither_look_ups_nor_heartbeats_nor_revocations(auth: AuthProcess) -> None:
+    """Otherwise unauthenticated clients could stop the API: without heartbeats gateways soon trust no cached key."""
+    async with auth_api_of(auth.target) as log_ins, auth_api_of(auth.target) as gateway:
         key = await gateway.create_key(await gateway.sign_up("ada@example.com"))
         shown = auth_pb2.AuthenticateRequest(api_key=key.secret)
-        async with watched(gateway) as pauses, crowd(strangers) as answers:
+        async with watched(gateway) as pauses, flood(log_ins) as answers:
             # Each is refused with UNAVAILABLE when the database is too busy for it.
             for _ in range(_LOOK_UPS):
                 assert (await gateway.auth.Authenticate(shown)).HasField("principal")
@@ -90,9 +90,9 @@ async def test_a_crowd_at_the_log_in_stops_neither_look_ups_nor_heartbeats_nor_r
                     await asyncio.sleep(0.01)
             await gateway.keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.key.id), metadata=bearer())
             assert (await gateway.auth.Authenticate(shown)).denial.reason == auth_pb2.DENIAL_REASON_REVOKED
-    # A gateway takes a second of silence for a broken watch; more, once, is for a machine that does other work.
+    # A gateway treats a second without events as a broken watch; one longer pause is tolerated for a busy machine.
     longest = sorted(pauses)[-2:]
-    assert longest[0] < 2, f"the watch fell silent for {longest} s"
-    assert longest[1] < 5, f"the watch fell silent for {longest} s"
-    assert answers[StatusCode.RESOURCE_EXHAUSTED] > _STRANGERS, "nobody was told to come back: that was no crowd"
+    assert longest[0] < 2, f"the watch was silent for {longest} s"
+    assert longest[1] < 5, f"the watch was silent for {longest} s"
+    assert answers[StatusCode.RESOURCE_EXHAUSTED] > _CLIENTS, "no client was told to retry: the load was too low"
     assert set(answers) <= {StatusCode.UNAUTHENTICATED, StatusCode.RESOURCE_EXHAUSTED}, dict(answers)
