@@ -19,6 +19,14 @@ from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLi
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests.types import Chat
 
+CUT_STREAM = HTTPError(
+    502,
+    "The model provider ended the answer without a finish reason. Send the request again.",
+    "internal_error",
+    code="upstream_cut",
+)
+"""The error of a stream that ended without a finish reason, which must not look complete."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
