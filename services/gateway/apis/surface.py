@@ -42,6 +42,11 @@ class ModelFacts:
     """Groq's id of the model, if it was looked up by an alias. None means that the name is the id."""
 
 
+def served_model(name: str, facts: ModelFacts | None) -> str:
+    """Return Groq's id of the model that a client calls `name`."""
+    return (facts.id if facts else None) or name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What a parser may know besides the body."""
