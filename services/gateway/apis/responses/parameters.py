@@ -5,7 +5,7 @@ from typing import Any
 
 from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis.chat_completions.parameters import PARAMETERS as CHAT_PARAMETERS
-from services.gateway.apis.chat_completions.parameters import Parameter, ParameterPolicy
+from services.gateway.apis.chat_completions.parameters import Parameter, ParameterPolicy, accept_only, reject
 from services.gateway.apis.checks import (
     Rule,
     anything,
@@ -31,6 +31,7 @@ from services.gateway.apis.responses.tools import TOOLS
 from services.gateway.requests.types import JSONObject
 
 _METADATA_MAX, _METADATA_NAME_MAX, _METADATA_VALUE_MAX = 16, 64, 512
+_INCLUDE_MAX = 64
 _ID_CHARACTERS_SHOWN = 100
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
@@ -94,22 +95,16 @@ def _check_previous(path: str, value: Any) -> None:
     )
 
 
-def _refused(why: str) -> Parameter:
-    def check(path: str, value: Any) -> None:
-        raise unsupported(path, why)
-
-    return Parameter(Rule(check, {"not": {}}), ParameterPolicy.REFUSED, why)
+def _refused(rule: Rule, why: str) -> Parameter:
+    return Parameter(rule, ParameterPolicy.REFUSED, why)
 
 
-def _only(value: Any, rule: Rule, why: str) -> Parameter:
-    """Return a parameter that accepts only `value`, which has no effect."""
+def _rejected(why: str) -> Parameter:
+    return _refused(reject(why), why)
 
-    def check(path: str, given: Any) -> None:
-        rule(path, given)
-        if given != value:
-            raise unsupported(path, why)
 
-    return Parameter(Rule(check, {"const": value}), ParameterPolicy.REFUSED, why)
+def _accepted_only(value: Any, rule: Rule, why: str) -> Parameter:
+    return _refused(accept_only(value, rule, why), why)
 
 
 def _ignored(rule: Rule, why: str) -> Parameter:
@@ -145,20 +140,20 @@ PARAMETERS: Mapping[str, Parameter] = {
     ),
     "include": _translated(
         array_of(
-            Rule(_check_includable, {"enum": [one for one in _INCLUDABLE if one != _LOGPROBS]}), "an array of strings"
+            Rule(_check_includable, {"enum": [one for one in _INCLUDABLE if one != _LOGPROBS]}),
+            "an array of strings",
+            at_most=_INCLUDE_MAX,
         ),
         f"`{ENCRYPTED_REASONING}` adds the member to reasoning items; other values have no effect",
     ),
     "store": _ignored(boolean, "responses are not stored"),
-    "previous_response_id": Parameter(
-        Rule(_check_previous, {"not": {}}), ParameterPolicy.REFUSED, "responses are not stored"
-    ),
-    "conversation": _refused("conversations are not stored; send all items in `input`"),
-    "prompt": _refused("prompt templates are not stored; send the text in `input`"),
-    "background": _only(False, boolean, "responses are not stored; use `stream` for long answers"),
+    "previous_response_id": _refused(Rule(_check_previous, {"not": {}}), "responses are not stored"),
+    "conversation": _rejected("conversations are not stored; send all items in `input`"),
+    "prompt": _rejected("prompt templates are not stored; send the text in `input`"),
+    "background": _accepted_only(False, boolean, "responses are not stored; use `stream` for long answers"),
     "truncation": _ignored(one_of("auto", "disabled"), "the input is never truncated"),
     "max_tool_calls": _ignored(integer(), "bounds only hosted tools"),
-    "top_logprobs": _only(0, integer(0, 20), _NO_LOGPROBS),
+    "top_logprobs": _accepted_only(0, integer(0, 20), _NO_LOGPROBS),
     "metadata": _ignored(_METADATA, "returned in the response"),
     "service_tier": CHAT_PARAMETERS["service_tier"],
     "user": _ignored(string, _HINT),
