@@ -20,6 +20,7 @@ _CONTEXT = Context(
         _OSS: ModelFacts(max_output_tokens=65_536, context_window=131_072, reasons=True),
         _QWEN: ModelFacts(max_output_tokens=16_384, context_window=131_072, reasons=True),
         "plain": ModelFacts(),
+        "blind": ModelFacts(reads_images=False),
     },
     aliases=parse_aliases("claude-haiku-*=openai/gpt-oss-20b, claude-opus-5-5=qwen/qwen3.8-27b"),
 )
@@ -226,6 +227,14 @@ class TestContent:
         block = {"type": "document", "source": {"type": source, "data": "x", "media_type": "application/pdf"}}
         error = _refusal({"role": "user", "content": [block]})
         assert error.metadata == {"param": "messages[0].content[0].source", "code": "document_block"}
+
+    @pytest.mark.parametrize("content", [[_PNG], [_text("a"), _PNG]])
+    def test_images_are_refused_if_the_model_does_not_read_them(self, content: Any) -> None:
+        result = [_called(_use("a")), {"role": "user", "content": [_result("a", content)]}]
+        for messages in ([{"role": "user", "content": content}], result):
+            error = _refusal(*messages, model="blind")
+            assert error.metadata == {"param": "messages", "code": "image_block"}
+        assert _messages(_USER, model="blind") == [_USER]
 
     def test_files_are_refused(self) -> None:
         block = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
