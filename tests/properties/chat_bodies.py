@@ -61,29 +61,40 @@ GOOD_BODIES = st.fixed_dictionaries({"messages": st.lists(_MESSAGE, min_size=1, 
 
 
 @st.composite
-def broken_bodies(draw: st.DrawFn) -> Any:
-    """Return a good request with up to three places replaced, removed or added to; it may still be good."""
-    body: Any = draw(GOOD_BODIES)
+def broken(draw: st.DrawFn, good: st.SearchStrategy[Any], names: list[str]) -> Any:
+    """Return a good request with up to three places replaced, removed or added to; it may still be good.
+
+    Args:
+        draw: Passed by hypothesis.
+        good: Good requests.
+        names: Names of members to add.
+    """
+    body: Any = draw(good)
     for _ in range(draw(st.integers(1, 3))):
-        body = _with_one_change(draw, body)
+        body = _with_one_change(draw, body, names)
     return body
 
 
-def _with_one_change(draw: st.DrawFn, value: Any) -> Any:
+def broken_bodies() -> st.SearchStrategy[Any]:
+    """Return broken chat requests."""
+    return broken(GOOD_BODIES, [*_PARAMETERS, "zzz", "audio", "content"])
+
+
+def _with_one_change(draw: st.DrawFn, value: Any, names: list[str]) -> Any:
     """Go down into `value` to a place that is drawn, and change that place."""
     inner = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     if not inner or draw(st.integers(0, 3)) == 0:
-        return _changed(draw, value)
+        return _changed(draw, value, names)
     place = draw(st.sampled_from(inner))
     copy = dict(value) if isinstance(value, dict) else list(value)
     if draw(st.integers(0, 4)) == 0:
         del copy[place]
     else:
-        copy[place] = _with_one_change(draw, copy[place])
+        copy[place] = _with_one_change(draw, copy[place], names)
     return copy
 
 
-def _changed(draw: st.DrawFn, value: Any) -> Any:
+def _changed(draw: st.DrawFn, value: Any, names: list[str]) -> Any:
     if isinstance(value, dict) and draw(st.booleans()):
-        return {**value, draw(st.sampled_from([*_PARAMETERS, "zzz", "audio", "content"])): draw(JSON_VALUES)}
+        return {**value, draw(st.sampled_from(names)): draw(JSON_VALUES)}
     return draw(JSON_VALUES)

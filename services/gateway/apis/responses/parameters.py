@@ -31,6 +31,7 @@ from services.gateway.apis.responses.tools import TOOLS
 from services.gateway.requests.types import JSONObject
 
 _METADATA_MAX, _METADATA_NAME_MAX, _METADATA_VALUE_MAX = 16, 64, 512
+_INCLUDE_MAX = 64
 _ID_CHARACTERS_SHOWN = 100
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
@@ -145,7 +146,9 @@ PARAMETERS: Mapping[str, Parameter] = {
     ),
     "include": _translated(
         array_of(
-            Rule(_check_includable, {"enum": [one for one in _INCLUDABLE if one != _LOGPROBS]}), "an array of strings"
+            Rule(_check_includable, {"enum": [one for one in _INCLUDABLE if one != _LOGPROBS]}),
+            "an array of strings",
+            at_most=_INCLUDE_MAX,
         ),
         f"`{ENCRYPTED_REASONING}` adds the member to reasoning items; other values have no effect",
     ),

@@ -17,10 +17,15 @@ from services.gateway.apis.checks import (
 from services.gateway.apis.responses.tools import NAME, ToolKey, ToolTable
 from services.gateway.requests.types import JSONObject
 
+_ALLOWED_MAX = 1_024
 _TYPED = record({"type": string}, required=["type"])
 _NAMED = record({"name": NAME, "namespace": string}, required=["name"])
 _ALLOWED = record(
-    {"mode": one_of("auto", "required"), "tools": array_of(mapping, "an array of objects")}, required=["tools"]
+    {
+        "mode": one_of("auto", "required"),
+        "tools": array_of(mapping, "an array of objects", at_most=_ALLOWED_MAX),
+    },
+    required=["tools"],
 )
 _NAMED_TYPES = ("function", "custom")
 

@@ -10,7 +10,6 @@ from services.gateway.apis.checks import (
     array_too_long,
     boolean,
     mapping,
-    nullable,
     record,
     refusal,
     string,
@@ -97,9 +96,7 @@ def _check_tool(path: str, tool: Any) -> None:
 
 _HOSTED_SCHEMA: Schema = {
     "type": "object",
-    "properties": {
-        "type": {"type": "string", "pattern": f"^(?:{_HOSTED_PREFIX}[\\s\\S]*|(?:{'|'.join(sorted(_HOSTED))})$)"}
-    },
+    "properties": {"type": {"anyOf": [{"enum": sorted(_HOSTED)}, {"type": "string", "pattern": f"^{_HOSTED_PREFIX}"}]}},
     "required": ["type"],
     "description": "Left out.",
 }
@@ -108,7 +105,6 @@ TOOLS = array_of(
     "an array of objects",
 )
 """The rule for `tools`."""
-TOOLS_SCHEMA_NULLABLE = nullable(TOOLS.schema)
 
 
 class ToolTable:

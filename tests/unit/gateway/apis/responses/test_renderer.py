@@ -103,7 +103,7 @@ def test_usage_is_found_wherever_it_is(place: str) -> None:
 
 
 def test_encrypted_reasoning_is_there_when_asked_for() -> None:
-    members = {"include": ["reasoning.encrypted_content"], "store": False}
+    members: JSONObject = {"include": ["reasoning.encrypted_content"], "store": False}
     response = fold(streamed(begun(**members), [[chunk(reasoning='"é')], [chunk(content="a", finish="stop")]]))
     item = response["output"][0]
     assert item["summary"] == [{"type": "summary_text", "text": '"é'}]

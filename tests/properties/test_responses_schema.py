@@ -1,0 +1,68 @@
+"""The schema of a Responses request accepts what the code accepts."""
+
+import json
+from typing import Any
+
+import jsonschema
+from hypothesis import HealthCheck, example, given, settings
+
+from services.common.errors import InvalidRequest, NotFound
+from services.gateway.apis import responses
+from services.gateway.apis.surface import Context
+from tests.properties.response_bodies import GOOD_BODIES, broken_bodies
+
+# OpenAI and the code reject `1.0` where they expect an integer. JSON Schema cannot express that.
+_TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+_VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)(  # type: ignore[no-untyped-call]
+    responses.schema()
+)
+_WHOLE = (
+    "No tool call found for function call output",
+    "Tool choice '",
+    "Invalid 'input': no messages.",
+    "only text files are supported",
+    "expected UTF-8 text in base64",
+)
+"""Errors about the request as a whole, or about the content of strings, which a schema cannot express."""
+
+
+def _refusal(body: Any) -> str:
+    """Return the error of a body; empty if it is accepted."""
+    try:
+        responses.parse(json.dumps(body).encode(), Context())
+    except (InvalidRequest, NotFound) as exc:
+        return exc.message
+    return ""
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(GOOD_BODIES)
+def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
+    assert _refusal(body) == ""
+    _VALIDATOR.validate(body)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(broken_bodies())
+@example({"input": None, "instructions": "a"})
+@example({"input": None})
+@example({"instructions": "a"})
+@example({"input": "a", "unheard_of": None})
+@example({"input": "a", "unheard_of": 1})
+@example({"input": [{"type": None, "role": "user", "content": "a"}]})
+@example({"input": [{"id": "msg_1"}]})
+@example({"input": [{"id": "rs_1", "role": "user"}]})
+@example({"input": [{"id": "rs_1", "type": "item_reference", "role": "user"}]})
+@example({"input": "a", "tools": [{"type": "web_search\n"}]})
+@example({"input": "a", "tools": [{"type": "mcp\n"}]})
+@example({"input": "a", "tools": [{"type": "namespace", "name": "n", "tools": None}]})
+@example({"input": "a", "previous_response_id": None})
+@example({"input": "a", "max_output_tokens": 1.0})
+def test_code_and_schema_refuse_the_same(body: Any) -> None:
+    refusal = _refusal(body)
+    if not any(text in refusal for text in _WHOLE):
+        assert (refusal == "") == _VALIDATOR.is_valid(body), refusal
+
+
+def test_it_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(responses.schema())
