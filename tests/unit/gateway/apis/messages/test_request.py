@@ -290,6 +290,10 @@ class TestToolUse:
             {"role": "user", "content": "and?"},
         ]
 
+    def test_ids_that_each_turn_uses_again_keep_the_order(self) -> None:
+        turn = [_called(_use("a"), _use("b")), {"role": "user", "content": [_result("b", "2"), _result("a", "1")]}]
+        assert [one.get("tool_call_id") for one in _messages(_USER, *turn, *turn)[1:]] == [None, "a", "b"] * 2
+
     def test_results_in_several_user_messages_are_one_run(self) -> None:
         first = {"role": "user", "content": [_result("b", [_PNG])]}
         second = {"role": "user", "content": [_result("a")]}
