@@ -1,12 +1,10 @@
 """Bodies of message requests: good ones, and good ones with something broken in them."""
 
-import random
-from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.properties.chat_bodies import JSON_VALUES
+from tests.properties.chat_bodies import JSON_VALUES, broken
 
 _TEXT = st.text(max_size=20)
 _CACHE = st.fixed_dictionaries({}, optional={"cache_control": st.just({"type": "ephemeral"}), "zzz": JSON_VALUES})
@@ -107,39 +105,84 @@ GOOD_MESSAGE_BODIES = st.fixed_dictionaries(
 )
 """Requests that are acceptable."""
 
-_NAMES = ["type", "content", "source", "tool", "system", "tools", "thinking", "safeguards", "messages", "role", "zzz"]
-_TYPES = ["text", "image", "document", "tool_use", "tool_result", "mcp_tool_use", "base64", "file", "tool_addition"]
+NAMES = [
+    *("type", "content", "source", "tool", "tools", "system", "thinking", "safeguards", "messages", "role", "zzz"),
+    *("text", "image", "document", "tool_use", "tool_result", "mcp_tool_use", "base64", "file", "tool_addition"),
+    *("redacted_thinking", "tool_reference", "search_result", "assistant", "user", "any", "json_schema", "custom"),
+]
+"""Names of members and types that matter."""
 
 
-@st.composite
-def broken_message_bodies(draw: st.DrawFn) -> Any:
-    """Return a good request with up to three places replaced, removed or added to; it may still be good."""
-    body: Any = draw(GOOD_MESSAGE_BODIES)
-    chance = random.Random(draw(st.integers(0, 2**32)))
-    for _ in range(draw(st.integers(1, 3))):
-        body = changed(chance, body, draw(JSON_VALUES))
-    return body
+def broken_message_bodies() -> st.SearchStrategy[Any]:
+    """Return broken message requests."""
+    return broken(GOOD_MESSAGE_BODIES, NAMES)
 
 
-def changed(chance: random.Random, value: Any, new: Any) -> Any:
-    """Return a value with one place in it replaced by `new` or by a known type, removed, or added."""
-    if isinstance(value, dict) and value and chance.random() < 0.9:
-        if chance.random() < 0.1:
-            return {**value, chance.choice(_NAMES): new}
-        name = chance.choice(list(value))
-        if chance.random() < 0.1:
-            return {other: one for other, one in value.items() if other != name}
-        return {**value, name: changed(chance, value[name], new)}
-    if isinstance(value, list) and value and chance.random() < 0.9:
-        place = chance.randrange(len(value))
-        return [*value[:place], changed(chance, value[place], new), *value[place + 1 :]]
-    return new if chance.random() < 0.8 else chance.choice(_TYPES)
-
-
-def mutations(chance: random.Random, body: bytes) -> Iterator[bytes]:
-    """Yield bodies with some bytes replaced, removed, repeated or added, endlessly."""
-    while True:
-        start = chance.randrange(len(body) + 1)
-        end = min(len(body), start + chance.randrange(12))
-        inserted = (b"", bytes([chance.randrange(256)]), body[start:end] * 2, b'"', b"}", b"[[[[", b"1e999", b"\\ud800")
-        yield body[:start] + chance.choice(inserted) + body[end:]
+_PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+_ALL_BLOCKS = [
+    {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},
+    _PNG,
+    {"type": "image", "source": {"type": "url", "url": "https://a/b.png"}},
+    {"type": "document", "title": "t", "source": {"type": "text", "media_type": "text/plain", "data": "d"}},
+    {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "a"}, _PNG]}},
+    {"type": "search_result", "title": "t", "source": "s", "content": [{"type": "text", "text": "a"}]},
+]
+SEEDS: list[Any] = [
+    {"model": "openai/gpt-oss-20b", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}], "stream": True},
+    {
+        "model": "openai/gpt-oss-20b",
+        "max_tokens": 128_000,
+        "system": [{"type": "text", "text": "x-anthropic-billing-header: a"}, {"type": "text", "text": "s"}],
+        "messages": [
+            {"role": "user", "content": _ALL_BLOCKS},
+            {"role": "system", "content": [{"type": "text", "text": "env"}], "clear_at": "next_user_message"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "", "signature": "stkReas1AAAA"},
+                    {"type": "redacted_thinking", "data": "x"},
+                    {"type": "text", "text": "a"},
+                    {"type": "tool_use", "id": "1", "name": "f", "input": {"a": [1]}},
+                    {"type": "tool_use", "id": "2", "name": "ToolSearch", "input": {}},
+                    {"type": "server_tool_use", "id": "3", "name": "web_search", "input": {}},
+                    {"type": "web_search_tool_result", "tool_use_id": "3", "content": []},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "2",
+                        "content": [{"type": "tool_reference", "tool_name": "g"}],
+                    },
+                    {"type": "tool_result", "tool_use_id": "1", "content": _ALL_BLOCKS, "is_error": True},
+                    {"type": "text", "text": "b"},
+                ],
+            },
+            {
+                "role": "system",
+                "content": [
+                    {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "f"}},
+                    {
+                        "type": "tool_addition",
+                        "tool": {"type": "tool_definition", "definition": {"name": "h", "input_schema": {}}},
+                    },
+                ],
+            },
+        ],
+        "tools": [
+            {"name": "f", "description": "d", "input_schema": {"$schema": "x", "type": "object"}, "strict": True},
+            {"name": "g", "type": "custom", "input_schema": {}, "defer_loading": True},
+        ],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+        "thinking": {"type": "enabled", "budget_tokens": 5_000, "display": "omitted"},
+        "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+        "metadata": {"user_id": "u"},
+        "context_management": {"edits": []},
+        "stop_sequences": ["a"],
+        "temperature": 1,
+        "mcp_servers": [],
+    },
+]
+"""Requests that have everything."""

@@ -10,7 +10,8 @@ from services.common.errors import ServiceError
 from services.gateway.apis.messages.request import parse
 from services.gateway.apis.messages.schema import count_schema, schema
 from services.gateway.apis.surface import Context
-from tests.properties.message_bodies import GOOD_MESSAGE_BODIES, broken_message_bodies
+from tests.properties.message_bodies import GOOD_MESSAGE_BODIES, NAMES, SEEDS, broken_message_bodies
+from tests.properties.mutated_bodies import mutated_bodies
 
 # OpenAI and the code reject `1.0` where they expect an integer. JSON Schema cannot express that.
 _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
@@ -19,6 +20,13 @@ _VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_
 )
 _NOT_IN_SCHEMA = frozenset({"tool_use_not_found", "empty_array"})
 """Codes of errors about the conversation as a whole."""
+
+
+def _agree(body: Any) -> bool:
+    refusal = _refusal(body)
+    if refusal is not None and refusal.metadata.get("code") in _NOT_IN_SCHEMA:
+        return True
+    return (refusal is None) == bool(_VALIDATOR.is_valid(body))
 
 
 def _refusal(body: Any) -> ServiceError | None:
@@ -46,9 +54,17 @@ def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
 @example({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "file_tool_result"}]}]})
 @example({"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "mcp_tool_result"}]}]})
 def test_code_and_schema_refuse_the_same(body: Any) -> None:
-    refusal = _refusal(body)
-    if refusal is None or refusal.details.code not in _NOT_IN_SCHEMA:
-        assert (refusal is None) == _VALIDATOR.is_valid(body)
+    assert _agree(body)
+
+
+def test_they_refuse_the_same_of_mutated_bodies() -> None:
+    for text in mutated_bodies(SEEDS, NAMES, count=1_000):
+        try:
+            body = json.loads(text, parse_constant=float)
+            json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+        except ValueError:
+            continue
+        assert _agree(body), text
 
 
 def test_the_schemas_are_schemas() -> None:

@@ -34,6 +34,8 @@ class ModelFacts:
     """Tokens of prompt and answer together. None means not known."""
     reasons: bool = False
     """Whether the model accepts `reasoning_effort`."""
+    reads_images: bool | None = None
+    """Whether the model accepts images: `input_modalities` in Groq's list. None means not known."""
     id: str | None = None
     """Groq's id of the model, if it was looked up by an alias. None means that the name is the id."""
 

@@ -23,6 +23,8 @@ from services.gateway.apis.checks import (
 
 DOCUMENT_REFUSED = "document_block"
 """Code of the error for documents other than text. Claude Code removes the documents and sends the request again."""
+IMAGE_REFUSED = "image_block"
+"""Code of the error for images that the model does not read, with the same effect."""
 DROPPED = frozenset({"redacted_thinking", "server_tool_use", "container_upload", "fallback"})
 """Types of blocks that only their own provider can read. Results of its tools, `…_tool_result`, are dropped, too."""
 _NEVER: Schema = {"not": {}}

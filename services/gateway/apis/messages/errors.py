@@ -22,7 +22,7 @@ import re
 
 from msgspec.json import Encoder
 
-from services.gateway.apis.messages.blocks import DOCUMENT_REFUSED
+from services.gateway.apis.messages.blocks import DOCUMENT_REFUSED, IMAGE_REFUSED
 from services.gateway.apis.surface import ErrorResponse
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests.types import JSONObject
@@ -41,6 +41,7 @@ _TYPES = {
 }
 _WINDOW = 131_072
 """Context window of Groq's chat models, for models whose window is not known."""
+_CAPABILITIES = frozenset({DOCUMENT_REFUSED, IMAGE_REFUSED})
 _ELEMENT = re.compile(r"\[([0-9]+)\]")
 
 
@@ -73,8 +74,8 @@ def error_object(failure: HTTPError, *, prompt_tokens: int = 0, context_window: 
     if failure.code == "context_length_exceeded":
         most = context_window or _WINDOW
         message = f"prompt is too long: {max(prompt_tokens, most + 1)} tokens > {most} maximum"
-    if failure.code == DOCUMENT_REFUSED:
-        return {"type": kind, "message": f"capability_rejected: {DOCUMENT_REFUSED}", "detail": message}
+    if failure.code in _CAPABILITIES:
+        return {"type": kind, "message": f"capability_rejected: {failure.code}", "detail": message}
     return {"type": kind, "message": message}
 
 

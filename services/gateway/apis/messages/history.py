@@ -1,5 +1,7 @@
 """The messages of a request as chat messages."""
 
+from itertools import count
+
 from msgspec.json import Encoder
 
 from services.gateway.apis.checks import refusal
@@ -32,7 +34,8 @@ class History:
         self._names = names
         self._reasoning = ReasoningDecoder()
         self._calls: dict[str, int] = {}
-        """Number of each tool call, by id."""
+        """Number of the last tool call with each id. Some models use the same ids in each turn."""
+        self._numbers = count()
         self._results: list[ToolResult] = []
         """Results since the last other message."""
 
@@ -94,7 +97,7 @@ class History:
         return block.get("thinking") or self._reasoning.decode(block.get("signature"))
 
     def _call(self, block: JSONObject) -> JSONObject:
-        self._calls[block["id"]] = len(self._calls)
+        self._calls[block["id"]] = next(self._numbers)
         function = {
             "name": self._names.add(block["name"], block["name"]),
             "arguments": _encode(block["input"]).decode(),

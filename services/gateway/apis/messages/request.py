@@ -4,6 +4,7 @@ from services.common.errors import ErrorDetails, NotFound
 from services.gateway.apis.chat_completions.limits import check_length, check_limits, check_nesting, check_values
 from services.gateway.apis.checks import refusal
 from services.gateway.apis.json_bodies import json_object
+from services.gateway.apis.messages.blocks import IMAGE_REFUSED
 from services.gateway.apis.messages.content import system_text
 from services.gateway.apis.messages.history import History
 from services.gateway.apis.messages.parameters import REQUIRED, check_parameters
@@ -67,6 +68,8 @@ def chat_members(members: JSONObject, context: Context, names: ToolNames[str]) -
     model = _served_model(members["model"], context)
     facts = context.model(model)
     history = _history(members, names)
+    if facts and facts.reads_images is False:
+        _refuse_images(history.messages, model)
     chat: JSONObject = {"messages": history.messages, "model": model}
     chat |= max_completion_tokens(members.get("max_tokens"), facts)
     chat |= {name: members[name] for name in ("temperature", "top_p") if name in members}
@@ -103,6 +106,13 @@ def _history(members: JSONObject, names: ToolNames[str]) -> History:
     if not history.messages:
         raise refusal("messages: at least one message must have content.", "messages", "empty_array")
     return history
+
+
+def _refuse_images(messages: list[JSONObject], model: str) -> None:
+    contents = [content for message in messages if isinstance(content := message.get("content"), list)]
+    if any(part["type"] == "image_url" for content in contents for part in content):
+        text = f"messages: The model `{redacted(model)}` does not read images. Remove them, or use a model that does."
+        raise refusal(text, "messages", IMAGE_REFUSED)
 
 
 def _set_format(chat: JSONObject, members: JSONObject) -> None:

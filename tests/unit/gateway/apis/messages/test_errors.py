@@ -136,3 +136,11 @@ class TestWords:
         body = self._message(messages=[{"role": "user", "content": content}])
         assert body["message"] == "capability_rejected: document_block"
         assert "Send the document as text" in body["detail"]
+
+    def test_so_has_a_refused_image(self) -> None:
+        failure = InvalidRequest("The model does not read images.", metadata={"code": "image_block"})
+        assert _rendered(failure)[1] == {
+            "type": "invalid_request_error",
+            "message": "capability_rejected: image_block",
+            "detail": "The model does not read images.",
+        }

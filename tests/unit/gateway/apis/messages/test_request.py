@@ -20,6 +20,7 @@ _CONTEXT = Context(
         _OSS: ModelFacts(max_output_tokens=65_536, context_window=131_072, reasons=True),
         _QWEN: ModelFacts(max_output_tokens=16_384, context_window=131_072, reasons=True),
         "plain": ModelFacts(),
+        "blind": ModelFacts(reads_images=False),
     },
     aliases=model_aliases({"claude-haiku-*": "openai/gpt-oss-20b", "claude-opus-5-5": "qwen/qwen3.8-27b"}),
 )
@@ -227,6 +228,14 @@ class TestContent:
         error = _refusal({"role": "user", "content": [block]})
         assert error.details == ErrorDetails(param="messages[0].content[0].source", code="document_block")
 
+    @pytest.mark.parametrize("content", [[_PNG], [_text("a"), _PNG]])
+    def test_images_are_refused_if_the_model_does_not_read_them(self, content: Any) -> None:
+        result = [_called(_use("a")), {"role": "user", "content": [_result("a", content)]}]
+        for messages in ([{"role": "user", "content": content}], result):
+            error = _refusal(*messages, model="blind")
+            assert error.metadata == {"param": "messages", "code": "image_block"}
+        assert _messages(_USER, model="blind") == [_USER]
+
     def test_files_are_refused(self) -> None:
         block = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
         assert "Files API" in _refusal({"role": "user", "content": [block]}).message
@@ -280,6 +289,10 @@ class TestToolUse:
             {"role": "tool", "tool_call_id": "b", "content": "2"},
             {"role": "user", "content": "and?"},
         ]
+
+    def test_ids_that_each_turn_uses_again_keep_the_order(self) -> None:
+        turn = [_called(_use("a"), _use("b")), {"role": "user", "content": [_result("b", "2"), _result("a", "1")]}]
+        assert [one.get("tool_call_id") for one in _messages(_USER, *turn, *turn)[1:]] == [None, "a", "b"] * 2
 
     def test_results_in_several_user_messages_are_one_run(self) -> None:
         first = {"role": "user", "content": [_result("b", [_PNG])]}
