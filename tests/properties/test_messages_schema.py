@@ -24,7 +24,7 @@ _NOT_IN_SCHEMA = frozenset({"tool_use_not_found", "empty_array"})
 
 def _agree(body: Any) -> bool:
     refusal = _refusal(body)
-    if refusal is not None and refusal.metadata.get("code") in _NOT_IN_SCHEMA:
+    if refusal is not None and refusal.details.code in _NOT_IN_SCHEMA:
         return True
     return (refusal is None) == bool(_VALIDATOR.is_valid(body))
 

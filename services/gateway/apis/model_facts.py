@@ -48,10 +48,15 @@ def facts_of(models: Sequence[JSONObject]) -> dict[str, ModelFacts]:
             max_output_tokens=_count(model.get("max_completion_tokens")),
             context_window=_count(model.get("context_window")),
             reasons=permits(_REASONING_MODELS, name),
+            reads_images=_reads_images(model.get("input_modalities")),
         )
         for model in models
         if isinstance(name := model.get("id"), str)
     }
+
+
+def _reads_images(modalities: object) -> bool | None:
+    return "image" in modalities if isinstance(modalities, list) else None
 
 
 def _count(value: object) -> int | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
 from services.gateway.apis.model_aliases import ModelAliases
+from services.gateway.http.errors import HTTPError
 from services.gateway.requests.surface import ErrorResponse, Renderer, SurfaceRequest
 
 CUT_STREAM = HTTPError(

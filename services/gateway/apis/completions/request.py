@@ -20,7 +20,7 @@ def parse(body: bytes, context: Context) -> SurfaceRequest:
     """Parse an HTTP body as a completion request. The content type is ignored, and null members count as absent.
 
     Raises:
-        InvalidRequest: The body is not a valid request. The metadata has OpenAI's `param` and `code`.
+        InvalidRequest: The body is not a valid request. The details have OpenAI's `param` and `code`.
     """
     check_values(body, context.limits)
     members = json_object(body)

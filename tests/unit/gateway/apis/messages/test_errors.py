@@ -138,7 +138,7 @@ class TestWords:
         assert "Send the document as text" in body["detail"]
 
     def test_so_has_a_refused_image(self) -> None:
-        failure = InvalidRequest("The model does not read images.", metadata={"code": "image_block"})
+        failure = InvalidRequest("The model does not read images.", details=ErrorDetails(code="image_block"))
         assert _rendered(failure)[1] == {
             "type": "invalid_request_error",
             "message": "capability_rejected: image_block",

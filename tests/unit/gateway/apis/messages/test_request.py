@@ -233,7 +233,7 @@ class TestContent:
         result = [_called(_use("a")), {"role": "user", "content": [_result("a", content)]}]
         for messages in ([{"role": "user", "content": content}], result):
             error = _refusal(*messages, model="blind")
-            assert error.metadata == {"param": "messages", "code": "image_block"}
+            assert error.details == ErrorDetails(param="messages", code="image_block")
         assert _messages(_USER, model="blind") == [_USER]
 
     def test_files_are_refused(self) -> None:
