@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 _REFRESH_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
 _REASONING_MODELS = ("openai/gpt-oss-*", "qwen/qwen3*")
-"""Models that accept `reasoning_effort` (https://console.groq.com/docs/reasoning). Groq's list does not say it."""
+"""Models that accept `reasoning_effort` (https://console.groq.com/docs/reasoning), if the list has no features."""
 
 
 class ModelFactsCache:
@@ -47,12 +47,16 @@ def facts_of(models: Sequence[JSONObject]) -> dict[str, ModelFacts]:
         name: ModelFacts(
             max_output_tokens=_count(model.get("max_completion_tokens")),
             context_window=_count(model.get("context_window")),
-            reasons=permits(_REASONING_MODELS, name),
+            reasons=_reasons(name, model.get("supported_features")),
             reads_images=_reads_images(model.get("input_modalities")),
         )
         for model in models
         if isinstance(name := model.get("id"), str)
     }
+
+
+def _reasons(name: str, features: object) -> bool:
+    return "reasoning" in features if isinstance(features, list) else permits(_REASONING_MODELS, name)
 
 
 def _reads_images(modalities: object) -> bool | None:
