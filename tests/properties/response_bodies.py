@@ -11,10 +11,11 @@ _NAME = st.from_regex(r"[a-z_.]{1,9}", fullmatch=True)
 
 
 def _fixed(optional: dict[str, st.SearchStrategy[Any]] | None = None, **members: Any) -> st.SearchStrategy[Any]:
-    strategies = {
+    """Return objects with `members`, which are strategies or constants, and some of the optional ones."""
+    required: dict[str, st.SearchStrategy[Any]] = {
         name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in members.items()
     }
-    return st.fixed_dictionaries(strategies, optional=optional)
+    return st.fixed_dictionaries(required, optional=optional or {})
 
 
 _TEXT_PART = _fixed(type=st.sampled_from(["input_text", "output_text", "text"]), text=_TEXT)

@@ -96,10 +96,7 @@ _PIECES = st.lists(
 @_SETTINGS
 @given(st.data(), _PIECES)
 def test_interleaved_pieces_keep_their_order(data: st.DataObject, pieces: list[tuple[str, str]]) -> None:
-    chunks = [
-        chunk(**{kind: [call(number, f"c{number}", "f", text)] if kind == "tool_calls" else text})
-        for number, (kind, text) in enumerate(pieces)
-    ]
+    chunks = [_piece_chunk(number, kind, text) for number, (kind, text) in enumerate(pieces)]
     output = fold(streamed(begun(), [*_batched(data, chunks), [chunk(finish="stop")]]))["output"]
     merged: list[tuple[str, str]] = []
     for kind, text in pieces:
@@ -108,6 +105,11 @@ def test_interleaved_pieces_keep_their_order(data: st.DataObject, pieces: list[t
         else:
             merged.append((kind, text))
     assert [_kind_and_text(item) for item in output] == (merged or [("content", "")])
+
+
+def _piece_chunk(number: int, kind: str, text: str) -> bytes:
+    delta: dict[str, Any] = {kind: [call(number, f"c{number}", "f", text)] if kind == "tool_calls" else text}
+    return chunk(**delta)
 
 
 def _kind_and_text(item: JSONObject) -> tuple[str, str]:

@@ -20,6 +20,14 @@ from services.gateway.apis.model_aliases import ModelAliases
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests.types import Chat
 
+CUT_STREAM = HTTPError(
+    502,
+    "The model provider ended the answer without a finish reason. Send the request again.",
+    "internal_error",
+    code="upstream_cut",
+)
+"""The error of a stream that ended without a finish reason, which must not look complete."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
@@ -35,6 +43,11 @@ class ModelFacts:
     """Whether the model accepts images: `input_modalities` in Groq's list. None means not known."""
     id: str | None = None
     """Groq's id of the model, if it was looked up by an alias. None means that the name is the id."""
+
+
+def served_model(name: str, facts: ModelFacts | None) -> str:
+    """Return Groq's id of the model that a client calls `name`."""
+    return (facts.id if facts else None) or name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

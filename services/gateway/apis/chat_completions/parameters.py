@@ -98,7 +98,7 @@ def _check_function_name(path: str, value: Any) -> None:
         raise refusal(text, path, "invalid_value")
 
 
-def _accept_only(value: Any, rule: Rule, why: str) -> Rule:
+def accept_only(value: Any, rule: Rule, why: str) -> Rule:
     """Return a rule that accepts only `value`, which has no effect."""
 
     def check(path: str, given: Any) -> None:
@@ -109,7 +109,9 @@ def _accept_only(value: Any, rule: Rule, why: str) -> Rule:
     return Rule(check, {"const": value})
 
 
-def _reject(why: str) -> Rule:
+def reject(why: str) -> Rule:
+    """Return a rule that accepts no value."""
+
     def check(path: str, value: Any) -> None:
         raise unsupported(path, why)
 
@@ -240,19 +242,19 @@ PARAMETERS: Mapping[str, Parameter] = {
         '`["text"]` is the default; other modalities are refused',
     ),
     "audio": Parameter(
-        _reject("only text output is supported"), ParameterPolicy.REFUSED, "only text output is supported"
+        reject("only text output is supported"), ParameterPolicy.REFUSED, "only text output is supported"
     ),
     "web_search_options": Parameter(
-        _reject("web search is not available"), ParameterPolicy.REFUSED, "web search is not available"
+        reject("web search is not available"), ParameterPolicy.REFUSED, "web search is not available"
     ),
     "logprobs": Parameter(
-        _accept_only(False, boolean, _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; false is left out"
+        accept_only(False, boolean, _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; false is left out"
     ),
     "top_logprobs": Parameter(
-        _accept_only(0, integer(0, 20), _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; 0 is left out"
+        accept_only(0, integer(0, 20), _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; 0 is left out"
     ),
     "logit_bias": Parameter(
-        _accept_only({}, mapping, "Groq's models do not support it"),
+        accept_only({}, mapping, "Groq's models do not support it"),
         ParameterPolicy.REFUSED,
         "Groq's models do not support it; {} is left out",
     ),

@@ -5,7 +5,7 @@ from typing import Any
 
 from services.common.errors import InvalidRequest
 from services.gateway.apis.chat_completions.parameters import PARAMETERS as CHAT_PARAMETERS
-from services.gateway.apis.chat_completions.parameters import Parameter, ParameterPolicy
+from services.gateway.apis.chat_completions.parameters import Parameter, ParameterPolicy, accept_only, reject
 from services.gateway.apis.checks import (
     Rule,
     anything,
@@ -95,22 +95,16 @@ def _check_previous(path: str, value: Any) -> None:
     )
 
 
-def _refused(why: str) -> Parameter:
-    def check(path: str, value: Any) -> None:
-        raise unsupported(path, why)
-
-    return Parameter(Rule(check, {"not": {}}), ParameterPolicy.REFUSED, why)
+def _refused(rule: Rule, why: str) -> Parameter:
+    return Parameter(rule, ParameterPolicy.REFUSED, why)
 
 
-def _only(value: Any, rule: Rule, why: str) -> Parameter:
-    """Return a parameter that accepts only `value`, which has no effect."""
+def _rejected(why: str) -> Parameter:
+    return _refused(reject(why), why)
 
-    def check(path: str, given: Any) -> None:
-        rule(path, given)
-        if given != value:
-            raise unsupported(path, why)
 
-    return Parameter(Rule(check, {"const": value}), ParameterPolicy.REFUSED, why)
+def _accepted_only(value: Any, rule: Rule, why: str) -> Parameter:
+    return _refused(accept_only(value, rule, why), why)
 
 
 def _ignored(rule: Rule, why: str) -> Parameter:
@@ -153,15 +147,13 @@ PARAMETERS: Mapping[str, Parameter] = {
         f"`{ENCRYPTED_REASONING}` adds the member to reasoning items; other values have no effect",
     ),
     "store": _ignored(boolean, "responses are not stored"),
-    "previous_response_id": Parameter(
-        Rule(_check_previous, {"not": {}}), ParameterPolicy.REFUSED, "responses are not stored"
-    ),
-    "conversation": _refused("conversations are not stored; send all items in `input`"),
-    "prompt": _refused("prompt templates are not stored; send the text in `input`"),
-    "background": _only(False, boolean, "responses are not stored; use `stream` for long answers"),
+    "previous_response_id": _refused(Rule(_check_previous, {"not": {}}), "responses are not stored"),
+    "conversation": _rejected("conversations are not stored; send all items in `input`"),
+    "prompt": _rejected("prompt templates are not stored; send the text in `input`"),
+    "background": _accepted_only(False, boolean, "responses are not stored; use `stream` for long answers"),
     "truncation": _ignored(one_of("auto", "disabled"), "the input is never truncated"),
     "max_tool_calls": _ignored(integer(), "bounds only hosted tools"),
-    "top_logprobs": _only(0, integer(0, 20), _NO_LOGPROBS),
+    "top_logprobs": _accepted_only(0, integer(0, 20), _NO_LOGPROBS),
     "metadata": _ignored(_METADATA, "returned in the response"),
     "service_tier": CHAT_PARAMETERS["service_tier"],
     "user": _ignored(string, _HINT),

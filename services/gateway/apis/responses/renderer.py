@@ -15,6 +15,7 @@ from services.gateway.apis.responses.response_object import (
     usage_json,
 )
 from services.gateway.apis.responses.tools import ToolTable
+from services.gateway.apis.surface import CUT_STREAM
 from services.gateway.apis.translation.chunks import Message, Usage, read_chunk
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
@@ -26,12 +27,6 @@ _INCOMPLETE_DETAILS = {
     "length": b'{"reason":"max_output_tokens"}',
     "content_filter": b'{"reason":"content_filter"}',
 }
-_CUT = HTTPError(
-    502,
-    "The model provider ended the answer without a finish reason. Send the request again.",
-    "internal_error",
-    code="upstream_cut",
-)
 _NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -108,7 +103,7 @@ class ResponsesRenderer:
     def end(self) -> bytes:
         """Return the last events of a stream. One without a finish reason was cut, and fails."""
         if self._finish_reason is None:
-            return self.stream_error(_CUT)
+            return self.stream_error(CUT_STREAM)
         self._begin_stream(None)
         status = INCOMPLETE if self._finish_reason in _INCOMPLETE_DETAILS else COMPLETED
         self._output.end(status)

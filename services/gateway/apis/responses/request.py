@@ -12,13 +12,13 @@ from services.gateway.apis.responses.renderer import ResponsesRenderer
 from services.gateway.apis.responses.response_object import ResponseTemplate
 from services.gateway.apis.responses.tool_choice import tool_members
 from services.gateway.apis.responses.tools import ToolTable
-from services.gateway.apis.surface import Context, SurfaceRequest
+from services.gateway.apis.surface import Context, SurfaceRequest, served_model
 from services.gateway.apis.translation.formats import set_response_format
 from services.gateway.apis.translation.outputs import max_completion_tokens, reasoning_members
 from services.gateway.apis.translation.reasoning import ReasoningDecoder
 from services.gateway.requests.types import Chat, JSONObject
 
-_SAME_NAME = ("model", "temperature", "top_p", "presence_penalty", "frequency_penalty")
+_SAME_NAME = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 
 
 def parse(body: bytes, context: Context) -> SurfaceRequest:
@@ -75,6 +75,7 @@ def _chat_members(members: JSONObject, messages: list[JSONObject], table: ToolTa
     model = members.get("model", "")
     facts = context.model(model)
     chat = {"messages": messages} | {name: members[name] for name in _SAME_NAME if name in members}
+    chat |= {"model": served_model(model, facts)} if model else {}
     chat |= max_completion_tokens(members.get("max_output_tokens"), facts)
     chat |= tool_members(table, members.get("tool_choice"), members.get("parallel_tool_calls"))
     chat |= reasoning_members(model, members.get("reasoning", {}).get("effort"), facts)

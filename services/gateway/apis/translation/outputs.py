@@ -1,6 +1,6 @@
 """Output limits and reasoning effort in the form that each of Groq's models accepts."""
 
-from services.gateway.apis.surface import ModelFacts
+from services.gateway.apis.surface import ModelFacts, served_model
 from services.gateway.requests.types import JSONObject
 
 _EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
@@ -32,7 +32,7 @@ def reasoning_members(model: str, effort: str | None, facts: ModelFacts | None) 
             model. Efforts that the model does not accept are left out.
         facts: What is known about the model. Models that do not reason get no members.
     """
-    model = (facts.id if facts else None) or model
+    model = served_model(model, facts)
     accepted = next((efforts for prefix, efforts in _ACCEPTED if model.startswith(prefix)), None)
     if accepted is None and not (facts and facts.reasons):
         return {}

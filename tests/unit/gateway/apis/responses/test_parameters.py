@@ -158,6 +158,13 @@ _FORMAT: JSONObject = {
 }
 
 
+def test_aliases_are_sent_as_the_served_model() -> None:
+    context = Context(models={"gpt-6.2-sol": ModelFacts(id=MODEL, reasons=True)})
+    chat = parse(context, model="gpt-6.2-sol", reasoning={"effort": "max"}).chat.members
+    assert (chat["model"], chat["reasoning_effort"]) == (MODEL, "high")
+    assert "model" not in parse(model=None).chat.members
+
+
 def test_schemas() -> None:
     named = {name: value for name, value in _FORMAT.items() if name != "type"}
     assert _added(text={"format": _FORMAT}) == {"response_format": {"type": "json_schema", "json_schema": named}}

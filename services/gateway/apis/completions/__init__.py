@@ -1,0 +1,7 @@
+"""`POST /v1/completions`: the legacy Completions API over chat completions."""
+
+from services.gateway.apis.completions.errors import error
+from services.gateway.apis.completions.request import parse
+from services.gateway.apis.completions.schema import schema
+
+__all__ = ["error", "parse", "schema"]
