@@ -6,13 +6,11 @@ from typing import Any
 
 import msgspec
 
-from services.gateway.apis import completions, responses
+from services.gateway.apis import completions, messages, responses
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
 from services.gateway.apis.chat_completions.messages import MESSAGES
 from services.gateway.apis.chat_completions.parameters import PARAMETERS, ParameterPolicy
 from services.gateway.apis.checks import Schema, nullable
-from services.gateway.apis.messages.schema import count_schema
-from services.gateway.apis.messages.schema import schema as message_schema
 
 _encode = msgspec.json.Encoder().encode
 _STRING: Schema = {"type": "string"}
@@ -63,8 +61,8 @@ def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
                     "ChatRequest": chat_request(limits),
                     "ChatCompletion": _COMPLETION,
                     "CompletionRequest": completions.schema(limits),
-                    "CountTokensRequest": count_schema(limits),
-                    "MessageRequest": message_schema(limits),
+                    "CountTokensRequest": messages.count_schema(limits),
+                    "MessageRequest": messages.schema(limits),
                     "ResponseRequest": responses.schema(limits),
                     "Error": _ERROR,
                     "MessagesError": _MESSAGES_ERROR,
@@ -177,7 +175,7 @@ def _surface_operation(name: str, summary: str, body: str) -> dict[str, Any]:
     operation["responses"]["200"] = {
         "description": "The answer; with `stream`, server-sent events.",
         "headers": {header: {"schema": _STRING, "description": text} for header, text in _RATE_LIMIT_HEADERS.items()},
-        "content": _json({"type": "object"}) | {"text/event-stream": {"schema": _STRING}},
+        "content": _json({"type": "object"}) | {"text/event-stream": {}},
     }
     return operation
 
