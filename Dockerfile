@@ -3,16 +3,16 @@ ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 WORKDIR /src
-# pip stays here: the environment that is copied below is made without one.
+# pip stays in this stage: the environment that is copied below is created without it.
 RUN python -m venv /build && python -m venv --without-pip /opt/stack
 COPY requirements/run.lock requirements/
-# Wheels only, each with the hash of the lock: nothing is compiled, and nothing else can come in.
+# Wheels only, each with the hash from the lock file: nothing is compiled, and nothing else is installed.
 RUN /build/bin/pip --python /opt/stack/bin/python install --no-cache-dir --disable-pip-version-check \
         --require-hashes --only-binary :all: -r requirements/run.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY gen gen
 COPY services services
-# The lock also holds what builds the package, and the embedded server of `make run`; neither serves here.
+# The lock file also contains the build tools and the embedded server of `make run`; the image needs neither.
 RUN /build/bin/pip --python /opt/stack/bin/python install --no-cache-dir --disable-pip-version-check \
         --no-deps --no-build-isolation . \
     && /build/bin/pip --python /opt/stack/bin/python uninstall --yes --quiet \
@@ -30,15 +30,15 @@ LABEL org.opencontainers.image.title="stack" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.base.name="${BASE}"
-# The public base has a pip of its own, and what makes another.
+# Remove the base image's pip and ensurepip.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/*-packages/pip /usr/local/lib/python3.*/*-packages/pip-*.dist-info \
         /usr/local/lib/python3.*/ensurepip
 COPY --from=build /opt/stack /opt/stack
-# The root is read-only where the manifests run it, and there is no use in trying to write bytecode.
+# With the manifests the root file system is read-only, so bytecode cannot be written.
 ENV PATH=/opt/stack/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-# A number, so that a cluster can see that it is not root.
+# Numeric, so that a cluster can verify that it is not root.
 USER 10001:10001
 WORKDIR /tmp
 CMD ["python", "-m", "services.gateway"]

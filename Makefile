@@ -2,19 +2,19 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-# Any Python from 3.11 on; name another with `make run PYTHON=python3.13`.
+# Any Python from 3.11; choose one with `make run PYTHON=python3.13`.
 PYTHON ?=
 BIN := .venv/bin
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 IMAGE ?= stack:$(VERSION)
-# The image's base; any image with Python 3.13 and its venv module, such as one of your own registry.
+# Base of the image; any image with Python 3.13 and its venv module, such as one from your own registry.
 BASE ?= python:3.13-slim
-# Sets of client packages that can live together; each has an environment of its own.
+# Sets of compatible client packages; each has a separate environment.
 CLIENT_SETS := openai2 current groq0
-# The native mock of Groq and the native load generator of the benchmarks.
+# The benchmarks' mock of Groq and load generator, which are native programs.
 BENCH_PACKAGES := nginx-light libnginx-mod-http-lua nghttp2-client
-# Three workers, since tests wait half of their time. Byte code is kept whatever the environment says: the suite starts
-# hundreds of processes.
+# Three workers, since tests wait half of their time. Byte code is always cached, because the suite starts hundreds of
+# processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup
 PROTOS := $(shell find protos -name '*.proto' | sort)
 
@@ -23,107 +23,107 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# `make run PORT=9000` means the API's port; one of the environment means some other program's.
+# `make run PORT=9000` sets the API's port; a PORT in the environment belongs to some other program.
 ifeq ($(origin PORT),command line)
 run: export GATEWAY_PORT := $(PORT)
 endif
-run: .venv/run.stamp ## Start everything on this machine and print a curl line that works
+run: .venv/run.stamp ## Start everything on this machine and print a working curl command
 	@echo "Starting Stack 3.0 API ..."
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
 .PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench bench-quota bench-profile soak dashboard
-test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no engine needed)
+test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no container engine needed)
 	$(PYTEST) -m "not long"
 
-test-long: .venv/dev.stamp ## Run what `make test` leaves out: second layouts, larger crowds, longer walks
+test-long: .venv/dev.stamp ## Run the tests that `make test` leaves out: second layouts, higher load, longer random sequences
 	$(PYTEST) -m long
 
-test-install: .venv/dev.stamp ## Install into fresh clones: interrupted at five moments, without ensurepip, without an index
+test-install: .venv/dev.stamp ## Install into new clones: interrupted at five moments, without ensurepip, without a package index
 	INSTALL=1 $(BIN)/python -m pytest tests/install -n 0 -v -s
 
 test-pgbouncer: .venv/dev.stamp ## Run auth and the ledger on a Postgres behind Debian's PgBouncer in transaction mode
-	@command -v pgbouncer /usr/sbin/pgbouncer >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer; } || echo "pgbouncer could not be installed, so that its tests are skipped; on Debian: sudo apt install pgbouncer" >&2
+	@command -v pgbouncer /usr/sbin/pgbouncer >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer; } || echo "pgbouncer could not be installed, so its tests are skipped; on Debian: sudo apt install pgbouncer" >&2
 	PGBOUNCER=1 $(BIN)/python -m pytest tests/pgbouncer -n 0 -v
 
-test-clocks: .venv/dev.stamp ## Step Redis' clock under load, forwards and back, by Debian's libfaketime
-	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime; } || echo "libfaketime could not be installed, so that its tests are skipped; on Debian: sudo apt install libfaketime" >&2
+test-clocks: .venv/dev.stamp ## Step Redis' clock forwards and back under load, with Debian's libfaketime
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime; } || echo "libfaketime could not be installed, so its tests are skipped; on Debian: sudo apt install libfaketime" >&2
 	CLOCKS=1 $(BIN)/python -m pytest tests/clocks -n 0 -v -s
 
-test-faults: .venv/dev.stamp ## Kill, freeze and empty everything under load, SEEDS=20 times in each layout; SEED=7 does one again
+test-faults: .venv/dev.stamp ## Kill, freeze and empty every part under load, SEEDS=20 times in each layout; SEED=7 repeats one
 	FAULT_SEEDS=$(or $(SEEDS),20) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 0 -v -s
 
 test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real client packages, several versions of each, against a stack
 	CLIENT_MATRIX=1 $(BIN)/python -m pytest tests/clients -n 0
 
-test-fuzz: .venv/dev.stamp ## Send BODIES=10000 good and broken bodies; none may be a 500 or count when refused
+test-fuzz: .venv/dev.stamp ## Send BODIES=10000 valid and broken bodies; none may be a 500, and no refused one may count
 	FUZZ_BODIES=$(or $(BODIES),10000) $(BIN)/python -m pytest tests/e2e/test_fuzz.py -n 0 -s --timeout 7200
 
 test-mutations: .venv/dev.stamp ## Parse BODIES=100000 mutated bodies on each surface; each is answered or refused, and quickly
 	MUTATED_BODIES=$(or $(BODIES),100000) $(BIN)/python -m pytest tests/properties -k mutations -n 0 --timeout 3600
 
-test-abuse: .venv/dev.stamp ## See what an honest client feels of eight that send as much as they can, and of its own slow line
+test-abuse: .venv/dev.stamp ## Measure a well-behaved client's latency next to eight abusive ones, and on a slow connection
 	ABUSE=1 $(BIN)/python -m pytest tests/abuse -n 0 -v -s --timeout 600
 
-test-floods: .venv/dev.stamp ## Flood the console with cheap requests of every kind, and revoke keys and chat beside it, in both layouts
+test-floods: .venv/dev.stamp ## Flood the console with cheap requests of every kind while keys are revoked and chats run, in both layouts
 	CONSOLE_FLOODS=whole $(BIN)/python -m pytest tests/e2e/test_console_floods.py -n 0 -v -s
 
 test-proxies: .venv/dev.stamp ## Sign up, log in and stream behind nginx and Caddy with the files of deploy/proxies
 	@$(call debian-packages,nginx-light caddy)
 	PROXIES=1 $(BIN)/python -m pytest tests/proxies -n 0 -v
 
-test-rollout: .venv/dev.stamp ## Restart every replica of every service under 200 requests/s and 100 streams; nobody may notice
+test-rollout: .venv/dev.stamp ## Restart every replica of every service under 200 requests/s and 100 streams; no request may fail
 	ROLLOUT=whole $(BIN)/python -m pytest tests/rollout -n 0 -v -s
 
-test-containers: .venv/dev.stamp ## Run the image as the manifests say, with Redis and Postgres, and cut each from the network
+test-containers: .venv/dev.stamp ## Run the image as in the manifests, with Redis and Postgres, and disconnect each from the network
 	@if docker info >/dev/null 2>&1; then $(MAKE) --no-print-directory image; fi
 	CONTAINERS=1 STACK_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/containers -n 0 -v -s
 
-manifests: .venv/dev.stamp .venv-checkov/stamp ## Render deploy/k8s in every combination of components, and check it all
+manifests: .venv/dev.stamp .venv-checkov/stamp ## Render deploy/k8s in every combination of components, and check each
 	$(BIN)/python -m tools.manifests
 
-dashboard: .venv/dev.stamp ## Ask a real Prometheus for every panel and alert under load; draws docs/images/dashboard.png
+dashboard: .venv/dev.stamp ## Evaluate every panel and alert in a real Prometheus under load; draws docs/images/dashboard.png
 	@command -v promtool >/dev/null || { apt-get update && apt-get install -y --no-install-recommends prometheus; } || { echo "prometheus is needed and could not be installed; on Debian: sudo apt install prometheus" >&2; exit 1; }
 	$(BIN)/python -m tools.dashboard
 
-test-browser: .venv/browser.stamp ## Walk through the console in Debian's chromium, also behind nginx; SCREENSHOTS=folder keeps pictures
+test-browser: .venv/browser.stamp ## Test the console in Debian's chromium, also behind nginx; SCREENSHOTS=folder saves screenshots
 	@$(call debian-packages,chromium fonts-inter fonts-jetbrains-mono nginx-light)
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
 
-soak: .venv/dev.stamp ## Load the product for MINUTES=30 and see that memory, threads and descriptors stay as they are
+soak: .venv/dev.stamp ## Load the product for MINUTES=30 and check that memory, threads and descriptors do not grow
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),30)
 
-bench: .venv/bench.stamp ## Measure the product beside LiteLLM, Portkey, a bare pass-through and nginx (15 minutes at most)
+bench: .venv/bench.stamp ## Compare the product with LiteLLM, Portkey, a bare pass-through and nginx (at most 15 minutes)
 	@$(call debian-packages,$(BENCH_PACKAGES))
-	@$(MAKE) --no-print-directory .venv-bench/litellm.stamp || echo "LiteLLM cannot be installed (above is why) and is skipped"
-	@$(MAKE) --no-print-directory .venv-bench/portkey.stamp || echo "Portkey cannot be installed (above is why) and is skipped"
+	@$(MAKE) --no-print-directory .venv-bench/litellm.stamp || echo "LiteLLM cannot be installed (see the error above) and is skipped"
+	@$(MAKE) --no-print-directory .venv-bench/portkey.stamp || echo "Portkey cannot be installed (see the error above) and is skipped"
 	$(BIN)/python -m bench
 
 bench-ab: .venv/dev.stamp ## Compare CPU per request and stream event with the commit BASE=HEAD~1, in pairs of turns
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.ab --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1)
 
-bench-quota: .venv/dev.stamp ## See how many slots one quota process reserves a second, on one key and on 10,000
+bench-quota: .venv/dev.stamp ## Measure reservations per second of one quota process, for one key and for 10,000
 	$(BIN)/python -m bench.quota
 
-bench-profile: .venv/bench.stamp ## Sample a worker under load: where its time goes, by part and function, and as flame graphs
+bench-profile: .venv/bench.stamp ## Profile a worker under load: time by part and by function, and flame graphs
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.profiles
 
-bench-growth: .venv/dev.stamp ## See that requests stay fast up to 2,000 streams and ROWS=1000000 keys and ledger rows (10000000: 15 GB)
+bench-growth: .venv/dev.stamp ## Check that requests stay fast with 2,000 streams and ROWS=1000000 keys and ledger rows (10000000: 15 GB)
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.open_streams
 	$(BIN)/python -m bench.growth --rows $(or $(ROWS),1000000)
 
-lint: .venv/dev.stamp ## Check style, imports between the services, and the protobufs
+lint: .venv/dev.stamp ## Check style, imports between packages, and the protobufs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 
-types: .venv/dev.stamp ## Check types, strictly
+types: .venv/dev.stamp ## Check types with mypy in strict mode
 	$(BIN)/mypy
 
 format: .venv/dev.stamp ## Format the code
@@ -133,12 +133,12 @@ format: .venv/dev.stamp ## Format the code
 
 ##@ Make
 .PHONY: install image proto proto-check proto-release lock clean
-install: .venv/dev.stamp ## Install what developing and testing need
+install: .venv/dev.stamp ## Install the dependencies for development and tests
 
 image: ## Build the service image as IMAGE=stack:<version>, from BASE=python:3.13-slim
 	docker build $(IMAGE_BUILD_OPTIONS) --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) --tag $(IMAGE) .
-	@docker image inspect --format 'built $(IMAGE): {{.Size}} bytes in all, its base included' $(IMAGE)
+	@docker image inspect --format 'built $(IMAGE): {{.Size}} bytes in total, including its base' $(IMAGE)
 
 proto: .venv/dev.stamp ## Regenerate gen/ from protos/
 	rm -rf gen && mkdir gen
@@ -149,10 +149,10 @@ proto: .venv/dev.stamp ## Regenerate gen/ from protos/
 		$(PROTOS)
 
 proto-check: proto ## Fail when gen/ is stale or a change breaks callers of the last release
-	@stale="$$(git status --porcelain gen)"; test -z "$$stale" || { echo "gen/ is stale; commit what make proto wrote:"; echo "$$stale"; exit 1; }
+	@stale="$$(git status --porcelain gen)"; test -z "$$stale" || { echo "gen/ is stale; commit the output of make proto:"; echo "$$stale"; exit 1; }
 	$(BIN)/buf breaking --against protos/released.binpb
 
-proto-release: .venv/dev.stamp ## Keep the present contracts as those of the last release
+proto-release: .venv/dev.stamp ## Save the current contracts as those of the last release
 	$(BIN)/buf build -o protos/released.binpb
 
 lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
@@ -175,10 +175,10 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 			requirements/clients-$$set.in -o requirements/clients-$$set.lock; \
 	done
 
-clean: ## Remove what make made, but no data
+clean: ## Remove everything that make created, except data
 	rm -rf .venv .venv.lock .venv-clients .venv-checkov .venv-bench tests/clients/node/node_modules bench/contenders/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-# The environment is updated when a lock changes; what is installed is exactly what is locked.
+# The environment is updated when a lock file changes, and contains exactly the locked packages.
 .venv/run.stamp: requirements/run.lock pyproject.toml
 	@$(call make-venv,run)
 
@@ -187,7 +187,7 @@ clean: ## Remove what make made, but no data
 	@touch .venv/run.stamp
 
 .venv-checkov/stamp: requirements/checkov.lock | .venv/dev.stamp
-	@echo "Installing checkov and what it needs ..."
+	@echo "Installing checkov and its dependencies ..."
 	@rm -rf .venv-checkov && $(BIN)/python -m venv .venv-checkov
 	@.venv-checkov/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r $<
 	@touch $@
@@ -224,7 +224,7 @@ define debian-packages
 		|| { echo "needed and not installed:" $$missing "; on Debian: sudo apt install" $$missing >&2; exit 1; }
 endef
 
-# The Python is looked for here and not when make reads this file, so that the first line is printed at once.
+# Python is searched for here and not when make reads this file, so that the first line is printed at once.
 define make-venv
 	echo "Preparing .venv (once; a minute or so) ..."; \
 	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
@@ -232,5 +232,5 @@ define make-venv
 			"$$python" tools/environment.py $(1) && touch $@; exit; \
 		fi; \
 	done; \
-	echo "Python 3.11 or newer is needed and was not found; install it, or name it: make run PYTHON=/path/to/python3" >&2; exit 1
+	echo "Python 3.11 or newer is needed and was not found. Install it, or set its path: make run PYTHON=/path/to/python3" >&2; exit 1
 endef

@@ -1,6 +1,6 @@
--- Fixed answers in Groq's shape: one completion, and streams of 100 events in bursts of five or one by one. A request
--- chooses by its members: `"stream": true`, and the word `spaced` anywhere in its body; with the word `patient`, a stream
--- says a word every five seconds until `/release` lets all of them end.
+-- Fixed answers in Groq's format: one completion, and streams of 100 events in bursts of five or one by one. The request
+-- selects one by `"stream": true`, and the word `spaced` anywhere in its body; with the word `patient`, a stream sends a
+-- word every five seconds until `/release` ends all of them.
 local answers = {}
 
 local PAUSE_SECONDS = 0.01
@@ -80,13 +80,13 @@ local function stream(groups, with_usage)
   for number, group in ipairs(groups) do
     if number > 1 then ngx.sleep(PAUSE_SECONDS) end
     ngx.print(group)
-    -- A client that left ends the stream, as it does at Groq.
+    -- A disconnected client ends the stream, as at Groq.
     if not ngx.flush(true) then return end
   end
   ngx.print((with_usage and USAGE_EVENT or "") .. "data: [DONE]\n\n")
 end
 
--- Of this process; there is one.
+-- Shared within this process, which is the only one.
 local releases = 0
 
 local function patient_stream(with_usage)

@@ -2,9 +2,10 @@
 
     python examples/internal_caller.py sk_stk_…
 
-finds out whose key that is, reserves one of its slots, streams an answer, settles the slot by inference's verdict, and
-shows what an error looks like. With three certificate files it uses mTLS. It needs `grpcio`, `grpcio-health-checking`,
-`grpcio-status` and the stubs in `gen/`; nothing of `services/`. docs/internal-callers.md explains it.
+looks up the account of that key, reserves one of its slots, streams an answer, settles the slot by inference's verdict,
+and shows what an error looks like. With three certificate files it uses mTLS. It needs `grpcio`,
+`grpcio-health-checking`, `grpcio-status` and the stubs in `gen/`; nothing of `services/`. docs/internal-callers.md
+explains it.
 """
 
 import argparse
@@ -18,21 +19,23 @@ from pathlib import Path
 from typing import TypeAlias
 
 import grpc
-from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc
+from stack.common.v1 import error_details_pb2, verdict_pb2
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
-Verdict: TypeAlias = "inference_pb2.Verdict.ValueType"
+Verdict: TypeAlias = "verdict_pb2.Verdict.ValueType"
 
 SERVICES = ("auth", "quota", "inference")
 CALL_SECONDS = 2.0
 CHAT_SECONDS = 305.0
 """A little more than REQUEST_TIMEOUT_SECONDS, so that inference's verdict arrives."""
+METADATA_BYTES_MAX = 64 * 1024
+"""Errors travel in metadata. gRPC's defaults, 8 and 16 KiB, are too small for some of them."""
 
 # Calls that may be retried. Do not add chats: Groq would be called, and paid, twice.
 IDEMPOTENT = (
@@ -62,7 +65,12 @@ SERVICE_CONFIG = {
 
 def connect(target: str, service: str, arguments: argparse.Namespace) -> aio.Channel:
     """Return a channel to a service: over mTLS if there are certificate files, otherwise in plaintext."""
-    options = [("grpc.service_config", json.dumps(SERVICE_CONFIG)), ("grpc.enable_http_proxy", 0)]
+    options = [
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
+    ]
     if arguments.certificate is None:
         return aio.insecure_channel(target, options)
     credentials = grpc.ssl_channel_credentials(
@@ -75,20 +83,17 @@ def connect(target: str, service: str, arguments: argparse.Namespace) -> aio.Cha
     return aio.secure_channel(target, credentials, [*options, named])
 
 
-def error_info(error: aio.AioRpcError) -> error_details_pb2.ErrorInfo:
-    """Return the reason and the facts of a failed call; both are empty if no service of this stack sent the error."""
+def error_details(error: aio.AioRpcError) -> error_details_pb2.ErrorDetails:
+    """Return the details of a failed call: its reason, and the verdict of a chat. Empty if no service sent the error.
+
+    Without a verdict, it is unknown whether the chat is charged.
+    """
+    details = error_details_pb2.ErrorDetails()
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
-    for detail in status.details if status else ():
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == "stack":
-            return info
-    return error_details_pb2.ErrorInfo()
-
-
-def verdict_of(error: aio.AioRpcError) -> Verdict:
-    """Return the verdict of a failed chat; without one, it is not known whether the chat is charged."""
-    word = error_info(error).metadata.get("verdict", "unspecified")
-    return inference_pb2.Verdict.Value(f"VERDICT_{word.upper()}")
+    for packed in status.details if status else ():
+        if packed.Unpack(details):
+            break
+    return details
 
 
 async def check_health(name: str, channel: aio.Channel) -> None:
@@ -133,19 +138,19 @@ async def reserve(channel: aio.Channel, principal: auth_pb2.Principal) -> infere
 
 async def settle(channel: aio.Channel, context: inference_pb2.RequestContext, verdict: Verdict) -> None:
     """Close the hold with inference's verdict. Without a verdict leave it: quota's sweeper reads the ledger."""
-    if verdict == inference_pb2.VERDICT_UNSPECIFIED:
+    if verdict == verdict_pb2.VERDICT_UNSPECIFIED:
         return
     settlement = quota_pb2.Settlement(
         request_id=context.request_id,
         key_id=context.key_id,
         day=context.day,
-        verdict=quota_pb2.Verdict.Value(inference_pb2.Verdict.Name(verdict)),
+        verdict=verdict,
     )
     quota = quota_pb2_grpc.QuotaServiceStub(channel)
     await quota.Settle(quota_pb2.SettleRequest(settlements=[settlement]), timeout=CALL_SECONDS)
     answer = await quota.GetStatus(quota_pb2.GetStatusRequest(key_ids=[context.key_id]), timeout=CALL_SECONDS)
     (status,) = answer.statuses
-    print(f"verdict: {inference_pb2.Verdict.Name(verdict)}; used today: {status.charged}, held: {status.held}")
+    print(f"verdict: {verdict_pb2.Verdict.Name(verdict)}; used today: {status.charged}, held: {status.held}")
 
 
 async def show_stream(
@@ -156,7 +161,7 @@ async def show_stream(
     Stopping early is still charged: inference reads Groq to the end.
     """
     request = inference_pb2.StreamChatCompletionRequest(context=context, chat=chat)
-    verdict: Verdict = inference_pb2.VERDICT_UNSPECIFIED
+    verdict: Verdict = verdict_pb2.VERDICT_UNSPECIFIED
     try:
         async for message in inference_pb2_grpc.InferenceServiceStub(channel).StreamChatCompletion(
             request, timeout=CHAT_SECONDS
@@ -164,8 +169,8 @@ async def show_stream(
             print(*texts(message), sep="", end="", flush=True)
             verdict = message.verdict
     except aio.AioRpcError as error:
-        print(f"cut: {error_info(error).reason}: {error.details()}")
-        return verdict_of(error)
+        print(f"cut: {error_details(error).reason}: {error.details()}")
+        return error_details(error).verdict
     print()
     return verdict
 
@@ -189,7 +194,7 @@ async def show_refusal(channel: aio.Channel) -> None:
     try:
         await answer_of_a_batch_job(channel, chat_pb2.ChatRequest())
     except aio.AioRpcError as error:
-        print(f"refused: {error.code().name}, reason {error_info(error).reason}: {error.details()}")
+        print(f"refused: {error.code().name}, reason {error_details(error).reason}: {error.details()}")
 
 
 async def main() -> None:

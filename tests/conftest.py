@@ -1,4 +1,4 @@
-"""Fixtures that every test may ask for, and which tests run on one worker of pytest-xdist."""
+"""Fixtures for all tests, and the assignment of tests to workers of pytest-xdist."""
 
 from functools import cache
 
@@ -9,17 +9,18 @@ from tests.backends import postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]
 
-# Every client of httpx loads the certificate authorities, which takes 15 ms; tests make thousands, and share them.
+# Every client of httpx loads the certificate authorities, which takes 15 ms; tests create thousands of clients and
+# share one context.
 httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
 
 _HEAVY = ("stack",)
-"""Fixtures of the session of which one worker has the only one."""
+"""Session fixtures of which only one worker may have an instance."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share a fixture of their module, or a heavy one, on one worker, so that it is set up once."""
+    """Run tests that share a fixture of their module, or an expensive one, on one worker, so that it is set up once."""
     for item in items:
         if not isinstance(item, pytest.Function) or item.get_closest_marker("xdist_group"):
             continue
@@ -31,8 +32,8 @@ def _of_the_module(item: pytest.Function) -> str:
     """Return the module and its fixtures that a test shares, with their parameters; empty when it shares none."""
     values = item.callspec.params if hasattr(item, "callspec") else {}
     names = [name for name, found in item._fixtureinfo.name2fixturedefs.items() if found[-1].scope == "module"]
-    told = [f"{name}={values[name]}" if name in values else name for name in sorted(names)]
-    return " ".join([item.module.__name__, *told]) if told else ""
+    reported = [f"{name}={values[name]}" if name in values else name for name in sorted(names)]
+    return " ".join([item.module.__name__, *reported]) if reported else ""
 
 
 def _heavy(item: pytest.Function) -> str:

@@ -9,12 +9,12 @@ _LIBRARIES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfak
 
 
 def library() -> Path | None:
-    """Return where libfaketime is; None where it is not installed."""
+    """Return the path of libfaketime; None where it is not installed."""
     return next((path for pattern in _LIBRARIES for path in Path("/").glob(pattern.lstrip("/"))), None)
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return what makes a program's clock follow `folder`, where `set_clock` sets it."""
+    """Return the environment with which a program's clock follows `folder`, where `set_clock` sets it."""
     found = library()
     assert found is not None, "libfaketime is not installed"
     return {
@@ -26,14 +26,14 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def set_clock(folder: Path, seconds: float) -> None:
-    """Set the clock of the programs that follow `folder` so far ahead of the machine's, or behind it."""
+    """Set the clock of the programs that follow `folder` ahead of the machine's, or behind it."""
     draft = folder / "faketime.tmp"
     draft.write_text(f"{seconds:+.1f}\n")
     draft.replace(folder / "faketime")
 
 
 class SteppingValkey(TCPValkey):
-    """A server on a loopback port, with a clock of its own."""
+    """A server on a loopback port with a separate clock."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -42,5 +42,5 @@ class SteppingValkey(TCPValkey):
         super().__init__(folder, environment={**os.environ, **environment(folder)})
 
     def step(self, seconds: float) -> None:
-        """Set its clock so far ahead of the machine's, or behind it."""
+        """Set its clock ahead of the machine's, or behind it."""
         set_clock(self._folder, seconds)

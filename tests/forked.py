@@ -1,8 +1,8 @@
-"""Python programs as processes that are forked from one which has imported them already.
+"""Python programs as processes that are forked from one which has already imported them.
 
-They are what `python -m` makes of them: processes of their own with their own environment, killed by signals and reaped
-with an exit code. Only the second of importing, which is most of a start, is spent once and not at each start; a run of
-the suite makes hundreds. What `make run` itself starts is started as users start it (tests/e2e/test_make_run.py).
+They behave as with `python -m`: separate processes with their own environment, killed by signals and reaped with an
+exit code. Only the second of importing, which is most of a start, is spent once and not at each start; a run of the
+suite starts hundreds. What `make run` itself starts is started as users start it (tests/e2e/make_run).
 """
 
 import multiprocessing
@@ -37,7 +37,7 @@ class Forked:
     def __init__(
         self, command: Sequence[str], *, environment: Mapping[str, str], log: Path, output: Path | None = None
     ) -> None:
-        """Start `command`; what it writes goes to the end of `log`, or its standard output to that of `output`."""
+        """Start `command`; its output is appended to `log`, or its standard output to `output`."""
         self._command = tuple(command)
         arguments = (self._command[2:], dict(environment), str(output or log), str(log))
         self._process = _forks.Process(target=_become, args=arguments)
@@ -50,14 +50,14 @@ class Forked:
         return self._process.pid
 
     def poll(self) -> int | None:
-        """Return the exit code, less than nothing for a signal; None while it runs."""
+        """Return the exit code, negative for a signal; None while it runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit code once it has ended.
 
         Raises:
-            subprocess.TimeoutExpired: It runs on.
+            subprocess.TimeoutExpired: It is still running.
         """
         self._process.join(timeout)
         code = self._process.exitcode
@@ -83,7 +83,7 @@ Started = Forked | subprocess.Popen[bytes]
 
 
 def started_process(command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> Started:
-    """Start a command; what it writes goes to the end of `log`."""
+    """Start a command; its output is appended to `log`."""
     if tuple(command[:2]) == (sys.executable, "-m"):
         return Forked(command, environment=environment, log=log)
     with log.open("ab") as output:
@@ -118,7 +118,7 @@ def run_module(
 
 
 def _become(arguments: Sequence[str], environment: Mapping[str, str], output: str, errors: str) -> None:
-    """Be `python -m arguments` in this process."""
+    """Run `python -m arguments` in this process."""
     os.setsid()
     die_with_parent()
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""One address in front of several servers, as a virtual IP is: connections that are open stay where they are."""
+"""One address in front of several servers, like a virtual IP: open connections stay with their server."""
 
 import asyncio
 import contextlib
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 class TCPProxy:
-    """Passes bytes on to one server.
+    """Forwards bytes to one server.
 
     Attributes:
         port: Where it listens, on the loopback address.
-        target: Port of the server that new connections lead to.
+        target: Port of the server for new connections.
     """
 
     def __init__(self, target: int) -> None:
@@ -58,7 +58,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 @contextmanager
 def running_proxy(target: int) -> Iterator[TCPProxy]:
-    """Run a proxy in a thread of its own for the block."""
+    """Run a proxy in a separate thread for the block."""
     proxy, listening, ending = TCPProxy(target), threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(proxy.serve(listening, ending),))

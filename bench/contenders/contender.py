@@ -1,11 +1,11 @@
-"""What the benchmark wants of anything that it measures."""
+"""The interface of everything that the benchmark measures."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 
 class Contender(Protocol):
-    """Something between a client and Groq."""
+    """A program between a client and Groq."""
 
     @property
     def name(self) -> str:
@@ -13,33 +13,33 @@ class Contender(Protocol):
 
     @property
     def version(self) -> str:
-        """What was measured, for whoever repeats it."""
+        """Version and configuration, so that the measurement can be repeated."""
 
     @property
     def model(self) -> str:
-        """What a client calls Groq's `openai/gpt-oss-20b` here."""
+        """This program's name for Groq's `openai/gpt-oss-20b`."""
 
     @property
     def url(self) -> str:
-        """Where chat requests go."""
+        """URL for chat requests."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What a client sends with a request."""
+        """Headers of the client's requests."""
 
     @property
     def parts(self) -> Mapping[str, int]:
-        """Its processes by name; the cost of all of them and of their children is counted."""
+        """Its processes by name; the cost includes all of them and their children."""
 
     def start(self) -> None:
         """Start it and return when it answers.
 
         Raises:
-            DidNotStart: It does not.
+            DidNotStart: It does not start, or does not answer.
         """
 
     def stop(self) -> None:
-        """End all of its processes."""
+        """Stop all of its processes."""
 
     def charged(self) -> int | None:
-        """Return for how many requests it has charged until now, once it has settled; None when it does not count."""
+        """Return how many requests it has charged so far, once all are settled; None when it does not count."""

@@ -1,6 +1,6 @@
-"""LiteLLM's proxy, from PyPI in an environment of its own, with its master key and all else at its defaults.
+"""LiteLLM's proxy, from PyPI in a separate environment, with its master key and otherwise default settings.
 
-One worker: that is its default, and what its documentation wants of most deployments (docs/proxy/server_tuning).
+One worker: the default, and the recommendation of its documentation for most deployments (docs/proxy/server_tuning).
 """
 
 import json
@@ -23,7 +23,7 @@ class LiteLLM:
     model = "gpt-oss-20b"
 
     def __init__(self, folder: Path, *, groq_base_url: str) -> None:
-        """Prepare it in front of the mock at `groq_base_url`."""
+        """Create it in front of the mock at `groq_base_url`."""
         self._folder = folder
         self._upstream = f"{groq_base_url}/openai/v1"
         self._port = free_port()
@@ -55,17 +55,17 @@ class LiteLLM:
         configuration = self._folder / "litellm.yaml"
         configuration.write_text(json.dumps(self._configuration()), encoding="utf-8")
         command = (str(program), "--config", str(configuration), "--host", "127.0.0.1", "--port", str(self._port))
-        # Its list of prices comes from GitHub unless it is told to use the one that it brings: loopback only.
+        # Loopback only: without this setting it would fetch its price list from GitHub.
         environment = plain_environment(LITELLM_LOCAL_MODEL_COST_MAP="True", PATH=f"{ENVIRONMENT}/bin:/usr/bin:/bin")
         self._process = Process(command, log=self._folder / "litellm.log", environment=environment)
         self._process.until_answers(f"{self.base_url}/health/liveliness", seconds=_START_SECONDS)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.stop()
 
     def charged(self) -> None:
-        """Without a database it does not count."""
+        """Return None: without a database it does not count."""
         return
 
     def _configuration(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""nginx `proxy_pass`: the limit of what passing on can cost."""
+"""nginx `proxy_pass`: the lower bound for the cost of a proxy."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class Nginx:
     model = MODEL
 
     def __init__(self, folder: Path, *, upstream: str) -> None:
-        """Prepare it in front of `upstream`, the mock's address without a path."""
+        """Create it in front of `upstream`, the mock's address without a path."""
         self._folder = folder
         self._upstream = upstream.removeprefix("http://")
         self._port = free_port()
@@ -26,7 +26,7 @@ class Nginx:
 
     @property
     def version(self) -> str:
-        """What nginx says of itself."""
+        """The version of nginx."""
         return nginx_version()
 
     @property
@@ -42,9 +42,9 @@ class Nginx:
         self._process.until_answers(f"{self.base_url}/openai/v1/models", seconds=_START_SECONDS)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.stop()
 
     def charged(self) -> None:
-        """It does not count."""
+        """Return None: it does not count."""
         return

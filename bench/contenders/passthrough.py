@@ -1,4 +1,4 @@
-"""The bare Python pass-through: what any Python gateway costs before it does anything."""
+"""A bare Python pass-through: the minimal cost of any Python gateway."""
 
 import sys
 from importlib.metadata import version
@@ -18,7 +18,7 @@ class PassThrough:
     model = MODEL
 
     def __init__(self, folder: Path, *, upstream: str) -> None:
-        """Prepare it in front of `upstream`, the mock's chat URL."""
+        """Create it in front of `upstream`, the mock's chat URL."""
         self._folder = folder
         self._upstream = upstream
         self.headers = {"Authorization": "Bearer anything"}
@@ -44,9 +44,9 @@ class PassThrough:
         self._process.until_answers(self.url, seconds=_START_SECONDS)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.stop()
 
     def charged(self) -> None:
-        """It does not count."""
+        """Return None: it does not count."""
         return

@@ -1,4 +1,4 @@
-"""The least that Python can do between a client and Groq: uvicorn and aiohttp, bytes in and out, no feature at all."""
+"""The minimum of Python between a client and Groq: uvicorn and aiohttp, bytes in and out, without features."""
 
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,10 +15,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class PassThrough:
-    """An ASGI application that hands every POST to Groq."""
+    """An ASGI application that forwards every POST to Groq."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one request, or the life of the server."""
+        """Serve one request, or the lifespan of the server."""
         match scope["type"]:
             case "lifespan":
                 await self._live(receive, send)

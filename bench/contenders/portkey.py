@@ -1,7 +1,7 @@
-"""Portkey's gateway, from npm, without its web console, and all else at its defaults.
+"""Portkey's gateway, from npm, without its web console, and otherwise with default settings.
 
-With the `@hono/node-server` that npm would choose, every stream is a 500 (Portkey-AI/gateway#1389), so that of
-Portkey's own lock file is pinned, 1.13.5. That one does not start on Node 24, so Node 22 is pinned beside it.
+With the `@hono/node-server` that npm would choose, every stream is a 500 (Portkey-AI/gateway#1389), so the version of
+Portkey's own lock file is pinned, 1.13.5. That one does not start on Node 24, so Node 22 is pinned too.
 """
 
 import json
@@ -18,13 +18,13 @@ _START_SECONDS = 30
 
 
 class Portkey:
-    """The gateway as one Node process, told by headers to ask Groq at the mock's address."""
+    """The gateway as one Node process, configured by headers to call Groq at the mock's address."""
 
     name = "Portkey"
     model = MODEL
 
     def __init__(self, folder: Path, *, groq_base_url: str) -> None:
-        """Prepare it in front of the mock at `groq_base_url`."""
+        """Create it in front of the mock at `groq_base_url`."""
         self._folder = folder
         self._port = free_port()
         self.headers = {
@@ -59,9 +59,9 @@ class Portkey:
         self._process.until_answers(f"{self.base_url}/", seconds=_START_SECONDS)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.stop()
 
     def charged(self) -> None:
-        """It does not count."""
+        """Return None: it does not count."""
         return

@@ -1,4 +1,6 @@
-"""The product, whole: what `make run` starts, with a real key, exact quota, ledger, Valkey's AOF, metrics and logs."""
+"""The complete product: what `make run` starts, with a real key, exact quota, ledger, Valkey's AOF, metrics and
+logs.
+"""
 
 import json
 import re
@@ -24,7 +26,7 @@ from tests.e2e.stack import free_port
 
 _SERVICES = ("gateway", "auth", "quota", "inference")
 WORKER = "worker"
-"""How the processes that hold the four services are called in figures; further ones have a number."""
+"""Names in figures of the processes that run the four services; further ones have a number."""
 NO_SERVICES = ("supervisor", "valkey")
 """The other processes."""
 _ROOT = Path(__file__).parents[2]
@@ -40,25 +42,25 @@ _PORTS = (
 
 
 class Disagreement(Exception):
-    """Ledger and counters do not say the same."""
+    """Ledger and counters disagree."""
 
 
 class Stack:
-    """`python -m services.local` over a folder of its own."""
+    """`python -m services.local` with a separate data folder."""
 
     model = MODEL
 
     def __init__(
         self, folder: Path, *, groq_base_url: str, workers: int = 1, tree: Path | None = None, **environment: str
     ) -> None:
-        """Prepare it in front of the mock at `groq_base_url`.
+        """Create it in front of the mock at `groq_base_url`.
 
         Args:
-            folder: Where its data and its log go.
+            folder: Folder of its data and its log.
             groq_base_url: The mock's address.
-            workers: Processes that hold all four services each; 0 runs each service as one of its own.
+            workers: Processes that run all four services each; 0 runs each service in its own process.
             tree: Source tree to run; None runs this one.
-            environment: What an operator would set besides.
+            environment: Additional settings.
         """
         self.name = {0: "stack, 4 processes", 1: "stack"}.get(workers, f"stack, {workers} workers")
         self.data = folder / f"data-{workers}"
@@ -98,7 +100,7 @@ class Stack:
         return found
 
     def start(self) -> None:
-        """Start it, make a key with the highest limit, and return when the gateway answers."""
+        """Start it, create a key with the highest limit, and return when the gateway answers."""
         self._process = Process(
             (sys.executable, "-m", "services.local"), log=self._log, environment=self.environment, folder=self._tree
         )
@@ -107,14 +109,14 @@ class Stack:
         self.headers = {"Authorization": f"Bearer {secret}"}
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop it gracefully."""
         self._process.stop()
 
     def charged(self) -> int:
-        """Return the ledger's charged rows, once no hold is left and the counters say the same.
+        """Return the ledger's charged rows, once no hold is left and the counters agree.
 
         Raises:
-            Disagreement: They do not, after a while.
+            Disagreement: They still differ after a while.
         """
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
@@ -148,7 +150,7 @@ class Stack:
             return int(found.fetchone()[0])
 
     def _counters(self) -> tuple[int, int]:
-        """Return what Valkey has of the key, all days together: charged, held."""
+        """Return Valkey's counts of the key, all days together: charged, held."""
         charged = held = 0
         with closing(Redis(unix_socket_path=self._valkey_socket())) as redis:
             for name in redis.scan_iter(match=f"quota:*:{self.key_id}:*"):
@@ -159,7 +161,7 @@ class Stack:
 
     def _valkey_socket(self) -> str:
         for process in psutil.Process(self._process.pid).children():
-            # Valkey puts its address into its title.
+            # Valkey's process title contains its address.
             if found := _VALKEY_TITLE.search(" ".join(process.cmdline())):
                 return found[1]
         raise DidNotStart("no Valkey runs")
@@ -167,7 +169,7 @@ class Stack:
 
 @contextmanager
 def stack_alone(**environment: str) -> Iterator[tuple[Stack, Mock]]:
-    """Run the product, one worker, in front of a mock for the block; `environment` is what an operator would set."""
+    """Run the product, one worker, in front of a mock for the block; `environment` has additional settings."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
         mock = Mock(Path(name))
         stack = Stack(Path(name), groq_base_url=mock.base_url, workers=1, tree=None, **environment)

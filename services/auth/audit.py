@@ -12,7 +12,7 @@ EventId = NewType("EventId", str)
 
 OWNER = "owner"
 """Actor name of the account owner, authenticated by session, password or e-mailed token."""
-STRANGER = "unknown"
+UNAUTHENTICATED = "unknown"
 """Actor name of an unauthenticated caller, for example after a wrong password."""
 _NAME_CHARACTERS_MAX = 60
 _ADDRESS_CHARACTERS_MAX = 64

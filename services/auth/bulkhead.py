@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.common.errors import Throttled
+from services.common.errors import ErrorDetails, Throttled
 
 _CLIENT_DIVISOR = 4
 """Divisor for the per-client limit: one client gets at most 1/4 of the slots."""
@@ -33,7 +33,7 @@ class Bulkhead:
             raise Throttled(
                 "Too many people are logging in or signing up. Try again in a moment.",
                 reason="busy",
-                metadata={"retry_after_seconds": "2"},
+                details=ErrorDetails(retry_after_seconds=2),
             )
         self._in_use += 1
         self._in_use_by[client] += 1

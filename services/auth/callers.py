@@ -59,7 +59,7 @@ class SessionAuthenticator:
 
 
 def user_actor(context: Context) -> Actor:
-    """Return the account owner (or a person signing up) as the actor, at the client address sent by the gateway.
+    """Return the account owner (or a user signing up) as the actor, at the client address sent by the gateway.
 
     Without that address, the actor has the address of the gRPC peer.
     """

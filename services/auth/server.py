@@ -158,7 +158,7 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
             connections=_CONNECTIONS,
         )
     )
-    user_engine = await stack.enter_async_context(database.open_beside(engine, connections=_USER_CONNECTIONS))
+    user_engine = await stack.enter_async_context(database.open_second_engine(engine, connections=_USER_CONNECTIONS))
     turns = PriorityLock()
     transactions = Transactions(engine, unavailable=unavailable, turns=turns)
     user_transactions = Transactions(user_engine, unavailable=unavailable, turns=turns, is_urgent=False)

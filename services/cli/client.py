@@ -12,7 +12,7 @@ from grpc import aio
 from pydantic import ValidationError
 
 from services.cli.failures import Failure, Unreachable
-from services.cli.mistakes import Mistake
+from services.cli.usage_errors import Mistake
 from services.common.errors import InvalidRequest, ServiceError, StartError
 from services.common.rpc.channel import open_channel
 from services.common.rpc.status import rpc_errors

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from services.cli.accounts import accounts
-from services.cli.audit import audit
 from services.cli.client import Backends
-from services.cli.keys import keys
-from services.cli.mail import mail
-from services.cli.mistakes import Commands, Target
-from services.cli.plans import plans
-from services.cli.usage import usage
-from services.cli.verify import verify
+from services.cli.commands.accounts import accounts
+from services.cli.commands.audit import audit
+from services.cli.commands.keys import keys
+from services.cli.commands.mail import mail
+from services.cli.commands.plans import plans
+from services.cli.commands.usage import usage
+from services.cli.commands.verify import verify
+from services.cli.usage_errors import Commands, Target
 from services.common.runtime import address_file
 
 _TARGETS = {"auth": "127.0.0.1:50051", "quota": "127.0.0.1:50052", "inference": "127.0.0.1:50053"}

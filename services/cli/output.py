@@ -1,4 +1,4 @@
-"""Output of commands: a JSON object for programs, aligned text for people."""
+"""Output of commands: a JSON object for programs, aligned text for terminals."""
 
 import errno
 import json

@@ -16,8 +16,31 @@
 `services/common/rpc/status.py` maps it to gRPC statuses and back, `services/gateway/http/errors.py` to HTTP.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
+
+from services.common.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDetails:
+    """What an error says for programs, besides its class and reason. Sent as `stack.common.v1.ErrorDetails`."""
+
+    verdict: Verdict | None = None
+    """Verdict of a chat request; None if it is unknown whether the request is charged."""
+    param: str = ""
+    """Request parameter that is wrong, such as `messages`; empty if it is none or unknown."""
+    code: str = ""
+    """`error.code` of the HTTP API for an invalid request or an unknown object; empty if there is none."""
+    retry_after_seconds: int = 0
+    """Time to wait before a retry; 0 if unknown."""
+    failed_generation: str = ""
+    """Output of the model that Groq rejected (`tool_use_failed`, `json_validate_failed`); empty if there is none."""
+    is_client_limit: bool = False
+    """Whether a rate limit counts the client's address itself, so that it applies to all of the client's attempts."""
+
+
+_NO_DETAILS = ErrorDetails()
 
 
 class ServiceError(Exception):
@@ -26,16 +49,16 @@ class ServiceError(Exception):
     Attributes:
         message: What is wrong and how to fix it.
         reason: Machine-readable cause in lower case, such as `model_not_found`.
-        metadata: Further details, whose names are defined by the service that raises the error.
+        details: Further details for programs.
     """
 
     default_reason: ClassVar[str] = "internal_error"
 
-    def __init__(self, message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, message: str, *, reason: str = "", details: ErrorDetails = _NO_DETAILS) -> None:
         super().__init__(message)
         self.message = message
         self.reason = reason or self.default_reason
-        self.metadata = dict(metadata or {})
+        self.details = details
 
 
 class InvalidRequest(ServiceError):

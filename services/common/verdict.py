@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How a hold is closed, and what the request's ledger row says."""
+    """How a hold is closed; equal to the verdict in the request's ledger row."""
 
     CHARGED = "charged"
     """The request counts."""

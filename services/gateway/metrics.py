@@ -1,14 +1,10 @@
 """Metrics of the gateway. Labels are bounded: no label has a value that a client chooses."""
 
-import re
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
-_ROUTE = re.compile(
-    r"^/(?:api/v1/(chat|models|key|usage|openapi\.json)|(static|healthz|readyz|playground)|(?:api|v1|openai))(?:/|$)"
-)
 
 _REQUEST_SECONDS = Histogram(
     "stack_http_request_duration_seconds",
@@ -46,12 +42,3 @@ UNSETTLED = Counter("stack_gateway_holds_left_total", "Holds without a verdict, 
 def request_seconds(route: str, status: int) -> Histogram:
     """Return the histogram for a route and a status."""
     return _REQUEST_SECONDS.labels(route, str(status))
-
-
-def route_of(path: str) -> str:
-    """Return the route label of a canonical path.
-
-    Paths of the API get the name of their endpoint, or `unknown` if there is none. All other paths get `console`.
-    """
-    match = _ROUTE.match(path)
-    return (match[1] or match[2] or "unknown") if match else "console"

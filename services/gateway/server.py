@@ -38,7 +38,7 @@ from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.forwarded import ForwardedHeaders
-from services.gateway.http.middleware import APIPaths, ConsolePaths, Defects, RequestScope
+from services.gateway.http.middleware import APIPaths, RequestScope
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.http_server import listener
@@ -51,10 +51,10 @@ from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import AuthClient
 from services.gateway.keys.revocation import RevocationRegistry
 from services.gateway.requests.handler import RequestHandler
+from services.gateway.requests.in_flight import CANCEL_SECONDS_MAX, CompleteResponses, RequestsInFlight
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import Settlements
-from services.gateway.requests.shutdown import CANCEL_SECONDS_MAX, CancelOnShutdown, RequestsInFlight
 from services.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
@@ -120,12 +120,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         for watch in (authenticator.watch_invalidations, authenticator.watch_streams):
             await stack.enter_async_context(running(restarting(watch, pause_seconds=_WATCH_PAUSE_SECONDS)))
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
-        settlements = Settlements(
-            ports.quota,
-            ports.inference,
-            abandoned_max=settings.abandoned_requests_max,
-            abandoned_seconds=settings.call_seconds_max,
-        )
+        settlements = Settlements(ports.quota, ports.inference, abandoned_seconds=settings.call_seconds_max)
         handler = _handler(settings, ports, settlements)
         api = API(handler, authenticator, ports.inference, revocations, settings.chat_limits)
         cors = CORSPolicy(settings.cors_origins)
@@ -191,8 +186,8 @@ def build_app(
     """
     app = Starlette(
         routes=[
-            Route("/api/v1/chat", api.chat, methods=["POST"]),
-            Route("/api/v1/chat/completions", api.chat, methods=["POST"]),
+            Route("/api/v1/chat", routes.Endpoint(api.chat), methods=["POST"]),
+            Route("/api/v1/chat/completions", routes.Endpoint(api.chat), methods=["POST"]),
             Route("/api/v1/models", api.models),
             Route("/api/v1/models/{id:path}", api.model),
             Route("/api/v1/key", receipts.key),
@@ -205,11 +200,9 @@ def build_app(
         middleware=[
             Middleware(ForwardedHeaders, trusted_hosts=list(trusted_proxies)),
             Middleware(RequestScope, new_request_id=new_request_id, is_draining=readiness.is_draining),
-            *([Middleware(ConsolePaths, console=CancelOnShutdown(console, requests=requests))] if console else []),
+            Middleware(APIPaths, console=CompleteResponses(console, requests=requests) if console else None),
             cors.middleware(),
-            Middleware(Defects),
-            Middleware(CancelOnShutdown, requests=requests),
-            Middleware(APIPaths),
+            Middleware(CompleteResponses, requests=requests),
         ],
         exception_handlers=routes.HANDLERS,
     )

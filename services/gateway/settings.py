@@ -107,10 +107,6 @@ class GatewaySettings(ServiceSettings):
     """JSON array of the origins that may call the API from a browser; `["*"]` allows all, `[]` none. The API accepts no
     cookies."""
 
-    abandoned_requests_max: int = Field(default=10_000, ge=0)
-    """Maximum requests, abandoned by their client or by a failed call to inference, that wait for their ledger row to
-    be settled. Further ones are left to the sweeper."""
-
     auth_cache_max: int = Field(default=100_000, ge=1)
     """Maximum keys in the authentication cache; the least recently used is evicted."""
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from services.common.errors import NotFound, PermissionDenied, ServiceError
+from services.common.errors import ErrorDetails, NotFound, PermissionDenied, ServiceError
 from services.common.wildcards import permits
 from services.inference.chat import JSONObject
 from services.inference.groq.built_in_models import BUILT_IN_MODELS
@@ -115,7 +115,7 @@ class Catalogue:
         """
         if len(name) > _NAME_CHARACTERS_MAX or not self._matches(name, self._allowed):
             message = f"The model `{_shortened(name)}` does not exist or you do not have access to it."
-            raise NotFound(message, reason="model_not_found", metadata={"code": "model_not_found"})
+            raise NotFound(message, reason="model_not_found", details=ErrorDetails(code="model_not_found"))
         if not self._matches(name, permitted):
             raise _not_permitted(name)
         target = self.resolve(name)

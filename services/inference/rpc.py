@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from services.common.errors import InvalidRequest, NotFound
 from services.common.rpc.types import Context
+from services.common.rpc.verdict import verdict_to_proto
 from services.inference import translate
 from services.inference.catalogue import Catalogue
 from services.inference.keys.check import KeyCheck
@@ -47,7 +48,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Return a whole answer."""
         call = translate.chat_call(request.chat, default_model=self._default_model)
         answer = await self._completions.create(call, translate.request_context(request.context))
-        verdict = translate.verdict(answer.verdict)
+        verdict = verdict_to_proto(answer.verdict)
         if request.wants_json:
             return inference_pb2.CreateChatCompletionResponse(completion_json=answer.text, verdict=verdict)
         completion = translate.completion(answer.text)
@@ -64,7 +65,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             elif isinstance(part, list):
                 yield inference_pb2.StreamChatCompletionResponse(chunks=translate.chunks(part))
             else:
-                yield inference_pb2.StreamChatCompletionResponse(verdict=translate.verdict(part))
+                yield inference_pb2.StreamChatCompletionResponse(verdict=verdict_to_proto(part))
 
     async def ListModels(
         self, request: inference_pb2.ListModelsRequest, context: Context
@@ -134,7 +135,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         """Insert an `unknown` row for each request without a row and return all verdicts."""
         check_size("contexts", len(request.contexts))
         verdicts = await self._store.close_unknown([translate.required_context(item) for item in request.contexts])
-        return usage_pb2.CloseUnknownResponse(verdicts=[translate.verdict(verdict) for verdict in verdicts])
+        return usage_pb2.CloseUnknownResponse(verdicts=[verdict_to_proto(verdict) for verdict in verdicts])
 
     async def ResolveAbandoned(
         self, request: usage_pb2.ResolveAbandonedRequest, context: Context
@@ -143,7 +144,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         check_size("requests", len(request.requests))
         check_ids("requests", [item.request_id for item in request.requests])
         verdicts = await self._store.resolve_abandoned([abandoned_request(item) for item in request.requests])
-        return usage_pb2.ResolveAbandonedResponse(verdicts=[translate.verdict(verdict) for verdict in verdicts])
+        return usage_pb2.ResolveAbandonedResponse(verdicts=[verdict_to_proto(verdict) for verdict in verdicts])
 
     async def ListRequests(
         self, request: usage_pb2.ListRequestsRequest, context: Context

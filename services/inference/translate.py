@@ -6,22 +6,16 @@ from typing import Any, TypeVar
 import msgspec
 from google.protobuf.message import Message
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.common.ids import Kind, new_id
 from services.common.rpc import json_codec
 from services.common.timestamps import timestamp, unix_seconds
-from services.common.verdict import Verdict
 from services.inference.chat import ChatCall, JSONObject, RequestContext
 from services.inference.keys.check import KeyState
 from services.inference.ledger.checks import check_day, check_id
 from services.inference.ledger.writer import LedgerRow, UsageSummary
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
 
-_VERDICTS = {
-    Verdict.CHARGED: inference_pb2.VERDICT_CHARGED,
-    Verdict.RELEASED: inference_pb2.VERDICT_RELEASED,
-    None: inference_pb2.VERDICT_UNSPECIFIED,
-}
 _DEPENDENCY_STATES = {
     KeyState.UNCHECKED: inference_pb2.DEPENDENCY_STATE_UNSPECIFIED,
     KeyState.OK: inference_pb2.DEPENDENCY_STATE_OK,
@@ -39,7 +33,7 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
         InvalidRequest: There are no messages, `extra_json` is not a JSON object, or a member has the wrong type.
     """
     if not chat.messages:
-        raise InvalidRequest("messages: expected at least one", metadata={"param": "messages"})
+        raise InvalidRequest("messages: expected at least one", details=ErrorDetails(param="messages"))
     try:
         members = json_codec.to_json(chat)
     except msgspec.DecodeError as exc:
@@ -110,11 +104,6 @@ def reserved_before(request: usage_pb2.CountChargedRequest) -> float | None:
     return unix_seconds(request.reserved_before)
 
 
-def verdict(value: Verdict | None) -> inference_pb2.Verdict.ValueType:
-    """Convert a verdict; None becomes unspecified."""
-    return _VERDICTS[value]
-
-
 def dependency_state(state: KeyState) -> inference_pb2.DependencyState.ValueType:
     """Convert the state of Groq's keys."""
     return _DEPENDENCY_STATES[state]
@@ -177,7 +166,7 @@ def _pop(members: JSONObject, name: str, expected: str) -> Any:
     if not isinstance(value, msgspec.Raw):
         return value
     if bytes(value) != b"null":
-        raise InvalidRequest(f"{name}: expected {expected}", metadata={"param": name})
+        raise InvalidRequest(f"{name}: expected {expected}", details=ErrorDetails(param=name))
     return None
 
 

@@ -15,7 +15,6 @@ from services.auth.keys.model import Denial, Key, KeyVerifier
 from services.auth.watch.feed import ChangeFeed, Event
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
-from services.common.runtime.memory import Trimmer
 from services.common.verdict import Verdict
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
@@ -128,30 +127,22 @@ class LocalInference:
         self._catalogue = catalogue
         self._store = store
         self._default_model = default_model
-        self._trimmer = Trimmer()
         self._abandoned = Batcher(
             self._resolve_abandoned, name="resolve", max_items=_RESOLVE_ITEMS_MAX, max_concurrent_batches=1
         )
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the whole answer; see `Inference.complete`."""
-        try:
-            with _local_errors("inference_unavailable"):
-                answer = await self._completions.create(self._call(chat), _request_context(hold))
-                return Completion(answer.text, answer.verdict)
-        finally:
-            self._trimmer.note_freed(chat.body_bytes)
+        with _local_errors("inference_unavailable"):
+            answer = await self._completions.create(self._call(chat), _request_context(hold))
+            return Completion(answer.text, answer.verdict)
 
     async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Yield events and the verdict; see `Inference.stream`."""
-        try:
-            with _local_errors("inference_unavailable"):
-                parts = self._completions.stream(self._call(chat), _request_context(hold))
-                async with aclosing(parts):
-                    async for part in parts:
-                        yield part
-        finally:
-            self._trimmer.note_freed(chat.body_bytes)
+        with _local_errors("inference_unavailable"):
+            async with aclosing(self._completions.stream(self._call(chat), _request_context(hold))) as parts:
+                async for part in parts:
+                    yield part
 
     async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
         """Return the verdict of an abandoned request's row; see `Inference.resolve_abandoned`."""

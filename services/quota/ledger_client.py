@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.rpc.status import rpc_errors
+from services.common.rpc.verdict import verdict_from_proto
 from services.common.timestamps import timestamp
 from services.common.verdict import Verdict
 from services.quota.days import iso_date
@@ -56,15 +57,12 @@ class GrpcLedger:
             response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
         return response.counts[0]
 
-    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
-        """Return each request's verdict, in order; a request without a row gets an `unknown` row."""
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict | None]:
+        """Return each request's verdict; see `SweepLedger.close_unknown`."""
         request = usage_pb2.CloseUnknownRequest(contexts=[_context(hold) for hold in holds])
         with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
             response = await self._stub.CloseUnknown(request, timeout=self._timeout_seconds)
-        return [
-            Verdict.CHARGED if verdict == inference_pb2.VERDICT_CHARGED else Verdict.RELEASED
-            for verdict in response.verdicts
-        ]
+        return [verdict_from_proto(verdict) for verdict in response.verdicts]
 
 
 def _key_day(key_day: KeyDay) -> usage_pb2.KeyDay:

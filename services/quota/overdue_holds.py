@@ -1,8 +1,8 @@
 """Overdue holds that the sweeper may close, and those that only seem overdue.
 
-Redis' clock may step and come back between two sweeps of a replica that was frozen or disconnected meanwhile. A hold
-that another replica reserved in between has a time that this replica never read: it seems long overdue, or in
-the future.
+Redis' clock may step and return between two sweeps of a replica that was frozen or disconnected in between. A hold that
+another replica reserved during the step has a time that this replica never read: it seems long overdue, or in the
+future.
 """
 
 import math

@@ -4,8 +4,8 @@ import re
 
 from services.common.errors import InvalidRequest
 from services.common.rpc.types import Context
+from services.common.rpc.verdict import verdict_from_proto
 from services.common.timestamps import timestamp
-from services.common.verdict import Verdict
 from services.quota.days import day_number, iso_date
 from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable
 from services.quota.redis.state import RedisState, State
@@ -26,7 +26,6 @@ _STATES = {
     State.REJECTED: quota_pb2.DEPENDENCY_STATE_REJECTED,
     State.UNREACHABLE: quota_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
-_VERDICTS = {quota_pb2.VERDICT_CHARGED: Verdict.CHARGED, quota_pb2.VERDICT_RELEASED: Verdict.RELEASED}
 
 
 class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
@@ -90,7 +89,7 @@ def _reservation(item: quota_pb2.Reservation) -> Reservation:
 def _settlement(item: quota_pb2.Settlement) -> Settlement:
     _check_id(item.request_id, "request_id")
     _check_id(item.key_id, "key_id")
-    verdict = _VERDICTS.get(item.verdict)
+    verdict = verdict_from_proto(item.verdict)
     if verdict is None:
         raise InvalidRequest("verdict: expected charged or released")
     try:

@@ -155,8 +155,11 @@ class StoreClock(Protocol):
 class SweepLedger(Protocol):
     """Port to the usage ledger. All methods raise `ServiceError` when it cannot be reached."""
 
-    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
-        """Return each request's verdict, in order; a request without a row gets an `unknown` row."""
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> Sequence[Verdict | None]:
+        """Return each request's verdict, in order; a request without a row gets an `unknown` row.
+
+        None stands for a verdict that only a newer version of the ledger knows.
+        """
 
     async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
         """Return the number of charged rows of each key and day, in order; None counts rows of any time."""
@@ -241,7 +244,7 @@ class Sweeper:
         return swept
 
     async def _verdicts(self, holds: Sequence[OverdueHold]) -> list[Verdict | None]:
-        """Return the ledger's verdict on each hold; None for a hold that the ledger rejects.
+        """Return the ledger's verdict on each hold; None for a hold that stays.
 
         Raises:
             Unavailable: The ledger cannot be reached.

@@ -15,13 +15,13 @@ else:
 
     @pytest.fixture(scope="session")
     def stack() -> Iterator[Stack]:
-        """Give a running stack."""
+        """Yield a running stack."""
         with running_stack(INFERENCE_KEY_COOLDOWN_SECONDS_MAX="0", AUTH_SIGN_UPS_PER_ADDRESS_MAX="100000") as running:
             yield running
 
     @pytest.fixture
     async def chromium() -> AsyncIterator[Browser]:
-        """Give Debian's chromium, without a screen."""
+        """Yield Debian's chromium in headless mode."""
         path = shutil.which("chromium")
         assert path, "no chromium; `make test-browser` installs it where apt may"
         options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]

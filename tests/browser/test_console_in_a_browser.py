@@ -1,4 +1,4 @@
-"""The console in a real browser, from sign-up to a key's end."""
+"""The console in a real browser, from sign-up to the revocation of a key."""
 
 import os
 import re
@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser.person import Person, Scheme, person_at
+from tests.browser.user import Scheme, User, user_at
 from tests.e2e.stack import Stack, say
 
 _SHOTS = Path(os.environ.get("SCREENSHOTS", ""))
@@ -20,48 +20,48 @@ SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 LOOKS = [(scheme, width) for scheme in SCHEMES for width in (1280, 390)]
 
 
-async def _call(person: Person, secret: str, text: str = "hi", **members: object) -> httpx.Response:
+async def _call(user: User, secret: str, text: str = "hi", **members: object) -> httpx.Response:
     async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
         headers = {"authorization": f"Bearer {secret}"}
-        return await client.post(f"{person.origin}/api/v1/chat", headers=headers, json=say(text, **members))
+        return await client.post(f"{user.origin}/api/v1/chat", headers=headers, json=say(text, **members))
 
 
 async def test_from_sign_up_to_a_key_that_is_copied_used_counted_and_revoked(chromium: Browser, stack: Stack) -> None:
-    async with person_at(chromium, stack) as person:
-        page = person.page
-        await person.sign_up()
-        shown = await person.create_key()
+    async with user_at(chromium, stack) as user:
+        page = user.page
+        await user.sign_up()
+        shown = await user.create_key()
         await page.locator(".secret").get_by_role("button", name="Copy").click()
         await expect(page.get_by_role("button", name="Copied")).to_be_visible()
         secret = await page.evaluate("() => navigator.clipboard.readText()")
-        assert secret == shown, "what was copied is not the key"
+        assert secret == shown, "the copied text is not the key"
 
-        assert (await _call(person, secret)).status_code == 200
-        await person.open("/keys")
+        assert (await _call(user, secret)).status_code == 200
+        await user.open("/keys")
         await expect(page.get_by_role("row", name="laptop")).to_contain_text("1 of 1,000")
-        await person.open("/usage")
+        await user.open("/usage")
         await expect(page.get_by_text("999")).to_be_visible()
         await page.get_by_role("link", name=re.compile("^…")).click()
         await expect(page.get_by_text("The answer is complete.")).to_be_visible()
 
-        await person.open("/keys")
+        await user.open("/keys")
         await page.get_by_text("Revoke", exact=True).click()
         await page.get_by_role("button", name="Revoke key: laptop").click()
         await page.wait_for_url("**/keys")
-        assert (await _call(person, secret)).status_code == 401
-        assert person.complaints == []
+        assert (await _call(user, secret)).status_code == 401
+        assert user.complaints == []
 
 
-async def test_the_whole_way_works_with_the_keyboard_alone(chromium: Browser, stack: Stack) -> None:
-    async with person_at(chromium, stack) as person:
-        page = person.page
-        await person.sign_up()
-        await person.open("/keys")
+async def test_the_whole_console_works_with_the_keyboard_alone(chromium: Browser, stack: Stack) -> None:
+    async with user_at(chromium, stack) as user:
+        page = user.page
+        await user.sign_up()
+        await user.open("/keys")
         await page.get_by_label("Name", exact=True).focus()
         await page.keyboard.type("by keyboard")
         await page.keyboard.press("Enter")
         await expect(page.get_by_label("The new API key")).to_be_visible()
-        await person.open("/keys")
+        await user.open("/keys")
         await page.get_by_text("Revoke", exact=True).focus()
         await page.keyboard.press("Enter")
         await page.keyboard.press("Tab")
@@ -69,12 +69,12 @@ async def test_the_whole_way_works_with_the_keyboard_alone(chromium: Browser, st
         await expect(page.get_by_text("1 revoked or expired key")).to_be_visible()
 
 
-async def test_the_playground_streams_and_shows_the_same_as_code(chromium: Browser, stack: Stack) -> None:
-    async with person_at(chromium, stack) as person:
-        page = person.page
-        await person.sign_up()
-        await person.create_key()
-        await person.open("/playground")
+async def test_the_playground_streams_and_shows_the_same_request_as_code(chromium: Browser, stack: Stack) -> None:
+    async with user_at(chromium, stack) as user:
+        page = user.page
+        await user.sign_up()
+        await user.create_key()
+        await user.open("/playground")
         text = "[[standin:slow token_ms=40]] [[standin:tokens count=50]]"
         await page.get_by_label("Message", exact=True).fill(text)
         for language, sign in (
@@ -94,23 +94,23 @@ async def test_the_playground_streams_and_shows_the_same_as_code(chromium: Brows
         while not await page.get_by_text("999 left today").is_visible():
             lengths.add(len(await answer.inner_text()))
             await page.wait_for_timeout(50)
-        assert len(lengths) > 5, f"the answer did not come piece by piece: {lengths}"
+        assert len(lengths) > 5, f"the answer was not streamed: {lengths}"
         await page.get_by_role("link", name=re.compile("^req_")).click()
         await expect(page.get_by_text("The answer is complete.")).to_be_visible()
-        assert person.complaints == []
+        assert user.complaints == []
 
 
-async def test_the_charts_show_what_the_ledger_says(chromium: Browser, stack: Stack) -> None:
-    async with person_at(chromium, stack) as person:
-        await person.sign_up()
-        secret = await person.create_key()
-        answers = [await _call(person, secret, f"number {number}") for number in range(4)]
+async def test_the_charts_show_the_ledgers_counts(chromium: Browser, stack: Stack) -> None:
+    async with user_at(chromium, stack) as user:
+        await user.sign_up()
+        secret = await user.create_key()
+        answers = [await _call(user, secret, f"number {number}") for number in range(4)]
         tokens = sum(answer.json()["usage"]["total_tokens"] for answer in answers)
 
-        await person.open("/usage")
+        await user.open("/usage")
 
         requests, used = [
-            await one.get_attribute("aria-label") for one in await person.page.locator("svg.chart:visible").all()
+            await one.get_attribute("aria-label") for one in await user.page.locator("svg.chart:visible").all()
         ]
         assert requests is not None
         assert used is not None
@@ -122,74 +122,74 @@ async def test_the_charts_show_what_the_ledger_says(chromium: Browser, stack: St
 async def test_no_page_has_a_serious_accessibility_fault_an_error_or_a_foreign_request(
     chromium: Browser, stack: Stack, scheme: Scheme, width: int
 ) -> None:
-    async with person_at(chromium, stack, scheme=scheme, width=width) as person:
-        looker = Looker(person, scheme, width)
+    async with user_at(chromium, stack, scheme=scheme, width=width) as user:
+        checker = PageChecker(user, scheme, width)
         for path in PAGES:
-            await looker.look(path)
-        await person.sign_up()
+            await checker.look(path)
+        await user.sign_up()
         for path in EMPTY_PAGES:
-            await looker.look(path, name=f"{path[1:]}-empty")
-        await looker.look_at_a_keys_life()
-        await looker.look_at_refusals()
-        assert looker.faults == []
-        assert [one for one in person.complaints if "403" not in one and "404" not in one] == []
+            await checker.look(path, name=f"{path[1:]}-empty")
+        await checker.look_at_a_keys_life()
+        await checker.look_at_refusals()
+        assert checker.faults == []
+        assert [one for one in user.complaints if "403" not in one and "404" not in one] == []
 
 
 @dataclass
-class Looker:
-    """Opens pages, keeps a picture of each where SCREENSHOTS says so, and notes their faults."""
+class PageChecker:
+    """Opens pages, saves a screenshot of each in SCREENSHOTS, if set, and records their faults."""
 
-    person: Person
+    user: User
     scheme: Scheme
     width: int
     faults: list[str] = field(default_factory=list)
 
     async def look(self, path: str = "", *, name: str = "") -> None:
-        """Look at a page, or at the one that is open."""
+        """Check a page, or the one that is open."""
         if path:
-            await self.person.open(path)
-        told = name or path.strip("/").replace("/", "-") or "landing"
+            await self.user.open(path)
+        reported = name or path.strip("/").replace("/", "-") or "landing"
         if str(_SHOTS) != ".":
-            await self.person.page.screenshot(path=_SHOTS / f"{told}-{self.scheme}-{self.width}.png", full_page=True)
-        wide = await self.person.page.evaluate("() => document.documentElement.scrollWidth")
-        self.faults += [f"{told}: has to be scrolled sideways ({wide} px)"] if wide > self.width else []
-        self.faults += await self.person.faults()
-        self.faults += [f"{told}: too small to touch: {one}" for one in await self.person.small_targets()]
+            await self.user.page.screenshot(path=_SHOTS / f"{reported}-{self.scheme}-{self.width}.png", full_page=True)
+        wide = await self.user.page.evaluate("() => document.documentElement.scrollWidth")
+        self.faults += [f"{reported}: has to be scrolled sideways ({wide} px)"] if wide > self.width else []
+        self.faults += await self.user.faults()
+        self.faults += [f"{reported}: too small to touch: {one}" for one in await self.user.small_targets()]
 
     async def look_at_a_keys_life(self) -> None:
-        """Look at what a person sees who makes a key and uses it."""
-        person = self.person
-        secret = await person.create_key()
+        """Check the pages for creating a key and using it."""
+        user = self.user
+        secret = await user.create_key()
         await self.look(name="key-created")
         models = ("llama-3.1-8b-instant", "openai/gpt-oss-120b", "openai/gpt-oss-20b")
-        answered = [await _call(person, secret, f"n {n}", model=models[n % 3]) for n in range(7)]
-        refused = await _call(person, secret, "[[standin:error status=500]]")
+        answered = [await _call(user, secret, f"n {n}", model=models[n % 3]) for n in range(7)]
+        refused = await _call(user, secret, "[[standin:error status=500]]")
         for path in OWN_PAGES:
             await self.look(path)
         await self.look(f"/usage/requests/{answered[0].headers['x-request-id']}", name="receipt-answered")
         await self.look(f"/usage/requests/{refused.headers['x-request-id']}", name="receipt-refused")
         for path in ("/keys", "/usage", "/account"):
-            await person.open(path)
-            await person.page.evaluate(
+            await user.open(path)
+            await user.page.evaluate(
                 "() => { for (const one of document.querySelectorAll('details')) one.open = true; }"
             )
             await self.look(name=f"{path[1:]}-unfolded")
-        await person.open("/playground")
-        await person.page.get_by_label("Message", exact=True).fill("Hello, who are you?")
-        await person.page.get_by_role("button", name="Send").click()
-        await expect(person.page.get_by_text("left today")).to_be_visible()
+        await user.open("/playground")
+        await user.page.get_by_label("Message", exact=True).fill("Hello, who are you?")
+        await user.page.get_by_role("button", name="Send").click()
+        await expect(user.page.get_by_text("left today")).to_be_visible()
         await self.look(name="playground-answered")
 
     async def look_at_refusals(self) -> None:
-        """Look at the pages that nobody wants to see."""
+        """Check the error pages."""
         await self.look("/usage/requests/req_01ARZ3NDEKTSV4RRFFQ69G5FAV", name="receipt-none")
         await self.look("/nowhere", name="error-404")
         await self.look("/static/defect.html", name="error-500")
-        await self.person.open("/keys")
+        await self.user.open("/keys")
         forge = "() => { for (const one of document.getElementsByName('csrf_token')) one.value = 'forged'; }"
-        await self.person.page.evaluate(forge)
-        await self.person.page.get_by_role("button", name="Log out").click()
-        await expect(self.person.page.get_by_text("This page does not belong to your current session")).to_be_visible()
+        await self.user.page.evaluate(forge)
+        await self.user.page.get_by_role("button", name="Log out").click()
+        await expect(self.user.page.get_by_text("This page does not belong to your current session")).to_be_visible()
         await self.look(name="error-403")
 
 
@@ -197,22 +197,22 @@ _LONG_NAMES = ("W" * 100, "build-agent/" + "x" * 60 + " of the team in the other
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-async def test_long_names_stay_within_their_places(chromium: Browser, stack: Stack, width: int) -> None:
-    """Before, a name without a blank stuck out of its card, and pushed the actions out of the table."""
-    async with person_at(chromium, stack, width=width) as person:
-        looker = Looker(person, "light", width)
-        await person.sign_up()
+async def test_long_names_do_not_overflow_their_containers(chromium: Browser, stack: Stack, width: int) -> None:
+    """Earlier, a long name without a blank overflowed its card, and pushed the actions out of the table."""
+    async with user_at(chromium, stack, width=width) as user:
+        checker = PageChecker(user, "light", width)
+        await user.sign_up()
         for name in _LONG_NAMES:
-            secret = await person.create_key(name)
-            await looker.look(name="long-key-created")
-        answered = await _call(person, secret)
-        await person.open("/usage")
-        key_id = await person.page.get_by_label("Key", exact=True).locator("option").nth(1).get_attribute("value")
+            secret = await user.create_key(name)
+            await checker.look(name="long-key-created")
+        answered = await _call(user, secret)
+        await user.open("/usage")
+        key_id = await user.page.get_by_label("Key", exact=True).locator("option").nth(1).get_attribute("value")
         receipt = f"/usage/requests/{answered.headers['x-request-id']}"
         for path in ("/keys", "/usage", f"/usage?key={key_id}", receipt, "/playground", "/account"):
-            await looker.look(path, name=f"long-{re.sub('[^a-z]+', '-', path)[:20]}")
-            looker.faults += [f"{path}: sticks out: {one}" for one in await person.page.evaluate(_STICKING_OUT)]
-        assert looker.faults == []
+            await checker.look(path, name=f"long-{re.sub('[^a-z]+', '-', path)[:20]}")
+            checker.faults += [f"{path}: sticks out: {one}" for one in await user.page.evaluate(_STICKING_OUT)]
+        assert checker.faults == []
 
 
 _STICKING_OUT = """() =>
@@ -221,16 +221,16 @@ _STICKING_OUT = """() =>
   .map((one) => `${one.scrollWidth} > ${one.clientWidth} px: ${one.outerHTML.slice(0, 80)}`)"""
 
 
-async def test_whoever_goes_by_the_keyboard_sees_where_they_are(chromium: Browser, stack: Stack) -> None:
-    async with person_at(chromium, stack) as person:
-        await person.sign_up()
-        await person.create_key()
+async def test_the_keyboard_focus_is_always_visible(chromium: Browser, stack: Stack) -> None:
+    async with user_at(chromium, stack) as user:
+        await user.sign_up()
+        await user.create_key()
         for path in OWN_PAGES:
-            await person.open(path)
+            await user.open(path)
             for _ in range(20):
-                await person.page.keyboard.press("Tab")
-                told = await person.page.evaluate(_FOCUS)
-                assert told == "seen", f"{path}: no outline around {told}"
+                await user.page.keyboard.press("Tab")
+                reported = await user.page.evaluate(_FOCUS)
+                assert reported == "seen", f"{path}: no outline around {reported}"
 
 
 _FOCUS = """() => {

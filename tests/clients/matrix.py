@@ -1,4 +1,4 @@
-"""Every client of the matrix, and how its program runs: in an environment of its own, against one stack."""
+"""Every client of the matrix; its program runs in a separate environment, against one stack."""
 
 import asyncio
 import json
@@ -28,12 +28,12 @@ class Client:
 
     name: str
     version: str
-    """How the version begins that its set pins; those of `current` are also ours."""
+    """Prefix of the version that its set pins; the versions of `current` are also ours."""
     environment: str
     """The set in requirements/clients-*.lock, or `node`."""
     program: str
     extra: tuple[str, ...] = ("models",)
-    """What it can do besides the common scenarios."""
+    """What it supports in addition to the common scenarios."""
 
     def __str__(self) -> str:
         """Return the name, for the ids of tests."""
@@ -46,7 +46,7 @@ class Client:
 
     @property
     def command(self) -> list[str]:
-        """What runs its program."""
+        """The interpreter of its program."""
         if self.is_node:
             return [npm.node(), str(npm.FOLDER / self.program)]
         python = _ROOT / ".venv-clients" / self.environment / "bin" / "python"
@@ -54,7 +54,7 @@ class Client:
 
     @property
     def scenarios(self) -> tuple[str, ...]:
-        """What its program is asked to do."""
+        """The scenarios that its program runs."""
         return (*_COMMON, *self.extra)
 
 
@@ -71,13 +71,13 @@ CLIENTS = (
 
 
 def clients_that(scenario: str) -> list[Client]:
-    """Return the clients that can do something which not all can."""
+    """Return the clients that support something which not all do."""
     return [client for client in CLIENTS if scenario in client.extra]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one client saw, and what the stack saw of it."""
+    """One client's observations, and the stack's."""
 
     client: Client
     stack: Stack
@@ -94,7 +94,7 @@ class Run:
         return str(self.report["version"])
 
     def seen(self, scenario: str) -> dict[str, Any]:
-        """Return what the client saw in a scenario."""
+        """Return the client's observations in a scenario."""
         assert scenario in self.report, self.stderr
         seen: dict[str, Any] = self.report[scenario]
         return seen
@@ -102,7 +102,7 @@ class Run:
     async def ledger(self, scenario: str) -> list[tuple[str, int]]:
         """Return the outcome of each request of a scenario and whether it was charged, once all is settled.
 
-        Redis must have charged what the ledger says.
+        Redis must agree with the ledger on the charges.
         """
         key = self.keys[scenario]
         charged, _ = await self.stack.until_settled(key)
@@ -112,7 +112,9 @@ class Run:
 
 
 class Matrix:
-    """Runs the programs one after another, each once, so that the gateway's log tells whose request is whose."""
+    """Runs the programs one after another, each once, so that the gateway's log shows which client sent each
+    request.
+    """
 
     def __init__(self, stack: Stack) -> None:
         """Run them against `stack`."""
@@ -120,7 +122,7 @@ class Matrix:
         self._runs: dict[Client, Run] = {}
 
     def run(self, client: Client) -> Run:
-        """Return what a client saw, from its only run."""
+        """Return a client's observations, from its only run."""
         if client not in self._runs:
             self._runs[client] = self._run(client)
         return self._runs[client]
@@ -143,7 +145,7 @@ class Matrix:
         return Run(client, self._stack, keys, json.loads(done.stdout), done.stderr, tuple(self._chats(client)))
 
     async def _create_keys(self, client: Client) -> dict[str, Key]:
-        """Make a key for each scenario, so that each has counters and ledger rows of its own."""
+        """Create a key for each scenario, so that each has separate counters and ledger rows."""
         keys = {
             name: await self._stack.create_key(daily_limit=1 if name == "exhausted" else None)
             for name in client.scenarios
@@ -152,7 +154,7 @@ class Matrix:
         return {**keys, "wrong_key": Key("", "sk_stk_wrong")}
 
     def _mark(self, client: Client, moment: str) -> None:
-        """Leave a line in the gateway's log, which writes one line after the other, each after its answer."""
+        """Leave a marker in the gateway's log, which has one line per request, written after its answer."""
         httpx.get(self._stack.base_url + _mark(client, moment), trust_env=False)
         deadline = time.monotonic() + _LOG_SECONDS
         while _mark(client, moment) not in self._stack.log("gateway-1"):
@@ -172,5 +174,5 @@ def _mark(client: Client, moment: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Return an environment in which no variable steers a client elsewhere."""
+    """Return an environment without variables that would configure a client differently."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}

@@ -1,4 +1,4 @@
-"""Real client packages, unmodified but for base URL and key, against the running chain."""
+"""Real client packages, unmodified except for base URL and key, against the running stack."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def _assert_failed(seen: dict[str, Any], name: str, status: int) -> None:
     assert seen["message"]
 
 
-def test_the_client_is_the_version_that_its_set_pins(run: Run) -> None:
+def test_the_client_has_the_version_that_its_set_pins(run: Run) -> None:
     assert run.version.startswith(run.client.version)
 
 
@@ -25,7 +25,7 @@ async def test_create(run: Run) -> None:
     assert await run.ledger("create") == [("answered", 1)]
 
 
-async def test_a_stream_comes_in_pieces_and_tells_its_usage_once(run: Run) -> None:
+async def test_a_stream_arrives_in_chunks_and_reports_its_usage_once(run: Run) -> None:
     seen = run.seen("stream")
     assert "".join(seen["pieces"]) == _SEVEN
     assert len(seen["pieces"]) == 7
@@ -33,7 +33,7 @@ async def test_a_stream_comes_in_pieces_and_tells_its_usage_once(run: Run) -> No
     assert await run.ledger("stream") == [("answered", 1)]
 
 
-async def test_a_tool_is_called_and_its_result_goes_back(run: Run) -> None:
+async def test_a_tool_is_called_and_its_result_is_sent_back(run: Run) -> None:
     seen = run.seen("tools")
     assert {name: seen[name] for name in _CALL} == _CALL
     assert seen["text_after"] == _SEVEN
@@ -46,13 +46,13 @@ async def test_a_tool_is_called_in_a_stream(run: Run) -> None:
     assert await run.ledger("tools_streamed") == [("answered", 1)]
 
 
-async def test_an_answer_follows_a_schema(run: Run) -> None:
+async def test_an_answer_follows_a_response_schema(run: Run) -> None:
     assert run.seen("structured") == {"parsed": _CALL["arguments"]}
     assert await run.ledger("structured") == [("answered", 1)]
 
 
 @pytest.mark.parametrize("run", clients_that("structured_by_tool"), ids=str, indirect=True)
-async def test_an_answer_follows_a_schema_that_is_a_tools(run: Run) -> None:
+async def test_an_answer_follows_the_schema_of_a_tool(run: Run) -> None:
     assert run.seen("structured_by_tool") == {"parsed": _CALL["arguments"]}
     assert await run.ledger("structured_by_tool") == [("answered", 1)]
 
@@ -66,28 +66,28 @@ async def test_models_are_listed_and_read_by_names_with_a_slash(run: Run) -> Non
     assert await run.ledger("models") == []
 
 
-def test_a_wrong_key_is_the_clients_authentication_error_and_is_not_tried_again(run: Run) -> None:
+def test_a_wrong_key_is_the_clients_authentication_error_and_not_retried(run: Run) -> None:
     _assert_failed(run.seen("wrong_key"), "AuthenticationError", 401)
     assert run.chats.count(401) == 1
 
 
-async def test_an_exhausted_quota_is_the_clients_rate_limit_error_and_is_asked_once(run: Run) -> None:
+async def test_an_exhausted_quota_is_the_clients_rate_limit_error_and_not_retried(run: Run) -> None:
     seen = run.seen("exhausted")
     assert seen["first"]["text"] == _SEVEN
     _assert_failed(seen["second"], "RateLimitError", 429)
-    assert run.chats.count(429) == 1, "the client asked again in vain"
+    assert run.chats.count(429) == 1, "the client retried uselessly"
     assert await run.ledger("exhausted") == [("answered", 1)]
 
 
-async def test_a_503_of_groq_is_tried_again_by_the_client_and_charged_once(run: Run) -> None:
+async def test_a_503_of_groq_is_retried_by_the_client_and_charged_once(run: Run) -> None:
     assert run.seen("upstream_503")["text"] == _SEVEN
     assert run.chats.count(503) == 1
     assert sorted(await run.ledger("upstream_503")) == [("answered", 1), ("upstream_failed", 0)]
 
 
-async def test_a_stream_cut_in_the_middle_is_an_exception_and_not_silence(run: Run) -> None:
+async def test_a_stream_that_breaks_off_raises_an_exception(run: Run) -> None:
     seen = run.seen("cut")
     assert "".join(seen["pieces"]) == "one two three"
-    assert "APIError" in seen["error"]["classes"], "the client took a cut stream for a whole one"
+    assert "APIError" in seen["error"]["classes"], "the client took an interrupted stream for a complete one"
     assert seen["error"]["message"]
     assert await run.ledger("cut") == [("cut", 1)]

@@ -1,4 +1,4 @@
-"""Redis' clock steps under load, in both directions, and comes back: the limit stays exact."""
+"""Redis' clock steps under load, in both directions, and back: the limit stays exact."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ _STEP_AFTER_SECONDS = 1.5
 _LASTING_SECONDS = 3.0
 _SECONDS = 10.0
 _ANSWER = "[[standin:slow token_ms=100]] [[standin:tokens count=10]]"
-"""A second: some requests are under way whenever something happens."""
+"""Per second, so that some requests are in progress at any moment."""
 _TIMES = {
     "QUOTA_HOLD_SECONDS": "6",
     "QUOTA_SWEEP_SECONDS": "0.2",
@@ -42,26 +42,26 @@ def test_no_request_over_the_limit_is_answered_and_none_is_lost(
     tmp_path: Path, workers: int, step: int, comes_back: bool
 ) -> None:
     redis, metrics = SteppingValkey(tmp_path / "redis"), f"127.0.0.1:{free_port()}"
-    told = "GATEWAY_METRICS_LISTEN" if workers else "QUOTA_METRICS_LISTEN"
+    reported = "GATEWAY_METRICS_LISTEN" if workers else "QUOTA_METRICS_LISTEN"
     noon = _DAY // 2 - int(time.time()) % _DAY
     environment: dict[str, Any] = {
         "QUOTA_REDIS_URL": redis.url,
         "QUOTA_CLOCK_OFFSET_SECONDS": str(noon),
-        told: metrics,
+        reported: metrics,
         **_TIMES,
     }
     try:
         redis.wait_until_up()
         with running_stack(workers=workers, **environment) as stack:
             key = asyncio.run(stack.create_key(daily_limit=_LIMIT))
-            statuses, told_step = asyncio.run(_ask_while(stack, key, redis, step, comes_back, metrics))
+            statuses, reported_step = asyncio.run(_ask_while(stack, key, redis, step, comes_back, metrics))
             rows = stack.ledger(key)
             print(f"step {step:+d} s: {dict(statuses)}, {Counter(row['outcome'] for row in rows)}")
             assert statuses[200] == _LIMIT
             assert set(statuses) == {200, 429}
             assert Counter((row["outcome"], row["charged"]) for row in rows) == {("answered", 1): _LIMIT}
             assert len({row["day"] for row in rows}) == 1
-            assert abs(told_step - step) < 2
+            assert abs(reported_step - step) < 2
             _until_counted(redis, key)
             log = stack.log("stack" if workers else "quota")
             assert log.count("Redis' clock stepped") == 1
@@ -72,7 +72,7 @@ def test_no_request_over_the_limit_is_answered_and_none_is_lost(
 async def _ask_while(
     stack: Stack, key: Key, redis: SteppingValkey, step: int, comes_back: bool, metrics: str
 ) -> tuple[Counter[int], float]:
-    """Ask all the time while the clock steps and comes back; return all statuses, and the metric meanwhile."""
+    """Send requests continuously while the clock steps and returns; return all statuses, and the metric meanwhile."""
     statuses: Counter[int] = Counter()
     ends = time.monotonic() + _SECONDS
 
@@ -93,10 +93,10 @@ async def _ask_while(
         await asyncio.sleep(_LASTING_SECONDS)
         async with session.get(f"http://{metrics}/metrics") as response:
             text = await response.text()
-        told_step = float(re.findall(r"^stack_quota_clock_step_seconds (\S+)$", text, re.MULTILINE)[0])
+        reported_step = float(re.findall(r"^stack_quota_clock_step_seconds (\S+)$", text, re.MULTILINE)[0])
         if comes_back:
             redis.step(0)
-    return statuses, told_step
+    return statuses, reported_step
 
 
 def _until_counted(redis: SteppingValkey, key: Key) -> None:
@@ -107,7 +107,7 @@ def _until_counted(redis: SteppingValkey, key: Key) -> None:
 
 
 def _counters(redis: SteppingValkey, key: Key) -> list[tuple[int, int]]:
-    """Return what is charged and held, for each day."""
+    """Return the charged and held slots of each day."""
     with redis.client() as client:
         days = [client.hgetall(name) for name in client.scan_iter(match=f"quota:*:{key.id}:*")]
     return [(int(day[b"charged"]), len(day) - 2) for day in days]

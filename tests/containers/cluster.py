@@ -1,7 +1,8 @@
-"""The pods of the rendered manifests as containers on a network of their own, without a cluster.
+"""The pods of the rendered manifests as containers on a separate network, without a cluster.
 
-Command, environment, user, capabilities, read-only root, memory limit and mounts are the manifests'; names are resolved
-as in a cluster, by search domains. What a cluster would make is made here: the Secret's values, certificates, volumes.
+Command, environment, user, capabilities, read-only root, memory limit and mounts come from the manifests; names are
+resolved as in a cluster, by search domains. What a cluster would provide is created here: the Secret's values,
+certificates, volumes.
 """
 
 import os
@@ -34,37 +35,37 @@ class Part:
     """One container."""
 
     def __init__(self, name: str, workload: str, container: DockerContainer) -> None:
-        """Look at a container that was started as a replica of `workload`."""
+        """Wrap a container that was started as a replica of `workload`."""
         self.name = name
         self.workload = workload
         self._container = container
 
     @property
     def docker(self) -> Any:
-        """The container as the engine's own package has it, its state read anew."""
+        """The container in the engine's own package, with its state refreshed."""
         container: Any = self._container.get_wrapped_container()
         container.reload()
         return container
 
     @property
     def address(self) -> str:
-        """Its address on the network; empty while it is cut off."""
+        """Its address on the network; empty while it is disconnected."""
         networks = self.docker.attrs["NetworkSettings"]["Networks"]
         return next((str(one["IPAddress"]) for one in networks.values()), "")
 
     def run(self, *command: str, **environment: str) -> tuple[int, str]:
-        """Run a command in the container; return its exit code and what it wrote."""
+        """Run a command in the container; return its exit code and its output."""
         assert self.docker.status == "running", f"{self.name} ended: {self.logs()[-2000:]}"
         code, output = self.docker.exec_run(list(command), environment=environment)
         return int(code), output.decode()
 
     def logs(self) -> str:
-        """Return what it wrote."""
+        """Return its output."""
         text: str = self.docker.logs().decode()
         return text
 
     def stop(self, *, within_seconds: int) -> int:
-        """Ask it to stop and return its exit code; after `within_seconds` it is killed."""
+        """Stop it and return its exit code; after `within_seconds` it is killed."""
         self.docker.stop(timeout=within_seconds)
         return int(self.docker.attrs["State"]["ExitCode"])
 
@@ -77,7 +78,7 @@ class Cluster:
     """The containers of one rendering, started one by one."""
 
     def __init__(self, objects: Objects, folder: Path, network: Network) -> None:
-        """Prepare to start the workloads of `objects`; files that are mounted go into `folder`."""
+        """Prepare to start the workloads of `objects`; mounted files are stored in `folder`."""
         self.parts: dict[str, Part] = {}
         self._objects, self._folder, self._network = objects, folder, network
         self._secret = {key: secrets.token_hex(16) for key in SECRET_KEYS} | {"GROQ_API_KEY": "gsk_in_containers"}
@@ -96,7 +97,7 @@ class Cluster:
         return next(one for one in self._objects.workloads() if one.name == name)
 
     def remove(self, name: str) -> None:
-        """Remove a part for good."""
+        """Remove a part permanently."""
         part = self.parts.pop(name)
         self._started.remove(part)
         part.remove()
@@ -107,14 +108,14 @@ class Cluster:
         return [self._start(f"migrate-{one['name']}", job, one, NOTHING) for one in job.containers]
 
     def start_groq(self) -> Part:
-        """Start the stand-in for Groq, which is in no image: the repository's folder is mounted."""
+        """Start the stand-in for Groq, which is not part of the image: the repository's folder is mounted."""
         container = DockerContainer(IMAGE).with_volume_mapping(str(ROOT / "tools"), "/src/tools", "ro")
         command = ["python", "-m", "tools.groq_standin", "--host", "0.0.0.0", "--port", "9090"]
         container.with_kwargs(entrypoint=command, labels=LABEL, **names()).with_env("PYTHONPATH", "/src")
         return self._add("groq", "groq", container)
 
     def start_idler(self, name: str) -> Part:
-        """Start a container that has an address, for good, and does nothing else."""
+        """Start a container that only keeps an address in use."""
         container = DockerContainer(IMAGE).with_kwargs(entrypoint=["sleep", "infinity"], labels=LABEL)
         return self._add(name, name, container)
 
@@ -134,7 +135,7 @@ class Cluster:
         return self._add(name, workload.name, container)
 
     def _add(self, name: str, workload: str, container: DockerContainer) -> Part:
-        """Start it under the name of its workload, which leads to all replicas as a headless Service's does."""
+        """Start it under the name of its workload, which resolves to all replicas like a headless Service."""
         container.with_network(self._network).with_network_aliases(f"{workload}.{DOMAIN}")
         part = Part(name, workload, container)
         self._started.append(part)
@@ -150,7 +151,7 @@ class Cluster:
         return values
 
     def _mounts(self, workload: Workload, spec: Object) -> dict[str, str]:
-        """Return what is mounted read-only: ConfigMaps and certificates; everything else is a tmpfs."""
+        """Return the read-only mounts: ConfigMaps and certificates; everything else is a tmpfs."""
         volumes = {one["name"]: one for one in workload.pod.get("volumes", ())}
         found = {}
         for mount in spec.get("volumeMounts", ()):
@@ -172,7 +173,7 @@ class Cluster:
     def _files(self, name: str, content: Mapping[str, str]) -> str:
         folder = self._folder / name
         if folder.exists():
-            return str(folder)  # Another replica's, which has it mounted.
+            return str(folder)  # Another replica has it mounted.
         folder.mkdir()
         for file, text in content.items():
             (folder / file).write_text(text)
@@ -181,7 +182,7 @@ class Cluster:
     # Watching.
 
     def probe(self, name: str, kind: str = "readinessProbe") -> bool:
-        """Ask what the kubelet would ask."""
+        """Run the kubelet's probe."""
         part = self.parts[name]
         probe = self._workload(part.workload).containers[0][kind]
         if "exec" in probe:
@@ -196,11 +197,11 @@ class Cluster:
             until(partial(self.probe, name), f"{name} is not ready", self.parts[name].logs)
 
     def secret(self, key: str) -> str:
-        """Return what a key of the operator's Secret holds."""
+        """Return the value of a key in the operator's Secret."""
         return self._secret[key]
 
     def stackctl(self, *arguments: str) -> str:
-        """Run a command where operators do, and return what it wrote."""
+        """Run a command as an operator, and return its output."""
         code, output = self.parts["stackctl"].run("stackctl", *arguments)
         assert code == 0, output
         return output
@@ -208,21 +209,21 @@ class Cluster:
     # The network.
 
     def cut(self, name: str) -> None:
-        """Take a part off the network, as a broken node does."""
+        """Disconnect a part from the network, as a broken node does."""
         self._network._unwrap_network.disconnect(self.parts[name].docker)
 
-    def mend(self, name: str) -> None:
-        """Put it back, perhaps with another address."""
+    def repair(self, name: str) -> None:
+        """Reconnect it, perhaps with another address."""
         self._network._unwrap_network.connect(self.parts[name].docker, aliases=[f"{name}.{DOMAIN}"])
 
     def chat(self, key: str, **members: Any) -> httpx.Response:
-        """Make one chat request as a client would."""
+        """Send one chat request as a client would."""
         url = f"http://{self.parts['gateway'].address}:8080/v1/chat/completions"
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.post(url, json=say("hello", **members), headers=headers, timeout=30, trust_env=False)
 
     async def journal(self) -> list[dict[str, Any]]:
-        """Return what the stand-in says it served."""
+        """Return the stand-in's journal."""
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             served: list[dict[str, Any]] = (
                 await client.get(f"http://{self.parts['groq'].address}:9090/journal")
@@ -237,13 +238,13 @@ class Cluster:
 
 @contextmanager
 def running_network() -> Iterator[Network]:
-    """Make a network with no way out for the block: whatever the pods need is on it."""
+    """Create a network without internet access for the block: all that the pods need is on it."""
     with Network(docker_network_kw={"internal": True, "labels": LABEL}) as network:
         yield network
 
 
 def _expand(text: str, values: Mapping[str, str]) -> str:
-    """Put variables into a text as the kubelet does."""
+    """Expand variables in a text as the kubelet does."""
     for name, value in values.items():
         text = text.replace(f"$({name})", value)
     return text

@@ -1,4 +1,4 @@
-"""Whether there is an engine, and one cluster for all tests."""
+"""Skips without a container engine; one cluster for all tests."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tools.manifests.render import render_combination
 _COMPONENTS = ("network-policy", "mtls")
 _GROQ = {
     "GROQ_BASE_URL": GROQ_URL,
-    # A Groq that is cut off is silent, which is otherwise waited for longer than a test should last.
+    # A disconnected Groq does not answer, and the default time-out is longer than a test should last.
     "INFERENCE_FIRST_BYTE_TIMEOUT_SECONDS": "2",
     "INFERENCE_CONNECT_TIMEOUT_SECONDS": "2",
 }
@@ -27,7 +27,7 @@ _GROQ = {
 
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
-    """Skip, with the reason, where these tests were not asked for or cannot run."""
+    """Skip, with the reason, where these tests were not requested or cannot run."""
     if not os.environ.get("CONTAINERS"):
         pytest.skip("these tests need a container engine and the image: make test-containers")
     if not shutil.which("docker"):
@@ -53,7 +53,7 @@ def cluster(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def _start(cluster: Cluster) -> None:
-    """Start everything in an order that no cluster promises: the services before their databases have a schema."""
+    """Start everything in the order that is worst in a cluster: the services before their databases have a schema."""
     cluster.start_groq()
     for name in ("redis", "postgres", "stackctl"):
         cluster.start(name)

@@ -1,4 +1,4 @@
-"""What a manifest says of a container, in the words of a container engine."""
+"""Translates a manifest's container into a container engine's options."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from tools.manifests.checks.pods import quantity
 from tools.manifests.objects import Object, Workload
 
 DOMAIN = "stack.svc.cluster.local"
-"""Of the names by which containers find each other, as in a cluster."""
+"""DNS domain of the containers, as in a cluster."""
 SEARCH = [DOMAIN, "svc.cluster.local", "cluster.local"]
 LABEL = {"stack-test": "containers"}
-"""By which containers and networks of a killed run can be found and removed."""
+"""Label by which containers and networks of a killed run can be found and removed."""
 
 
 def confined(workload: Workload, spec: Object) -> dict[str, Any]:
-    """Return the engine's words for the pod's securityContext and limits."""
+    """Return the engine's options for the pod's securityContext and limits."""
     pod, own = workload.pod["securityContext"], spec["securityContext"]
     assert own["allowPrivilegeEscalation"] is False
     return {
@@ -27,17 +27,17 @@ def confined(workload: Workload, spec: Object) -> dict[str, Any]:
 
 
 def writable(workload: Workload, spec: Object) -> list[str]:
-    """Return where the pod's own volumes are mounted: emptyDirs, and claims, which need not outlive these tests."""
+    """Return the mounts of the pod's own volumes: emptyDirs, and claims, which need not outlive these tests."""
     read_only = {one["name"] for one in workload.pod.get("volumes", ()) if "emptyDir" not in one}
     return [one["mountPath"] for one in spec.get("volumeMounts", ()) if one["name"] not in read_only]
 
 
 def owner(workload: Workload) -> str:
-    """Return a tmpfs' options that do what `fsGroup` does for a volume."""
+    """Return a tmpfs' options equivalent to `fsGroup` for a volume."""
     context = workload.pod["securityContext"]
     return f"uid={context['runAsUser']},gid={context['runAsGroup']},mode=0770"
 
 
 def names() -> dict[str, Any]:
-    """Return how names are looked up in a cluster: short ones by search domains."""
+    """Return the DNS options of a cluster: short names by search domains."""
     return {"dns_search": SEARCH, "dns_opt": ["ndots:5"]}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Build stand-ins for the public base images on a Debian machine that reaches no image registry:
+# Build stand-ins for the public base images on a Debian machine without access to an image registry:
 #
 #   debian:trixie-slim  by debootstrap;  python:3.13-slim, redis:7.4-alpine and postgres:17-alpine from Debian's packages.
 #
-# They bear the public names so that the Dockerfile and the tests need no other words, and they are not the public
+# They have the public names so that the Dockerfile and the tests work unchanged, but they are not the public
 # images: the one named redis:7.4-alpine is Debian with Redis 8.0. Only for `make test-containers` on such a machine.
 set -euo pipefail
 folder="$(mktemp -d)"
@@ -13,14 +13,14 @@ cd "$folder"
 debootstrap --variant=minbase --include=ca-certificates trixie root
 tar -C root -c . | docker import - debian:trixie-slim
 
-# pip must trust whom this machine trusts, where the way to the package index leads over a proxy of its own.
+# pip must trust this machine's authorities if the package index is reached through an intercepting proxy.
 cp /etc/ssl/certs/ca-certificates.crt host-ca.crt
 
 docker build --network host -t python:3.13-slim -f - . <<'DOCKERFILE'
 FROM debian:trixie-slim
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv python-is-python3 \
     && rm -rf /var/lib/apt/lists/*
-# The public image has a pip of its own, where ours must not keep one.
+# The public image contains pip, which our image must remove.
 RUN python -m venv /tmp/venv && mkdir -p /usr/local/lib/python3.13/dist-packages \
     && mv /tmp/venv/lib/python3.13/site-packages/pip* /usr/local/lib/python3.13/dist-packages/ && rm -r /tmp/venv \
     && printf '#!/usr/bin/python3\nfrom pip._internal.cli.main import main\nmain()\n' >/usr/local/bin/pip \
@@ -38,7 +38,7 @@ USER 999:999
 CMD ["redis-server"]
 DOCKERFILE
 
-# What the public image's entrypoint does, as far as base/postgres/ relies on it.
+# The part of the public image's entrypoint that base/postgres/ relies on.
 cat >entrypoint <<'SCRIPT'
 #!/bin/sh
 set -eu
@@ -55,7 +55,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 exec "$@" -c listen_addresses='*'
 SCRIPT
-# Here, since Debian 12's engine knows no `COPY --chmod`.
+# Here, since Debian 12's engine does not support `COPY --chmod`.
 chmod 755 entrypoint
 docker build --network host -t postgres:17-alpine -f - . <<'DOCKERFILE'
 FROM debian:trixie-slim

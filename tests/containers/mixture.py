@@ -1,4 +1,6 @@
-"""The fault suite's requests without its faults: refused, cut and slow ones, leavers; each has one right end."""
+"""The fault suite's requests without its faults: refused, interrupted and slow ones, disconnects; each has one right
+end.
+"""
 
 import asyncio
 import itertools
@@ -19,11 +21,11 @@ from tests.rollout.traffic import Balancer
 
 LIMIT = 1_000_000
 _SLOWER = 4
-"""A plan is dense, for outages of parts of a second; here it goes on for as many times longer."""
+"""A plan is dense, for outages of parts of a second; here it is stretched by this factor."""
 _NUMBERS = 1_000
 """More than a plan has requests."""
 _REFUSALS = {
-    # By status and code: an error that would tell of an absent auth, quota or inference is none of these.
+    # By status and code: an error caused by an absent auth, quota or inference is none of these.
     "429": {(503, "upstream_unavailable")},
     "500": {(503, "upstream_unavailable")},
     "reset": {(503, "upstream_unavailable")},
@@ -35,12 +37,12 @@ _REFUSALS = {
 }
 _CUT = {(400, "tool_use_failed"), (502, "upstream_cut"), (503, "upstream_unavailable")}
 _KINDS = {"plain", "slow stream", "late headers", "cut", "error event", "reset stream", *_REFUSALS}
-"""The others are about what Groq answers, not about who is there to answer."""
+"""The others test the answers of Groq, not the availability of services."""
 
 
 @dataclass
 class Mixture:
-    """Sends plan after plan, and keeps what each client saw."""
+    """Sends plan after plan, and records each client's result."""
 
     balancer: Balancer
     key: Key
@@ -50,21 +52,21 @@ class Mixture:
 
     @property
     def evidence(self) -> Evidence:
-        """What is known so far, for the fault suite's own checks."""
+        """All records so far, for the fault suite's checks."""
         return Evidence(Plan(0, (LIMIT,), tuple(self.requests), ()), [self.key], results=self.results)
 
     @property
     def unexpected(self) -> list[str]:
-        """Whatever ended otherwise than it had to."""
+        """Every request that ended otherwise than it had to."""
         return [f"{result}: {result.error}" for result in self.results if not is_expected(result)]
 
     def summary(self) -> str:
-        """Return how many of which kind ended how."""
+        """Return how many requests of each kind ended how."""
         ends = Counter(f"{one.request.kind.name}: {one.status or 'left'} {one.code}".rstrip() for one in self.results)
         return ", ".join(f"{count} {name}" for name, count in sorted(ends.items()))
 
     async def run(self, session: aiohttp.ClientSession) -> None:
-        """Send until it is over, and return when all have ended."""
+        """Send until the end, and return when all requests have ended."""
         began = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as tasks:
             for seed in itertools.count(1):
@@ -99,7 +101,7 @@ def is_expected(result: Result) -> bool:
 
 @asynccontextmanager
 async def mixture(balancer: Balancer, key: Key) -> AsyncIterator[Mixture]:
-    """Send the mixture for the block, and let what is under way at its end finish."""
+    """Send the mixture for the block, and let requests in progress at its end finish."""
     going_on = Mixture(balancer, key)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as tasks:
         tasks.create_task(going_on.run(session))

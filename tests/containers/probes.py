@@ -1,4 +1,4 @@
-"""Asking containers what a kubelet asks, and waiting for the answer."""
+"""Kubelet probes of containers, and waiting for their results."""
 
 import time
 from collections.abc import Callable
@@ -12,12 +12,14 @@ _WAIT_SECONDS = 90.0
 
 
 def until(
-    holds: Callable[[], bool], otherwise: str, told: Callable[[], str] = str, seconds: float = _WAIT_SECONDS
+    holds: Callable[[], bool], otherwise: str, reported: Callable[[], str] = str, seconds: float = _WAIT_SECONDS
 ) -> float:
-    """Return how long it took until `holds` did; fail with `otherwise` and what `told` returns when it never does."""
+    """Return how long it took until `holds` was true; fail with `otherwise` and the result of `reported` when it never
+    is.
+    """
     started = time.monotonic()
     while not holds():
-        assert time.monotonic() < started + seconds, f"{otherwise} after {seconds:.0f} s: {told()[-3000:]}"
+        assert time.monotonic() < started + seconds, f"{otherwise} after {seconds:.0f} s: {reported()[-3000:]}"
         time.sleep(0.2)
     return time.monotonic() - started
 

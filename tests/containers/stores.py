@@ -1,4 +1,4 @@
-"""What Postgres and Redis of the containers hold of a key, read from themselves."""
+"""Records of a key in the containers' Postgres and Redis, read directly."""
 
 import asyncpg
 from redis import Redis
@@ -10,7 +10,7 @@ from tests.faults.valkey import Entries, KeyDay
 from tests.faults.world import Row
 
 _NOT_HOLDS = 2
-"""Fields of a key's day that are no hold: what is charged, and the limit."""
+"""Fields of a key's day other than holds: the charged count, and the limit."""
 
 
 async def rows_of(cluster: Cluster, key: Key) -> list[Row]:
@@ -25,7 +25,7 @@ async def rows_of(cluster: Cluster, key: Key) -> list[Row]:
 
 
 def entries(cluster: Cluster, key: Key) -> dict[KeyDay, Entries]:
-    """Return what is charged and held of a key, by day."""
+    """Return the charged and held slots of a key, by day."""
     with Redis(host=cluster.parts["redis"].address, password=cluster.secret("REDIS_PASSWORD")) as redis:
         days = {int(name.rpartition(b":")[2]): name for name in redis.scan_iter(match=f"{entries_of(key.id)}:*")}
         return {(key.id, day): _entries(redis.hgetall(name)) for day, name in days.items()}

@@ -1,4 +1,6 @@
-"""The built image, run as the manifests say: what it is, what it does, and what becomes of it when one is cut off."""
+"""The built image, run as in the manifests: its contents, its function, and its behaviour when a part is
+disconnected.
+"""
 
 import json
 import re
@@ -23,19 +25,19 @@ _AWAY_STATUSES = {
 
 @pytest.fixture(scope="module")
 def key(cluster: Cluster) -> str:
-    """An API key, made as an operator makes one."""
+    """An API key, created as an operator does."""
     cluster.stackctl("accounts", "create", "--email", "ada@example.com")
     return secret_of(cluster.stackctl("keys", "create", "--email", "ada@example.com", "--name", "test"))
 
 
 def secret_of(text: str) -> str:
-    """Return the key that a command showed."""
+    """Return the key printed by a command."""
     found = re.search(r"sk_stk_\w+", text)
     assert found, text
     return found[0]
 
 
-def test_the_image_is_no_root_has_no_compiler_and_says_what_it_is(cluster: Cluster) -> None:
+def test_the_image_runs_as_non_root_without_a_compiler_and_has_its_labels(cluster: Cluster) -> None:
     part = cluster.parts["gateway"]
     labels = part.docker.image.labels
 
@@ -47,7 +49,7 @@ def test_the_image_is_no_root_has_no_compiler_and_says_what_it_is(cluster: Clust
     print(f"\n{IMAGE}: {part.docker.image.attrs['Size'] / 1e6:.0f} MB in all, {labels}")
 
 
-def test_a_pod_can_write_nowhere_but_to_its_volumes(cluster: Cluster) -> None:
+def test_a_pod_can_write_only_to_its_volumes(cluster: Cluster) -> None:
     for name in ("gateway", "auth", "quota", "inference"):
         part = cluster.parts[name]
         assert part.run("sh", "-c", "touch /opt/stack/x || touch /x || touch /etc/x")[0] != 0, name
@@ -69,7 +71,7 @@ def test_a_request_is_answered_streamed_counted_and_in_the_ledger(cluster: Clust
     until(lambda: "agree" in cluster.stackctl("verify"), "counters and ledger differ", seconds=10)
 
 
-def test_only_an_operator_s_certificate_reaches_admin_rpcs(cluster: Cluster) -> None:
+def test_only_an_operators_certificate_reaches_admin_rpcs(cluster: Cluster) -> None:
     token = cluster.parts["auth"].run("printenv", "STACK_ADMIN_TOKEN")[1].strip()
     targets = {"AUTH_TARGET": "dns:///auth:50051", "STACK_ADMIN_TOKEN": token, "DATA_DIR": "/tmp"}
 
@@ -80,7 +82,7 @@ def test_only_an_operator_s_certificate_reaches_admin_rpcs(cluster: Cluster) -> 
 
 
 @pytest.mark.parametrize("part", _PARTS)
-def test_a_part_that_is_cut_off_costs_an_honest_refusal_and_comes_back(cluster: Cluster, key: str, part: str) -> None:
+def test_a_disconnected_part_causes_documented_refusals_and_recovers(cluster: Cluster, key: str, part: str) -> None:
     assert cluster.chat(key).status_code == 200
     cluster.cut(part)
     try:
@@ -90,7 +92,7 @@ def test_a_part_that_is_cut_off_costs_an_honest_refusal_and_comes_back(cluster: 
         else:
             away = [cluster.chat(key) for _ in range(3)]
     finally:
-        cluster.mend(part)
+        cluster.repair(part)
 
     assert {answer.status_code for answer in away} <= _AWAY_STATUSES.get(part, set()), [one.text for one in away]
     seconds = until(lambda: _is_answered(cluster, key), f"no answer with {part} back", seconds=_RECOVERY_SECONDS)
@@ -102,15 +104,15 @@ def _is_answered(cluster: Cluster, key: str) -> bool:
     return bool(cluster.parts["gateway"].address) and cluster.chat(key).status_code == 200
 
 
-def test_after_all_that_counters_and_ledger_agree(cluster: Cluster) -> None:
-    """Holds whose verdict was lost in a cut are the sweeper's, whose time is longer than this test's."""
+def test_afterwards_counters_and_ledger_agree(cluster: Cluster) -> None:
+    """Holds whose verdict was lost are left to the sweeper, whose interval is longer than this test."""
     report = cluster.parts["stackctl"].run("stackctl", "verify", "--json")[1]
     assert [one for one in json.loads(report)["disagreements"] if "HOLD_OVERDUE" not in str(one)] == [], report
 
 
 @pytest.mark.parametrize("part", ["quota", "auth", "inference", "gateway"])
-def test_a_pod_that_is_told_to_stop_drains_and_ends_well(cluster: Cluster, key: str, part: str) -> None:
-    """It is the first process of its container: nobody else would handle the signal."""
+def test_a_stopped_pod_drains_and_exits_with_0(cluster: Cluster, key: str, part: str) -> None:
+    """It is PID 1 of its container: the signal has no default action."""
     cluster.parts[part].docker.stop(timeout=60)
     assert cluster.parts[part].docker.attrs["State"]["ExitCode"] == 0, cluster.parts[part].logs()[-2000:]
 

@@ -1,9 +1,9 @@
-"""Every replica of every service is replaced under load, as pods are, and no client notices.
+"""Every replica of every service is replaced under load, as pods are, without an error for any client.
 
-Two replicas of each as containers behind one DNS name, as a headless Service has it. A replica is stopped, and only
-when its callers have forgotten it, its successor is started, at another address: that is what draining nodes one after
-the other does to pods. It is harder than a roll-out, which starts the successor first: when the second replica drains,
-its callers know nobody else.
+Two replicas of each as containers behind one DNS name, like a headless Service. A replica is stopped, and only when its
+callers have dropped it, its successor is started, at another address: draining nodes one after the other does the same
+to pods. It is harder than a roll-out, which starts the successor first: when the second replica drains, its callers
+have no other.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import pytest
 from tests.containers.cluster import GROQ_URL, Cluster, running_network
 from tests.containers.mixture import LIMIT, Mixture, mixture
 from tests.containers.stores import entries, rows_of
-from tests.containers.strangers import strangers
+from tests.containers.unknown_callers import unknown_callers
 from tests.e2e.stack import Key
 from tests.faults import checks
 from tests.faults.evidence import charged_rows, day_number
@@ -30,24 +30,26 @@ pytestmark = pytest.mark.timeout(600)
 _SERVICES = ("auth", "quota", "inference", "gateway")
 _REPLICAS = (1, 2)
 _RATE, _STREAMS = int(os.environ.get("ROLLOUT_RATE") or 30), int(os.environ.get("ROLLOUT_STREAMS") or 20)
-"""Requests a second and streams at the same time, beside the mixture: what two cores bear with twelve containers."""
+"""Requests a second and concurrent streams, in addition to the mixture: the capacity of two cores with twelve
+containers."""
 _ENVIRONMENT = {
-    # Longer than calls wait: callers that find nobody else fail.
+    # Longer than calls wait: callers that find no other replica fail.
     "DRAIN_SECONDS": "4",
     "GRACE_SECONDS": "20",
     "GROQ_BASE_URL": GROQ_URL,
     # More than the steady streams take, less than the endless ones.
     "REQUEST_TIMEOUT_SECONDS": "6",
-    # The failures that the mixture asks of Groq are not to rest the one key that all share.
+    # The failures that the mixture requests of Groq must not cool down the one shared key.
     "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": "0",
 }
 _STOP_SECONDS = 30
 _TOKENS = 30
 """Length of a steady stream: three seconds."""
 _AWAY_SECONDS = 2.0
-"""From a replica's end to its successor's start. Callers look for half a second, and then know the other one alone."""
+"""From a replica's end to its successor's start. Callers resolve every half second, and then have only the other one.
+"""
 _AGAIN_SECONDS = 1.0
-"""From a successor that is ready to the next replica's end."""
+"""From the readiness of a successor to the next replica's end."""
 _SETTLED_SECONDS_MAX = 20
 
 
@@ -78,7 +80,7 @@ def _start(cluster: Cluster) -> None:
 
 
 def _key(cluster: Cluster, name: str) -> Key:
-    """Make an API key as an operator does."""
+    """Create an API key as an operator does."""
     arguments = ("--email", "ada@example.com", "--name", name, "--daily-limit", str(LIMIT), "--json")
     made = json.loads(cluster.stackctl("keys", "create", *arguments))
     return Key(made["id"], made["key"])
@@ -89,14 +91,14 @@ def _url(cluster: Cluster, name: str) -> str:
 
 
 def _replace(cluster: Cluster, service: str, replica: int, gateways: list[str]) -> float:
-    """Stop a replica in order and start another in its place; return how long it took to stop."""
+    """Stop a replica gracefully and start another in its place; return how long it took to stop."""
     name = f"{service}-{replica}"
     began, url, address = time.monotonic(), _url(cluster, name), cluster.parts[name].address
     code = cluster.parts[name].stop(within_seconds=_STOP_SECONDS)
     stopped = time.monotonic() - began
     assert code == 0, f"{name} ended with {code}: {cluster.parts[name].logs()[-2000:]}"
     cluster.remove(name)
-    cluster.start_idler(f"idler-{name}")  # An engine gives a freed address to whoever comes next.
+    cluster.start_idler(f"idler-{name}")  # A container engine reuses a freed address for the next container.
     time.sleep(_AWAY_SECONDS)
     cluster.start(service, _ENVIRONMENT, replica=replica)
     cluster.until_ready(name)
@@ -106,7 +108,7 @@ def _replace(cluster: Cluster, service: str, replica: int, gateways: list[str]) 
     return stopped
 
 
-async def test_replacing_every_replica_under_load_drops_nothing(replicated: Cluster) -> None:
+async def test_replacing_every_replica_under_load_drops_no_request(replicated: Cluster) -> None:
     replicated.stackctl("accounts", "create", "--email", "ada@example.com")
     steady, mixed = _key(replicated, "steady"), _key(replicated, "mixed")
     gateways = [_url(replicated, f"gateway-{replica}") for replica in _REPLICAS]
@@ -114,13 +116,15 @@ async def test_replacing_every_replica_under_load_drops_nothing(replicated: Clus
     async with (
         traffic(gateways, steady, rate=_RATE, streams=_STREAMS, stream_tokens=_TOKENS) as running,
         mixture(running.balancer, mixed) as others,
-        strangers(running.balancer) as unknown,
+        unknown_callers(running.balancer) as unknown,
     ):
         for service in _SERVICES:
             for replica in _REPLICAS:
                 seconds = await asyncio.to_thread(_replace, replicated, service, replica, gateways)
-                told = f"{dict(running.answers)}, {len(others.results)} of the mixture, {unknown.refused} strangers"
-                print(f"{service}-{replica} stopped in {seconds:.1f} s; {told}")
+                reported = (
+                    f"{dict(running.answers)}, {len(others.results)} of the mixture, {unknown.refused} unknown callers"
+                )
+                print(f"{service}-{replica} stopped in {seconds:.1f} s; {reported}")
                 failures = [*running.failures, *others.unexpected, *unknown.failures]
                 print(len(failures), "FAILURES", *failures[-5:], sep="\n  ")
                 await asyncio.sleep(_AGAIN_SECONDS)
@@ -137,7 +141,7 @@ async def test_replacing_every_replica_under_load_drops_nothing(replicated: Clus
 
 
 def _ended(cluster: Cluster) -> list[str]:
-    """Return which replicas ended of themselves, and how."""
+    """Return which replicas exited by themselves, and how."""
     replicas = [cluster.parts[f"{service}-{replica}"] for service in _SERVICES for replica in _REPLICAS]
     ended = [one for one in replicas if one.docker.status != "running"]
     return [f"{one.name}: {one.docker.attrs['State']['ExitCode']}, {one.logs()[-2000:]}" for one in ended]
@@ -155,7 +159,9 @@ async def _settled(cluster: Cluster, key: Key) -> int:
 
 
 async def _problems(cluster: Cluster, others: Mixture) -> list[str]:
-    """Return what the fault suite's checks find: every request charged once or not at all, tokens as Groq counted."""
+    """Return the findings of the fault suite's checks: every request charged once or not at all, tokens as Groq
+    counted.
+    """
     evidence = others.evidence
     evidence.rows = await rows_of(cluster, others.key)
     evidence.entries = entries(cluster, others.key)

@@ -1,6 +1,6 @@
-"""What every `HoldStore` must do; each implementation subclasses this and gives a `world` fixture.
+"""The contract of `HoldStore`; each implementation subclasses this and provides a `world` fixture.
 
-Tests choose the time of day by the clock offset, so that none of them meets the real midnight and none of them waits.
+Tests set the time of day by the clock offset, so that none of them meets the real midnight and none of them waits.
 """
 
 import asyncio
@@ -53,8 +53,8 @@ class World:
         return store
 
 
-def wish(request_id: str = "", *, limit: int = 10, key_id: str = KEY) -> Reservation:
-    """Return a wish for one slot, under a new id when none is given."""
+def reserve_item(request_id: str = "", *, limit: int = 10, key_id: str = KEY) -> Reservation:
+    """Return a reserve request for one slot, under a new id when none is given."""
     return Reservation(request_id or f"req_{next(_numbers)}", key_id, ACCOUNT, limit)
 
 
@@ -67,7 +67,7 @@ async def today(store: HoldStore, key_id: str = KEY) -> int:
 async def seed(store: HoldStore, charged: int, *, key_id: str = KEY) -> None:
     """Give a key a counter and hold nothing."""
     initial_counts = {KeyDay(key_id, await today(store, key_id)): charged}
-    (outcome,) = await store.reserve([wish(limit=0, key_id=key_id)], initial_counts)
+    (outcome,) = await store.reserve([reserve_item(limit=0, key_id=key_id)], initial_counts)
     assert isinstance(outcome, Denied)
 
 
@@ -84,7 +84,7 @@ async def settle(store: HoldStore, request_id: str, day: int, verdict: Verdict =
 
 
 async def counts(store: HoldStore, key_id: str = KEY) -> tuple[int, int]:
-    """Return what is charged and what is held today."""
+    """Return today's charged and held slots."""
     (status,) = await store.status([key_id])
     assert isinstance(status, DayStatus), "the key has no counter"
     return status.charged, status.held
@@ -96,7 +96,7 @@ class HoldStoreContract:
     async def test_slots_are_held_up_to_the_limit_exactly(self, world: World) -> None:
         store = await world.seeded()
 
-        outcomes = await store.reserve([wish(limit=3) for _ in range(5)], {})
+        outcomes = await store.reserve([reserve_item(limit=3) for _ in range(5)], {})
 
         assert [type(outcome) for outcome in outcomes] == [Held, Held, Held, Denied, Denied]
         assert await counts(store) == (0, 3)
@@ -104,26 +104,26 @@ class HoldStoreContract:
     async def test_charged_requests_take_slots_like_held_ones(self, world: World) -> None:
         store = await world.seeded(charged=2)
 
-        outcomes = [await reserve(store, wish(limit=3)) for _ in range(2)]
+        outcomes = [await reserve(store, reserve_item(limit=3)) for _ in range(2)]
 
         assert [type(outcome) for outcome in outcomes] == [Held, Denied]
 
     async def test_a_denial_changes_nothing_and_says_what_fills_the_limit(self, world: World) -> None:
         store = await world.seeded(charged=1)
-        held = await reserve(store, wish(limit=2))
+        held = await reserve(store, reserve_item(limit=2))
         assert isinstance(held, Held)
 
-        denied = await reserve(store, wish(limit=2))
+        denied = await reserve(store, reserve_item(limit=2))
 
         assert denied == Denied(held.status)
         assert (held.status.charged, held.status.held) == (1, 1)
         assert await counts(store) == (1, 1)
 
-    async def test_a_request_id_is_held_once_however_often_it_asks(self, world: World) -> None:
+    async def test_a_request_id_is_held_once_however_often_it_is_sent(self, world: World) -> None:
         store = await world.seeded()
 
-        outcomes = await store.reserve([wish("req_same", limit=1), wish("req_same", limit=1)], {})
-        again = await reserve(store, wish("req_same", limit=1))
+        outcomes = await store.reserve([reserve_item("req_same", limit=1), reserve_item("req_same", limit=1)], {})
+        again = await reserve(store, reserve_item("req_same", limit=1))
 
         assert [type(outcome) for outcome in (*outcomes, again)] == [Held, Held, Held]
         assert await counts(store) == (0, 1)
@@ -131,71 +131,71 @@ class HoldStoreContract:
     async def test_a_limit_of_zero_admits_nothing(self, world: World) -> None:
         store = await world.seeded()
 
-        assert isinstance(await reserve(store, wish(limit=0)), Denied)
+        assert isinstance(await reserve(store, reserve_item(limit=0)), Denied)
 
-    async def test_a_lowered_limit_denies_and_takes_nothing_back(self, world: World) -> None:
+    async def test_a_lowered_limit_denies_and_revokes_nothing(self, world: World) -> None:
         store = await world.seeded()
-        await store.reserve([wish(limit=3) for _ in range(3)], {})
+        await store.reserve([reserve_item(limit=3) for _ in range(3)], {})
 
-        assert isinstance(await reserve(store, wish(limit=1)), Denied)
+        assert isinstance(await reserve(store, reserve_item(limit=1)), Denied)
         assert await counts(store) == (0, 3)
 
-    async def test_a_key_without_a_counter_is_unseeded_and_nothing_is_held(self, world: World) -> None:
+    async def test_a_key_without_a_counter_is_uninitialised_and_nothing_is_held(self, world: World) -> None:
         store = world.store()
 
-        outcome = await reserve(store, wish())
+        outcome = await reserve(store, reserve_item())
 
         assert isinstance(outcome, Uninitialised)
         assert (await store.status([KEY])) == [outcome]
 
-    async def test_a_seed_is_where_the_counter_starts(self, world: World) -> None:
+    async def test_a_counter_starts_at_its_initial_count(self, world: World) -> None:
         store = world.store()
 
-        outcome = await reserve(store, wish(limit=8), {KeyDay(KEY, await today(store)): 7})
+        outcome = await reserve(store, reserve_item(limit=8), {KeyDay(KEY, await today(store)): 7})
 
         assert isinstance(outcome, Held)
         assert await counts(store) == (7, 1)
 
-    async def test_a_seed_above_a_limit_that_was_lowered_denies(self, world: World) -> None:
+    async def test_an_initial_count_above_a_lowered_limit_denies(self, world: World) -> None:
         store = world.store()
 
-        outcome = await reserve(store, wish(limit=3), {KeyDay(KEY, await today(store)): 7})
+        outcome = await reserve(store, reserve_item(limit=3), {KeyDay(KEY, await today(store)): 7})
 
         assert isinstance(outcome, Denied)
         assert await counts(store) == (7, 0)
 
-    async def test_a_stale_seed_of_a_second_service_changes_nothing(self, world: World) -> None:
-        """Both read the ledger; one seeds and charges; then the other comes with the count from before."""
+    async def test_a_stale_initial_count_of_a_second_service_changes_nothing(self, world: World) -> None:
+        """Both read the ledger; one initialises and charges; then the other comes with the earlier count."""
         first, second = world.store(), world.store()
         initial_counts = {KeyDay(KEY, await today(first)): 1}
-        await reserve(first, wish("req_first", limit=3), initial_counts)
+        await reserve(first, reserve_item("req_first", limit=3), initial_counts)
         await settle(first, "req_first", await today(first))
 
-        outcome = await reserve(second, wish(limit=3), initial_counts)
+        outcome = await reserve(second, reserve_item(limit=3), initial_counts)
 
         assert isinstance(outcome, Held)
         assert await counts(second) == (2, 1)
 
-    async def test_many_services_that_seed_at_once_seed_once(self, world: World) -> None:
+    async def test_concurrent_initialisations_take_effect_once(self, world: World) -> None:
         stores = [world.store() for _ in range(6)]
         initial_counts = {KeyDay(KEY, await today(stores[0])): 4}
 
-        outcomes = await asyncio.gather(*(reserve(store, wish(limit=6), initial_counts) for store in stores))
+        outcomes = await asyncio.gather(*(reserve(store, reserve_item(limit=6), initial_counts) for store in stores))
 
         assert sum(isinstance(outcome, Held) for outcome in outcomes) == 2
         assert await counts(stores[0]) == (4, 2)
 
-    async def test_a_seed_of_another_day_is_not_taken(self, world: World) -> None:
+    async def test_an_initial_count_of_another_day_is_not_accepted(self, world: World) -> None:
         store = world.store()
 
-        outcome = await reserve(store, wish(), {KeyDay(KEY, await today(store) - 1): 5})
+        outcome = await reserve(store, reserve_item(), {KeyDay(KEY, await today(store) - 1): 5})
 
         assert isinstance(outcome, Uninitialised)
 
     async def test_a_charged_hold_stays_counted_and_a_released_one_does_not(self, world: World) -> None:
         store = await world.seeded()
         day = await today(store)
-        await store.reserve([wish("req_charged"), wish("req_released"), wish("req_open")], {})
+        await store.reserve([reserve_item("req_charged"), reserve_item("req_released"), reserve_item("req_open")], {})
 
         closed = await store.settle(
             [
@@ -211,7 +211,7 @@ class HoldStoreContract:
     async def test_a_hold_settled_twice_is_settled_once(self, world: World, verdict: Verdict) -> None:
         store = await world.seeded()
         day = await today(store)
-        await reserve(store, wish("req_twice"))
+        await reserve(store, reserve_item("req_twice"))
 
         closed = [await settle(store, "req_twice", day, verdict) for _ in range(2)]
 
@@ -221,7 +221,7 @@ class HoldStoreContract:
     async def test_two_racing_settles_of_one_hold_charge_it_once(self, world: World) -> None:
         stores = [await world.seeded(), *(world.store() for _ in range(5))]
         day = await today(stores[0])
-        await reserve(stores[0], wish("req_raced"))
+        await reserve(stores[0], reserve_item("req_raced"))
 
         closed = await asyncio.gather(*(settle(store, "req_raced", day) for store in stores))
 
@@ -235,7 +235,7 @@ class HoldStoreContract:
         assert await settle(store, "req_absent", await today(store) - 1) is False
         assert await counts(store) == (1, 0)
 
-    async def test_a_settle_for_a_key_without_a_counter_makes_none(self, world: World) -> None:
+    async def test_a_settle_for_a_key_without_a_counter_creates_none(self, world: World) -> None:
         store = world.store()
 
         assert await settle(store, "req_absent", await today(store)) is False
@@ -244,15 +244,15 @@ class HoldStoreContract:
 
     async def test_a_released_slot_can_be_held_again(self, world: World) -> None:
         store = await world.seeded()
-        await reserve(store, wish("req_first", limit=1))
+        await reserve(store, reserve_item("req_first", limit=1))
         await settle(store, "req_first", await today(store), Verdict.RELEASED)
 
-        assert isinstance(await reserve(store, wish(limit=1)), Held)
+        assert isinstance(await reserve(store, reserve_item(limit=1)), Held)
 
     async def test_a_hold_from_before_midnight_is_charged_to_its_own_day_after_midnight(self, world: World) -> None:
         before, after = await world.seeded(), world.open_at(NOON + DAY_SECONDS)
         await seed(after, 0)
-        held = await reserve(before, wish("req_late"))
+        held = await reserve(before, reserve_item("req_late"))
         assert isinstance(held, Held)
 
         assert await settle(after, "req_late", held.status.day) is True
@@ -263,17 +263,17 @@ class HoldStoreContract:
     async def test_the_limit_starts_again_at_midnight_utc(self, world: World) -> None:
         before, after = world.open_at(DAY_SECONDS - 30), world.open_at(DAY_SECONDS)
         await seed(before, 5)
-        denied = await reserve(before, wish(limit=5))
+        denied = await reserve(before, reserve_item(limit=5))
         assert isinstance(denied, Denied)
 
-        unseeded = await reserve(after, wish(limit=5))
+        unseeded = await reserve(after, reserve_item(limit=5))
 
         assert isinstance(unseeded, Uninitialised)
         assert unseeded.day == denied.status.day + 1
         assert unseeded.reset_at - denied.status.reset_at == pytest.approx(DAY_SECONDS - 30)
 
-    async def test_the_reset_is_when_the_day_ends(self, world: World) -> None:
-        noon = await reserve(await world.seeded(), wish())
+    async def test_the_reset_is_at_the_end_of_the_day(self, world: World) -> None:
+        noon = await reserve(await world.seeded(), reserve_item())
         assert isinstance(noon, Held)
 
         assert noon.status.reset_at - noon.reserved_at == pytest.approx(DAY_SECONDS - NOON, abs=20)
@@ -281,7 +281,12 @@ class HoldStoreContract:
     async def test_keys_and_requests_of_one_batch_keep_their_order_and_their_counters(self, world: World) -> None:
         store = await world.seeded()
         await seed(store, 9, key_id="key_other")
-        batch = [wish(limit=1), wish(limit=10, key_id="key_other"), wish(limit=1), wish(key_id="key_new")]
+        batch = [
+            reserve_item(limit=1),
+            reserve_item(limit=10, key_id="key_other"),
+            reserve_item(limit=1),
+            reserve_item(key_id="key_new"),
+        ]
 
         outcomes = await store.reserve(batch, {})
 
@@ -289,9 +294,9 @@ class HoldStoreContract:
         assert await counts(store) == (0, 1)
         assert await counts(store, "key_other") == (9, 1)
 
-    async def test_many_reserves_over_many_replicas_hold_exactly_the_limit(self, world: World) -> None:
+    async def test_concurrent_reserves_over_many_replicas_hold_exactly_the_limit(self, world: World) -> None:
         stores = [await world.seeded(), *(world.store() for _ in range(4))]
-        batches = [[wish(limit=100) for _ in range(5)] for _ in range(40)]
+        batches = [[reserve_item(limit=100) for _ in range(5)] for _ in range(40)]
 
         outcomes = await asyncio.gather(
             *(store.reserve(batch, {}) for store, batch in zip(itertools.cycle(stores), batches, strict=False))
@@ -300,12 +305,12 @@ class HoldStoreContract:
         assert sum(isinstance(outcome, Held) for batch in outcomes for outcome in batch) == 100
         assert await counts(stores[0]) == (0, 100)
 
-    async def test_no_moment_shows_more_than_the_limit_while_slots_come_and_go(self, world: World) -> None:
+    async def test_the_limit_is_kept_at_every_moment_while_slots_are_reserved_and_settled(self, world: World) -> None:
         stores = [await world.seeded(), world.store()]
 
         async def live(number: int) -> int:
             store = stores[number % 2]
-            outcome = await reserve(store, wish(f"req_live_{number}", limit=4))
+            outcome = await reserve(store, reserve_item(f"req_live_{number}", limit=4))
             status = outcome.status if isinstance(outcome, Held | Denied) else None
             assert status is not None
             assert status.charged + status.held <= 4

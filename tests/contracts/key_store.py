@@ -1,4 +1,6 @@
-"""What every store of accounts and keys must do; each implementation subclasses this and gives a `stores` fixture."""
+"""The contract of every store of accounts and keys; each implementation subclasses this and provides a `stores`
+fixture.
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -30,27 +32,27 @@ class Stores:
     changes: ChangeStore
 
     async def account(self, email: str = EMAIL) -> Account:
-        """Keep a new account."""
+        """Store a new account."""
         account = open_account(email, now=NOW)
         await self.accounts.add(NewAccount(account), by=OPERATOR)
         return account
 
     async def key(self, email: str = EMAIL, *, name: str = "laptop", daily_limit: int | None = None) -> MintedKey:
-        """Keep a new key."""
+        """Store a new key."""
         minted = new_key(name, daily_limit=daily_limit)
         await self.keys.add(email, minted.key, by=OPERATOR)
         return minted
 
 
 def new_key(name: str = "laptop", *, daily_limit: int | None = None) -> MintedKey:
-    """Return a key that is not kept."""
+    """Return a key that is not stored."""
     return mint(name, daily_limit=daily_limit, pepper=PEPPER, clock=SystemClock())
 
 
 class KeyStoreContract:
     """The contract of `AccountStore`, `KeyStore` and `ChangeStore`."""
 
-    async def test_a_kept_key_is_found_by_its_digest_and_its_account(self, stores: Stores) -> None:
+    async def test_a_stored_key_is_found_by_its_digest_and_its_account(self, stores: Stores) -> None:
         account = await stores.account()
         minted = await stores.key()
 
@@ -61,7 +63,7 @@ class KeyStoreContract:
         assert found.key.prefix == minted.secret[:12]
         assert found.revision == 1
 
-    async def test_a_digest_nobody_has_is_not_found_and_says_at_which_revision(self, stores: Stores) -> None:
+    async def test_an_unknown_digest_is_not_found_and_the_revision_is_returned(self, stores: Stores) -> None:
         await stores.account()
         assert (await stores.keys.find("0" * 64)).revision == 0
         await stores.key()
@@ -70,16 +72,14 @@ class KeyStoreContract:
 
         assert (found.key, found.revision) == (None, 1)
 
-    async def test_a_key_without_a_limit_of_its_own_has_its_plans(self, stores: Stores) -> None:
+    async def test_a_key_without_its_own_limit_has_its_plans(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()
 
         assert (await stores.keys.get(minted.key.id)).daily_limit == 1000
 
     @pytest.mark.parametrize("limit", [0, 1, 10**9])
-    async def test_a_keys_own_limit_overrides_the_plans_until_it_is_taken_away(
-        self, stores: Stores, limit: int
-    ) -> None:
+    async def test_a_keys_own_limit_overrides_the_plans_until_it_is_removed(self, stores: Stores, limit: int) -> None:
         await stores.account()
         minted = await stores.key(daily_limit=7)
         assert (await stores.keys.get(minted.key.id)).daily_limit == 7
@@ -106,7 +106,7 @@ class KeyStoreContract:
 
         assert (await stores.keys.set_limit(minted.key.id, 5, by=OPERATOR, at=NOW)).revoked_at == NOW
 
-    async def test_the_keys_of_a_deleted_account_are_told_of_each_but_those_revoked_before(
+    async def test_deleting_an_account_reports_each_of_its_keys_except_those_revoked_before(
         self, stores: Stores
     ) -> None:
         account = await stores.account()
@@ -119,11 +119,11 @@ class KeyStoreContract:
         listed = {key.id: key.revoked_at for key in await stores.keys.of_account(account.id)}
         assert listed.pop(early.key.id) == NOW, "the time of the first revocation is lost"
         assert listed == {one.key.id: NOW + timedelta(days=1) for one in others}
-        told = (await stores.changes.changes_after(before)).changes
-        assert {change.key_id for change in told if change.is_revoked} == set(listed)
-        assert len({change.revision for change in told}) == 3
+        reported = (await stores.changes.changes_after(before)).changes
+        assert {change.key_id for change in reported if change.is_revoked} == set(listed)
+        assert len({change.revision for change in reported}) == 3
 
-    async def test_times_come_back_aware_in_utc_and_to_the_microsecond(self, stores: Stores) -> None:
+    async def test_times_are_returned_in_utc_with_microseconds(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()
 
@@ -144,7 +144,7 @@ class KeyStoreContract:
 
         assert [key.id for key in listed] == [first.key.id, second.key.id]
 
-    async def test_pages_hold_each_key_of_the_account_once(self, stores: Stores) -> None:
+    async def test_pages_contain_each_key_of_the_account_once(self, stores: Stores) -> None:
         await stores.account()
         await stores.account("eve@example.com")
         await stores.key("eve@example.com")
@@ -164,7 +164,7 @@ class KeyStoreContract:
         with pytest.raises(AlreadyExists, match=EMAIL):
             await stores.account()
 
-    async def test_what_is_not_there_is_named(self, stores: Stores) -> None:
+    async def test_a_missing_object_is_named(self, stores: Stores) -> None:
         for attempt in (
             stores.keys.get(KeyId("key_none")),
             stores.keys.revoke(KeyId("key_none"), by=OPERATOR, at=NOW),
@@ -177,7 +177,7 @@ class KeyStoreContract:
                 await other
         assert (await stores.changes.changes_after(0)).revision == 0, "a refused change must not be a change"
 
-    async def test_a_key_under_an_unknown_pepper_is_noticed_wherever_its_id_stands(self, stores: Stores) -> None:
+    async def test_a_key_under_an_unknown_pepper_is_detected_at_any_position(self, stores: Stores) -> None:
         assert await stores.keys.unknown_pepper(frozenset(), now=NOW) is None
         await stores.account()
         await stores.key()
@@ -186,8 +186,8 @@ class KeyStoreContract:
             assert await stores.keys.unknown_pepper(frozenset(others), now=NOW) == PEPPER.id
             assert await stores.keys.unknown_pepper(frozenset({PEPPER.id} | others), now=NOW) is None
 
-    async def test_a_pepper_of_keys_that_do_not_work_is_not_missed(self, stores: Stores) -> None:
-        """Nobody uses a revoked key, so it never moves: it must not hold on to an old pepper for ever."""
+    async def test_a_pepper_of_invalid_keys_only_is_not_needed(self, stores: Stores) -> None:
+        """A revoked key is never used, so it is never rehashed: it must not require an old pepper for ever."""
         await stores.account()
         minted = await stores.key()
         assert await stores.keys.count_with_peppers(frozenset({PEPPER.id}), now=NOW) == 1
@@ -196,7 +196,7 @@ class KeyStoreContract:
         assert await stores.keys.unknown_pepper(frozenset(), now=NOW) is None
         assert await stores.keys.count_with_peppers(frozenset({PEPPER.id}), now=NOW) == 0
 
-    async def test_a_moved_key_is_the_same_key_under_its_new_digest_alone(self, stores: Stores) -> None:
+    async def test_a_rehashed_key_is_the_same_key_under_its_new_digest_only(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()
         before = await stores.keys.find("0" * 64, minted.key.digest)
@@ -207,7 +207,7 @@ class KeyStoreContract:
         assert (after.key, after.revision) == (before.key, before.revision)
         assert (await stores.keys.find(minted.key.digest)).key is None
 
-    async def test_changes_come_in_order_and_only_those_after(self, stores: Stores) -> None:
+    async def test_changes_come_in_order_and_only_those_after_the_revision(self, stores: Stores) -> None:
         await stores.account()
         first, second = await stores.key(), await stores.key()
         await stores.keys.set_limit(first.key.id, 3, by=OPERATOR, at=NOW)
@@ -221,7 +221,7 @@ class KeyStoreContract:
         ]
         assert not (await stores.changes.changes_after(3)).changes
 
-    async def test_the_present_is_read_without_the_past(self, stores: Stores) -> None:
+    async def test_the_current_revision_is_read_without_earlier_changes(self, stores: Stores) -> None:
         await stores.account()
         await stores.key()
 
@@ -238,7 +238,7 @@ class KeyStoreContract:
         assert [change.revision for change in read.changes] == list(range(1, 21))
         assert {change.key_id for change in read.changes} == {key.key.id for key in minted}
 
-    async def test_a_key_revoked_many_times_at_once_is_revoked_once(self, stores: Stores) -> None:
+    async def test_concurrent_revocations_of_a_key_revoke_it_once(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()
         times = [NOW + timedelta(seconds=number) for number in range(5)]

@@ -1,4 +1,4 @@
-"""What every `LedgerStore` must do; each implementation subclasses this and gives a `store` fixture."""
+"""The contract of `LedgerStore`; each implementation subclasses this and provides a `store` fixture."""
 
 import asyncio
 from dataclasses import replace
@@ -40,16 +40,16 @@ POISON: list[dict[str, Any]] = [
     {"usage": "no usage"},
     {"outcome": "no outcome"},
 ]
-"""What no code of ours puts on a row; each must harm this row alone."""
+"""Values that no code of ours puts into a row; each must affect its own row only."""
 
 
 def rows(count: int, *, start: int = 0, **changes: object) -> list[LedgerRow]:
-    """Return rows with ids of their own."""
+    """Return rows with unique ids."""
     return [replace(ROW, request_id=f"req_{start + number}", **changes) for number in range(count)]  # type: ignore[arg-type]
 
 
 def lost(request_id: str) -> RequestContext:
-    """Return where a request is accounted whose verdict never came."""
+    """Return the account data of a request whose verdict never came."""
     return RequestContext(request_id, ROW.account_id, ROW.key_id, ROW.day, ROW.reserved_at)
 
 
@@ -63,14 +63,14 @@ class LedgerStoreContract:
     """The contract of `LedgerStore`."""
 
     @pytest.mark.parametrize("outcome", Outcome)
-    async def test_a_row_comes_back_as_it_was_kept(self, store: LedgerStore, outcome: Outcome) -> None:
+    async def test_a_row_is_read_as_it_was_stored(self, store: LedgerStore, outcome: Outcome) -> None:
         row = replace(ROW, outcome=outcome, charged=False, refund_reason="upstream_unavailable", stream=False)
 
         await store.insert([row])
 
         assert await store.find("req_1") == row
 
-    async def test_a_request_id_nobody_used_is_absent(self, store: LedgerStore) -> None:
+    async def test_an_unknown_request_id_is_absent(self, store: LedgerStore) -> None:
         await store.insert([ROW])
 
         assert await store.find("req_2") is None
@@ -83,14 +83,14 @@ class LedgerStoreContract:
         assert await store.find("req_1") == ROW
         assert await store.count_charged([("key_1", DAY)]) == [2]
 
-    async def test_a_group_with_a_repeated_id_keeps_it_once(self, store: LedgerStore) -> None:
+    async def test_a_group_with_a_repeated_id_stores_it_once(self, store: LedgerStore) -> None:
         verdicts = await store.insert([ROW, replace(ROW, charged=False), *rows(3, start=5)])
 
-        assert verdicts == [Verdict.CHARGED] * 5, "both are told what the ledger says of the one row"
+        assert verdicts == [Verdict.CHARGED] * 5, "both get the ledger's verdict for the one row"
         assert await store.count_charged([("key_1", DAY)]) == [4]
 
     @pytest.mark.parametrize("poison", POISON, ids=lambda poison: next(iter(poison)))
-    async def test_a_row_that_cannot_be_written_costs_no_other_its_verdict(
+    async def test_a_row_that_cannot_be_written_does_not_affect_others(
         self, store: LedgerStore, poison: dict[str, Any]
     ) -> None:
         ledger = Ledger(store, wait_seconds=10, rows_max=1_000)
@@ -101,9 +101,9 @@ class LedgerStoreContract:
 
         assert verdicts == [*[Verdict.CHARGED] * 30, *[None] * 3, *[Verdict.CHARGED] * 30]
         assert await store.count_charged([("key_1", DAY)]) == [60]
-        assert closed == [Verdict.CHARGED, Verdict.RELEASED], "the sweeper closes what has no row"
+        assert closed == [Verdict.CHARGED, Verdict.RELEASED], "the sweeper closes requests without a row"
 
-    async def test_groups_written_at_once_keep_every_row_once(self, store: LedgerStore) -> None:
+    async def test_groups_written_concurrently_store_every_row_once(self, store: LedgerStore) -> None:
         groups = [rows(20, start=10 * number) for number in range(6)]
 
         await asyncio.gather(*(store.insert(group) for group in groups))
@@ -130,7 +130,7 @@ class LedgerStoreContract:
             one.charged_requests for one in await store.summarize("key_1", account_id="", from_day="", to_day="")
         ] == [1]
 
-    async def test_a_keys_rows_are_added_up_by_day_and_model_newest_day_first(self, store: LedgerStore) -> None:
+    async def test_a_keys_rows_are_summed_by_day_and_model_newest_day_first(self, store: LedgerStore) -> None:
         await store.insert(rows(2))
         await store.insert(rows(1, start=10, charged=False, usage=Usage()))
         await store.insert(rows(1, start=20, model="a-model"))
@@ -158,14 +158,14 @@ class LedgerStoreContract:
         assert await listed("", "2026-07-31") == ["2026-07-31"]
         assert await listed("2026-08-04", "") == []
 
-    async def test_an_accounts_rows_are_added_up_over_its_keys(self, store: LedgerStore) -> None:
+    async def test_an_accounts_rows_are_summed_over_its_keys(self, store: LedgerStore) -> None:
         await store.insert([*rows(1), *rows(1, start=10, key_id="key_2"), *rows(1, start=20, account_id="acc_2")])
 
         (summary,) = await store.summarize("", account_id="acc_1", from_day="", to_day="")
 
         assert summary.charged_requests == 2
 
-    async def test_a_lost_request_is_closed_by_its_row_or_by_an_unknown_one(self, store: LedgerStore) -> None:
+    async def test_a_lost_request_is_closed_by_its_row_or_by_one_with_outcome_unknown(self, store: LedgerStore) -> None:
         await store.insert([*rows(1), *rows(1, start=1, charged=False)])
 
         for _ in range(2):
@@ -178,7 +178,7 @@ class LedgerStoreContract:
         assert (unknown.key_id, unknown.day, unknown.reserved_at) == (ROW.key_id, ROW.day, ROW.reserved_at)
         assert await store.count_charged([("key_1", DAY)]) == [1]
 
-    async def test_a_late_row_tells_what_was_used_and_stays_uncharged(self, store: LedgerStore) -> None:
+    async def test_a_late_row_stores_the_usage_and_stays_uncharged(self, store: LedgerStore) -> None:
         await store.close_unknown([lost("req_1")])
 
         await store.insert([ROW])
@@ -190,7 +190,7 @@ class LedgerStoreContract:
         assert await store.count_charged([("key_1", DAY)]) == [0]
 
     async def test_a_row_and_a_sweep_of_one_request_at_once_agree(self, store: LedgerStore) -> None:
-        """Whoever is first decides, and the verdict says what the row says."""
+        """The first one decides, and the verdict agrees with the row."""
         for number in range(10):
             row = replace(ROW, request_id=f"req_{number}")
             _, (verdict,) = await asyncio.gather(store.insert([row]), store.close_unknown([lost(row.request_id)]))
@@ -224,7 +224,7 @@ class LedgerStoreContract:
             assert row is not None
             assert row.outcome is expected
 
-    async def test_rows_reserved_before_a_time_leave_out_that_time(self, store: LedgerStore) -> None:
+    async def test_rows_reserved_before_a_time_exclude_that_time(self, store: LedgerStore) -> None:
         for number, at in enumerate([10.0, 20.0, 30.0]):
             await store.insert(rows(1, start=number, reserved_at=at))
         await store.insert(rows(1, start=9, reserved_at=1.0, charged=False))
@@ -246,12 +246,12 @@ class LedgerStoreContract:
         assert await listed(store, before="req_10") == []
         assert await listed(store, account_id="acc_none") == []
 
-    async def test_a_listed_row_is_the_row(self, store: LedgerStore) -> None:
+    async def test_a_listed_row_equals_the_stored_row(self, store: LedgerStore) -> None:
         await store.insert([ROW])
 
         assert await store.list_requests(RequestsPage(account_id="acc_1", rows_max=5)) == [ROW]
 
-    async def test_requests_are_listed_by_key_outcome_and_days_all_at_once(self, store: LedgerStore) -> None:
+    async def test_requests_are_filtered_by_key_outcome_and_days_together(self, store: LedgerStore) -> None:
         await store.insert(rows(2, start=10))
         await store.insert(rows(2, start=20, key_id="key_2"))
         await store.insert(rows(2, start=30, outcome=Outcome.REFUSED, charged=False))
@@ -284,7 +284,7 @@ class LedgerStoreContract:
         ]
         assert await store.last_uses([]) == []
 
-    async def test_a_thousand_keys_are_asked_about_at_once(self, store: LedgerStore) -> None:
+    async def test_a_thousand_keys_can_be_queried_at_once(self, store: LedgerStore) -> None:
         await store.insert(rows(1, start=1, key_id="key_7", reserved_at=7))
 
         uses = await store.last_uses([f"key_{number}" for number in range(1000)])
@@ -309,10 +309,10 @@ class LedgerStoreContract:
             ({"refund_reason": "a\ud800b"}, {"refund_reason": "a?b"}),
         ],
     )
-    async def test_what_strangers_sent_never_keeps_a_group_from_being_written(
+    async def test_no_value_sent_by_a_client_prevents_a_group_from_being_written(
         self, store: LedgerStore, changes: dict[str, object], kept: dict[str, object]
     ) -> None:
-        """A row that the database refuses would be tried for ever, and all later rows behind it."""
+        """A row that the database refuses would be retried for ever, and block all later rows."""
         row = replace(ROW, **changes)  # type: ignore[arg-type]
 
         await store.insert([row, *rows(1, start=5)])

@@ -1,6 +1,6 @@
-"""What every `SweepStore` must do; each implementation subclasses this and gives a `world` fixture.
+"""The contract of `SweepStore`; each implementation subclasses this and provides a `world` fixture.
 
-Nobody waits for a hold to grow old: those of the `late` store are overdue when they are made.
+No test waits for a hold to age: those of the `late` store are overdue when they are created.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ KEY = "key_sweep"
 
 @dataclass(frozen=True, slots=True)
 class SweepWorld:
-    """One empty store, and what is looked at in it."""
+    """One empty store, and helpers to inspect it."""
 
     client: Any
-    """What the stores use, to lose data with."""
+    """The stores' client, with which tests lose data."""
     store: RedisSweepStore
     holds: HoldStore
     """Its holds are young."""
@@ -33,8 +33,8 @@ class SweepWorld:
     """Its holds are overdue at once, and of the next day."""
 
 
-def wishes(*request_ids: str, key_id: str = KEY, limit: int = 100) -> list[Reservation]:
-    """Return a wish for a slot for each request id."""
+def reserve_items(*request_ids: str, key_id: str = KEY, limit: int = 100) -> list[Reservation]:
+    """Return a reserve request for a slot for each request id."""
     return [Reservation(request_id, key_id, ACCOUNT, limit) for request_id in request_ids]
 
 
@@ -60,7 +60,7 @@ async def charge(holds: HoldStore, *request_ids: str) -> list[bool | None]:
 
 
 async def counts(holds: HoldStore) -> tuple[int, int]:
-    """Return what is charged to and held by `KEY` today."""
+    """Return the slots charged to and held by `KEY` today."""
     (status,) = await holds.status([KEY])
     assert isinstance(status, DayStatus), "the key has no counter"
     return status.charged, status.held
@@ -72,7 +72,7 @@ async def listed(store: RedisSweepStore) -> list[list[DayEntries]]:
 
 
 async def raised(world: SweepWorld, key_day: KeyDay, count: int, *, before: float, excluded: Sequence[str] = ()) -> int:
-    """Raise a counter and return by how much."""
+    """Repair a counter and return by how much."""
     return await world.store.repair_counter(key_day, count, reserved_before=before, excluded=excluded)
 
 
@@ -89,18 +89,16 @@ async def names(client: Any, pattern: str) -> list[str]:
 class SweepStoreContract:
     """The contract of `SweepStore`."""
 
-    async def test_only_holds_past_their_time_are_overdue_with_all_that_their_row_needs(
-        self, world: SweepWorld
-    ) -> None:
-        await hold(world.holds, wishes("req_young"))
-        (late,) = await hold(world.late, wishes("req_late"))
+    async def test_only_expired_holds_are_overdue_with_all_data_that_their_row_needs(self, world: SweepWorld) -> None:
+        await hold(world.holds, reserve_items("req_young"))
+        (late,) = await hold(world.late, reserve_items("req_late"))
 
         overdue = await overdue_now(world.store, at_most=10)
 
         assert overdue == [OverdueHold("req_late", KEY, ACCOUNT, late.status.day, late.reserved_at)]
 
-    async def test_holds_with_a_deadline_in_a_future_that_was_taken_back_are_found_too(self, world: SweepWorld) -> None:
-        await hold(world.holds, wishes("req_1"))
+    async def test_holds_with_a_deadline_set_by_a_clock_that_was_ahead_are_found_too(self, world: SweepWorld) -> None:
+        await hold(world.holds, reserve_items("req_1"))
         now = await world.store.now()
 
         assert await world.store.overdue(at_most=10, before=now) == []
@@ -108,9 +106,9 @@ class SweepStoreContract:
         assert found.request_id == "req_1"
         assert await world.store.overdue(at_most=10, before=now, after=now + 1_000) == []
 
-    async def test_what_is_forgotten_is_gone_and_what_is_not_stays(self, world: SweepWorld) -> None:
-        await hold(world.holds, wishes("req_1"))
-        await hold(world.tomorrow, wishes("req_2"))
+    async def test_forgotten_holds_are_removed_and_others_stay(self, world: SweepWorld) -> None:
+        await hold(world.holds, reserve_items("req_1"))
+        await hold(world.tomorrow, reserve_items("req_2"))
         day = await today(world.holds)
 
         await world.store.delete_days([KeyDay(KEY, day)])
@@ -122,17 +120,17 @@ class SweepStoreContract:
         assert await overdue_now(world.store, at_most=10) == []
         assert await listed(world.store) == []
 
-    async def test_looking_for_overdue_holds_changes_none_and_settling_ends_them(self, world: SweepWorld) -> None:
-        await hold(world.late, wishes("req_1", "req_2"))
+    async def test_finding_overdue_holds_changes_none_and_settling_ends_them(self, world: SweepWorld) -> None:
+        await hold(world.late, reserve_items("req_1", "req_2"))
         assert await overdue_now(world.store, at_most=10) == await overdue_now(world.store, at_most=10)
 
         assert await charge(world.holds, "req_1", "req_2") == [True, True]
 
         assert await overdue_now(world.store, at_most=10) == []
 
-    async def test_the_longest_overdue_of_a_bucket_come_first_and_at_most_so_many(self, world: SweepWorld) -> None:
+    async def test_the_longest_overdue_of_a_bucket_come_first_up_to_a_maximum(self, world: SweepWorld) -> None:
         for number in range(3):
-            await hold(world.late, wishes(f"req_{number}"))
+            await hold(world.late, reserve_items(f"req_{number}"))
             while await world.store.now() * 1000 % 1 > 0.9:  # Deadlines count milliseconds.
                 pass
 
@@ -143,7 +141,9 @@ class SweepStoreContract:
     async def test_overdue_holds_of_all_keys_and_days_are_found(self, world: SweepWorld) -> None:
         keys = [f"key_{number}" for number in range(40)]
         for holds in (world.late, world.tomorrow):
-            await hold(holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
+            await hold(
+                holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
+            )
 
         found = {(one.key_id, one.day) for one in await overdue_now(world.store, at_most=10)}
 
@@ -151,19 +151,19 @@ class SweepStoreContract:
         assert found == {(key, at) for key in keys for at in (day, day + 1)}
 
     async def test_a_deadline_whose_day_has_expired_is_forgotten(self, world: SweepWorld) -> None:
-        await hold(world.late, wishes("req_orphan"))
+        await hold(world.late, reserve_items("req_orphan"))
         await world.client.delete(*await names(world.client, f"quota:*:{KEY}:*"))
 
         assert await overdue_now(world.store, at_most=10) == []
 
         assert await names(world.client, "quota:*") == []
 
-    async def test_entries_tell_what_is_charged_and_held_since_when_and_the_highest_limit(
+    async def test_entries_have_the_charged_and_held_counts_the_oldest_hold_and_the_highest_limit(
         self, world: SweepWorld
     ) -> None:
-        oldest, *_ = await hold(world.holds, wishes("req_1", "req_2", limit=9), charged=3)
-        await hold(world.holds, wishes("req_3", limit=20))
-        await hold(world.holds, wishes("req_4", limit=7))
+        oldest, *_ = await hold(world.holds, reserve_items("req_1", "req_2", limit=9), charged=3)
+        await hold(world.holds, reserve_items("req_3", limit=20))
+        await hold(world.holds, reserve_items("req_4", limit=7))
         await charge(world.holds, "req_2")
 
         ((entries,),) = await listed(world.store)
@@ -172,17 +172,19 @@ class SweepStoreContract:
         assert (entries.held, entries.oldest_hold_at) == (3, oldest.reserved_at)
 
     async def test_a_key_without_holds_has_no_oldest_one(self, world: SweepWorld) -> None:
-        await hold(world.holds, wishes("req_1", limit=5))
+        await hold(world.holds, reserve_items("req_1", limit=5))
         await charge(world.holds, "req_1")
 
         ((entries,),) = await listed(world.store)
 
         assert (entries.charged, entries.held, entries.oldest_hold_at, entries.limit) == (1, 0, None, 5)
 
-    async def test_entries_of_more_keys_and_days_than_a_batch_takes_come_once_each(self, world: SweepWorld) -> None:
+    async def test_entries_of_more_keys_and_days_than_a_batch_holds_come_once_each(self, world: SweepWorld) -> None:
         keys = [f"key_{number}" for number in range(520)]
-        await hold(world.holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
-        await hold(world.tomorrow, wishes("req_tomorrow"))
+        await hold(
+            world.holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
+        )
+        await hold(world.tomorrow, reserve_items("req_tomorrow"))
 
         batches = await listed(world.store)
 
@@ -193,18 +195,20 @@ class SweepStoreContract:
         assert len(found) == len(expected)
         assert len(batches) > 1
 
-    async def test_entries_that_vanish_while_they_are_read_make_no_empty_batch(self, world: SweepWorld) -> None:
-        """The ledger refuses to count nothing."""
+    async def test_entries_that_disappear_while_they_are_read_make_no_empty_batch(self, world: SweepWorld) -> None:
+        """The ledger refuses to count for no keys."""
         keys = [f"key_{number}" for number in range(501)]
-        await hold(world.holds, [wish for key in keys for wish in wishes(f"req_{key}", key_id=key)])
+        await hold(
+            world.holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
+        )
 
         async for batch in world.store.entries():
             assert batch
             await world.client.flushall()
 
-    async def test_a_counter_is_raised_to_the_rows_that_no_hold_stands_for(self, world: SweepWorld) -> None:
-        """A row commits before its hold is settled: counted beside its hold it would be charged twice."""
-        (held,) = await hold(world.holds, wishes("req_held"), charged=1)
+    async def test_a_counter_is_repaired_to_the_rows_without_a_hold(self, world: SweepWorld) -> None:
+        """A row commits before its hold is settled: counted together with its hold, it would be charged twice."""
+        (held,) = await hold(world.holds, reserve_items("req_held"), charged=1)
         key_day = KeyDay(KEY, held.status.day)
 
         cut_off = held.reserved_at + 1
@@ -214,29 +218,29 @@ class SweepStoreContract:
         assert await counts(world.holds) == (3, 1)
         assert await raised(world, key_day, 3, before=cut_off, excluded=["req_held"]) == 0
 
-    async def test_a_hold_that_is_too_young_to_have_a_counted_row_stands_in_no_way(self, world: SweepWorld) -> None:
-        (held,) = await hold(world.holds, wishes("req_held"), charged=1)
+    async def test_a_hold_too_young_to_have_a_counted_row_does_not_prevent_repair(self, world: SweepWorld) -> None:
+        (held,) = await hold(world.holds, reserve_items("req_held"), charged=1)
         key_day = KeyDay(KEY, held.status.day)
 
         assert await raised(world, key_day, 3, before=held.reserved_at) == 2
 
     async def test_a_counter_is_never_lowered(self, world: SweepWorld) -> None:
-        (held,) = await hold(world.holds, wishes("req_held"), charged=5)
+        (held,) = await hold(world.holds, reserve_items("req_held"), charged=5)
 
         for count in (0, 1, 5):
             assert await raised(world, KeyDay(KEY, held.status.day), count, before=held.reserved_at) == 0
 
         assert await counts(world.holds) == (5, 1)
 
-    async def test_an_absent_counter_is_left_to_the_next_reserves_seed(self, world: SweepWorld) -> None:
+    async def test_an_absent_counter_is_left_to_the_next_reserves_initialisation(self, world: SweepWorld) -> None:
         assert await raised(world, KeyDay(KEY, await today(world.holds)), 1, before=0) == 0
 
         assert await names(world.client, "*") == []
 
-    async def test_raising_beside_settles_charges_every_row_once(self, world: SweepWorld) -> None:
-        """Every row is there from the start: at each moment each is a charge or a hold, so that no raise is due."""
+    async def test_concurrent_repairs_and_settles_charge_every_row_once(self, world: SweepWorld) -> None:
+        """Every row exists from the start: at each moment each is a charge or a hold, so that no repair is due."""
         ids = [f"req_{number}" for number in range(30)]
-        (first, *_) = await hold(world.holds, wishes(*ids))
+        (first, *_) = await hold(world.holds, reserve_items(*ids))
         key_day = KeyDay(KEY, first.status.day)
 
         async def each(step: Callable[[str], Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Defects of pods, and of what a schema sees."""
+"""Defects of pods, and those that a schema detects."""
 
 from tests.deploy.world import Defects
 
@@ -6,11 +6,11 @@ DEFECTS: Defects = {
     # Schemas.
     "a field that does not exist": (lambda w: w.set(w.container("auth"), memory="1Gi"), "memory"),
     "a wrong type": (lambda w: w.set(w.one("Deployment", "auth")["spec"], replicas="two"), "replicas"),
-    "an API version that is gone": (
+    "a removed API version": (
         lambda w: w.set(w.one("PodDisruptionBudget", "auth"), apiVersion="policy/v1beta1"),
         "policy/v1beta1 PodDisruptionBudget has no schema",
     ),
-    "a field that older clusters do not know": (
+    "a field that older clusters do not have": (
         lambda w: w.set(w.container("auth"), lifecycle={"preStop": {"sleep": {"seconds": 5}}}),
         "'sleep' was unexpected) (Kubernetes 1.27)",
     ),
@@ -21,7 +21,7 @@ DEFECTS: Defects = {
         lambda w: w.set(w.one("Deployment", "auth")["spec"]["selector"], matchLabels={"app": "auth"}),
         "Deployment/auth: the selector does not match the labels of its pods",
     ),
-    "a selector that takes others' pods": (
+    "a selector that matches others' pods": (
         lambda w: w.set(
             w.one("Deployment", "auth")["spec"]["selector"], matchLabels={"app.kubernetes.io/part-of": "stack"}
         ),
@@ -36,7 +36,7 @@ DEFECTS: Defects = {
         lambda w: w.set(w.container("auth")["ports"][1], name="plaintext-health"),
         "the name of port plaintext-health is too long",
     ),
-    "two ports of one name": (
+    "two ports with one name": (
         lambda w: w.set(w.container("auth")["ports"][1], name="grpc"),
         "Deployment/auth: two containers declare the same port",
     ),
@@ -45,36 +45,36 @@ DEFECTS: Defects = {
         lambda w: w.set(w.container("auth")["livenessProbe"], tcpSocket={"port": 50151}),
         "livenessProbe has 2 handlers",
     ),
-    "a probe of a port that nobody declares": (
+    "a probe of an undeclared port": (
         lambda w: w.set(w.container("auth")["readinessProbe"]["grpc"], port=50051 + 1),
-        "readinessProbe asks port 50052",
+        "readinessProbe probes port 50052",
     ),
     "a probe of a port by name": (
         lambda w: w.set(w.container("gateway")["readinessProbe"]["httpGet"], port="http"),
-        "asks port http",
+        "probes port http",
     ),
     "a draining pod that is killed for it": (
         lambda w: w.container("auth")["livenessProbe"]["grpc"].pop("service"),
-        "Deployment/auth: livenessProbe asks '' and should ask 'liveness'",
+        "Deployment/auth: livenessProbe probes '' and should probe 'liveness'",
     ),
     "a pod that is ready before its schema": (
         lambda w: w.set(w.container("auth")["readinessProbe"]["grpc"], service="liveness"),
-        "readinessProbe asks 'liveness' and should ask ''",
+        "readinessProbe probes 'liveness' and should probe ''",
     ),
     "a gateway that is ready before its services": (
         lambda w: w.set(w.container("gateway")["readinessProbe"]["httpGet"], path="/healthz"),
-        "readinessProbe asks '/healthz' and should ask '/readyz'",
+        "readinessProbe probes '/healthz' and should probe '/readyz'",
     ),
     "no readiness probe": (lambda w: w.container("quota").pop("readinessProbe"), "quota has no readinessProbe"),
-    "a quantity that cannot be read": (
+    "an invalid quantity": (
         lambda w: w.set(w.container("auth")["resources"]["requests"], memory="128MB"),
         "cannot be read: 128MB",
     ),
-    "a volume of a size that cannot be read": (
+    "a volume of an invalid size": (
         lambda w: w.set(w.pod("auth")["volumes"][0]["emptyDir"], sizeLimit="64MB"),
         "Deployment/auth: has a quantity that cannot be read: 64MB",
     ),
-    "a claim of a size that cannot be read": (
+    "a claim of an invalid size": (
         lambda w: w.set(
             w.one("StatefulSet", "redis")["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"],
             storage="2 GB",
@@ -86,22 +86,22 @@ DEFECTS: Defects = {
         "requests more memory than its limit",
     ),
     "no memory limit": (lambda w: w.container("auth")["resources"].pop("limits"), "limit memory"),
-    "a word that is in no list": (
+    "an invalid enumeration value": (
         lambda w: w.set(w.container("auth"), imagePullPolicy="Sometimes"),
         "imagePullPolicy cannot be Sometimes",
     ),
-    "a word of a list that is in no list": (
+    "an invalid enumeration value in a list": (
         lambda w: w.policy("auth")["policyTypes"].append("Outgress"),
         "policyTypes cannot be Outgress",
     ),
-    "a mount of no volume": (lambda w: w.pod("auth")["volumes"].pop(0), "tmp is mounted and no volume"),
+    "a mount without a volume": (lambda w: w.pod("auth")["volumes"].pop(0), "tmp is mounted but not a volume"),
     "a volume that is mounted nowhere": (
         lambda w: w.container("auth")["volumeMounts"].pop(0),
         "volume tmp is mounted nowhere",
     ),
-    "two volumes at one place": (
+    "two volumes at one path": (
         lambda w: w.set(w.container("auth")["volumeMounts"][1], mountPath="/tmp"),
-        "mounts two volumes at one place",
+        "mounts two volumes at one path",
     ),
     # The restricted Pod Security level.
     "a pod that may be root": (lambda w: w.pod("auth")["securityContext"].pop("runAsNonRoot"), "may run as root"),

@@ -4,44 +4,44 @@ from tests.deploy.world import Defects
 
 DEFECTS: Defects = {
     # NetworkPolicies.
-    "no denial": (lambda w: w.remove("NetworkPolicy", "deny-all"), "none denies everything"),
+    "no policy that denies everything": (lambda w: w.remove("NetworkPolicy", "deny-all"), "none denies everything"),
     "a pod without a policy": (lambda w: w.remove("NetworkPolicy", "stackctl"), "stackctl: has no NetworkPolicy"),
-    "a peer that nobody is": (
+    "a peer that matches no pod": (
         lambda w: w.set(
             w.policy("redis")["ingress"][0]["from"][0]["podSelector"], matchLabels={"app.kubernetes.io/name": "quoat"}
         ),
-        "NetworkPolicy/redis: no pod bears the labels",
+        "NetworkPolicy/redis: no pod has the labels",
     ),
-    "an outgoing port that nobody listens on": (
+    "an egress port without a listener": (
         lambda w: w.set(w.policy("quota")["egress"][0]["ports"][0], port=6380),
-        "NetworkPolicy/quota: nobody listens on port 6380",
+        "NetworkPolicy/quota: no pod listens on port 6380",
     ),
-    "an incoming port that nobody listens on": (
+    "an ingress port without a listener": (
         lambda w: w.set(w.policy("redis")["ingress"][0]["ports"][0], port=6380),
         "its pods do not listen on port 6380",
     ),
-    "a policy of nobody": (
+    "a policy that selects no pod": (
         lambda w: w.set(w.policy("auth")["podSelector"], matchLabels={"app.kubernetes.io/name": "auht"}),
         "NetworkPolicy/auth: selects no pod",
     ),
-    "an arrow that is missing": (
+    "a missing connection": (
         lambda w: w.policy("quota")["egress"].pop(0),
         "the call quota -> redis:6379 may not leave its caller",
     ),
-    "an arrow that is not let in": (
+    "a connection that is blocked at its callee": (
         lambda w: w.policy("inference")["ingress"][0]["from"].pop(1),
         "the call quota -> inference:50053 may not reach its callee",
     ),
-    "an arrow too many": (
+    "a connection that is not configured": (
         lambda w: w.policy("postgres")["ingress"][0]["from"].append(
             {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}
         ),
-        "the call gateway -> postgres:5432 may reach its callee, and nobody makes it",
+        "the call gateway -> postgres:5432 may reach its callee, but is not configured",
     ),
     # Settings.
     "a setting that is misspelt": (
         lambda w: w.set(w.one("ConfigMap", "auth")["data"], AUTH_SIGNUP="closed"),
-        "AUTH_SIGNUP is no setting of this service",
+        "AUTH_SIGNUP is not a setting of this service",
     ),
     "a value that would stop the start": (
         lambda w: w.set(w.one("ConfigMap", "auth")["data"], AUTH_SIGN_UP="nobody"),
@@ -63,19 +63,19 @@ DEFECTS: Defects = {
         lambda w: w.one("ConfigMap", "gateway")["data"].pop("GATEWAY_HOST"),
         "GATEWAY_PORT cannot be reached from outside the pod",
     ),
-    "metrics that nobody serves": (
+    "metrics that are not served": (
         lambda w: w.one("ConfigMap", "quota")["data"].pop("QUOTA_METRICS_LISTEN"),
-        "Deployment/quota: QUOTA_METRICS_LISTEN is not its port that is called metrics",
+        "Deployment/quota: QUOTA_METRICS_LISTEN is not its port named metrics",
     ),
-    "metrics that nobody finds": (
+    "metrics on an undeclared port": (
         lambda w: w.set(w.container("quota")["ports"][2], name="prometheus"),
-        "Deployment/quota: QUOTA_METRICS_LISTEN is not its port that is called metrics",
+        "Deployment/quota: QUOTA_METRICS_LISTEN is not its port named metrics",
     ),
-    "mails from nobody's address": (
+    "mail from a placeholder address": (
         lambda w: w.container("auth")["env"].append({"name": "AUTH_SMTP_URL", "value": "smtp://mail.example.com"}),
-        "sends mails, and AUTH_MAIL_FROM is nobody's address",
+        "sends mail, but AUTH_MAIL_FROM is not a real address",
     ),
-    "plaintext beside certificates": (
+    "plaintext in addition to certificates": (
         lambda w: w.set(w.one("ConfigMap", "tls")["data"], PLAINTEXT_ALLOWED="true"),
         "would still serve without them",
     ),
@@ -89,7 +89,7 @@ DEFECTS: Defects = {
         lambda w: [one["metadata"]["labels"].update({"app.kubernetes.io/version": "9"}) for one in w.objects],
         "the image is stack:",
     ),
-    "an image that moves": (
+    "an image with a moving tag": (
         lambda w: w.set(w.container("redis", "StatefulSet"), image="registry:5000/redis"),
         "has no fixed tag",
     ),
@@ -103,11 +103,11 @@ DEFECTS: Defects = {
         ].update(envFrom=[{"configMapRef": {"name": w.one("ConfigMap", "auth")["metadata"]["name"]}}]),
         "reads a generated ConfigMap",
     ),
-    "a pod that bears the version": (
+    "a pod with the version label": (
         lambda w: w.one("StatefulSet", "redis")["spec"]["template"]["metadata"]["labels"].update(
             {"app.kubernetes.io/version": "0.1.0"}
         ),
-        "StatefulSet/redis: its pods bear the version",
+        "StatefulSet/redis: its pods have the version label",
     ),
     # Certificates and monitors.
     "an issuer that does not exist": (
@@ -124,7 +124,7 @@ DEFECTS: Defects = {
     ),
     "an authority that changes its key": (
         lambda w: w.one("Certificate", "authority")["spec"]["privateKey"].pop("rotationPolicy"),
-        "Certificate/authority: gets a new key when it is renewed",
+        "Certificate/authority: gets a new key on renewal",
     ),
     "an issuer without its authority": (
         lambda w: w.one("Certificate", "authority")["spec"].pop("isCA"),
@@ -134,36 +134,36 @@ DEFECTS: Defects = {
         lambda w: w.set(w.pod("gateway")["volumes"][-1]["secret"], secretName="stackctl-tls"),
         "Deployment/gateway: shows ['stackctl.stack.internal'], not gateway.stack.internal",
     ),
-    "a certificate that no client can show": (
+    "a certificate that no client can use": (
         lambda w: w.one("Certificate", "auth")["spec"]["usages"].remove("client auth"),
         "cannot be used by a client and a server",
     ),
-    "a monitor of no port": (
+    "a monitor of a port that does not exist": (
         lambda w: w.set(w.one("PodMonitor", "stack")["spec"]["podMetricsEndpoints"][0], port="prometheus"),
         "no selected pod has a port named prometheus",
     ),
-    "a service whose metrics nobody finds": (
+    "a service whose metrics are not scraped": (
         lambda w: w.set(w.container("auth")["ports"][-1], name="telemetry"),
         "Deployment/auth: serves metrics and has no port named metrics",
     ),
     "a service that may not be scraped": (
         lambda w: w.policy("inference")["ingress"].pop(),
-        "Deployment/inference: its NetworkPolicy does not let the namespace monitoring scrape it",
+        "Deployment/inference: its NetworkPolicy does not allow the namespace monitoring to scrape it",
     ),
-    "an alert that does not say how bad it is": (
+    "an alert without a severity": (
         lambda w: w.alert("StackLateRows").pop("labels"),
         "StackLateRows has no severity",
     ),
-    "an alert without a meaning": (
+    "an alert without a summary": (
         lambda w: w.alert("StackLateRows")["annotations"].pop("summary"),
         "StackLateRows has no summary",
     ),
-    "an alert whose runbook is another's": (
+    "an alert with another alert's runbook": (
         lambda w: w.set(w.alert("StackLateRows")["annotations"], runbook="Look: docs/operations.md#stackholdsleft"),
         "StackLateRows has no runbook of one line",
     ),
     "a dashboard that Grafana does not find": (
         lambda w: next(one for one in w.objects if "dashboard" in one["metadata"]["name"])["metadata"].pop("labels"),
-        "nobody reads it",
+        "is not referenced",
     ),
 }

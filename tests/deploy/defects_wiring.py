@@ -1,4 +1,4 @@
-"""Defects of how objects name each other, and of replicas."""
+"""Defects of references between objects, and of replicas."""
 
 from tests.deploy.world import Defects
 
@@ -8,31 +8,31 @@ DEFECTS: Defects = {
         lambda w: w.remove("ConfigMap", "quota"),
         "there is no ConfigMap quota-config-",
     ),
-    "a ConfigMap that nobody reads": (
+    "an unused ConfigMap": (
         lambda w: w.container("gateway")["envFrom"].pop(0),
         "ConfigMap/gateway-config-",
     ),
-    "a Secret that nobody makes": (
+    "a Secret that does not exist": (
         lambda w: w.set(w.container("auth")["env"][0]["valueFrom"]["secretKeyRef"], name="auth-secrets"),
-        "nobody makes key STACK_ADMIN_TOKEN of Secret auth-secrets",
+        "nothing creates key STACK_ADMIN_TOKEN of Secret auth-secrets",
     ),
     "a key that is in no Secret": (
         lambda w: w.set(w.container("auth")["env"][0]["valueFrom"]["secretKeyRef"], key="ADMIN"),
-        "nobody makes key ADMIN of Secret stack-secrets",
+        "nothing creates key ADMIN of Secret stack-secrets",
     ),
-    "a certificate that nobody issues": (lambda w: w.remove("Certificate", "auth"), "nobody makes Secret auth-tls"),
+    "a certificate that is not issued": (lambda w: w.remove("Certificate", "auth"), "nothing creates Secret auth-tls"),
     "no ServiceAccount": (lambda w: w.remove("ServiceAccount", "auth"), "its ServiceAccount does not exist"),
     "a ServiceAccount with a token": (
         lambda w: w.one("ServiceAccount", "auth").pop("automountServiceAccountToken"),
         "its ServiceAccount mounts a token",
     ),
-    "a variable before it is given": (
+    "a variable used before its definition": (
         lambda w: w.container("auth")["env"].insert(
             0, {"name": "AUTH_DATABASE_URL", "value": "postgresql://auth:$(AUTH_DATABASE_PASSWORD)@postgres:5432/auth"}
         ),
-        "AUTH_DATABASE_URL uses AUTH_DATABASE_PASSWORD before it is given",
+        "AUTH_DATABASE_URL uses AUTH_DATABASE_PASSWORD before it is defined",
     ),
-    "a variable in a command that is not given": (
+    "an undefined variable in a command": (
         lambda w: w.container("redis", "StatefulSet")["env"].clear(),
         "the command uses REDIS_PASSWORD",
     ),
@@ -49,25 +49,25 @@ DEFECTS: Defects = {
         lambda w: w.set(w.one("Service", "auth")["spec"]["ports"][0], port=80),
         "is headless, so its port must be the pods' own",
     ),
-    "an Ingress to no port": (
+    "an Ingress to a port that does not exist": (
         lambda w: w.set(w.one("Service", "gateway")["spec"]["ports"][0], name="web"),
         "Ingress/gateway: there is no Service gateway with this port",
     ),
-    "an Ingress that refuses in its own words": (
+    "an Ingress that refuses large bodies itself": (
         lambda w: w.one("Ingress", "gateway")["metadata"]["annotations"].update(
             {"nginx.ingress.kubernetes.io/proxy-body-size": "4m"}
         ),
-        "refuses bodies that the gateway would take or answer itself",
+        "refuses bodies that the gateway would accept or refuse itself",
     ),
-    "an Ingress that is not patient": (
+    "an Ingress with a short time-out": (
         lambda w: w.one("Ingress", "gateway")["metadata"]["annotations"].pop(
             "nginx.ingress.kubernetes.io/proxy-read-timeout"
         ),
-        "gives up before the gateway does",
+        "has a shorter time-out than the gateway",
     ),
     "an Ingress that buffers": (
         lambda w: w.one("Ingress", "gateway")["metadata"].pop("annotations"),
-        "keeps streams back",
+        "buffers streams",
     ),
     "a target that is no Service": (
         lambda w: w.set(w.one("ConfigMap", "gateway")["data"], AUTH_TARGET="dns:///auht:50051"),
@@ -83,15 +83,15 @@ DEFECTS: Defects = {
     ),
     "a StatefulSet without its Service": (lambda w: w.remove("Service", "redis"), "there is no headless Service redis"),
     # Replicas.
-    "an autoscaler with its bounds the wrong way round": (
+    "an autoscaler with its bounds reversed": (
         lambda w: w.set(w.one("HorizontalPodAutoscaler", "auth")["spec"], minReplicas=7),
-        "its least replicas are more than its most",
+        "minReplicas is greater than maxReplicas",
     ),
-    "an autoscaler of nothing": (
+    "an autoscaler without a target": (
         lambda w: w.set(w.one("HorizontalPodAutoscaler", "auth")["spec"]["scaleTargetRef"], name="none"),
         "HorizontalPodAutoscaler/auth: its target does not exist",
     ),
-    "an autoscaler that is undone": (
+    "an autoscaler that every apply overrides": (
         lambda w: w.set(w.one("Deployment", "auth")["spec"], replicas=2),
         "sets replicas too",
     ),
@@ -99,24 +99,24 @@ DEFECTS: Defects = {
         lambda w: w.set(w.one("PodDisruptionBudget", "auth")["spec"], minAvailable=1),
         "must have one of minAvailable and maxUnavailable",
     ),
-    "a budget that lets no pod go": (
+    "a budget that allows no disruption": (
         lambda w: w.set(w.one("PodDisruptionBudget", "auth")["spec"], maxUnavailable=0),
-        "lets no pod go",
+        "allows no disruption",
     ),
-    "a budget that lets none of two go": (
+    "a budget that allows no disruption of two pods": (
         lambda w: w.one("PodDisruptionBudget", "auth").update(
             spec={"minAvailable": 2, "selector": {"matchLabels": {"app.kubernetes.io/name": "auth"}}}
         ),
-        "lets no pod go",
+        "allows no disruption",
     ),
-    "a budget of nothing": (
+    "a budget that selects no workload": (
         lambda w: w.set(w.one("PodDisruptionBudget", "auth")["spec"]["selector"], matchLabels={"app": "auth"}),
         "PodDisruptionBudget/auth: selects 0 workloads",
     ),
     "no budget": (lambda w: w.remove("PodDisruptionBudget", "auth"), "Deployment/auth: has no PodDisruptionBudget"),
-    "a roll-out that leaves nobody": (
+    "a roll-out that leaves no replica": (
         lambda w: w.one("Deployment", "auth")["spec"].pop("strategy"),
-        "takes replicas away before others are ready",
+        "removes replicas before others are ready",
     ),
     "replicas on one node": (lambda w: w.pod("auth").pop("topologySpreadConstraints"), "may all be on one node"),
     "a spread of others' pods": (
@@ -127,41 +127,41 @@ DEFECTS: Defects = {
         lambda w: w.set(w.pod("auth"), terminationGracePeriodSeconds=60),
         "Deployment/auth: is killed before it has drained (315 s)",
     ),
-    "a drain that was made longer": (
+    "a drain longer than the grace period": (
         lambda w: w.set(w.one("ConfigMap", "quota")["data"], GRACE_SECONDS="600"),
         "Deployment/quota: is killed before it has drained",
     ),
-    "an autoscaler that forgets about CPU use": (
+    "an autoscaler that ignores CPU use": (
         lambda w: w.scaler("gateway").pop(0),
         "HorizontalPodAutoscaler/gateway: does not follow CPU use",
     ),
-    "an autoscaler after a metric that nobody tells": (
+    "an autoscaler with a metric that is not exported": (
         lambda w: w.set(w.scaler("gateway")[1]["pods"]["metric"], name="stack_http_in_flight"),
-        "HorizontalPodAutoscaler/gateway: Deployment/gateway tells no gauge stack_http_in_flight",
+        "HorizontalPodAutoscaler/gateway: Deployment/gateway exports no gauge stack_http_in_flight",
     ),
-    "an autoscaler after another service's metric": (
+    "an autoscaler with another service's metric": (
         lambda w: w.set(w.scaler("inference")[1]["pods"]["metric"], name="stack_http_requests_in_flight"),
-        "HorizontalPodAutoscaler/inference: Deployment/inference tells no gauge stack_http_requests_in_flight",
+        "HorizontalPodAutoscaler/inference: Deployment/inference exports no gauge stack_http_requests_in_flight",
     ),
-    "an autoscaler after what only grows": (
+    "an autoscaler with a counter": (
         lambda w: w.set(w.scaler("inference")[1]["pods"]["metric"], name="stack_chats"),
-        "HorizontalPodAutoscaler/inference: Deployment/inference tells no gauge stack_chats",
+        "HorizontalPodAutoscaler/inference: Deployment/inference exports no gauge stack_chats",
     ),
-    "an autoscaler after what nobody gathers": (
+    "an autoscaler with a metric that is not scraped": (
         lambda w: w.remove("PodMonitor", "stack"),
-        "HorizontalPodAutoscaler/gateway: no PodMonitor gathers what Deployment/gateway tells",
+        "HorizontalPodAutoscaler/gateway: no PodMonitor scrapes Deployment/gateway",
     ),
-    "an autoscaler after what is gathered of others": (
+    "an autoscaler with a metric scraped from other pods": (
         lambda w: w.set(
             w.one("PodMonitor", "stack")["spec"]["selector"], matchLabels={"app.kubernetes.io/name": "gateway"}
         ),
-        "HorizontalPodAutoscaler/inference: no PodMonitor gathers what Deployment/inference tells",
+        "HorizontalPodAutoscaler/inference: no PodMonitor scrapes Deployment/inference",
     ),
-    "an autoscaler that comes when all places are taken": (
+    "an autoscaler that scales up only when all slots are taken": (
         lambda w: w.set(w.scaler("inference")[1]["pods"]["target"], averageValue="1k"),
         "HorizontalPodAutoscaler/inference: gets another replica only when its replicas are full",
     ),
-    "an autoscaler that does not know of fewer places": (
+    "an autoscaler that ignores a lower number of slots": (
         lambda w: w.set(w.one("ConfigMap", "inference")["data"], INFERENCE_CONCURRENCY_MAX="200"),
         "HorizontalPodAutoscaler/inference: gets another replica only when its replicas are full",
     ),

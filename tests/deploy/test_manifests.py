@@ -1,4 +1,4 @@
-"""The manifests render, and are right; `make manifests` holds every combination of components to the same."""
+"""The manifests render and are correct; `make manifests` checks every combination of components in the same way."""
 
 import json
 import re
@@ -27,12 +27,12 @@ from tools.manifests.render import (
 
 
 @pytest.mark.parametrize("folder", overlays(), ids=lambda folder: folder.name)
-def test_an_overlay_is_without_a_fault(folder: Path) -> None:
+def test_an_overlay_has_no_fault(folder: Path) -> None:
     assert problems(Objects.parse(render(folder))) == []
 
 
 @pytest.mark.parametrize("components", [(), ("external-redis", "mail"), refined(COMPONENTS)], ids="+".join)
-def test_components_can_be_left_out_and_put_together(components: tuple[str, ...]) -> None:
+def test_components_can_be_omitted_and_combined(components: tuple[str, ...]) -> None:
     assert problems(Objects.parse(render_combination(components))) == []
 
 
@@ -44,7 +44,7 @@ def test_every_component_is_in_the_combinations() -> None:
     assert len(set(combinations())) == 2 ** len(COMPONENTS) + 2 ** (len(COMPONENTS) - len(REFINEMENTS))
 
 
-def test_the_local_overlay_needs_nothing_but_the_image_and_one_secret() -> None:
+def test_the_local_overlay_needs_only_the_image_and_one_secret() -> None:
     local = Objects.parse(render(K8S / "overlays" / "local"))
     apis = {one["apiVersion"] for one in local.all}
     secrets = {
@@ -58,7 +58,7 @@ def test_the_local_overlay_needs_nothing_but_the_image_and_one_secret() -> None:
     assert secrets == {"secret:stack-secrets"}
 
 
-def test_production_speaks_mtls_everywhere_and_keeps_no_store_of_its_own() -> None:
+def test_production_uses_mtls_everywhere_and_contains_no_store() -> None:
     production = Objects.parse(render(K8S / "overlays" / "production"))
     for workload in production.workloads():
         if workload.kind == "Deployment":
@@ -66,7 +66,7 @@ def test_production_speaks_mtls_everywhere_and_keeps_no_store_of_its_own() -> No
     assert list(production.of("StatefulSet")) == []
 
 
-def test_the_manifests_version_is_the_package_s() -> None:
+def test_the_manifests_have_the_packages_version() -> None:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
     for folder in overlays():
@@ -84,14 +84,14 @@ def test_the_guide_explains_every_component() -> None:
     assert [name for name in (*COMPONENTS, *REFINEMENTS.values()) if f"`{name}`" not in guide] == []
 
 
-def test_a_cluster_runs_the_services_that_one_machine_runs() -> None:
+def test_a_cluster_runs_the_same_services_as_one_machine() -> None:
     local = LocalSettings(quota_redis_url="redis://nowhere")
     on_one_machine = {program.name for program in services(local, sockets=ROOT, groq_base_url="")}
     deployed = {one["metadata"]["name"] for one in Objects.parse(render(K8S / "overlays" / "local")).of("Deployment")}
     assert deployed - {"stackctl"} == on_one_machine
 
 
-def test_all_four_services_are_scraped_and_their_alerts_and_dashboard_come_with_it() -> None:
+def test_all_four_services_are_scraped_and_have_alerts_and_a_dashboard() -> None:
     production = Objects.parse(render(K8S / "overlays" / "production"))
     assert {one.name for one in production.workloads() if "metrics" in one.ports} == {
         *("gateway", "auth", "quota", "inference")
@@ -108,7 +108,7 @@ def test_each_skipped_check_has_a_reason() -> None:
     assert all(len(skip["reason"].split()) >= 8 for skip in checkov.skips().values())
 
 
-def test_checkov_s_report_is_held_to_the_list_both_ways() -> None:
+def test_checkovs_report_must_match_the_list_in_both_directions() -> None:
     skipped: dict[str, dict[str, Any]] = {
         "CKV_1": {"reason": "a"},
         "CKV_2": {"reason": "b", "only": ["Deployment/auth"]},

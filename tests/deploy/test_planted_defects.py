@@ -1,4 +1,4 @@
-"""Each check sees the defect that it is there for, planted in a rendering that is without fault otherwise."""
+"""Each check detects its defect, planted in an otherwise correct rendering."""
 
 import copy
 from typing import Any
@@ -19,7 +19,7 @@ _DEFECTS = defects_pods.DEFECTS | defects_wiring.DEFECTS | defects_policies.DEFE
 
 @pytest.fixture(scope="module")
 def rendered() -> list[dict[str, Any]]:
-    """The rendering, once for all tests."""
+    """The rendering, shared by all tests."""
     return Objects.parse(render_combination(_WITH_STORES)).all
 
 
@@ -29,31 +29,32 @@ def world(rendered: list[dict[str, Any]]) -> World:
     return World(copy.deepcopy(rendered))
 
 
-def test_the_rendering_is_without_fault_before_anything_is_planted(world: World) -> None:
+def test_the_rendering_has_no_fault_before_a_defect_is_planted(world: World) -> None:
     assert problems(Objects(world.objects)) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("defect", _DEFECTS)
-def test_a_planted_defect_is_found(world: World, defect: str) -> None:
-    plant, told = _DEFECTS[defect]
+def test_a_planted_defect_is_detected(world: World, defect: str) -> None:
+    plant, expected = _DEFECTS[defect]
     plant(world)
 
     found = problems(Objects(world.objects))
 
-    assert any(told in problem for problem in found), found
+    assert any(expected in problem for problem in found), found
 
 
-def test_every_check_is_what_finds_some_defect(rendered: list[dict[str, Any]]) -> None:
-    """A check that finds none of the planted defects may find nothing at all."""
+def test_every_check_detects_some_defect(rendered: list[dict[str, Any]]) -> None:
+    """A check that detects none of the planted defects may detect nothing at all."""
     idle = set(CHECKS)
-    for plant, told in _DEFECTS.values():
+    for plant, expected in _DEFECTS.values():
         world = World(copy.deepcopy(rendered))
         plant(world)
         objects = Objects(world.objects)
-        idle -= {check for check in idle if any(told in problem for problem in check(objects))}
+        idle -= {check for check in idle if any(expected in problem for problem in check(objects))}
     assert {check.__name__ for check in idle} == set()
 
 
-def test_what_does_not_render_is_told_in_kubectl_s_words() -> None:
+def test_a_rendering_error_is_reported_in_kubectls_words() -> None:
     with pytest.raises(RuntimeError, match="does not render cleanly"):
         render(K8S / "nowhere")

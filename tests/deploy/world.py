@@ -1,11 +1,11 @@
-"""A rendering to plant defects in."""
+"""A rendering in which tests plant defects."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class World:
-    """The objects of one rendering, each found by kind and name."""
+    """The objects of one rendering, accessible by kind and name."""
 
     def __init__(self, objects: list[dict[str, Any]]) -> None:
         self.objects = objects
@@ -24,11 +24,11 @@ class World:
         return self.pod(name, kind)["containers"][0]
 
     def policy(self, name: str) -> Any:
-        """Return what a NetworkPolicy says."""
+        """Return the specification of a NetworkPolicy."""
         return self.one("NetworkPolicy", name)["spec"]
 
     def scaler(self, name: str) -> Any:
-        """Return the metrics that an autoscaler follows, CPU use first."""
+        """Return an autoscaler's metrics, CPU use first."""
         return self.one("HorizontalPodAutoscaler", name)["spec"]["metrics"]
 
     def alert(self, name: str) -> Any:
@@ -37,7 +37,7 @@ class World:
         return next(rule for group in groups for rule in group["rules"] if rule["alert"] == name)
 
     def remove(self, kind: str, name: str) -> None:
-        """Take an object out."""
+        """Remove an object."""
         self.objects.remove(self.one(kind, name))
 
     def set(self, at: Any, **values: Any) -> None:
@@ -47,4 +47,4 @@ class World:
 
 Plant = Callable[[World], Any]
 Defects = dict[str, tuple[Plant, str]]
-"""What is wrong, in words: how to plant it, and a part of what must be said of it."""
+"""A defect by description: how to plant it, and a part of the expected finding."""

@@ -1,4 +1,4 @@
-"""Clients that mean harm, each in a loop, and what an honest one beside them feels."""
+"""Abusive clients, each in a loop, and the latency of well-behaved ones at the same time."""
 
 import asyncio
 import multiprocessing
@@ -18,7 +18,7 @@ _BYTES = 4 * 1024 * 1024 - 1_000
 
 
 def filled(before: bytes, unit: bytes, after: bytes, *, size: int = _BYTES) -> bytes:
-    """Return a body of `size` with one thing in it again and again."""
+    """Return a body of `size` that repeats one element."""
     return before + b",".join([unit] * ((size - len(before)) // (len(unit) + 1))) + after
 
 
@@ -36,18 +36,18 @@ SMALL_VALUES = (
     b'{"messages":[{"role":"user","content":"' + b"a, [{" * 800_000 + b'"}],"unheard_of":1}',
     b"[" * _BYTES,
 )
-"""Bodies that are refused, each as dear as it can be."""
+"""Bodies that are refused, each as expensive as possible."""
 
 
 @contextmanager
-def hammering(url: str, keys: Sequence[Key], bodies: Sequence[bytes]) -> Iterator[Counter[int]]:
-    """Have one client for each key send one body after the other for the block, in a process of their own.
+def abusive_clients(url: str, keys: Sequence[Key], bodies: Sequence[bytes]) -> Iterator[Counter[int]]:
+    """Have one client per key send one body after the other for the block, in a separate process.
 
-    Gives how often which status came, after the block.
+    Yields how often each status came, available after the block.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_hammer_until_told, args=(url, list(keys), list(bodies), theirs), daemon=True)
+    process = context.Process(target=_hammer_until_stopped, args=(url, list(keys), list(bodies), theirs), daemon=True)
     process.start()
     statuses: Counter[int] = Counter()
     try:
@@ -58,7 +58,9 @@ def hammering(url: str, keys: Sequence[Key], bodies: Sequence[bytes]) -> Iterato
         process.join(10)
 
 
-def _hammer_until_told(url: str, keys: list[Key], bodies: list[bytes], pipe: "Connection[Counter[int], str]") -> None:
+def _hammer_until_stopped(
+    url: str, keys: list[Key], bodies: list[bytes], pipe: "Connection[Counter[int], str]"
+) -> None:
     async def main() -> Counter[int]:
         statuses: Counter[int] = Counter()
         clients = [
@@ -75,7 +77,7 @@ def _hammer_until_told(url: str, keys: list[Key], bodies: list[bytes], pipe: "Co
 
 
 async def _hammer(url: str, key: Key, body: bytes, statuses: Counter[int]) -> None:
-    """Send again and again, over a new connection each time, and read what is answered."""
+    """Send repeatedly, over a new connection each time, and read the response."""
     address = urlsplit(url)
     fields = "".join(f"{name}: {value}\r\n" for name, value in key.headers.items())
     head = f"POST {address.path} HTTP/1.1\r\nhost: a\r\n{fields}content-length: {len(body)}\r\n\r\n".encode()
@@ -93,7 +95,7 @@ async def _hammer(url: str, key: Key, body: bytes, statuses: Counter[int]) -> No
 
 
 async def latencies(url: str, key: Key, *, seconds: float, pause_seconds: float = 0.01) -> list[float]:
-    """Call again and again as an honest client does; return what the calls took, in seconds."""
+    """Call repeatedly as a well-behaved client does; return the durations of the calls, in seconds."""
     taken: list[float] = []
     ends = time.monotonic() + seconds
     async with aiohttp.ClientSession() as session:
@@ -108,5 +110,5 @@ async def latencies(url: str, key: Key, *, seconds: float, pause_seconds: float 
 
 
 def p99(taken: Sequence[float]) -> float:
-    """Return the 99th hundredth."""
+    """Return the 99th percentile."""
     return statistics.quantiles(taken, n=100)[98]

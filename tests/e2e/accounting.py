@@ -1,6 +1,7 @@
-"""Compares what a key was charged with what the Groq stand-in served, and keeps all records when they differ.
+"""Compares a key's charges with what the Groq stand-in served, and saves all records when they differ.
 
-What was sent is no measure: on a slow machine a request may reach its time-out, be answered with 504 and cost nothing.
+The number of requests sent is no measure: on a slow machine a request may reach its time-out, be answered with 504 and
+cost nothing.
 """
 
 import json
@@ -23,7 +24,7 @@ class Account:
     """All records of one key.
 
     Attributes:
-        statuses: How many clients saw which status.
+        statuses: How many clients received each status.
         charged: What Redis has charged.
         held: What Redis still holds.
         rows: The key's rows in the ledger.
@@ -38,15 +39,17 @@ class Account:
 
     @property
     def served(self) -> dict[str, dict[str, Any]]:
-        """The exchanges that the stand-in answered to their end, by its id."""
+        """The exchanges that the stand-in answered to their end, by id."""
         return {one["x_groq_id"]: one for one in self.exchanges if one["status"] == 200 and one["completed"]}
 
     def assert_exact(self) -> None:
-        """Hold that Redis, the ledger and the stand-in agree on every request and token."""
+        """Check that Redis, the ledger and the stand-in agree on every request and token."""
         self._assert_none([*self._wrong_charges(), *self._missing_charges()])
 
     def assert_charges(self) -> None:
-        """Hold that every charge is for an answer of Groq, where inference died and may have lost what it had read."""
+        """Check that every charge is for an answer of Groq, where inference was killed and may have lost what it had
+        read.
+        """
         self._assert_none([*self._wrong_charges()])
 
     def keep(self) -> Path:
@@ -81,7 +84,7 @@ class Account:
     def _missing_charges(self) -> Iterator[str]:
         charged = {row["upstream_id"] for row in self.rows if row["charged"]}
         free = [name for name in self.served if name not in charged]
-        # A request that reached its time-out while its answer was on the way is not charged, and names no exchange.
+        # A request that reached its time-out before its answer arrived is not charged, and names no exchange.
         if len(free) > sum(row["outcome"] == "timed_out" and not row["charged"] for row in self.rows):
             yield f"{len(free)} answers were not charged: {free[:_SHOWN]}"
 
@@ -94,7 +97,7 @@ async def account_of(stack: Stack, key: Key, statuses: Mapping[Any, int]) -> Acc
 
 
 def _wrong(row: Mapping[str, Any], exchange: Mapping[str, Any] | None) -> Iterator[str]:
-    """Yield what is wrong with a charged row, given its exchange."""
+    """Yield the faults of a charged row, given its exchange."""
     if exchange is None or exchange["status"] != 200:
         yield f"charged without an answer of Groq: {dict(row)}"
     elif row["usage_source"] == "reported":

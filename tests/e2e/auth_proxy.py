@@ -1,7 +1,7 @@
-"""A proxy in front of auth that can swallow the watch: look-ups get through, and of changes nothing is told any more.
+"""A proxy in front of auth that can block the watch: look-ups pass, but changes are no longer reported.
 
-That is what a proxy on the way does that keeps a connection open and loses its stream. It passes bytes on, so it knows
-nothing of the messages, and counts the look-ups. It is a program of its own, `python -m tests.e2e.auth_proxy`.
+This is what an intermediary does that keeps a connection open and loses its stream. It forwards raw bytes without
+parsing messages, and counts the look-ups. Run it as `python -m tests.e2e.auth_proxy`.
 """
 
 import asyncio
@@ -19,29 +19,29 @@ from services.common.rpc.channel import open_channel
 _LOOK_UP = "/stack.auth.v1.AuthService/Authenticate"
 _WATCH = "/stack.auth.v1.AuthService/WatchKeys"
 _WATCH_HEALTH = "/grpc.health.v1.Health/Watch"
-_SWALLOW, _RELEASE, _COUNT = "/proxy/Swallow", "/proxy/Release", "/proxy/Count"
+_BLOCK, _UNBLOCK, _COUNT = "/proxy/Swallow", "/proxy/Release", "/proxy/Count"
 
 
 class Remote:
-    """A hand on a running proxy."""
+    """Controls a running proxy."""
 
     def __init__(self, target: str) -> None:
-        """Steer the proxy at `target`."""
+        """Control the proxy at `target`."""
         self.target = target
 
-    async def swallow_watches(self) -> None:
-        """From now on let watches, old and new, stand open and silent."""
-        await self._tell(_SWALLOW)
+    async def block_watches(self) -> None:
+        """From now on leave watches, old and new, open without events."""
+        await self._call(_BLOCK)
 
-    async def let_watches_through(self) -> None:
-        """End the silent watches, and let new ones through."""
-        await self._tell(_RELEASE)
+    async def unblock_watches(self) -> None:
+        """End the blocked watches, and let new ones through."""
+        await self._call(_UNBLOCK)
 
     async def look_ups(self) -> int:
         """Return the look-ups so far."""
-        return int(await self._tell(_COUNT))
+        return int(await self._call(_COUNT))
 
-    async def _tell(self, method: str) -> bytes:
+    async def _call(self, method: str) -> bytes:
         async with open_channel(self.target) as channel:
             call: Any = channel.unary_unary(method)
             answer: bytes = await call(b"", timeout=5)
@@ -59,18 +59,18 @@ class _Proxy(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Any:
         method: str = handler_call_details.method
         if method == _WATCH_HEALTH:
-            return None  # Unimplemented, which channels take for ready.
+            return None  # Unimplemented, which channels treat as ready.
         if method == _WATCH:
             return grpc.unary_stream_rpc_method_handler(self._watch)
-        if method in (_SWALLOW, _RELEASE, _COUNT):
+        if method in (_BLOCK, _UNBLOCK, _COUNT):
             return grpc.unary_unary_rpc_method_handler(partial(self._steer, method))
         return grpc.unary_unary_rpc_method_handler(partial(self._pass_on, method))
 
     async def _steer(self, method: str, request: bytes, context: Any) -> bytes:
-        if method == _SWALLOW:
+        if method == _BLOCK:
             self._lets_through.clear()
             self._swallows.set()
-        elif method == _RELEASE:
+        elif method == _UNBLOCK:
             self._swallows.clear()
             self._lets_through.set()
         return str(self._look_ups).encode()

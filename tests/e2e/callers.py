@@ -1,4 +1,4 @@
-"""Callers of the API that note when they were refused, and streams that note when they ended."""
+"""Callers of the API that record when they were refused, and streams that record when they ended."""
 
 import asyncio
 import json
@@ -10,26 +10,26 @@ import aiohttp
 from tests.e2e.stack import Key, say
 
 _PAUSE_SECONDS = 0.05
-"""Between two calls, so that two hundred callers do not measure the queue before the processors."""
+"""Pause between two calls, so that two hundred callers do not measure the queue before the processors."""
 
 
 @dataclass
 class Caller:
-    """Asks again and again until it is refused."""
+    """Calls repeatedly until it is refused."""
 
     url: str
     key: Key
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by the first answer."""
     admitted_at: float = 0
-    """When the last request began that was answered; the loop's time."""
+    """When the last answered request began, in the event loop's time."""
     refused_at: float = 0
     slowest_seconds: float = 0
-    """What the slowest answer took: how long a crowd on this machine waits for its turn."""
+    """Duration of the slowest answer: how long requests queue on this machine under this load."""
     error: dict[str, Any] = field(default_factory=dict)
 
     async def call(self, session: aiohttp.ClientSession) -> None:
-        """Return when refused; anything but an answer or a refusal is a failure."""
+        """Return when refused; any other error is a failure."""
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -47,7 +47,7 @@ class Caller:
 
 @dataclass
 class Listener:
-    """Listens to a stream to its end."""
+    """Reads a stream to its end."""
 
     url: str
     key: Key
@@ -69,7 +69,7 @@ class Listener:
         self.ended_at = asyncio.get_running_loop().time()
 
     def assert_cut(self) -> None:
-        """Hold that the stream ended with the refusal of a revoked key, and not as if it were complete."""
+        """Check that the stream ended with the error of a revoked key, and not as if it were complete."""
         error = json.loads(self.events[-1])["error"]
         assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
         assert "This API key has been revoked" in error["message"]

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: it takes spans over OTLP and keeps them."""
+"""An OpenTelemetry collector for tests: it receives spans over OTLP and stores them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ class Exported:
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps all spans that arrive.
+    """Stores all spans that arrive.
 
     Attributes:
         spans: In order of arrival.
@@ -55,7 +55,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 @contextmanager
 def running_collector() -> Iterator[tuple[Collector, str]]:
-    """Run a collector for the block; give it and its address."""
+    """Run a collector for the block; yield it and its address."""
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(max_workers=2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]

@@ -10,9 +10,9 @@ from tests.e2e.stack import Key, Stack, running_stack
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Give a running stack with two gateways; tests that harm it start their own."""
-    # The failures that one test asks of Groq are not to rest the key that all tests share; all people of the tests sign
-    # up from one address; and some tests send nothing but requests that are refused.
+    """Yield a running stack with two gateways; tests that damage a stack start their own."""
+    # The failures that one test requests of Groq must not cool down the key that all tests share; all users of the
+    # tests sign up from one address; and some tests send only requests that are refused.
     with running_stack(
         gateways=2,
         INFERENCE_KEY_COOLDOWN_SECONDS_MAX="0",
@@ -25,19 +25,19 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def own_stack() -> Iterator[Stack]:
-    """Give a running stack that the test may harm."""
+    """Yield a running stack that the test may damage."""
     with running_stack() as running:
         yield running
 
 
 @pytest.fixture
 async def key(stack: Stack) -> Key:
-    """Give a fresh key with the plan's limit."""
+    """Return a new key with the plan's limit."""
     return await stack.create_key()
 
 
 @pytest.fixture
 async def http(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    """Give an HTTP client of the first gateway."""
+    """Yield an HTTP client of the first gateway."""
     async with httpx.AsyncClient(base_url=stack.base_url, trust_env=False, timeout=20) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Floods of cheap requests to the console, and what operators and chats feel of them."""
+"""Floods of cheap requests to the console, and their effect on operators and chats."""
 
 import asyncio
 import json
@@ -21,23 +21,23 @@ CONNECTIONS = 80
 
 @dataclass
 class Flood:
-    """What a flood was answered, as it goes on."""
+    """The responses to a flood, updated as it runs."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     began_at: float = field(default_factory=time.monotonic)
 
-    def told(self) -> str:
-        """Return it in words."""
+    def summary(self) -> str:
+        """Describe it."""
         seconds = time.monotonic() - self.began_at
         return f"{self.statuses.total() / seconds:,.0f} requests/s, {dict(self.statuses)}"
 
 
 @asynccontextmanager
 async def flooded(url: str, request: bytes, *, connections: int = CONNECTIONS) -> AsyncIterator[Flood]:
-    """Send a request over and over on so many connections for the block, each as soon as the last one is answered."""
+    """Send a request repeatedly on so many connections for the block, each as soon as the last response has arrived."""
     flood = Flood()
     tasks = [asyncio.create_task(_ask_on(url, request, flood)) for _ in range(connections)]
-    await asyncio.sleep(1)  # Until all of them are connected and the first answers have come.
+    await asyncio.sleep(1)  # Wait until all of them are connected and the first responses have arrived.
     try:
         yield flood
         assert not any(task.done() for task in tasks), "a connection of the flood ended"
@@ -89,7 +89,7 @@ def stackctl(stack: Stack, *arguments: str) -> "subprocess.Popen[str]":
 
 @dataclass
 class Chats:
-    """What chats were answered beside a flood, and how long they took."""
+    """The statuses and durations of chats during a flood."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -99,8 +99,8 @@ class Chats:
         """The median in seconds."""
         return statistics.median(self.seconds)
 
-    def told(self) -> str:
-        """Return it in words."""
+    def summary(self) -> str:
+        """Describe it."""
         return f"chats {dict(self.statuses)}, p50 {self.p50:.3f} s, slowest {max(self.seconds):.3f} s"
 
 
@@ -117,7 +117,7 @@ async def chats(session: aiohttp.ClientSession, url: str, keys: list[Key]) -> Ch
 
 
 async def created_and_revoked(stack: Stack, session: aiohttp.ClientSession, url: str) -> float:
-    """Create a key with `stackctl`, use it, revoke it, and return for how many seconds after that it was answered."""
+    """Create a key with `stackctl`, use it, revoke it, and return how many seconds after that it was still answered."""
     made = await asyncio.to_thread(
         stackctl(stack, "keys", "create", "--email", EMAIL, "--name", "x", "--json").communicate
     )

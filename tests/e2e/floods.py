@@ -1,4 +1,4 @@
-"""Floods of bad keys over raw connections, and what valid calls feel of them."""
+"""Floods of bad keys over raw connections, and the latency of valid calls during them."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ _CALLS_MIN = 60
 
 @dataclass(frozen=True)
 class Flood:
-    """What came of a flood."""
+    """The result of a flood."""
 
     statuses: Counter[int]
     """How many requests got which status."""
@@ -28,10 +28,10 @@ class Flood:
     latencies: list[float]
     """Of the valid calls meanwhile, in seconds."""
     look_ups: int
-    """Keys that auth was asked about."""
+    """Keys that auth was called for."""
 
-    def told(self, before: Sequence[float]) -> str:
-        """Return it in words, beside the latencies before it."""
+    def summary(self, before: Sequence[float]) -> str:
+        """Describe it, with the latencies before it."""
         then, now = p50_p95(before), p50_p95(self.latencies)
         ratios = ", ".join(f"{after / earlier:.1f}" for after, earlier in zip(now, then, strict=True))
         return (
@@ -41,7 +41,7 @@ class Flood:
 
 
 async def flood(session: aiohttp.ClientSession, url: str, keys: Sequence[str], valid: Key, proxy: Remote) -> Flood:
-    """Send a request with each of `keys` as fast as they are taken, and call with a `valid` key meanwhile."""
+    """Send a request with each of `keys` as fast as they are accepted, and call with a `valid` key meanwhile."""
     looked_up, began = await proxy.look_ups(), time.monotonic()
     flooding = asyncio.create_task(_flood(url, keys))
     felt = await latencies(session, url, valid, goes_on=lambda: not flooding.done())
@@ -51,7 +51,7 @@ async def flood(session: aiohttp.ClientSession, url: str, keys: Sequence[str], v
 async def latencies(
     session: aiohttp.ClientSession, url: str, key: Key, *, goes_on: Callable[[], bool] = lambda: False
 ) -> list[float]:
-    """Call one after the other, some times and then for as long as `goes_on`; return the times taken in seconds."""
+    """Call repeatedly, a number of times and then while `goes_on` holds; return the durations in seconds."""
     taken: list[float] = []
     while len(taken) < _CALLS_MIN or goes_on():
         started = time.perf_counter()
@@ -63,7 +63,7 @@ async def latencies(
 
 
 def p50_p95(taken: Sequence[float]) -> tuple[float, float]:
-    """Return the 50th and the 95th hundredth, to a tenth of a millisecond."""
+    """Return the 50th and the 95th percentile, to a tenth of a millisecond."""
     hundredths = statistics.quantiles(taken, n=100)
     return round(hundredths[49], 4), round(hundredths[94], 4)
 
@@ -77,7 +77,7 @@ async def _flood(url: str, keys: Sequence[str]) -> Counter[int]:
 
 
 async def _flood_over_one_connection(url: str, keys: Sequence[str]) -> Counter[int]:
-    """Send without waiting for answers, as HTTP/1.1 lets one, so that our own client is not what is measured."""
+    """Send without waiting for responses (HTTP/1.1 pipelining), so that the client is not the bottleneck."""
     parsed = urlsplit(url)
     reader, writer = await asyncio.open_connection(parsed.hostname, parsed.port)
     statuses: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""What the services of a stack tell Prometheus."""
+"""The metrics exported by the services of a stack."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ SERVICES = ("gateway", "auth", "quota", "inference")
 
 
 class Metrics:
-    """The metrics of all four services, read anew by `read`."""
+    """The metrics of all four services, refreshed by `read`."""
 
     def __init__(self, ports: dict[str, int]) -> None:
         self.ports = ports
 
     def text(self, service: str) -> str:
-        """Return what one service tells, as Prometheus reads it."""
+        """Return one service's metrics, as Prometheus parses them."""
         answer = httpx.get(f"http://127.0.0.1:{self.ports[service]}/metrics", trust_env=False, timeout=5)
         assert answer.status_code == 200, answer.text
         return answer.text
@@ -33,7 +33,7 @@ class Metrics:
         return sum(sample[2] for sample in self._samples() if sample[0] == name and labels.items() <= sample[1].items())
 
     def label_values(self, prefix: str = "stack_") -> Iterable[str]:
-        """Return every value of every label but histograms' bounds."""
+        """Return every value of every label except the buckets of histograms."""
         return {
             value
             for name, labels, _ in self._samples()

@@ -1,7 +1,7 @@
 """A whole stack for tests: the four services, Valkey and the Groq stand-in, as real processes on real sockets.
 
-The same programs and environment as `make run`, with several gateways where a test wants them, and with a hand on each
-process: it can be killed and started again while the others run.
+The same programs and environment as `make run`, with several gateways where a test wants them, and with control over
+each process: it can be killed and restarted while the others run.
 """
 
 import asyncio
@@ -36,32 +36,31 @@ EMAIL = "tester@example.com"
 _START_SECONDS = 30
 _STOP_SECONDS = 6
 _PORTS = (10_000, 32_767)
-"""Below the ports that outgoing connections take, one of which could take a port while its owner is dead."""
+"""Below the range of automatic ports: an outgoing connection could take a port while its owner is restarted."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key made for a test."""
+    """A key created for a test."""
 
     id: str
     secret: str
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an HTTP client sends."""
+        """The headers of an HTTP client."""
         return {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
 
 
 class Stack:
     """A running stack. Its services listen on Unix sockets, its gateways on ports of the loopback address.
 
-    Its programs are named after their services; gateways are numbered, and so are several of another service:
-    `gateway-1`, `quota-1`. Workers (`stack`, `stack-2`) stand in place of all four services: each has its gateway at a
-    port and the others at sockets of its own (`auth-1.sock`), so that it can be asked and killed alone, and they share
-    their SQLite files.
+    Its programs are named after their services; several programs of one service are numbered: `gateway-1`, `quota-1`.
+    Workers (`stack`, `stack-2`) replace all four services: each has its gateway at a port and the others at its own
+    sockets (`auth-1.sock`), so that each can be called and killed separately, and they share their SQLite files.
 
     Attributes:
-        own: What the environment of one program has on top of all others', by its name.
+        own: Additional environment of one program, by its name.
     """
 
     def __init__(
@@ -123,11 +122,11 @@ class Stack:
         return tuple(self._programs)
 
     def add(self, program: Program) -> None:
-        """Have another program started before all others."""
+        """Start another program before all others."""
         self._programs = {program.name: program, **self._programs}
 
     def run_by(self, module: str, name: str) -> None:
-        """Have a program that is a Python module run by another one, which takes its command line for arguments."""
+        """Run a program that is a Python module through another one, which receives its command line as arguments."""
         program = self._programs[name]
         python, option, *arguments = program.command
         self._programs[name] = Program(name, (python, option, module, *arguments), program.environment)
@@ -137,8 +136,8 @@ class Stack:
         return name in self._processes and self._processes[name].poll() is None
 
     def start_all(self) -> None:
-        """Start everything and wait until it answers."""
-        # As in `make run`, the first worker brings the databases' schemas up to date.
+        """Start everything and wait until it is ready."""
+        # As in `make run`, the first worker migrates the databases.
         later = [name for name in self._programs if name.startswith("stack-")]
         for group in ([name for name in self._programs if name not in later], later):
             for name in group:
@@ -146,7 +145,7 @@ class Stack:
             asyncio.run(self.until_ready(*group))
 
     def start(self, name: str, **environment: str) -> None:
-        """Start one program, with `environment` on top of its own."""
+        """Start one program, with `environment` in addition to its own."""
         program = self._programs[name]
         given = {
             **bare_environment(),
@@ -159,7 +158,7 @@ class Stack:
         self._processes[name] = started_process(program.command, environment=given, log=log)
 
     def resident_bytes(self, name: str) -> int:
-        """Return how much memory one program has."""
+        """Return the memory use of one program."""
         resident: int = psutil.Process(self._processes[name].pid).memory_info().rss
         return resident
 
@@ -168,20 +167,20 @@ class Stack:
         self._processes[name].send_signal(number)
 
     def kill(self, name: str) -> None:
-        """End one program as a crash does."""
+        """Kill one program."""
         self.signal(name, signal.SIGKILL)
         self._processes[name].wait(timeout=_STOP_SECONDS)
 
     def stop(self, name: str, *, within_seconds: float = _STOP_SECONDS) -> int:
-        """End one program in order and return its exit code."""
+        """Stop one program gracefully and return its exit code."""
         process = self._processes[name]
         process.terminate()
         return process.wait(timeout=within_seconds)
 
-    async def mend(self) -> None:
-        """Start what a test has ended, and return once all of it answers a chat."""
+    async def repair(self) -> None:
+        """Restart what a test has stopped, and return once the whole stack answers a chat."""
         await self.start_missing()
-        # Who was started again is there, and its callers may still be about to connect.
+        # The restarted programs are up, but their callers may not be connected yet.
         key = await self.create_key()
         async with asyncio.timeout(_START_SECONDS), httpx.AsyncClient(trust_env=False, timeout=20) as client:
             for gateway in self.gateways:
@@ -190,19 +189,19 @@ class Stack:
                     await asyncio.sleep(0.05)
 
     async def start_missing(self) -> None:
-        """Start what has ended, and return once each program answers."""
+        """Start what has stopped, and return once each program is ready."""
         for name in self.names:
             if not self.is_running(name):
                 self.start(name)
         await self.until_ready(*self.names)
 
     async def until_ready(self, *names: str) -> None:
-        """Return when these programs answer."""
+        """Return when these programs are ready."""
         async with asyncio.timeout(_START_SECONDS):
             await asyncio.gather(*(self._until_one_ready(name) for name in names))
 
     def stop_all(self) -> None:
-        """End everything, gateways first, so that nothing is cut."""
+        """Stop everything, gateways first, so that no request is interrupted."""
         for name in reversed(self._programs):
             with contextlib.suppress(ProcessLookupError):
                 self._processes[name].terminate()
@@ -215,13 +214,13 @@ class Stack:
                 raise AssertionError(f"{name} did not stop within {_STOP_SECONDS} s of SIGTERM") from None
 
     def log(self, name: str) -> str:
-        """Return what a program wrote."""
+        """Return the output of a program."""
         return (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
-    # What an operator does.
+    # Operators' actions.
 
     async def create_key(self, *, daily_limit: int | None = None, models: Sequence[str] = (), at: str = "") -> Key:
-        """Make a key of the test account, at any auth or at the one that `at` names."""
+        """Create a key of the test account, at any auth or at the one named by `at`."""
         async with open_channel(self.socket(at) if at else self.settings.auth_listen) as channel:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             request = keys_pb2.CreateKeyRequest(email=EMAIL, name="test", daily_limit=daily_limit, models=models)
@@ -229,13 +228,13 @@ class Stack:
         return Key(response.key.id, response.secret)
 
     async def revoke_key(self, key: Key, *, at: str = "") -> None:
-        """Revoke a key; returns with auth's answer, or with that of the one auth that `at` names."""
+        """Revoke a key; returns with auth's answer, or with that of the one auth named by `at`."""
         async with open_channel(self.socket(at) if at else self.settings.auth_listen) as channel:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             await keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.id), metadata=self.admin_metadata, timeout=5)
 
     async def create_account(self) -> None:
-        """Make the test account."""
+        """Create the test account."""
         async with open_channel(self.settings.auth_listen) as channel:
             accounts = accounts_pb2_grpc.AccountServiceStub(channel)
             request = accounts_pb2.CreateAccountRequest(email=EMAIL)
@@ -253,7 +252,7 @@ class Stack:
         )
         return (("authorization", f"Bearer {token}"),)
 
-    # What really happened.
+    # Observed state.
 
     def ledger(self, key: Key) -> list[dict[str, Any]]:
         """Return the ledger rows of a key, read from the database itself."""
@@ -263,7 +262,7 @@ class Stack:
             return [dict(row) for row in rows]
 
     def counters(self, key: Key) -> tuple[int, int]:
-        """Return what Redis says of a key, all days together: charged, held."""
+        """Return Redis' counts of a key, all days together: charged, held."""
         charged = held = 0
         with contextlib.closing(self.redis()) as redis:
             for name in redis.scan_iter(match=f"quota:*:{key.id}:*"):
@@ -278,14 +277,14 @@ class Stack:
         return Redis(unix_socket_path=str(self.folder / "valkey.sock"))
 
     async def journal(self) -> list[dict[str, Any]]:
-        """Return what the stand-in says it served."""
+        """Return the stand-in's journal."""
         async with httpx.AsyncClient(trust_env=False) as client:
             response = await client.get(f"{self._standin_url}/journal")
             served: list[dict[str, Any]] = response.json()
             return served
 
     async def until_settled(self, key: Key) -> tuple[int, int]:
-        """Return the counters once no hold is left: settles leave after the answers."""
+        """Return the counters once no hold is left: settles follow the answers."""
         async with asyncio.timeout(10):
             while (counters := await asyncio.to_thread(self.counters, key))[1]:
                 await asyncio.sleep(0.02)
@@ -337,7 +336,7 @@ class Stack:
 def running_stack(
     *, gateways: int = 1, quotas: int = 1, workers: int = 0, valkey_options: Sequence[str] = (), **environment: str
 ) -> Iterator[Stack]:
-    """Run a stack for the block; all of it must stop in order at the end."""
+    """Run a stack for the block; at the end all of it must stop gracefully."""
     with stack_folder() as folder:
         stack = Stack(
             folder,
@@ -353,7 +352,7 @@ def running_stack(
 
 @contextmanager
 def stack_folder() -> Iterator[Path]:
-    """Give a folder whose path is short enough for sockets."""
+    """Yield a folder whose path is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="stack-e2e-", dir="/tmp") as folder:
         yield Path(folder)
 
@@ -370,7 +369,7 @@ def started(stack: Stack) -> Iterator[None]:
 
 
 def connector(connections: int) -> aiohttp.TCPConnector:
-    """Return a pool that opens as many connections as a test wants."""
+    """Return a pool without a limit of connections."""
     return aiohttp.TCPConnector(limit=connections)
 
 
@@ -380,7 +379,7 @@ def say(text: str, **members: Any) -> dict[str, Any]:
 
 
 def bare_environment() -> dict[str, str]:
-    """Return our environment without what would steer the stack elsewhere."""
+    """Return our environment without the variables that would configure the stack."""
     steering = ("AUTH_", "QUOTA_", "INFERENCE_", "GATEWAY_", "GROQ_", "STACK_", "DATA_DIR", "DRAIN_", "GRACE_", "LOG_")
     return {name: value for name, value in os.environ.items() if not name.startswith(steering)}
 
@@ -390,7 +389,7 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody uses, and that nobody gets without asking for it."""
+    """Return an unused port of the loopback address outside the range of automatic ports."""
     while True:
         port = random.randint(*_PORTS)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):

@@ -1,4 +1,4 @@
-"""Requests whose client does not get the answer: charged exactly when Groq was asked and did the work."""
+"""Requests whose client does not get the answer: charged exactly when Groq was called and did the work."""
 
 import asyncio
 import io
@@ -26,7 +26,7 @@ _BIG_STREAM = "[[standin:big bytes=10000000 piece=65536]]"
     params=[pytest.param(1, id="worker"), pytest.param(0, id="services", marks=pytest.mark.long)],
 )
 def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """Give a stack with short time-outs, in either layout."""
+    """Yield a stack with short time-outs, in either layout."""
     with running_stack(
         workers=request.param,
         REQUEST_TIMEOUT_SECONDS=str(_REQUEST_SECONDS),
@@ -38,13 +38,13 @@ def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 @pytest.fixture
 async def key(running: Stack) -> Key:
-    """Give a fresh key."""
+    """Return a new key."""
     return await running.create_key()
 
 
 @pytest.fixture
 async def session(running: Stack) -> AsyncIterator[aiohttp.ClientSession]:
-    """Give an HTTP client."""
+    """Yield an HTTP client."""
     async with aiohttp.ClientSession(base_url=running.base_url, connector=connector(10)) as session:
         yield session
 
@@ -63,7 +63,7 @@ async def _leave_after(seconds: float, session: aiohttp.ClientSession, key: Key,
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_before_groq_was_asked_costs_nothing_and_is_never_sent(
+async def test_a_client_that_disconnects_before_groq_is_called_is_not_charged_and_its_request_never_sent(
     running: Stack, session: aiohttp.ClientSession, key: Key, stream: bool
 ) -> None:
     other = await running.create_key()
@@ -91,7 +91,7 @@ async def _status(session: aiohttp.ClientSession, key: Key, body: dict[str, Any]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_after_groq_was_asked_is_charged_once(
+async def test_a_client_that_disconnects_after_groq_was_called_is_charged_once(
     running: Stack, session: aiohttp.ClientSession, key: Key, stream: bool
 ) -> None:
     text = f"{_LONG_STREAM} {key.id}"
@@ -104,7 +104,7 @@ async def test_a_client_that_leaves_after_groq_was_asked_is_charged_once(
     assert [entry["last_user_message"] for entry in await running.journal()].count(text) == 1
 
 
-async def test_a_client_that_stops_reading_has_an_outcome_of_its_own(running: Stack, key: Key) -> None:
+async def test_a_client_that_stops_reading_has_its_own_outcome(running: Stack, key: Key) -> None:
     body = json.dumps(say(_BIG_STREAM, stream=True)).encode()
     head = f"POST /api/v1/chat HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key.secret}\r\ncontent-length: {len(body)}"
     with socket.socket() as client:
@@ -117,9 +117,7 @@ async def test_a_client_that_stops_reading_has_an_outcome_of_its_own(running: St
     assert await running.until_settled(key) == (1, 0)
 
 
-async def test_a_revoked_stream_has_an_outcome_of_its_own(
-    running: Stack, session: aiohttp.ClientSession, key: Key
-) -> None:
+async def test_a_revoked_stream_has_its_own_outcome(running: Stack, session: aiohttp.ClientSession, key: Key) -> None:
     body = say(_LONG_STREAM, stream=True)
     async with session.post("/api/v1/chat", headers=key.headers, json=body) as response:
         await response.content.readline()
@@ -150,7 +148,7 @@ async def test_a_stream_that_begins_too_late_is_504_at_once_and_charged_when_gro
     assert [entry["last_user_message"] for entry in await running.journal()].count(text) == 1
 
 
-async def test_an_answer_that_never_comes_is_504_and_costs_nothing(
+async def test_a_request_that_groq_never_answers_is_504_and_costs_nothing(
     running: Stack, session: aiohttp.ClientSession, key: Key
 ) -> None:
     assert await _status(session, key, say("[[standin:hang]]")) == 504
@@ -159,7 +157,7 @@ async def test_an_answer_that_never_comes_is_504_and_costs_nothing(
     assert await running.until_settled(key) == (0, 0)
 
 
-async def test_the_memory_of_requests_that_fail_is_returned(running: Stack, key: Key) -> None:
+async def test_the_memory_of_failed_requests_is_freed(running: Stack, key: Key) -> None:
     def memory_bytes() -> int:
         return sum(
             running.resident_bytes(name) for name in running.names if name.startswith(("gateway", "inf", "stack"))

@@ -1,4 +1,4 @@
-"""What is refused: in the envelope, naming the parameter, counted against nobody, and never a 500."""
+"""Refused input: in the error envelope, with the parameter's name, not counted, and never a 500."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def _assert_envelope(response: httpx.Response, status: int, kind: str) -> dict[s
         pytest.param("Bearer k\u00e9y", "invalid_api_key", id="not ASCII"),
     ],
 )
-async def test_a_bad_key_gets_401(http: httpx.AsyncClient, authorization: str | None, code: str) -> None:
+async def test_an_invalid_key_gets_401(http: httpx.AsyncClient, authorization: str | None, code: str) -> None:
     headers = {"Authorization": authorization.encode()} if authorization else {}
     response = await http.post("/api/v1/chat", headers=headers, json=say("hi"))  # type: ignore[arg-type]
     assert _assert_envelope(response, 401, "authentication_error")["code"] == code
@@ -93,7 +93,7 @@ async def test_a_revoked_key_gets_401(stack: Stack, http: httpx.AsyncClient, key
         ),
     ],
 )
-async def test_a_bad_body_gets_400_naming_the_parameter_and_is_not_counted(
+async def test_an_invalid_body_gets_400_with_the_parameter_and_is_not_counted(
     stack: Stack, http: httpx.AsyncClient, key: Key, body: bytes | dict[str, Any], param: str | None
 ) -> None:
     sent: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
@@ -111,7 +111,7 @@ async def test_nulls_and_unknown_message_members_are_accepted(http: httpx.AsyncC
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
-async def test_a_body_over_the_bound_gets_413(stack: Stack, http: httpx.AsyncClient, key: Key, announced: bool) -> None:
+async def test_a_body_over_the_limit_gets_413(stack: Stack, http: httpx.AsyncClient, key: Key, announced: bool) -> None:
     body = b"[" + b" " * (4 * 1024 * 1024) + b"]"
 
     async def pieces() -> Any:
@@ -154,12 +154,12 @@ async def test_a_wrong_method_gets_405(http: httpx.AsyncClient, key: Key, method
         "/chat/completions",
     ],
 )
-async def test_every_spelling_of_the_path_is_answered(http: httpx.AsyncClient, key: Key, path: str) -> None:
+async def test_every_variant_of_the_path_is_answered(http: httpx.AsyncClient, key: Key, path: str) -> None:
     response = await http.post(path, headers=key.headers, json=say("hi"))
     assert response.status_code == 200, response.text
 
 
-async def test_json_is_read_whatever_the_content_type_says(http: httpx.AsyncClient, key: Key) -> None:
+async def test_json_is_parsed_whatever_the_content_type(http: httpx.AsyncClient, key: Key) -> None:
     headers = {**key.headers, "Content-Type": "application/x-www-form-urlencoded"}
     response = await http.post(
         "/api/v1/chat", headers=headers, content=b'{"messages":[{"role":"user","content":"hi"}]}'
@@ -167,7 +167,9 @@ async def test_json_is_read_whatever_the_content_type_says(http: httpx.AsyncClie
     assert response.status_code == 200, response.text
 
 
-async def test_what_groq_refuses_is_a_400_and_costs_nothing(stack: Stack, http: httpx.AsyncClient, key: Key) -> None:
+async def test_a_request_that_groq_refuses_is_a_400_and_costs_nothing(
+    stack: Stack, http: httpx.AsyncClient, key: Key
+) -> None:
     response = await http.post("/api/v1/chat", headers=key.headers, json=say("[[standin:context_length]]"))
     error = _assert_envelope(response, 400, "invalid_request_error")
     assert error["code"] == "context_length_exceeded"
@@ -175,7 +177,7 @@ async def test_what_groq_refuses_is_a_400_and_costs_nothing(stack: Stack, http: 
     assert [(row["outcome"], row["charged"]) for row in stack.ledger(key)] == [("refused", 0)]
 
 
-async def test_a_page_in_a_browser_may_call_the_api_and_read_what_it_needs(http: httpx.AsyncClient, key: Key) -> None:
+async def test_a_web_page_may_call_the_api_and_read_the_headers_it_needs(http: httpx.AsyncClient, key: Key) -> None:
     origin = {"Origin": "https://app.example"}
     asked = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     preflight = await http.options("/v1/chat/completions", headers=asked)

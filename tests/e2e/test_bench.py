@@ -1,4 +1,4 @@
-"""The benchmark measures the real product, and what it counts is true."""
+"""The benchmark measures the real product, and its counts are correct."""
 
 import shutil
 import tempfile
@@ -19,14 +19,14 @@ _LUA = Path("/usr/lib/nginx/modules/ngx_http_lua_module.so")
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Give a folder whose path is short enough for sockets."""
+    """Yield a folder whose path is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
         yield Path(name)
 
 
 @pytest.fixture
 def product(folder: Path) -> Iterator[Stack]:
-    """Give the benchmark's own stack, started as `make run` does, in front of the stand-in."""
+    """Yield the benchmark's own stack, started as `make run` does, in front of the stand-in."""
     standin = programs.standin(free_port())
     process = Process(standin.command, log=folder / "standin.log", environment=plain_environment())
     url = f"http://127.0.0.1:{standin.command[-1]}"
@@ -40,7 +40,8 @@ def product(folder: Path) -> Iterator[Stack]:
         process.stop()
 
 
-def test_every_request_that_the_bench_has_answered_is_charged_once(product: Stack) -> None:
+@pytest.mark.long
+def test_every_answered_request_of_the_benchmark_is_charged_once(product: Stack) -> None:
     meter = measure.Meter(product)
     answers = open_loop.run(product, rate=200, requests=50)
     cpu = meter.cpu_ms(answers=50)
@@ -50,11 +51,12 @@ def test_every_request_that_the_bench_has_answered_is_charged_once(product: Stac
     assert {WORKER, "supervisor", "valkey"} == set(product.parts)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not (shutil.which("nginx") and _LUA.exists()), reason="nginx with Lua is installed by `make bench-ab`"
 )
 @pytest.mark.parametrize("shape", ["bursts", "spaced"])
-def test_the_mock_of_groq_sends_whole_streams_of_a_hundred_events(folder: Path, shape: streams.Shape) -> None:
+def test_the_mock_of_groq_sends_complete_streams_of_a_hundred_events(folder: Path, shape: streams.Shape) -> None:
     mock = Mock(folder)
     mock.start()
     try:

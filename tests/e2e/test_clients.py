@@ -13,17 +13,17 @@ _MESSAGES: Any = [{"role": "user", "content": "Say hello [[standin:tokens count=
 
 @pytest.fixture(params=["/v1", "/api/v1"])
 def openai_client(request: pytest.FixtureRequest, stack: Stack, key: Key) -> openai.OpenAI:
-    """Give OpenAI's client, pointed here."""
+    """Yield OpenAI's client, pointed here."""
     return openai.OpenAI(base_url=stack.base_url + request.param, api_key=key.secret)
 
 
 @pytest.fixture
 def groq_client(stack: Stack, key: Key) -> groq.Groq:
-    """Give Groq's client, pointed here."""
+    """Yield Groq's client, pointed here."""
     return groq.Groq(base_url=stack.base_url, api_key=key.secret)
 
 
-def test_openai_create(openai_client: openai.OpenAI) -> None:
+def test_openai_creates_a_completion(openai_client: openai.OpenAI) -> None:
     with openai_client as client:
         answer = client.chat.completions.create(model="llama-3.1-8b-instant", messages=_MESSAGES)
     assert answer.model == "llama-3.1-8b-instant"
@@ -34,7 +34,7 @@ def test_openai_create(openai_client: openai.OpenAI) -> None:
     assert answer.usage.completion_tokens == 7
 
 
-def test_openai_stream_reports_usage_when_asked(openai_client: openai.OpenAI) -> None:
+def test_openai_streams_report_usage_on_request(openai_client: openai.OpenAI) -> None:
     with openai_client as client:
         chunks = list(
             client.chat.completions.create(
@@ -59,7 +59,7 @@ def test_openai_lists_models_and_reads_one_whose_name_has_a_slash(openai_client:
             client.models.retrieve("no/such-model")
 
 
-def test_openai_errors_are_its_own_classes(stack: Stack, key: Key) -> None:
+def test_errors_are_openais_exception_classes(stack: Stack, key: Key) -> None:
     with openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key="sk_stk_wrong", max_retries=0) as client:
         with pytest.raises(openai.AuthenticationError) as refused:
             client.chat.completions.create(model="m", messages=_MESSAGES)
@@ -74,7 +74,7 @@ def test_openai_errors_are_its_own_classes(stack: Stack, key: Key) -> None:
         assert missing.value.code == "model_not_found"
 
 
-def test_groq_create(groq_client: groq.Groq) -> None:
+def test_groq_creates_a_completion(groq_client: groq.Groq) -> None:
     with groq_client as client:
         answer = client.chat.completions.create(model="openai/gpt-oss-20b", messages=_MESSAGES)
     assert answer.choices[0].message.content
@@ -82,7 +82,7 @@ def test_groq_create(groq_client: groq.Groq) -> None:
     assert answer.usage.completion_tokens == 7
 
 
-def test_groq_stream_has_its_usage_under_x_groq(groq_client: groq.Groq) -> None:
+def test_a_groq_stream_has_its_usage_under_x_groq(groq_client: groq.Groq) -> None:
     with groq_client as client:
         stream: Any = client.chat.completions.create(model="openai/gpt-oss-20b", messages=_MESSAGES, stream=True)
         chunks = list(stream)

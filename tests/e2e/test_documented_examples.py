@@ -1,4 +1,4 @@
-"""The examples of the public documentation, run as they stand but for the host and the key."""
+"""The examples of the public documentation, run unchanged except for the host and the key."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Redis fails over behind one address: the connections that lead to the old primary must not stay."""
+"""Redis fails over behind one address: connections to the old primary must be closed."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ def _stack(workers: int, port: int) -> Iterator[Stack]:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(0, marks=pytest.mark.long)])
-def test_with_swapped_roles_behind_one_address_all_requests_succeed_again_within_two_seconds(workers: int) -> None:
+def test_after_a_failover_behind_one_address_all_requests_succeed_again_within_two_seconds(workers: int) -> None:
     with running_pair() as (old, new), running_proxy(old.port) as proxy, _stack(workers, proxy.port) as stack:
         key = asyncio.run(stack.create_key(daily_limit=1_000_000))
 
@@ -53,11 +53,13 @@ def test_with_swapped_roles_behind_one_address_all_requests_succeed_again_within
         body = httpx.get(f"{stack.base_url}/readyz", trust_env=False).json()
         assert body["dependencies"]["redis"] == {"state": "ok"}
         name = "stack" if workers else "quota"
-        assert stack.log(name).count("read-only replica") <= 1, "the state is told once"
+        assert stack.log(name).count("read-only replica") <= 1, "the state is logged once"
 
 
 def _until_counted(redis: TCPValkey, key: Key, answered: int) -> None:
-    """Return when the new primary counts what was answered: what was not replicated is found in the ledger."""
+    """Return when the new primary counts the answered requests; charges that were not replicated come from the
+    ledger.
+    """
     ends = time.monotonic() + 15
     while (found := _counters(redis, key)) != (answered, 0):
         assert time.monotonic() < ends, (found, answered)
@@ -65,7 +67,7 @@ def _until_counted(redis: TCPValkey, key: Key, answered: int) -> None:
 
 
 def _counters(redis: TCPValkey, key: Key) -> tuple[int, int]:
-    """Return what is charged and held, all days together."""
+    """Return the charged and held slots, all days together."""
     charged = held = 0
     with redis.client() as client:
         for name in client.scan_iter(match=f"quota:*:{key.id}:*"):
@@ -76,7 +78,7 @@ def _counters(redis: TCPValkey, key: Key) -> tuple[int, int]:
 
 
 async def _ask_while(stack: Stack, key: Key, swap: Callable[[], None]) -> tuple[list[tuple[float, int]], float]:
-    """Ask all the time; return when each answer came and what it was, and when the roles were swapped."""
+    """Send requests continuously; return when each response came and its status, and when the roles were swapped."""
     outcomes: list[tuple[float, int]] = []
     started = time.monotonic()
     ends = started + _BEFORE_SECONDS + _RECOVERED_SECONDS_MAX + _AFTER_SECONDS

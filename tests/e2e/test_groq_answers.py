@@ -1,4 +1,4 @@
-"""Every row of the tables "What Groq does" in docs/failure-modes.md is what happens, in one process and in four."""
+"""Every row of the tables "What Groq does" in docs/failure-modes.md is true, in one process and in four."""
 
 import asyncio
 import re
@@ -24,17 +24,17 @@ from tests.e2e.upstream_world import (
 
 _PAGE = (Path(__file__).parents[2] / "docs" / "failure-modes.md").read_text(encoding="utf-8")
 _AT_ONCE = 6
-"""Rows that are walked at the same time."""
+"""Rows that are tested at the same time."""
 _CALLS = 3
 """Calls for a request that Groq fails."""
 _LOG_SECONDS = 5.0
 _OF_KEYS = ("limited", "key_refused")
-"""Calls that end so are felt by requests beside them."""
+"""Results of calls that affect concurrent requests."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the first table with one of its stand-in requests, in one piece or streamed."""
+    """One row of the first table with one of its stand-in requests, streamed or not."""
 
     groq: str
     markers: str
@@ -47,8 +47,8 @@ class Row:
         return f"{self.groq}: {self.markers}{', streamed' if self.stream else ''}"
 
     @property
-    def is_of_keys(self) -> bool:
-        """Whether it says something about the Groq keys."""
+    def is_about_keys(self) -> bool:
+        """Whether it affects the state of the Groq keys."""
         return any(self.results[one] for one in _OF_KEYS)
 
     @property
@@ -57,7 +57,7 @@ class Row:
         return any(word in self.markers for word in ("hang", "slow"))
 
     def differs(self, seen: Seen) -> str:
-        """Return what was seen otherwise than the row says; empty when nothing was."""
+        """Return the differences between what was observed and the row; empty when there are none."""
         expected = (self.client, self.charged, self.results.total())
         return "" if expected == (found := (seen.client, seen.charged, seen.calls)) else f"{self}: {found}"
 
@@ -75,7 +75,7 @@ def _table(heading: str) -> list[list[str]]:
 
 
 def _requests(cell: str) -> list[str]:
-    """Return the markers of each request that a cell names; `or` is between requests, `+` between markers."""
+    """Return the markers of each request in a cell; `or` separates requests, `+` separates markers."""
     return [" ".join(map(_marker, re.findall("`([^`]+)`", one))) for one in cell.split(" or ")]
 
 
@@ -89,7 +89,7 @@ def _either(cell: str, *, stream: bool) -> str:
 
 
 def _ended(before: Counter[str], after: Counter[str], expected: Counter[str]) -> dict[str, int]:
-    """Return by how much the ends of calls differ from what is expected of chats; some also asked for the models."""
+    """Return how the results of calls differ from those expected of chats; some calls also requested the models."""
     more = Counter(after)
     more.subtract(before)
     more.subtract(expected)
@@ -132,30 +132,30 @@ _in_both_layouts = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest) -> Iterator[UpstreamWorld]:
-    """Give a stack with two Groq keys."""
+    """Yield a stack with two Groq keys."""
     with upstream_world(Layout(request.param)) as running:
         yield running
 
 
-def test_the_tables_are_read() -> None:
+def test_the_tables_can_be_parsed() -> None:
     assert len(_ROWS) > 100
     assert {len(row) for row in _table("call | ")} == {4}
     assert len(_table("Groq's list of models")) == 3
 
 
 @_in_both_layouts
-async def test_what_groq_answers_is_told_and_charged_as_the_table_says(world: UpstreamWorld) -> None:
-    rows = [row for row in _ROWS if not row.is_of_keys]
+async def test_each_response_of_groq_is_reported_and_charged_as_in_the_table(world: UpstreamWorld) -> None:
+    rows = [row for row in _ROWS if not row.is_about_keys]
     before, room = await world.results(), asyncio.Semaphore(_AT_ONCE)
 
-    async def walk(row: Row, model: str) -> Seen:
+    async def observe(row: Row, model: str) -> Seen:
         if row.takes_long:
             return await world.ask(row.markers, stream=row.stream, model=model)
         async with room:
             return await world.ask(row.markers, stream=row.stream, model=model)
 
     models = [MODEL_WITH_FALLBACK if "fallback" in row.groq else MODELS[number % 7] for number, row in enumerate(rows)]
-    seen = await asyncio.gather(*map(walk, rows, models))
+    seen = await asyncio.gather(*map(observe, rows, models))
 
     assert [text for row, one in zip(rows, seen, strict=True) if (text := row.differs(one))] == []
     assert _ended(before, await world.results(), sum((row.results for row in rows), Counter())) == {}
@@ -164,25 +164,28 @@ async def test_what_groq_answers_is_told_and_charged_as_the_table_says(world: Up
 
 
 @_in_both_layouts
-async def test_what_groq_says_of_its_keys_is_told_and_charged_as_the_table_says(world: UpstreamWorld) -> None:
+async def test_each_response_of_groq_about_its_keys_is_reported_and_charged_as_in_the_table(
+    world: UpstreamWorld,
+) -> None:
     wrong = []
-    for row in (row for row in _ROWS if row.is_of_keys):
+    for row in (row for row in _ROWS if row.is_about_keys):
         model = MODEL_WITH_FALLBACK if "fallback" in row.groq else MODELS[0]
-        await world.until_calm(model)
+        await world.until_unaffected(model)
         before = await world.results()
         seen = await world.ask(row.markers, stream=row.stream, model=model)
         wrong += [text for text in (row.differs(seen),) if text]
         if others := _ended(before, await world.results(), row.results):
             wrong.append(f"{row}: calls ended otherwise: {others}")
     assert wrong == []
-    await world.until_calm(MODELS[0])
+    await world.until_unaffected(MODELS[0])
 
 
+@pytest.mark.long
 @_in_both_layouts
-async def test_the_end_of_a_call_means_for_later_calls_what_the_table_says(world: UpstreamWorld) -> None:
+async def test_the_result_of_a_call_affects_later_calls_as_in_the_table(world: UpstreamWorld) -> None:
     rows = _table("call | ")
     for model in MODELS:
-        await world.until_calm(model)
+        await world.until_unaffected(model)
     counting = [(row, model) for row, model in zip(rows, MODELS, strict=True) if row[2] == "counts"]
     for row, model in zip(rows, MODELS, strict=True):
         if (row, model) not in counting:
@@ -191,7 +194,7 @@ async def test_the_end_of_a_call_means_for_later_calls_what_the_table_says(world
 
 
 async def _check_that_it_counts(world: UpstreamWorld, row: list[str], model: str) -> None:
-    """Check that enough calls that end so open a circuit of a model that nothing else uses."""
+    """Check that enough calls with this result open a circuit of a model that no other test uses."""
     result, cell, _, _ = row
     (marker,) = _requests(cell)
     key, opened = await world.stack.create_key(), _openings(world, model)
@@ -202,11 +205,13 @@ async def _check_that_it_counts(world: UpstreamWorld, row: list[str], model: str
 
 
 async def _check_that_it_counts_for_nothing(world: UpstreamWorld, row: list[str], model: str) -> None:
-    """Check that calls that end so close the circuits of a model or leave them alone, and what they do to the keys."""
+    """Check that calls with this result close a model's circuits or leave them unchanged, and check the state of the
+    keys.
+    """
     _, cell, breaker, key_state = row
     (marker,) = _requests(cell)
     key, opened, cooled = await world.stack.create_key(), _openings(world, model), _cool_downs(world, model)
-    # Calls take turns with the keys: of so many failures neither has enough for its circuit, of twice as many both.
+    # Calls alternate between the keys: with this many failures neither opens its circuit, with twice as many both do.
     failures = (BREAKER_FAILURES + 2) // _CALLS
     await _repeat(world, key, _marker("500"), failures, model)
     assert _openings(world, model) == opened
@@ -226,7 +231,7 @@ async def _repeat(world: UpstreamWorld, key: Key, marker: str, times: int, model
 
 
 async def _was_logged(condition: Callable[[], bool], *, is_expected: bool) -> bool:
-    """Return whether a condition on the log holds; a thread writes the log, so what is expected is waited for."""
+    """Wait until a condition on the log holds, as a thread writes the log; return whether it does."""
     ends = time.monotonic() + (_LOG_SECONDS if is_expected else 0)
     while not condition() and time.monotonic() < ends:
         await asyncio.sleep(0.02)
@@ -242,7 +247,7 @@ def _openings(world: UpstreamWorld, model: str) -> int:
 
 
 @_in_both_layouts
-async def test_groqs_list_of_models_holds_up_no_chat_and_is_shown_as_the_table_says(world: UpstreamWorld) -> None:
+async def test_a_slow_or_failing_model_list_blocks_no_chat_and_is_shown_as_in_the_table(world: UpstreamWorld) -> None:
     key = await world.stack.create_key()
     full = await world.listed_models(key)
     shown = {

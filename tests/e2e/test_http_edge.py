@@ -1,4 +1,4 @@
-"""What strangers do to the HTTP edge of a real stack: nothing is counted, written down or kept of it."""
+"""Untrusted clients at the HTTP edge of a real stack: nothing is counted, logged or kept in memory."""
 
 import asyncio
 import json
@@ -21,19 +21,19 @@ _MEBIBYTE = 2**20
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[tuple[Stack, Metrics]]:
-    """Give a stack whose metrics are served."""
+    """Yield a stack whose metrics are served."""
     with watched_stack(LOG_LEVEL="DEBUG") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Stack]:
-    """Give a stack that takes few invalid requests."""
+    """Yield a stack with a low limit of invalid requests."""
     with running_stack(workers=1, GATEWAY_INVALID_REQUESTS_PER_SECOND="0.25") as running:
         yield running
 
 
-async def test_a_key_in_a_path_is_written_nowhere_and_a_long_path_is_cut(watched: tuple[Stack, Metrics]) -> None:
+async def test_a_key_in_a_path_is_never_logged_and_a_long_path_is_shortened(watched: tuple[Stack, Metrics]) -> None:
     stack, metrics = watched
     key = await stack.create_key()
     secrets = [*_SECRETS, key.secret]
@@ -76,7 +76,7 @@ async def test_a_key_in_a_path_is_written_nowhere_and_a_long_path_is_cut(watched
         ("POST", "/api/v1/chat"),
     ],
 )
-async def test_a_page_may_read_every_error(http: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_a_web_page_may_read_every_error(http: httpx.AsyncClient, method: str, path: str) -> None:
     response = await http.request(method, path, headers={"Origin": _ORIGIN})
     assert response.status_code >= 400
     assert response.headers["access-control-allow-origin"] == "*"
@@ -84,7 +84,7 @@ async def test_a_page_may_read_every_error(http: httpx.AsyncClient, method: str,
     assert response.headers["x-request-id"]
 
 
-async def test_a_page_of_the_console_is_read_by_no_other_site(http: httpx.AsyncClient) -> None:
+async def test_a_console_page_cannot_be_read_by_another_site(http: httpx.AsyncClient) -> None:
     response = await http.get("/login", headers={"Origin": _ORIGIN, "Accept": "text/html"})
     assert response.status_code == 200
     assert "access-control-allow-origin" not in response.headers
@@ -102,7 +102,7 @@ async def test_a_page_of_a_public_site_may_call_a_gateway_in_a_private_network(h
     assert response.headers["access-control-allow-private-network"] == "true"
 
 
-async def test_a_compressed_body_is_refused_by_its_encoding(stack: Stack, http: httpx.AsyncClient, key: Key) -> None:
+async def test_a_compressed_body_is_refused_with_its_encoding(stack: Stack, http: httpx.AsyncClient, key: Key) -> None:
     response = await http.post(
         "/api/v1/chat", headers={**key.headers, "Content-Encoding": "gzip"}, content=b"\x1f\x8b\x08\x00"
     )
@@ -115,11 +115,11 @@ async def test_a_compressed_body_is_refused_by_its_encoding(stack: Stack, http: 
     assert await stack.until_settled(key) == (1, 0)
 
 
-async def test_refused_requests_are_limited_by_key_never_counted_and_harm_no_other_key(strict: Stack) -> None:
+async def test_refused_requests_are_limited_by_key_never_counted_and_do_not_affect_other_keys(strict: Stack) -> None:
     key, other = await strict.create_key(), await strict.create_key()
     answers = await _asked(strict, key, {}, times=12)
     stopped = [one for one in answers if one.status_code == 429]
-    assert [one.status_code for one in answers[:5]] == [400] * 5, "a burst is nobody's harm"
+    assert [one.status_code for one in answers[:5]] == [400] * 5, "a burst is harmless"
     assert len(stopped) >= 4
     assert {one.json()["error"]["code"] for one in stopped} == {"too_many_invalid_requests"}
     assert all(int(one.headers["retry-after"]) >= 1 for one in stopped)
@@ -128,7 +128,7 @@ async def test_refused_requests_are_limited_by_key_never_counted_and_harm_no_oth
     assert strict.ledger(key) == []
 
 
-async def test_what_groq_refuses_counts_as_refused_too(strict: Stack) -> None:
+async def test_requests_that_groq_refuses_count_as_refused_too(strict: Stack) -> None:
     key = await strict.create_key()
     statuses = Counter(
         one.status_code for one in await _asked(strict, key, say("[[standin:context_length]]"), times=12)
@@ -139,13 +139,13 @@ async def test_what_groq_refuses_counts_as_refused_too(strict: Stack) -> None:
 
 
 async def _asked(stack: Stack, key: Key, body: dict[str, Any], *, times: int) -> list[httpx.Response]:
-    """Send a body again and again, one after the other."""
+    """Send a body repeatedly, one after the other."""
     async with httpx.AsyncClient(base_url=stack.base_url, trust_env=False, timeout=20) as http:
         return [await http.post("/api/v1/chat", headers=key.headers, json=body) for _ in range(times)]
 
 
-async def test_bodies_that_never_end_hold_no_more_than_the_bound_and_give_it_back(strict: Stack) -> None:
-    """250 connections of one key, each a byte short, once held 1.1 GB."""
+async def test_incomplete_bodies_hold_no_more_memory_than_the_bound_and_free_it(strict: Stack) -> None:
+    """250 connections of one key, each a byte short, used to hold 1.1 GB."""
     key, other = await strict.create_key(), await strict.create_key()
     gateway = _gateway(strict)
     async with httpx.AsyncClient(base_url=strict.base_url, trust_env=False, timeout=20) as http:
@@ -167,7 +167,7 @@ async def test_bodies_that_never_end_hold_no_more_than_the_bound_and_give_it_bac
 
 
 async def _all_but_one_byte(stack: Stack, key: Key) -> tuple[int | None, asyncio.StreamWriter]:
-    """Send a body but for its last byte; return the status of a refusal, or None while there is none."""
+    """Send a body except for its last byte; return the status of a refusal, or None while there is none."""
     host, port = re.findall(r"//(.+):(\d+)", stack.base_url)[0]
     reader, writer = await asyncio.open_connection(host, int(port))
     size = 4 * _MEBIBYTE
@@ -184,7 +184,7 @@ async def _all_but_one_byte(stack: Stack, key: Key) -> tuple[int | None, asyncio
 
 
 async def _until_given_back(process: psutil.Process, before: int) -> int:
-    """Wait for memory to shrink; return by how much there is more than before."""
+    """Wait for memory to shrink; return the increase."""
     for _ in range(100):
         left = process.memory_info().rss - before
         if left < 40 * _MEBIBYTE:

@@ -1,4 +1,4 @@
-"""Internal programs call auth, quota and inference themselves: the documented example, and reflection."""
+"""Internal programs call auth, quota and inference directly: the documented example, and reflection."""
 
 import json
 import subprocess
@@ -16,8 +16,13 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_status import rpc_status
 
 from examples import internal_caller
+from services.common.errors import ErrorDetails, InvalidRequest
+from services.common.rpc.status import to_status
+from services.common.verdict import Verdict
+from stack.common.v1.verdict_pb2 import VERDICT_RELEASED
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.certificates import Issued
@@ -36,13 +41,13 @@ def _run(targets: dict[str, str], secret: str, *options: object) -> subprocess.C
 
 def _assert_answered(done: subprocess.CompletedProcess[str], prompt: str) -> None:
     assert done.returncode == 0, done.stderr
-    for told in (
+    for reported in (
         *("auth: SERVING", "quota: SERVING", "inference: SERVING", prompt),
         "verdict: VERDICT_CHARGED; used today: 1, held: 0",
         "tokens of llama-3.1-8b-instant",
         "refused: INVALID_ARGUMENT, reason ",
     ):
-        assert told in done.stdout, done.stdout
+        assert reported in done.stdout, done.stdout
 
 
 def _targets(stack: Stack) -> dict[str, str]:
@@ -62,14 +67,14 @@ def test_a_chat_that_fails_is_settled_by_the_verdict_of_its_error(stack: Stack, 
     assert "verdict: VERDICT_RELEASED; used today: 0, held: 0" in done.stdout, done.stdout
 
 
-def test_a_bad_key_is_an_answer(stack: Stack) -> None:
+def test_an_invalid_key_is_an_answer(stack: Stack) -> None:
     done = _run(_targets(stack), "sk_stk_none")
     assert (done.returncode, done.stderr) == (1, "key refused: DENIAL_REASON_UNKNOWN\n")
 
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Secured]:
-    """Give a stack over mTLS that expects the identity `billing` besides its own."""
+    """Yield a stack over mTLS that accepts the identity `billing` in addition to its own."""
     with stack_folder() as folder:
         stack = Secured(folder)
         stack.environment["TLS_CALLERS"] = json.dumps({service: ["billing.stack.internal"] for service in _CALLED})
@@ -83,7 +88,7 @@ def secured() -> Iterator[Secured]:
 
 @pytest.fixture(scope="module")
 def secret(secured: Secured) -> str:
-    """Give a key of the secured stack."""
+    """Return a key of the secured stack."""
     made = json.loads(secured.stackctl("keys", "create", "--email", EMAIL, "--name", "internal", "--json"))
     return str(made["key"])
 
@@ -99,17 +104,17 @@ def test_the_example_works_over_mtls(secured: Secured, secret: str) -> None:
 
 
 @pytest.mark.xdist_group("mtls")
-def test_the_example_is_refused_without_a_certificate_and_with_one_that_nobody_expects(
+def test_the_example_is_refused_without_a_certificate_and_with_an_unexpected_one(
     secured: Secured, secret: str, tmp_path: Path
 ) -> None:
-    stranger = Issued(tmp_path, "stranger").issue(secured.authority)
+    other = Issued(tmp_path, "unexpected").issue(secured.authority)
     assert "UNAVAILABLE" in _run(secured.targets, secret).stderr
-    refused = _run(secured.targets, secret, *_files(stranger)).stderr
-    assert "does not accept calls from stranger.stack.internal" in refused
+    refused = _run(secured.targets, secret, *_files(other)).stderr
+    assert "does not accept calls from unexpected.stack.internal" in refused
 
 
 class _Shaky:
-    """Quota and inference that are away at each first try."""
+    """Quota and inference that are unavailable at each first attempt."""
 
     def __init__(self) -> None:
         self.tries: list[str] = []
@@ -127,7 +132,7 @@ class _Shaky:
         return b""
 
 
-async def test_the_example_repeats_what_is_idempotent_and_never_a_chat() -> None:
+async def test_the_example_retries_idempotent_calls_and_never_a_chat() -> None:
     shaky = _Shaky()
     await shaky.server.start()
     async with internal_caller.connect(shaky.target, "quota", Namespace(certificate=None)) as channel:
@@ -137,6 +142,31 @@ async def test_the_example_repeats_what_is_idempotent_and_never_a_chat() -> None
             await inference_pb2_grpc.InferenceServiceStub(channel).CreateChatCompletion(chat, timeout=5)
     await shaky.server.stop(None)
     assert shaky.tries == ["GetStatus", "GetStatus", "CreateChatCompletion"]
+
+
+async def test_the_example_reads_the_verdict_of_an_error_of_any_length() -> None:
+    """By default a gRPC client refuses more than 8 KB of metadata, at random up to 16 KB."""
+
+    async def fail(request: bytes, context: Any) -> bytes:
+        long = "🎉" * 300_000
+        details = ErrorDetails(param=long, code=long, failed_generation=long, verdict=Verdict.RELEASED)
+        await context.abort_with_status(to_status(InvalidRequest(long, reason=long, details=details)))
+        return b""
+
+    server = aio.server()
+    handler: Any = grpc.unary_unary_rpc_method_handler(fail)
+    name = "stack.inference.v1.InferenceService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"CreateChatCompletion": handler}),))
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    async with internal_caller.connect(target, "inference", Namespace(certificate=None)) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for _ in range(20):
+            with pytest.raises(aio.AioRpcError) as failed:
+                await stub.CreateChatCompletion(inference_pb2.CreateChatCompletionRequest(), timeout=5)
+            details = internal_caller.error_details(failed.value)
+            assert (failed.value.code(), details.verdict) == (grpc.StatusCode.INVALID_ARGUMENT, VERDICT_RELEASED)
+    await server.stop(None)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +189,7 @@ async def test_the_example_repeats_what_is_idempotent_and_never_a_chat() -> None
         ("inference", ["InferenceService", "UsageService"]),
     ],
 )
-def test_reflection_tells_every_service(stack: Stack, server: str, services: list[str]) -> None:
+def test_reflection_lists_every_service(stack: Stack, server: str, services: list[str]) -> None:
     with grpc.insecure_channel(stack.socket(server)) as channel:
         listed = ProtoReflectionDescriptorDatabase(channel).get_services()
     ours = sorted(name for name in listed if name.startswith("stack."))
@@ -167,8 +197,8 @@ def test_reflection_tells_every_service(stack: Stack, server: str, services: lis
     assert set(listed) - set(ours) == {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 
-def test_a_caller_without_stubs_asks_by_reflection_alone(stack: Stack, key: Key) -> None:
-    """What grpcurl does: descriptors from the server, JSON in, JSON out."""
+def test_a_caller_without_stubs_can_call_by_reflection(stack: Stack, key: Key) -> None:
+    """Call like grpcurl: descriptors from the server, JSON in, JSON out."""
     with grpc.insecure_channel(stack.socket("quota")) as channel:
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         method = pool.FindServiceByName("stack.quota.v1.QuotaService").FindMethodByName("GetStatus")
@@ -177,3 +207,16 @@ def test_a_caller_without_stubs_asks_by_reflection_alone(stack: Stack, key: Key)
         call = channel.unary_unary("/stack.quota.v1.QuotaService/GetStatus", type(request).SerializeToString, answered)
         (status,) = json_format.MessageToDict(call(request, timeout=5))["statuses"]
     assert status["resetAt"].endswith("T00:00:00Z")
+
+
+def test_a_caller_without_stubs_reads_the_details_of_an_error(stack: Stack) -> None:
+    """What grpcurl prints: the details' type comes from the server too."""
+    with grpc.insecure_channel(stack.socket("quota")) as channel:
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        call: Any = channel.unary_unary("/stack.quota.v1.QuotaService/GetStatus")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"", timeout=5)
+        (packed,) = rpc_status.from_call(refused.value).details  # type: ignore[arg-type]
+        details = GetMessageClass(pool.FindMessageTypeByName(packed.TypeName()))()
+    assert packed.Unpack(details)
+    assert json_format.MessageToDict(details) == {"reason": "invalid_request"}

@@ -1,4 +1,4 @@
-"""What the ledger and an operator know of a key's use, against real traffic."""
+"""What the ledger and an operator can see of a key's use, with real traffic."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ async def _listed(stack: Stack, key: Key) -> dict[str, object]:
     return dict(found)
 
 
-async def test_an_operator_sees_what_a_key_used_today_and_when_it_was_last_used(
+async def test_an_operator_sees_todays_use_and_the_last_use_of_a_key(
     stack: Stack, key: Key, http: httpx.AsyncClient
 ) -> None:
     assert (await _listed(stack, key))["last_used_at"] is None
@@ -43,7 +43,7 @@ async def test_an_operator_sees_what_a_key_used_today_and_when_it_was_last_used(
     assert str(found["last_used_at"]).startswith(time.strftime("%Y-%m-%d", time.gmtime()))
 
 
-async def test_the_ledger_holds_no_key_and_no_word_of_what_was_said(
+async def test_the_ledger_contains_no_key_and_no_part_of_a_conversation(
     stack: Stack, key: Key, http: httpx.AsyncClient
 ) -> None:
     assert (await http.post("/api/v1/chat", headers=key.headers, json=say(CANARY))).status_code == 200

@@ -1,4 +1,4 @@
-"""The outage table's row of the ledger's database: a real Postgres that stops and comes back."""
+"""The outage table's row of the ledger's database: a real Postgres that stops and restarts."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """Give a stack whose ledger is in Postgres; auth stays on SQLite."""
+    """Yield a stack whose ledger is in Postgres; auth stays on SQLite."""
     with running_postgres(free_port()) as postgres:
         asyncio.run(postgres.until_it_answers())
         asyncio.run(postgres.fetch("postgres", "CREATE DATABASE ledger"))
@@ -52,14 +52,14 @@ def world() -> Iterator[World]:
             yield World(stack, postgres)
 
 
-async def test_answers_go_on_until_the_bound_of_unwritten_rows_and_every_row_is_written_at_last(world: World) -> None:
+async def test_answers_continue_up_to_the_bound_of_unwritten_rows_and_every_row_is_written_later(world: World) -> None:
     key, unused = await world.stack.create_key(), await world.stack.create_key()
     assert (await world.ask(key)).status_code == 200
     await world.stack.until_settled(key)
     world.postgres.stop_at_once()
 
     started = time.monotonic()
-    assert [(await world.ask(key)).status_code for _ in range(2)] == [200, 200], "answers wait, then leave"
+    assert [(await world.ask(key)).status_code for _ in range(2)] == [200, 200], "answers wait, then are sent"
     assert time.monotonic() - started < 4
     refused = await world.ask(key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "ledger_unavailable")
@@ -71,12 +71,12 @@ async def test_answers_go_on_until_the_bound_of_unwritten_rows_and_every_row_is_
     async with asyncio.timeout(10):
         while len(await world.rows(key)) < 3:
             await asyncio.sleep(0.05)
-    assert await world.stack.until_settled(key) == (3, 0), "the sweeper charges what left without a verdict"
+    assert await world.stack.until_settled(key) == (3, 0), "the sweeper charges what was sent without a verdict"
     assert all(row["charged"] and row["usage_source"] == "reported" for row in await world.rows(key))
     assert (await world.ask(unused)).status_code == 200
 
 
-def test_a_database_that_is_not_there_is_one_sentence_for_the_migration() -> None:
+def test_a_missing_database_is_reported_by_the_migration_in_one_sentence() -> None:
     environment = {
         **os.environ,
         "INFERENCE_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{free_port()}/none",

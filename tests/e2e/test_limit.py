@@ -1,16 +1,16 @@
-"""The promise: exactly the limit is answered, and every record agrees with what Groq served."""
+"""Exactly the limit is answered, and every record agrees with what Groq served."""
 
 import asyncio
 from collections import Counter
 
 import aiohttp
 
-from tests.e2e.crowd import ask, hold_the_limit
+from tests.e2e.concurrent_load import ask, check_limit_under_load
 from tests.e2e.stack import Stack, connector, say
 
 
 async def test_of_1200_concurrent_requests_through_two_gateways_exactly_1000_are_answered(stack: Stack) -> None:
-    await hold_the_limit(stack, requests=1_200, limit=1_000)
+    await check_limit_under_load(stack, requests=1_200, limit=1_000)
 
 
 async def test_a_key_with_a_limit_of_zero_is_never_answered(stack: Stack) -> None:
@@ -21,7 +21,7 @@ async def test_a_key_with_a_limit_of_zero_is_never_answered(stack: Stack) -> Non
     assert stack.counters(key) == (0, 0)
 
 
-async def test_a_refused_request_tells_when_the_limit_resets_and_that_retrying_is_in_vain(stack: Stack) -> None:
+async def test_a_refused_request_says_when_the_limit_resets_and_not_to_retry(stack: Stack) -> None:
     key = await stack.create_key(daily_limit=1)
     async with aiohttp.ClientSession() as session:
         assert (await ask(session, stack.base_url, key, 1))[0] == 200
@@ -39,7 +39,7 @@ async def test_a_refused_request_tells_when_the_limit_resets_and_that_retrying_i
     assert headers["x-ratelimit-remaining-requests"] == "0"
 
 
-async def test_a_request_refused_because_slots_are_in_use_is_told_to_retry_soon(stack: Stack) -> None:
+async def test_a_request_refused_while_slots_are_in_use_is_told_to_retry_soon(stack: Stack) -> None:
     key = await stack.create_key(daily_limit=1)
     async with aiohttp.ClientSession() as session:
         url = f"{stack.base_url}/api/v1/chat"
@@ -56,7 +56,7 @@ async def test_a_request_refused_because_slots_are_in_use_is_told_to_retry_soon(
 
 
 async def test_the_limit_resets_at_midnight_utc(own_stack: Stack) -> None:
-    """The scripts' clock is moved past midnight by their offset; nobody waits for the night."""
+    """The offset of the scripts' clock is moved past midnight, so the test need not wait for it."""
     key = await own_stack.create_key(daily_limit=2)
     async with aiohttp.ClientSession() as session:
         today = [(await ask(session, own_stack.base_url, key, number))[0] for number in range(3)]
@@ -73,15 +73,15 @@ async def test_the_limit_resets_at_midnight_utc(own_stack: Stack) -> None:
 
 
 async def _until_quota_is_back(session: aiohttp.ClientSession, stack: Stack) -> None:
-    """Return when the gateway reaches quota again; asked with another key, which the test does not count."""
+    """Return when the gateway reaches quota again, tried with another key, which the test does not count."""
     probe = await stack.create_key()
     async with asyncio.timeout(5):
         while (await ask(session, stack.base_url, probe, 0))[0] != 200:
             await asyncio.sleep(0.05)
 
 
-async def test_a_request_right_behind_the_last_one_is_told_that_the_limit_is_used_up(stack: Stack) -> None:
-    """Told that it is in use, the OpenAI and Groq packages would wait and ask again, in vain."""
+async def test_a_request_right_after_the_last_slot_gets_limit_exceeded(stack: Stack) -> None:
+    """If it were answered "in use", the OpenAI and Groq packages would wait and retry uselessly."""
     async with aiohttp.ClientSession(connector=connector(1)) as session:
         for number in range(10):
             key = await stack.create_key(daily_limit=1)

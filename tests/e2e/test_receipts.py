@@ -1,4 +1,4 @@
-"""Receipts: an owner sees what was counted and nobody else's, and asking costs nothing."""
+"""Receipts: owners see their own requests only, and reading is free."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ _MEMBERS = {
 
 
 async def _key_of(stack: Stack, email: str) -> Key:
-    """Make an account of its own with one key."""
+    """Create a separate account with one key."""
     async with open_channel(stack.settings.auth_listen) as channel:
         accounts, keys = accounts_pb2_grpc.AccountServiceStub(channel), keys_pb2_grpc.KeyServiceStub(channel)
         account = accounts_pb2.CreateAccountRequest(email=email)
@@ -52,7 +52,7 @@ async def _get(http: httpx.AsyncClient, key: Key, path: str, **params: str) -> A
 
 
 async def _receipt(http: httpx.AsyncClient, key: Key, answer: httpx.Response) -> dict[str, Any]:
-    """Return the receipt of an answer, by the id that the answer carried."""
+    """Return the receipt of an answer, by its id."""
     receipt: dict[str, Any] = await _get(http, key, f"/api/v1/usage/{answer.headers['x-request-id']}")
     assert set(receipt) == _MEMBERS
     return receipt
@@ -107,7 +107,7 @@ async def test_the_receipt_of_a_failed_request_says_that_it_was_not_charged_and_
     assert (receipt["usage"]["total_tokens"], receipt["usage"]["source"]) == (0, "none")
 
 
-async def test_a_receipt_tells_nothing_of_the_operators_account(
+async def test_a_receipt_exposes_nothing_of_the_operators_account(
     stack: Stack, http: httpx.AsyncClient, key: Key
 ) -> None:
     answer = await _ask(http, key, "hi")
@@ -115,29 +115,31 @@ async def test_a_receipt_tells_nothing_of_the_operators_account(
     (row,) = stack.ledger(key)
 
     assert row["upstream_id"]
-    told = json.dumps(receipt)
-    assert row["upstream_id"] not in told
-    assert row["account_id"] not in told
+    reported = json.dumps(receipt)
+    assert row["upstream_id"] not in reported
+    assert row["account_id"] not in reported
 
 
-async def test_receipts_are_the_accounts_own_and_others_cannot_be_told_from_none(
+async def test_receipts_are_limited_to_the_account_and_others_look_like_unknown_ones(
     stack: Stack, http: httpx.AsyncClient, key: Key
 ) -> None:
-    stranger = await _key_of(stack, "stranger@example.com")
+    other = await _key_of(stack, "other@example.com")
     request_id = (await _ask(http, key, "hi")).headers["x-request-id"]
     sibling = await stack.create_key()
     never = request_id[:-4] + "ZZZZ"
 
     assert (await _get(http, sibling, f"/api/v1/usage/{request_id}"))["id"] == request_id
-    foreign, unknown = [await http.get(f"/api/v1/usage/{one}", headers=stranger.headers) for one in (request_id, never)]
+    foreign, unknown = [await http.get(f"/api/v1/usage/{one}", headers=other.headers) for one in (request_id, never)]
     assert foreign.status_code == unknown.status_code == 404
     assert foreign.json()["error"]["code"] == "request_not_found"
     assert foreign.text.replace(request_id, never) == unknown.text
-    assert (await _get(http, stranger, "/api/v1/usage"))["data"] == []
-    assert (await _get(http, stranger, "/api/v1/usage", key_id=key.id))["data"] == []
+    assert (await _get(http, other, "/api/v1/usage"))["data"] == []
+    assert (await _get(http, other, "/api/v1/usage", key_id=key.id))["data"] == []
 
 
-async def test_usage_sums_the_account_and_can_be_one_keys_and_other_days(stack: Stack, http: httpx.AsyncClient) -> None:
+async def test_usage_sums_the_account_and_can_be_limited_to_a_key_and_other_days(
+    stack: Stack, http: httpx.AsyncClient
+) -> None:
     first = await _key_of(stack, "sums@example.com")
     used = [(await _ask(http, first, "[[standin:tokens count=5]]")).json()["usage"] for _ in range(2)]
     await _ask(http, first, "[[standin:400]]")
@@ -151,7 +153,7 @@ async def test_usage_sums_the_account_and_can_be_one_keys_and_other_days(stack: 
     assert (await _get(http, first, "/api/v1/usage", to=yesterday))["data"] == []
 
 
-async def test_a_key_is_told_what_it_used_once_its_requests_are_settled(
+async def test_a_key_can_read_its_use_once_its_requests_are_settled(
     stack: Stack, http: httpx.AsyncClient, key: Key
 ) -> None:
     for _ in range(3):
@@ -184,7 +186,7 @@ async def test_a_request_in_flight_is_held_and_not_used(stack: Stack, http: http
     assert (today["used"], today["held"], today["remaining"]) == (0, 1, 999)
 
 
-async def test_asking_is_never_counted_and_works_with_nothing_left(stack: Stack, http: httpx.AsyncClient) -> None:
+async def test_reading_is_never_counted_and_works_with_no_slots_left(stack: Stack, http: httpx.AsyncClient) -> None:
     key = await stack.create_key(daily_limit=1)
     answer = await _ask(http, key, "hi")
     await stack.until_settled(key)
@@ -198,7 +200,7 @@ async def test_asking_is_never_counted_and_works_with_nothing_left(stack: Stack,
 
 
 @pytest.mark.parametrize("prefix", ["/api/v1", "/v1", "/openai/v1", "/openai/v1/v1"])
-async def test_every_prefix_is_answered(http: httpx.AsyncClient, key: Key, prefix: str) -> None:
+async def test_every_prefix_is_served(http: httpx.AsyncClient, key: Key, prefix: str) -> None:
     request_id = (await _ask(http, key, "hi")).headers["x-request-id"]
 
     for path in ("/key", "/usage", "/usage/", f"/usage/{request_id}"):
@@ -221,7 +223,7 @@ async def test_without_a_prefix_the_path_is_not_the_apis(http: httpx.AsyncClient
         ({"key_id": "laptop"}, "key_id"),
     ],
 )
-async def test_a_bad_parameter_gets_400_that_names_it(
+async def test_an_invalid_parameter_gets_400_with_its_name(
     http: httpx.AsyncClient, key: Key, params: dict[str, str], named: str
 ) -> None:
     response = await http.get("/api/v1/usage", headers=key.headers, params=params)
@@ -243,7 +245,7 @@ async def test_a_wrong_method_gets_405(http: httpx.AsyncClient, key: Key, path: 
 
 
 @pytest.mark.parametrize("path", _PATHS)
-async def test_no_key_gets_401(http: httpx.AsyncClient, path: str) -> None:
+async def test_a_missing_key_gets_401(http: httpx.AsyncClient, path: str) -> None:
     assert _error(await http.get(path), 401)["code"] == "invalid_api_key"
 
 

@@ -1,4 +1,4 @@
-"""A service that dies and comes back brings the chain back; nothing else has to be restarted."""
+"""A killed service is restarted and the others reconnect; nothing else has to be restarted."""
 
 import asyncio
 import signal
@@ -11,21 +11,21 @@ import pytest
 from tests.e2e.stack import Key, Stack, running_stack, say
 
 _BACK_SECONDS = 10
-"""Far more than it takes, for a machine that has much to do."""
+"""Far more than necessary, for a busy machine."""
 
 
 @pytest.fixture(scope="module")
-def broken_again_and_again() -> Iterator[Stack]:
-    """Give one stack for all tests here."""
+def broken_repeatedly() -> Iterator[Stack]:
+    """Yield one stack for all tests here."""
     with running_stack() as running:
         yield running
 
 
 @pytest.fixture
-async def own_stack(broken_again_and_again: Stack) -> Stack:
-    """Give the stack whole, whatever the test before has broken."""
-    await broken_again_and_again.mend()
-    return broken_again_and_again
+async def own_stack(broken_repeatedly: Stack) -> Stack:
+    """Yield the complete stack, whatever the test before has stopped."""
+    await broken_repeatedly.repair()
+    return broken_repeatedly
 
 
 async def _ask(stack: Stack, key: Key) -> httpx.Response:
@@ -43,7 +43,7 @@ async def _until_answered(stack: Stack, key: Key) -> None:
     ("name", "code"),
     [("quota", "quota_unavailable"), ("inference", "inference_unavailable"), ("valkey", "quota_unavailable")],
 )
-async def test_an_outage_is_a_503_and_ends_when_the_killed_process_is_back(
+async def test_an_outage_is_a_503_and_ends_when_the_killed_process_is_restarted(
     own_stack: Stack, name: str, code: str
 ) -> None:
     key = await own_stack.create_key()
@@ -57,11 +57,11 @@ async def test_an_outage_is_a_503_and_ends_when_the_killed_process_is_back(
     await _until_answered(own_stack, key)
 
 
-async def test_with_auth_dead_an_unknown_key_is_503_and_never_401_until_auth_is_back(own_stack: Stack) -> None:
+async def test_with_auth_down_an_unknown_key_is_503_and_never_401_until_auth_is_restarted(own_stack: Stack) -> None:
     known, unseen = await own_stack.create_key(), await own_stack.create_key()
     assert (await _ask(own_stack, known)).status_code == 200
     own_stack.kill("auth")
-    assert (await _ask(own_stack, known)).status_code == 200, "a key confirmed in the last 5 s goes on"
+    assert (await _ask(own_stack, known)).status_code == 200, "a key confirmed in the last 5 s is still accepted"
     response = await _ask(own_stack, unseen)
     assert response.status_code == 503, response.text
     assert response.json()["error"]["code"] == "auth_unavailable"
@@ -69,7 +69,7 @@ async def test_with_auth_dead_an_unknown_key_is_503_and_never_401_until_auth_is_
     await _until_answered(own_stack, unseen)
 
 
-async def test_a_gateway_that_is_killed_and_started_again_answers(own_stack: Stack) -> None:
+async def test_a_killed_gateway_answers_after_its_restart(own_stack: Stack) -> None:
     key = await own_stack.create_key()
     assert (await _ask(own_stack, key)).status_code == 200
     own_stack.kill("gateway-1")
@@ -95,7 +95,7 @@ async def test_every_service_ends_with_exit_code_0_on_sigterm(own_stack: Stack) 
     await own_stack.until_ready("gateway-1", "quota", "inference", "auth")
 
 
-async def test_charges_survive_a_valkey_that_is_killed(own_stack: Stack) -> None:
+async def test_charges_survive_a_kill_of_valkey(own_stack: Stack) -> None:
     key = await own_stack.create_key(daily_limit=2)
     assert (await _ask(own_stack, key)).status_code == 200
     assert await own_stack.until_settled(key) == (1, 0)
@@ -106,7 +106,7 @@ async def test_charges_survive_a_valkey_that_is_killed(own_stack: Stack) -> None
     assert (await _ask(own_stack, key)).status_code == 429
 
 
-async def test_an_emptied_valkey_grants_nothing_twice(own_stack: Stack) -> None:
+async def test_an_emptied_valkey_grants_no_slot_twice(own_stack: Stack) -> None:
     key = await own_stack.create_key(daily_limit=2)
     for _ in range(2):
         assert (await _ask(own_stack, key)).status_code == 200
@@ -114,10 +114,10 @@ async def test_an_emptied_valkey_grants_nothing_twice(own_stack: Stack) -> None:
     client = own_stack.redis()
     client.flushall()
     client.close()
-    assert (await _ask(own_stack, key)).status_code == 429, "the counter is seeded from the ledger"
+    assert (await _ask(own_stack, key)).status_code == 429, "the counter is initialised from the ledger"
 
 
-async def test_a_frozen_valkey_is_refused_in_time_and_recovers(own_stack: Stack) -> None:
+async def test_a_frozen_valkey_is_unavailable_within_the_timeout_and_recovers(own_stack: Stack) -> None:
     key = await own_stack.create_key()
     assert (await _ask(own_stack, key)).status_code == 200
     own_stack.signal("valkey", signal.SIGSTOP)
@@ -127,8 +127,8 @@ async def test_a_frozen_valkey_is_refused_in_time_and_recovers(own_stack: Stack)
     await _until_answered(own_stack, key)
 
 
-async def test_a_stopping_inference_takes_no_longer_than_its_grace(own_stack: Stack) -> None:
-    """Calls, what is read for leavers, and rows share one grace: a pod that takes longer is killed with its rows."""
+async def test_a_stopping_inference_takes_no_longer_than_its_grace_period(own_stack: Stack) -> None:
+    """Calls, detached requests and rows share one grace period: a pod that takes longer is killed with its rows."""
     own_stack.stop("inference")
     own_stack.start("inference", GRACE_SECONDS="2")
     await own_stack.until_ready("inference")

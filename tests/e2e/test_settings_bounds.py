@@ -1,4 +1,4 @@
-"""What settings accept, the services can work with: numbers at their bounds serve every page and request."""
+"""The services work with every accepted setting: at their bounds, numbers serve every page and request."""
 
 import secrets
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _SECONDS_MAX, _BYTES_MAX, _NUMBER_MAX = 315_360_000, 2**40, 2**31 - 1
 
 
 def _at_their_bounds() -> dict[str, str]:
-    """Return every number that has no narrower bound of its own, but for those that a stop waits for."""
+    """Return every number without a narrower bound, except those that a stop waits for."""
     found: dict[str, str] = {}
     for kind in _KINDS:
         prefix = kind.model_config.get("env_prefix", "")
@@ -36,7 +36,7 @@ def _at_their_bounds() -> dict[str, str]:
 
 @pytest.fixture
 def stack_at_its_bounds() -> Iterator[Stack]:
-    """Give a stack of one process whose numbers are as large as they may be."""
+    """Yield a stack of one process whose numbers are at their maximum."""
     environment: dict[str, Any] = _at_their_bounds()
     assert {"AUTH_SESSION_SECONDS", "AUTH_ACTIVE_KEYS_MAX", "QUOTA_CLOCK_OFFSET_SECONDS"} <= set(environment)
     with running_stack(workers=1, **environment) as running:

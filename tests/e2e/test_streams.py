@@ -20,7 +20,7 @@ async def _stream(http: httpx.AsyncClient, key: Key, text: str, **members: Any) 
     return response, [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
 
 
-async def test_a_stream_has_the_shape_of_openai(http: httpx.AsyncClient, key: Key) -> None:
+async def test_a_stream_has_openais_format(http: httpx.AsyncClient, key: Key) -> None:
     response, events = await _stream(http, key, "[[standin:tokens count=4]]")
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["x-ratelimit-remaining-requests"] == "999"
@@ -33,7 +33,7 @@ async def test_a_stream_has_the_shape_of_openai(http: httpx.AsyncClient, key: Ke
     assert chunks[-1]["x_groq"] == {"usage": chunks[-1]["usage"]}
 
 
-async def test_events_leave_as_they_arrive(stack: Stack, key: Key) -> None:
+async def test_events_are_sent_as_they_arrive(stack: Stack, key: Key) -> None:
     body = say("[[standin:slow token_ms=100]] [[standin:tokens count=5]]", stream=True)
     loop = asyncio.get_running_loop()
     url = f"{stack.base_url}/api/v1/chat"
@@ -58,7 +58,7 @@ async def test_a_break_after_output_is_an_error_event_without_done_and_is_charge
 ) -> None:
     response, events = await _stream(http, key, f"[[standin:tokens count=9]] [[standin:{marker}]]")
     assert response.status_code == 200
-    assert "[DONE]" not in events, "a cut looks like success"
+    assert "[DONE]" not in events, "an interruption looks like success"
     error = json.loads(events[-1])["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert await stack.until_settled(key) == (1, 0)
@@ -66,7 +66,7 @@ async def test_a_break_after_output_is_an_error_event_without_done_and_is_charge
     assert (row["outcome"], row["charged"]) == (outcome, 1)
 
 
-async def test_a_stream_that_lacks_only_its_done_is_a_whole_answer(
+async def test_a_stream_without_only_its_done_is_a_complete_answer(
     stack: Stack, http: httpx.AsyncClient, key: Key
 ) -> None:
     _, events = await _stream(http, key, "[[standin:tokens count=9]] [[standin:no_done]]")
@@ -102,7 +102,7 @@ async def test_a_stream_that_lacks_only_its_done_is_a_whole_answer(
         ("reset", 503, "internal_error", "upstream_failed"),
     ],
 )
-async def test_groqs_trouble_before_output_is_an_http_error_and_costs_nothing(
+async def test_a_failure_of_groq_before_output_is_an_http_error_and_costs_nothing(
     stack: Stack, http: httpx.AsyncClient, key: Key, stream: bool, marker: str, status: int, kind: str, outcome: str
 ) -> None:
     body = say(f"[[standin:{marker}]]", stream=stream)
@@ -120,7 +120,7 @@ async def test_groqs_trouble_before_output_is_an_http_error_and_costs_nothing(
     assert [(row["outcome"], row["charged"]) for row in stack.ledger(key)] == [(outcome, 0)]
 
 
-async def test_a_client_that_leaves_a_stream_is_charged_for_what_groq_counted(stack: Stack, key: Key) -> None:
+async def test_a_client_that_disconnects_during_a_stream_is_charged_groqs_usage(stack: Stack, key: Key) -> None:
     body = say("[[standin:slow token_ms=20]] [[standin:tokens count=30]]", stream=True)
     async with aiohttp.ClientSession() as session:
         response = await session.post(f"{stack.base_url}/api/v1/chat", headers=key.headers, json=body)
@@ -138,7 +138,7 @@ async def _until_marked_as_left(stack: Stack, key: Key) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_client_that_leaves_while_it_waits_is_charged_for_what_groq_counted(stack: Stack, key: Key) -> None:
+async def test_a_client_that_disconnects_while_it_waits_is_charged_groqs_usage(stack: Stack, key: Key) -> None:
     body = say("[[standin:slow headers_ms=500]] [[standin:tokens count=30]]")
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.2)) as session:
         with pytest.raises(TimeoutError):
@@ -149,7 +149,7 @@ async def test_a_client_that_leaves_while_it_waits_is_charged_for_what_groq_coun
     await _until_marked_as_left(stack, key)
 
 
-async def test_usage_is_counted_once_wherever_groq_says_it(stack: Stack, http: httpx.AsyncClient) -> None:
+async def test_usage_is_counted_once_wherever_groq_reports_it(stack: Stack, http: httpx.AsyncClient) -> None:
     for place in ("all", "x_groq", "top", "last"):
         key = await stack.create_key()
         await _stream(http, key, f"[[standin:tokens count=6]] [[standin:usage only={place}]]")
@@ -159,7 +159,7 @@ async def test_usage_is_counted_once_wherever_groq_says_it(stack: Stack, http: h
 
 
 @pytest.mark.parametrize("marker", ["drip", "unicode", "burst size=8", "big bytes=200000"])
-async def test_whatever_the_network_does_to_bytes_the_text_arrives_whole(
+async def test_the_text_arrives_complete_however_the_network_splits_its_bytes(
     stack: Stack, http: httpx.AsyncClient, key: Key, marker: str
 ) -> None:
     _, events = await _stream(http, key, f"[[standin:{marker}]]")
@@ -171,7 +171,7 @@ async def test_whatever_the_network_does_to_bytes_the_text_arrives_whole(
     assert whole.json()["choices"][0]["message"]["content"] == streamed
 
 
-async def test_a_silent_stream_sends_comments_that_every_client_passes_over(own_stack: Stack) -> None:
+async def test_an_idle_stream_sends_comments_that_every_client_ignores(own_stack: Stack) -> None:
     own_stack.stop("gateway-1")
     own_stack.start("gateway-1", GATEWAY_HEARTBEAT_SECONDS="0.1")
     await own_stack.until_ready("gateway-1")
@@ -179,7 +179,7 @@ async def test_a_silent_stream_sends_comments_that_every_client_passes_over(own_
     async with httpx.AsyncClient(base_url=own_stack.base_url, trust_env=False, timeout=20) as client:
         marker = "[[standin:slow headers_ms=500 token_ms=300]] [[standin:tokens count=3]]"
         _, events = await _stream(client, key, marker)
-        assert events[0] == ": keep-alive", "nothing was said before the first event"
+        assert events[0] == ": keep-alive", "no comment was sent before the first event"
         assert events.count(": keep-alive") >= 4
         assert events[-1] == "[DONE]"
         _, failed = await _stream(client, key, "[[standin:slow headers_ms=500]] [[standin:500]]")

@@ -1,4 +1,4 @@
-"""Groq's trouble as the clients of a whole stack see it: mostly not at all."""
+"""Groq's failures as the clients of a whole stack see them: mostly not at all."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -13,7 +13,7 @@ _DEFAULT, _FALLBACK, _HIDDEN = "llama-3.1-8b-instant", "openai/gpt-oss-120b", "w
 
 @pytest.fixture(scope="module")
 def supplied() -> Iterator[Stack]:
-    """Give a stack with two Groq keys, a fallback and an allow-list."""
+    """Yield a stack with two Groq keys, a fallback and an allow-list."""
     with running_stack(
         GROQ_API_KEYS="gsk_first,gsk_other",
         INFERENCE_MODEL_FALLBACKS=f'{{"{_DEFAULT}": ["{_FALLBACK}"]}}',
@@ -25,7 +25,7 @@ def supplied() -> Iterator[Stack]:
 
 @pytest.fixture
 async def client(supplied: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    """Give an HTTP client of its gateway."""
+    """Yield an HTTP client of its gateway."""
     async with httpx.AsyncClient(base_url=supplied.base_url, trust_env=False, timeout=20) as client:
         yield client
 
@@ -35,7 +35,7 @@ async def _ask(client: httpx.AsyncClient, key: Key, text: str, **members: Any) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_trouble_that_passes_is_not_seen_and_is_charged_once(
+async def test_a_transient_failure_is_invisible_and_charged_once(
     supplied: Stack, client: httpx.AsyncClient, stream: bool
 ) -> None:
     key = await supplied.create_key()
@@ -48,7 +48,7 @@ async def test_trouble_that_passes_is_not_seen_and_is_charged_once(
     assert (row["outcome"], row["charged"], row["attempts"]) == ("answered", 1, 3)
 
 
-async def test_a_day_that_is_used_up_on_one_key_and_then_on_both_costs_nobody_anything(
+async def test_exhausting_one_groq_key_and_then_both_costs_no_client_anything(
     supplied: Stack, client: httpx.AsyncClient
 ) -> None:
     key = await supplied.create_key()

@@ -1,4 +1,4 @@
-"""One trace of one request, from HTTP to Groq, and nothing of what people wrote in anything that is written."""
+"""One trace per request, from HTTP to Groq, and no user content in any output."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from tests.e2e.metrics import SERVICES, Metrics, watched_stack
 from tests.e2e.stack import Key, Stack, say
 
 CANARY = "canary-08154"
-"""As long as the stand-in's pieces, so that a stream of its answer holds it whole."""
+"""As long as the stand-in's pieces, so that a stream of its answer contains it whole."""
 THEIRS = "4bf92f3577b34da6a3ce929d0e0e4736"
 _INFER = "stack.inference.v1.InferenceService/StreamChatCompletion"
 _RESERVE = "stack.quota.v1.QuotaService/Reserve"
@@ -23,7 +23,7 @@ Traced = tuple[Stack, Metrics, Collector]
 
 @pytest.fixture(scope="module")
 def traced() -> Iterator[Traced]:
-    """Give a stack that tells all it can: every trace, every log record, every metric."""
+    """Yield a stack that exports every trace, every log record and every metric."""
     with (
         running_collector() as (collector, endpoint),
         watched_stack(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_BSP_SCHEDULE_DELAY="100", LOG_LEVEL="DEBUG") as (
@@ -52,7 +52,7 @@ class Trace:
 
     @property
     def services(self) -> set[str]:
-        """Who took part."""
+        """The participating services."""
         return {one.service for one in self.spans}
 
     def first(self, service: str, name: str) -> Exported:
@@ -66,7 +66,7 @@ class Trace:
 
 
 def _trace_of(collector: Collector, request_id: str) -> Trace:
-    """Return a request's trace once the settling at its end is in it."""
+    """Return a request's trace once it contains the settle at its end."""
 
     def trace(spans: list[Exported]) -> list[Exported]:
         ids = {one.span.trace_id for one in spans if one.attributes.get("stack.request_id") == request_id}
@@ -79,7 +79,7 @@ def _trace_of(collector: Collector, request_id: str) -> Trace:
     return Trace(trace(collector.until(is_whole)))
 
 
-async def test_one_trace_leads_from_http_through_every_service_to_groq(traced: Traced) -> None:
+async def test_one_trace_spans_http_every_service_and_groq(traced: Traced) -> None:
     stack, _, collector = traced
     key = await stack.create_key()
     request_id, _ = await _stream(stack, key)
@@ -113,17 +113,17 @@ async def _trace_of_a_stream(stack: Stack, key: Key, collector: Collector) -> Tr
     return await asyncio.to_thread(_trace_of, collector, request_id)
 
 
-async def test_a_key_from_the_cache_is_said_to_be(traced: Traced) -> None:
+async def test_a_key_from_the_cache_is_marked_as_such(traced: Traced) -> None:
     stack, _, collector = traced
     key = await stack.create_key()
-    # One after the other, since settles that come within 10 ms share a call and one trace.
+    # One after the other, since settles within 10 ms share a call and one trace.
     first, second = [await _trace_of_a_stream(stack, key, collector) for _ in range(2)]
     assert first.first("gateway", "authenticate").attributes["stack.key.source"] == "auth"
     assert second.first("gateway", "authenticate").attributes["stack.key.source"] == "cache"
     assert "auth" not in second.services
 
 
-async def test_requests_that_share_a_flight_to_quota_keep_their_own_traces(traced: Traced) -> None:
+async def test_requests_that_share_a_batch_to_quota_keep_their_own_traces(traced: Traced) -> None:
     stack, _, collector = traced
     key = await stack.create_key()
     ids = [request_id for request_id, _ in await asyncio.gather(*(_stream(stack, key) for _ in range(20)))]
@@ -145,8 +145,8 @@ def _roots_of(collector: Collector, request_id: str) -> list[str]:
     return [one.span.name for one in found(collector.until(lambda spans: bool(found(spans))))]
 
 
-async def test_a_callers_own_trace_is_pointed_at_and_not_continued(traced: Traced) -> None:
-    """A stranger who chose our trace ids could mix requests of different people into one."""
+async def test_a_callers_own_trace_is_linked_and_not_continued(traced: Traced) -> None:
+    """A caller that chose our trace ids could mix requests of different users into one."""
     stack, _, collector = traced
     key = await stack.create_key()
     request_id, _ = await _stream(stack, key, traceparent=f"00-{THEIRS}-00f067aa0ba902b7-01")
@@ -155,7 +155,7 @@ async def test_a_callers_own_trace_is_pointed_at_and_not_continued(traced: Trace
     assert [link.trace_id.hex() for link in root.links] == [THEIRS]
 
 
-async def test_a_log_line_names_the_request_and_its_trace(traced: Traced) -> None:
+async def test_a_log_line_has_the_ids_of_its_request_and_trace(traced: Traced) -> None:
     stack, _, collector = traced
     request_id, _ = await _stream(stack, await stack.create_key())
     trace = await asyncio.to_thread(_trace_of, collector, request_id)
@@ -164,7 +164,7 @@ async def test_a_log_line_names_the_request_and_its_trace(traced: Traced) -> Non
     assert line["trace_id"] == trace.spans[0].span.trace_id.hex()
 
 
-async def test_nothing_that_is_written_holds_a_prompt_an_answer_or_a_key(traced: Traced) -> None:
+async def test_no_output_contains_a_prompt_an_answer_or_a_key(traced: Traced) -> None:
     stack, metrics, collector = traced
     key = await stack.create_key()
     request_id, answer = await _stream(stack, key)
@@ -182,8 +182,8 @@ async def test_nothing_that_is_written_holds_a_prompt_an_answer_or_a_key(traced:
     secrets = [CANARY.encode(), key.secret.encode()]
     written = {f"metrics of {name}": metrics.text(name).encode() for name in SERVICES}
     written |= {f"span {one.span.name}": one.span.SerializeToString() for one in collector.spans}
-    # The stand-in's journal is Groq's own memory, not ours.
+    # The stand-in's journal belongs to Groq, not to the product.
     files = [path for path in stack.folder.rglob("*") if path.is_file() and "standin" not in path.name]
     written |= {path.name: path.read_bytes() for path in files}
-    assert len(files) > 8, "the logs and databases are among what was looked at"
+    assert len(files) > 8, "the logs and databases are among what was searched"
     assert [(name, secret) for name, text in written.items() for secret in secrets if secret in text] == []

@@ -1,6 +1,6 @@
-"""A stack in which single requests are watched from all sides: client, ledger, quota, Groq's journal, metrics and log.
+"""A stack in which single requests are observed everywhere: client, ledger, quota, Groq's journal, metrics and log.
 
-What was seen is told in the words of "What Groq does" in docs/failure-modes.md.
+Observations use the words of "What Groq does" in docs/failure-modes.md.
 """
 
 import asyncio
@@ -28,23 +28,23 @@ MODELS = (
     "meta-llama/llama-prompt-guard-2-86m",
     "meta-llama/llama-prompt-guard-2-22m",
 )
-"""Models without a fallback: what happens to one means nothing for the others."""
+"""Models without a fallback, so that they do not affect each other."""
 BREAKER_FAILURES = 16
 REST_SECONDS = 0.6
 """Longest cool-down of a key."""
 _ENVIRONMENT = {
     "GROQ_API_KEYS": "gsk_first,gsk_other",
     "INFERENCE_MODEL_FALLBACKS": json.dumps({MODEL_WITH_FALLBACK: ["openai/gpt-oss-120b"]}),
-    # More than all rows of the table need that are walked at once.
+    # More than all rows of the table that run at once need.
     "INFERENCE_BREAKER_FAILURES": str(BREAKER_FAILURES),
-    # Short enough to wait for, and long enough for a machine that does much else.
+    # Short enough to wait for, and long enough for a busy machine.
     "REQUEST_TIMEOUT_SECONDS": "5",
     "INFERENCE_FIRST_BYTE_TIMEOUT_SECONDS": "2",
     "INFERENCE_IDLE_TIMEOUT_SECONDS": "2",
     "QUOTA_HOLD_SECONDS": "7",
     "QUOTA_SWEEP_SECONDS": "0.2",
-    # No request waits for a key that cools down for longer than the first, and none cools down for longer than the
-    # second: the next request is to find both keys as they were.
+    # No request waits longer than the first for a key that cools down, and no key cools down for longer than the
+    # second: the next request must find both keys unchanged.
     "INFERENCE_KEY_WAIT_SECONDS": "0.4",
     "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": str(REST_SECONDS),
 }
@@ -61,14 +61,14 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of one request."""
+    """The result of one request."""
 
     client: str
     """Status and code."""
     charged: str
     """Whether it counts, and where its tokens come from."""
     calls: int
-    """Calls to Groq that its row has."""
+    """Number of calls to Groq in its row."""
     key: Key
 
 
@@ -81,7 +81,7 @@ class UpstreamWorld:
         self._metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
 
     async def ask(self, markers: str, *, stream: bool, model: str = MODELS[0]) -> Seen:
-        """Send one request with a key of its own, and return what came of it once its row is there."""
+        """Send one request with its own key, and return the result once its row is written."""
         key = await self.stack.create_key()
         response = await self.send(key, markers, stream=stream, model=model)
         _check_error(response)
@@ -89,10 +89,10 @@ class UpstreamWorld:
         counters = await self.stack.until_settled(key)
         assert counters == (row["charged"], 0), f"Redis has {counters}: {row}"
         charged = f"yes, {row['usage_source']}" if row["charged"] else "no"
-        return Seen(_told(response), charged, row["attempts"], key)
+        return Seen(_client_view(response), charged, row["attempts"], key)
 
     async def send(self, key: Key, markers: str, *, stream: bool, model: str) -> httpx.Response:
-        """Send one request and return its answer; `ID` in its markers becomes an id of its own."""
+        """Send one request and return its answer; `ID` in its markers becomes a unique id."""
         text = f"{key.id} {markers.replace('ID', f'{key.id}-{stream}')}"
         async with httpx.AsyncClient(base_url=self.stack.base_url, trust_env=False, timeout=30) as client:
             body = say(text, stream=stream, model=model)
@@ -103,7 +103,7 @@ class UpstreamWorld:
         return Counter(str(one["last_user_message"]).split(" ")[0] for one in await self.stack.journal())
 
     async def results(self) -> Counter[str]:
-        """Return how calls have ended so far, by inference's own count; `lists` is how many asked for the models."""
+        """Return the results of calls so far, by inference's own count; `lists` is how many requested the models."""
         calls: Counter[str] = Counter()
         for sample in await self._samples("stack_upstream_calls_total"):
             calls[sample.labels["result"]] += int(sample.value)
@@ -115,13 +115,13 @@ class UpstreamWorld:
         """Return how many Groq keys are not in quarantine."""
         return int(sum(sample.value for sample in await self._samples("stack_upstream_key_usable")))
 
-    async def until_calm(self, model: str) -> None:
-        """Return once both keys are used again for a model and nothing is held against them; nothing else may call."""
+    async def until_unaffected(self, model: str) -> None:
+        """Return once both keys are used again for a model and have no recorded failures; nothing else may call."""
         key = await self.stack.create_key()
         async with asyncio.timeout(_CALM_SECONDS_MAX):
             while await self._resting() or await self.usable_keys() < 2:
                 await asyncio.sleep(0.05)
-            # Calls take turns with the keys, so that each of both has a success.
+            # Calls alternate between the keys, so that both have a success.
             for _ in range(2):
                 assert (await self.send(key, "calm", stream=False, model=model)).status_code == 200
 
@@ -131,18 +131,18 @@ class UpstreamWorld:
         return sum(line["message"] == message and members.items() <= line.items() for line in lines)
 
     async def restart_inference(self) -> None:
-        """End inference as a crash does and start it again."""
+        """Kill inference and restart it."""
         self.stack.kill(self._inference)
-        await self.stack.mend()
+        await self.stack.repair()
 
     async def change_model_list(self, kind: str) -> None:
-        """Have the stand-in answer so for its model list."""
+        """Make the stand-in answer this for its model list."""
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.put(f"{self.stack.standin_url}/model-list", params={"answer": kind})
             answer.raise_for_status()
 
     async def listed_models(self, key: Key) -> set[str]:
-        """Return the models that a client is shown."""
+        """Return the models shown to a client."""
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"{self.stack.base_url}/api/v1/models", headers=key.headers)
         return {str(model["id"]) for model in answer.json()["data"]}
@@ -177,8 +177,8 @@ def upstream_world(layout: Layout) -> Iterator[UpstreamWorld]:
             yield UpstreamWorld(stack, layout, port)
 
 
-def _told(response: httpx.Response) -> str:
-    """Return what a client was told, such as `503 upstream_unavailable` or `200, then upstream_cut`."""
+def _client_view(response: httpx.Response) -> str:
+    """Return the client's view, such as `503 upstream_unavailable` or `200, then upstream_cut`."""
     if response.status_code != 200:
         error = response.json()["error"]
         more = " with failed_generation" if error.get("failed_generation") else ""
@@ -197,7 +197,7 @@ def _told(response: httpx.Response) -> str:
 
 
 def _check_error(response: httpx.Response) -> None:
-    """Whatever Groq says, an error has the envelope, says when to come back, and is silent about the operator."""
+    """Check an error: it has the envelope and Retry-After, and exposes nothing of the operator."""
     for secret in ("org_", "groq.com", "gsk_", "cloudflare"):
         assert secret not in response.text
     if response.status_code in (502, 503):

@@ -1,9 +1,9 @@
-"""Breaks what a fault names, and mends it after its time."""
+"""Injects a fault, and repairs it after its duration."""
 
 import asyncio
 
 from tests.faults.evidence import Evidence, days
-from tests.faults.schedule import Fault, Harm
+from tests.faults.schedule import Fault, FaultKind
 from tests.faults.valkey import Entries, KeyDay
 from tests.faults.world import World
 
@@ -11,34 +11,34 @@ _NOTHING = Entries(0, 0)
 
 
 async def apply(world: World, evidence: Evidence, fault: Fault) -> None:
-    """Break something, and mend it after its time; note what Redis lost."""
+    """Break something, and repair it after its duration; record what Redis lost."""
     match fault.harm:
-        case Harm.FLUSH:
+        case FaultKind.FLUSH:
             _note_loss(evidence, world.valkey.entries(evidence.keys, days(), "FLUSHALL"))
-        case Harm.FORGET:
+        case FaultKind.FORGET:
             _note_loss(evidence, world.valkey.kill(world.stack, evidence.keys, days()))
             world.valkey.forget()
             await asyncio.sleep(fault.seconds)
             world.stack.start("valkey")
-        case Harm.ROLL_BACK:
+        case FaultKind.ROLL_BACK:
             await _roll_back(world, evidence, fault)
-        case Harm.FAIL_OVER:
-            await world.valkey.hand_over(fault.seconds)
-        case Harm.FAIL_OVER_BEHIND:
+        case FaultKind.FAIL_OVER:
+            await world.valkey.fail_over(fault.seconds)
+        case FaultKind.FAIL_OVER_BEHIND:
             await _fail_over_behind(world, evidence, fault)
-        case Harm.STEP_CLOCK:
+        case FaultKind.STEP_CLOCK:
             world.valkey.clock.set(fault.step)
             await asyncio.sleep(fault.seconds)
             world.valkey.clock.set(0)
-        case Harm.PAUSE if fault.target == "postgres":
+        case FaultKind.PAUSE if fault.target == "postgres":
             world.postgres.freeze()
             await asyncio.sleep(fault.seconds)
-            world.postgres.thaw()
-        case Harm.PAUSE:
+            world.postgres.resume()
+        case FaultKind.PAUSE:
             world.pause(fault.target)
             await asyncio.sleep(fault.seconds)
             world.resume(fault.target)
-        case Harm.KILL:
+        case FaultKind.KILL:
             await _kill(world, evidence, fault)
 
 
@@ -49,14 +49,14 @@ async def _kill(world: World, evidence: Evidence, fault: Fault) -> None:
         world.postgres.start()
         return
     if fault.target == "groq-standin":
-        await note_journal(world, evidence)  # It dies with it.
+        await note_journal(world, evidence)  # It is killed with it.
     world.stack.kill(fault.target)
     await asyncio.sleep(fault.seconds)
     world.stack.start(fault.target)
 
 
 async def _roll_back(world: World, evidence: Evidence, fault: Fault) -> None:
-    # First read, then copied: the copy knows all that was read.
+    # First read, then copied: the copy contains all that was read.
     kept = world.valkey.entries(evidence.keys, days())
     copies = {path: path.read_bytes() for path in world.valkey.files.rglob("*") if path.is_file()}
     await asyncio.sleep(fault.seconds)
@@ -71,16 +71,16 @@ async def _roll_back(world: World, evidence: Evidence, fault: Fault) -> None:
 async def _fail_over_behind(world: World, evidence: Evidence, fault: Fault) -> None:
     kept = await world.valkey.detach_replica(evidence.keys, days())
     await asyncio.sleep(fault.seconds / 2)
-    world.valkey.lead_to_replica()
-    # Connections that were open lead to the old primary, which takes their writes.
+    world.valkey.route_to_replica()
+    # Open connections lead to the old primary, which accepts their writes.
     await asyncio.sleep(fault.seconds / 2)
     _note_loss(evidence, world.valkey.demote(evidence.keys, days()), kept)
 
 
 def _note_loss(evidence: Evidence, last: dict[KeyDay, Entries], kept: dict[KeyDay, Entries] | None = None) -> None:
-    """Note the most that a key can have lost.
+    """Record the most that a key can have lost.
 
-    An emptied Redis starts again from the ledger's charged rows, so it lost the holds alone; one that was rolled back,
+    An emptied Redis starts again from the ledger's charged rows, so it lost only the holds; one that was rolled back,
     or has taken over without the last writes, has lost the charges since then too.
     """
     evidence.redis_lost = True
@@ -90,7 +90,7 @@ def _note_loss(evidence: Evidence, last: dict[KeyDay, Entries], kept: dict[KeyDa
 
 
 async def note_journal(world: World, evidence: Evidence) -> None:
-    """Note what the stand-in served so far."""
+    """Record what the stand-in has served so far."""
     for entry in await world.stack.journal():
         if str(entry["last_user_message"] or "").startswith(evidence.tag):
             evidence.journal[entry["x_groq_id"]] = entry

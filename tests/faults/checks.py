@@ -1,4 +1,4 @@
-"""What must hold after any seed: each check yields a sentence for everything that is wrong."""
+"""The invariants of any seed: each check yields a sentence for every violation."""
 
 import re
 import time
@@ -9,7 +9,7 @@ from tests.faults import upstream_checks
 from tests.faults.clients import Result
 from tests.faults.evidence import Evidence, charged_rows, day_at, day_number
 from tests.faults.kinds import Charge
-from tests.faults.schedule import Harm
+from tests.faults.schedule import FaultKind
 from tests.faults.upstream_checks import NO_VERDICT
 from tests.faults.world import HOLD_SECONDS, Row
 
@@ -22,7 +22,7 @@ _ALWAYS_CHARGED = {"answered", "client_left", "cut"}
 _MAY_BE_FREE = {
     # The sweeper closed it first; what came later is not charged.
     NO_VERDICT,
-    # The client left before Groq was called.
+    # The client disconnected before Groq was called.
     "client_left",
 }
 """Reasons why an answered request is not charged."""
@@ -31,12 +31,12 @@ _NO_ROW_CODES = {"ledger_unavailable"}
 
 
 def problems(evidence: Evidence) -> list[str]:
-    """Return everything that is wrong with a run."""
+    """Return all violations of a run."""
     return [*evidence.problems, *(f"{check.__name__}: {text}" for check in _CHECKS for text in check(evidence))]
 
 
 def answers_are_charged(evidence: Evidence) -> Iterator[str]:
-    """Whoever got an answer to its end has a charged row, but for one that came after the sweeper's verdict."""
+    """A client that got an answer to its end has a charged row, except one that came after the sweeper's verdict."""
     rows = {row.request_id: row for row in evidence.rows}
     for result in evidence.results:
         if result.is_complete:
@@ -51,7 +51,7 @@ def answers_are_charged(evidence: Evidence) -> Iterator[str]:
 
 
 def rows_are_charged_rightly(evidence: Evidence) -> Iterator[str]:
-    """What failed is free, and what was answered is charged."""
+    """Failed requests are free, and answered ones are charged."""
     kinds = {result.request_id: result.request.kind for result in evidence.results if result.request_id}
     for row in evidence.rows:
         kind = kinds.get(row.request_id)
@@ -66,7 +66,7 @@ def rows_are_charged_rightly(evidence: Evidence) -> Iterator[str]:
 
 
 def output_is_charged(evidence: Evidence) -> Iterator[str]:
-    """Whoever was sent any output has a charged row, unless inference died before it was written."""
+    """A client that was sent any output has a charged row, unless inference was killed before it was written."""
     rows = {row.request_id: row for row in evidence.rows}
     for result in evidence.results:
         row = rows.get(result.request_id)
@@ -77,24 +77,24 @@ def output_is_charged(evidence: Evidence) -> Iterator[str]:
 
 
 def rows_belong_to_requests(evidence: Evidence) -> Iterator[str]:
-    """What was reserved and dispatched has its row, and there is no row that nobody asked for."""
+    """Every reserved and dispatched request has its row, and there is no row without a request."""
     known = {row.request_id: row.outcome for row in evidence.rows}
     for result in evidence.results:
         is_reserved = result.remaining is not None and result.status != 429
-        # With its hold Redis lost the memory of a request; only one that reached inference has a row then.
+        # With the hold Redis lost the record of a request; only one that reached inference has a row then.
         may_lack = evidence.redis_lost or result.code in _NO_ROW_CODES
         if is_reserved and result.request_id not in known and not may_lack:
             yield f"{result} was reserved and has no row"
         if not is_reserved and result.status is not None and known.get(result.request_id, "unknown") != "unknown":
             # A reserve whose answer was lost may have held a slot, which the sweeper closes.
             yield f"{result} held no slot and has a row"
-    most = 2 * len(evidence.results)  # A reserve without an answer is tried once more, under another id.
+    most = 2 * len(evidence.results)  # A reserve without an answer is retried once, under another id.
     if len(evidence.rows) > most:
         yield f"{len(evidence.rows)} rows for {len(evidence.results)} requests"
 
 
 def limits_are_kept(evidence: Evidence) -> Iterator[str]:
-    """No key gets more than its limit; with a Redis that lost something no more than what that was."""
+    """No key exceeds its limit; if Redis lost something, by no more than what it lost."""
     for key_id, day in _key_days(evidence):
         charged, most = charged_rows(evidence.rows, key_id, day), _most(evidence, key_id, day)
         if charged > most:
@@ -102,39 +102,41 @@ def limits_are_kept(evidence: Evidence) -> Iterator[str]:
 
 
 def limits_are_kept_at_every_moment(evidence: Evidence) -> Iterator[str]:
-    """Charges and holds together never were more than that either."""
+    """Charges and holds together never exceeded that bound either."""
     for (key_id, day), peak in evidence.peaks.items():
         if peak > _most(evidence, key_id, day):
             yield f"{key_id} on day {day}: {peak} charged and held, limit {evidence.limit(key_id)}"
 
 
 def denials_are_true(evidence: Evidence) -> Iterator[str]:
-    """A 429 comes only when the limit is filled, and names numbers that can be, where its words arrived."""
+    """A 429 comes only when the limit is filled, and its numbers are plausible, where its body arrived."""
     for result in evidence.results:
-        if result.status == 429 and not result.is_cut:  # Who may be cut, `answers_are_well_formed` says.
+        if (
+            result.status == 429 and not result.is_cut
+        ):  # `answers_are_well_formed` decides which clients may be interrupted.
             yield from _wrong_denial(evidence, result)
 
 
 def days_are_those_of_the_run(evidence: Evidence) -> Iterator[str]:
-    """Requests are counted on the day that it is, however far Redis' clock steps for less than a hold's time."""
+    """Requests are counted on the current day, however far Redis' clock steps for less than a hold's lifetime."""
     first, last = day_at(evidence.started_at), day_at(time.time())
     for row in evidence.rows:
         if not first <= day_number(row.day) <= last:
             yield f"counted on another day than {first} or {last}: {row}"
 
 
-def probes_are_told_the_truth(evidence: Evidence) -> Iterator[str]:
+def probes_have_correct_headers(evidence: Evidence) -> Iterator[str]:
     """On a settled key the next answer's header agrees with the ledger."""
     for result, limit, charged in evidence.probes:
-        told = 0 if result.status == 429 else result.remaining
-        if told != max(0, limit - charged - (result.status == 200)):
+        reported = 0 if result.status == 429 else result.remaining
+        if reported != max(0, limit - charged - (result.status == 200)):
             yield f"{result}: remaining {result.remaining} after {charged} of {limit}"
         if result.status == 429 and charged < limit:
             yield f"{result}: refused after {charged} of {limit}"
 
 
 def answers_are_well_formed(evidence: Evidence) -> Iterator[str]:
-    """Statuses are expected ones, nothing hangs, and a stream says how it ended."""
+    """Statuses are expected ones, no request hangs, and a stream has a proper end."""
     for result in evidence.results:
         if result.status is not None and result.status not in _STATUSES:
             yield f"{result}: {result.error}"
@@ -148,20 +150,22 @@ def answers_are_well_formed(evidence: Evidence) -> Iterator[str]:
 
 
 def connections_hold(evidence: Evidence) -> Iterator[str]:
-    """Only a gateway that dies cuts its clients' connections."""
+    """Only a killed gateway interrupts its clients' connections."""
     for result in evidence.results:
         gateway = f"gateway-{result.request.gateway + 1}"
-        if result.is_cut and Harm.KILL not in evidence.plan.harms(gateway):
+        if result.is_cut and FaultKind.KILL not in evidence.plan.faults_of(gateway):
             yield f"{result} was cut by {gateway}, which was alive"
 
 
 def quota_finds_nothing(evidence: Evidence) -> Iterator[str]:
-    """Quota's own comparison finds no drift; over-admission only where Redis lost something, and within its bound."""
+    """Quota's own comparison finds no discrepancy; over-admission only where Redis lost something, and within its
+    bound.
+    """
     over_limit = quota_pb2.DISCREPANCY_KIND_OVER_LIMIT
     own = {key.id for key in evidence.keys}
     for one in evidence.discrepancies:
         if one.kind == over_limit and one.key_id not in own:
-            continue  # An earlier seed's, and judged there.
+            continue  # It belongs to an earlier seed, and was judged there.
         if one.kind != over_limit or one.charged + one.held > _most(evidence, one.key_id, day_number(one.day)):
             yield f"verify found {quota_pb2.DiscrepancyKind.Name(one.kind)}: {one}".replace("\n", " ")
 
@@ -171,9 +175,9 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     rows_are_charged_rightly,
     output_is_charged,
     rows_belong_to_requests,
-    upstream_checks.rows_tell_what_was_used,
-    upstream_checks.clients_are_told_what_was_used,
-    upstream_checks.usage_is_estimated_only_where_it_was_not_told,
+    upstream_checks.rows_have_the_reported_usage,
+    upstream_checks.clients_receive_the_reported_usage,
+    upstream_checks.usage_is_estimated_only_where_it_was_not_reported,
     upstream_checks.rows_belong_to_their_exchanges,
     upstream_checks.upstream_answers_once,
     upstream_checks.answers_of_the_upstream_are_charged,
@@ -182,7 +186,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     limits_are_kept_at_every_moment,
     denials_are_true,
     days_are_those_of_the_run,
-    probes_are_told_the_truth,
+    probes_have_correct_headers,
     answers_are_well_formed,
     connections_hold,
     quota_finds_nothing,
@@ -190,15 +194,15 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
 
 
 def _may_lose_rows(evidence: Evidence) -> bool:
-    """A row is lost only where it waited for the database and its process died."""
-    return evidence.plan.ledger_may_stall and Harm.KILL in evidence.plan.harms("inference")
+    """A row is lost only where it waited for the database and its process was killed."""
+    return evidence.plan.ledger_may_stall and FaultKind.KILL in evidence.plan.faults_of("inference")
 
 
 def _was_late(evidence: Evidence, result: Result, row: Row) -> bool:
     """Whether the sweeper may have closed a row before it came.
 
-    It does so not before the hold's time is over. Where no row has to wait for the database it commits before its
-    answer ends, so that such an answer ended after that time.
+    It does so only after the hold's lifetime. Where no row has to wait for the database it commits before its answer
+    ends, so that such an answer ended after that time.
     """
     if row.refund_reason != NO_VERDICT:
         return False

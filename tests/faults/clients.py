@@ -1,4 +1,4 @@
-"""Clients that note exactly what they were told."""
+"""Clients that record exactly what they received."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ from tests.e2e.stack import Key
 from tests.faults.schedule import Leave, Request, body
 
 _PATIENCE_SECONDS = 20.0
-"""More than the sum of every deadline inside: an answer that takes longer hangs."""
+"""More than the sum of all internal deadlines: an answer that takes longer hangs."""
 _OUTPUT = ("content", "reasoning", "tool_calls", "function_call")
-"""Members of a delta that say something."""
+"""Members of a delta with content."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What one client saw."""
+    """The record of one client."""
 
     request: Request
     started_at: float
@@ -35,16 +35,16 @@ class Result:
     is_done: bool = False
     """A stream ended with `[DONE]`."""
     has_output: bool = False
-    """A stream said something."""
+    """Whether a stream sent content."""
     has_finished: bool = False
-    """A stream gave its finish reason."""
+    """Whether a stream sent its finish reason."""
     is_cut: bool = False
     """The connection broke before the answer's end."""
     has_left: bool = False
     hangs: bool = False
     usage: dict[str, Any] | None = None
     oddities: list[str] = field(default_factory=list)
-    """What no answer may look like."""
+    """Faults of the answer's format."""
 
     @property
     def is_complete(self) -> bool:
@@ -66,7 +66,7 @@ class Result:
 
 
 async def send(session: aiohttp.ClientSession, url: str, key: Key, request: Request, tag: str) -> Result:
-    """Send a request and follow it to its end, or for as long as its client likes."""
+    """Send a request and follow it to its end, or until its client disconnects."""
     result = Result(request, started_at=time.time())
     patience = request.leave_after if request.leave is Leave.BEFORE_ANSWER else _PATIENCE_SECONDS
     try:
@@ -93,7 +93,7 @@ async def _exchange(
     value = body(request, tag)
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     async with session.post(f"{url}/api/v1/chat/completions", data=data, headers=key.headers) as response:
-        # The answer has begun: who wanted to leave before it stays.
+        # The answer has begun: a client that would have disconnected before it stays.
         limit.reschedule(asyncio.get_running_loop().time() + _PATIENCE_SECONDS)
         result.request_id = response.headers.get("x-request-id", "")
         result.status = response.status

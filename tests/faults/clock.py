@@ -1,4 +1,4 @@
-"""Redis' clock, which steps: Valkey's own by libfaketime, or else what the scripts of quota take for it."""
+"""Redis' clock, which steps: Valkey's own by libfaketime, or else the clock as seen by quota's scripts."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ class Clock:
             faketime.set_clock(folder, 0)
 
     def prepare(self, stack: Stack) -> None:
-        """Have the programs of a stack that was not started yet follow this clock."""
+        """Make the programs of a stack that is not started yet follow this clock."""
         if self._is_fake:
             stack.own["valkey"] = dict(faketime.environment(self._folder))
             return
@@ -33,7 +33,7 @@ class Clock:
                 stack.run_by(_PROGRAM, name)
 
     def set(self, seconds: float) -> None:
-        """Set it so far ahead of the machine's, or behind it."""
+        """Set it ahead of the machine's, or behind it."""
         if seconds == self._seconds:
             return
         self._seconds = seconds

@@ -1,4 +1,4 @@
-"""All that may be known of a seed's run."""
+"""All evidence of a seed's run."""
 
 import time
 from collections import defaultdict
@@ -20,14 +20,14 @@ _DAY_SECONDS = 86_400
 
 @dataclass(slots=True)
 class Evidence:
-    """All that is known of a seed's run."""
+    """All evidence of a seed's run."""
 
     plan: Plan
     keys: list[Key] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
     results: list[Result] = field(default_factory=list)
     probes: list[tuple[Result, int, int]] = field(default_factory=list)
-    """A request on a settled key: what its client saw, the key's limit, and the day's charged rows before it."""
+    """A request on a settled key: its client's record, the key's limit, and the day's charged rows before it."""
     journal: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The stand-in's entries by x_groq id."""
     lost: dict[KeyDay, int] = field(default_factory=dict)
@@ -36,16 +36,16 @@ class Evidence:
     rows: list[Row] = field(default_factory=list)
     entries: dict[KeyDay, Entries] = field(default_factory=dict)
     peaks: dict[KeyDay, int] = field(default_factory=dict)
-    """The most that was ever seen charged and held together."""
+    """The highest observed sum of charged and held slots."""
     discrepancies: list[quota_pb2.Discrepancy] = field(default_factory=list)
     stalled_seconds: float = 0.0
-    """The longest that the machine let the suite itself wait."""
+    """The longest stall of the machine."""
     problems: list[str] = field(default_factory=list)
-    """What went wrong on the way."""
+    """Errors during the run."""
 
     @property
     def tag(self) -> str:
-        """What each message of this run begins with."""
+        """The prefix of each message of this run."""
         return f"faults-{self.plan.seed}-{self.keys[0].id}"
 
     def limit(self, key_id: str) -> int:
@@ -55,7 +55,7 @@ class Evidence:
     # Which exchange with the upstream, row and request belong together.
 
     def number_of(self, entry: Mapping[str, Any]) -> int:
-        """Return the number of the request that an exchange was made for."""
+        """Return the number of the request that an exchange belongs to."""
         return int(str(entry["last_user_message"]).split(" ")[0].removeprefix(f"{self.tag}-"))
 
     def kind_of(self, number: int) -> Kind:
@@ -63,7 +63,7 @@ class Evidence:
         return next(result.request.kind for result in self.results if result.request.number == number)
 
     def request_id_of(self, number: int) -> str:
-        """Return the id that a request's client was told; empty when it was told none."""
+        """Return the id that a request's client received; empty when it received none."""
         return next(result.request_id for result in self.results if result.request.number == number)
 
     @property
@@ -75,17 +75,17 @@ class Evidence:
         return dict(found)
 
     def exchanges_of(self, row: Row) -> list[dict[str, Any]]:
-        """Return a row's exchange: by the upstream's id, or else those of the request that its client knows."""
+        """Return a row's exchange: by the upstream's id, or else those of the request with the client's id."""
         if row.upstream_id in self.journal:
             return [self.journal[row.upstream_id]]
         requests = [result.request for result in self.results if result.request_id == row.request_id]
         return self.exchanges.get(requests[0].number, []) if requests else []
 
     def row_of(self, entry: Mapping[str, Any]) -> Row | None:
-        """Return the row of an exchange: by the upstream's id, or else by the id that its client was told."""
-        told = self.request_id_of(self.number_of(entry))
+        """Return the row of an exchange: by the upstream's id, or else by the id that its client received."""
+        reported = self.request_id_of(self.number_of(entry))
         by_exchange = (row for row in self.rows if row.upstream_id == entry["x_groq_id"])
-        by_request = (row for row in self.rows if told and row.request_id == told)
+        by_request = (row for row in self.rows if reported and row.request_id == reported)
         return next(by_exchange, None) or next(by_request, None)
 
 

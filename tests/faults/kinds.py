@@ -1,6 +1,6 @@
-"""The kinds of requests that a seed draws from, and whether each counts when it goes undisturbed.
+"""The kinds of requests that a seed draws from, and whether each counts when undisturbed.
 
-What makes a kind is what the Groq stand-in is asked to do (`tools/groq_standin`).
+A kind is defined by what the Groq stand-in is asked to do (`tools/groq_standin`).
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Charge(StrEnum):
-    """Whether a request that goes undisturbed counts."""
+    """Whether an undisturbed request counts."""
 
     YES = "yes"
     NO = "no"
@@ -28,7 +28,7 @@ class Kind:
     is_bad: bool = False
     """Refused at the edge, before a slot is held."""
     has_id: bool = True
-    """Whether the upstream names its exchange, so that a row can be found by it."""
+    """Whether the upstream sends an id, so that a row can be found by it."""
 
 
 def _marked(name: str, charge: Charge, weight: int, *markers: str) -> Kind:
@@ -105,7 +105,7 @@ _SLOW = (
     _marked("late answer", Charge.YES, 5, "slow headers_ms=900", _SHORT),
     _marked("hang", Charge.NO, 2, "hang"),
     _marked("stall", Charge.AFTER_OUTPUT, 3, "hang_stream after=2"),
-    # Longer than the request's time-out, and never silent for long.
+    # Longer than the request's time-out, with steady output.
     _marked("endless", Charge.AFTER_OUTPUT, 4, "slow token_ms=250", "tokens count=30"),
 )
 _BAD = (
@@ -116,4 +116,4 @@ KINDS = (*_ORDINARY, *_REFUSED, *_NO_ANSWER, *_BROKEN, *_ODD, *_SLOW, *_BAD)
 PROBE = _ORDINARY[0]
 RESET = next(kind for kind in KINDS if kind.name == "reset")
 MODEL_LISTS = ("unclean", "text", "object", "big", "503", "hang")
-"""What a seed's model list may be instead of an ordinary one."""
+"""Kinds of model lists other than an ordinary one."""

@@ -1,4 +1,4 @@
-"""A Postgres that can be stopped as a crash stops it, frozen, and started again."""
+"""A Postgres that can be killed, frozen, and restarted."""
 
 import asyncio
 import shutil
@@ -16,13 +16,13 @@ import psutil
 from tests import backends
 
 _START_SECONDS_MAX = 20
-# The machine does not fail, only processes do: what was written to the kernel survives without a sync. But a commit has
-# to be written there before it is answered, so `synchronous_commit` stays on.
+# The machine does not fail, only processes do: data written to the kernel survives without a sync. But a commit has to
+# be written there before it is answered, so `synchronous_commit` stays on.
 _OPTIONS = ("fsync=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=100")
 
 
 class Postgres:
-    """One server of our own with databases `auth` and `ledger`."""
+    """A separate server with databases `auth` and `ledger`."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class Postgres:
         return f"postgresql://postgres@127.0.0.1:{self._port}/{database}"
 
     def start(self) -> None:
-        """Start it, if it is not running; call from the main thread, with whose end the server ends."""
+        """Start it, if it is not running; call from the main thread, as the server ends with its parent thread."""
         if self._server is not None and self._server.poll() is None:
             return
         options = [f"-c{one}" for one in (*_OPTIONS, "listen_addresses=127.0.0.1", "unix_socket_directories=")]
@@ -47,7 +47,7 @@ class Postgres:
             self._server = subprocess.Popen([*backends.as_nobody(), *command], stdout=log, stderr=log)
 
     async def until_it_answers(self) -> None:
-        """Return when it can be asked."""
+        """Return when it accepts queries."""
         async with asyncio.timeout(_START_SECONDS_MAX):
             while True:
                 try:
@@ -66,13 +66,13 @@ class Postgres:
             await connection.close()
 
     def stop_at_once(self) -> None:
-        """End it as `pg_ctl stop -m immediate` does: every process exits without a word, and the start recovers."""
+        """End it like `pg_ctl stop -m immediate`: every process exits without cleanup, and the next start recovers."""
         assert self._server is not None
         self._server.send_signal(signal.SIGQUIT)
         self._server.wait(timeout=_START_SECONDS_MAX)
 
     def freeze(self) -> None:
-        """Stop all of its processes where they are."""
+        """Freeze all of its processes."""
         assert self._server is not None
         server = psutil.Process(self._server.pid)
         server.suspend()
@@ -80,8 +80,8 @@ class Postgres:
         for process in self._frozen[1:]:
             process.suspend()
 
-    def thaw(self) -> None:
-        """Let frozen processes go on."""
+    def resume(self) -> None:
+        """Resume frozen processes."""
         for process in self._frozen:
             process.resume()
         self._frozen = []
@@ -92,14 +92,14 @@ def running_postgres(port: int) -> Iterator[Postgres]:
     """Run a server for the block."""
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     try:
-        # The server runs as nobody when we are root.
+        # The server runs as the user `nobody` when we are root.
         folder.chmod(0o777)
         postgres = Postgres(folder, port)
         postgres.start()
         try:
             yield postgres
         finally:
-            postgres.thaw()
+            postgres.resume()
             postgres.stop_at_once()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Keeps what is needed to explain a failing seed, in a folder of its own.
+"""Saves what is needed to explain a failing seed, in a separate folder.
 
-`FAULT_EVIDENCE` names the folder of these folders; by default it is `faults-evidence` under the system's folder for
+`FAULT_EVIDENCE` names the parent of these folders; by default it is `faults-evidence` under the system's folder for
 temporary files. The newest are kept, and each file is bounded.
 """
 
@@ -31,12 +31,12 @@ def log_sizes(world: World) -> dict[str, int]:
 
 
 def keep(world: World, evidence: Evidence, report: str, logged: Mapping[str, int]) -> Path:
-    """Write everything that is known of a seed's run, and return its folder.
+    """Write all evidence of a seed's run, and return its folder.
 
     Args:
         world: Where it ran.
-        evidence: What was seen.
-        report: What is wrong, in words.
+        evidence: The records of the run.
+        report: The violations, in words.
         logged: How much each program had logged before.
     """
     plan = evidence.plan

@@ -1,4 +1,4 @@
-"""Tells of a seed's run in words: one line of what happened, and a page when something is wrong."""
+"""Describes a seed's run: one line of what happened, and a page when something is wrong."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ _LINE_CHARACTERS_MAX = 1_000
 
 
 def summary(evidence: Evidence) -> str:
-    """Return one line: what broke, what clients saw, how requests ended in the ledger."""
+    """Return one line: what broke, what clients received, how requests ended in the ledger."""
     faults = ", ".join(map(_named, evidence.plan.faults))
     seen = Counter(str(result.status or "left or cut") for result in evidence.results)
     ends = Counter(row.outcome for row in evidence.rows)
@@ -24,7 +24,7 @@ def summary(evidence: Evidence) -> str:
 
 
 def failure(world: World, evidence: Evidence, found: list[str]) -> str:
-    """Return what is wrong, and all that is known of the requests concerned."""
+    """Return the violations, and all evidence of the requests concerned."""
     plan = evidence.plan
     ids = list(dict.fromkeys(re.findall(r"req_\w+", " ".join(found[:PROBLEMS_SHOWN]))))[:_REQUESTS_SHOWN]
     lines = [
@@ -36,7 +36,7 @@ def failure(world: World, evidence: Evidence, found: list[str]) -> str:
         f"{len(found)} problems:",
         *(f"- {text}" for text in found[:PROBLEMS_SHOWN]),
         "of these requests:",
-        *(line for one in ids for line in _told_of(evidence, one)),
+        *(line for one in ids for line in _described(evidence, one)),
         "logged of them:",
         *_logged(world, ids),
     ]
@@ -47,15 +47,15 @@ def _named(fault: Fault) -> str:
     return f"{fault.harm} {fault.target}" + (f" by {fault.step:+d} s" if fault.step else "")
 
 
-def _told_of(evidence: Evidence, request_id: str) -> Iterator[str]:
-    """Yield what a client saw of a request, its row, and what the upstream noted of it."""
+def _described(evidence: Evidence, request_id: str) -> Iterator[str]:
+    """Yield a client's record of a request, its row, and the upstream's record of it."""
     for result in evidence.results:
         if result.request_id == request_id:
             sent, ended = result.started_at - evidence.started_at, result.ended_at - evidence.started_at
             yield f"  client: {result}, from {sent:.2f} s to {ended:.2f} s, error {result.error}"
             for entry in evidence.exchanges.get(result.request.number, []):
-                told = {name: value for name, value in entry.items() if name != "request"}
-                yield f"  upstream, {entry['received_at'] - evidence.started_at:.2f} s: {told}"
+                reported = {name: value for name, value in entry.items() if name != "request"}
+                yield f"  upstream, {entry['received_at'] - evidence.started_at:.2f} s: {reported}"
     for row in evidence.rows:
         if request_id in (row.request_id, row.upstream_id):
             yield f"  ledger: {row}"

@@ -1,4 +1,4 @@
-"""Runs one plan and gathers all that may be known of it afterwards."""
+"""Runs one plan and gathers all evidence afterwards."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from tests.faults.world import HOLD_SECONDS, RECOVERED_SECONDS_MAX, World
 
 _SETTLED_SECONDS_MAX = HOLD_SECONDS + 8
 _WRITTEN_SECONDS_MAX = 6.0
-"""A write to a Postgres that froze is given up after five seconds and tried again."""
+"""A write to a frozen Postgres is given up after five seconds and retried."""
 _POLL_SECONDS = 0.05
 _LINE_BYTES_MAX = 2**23
 """Longest event that clients read in one line."""
@@ -25,8 +25,8 @@ _WATCH_SECONDS = 0.02
 
 
 async def gather(world: World, evidence: Evidence) -> None:
-    """Run a plan in a world that is whole, mend it, wait until all is settled, and note what was seen."""
-    await world.mend()
+    """Run a plan in an intact world, repair it, wait until all is settled, and return the evidence."""
+    await world.repair()
     await world.valkey.restore()
     if evidence.plan.fails_over:
         await world.valkey.add_replica()
@@ -36,7 +36,7 @@ async def gather(world: World, evidence: Evidence) -> None:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=_LINE_BYTES_MAX) as session:
         watch = asyncio.create_task(_watch(world, evidence))
         await _run(world, session, evidence)
-        await world.mend()
+        await world.repair()
         watch.cancel()
         await _until_settled(world, evidence)
         await breaking.note_journal(world, evidence)
@@ -58,7 +58,7 @@ async def _run(world: World, session: aiohttp.ClientSession, evidence: Evidence)
 
 
 async def _watch(world: World, evidence: Evidence) -> None:
-    """Look again and again, until cancelled, how much is charged and held together, and whether the machine stalls."""
+    """Poll, until cancelled, the charged and held slots together, and whether the machine stalls."""
     while True:
         with contextlib.suppress(RedisError):
             entries = await asyncio.to_thread(world.valkey.entries, evidence.keys, days())
@@ -81,9 +81,9 @@ async def _send(world: World, session: aiohttp.ClientSession, evidence: Evidence
 
 
 async def _until_settled(world: World, evidence: Evidence) -> None:
-    """Wait until no hold is left and the counters are those of the ledger; note when that does not come to pass.
+    """Wait until no hold is left and the counters agree with the ledger; record when that does not happen.
 
-    Where Redis lost nothing, the counters must be right in the moment in which the last hold ends.
+    Where Redis lost nothing, the counters must be right at the moment when the last hold ends.
     """
     deadline = time.monotonic() + _SETTLED_SECONDS_MAX
     while True:
@@ -104,7 +104,7 @@ async def _until_settled(world: World, evidence: Evidence) -> None:
 
 
 async def _until_written(world: World, evidence: Evidence) -> None:
-    """Give rows that waited for the database the time to be written; whether they were is for the checks to say."""
+    """Give rows that waited for the database the time to be written; the checks judge whether they were."""
     deadline = time.monotonic() + _WRITTEN_SECONDS_MAX
     while evidence.plan.ledger_may_stall and time.monotonic() < deadline:
         evidence.rows = await world.rows(evidence.keys)
@@ -115,7 +115,7 @@ async def _until_written(world: World, evidence: Evidence) -> None:
 
 
 def _wrong_counters(evidence: Evidence) -> Iterable[str]:
-    """Yield counters that are not the ledger's count; an emptied Redis may have none until the next reserve."""
+    """Yield counters that differ from the ledger's count; an emptied Redis may have none until the next reserve."""
     names = {(row.key_id, day_number(row.day)) for row in evidence.rows} | set(evidence.entries)
     for key_id, day in sorted(names):
         rows = charged_rows(evidence.rows, key_id, day)
@@ -127,7 +127,7 @@ def _wrong_counters(evidence: Evidence) -> Iterable[str]:
 
 
 async def _probe(world: World, session: aiohttp.ClientSession, evidence: Evidence, key: Key) -> None:
-    """Send one more request, until it is answered: everything recovers, and the key's day is told as it is."""
+    """Retry one more request until it is answered: everything recovers, and the key's day is reported correctly."""
     deadline = time.monotonic() + RECOVERED_SECONDS_MAX
     index = evidence.keys.index(key)
     number = 10_000 + index * 1_000

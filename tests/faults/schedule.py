@@ -1,4 +1,4 @@
-"""What one seed does: who asks for what, when, and what breaks meanwhile. Everything comes from the seed alone."""
+"""The plan of one seed: the requests, the faults and their times, all derived from the seed."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _STORM_REQUESTS = 20
 
 
 class Leave(StrEnum):
-    """When a client goes away."""
+    """When a client disconnects."""
 
     NEVER = "never"
     BEFORE_ANSWER = "before_answer"
@@ -28,28 +28,28 @@ class Layout(StrEnum):
     SERVICES = "services"
     """A process for each over Postgres, as in a cluster: two gateways, two quotas, inference and auth."""
     WORKERS = "workers"
-    """Two processes that each hold all four, over SQLite files that they share, as on one machine."""
+    """Two processes that each run all four services, over shared SQLite files, as on one machine."""
 
 
-class Harm(StrEnum):
+class FaultKind(StrEnum):
     """What is done to a program or a store."""
 
     KILL = "kill"
-    """SIGKILL; started again later."""
+    """SIGKILL; restarted later."""
     PAUSE = "pause"
     """SIGSTOP; SIGCONT later."""
     FLUSH = "flush"
     """Valkey is emptied while it runs."""
     FORGET = "forget"
-    """Valkey is killed and comes back without its file."""
+    """Valkey is killed and restarted without its file."""
     ROLL_BACK = "roll_back"
-    """Valkey is killed and comes back with the file as it was at the fault's beginning."""
+    """Valkey is killed and restarted with the file as it was at the fault's beginning."""
     FAIL_OVER = "fail_over"
-    """Valkey hands over to a replica that has everything; the address that both share follows later."""
+    """Valkey fails over to a replica that has all data; the shared address follows later."""
     FAIL_OVER_BEHIND = "fail_over_behind"
-    """A replica that has missed the last writes takes over; the old primary takes writes a while longer."""
+    """A replica without the last writes takes over; the old primary accepts writes for a while longer."""
     STEP_CLOCK = "step_clock"
-    """Valkey's clock is set forwards or back; set right later."""
+    """Valkey's clock is set forwards or back; corrected later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Request:
 
     number: int
     at: float
-    """Seconds from the beginning."""
+    """Seconds from the start."""
     key: int
     """Index of its key."""
     gateway: int
@@ -67,32 +67,32 @@ class Request:
     stream: bool
     leave: Leave
     leave_after: float
-    """Seconds of patience of a client that leaves before the answer."""
+    """Seconds until a client disconnects before the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that breaks and is mended."""
+    """One fault, repaired after its duration."""
 
     at: float
-    """Seconds from the beginning."""
+    """Seconds from the start."""
     target: str
     """Name of the program, or `postgres`."""
-    harm: Harm
+    harm: FaultKind
     seconds: float
-    """How long it stays broken."""
+    """Duration of the fault."""
     step: int = 0
     """Seconds by which a clock is set ahead."""
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What breaks with the target: itself, and all that it holds."""
+        """What breaks with the target: itself, and all that it contains."""
         return (self.target, *_HELD.get(self.target, ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that happens under one seed."""
+    """All requests and faults of one seed."""
 
     seed: int
     limits: tuple[int, ...]
@@ -101,26 +101,26 @@ class Plan:
     faults: tuple[Fault, ...]
     layout: Layout = Layout.SERVICES
     model_list: str = "ordinary"
-    """How the stand-in answers for the model list."""
+    """The stand-in's kind of answer for the model list."""
 
     @property
     def ledger_may_stall(self) -> bool:
-        """Whether rows may have to wait: Postgres is away, or a frozen worker has the lock of the SQLite file."""
-        has_frozen_worker = self.layout is Layout.WORKERS and Harm.PAUSE in self.harms("inference")
-        return bool(self.harms("postgres")) or has_frozen_worker
+        """Whether rows may have to wait: Postgres is down, or a frozen worker has the lock of the SQLite file."""
+        has_frozen_worker = self.layout is Layout.WORKERS and FaultKind.PAUSE in self.faults_of("inference")
+        return bool(self.faults_of("postgres")) or has_frozen_worker
 
     @property
     def fails_over(self) -> bool:
         """Whether a replica of Valkey takes over."""
-        return bool({Harm.FAIL_OVER, Harm.FAIL_OVER_BEHIND} & self.harms("valkey"))
+        return bool({FaultKind.FAIL_OVER, FaultKind.FAIL_OVER_BEHIND} & self.faults_of("valkey"))
 
     @property
     def clock_step(self) -> int:
         """Seconds by which Valkey's clock is set ahead for a while."""
         return sum(fault.step for fault in self.faults)
 
-    def harms(self, target: str) -> set[Harm]:
-        """Return what is done to a target, or to what holds it."""
+    def faults_of(self, target: str) -> set[FaultKind]:
+        """Return what is done to a target, or to what contains it."""
         return {fault.harm for fault in self.faults if target in fault.parts}
 
 
@@ -137,19 +137,19 @@ _HELD = {
     "stack-2": ("gateway-2", "quota-2", "inference", "auth"),
 }
 _VALKEY = (
-    *(Harm.KILL, Harm.PAUSE, Harm.FLUSH, Harm.FORGET, Harm.ROLL_BACK),
-    *(Harm.FAIL_OVER, Harm.FAIL_OVER_BEHIND, Harm.STEP_CLOCK, Harm.STEP_CLOCK),
+    *(FaultKind.KILL, FaultKind.PAUSE, FaultKind.FLUSH, FaultKind.FORGET, FaultKind.ROLL_BACK),
+    *(FaultKind.FAIL_OVER, FaultKind.FAIL_OVER_BEHIND, FaultKind.STEP_CLOCK, FaultKind.STEP_CLOCK),
 )
 _QUOTAS = ("quota-1", "quota-2")
 _STEPS = (200, -200)
 _STEPS_OF_DAYS = (4 * 86_400, -4 * 86_400)
-"""Longer than quota keeps a day's counter: taken for the truth, today's would be removed."""
+"""Longer than quota keeps a day's counter: if the step were accepted, today's would be removed."""
 _UNSEEN_SECONDS = 0.1
-"""What a quota that does not see a step is frozen before and after it."""
+"""How long a quota that must not see a step is frozen before and after it."""
 
 
 def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
-    """Return what happens under a seed."""
+    """Return the plan of a seed."""
     chance = random.Random(seed)
     limits = tuple(chance.randint(*_LIMITS) for _ in range(chance.choice((1, 1, 2))))
     requests = [_request(chance, number, len(limits)) for number in range(chance.randint(*_REQUESTS))]
@@ -157,15 +157,15 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
         requests += _storm(chance, len(requests), len(limits))
     targets = chance.sample([*_PROCESSES[layout], *_STORES[layout]], chance.randint(1, 3))
     faults = [_fault(chance, target) for target in dict.fromkeys(targets)]
-    faults = [_with_step(chance, fault, faults) if fault.harm is Harm.STEP_CLOCK else fault for fault in faults]
+    faults = [_with_step(chance, fault, faults) if fault.harm is FaultKind.STEP_CLOCK else fault for fault in faults]
     if layout is Layout.SERVICES:
-        faults += [_unseeing(chance, fault) for fault in faults if fault.step and chance.random() < 0.6]
+        faults += [_frozen_during(chance, fault) for fault in faults if fault.step and chance.random() < 0.6]
     models = chance.choice(MODEL_LISTS) if chance.random() < 0.3 else "ordinary"
     return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)), layout, models)
 
 
 def body(request: Request, tag: str) -> bytes | dict[str, Any]:
-    """Return a request's JSON value, or the bytes of one that is none; `tag` lets the journal be searched for it."""
+    """Return a request's JSON value, or the bytes of a malformed one; `tag` makes it searchable in the journal."""
     if request.kind.name == "bad json":
         return b'{"messages": [{'
     role = "robot" if request.kind.name == "bad role" else "user"
@@ -190,7 +190,7 @@ def _request(chance: random.Random, number: int, keys: int) -> Request:
 
 
 def _storm(chance: random.Random, first: int, keys: int) -> list[Request]:
-    """Many connections to the upstream are reset at one moment."""
+    """Many connections to the upstream are reset at once."""
     at, key = chance.uniform(0, TRAFFIC_SECONDS), chance.randrange(keys)
     return [
         Request(first + i, at, key, i % 2, RESET, stream=i % 3 == 0, leave=Leave.NEVER, leave_after=0)
@@ -199,32 +199,32 @@ def _storm(chance: random.Random, first: int, keys: int) -> list[Request]:
 
 
 def _fault(chance: random.Random, target: str) -> Fault:
-    harm = chance.choice(_VALKEY if target == "valkey" else (Harm.KILL, Harm.KILL, Harm.PAUSE))
+    harm = chance.choice(_VALKEY if target == "valkey" else (FaultKind.KILL, FaultKind.KILL, FaultKind.PAUSE))
     return Fault(chance.uniform(0.1, TRAFFIC_SECONDS), target, harm, _seconds(chance, target, harm))
 
 
 def _with_step(chance: random.Random, fault: Fault, faults: Sequence[Fault]) -> Fault:
     """Return a fault with the step of its clock.
 
-    A quota that starts meanwhile cannot know that the clock is wrong and takes its day for the right one, until it is
-    started again (docs/decisions/0015); so where one may, the step is none of days.
+    A quota that starts meanwhile cannot detect that the clock is wrong and takes its day as correct, until it is
+    restarted (docs/decisions/0015); so where one may, the step is not of days.
     """
-    restarts = any(one.harm is Harm.KILL and set(_QUOTAS) & set(one.parts) for one in faults)
+    restarts = any(one.harm is FaultKind.KILL and set(_QUOTAS) & set(one.parts) for one in faults)
     return replace(fault, step=chance.choice(_STEPS if restarts else _STEPS + _STEPS_OF_DAYS))
 
 
-def _unseeing(chance: random.Random, step: Fault) -> Fault:
+def _frozen_during(chance: random.Random, step: Fault) -> Fault:
     """Return a fault that freezes a quota for a little longer than the clock is wrong."""
     return Fault(
-        max(0.0, step.at - _UNSEEN_SECONDS), chance.choice(_QUOTAS), Harm.PAUSE, step.seconds + 2 * _UNSEEN_SECONDS
+        max(0.0, step.at - _UNSEEN_SECONDS), chance.choice(_QUOTAS), FaultKind.PAUSE, step.seconds + 2 * _UNSEEN_SECONDS
     )
 
 
-def _seconds(chance: random.Random, target: str, harm: Harm) -> float:
+def _seconds(chance: random.Random, target: str, harm: FaultKind) -> float:
     if target == "postgres" and chance.random() < 0.3:
-        # Longer than a hold lives: the sweeper and the rows that waited meet when it is back.
+        # Longer than a hold lives: the sweeper and the delayed rows meet when it resumes.
         return chance.uniform(2.5, 4.0)
-    if harm is Harm.STEP_CLOCK:
-        # Shorter than a hold lives: one that lasts longer is taken for the truth.
+    if harm is FaultKind.STEP_CLOCK:
+        # Shorter than a hold lives: a longer step is accepted as the correct time.
         return chance.uniform(0.3, 2.0)
-    return chance.uniform(0.3, 1.0) if harm is Harm.PAUSE or target == "postgres" else chance.uniform(0.02, 0.5)
+    return chance.uniform(0.3, 1.0) if harm is FaultKind.PAUSE or target == "postgres" else chance.uniform(0.02, 0.5)

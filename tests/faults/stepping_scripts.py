@@ -1,7 +1,7 @@
 """Runs a program whose quota sees Redis' clock step, where libfaketime is not installed.
 
-`python -m tests.faults.stepping_scripts services.quota` is `python -m services.quota`, but what its scripts and the
-command TIME say is ahead by the seconds that an entry of Redis names.
+`python -m tests.faults.stepping_scripts services.quota` is `python -m services.quota`, but the time in its scripts and
+of the command TIME is ahead by the seconds in an entry of Redis.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ async def _time(client: BatchRedis) -> tuple[int, int]:
 def _main() -> None:
     for script in (scripts.RESERVE, scripts.STATUS):
         text = script.text.replace(_TIME, _STEPPED)
-        assert text != script.text, "the script asks for the time in another way"
+        assert text != script.text, "the script reads the time in another way"
         object.__setattr__(script, "text", text)
         object.__setattr__(script, "sha", hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
     BatchRedis.time = _time  # type: ignore[method-assign, assignment]

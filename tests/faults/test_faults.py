@@ -1,8 +1,9 @@
-"""The fault suite: under load, whatever dies or forgets, every request is charged exactly once or not at all.
+"""The fault suite: under load, with any process killed or any store losing data, every request is charged exactly
+once or not at all.
 
-Each seed is one run: its requests, its faults and their moments come from it. `make test-faults SEEDS=200` runs many,
-`make test-faults SEED=17` runs one again, each with a process for each service and with two workers that hold all four;
-`make test` runs a few. See docs/fault-suite.md.
+Each seed is one run: its requests, its faults and their times are derived from it. `make test-faults SEEDS=200` runs
+many, `make test-faults SEED=17` repeats one, each with a process for each service and with two workers that contain all
+four; `make test` runs a few. See docs/fault-suite.md.
 """
 
 import os
@@ -31,13 +32,13 @@ def _layouts() -> list[Layout]:
 
 @pytest.fixture(scope="module", params=_layouts())
 def layout(request: pytest.FixtureRequest) -> Layout:
-    """Give how the services are spread over processes."""
+    """Return how the services are spread over processes."""
     return Layout(request.param)
 
 
 @pytest.fixture(scope="module")
 def world(layout: Layout) -> Iterator[World]:
-    """Give a running world; every seed mends it first."""
+    """Return a running world; every seed repairs it first."""
     with running_world(layout) as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""What the ledger says of the upstream, held against what the stand-in noted in its journal."""
+"""Compares the ledger with the stand-in's journal."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,24 +7,24 @@ from typing import Any
 from tests.faults.clients import Result
 from tests.faults.evidence import Evidence
 from tests.faults.kinds import Charge
-from tests.faults.schedule import Harm
+from tests.faults.schedule import FaultKind
 from tests.faults.world import HOLD_SECONDS, REQUEST_SECONDS, Row
 
 NO_VERDICT = "no_verdict"
-"""Reason of a row that the sweeper closed first; what came later filled it in and left it uncharged."""
+"""Reason of a row that the sweeper closed first; later data filled it in and left it uncharged."""
 _TOKENS_MAX = 10**9
-"""Highest count that a row takes."""
+"""Highest count that a row accepts."""
 _OWN_TIME_OUTS = {"upstream_timeout", "upstream_stalled", "deadline_exceeded"}
 _STALL_SECONDS = 0.25
-"""Half of what a gateway waits for inference beyond the request's time."""
+"""Half of a gateway's extra time for inference beyond the request's time-out."""
 _WRITTEN_SECONDS_MAX = 1.0
 """Longest time from the upstream's answer to its row, where neither the database nor the machine stalls."""
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
-def rows_tell_what_was_used(evidence: Evidence) -> Iterator[str]:
-    """Reported tokens are those that the upstream counted and reported for the very request."""
-    standin_died = Harm.KILL in evidence.plan.harms("groq-standin")
+def rows_have_the_reported_usage(evidence: Evidence) -> Iterator[str]:
+    """Reported tokens are those that the upstream counted and reported for the same request."""
+    standin_died = FaultKind.KILL in evidence.plan.faults_of("groq-standin")
     for row in evidence.rows:
         if row.usage_source != "reported":
             continue
@@ -35,18 +35,18 @@ def rows_tell_what_was_used(evidence: Evidence) -> Iterator[str]:
             yield from _wrong_usage(row, entries)
 
 
-def clients_are_told_what_was_used(evidence: Evidence) -> Iterator[str]:
+def clients_receive_the_reported_usage(evidence: Evidence) -> Iterator[str]:
     """A client reads the same usage as its receipt has."""
     rows = {row.request_id: row for row in evidence.rows}
     for result in evidence.results:
-        row, told = rows.get(result.request_id), _counted(result.usage)
-        if row is None or not result.is_complete or told is None:
+        row, received = rows.get(result.request_id), _counted(result.usage)
+        if row is None or not result.is_complete or received is None:
             continue
-        if row.usage_source == "reported" and told != _tokens(row):
-            yield f"{result} was told {result.usage}: {row}"
+        if row.usage_source == "reported" and received != _tokens(row):
+            yield f"{result} received {result.usage}: {row}"
 
 
-def usage_is_estimated_only_where_it_was_not_told(evidence: Evidence) -> Iterator[str]:
+def usage_is_estimated_only_where_it_was_not_reported(evidence: Evidence) -> Iterator[str]:
     """Where the upstream reported the usage in a body that was sent to its end, the row has it."""
     for row in evidence.rows:
         entry = evidence.journal.get(row.upstream_id)
@@ -57,7 +57,7 @@ def usage_is_estimated_only_where_it_was_not_told(evidence: Evidence) -> Iterato
 
 
 def rows_belong_to_their_exchanges(evidence: Evidence) -> Iterator[str]:
-    """A row names an exchange that was made for its own request, and no other row does."""
+    """A row names an exchange of its own request, and no other row does."""
     requests = {result.request_id: result.request for result in evidence.results if result.request_id}
     for row in evidence.rows:
         entry, request = evidence.journal.get(row.upstream_id), requests.get(row.request_id)
@@ -77,8 +77,10 @@ def upstream_answers_once(evidence: Evidence) -> Iterator[str]:
 
 
 def answers_of_the_upstream_are_charged(evidence: Evidence) -> Iterator[str]:
-    """What the upstream answered in time is charged, whatever the client was told, unless inference died or stopped."""
-    if evidence.plan.harms("inference"):
+    """An answer of the upstream in time is charged, whatever the client received, unless inference was killed or
+    stopped.
+    """
+    if evidence.plan.faults_of("inference"):
         return
     for number, entries in evidence.exchanges.items():
         kind = evidence.kind_of(number)
@@ -93,12 +95,12 @@ def answers_of_the_upstream_are_charged(evidence: Evidence) -> Iterator[str]:
 
 
 def answers_of_the_upstream_arrive(evidence: Evidence) -> Iterator[str]:
-    """What the upstream answered without a pause reaches a client that stays, unless what is between them breaks."""
+    """An undelayed answer of the upstream reaches a connected client, unless a part between them breaks."""
     results = {result.request.number: result for result in evidence.results}
     for number, entries in evidence.exchanges.items():
         result = results[number]
         gateway = f"gateway-{result.request.gateway + 1}"
-        if evidence.plan.harms("inference") or evidence.plan.harms(gateway) or result.has_left:
+        if evidence.plan.faults_of("inference") or evidence.plan.faults_of(gateway) or result.has_left:
             continue
         if result.request.kind.charge is not Charge.YES or result.is_complete or _is_timed_out(evidence, result):
             continue
@@ -112,8 +114,8 @@ def is_answered(entry: dict[str, Any]) -> bool:
 
 
 def _wrong_usage(row: Row, entries: list[dict[str, Any]]) -> Iterator[str]:
-    told = [_counted(entry["usage_sent"]) for entry in entries]
-    if _tokens(row) not in told:
+    received = [_counted(entry["usage_sent"]) for entry in entries]
+    if _tokens(row) not in received:
         yield f"the upstream reported {[entry['usage_sent'] for entry in entries]}: {row}"
     counted = [_counted(entry["usage"]) for entry in entries]
     if _TOKENS_MAX not in _tokens(row) and _tokens(row) not in counted:
@@ -126,7 +128,7 @@ def _ran_out_of_time(entry: dict[str, Any]) -> bool:
 
 
 def _may_be_swept_first(evidence: Evidence, number: int, entry: dict[str, Any], row: Row) -> bool:
-    """Whether a row may have come after the sweeper's verdict, which is not before its hold has lived its time."""
+    """Whether a row may have come after the sweeper's verdict, which is given only after the hold's lifetime."""
     if row.refund_reason != NO_VERDICT or evidence.plan.ledger_may_stall:
         return row.refund_reason == NO_VERDICT
     started_at = next(result.started_at for result in evidence.results if result.request.number == number)
@@ -135,7 +137,7 @@ def _may_be_swept_first(evidence: Evidence, number: int, entry: dict[str, Any], 
 
 
 def _is_timed_out(evidence: Evidence, result: Result) -> bool:
-    """Whether a request was ended for want of time; on a machine that stalls, inference cannot say so in its time."""
+    """Whether a request timed out; on a machine that stalls, inference cannot report that in time."""
     has_waited = result.ended_at - result.started_at >= REQUEST_SECONDS
     is_given_up = result.code == "inference_unavailable" and has_waited and evidence.stalled_seconds >= _STALL_SECONDS
     return result.code in _OWN_TIME_OUTS or is_given_up

@@ -27,7 +27,7 @@ KeyDay = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What Redis holds of a key's day."""
+    """Redis' records of a key's day."""
 
     charged: int
     held: int
@@ -61,7 +61,7 @@ class _Server:
 class Valkey:
     """One address, a link, that leads to the Valkey of the stack or to its replica.
 
-    The replica runs from `add_replica` to `restore`. When the link changes, open connections stay where they are.
+    The replica runs from `add_replica` to `restore`. When the link changes, open connections stay with their server.
 
     Attributes:
         clock: Its clock.
@@ -74,14 +74,14 @@ class Valkey:
         self._primary = self._first
         self._replica: _Server | None = None
         self._replica_process: TCPValkey | None = None
-        self._lead_to(self._first)
+        self._route_to(self._first)
         self.clock = Clock(folder, self._address)
 
     @property
     def options(self) -> Sequence[str]:
-        """What its command line has beside that of `make run`."""
+        """Its command line options in addition to those of `make run`."""
         listening = ("--unixsocket", str(self._first.socket), "--bind", _LOOPBACK, "--port", str(self._first.port))
-        # Redis answers only what is on the disk, so that a killed one must not have lost anything.
+        # Redis answers only after a sync to the disk, so that a killed one must not have lost anything.
         return ("--appendfsync", "always", "--repl-diskless-sync-delay", "0", *listening)
 
     @property
@@ -89,28 +89,28 @@ class Valkey:
         """Folder of its append-only file."""
         return self._folder / "data" / "valkey"
 
-    # What it knows.
+    # Its data.
 
     def entries(self, keys: Sequence[Key], days: Sequence[int], *command: str) -> dict[KeyDay, Entries]:
-        """Return what Redis holds, and run one more command, in one step that nothing can come between."""
+        """Return Redis' data and run one more command, in one atomic step."""
         return _entries_of(Redis(unix_socket_path=str(self._address)), keys, days, *command)
 
     def all_entries(self, keys: Sequence[Key]) -> dict[str, dict[str, str]]:
-        """Return all that Redis has of keys: counters, and holds by their request ids."""
+        """Return all of Redis' records of keys: counters, and holds by their request ids."""
         with Redis(unix_socket_path=str(self._address)) as client:
             names = [name for key in keys for name in client.scan_iter(match=f"*:{key.id}:*", count=10_000)]
             return {name.decode(): _texts(client.hgetall(name)) for name in names if client.type(name) == b"hash"}
 
-    # Deaths and what they leave.
+    # Kills and the files left behind.
 
     def kill(self, stack: Stack, keys: Sequence[Key], days: Sequence[int]) -> dict[KeyDay, Entries]:
-        """Kill it and return the last that it knew: it does nothing between being read and its end."""
+        """Kill it and return its last data: it does nothing between the read and its end."""
         last = self.entries(keys, days, "CLIENT", "PAUSE", str(_FREEZE_MS), "ALL")
         stack.kill("valkey")
         return last
 
     def forget(self) -> None:
-        """Remove the dead one's file."""
+        """Remove the killed server's file."""
         shutil.rmtree(self.files)
         self.files.mkdir()
 
@@ -124,37 +124,37 @@ class Valkey:
         await asyncio.to_thread(process.wait_until_up)
         await asyncio.to_thread(_follow, self._replica, self._first)
 
-    async def hand_over(self, seconds: float) -> None:
-        """Swap the roles in order, so that nothing is lost; the address follows after some seconds."""
+    async def fail_over(self, seconds: float) -> None:
+        """Swap the roles gracefully, so that nothing is lost; the address follows after some seconds."""
         assert self._replica is not None
-        await asyncio.to_thread(_hand_over, self._first, self._replica)
+        await asyncio.to_thread(_fail_over, self._first, self._replica)
         await asyncio.sleep(seconds)
-        self._lead_to(self._replica)
+        self._route_to(self._replica)
 
     async def detach_replica(self, keys: Sequence[Key], days: Sequence[int]) -> dict[KeyDay, Entries]:
-        """Have the replica know nothing more, and return what it knows; it takes writes of its own now."""
+        """Detach the replica, and return its data; it accepts writes from now on."""
         assert self._replica is not None
         with self._replica.client() as client:
             client.replicaof("NO", "ONE")
         return _entries_of(self._replica.client(), keys, days)
 
-    def lead_to_replica(self) -> None:
-        """Have new connections lead to the replica."""
+    def route_to_replica(self) -> None:
+        """Lead new connections to the replica."""
         assert self._replica is not None
-        self._lead_to(self._replica)
+        self._route_to(self._replica)
 
     def demote(self, keys: Sequence[Key], days: Sequence[int]) -> dict[KeyDay, Entries]:
-        """Make the old primary a replica of the new one, and return the last that it knew."""
+        """Make the old primary a replica of the new one, and return its last data."""
         return _entries_of(self._first.client(), keys, days, "REPLICAOF", _LOOPBACK, str(self._primary.port))
 
     async def restore(self) -> None:
-        """Have the first one be the primary again, and alone, with all that the other had."""
+        """Make the first server the primary again, without a replica, with all data of the other."""
         if self._replica is None or self._replica_process is None:
             return
         if self._replica.is_primary:
             await asyncio.to_thread(_follow, self._first, self._replica)
-            await asyncio.to_thread(_hand_over, self._replica, self._first)
-        self._lead_to(self._first)
+            await asyncio.to_thread(_fail_over, self._replica, self._first)
+        self._route_to(self._first)
         self.end_replica()
 
     def end_replica(self) -> None:
@@ -164,7 +164,7 @@ class Valkey:
             shutil.rmtree(self._folder / "replica")
         self._replica = self._replica_process = None
 
-    def _lead_to(self, server: _Server) -> None:
+    def _route_to(self, server: _Server) -> None:
         self._primary = server
         link = self._folder / "valkey.link"
         link.symlink_to(server.socket)
@@ -172,14 +172,14 @@ class Valkey:
 
 
 def _follow(replica: _Server, primary: _Server) -> None:
-    """Make a server a replica, and return when it has all data, on its disk too where it has a file."""
+    """Make a server a replica, and return when it has all data, including on its disk if it has a file."""
     with replica.client() as client:
         client.replicaof(_LOOPBACK, str(primary.port))
     _until(lambda: replica.is_linked and not replica.info("persistence")["aof_rewrite_in_progress"])
 
 
-def _hand_over(primary: _Server, replica: _Server) -> None:
-    """Swap two roles; the primary takes no write until the replica has all that it took."""
+def _fail_over(primary: _Server, replica: _Server) -> None:
+    """Swap two roles; the primary accepts no write until the replica has all of them."""
     with primary.client() as client:
         client.execute_command("FAILOVER", "TO", _LOOPBACK, replica.port)
     _until(lambda: replica.is_primary)

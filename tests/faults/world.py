@@ -1,4 +1,4 @@
-"""The world that is broken and mended: services or workers, Valkey, the stand-in, and Postgres below the services."""
+"""The stack under fault injection: services or workers, Valkey, the stand-in, and Postgres below the services."""
 
 import asyncio
 import os
@@ -22,14 +22,14 @@ from tests.forked import run_module
 HOLD_SECONDS = 3.0
 REQUEST_SECONDS = 2
 RECOVERED_SECONDS_MAX = 5.0
-"""Longest wait until everything works together again once everything runs."""
+"""Longest wait until everything works together again after a restart."""
 _TIMES = {
-    # Under the hold's time.
+    # Under a hold's lifetime.
     "REQUEST_TIMEOUT_SECONDS": str(REQUEST_SECONDS),
-    # Now and then passed by a stream that Groq answers later: the client gets 504, the row comes when Groq is done.
+    # Occasionally exceeded by a stream that Groq answers later: the client gets 504, the row comes when Groq is done.
     "INFERENCE_FIRST_BYTE_TIMEOUT_SECONDS": "0.6",
     "INFERENCE_IDLE_TIMEOUT_SECONDS": "0.6",
-    # The failures that seeds ask of Groq are not to rest the one key that all share.
+    # The failures that seeds request of Groq must not cool down the one shared key.
     "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": "0",
     "INFERENCE_LEDGER_WAIT_SECONDS": "0.4",
     "GATEWAY_QUOTA_TIMEOUT_SECONDS": "0.6",
@@ -47,7 +47,7 @@ _SECRETS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the checks read of a ledger row."""
+    """The columns of a ledger row that the checks read."""
 
     request_id: str
     key_id: str
@@ -68,7 +68,7 @@ class Row:
 
 
 class World:
-    """A running stack whose parts can be broken, and what may be seen of it."""
+    """A running stack whose parts can be broken, and the records of its parts."""
 
     def __init__(self, stack: Stack, valkey: Valkey, postgres: Postgres | None) -> None:
         self.stack = stack
@@ -82,31 +82,31 @@ class World:
         assert self._postgres is not None, "workers keep all in SQLite files"
         return self._postgres
 
-    # Breaking and mending. Programs are started in the main thread: they end with the thread that started them.
+    # Breaking and repairing. Programs are started in the main thread: they end with the thread that started them.
 
     def pause(self, name: str) -> None:
-        """Stop a program where it is."""
+        """Freeze a program."""
         self._paused.add(name)
         self.stack.signal(name, signal.SIGSTOP)
 
     def resume(self, name: str) -> None:
-        """Let a paused program go on."""
+        """Resume a frozen program."""
         if name in self._paused:
             self._paused.discard(name)
             self.stack.signal(name, signal.SIGCONT)
 
-    async def mend(self) -> None:
-        """Have everything run and answer again."""
+    async def repair(self) -> None:
+        """Restart everything and wait until it answers."""
         for name in tuple(self._paused):
             self.resume(name)
         if self._postgres is not None:
-            self._postgres.thaw()
+            self._postgres.resume()
             self._postgres.start()
             await self._postgres.until_it_answers()
         self.valkey.clock.set(0)
         await self.stack.start_missing()
 
-    # What really happened.
+    # Observed state.
 
     async def rows(self, keys: Sequence[Key]) -> list[Row]:
         """Return the ledger rows of keys."""
@@ -116,18 +116,18 @@ class World:
         return [Row(*one) for one in await self._postgres.fetch("ledger", query, [key.id for key in keys])]
 
     async def clear_journal(self) -> None:
-        """Have the stand-in forget what it served."""
+        """Clear the stand-in's journal."""
         async with httpx.AsyncClient(trust_env=False) as client:
             (await client.delete(f"{self.stack.standin_url}/journal")).raise_for_status()
 
     async def change_model_list(self, kind: str) -> None:
-        """Have the stand-in answer so for the model list."""
+        """Make the stand-in answer this for the model list."""
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.put(f"{self.stack.standin_url}/model-list", params={"answer": kind})
             answer.raise_for_status()
 
     async def discrepancies(self) -> list[quota_pb2.Discrepancy]:
-        """Return what quota itself says is wrong."""
+        """Return the discrepancies that quota reports."""
         async with open_channel(f"unix:{self.stack.folder}/quota-1.sock") as channel:
             quota = quota_pb2_grpc.QuotaServiceStub(channel)
             async with asyncio.timeout(RECOVERED_SECONDS_MAX):
@@ -136,7 +136,7 @@ class World:
                         response = await quota.Verify(quota_pb2.VerifyRequest(), timeout=10)
                         return list(response.discrepancies)
                     except aio.AioRpcError as exc:
-                        # It may not have found again what was just started.
+                        # It may not have reconnected to a part that was just started.
                         if exc.code() is not StatusCode.UNAVAILABLE:
                             raise
                         await asyncio.sleep(0.1)
@@ -150,7 +150,7 @@ def running_world(layout: Layout) -> Iterator[World]:
         try:
             yield world
         finally:
-            asyncio.run(world.mend())
+            asyncio.run(world.repair())
 
 
 @contextmanager
@@ -204,11 +204,11 @@ def _migrate(service: str, urls: Mapping[str, str]) -> None:
 
 
 def _extra() -> dict[str, str]:
-    """Return the log level that `FAULT_LOG_LEVEL` names: a failing seed may be looked at more closely."""
+    """Return the log level in `FAULT_LOG_LEVEL`, for a closer look at a failing seed."""
     return {"LOG_LEVEL": os.environ.get("FAULT_LOG_LEVEL", "INFO")}
 
 
 def _row(found: Mapping[str, Any]) -> Row:
-    """Return a row of SQLite, which has numbers for truth values."""
+    """Return a row of SQLite, which has numbers for booleans."""
     values = {name: found[name] for name in Row.__slots__}
     return Row(**{**values, "stream": bool(found["stream"]), "charged": bool(found["charged"])})

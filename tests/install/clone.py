@@ -1,4 +1,4 @@
-"""A clone of the repository, in which `make` installs from nothing."""
+"""A clone of the repository, in which `make` installs from scratch."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ _INSTALL_SECONDS = 240
 
 
 class Clone:
-    """The repository's files, those of the working tree, without anything that make made."""
+    """The repository's files, those of the working tree, without anything that make created."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class Make:
     """One run of make, in a process group of its own as in a terminal.
 
     Attributes:
-        lines: What it printed, each with the seconds since its start.
+        lines: Its output, each line with the seconds since its start.
     """
 
     def __init__(self, command: list[str], folder: Path) -> None:
@@ -68,26 +68,26 @@ class Make:
 
     @property
     def text(self) -> str:
-        """All that it printed."""
+        """All of its output."""
         return "".join(line for _, line in self.lines)
 
     def until(self, is_so: Callable[[], bool]) -> None:
-        """Return at the moment at which something is so."""
+        """Return at the moment when a condition holds."""
         ends = time.monotonic() + _INSTALL_SECONDS
         while not is_so():
             assert self._process.poll() is None, f"it ended before that: {self.text}"
             assert time.monotonic() < ends, self.text
             time.sleep(0.01)
 
-    def press_ctrl_c(self) -> None:
+    def send_ctrl_c(self) -> None:
         """Interrupt it and all that it started, as a terminal does."""
         os.killpg(self._process.pid, signal.SIGINT)
 
     def wait(self, seconds: float = _INSTALL_SECONDS) -> int:
-        """Return its exit code once it has ended and all that it started has let go of its output."""
+        """Return its exit code once it has ended and all of its child processes have closed its output."""
         code = self._process.wait(seconds)
         self._reader.join(_END_SECONDS)
-        assert not self._reader.is_alive(), "something that it started goes on"
+        assert not self._reader.is_alive(), "a child process is still running"
         return code
 
     def _read(self) -> None:

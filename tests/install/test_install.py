@@ -1,4 +1,4 @@
-"""The first installation of a clone: interrupted, broken, and without what it needs."""
+"""The first installation of a clone: interrupted, broken, and with missing prerequisites."""
 
 import itertools
 import re
@@ -19,12 +19,12 @@ _GAP_SECONDS_MAX = 6.0
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
-    """Give a clone without an environment."""
+    """Return a clone without an environment."""
     (tmp_path / "clone").mkdir()
     return Clone(tmp_path / "clone")
 
 
-def test_ctrl_c_at_any_moment_leaves_a_clone_in_which_the_same_command_succeeds(clone: Clone) -> None:
+def test_after_ctrl_c_at_any_moment_the_same_command_succeeds(clone: Clone) -> None:
     moments: list[tuple[str, Callable[[Make], bool]]] = [
         ("the first line", lambda make: "Preparing" in make.text),
         ("an environment without pip", lambda make: (clone.venv / "bin" / "python").exists()),
@@ -35,7 +35,7 @@ def test_ctrl_c_at_any_moment_leaves_a_clone_in_which_the_same_command_succeeds(
     for name, has_come in moments:
         make = clone.make()
         make.until(lambda make=make, has_come=has_come: has_come(make))  # type: ignore[misc]
-        make.press_ctrl_c()
+        make.send_ctrl_c()
         assert make.wait() != 0, name
         assert "Traceback" not in make.text, (name, make.text)
         assert not (clone.venv / "run.stamp").exists(), name
@@ -48,14 +48,14 @@ def test_ctrl_c_at_any_moment_leaves_a_clone_in_which_the_same_command_succeeds(
     assert max(gaps) < _GAP_SECONDS_MAX, make.lines
 
 
-def test_an_environment_that_an_older_version_left_without_pip_is_repaired(clone: Clone) -> None:
+def test_an_environment_left_without_pip_by_an_older_version_is_repaired(clone: Clone) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(clone.venv)], check=True)
     make = clone.make()
     assert make.wait() == 0, make.text
     assert clone.works()
 
 
-def test_a_python_without_ensurepip_is_one_sentence_and_nothing_is_left_in_the_way(
+def test_a_python_without_ensurepip_is_reported_in_one_sentence_and_nothing_is_left_behind(
     clone: Clone, tmp_path: Path
 ) -> None:
     make = clone.make(python=_python_without("ensurepip", tmp_path / "python"))
@@ -68,7 +68,7 @@ def test_a_python_without_ensurepip_is_one_sentence_and_nothing_is_left_in_the_w
     assert clone.works()
 
 
-def test_an_index_that_cannot_be_reached_is_told_with_pips_reason_and_the_next_try_succeeds(
+def test_an_unreachable_index_is_reported_with_pips_reason_and_the_next_try_succeeds(
     clone: Clone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The real auth service as a process of its own, listening on a Unix socket."""
+"""The real auth service as a separate process that listens on a Unix socket."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class AuthProcess:
 
     @property
     def log(self) -> list[str]:
-        """Whole lines that it has written so far."""
+        """The complete lines it has written so far."""
         return self._log.read_text().rpartition("\n")[0].splitlines()
 
     def terminate(self) -> int:
@@ -57,29 +57,29 @@ class AuthClient:
     keys: KeyServiceStub
 
     async def new_key(self, email: str, **fields: int) -> keys_pb2.CreateKeyResponse:
-        """Open an account with one key."""
+        """Create an account with one key."""
         await self.accounts.CreateAccount(accounts_pb2.CreateAccountRequest(email=email), metadata=shown())
         request = keys_pb2.CreateKeyRequest(email=email, name="laptop", daily_limit=fields.get("daily_limit"))
         return await self.keys.CreateKey(request, metadata=shown())
 
     async def revoke(self, key_id: str) -> keys_pb2.Key:
-        """End a key."""
+        """Revoke a key."""
         answer = await self.keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key_id), metadata=shown())
         return answer.key
 
     async def authenticate(self, secret: str) -> auth_pb2.AuthenticateResponse:
-        """Ask whose key it is."""
+        """Look up a key."""
         return await self.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=secret), timeout=5)
 
 
 def shown(token: str = ADMIN_TOKEN) -> Metadata:
-    """Return the metadata that shows an admin token."""
+    """Return the metadata with an admin token."""
     return (("authorization", f"Bearer {token}"),)
 
 
 @contextmanager
 def running_auth(data_dir: Path, settings: Mapping[str, str] | None = None) -> Iterator[AuthProcess]:
-    """Run the service until the end of the block; it has said that it is ready."""
+    """Run the service until the end of the block; it has reported that it is ready."""
     # A short path: the socket's name must stay under 107 bytes.
     with tempfile.TemporaryDirectory(prefix="auth-", dir="/tmp") as folder:
         target, log = f"unix:{folder}/auth.sock", Path(folder) / "log"
@@ -96,13 +96,13 @@ def running_auth(data_dir: Path, settings: Mapping[str, str] | None = None) -> I
 
 
 def run_auth(data_dir: Path, settings: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the service where it is expected to end by itself, and return how it did."""
+    """Run the service where it is expected to exit by itself, and return the outcome."""
     given = environment(data_dir, {"AUTH_LISTEN": "127.0.0.1:0", **settings})
     return run_module("services.auth", *arguments, environment=given, timeout=20)
 
 
 def environment(data_dir: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which nothing of the developer's own is set."""
+    """Return an environment without any of the developer's own settings."""
     ours = ("AUTH_", "STACK_", "QUOTA_", "INFERENCE_", "DATA_DIR")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {
@@ -117,7 +117,7 @@ def environment(data_dir: Path, settings: Mapping[str, str]) -> dict[str, str]:
 
 @asynccontextmanager
 async def auth_client(target: str) -> AsyncIterator[AuthClient]:
-    """Give stubs on a channel that is closed at the end of the block."""
+    """Yield stubs on a channel that is closed at the end of the block."""
     async with open_channel(target) as channel:
         yield client_on(channel)
 

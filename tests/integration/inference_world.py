@@ -1,4 +1,4 @@
-"""A whole inference service in the test's own process: real gRPC, a real SQLite ledger, the real stand-in."""
+"""A whole inference service in the test process: real gRPC, a real SQLite ledger, the real stand-in."""
 
 import asyncio
 import time
@@ -30,21 +30,22 @@ from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.rpc import InferenceService, UsageService
+from stack.common.v1 import verdict_pb2
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
 from tests.integration.upstream import OSS, calling
 
 MIGRATIONS = Path(store_module.__file__).parent.parent / "migrations"
 DAY = "2026-08-02"
 CHARGED, RELEASED, NO_VERDICT = (
-    inference_pb2.VERDICT_CHARGED,
-    inference_pb2.VERDICT_RELEASED,
-    inference_pb2.VERDICT_UNSPECIFIED,
+    verdict_pb2.VERDICT_CHARGED,
+    verdict_pb2.VERDICT_RELEASED,
+    verdict_pb2.VERDICT_UNSPECIFIED,
 )
 
 
 @dataclass(frozen=True)
 class Inference:
-    """A running service, its clients, and what it is made of."""
+    """A running service, its clients and its parts."""
 
     chat: Any
     usage: Any
@@ -55,14 +56,14 @@ class Inference:
     pool: KeyPool
 
     async def create(self, request: inference_pb2.CreateChatCompletionRequest, **options: Any) -> Any:
-        """Ask for an answer in one piece; errors are of our tree."""
+        """Request a non-streaming answer; errors are of our tree."""
         with rpc_errors(unavailable_reason="inference_unavailable"):
             return await self.chat.CreateChatCompletion(request, **options)
 
     async def stream(
         self, request: inference_pb2.StreamChatCompletionRequest, received: list[Any] | None = None
     ) -> list[Any]:
-        """Ask for a stream and return all of its messages; errors are of our tree.
+        """Request a stream and return all of its messages; errors are of our tree.
 
         `received` has the messages that came before an error.
         """
@@ -73,7 +74,7 @@ class Inference:
         return received
 
     def call_of(self, request: inference_pb2.StreamChatCompletionRequest) -> tuple[ChatCall, RequestContext]:
-        """Return what the service makes of a request."""
+        """Return the service's result for a request."""
         return translate.chat_call(request.chat, default_model=OSS), translate.request_context(request.context)
 
     async def row(self, request_id: str) -> LedgerRow:
@@ -90,7 +91,7 @@ class Inference:
             return list((await connection.exec_driver_sql("SELECT * FROM usage_ledger")).mappings())
 
     async def execute(self, statement: str) -> None:
-        """Do something to the database behind the service's back."""
+        """Change the database directly, bypassing the service."""
         async with self.engine.begin() as connection:
             await connection.exec_driver_sql(statement)
 
@@ -175,7 +176,7 @@ async def running(
 
 
 def context(request_id: str = "req_1", key_id: str = "key_1") -> inference_pb2.RequestContext:
-    """Return what a gateway sends after a reserve."""
+    """Return the context that a gateway sends after a reserve."""
     made = inference_pb2.RequestContext(request_id=request_id, account_id="acc_1", key_id=key_id, day=DAY)
     made.reserved_at.FromMilliseconds(1_785_672_000_123)
     return made

@@ -1,4 +1,4 @@
-"""An upstream that answers with the bytes a test gives it, however wrong they are."""
+"""An upstream that answers with any bytes given by the test."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
-"""Bytes to send before the connection is closed, or what to do with it."""
+"""Bytes to send before the connection is closed, or a function that handles it."""
 
 _CLOSE = "connection: close\r\n"
 MODELS = {"object": "list", "data": [{"id": "openai/gpt-oss-20b", "object": "model"}]}
@@ -21,7 +21,7 @@ class RawUpstream:
 
     answers: Sequence[Answer]
     models: bytes = b""
-    """What the model list is answered with; empty for an ordinary list."""
+    """The answer for the model list; empty for an ordinary list."""
     bodies: list[bytes] = field(default_factory=list)
     """The bodies of the chats."""
     url: str = ""
@@ -51,7 +51,7 @@ class RawUpstream:
 async def raw_upstream(
     *answers: Answer, models: bytes = b"", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[RawUpstream]:
-    """Run an upstream for the block that answers so."""
+    """Run an upstream with these answers for the block."""
     upstream = RawUpstream(answers, models)
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=tls)
     scheme = "https" if tls else "http"
@@ -91,13 +91,13 @@ def delta(finish_reason: str | None = None, **members: Any) -> dict[str, Any]:
 
 
 def events(*chunks: Any, done: bool = True) -> bytes:
-    """Return the events of a stream; bytes are taken as they are."""
+    """Return the events of a stream; bytes are used unchanged."""
     texts = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in chunks]
     return b"".join(b"data: " + text + b"\n\n" for text in [*texts, *([b"[DONE]"] if done else [])])
 
 
 def stream_answer(body: bytes) -> bytes:
-    """Return a whole HTTP answer that is a stream, in one HTTP chunk."""
+    """Return a whole HTTP answer with a stream, in one HTTP chunk."""
     return stream_head() + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
 
 

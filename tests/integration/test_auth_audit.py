@@ -1,4 +1,4 @@
-"""The audit log and other lists: nothing is hidden behind the first page, and every end of a session is told."""
+"""The audit log and other lists can be paged completely, and every end of a session is recorded."""
 
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -8,8 +8,8 @@ import pytest
 from grpc import StatusCode
 
 from stack.auth.v1 import accounts_pb2, audit_pb2, owner_pb2, sessions_pb2
+from tests.integration.auth_api import PASSWORD, AuthAPI, auth_api_of, bearer, from_address, refusal
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
-from tests.integration.people import PASSWORD, People, bearer, from_address, people_of, refusal
 
 pytestmark = pytest.mark.xdist_group("auth-audit")
 
@@ -28,29 +28,29 @@ def auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthProcess]:
 
 
 @pytest.fixture
-async def people(auth: AuthProcess) -> AsyncIterator[People]:
-    async with people_of(auth.target) as people:
-        yield people
+async def auth_api(auth: AuthProcess) -> AsyncIterator[AuthAPI]:
+    async with auth_api_of(auth.target) as auth_api:
+        yield auth_api
 
 
-async def test_every_list_can_be_paged_to_its_end_without_a_gap(people: People) -> None:
+async def test_every_list_can_be_paged_to_its_end_without_gaps(auth_api: AuthAPI) -> None:
     for number in range(7):
-        await people.sign_up(f"page{number}@example.com")
-    token = await people.log_in("page0@example.com")
+        await auth_api.sign_up(f"page{number}@example.com")
+    token = await auth_api.log_in("page0@example.com")
     for _ in range(3):
-        await people.log_in("page0@example.com", address="198.51.100.1")
+        await auth_api.log_in("page0@example.com", address="198.51.100.1")
 
     async def accounts(after: str, size: int) -> list[str]:
         request = accounts_pb2.ListAccountsRequest(after=after, page_size=size)
-        return [one.id for one in (await people.accounts.ListAccounts(request, metadata=bearer())).accounts]
+        return [one.id for one in (await auth_api.accounts.ListAccounts(request, metadata=bearer())).accounts]
 
     async def events(before: str, size: int) -> list[str]:
         request = audit_pb2.ListAuditEventsRequest(before=before, page_size=size)
-        return [one.id for one in (await people.audit.ListAuditEvents(request, metadata=bearer())).events]
+        return [one.id for one in (await auth_api.audit.ListAuditEvents(request, metadata=bearer())).events]
 
     async def own_events(before: str, size: int) -> list[str]:
         request = owner_pb2.ListOwnAuditEventsRequest(before=before, page_size=size)
-        return [one.id for one in (await people.owner.ListOwnAuditEvents(request, metadata=bearer(token))).events]
+        return [one.id for one in (await auth_api.owner.ListOwnAuditEvents(request, metadata=bearer(token))).events]
 
     for read in (accounts, events, own_events):
         whole, paged, cursor = await read("", 1_000), [], ""
@@ -62,41 +62,41 @@ async def test_every_list_can_be_paged_to_its_end_without_a_gap(people: People) 
 
 
 @pytest.mark.parametrize("cursor", ["evt_01ARZ3NDEKTSV4RRFFQ69G5FAV", "acc_01ARZ3NDEKTSV4RRFFQ69G5FAV", "aud_", "1"])
-async def test_a_cursor_of_another_kind_is_refused_and_not_taken_for_the_first_page(
-    people: People, cursor: str
+async def test_a_cursor_of_another_kind_is_refused_and_not_treated_as_the_first_page(
+    auth_api: AuthAPI, cursor: str
 ) -> None:
     request = audit_pb2.ListAuditEventsRequest(before=cursor)
-    refused = await refusal(people.audit.ListAuditEvents(request, metadata=bearer()))
+    refused = await refusal(auth_api.audit.ListAuditEvents(request, metadata=bearer()))
     assert (refused.code, "aud_" in refused.message) == (StatusCode.INVALID_ARGUMENT, True)
 
 
-async def _ended(people: People, email: str) -> list[tuple[str, str]]:
+async def _ended(auth_api: AuthAPI, email: str) -> list[tuple[str, str]]:
     """Return the sessions of an account that ended, and why, oldest first."""
     request = audit_pb2.ListAuditEventsRequest(account=email, page_size=1_000)
-    events = (await people.audit.ListAuditEvents(request, metadata=bearer())).events
+    events = (await auth_api.audit.ListAuditEvents(request, metadata=bearer())).events
     return [(one.target, one.details["reason"]) for one in reversed(events) if one.action == "session.ended"]
 
 
-async def test_every_session_that_ends_has_an_event_that_says_why(people: People) -> None:
+async def test_every_session_that_ends_has_an_event_with_the_reason(auth_api: AuthAPI) -> None:
     email = "ended@example.com"
-    first = await people.sign_up(email)
-    replaced = (await people.session(first)).id
-    second = await people.log_in(email, replaced=first)
-    logged_out = (await people.session(second)).id
-    await people.sessions.LogOut(sessions_pb2.LogOutRequest(token=second))
-    other, keeping = await people.log_in(email), await people.log_in(email)
-    changed = (await people.session(other)).id
+    first = await auth_api.sign_up(email)
+    replaced = (await auth_api.session(first)).id
+    second = await auth_api.log_in(email, replaced=first)
+    logged_out = (await auth_api.session(second)).id
+    await auth_api.sessions.LogOut(sessions_pb2.LogOutRequest(token=second))
+    other, keeping = await auth_api.log_in(email), await auth_api.log_in(email)
+    changed = (await auth_api.session(other)).id
     change = owner_pb2.ChangePasswordRequest(current_password=PASSWORD, new_password="another good password")
-    await people.owner.ChangePassword(change, metadata=bearer(keeping))
-    reset_ended = (await people.session(keeping)).id
+    await auth_api.owner.ChangePassword(change, metadata=bearer(keeping))
+    reset_ended = (await auth_api.session(keeping)).id
     token = (
-        await people.accounts.CreatePasswordReset(
+        await auth_api.accounts.CreatePasswordReset(
             accounts_pb2.CreatePasswordResetRequest(account=email), metadata=bearer()
         )
     ).token
-    await people.sessions.ResetPassword(sessions_pb2.ResetPasswordRequest(token=token, password=PASSWORD))
+    await auth_api.sessions.ResetPassword(sessions_pb2.ResetPasswordRequest(token=token, password=PASSWORD))
 
-    assert await _ended(people, email) == [
+    assert await _ended(auth_api, email) == [
         (replaced, "replaced"),
         (logged_out, "ended"),
         (changed, "password_set"),
@@ -104,18 +104,18 @@ async def test_every_session_that_ends_has_an_event_that_says_why(people: People
     ]
 
 
-async def test_a_session_of_another_account_that_a_log_in_replaces_ends_in_that_accounts_log(people: People) -> None:
-    planted = await people.sign_up("mallory@example.com")
-    session_id = (await people.session(planted)).id
-    await people.sign_up("victim@example.com")
-    await people.log_in("victim@example.com", replaced=planted, address="198.51.100.5")
+async def test_a_session_of_another_account_replaced_by_a_log_in_ends_in_that_accounts_log(auth_api: AuthAPI) -> None:
+    planted = await auth_api.sign_up("mallory@example.com")
+    session_id = (await auth_api.session(planted)).id
+    await auth_api.sign_up("victim@example.com")
+    await auth_api.log_in("victim@example.com", replaced=planted, address="198.51.100.5")
 
-    assert await _ended(people, "mallory@example.com") == [(session_id, "replaced")]
-    assert await _ended(people, "victim@example.com") == []
+    assert await _ended(auth_api, "mallory@example.com") == [(session_id, "replaced")]
+    assert await _ended(auth_api, "victim@example.com") == []
 
 
 async def test_an_ipv6_caller_is_audited_by_its_address(tmp_path: Path) -> None:
-    """gRPC writes it as `%5B::1%5D`."""
+    """gRPC formats it as `%5B::1%5D`."""
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
             port = probe.getsockname()[1]
@@ -123,11 +123,11 @@ async def test_an_ipv6_caller_is_audited_by_its_address(tmp_path: Path) -> None:
         pytest.skip(f"this machine has no IPv6 loopback address: {exc}")
     settings = {**_SETTINGS, "AUTH_LISTEN": f"[::1]:{port}"}
     with running_auth(tmp_path, settings):
-        async with people_of(f"[::1]:{port}") as people:
-            await people.open_account("six@example.com")
+        async with auth_api_of(f"[::1]:{port}") as auth_api:
+            await auth_api.open_account("six@example.com")
             metadata = from_address("2001:db8::7")
             sign_up = sessions_pb2.SignUpRequest(email="seven@example.com", password=PASSWORD)
-            await people.sessions.SignUp(sign_up, metadata=metadata)
+            await auth_api.sessions.SignUp(sign_up, metadata=metadata)
             listing = audit_pb2.ListAuditEventsRequest(page_size=1_000)
-            events = (await people.audit.ListAuditEvents(listing, metadata=bearer())).events
+            events = (await auth_api.audit.ListAuditEvents(listing, metadata=bearer())).events
     assert {event.address for event in events} == {"::1", "2001:db8::7"}

@@ -1,4 +1,4 @@
-"""The auth service as a process: whose key it is, and who may manage keys."""
+"""The auth service as a process: key look-ups, and who may manage keys."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -19,7 +19,7 @@ from tests.integration.auth_process import (
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthProcess]:
-    """One service on SQLite for all tests of this module; each uses an e-mail address of its own."""
+    """One service on SQLite for all tests of this module; each uses its own e-mail address."""
     settings = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
     with running_auth(tmp_path_factory.mktemp("auth"), settings) as service:
         yield service
@@ -31,7 +31,7 @@ async def client(service: AuthProcess) -> AsyncIterator[AuthClient]:
         yield client
 
 
-async def test_a_new_key_is_good_at_once_and_counts_against_its_plan(client: AuthClient) -> None:
+async def test_a_new_key_is_valid_at_once_and_has_the_limit_of_its_plan(client: AuthClient) -> None:
     created = await client.new_key("new@example.com")
 
     answer = await client.authenticate(created.secret)
@@ -52,7 +52,7 @@ async def test_a_limit_of_zero_is_a_limit(client: AuthClient) -> None:
     assert answer.principal.daily_limit == 0
 
 
-async def test_a_revoked_key_is_denied_from_the_answer_on(client: AuthClient) -> None:
+async def test_a_revoked_key_is_denied_as_soon_as_the_revocation_is_answered(client: AuthClient) -> None:
     created = await client.new_key("revoked@example.com")
     before = (await client.authenticate(created.secret)).revision
     revoked = await client.revoke(created.key.id)
@@ -66,13 +66,13 @@ async def test_a_revoked_key_is_denied_from_the_answer_on(client: AuthClient) ->
 
 
 @pytest.mark.parametrize("secret", ["", "nonsense", "sk_stk_" + "0" * 40])
-async def test_what_is_no_key_is_unknown(client: AuthClient, secret: str) -> None:
+async def test_text_that_is_no_key_is_unknown(client: AuthClient, secret: str) -> None:
     answer = await client.authenticate(secret)
 
     assert answer.denial.reason == auth_pb2.DENIAL_REASON_UNKNOWN
 
 
-async def test_a_keys_limit_can_be_set_and_given_back_to_the_plan(client: AuthClient) -> None:
+async def test_a_keys_limit_can_be_set_and_reset_to_the_plans(client: AuthClient) -> None:
     created = await client.new_key("limit@example.com")
 
     request = keys_pb2.SetKeyLimitRequest(key_id=created.key.id, daily_limit=5)
@@ -130,7 +130,7 @@ async def test_a_second_account_of_an_address_is_refused_by_name(client: AuthCli
         (shown(""), grpc.StatusCode.PERMISSION_DENIED),
     ],
 )
-async def test_who_does_not_show_the_admin_token_manages_nothing(
+async def test_calls_without_the_admin_token_manage_nothing(
     client: AuthClient, metadata: tuple[tuple[str, str], ...], code: grpc.StatusCode
 ) -> None:
     attempts = (
@@ -147,7 +147,7 @@ async def test_who_does_not_show_the_admin_token_manages_nothing(
         assert refusal.value.code() is code
 
 
-async def test_what_does_not_exist_is_named(client: AuthClient) -> None:
+async def test_a_missing_object_is_named(client: AuthClient) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await client.keys.ListKeys(keys_pb2.ListKeysRequest(email="nobody@example.com"), metadata=shown())
 

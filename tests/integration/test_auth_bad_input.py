@@ -1,4 +1,4 @@
-"""Every parameter of every RPC of auth against injection, control characters and sizes: refused, or harmless."""
+"""Every parameter of every RPC of auth with injections, control characters and large sizes is refused or harmless."""
 
 import itertools
 from collections import Counter
@@ -17,8 +17,8 @@ from grpc import StatusCode, aio
 from services.common.rpc.channel import open_channel
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
 from tests.backends import fresh_database
+from tests.integration.auth_api import PASSWORD, AuthAPI, auth_api_of, bearer, from_address
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, Metadata, run_auth, running_auth
-from tests.integration.people import PASSWORD, People, bearer, from_address, people_of
 
 EMAIL = "ada@example.com"
 TEXTS = {
@@ -80,7 +80,7 @@ def _set(message: Message, field: FieldDescriptor, value: Any) -> None:
 
 
 def _bad_requests(method: MethodDescriptor, good: dict[str, Any]) -> Iterator[tuple[str, Message]]:
-    """Yield requests that are good but for one field."""
+    """Yield requests that are valid except for one field."""
     for field in method.input_type.fields:
         for value in _values(field):
             message = GetMessageClass(method.input_type)()
@@ -100,12 +100,12 @@ async def _status(channel: aio.Channel, method: MethodDescriptor, request: Messa
     try:
         await call(request, metadata=metadata, timeout=10)
     except aio.AioRpcError as exc:
-        return exc.code() if exc.details() else StatusCode.UNKNOWN  # A refusal without a word is none.
+        return exc.code() if exc.details() else StatusCode.UNKNOWN  # A refusal without a message is not acceptable.
     return StatusCode.OK
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def people(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[People, aio.Channel]]:
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgres"])
+async def auth_api(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[AuthAPI, aio.Channel]]:
     settings = {
         "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
         "AUTH_KEY_PEPPER": PEPPER,
@@ -124,16 +124,16 @@ async def people(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 @asynccontextmanager
-async def _serving(tmp_path: Path, settings: dict[str, str]) -> AsyncIterator[tuple[People, aio.Channel]]:
+async def _serving(tmp_path: Path, settings: dict[str, str]) -> AsyncIterator[tuple[AuthAPI, aio.Channel]]:
     with running_auth(tmp_path, settings) as process:
-        async with people_of(process.target) as people, open_channel(process.target) as channel:
-            yield people, channel
+        async with auth_api_of(process.target) as auth_api, open_channel(process.target) as channel:
+            yield auth_api, channel
 
 
-async def test_no_parameter_of_any_call_does_anything_but_be_refused_or_be_kept_as_it_is(
-    people: tuple[People, aio.Channel],
+async def test_every_parameter_of_every_call_is_refused_or_stored_unchanged(
+    auth_api: tuple[AuthAPI, aio.Channel],
 ) -> None:
-    stubs, channel = people
+    stubs, channel = auth_api
     session = await stubs.sign_up(EMAIL)
     key = await stubs.create_key_for(EMAIL, name="laptop")
     good = {"email": EMAIL, "account": EMAIL, "password": PASSWORD, "name": "laptop", "plan": "free"}
@@ -143,23 +143,23 @@ async def test_no_parameter_of_any_call_does_anything_but_be_refused_or_be_kept_
     unclear = []
     for method in METHODS:
         is_owners = method.containing_service.name == "OwnerService"
-        for told, request in _bad_requests(method, good):
+        for reported, request in _bad_requests(method, good):
             code = await _status(channel, method, request, bearer(session if is_owners else ADMIN_TOKEN))
             answered[code] += 1
             if code not in CLEAR:
-                unclear.append(f"{told}: {code.name}")
+                unclear.append(f"{reported}: {code.name}")
     assert not unclear, "\n".join(unclear)
-    assert answered[StatusCode.OK] > 20, "hardly a call got as far as the database: this showed nothing"
+    assert answered[StatusCode.OK] > 20, "hardly a call reached the database, so this test shows nothing"
     answer = await stubs.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=key.secret))
-    assert answer.principal.daily_limit == 1000, "a bad parameter changed somebody's key"
+    assert answer.principal.daily_limit == 1000, "an invalid parameter changed another user's key"
     assert (await stubs.session(session)).account.email == EMAIL
 
 
-@pytest.mark.parametrize("people", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True)
-async def test_no_metadata_does_anything_but_be_refused_or_be_kept_as_plain_text(
-    people: tuple[People, aio.Channel],
+@pytest.mark.parametrize("auth_api", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True)
+async def test_metadata_is_refused_or_stored_as_plain_text(
+    auth_api: tuple[AuthAPI, aio.Channel],
 ) -> None:
-    stubs, channel = people
+    stubs, channel = auth_api
     session = await stubs.sign_up(EMAIL)
     printable = [text for text in TEXTS.values() if text.isascii() and text.isprintable() and len(text) < 4000]
     names = ("authorization", "stack-client-address", "stack-operator")

@@ -1,4 +1,4 @@
-"""Two operations on one account at the same time: a write never rests on a proof that no longer holds.
+"""Two concurrent operations on one account: a write never relies on a proof that is no longer valid.
 
 Every test starts both operations together, many times, against a real auth service on SQLite and on Postgres.
 """
@@ -18,29 +18,29 @@ from grpc import StatusCode, aio
 
 from stack.auth.v1 import accounts_pb2, owner_pb2, sessions_pb2
 from tests.backends import fresh_database
+from tests.integration.auth_api import PASSWORD, AuthAPI, auth_api_of, bearer, refusal
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, run_auth, running_auth
-from tests.integration.people import PASSWORD, People, bearer, people_of, refusal
 
 pytestmark = pytest.mark.xdist_group("auth-races")
 
 T = TypeVar("T")
 
 ROUNDS = 5
-"""Before proofs were checked again, six of ten rounds or more failed in each of these tests."""
+"""Before proofs were checked again, at least six of ten rounds failed in each of these tests."""
 NEW, THIEFS = "the owner's new one", "the thief's own one"
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A running auth service and a way into its database."""
+    """A running auth service and its database."""
 
-    people: People
+    auth_api: AuthAPI
     file: Path
     url: str
     """Empty on SQLite."""
 
     async def rows(self, query: str) -> list[tuple[object, ...]]:
-        """Return what the database itself holds."""
+        """Return rows from the database itself."""
         if not self.url:
             with closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True)) as connection:
                 return connection.execute(query).fetchall()
@@ -63,7 +63,7 @@ class World:
     async def reset_token(self, email: str) -> str:
         """Make a token for a new password, as an operator."""
         request = accounts_pb2.CreatePasswordResetRequest(account=email)
-        return (await self.people.accounts.CreatePasswordReset(request, metadata=bearer())).token
+        return (await self.auth_api.accounts.CreatePasswordReset(request, metadata=bearer())).token
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -91,8 +91,8 @@ def service(
 @pytest.fixture
 async def world(service: tuple[str, Path, str]) -> AsyncIterator[World]:
     target, file, url = service
-    async with people_of(target) as people:
-        yield World(people, file, url)
+    async with auth_api_of(target) as auth_api:
+        yield World(auth_api, file, url)
 
 
 async def _both(one: Awaitable[T], other: Awaitable[object]) -> T | None:
@@ -100,7 +100,7 @@ async def _both(one: Awaitable[T], other: Awaitable[object]) -> T | None:
     first, second = await asyncio.gather(one, other, return_exceptions=True)
     for answer in (first, second):
         assert not isinstance(answer, BaseException) or isinstance(answer, aio.AioRpcError), answer
-        # A refusal is right; an answer that nobody knows is not.
+        # A refusal is correct; an unexpected answer is not.
         assert not isinstance(answer, aio.AioRpcError) or answer.code() in _REFUSALS, answer
     return None if isinstance(first, BaseException) else first
 
@@ -116,21 +116,21 @@ _REFUSALS = (
 
 def _change(world: World, token: str, new: str) -> Awaitable[object]:
     request = owner_pb2.ChangePasswordRequest(current_password=PASSWORD, new_password=new)
-    return world.people.owner.ChangePassword(request, metadata=bearer(token))
+    return world.auth_api.owner.ChangePassword(request, metadata=bearer(token))
 
 
 def _reset(world: World, token: str) -> Awaitable[object]:
-    return world.people.sessions.ResetPassword(sessions_pb2.ResetPasswordRequest(token=token, password=NEW))
+    return world.auth_api.sessions.ResetPassword(sessions_pb2.ResetPasswordRequest(token=token, password=NEW))
 
 
 def _delete(world: World, token: str) -> Awaitable[object]:
     request = owner_pb2.DeleteOwnAccountRequest(password=PASSWORD)
-    return world.people.owner.DeleteOwnAccount(request, metadata=bearer(token))
+    return world.auth_api.owner.DeleteOwnAccount(request, metadata=bearer(token))
 
 
 async def _is_alive(world: World, token: str) -> bool:
     try:
-        await world.people.session(token)
+        await world.auth_api.session(token)
     except aio.AioRpcError:
         return False
     return True
@@ -138,7 +138,7 @@ async def _is_alive(world: World, token: str) -> bool:
 
 async def _opens(world: World, email: str, password: str) -> bool:
     try:
-        await world.people.log_in(email, password=password, address="198.51.100.9")
+        await world.auth_api.log_in(email, password=password, address="198.51.100.9")
     except aio.AioRpcError as exc:
         if exc.code() is not StatusCode.UNAUTHENTICATED:
             raise
@@ -150,29 +150,29 @@ async def test_no_session_of_the_old_password_outlives_a_reset(world: World) -> 
     alive = 0
     for number in range(ROUNDS):
         email = f"a{number}@example.com"
-        await world.people.sign_up(email)
+        await world.auth_api.sign_up(email)
         token = await world.reset_token(email)
-        opened = await _both(world.people.log_in(email), _reset(world, token))
+        opened = await _both(world.auth_api.log_in(email), _reset(world, token))
         alive += opened is not None and await _is_alive(world, opened)
-    assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password live on"
+    assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password are still alive"
 
 
 async def test_no_session_of_the_old_password_outlives_its_change(world: World) -> None:
     alive = 0
     for number in range(ROUNDS):
         email = f"b{number}@example.com"
-        session = await world.people.sign_up(email)
-        opened = await _both(world.people.log_in(email), _change(world, session, NEW))
+        session = await world.auth_api.sign_up(email)
+        opened = await _both(world.auth_api.log_in(email), _change(world, session, NEW))
         alive += opened is not None and await _is_alive(world, opened)
-    assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password live on"
+    assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password are still alive"
 
 
 async def test_a_change_by_the_old_password_never_overwrites_a_reset(world: World) -> None:
-    """A change that came first has used the link up, and the reset is refused; then nothing was promised."""
+    """A change that came first has invalidated the link, and the reset is refused; then nothing was confirmed."""
     overwritten = 0
     for number in range(ROUNDS):
         email = f"c{number}@example.com"
-        thief = await world.people.sign_up(email)
+        thief = await world.auth_api.sign_up(email)
         token = await world.reset_token(email)
         changing, resetting = _change(world, thief, THIEFS), _reset(world, token)
         _, reset = await asyncio.gather(changing, resetting, return_exceptions=True)
@@ -185,22 +185,22 @@ async def test_a_change_by_the_old_password_never_overwrites_a_reset(world: Worl
     assert overwritten == 0, f"{overwritten} of {ROUNDS} resets were overwritten"
 
 
-async def test_of_two_changes_at_once_one_is_made_and_the_other_is_refused(world: World) -> None:
+async def test_of_two_concurrent_changes_one_is_made_and_the_other_is_refused(world: World) -> None:
     for number in range(ROUNDS):
         email = f"d{number}@example.com"
-        session = await world.people.sign_up(email)
+        session = await world.auth_api.sign_up(email)
         changes = [_change(world, session, password) for password in (NEW, THIEFS)]
         answers = await asyncio.gather(*changes, return_exceptions=True)
         refused = [isinstance(answer, aio.AioRpcError) for answer in answers]
-        assert sorted(refused) == [False, True], "both say that theirs is the password now"
+        assert sorted(refused) == [False, True], "both report that theirs is the password now"
         assert [await _opens(world, email, one) for one in (NEW, THIEFS)] == [not one for one in refused]
 
 
 async def test_the_old_password_deletes_nothing_that_was_reset(world: World) -> None:
-    """Either the deletion came first, and the reset finds no account, or the reset did, and the account stays."""
+    """Either the deletion came first and the reset finds no account, or the reset did and the account stays."""
     for number in range(ROUNDS):
         email = f"e{number}@example.com"
-        thief = await world.people.sign_up(email)
+        thief = await world.auth_api.sign_up(email)
         token = await world.reset_token(email)
         deleted, reset = await asyncio.gather(_delete(world, thief), _reset(world, token), return_exceptions=True)
         refused = [isinstance(answer, aio.AioRpcError) for answer in (deleted, reset)]
@@ -208,38 +208,38 @@ async def test_the_old_password_deletes_nothing_that_was_reset(world: World) -> 
         assert await _opens(world, email, NEW) == refused[0]
 
 
-async def test_nothing_keeps_a_password_hash_or_a_way_in_after_a_deletion(world: World) -> None:
+async def test_no_password_hash_or_session_remains_after_a_deletion(world: World) -> None:
     before = await world.hashes()
     for number in range(ROUNDS):
         email = f"f{number}@example.com"
-        session = await world.people.sign_up(email)
+        session = await world.auth_api.sign_up(email)
         token = await world.reset_token(email)
-        account = (await world.people.session(session)).account
+        account = (await world.auth_api.session(session)).account
         operators = accounts_pb2.DeleteAccountRequest(account=account.id)
         calls: list[Callable[[], Awaitable[object]]] = [
-            partial(world.people.log_in, email),
+            partial(world.auth_api.log_in, email),
             partial(_change, world, session, NEW),
             partial(_reset, world, token),
             partial(world.reset_token, account.id),
         ]
-        await _both(calls[number % 4](), world.people.accounts.DeleteAccount(operators, metadata=bearer()))
+        await _both(calls[number % 4](), world.auth_api.accounts.DeleteAccount(operators, metadata=bearer()))
         for table in ("sessions", "one_time_tokens"):
             left = await world.rows(f"SELECT 1 FROM {table} WHERE account_id = '{account.id}'")
             assert not left, f"a deleted account has {table}"
     assert await world.hashes() == before, "a deleted account has a password hash"
 
 
-async def test_a_thief_whose_session_was_ended_creates_no_key(world: World) -> None:
-    """The page says that all sessions are ended; what was under way with one must not come after that."""
+async def test_a_session_that_was_ended_creates_no_key_afterwards(world: World) -> None:
+    """The page says that all sessions are ended; a call in progress with one must not finish after that."""
     for number in range(ROUNDS):
         email = f"g{number}@example.com"
-        thief = await world.people.sign_up(email)
+        thief = await world.auth_api.sign_up(email)
         token = await world.reset_token(email)
         resetting = asyncio.ensure_future(_reset(world, token))
         while not resetting.done():
-            await asyncio.gather(*(world.people.create_key(thief) for _ in range(3)), return_exceptions=True)
+            await asyncio.gather(*(world.auth_api.create_key(thief) for _ in range(3)), return_exceptions=True)
         await resetting
-        refused = await refusal(world.people.create_key(thief))
+        refused = await refusal(world.auth_api.create_key(thief))
         assert refused.code is StatusCode.UNAUTHENTICATED
         if not world.url:  # The order of SQLite's rows is that of its transactions.
             rows = await world.rows("SELECT action FROM audit_events ORDER BY rowid")
@@ -247,12 +247,12 @@ async def test_a_thief_whose_session_was_ended_creates_no_key(world: World) -> N
             assert ("key.created",) not in rows[last:]
 
 
-async def test_an_invitation_lets_one_of_many_in(world: World) -> None:
+async def test_an_invitation_admits_exactly_one_of_many(world: World) -> None:
     for number in range(ROUNDS // 4):
-        invite = await world.people.accounts.CreateInvite(accounts_pb2.CreateInviteRequest(), metadata=bearer())
+        invite = await world.auth_api.accounts.CreateInvite(accounts_pb2.CreateInviteRequest(), metadata=bearer())
         requests = [
             sessions_pb2.SignUpRequest(email=f"h{number}.{one}@example.com", password=PASSWORD, invite=invite.token)
             for one in range(6)
         ]
-        answers = await asyncio.gather(*map(world.people.sessions.SignUp, requests), return_exceptions=True)
+        answers = await asyncio.gather(*map(world.auth_api.sessions.SignUp, requests), return_exceptions=True)
         assert sum(not isinstance(answer, aio.AioRpcError) for answer in answers) == 1

@@ -1,4 +1,4 @@
-"""How auth starts, and the one sentence that it says when it cannot."""
+"""How auth starts, and the one sentence that it prints when it cannot."""
 
 import re
 import sqlite3
@@ -25,13 +25,13 @@ def refusal(data_dir: Path, settings: dict[str, str]) -> str:
     """Return the one sentence of a service that does not start."""
     done = run_auth(data_dir, settings)
     assert done.returncode == 1
-    # The others are log lines; gRPC's core, which has lines of its own for much (`E1122 23:04:40…`), may write none.
+    # The others are log lines; gRPC's core writes its own (`E1122 23:04:40…`) and may write none.
     sentences = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert len(sentences) == 1, done.stderr
     return sentences[0]
 
 
-async def test_a_machine_alone_makes_its_secrets_once_and_only_its_owner_can_read_them(tmp_path: Path) -> None:
+async def test_a_single_machine_creates_its_secrets_once_readable_only_by_their_owner(tmp_path: Path) -> None:
     secrets = [tmp_path / "admin-token", tmp_path / "key-pepper"]
     with running_auth(tmp_path) as service:
         made = [path.read_text() for path in secrets]
@@ -50,7 +50,7 @@ def test_a_second_process_on_the_same_file_is_refused(tmp_path: Path) -> None:
         assert "Another process is using" in refusal(tmp_path, {})
 
 
-def test_a_file_that_is_no_database_is_named_with_the_remedy(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_reported_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "auth.db").write_bytes(b"half a backup" * 100)
 
     assert re.search(r"Cannot use .*/auth\.db: .*\. Restore it from a backup", refusal(tmp_path, {}))
@@ -61,12 +61,12 @@ def test_a_file_that_is_no_database_is_named_with_the_remedy(tmp_path: Path) -> 
     ("given", "missing"),
     [({"AUTH_KEY_PEPPER": PEPPER}, "STACK_ADMIN_TOKEN"), ({"STACK_ADMIN_TOKEN": ""}, "STACK_ADMIN_TOKEN")],
 )
-def test_postgres_demands_the_admin_token_by_name(tmp_path: Path, given: dict[str, str], missing: str) -> None:
+def test_postgres_requires_the_admin_token_by_name(tmp_path: Path, given: dict[str, str], missing: str) -> None:
     assert f"{missing} is not set" in refusal(tmp_path, {**POSTGRES, **given})
     assert not (tmp_path / "admin-token").exists()
 
 
-def test_postgres_demands_the_pepper_by_name(tmp_path: Path, postgres_url: str) -> None:
+def test_postgres_requires_the_pepper_by_name(tmp_path: Path, postgres_url: str) -> None:
     settings = {"AUTH_DATABASE_URL": postgres_url, "STACK_ADMIN_TOKEN": ADMIN_TOKEN}
     assert run_auth(tmp_path, settings, "migrate").returncode == 0
 
@@ -75,7 +75,7 @@ def test_postgres_demands_the_pepper_by_name(tmp_path: Path, postgres_url: str) 
 
 
 async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused_one_by_one(tmp_path: Path) -> None:
-    """A database restored without its pepper would call every key unknown."""
+    """A database restored without its pepper would refuse every key as unknown."""
     with running_auth(tmp_path, {"STACK_ADMIN_TOKEN": ADMIN_TOKEN}) as service:
         async with auth_client(service.target) as client:
             created = await client.new_key("ada@example.com")
@@ -83,11 +83,14 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
     pepper = tmp_path / "key-pepper"
     kept = pepper.read_text()
 
-    told = refusal(tmp_path, {"AUTH_KEY_PEPPER": "another pepper of tests"})
-    assert "different pepper than AUTH_KEY_PEPPER. Restore that pepper, or add it to AUTH_KEY_PEPPERS_ACCEPTED." in told
+    reported = refusal(tmp_path, {"AUTH_KEY_PEPPER": "another pepper of tests"})
+    assert (
+        "different pepper than AUTH_KEY_PEPPER. Restore that pepper, or add it to AUTH_KEY_PEPPERS_ACCEPTED."
+        in reported
+    )
     pepper.unlink()
     assert f"{pepper} is missing" in refusal(tmp_path, {})
-    assert not pepper.exists(), "a new pepper would be in the way of the right one"
+    assert not pepper.exists(), "a new pepper would stand in the way of the right one"
 
     with running_auth(tmp_path, {"AUTH_KEY_PEPPER": kept}) as service:
         async with auth_client(service.target) as client:
@@ -95,20 +98,20 @@ async def test_keys_without_their_pepper_stop_the_start_instead_of_being_refused
 
 
 @pytest.mark.parametrize("pepper", ["é7", "fifteen letters"])
-def test_a_pepper_that_can_be_guessed_stops_the_start(tmp_path: Path, pepper: str) -> None:
-    told = refusal(tmp_path, {"AUTH_KEY_PEPPER": pepper})
-    assert "AUTH_KEY_PEPPER is too short" in told
-    assert "and name a short one that was in use in AUTH_KEY_PEPPERS_ACCEPTED" in told
-    assert pepper not in told
+def test_a_guessable_pepper_stops_the_start(tmp_path: Path, pepper: str) -> None:
+    reported = refusal(tmp_path, {"AUTH_KEY_PEPPER": pepper})
+    assert "AUTH_KEY_PEPPER is too short" in reported
+    assert "and name a short one that was in use in AUTH_KEY_PEPPERS_ACCEPTED" in reported
+    assert pepper not in reported
 
 
-def test_a_pepper_of_blanks_is_not_taken_for_none(tmp_path: Path) -> None:
+def test_a_blank_pepper_is_not_treated_as_unset(tmp_path: Path) -> None:
     assert "Setting AUTH_KEY_PEPPER: expected text that is not blank" in refusal(tmp_path, {"AUTH_KEY_PEPPER": "   "})
     assert not (tmp_path / "key-pepper").exists()
 
 
-async def test_a_first_key_that_does_not_work_is_told_with_its_reason_and_remedy(tmp_path: Path) -> None:
-    """One that its database does not know is not revoked, and has no account that could get another."""
+async def test_an_unusable_first_key_is_reported_with_reason_and_remedy(tmp_path: Path) -> None:
+    """One that its database does not contain is not revoked, and has no account that could get another."""
     settings = LocalSettings(data_dir=tmp_path)
     with running_auth(tmp_path, {"STACK_ADMIN_TOKEN": ADMIN_TOKEN}) as service:
         made = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
@@ -146,8 +149,8 @@ async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_
             assert (await client.authenticate(used.secret)).principal.key_id == used.key.id
 
 
-async def test_a_key_that_cannot_move_just_now_is_let_in_within_a_gateways_patience(tmp_path: Path) -> None:
-    """Gateways wait two seconds for auth; a database that somebody else writes to keeps a writer waiting for five."""
+async def test_a_key_that_cannot_be_rehashed_just_now_is_accepted_within_a_gateways_deadline(tmp_path: Path) -> None:
+    """Gateways wait two seconds for auth; a database that another process writes to keeps a writer waiting for five."""
     base = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN}
     with running_auth(tmp_path, base | {"AUTH_KEY_PEPPER": _OLD}) as service:
         async with auth_client(service.target) as client:
@@ -184,11 +187,13 @@ def _ids_of_peppers(database: sqlite3.Connection) -> set[str]:
         ({"DRAIN_SECONDS": "-1"}, "Setting DRAIN_SECONDS"),
     ],
 )
-def test_a_mistaken_setting_is_told_in_one_sentence(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:
+def test_an_invalid_setting_is_reported_in_one_sentence(
+    tmp_path: Path, settings: dict[str, str], sentence: str
+) -> None:
     assert sentence in refusal(tmp_path, settings)
 
 
-def test_an_unknown_command_is_told_the_usage(tmp_path: Path) -> None:
+def test_an_unknown_command_prints_the_usage(tmp_path: Path) -> None:
     done = run_auth(tmp_path, {}, "serve")
 
     assert (done.returncode, done.stderr) == (1, "usage: python -m services.auth [migrate]\n")

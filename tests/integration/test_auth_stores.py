@@ -32,12 +32,12 @@ from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
 from tests.backends import fresh_database, run_apart
 from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
-from tests.contracts.people_store import HandClock, PeopleStoreContract, World
+from tests.contracts.user_stores import ManualClock, UserStoreContract, World
 
 
 @pytest.fixture(scope="session")
 def migrated_database(postgres_server: str) -> Iterator[str]:
-    """Give the URL of a database that has the schema, to be copied."""
+    """Yield the URL of a database with the schema, as a template to copy."""
     with fresh_database(postgres_server) as url:
         run_apart(migrate_auth(url))
         yield url
@@ -45,7 +45,7 @@ def migrated_database(postgres_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def postgres_copy(postgres_server: str, migrated_database: str) -> Iterator[str]:
-    """Give the URL of an own database that has the schema."""
+    """Yield the URL of a separate database with the schema."""
     with fresh_database(postgres_server, like=migrated_database) as url:
         yield url
 
@@ -64,14 +64,14 @@ class TestStoresOnPostgres(KeyStoreContract):
             yield stores
 
 
-class TestPeopleOnSQLite(PeopleStoreContract):
+class TestUserStoresOnSQLite(UserStoreContract):
     @pytest.fixture
     async def world(self, tmp_path: Path) -> AsyncIterator[World]:
         async with opened_world(f"sqlite:///{tmp_path}/auth.db") as world:
             yield world
 
 
-class TestPeopleOnPostgres(PeopleStoreContract):
+class TestUserStoresOnPostgres(UserStoreContract):
     @pytest.fixture
     async def world(self, postgres_copy: str) -> AsyncIterator[World]:
         async with opened_world(postgres_copy) as world:
@@ -92,7 +92,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_deleted(url: str) -> None:
-    """Within the deadline of a write, while nobody else can revoke."""
+    """Within the deadline of a write, which blocks other revocations."""
     keys = [new_key().key for _ in range(10_000)]
     async with _opened(url) as engine:
         transactions = Transactions(engine, unavailable=unavailable)
@@ -104,20 +104,20 @@ async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_delete
         await stores.accounts.set_plan(account.id, "free", by=OPERATOR, at=NOW)
         await stores.accounts.delete(account.id, by=OPERATOR, at=NOW)
 
-        told = await stores.changes.changes_after(0)
+        reported = await stores.changes.changes_after(0)
         async with engine.connect() as connection:
             kept = select(func.count(api_keys.c.revision.distinct())).where(api_keys.c.revoked_at == NOW)
-            assert await connection.scalar(kept) == len(keys), (
-                "a key lives on, or its change has no revision of its own"
-            )
-    assert told.changes == [Change(None, told.revision)], "so many are not told of one by one, which takes too long"
+            assert await connection.scalar(kept) == len(keys), "a key is still active, or its change has no revision"
+    assert reported.changes == [Change(None, reported.revision)], (
+        "so many changes are not reported individually, which takes too long"
+    )
 
 
 @pytest.mark.parametrize("statements_before", [1, 2, 3])
-async def test_what_is_committed_amid_a_read_of_changes_is_told_or_comes_with_the_next(
+async def test_a_change_committed_during_a_read_is_reported_now_or_by_the_next_read(
     tmp_path: Path, statements_before: int
 ) -> None:
-    """Whoever goes on from the revision that a read tells must have been told of all before it."""
+    """A watch that resumes from the revision of a read must have received all changes before it."""
     async with _opened(f"sqlite:///{tmp_path}/auth.db") as engine:
         transactions = Transactions(engine, unavailable=unavailable)
         stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
@@ -129,8 +129,8 @@ async def test_what_is_committed_amid_a_read_of_changes_is_told_or_comes_with_th
         read = await stores.changes.changes_after(2)
         rest = await stores.changes.changes_after(read.revision)
 
-    told = {(change.key_id, change.revision) for change in [*read.changes, *rest.changes]}
-    assert told == {(first.key.id, 3), (None, 4), (second.key.id, 5)}, "a change was passed over"
+    reported = {(change.key_id, change.revision) for change in [*read.changes, *rest.changes]}
+    assert reported == {(first.key.id, 3), (None, 4), (second.key.id, 5)}, "a change was skipped"
     assert all(change.revision <= read.revision for change in read.changes)
 
 
@@ -146,7 +146,7 @@ def _commit_amid(engine: AsyncEngine, statements_before: int, file: Path, key_id
                 other.execute("UPDATE api_keys SET revision = 5 WHERE id = ?", (key_id,))
 
 
-async def test_what_an_attack_leaves_is_removed_in_steps_between_which_a_key_is_revoked(url: str) -> None:
+async def test_an_attacks_leftovers_are_removed_in_steps_between_which_a_key_is_revoked(url: str) -> None:
     rows = [{"subject": f"{number:064}", "tries": 1, "window_ends_at": NOW} for number in range(100_000)]
     lasting = {"subject": "lasting", "tries": 1, "window_ends_at": NOW + timedelta(hours=1)}
     async with _opened(url) as engine:
@@ -167,21 +167,21 @@ async def test_what_an_attack_leaves_is_removed_in_steps_between_which_a_key_is_
     assert left == ["lasting"]
 
 
-async def test_keys_are_looked_up_and_revoked_while_people_have_all_their_connections_and_queue_to_write(
+async def test_keys_are_looked_up_and_revoked_while_sessions_use_all_their_connections_and_queue_to_write(
     url: str,
 ) -> None:
-    async with _opened(url) as engine, database.open_beside(engine, connections=2) as peoples_engine:
+    async with _opened(url) as engine, database.open_second_engine(engine, connections=2) as session_engine:
         turns = PriorityLock()
-        peoples = Transactions(peoples_engine, unavailable=unavailable, turns=turns, is_urgent=False)
+        session_transactions = Transactions(session_engine, unavailable=unavailable, turns=turns, is_urgent=False)
         transactions = Transactions(engine, unavailable=unavailable, turns=turns)
         stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
         await stores.account()
         minted = await stores.key()
         release = asyncio.Event()
-        throttle = SQLRateLimitStore(peoples_engine, peoples)
+        throttle = SQLRateLimitStore(session_engine, session_transactions)
 
         async def read() -> None:
-            async with peoples.reading() as connection:
+            async with session_transactions.reading() as connection:
                 await connection.execute(select(key_revision))
                 await release.wait()
 
@@ -198,7 +198,7 @@ async def test_keys_are_looked_up_and_revoked_while_people_have_all_their_connec
             assert len((await stores.changes.changes_after(1)).changes) == 1
         assert sum(not writer.done() for writer in writers) > 20, "there was no queue"
         release.set()
-        # SQLite's pool has a few connections more than it is told; the others have waited too long for one.
+        # SQLite's pool has a few connections more than configured; the others have waited too long for one.
         await asyncio.gather(*readers, *writers, return_exceptions=True)
 
 
@@ -240,7 +240,7 @@ async def opened_world(url: str) -> AsyncIterator[World]:
             SQLPlanStore(transactions),
             SQLMailQueue(transactions),
             SQLAuditLog(transactions),
-            HandClock(),
+            ManualClock(),
         )
 
 

@@ -1,4 +1,4 @@
-"""WatchKeys: every change is told within a second, and silence means that nobody knows."""
+"""WatchKeys: every change is reported within a second, and silence means that the state is unknown."""
 
 import asyncio
 import time
@@ -42,7 +42,7 @@ def on_postgres(tmp_path: Path, postgres_settings: dict[str, str]) -> Iterator[A
         yield service
 
 
-async def test_a_watch_begins_with_a_heartbeat_and_hears_one_every_half_second(on_sqlite: AuthProcess) -> None:
+async def test_a_watch_begins_with_a_heartbeat_and_receives_one_every_half_second(on_sqlite: AuthProcess) -> None:
     async with auth_client(on_sqlite.target) as client:
         watch = client.auth.WatchKeys(auth_pb2.WatchKeysRequest())
         first = await _next(watch)
@@ -53,7 +53,7 @@ async def test_a_watch_begins_with_a_heartbeat_and_hears_one_every_half_second(o
     assert 1.2 < time.monotonic() - started < 3 * HEARTBEAT_SECONDS_MAX
 
 
-async def test_who_resumes_under_concurrent_changes_misses_none(on_sqlite: AuthProcess) -> None:
+async def test_a_watch_that_resumes_during_concurrent_changes_misses_none(on_sqlite: AuthProcess) -> None:
     async with auth_client(on_sqlite.target) as client:
         changes = asyncio.gather(*(client.new_key(f"user{number}@example.com") for number in range(20)))
         heard: list[auth_pb2.WatchKeysResponse] = []
@@ -68,7 +68,7 @@ async def test_who_resumes_under_concurrent_changes_misses_none(on_sqlite: AuthP
     assert {event.changed_key_id for event in heard} == {answer.key.id for answer in created}
 
 
-async def test_two_processes_over_one_postgres_learn_of_each_others_changes(
+async def test_two_processes_over_one_postgres_receive_each_others_changes(
     tmp_path: Path, postgres_settings: dict[str, str]
 ) -> None:
     with running_auth(tmp_path, postgres_settings) as here, running_auth(tmp_path, postgres_settings) as there:
@@ -101,15 +101,15 @@ async def test_while_the_database_hangs_there_is_no_heartbeat_and_no_denial(
                 await client.authenticate(created.secret)
             assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
             assert time.monotonic() - started < 1.5, "a caller must not hang with the database"
-            # One may have been on its way before the lock was there.
-            assert await _heard_within(watch, 1.5 * HEARTBEAT_SECONDS_MAX) <= 1
+            # One may have been in transit before the lock was taken.
+            assert await _received_within(watch, 1.5 * HEARTBEAT_SECONDS_MAX) <= 1
 
     async with auth_client(on_postgres.target) as client:
         assert (await client.authenticate(created.secret)).principal.key_id == created.key.id
         assert (await _next(client.auth.WatchKeys(auth_pb2.WatchKeysRequest()))).revision == 1
 
 
-async def test_when_the_database_comes_back_so_do_the_answers(
+async def test_when_the_database_is_available_again_calls_are_answered(
     on_postgres: AuthProcess, postgres_server: str, postgres_url: str
 ) -> None:
     database = make_url(postgres_url).database
@@ -125,7 +125,7 @@ async def test_when_the_database_comes_back_so_do_the_answers(
         assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
         execute(postgres_server, f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
 
-        # More than can have been on their way before.
+        # More than can have been in transit before.
         assert [(await _next(watch)).revision for _ in range(3)] == [1, 1, 1]
         assert (await client.authenticate(created.secret)).principal.key_id == created.key.id
 
@@ -139,7 +139,7 @@ async def test_sigterm_ends_a_watch_at_once_and_exits_with_0(on_sqlite: AuthProc
         code = await asyncio.to_thread(on_sqlite.terminate)
 
         assert code == 0
-        assert time.monotonic() - started < 2, "the watch held the drain for its grace"
+        assert time.monotonic() - started < 2, "the watch delayed the drain until its grace period ended"
         assert await _code_at_its_end(watch) is grpc.StatusCode.OK
 
 
@@ -159,8 +159,8 @@ async def _next_change(watch: StreamCall) -> auth_pb2.WatchKeysResponse:
     return event
 
 
-async def _heard_within(watch: StreamCall, seconds: float) -> int:
-    """Count what comes until the time is up; the watch is cancelled then."""
+async def _received_within(watch: StreamCall, seconds: float) -> int:
+    """Count events until the time is up, then cancel the watch."""
     count = 0
     try:
         async with asyncio.timeout(seconds):

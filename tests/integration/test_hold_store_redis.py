@@ -1,4 +1,4 @@
-"""The Redis store keeps the contract of holds, and what only Redis can lose or keep."""
+"""The Redis store keeps the contract of holds, and behaves correctly when Redis loses or keeps data."""
 
 import asyncio
 import signal
@@ -20,10 +20,10 @@ from tests.contracts.hold_store import (
     World,
     counts,
     reserve,
+    reserve_item,
     seed,
     settle,
     today,
-    wish,
 )
 from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
 
@@ -55,7 +55,7 @@ def client(valkey_url: str, connected: Connect) -> Any:
 
 @pytest.fixture
 async def world(valkey_url: str, connected: Connect) -> World:
-    """Replicas with a connection pool each."""
+    """Replicas, each with its own connection pool."""
     return await _world(valkey_url, connected)
 
 
@@ -76,7 +76,7 @@ class TestHoldStoreOnRedis(HoldStoreContract):
 
 async def test_a_hold_has_a_deadline_until_it_is_settled(world: World, client: Any) -> None:
     store = await world.seeded()
-    held = await reserve(store, wish("req_dead"))
+    held = await reserve(store, reserve_item("req_dead"))
     assert isinstance(held, Held)
     (deadlines,) = await client.keys("quota:*:deadlines")
 
@@ -90,19 +90,19 @@ async def test_a_hold_has_a_deadline_until_it_is_settled(world: World, client: A
 async def test_a_denied_request_has_no_deadline(world: World, client: Any) -> None:
     store = await world.seeded()
 
-    assert isinstance(await reserve(store, wish(limit=0)), Denied)
+    assert isinstance(await reserve(store, reserve_item(limit=0)), Denied)
 
     assert await client.keys("quota:*:deadlines") == []
 
 
-async def test_a_repeated_reserve_does_not_put_its_deadline_off(world: World, client: Any) -> None:
+async def test_a_repeated_reserve_does_not_extend_its_deadline(world: World, client: Any) -> None:
     store = await world.seeded()
-    first = await reserve(store, wish("req_again"))
+    first = await reserve(store, reserve_item("req_again"))
     assert isinstance(first, Held)
     while (await _now_ms(client)) <= first.reserved_at * 1000:
         pass
 
-    await reserve(store, wish("req_again"))
+    await reserve(store, reserve_item("req_again"))
 
     (deadlines,) = await client.keys("quota:*:deadlines")
     ((_, score),) = await client.zrange(deadlines, 0, -1, withscores=True)
@@ -110,14 +110,14 @@ async def test_a_repeated_reserve_does_not_put_its_deadline_off(world: World, cl
 
 
 async def test_nothing_expires_by_redis_clock_alone(world: World, client: Any) -> None:
-    """It may step; the sweeper removes old days when it has been steady."""
-    await reserve(await world.seeded(), wish())
+    """It may step; the sweeper removes old days once it has been steady."""
+    await reserve(await world.seeded(), reserve_item())
 
     assert {await client.ttl(name) for name in await client.keys("*")} == {-1}
 
 
 async def test_the_keys_of_a_script_share_one_cluster_slot(world: World, client: Any) -> None:
-    await reserve(await world.seeded(), wish())
+    await reserve(await world.seeded(), reserve_item())
 
     names = [name.decode() for name in await client.keys("*")]
 
@@ -125,12 +125,12 @@ async def test_the_keys_of_a_script_share_one_cluster_slot(world: World, client:
     assert len({name.split("{")[1].split("}")[0] for name in names}) == 1
 
 
-async def test_scripts_that_the_server_forgot_are_loaded_again(world: World, client: Any) -> None:
+async def test_scripts_missing_on_the_server_are_loaded_again(world: World, client: Any) -> None:
     store = await world.seeded()
-    await reserve(store, wish("req_kept", limit=2))
+    await reserve(store, reserve_item("req_kept", limit=2))
     await client.script_flush()
 
-    outcome = await reserve(store, wish(limit=2))
+    outcome = await reserve(store, reserve_item(limit=2))
     await client.script_flush()
 
     assert isinstance(outcome, Held)
@@ -139,11 +139,9 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(world: World, cli
     assert await counts(store) == (1, 1)
 
 
-async def test_a_server_stopped_and_started_again_keeps_counters_and_holds(
-    own_valkey: ValkeyServer, connected: Connect
-) -> None:
+async def test_a_restarted_server_keeps_counters_and_holds(own_valkey: ValkeyServer, connected: Connect) -> None:
     store = await (await _world(own_valkey.url, connected)).seeded(charged=3)
-    held = await reserve(store, wish("req_kept"))
+    held = await reserve(store, reserve_item("req_kept"))
     own_valkey.stop()
     own_valkey.start()
 
@@ -153,13 +151,13 @@ async def test_a_server_stopped_and_started_again_keeps_counters_and_holds(
     assert await settle(store, "req_kept", held.status.day) is True
 
 
-async def test_a_server_that_is_away_is_unavailable_at_once(own_valkey: ValkeyServer, connected: Connect) -> None:
+async def test_a_stopped_server_is_unavailable_at_once(own_valkey: ValkeyServer, connected: Connect) -> None:
     store = await (await _world(own_valkey.url, connected, TIMEOUT_SECONDS)).seeded()
     day = await today(store)
     own_valkey.kill()
     started = time.monotonic()
 
-    for attempt in (reserve(store, wish()), settle(store, "req_x", day), counts(store)):
+    for attempt in (reserve(store, reserve_item()), settle(store, "req_x", day), counts(store)):
         with pytest.raises(Unavailable) as raised:
             await attempt
         assert raised.value.reason == "quota_unavailable"
@@ -167,7 +165,7 @@ async def test_a_server_that_is_away_is_unavailable_at_once(own_valkey: ValkeySe
     assert time.monotonic() - started < TIMEOUT_SECONDS
 
 
-async def test_a_server_that_hangs_is_unavailable_within_the_timeout_and_its_late_answer_reaches_nobody(
+async def test_a_hanging_server_is_unavailable_within_the_timeout_and_its_late_answer_is_dropped(
     own_valkey: ValkeyServer, connected: Connect
 ) -> None:
     store = await (await _world(own_valkey.url, connected, TIMEOUT_SECONDS)).seeded()
@@ -175,7 +173,7 @@ async def test_a_server_that_hangs_is_unavailable_within_the_timeout_and_its_lat
     started = time.monotonic()
 
     with pytest.raises(Unavailable):
-        await reserve(store, wish("req_lost", limit=7))
+        await reserve(store, reserve_item("req_lost", limit=7))
 
     assert TIMEOUT_SECONDS <= time.monotonic() - started < 5 * TIMEOUT_SECONDS
     own_valkey.send(signal.SIGCONT)
@@ -183,41 +181,39 @@ async def test_a_server_that_hangs_is_unavailable_within_the_timeout_and_its_lat
     assert closed is False, "the answer of another call was taken for this one's"
 
 
-async def test_a_caller_that_is_cancelled_leaves_no_answer_behind_for_the_next(
+async def test_a_cancelled_caller_leaves_no_answer_behind_for_the_next(
     own_valkey: ValkeyServer, connected: Connect
 ) -> None:
     store = await (await _world(own_valkey.url, connected)).seeded()
     own_valkey.send(signal.SIGSTOP)
     try:
-        asking = asyncio.create_task(reserve(store, wish("req_left", limit=7)))
-        await _some_turns()  # Sent, and nobody answers.
+        asking = asyncio.create_task(reserve(store, reserve_item("req_left", limit=7)))
+        await _some_turns()  # Sent, but not answered.
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         settling = asyncio.create_task(settle(store, "req_absent", 1))
-        await _some_turns()  # Sent too: whose answer comes first is no race any more.
+        await _some_turns()  # Sent too: the order of the answers is no race any more.
     finally:
         own_valkey.send(signal.SIGCONT)
     assert await settling is False, "the answer of another call was taken for this one's"
 
 
 async def _some_turns() -> None:
-    """Let the loop turn more often than it takes to send on a connection that is there."""
+    """Run more turns of the event loop than it takes to send on an open connection."""
     for _ in range(50):
         await asyncio.sleep(0)
 
 
-async def test_entries_that_cannot_be_used_make_their_own_key_unavailable_and_no_other(
-    world: World, client: Any
-) -> None:
+async def test_unusable_entries_make_their_own_key_unavailable_and_no_other(world: World, client: Any) -> None:
     store = await world.seeded()
     name = await _entries(client)
     await seed(store, 0, key_id="key_other")
-    held = await reserve(store, wish("req_held", key_id="key_other"))
+    held = await reserve(store, reserve_item("req_held", key_id="key_other"))
     assert isinstance(held, Held)
     await client.delete(name)
     await client.set(name, "not a hash")
 
-    outcomes = await store.reserve([wish(), wish("req_new", key_id="key_other"), wish()], {})
+    outcomes = await store.reserve([reserve_item(), reserve_item("req_new", key_id="key_other"), reserve_item()], {})
     closed = await store.settle(
         [
             Settlement("req_1", KEY, held.status.day, Verdict.CHARGED),
@@ -231,7 +227,7 @@ async def test_entries_that_cannot_be_used_make_their_own_key_unavailable_and_no
 
 
 async def _within_a_second(call: Callable[[], Awaitable[tuple[int, int]]]) -> tuple[int, int]:
-    """Return what a call answers once the connections to a server that is back are made again."""
+    """Return a call's answer once connections to a restarted server are open again."""
     deadline = time.monotonic() + 1
     while True:
         try:

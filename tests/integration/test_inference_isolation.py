@@ -1,4 +1,4 @@
-"""One account's requests, however they end, do not keep another account's from being answered."""
+"""One account's requests, however they end, do not block another account's."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,6 @@ import pytest
 
 from services.common.errors import DeadlineExceeded, NotFound, ServiceError, Throttled, Unavailable
 from services.inference.chat import ChatCall, Outcome
-from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.integration.groq_standin.standin_process import QWEN
 from tests.integration.inference_world import CHARGED, Inference, chat, context, running, streamed, whole
@@ -25,7 +24,7 @@ __all__ = ["upstream"]
 
 @pytest.fixture
 def tag() -> str:
-    """Words that no other test's requests say."""
+    """Words that occur in no other test's requests."""
     return uuid.uuid4().hex
 
 
@@ -42,7 +41,7 @@ async def _verdict(inference: Inference, request: inference_pb2.StreamChatComple
 
 
 async def until_called(upstream: Upstream, text: str, count: int) -> None:
-    """Return when Groq was called so often."""
+    """Return when Groq has been called this often."""
     async with asyncio.timeout(10):
         while len(await upstream.entries(text)) < count:
             await asyncio.sleep(0.01)
@@ -52,7 +51,7 @@ async def test_requests_that_time_out_open_no_circuit_for_another_account(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
     async with running(upstream.url, tmp_path, first_byte_timeout_seconds=0.1, total_timeout_seconds=2) as inference:
-        await call(inference, tag, "req_first", account="acc_honest")
+        await call(inference, tag, "req_first", account="acc_normal")
         for round_ in range(2):
             hanging = [
                 call(inference, f"{tag} [[standin:hang]]", f"req_{round_}_{number}", account="acc_other")
@@ -62,10 +61,10 @@ async def test_requests_that_time_out_open_no_circuit_for_another_account(
             assert all(isinstance(one, DeadlineExceeded) for one in results)
 
         for number in range(5):
-            assert await call(inference, tag, f"req_honest_{number}", account="acc_honest") == CHARGED
+            assert await call(inference, tag, f"req_normal_{number}", account="acc_normal") == CHARGED
 
 
-async def test_a_hanging_probe_of_an_only_account_keeps_no_newcomer_out(
+async def test_a_hanging_probe_of_one_account_does_not_block_a_new_account(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
     hang = f"{tag} [[standin:hang]]"
@@ -78,12 +77,12 @@ async def test_a_hanging_probe_of_an_only_account_keeps_no_newcomer_out(
         probe = asyncio.create_task(call(inference, hang, "req_probe", account="acc_other"))
         await asyncio.sleep(0.02)
 
-        assert await call(inference, tag, "req_honest", account="acc_newcomer") == CHARGED
+        assert await call(inference, tag, "req_normal", account="acc_newcomer") == CHARGED
         with pytest.raises(DeadlineExceeded):
             await probe
 
 
-async def test_a_model_that_the_organisation_has_blocked_leaves_its_key_in_use(tmp_path: Path) -> None:
+async def test_a_model_blocked_for_the_organisation_leaves_its_key_in_use(tmp_path: Path) -> None:
     blocked = {"error": {"message": "blocked", "type": "x", "code": "model_permission_blocked_org"}}
     answers = [json_answer(blocked, status="403 Forbidden"), answer(b"{}", status="503 Service Unavailable")]
     async with (
@@ -97,14 +96,12 @@ async def test_a_model_that_the_organisation_has_blocked_leaves_its_key_in_use(t
         other = inference_pb2.CreateChatCompletionRequest(context=context("req_2"), chat=chat("x"))
         reply = await inference.create(other)
 
-    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("model_not_found", "released")
-    assert reply.verdict == CHARGED, "a failure of Groq is still tried again"
+    assert (raised.value.reason, raised.value.details.verdict) == ("model_not_found", "released")
+    assert reply.verdict == CHARGED, "a failure of Groq is still retried"
     assert len(upstream.bodies) == 3
 
 
-async def test_requests_that_wait_for_a_limited_model_hold_no_place(
-    upstream: Upstream, tmp_path: Path, tag: str
-) -> None:
+async def test_requests_waiting_for_a_limited_model_hold_no_slot(upstream: Upstream, tmp_path: Path, tag: str) -> None:
     async with running(upstream.url, tmp_path, calls_max=2, key_wait_seconds=5) as inference:
         with pytest.raises(Unavailable):
             await call(inference, "[[standin:429 retry_after=3]] [[standin:tokens count=1]]", "req_0", account="acc_1")
@@ -123,7 +120,7 @@ async def test_requests_that_wait_for_a_limited_model_hold_no_place(
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_an_account_that_hangs_in_every_place_it_may_have_leaves_places_for_others(
+async def test_an_account_that_hangs_in_all_of_its_slots_leaves_slots_for_others(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
     hang = f"{tag} [[standin:hang]]"
@@ -137,7 +134,7 @@ async def test_an_account_that_hangs_in_every_place_it_may_have_leaves_places_fo
                 await asyncio.sleep(0.01)
 
         began = time.monotonic()
-        assert await call(inference, tag, "req_honest", account="acc_honest") == CHARGED
+        assert await call(inference, tag, "req_normal", account="acc_normal") == CHARGED
         assert time.monotonic() - began < 1
         assert len(refused) == 18
         assert all(isinstance(task.exception(), Throttled) for task in refused)
@@ -147,7 +144,7 @@ async def test_an_account_that_hangs_in_every_place_it_may_have_leaves_places_fo
 
 
 @pytest.mark.parametrize("waits_for", ["a key", "a place"])
-async def test_a_caller_that_leaves_while_its_request_waits_is_never_sent_and_pays_nothing(
+async def test_a_request_whose_caller_disconnects_while_it_waits_is_never_sent_or_charged(
     upstream: Upstream, tmp_path: Path, tag: str, waits_for: str
 ) -> None:
     text = f"{tag} never sent"
@@ -177,7 +174,7 @@ async def test_a_caller_that_leaves_while_its_request_waits_is_never_sent_and_pa
     assert (row.attempts, row.duration_ms < 1_000) == (0, True)
 
 
-async def test_the_bytes_of_all_requests_under_way_are_bounded_and_of_one_account_half(
+async def test_the_bytes_of_requests_in_progress_are_bounded_in_total_and_to_half_per_account(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
     hang = f"{tag} {'x' * 40_000} [[standin:hang]]"
@@ -200,13 +197,13 @@ async def test_the_bytes_of_all_requests_under_way_are_bounded_and_of_one_accoun
 
         assert await call(inference, f"{tag} {'x' * 40_000}", "req_7", account="acc_1") == CHARGED
 
-    assert (own.value.reason, own.value.metadata[VERDICT]) == ("too_many_bytes_at_once", "released")
-    assert (all_.value.reason, all_.value.metadata[VERDICT]) == ("overloaded", "released")
+    assert (own.value.reason, own.value.details.verdict) == ("too_many_bytes_at_once", "released")
+    assert (all_.value.reason, all_.value.details.verdict) == ("overloaded", "released")
 
 
 @pytest.fixture
 def without_collections() -> Iterator[None]:
-    """Keep what refers to itself, as a service does for long: garbage is collected by count, not by size."""
+    """Keep reference cycles as a long-running service does: garbage collection runs by object count, not by size."""
     gc.collect()
     gc.disable()
     yield
@@ -215,7 +212,7 @@ def without_collections() -> Iterator[None]:
 
 @pytest.mark.usefixtures("without_collections")
 @pytest.mark.parametrize("marker", ["400", "503", "hang", "slow headers_ms=300", "cut after=3", "tokens count=3"])
-async def test_nothing_of_a_request_stays_in_memory_when_it_has_ended(
+async def test_no_memory_of_a_request_is_kept_after_its_end(
     upstream: Upstream, tmp_path: Path, tag: str, marker: str
 ) -> None:
     text = f"{tag} [[standin:{marker}]]"

@@ -1,4 +1,4 @@
-"""Inference end to end: whatever happens to a request, its row says what the stand-in's journal says."""
+"""Inference end to end: whatever happens to a request, its row agrees with the stand-in's journal."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,12 +9,19 @@ import grpc
 import msgspec
 import pytest
 
-from services.common.errors import DeadlineExceeded, InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
+from services.common.errors import (
+    DeadlineExceeded,
+    ErrorDetails,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Unavailable,
+)
 from services.common.rpc import json_codec
 from services.common.rpc.status import rpc_errors
 from services.inference.chat import Outcome, Usage, UsageSource
 from services.inference.ledger.writer import LedgerRow
-from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2, usage_pb2
 from tests.integration.inference_world import (
     CHARGED,
@@ -40,7 +47,7 @@ async def inference(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Inferen
 
 
 def assert_agrees(row: LedgerRow, entry: dict[str, Any]) -> None:
-    """Compare a row with what the upstream itself counted."""
+    """Compare a row with the upstream's own counts."""
     usage = entry["usage"]
     assert (row.upstream_id, row.upstream_model, row.stream) == (entry["x_groq_id"], entry["model"], entry["stream"])
     assert row.usage == Usage(
@@ -54,7 +61,7 @@ def assert_agrees(row: LedgerRow, entry: dict[str, Any]) -> None:
 
 
 def text_of(messages: list[Any]) -> str:
-    """Return what a stream says."""
+    """Return the text of a stream."""
     chunks = [chunk for message in messages for chunk in message.chunks]
     return "".join(choice.delta.content_text for chunk in chunks for choice in chunk.choices)
 
@@ -63,7 +70,7 @@ MARKED = ["plain", "[[standin:cached tokens=8]]", "[[standin:reasoning tokens=5]
 
 
 @pytest.mark.parametrize("text", MARKED)
-async def test_an_answer_in_one_piece_is_charged_with_groqs_own_count(
+async def test_a_non_streaming_answer_is_charged_with_groqs_own_count(
     inference: Inference, upstream: Upstream, text: str
 ) -> None:
     text = f"whole {text}"
@@ -97,7 +104,7 @@ async def test_a_stream_is_charged_with_groqs_own_count_once(
     assert row.time_to_first_token_ms >= 1
 
 
-async def test_a_stream_whose_usage_never_came_is_charged_by_an_estimate(inference: Inference) -> None:
+async def test_a_stream_without_usage_is_charged_by_an_estimate(inference: Inference) -> None:
     text = "[[standin:usage only=none]] [[standin:tokens count=6]]"
 
     await inference.stream(streamed(text))
@@ -106,7 +113,7 @@ async def test_a_stream_whose_usage_never_came_is_charged_by_an_estimate(inferen
     assert (row.charged, row.usage.source, row.usage.completion_tokens) == (True, UsageSource.ESTIMATED, 6)
 
 
-async def test_events_that_arrived_together_leave_in_one_message(inference: Inference) -> None:
+async def test_events_that_arrive_together_are_sent_in_one_message(inference: Inference) -> None:
     messages = await inference.stream(streamed("[[standin:tokens count=64]] [[standin:burst size=64]]"))
 
     assert sum(len(message.chunks) for message in messages) >= 65
@@ -127,7 +134,7 @@ FAILURES: dict[str, tuple[type[ServiceError], Outcome, str]] = {
 
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("mode", FAILURES)
-async def test_what_failed_before_output_costs_nothing_and_says_so(
+async def test_a_failure_before_output_costs_nothing_and_is_recorded(
     inference: Inference, mode: str, is_stream: bool
 ) -> None:
     kind, outcome, reason = FAILURES[mode]
@@ -136,7 +143,7 @@ async def test_what_failed_before_output_costs_nothing_and_says_so(
     with pytest.raises(kind) as raised:
         await (inference.stream(streamed(text)) if is_stream else inference.create(whole(text)))
 
-    assert raised.value.metadata[VERDICT] == "released"
+    assert raised.value.details.verdict == "released"
     row = (await inference.store.find("req_1")) or pytest.fail("the row must be there before the error")
     assert (row.outcome, row.charged, row.refund_reason) == (outcome, False, reason)
     assert (row.usage, row.stream, row.time_to_first_token_ms) == (Usage(), is_stream, 0)
@@ -150,7 +157,7 @@ async def test_a_stream_cut_after_output_is_charged_by_an_estimate(inference: In
     with pytest.raises(ServiceError) as raised:
         await inference.stream(streamed(text), received=messages)
 
-    assert raised.value.metadata[VERDICT] == "charged"
+    assert raised.value.details.verdict == "charged"
     assert text_of(messages)
     row = (await inference.store.find("req_1")) or pytest.fail("the row must be there before the error")
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.CUT, True, "")
@@ -158,7 +165,7 @@ async def test_a_stream_cut_after_output_is_charged_by_an_estimate(inference: In
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_request_without_output_until_its_total_deadline_costs_nothing(
+async def test_a_request_without_output_at_its_total_deadline_costs_nothing(
     upstream: Upstream, tmp_path: Path, is_stream: bool
 ) -> None:
     text = f"deadline {is_stream} [[standin:hang]]"
@@ -166,7 +173,7 @@ async def test_a_request_without_output_until_its_total_deadline_costs_nothing(
         with pytest.raises(DeadlineExceeded) as raised:
             await (inference.stream(streamed(text)) if is_stream else inference.create(whole(text)))
 
-        assert raised.value.metadata[VERDICT] == "released"
+        assert raised.value.details.verdict == "released"
         row = await inference.row("req_1")
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.TIMED_OUT, False, "deadline_exceeded")
     assert (await upstream.entry(text))["aborted"]
@@ -179,11 +186,13 @@ async def test_a_stream_at_its_total_deadline_after_output_is_charged(upstream: 
             await inference.stream(streamed(text))
 
         row = await inference.row("req_1")
-    assert raised.value.metadata[VERDICT] == "charged"
+    assert raised.value.details.verdict == "charged"
     assert (row.outcome, row.charged, row.usage.source) == (Outcome.TIMED_OUT, True, UsageSource.ESTIMATED)
 
 
-async def test_a_caller_that_leaves_in_mid_stream_is_charged_exactly(inference: Inference, upstream: Upstream) -> None:
+async def test_a_caller_that_disconnects_during_a_stream_is_charged_exactly(
+    inference: Inference, upstream: Upstream
+) -> None:
     text = "leaver [[standin:slow token_ms=5]] [[standin:tokens count=40]]"
     call = inference.chat.StreamChatCompletion(streamed(text))
     await call.read()
@@ -198,7 +207,7 @@ async def test_a_caller_that_leaves_in_mid_stream_is_charged_exactly(inference: 
 
 
 @pytest.mark.parametrize("leaves_by", ["cancel", "deadline"])
-async def test_a_caller_that_leaves_before_its_answer_is_charged_exactly(
+async def test_a_caller_that_disconnects_before_its_answer_is_charged_exactly(
     inference: Inference, upstream: Upstream, leaves_by: str
 ) -> None:
     text = f"impatient {leaves_by} [[standin:slow headers_ms=400]]"
@@ -216,7 +225,7 @@ async def test_a_caller_that_leaves_before_its_answer_is_charged_exactly(
     assert (row.outcome, row.charged) == (Outcome.CLIENT_LEFT, True)
 
 
-async def test_a_shutdown_waits_for_what_leavers_left_behind(upstream: Upstream, tmp_path: Path) -> None:
+async def test_a_shutdown_waits_for_detached_requests(upstream: Upstream, tmp_path: Path) -> None:
     text = "shutdown [[standin:slow token_ms=5]] [[standin:tokens count=40]]"
     async with running(upstream.url, tmp_path) as inference:
         call = inference.chat.StreamChatCompletion(streamed(text))
@@ -229,9 +238,7 @@ async def test_a_shutdown_waits_for_what_leavers_left_behind(upstream: Upstream,
     assert_agrees(row, await upstream.entry(text))
 
 
-async def test_a_direct_caller_gets_a_row_of_its_own_that_counts_against_no_key(
-    inference: Inference, upstream: Upstream
-) -> None:
+async def test_a_direct_caller_gets_a_row_that_counts_against_no_key(inference: Inference, upstream: Upstream) -> None:
     asked = chat("direct")
 
     await inference.create(inference_pb2.CreateChatCompletionRequest(chat=asked))
@@ -245,9 +252,9 @@ async def test_a_direct_caller_gets_a_row_of_its_own_that_counts_against_no_key(
     )
 
 
-async def test_many_requests_at_once_each_have_their_own_row(inference: Inference, upstream: Upstream) -> None:
+async def test_concurrent_requests_each_have_their_own_row(inference: Inference, upstream: Upstream) -> None:
     def text(number: int) -> str:
-        return f"crowd [[standin:tokens count={number}]]"
+        return f"concurrent [[standin:tokens count={number}]]"
 
     numbers = range(1, 31)
     await asyncio.gather(
@@ -267,7 +274,7 @@ async def test_many_requests_at_once_each_have_their_own_row(inference: Inferenc
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_an_answer_whose_row_cannot_be_written_leaves_without_a_verdict_and_the_row_follows(
+async def test_an_answer_whose_row_cannot_be_written_has_no_verdict_and_the_row_follows(
     upstream: Upstream, tmp_path: Path, is_stream: bool
 ) -> None:
     async with running(upstream.url, tmp_path, ledger_wait_seconds=0.1) as inference:
@@ -283,19 +290,19 @@ async def test_an_answer_whose_row_cannot_be_written_leaves_without_a_verdict_an
         assert (await inference.row("req_1")).charged
 
 
-async def test_a_failure_whose_row_cannot_be_written_carries_no_verdict(upstream: Upstream, tmp_path: Path) -> None:
+async def test_a_failure_whose_row_cannot_be_written_has_no_verdict(upstream: Upstream, tmp_path: Path) -> None:
     async with running(upstream.url, tmp_path, ledger_wait_seconds=0.1) as inference:
         await inference.execute("ALTER TABLE usage_ledger RENAME TO away")
 
         with pytest.raises(Unavailable) as raised:
             await inference.create(whole("[[standin:503]]"))
 
-        assert VERDICT not in raised.value.metadata
+        assert raised.value.details.verdict is None
         await inference.execute("ALTER TABLE away RENAME TO usage_ledger")
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_full_house_of_unwritten_rows_refuses_before_groq_is_asked(
+async def test_too_many_unwritten_rows_refuse_requests_before_groq_is_called(
     upstream: Upstream, tmp_path: Path, is_stream: bool
 ) -> None:
     async with running(upstream.url, tmp_path, ledger_wait_seconds=0.05, ledger_rows_max=1) as inference:
@@ -306,12 +313,12 @@ async def test_a_full_house_of_unwritten_rows_refuses_before_groq_is_asked(
         with pytest.raises(Unavailable) as raised:
             await (inference.stream(streamed(text, "req_2")) if is_stream else inference.create(whole(text, "req_2")))
 
-        assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("ledger_unavailable", "released")
+        assert (raised.value.reason, raised.value.details.verdict) == ("ledger_unavailable", "released")
         assert await upstream.entries(text) == []
         await inference.execute("ALTER TABLE away RENAME TO usage_ledger")
 
 
-REFUSED_AT_THE_DOOR: dict[str, tuple[dict[str, Any], str]] = {
+REFUSED_CONTEXTS: dict[str, tuple[dict[str, Any], str]] = {
     "long id": ({"request_id": "r" * 65}, "request_id"),
     "NUL": ({"key_id": "k\0"}, "key_id"),
     "no day": ({"day": ""}, "day"),
@@ -319,20 +326,20 @@ REFUSED_AT_THE_DOOR: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED_AT_THE_DOOR)
-async def test_a_context_that_the_ledger_could_not_keep_is_refused(
+@pytest.mark.parametrize("case", REFUSED_CONTEXTS)
+async def test_a_context_that_the_ledger_cannot_store_is_refused(
     inference: Inference, upstream: Upstream, case: str
 ) -> None:
-    """A row that can never be written would keep all later rows from being written."""
-    changes, named = REFUSED_AT_THE_DOOR[case]
-    request = whole(f"door {case}")
+    """A row that can never be written would block all later rows."""
+    changes, named = REFUSED_CONTEXTS[case]
+    request = whole(f"refused {case}")
     for field, value in changes.items():
         setattr(request.context, field, value)
 
     with pytest.raises(InvalidRequest, match=named):
         await inference.create(request)
 
-    assert await upstream.entries(f"door {case}") == []
+    assert await upstream.entries(f"refused {case}") == []
 
 
 @pytest.mark.parametrize(
@@ -344,7 +351,7 @@ async def test_a_context_that_the_ledger_could_not_keep_is_refused(
         ("{", "extra_json"),
     ],
 )
-async def test_members_of_another_type_are_refused_by_name(inference: Inference, extra_json: str, named: str) -> None:
+async def test_members_of_a_wrong_type_are_refused_by_name(inference: Inference, extra_json: str, named: str) -> None:
     with pytest.raises(InvalidRequest, match=named):
         await inference.create(whole("x", model="", extra_json=extra_json))
 
@@ -355,10 +362,10 @@ async def test_a_request_without_messages_is_refused(inference: Inference) -> No
     with pytest.raises(InvalidRequest) as raised:
         await inference.create(request)
 
-    assert raised.value.metadata == {"param": "messages"}
+    assert raised.value.details == ErrorDetails(param="messages")
 
 
-async def test_members_that_are_null_are_absent_and_the_rpc_says_whether_it_streams(
+async def test_null_members_are_absent_and_the_rpc_decides_on_streaming(
     inference: Inference, upstream: Upstream
 ) -> None:
     nulls = '{"model": null, "stream_options": null, "stream": %s}'
@@ -386,7 +393,7 @@ async def test_the_usage_service_reads_what_was_written(inference: Inference) ->
     ]
 
 
-async def test_a_request_nobody_made_is_not_found_and_too_many_keys_are_refused(inference: Inference) -> None:
+async def test_an_unknown_request_is_not_found_and_too_many_keys_are_refused(inference: Inference) -> None:
     with pytest.raises(NotFound), rpc_errors(unavailable_reason="x"):
         await inference.usage.GetRequest(usage_pb2.GetRequestRequest(request_id="req_none"))
     with pytest.raises(InvalidRequest, match="expected 1 to 1,000"), rpc_errors(unavailable_reason="x"):
@@ -403,8 +410,8 @@ async def test_the_models_are_groqs_own(inference: Inference) -> None:
 @pytest.mark.parametrize(
     "marker", ["", "[[standin:unicode]]", "[[standin:reasoning tokens=3]]", "[[standin:tool_call]]"]
 )
-async def test_an_answer_as_json_is_the_typed_one(inference: Inference, marker: str) -> None:
-    """Gateways ask for JSON, other services for messages: neither may see what the other does not."""
+async def test_an_answer_as_json_equals_the_typed_one(inference: Inference, marker: str) -> None:
+    """Gateways request JSON, other services messages: both must receive the same content."""
     answers = []
     for number, wants_json in enumerate((False, True)):
         asked_whole = whole(f"json {marker}", f"req_{number}")
@@ -422,7 +429,7 @@ async def test_an_answer_as_json_is_the_typed_one(inference: Inference, marker: 
 
 
 def _timeless(text: bytes) -> dict[str, Any]:
-    """Return an answer without what differs from one to the next: ids and times."""
+    """Return an answer without the values that differ from one to the next: ids and times."""
     members: dict[str, Any] = msgspec.json.decode(text)
     for name in ("id", "created", "system_fingerprint"):
         members.pop(name, None)

@@ -1,4 +1,4 @@
-"""Groq's trouble stays behind inference: several keys, retries, fallbacks and bounds, against the real stand-in."""
+"""Inference handles Groq's failures: several keys, retries, fallbacks and limits, against the real stand-in."""
 
 import asyncio
 import uuid
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import NotFound, ServiceError, Throttled, Unavailable
+from services.common.errors import ErrorDetails, NotFound, ServiceError, Throttled, Unavailable
+from services.common.verdict import Verdict
 from services.inference.chat import Outcome
-from services.inference.requests.lifecycle import VERDICT
 from stack.inference.v1 import inference_pb2
 from tests.integration.groq_standin.standin_process import QWEN, started
 from tests.integration.inference_world import CHARGED, Inference, running, streamed, whole
@@ -22,7 +22,7 @@ __all__ = ["upstream"]
 
 @pytest.fixture
 def tag() -> str:
-    """Words that no other test's requests say."""
+    """Words that occur in no other test's requests."""
     return uuid.uuid4().hex
 
 
@@ -34,14 +34,14 @@ async def inference(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Inferen
 
 
 @pytest.fixture(scope="module")
-def choosy_url() -> Iterator[str]:
+def one_key_url() -> Iterator[str]:
     """A stand-in that knows only one of the keys."""
     with started("--api-key", "gsk_other") as (_, url):
         yield url
 
 
 async def ask(inference: Inference, text: str, request_id: str = "req_1", *, is_stream: bool = False) -> Any:
-    """Ask, streamed or not, and return the verdict."""
+    """Send a request, streamed or not, and return the verdict."""
     if is_stream:
         return (await inference.stream(streamed(text, request_id)))[-1].verdict
     return (await inference.create(whole(text, request_id))).verdict
@@ -49,7 +49,7 @@ async def ask(inference: Inference, text: str, request_id: str = "req_1", *, is_
 
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("mode", ["503", "500", "498", "502-html", "reset"])
-async def test_trouble_before_output_is_tried_again_and_charged_once(
+async def test_a_failure_before_output_is_retried_and_charged_once(
     inference: Inference, upstream: Upstream, tag: str, mode: str, is_stream: bool
 ) -> None:
     text = f"{tag} [[standin:flaky times=2 status={mode} id={tag}]]"
@@ -64,7 +64,7 @@ async def test_trouble_before_output_is_tried_again_and_charged_once(
 
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("mode", ["400", "404", "413", "tool_use_failed"])
-async def test_a_request_that_groq_refuses_is_asked_once(
+async def test_a_request_that_groq_refuses_is_sent_once(
     inference: Inference, upstream: Upstream, tag: str, mode: str, is_stream: bool
 ) -> None:
     text = f"{tag} [[standin:{mode}]]"
@@ -77,7 +77,7 @@ async def test_a_request_that_groq_refuses_is_asked_once(
 
 
 @pytest.mark.parametrize("mode", ["cut after=1", "reset_stream after=1", "error_event after=0 status=503"])
-async def test_nothing_is_asked_again_once_an_event_has_left(
+async def test_nothing_is_retried_once_an_event_was_sent(
     inference: Inference, upstream: Upstream, tag: str, mode: str
 ) -> None:
     text = f"{tag} [[standin:{mode}]]"
@@ -89,7 +89,7 @@ async def test_nothing_is_asked_again_once_an_event_has_left(
 
 
 @pytest.mark.parametrize("status", ["429", "429-day"])
-async def test_a_limited_key_gives_way_to_the_next_and_is_left_alone(
+async def test_a_limited_key_is_replaced_by_the_next_and_not_called(
     inference: Inference, upstream: Upstream, tag: str, status: str
 ) -> None:
     text = f"{tag} [[standin:flaky times=1 status={status} id={tag}]]"
@@ -104,7 +104,7 @@ async def test_a_limited_key_gives_way_to_the_next_and_is_left_alone(
     assert [(await inference.row(f"req_{number}")).attempts for number in range(3)] == [2, 1, 1]
 
 
-async def test_with_every_key_limited_groq_is_not_asked_and_the_caller_is_told_when(
+async def test_with_every_key_limited_groq_is_not_called_and_the_caller_gets_retry_after(
     inference: Inference, upstream: Upstream, tag: str
 ) -> None:
     with pytest.raises(Unavailable):
@@ -113,8 +113,8 @@ async def test_with_every_key_limited_groq_is_not_asked_and_the_caller_is_told_w
     with pytest.raises(Unavailable) as raised:
         await ask(inference, tag)
 
-    assert (raised.value.reason, raised.value.metadata["retry_after_seconds"]) == ("upstream_unavailable", "60")
-    assert raised.value.metadata[VERDICT] == "released"
+    assert (raised.value.reason, raised.value.details.retry_after_seconds) == ("upstream_unavailable", 60)
+    assert raised.value.details.verdict == "released"
     assert await upstream.entries(tag) == []
     assert ((await inference.row("req_0")).attempts, (await inference.row("req_1")).attempts) == (2, 0)
     answer = await inference.create(whole(f"{tag} other", "req_2", model=QWEN))
@@ -130,8 +130,8 @@ async def test_a_short_limit_of_the_only_key_is_waited_for(upstream: Upstream, t
     assert (first["status"], second["status"]) == (429, 200)
 
 
-async def test_a_key_that_groq_does_not_know_is_passed_over(choosy_url: str, tmp_path: Path) -> None:
-    async with running(choosy_url, tmp_path, keys=("gsk_wrong", "gsk_other")) as inference:
+async def test_a_key_that_groq_rejects_is_skipped(one_key_url: str, tmp_path: Path) -> None:
+    async with running(one_key_url, tmp_path, keys=("gsk_wrong", "gsk_other")) as inference:
         for number in range(4):
             assert await ask(inference, "hello", f"req_{number}") == CHARGED
 
@@ -139,15 +139,15 @@ async def test_a_key_that_groq_does_not_know_is_passed_over(choosy_url: str, tmp
         assert (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models
 
 
-async def test_with_no_key_that_groq_knows_it_is_the_operators_trouble(choosy_url: str, tmp_path: Path) -> None:
-    async with running(choosy_url, tmp_path, keys=("gsk_wrong", "gsk_false")) as inference:
+async def test_with_every_key_rejected_the_request_is_an_operator_error(one_key_url: str, tmp_path: Path) -> None:
+    async with running(one_key_url, tmp_path, keys=("gsk_wrong", "gsk_false")) as inference:
         with pytest.raises(Unavailable) as raised:
             await ask(inference, "hello")
 
     assert raised.value.reason == "upstream_misconfigured"
 
 
-async def test_a_fallback_answers_and_the_row_says_which(upstream: Upstream, tmp_path: Path, tag: str) -> None:
+async def test_a_fallback_answers_and_the_row_names_it(upstream: Upstream, tmp_path: Path, tag: str) -> None:
     text = f"{tag} [[standin:flaky times=1 status=429-day id={tag}]]"
     async with running(upstream.url, tmp_path, fallbacks={OSS: [QWEN]}) as inference:
         answer = await inference.create(whole(text, model="llama-3.1-8b-instant"))
@@ -157,11 +157,11 @@ async def test_a_fallback_answers_and_the_row_says_which(upstream: Upstream, tmp
 
     assert (row.model, row.upstream_model, row.attempts, row.charged) == ("llama-3.1-8b-instant", QWEN, 2, True)
     assert answer.completion.model == "llama-3.1-8b-instant"
-    assert (second.upstream_model, second.attempts) == (QWEN, 1), "the first model is known to be out"
+    assert (second.upstream_model, second.attempts) == (QWEN, 1), "the first model is known to be limited"
     assert [entry["model"] for entry in await upstream.entries(text)] == [OSS, QWEN, QWEN]
 
 
-async def test_a_model_that_is_not_allowed_is_not_found_before_groq_is_asked(
+async def test_a_model_that_is_not_allowed_is_not_found_without_calling_groq(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
     async with running(upstream.url, tmp_path, allowed=("qwen/*",)) as inference:
@@ -170,7 +170,7 @@ async def test_a_model_that_is_not_allowed_is_not_found_before_groq_is_asked(
         listed = (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models
 
         assert raised.value.reason == "model_not_found"
-        assert raised.value.metadata["code"] == "model_not_found"
+        assert raised.value.details.code == "model_not_found"
         assert await upstream.entries(tag) == []
         row = await inference.row("req_1")
     assert (row.outcome, row.charged, row.attempts) == (Outcome.REFUSED, False, 0)
@@ -178,13 +178,13 @@ async def test_a_model_that_is_not_allowed_is_not_found_before_groq_is_asked(
     assert all(model.id.startswith("qwen/") for model in listed)
 
 
-async def test_aliases_are_listed_with_what_is_known_of_their_models(inference: Inference) -> None:
+async def test_aliases_are_listed_with_the_data_of_their_models(inference: Inference) -> None:
     models = {model.id: model for model in (await inference.chat.ListModels(inference_pb2.ListModelsRequest())).models}
 
     assert models["llama-3.1-8b-instant"].context_window == models[OSS].context_window > 0
 
 
-async def test_an_account_beyond_its_limit_is_throttled_and_pays_nothing(
+async def test_an_account_beyond_its_limit_is_rate_limited_and_not_charged(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
     text = f"{tag} [[standin:slow headers_ms=300]]"
@@ -199,12 +199,12 @@ async def test_an_account_beyond_its_limit_is_throttled_and_pays_nothing(
         assert await first == CHARGED
         row = await inference.row("req_2")
     assert raised.value.reason == "concurrency_limit_exceeded"
-    assert raised.value.metadata == {"retry_after_seconds": "1", VERDICT: "released"}
+    assert raised.value.details == ErrorDetails(retry_after_seconds=1, verdict=Verdict.RELEASED)
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.REFUSED, False, "concurrency_limit_exceeded")
     assert len(await upstream.entries(text)) == 1
 
 
-async def test_a_full_house_is_unavailable_after_a_short_wait_and_a_burst_is_not(
+async def test_at_the_total_limit_requests_wait_shortly_and_are_then_unavailable(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
     async with running(upstream.url, tmp_path, calls_max=1, queue_seconds=10) as inference:
@@ -219,10 +219,10 @@ async def test_a_full_house_is_unavailable_after_a_short_wait_and_a_burst_is_not
         with pytest.raises(Unavailable) as raised:
             await ask(inference, text, "req_b", is_stream=True)
         assert await first == CHARGED
-    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("overloaded", "released")
+    assert (raised.value.reason, raised.value.details.verdict) == ("overloaded", "released")
 
 
-async def test_a_groq_that_is_away_breaks_the_circuit_and_is_left_alone(tmp_path: Path) -> None:
+async def test_an_unavailable_groq_opens_the_circuit_and_is_not_called(tmp_path: Path) -> None:
     with dead_address() as url:
         async with running(url, tmp_path, attempts_max=1) as inference:
             for number in range(12):
@@ -239,7 +239,7 @@ TOO_LARGE = (
 )
 
 
-async def test_a_request_that_is_too_large_for_the_minute_closes_the_key_for_no_smaller_one(tmp_path: Path) -> None:
+async def test_a_request_too_large_for_the_minute_does_not_block_the_key_for_smaller_ones(tmp_path: Path) -> None:
     limited = json_answer(
         {"error": {"message": TOO_LARGE, "type": "tokens", "code": "rate_limit_exceeded"}},
         status="429 Too Many Requests",
@@ -261,6 +261,6 @@ async def test_a_request_that_is_too_large_for_the_minute_closes_the_key_for_no_
             await inference.create(large)
         row = await inference.row("req_again")
 
-    assert (raised.value.reason, raised.value.metadata[VERDICT]) == ("upstream_unavailable", "released")
+    assert (raised.value.reason, raised.value.details.verdict) == ("upstream_unavailable", "released")
     assert reply.verdict == CHARGED
     assert (len(upstream.bodies), row.attempts) == (2, 0), "the large one waits for its time"

@@ -1,4 +1,4 @@
-"""UsageService over real gRPC: pages of requests and last uses, and what is refused before any database is asked."""
+"""UsageService over real gRPC: pages of requests, last uses, and what is refused without a query."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -35,7 +35,7 @@ async def _listed(inference: Inference, **wanted: Any) -> list[str]:
         return [record.request_id for record in (await inference.usage.ListRequests(request)).records]
 
 
-async def test_requests_are_listed_newest_first_a_hundred_unless_told_otherwise(inference: Inference) -> None:
+async def test_requests_are_listed_newest_first_a_hundred_by_default(inference: Inference) -> None:
     await inference.store.insert(rows(120, start=100))
     newest_first = [f"req_{number}" for number in reversed(range(100, 220))]
 
@@ -44,7 +44,7 @@ async def test_requests_are_listed_newest_first_a_hundred_unless_told_otherwise(
     assert await _listed(inference, page_size=2, before="req_150") == ["req_149", "req_148"]
 
 
-async def test_a_listed_record_is_what_get_request_tells(inference: Inference) -> None:
+async def test_a_listed_record_equals_that_of_get_request(inference: Inference) -> None:
     await inference.store.insert([replace(ROW, outcome=Outcome.CUT)])
 
     (listed,) = (await inference.usage.ListRequests(usage_pb2.ListRequestsRequest(account_id="acc_1"))).records
@@ -55,7 +55,7 @@ async def test_a_listed_record_is_what_get_request_tells(inference: Inference) -
     assert await _listed(inference, outcome="answered") == []
 
 
-async def test_last_uses_come_in_order_and_are_absent_for_keys_that_were_never_used(inference: Inference) -> None:
+async def test_last_uses_come_in_order_and_are_absent_for_unused_keys(inference: Inference) -> None:
     await inference.store.insert([ROW])
 
     asked = usage_pb2.ListLastUsesRequest(key_ids=["key_2", "key_1"])
@@ -116,7 +116,7 @@ async def test_last_uses_come_in_order_and_are_absent_for_keys_that_were_never_u
         ),
     ],
 )
-async def test_what_no_database_can_be_asked_for_is_refused_by_name_and_looks_like_no_outage(
+async def test_values_that_no_database_accepts_are_refused_by_name_and_not_reported_as_an_outage(
     inference: Inference, method: str, request_: Any, field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused, rpc_errors(unavailable_reason="inference_unavailable"):
@@ -125,7 +125,7 @@ async def test_what_no_database_can_be_asked_for_is_refused_by_name_and_looks_li
     assert len(refused.value.message) < 300
 
 
-async def test_sql_in_an_id_is_an_id_that_nobody_has(inference: Inference) -> None:
+async def test_sql_in_an_id_is_an_unknown_id(inference: Inference) -> None:
     await inference.store.insert([ROW])
 
     assert await _listed(inference, account_id=_INJECTION) == []
@@ -136,7 +136,7 @@ async def test_sql_in_an_id_is_an_id_that_nobody_has(inference: Inference) -> No
     assert await _listed(inference) == [ROW.request_id]
 
 
-async def test_a_key_that_may_not_ask_for_a_model_is_refused_with_a_row_that_is_not_charged(
+async def test_a_key_that_may_not_use_a_model_is_refused_with_a_row_that_is_not_charged(
     inference: Inference,
 ) -> None:
     where = context()
@@ -144,7 +144,7 @@ async def test_a_key_that_may_not_ask_for_a_model_is_refused_with_a_row_that_is_
     request = inference_pb2.CreateChatCompletionRequest(context=where, chat=chat("hi", model=""))
     with pytest.raises(PermissionDenied) as refused:
         await inference.create(request)
-    assert (refused.value.reason, refused.value.metadata["verdict"]) == ("model_not_allowed", "released")
+    assert (refused.value.reason, refused.value.details.verdict) == ("model_not_allowed", "released")
     assert "llama-3.1-8b-instant" in refused.value.message
     row = await inference.row("req_1")
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.REFUSED, False, "model_not_allowed")

@@ -1,4 +1,4 @@
-"""The SQL ledger keeps the contract on both databases, and so do its migrations and its one-process rule."""
+"""The SQL ledger keeps the contract on both databases; so do its migrations and its rule of one process per file."""
 
 import asyncio
 import re
@@ -55,7 +55,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
-async def test_the_migrations_make_the_tables_that_the_code_expects(url: str) -> None:
+async def test_the_migrations_create_the_tables_that_the_code_expects(url: str) -> None:
     def compare(connection: Connection) -> list[object]:
         options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
@@ -64,7 +64,7 @@ async def test_the_migrations_make_the_tables_that_the_code_expects(url: str) ->
         assert await connection.run_sync(compare) == []
 
 
-async def test_migrations_go_down_and_up_again_and_keep_the_rows_for_as_long_as_there_is_a_table(url: str) -> None:
+async def test_migrations_go_down_and_up_again_and_keep_the_rows_while_their_table_exists(url: str) -> None:
     def indexes(connection: Connection) -> set[str | None]:
         return {index["name"] for index in inspect(connection).get_indexes("usage_ledger")}
 
@@ -98,7 +98,7 @@ async def _migrated(engine: AsyncEngine, move: Callable[[Config, str], None], re
 
 
 async def _plan(url: str, query: Select[Any]) -> str:
-    """Return how the database would answer. Of few rows Postgres would scan all, so that is forbidden to it."""
+    """Return the query plan. With few rows Postgres would scan all, so scans are disabled."""
     async with _opened(url) as engine, engine.connect() as connection:
         text = str(query.compile(engine.sync_engine, compile_kwargs={"literal_binds": True}))
         explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
@@ -119,7 +119,7 @@ _PAGE = RequestsPage(account_id="acc_1", rows_max=10, before="req_9")
         pytest.param(queries.last_uses(["key_1"]), id="a last use"),
     ],
 )
-async def test_pages_and_last_uses_walk_down_an_index_and_neither_scan_nor_sort(url: str, query: Select[Any]) -> None:
+async def test_pages_and_last_uses_are_read_from_an_index_without_scan_or_sort(url: str, query: Select[Any]) -> None:
     plan = await _plan(url, query)
     assert "ix_usage_ledger" in plan or "sqlite_autoindex" in plan
     for slow in ("SCAN usage_ledger", "SCAN last_row", "TEMP B-TREE", "Seq Scan", "Sort"):
@@ -127,8 +127,8 @@ async def test_pages_and_last_uses_walk_down_an_index_and_neither_scan_nor_sort(
 
 
 @pytest.mark.parametrize("key_id", ["", "key_1"], ids=["an account", "a key"])
-async def test_adding_up_days_reads_an_index_alone_and_no_row(url: str, key_id: str) -> None:
-    """Among ten million rows thirty days took 35 ms while each of 500 rows was read where it lies, and 1.1 ms so."""
+async def test_daily_sums_are_computed_from_an_index_alone(url: str, key_id: str) -> None:
+    """With ten million rows, thirty days took 35 ms when each of 500 rows was fetched, and 1.1 ms from the index."""
     plan = await _plan(url, queries.summary(key_id, "acc_1", "2026-07-01", "2026-07-30"))
     assert re.search(r"(COVERING INDEX|Index Only Scan( Backward)? using) ix_usage_ledger_account_usage", plan), plan
 
@@ -159,7 +159,7 @@ async def test_a_second_process_on_the_same_sqlite_file_is_refused(tmp_path: Pat
         pass
 
 
-async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
+async def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     async with _opened(url) as engine, _store(engine, url) as store:
         async with engine.begin() as connection:
@@ -172,7 +172,7 @@ async def test_a_database_that_is_away_is_unavailable(tmp_path: Path) -> None:
             assert "usage_ledger" not in raised.value.message
 
 
-async def test_a_group_is_committed_whole_or_not_at_all(url: str) -> None:
+async def test_a_group_is_committed_completely_or_not_at_all(url: str) -> None:
     broken = replace(ROW, request_id="req_broken", account_id=None)  # type: ignore[arg-type]
     async with _opened(url) as engine, _store(engine, url) as store:
         with pytest.raises(InternalError):

@@ -1,4 +1,4 @@
-"""Logs that are rotated under a program that writes."""
+"""Logs that are rotated while their program writes."""
 
 import asyncio
 import contextlib
@@ -32,11 +32,11 @@ async def test_a_log_stays_small_while_its_program_writes_and_keeps_the_latest_l
     rotating.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await rotating
-    assert largest < _LINES * 10 / 2, "half of what was written in all"
+    assert largest < _LINES * 10 / 2, "half of all that was written"
     assert _names(tmp_path) == {"writer.log", "writer.log.1"}
     lines = (log.with_suffix(".log.1").read_text() + log.read_text()).splitlines()
     kept = [int(line) for line in lines if len(line) == 9]
-    assert len(lines) - len(kept) <= 2, "nothing is broken but what was written at the moment of the rotation"
+    assert len(lines) - len(kept) <= 2, "only lines written at the moment of the rotation are broken"
     assert kept[-1] == _LINES - 1
     assert kept == sorted(set(kept))
     assert len(kept) * 10 > _BYTES_MAX

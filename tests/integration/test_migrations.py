@@ -1,4 +1,4 @@
-"""Migrations go up, down and up again on both databases, and lose no row of the tables that stay."""
+"""Migrations go up, down and up again on both databases, and lose no row of the remaining tables."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ from tests.backends import fresh_database
 
 @dataclass(frozen=True)
 class Schema:
-    """A service's tables and where its migrations are."""
+    """A service's tables and the folder of its migrations."""
 
     migrations: Path
     version_table: str
     metadata: MetaData
 
     def config(self, connection: Connection) -> Config:
-        """Return what Alembic is told."""
+        """Return Alembic's configuration."""
         config = Config()
         config.set_main_option("script_location", str(self.migrations))
         config.set_main_option("path_separator", "os")
@@ -40,7 +40,7 @@ class Schema:
         return config
 
     def differences(self, connection: Connection) -> list[object]:
-        """Return how the database differs from what the code expects."""
+        """Return the differences between the database and what the code expects."""
         options = {"version_table": self.version_table, "compare_type": True}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), self.metadata))
 
@@ -51,7 +51,7 @@ LEDGER = Schema(inference.MIGRATIONS, inference.VERSION_TABLE, inference_tables.
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
-    """Give the URLs of two empty databases."""
+    """Yield the URLs of two empty databases."""
     if request.param == "sqlite":
         yield [f"sqlite:///{tmp_path}/{name}.db" for name in ("auth", "ledger")]
         return
@@ -81,7 +81,7 @@ async def _differences(engine: AsyncEngine, schema: Schema) -> list[object]:
         return await connection.run_sync(schema.differences)
 
 
-async def test_down_and_up_again_leaves_the_schema_whole_and_keeps_every_account_key_and_request(
+async def test_down_and_up_again_restores_the_schema_and_keeps_every_account_key_and_request(
     urls: list[str],
 ) -> None:
     for url, schema in zip(urls, (AUTH, LEDGER), strict=True):
@@ -113,7 +113,7 @@ async def test_down_and_up_again_leaves_the_schema_whole_and_keeps_every_account
             assert await _differences(engine, schema) == []
 
 
-async def test_what_people_left_does_not_stand_in_the_way_of_a_downgrade(urls: list[str]) -> None:
+async def test_user_data_does_not_prevent_a_downgrade(urls: list[str]) -> None:
     await database.migrate(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table)
     async with database.open_database(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table) as engine:
         async with engine.begin() as connection:
@@ -126,8 +126,8 @@ async def test_what_people_left_does_not_stand_in_the_way_of_a_downgrade(urls: l
     assert ("team", 5000, None) in rows
 
 
-async def test_addresses_of_accounts_that_were_there_are_written_as_new_ones_are(urls: list[str]) -> None:
-    """Nobody is locked out by the form in which addresses are compared from now on."""
+async def test_addresses_of_existing_accounts_are_normalised_like_new_ones(urls: list[str]) -> None:
+    """The new form for comparing addresses locks no user out."""
     await database.migrate(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table)
     async with database.open_database(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table) as engine:
         await _move(engine, AUTH, "0002")
@@ -168,7 +168,7 @@ async def test_addresses_of_accounts_that_were_there_are_written_as_new_ones_are
 
 
 @pytest.mark.parametrize("schema", [AUTH, LEDGER], ids=["auth", "ledger"])
-async def test_siblings_that_start_together_on_a_new_sqlite_file_make_its_schema_once(
+async def test_processes_that_start_together_on_a_new_sqlite_file_create_its_schema_once(
     tmp_path: Path, schema: Schema
 ) -> None:
     async def start(url: str) -> list[object]:
@@ -180,6 +180,6 @@ async def test_siblings_that_start_together_on_a_new_sqlite_file_make_its_schema
         ):
             return await connection.run_sync(schema.differences)
 
-    for file in range(6):  # One file was too few to meet a sibling just when the file changes its mode.
+    for file in range(6):  # One file was too few to meet another process just when the file changes its mode.
         url = f"sqlite:///{tmp_path}/new{file}.db"
         assert await asyncio.gather(*(start(url) for _ in range(8))) == [[]] * 8

@@ -1,4 +1,4 @@
-"""The four services over mTLS, as in a cluster: certificates of their own, on ports, with health beside them."""
+"""The four services over mTLS, as in a cluster: separate certificates and ports, each with a health port."""
 
 import contextlib
 import itertools
@@ -62,7 +62,7 @@ _RPCS = [
 
 
 class Secured(Stack):
-    """A stack whose services speak mTLS on ports of the loopback address."""
+    """A stack whose services use mTLS on ports of the loopback address."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, gateways=1, environment={"STACK_ADMIN_TOKEN": _TOKEN})
@@ -80,7 +80,7 @@ class Secured(Stack):
         return open_channel(self.targets[server], self.callers[caller].certificates, service=server)
 
     def stackctl(self, *arguments: str) -> str:
-        """Run a command as an operator would, and return what it wrote."""
+        """Run a command as an operator would, and return its output."""
         environment = bare_environment() | self.environment | self.callers["stackctl"].environment
         done = run_module("services.cli", *arguments, environment=environment)
         assert done.returncode == 0, done.stderr
@@ -107,7 +107,7 @@ def secured() -> Iterator[Secured]:
 
 
 def _free_pair() -> int:
-    """Return a port whose health port is free as well."""
+    """Return a port whose health port is available as well."""
     while True:
         port = free_port()
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + health.PORT_OFFSET)):
@@ -115,7 +115,7 @@ def _free_pair() -> int:
 
 
 async def _outcome(channel: aio.Channel, service: str, method: Any, *metadata: tuple[str, str]) -> str:
-    """Call a method with an empty request and return the reason of what went wrong; empty when nothing did."""
+    """Call a method with an empty request and return the reason of its failure; empty when it succeeds."""
     path, empty = f"/{service}/{method.name}", Empty().SerializeToString()
     kind = channel.unary_stream if method.server_streaming else channel.unary_unary
     call: Any = kind(path, bytes, bytes)(empty, timeout=5, metadata=metadata)
@@ -139,8 +139,8 @@ async def test_a_chat_is_answered_counted_and_settled_over_mtls(secured: Secured
 
 
 @pytest.mark.parametrize("caller", _NAMES)
-async def test_every_rpc_is_refused_to_every_identity_that_it_does_not_expect(secured: Secured, caller: str) -> None:
-    """The admin token is shown each time: with it alone, who took over a gateway could make keys."""
+async def test_every_rpc_is_refused_to_every_unexpected_identity(secured: Secured, caller: str) -> None:
+    """The admin token is sent each time: with it alone, a compromised gateway could create keys."""
     wrong = []
     for server, rpcs in itertools.groupby(_RPCS, key=lambda rpc: rpc[0]):
         async with secured.channel(caller, server) as channel:
@@ -156,14 +156,14 @@ async def test_every_rpc_is_refused_to_every_identity_that_it_does_not_expect(se
 async def test_no_rpc_of_any_port_is_reached_without_a_certificate(
     secured: Secured, server: str, tmp_path: Path
 ) -> None:
-    stranger = Issued(tmp_path, "gateway").issue(trustme.CA(), secured.authority)
+    other = Issued(tmp_path, "gateway").issue(trustme.CA(), secured.authority)
     roots = grpc.ssl_channel_credentials(secured.authority.cert_pem.bytes())
     named = [("grpc.ssl_target_name_override", identity(server))]
     outcomes = set()
     for channel in (
         open_channel(secured.targets[server]),
         aio.secure_channel(secured.targets[server], roots, named),
-        open_channel(secured.targets[server], stranger.certificates, service=server),
+        open_channel(secured.targets[server], other.certificates, service=server),
     ):
         async with channel:
             rpcs = [rpc for rpc in _RPCS if rpc[0] == server][:3]
@@ -182,7 +182,7 @@ async def test_the_plaintext_port_answers_health_and_nothing_else(secured: Secur
                 await call(b"", timeout=5)
 
 
-async def test_an_operator_must_show_the_token_besides_the_certificate(secured: Secured) -> None:
+async def test_an_operator_needs_the_token_and_the_certificate(secured: Secured) -> None:
     async with secured.channel("stackctl", "auth") as channel:
         for _, service, method in _RPCS:
             if _EXPECTED[service.rpartition(".")[2]] == {"stackctl"}:
@@ -200,17 +200,15 @@ async def test_an_operator_must_show_the_token_besides_the_certificate(secured: 
         ),
     ],
 )
-def test_stackctl_says_what_is_wrong_with_its_certificate(
-    secured: Secured, files: dict[str, str], sentence: str
-) -> None:
+def test_stackctl_reports_the_fault_of_its_certificate(secured: Secured, files: dict[str, str], sentence: str) -> None:
     environment = bare_environment() | secured.environment | secured.callers["stackctl"].environment | files
     done = run_module("services.cli", "accounts", "list", environment=environment)
     assert done.returncode in (1, 3)
     assert sentence in done.stderr
 
 
-def test_callers_that_connect_at_the_same_time_are_all_served(secured: Secured) -> None:
-    """Handshakes used to take what others were using from under them, and the process ended with SIGSEGV."""
+def test_concurrently_connecting_callers_are_all_served(secured: Secured) -> None:
+    """Concurrent handshakes used to free memory in use by others, and the process ended with SIGSEGV."""
     host, _, port = secured.targets["auth"].rpartition(":")
     files = secured.callers["gateway"].files
     context = ssl.create_default_context(cafile=str(files.authorities))
@@ -226,8 +224,8 @@ def test_callers_that_connect_at_the_same_time_are_all_served(secured: Secured) 
         assert len(list(threads.map(connect, range(3_000)))) == 3_000
 
 
-async def test_certificates_renewed_in_the_middle_of_traffic_cost_no_request(secured: Secured) -> None:
-    """Every file of every service is replaced, the authority too; the old certificates are worth nothing after it."""
+async def test_certificates_renewed_during_traffic_cost_no_request(secured: Secured) -> None:
+    """Every file of every service is replaced, including the authority; the old certificates are invalid after it."""
     # A fast machine makes more than a thousand requests in that time.
     unlimited = ("--daily-limit", "1000000")
     secret = secured.stackctl("keys", "create", "--email", EMAIL, "--name", "renewal", *unlimited).split()
@@ -243,7 +241,7 @@ async def test_certificates_renewed_in_the_middle_of_traffic_cost_no_request(sec
         for step in steps:
             for issued in secured.callers.values():
                 step(issued)
-            # The files are looked at once a second; nobody rotates faster than that.
+            # The files are checked once a second; real rotations are slower than that.
             ends = time.monotonic() + 2.5
             while time.monotonic() < ends:
                 answer = await client.post("/v1/chat/completions", json=say("hello"), timeout=20)

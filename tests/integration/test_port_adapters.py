@@ -1,4 +1,4 @@
-"""Contract of the gateway's ports: it holds for the gRPC adapters and for the local ones alike.
+"""Contract of the gateway's ports; it applies to the gRPC adapters and to the local ones.
 
 The domain objects are scripted. Each test runs over both adapters, the gRPC one with a real server and channel.
 """
@@ -16,7 +16,7 @@ from grpc import aio
 from services.auth.keys.model import Denial, Key, KeyId, KeyVerifier, Verification
 from services.auth.rpc import AuthService
 from services.auth.watch.feed import Change, ChangeFeed, Event
-from services.common.errors import InternalError, InvalidRequest, ServiceError, Unavailable
+from services.common.errors import ErrorDetails, InternalError, InvalidRequest, ServiceError, Unavailable
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.runtime.clock import SystemClock, utc_now
@@ -80,7 +80,7 @@ async def _soon(work: Any) -> Any:
 
 @dataclass
 class ScriptedHolds:
-    """Stands in for `Holds`: gives the outcomes of a test, raises its error, or never returns."""
+    """Stands in for `Holds`: returns the outcomes of a test, raises its error, or never returns."""
 
     outcomes: Sequence[Any] = ()
     error: Exception | None = None
@@ -162,7 +162,7 @@ async def test_an_error_of_quota_arrives_with_its_reason(adapter: str) -> None:
 
 
 @ADAPTERS
-async def test_a_defect_of_quota_is_an_internal_error_without_its_text(adapter: str) -> None:
+async def test_an_unexpected_error_of_quota_is_an_internal_error_without_its_text(adapter: str) -> None:
     async with _quota(adapter, ScriptedHolds(error=ValueError("a secret"))) as quota:
         with pytest.raises(InternalError) as raised:
             await quota.reserve([ReserveItem("req_1", _PRINCIPAL)])
@@ -170,7 +170,7 @@ async def test_a_defect_of_quota_is_an_internal_error_without_its_text(adapter: 
 
 
 @ADAPTERS
-async def test_a_client_that_leaves_does_not_withdraw_the_reserves_of_others(adapter: str) -> None:
+async def test_a_client_that_disconnects_does_not_withdraw_the_reserves_of_others(adapter: str) -> None:
     holds = ScriptedHolds([Held(_STATUS, 1.0), Held(_STATUS, 1.0)])
     async with _quota(adapter, holds) as batches:
         quota = BatchedQuota(batches)
@@ -184,7 +184,7 @@ async def test_a_client_that_leaves_does_not_withdraw_the_reserves_of_others(ada
 
 
 @ADAPTERS
-async def test_a_hold_whose_client_left_during_its_reserve_is_released(adapter: str) -> None:
+async def test_a_hold_whose_client_disconnected_during_its_reserve_is_released(adapter: str) -> None:
     holds = ScriptedHolds([Held(_STATUS, 1.0)])
     async with _quota(adapter, holds) as batches:
         quota = BatchedQuota(batches)
@@ -202,7 +202,7 @@ async def test_a_hold_whose_client_left_during_its_reserve_is_released(adapter: 
 
 @dataclass
 class ScriptedCompletions:
-    """Stands in for `Completions`: gives the parts of a test, raises an exception among them, or waits at the end."""
+    """Stands in for `Completions`: yields the parts of a test, raises an exception among them, or waits at the end."""
 
     parts: Sequence[Any] = ()
     waits: bool = False
@@ -314,7 +314,7 @@ async def test_both_adapters_pass_the_same_call_to_inference(body: bytes) -> Non
 
 
 def _json(members: JSONObject) -> Any:
-    """Return what Groq gets; some members are raw JSON."""
+    """Return the request that Groq receives; some members are raw JSON."""
     return msgspec.json.decode(msgspec.json.encode(members))
 
 
@@ -332,20 +332,22 @@ async def test_an_answer_arrives_with_its_verdict(adapter: str) -> None:
 @ADAPTERS
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_error_arrives_with_its_verdict_and_facts(adapter: str, is_stream: bool) -> None:
-    error = InvalidRequest("No.", reason="refused", metadata={"param": "model", "verdict": Verdict.RELEASED})
+    error = InvalidRequest("No.", reason="refused", details=ErrorDetails(param="model", verdict=Verdict.RELEASED))
     parts = [[b'{"id":"1"}'], error] if is_stream else [error]
     received: list[Any] = []
     async with _inference(adapter, ScriptedCompletions(parts)) as inference:
         with pytest.raises(InvalidRequest) as raised:
             await _ask(inference, received, is_stream=is_stream)
     assert (raised.value.message, raised.value.reason) == ("No.", "refused")
-    assert raised.value.metadata == {"param": "model", "verdict": "released"}
+    assert raised.value.details == error.details
     assert received == ([[b'{"id":"1"}']] if is_stream else [])
 
 
 @ADAPTERS
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_defect_of_inference_is_an_internal_error_without_its_text(adapter: str, is_stream: bool) -> None:
+async def test_an_unexpected_error_of_inference_is_an_internal_error_without_its_text(
+    adapter: str, is_stream: bool
+) -> None:
     async with _inference(adapter, ScriptedCompletions([ValueError("a secret")])) as inference:
         with pytest.raises(InternalError) as raised:
             await _ask(inference, [], is_stream=is_stream)
@@ -353,7 +355,7 @@ async def test_a_defect_of_inference_is_an_internal_error_without_its_text(adapt
 
 
 @ADAPTERS
-async def test_events_that_arrived_together_arrive_together_and_the_verdict_last(adapter: str) -> None:
+async def test_events_that_arrive_together_are_delivered_together_and_the_verdict_last(adapter: str) -> None:
     parts = [[b'{"a":1}', b'{"b":2}'], [b'{"c":3}'], Verdict.CHARGED]
     async with _inference(adapter, ScriptedCompletions(parts)) as inference:
         received = [part async for part in inference.stream(_HOLD, _CHAT)]
@@ -473,7 +475,7 @@ def _key(**changes: Any) -> Key:
 
 
 @ADAPTERS
-async def test_a_key_is_authenticated_with_all_that_it_may_do(adapter: str) -> None:
+async def test_a_key_is_authenticated_with_all_of_its_permissions(adapter: str) -> None:
     expires_at = utc_now(SystemClock()).replace(microsecond=250_000)
     async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, models=("a", "b*")))) as auth:
         found = await auth.authenticate("sk_stk_1")
@@ -518,7 +520,7 @@ async def test_changes_of_keys_are_watched_until_the_watch_is_closed(adapter: st
 
 
 @ADAPTERS
-async def test_a_watch_that_breaks_raises(adapter: str) -> None:
+async def test_a_broken_watch_raises(adapter: str) -> None:
     feed = ScriptedFeed(Event(4), Unavailable("The database is away.", reason="auth_unavailable"))
     async with _auth(adapter, ScriptedVerifier(Denial.UNKNOWN), feed) as auth:
         events = auth.watch(3)

@@ -1,17 +1,11 @@
-"""The Groq provider against the real stand-in: a process of its own, real sockets, every way to fail."""
+"""The Groq provider against the real stand-in: a separate process, real sockets, every failure mode."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from services.common.errors import (
-    InvalidRequest,
-    NotFound,
-    ServiceError,
-    TooLarge,
-    Unavailable,
-)
+from services.common.errors import ErrorDetails, InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
 from services.inference.chat import JSONObject
 from services.inference.groq.provider import GroqProvider
 from tests.integration.upstream import (
@@ -58,7 +52,7 @@ async def provider(upstream: Upstream) -> AsyncIterator[GroqProvider]:
         yield provider
 
 
-async def test_an_answer_in_one_piece_is_groqs_own_object(provider: GroqProvider, upstream: Upstream) -> None:
+async def test_a_non_streaming_answer_is_groqs_object(provider: GroqProvider, upstream: Upstream) -> None:
     reply = await provider.complete(asking("one piece"), AnyLease())
 
     entry = await upstream.entry("one piece")
@@ -73,7 +67,7 @@ async def test_a_stream_is_every_event_up_to_done(provider: GroqProvider, upstre
 
     entry = await upstream.entry("a stream [[standin:tokens count=9]]")
     assert entry["completed"]
-    assert len(events) == entry["events_sent"] - 1, "[DONE] is an event too, and no chunk"
+    assert len(events) == entry["events_sent"] - 1, "[DONE] is an event too, but not a chunk"
     assert events[-1]["choices"] == []
     assert events[-1]["usage"]["completion_tokens"] == 9
 
@@ -89,7 +83,7 @@ async def test_events_that_arrive_together_are_one_batch(provider: GroqProvider)
     assert all(batches)
 
 
-async def test_a_stream_cut_inside_lines_and_characters_reads_the_same(provider: GroqProvider) -> None:
+async def test_a_stream_split_inside_lines_and_characters_is_parsed_correctly(provider: GroqProvider) -> None:
     whole = output_of(await batches_of(provider, "[[standin:unicode]]"))
 
     assert output_of(await batches_of(provider, "[[standin:unicode]] [[standin:drip]]")) == whole
@@ -98,7 +92,7 @@ async def test_a_stream_cut_inside_lines_and_characters_reads_the_same(provider:
 
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("mode", REFUSALS)
-async def test_a_refusal_before_output_is_an_error_of_our_tree(
+async def test_an_error_before_output_is_an_error_of_our_tree(
     provider: GroqProvider, mode: str, is_stream: bool
 ) -> None:
     text = f"[[standin:{mode}]]"
@@ -111,7 +105,7 @@ async def test_a_refusal_before_output_is_an_error_of_our_tree(
     assert raised.value.reason == reason
 
 
-async def test_nothing_is_retried_behind_our_back(provider: GroqProvider, upstream: Upstream) -> None:
+async def test_the_provider_retries_nothing_by_itself(provider: GroqProvider, upstream: Upstream) -> None:
     text = "once [[standin:503]]"
 
     with pytest.raises(Unavailable):
@@ -120,16 +114,16 @@ async def test_nothing_is_retried_behind_our_back(provider: GroqProvider, upstre
     assert len(await upstream.entries(text)) == 1
 
 
-async def test_a_rate_limit_says_when_to_come_back(provider: GroqProvider) -> None:
+async def test_a_rate_limit_sets_retry_after(provider: GroqProvider) -> None:
     with pytest.raises(Unavailable) as raised:
         await provider.complete(asking("[[standin:429 retry_after=7]]"), AnyLease())
 
-    assert raised.value.metadata == {"retry_after_seconds": "7"}
+    assert raised.value.details == ErrorDetails(retry_after_seconds=7)
     assert "org_" not in raised.value.message
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_refused_connection_is_unavailable_and_no_timeout(is_stream: bool) -> None:
+async def test_a_refused_connection_is_unavailable_and_not_a_timeout(is_stream: bool) -> None:
     with dead_address() as url:
         async with calling(url) as provider:
             with pytest.raises(Unavailable) as raised:
@@ -139,9 +133,7 @@ async def test_a_refused_connection_is_unavailable_and_no_timeout(is_stream: boo
 
 
 @pytest.mark.parametrize("mode", BROKEN)
-async def test_what_came_before_a_stream_broke_is_handed_on_and_then_the_error(
-    provider: GroqProvider, mode: str
-) -> None:
+async def test_output_before_a_stream_broke_is_delivered_before_the_error(provider: GroqProvider, mode: str) -> None:
     received: list[list[JSONObject]] = []
 
     with pytest.raises(ServiceError) as raised:
@@ -153,7 +145,7 @@ async def test_what_came_before_a_stream_broke_is_handed_on_and_then_the_error(
     assert sum(map(len, received)) == 4, "the role and three tokens"
 
 
-async def test_output_that_came_in_one_write_with_the_failure_is_handed_on(provider: GroqProvider) -> None:
+async def test_output_in_one_write_with_the_failure_is_delivered(provider: GroqProvider) -> None:
     received: list[list[JSONObject]] = []
 
     with pytest.raises(ServiceError):
@@ -162,14 +154,14 @@ async def test_output_that_came_in_one_write_with_the_failure_is_handed_on(provi
     assert sum(map(len, received)) == 4
 
 
-async def test_a_stream_without_done_is_no_whole_answer(provider: GroqProvider) -> None:
+async def test_a_stream_without_done_is_not_complete(provider: GroqProvider) -> None:
     with pytest.raises(Unavailable) as raised:
         await batches_of(provider, "[[standin:no_done]]")
 
     assert raised.value.reason == "upstream_cut"
 
 
-async def test_a_consumer_that_stops_stops_groq_at_once(provider: GroqProvider, upstream: Upstream) -> None:
+async def test_a_consumer_that_stops_cancels_the_call_at_once(provider: GroqProvider, upstream: Upstream) -> None:
     text = "stop [[standin:slow token_ms=50]] [[standin:tokens count=1000]]"
     async with provider.stream(streaming(text), AnyLease()) as batches:
         await anext(batches)
@@ -180,7 +172,7 @@ async def test_a_consumer_that_stops_stops_groq_at_once(provider: GroqProvider, 
     assert entry["events_sent"] < 100
 
 
-async def test_a_consumer_that_is_cancelled_stops_groq_at_once(provider: GroqProvider, upstream: Upstream) -> None:
+async def test_a_cancelled_consumer_cancels_the_call_at_once(provider: GroqProvider, upstream: Upstream) -> None:
     text = "cancel [[standin:hang_stream after=2]]"
     reading = asyncio.create_task(batches_of(provider, text))
     while not [entry for entry in await upstream.entries(text) if entry["events_sent"]]:
@@ -206,7 +198,7 @@ async def test_each_lease_calls_with_its_own_key(upstream: Upstream) -> None:
     assert [entry["key_tail"] for entry in await upstream.entries("turns")] == ["ther", "irst", "ther"]
 
 
-async def test_a_lease_learns_what_the_headers_say_before_the_answer_has_ended(provider: GroqProvider) -> None:
+async def test_a_lease_receives_the_headers_before_the_answer_has_ended(provider: GroqProvider) -> None:
     lease = AnyLease()
     async with provider.stream(streaming("[[standin:slow token_ms=20]]"), lease) as batches:
         assert lease.cooldowns == [0.0]
@@ -220,14 +212,14 @@ async def test_the_models_are_groqs_list(provider: GroqProvider) -> None:
     assert all(model["object"] == "model" for model in listed)
 
 
-async def test_models_of_a_groq_that_is_away_are_unavailable() -> None:
+async def test_with_groq_unavailable_the_models_are_unavailable() -> None:
     with dead_address() as url:
         async with calling(url) as provider:
             with pytest.raises(Unavailable):
                 await provider.list_models(AnyLease())
 
 
-async def test_many_streams_at_once_do_not_mix(provider: GroqProvider) -> None:
+async def test_concurrent_streams_do_not_mix(provider: GroqProvider) -> None:
     counts = range(1, 25)
 
     streams = await asyncio.gather(*(batches_of(provider, f"[[standin:tokens count={count}]]") for count in counts))

@@ -16,6 +16,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.types import Context
+from services.common.verdict import Verdict
 from services.quota.days import day_number, iso_date
 from services.quota.holds import Holds
 from services.quota.ledger_client import GrpcLedger
@@ -23,6 +24,7 @@ from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.rpc import QuotaService
 from services.quota.sweeper import Sweeper
+from stack.common.v1 import verdict_pb2
 from stack.inference.v1 import usage_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.properties.hold_world import StoreClock
@@ -30,7 +32,7 @@ from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
 
-CHARGED, NO_VERDICT = quota_pb2.VERDICT_CHARGED, quota_pb2.VERDICT_UNSPECIFIED
+CHARGED, NO_VERDICT = verdict_pb2.VERDICT_CHARGED, verdict_pb2.VERDICT_UNSPECIFIED
 HELD, DENIED, UNAVAILABLE = (
     quota_pb2.RESERVE_OUTCOME_HELD,
     quota_pb2.RESERVE_OUTCOME_DENIED,
@@ -40,13 +42,13 @@ HELD, DENIED, UNAVAILABLE = (
 
 @dataclass
 class CountingLedger:
-    """A ledger that counts what the test says."""
+    """A ledger with counts set by the test."""
 
     counts: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def register(self, server: aio.Server) -> None:
-        """Answer the one RPC that seeding needs, under inference's name."""
+        """Answer the one RPC that initialisation needs, under inference's name."""
         method = grpc.unary_unary_rpc_method_handler(
             self.count_charged,
             request_deserializer=usage_pb2.CountChargedRequest.FromString,
@@ -71,10 +73,10 @@ class Quota:
     ledger: CountingLedger
     ledger_server: aio.Server
 
-    async def reserve(self, *wishes: quota_pb2.Reservation) -> Any:
+    async def reserve(self, *reserve_items: quota_pb2.Reservation) -> Any:
         """Reserve, with errors of our tree."""
         with rpc_errors(unavailable_reason="quota_unavailable"):
-            return (await self.stub.Reserve(quota_pb2.ReserveRequest(reservations=wishes), timeout=10)).results
+            return (await self.stub.Reserve(quota_pb2.ReserveRequest(reservations=reserve_items), timeout=10)).results
 
     async def settle(self, *ends: quota_pb2.Settlement) -> list[bool]:
         """Settle, with errors of our tree."""
@@ -110,7 +112,7 @@ async def quota(valkey_url: str) -> AsyncIterator[Quota]:
 
 
 async def _served(stack: AsyncExitStack, register: Callable[[aio.Server], None]) -> tuple[str, aio.Server]:
-    """Serve on a socket of its own until the stack unwinds."""
+    """Serve on its own socket until the stack unwinds."""
     socket = Path(f"/tmp/quota-test-{uuid.uuid4().hex[:12]}.sock")
     server = aio.server(interceptors=[ServiceInterceptor()])
     register(server)
@@ -121,15 +123,17 @@ async def _served(stack: AsyncExitStack, register: Callable[[aio.Server], None])
     return f"unix:{socket}", server
 
 
-def wish(request_id: str = "req_1", *, key_id: str = "key_1", limit: int = 2) -> quota_pb2.Reservation:
-    """Return a wish for one slot."""
+def reserve_item(request_id: str = "req_1", *, key_id: str = "key_1", limit: int = 2) -> quota_pb2.Reservation:
+    """Return a reserve request for one slot."""
     return quota_pb2.Reservation(request_id=request_id, key_id=key_id, account_id="acc_1", limit=limit)
 
 
-async def test_reserves_are_answered_in_order_each_on_its_own(quota: Quota) -> None:
+async def test_reserves_are_answered_in_order_and_independently(quota: Quota) -> None:
     quota.ledger.counts = {"key_full": 9}
 
-    results = await quota.reserve(wish("req_1"), wish("req_2", key_id="key_full", limit=9), wish("req_3"))
+    results = await quota.reserve(
+        reserve_item("req_1"), reserve_item("req_2", key_id="key_full", limit=9), reserve_item("req_3")
+    )
 
     assert [result.outcome for result in results] == [HELD, DENIED, HELD]
     assert [(result.status.charged, result.status.held) for result in results] == [(0, 1), (9, 0), (0, 2)]
@@ -138,7 +142,7 @@ async def test_reserves_are_answered_in_order_each_on_its_own(quota: Quota) -> N
 
 
 async def test_the_day_of_a_reserve_is_the_ledgers_date_and_closes_the_hold(quota: Quota) -> None:
-    (result,) = await quota.reserve(wish())
+    (result,) = await quota.reserve(reserve_item())
     assert quota.ledger.asked == [("key_1", result.status.day)]
 
     end = quota_pb2.Settlement(request_id="req_1", key_id="key_1", day=result.status.day, verdict=CHARGED)
@@ -148,11 +152,11 @@ async def test_the_day_of_a_reserve_is_the_ledgers_date_and_closes_the_hold(quot
     assert (response.statuses[0].charged, response.statuses[0].held) == (1, 0)
 
 
-async def test_a_ledger_that_is_away_makes_a_new_key_unavailable_and_says_no_status(quota: Quota) -> None:
-    await quota.reserve(wish())
+async def test_an_unavailable_ledger_makes_a_new_key_unavailable_and_its_status_too(quota: Quota) -> None:
+    await quota.reserve(reserve_item())
     await quota.ledger_server.stop(None)
 
-    results = await quota.reserve(wish("req_2"), wish("req_3", key_id="key_new"))
+    results = await quota.reserve(reserve_item("req_2"), reserve_item("req_3", key_id="key_new"))
 
     assert [result.outcome for result in results] == [HELD, UNAVAILABLE]
     assert not results[1].HasField("status")
@@ -173,7 +177,7 @@ async def test_a_ledger_that_is_away_makes_a_new_key_unavailable_and_says_no_sta
     ],
 )
 async def test_an_id_that_would_break_the_store_is_refused_by_name(quota: Quota, field: str, value: str) -> None:
-    reservation = wish()
+    reservation = reserve_item()
     setattr(reservation, field, value)
 
     with pytest.raises(InvalidRequest, match=field):
@@ -182,12 +186,12 @@ async def test_an_id_that_would_break_the_store_is_refused_by_name(quota: Quota,
 
 async def test_a_negative_limit_is_refused(quota: Quota) -> None:
     with pytest.raises(InvalidRequest, match="limit"):
-        await quota.reserve(wish(limit=-1))
+        await quota.reserve(reserve_item(limit=-1))
 
 
 @pytest.mark.parametrize(("day", "verdict"), [("", CHARGED), ("yesterday", CHARGED), ("2026-08-01", NO_VERDICT)])
-async def test_a_settle_without_a_day_or_a_verdict_is_refused_whole(quota: Quota, day: str, verdict: Any) -> None:
-    (result,) = await quota.reserve(wish())
+async def test_a_settle_without_a_day_or_a_verdict_is_refused_completely(quota: Quota, day: str, verdict: Any) -> None:
+    (result,) = await quota.reserve(reserve_item())
     good = quota_pb2.Settlement(request_id="req_1", key_id="key_1", day=result.status.day, verdict=CHARGED)
     bad = quota_pb2.Settlement(request_id="req_2", key_id="key_1", day=day, verdict=verdict)
 
@@ -197,20 +201,34 @@ async def test_a_settle_without_a_day_or_a_verdict_is_refused_whole(quota: Quota
     assert await quota.settle(good) == [True]
 
 
-async def test_batches_are_bounded(quota: Quota) -> None:
+async def test_batch_sizes_are_limited(quota: Quota) -> None:
     for count in (0, 1_001):
         with pytest.raises(InvalidRequest, match="expected 1 to 1,000 items"):
-            await quota.reserve(*[wish(f"req_{number}") for number in range(count)])
-    results = await quota.reserve(*[wish(f"req_{number}", limit=1_000) for number in range(1_000)])
+            await quota.reserve(*[reserve_item(f"req_{number}") for number in range(count)])
+    results = await quota.reserve(*[reserve_item(f"req_{number}", limit=1_000) for number in range(1_000)])
     assert {result.outcome for result in results} == {HELD}
 
 
-async def test_a_ledger_that_cannot_be_reached_is_unavailable_by_name() -> None:
+async def test_an_unreachable_ledger_is_unavailable_by_name() -> None:
     async with open_channel("unix:/tmp/quota-test-nobody.sock") as channel:
         with pytest.raises(Unavailable) as raised:
             await GrpcLedger(channel, timeout_seconds=5).count_charged([])
 
     assert raised.value.reason == "ledger_unavailable"
+
+
+async def test_a_verdict_that_is_unspecified_or_unknown_is_not_taken_for_a_release() -> None:
+    async def close_unknown(request: bytes, context: Context) -> bytes:
+        return b"\x0a\x04\x01\x00\x09\x02"  # verdicts: charged, unspecified, 9, released
+
+    method: Any = grpc.unary_unary_rpc_method_handler(close_unknown)
+    handlers = grpc.method_handlers_generic_handler("stack.inference.v1.UsageService", {"CloseUnknown": method})
+    async with AsyncExitStack() as stack:
+        target, _ = await _served(stack, lambda server: server.add_generic_rpc_handlers((handlers,)))
+        channel = await stack.enter_async_context(open_channel(target))
+        verdicts = await GrpcLedger(channel, timeout_seconds=5).close_unknown([])
+
+    assert verdicts == [Verdict.CHARGED, None, None, Verdict.RELEASED]
 
 
 def test_days_and_dates_are_the_same_days() -> None:

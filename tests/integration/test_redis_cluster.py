@@ -1,4 +1,4 @@
-"""Quota on a Redis Cluster: the same contracts, over keys on all nodes, and one node's trouble stays its own."""
+"""Quota on a Redis Cluster: the same contracts, over keys on all nodes; a failing node affects only its own keys."""
 
 import asyncio
 import signal
@@ -27,11 +27,11 @@ from tests.valkey_backend import ClusterNode, cluster, cluster_nodes, running_cl
 __all__ = ["cluster", "cluster_nodes"]
 
 KEYS = [f"key_{number}" for number in range(200)]
-TIMEOUT_SECONDS = 0.3
+TIMEOUT_SECONDS = 1.0
 
 Connect = Callable[..., Any]
 
-# The nodes start once for all that need them.
+# The nodes start once for all tests that need them.
 pytestmark = pytest.mark.xdist_group("redis_cluster")
 
 
@@ -66,13 +66,13 @@ def _offset(second_of_day: int) -> int:
 
 
 async def seeds(store: HoldStore, keys: list[str], charged: int = 0) -> dict[KeyDay, int]:
-    """Return seeds of today."""
+    """Return initial counts of today."""
     (status,) = await store.status(["key_any"])
     return {KeyDay(key, status.day): charged for key in keys}
 
 
-def wishes(number: int, keys: list[str], *, limit: int = 3) -> list[Reservation]:
-    """Return a wish for each key."""
+def reserve_items(number: int, keys: list[str], *, limit: int = 3) -> list[Reservation]:
+    """Return a reserve request for each key."""
     return [Reservation(f"req_{key}_{number}", key, "acc_1", limit) for key in keys]
 
 
@@ -84,7 +84,7 @@ def served_by(node: ClusterNode) -> list[str]:
 class TestHoldStoreOnACluster(HoldStoreContract):
     @pytest.fixture
     def world(self, cluster: list[ClusterNode], connected: Connect) -> World:
-        """Replicas that each found the cluster through another node."""
+        """Replicas that each discovered the cluster through another node."""
         nodes = iter(cluster * 10)
         return World(
             lambda second: RedisHoldStore(
@@ -114,7 +114,7 @@ def test_the_keys_are_spread_over_all_nodes(cluster: list[ClusterNode]) -> None:
 async def test_concurrent_reserves_of_many_keys_hold_each_limit_exactly(store: RedisHoldStore) -> None:
     start = await seeds(store, KEYS)
 
-    rounds = await asyncio.gather(*(store.reserve(wishes(number, KEYS), start) for number in range(6)))
+    rounds = await asyncio.gather(*(store.reserve(reserve_items(number, KEYS), start) for number in range(6)))
 
     for outcomes in zip(*rounds, strict=True):
         assert sum(isinstance(outcome, Held) for outcome in outcomes) == 3
@@ -124,7 +124,7 @@ async def test_concurrent_reserves_of_many_keys_hold_each_limit_exactly(store: R
 
 async def test_concurrent_settles_of_many_keys_close_each_hold_once(store: RedisHoldStore) -> None:
     start = await seeds(store, KEYS)
-    await store.reserve(wishes(0, KEYS), start)
+    await store.reserve(reserve_items(0, KEYS), start)
     ends = [Settlement(f"req_{one.key_id}_0", one.key_id, one.day, Verdict.CHARGED) for one in start]
 
     rounds = await asyncio.gather(*(store.settle(ends) for _ in range(4)))
@@ -133,12 +133,12 @@ async def test_concurrent_settles_of_many_keys_close_each_hold_once(store: Redis
     assert {(status.charged, status.held) for status in await store.status(KEYS)} == {(1, 0)}  # type: ignore[union-attr]
 
 
-async def test_scripts_that_one_node_forgot_are_loaded_again(cluster: list[ClusterNode], store: RedisHoldStore) -> None:
+async def test_scripts_missing_on_one_node_are_loaded_again(cluster: list[ClusterNode], store: RedisHoldStore) -> None:
     start = await seeds(store, KEYS)
-    await store.reserve(wishes(0, KEYS), start)
+    await store.reserve(reserve_items(0, KEYS), start)
     cluster[1].ask("SCRIPT", "FLUSH")
 
-    outcomes = await store.reserve(wishes(1, KEYS, limit=2), {})
+    outcomes = await store.reserve(reserve_items(1, KEYS, limit=2), {})
 
     assert all(isinstance(outcome, Held) for outcome in outcomes)
     assert {(status.charged, status.held) for status in await store.status(KEYS)} == {(0, 2)}  # type: ignore[union-attr]
@@ -146,7 +146,7 @@ async def test_scripts_that_one_node_forgot_are_loaded_again(cluster: list[Clust
 
 async def test_a_sweeper_sweeps_reconciles_and_verifies_keys_of_all_nodes(client: Any, tmp_path: Path) -> None:
     late = RedisHoldStore(client, hold_seconds=0, clock_offset_seconds=_offset(NOON))
-    await late.reserve(wishes(0, KEYS), await seeds(late, KEYS))
+    await late.reserve(reserve_items(0, KEYS), await seeds(late, KEYS))
     async with opened_ledger(tmp_path / "ledger.db") as ledger:
         sweeper = sweeper_of(RedisSweepStore(client, late), ledger)
 
@@ -154,19 +154,19 @@ async def test_a_sweeper_sweeps_reconciles_and_verifies_keys_of_all_nodes(client
 
         assert (await sweeper.verify()).key_days == len(KEYS)
         assert await sweeper.reconcile() == 0
-        await late.reserve(wishes(1, ["key_new"], limit=1), await seeds(late, ["key_new"], charged=1))
+        await late.reserve(reserve_items(1, ["key_new"], limit=1), await seeds(late, ["key_new"], charged=1))
         kinds = [finding.kind for finding in (await sweeper.verify()).discrepancies]
     assert kinds == [DiscrepancyKind.COUNTER_ABOVE_LEDGER]
 
 
-async def test_a_slot_that_moved_is_followed(cluster: list[ClusterNode], store: RedisHoldStore) -> None:
+async def test_a_moved_slot_is_followed(cluster: list[ClusterNode], store: RedisHoldStore) -> None:
     key = served_by(cluster[0])[0]
     await store.status([key])
     slot = key_slot(entries_of(key).encode())
     try:
         _move(slot, cluster, to=cluster[1])
 
-        (outcome,) = await store.reserve(wishes(0, [key]), await seeds(store, [key]))
+        (outcome,) = await store.reserve(reserve_items(0, [key]), await seeds(store, [key]))
 
         assert isinstance(outcome, Held)
         assert cluster[1].ask("CLUSTER", "COUNTKEYSINSLOT", slot) == "2"
@@ -181,7 +181,9 @@ def _move(slot: int, nodes: list[ClusterNode], *, to: ClusterNode) -> None:
         node.ask("CLUSTER", "SETSLOT", slot, "NODE", owner)
 
 
-async def test_a_node_that_hangs_takes_only_its_own_keys_away(cluster: list[ClusterNode], connected: Connect) -> None:
+async def test_a_hanging_node_makes_only_its_own_keys_unavailable(
+    cluster: list[ClusterNode], connected: Connect
+) -> None:
     keys = [served_by(node)[0] for node in cluster]
     store = RedisHoldStore(connected(cluster[0], TIMEOUT_SECONDS), hold_seconds=60, clock_offset_seconds=_offset(NOON))
     start = await seeds(store, keys)
@@ -189,28 +191,28 @@ async def test_a_node_that_hangs_takes_only_its_own_keys_away(cluster: list[Clus
     try:
         started = time.monotonic()
         with pytest.raises(Unavailable):
-            await store.reserve(wishes(0, [keys[2]]), start)
-        outcomes = await store.reserve(wishes(0, keys[:2]), start)
+            await store.reserve(reserve_items(0, [keys[2]]), start)
+        outcomes = await store.reserve(reserve_items(0, keys[:2]), start)
         assert time.monotonic() - started < 5 * TIMEOUT_SECONDS
         assert all(isinstance(outcome, Held) for outcome in outcomes)
     finally:
         cluster[2].process.send_signal(signal.SIGCONT)
 
-    assert isinstance(await _within_a_second(lambda: store.reserve(wishes(1, [keys[2]]), start)), Held)
+    assert isinstance(await _within_a_second(lambda: store.reserve(reserve_items(1, [keys[2]]), start)), Held)
 
 
-async def test_a_promoted_replica_is_found_and_keeps_what_the_dead_primary_held(connected: Connect) -> None:
+async def test_a_promoted_replica_is_found_and_keeps_the_holds_of_the_failed_primary(connected: Connect) -> None:
     with running_cluster(primaries=1, replicas=1) as (primary, replica):
         store = RedisHoldStore(connected(primary, TIMEOUT_SECONDS), hold_seconds=60)
-        await store.reserve(wishes(0, ["key_1"]), await seeds(store, ["key_1"], charged=1))
+        await store.reserve(reserve_items(0, ["key_1"]), await seeds(store, ["key_1"], charged=1))
         assert primary.ask("WAIT", 1, 5000) == "1"
         primary.end()
 
         with pytest.raises(Unavailable):
-            await store.reserve(wishes(1, ["key_1"]), {})
+            await store.reserve(reserve_items(1, ["key_1"]), {})
         replica.ask("CLUSTER", "FAILOVER", "TAKEOVER")
 
-        outcome = await _within_a_second(lambda: store.reserve(wishes(2, ["key_1"]), {}))
+        outcome = await _within_a_second(lambda: store.reserve(reserve_items(2, ["key_1"]), {}))
         assert isinstance(outcome, Held)
         assert (outcome.status.charged, outcome.status.held) == (1, 2)
 
@@ -225,7 +227,7 @@ async def test_a_cluster_that_cannot_be_found_is_unavailable() -> None:
 
 
 async def _within_a_second(call: Callable[[], Any]) -> Any:
-    """Return the one outcome of a call once the cluster serves it again."""
+    """Return a call's outcome once the cluster serves it again."""
     deadline = time.monotonic() + 1
     while True:
         try:
@@ -236,7 +238,7 @@ async def _within_a_second(call: Callable[[], Any]) -> Any:
             await asyncio.sleep(0)
 
 
-async def test_one_node_that_refuses_writes_is_reported_until_all_take_them(
+async def test_one_node_that_refuses_writes_is_reported_until_all_accept_them(
     cluster: list[ClusterNode], client: Any, store: RedisHoldStore
 ) -> None:
     sweeps = RedisSweepStore(client, store)

@@ -1,4 +1,4 @@
-"""Connections to one Redis: its roles, its passwords, and what is said when it cannot be used."""
+"""Connections to one Redis: roles, passwords, and error messages when it cannot be used."""
 
 import asyncio
 import logging
@@ -53,7 +53,7 @@ async def test_no_request_fails_when_the_address_leads_to_another_primary(
         client = opened(f"redis://127.0.0.1:{proxy.port}/0")
         store = RedisHoldStore(client, hold_seconds=60)
         await _hold_many(store, "before")
-        await asyncio.gather(*(client.ping() for _ in range(4)))  # The sweeper's connections are others.
+        await asyncio.gather(*(client.ping() for _ in range(4)))  # The sweeper uses separate connections.
 
         new.follow(None)
         proxy.target = new.port
@@ -68,9 +68,7 @@ async def test_no_request_fails_when_the_address_leads_to_another_primary(
         assert {f"req_after_{number}" for number in range(8)} <= held
 
 
-async def test_a_replica_at_the_end_of_the_address_is_said_once(
-    opened: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_replica_at_the_address_is_reported_once(opened: Connect, caplog: pytest.LogCaptureFixture) -> None:
     with running_pair() as (_, replica):
         client = opened(replica.url)
         store = RedisHoldStore(client, hold_seconds=60)
@@ -79,17 +77,17 @@ async def test_a_replica_at_the_end_of_the_address_is_said_once(
                 await _hold(store, "req_1")
         replica.follow(None)
         await _hold(store, "req_1")
-    told = [record for record in caplog.records if record.name == "services.quota.redis.state"]
-    assert [record.getMessage() for record in told] == [
+    reported = [record for record in caplog.records if record.name == "services.quota.redis.state"]
+    assert [record.getMessage() for record in reported] == [
         "Redis is a read-only replica. Wait for the failover, or check QUOTA_REDIS_URL.",
         "Redis is available again.",
     ]
-    assert [record.levelno for record in told] == [logging.ERROR, logging.WARNING]
+    assert [record.levelno for record in reported] == [logging.ERROR, logging.WARNING]
 
 
 @pytest.fixture
 def locked(tmp_path: Path) -> Iterator[TCPValkey]:
-    """A server that wants a password, of the default user or of one called `ada`."""
+    """A server with a password for the default user or for one called `ada`."""
     server = TCPValkey(tmp_path / "redis", "--requirepass", PASSWORD)
     try:
         server.wait_until_listening()
@@ -100,9 +98,9 @@ def locked(tmp_path: Path) -> Iterator[TCPValkey]:
         server.end()
 
 
-async def test_a_password_works_as_it_is_in_the_url_and_as_a_setting(opened: Connect, locked: TCPValkey) -> None:
+async def test_a_password_works_as_written_in_the_url_and_as_a_setting(opened: Connect, locked: TCPValkey) -> None:
     place = f"127.0.0.1:{locked.port}/0"
-    # `%41` in a URL is what it says it is: an encoded A.
+    # `%41` in a URL is an encoded A.
     in_url = PASSWORD.replace("%41", "%2541")
     for target in (
         RedisTarget(f"redis://:{in_url}@{place}"),
@@ -118,7 +116,7 @@ async def test_a_password_works_as_it_is_in_the_url_and_as_a_setting(opened: Con
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
-async def test_a_wrong_password_is_told_apart_from_an_outage(
+async def test_a_wrong_password_is_distinguished_from_an_outage(
     opened: Connect, locked: TCPValkey, password: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = opened(RedisTarget(locked.url, password=password))

@@ -1,4 +1,4 @@
-"""A Redis that answers and refuses every write is not reported as usable, until a write succeeds."""
+"""A Redis that answers but refuses every write is not reported as usable until a write succeeds."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ _REFUSED = "Redis refused a write. Check Redis' log; the usual causes are memory
 
 @pytest.fixture
 async def client(own_valkey: ValkeyServer) -> AsyncIterator[Any]:
-    """Give a client of a server of the test's own."""
+    """Yield a client of a server that only this test uses."""
     made = connect(own_valkey.url, timeout_seconds=2)
     yield made
     await made.aclose()
@@ -42,7 +42,7 @@ def _shown(state: RedisState) -> tuple[State, str]:
     [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")],
     ids=["NOREPLICAS", "OOM"],
 )
-async def test_refused_writes_are_reported_whatever_reads_say_until_a_write_succeeds(
+async def test_refused_writes_are_reported_whatever_reads_return_until_a_write_succeeds(
     client: Any, caplog: pytest.LogCaptureFixture, setting: str, refusing: str, serving: str
 ) -> None:
     store = RedisHoldStore(client, hold_seconds=60)
@@ -62,13 +62,13 @@ async def test_refused_writes_are_reported_whatever_reads_say_until_a_write_succ
         assert [record.message for record in caplog.records] == [_REFUSED]
 
         await client.config_set(setting, serving)
-        await sweeps.now()  # Nobody asks for anything of an unready service.
+        await sweeps.now()  # An unready service receives no calls.
         assert _shown(client.state) == (State.OK, "")
     assert [record.message for record in caplog.records] == [_REFUSED, "Redis is available again."]
     await _hold(store, "req_2")
 
 
-async def test_an_entry_of_another_type_is_no_refusal_to_write(client: Any) -> None:
+async def test_an_entry_of_a_wrong_type_does_not_count_as_a_refused_write(client: Any) -> None:
     store = RedisHoldStore(client, hold_seconds=60)
     await _hold(store, "req_1")
     (entries,) = await client.keys("quota:*:key_1:*")

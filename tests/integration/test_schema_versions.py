@@ -1,4 +1,4 @@
-"""A schema and the programs of two versions: during a roll-out, and after going back."""
+"""Schemas and programs of two versions: during a roll-out, and after a rollback."""
 
 import asyncio
 import sqlite3
@@ -33,17 +33,17 @@ async def test_a_replica_waits_until_the_migration_of_its_version_is_done(postgr
 
 
 @pytest.mark.parametrize(("revision", "opens"), [("9999", True), ("0001", False)])
-async def test_a_later_version_s_schema_serves_and_an_earlier_one_does_not(
+async def test_a_schema_of_a_later_version_is_accepted_and_one_of_an_earlier_version_is_not(
     postgres_url: str, revision: str, opens: bool
 ) -> None:
-    """A replica of the old version that is moved to another node in the middle of a roll-out must start."""
+    """A replica of the old version that is rescheduled during a roll-out must start."""
     await migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     execute(postgres_url, f"UPDATE {VERSION_TABLE} SET version_num = '{revision}'")
 
     assert await _opens(postgres_url, within_seconds=10 if opens else 1) is opens
 
 
-async def test_going_back_a_version_migrates_nothing_and_serves_on_postgres(postgres_url: str) -> None:
+async def test_a_rollback_migrates_nothing_and_serves_on_postgres(postgres_url: str) -> None:
     """The Job of the older version is applied again, over the schema of the newer one."""
     await migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     execute(postgres_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
@@ -53,7 +53,7 @@ async def test_going_back_a_version_migrates_nothing_and_serves_on_postgres(post
     assert await _opens(postgres_url, within_seconds=10)
 
 
-async def test_going_back_a_version_migrates_nothing_and_serves_on_sqlite(tmp_path: Path) -> None:
+async def test_a_rollback_migrates_nothing_and_serves_on_sqlite(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     assert await _opens(url, within_seconds=10)
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as database, database:
@@ -66,7 +66,7 @@ async def test_going_back_a_version_migrates_nothing_and_serves_on_sqlite(tmp_pa
 
 
 async def test_the_url_of_a_hosted_postgres_may_say_sslmode(postgres_url: str) -> None:
-    """As libpq has it; a server that must encrypt and cannot is refused, not used without."""
+    """As in libpq; a server that must encrypt and cannot is refused instead of used without."""
     await migrate(f"{postgres_url}?sslmode=disable", migrations=MIGRATIONS, version_table=VERSION_TABLE)
 
     assert await _opens(f"{postgres_url}?sslmode=prefer", within_seconds=10)

@@ -1,4 +1,4 @@
-"""Redis behind Sentinels: the primary is asked for, and asked for again when it is gone."""
+"""Redis with Sentinels: the primary is discovered, and discovered again after a failover."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ _FAILED_OVER_SECONDS_MAX = 20.0
 
 @dataclass(frozen=True)
 class Watched:
-    """A primary, its replica, and the Sentinel that watches them."""
+    """A primary, its replica, and the Sentinel that monitors them."""
 
     primary: TCPValkey
     replica: TCPValkey
@@ -31,7 +31,7 @@ class Watched:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
-    """Give a pair with a Sentinel that is quick to act."""
+    """Yield a pair with a Sentinel that fails over quickly."""
     with running_pair() as (primary, replica):
         configuration = tmp_path / "sentinel.conf"
         configuration.write_text(
@@ -49,7 +49,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 
 @pytest.fixture
 async def client(watched: Watched) -> AsyncIterator[Any]:
-    """A client that knows a Sentinel that does not answer, and the one that does; the URL's host is not used."""
+    """A client configured with two Sentinels, of which one does not answer; the URL's host is not used."""
     target = RedisTarget(
         "redis://nowhere.invalid:1/0",
         sentinels=("127.0.0.1:1", f"127.0.0.1:{watched.sentinel.port}"),

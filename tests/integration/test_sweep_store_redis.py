@@ -10,7 +10,16 @@ from services.quota.holds import KeyDay
 from services.quota.redis.scripts import deadlines_of, entries_of
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
-from tests.contracts.sweep_store import KEY, SweepStoreContract, SweepWorld, hold, listed, overdue_now, today, wishes
+from tests.contracts.sweep_store import (
+    KEY,
+    SweepStoreContract,
+    SweepWorld,
+    hold,
+    listed,
+    overdue_now,
+    reserve_items,
+    today,
+)
 from tests.properties.hold_world import DAY_SECONDS, noon_offset
 from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
 
@@ -36,8 +45,8 @@ class TestSweepStoreOnRedis(SweepStoreContract):
     """The contract, on a real server."""
 
 
-async def test_entries_that_were_never_written_by_quota_hold_up_no_others(world: SweepWorld, caplog: Any) -> None:
-    await hold(world.late, [*wishes("req_1"), *wishes("req_2", key_id="key_2")])
+async def test_entries_that_quota_did_not_write_do_not_block_others(world: SweepWorld, caplog: Any) -> None:
+    await hold(world.late, [*reserve_items("req_1"), *reserve_items("req_2", key_id="key_2")])
     day = await today(world.late)
     deadlines, other = (deadlines_of(key_id) for key_id in (KEY, "key_other"))
     await world.client.zadd(deadlines, {"garbage": 0, "a b c d": 0, b"\xff 1 req": 0, f"{KEY} x req_1": 0})
@@ -51,16 +60,16 @@ async def test_entries_that_were_never_written_by_quota_hold_up_no_others(world:
 
     assert overdue == {("req_1", True), ("req_2", False)}
     assert entries == {KEY: 0, "key_2": 0, "key_count": 0}
-    assert await world.client.zcard(deadlines) == 1, "what is no deadline is gone"
+    assert await world.client.zcard(deadlines) == 1, "an invalid deadline is removed"
     assert "Removed malformed deadlines" in caplog.text
 
 
-async def raised_away(store: RedisSweepStore) -> int:
-    """Raise a counter."""
+async def try_repair(store: RedisSweepStore) -> int:
+    """Repair a counter."""
     return await store.repair_counter(KeyDay("key", 1), 1, reserved_before=0, excluded=[])
 
 
-async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: ValkeyServer) -> None:
+async def test_an_unreachable_server_makes_every_step_unavailable(own_valkey: ValkeyServer) -> None:
     client = connect(own_valkey.url, timeout_seconds=0.3)
     store = RedisSweepStore(client, RedisHoldStore(client, hold_seconds=60))
     own_valkey.kill()
@@ -70,7 +79,7 @@ async def test_a_server_that_is_away_is_unavailable_to_every_step(own_valkey: Va
         store.overdue(at_most=1, before=0),
         listed(store),
         store.delete_days([KeyDay("key", 1)]),
-        raised_away(store),
+        try_repair(store),
     )
     for step in steps:
         with pytest.raises(Unavailable):

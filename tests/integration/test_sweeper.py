@@ -1,4 +1,4 @@
-"""The sweeper on a real server and a real ledger: both records agree again whatever was lost on the way."""
+"""The sweeper on a real server and a real ledger: both records agree again after any loss."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -29,7 +29,7 @@ async def world(valkey_url: str, tmp_path: Path) -> AsyncIterator[HoldWorld]:
 
 
 async def found(world: HoldWorld) -> list[DiscrepancyKind]:
-    """Return what a comparison of the records finds."""
+    """Return the discrepancies between the records."""
     return [finding.kind for finding in (await world.sweeper.verify()).discrepancies]
 
 
@@ -53,7 +53,9 @@ class TestSweep:
         assert await world.counts() == (0, 0)
         assert (await world.find("req_1")).outcome is Outcome.UPSTREAM_FAILED
 
-    async def test_an_overdue_hold_without_a_row_is_released_and_gets_an_unknown_one(self, world: HoldWorld) -> None:
+    async def test_an_overdue_hold_without_a_row_is_released_and_gets_a_row_with_outcome_unknown(
+        self, world: HoldWorld
+    ) -> None:
         await world.hold("req_1")
         await world.grow_older()
 
@@ -74,23 +76,21 @@ class TestSweep:
 
         assert await world.entries() == (0, {"req_young"})
 
-    async def test_holds_stay_while_the_ledger_is_away_and_are_closed_when_it_is_back(self, world: HoldWorld) -> None:
+    async def test_holds_stay_while_the_ledger_is_unavailable_and_are_closed_afterwards(self, world: HoldWorld) -> None:
         await world.hold("req_1")
         await world.grow_older()
-        world.ledger.is_away = True
+        world.ledger.is_down = True
 
         with pytest.raises(Unavailable):
             await world.sweeper.sweep()
 
         assert await world.counts() == (0, 1)
-        world.ledger.is_away = False
+        world.ledger.is_down = False
         await world.sweeper.sweep()
         assert await world.counts() == (0, 0)
 
     @pytest.mark.parametrize("verdict", Verdict)
-    async def test_a_gateway_and_two_sweepers_at_one_hold_close_it_once(
-        self, world: HoldWorld, verdict: Verdict
-    ) -> None:
+    async def test_a_gateway_and_two_sweepers_close_one_hold_once(self, world: HoldWorld, verdict: Verdict) -> None:
         ids = [f"req_{number}" for number in range(10)]
         await world.hold(*ids)
         for one in ids:
@@ -126,7 +126,7 @@ class TestSweep:
 
         assert await world.counts() == (await world.charged_rows(), 0)
 
-    async def test_a_row_after_the_verdict_takes_the_usage_and_stays_uncharged(self, world: HoldWorld) -> None:
+    async def test_a_row_written_after_the_verdict_stores_the_usage_and_stays_uncharged(self, world: HoldWorld) -> None:
         await world.hold("req_1")
         await world.grow_older()
         await world.sweeper.sweep()
@@ -151,7 +151,7 @@ class TestSweep:
 
 
 class TestReconcile:
-    async def test_a_healthy_counter_is_left_alone(self, world: HoldWorld) -> None:
+    async def test_a_correct_counter_is_not_changed(self, world: HoldWorld) -> None:
         await world.charge("req_1", "req_2")
         await world.grow_older()
 
@@ -159,7 +159,9 @@ class TestReconcile:
 
         assert await world.counts() == (2, 0)
 
-    async def test_an_emptied_server_is_seeded_and_what_was_in_flight_is_raised(self, world: HoldWorld) -> None:
+    async def test_an_emptied_server_is_initialised_and_requests_in_progress_are_added_by_repair(
+        self, world: HoldWorld
+    ) -> None:
         await world.charge("req_1", "req_2")
         await world.hold("req_flying")
         await world.client.flushall()
@@ -172,7 +174,7 @@ class TestReconcile:
         assert await world.sweeper.reconcile() == 1
         assert await world.counts() == (3, 1)
 
-    async def test_a_server_rolled_back_gets_back_the_charges_it_lost(self, world: HoldWorld) -> None:
+    async def test_a_rolled_back_server_recovers_the_lost_charges(self, world: HoldWorld) -> None:
         await world.charge("req_1")
         snapshot = await world.snapshot()
         await world.charge("req_2", "req_3")
@@ -184,7 +186,9 @@ class TestReconcile:
 
         assert await world.counts() == (3, 0)
 
-    async def test_a_counter_that_looks_right_by_chance_is_raised_once_its_rows_are_old(self, world: HoldWorld) -> None:
+    async def test_a_counter_that_is_right_by_coincidence_is_repaired_once_its_rows_are_old(
+        self, world: HoldWorld
+    ) -> None:
         """The snapshot lacks an old charge and has a hold whose request was charged since."""
         await world.hold("req_1")
         snapshot = await world.snapshot()
@@ -200,8 +204,8 @@ class TestReconcile:
         await world.sweeper.sweep()
         assert await world.counts() == (2, 0)
 
-    async def test_a_row_is_never_counted_beside_its_hold(self, world: HoldWorld) -> None:
-        """Its hold will be settled: counted here it would be charged twice."""
+    async def test_a_row_is_never_counted_together_with_its_hold(self, world: HoldWorld) -> None:
+        """Its hold will be settled: counted here, it would be charged twice."""
         await world.hold("req_1")
         await world.commit_row("req_1")
         await world.grow_older()
@@ -211,7 +215,7 @@ class TestReconcile:
         assert await world.settle("req_1") is True
         assert await world.counts() == (1, 0)
 
-    async def test_a_hold_settled_between_the_listing_and_the_raise_is_counted_once(self, world: HoldWorld) -> None:
+    async def test_a_hold_settled_between_listing_and_repair_is_counted_once(self, world: HoldWorld) -> None:
         await world.hold("req_1")
         await world.commit_row("req_1")
         await world.grow_older()
@@ -223,7 +227,7 @@ class TestReconcile:
         assert count == 1
         assert await world.store.repair_counter(world.key_day, count, reserved_before=now, excluded=[]) == 0
 
-    async def test_rows_younger_than_a_hold_are_left_for_later(self, world: HoldWorld) -> None:
+    async def test_rows_younger_than_a_holds_lifetime_are_left_for_later(self, world: HoldWorld) -> None:
         await world.charge("req_1")
         await world.set_counter(0)
 
@@ -232,7 +236,7 @@ class TestReconcile:
 
         assert await world.sweeper.reconcile() == 1
 
-    async def test_many_reconcilers_beside_settles_charge_each_row_once(self, world: HoldWorld) -> None:
+    async def test_concurrent_repairs_and_settles_charge_each_row_once(self, world: HoldWorld) -> None:
         ids = [f"req_{number}" for number in range(10)]
         await world.hold(*ids)
         for one in ids:
@@ -245,9 +249,9 @@ class TestReconcile:
         assert raised[:4] == [0] * 4
         assert await world.counts() == (10, 0)
 
-    async def test_a_ledger_that_is_away_leaves_counters_alone(self, world: HoldWorld) -> None:
+    async def test_with_the_ledger_unavailable_counters_are_not_changed(self, world: HoldWorld) -> None:
         await world.charge("req_1")
-        world.ledger.is_away = True
+        world.ledger.is_down = True
 
         with pytest.raises(Unavailable):
             await world.sweeper.reconcile()
@@ -256,7 +260,7 @@ class TestReconcile:
 
 
 class TestVerify:
-    async def test_nothing_is_found_on_a_healthy_system_in_flight(self, world: HoldWorld) -> None:
+    async def test_no_discrepancy_is_reported_while_requests_are_in_progress(self, world: HoldWorld) -> None:
         await world.charge("req_old")
         await world.grow_older()
         await world.charge("req_charged")
@@ -269,7 +273,7 @@ class TestVerify:
 
         assert (list(report.discrepancies), report.key_days, report.held) == ([], 1, 3)
 
-    async def test_nothing_is_found_at_any_moment_of_requests_that_come_and_go(self, world: HoldWorld) -> None:
+    async def test_no_discrepancy_is_reported_at_any_moment_under_load(self, world: HoldWorld) -> None:
         lives = asyncio.gather(*(world.charge(f"req_{number}") for number in range(8)))
 
         while not lives.done():
@@ -278,12 +282,12 @@ class TestVerify:
         await lives
         assert await world.counts() == (8, 0)
 
-    async def test_nothing_is_found_in_two_empty_records(self, world: HoldWorld) -> None:
+    async def test_no_discrepancy_is_reported_for_two_empty_records(self, world: HoldWorld) -> None:
         report = await world.sweeper.verify()
 
         assert (list(report.discrepancies), report.key_days, report.held) == ([], 0, 0)
 
-    async def test_a_counter_above_the_ledger_is_found_at_once(self, world: HoldWorld) -> None:
+    async def test_a_counter_above_the_ledger_is_reported_at_once(self, world: HoldWorld) -> None:
         await world.charge("req_1")
         await world.set_counter(2)
 
@@ -292,7 +296,9 @@ class TestVerify:
         assert finding.kind is DiscrepancyKind.COUNTER_ABOVE_LEDGER
         assert (finding.entries.key_day, finding.entries.charged, finding.ledger_charged) == (world.key_day, 2, 1)
 
-    async def test_a_counter_below_the_ledger_is_found_when_it_should_have_been_raised(self, world: HoldWorld) -> None:
+    async def test_a_counter_below_the_ledger_is_reported_after_it_should_have_been_repaired(
+        self, world: HoldWorld
+    ) -> None:
         await world.charge("req_1", "req_2")
         await world.set_counter(1)
         assert await found(world) == []
@@ -304,7 +310,7 @@ class TestVerify:
         await world.sweeper.reconcile()
         assert await found(world) == []
 
-    async def test_a_hold_that_was_not_swept_in_its_time_is_found(self, world: HoldWorld) -> None:
+    async def test_a_hold_that_was_not_swept_in_time_is_reported(self, world: HoldWorld) -> None:
         await world.hold("req_1")
         await world.grow_older(HOLD_SECONDS)
         assert await found(world) == []
@@ -315,14 +321,14 @@ class TestVerify:
         await world.sweeper.sweep()
         assert await found(world) == []
 
-    async def test_more_than_the_limit_ever_was_is_found(self, world: HoldWorld) -> None:
+    async def test_a_count_above_the_highest_limit_is_reported(self, world: HoldWorld) -> None:
         await world.hold("req_1", "req_2", limit=2)
         await world.commit_row("req_1")
         await world.set_counter(1)
 
         assert await found(world) == [DiscrepancyKind.OVER_LIMIT]
 
-    async def test_a_limit_that_was_lowered_before_redis_was_emptied_is_no_drift(self, world: HoldWorld) -> None:
+    async def test_a_limit_lowered_before_redis_was_emptied_is_no_discrepancy(self, world: HoldWorld) -> None:
         await world.charge("req_1", "req_2", "req_3")
         await world.client.flushall()
 
@@ -330,7 +336,7 @@ class TestVerify:
 
         assert await found(world) == []
 
-    async def test_a_limit_lowered_in_the_day_is_no_disagreement(self, world: HoldWorld) -> None:
+    async def test_a_limit_lowered_during_the_day_is_no_discrepancy(self, world: HoldWorld) -> None:
         await world.hold("req_1", "req_2", limit=2)
 
         await world.reserve("req_3", limit=1)
@@ -348,7 +354,7 @@ class TestVerify:
         assert {finding.kind for finding in report.discrepancies} == {DiscrepancyKind.COUNTER_ABOVE_LEDGER}
         assert len(report.discrepancies) == 600
 
-    async def test_a_report_names_a_bounded_number_of_findings_and_counts_them_all(self, world: HoldWorld) -> None:
+    async def test_a_report_lists_a_bounded_number_of_discrepancies_and_counts_them_all(self, world: HoldWorld) -> None:
         await world.seed({KeyDay(f"key_{number}", world.day): 7 for number in range(1_200)}, limit=7)
 
         report = await world.sweeper.verify()
@@ -356,9 +362,9 @@ class TestVerify:
         assert len(report.discrepancies) == 1_000
         assert report.counts == {DiscrepancyKind.COUNTER_ABOVE_LEDGER: 1_200}
 
-    async def test_a_record_that_is_away_is_no_clean_report(self, world: HoldWorld) -> None:
+    async def test_an_unavailable_record_is_not_reported_as_agreement(self, world: HoldWorld) -> None:
         await world.charge("req_1")
-        world.ledger.is_away = True
+        world.ledger.is_down = True
 
         with pytest.raises(Unavailable):
             await world.sweeper.verify()

@@ -16,12 +16,12 @@ from tests.e2e.stack import bare_environment, free_port
 _REQUESTS = 1_000
 """Four times as many log lines as a pipe holds."""
 _FLOOD = 6_000
-"""More than wait in memory, too."""
+"""More than the buffer in memory, too."""
 
 
 @pytest.fixture
 def gateway() -> Iterator[tuple[subprocess.Popen[bytes], str, str]]:
-    """Give a gateway alone, its address and that of its metrics."""
+    """Yield a single gateway, its address and that of its metrics."""
     port, metrics = free_port(), free_port()
     addresses = {"GATEWAY_PORT": str(port), "GATEWAY_METRICS_LISTEN": f"127.0.0.1:{metrics}"}
     targets = {f"{name}_TARGET": f"127.0.0.1:{free_port()}" for name in ("AUTH", "QUOTA", "INFERENCE")}
@@ -35,7 +35,7 @@ def gateway() -> Iterator[tuple[subprocess.Popen[bytes], str, str]]:
             process.kill()
 
 
-async def test_requests_go_on_and_every_record_is_written_or_counted(
+async def test_requests_continue_and_every_log_record_is_written_or_counted(
     gateway: tuple[subprocess.Popen[bytes], str, str],
 ) -> None:
     process, url, metrics = gateway
@@ -65,7 +65,8 @@ async def test_requests_go_on_and_every_record_is_written_or_counted(
     assert process.wait(timeout=10) == 0
 
 
-def test_a_service_whose_output_is_never_read_ends_all_the_same(
+@pytest.mark.long
+def test_a_service_whose_output_is_never_read_still_exits(
     gateway: tuple[subprocess.Popen[bytes], str, str],
 ) -> None:
     process, url, _ = gateway

@@ -1,4 +1,4 @@
-"""However an upstream answer is malformed, no log line, metric, trace or error text holds what is secret in it."""
+"""For any malformed upstream answer, no log line, metric, trace or error text contains its secrets."""
 
 import asyncio
 import io
@@ -62,7 +62,7 @@ MALFORMED: dict[str, bytes] = {
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """All that every logger writes at DEBUG, as the services write it."""
+    """The output of every logger at DEBUG, as the services write it."""
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(JSONLine("inference"))
@@ -78,7 +78,7 @@ def log() -> Iterator[io.StringIO]:
 
 
 async def asked(inference: Inference, *, is_stream: bool) -> str:
-    """Ask with a secret prompt; return the text of the error, empty when there is none."""
+    """Send a secret prompt; return the text of the error, empty when there is none."""
     number = "req_s" if is_stream else "req_w"
     try:
         if is_stream:
@@ -90,12 +90,12 @@ async def asked(inference: Inference, *, is_stream: bool) -> str:
                 inference_pb2.CreateChatCompletionRequest(context=context(number), chat=chat(PROMPT))
             )
     except ServiceError as exc:
-        return f"{exc.message} {exc.reason} {exc.metadata}"
+        return f"{exc.message} {exc.reason} {exc.details}"
     return ""
 
 
-async def told(url: str, folder: Path) -> str:
-    """Ask over an upstream in both ways, and return the errors' texts and the metrics."""
+async def error_text(url: str, folder: Path) -> str:
+    """Send requests to an upstream in both ways, and return the errors' texts and the metrics."""
     async with running(url, folder, keys=(KEY,), attempts_max=1) as inference:
         errors = [await asked(inference, is_stream=is_stream) for is_stream in (False, True)]
         await inference.chat.ListModels(inference_pb2.ListModelsRequest())
@@ -114,16 +114,16 @@ def _around(text: str, canary: str) -> str:
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-async def test_a_malformed_answer_shows_no_secret(name: str, tmp_path: Path, log: io.StringIO) -> None:
+async def test_a_malformed_answer_exposes_no_secret(name: str, tmp_path: Path, log: io.StringIO) -> None:
     async with raw_upstream(MALFORMED[name]) as upstream:
-        text = await told(upstream.url, tmp_path)
+        text = await error_text(upstream.url, tmp_path)
 
     assert PROMPT in upstream.bodies[0].decode()
     assert_silent(text)
     assert_silent(log.getvalue())
 
 
-async def test_a_failed_handshake_shows_no_secret(tmp_path: Path, log: io.StringIO) -> None:
+async def test_a_failed_handshake_exposes_no_secret(tmp_path: Path, log: io.StringIO) -> None:
     context_ = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert("other.example").configure_cert(context_)
     async with raw_upstream(b"", tls=context_) as upstream, running(upstream.url, tmp_path, keys=(KEY,)) as inference:
@@ -134,7 +134,7 @@ async def test_a_failed_handshake_shows_no_secret(tmp_path: Path, log: io.String
 
 
 @pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "403 Forbidden", "200 Connection established"])
-async def test_a_proxy_that_refuses_shows_no_password(
+async def test_a_refusing_proxy_exposes_no_password(
     status: str, tmp_path: Path, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal = f"HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n".encode()

@@ -19,7 +19,7 @@ from tests.integration.groq_standin.standin_process import StandIn, started
 
 @dataclass(frozen=True)
 class Upstream:
-    """A running stand-in, asked from a test's loop without stopping it."""
+    """A running stand-in, called from a test's event loop without blocking it."""
 
     standin: StandIn
 
@@ -29,11 +29,11 @@ class Upstream:
         return self.standin.url
 
     async def entry(self, text: str) -> dict[str, Any]:
-        """Return the ended journal entry of the last request that said `text`."""
+        """Return the ended journal entry of the last request whose text was `text`."""
         return await asyncio.to_thread(self.standin.entry, text)
 
     async def entries(self, text: str) -> list[dict[str, Any]]:
-        """Return all journal entries of requests that said `text`."""
+        """Return all journal entries of requests whose text was `text`."""
         journal = (await asyncio.to_thread(self.standin.client.get, "/journal")).json()
         return [entry for entry in journal if entry["last_user_message"] == text]
 
@@ -47,13 +47,13 @@ def upstream() -> Iterator[Upstream]:
 
 @dataclass
 class AnyLease:
-    """A lease of one key that remembers what it learned."""
+    """A lease of one key that records the headers."""
 
     key: int = 0
     cooldowns: list[float] = field(default_factory=list)
 
     def record_limits(self, *, cooldown_seconds: float) -> None:
-        """Remember."""
+        """Record the headers."""
         self.cooldowns.append(cooldown_seconds)
 
 
@@ -65,7 +65,7 @@ async def calling(
     connect_timeout_seconds: float = 5,
     answer_bytes_max: int = 1_000_000,
 ) -> AsyncIterator[GroqProvider]:
-    """Give a provider that calls `url`."""
+    """Yield a provider that calls `url`."""
     async with open_groq(
         keys, base_url=url, connections_max=100, connect_timeout_seconds=connect_timeout_seconds
     ) as wire:
@@ -85,7 +85,7 @@ def streaming(text: str) -> bytes:
 async def batches_of(
     provider: GroqProvider, text: str, received: list[list[JSONObject]] | None = None
 ) -> list[list[JSONObject]]:
-    """Return a whole stream, by what arrived together; `received` has what came before it broke."""
+    """Return a whole stream, grouped by arrival; `received` has what came before it broke."""
     received = [] if received is None else received
     async with provider.stream(streaming(text), AnyLease()) as batches:
         async for batch in batches:
@@ -94,14 +94,14 @@ async def batches_of(
 
 
 def output_of(batches: list[list[JSONObject]]) -> str:
-    """Return what a stream says."""
+    """Return the text of a stream."""
     events = [event for batch in batches for event in batch if event["choices"]]
     return "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
 
 
 @contextmanager
 def dead_address() -> Iterator[str]:
-    """Give an address that refuses connections: bound, so that nobody takes it, and not listening."""
+    """Yield an address that refuses connections: bound, so that no other process takes it, but not listening."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{probe.getsockname()[1]}"

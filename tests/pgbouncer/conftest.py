@@ -16,13 +16,13 @@ from tests.e2e.stack import free_port
 
 collect_ignore_glob = [] if os.environ.get("PGBOUNCER") else ["*"]
 _SESSIONS = 4
-"""Fewer than the connections of one service, so that they are shared all the time."""
+"""Fewer than the connections of one service, so that they are always shared."""
 _START_SECONDS_MAX = 10.0
 
 
 @pytest.fixture(scope="session")
 def bouncer_port(postgres_server: str) -> Iterator[int]:
-    """Give the port of a PgBouncer in front of the tests' Postgres."""
+    """Yield the port of a PgBouncer in front of the tests' Postgres."""
     found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if found is None:
         pytest.skip("pgbouncer is not installed; on Debian: apt install pgbouncer")
@@ -54,7 +54,7 @@ max_client_conn = 200
 
 @pytest.fixture
 def bounced_url(postgres_url: str, bouncer_port: int) -> str:
-    """Give the URL of an empty database, through PgBouncer."""
+    """Yield the URL of an empty database, through PgBouncer."""
     return make_url(postgres_url).set(port=bouncer_port).render_as_string(hide_password=False)
 
 

@@ -16,7 +16,7 @@ from services.inference.ledger.store import SQLLedgerStore
 from services.inference.server import MIGRATIONS, VERSION_TABLE
 from tests.contracts.key_store import KeyStoreContract, Stores
 from tests.contracts.ledger_store import LedgerStoreContract
-from tests.contracts.people_store import PeopleStoreContract, World
+from tests.contracts.user_stores import UserStoreContract, World
 from tests.e2e.stack import Key, Stack, bare_environment, connector, running_stack, say
 from tests.integration.test_auth_stores import migrate_auth, opened_stores, opened_world
 
@@ -32,7 +32,7 @@ class TestKeysBehindPgBouncer(KeyStoreContract):
             yield stores
 
 
-class TestPeopleBehindPgBouncer(PeopleStoreContract):
+class TestUserStoresBehindPgBouncer(UserStoreContract):
     @pytest.fixture
     async def world(self, bounced_url: str) -> AsyncIterator[World]:
         await migrate_auth(bounced_url)
@@ -50,7 +50,7 @@ class TestLedgerBehindPgBouncer(LedgerStoreContract):
 
 @pytest.fixture
 def bounced_stack(bounced_url: str) -> Iterator[Stack]:
-    """Give the four services with one database, which both may share, through PgBouncer."""
+    """Yield the four services with one database, which both may share, through PgBouncer."""
     environment: dict[str, Any] = {**_SECRETS, "AUTH_DATABASE_URL": bounced_url, "INFERENCE_DATABASE_URL": bounced_url}
     for service in ("auth", "inference"):
         migrate = [sys.executable, "-m", f"services.{service}", "migrate"]
@@ -60,7 +60,7 @@ def bounced_stack(bounced_url: str) -> Iterator[Stack]:
         yield stack
 
 
-async def test_chats_and_reads_at_the_same_time_all_succeed(bounced_stack: Stack) -> None:
+async def test_concurrent_chats_and_reads_all_succeed(bounced_stack: Stack) -> None:
     keys = [await bounced_stack.create_key() for _ in range(10)]
     async with aiohttp.ClientSession(connector=connector(60)) as session:
         chats = [_status(session, bounced_stack, key, chat=True) for key in keys for _ in range(20)]

@@ -1,6 +1,6 @@
-"""A key's day on a real server, with a real ledger beside it and time that passes by hand.
+"""A key's day on a real server, with a real ledger and time that the test advances.
 
-Nobody waits for anything to grow old: `grow_older` moves back when the holds and rows that are there were reserved.
+No test waits for ageing: `grow_older` moves back the times at which the existing holds and rows were reserved.
 """
 
 import time
@@ -35,7 +35,7 @@ DAY_SECONDS = 86_400
 NOON = 43_200
 HOLD_SECONDS = 60.0
 OLD_SECONDS = 2 * HOLD_SECONDS
-"""Older than a hold and the patience of `verify`."""
+"""Older than a hold's lifetime and the tolerance of `verify`."""
 ROUND_SECONDS = 1.0
 _READS_MAX = 3
 
@@ -47,7 +47,7 @@ async def noon_offset(client: Any) -> int:
 
 
 class StoreClock:
-    """Redis' clock as this machine's, which it shares, and which has been watched for ever."""
+    """Redis' clock as this machine's, which it shares, and which has been watched long enough."""
 
     is_steady = True
     monotonic = staticmethod(time.monotonic)
@@ -62,9 +62,9 @@ class StoreLedger:
     """Quota's view of the ledger, on the real store in this process."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        """Keep rows in `engine`'s database."""
+        """Store rows in `engine`'s database."""
         self.store = SQLLedgerStore(engine)
-        self.is_away = False
+        self.is_down = False
         self._engine = engine
 
     async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
@@ -92,7 +92,7 @@ class StoreLedger:
         return count
 
     async def grow_older(self, seconds: float) -> None:
-        """Move back when all rows were reserved."""
+        """Move back the times at which all rows were reserved."""
         reserved_at = usage_ledger.c.reserved_at
         async with self._engine.begin() as connection:
             await connection.execute(update(usage_ledger).values(reserved_at=reserved_at - seconds))
@@ -103,13 +103,13 @@ class StoreLedger:
             await connection.execute(delete(usage_ledger))
 
     def _check(self) -> None:
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("the ledger is away", reason="ledger_unavailable")
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a server held, and how much had been aged by then."""
+    """All data of a server, and how much it had been aged by then."""
 
     dumps: dict[bytes, bytes]
     aged_seconds: float
@@ -126,7 +126,7 @@ class HoldWorld:
     sweeper: Sweeper
     day: int
     reserved_at: dict[str, float] = field(default_factory=dict)
-    """As inference was told; by request id."""
+    """The dispatched requests; by id."""
     aged_seconds: float = 0
 
     @property
@@ -135,7 +135,7 @@ class HoldWorld:
         return KeyDay(KEY, self.day)
 
     async def clear(self) -> None:
-        """Forget everything in both records."""
+        """Clear both records."""
         await self.client.flushall()
         await self.ledger.clear()
         self.reserved_at, self.aged_seconds = {}, 0
@@ -143,22 +143,22 @@ class HoldWorld:
     async def reserve(
         self, request_id: str, *, limit: int = 10, seed: int | None = None
     ) -> Held | Denied | Uninitialised:
-        """Hold a slot, with a seed when one is given."""
-        wish = Reservation(request_id, KEY, ACCOUNT, limit)
-        (outcome,) = await self.holds.reserve([wish], {} if seed is None else {self.key_day: seed})
+        """Hold a slot, with an initial count when one is given."""
+        reserve_item = Reservation(request_id, KEY, ACCOUNT, limit)
+        (outcome,) = await self.holds.reserve([reserve_item], {} if seed is None else {self.key_day: seed})
         assert isinstance(outcome, Held | Denied | Uninitialised)
         if isinstance(outcome, Held):
             self.reserved_at[request_id] = outcome.reserved_at
         return outcome
 
     async def seed(self, seeds: InitialCounts, *, limit: int) -> None:
-        """Give keys a counter and hold nothing: what they start with fills their limit."""
-        wishes = [Reservation("req_seed", one.key_id, ACCOUNT, limit) for one in seeds]
-        outcomes = await self.holds.reserve(wishes, seeds)
+        """Initialise counters and hold nothing: the initial count fills their limit."""
+        reserve_items = [Reservation("req_seed", one.key_id, ACCOUNT, limit) for one in seeds]
+        outcomes = await self.holds.reserve(reserve_items, seeds)
         assert all(isinstance(outcome, Denied) for outcome in outcomes)
 
     async def hold(self, *request_ids: str, limit: int = 10) -> None:
-        """Hold a slot for each request, which must be free; a fresh counter starts at 0."""
+        """Hold a slot for each request, which must be free; a new counter starts at 0."""
         for request_id in request_ids:
             assert isinstance(await self.reserve(request_id, limit=limit, seed=0), Held)
 
@@ -189,7 +189,7 @@ class HoldWorld:
         return closed
 
     async def charge(self, *request_ids: str) -> None:
-        """Let requests live as they should: hold, row, settle."""
+        """Run requests normally: hold, row, settle."""
         for request_id in request_ids:
             await self.hold(request_id)
             await self.commit_row(request_id)
@@ -216,30 +216,30 @@ class HoldWorld:
         return entries[0], len(entries[1])
 
     async def charged_rows(self) -> int:
-        """Return the ledger's charged rows; a database that a busy machine holds up is asked again."""
+        """Return the ledger's charged rows; retried when a busy machine delays the database."""
         for _ in range(_READS_MAX - 1):
             with suppress(Unavailable):
                 return (await self.ledger.count_charged([self.key_day]))[0]
         return (await self.ledger.count_charged([self.key_day]))[0]
 
     async def grow_older(self, seconds: float = OLD_SECONDS) -> None:
-        """Let time pass for all that is there."""
+        """Advance the time for all existing data."""
         self.aged_seconds += seconds
         self.reserved_at = {one: at - seconds for one, at in self.reserved_at.items()}
         await self._age_holds(seconds)
         await self.ledger.grow_older(seconds)
 
     async def set_counter(self, charged: int) -> None:
-        """Write a counter by hand, as only a defect would."""
+        """Write a counter directly, as only a bug would."""
         await self.client.hset(self._name, "charged", charged)
 
     async def snapshot(self) -> Snapshot:
-        """Return all that the server holds."""
+        """Return all data of the server."""
         names = await self.client.keys("*")
         return Snapshot({name: await self.client.dump(name) for name in names}, self.aged_seconds)
 
     async def roll_back(self, snapshot: Snapshot) -> None:
-        """Make the server hold what it held at a snapshot, as a replica that had fallen behind does."""
+        """Restore the server's data from a snapshot, like a replica that had fallen behind."""
         await self.client.flushall()
         for name, dump in snapshot.dumps.items():
             await self.client.restore(name, 0, dump)
@@ -250,7 +250,7 @@ class HoldWorld:
         return f"{entries_of(KEY)}:{self.day}"
 
     async def _age_holds(self, seconds: float) -> None:
-        # What the last sweep found is of another time.
+        # The result of the last sweep belongs to another time.
         self.sweeper = sweeper_of(self.store, self.ledger, hold_seconds=self.sweeper._hold_seconds)
         for name in await self.client.keys("quota:*"):
             if name.endswith(b":deadlines"):
@@ -265,7 +265,7 @@ class HoldWorld:
 
 @asynccontextmanager
 async def opened_world(url: str, database: Path) -> AsyncIterator[HoldWorld]:
-    """Give an empty world at noon on a server and a SQLite file."""
+    """Yield an empty world at noon on a server and a SQLite file."""
     client = connect(url, timeout_seconds=10)
     try:
         async with opened_ledger(database) as ledger:
@@ -280,7 +280,7 @@ async def opened_world(url: str, database: Path) -> AsyncIterator[HoldWorld]:
 
 @asynccontextmanager
 async def opened_ledger(database: Path) -> AsyncIterator[StoreLedger]:
-    """Give an empty ledger on a SQLite file, which need not survive a power cut."""
+    """Yield an empty ledger on a SQLite file, which need not survive a power cut."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{database}")
     event.listen(engine.sync_engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
     try:
@@ -292,7 +292,7 @@ async def opened_ledger(database: Path) -> AsyncIterator[StoreLedger]:
 
 
 def sweeper_of(store: RedisSweepStore, ledger: StoreLedger, *, hold_seconds: float = HOLD_SECONDS) -> Sweeper:
-    """Return a sweeper whose rounds a test runs itself."""
+    """Return a sweeper whose rounds are run by the test."""
     return Sweeper(
         store,
         ledger,

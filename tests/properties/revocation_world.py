@@ -1,4 +1,4 @@
-"""Keys that change at random and watchers that restart at random: what each watcher must know, and when."""
+"""Keys that change at random and watchers that restart at random: what each watcher must have received, and when."""
 
 import asyncio
 import random
@@ -15,15 +15,15 @@ Keys = dict[str, int]
 
 @dataclass
 class Watcher:
-    """Believes what it is told, like a gateway, and resumes after the last revision that it was told of."""
+    """Applies events like a gateway, and resumes after the last received revision."""
 
     feed: Callable[[], ChangeFeed]
     truth: Keys
     random: random.Random
     revision: int | None = None
     floor: int = 0
-    """What happened up to here need not be told: the watcher forgot all that it knew of the time before."""
-    told: set[str] = field(default_factory=set)
+    """Changes up to here need not be sent: the watcher cleared its cache after them."""
+    received: set[str] = field(default_factory=set)
     restarts: int = 0
 
     async def follow(self) -> None:
@@ -48,16 +48,16 @@ class Watcher:
         if self.revision is None or event.revision < self.revision or (event.change and event.change.key_id is None):
             self.floor = event.revision
         elif event.change is not None and event.change.is_revoked:
-            self.told.add(str(event.change.key_id))
+            self.received.add(str(event.change.key_id))
         self.revision = event.revision
         missed = self._unknown(until=event.revision)
-        assert not missed, f"{len(missed)} revoked keys would go on working: told all up to {event.revision}, {missed}"
+        assert not missed, f"{len(missed)} revoked keys would still work: received all up to {event.revision}, {missed}"
 
     def _unknown(self, *, until: float) -> set[str]:
-        return {key for key, revision in self.truth.items() if self.floor < revision <= until} - self.told
+        return {key for key, revision in self.truth.items() if self.floor < revision <= until} - self.received
 
     async def until_knows_all(self) -> None:
-        """Return when every revocation is known."""
+        """Return when every revocation has been received."""
         while self.revision is None or self._unknown(until=float("inf")):
             await asyncio.sleep(0.001)
 
@@ -65,7 +65,7 @@ class Watcher:
 async def watch_while(
     work: Awaitable[object], feeds: list[ChangeFeed], truth: Keys, chance: random.Random, *, watchers: int
 ) -> list[Watcher]:
-    """Let watchers of random feeds follow until the work is done and each of them knows all of it."""
+    """Run watchers of random feeds until the work is done and each of them has received all of it."""
     followers = [Watcher(lambda: chance.choice(feeds), truth, chance) for _ in range(watchers)]
     tasks = [asyncio.ensure_future(one.follow()) for one in followers]
     try:

@@ -1,4 +1,6 @@
-"""Random sequences and random races of reserves, seeds and settles on a real server, held against a small model."""
+"""Random sequences and random races of reserves, initialisations and settles on a real server, compared with a small
+model.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -40,7 +42,7 @@ verdicts = st.sampled_from(Verdict)
 
 @dataclass
 class ModelDay:
-    """What a key's day must be."""
+    """The expected state of a key's day."""
 
     seed: int
     charged: int
@@ -73,7 +75,7 @@ class HoldMachine(RuleBasedStateMachine):
 
     @rule(replica=replicas, day=days, key=keys, wanted=st.lists(ids, min_size=1, max_size=3), seed=seeds)
     def reserve(self, replica: int, day: int, key: str, wanted: list[str], seed: int | None) -> None:
-        """Reserve a batch, with a seed that may be stale."""
+        """Reserve a batch, with an initial count that may be stale."""
         key_day = KeyDay(key, self.first_day + day)
         batch = [Reservation(request_id, key, "acc_1", LIMIT) for request_id in wanted]
         outcomes = self.run(self.stores[replica][day].reserve(batch, {} if seed is None else {key_day: seed}))
@@ -96,7 +98,7 @@ class HoldMachine(RuleBasedStateMachine):
 
     @invariant()
     def counters_equal_the_model(self) -> None:
-        """Compare every counter, and see that no grant went over the limit."""
+        """Compare every counter, and check that no grant exceeded the limit."""
         for day in (0, 1):
             for key, status in zip(KEYS, self.run(self.stores[0][day].status(KEYS)), strict=True):
                 state = self.model.get(KeyDay(key, self.first_day + day))
@@ -112,7 +114,7 @@ class HoldMachine(RuleBasedStateMachine):
         assert found == sorted(f"{at.key_id} {at.day} {one}" for at, state in self.model.items() for one in state.held)
 
     def check(self, key_day: KeyDay, request_id: str, outcome: Held | Denied | Uninitialised) -> None:
-        """Compare one outcome with the model, and take it over."""
+        """Compare one outcome with the model, and update the model."""
         state = self.model.get(key_day)
         if state is None:
             assert isinstance(outcome, Uninitialised)
@@ -123,12 +125,12 @@ class HoldMachine(RuleBasedStateMachine):
             state.held.add(request_id)
 
     async def deadlines(self) -> list[str]:
-        """Return what all sorted sets of deadlines hold."""
+        """Return the content of all sorted sets of deadlines."""
         names: list[bytes] = await self.client.keys("quota:*:deadlines")
         return [member.decode() for name in names for member in await self.client.zrange(name, 0, -1)]
 
     def run(self, work: Any) -> Any:
-        """Await something on the machine's own loop."""
+        """Await something on the machine's own event loop."""
 
         async def awaited() -> Any:
             return await work
@@ -141,7 +143,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.runner.close()
 
 
-def test_any_sequence_of_reserves_seeds_and_settles_leaves_what_the_model_says(valkey_url: str) -> None:
+def test_any_sequence_of_reserves_initialisations_and_settles_matches_the_model(valkey_url: str) -> None:
     class Machine(HoldMachine):
         def __init__(self) -> None:
             super().__init__(valkey_url)
@@ -164,10 +166,10 @@ def loop() -> Iterator[asyncio.Runner]:
 
 @PROFILE
 @given(lives=lives, seed=st.integers(0, LIMIT))
-def test_no_race_of_whole_lives_over_two_replicas_overspends(
+def test_no_race_of_complete_requests_over_two_replicas_exceeds_the_limit(
     valkey_url: str, loop: asyncio.Runner, lives: list[Life], seed: int
 ) -> None:
-    """Each life seeds with what it believes, reserves, and settles or never does; all run at once."""
+    """Each request initialises with its possibly stale count, reserves, and settles or never does; all run at once."""
     loop.run(_race(valkey_url, lives, seed))
 
 
@@ -194,8 +196,8 @@ async def _race(url: str, lives: list[Life], seed: int) -> None:
 async def _live(store: RedisHoldStore, life: Life, day: int) -> Verdict | str | None:
     """Return how a request ended: its verdict, `held` when it never settled, None when it was denied."""
     request_id, verdict, stale_seed = life
-    wish = Reservation(request_id, "key_a", "acc_1", LIMIT)
-    (outcome,) = await store.reserve([wish], {KeyDay("key_a", day): stale_seed})
+    reserve_item = Reservation(request_id, "key_a", "acc_1", LIMIT)
+    (outcome,) = await store.reserve([reserve_item], {KeyDay("key_a", day): stale_seed})
     assert isinstance(outcome, Held | Denied)
     assert outcome.status.charged + outcome.status.held <= LIMIT
     if isinstance(outcome, Denied):

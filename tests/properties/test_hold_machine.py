@@ -1,7 +1,9 @@
-"""The machine of accounting.md on the real engine: random walks through deaths, losses and sweeps, no promise broken.
+"""The state machine of accounting.md on the real engine: random sequences of crashes, losses and sweeps keep all
+guarantees.
 
-The steps are those of the design's exhaustive check (hold_machine.py), on a real server and a real ledger. What takes
-several calls in the service (seeding, sweeping, reconciling) is also taken apart, so that other steps come between.
+The steps are those of the design's exhaustive check (hold_machine.py), on a real server and a real ledger. Operations
+that take several calls in the service (initialising, sweeping, reconciling) are also split, so that other steps come
+between.
 """
 
 import asyncio
@@ -59,7 +61,7 @@ class Stage(Enum):
 
 
 class Gateway(Enum):
-    """What became of a request's gateway; one that lost touch with inference counts as dead."""
+    """The state of a request's gateway; one that lost its connection to inference counts as dead."""
 
     WAITING = auto()
     SETTLED = auto()
@@ -68,7 +70,7 @@ class Gateway(Enum):
 
 @dataclass
 class Request:
-    """What must be true of one request."""
+    """The invariants of one request."""
 
     stage: Stage = Stage.NEW
     gateway: Gateway = Gateway.WAITING
@@ -87,7 +89,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.seeds: list[int] = []
         self.verdicts: list[Settlement] = []
         self.lost: tuple[int, float, list[str]] | None = None
-        """What a reconciliation counted, before when, and the holds that it left out."""
+        """The result of a reconciliation's count, its time, and the holds that it left out."""
         self.has_flushed = self.has_rolled_back = self.is_broken = self.is_checked = False
         self.may_flush = self.may_roll_back = False
         self.forgiven = 0
@@ -98,17 +100,17 @@ class HoldMachine(RuleBasedStateMachine):
 
     @initialize(may_flush=st.booleans(), may_roll_back=st.booleans())
     def choose_losses(self, may_flush: bool, may_roll_back: bool) -> None:
-        """Let half of the walks be without each loss: after one, less is promised."""
+        """Exclude each kind of loss from half of the sequences: after one, less is guaranteed."""
         self.may_flush, self.may_roll_back = may_flush, may_roll_back
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        """Take any step that can be taken now."""
+        """Take any step that is possible now."""
         steps = dict(self.steps())
         steps[data.draw(st.sampled_from(list(steps)), label="step")]()
 
     def steps(self) -> Iterator[tuple[str, Step]]:
-        """Yield what can happen now, under the names of the design's check."""
+        """Yield the possible steps, under the names of the design's check."""
         entries = self.entries()
         if entries is None and len(self.seeds) < 2:
             yield "seed-read", self.read_seed
@@ -118,13 +120,13 @@ class HoldMachine(RuleBasedStateMachine):
             for what, step in self.steps_of(request):
                 yield f"{what} {name}", partial(step, name)
         yield from self.steps_of_sweeper()
-        if any(not one.is_old for one in self.ever_held()):
+        if any(not one.is_old for one in self.once_held()):
             yield "age", self.grow_old
-        if entries is not None and self.ever_held():
+        if entries is not None and self.once_held():
             yield from self.losses()
 
     def steps_of(self, request: Request) -> Iterator[tuple[str, Callable[[str], None]]]:
-        """Yield what can happen to one request."""
+        """Yield the possible steps of one request."""
         stage, waits = request.stage, request.gateway is Gateway.WAITING
         if stage is Stage.NEW and (self.seeds or self.entries()):
             yield "reserve", self.reserve
@@ -133,16 +135,16 @@ class HoldMachine(RuleBasedStateMachine):
             yield "give-back", self.give_back
         if stage is Stage.OUT:
             yield from (("row-charged", self.commit_charged), ("row-free", self.commit_free))
-            yield "inference-dies", self.inference_dies
+            yield "inference-dies", self.inference_is_killed
         if waits and stage in (Stage.HELD, Stage.OUT, Stage.CHARGED, Stage.FREE, Stage.DEAD):
-            yield "gateway-dies", self.gateway_dies
+            yield "gateway-dies", self.gateway_is_killed
         if waits and stage in (Stage.CHARGED, Stage.FREE):
             yield "settle", self.settle
         if request.may_be_late:
             yield "late-row", self.commit_late
 
     def steps_of_sweeper(self) -> Iterator[tuple[str, Step]]:
-        """Yield what sweepers and operators can do."""
+        """Yield the possible steps of sweepers and operators."""
         if self.overdue():
             yield from (("sweep", self.sweep), ("sweep-ask", self.ask_for_verdicts))
         if self.verdicts:
@@ -154,7 +156,7 @@ class HoldMachine(RuleBasedStateMachine):
         yield "verify", self.verify
 
     def losses(self) -> Iterator[tuple[str, Step]]:
-        """Yield what Redis can do wrong."""
+        """Yield the possible faults of Redis."""
         if self.may_flush and not self.has_flushed:
             yield "flush", self.flush
         if self.may_roll_back and self.dump is None:
@@ -162,25 +164,25 @@ class HoldMachine(RuleBasedStateMachine):
         if self.dump is not None and not self.has_rolled_back:
             yield "rollback", self.roll_back
 
-    # Reserving, with a seed read that may be stale when it arrives.
+    # Reserving, with an initial count that may be stale when it arrives.
 
     def read_seed(self) -> None:
-        """Ask the ledger for a count, since the store has none."""
+        """Read a count from the ledger, since the store has none."""
         self.seeds.append(self.run(self.world.charged_rows()))
 
     def put_seed(self) -> None:
-        """Bring a count that was read before; nothing is held."""
+        """Send a count that was read before; nothing is held."""
         before, seed = self.entries(), self.seeds.pop(0)
         self.run(self.world.reserve("req_probe", limit=0, seed=seed))
-        self.promise(self.entries() == ((seed, set()) if before is None else before), "a seed replaced a counter")
+        self.guarantee(self.entries() == ((seed, set()) if before is None else before), "a seed replaced a counter")
 
     def reserve(self, name: str) -> None:
-        """Reserve, with a seed when one is at hand."""
+        """Reserve, with an initial count if there is one."""
         seed = self.seeds.pop(0) if self.seeds else None
         before = self.entries() or (seed or 0, set())
         outcome = self.run(self.world.reserve(name, limit=LIMIT, seed=seed))
         is_free = before[0] + len(before[1]) < LIMIT
-        self.promise(isinstance(outcome, Held if is_free else Denied), f"{outcome} with {before}")
+        self.guarantee(isinstance(outcome, Held if is_free else Denied), f"{outcome} with {before}")
         self.requests[name].stage = Stage.HELD if is_free else Stage.DENIED
 
     # One request's life.
@@ -209,20 +211,20 @@ class HoldMachine(RuleBasedStateMachine):
         self.run(self.world.commit_row(name))
         self.requests[name].may_be_late = False
 
-    def inference_dies(self, name: str) -> None:
+    def inference_is_killed(self, name: str) -> None:
         """Lose a request before its row."""
         self.requests[name].stage = Stage.DEAD
 
-    def gateway_dies(self, name: str) -> None:
-        """Lose the one who would settle."""
+    def gateway_is_killed(self, name: str) -> None:
+        """Lose the gateway that would settle."""
         self.requests[name].gateway = Gateway.DIED
 
     def settle(self, name: str) -> None:
-        """Settle on inference's own word."""
+        """Settle with inference's own verdict."""
         verdict = Verdict.CHARGED if self.requests[name].stage is Stage.CHARGED else Verdict.RELEASED
         before = self.entries()
         closed = self.run(self.world.settle(name, verdict))
-        self.promise(closed == (before is not None and name in before[1]), "a settle closed what was not there")
+        self.guarantee(closed == (before is not None and name in before[1]), "a settle closed what was not there")
         self.requests[name].gateway = Gateway.SETTLED
 
     # The sweeper.
@@ -234,12 +236,12 @@ class HoldMachine(RuleBasedStateMachine):
         self.run(self.world.sweeper.sweep())
         charged = sum(self.requests[name].stage is Stage.CHARGED for name in overdue)
         expected = (before[0] + charged, before[1] - overdue)
-        self.promise((self.entries() or (0, set())) == expected, f"a sweep of {before} is not {expected}")
+        self.guarantee((self.entries() or (0, set())) == expected, f"a sweep of {before} is not {expected}")
 
     def ask_for_verdicts(self) -> None:
-        """Take a sweep's first half: find what is overdue and get the ledger's word."""
+        """Take a sweep's first half: find what is overdue and get the ledger's verdicts."""
         overdue = self.run(self.world.store.overdue(at_most=10, before=time.time()))
-        self.promise({one.request_id for one in overdue} == self.overdue(), "overdue holds were not found")
+        self.guarantee({one.request_id for one in overdue} == self.overdue(), "overdue holds were not found")
         self.close_unknown(self.overdue())
         verdicts = self.run(self.world.ledger.close_unknown(overdue)) if overdue else []
         self.verdicts += [
@@ -248,7 +250,7 @@ class HoldMachine(RuleBasedStateMachine):
         ]
 
     def settle_verdicts(self) -> None:
-        """Take a sweep's second half, after whatever came between."""
+        """Take a sweep's second half, after the steps that came between."""
         self.run(self.world.holds.settle(self.verdicts))
         self.verdicts = []
 
@@ -266,7 +268,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.lost = (count, before, left_out)
 
     def raise_lost_charges(self) -> None:
-        """Take a reconciliation's second half, after whatever came between."""
+        """Take a reconciliation's second half, after the steps that came between."""
         if self.lost is not None:
             count, before, left_out = self.lost
             store = self.world.store
@@ -279,26 +281,26 @@ class HoldMachine(RuleBasedStateMachine):
         allowed = {DiscrepancyKind.HOLD_OVERDUE} if self.overdue() else set()
         if self.has_lost_data:
             allowed |= {DiscrepancyKind.COUNTER_BELOW_LEDGER, DiscrepancyKind.OVER_LIMIT}
-        self.promise(kinds <= allowed, f"verify found {kinds} on a healthy system")
-        self.promise((DiscrepancyKind.HOLD_OVERDUE in kinds) == bool(self.overdue()), "verify missed an overdue hold")
+        self.guarantee(kinds <= allowed, f"verify found {kinds} on a healthy system")
+        self.guarantee((DiscrepancyKind.HOLD_OVERDUE in kinds) == bool(self.overdue()), "verify missed an overdue hold")
 
     # Time and losses.
 
     def grow_old(self) -> None:
         """Let more time pass than a hold can live."""
         self.run(self.world.grow_older())
-        for request in self.ever_held():
+        for request in self.once_held():
             request.is_old = True
 
     def flush(self) -> None:
-        """Lose everything in Redis: its holds, and the charges that a seed still under way does not know."""
+        """Lose everything in Redis: its holds, and the charges that a pending initial count does not include."""
         charged, held = self.entries() or (0, set())
         self.forgiven += len(held) + max(0, charged - min(self.seeds, default=charged))
         self.has_flushed = True
         self.run(self.world.client.flushall())
 
     def take_snapshot(self) -> None:
-        """Remember what a replica has that falls behind from now on."""
+        """Snapshot the data of a replica that falls behind from now on."""
         self.dump, self.dumped = self.run(self.world.snapshot()), self.entries() or (0, set())
 
     def roll_back(self) -> None:
@@ -308,48 +310,48 @@ class HoldMachine(RuleBasedStateMachine):
         self.has_rolled_back = True
         assert self.dump is not None
         self.run(self.world.roll_back(self.dump))
-        self.promise(self.entries() == self.dumped, "the snapshot did not come back")
+        self.guarantee(self.entries() == self.dumped, "the snapshot did not come back")
 
-    # What must always hold.
+    # Invariants.
 
     @invariant()
     def check(self) -> None:
-        """Compare both records with the promises, unless nothing touched them since."""
+        """Compare both records with the guarantees, unless nothing touched them since."""
         if self.is_checked:
             return
         charged = len(self.those(Stage.CHARGED))
-        self.promise(self.run(self.world.charged_rows()) == charged, "the ledger charged somebody else")
-        self.promise(charged <= LIMIT + self.forgiven, "over-admission")
+        self.guarantee(self.run(self.world.charged_rows()) == charged, "the ledger charged another key")
+        self.guarantee(charged <= LIMIT + self.forgiven, "over-admission")
         counter, held = self.entries() or (0, set())
         self.is_checked = True
         unheld = [name for name in self.those(Stage.CHARGED) if name not in held]
-        self.promise(counter <= len(unheld), f"charged for nothing: counter {counter}, rows without a hold {unheld}")
-        self.promise(counter + len(held) <= LIMIT or self.has_lost_data, "counter above the limit")
+        self.guarantee(counter <= len(unheld), f"charged for nothing: counter {counter}, rows without a hold {unheld}")
+        self.guarantee(counter + len(held) <= LIMIT or self.has_lost_data, "counter above the limit")
 
     def teardown(self) -> None:
-        """Let everybody die and time pass: the records must agree in the end, whatever happened."""
+        """Kill everything and let time pass: the records must agree in the end, whatever happened."""
         if self.is_broken:
             return
         for name in self.those(Stage.OUT):
-            self.inference_dies(name)
+            self.inference_is_killed(name)
         for step in (self.settle_verdicts, self.grow_old, self.sweep, self.reconcile, self.check):
             step()
         self.run(self.world.reserve("req_probe", limit=0, seed=len(self.those(Stage.CHARGED))))
-        self.promise(self.entries() == (len(self.those(Stage.CHARGED)), set()), f"not at rest: {self.entries()}")
+        self.guarantee(self.entries() == (len(self.those(Stage.CHARGED)), set()), f"not at rest: {self.entries()}")
         self.verify()
 
     # Helpers.
 
     @property
     def has_lost_data(self) -> bool:
-        """Whether Redis ever forgot anything."""
+        """Whether Redis ever lost anything."""
         return self.has_flushed or self.has_rolled_back
 
     def those(self, *stages: Stage) -> list[str]:
         """Return the requests at some stages."""
         return [name for name, one in self.requests.items() if one.stage in stages]
 
-    def ever_held(self) -> list[Request]:
+    def once_held(self) -> list[Request]:
         """Return requests that were ever reserved."""
         return [one for one in self.requests.values() if one.stage not in (Stage.NEW, Stage.DENIED)]
 
@@ -359,25 +361,25 @@ class HoldMachine(RuleBasedStateMachine):
         return {name for name in held if self.requests[name].is_old}
 
     def close_unknown(self, names: set[str]) -> None:
-        """Note that requests without a row have an `unknown` one now."""
+        """Record that requests without a row have an `unknown` one now."""
         for request in (self.requests[name] for name in names):
             if request.stage in (Stage.HELD, Stage.OUT, Stage.DEAD, Stage.RETURNED):
                 request.may_be_late = request.stage is Stage.OUT
                 request.stage = Stage.UNKNOWN
 
     def entries(self) -> tuple[int, set[str]] | None:
-        """Return the counter and the holds as Redis has them, read once after each step."""
+        """Return Redis' counter and holds, read once after each step."""
         if not self.known:
             self.known = [self.run(self.world.entries())]
         return self.known[0]
 
-    def promise(self, is_kept: bool, what: str) -> None:
-        """Fail when a promise is broken."""
+    def guarantee(self, is_kept: bool, what: str) -> None:
+        """Fail when a guarantee is broken."""
         self.is_broken = not is_kept
         assert is_kept, what
 
     def run(self, work: Any) -> Any:
-        """Await something on the world's own loop."""
+        """Await something on the world's own event loop."""
 
         async def awaited() -> Any:
             return await work
@@ -387,15 +389,15 @@ class HoldMachine(RuleBasedStateMachine):
 
 
 class UnguardedStore(RedisSweepStore):
-    """A store whose reconciliation counts rows beside their holds."""
+    """A store whose reconciliation counts rows together with their holds."""
 
     async def entries(self) -> AsyncIterator[list[DayEntries]]:
-        """Yield everything that is held, without any hold."""
+        """Yield all entries without any hold."""
         async for batch in super().entries():
             yield [replace(one, holds={}) for one in batch]
 
     async def repair_counter(self, key_day: KeyDay, count: int, **guards: Any) -> int:
-        """Raise a counter to all rows."""
+        """Repair a counter to all rows."""
         (name,) = await self._client.keys(f"quota:*:{KEY}:{key_day.day}")
         await self._client.hset(name, "charged", count)
         return count
@@ -405,14 +407,14 @@ Machines = Callable[[], HoldMachine]
 
 
 def explore(machines: Machines, profile: settings) -> None:
-    """Walk through machines of a fixture; hypothesis takes a class for what it calls."""
+    """Run the machines of a fixture; hypothesis expects a class."""
     machine: Any = machines
     run_state_machine_as_test(machine, settings=profile)
 
 
 @pytest.fixture
 def machines(valkey_url: str, tmp_path: Path) -> Iterator[Machines]:
-    """A function that makes machines of one world, which is emptied each time."""
+    """A function that creates machines of one world, which is emptied each time."""
     with asyncio.Runner() as runner:
         opened = opened_world(valkey_url, tmp_path / "ledger.db")
         world = runner.run(opened.__aenter__())
@@ -422,7 +424,7 @@ def machines(valkey_url: str, tmp_path: Path) -> Iterator[Machines]:
 
 @pytest.fixture
 def unguarded(machines: Machines) -> Machines:
-    """A function that makes machines whose reconciliation ignores age and holds."""
+    """A function that creates machines whose reconciliation ignores age and holds."""
 
     def make() -> HoldMachine:
         machine = machines()
@@ -433,13 +435,13 @@ def unguarded(machines: Machines) -> Machines:
     return make
 
 
-@pytest.mark.parametrize("walks", [20, pytest.param(120, marks=pytest.mark.long)])
-def test_no_interleaving_of_deaths_losses_and_sweeps_breaks_a_promise(machines: Machines, walks: int) -> None:
-    explore(machines, settings(PROFILE, max_examples=walks))
+@pytest.mark.parametrize("examples", [20, pytest.param(120, marks=pytest.mark.long)])
+def test_no_interleaving_of_crashes_losses_and_sweeps_breaks_a_guarantee(machines: Machines, examples: int) -> None:
+    explore(machines, settings(PROFILE, max_examples=examples))
 
 
-def test_the_walk_finds_the_double_charge_of_a_reconciliation_without_its_guards(unguarded: Machines) -> None:
-    """A check that cannot fail says nothing."""
+def test_the_check_finds_the_double_charge_of_a_reconciliation_without_its_guards(unguarded: Machines) -> None:
+    """A check that cannot fail proves nothing."""
     with pytest.raises(AssertionError, match="charged for nothing"):
         explore(unguarded, SEARCH)
 
@@ -447,9 +449,9 @@ def test_the_walk_finds_the_double_charge_of_a_reconciliation_without_its_guards
 def test_the_designs_seven_steps_charge_twice_without_the_guards_and_once_with_them(
     machines: Machines, unguarded: Machines
 ) -> None:
-    """Row before settle beside reconciliation, as the exhaustive check found it."""
+    """A row before its settle with a concurrent reconciliation, as found by the exhaustive check."""
 
-    def walk(machine: HoldMachine) -> tuple[int, set[str]] | None:
+    def run_steps(machine: HoldMachine) -> tuple[int, set[str]] | None:
         machine.read_seed()
         machine.put_seed()
         machine.reserve("req_0")
@@ -459,5 +461,5 @@ def test_the_designs_seven_steps_charge_twice_without_the_guards_and_once_with_t
         machine.settle("req_0")
         return machine.entries()
 
-    assert walk(machines()) == (1, set())
-    assert walk(unguarded()) == (2, set())
+    assert run_steps(machines()) == (1, set())
+    assert run_steps(unguarded()) == (2, set())

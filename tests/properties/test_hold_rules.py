@@ -1,11 +1,11 @@
-"""The accounting rules keep their promises in every interleaving of two requests, and the check can fail."""
+"""The accounting rules keep their guarantees in every interleaving of two requests, and the check can fail."""
 
 import pytest
 
 from tools.hold_machine import Rule, explore
 
 
-def test_every_interleaving_keeps_the_promises() -> None:
+def test_every_interleaving_keeps_the_guarantees() -> None:
     states, broken, path = explore(2)
 
     assert (broken, path) == ("", [])
@@ -13,7 +13,7 @@ def test_every_interleaving_keeps_the_promises() -> None:
 
 
 @pytest.mark.parametrize("rule", list(Rule))
-def test_without_a_rule_a_promise_is_broken(rule: Rule) -> None:
+def test_without_a_rule_a_guarantee_is_broken(rule: Rule) -> None:
     _, broken, path = explore(2, without=rule)
 
     assert broken

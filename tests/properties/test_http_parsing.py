@@ -1,4 +1,4 @@
-"""However a connection's bytes are cut, they are the same requests: each with its own body, and none out of a body."""
+"""However a connection's bytes are split, the requests are the same: each with its own body, and none out of a body."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ _BODIES = st.one_of(
 
 @dataclass
 class Recorder:
-    """Remembers requests."""
+    """Records requests."""
 
     seen: list[tuple[str, str, bytes]] = field(default_factory=list)
     scope: dict[str, Any] = field(default_factory=dict)
@@ -55,7 +55,7 @@ def _parser() -> tuple[RequestParser, Recorder]:
 
 @st.composite
 def _requests(draw: st.DrawFn) -> tuple[bytes, tuple[str, str, bytes]]:
-    """Return a request as bytes, and what it is."""
+    """Return a request as bytes, and its expected result."""
     path = draw(st.sampled_from(["/a", "/v1/chat/completions", "/" + "b" * 300]))
     head = b"%b HTTP/1.1\r\nhost: a\r\n" + draw(_OFFERS)
     if draw(st.booleans()):
@@ -74,7 +74,7 @@ def _requests(draw: st.DrawFn) -> tuple[bytes, tuple[str, str, bytes]]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(_requests(), min_size=1, max_size=6), st.lists(st.integers(1, 500), min_size=1, max_size=20))
-def test_requests_are_the_same_however_their_bytes_are_cut(
+def test_requests_are_the_same_however_their_bytes_are_split(
     requests: list[tuple[bytes, tuple[str, str, bytes]]], sizes: list[int]
 ) -> None:
     sent = b"".join(raw for raw, _ in requests)
@@ -90,8 +90,8 @@ def test_requests_are_the_same_however_their_bytes_are_cut(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(_requests(), min_size=2, max_size=6))
-def test_what_is_behind_the_request_under_way_may_wait(requests: list[tuple[bytes, tuple[str, str, bytes]]]) -> None:
-    """Parsing may stop after any piece, and goes on where it stopped."""
+def test_bytes_after_the_current_request_may_wait(requests: list[tuple[bytes, tuple[str, str, bytes]]]) -> None:
+    """Parsing may stop after any piece, and resumes where it stopped."""
     rest = b"".join(raw for raw, _ in requests)
     parser, recorder = _parser()
     while rest:
@@ -110,7 +110,7 @@ def test_any_bytes_are_parsed_or_rejected(sent: bytes, sizes: list[int]) -> None
             parser.feed(data[at : at + min(7, sizes[number % len(sizes)])], lambda: True)
 
 
-def test_a_defect_of_ours_is_no_fault_of_a_request() -> None:
+def test_an_internal_error_is_not_reported_as_a_fault_of_the_request() -> None:
     class Broken(Recorder):
         def on_end(self) -> None:
             raise ZeroDivisionError

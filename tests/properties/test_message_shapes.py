@@ -1,4 +1,4 @@
-"""The fast way to accept messages accepts nothing that the rules refuse."""
+"""The fast check of messages accepts nothing that the rules refuse."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def _is_acceptable(messages: Any) -> bool:
     return True
 
 
-def test_common_conversations_are_accepted_the_fast_way() -> None:
+def test_common_conversations_pass_the_fast_check() -> None:
     assert fits(_COMMON)
     assert _is_acceptable(_COMMON)
 
@@ -46,13 +46,13 @@ def test_common_conversations_are_accepted_the_fast_way() -> None:
 @example([{"role": "user", "content": None}])
 @example([{"role": "user", "content": [{"type": "text", "text": None}]}])
 @example([{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f"}}]}])
-def test_what_fits_is_acceptable(messages: Any) -> None:
+def test_messages_that_pass_the_fast_check_are_acceptable(messages: Any) -> None:
     assert _is_acceptable(messages) or not fits(messages)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_one_changed_member_is_judged_no_milder(data: st.DataObject) -> None:
+def test_one_changed_member_is_judged_as_strictly(data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(_COMMON) - 1))
     name = data.draw(st.sampled_from(["role", "content", "name", "tool_calls", "tool_call_id", "reasoning"]))
     changed = [*_COMMON[:index], {**_COMMON[index], name: data.draw(JSON_VALUES)}, *_COMMON[index + 1 :]]
@@ -60,5 +60,5 @@ def test_one_changed_member_is_judged_no_milder(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("messages", [None, 1, "a", {}, [1], [None], [{}], [{"role": 1}], [{"role": "robot"}]])
-def test_what_is_no_list_of_messages_does_not_fit(messages: Any) -> None:
+def test_a_value_that_is_not_a_list_of_messages_does_not_pass(messages: Any) -> None:
     assert not fits(messages)

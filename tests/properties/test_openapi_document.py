@@ -1,4 +1,4 @@
-"""The OpenAPI document is true to the code: what its schema takes is what the code takes."""
+"""The OpenAPI document matches the code: its schema accepts what the code accepts."""
 
 import json
 from typing import Any
@@ -29,7 +29,7 @@ def _is_taken(body: Any) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(GOOD_BODIES)
-def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
+def test_a_valid_body_is_accepted_by_code_and_schema(body: Any) -> None:
     assert _is_taken(body)
     _VALIDATOR.validate(body)
 
@@ -41,14 +41,14 @@ def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
 @example({"messages": [{"role": "user", "content": "hi"}], "stream_options": {"unheard_of": None}})
 @example({"messages": [{"role": "user", "content": "hi"}], "stream_options": {"unheard_of": 1}})
 @example({"messages": [{"role": "user", "content": "hi"}], "seed": 1.0})
-def test_code_and_schema_refuse_the_same(body: Any) -> None:
+def test_code_and_schema_refuse_the_same_bodies(body: Any) -> None:
     assert _is_taken(body) == _VALIDATOR.is_valid(body)
 
 
 def test_the_document_is_openapi_3_1_with_every_path() -> None:
-    told = json.loads(document())
-    assert told["openapi"] == "3.1.0"
-    assert set(told["paths"]) == {
+    reported = json.loads(document())
+    assert reported["openapi"] == "3.1.0"
+    assert set(reported["paths"]) == {
         "/api/v1/chat",
         "/api/v1/chat/completions",
         "/api/v1/models",
@@ -61,5 +61,5 @@ def test_the_document_is_openapi_3_1_with_every_path() -> None:
 
 
 @pytest.mark.parametrize("name", ["ChatRequest", "ChatCompletion", "Error"])
-def test_what_the_document_refers_to_is_there(name: str) -> None:
+def test_every_reference_in_the_document_resolves(name: str) -> None:
     assert name in json.loads(document())["components"]["schemas"]

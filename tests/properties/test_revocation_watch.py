@@ -1,4 +1,4 @@
-"""No revocation is ever missed: not by watchers that restart, not when commits overtake each other, on no database."""
+"""No revocation is missed: not by watchers that restart, not when commits overtake each other, on no database."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ PEPPER = Pepper(b"revocations")
 
 
 class Replica:
-    """One auth of several: its stores and its feed, over a connection pool of its own."""
+    """One auth of several: its stores and its feed, over a separate connection pool."""
 
     def __init__(self, transactions: Transactions) -> None:
         self.keys = SQLKeyStore(transactions)
@@ -64,7 +64,7 @@ async def replicas(url: str, *, count: int) -> AsyncIterator[list[Replica]]:
 
 
 async def revoke_all(made: list[Replica], truth: Keys, chance: random.Random, *, keys: int, at_once: int) -> None:
-    """Create and revoke keys on random replicas, many at the same time, with other changes among them."""
+    """Create and revoke keys on random replicas, many at the same time, among other changes."""
     await made[0].accounts.add(NewAccount(open_account("ada@example.com", now=utc_now(SystemClock()))), by=OPERATOR)
     gate = asyncio.Semaphore(at_once)
 
@@ -104,7 +104,7 @@ class TornStore:
             self._truth[key_id] = self._revision
 
     async def changes_after(self, revision: int | None) -> Changes:
-        """Read where the present is, and then the keys, between which anything may be committed; or fail."""
+        """Read the current revision, and then the keys, between which anything may be committed; or fail."""
         if self._chance.random() < 0.05:
             raise unavailable()
         present = self._revision
@@ -142,7 +142,7 @@ async def test_watchers_that_restart_thousands_of_times_miss_none_of_thousands_o
             await stack.enter_async_context(feed.running())
         watchers = await watch_while(work(), feeds, truth, chance, watchers=6)
     print("\nrestarts:", sum(one.restarts for one in watchers))
-    assert sum(one.restarts for one in watchers) > 1000, "hardly any watcher was restarted: this showed nothing"
+    assert sum(one.restarts for one in watchers) > 1000, "hardly any watcher was restarted, so this test shows nothing"
 
 
 @pytest.mark.timeout(60)
@@ -153,7 +153,7 @@ async def test_two_replicas_on_postgres_and_watchers_that_restart_miss_no_revoca
         work = revoke_all(made, truth, chance, keys=300, at_once=8)
         watchers = await watch_while(work, [one.feed for one in made], truth, chance, watchers=6)
     assert len(truth) == 300
-    assert sum(one.restarts for one in watchers) > 100, "hardly any watcher was restarted: this showed nothing"
+    assert sum(one.restarts for one in watchers) > 100, "hardly any watcher was restarted, so this test shows nothing"
 
 
 @pytest.mark.timeout(60)

@@ -1,4 +1,4 @@
-"""Real reverse proxies before a stack, with the documented files and certificates of a test authority."""
+"""Real reverse proxies in front of a stack, with the documented files and certificates of a test authority."""
 
 import contextlib
 import shutil
@@ -18,7 +18,7 @@ from tests.e2e.stack import free_port
 ROOT = Path(__file__).parents[2]
 HOST = "console.example.com"
 SETTINGS = {"AUTH_CONSOLE_URL": f"https://{HOST}", "GATEWAY_TRUSTED_PROXIES": '["127.0.0.1"]'}
-"""What the documented files tell to start the gateway with."""
+"""The settings that the documented files prescribe for the gateway."""
 _START_SECONDS = 10
 
 DEFAULT_NGINX = """
@@ -30,7 +30,7 @@ server {
     location / { proxy_pass http://127.0.0.1:8080; }
 }
 """
-"""nginx as somebody sets it up who has read no guide: Host is rewritten, and nothing else is said."""
+"""nginx with its defaults: Host is rewritten, and no header is added."""
 
 
 class Proxy:
@@ -47,7 +47,7 @@ class Proxy:
 
 
 class Resolved(httpx.AsyncHTTPTransport):
-    """Reaches the one host at the proxy's port, as a browser with an entry in its hosts file does."""
+    """Connects to the proxy's port for the one host, like a browser with an entry in its hosts file."""
 
     def __init__(self, proxy: Proxy) -> None:
         super().__init__(verify=proxy.context)
@@ -67,7 +67,7 @@ class Resolved(httpx.AsyncHTTPTransport):
 
 @contextmanager
 def nginx(folder: Path, gateway: str, text: str) -> Iterator[Proxy]:
-    """Run nginx with a file of ours for the block, its names and ports replaced by those of the test."""
+    """Run nginx with one of our files for the block, with names and ports of the test."""
     proxy, certificate, key = _certificates(folder)
     text = text.replace("/etc/ssl/console.example.com/fullchain.pem", str(certificate))
     text = text.replace("/etc/ssl/console.example.com/privkey.pem", str(key))
@@ -88,7 +88,9 @@ def nginx(folder: Path, gateway: str, text: str) -> Iterator[Proxy]:
 
 @contextmanager
 def caddy(folder: Path, gateway: str, text: str) -> Iterator[Proxy]:
-    """Run Caddy with a file of ours for the block; its certificate is the test's, since no authority is reached."""
+    """Run Caddy with one of our files for the block, with the test's certificate, since no public authority is
+    reachable.
+    """
     proxy, certificate, key = _certificates(folder)
     text = text.replace("127.0.0.1:8080", gateway.removeprefix("http://"))
     text = text.replace(f"{HOST} {{", f"{HOST}:{proxy.port} {{\n\tbind 127.0.0.1\n\ttls {certificate} {key}")

@@ -35,7 +35,7 @@ def proxied(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         yield request.param, stack, proxy
 
 
-async def test_a_person_comes_in_and_every_form_and_stream_works(proxied: tuple[str, Stack, Proxy]) -> None:
+async def test_sign_up_log_in_every_form_and_streams_work(proxied: tuple[str, Stack, Proxy]) -> None:
     kind, stack, proxy = proxied
     browser, email = Browser(stack), f"{secrets.token_hex(6)}@example.com"
     browser.origin = f"https://{HOST}"
@@ -46,7 +46,7 @@ async def test_a_person_comes_in_and_every_form_and_stream_works(proxied: tuple[
         assert "Three steps" in (await browser.sign_up(email)).text
         made = await browser.submit("/keys", "/keys", {"name": "laptop"})
         secret = secret_of(made.text)
-        assert f"curl https://{HOST}/api/v1/chat" in made.text, "the page shows an address that readers cannot reach"
+        assert f"curl https://{HOST}/api/v1/chat" in made.text, "the page shows an address that users cannot reach"
         await browser.submit("/account", "/logout", {})
         assert "API keys" in (await browser.submit("/login", "/login", {"email": email, "password": PASSWORD})).text
         forged = await browser.client.post(
@@ -55,7 +55,7 @@ async def test_a_person_comes_in_and_every_form_and_stream_works(proxied: tuple[
         assert forged.status_code == 403
         assert f"this console is https://{HOST}" in forged.text
         names = {cookie.name for cookie in browser.client.cookies.jar}
-        if kind != "nginx by default":  # There nothing tells the gateway that its readers come over HTTPS.
+        if kind != "nginx by default":  # With this file the gateway cannot detect that its users come over HTTPS.
             assert names == {"__Host-stack_session", "__Host-stack_visitor", "__Host-stack_device"}
             assert all(cookie.secure for cookie in browser.client.cookies.jar)
         bearer = {"authorization": f"Bearer {secret}"}
@@ -69,8 +69,8 @@ async def test_a_person_comes_in_and_every_form_and_stream_works(proxied: tuple[
         assert (await browser.client.post("/api/v1/chat", headers=bearer, json=say("hi"))).status_code == 200
 
 
-def test_the_files_for_traefik_name_what_the_others_do() -> None:
-    """Traefik cannot be installed here; its files are read, and its headers are those of test_origins.py."""
+def test_the_files_for_traefik_configure_the_same_as_the_others() -> None:
+    """Traefik cannot be installed here; its files are parsed, and its headers are those of test_origins.py."""
     import yaml
 
     static = yaml.safe_load((ROOT / "deploy" / "proxies" / "traefik.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Traffic that goes on while replicas are restarted: requests at a fixed rate, and streams that follow each other."""
+"""Traffic during restarts of replicas: requests at a fixed rate, and streams that follow each other."""
 
 import asyncio
 import itertools
@@ -18,9 +18,9 @@ _PROBE_SECONDS = 0.1
 
 
 class Balancer:
-    """What a Kubernetes Service is to clients: it leads them to replicas that say they are ready, in turn.
+    """Balances clients like a Kubernetes Service: over ready replicas, in turn.
 
-    Replicas that are added to the list of gateways, or taken from it, are noticed.
+    Replicas added to the list of gateways, or removed from it, are noticed.
     """
 
     def __init__(self, gateways: list[str]) -> None:
@@ -34,7 +34,7 @@ class Balancer:
         return self._ready[next(self._turns) % len(self._ready)]
 
     async def probe(self) -> None:
-        """Look who is ready, until cancelled."""
+        """Check which gateways are ready, until cancelled."""
         async with aiohttp.ClientSession() as session:
             while True:
                 gateways = list(self._gateways)
@@ -43,7 +43,7 @@ class Balancer:
                 await asyncio.sleep(_PROBE_SECONDS)
 
     async def until_ready(self) -> None:
-        """Return when somebody is."""
+        """Return when a gateway is ready."""
         while not self._ready:
             await asyncio.sleep(_PROBE_SECONDS / 10)
 
@@ -58,10 +58,10 @@ async def _is_ready(session: aiohttp.ClientSession, gateway: str) -> bool:
 
 @dataclass
 class Traffic:
-    """Asks and listens, and notes whatever is not a whole answer.
+    """Sends requests and reads streams, and records everything but complete answers.
 
     Attributes:
-        answers: Whole answers, by their kind.
+        answers: Complete answers, by their kind.
         failures: A sentence for everything else.
     """
 
@@ -86,7 +86,7 @@ class Traffic:
                 tasks.create_task(self._noted("request", self._ask()))
 
     async def listen_with(self, listeners: int) -> None:
-        """Keep so many streams open, each listener one after the other."""
+        """Keep this many streams open, each listener one after the other."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(listeners):
                 tasks.create_task(self._listen_on(after_seconds=self.stream_tokens * number / listeners / 10))
@@ -127,7 +127,7 @@ class Traffic:
 async def traffic(
     gateways: list[str], key: Key, *, rate: int, streams: int, stream_tokens: int
 ) -> AsyncIterator[Traffic]:
-    """Run traffic for the block, and let what is under way at its end finish."""
+    """Run traffic for the block, and let requests in progress at its end finish."""
     balancer = Balancer(gateways)
     async with running(balancer.probe()), aiohttp.ClientSession(connector=connector(rate + streams)) as session:
         await balancer.until_ready()

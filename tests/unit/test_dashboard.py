@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask for what exists, and each alert leads to a section that says what to do."""
+"""The dashboard and the alerts query existing metrics, and each alert links to a section that says what to do."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 _OF_SCRAPING = {"container", "pod", "instance", "job", "namespace"}
-"""Labels that Prometheus' operator gives to everything it scrapes."""
+"""Labels that Prometheus' operator adds to every scrape target."""
 
 QUERIES = [
     *((f"panel {panel.title}", query.expression) for panel in definition.panels() for query in panel.queries),
@@ -29,7 +29,7 @@ QUERIES = [
 
 
 def _series() -> dict[str, set[str]]:
-    """Return the labels of every series that our services tell, by its name."""
+    """Return the labels of every series that our services export, by its name."""
     found: dict[str, set[str]] = {}
     for module in _METRICS:
         for metric in (one for one in vars(module).values() if isinstance(one, MetricWrapperBase)):
@@ -40,7 +40,7 @@ def _series() -> dict[str, set[str]]:
 
 
 def _of_processes() -> dict[str, set[str]]:
-    """Return those that every Python program tells."""
+    """Return the series that every Python program exports."""
     samples = (sample for family in REGISTRY.collect() for sample in family.samples)
     return {sample.name: set(sample.labels) for sample in samples if sample.name.startswith(("process_", "python_"))}
 
@@ -49,7 +49,7 @@ def _of_processes() -> dict[str, set[str]]:
 def test_every_metric_and_label_that_a_query_names_exists(name: str, query: str) -> None:
     series = _series() | _of_processes()
     named = promql.metrics(query)
-    assert named, "no metric was found in it: the reading of queries is broken"
+    assert named, "no metric was found in it: the parser of queries is broken"
     assert named - series.keys() == set()
     assert promql.labels(query) - set().union(*(series[one] for one in named)) - _OF_SCRAPING == set()
 
@@ -60,7 +60,7 @@ def test_a_legend_names_only_labels_that_the_query_keeps(panel: definition.Panel
         assert set(re.findall(r"\{\{(\w+)\}\}", query.legend)) <= promql.labels(query.expression)
 
 
-def test_every_metric_of_ours_is_on_the_dashboard() -> None:
+def test_every_metric_of_the_product_is_on_the_dashboard() -> None:
     shown = {
         name for panel in definition.panels() for query in panel.queries for name in promql.metrics(query.expression)
     }
@@ -69,7 +69,7 @@ def test_every_metric_of_ours_is_on_the_dashboard() -> None:
 
 
 @pytest.mark.parametrize("alert", list(definition.alerts()), ids=lambda alert: alert.name)
-def test_every_alert_s_runbook_leads_to_a_section(alert: definition.Alert) -> None:
+def test_every_alerts_runbook_links_to_a_section(alert: definition.Alert) -> None:
     page, _, anchor = alert.runbook.rpartition(" ")[2].partition("#")
     headings = re.findall(r"^#+ (.+)$", (_ROOT / page).read_text(), flags=re.MULTILINE)
     assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -84,5 +84,5 @@ def test_every_alert_s_runbook_leads_to_a_section(alert: definition.Alert) -> No
         ("a / on (x) group_left (y) b unless c offset 5m", {"a", "b", "c", "5m"} - {"5m"}, {"x", "y"}),
     ],
 )
-def test_queries_are_read_as_prometheus_reads_them(query: str, metrics: set[str], labels: set[str]) -> None:
+def test_queries_are_parsed_like_prometheus_does(query: str, metrics: set[str], labels: set[str]) -> None:
     assert (promql.metrics(query), promql.labels(query)) == (metrics, labels)

@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""The documentation matches the code."""
 
 import json
 import re
@@ -31,7 +31,7 @@ _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, bat
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
 
 _NOT_OF_THE_API = frozenset({"caller_not_expected", "no_verdict", "session_ended"})
-"""Reasons that a client of the HTTP API never gets as `error.code`."""
+"""Reasons that a client of the HTTP API never receives as `error.code`."""
 
 
 def _documented() -> set[tuple[str, str]]:
@@ -59,11 +59,11 @@ def _settings() -> set[tuple[str, str]]:
     }
 
 
-def test_every_setting_is_documented_with_its_default_and_none_is_made_up() -> None:
+def test_every_setting_is_documented_with_its_default_and_all_documented_ones_exist() -> None:
     assert _documented() == _settings()
 
 
-def test_every_metric_is_documented_with_its_labels_and_none_is_made_up() -> None:
+def test_every_metric_is_documented_with_its_labels_and_all_documented_ones_exist() -> None:
     text = (_ROOT / "docs" / "observability.md").read_text()
     documented = re.findall(r"^\| `(stack_\w+)` \| (.+?) \| (.+) \|$", text, flags=re.MULTILINE)
     ours = [one for module in _METRICS for one in vars(module).values() if isinstance(one, MetricWrapperBase)]
@@ -76,21 +76,21 @@ def _described(metric: MetricWrapperBase) -> tuple[str, str, str]:
     return name, ", ".join(f"`{label}`" for label in metric._labelnames) or "none", family.documentation
 
 
-def test_no_service_redefines_a_setting_that_all_services_have() -> None:
-    """A setting of the same name would silently take the place of the common one: `drain_seconds` once did."""
+def test_no_service_redefines_a_common_setting() -> None:
+    """A setting of the same name would silently replace the common one: `drain_seconds` once did."""
     for kind in _SETTINGS[1:]:
         assert not set(kind.__annotations__) & set(ServiceSettings.model_fields), kind
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_have_targets(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert missing == []
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
-def test_links_to_sections_lead_to_one(page: Path) -> None:
+def test_links_to_sections_have_targets(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)", page.read_text())
     missing = [
         f"{name}#{section}"
@@ -107,15 +107,15 @@ def _anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
-def test_every_path_that_a_page_names_exists(page: Path) -> None:
-    """`deploy/stackctl` is kubectl's word for a Deployment; an ellipsis cuts a name that is long."""
+def test_every_path_named_on_a_page_exists(page: Path) -> None:
+    """`deploy/stackctl` is kubectl's notation for a Deployment; an ellipsis shortens a long name."""
     text = page.read_text().replace("deploy/stackctl", "")
     paths = [match[0] for match in _PATH.finditer(text) if not text[match.end() :].startswith(("…", "-…"))]
     assert [path for path in paths if not (_ROOT / path).exists() and not (page.parent / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
-def test_every_test_that_a_page_names_exists(page: Path) -> None:
+def test_every_test_named_on_a_page_exists(page: Path) -> None:
     files = {path.name for path in (_ROOT / "tests").rglob("test_*.py")}
     code = "".join(path.read_text() for path in (_ROOT / "tests").rglob("*.py"))
     text = page.read_text()
@@ -124,7 +124,7 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/guarantees.md", "docs/operations.md"])
-def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+def test_every_make_target_named_on_a_page_exists(page: str) -> None:
     text, makefile = (_ROOT / page).read_text(), (_ROOT / "Makefile").read_text()
     targets = re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)
     assert targets
@@ -138,7 +138,7 @@ def _codes_of_failure_modes() -> set[str]:
     return {code for cell in cells for code in re.findall(r"`(\w+)`", cell)}
 
 
-def test_every_error_code_of_the_api_is_explained_and_none_is_made_up() -> None:
+def test_every_error_code_of_the_api_is_explained_and_all_explained_ones_exist() -> None:
     """Codes of OpenAI's rules for parameters (`apis/checks.py`) are explained together, in one row."""
     folders = ("gateway", "quota", "inference", "common")
     files = [
@@ -152,13 +152,13 @@ def test_every_error_code_of_the_api_is_explained_and_none_is_made_up() -> None:
     assert {one for one in documented if f'"{one}"' not in code and f"`{one}`" not in code} == set()
 
 
-def test_the_readme_says_the_version_of_the_software() -> None:
+def test_the_readme_states_the_software_version() -> None:
     version = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert re.findall(r"semantic\s+version\s+of\s+its\s+own,\s+(\S+)", (_ROOT / "README.md").read_text()) == [version]
     assert set(re.findall(r"\bstack:(\d\S*)", (_ROOT / "README.md").read_text())) == {version}
 
 
-def test_the_guide_and_the_map_answer_where_things_are() -> None:
+def test_the_contributing_guide_and_the_module_map_answer_where_things_are() -> None:
     questions = (
         *("key revoked", "slot reserved", "HTTP status", "console page", "request parameter"),
         *("HTTP surface", "metric", "setting"),

@@ -30,22 +30,22 @@ _MIRRORED = "stack/inference/v1/chat.proto"
 """Its fields have the names of OpenAI's and Groq's JSON."""
 
 _COMMON_WORDS = """
-above accepted action active address after age all allowed answer arg at auth authenticate authenticated base batch
-before below body by byte ca cached call caller certificate change changed character chat check choice chunk client
-clock close closed cluster code commit completion concurrency connect connection console content context cors count
-create created current cursor daily data database default definition delete deleted delta denied describe
-description detail dir domain dropped duration email encrypted end endpoint event excluded expired expires exporter
-extension extra failed failure file first flight fold format from function gateway get groq group has head health
-host hsts http id idle image implausible in include index inference ins invalid is item json kind last left level
-limit list listen log look mail mask max message method metric mode model ms name nesting new object offset ok
-oldest open option origin otel otlp out over own owned page parameter part password path per permitted plaintext
-policy port prefix prompt proxy queue quota reason reasoning receiving record redis refused rejected replaced
-request reset resolve response result reuse role round route row rpc sampler schema second secret send sent sentinel
-server service set sign size smtp smtputf8 source stack start state status step stop stream string
-summarize summary system
-target test text time timeout timestamp tls to token tool total trace trusted type unavailable unknown unreachable
-unreadable unspecified up update ups url usable usage use used user valkey value verification verified verify wait
-waiting wants window
+above accepted action active address after age all allowed answer arg at auth authenticate authenticated base
+batch before below body by byte ca cached call caller certificate change changed character chat check choice
+chunk client clock close closed cluster code commit completion concurrency connect connection console content
+context cors count create created current cursor daily data database default definition delete deleted delta
+denied describe description detail dir domain dropped duration email encrypted end endpoint error event
+excluded expired expires exporter extension extra failed failure file first flight fold format from function
+gateway generation get groq group has head health host hsts http id idle image implausible in include index
+inference ins invalid is item json kind last left level limit list listen log look mail mask max message
+method metric mode model ms name nesting new object offset ok oldest open option origin otel otlp out over own
+owned page param parameter part password path per permitted plaintext policy port prefix prompt proxy queue
+quota reason reasoning receiving record redis refused rejected replaced request reset resolve response result
+retry reuse role round route row rpc sampler schema second secret send sent sentinel server service set sign
+size smtp smtputf8 source stack start state status step stop stream string summarize summary system target
+test text time timeout timestamp tls to token tool total trace trusted type unavailable unknown unreachable
+unreadable unspecified up update ups url usable usage use used user valkey value verification verified verify
+wait waiting wants window
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 """Technical words that need no definition."""
@@ -105,14 +105,14 @@ _REPLACED = {
 
 
 def _words(name: str) -> list[str]:
-    """Return the words of a name in lower case, whatever style it is written in."""
+    """Return the words of a name in lower case, in any naming style."""
     name = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name)
     name = re.sub(r"([A-Z])([A-Z][a-z])", r"\1_\2", name)
     return [word for word in name.lower().split("_") if word]
 
 
 def _singulars(word: str) -> set[str]:
-    """Return a word, and what it may be the plural of."""
+    """Return a word, and its possible singulars."""
     found = {word, word.removesuffix("s"), word.removesuffix("es")}
     return found | {word.removesuffix("ies") + "y"} if word.endswith("ies") else found
 
@@ -128,8 +128,8 @@ def _glossary() -> frozenset[str]:
     return frozenset(word for term in _terms() for word in re.split(r"[ -]", term))
 
 
-def _strange(name: str) -> list[str]:
-    """Return the words of a name that are neither in the glossary nor common."""
+def _unknown_words(name: str) -> list[str]:
+    """Return the words of a name that are neither in the glossary nor common technical words."""
     allowed = _glossary() | _COMMON
     return [word for word in _words(name) if not _singulars(word) & allowed]
 
@@ -208,16 +208,16 @@ def test_names_are_found_in_settings_metrics_and_protobuf() -> None:
 
 
 def test_names_use_words_of_the_glossary_and_common_technical_words() -> None:
-    strange = {name: words for name in _names() if (words := _strange(name))}
-    assert strange == {}, "add the word to docs/glossary.md, or use one that is there"
+    strange = {name: words for name in _names() if (words := _unknown_words(name))}
+    assert strange == {}, "add the word to docs/glossary.md, or use one that is listed there"
 
 
-def test_no_name_uses_a_word_that_was_replaced() -> None:
+def test_no_name_uses_a_replaced_word() -> None:
     replaced = {name: words for name in _names() if (words := _replaced(name))}
     assert replaced == {}, f"use instead: { {word: _REPLACED[word] for words in replaced.values() for word in words} }"
 
 
-def test_the_glossary_has_each_word_once_and_none_that_was_replaced() -> None:
+def test_the_glossary_lists_each_word_once_and_no_replaced_one() -> None:
     assert sorted(_terms()) == sorted(set(_terms()))
     assert [term for term in _terms() if _replaced(term.replace(" ", "_"))] == []
 
@@ -231,9 +231,9 @@ def test_the_glossary_has_each_word_once_and_none_that_was_replaced() -> None:
         ("ReserveWish", ["wish"], ["wish"]),
         ("GATEWAY_PRINCIPALS_MAX", [], ["principals_max"]),
         ("INFERENCE_ZEBRAS_MAX", ["zebras"], []),
-        ("GATEWAY_ABANDONED_REQUESTS_MAX", [], []),
+        ("GATEWAY_AUTH_CACHE_MAX", [], []),
         ("GetOwnPrincipalRequest", [], []),
     ],
 )
 def test_a_name_outside_the_vocabulary_is_found(name: str, strange: Iterable[str], replaced: Iterable[str]) -> None:
-    assert (_strange(name), _replaced(name)) == (strange, replaced)
+    assert (_unknown_words(name), _replaced(name)) == (strange, replaced)

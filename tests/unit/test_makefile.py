@@ -1,4 +1,4 @@
-"""What make does before anything is installed."""
+"""The Makefile before anything is installed."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Give a folder with the Makefile and what it reads, in which nothing is installed."""
+    """Yield a folder with the Makefile and the files it reads, in which nothing is installed."""
     shutil.copy(_ROOT / "Makefile", tmp_path)
     shutil.copy(_ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "requirements").mkdir()
@@ -34,10 +34,10 @@ def _environment(**more: str) -> dict[str, str]:
         ("", {"PORT": "9000"}, ""),
     ],
 )
-def test_a_port_on_make_s_command_line_is_the_api_s(
+def test_the_command_line_port_of_make_is_the_apis(
     clone: Path, argument: str, environment: dict[str, str], port: str
 ) -> None:
-    """One of the environment is meant for some other program."""
+    """PORT in the environment belongs to some other program."""
     (clone / ".venv" / "bin").mkdir(parents=True)
     (clone / ".venv" / "run.stamp").touch()
     python = clone / ".venv" / "bin" / "python"
@@ -48,7 +48,7 @@ def test_a_port_on_make_s_command_line_is_the_api_s(
     assert output.splitlines()[-1] == f"port: {port}"
 
 
-def test_the_first_line_of_an_installation_is_printed_before_any_python_has_started(clone: Path) -> None:
+def test_the_first_line_of_an_installation_is_printed_before_python_starts(clone: Path) -> None:
     python = clone / "python"
     python.write_text("#!/bin/sh\nexec sleep 1000\n")
     python.chmod(0o700)

@@ -1,4 +1,4 @@
-"""`python -m tools.dashboard`: run a stack under load, ask Prometheus for every panel, and draw what it says."""
+"""`python -m tools.dashboard`: run a stack under load, query Prometheus for every panel, and draw the results."""
 
 import asyncio
 import math
@@ -23,11 +23,11 @@ _LOAD_SECONDS = 90
 _WARM_SECONDS = 15
 """Left out of the picture: the first rates are of half an interval."""
 _EMPTY_WHEN_HEALTHY: dict[str, str] = {}
-"""Panels that rightly draw nothing in a healthy system, and why. None: each query yields a zero where all is well."""
+"""Panels that correctly draw nothing in a healthy system, and why. None: each query yields zero then."""
 
 
 def main() -> int:
-    """Do it all and return the exit code: 1 when a panel is empty or a rule is broken."""
+    """Run everything and return the exit code: 1 when a panel is empty or a rule is broken."""
     for program in ("prometheus", "promtool", "chromium"):
         if shutil.which(program) is None:
             print(f"{program} is needed; on Debian: sudo apt install prometheus chromium", file=sys.stderr)
@@ -46,13 +46,13 @@ async def _watch(running: Stack, metrics: Metrics, prometheus: Prometheus, folde
     print(f"load for {_LOAD_SECONDS} s ...", flush=True)
     seen = await load.run(running, _LOAD_SECONDS)
     ended = time.time()
-    told = ", ".join(f"{count} of {status}" for status, count in sorted(seen.items()))
+    reported = ", ".join(f"{count} of {status}" for status, count in sorted(seen.items()))
     charts = [_chart(prometheus, panel, began + _WARM_SECONDS, ended) for panel in definition.panels()]
     problems = [*_unhealthy(prometheus, metrics), *_empty(charts)]
-    _draw(charts, f"{_LOAD_SECONDS} s of mixed load on one machine: {told}", folder)
+    _draw(charts, f"{_LOAD_SECONDS} s of mixed load on one machine: {reported}", folder)
     lines = sum(len(chart.lines) for chart in charts)
     rules = len(prometheus.rules())
-    print(f"answers: {told}\n{len(charts)} panels, {lines} lines, {rules} alert rules: {len(problems)} problems")
+    print(f"answers: {reported}\n{len(charts)} panels, {lines} lines, {rules} alert rules: {len(problems)} problems")
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
     return 1 if problems else 0
 
@@ -90,7 +90,7 @@ def _unhealthy(prometheus: Prometheus, metrics: Metrics) -> list[str]:
     down = [f"{name} is not scraped: {targets.get(name)}" for name in metrics.ports if targets.get(name) != "up"]
     rules = prometheus.rules()
     broken = [f"alert {rule['name']}: {rule['lastError']}" for rule in rules if rule["health"] != "ok"]
-    # Nothing is wrong with this stack; an alert that would go off here goes off everywhere.
+    # This stack has no fault; an alert that fires here would fire everywhere.
     wrong = [f"alert {rule['name']} is {rule['state']}" for rule in rules if rule["state"] != "inactive"]
     return down + broken + wrong
 

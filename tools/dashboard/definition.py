@@ -26,11 +26,11 @@ class Panel:
     """One chart."""
 
     row: str
-    """Title of the row that it stands in."""
+    """Title of its row."""
     title: str
     description: str
     unit: str
-    """Grafana's name of it, such as `s` or `reqps`."""
+    """Grafana's name of the unit, such as `s` or `reqps`."""
     queries: tuple[Query, ...]
 
 
@@ -56,7 +56,7 @@ def panels() -> Iterator[Panel]:
 
 
 def rule_groups() -> dict[str, Any]:
-    """Return the alert rules as Prometheus itself reads them from a file."""
+    """Return the alert rules in Prometheus' own file format."""
     resource = yaml.safe_load((COMPONENT / "rules.yaml").read_text())
     return {"groups": resource["spec"]["groups"]}
 

@@ -35,12 +35,12 @@ class Line:
 
     name: str
     points: Points
-    """Moments and values; what is not a number is left out."""
+    """Times and values; NaN is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One panel with what it shows."""
+    """One panel with its series."""
 
     row: str
     title: str
@@ -102,7 +102,7 @@ def _line(line: Line, scale: Scale, span: tuple[float, float], colour: str) -> I
 
 
 def _area(line: Line, scale: Scale, span: tuple[float, float]) -> Iterator[str]:
-    """Fill what is under a line that is alone."""
+    """Fill the area under a single line."""
     places, floor = list(_places(line, scale, span)), _PLOT[1] + _PLOT[3]
     corners = [(places[0][0], floor), *places, (places[-1][0], floor)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
@@ -117,7 +117,7 @@ def _places(line: Line, scale: Scale, span: tuple[float, float]) -> Iterator[tup
 
 
 def _legend(chart: Chart) -> Iterator[str]:
-    """Write names and last values under the plot, as many as there is room for."""
+    """Write names and last values under the plot, as many as fit."""
     x, y, used, lines = 16.0, _PLOT[1] + _PLOT[3] + 24, 0, 1
     for number, line in enumerate(chart.lines):
         text = f"{line.name} {text_of(line.points[-1][1], chart.unit)}"

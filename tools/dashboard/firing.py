@@ -1,4 +1,4 @@
-"""Each alert goes off on what it is for, and on nothing else: promtool plays made-up series to the rules."""
+"""Each alert fires for its condition, and for nothing else: promtool evaluates the rules on synthetic series."""
 
 import subprocess
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ HEALTHY: Mapping[str, str] = {
     "stack_ledger_rows_waiting": "150x30",
     "stack_ledger_commit_failures_total": "3x30",
 }
-"""Series a minute apart: what is bearable, close to what is not."""
+"""Series with a sample per minute: acceptable values, close to the threshold."""
 
 TROUBLE: Mapping[str, Mapping[str, str]] = {
     "StackCountersDiffer": {'stack_quota_drift_key_days{kind="over_limit"}': "1x30"},
@@ -55,14 +55,14 @@ TROUBLE: Mapping[str, Mapping[str, str]] = {
     "StackLedgerRowsWait": {"stack_ledger_rows_waiting": "900x30"},
     "StackLedgerCommitsFail": {"stack_ledger_commit_failures_total": "0+1x30"},
 }
-"""What each alert is for, in place of what is bearable."""
+"""The condition of each alert, in place of the acceptable values."""
 
 
 def check(folder: Path) -> int:
-    """Play everything to the rules; return how many cases there were.
+    """Evaluate the rules on all cases; return how many cases there were.
 
     Raises:
-        RuntimeError: An alert did not go off, or another one did; or an alert has no case.
+        RuntimeError: An alert did not fire, or another one did; or an alert has no case.
     """
     names = {alert.name for alert in definition.alerts()}
     if names != TROUBLE.keys():

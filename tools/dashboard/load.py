@@ -1,4 +1,6 @@
-"""Mixed traffic: answers, streams, bad requests, bad keys, keys at their limit, and a client that leaves."""
+"""Mixed traffic: answers, streams, invalid requests, unknown keys, keys at their limit, and a client that
+disconnects.
+"""
 
 import asyncio
 import random
@@ -14,14 +16,14 @@ from tests.e2e.stack import Key, Stack, connector, say
 _CALLERS = 12
 _PAUSE_SECONDS = (0.05, 0.5)
 _LIMIT = 40
-"""Of the key that is soon at its limit."""
+"""Daily limit of the key that is soon exhausted."""
 _ANSWER = "[[standin:slow first_ms=120 token_ms=4]][[standin:tokens count=60]] hello"
 _UNKNOWN_EVERY_SECONDS = 1.0
-"""Rarer than what gateways take for a flood."""
+"""Rarer than the gateway's limit of invalid requests."""
 
 
 async def run(stack: Stack, seconds: float) -> Counter[str]:
-    """Ask for so long; return how many answers of each status there were."""
+    """Send requests for a while; return how many answers of each status there were."""
     good, limited = await stack.create_key(daily_limit=1_000_000), await stack.create_key(daily_limit=_LIMIT)
     seen: Counter[str] = Counter()
     ends = time.monotonic() + seconds
@@ -53,13 +55,13 @@ class _Caller:
                 await self.leave(good)
 
     async def ask(self, key: Key, text: str, **members: object) -> None:
-        """Ask, and read the answer to its end."""
+        """Send a chat, and read the answer to its end."""
         async with self._session.post(self._url, headers=key.headers, json=say(text, **members)) as response:
             await response.read()
             self._seen[str(response.status)] += 1
 
     async def leave(self, key: Key) -> None:
-        """Ask for a stream, and go in its middle."""
+        """Request a stream, and disconnect in the middle."""
         async with self._session.post(self._url, headers=key.headers, json=say(_ANSWER, stream=True)) as response:
             await response.content.readline()
             response.close()

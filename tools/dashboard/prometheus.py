@@ -16,11 +16,11 @@ from tools.dashboard import definition
 
 SCRAPE_SECONDS = 2
 RATE_INTERVAL = "15s"
-"""What Grafana's `$__rate_interval` is here: several scrapes, as there."""
+"""The value of Grafana's `$__rate_interval` here: several scrapes."""
 _STOP_SECONDS = 20
 
 Series = list[tuple[dict[str, str], list[tuple[float, float]]]]
-"""Labels, and moments with values, of each line."""
+"""Labels, and times with values, of each line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class Prometheus:
     url: str
 
     def lines(self, expression: str, *, start: float, end: float) -> Series:
-        """Return what a panel draws of a query between two moments, in seconds since 1970."""
+        """Return the series of a panel's query between two moments, in seconds since 1970."""
         asked = {"query": expression.replace("$__rate_interval", RATE_INTERVAL), "step": str(SCRAPE_SECONDS)}
         answer = self._ask("query_range", {**asked, "start": str(start), "end": str(end)})
         return [(one["metric"], [(at, float(value)) for at, value in one["values"]]) for one in answer["result"]]
 
     def targets(self) -> dict[str, str]:
-        """Return the health of everything that is scraped, by its container."""
+        """Return the health of all scrape targets, by container."""
         return {one["labels"]["container"]: one["health"] for one in self._ask("targets", {})["activeTargets"]}
 
     def rules(self) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ async def until_ready(prometheus: Prometheus) -> None:
 
 
 def check_rules(folder: Path) -> str:
-    """Return what promtool says of the alert rules.
+    """Return promtool's verdict on the alert rules.
 
     Raises:
         RuntimeError: It finds a fault.

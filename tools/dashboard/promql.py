@@ -1,4 +1,4 @@
-"""The metrics and labels that a PromQL query names: enough of its grammar to find a name that does not exist."""
+"""The metrics and labels in a PromQL query: enough of the grammar to find names that do not exist."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def metrics(query: str) -> set[str]:
 
 
 def labels(query: str) -> set[str]:
-    """Return the labels that it selects by and groups by."""
+    """Return the labels in its selectors and groupings."""
     return set(_named(_STRING.sub("", query)))
 
 

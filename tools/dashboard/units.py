@@ -1,4 +1,4 @@
-"""Numbers as people read them, and axes with round steps."""
+"""Human-readable numbers, and axes with round steps."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Scale:
 
     @classmethod
     def over(cls, values: Sequence[float]) -> "Scale":
-        """Return one that holds all values."""
+        """Return an axis that contains all values."""
         highest = max(*values, 0.0, 0.0) or 1.0
         raw = highest / _TICKS
         power = 10.0 ** math.floor(math.log10(raw))
@@ -27,7 +27,7 @@ class Scale:
 
 
 def text_of(value: float, unit: str) -> str:
-    """Return a value in a unit of Grafana's: `s`, `bytes`, `percentunit`, `reqps`, `ops` or `short`."""
+    """Format a value in one of Grafana's units: `s`, `bytes`, `percentunit`, `reqps`, `ops` or `short`."""
     match unit:
         case "s" if value and value < 1:
             return f"{value * 1000:.3g} ms"

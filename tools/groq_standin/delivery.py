@@ -7,7 +7,7 @@ from typing import Literal
 from tools.groq_standin import chunks, error_text, errors, no_answer, wire
 from tools.groq_standin.ask import Ask
 from tools.groq_standin.completion import Answer
-from tools.groq_standin.encodings import SSEEncoder, soil
+from tools.groq_standin.encodings import SSEEncoder, corrupt
 from tools.groq_standin.exchange import ClientLeft, Exchange
 from tools.groq_standin.journal import Entry
 from tools.groq_standin.outlet import Outlet
@@ -134,7 +134,7 @@ def _document(entry: Entry, job: Job) -> bytes:
     shows_usage = bool(script.usage_places) and (error is None or script.error_has_usage)
     entry.usage_sent = job.usage if shows_usage else None
     body = chunks.whole(job.identity, job.answer, usage=entry.usage_sent, error=error)
-    return soil(body) if script.unclean else body
+    return corrupt(body) if script.unclean else body
 
 
 def _encoder(script: Script) -> Callable[[bytes], bytes]:
@@ -142,7 +142,7 @@ def _encoder(script: Script) -> Callable[[bytes], bytes]:
     if not script.unclean and not script.sse_forms:
         return bytes
     sse = SSEEncoder(script.sse_forms)
-    return lambda event: sse(soil(event))
+    return lambda event: sse(corrupt(event))
 
 
 async def _generate(exchange: Exchange, entry: Entry, job: Job) -> None:

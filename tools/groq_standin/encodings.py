@@ -59,7 +59,7 @@ def unclean_pieces(kind: str) -> tuple[str, ...]:
     return _PIECES[kind]
 
 
-def soil(data: bytes) -> bytes:
+def corrupt(data: bytes) -> bytes:
     """Replace the placeholders in encoded text with invalid bytes."""
     for placeholder, raw in _BYTES.items():
         data = data.replace(placeholder.encode(), raw)

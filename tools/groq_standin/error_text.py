@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tools.groq_standin.encodings import soil, unclean_pieces
+from tools.groq_standin.encodings import corrupt, unclean_pieces
 from tools.groq_standin.errors import Refusal
 from tools.groq_standin.script import LongMessage, Script
 from tools.groq_standin.wire import document
@@ -30,7 +30,7 @@ def altered(envelope: dict[str, Any], script: Script) -> bytes:
     if script.unclean and script.unclean.where == "error":
         text = "".join(unclean_pieces(script.unclean.text))
         error |= {"message": f"Failed: {text}", "failed_generation": text}
-    return soil(document({"error": error}))
+    return corrupt(document({"error": error}))
 
 
 def _is_altered(script: Script) -> bool:

@@ -1,7 +1,7 @@
 """Answers of `GET /openai/v1/models`, as selected with `PUT /model-list?answer=…`."""
 
 from tools.groq_standin import catalogue, errors, wire
-from tools.groq_standin.encodings import UNCLEAN_TEXTS, soil, unclean_pieces
+from tools.groq_standin.encodings import UNCLEAN_TEXTS, corrupt, unclean_pieces
 from tools.groq_standin.exchange import Exchange
 
 _HANG_MS = 300_000
@@ -47,7 +47,7 @@ class ModelList:
                 return b"{}\n"
         odd = _unclean() if kind == "unclean" else _padding() if kind == "big" else []
         models: list[object] = [model.as_wire() for model in catalogue.MODELS.values()]
-        return soil(wire.document({"object": "list", "data": [*odd, *models]}))
+        return corrupt(wire.document({"object": "list", "data": [*odd, *models]}))
 
 
 def _unclean() -> list[object]:

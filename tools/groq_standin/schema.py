@@ -129,10 +129,10 @@ def _distance(left: str, right: str) -> int:
     if abs(len(left) - len(right)) > 2:
         return 3
     row = list(range(len(right) + 1))
-    for line, letter in enumerate(left, 1):
+    for line, email in enumerate(left, 1):
         above, row = row, [line]
         for column, other in enumerate(right, 1):
-            row.append(min(row[-1] + 1, above[column] + 1, above[column - 1] + (letter != other)))
+            row.append(min(row[-1] + 1, above[column] + 1, above[column - 1] + (email != other)))
     return row[-1]
 
 

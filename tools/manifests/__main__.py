@@ -1,4 +1,6 @@
-"""`python -m tools.manifests`: render everything, check everything, print what is wrong; exit code 1 if anything is."""
+"""`python -m tools.manifests`: render everything, check everything, print the findings; exit code 1 if there are
+any.
+"""
 
 import sys
 import time
@@ -28,12 +30,12 @@ def main() -> int:
 
 
 def problems(objects: Objects) -> list[str]:
-    """Return what the schemas and our own checks find."""
+    """Return the findings of the schemas and our own checks."""
     return [*schemas.violations(objects), *findings(objects)]
 
 
 def _rendered() -> dict[str, str]:
-    """Return the overlays and every combination of components, each under a name."""
+    """Return the overlays and every combination of components, by name."""
     with ThreadPoolExecutor(_THREADS) as threads:
         found = {folder.name: threads.submit(render, folder) for folder in overlays()}
         for components in combinations():
@@ -42,7 +44,7 @@ def _rendered() -> dict[str, str]:
 
 
 def _checkov(rendered: dict[str, str]) -> list[str]:
-    """Hold the overlays, and the combinations with the fewest and the most components, to checkov."""
+    """Check the overlays, and the combinations with the fewest and the most components, with checkov."""
     names = [folder.name for folder in overlays()] + ["no-component", next(reversed(rendered))]
     failed = checkov.failures({name: rendered[name] for name in names})
     return [f"checkov: {problem}" for problem in checkov.findings(failed, checkov.skips())]

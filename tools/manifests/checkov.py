@@ -1,4 +1,4 @@
-"""Checkov, and the list of what it reports that we do not do."""
+"""Checkov, and the list of its findings that we accept."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ Failure = tuple[str, str, str]
 
 
 def failures(rendered: Mapping[str, str]) -> list[Failure]:
-    """Return what checkov reports of some renderings, nothing skipped.
+    """Return checkov's findings for some renderings, without exceptions.
 
     Raises:
         RuntimeError: It did not run.
@@ -34,7 +34,7 @@ def failures(rendered: Mapping[str, str]) -> list[Failure]:
         raise RuntimeError(f"checkov did not run: {done.stderr.strip()[-500:]}")
     report = json.loads(done.stdout)
     if not report["summary"]["passed"] or report["summary"]["parsing_errors"]:
-        raise RuntimeError(f"checkov read nothing, or not all: {report['summary']}")
+        raise RuntimeError(f"checkov read no objects, or not all: {report['summary']}")
     return sorted({_failure(one) for one in report["results"]["failed_checks"]})
 
 
@@ -50,7 +50,7 @@ def skips() -> dict[str, dict[str, Any]]:
 
 
 def findings(failed: list[Failure], skipped: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what is reported and not on the list, and what is on the list and not reported."""
+    """Yield findings that are not on the list, and entries of the list without a finding."""
     for check, name, thing in failed:
         if check not in skipped or thing not in skipped[check].get("only", [thing]):
             yield f"{thing}: {check} {name}"

@@ -1,4 +1,4 @@
-"""Rendered objects, and the ways in which the checks look at them."""
+"""Rendered objects, and the accessors of the checks."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ Object = dict[str, Any]
 
 _WITH_PODS = ("Deployment", "StatefulSet", "Job")
 NAME = "app.kubernetes.io/name"
-"""The label by which pods are found."""
+"""The label by which pods are selected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """An object that makes pods."""
+    """An object that creates pods."""
 
     object: Object
 
@@ -31,7 +31,7 @@ class Workload:
 
     @property
     def title(self) -> str:
-        """What findings call it."""
+        """Its name in findings."""
         return f"{self.kind}/{self.name}"
 
     @property
@@ -48,25 +48,25 @@ class Workload:
 
     @property
     def containers(self) -> list[Object]:
-        """All containers of a pod, those that only begin it included."""
+        """All containers of a pod, including init containers."""
         return [*self.pod.get("initContainers", ()), *self.pod["containers"]]
 
     @property
     def ports(self) -> dict[str, int]:
-        """Names and numbers of the ports that its containers declare."""
+        """Names and numbers of its containers' declared ports."""
         return {port["name"]: port["containerPort"] for one in self.containers for port in one.get("ports", ())}
 
 
 class Objects:
-    """Everything that one rendering holds."""
+    """All objects of one rendering."""
 
     def __init__(self, objects: list[Object]) -> None:
-        """Look at `objects`."""
+        """Wrap `objects`."""
         self.all = objects
 
     @classmethod
     def parse(cls, text: str) -> "Objects":
-        """Read rendered YAML."""
+        """Parse rendered YAML."""
         return cls([one for one in yaml.safe_load_all(text) if one])
 
     def of(self, kind: str) -> Iterator[Object]:
@@ -78,15 +78,15 @@ class Objects:
         return next((one for one in self.of(kind) if one["metadata"]["name"] == name), None)
 
     def workloads(self) -> Iterator[Workload]:
-        """Yield what makes pods."""
+        """Yield the objects that create pods."""
         return (Workload(one) for one in self.all if one["kind"] in _WITH_PODS)
 
     def selected(self, labels: Mapping[str, str]) -> list[Workload]:
-        """Return the workloads whose pods bear all of `labels`; no labels select every one."""
+        """Return the workloads whose pods have all of `labels`; no labels select every one."""
         return [one for one in self.workloads() if labels.items() <= one.labels.items()]
 
     def environment(self, container: Object) -> dict[str, str]:
-        """Return what a container's environment holds; a value from a Secret is `secret:<name>/<key>`."""
+        """Return a container's environment; a value from a Secret is `secret:<name>/<key>`."""
         values: dict[str, str] = {}
         for source in container.get("envFrom", ()):
             config = self.find("ConfigMap", source.get("configMapRef", {}).get("name", ""))
@@ -98,5 +98,5 @@ class Objects:
 
 
 def title(one: Object) -> str:
-    """Return what findings call an object."""
+    """Return the name of an object in findings."""
     return f"{one['kind']}/{one['metadata']['name']}"

@@ -1,4 +1,4 @@
-"""Rendering deploy/k8s: the overlays as they are, and every combination of components."""
+"""Rendering of deploy/k8s: the overlays, and every combination of components."""
 
 import itertools
 import os
@@ -40,7 +40,7 @@ def overlays() -> list[Path]:
 
 
 def combinations() -> Iterator[Combination]:
-    """Yield every set of components, the empty one included; those that can be refined also with all refinements."""
+    """Yield every set of components, including the empty one; those with refinements also with all of them."""
     for size in range(len(COMPONENTS) + 1):
         for combination in itertools.combinations(COMPONENTS, size):
             yield combination
@@ -49,12 +49,12 @@ def combinations() -> Iterator[Combination]:
 
 
 def refined(components: Combination) -> Combination:
-    """Return the same components, each followed by what refines it."""
+    """Return the same components, each followed by its refinements."""
     return tuple(one for name in components for one in (name, REFINEMENTS.get(name)) if one)
 
 
 def render(folder: Path) -> str:
-    """Return what `kubectl kustomize` makes of a folder.
+    """Return the output of `kubectl kustomize` for a folder.
 
     Raises:
         RuntimeError: It does not render; the message is kubectl's.

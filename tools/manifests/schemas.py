@@ -1,4 +1,4 @@
-"""Kubernetes' own schemas, strictly: a field that does not exist is a finding, and so is a kind that has no schema."""
+"""Kubernetes' own schemas, strictly: a field that does not exist is a finding, and so is a kind without a schema."""
 
 import json
 import warnings
@@ -10,10 +10,10 @@ import kubernetes_validate
 from tools.manifests.objects import Object, Objects, title
 
 VERSIONS = ("1.27", "1.37")
-"""The Kubernetes releases whose schemas are used: the oldest that the manifests are for, and the newest one known."""
+"""The Kubernetes releases whose schemas are used: the oldest supported one, and the newest one available."""
 
 WITHOUT_SCHEMA = {
-    # What these must have for what they are used for is checked in checks/custom.py.
+    # Their own requirements are checked in checks/custom.py.
     ("cert-manager.io/v1", "Certificate"),
     ("cert-manager.io/v1", "Issuer"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
@@ -22,7 +22,7 @@ WITHOUT_SCHEMA = {
 
 
 def violations(objects: Objects) -> Iterator[str]:
-    """Yield what the schemas do not allow."""
+    """Yield violations of the schemas."""
     for one in objects.all:
         if (one["apiVersion"], one["kind"]) not in WITHOUT_SCHEMA:
             # The same objects are in nearly every rendering; each is validated once.

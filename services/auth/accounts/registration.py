@@ -12,7 +12,7 @@ from services.auth.accounts.addresses import domain_of, identity_of, normalized_
 from services.auth.accounts.model import FREE_PLAN, Account, AccountStore, NewAccount, Proof, open_account
 from services.auth.accounts.passwords import Passwords
 from services.auth.accounts.plans import Plan, PlanStore
-from services.auth.audit import STRANGER, Actor
+from services.auth.audit import UNAUTHENTICATED, Actor
 from services.auth.keys.pepper import Pepper
 from services.auth.mail.mailer import Mailer
 from services.auth.mail.queue import Topic, new_email
@@ -158,7 +158,7 @@ class Registration:
             await self._stores.accounts.add(replace(new, queued_email=queued), by=by)
         except AlreadyExists:
             if requested <= _EMAILS.tries_max:
-                unauthenticated = replace(by, name=STRANGER)
+                unauthenticated = replace(by, name=UNAUTHENTICATED)
                 await self._mailer.add(replace(queued, opened_account_id=None, by=unauthenticated))
         self._mailer.notify()
 
@@ -219,5 +219,5 @@ class Registration:
         client = address_prefix(by.address)
         await self._throttle.check(self._by_address, client, client=client)
         await self._throttle.check(_EMAILS, identity_of(address), client=client)
-        unauthenticated = replace(by, name=STRANGER)
+        unauthenticated = replace(by, name=UNAUTHENTICATED)
         await self._mailer.add(new_email(topic, address, by=unauthenticated, clock=self._clock))

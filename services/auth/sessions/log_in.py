@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from services.auth.accounts.addresses import normalized_email
 from services.auth.accounts.model import Account, AccountStore, Credentials, Proof
 from services.auth.accounts.passwords import Passwords, password_wrong
-from services.auth.audit import STRANGER, Actor
+from services.auth.audit import UNAUTHENTICATED, Actor
 from services.auth.mail.mailer import Mailer
 from services.auth.mail.queue import Topic, new_email
 from services.auth.sessions.devices import Device, Devices
@@ -166,7 +166,7 @@ class LogIn:
 
     async def _notify_owner(self, account: Account, by: Actor) -> None:
         """Report many failed log-ins to the account owner, in the audit log and by e-mail."""
-        unauthenticated = replace(by, name=STRANGER)
+        unauthenticated = replace(by, name=UNAUTHENTICATED)
         await self._accounts.note_failed_log_ins(
             account.id, _FAILURES_NOTIFIED, by=unauthenticated, at=utc_now(self._clock)
         )

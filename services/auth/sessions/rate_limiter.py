@@ -13,7 +13,7 @@ from typing import Protocol
 
 from services.auth.bulkhead import Bulkhead
 from services.auth.keys.pepper import Pepper
-from services.common.errors import Throttled
+from services.common.errors import ErrorDetails, Throttled
 from services.common.runtime.clock import Clock, utc_now
 
 _CONCURRENT_MAX = 32
@@ -69,18 +69,16 @@ class RateLimiter:
             client: Network address or device of the caller; empty if unknown.
 
         Raises:
-            Throttled: The limit is exceeded, or too many attempts are being counted. The metadata has
-                `retry_after_seconds`. For an exceeded limit it also has `scope`: `client` if the counter's key is the
-                client itself, otherwise `other`.
+            Throttled: The limit is exceeded, or too many attempts are being counted.
         """
-        scope = "client" if key == client else "other"
+        is_client_limit = key == client
         subject = self._subject(rule, key)
-        self._check_refused(subject, scope)
+        self._check_refused(subject, is_client_limit=is_client_limit)
         tries = await self._count(rule, subject, client)
         if tries.count > rule.tries_max:
             left = (tries.window_ends_at - utc_now(self._clock)).total_seconds()
             self._cache_refusal(subject, min(max(left, 1.0), float(rule.window_seconds)))
-            self._check_refused(subject, scope)
+            self._check_refused(subject, is_client_limit=is_client_limit)
 
     async def count(self, rule: Rule, key: str, *, client: str) -> int:
         """Count an attempt and return the number in the window, without enforcing the limit.
@@ -98,7 +96,7 @@ class RateLimiter:
             window = timedelta(seconds=rule.window_seconds)
             return await self._store.count(subject, window=window, now=utc_now(self._clock))
 
-    def _check_refused(self, subject: str, scope: str) -> None:
+    def _check_refused(self, subject: str, *, is_client_limit: bool) -> None:
         until = self._refused.get(subject)
         if until is None:
             return
@@ -106,7 +104,7 @@ class RateLimiter:
         if seconds <= 0:
             del self._refused[subject]
         else:
-            raise _throttled(math.ceil(seconds), scope)
+            raise _throttled(math.ceil(seconds), is_client_limit=is_client_limit)
 
     def _cache_refusal(self, subject: str, seconds: float) -> None:
         self._refused[subject] = self._clock.monotonic() + seconds
@@ -115,10 +113,10 @@ class RateLimiter:
             self._refused.popitem(last=False)
 
 
-def _throttled(seconds: int, scope: str) -> Throttled:
+def _throttled(seconds: int, *, is_client_limit: bool) -> Throttled:
     minutes = math.ceil(seconds / 60)
     return Throttled(
         f"Too many attempts. Try again in {minutes} minute{'s' if minutes > 1 else ''}.",
         reason="too_many_attempts",
-        metadata={"retry_after_seconds": str(seconds), "scope": scope},
+        details=ErrorDetails(retry_after_seconds=seconds, is_client_limit=is_client_limit),
     )

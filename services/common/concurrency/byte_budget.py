@@ -1,13 +1,13 @@
 """A limit on the total bytes held by concurrent requests."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
 
-from services.common.errors import Throttled, Unavailable
+from services.common.errors import ErrorDetails, Throttled, Unavailable
 from services.common.runtime.memory import Trimmer
 
-_RETRY = {"retry_after_seconds": "1"}
+_RETRY = ErrorDetails(retry_after_seconds=1)
 
 
 class ByteBudget:
@@ -18,7 +18,7 @@ class ByteBudget:
         self._total_max = total_max
         self._share_max = share_max
         self._total = 0
-        self._shares: Counter[str] = Counter()
+        self._shares: dict[str, int] = {}
         self._trimmer = Trimmer()
 
     @property
@@ -26,18 +26,13 @@ class ByteBudget:
         """Bytes currently held."""
         return self._total
 
-    @contextmanager
-    def lease(self, owners: Sequence[str]) -> Iterator["Lease"]:
-        """Yield an empty lease, and release its bytes at the end of the block.
+    def lease(self, owners: Sequence[str]) -> "Lease":
+        """Return an empty lease, which returns its bytes at the end of its `with` block.
 
         Args:
             owners: Owners of the bytes, such as an API key and a client address. Bytes count toward each of them.
         """
-        lease = Lease(self, owners)
-        try:
-            yield lease
-        finally:
-            lease.release()
+        return Lease(self, owners)
 
     def take(self, owners: Sequence[str], size: int) -> "Lease":
         """Return a lease of `size` bytes, which the caller must release.
@@ -51,19 +46,21 @@ class ByteBudget:
         return lease
 
     def _check(self, owners: Sequence[str], size: int) -> None:
-        if any(self._shares[owner] + size > self._share_max for owner in owners):
+        if any(self._shares.get(owner, 0) + size > self._share_max for owner in owners):
             message = "You have too many large requests in progress. Send fewer at the same time."
-            raise Throttled(message, reason="too_many_bytes_at_once", metadata=_RETRY)
+            raise Throttled(message, reason="too_many_bytes_at_once", details=_RETRY)
         if self._total + size > self._total_max:
             message = "The service has too many large requests in progress. Try again in a moment."
-            raise Unavailable(message, reason="overloaded", metadata=_RETRY)
+            raise Unavailable(message, reason="overloaded", details=_RETRY)
 
     def _count(self, owners: Sequence[str], size: int) -> None:
         self._total += size
         for owner in owners:
-            self._shares[owner] += size
-            if not self._shares[owner]:
-                del self._shares[owner]
+            share = self._shares.get(owner, 0) + size
+            if share:
+                self._shares[owner] = share
+            else:
+                self._shares.pop(owner, None)
 
 
 class Lease:
@@ -81,6 +78,14 @@ class Lease:
         self._owners = owners
         self.size = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
     def take(self, size: int) -> None:
         """Take `size` more bytes.
 
@@ -93,7 +98,7 @@ class Lease:
         self.size += size
 
     def release(self) -> None:
-        """Return all bytes to the budget."""
+        """Return all bytes to the budget. Repeating it is harmless."""
         self._budget._count(self._owners, -self.size)
         self._budget._trimmer.note_freed(self.size)
         self.size = 0

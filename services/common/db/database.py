@@ -86,7 +86,7 @@ async def open_database(
 
 
 @asynccontextmanager
-async def open_beside(engine: AsyncEngine, *, connections: int) -> AsyncIterator[AsyncEngine]:
+async def open_second_engine(engine: AsyncEngine, *, connections: int) -> AsyncIterator[AsyncEngine]:
     """Open a second connection pool to an open database, and close it at the end of the block.
 
     Work that exhausts this pool never delays work on the first one.
@@ -291,7 +291,7 @@ def _current_revision(connection: Connection, version_table: str) -> str | None:
 
 
 def _known_revisions(scripts: ScriptDirectory) -> set[str | None]:
-    """Return the revisions that this version knows, and None for a database that is empty or unreachable."""
+    """Return the revisions of this version, and None for a database that is empty or unreachable."""
     return {None, *(script.revision for script in scripts.walk_revisions())}
 
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from services.common.errors import PermissionDenied
-from services.common.rpc.status import code_of, rpc_status
+from services.common.rpc.status import to_status
 from services.common.rpc.types import Context
 
 Callers = Mapping[str, Collection[str]]
@@ -95,5 +95,4 @@ async def _check_caller(context: Context, service: str, expected: frozenset[str]
             f"{service} does not accept calls from {shown}. Add the name to TLS_CALLERS of the service to allow them.",
             reason="caller_not_expected",
         )
-        message, details = rpc_status(refusal)
-        await context.abort(code_of(PermissionDenied), message, details)
+        await context.abort_with_status(to_status(refusal))

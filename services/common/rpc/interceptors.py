@@ -12,7 +12,7 @@ from grpc import aio
 from prometheus_client import Gauge, Histogram
 
 from services.common.errors import InternalError, ServiceError
-from services.common.rpc.status import code_of, rpc_status
+from services.common.rpc.status import to_status
 from services.common.rpc.types import Context
 from services.common.telemetry import tracing
 
@@ -84,7 +84,7 @@ def _unary(behaviour: Callable[[Any, Context], Awaitable[Any]], method: str) -> 
                 status = _status(exc, method)
             # gRPC keeps the exception from `abort`, and its frames, until a garbage collection. Release the request.
             del request
-            return await context.abort(*status)
+            return await context.abort_with_status(status)
         finally:
             in_flight.dec()
             _report(method, context, started)
@@ -113,7 +113,7 @@ def _stream(
             except Exception as exc:
                 status = _status(exc, method)
             del request, responses  # As above.
-            await context.abort(*status)
+            await context.abort_with_status(status)
         finally:
             in_flight.dec()
             _report(method, context, started)
@@ -121,10 +121,8 @@ def _stream(
     return call
 
 
-def _status(exc: Exception, method: str) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
-    """Return the status code, message and trailing metadata of an error."""
-    error = exc if isinstance(exc, ServiceError) else _internal_error(exc, method)
-    return code_of(type(error)), *rpc_status(error)
+def _status(exc: Exception, method: str) -> grpc.Status:
+    return to_status(exc if isinstance(exc, ServiceError) else _internal_error(exc, method))
 
 
 def _internal_error(exc: Exception, method: str) -> ServiceError:

@@ -24,6 +24,9 @@ from services.common.runtime.settings import ServiceSettings
 __all__ = ["LIVENESS", "GrpcServer"]
 
 _log = logging.getLogger(__name__)
+_DRAIN_SECONDS_MAX = 1.0
+"""Callers watch the health of each replica and switch within milliseconds. A call that they made in between waits until
+the server stops, so this must be shorter than the time-outs of calls."""
 _NO_CALLERS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 _OPTIONS = (
@@ -134,7 +137,7 @@ class GrpcServer:
         """Report not ready, wait for callers to switch, then wait for calls in flight. An urgent stop cancels them."""
         stopping = self._stopping
         await self._health.leave()
-        await stopping.wait_for(seconds=self._settings.drain_seconds)
+        await stopping.wait_for(seconds=min(self._settings.drain_seconds, _DRAIN_SECONDS_MAX))
         on_drain()
         self._grace_ends_at = time.monotonic() + self._settings.grace_seconds
         ending = asyncio.ensure_future(self.grpc.stop(self._settings.grace_seconds))

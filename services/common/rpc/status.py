@@ -1,19 +1,20 @@
-"""Mapping of the exception hierarchy to gRPC statuses and back.
+"""Conversion between `ServiceError` and the status of a gRPC call.
 
-A status carries a `google.rpc.ErrorInfo` with the domain `stack`, a machine-readable reason and a map of strings, from
-which the caller restores the exception.
+A status is a `google.rpc.Status` whose detail is `stack.common.v1.ErrorDetails`, as `grpc_status.rpc_status` sends it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+from grpc_status import rpc_status
 
 from services.common.errors import (
     AlreadyExists,
     DeadlineExceeded,
+    ErrorDetails,
     FailedPrecondition,
     InternalError,
     InvalidRequest,
@@ -25,15 +26,16 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.common.rpc.verdict import verdict_from_proto, verdict_to_proto
+from stack.common.v1 import error_details_pb2
 
-DOMAIN = "stack"
 _MESSAGE_ENCODED_MAX = 2_100
-_METADATA_BYTES_MAX = 16_000
+"""Maximum size of a percent-encoded message. A byte that is not printable ASCII takes three (gRPC over HTTP/2)."""
 _NAME_BYTES_MAX = 128
-"""Chosen so that a status fits into `sizes.METADATA_BYTES_MAX`. The metadata contains a status twice: its message
-percent-encoded, where each byte that is not printable ASCII takes three, and all of it in Base64 (gRPC over HTTP/2,
-"Status")."""
-_DETAILS_KEY = "grpc-status-details-bin"
+_PARAM_BYTES_MAX = 1_000
+_FAILED_GENERATION_BYTES_MAX = 15_000
+"""The limits keep a status below `sizes.METADATA_BYTES_MAX`, which includes the details in Base64. Beyond it, gRPC
+would replace the error with one of its own."""
 
 _CODES: dict[type[ServiceError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -49,35 +51,92 @@ _CODES: dict[type[ServiceError], grpc.StatusCode] = {
     InternalError: grpc.StatusCode.INTERNAL,
 }
 _BY_CODE = {code: kind for kind, code in _CODES.items()}
+_FROM_CHANNEL = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+"""Codes of calls that did not reach a service, or whose answer did not arrive."""
 
 
-def code_of(error: type[ServiceError]) -> grpc.StatusCode:
-    """Return the gRPC code of a class of errors; subclasses have the code of their base."""
-    return next((_CODES[kind] for kind in error.__mro__ if kind in _CODES), grpc.StatusCode.INTERNAL)
+def to_status(error: ServiceError) -> grpc.Status:
+    """Return the gRPC status of an error, with texts truncated to what gRPC can carry.
 
-
-def rpc_status(error: ServiceError) -> tuple[str, tuple[tuple[str, bytes], ...]]:
-    """Return an error as the details and trailing metadata of a gRPC status.
-
-    Both are truncated to gRPC's limits; beyond them, gRPC would replace the error with one of its own.
+    Subclasses of the errors in `services/common/errors.py` have the code of their base.
     """
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), grpc.StatusCode.INTERNAL)
     message = _truncated(error.message, _MESSAGE_ENCODED_MAX, _percent_encoded_size)
-    info = error_details_pb2.ErrorInfo(
-        reason=_truncated(error.reason, _NAME_BYTES_MAX), domain=DOMAIN, metadata=_truncated_metadata(error.metadata)
+    status = status_pb2.Status(code=code.value[0], message=message)
+    status.details.add().Pack(_to_proto(error))
+    return rpc_status.to_status(status)
+
+
+def from_rpc(error: grpc.aio.AioRpcError, *, unavailable_reason: str) -> ServiceError:
+    """Return the `ServiceError` of a failed call.
+
+    The error of a service of a newer version, whose details are unknown, is restored from its code and message.
+
+    Args:
+        error: Error raised by the gRPC client.
+        unavailable_reason: Reason to use when the channel cannot reach the service, such as `quota_unavailable`.
+    """
+    code, message = error.code(), error.details() or ""
+    status = _status_of(error)
+    details = _details_of(status) if status else None
+    if details is not None:
+        kind = _BY_CODE.get(code, InternalError)
+        return kind(message, reason=details.reason, details=_from_proto(details))
+    if code in _FROM_CHANNEL:
+        return Unavailable("A required service cannot be reached. Try again.", reason=unavailable_reason)
+    if status is not None and code in _BY_CODE:
+        return _BY_CODE[code](message)
+    return InternalError(f"An internal call failed with {code.name}: {message}")
+
+
+@contextmanager
+def rpc_errors(*, unavailable_reason: str) -> Iterator[None]:
+    """Convert the gRPC errors raised inside the block to `ServiceError`."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as exc:
+        raise from_rpc(exc, unavailable_reason=unavailable_reason) from exc
+
+
+def _to_proto(error: ServiceError) -> error_details_pb2.ErrorDetails:
+    details = error.details
+    return error_details_pb2.ErrorDetails(
+        reason=_truncated(error.reason, _NAME_BYTES_MAX),
+        verdict=verdict_to_proto(details.verdict),
+        param=_truncated(details.param, _PARAM_BYTES_MAX),
+        code=_truncated(details.code, _NAME_BYTES_MAX),
+        retry_after_seconds=details.retry_after_seconds,
+        failed_generation=_truncated(details.failed_generation, _FAILED_GENERATION_BYTES_MAX),
+        is_client_limit=details.is_client_limit,
     )
-    detail = any_pb2.Any()
-    detail.Pack(info)
-    status = status_pb2.Status(code=code_of(type(error)).value[0], message=message, details=[detail])
-    return message, ((_DETAILS_KEY, status.SerializeToString()),)
 
 
-def _truncated_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return metadata within the size limit: short values are kept, and long ones share the remaining bytes equally."""
-    left, truncated = _METADATA_BYTES_MAX, {}
-    for position, (name, value) in enumerate(sorted(metadata.items(), key=lambda item: len(item[1]))):
-        truncated[name] = _truncated(value, left // (len(metadata) - position))
-        left -= len(truncated[name].encode())
-    return truncated
+def _from_proto(details: error_details_pb2.ErrorDetails) -> ErrorDetails:
+    return ErrorDetails(
+        verdict=verdict_from_proto(details.verdict),
+        param=details.param,
+        code=details.code,
+        retry_after_seconds=details.retry_after_seconds,
+        failed_generation=details.failed_generation,
+        is_client_limit=details.is_client_limit,
+    )
+
+
+def _status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    """Return the status that a service sent; None if there is none, or if it is damaged."""
+    try:
+        return rpc_status.from_call(error)  # type: ignore[arg-type]
+    except (ValueError, DecodeError):
+        return None
+
+
+def _details_of(status: status_pb2.Status) -> error_details_pb2.ErrorDetails | None:
+    """Return the details of a status; None if there are none of the known type, or if they are damaged."""
+    details = error_details_pb2.ErrorDetails()
+    try:
+        return next((details for packed in status.details if packed.Unpack(details)), None)
+    except DecodeError:
+        return None
 
 
 def _truncated(text: str, size_max: int, size: Callable[[str], int] = lambda text: len(text.encode())) -> str:
@@ -89,45 +148,8 @@ def _truncated(text: str, size_max: int, size: Callable[[str], int] = lambda tex
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if size(text[:middle] + "…") <= size_max else (low, middle - 1)
-    return text[:low] + "…" if size_max >= size("…") else ""
+    return text[:low] + "…"
 
 
 def _percent_encoded_size(text: str) -> int:
     return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in text.encode())
-
-
-def from_rpc(error: grpc.aio.AioRpcError, *, unavailable_reason: str) -> ServiceError:
-    """Return the `ServiceError` of a failed call.
-
-    Args:
-        error: Error raised by the gRPC client.
-        unavailable_reason: Reason to use when the channel cannot reach the service, such as `quota_unavailable`.
-    """
-    info = _error_info(error)
-    if info is not None:
-        kind = _BY_CODE.get(error.code(), InternalError)
-        return kind(error.details() or "", reason=info.reason, metadata=dict(info.metadata))
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
-        return Unavailable("A required service cannot be reached. Try again.", reason=unavailable_reason)
-    return InternalError(f"An internal call failed with {error.code().name}: {error.details()}")
-
-
-def _error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
-    for name, value in error.trailing_metadata() or ():
-        if name == _DETAILS_KEY and isinstance(value, bytes):
-            return _first_info(status_pb2.Status.FromString(value))
-    return None
-
-
-def _first_info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
-    info = error_details_pb2.ErrorInfo()
-    return next((info for detail in status.details if detail.Unpack(info) and info.domain == DOMAIN), None)
-
-
-@contextmanager
-def rpc_errors(*, unavailable_reason: str) -> Iterator[None]:
-    """Convert the gRPC errors raised inside the block to `ServiceError`."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as exc:
-        raise from_rpc(exc, unavailable_reason=unavailable_reason) from exc

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from services.common.errors import StartError
-from services.common.runtime.settings import RENAMED, ServiceSettings
+from services.common.runtime.settings import REMOVED, RENAMED, ServiceSettings
 from services.common.telemetry import log, tracing
 
 _GC_THRESHOLDS = (20_000, 50, 50)
@@ -98,10 +98,12 @@ def read(settings_type: type[Settings]) -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        StartError: A setting is invalid or has the name of an earlier version.
+        StartError: A setting is invalid or exists only in an earlier version.
     """
     if old := next(filter(os.environ.__contains__, RENAMED), None):
         raise StartError(f"Setting {old} has been replaced. Set {RENAMED[old]} instead.")
+    if old := next(filter(os.environ.__contains__, REMOVED), None):
+        raise StartError(f"Setting {old} has been removed: {REMOVED[old]}. Unset it.")
     try:
         return settings_type()
     except ValidationError as exc:

@@ -20,7 +20,6 @@ RENAMED = {
     "GATEWAY_TOTAL_TIMEOUT_SECONDS": "REQUEST_TIMEOUT_SECONDS",
     "INFERENCE_LEAVER_SECONDS": "REQUEST_TIMEOUT_SECONDS",
     "INFERENCE_LEAVERS_MAX": "INFERENCE_CONCURRENCY_MAX",
-    "GATEWAY_LEAVERS_MAX": "GATEWAY_ABANDONED_REQUESTS_MAX",
     "INFERENCE_CONNECTIONS_MAX": "INFERENCE_CONCURRENCY_MAX",
     "GATEWAY_PRINCIPALS_MAX": "GATEWAY_AUTH_CACHE_MAX",
     "HAS_SIBLINGS": "REUSE_PORT",
@@ -30,6 +29,9 @@ RENAMED = {
     "INFERENCE_CONCURRENCY_PER_KEY_MAX": "INFERENCE_CONCURRENCY_PER_ACCOUNT_MAX",
 }
 """Settings of earlier versions and their replacements."""
+_ABANDONED_LIMIT = "The limit of abandoned requests is fixed"
+REMOVED = {"GATEWAY_ABANDONED_REQUESTS_MAX": _ABANDONED_LIMIT, "GATEWAY_LEAVERS_MAX": _ABANDONED_LIMIT}
+"""Settings of earlier versions without a replacement, and why there is none."""
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TEXT_MAX, _LIST_MAX = 1_024, 65_536
 """Characters of a text; of an array, an object or a secret, which may be a list."""
@@ -204,7 +206,7 @@ class ServiceSettings(TLSSettings):
 
     drain_seconds: float = Field(default=5.0, ge=0, validation_alias="DRAIN_SECONDS")
     """Time after SIGTERM, SIGINT or SIGHUP during which a service still accepts calls but reports not ready, so that
-    callers can switch to other replicas."""
+    callers can switch to other replicas; at most one second for gRPC servers, whose callers watch their health."""
 
     grace_seconds: float = Field(
         default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _GRACE_BEYOND_REQUEST_SECONDS,

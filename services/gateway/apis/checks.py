@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 
 Check = Callable[[str, Any], None]
 """Validates the value at a path, such as `messages[0].role`. Raises `InvalidRequest` if the value is invalid."""
@@ -34,7 +34,7 @@ class Rule:
 
 def refusal(message: str, param: str, code: str) -> InvalidRequest:
     """Return a 400 error for a parameter."""
-    return InvalidRequest(message, metadata={"param": param, "code": code})
+    return InvalidRequest(message, details=ErrorDetails(param=param, code=code))
 
 
 def missing(param: str) -> InvalidRequest:

@@ -15,7 +15,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.common.errors import InvalidRequest, NotFound
+from services.common.errors import ErrorDetails, InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
 from services.common.runtime.clock import Clock
 from services.gateway.http.bearer import bearer_token, client_address
@@ -171,7 +171,7 @@ class Receipts:
                 f"No request `{redacted(request_id)}` is recorded for this account. A request is recorded after it was "
                 "answered, or after it failed at the model. Check the id."
             )
-            raise NotFound(message, metadata={"param": "request_id", "code": "request_not_found"})
+            raise NotFound(message, details=ErrorDetails(param="request_id", code="request_not_found"))
         return json_response(_encode(owned.receipt))
 
     async def _principal(self, request: Request) -> Principal:
@@ -209,4 +209,4 @@ def _day(request: Request, name: str) -> date | None:
 
 
 def _invalid(param: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid `{param}`: {problem}.", metadata={"param": param})
+    return InvalidRequest(f"Invalid `{param}`: {problem}.", details=ErrorDetails(param=param))

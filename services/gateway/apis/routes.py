@@ -1,14 +1,16 @@
 """The HTTP API: its endpoints and exception handlers."""
 
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from services.common.errors import NotFound, ServiceError
+from services.common.errors import ErrorDetails, NotFound, ServiceError
 from services.common.telemetry import tracing
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.chat_completions.request import parse_chat
@@ -25,6 +27,23 @@ from services.gateway.requests.types import JSONObject, Principal
 
 _encode = msgspec.json.Encoder().encode
 _CODES = {408: "request_timeout", 415: "unsupported_content_encoding"}
+
+
+class Endpoint:
+    """An ASGI application for one endpoint.
+
+    Starlette wraps an endpoint that is a plain function in another exception handler, which costs time for each
+    event of a stream. The middleware around the router handles the same exceptions.
+    """
+
+    def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
+        """Respond with what `handle` returns."""
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        response = await self._handle(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 class API:
@@ -91,7 +110,7 @@ class API:
             if model.get("id") == name:
                 return json_response(_encode(model))
         message = f"The model `{redacted(name)}` does not exist or you do not have access to it."
-        raise NotFound(message, metadata={"param": "model", "code": "model_not_found"})
+        raise NotFound(message, details=ErrorDetails(param="model", code="model_not_found"))
 
     async def _models_of(self, request: Request) -> list[JSONObject]:
         principal = await self._principal(request)

@@ -7,6 +7,7 @@ from grpc import aio
 from services.common.concurrency.batch import Batcher
 from services.common.rpc import json_codec
 from services.common.rpc.status import rpc_errors
+from services.common.rpc.verdict import verdict_from_proto
 from services.common.runtime.memory import Trimmer
 from services.common.verdict import Verdict
 from services.gateway.clients import translate
@@ -43,7 +44,7 @@ class GrpcInference:
             self._trimmer.note_freed(chat.body_bytes)
         # An inference of the previous version does not send JSON.
         text = response.completion_json or json_codec.encode(response.completion)
-        return Completion(text, translate.verdict(response.verdict))
+        return Completion(text, verdict_from_proto(response.verdict))
 
     async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Yield events and the verdict; see `Inference.stream`."""
@@ -59,7 +60,7 @@ class GrpcInference:
                         yield list(response.chunks_json)
                     elif response.chunks:
                         yield [json_codec.encode(chunk) for chunk in response.chunks]
-                    verdict = translate.verdict(response.verdict)
+                    verdict = verdict_from_proto(response.verdict)
             yield verdict
         finally:
             call.cancel()  # Does nothing when the call has ended.
@@ -74,7 +75,7 @@ class GrpcInference:
         request = usage_pb2.ResolveAbandonedRequest(requests=requests)
         with rpc_errors(unavailable_reason="inference_unavailable"):
             response = await self._usage.ResolveAbandoned(request, timeout=_RESOLVE_SECONDS)
-        return [translate.verdict(verdict) for verdict in response.verdicts]
+        return [verdict_from_proto(verdict) for verdict in response.verdicts]
 
     async def list_models(self, permitted: Sequence[str] = ()) -> list[JSONObject]:
         """Return models as JSON objects; see `Models.list_models`."""

@@ -6,13 +6,11 @@ from grpc import aio
 
 from services.common.errors import Unavailable
 from services.common.rpc.status import rpc_errors
+from services.common.rpc.verdict import verdict_to_proto
 from services.common.timestamps import unix_seconds
-from services.common.verdict import Verdict
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
 from services.gateway.requests.types import Hold, LimitReached, RateLimit
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
-
-_VERDICTS = {Verdict.CHARGED: quota_pb2.VERDICT_CHARGED, Verdict.RELEASED: quota_pb2.VERDICT_RELEASED}
 
 
 class GrpcQuotaBatches:
@@ -62,5 +60,5 @@ def _settlement(item: SettleItem) -> quota_pb2.Settlement:
         request_id=item.hold.request_id,
         key_id=item.hold.principal.key_id,
         day=item.hold.day,
-        verdict=_VERDICTS[item.verdict],
+        verdict=verdict_to_proto(item.verdict),
     )

@@ -1,6 +1,6 @@
 """Conversion between OpenAI's JSON and protobuf."""
 
-from services.common.errors import InvalidRequest, TooLarge
+from services.common.errors import ErrorDetails, InvalidRequest, TooLarge
 from services.common.rpc import json_codec
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.timestamps import timestamp
@@ -10,10 +10,6 @@ from stack.inference.v1 import chat_pb2, inference_pb2
 
 _CHAT_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
 """Maximum size of a chat in a request to inference. The rest is for the context, mainly the models of the key."""
-_VERDICTS = {
-    inference_pb2.VERDICT_CHARGED: Verdict.CHARGED,
-    inference_pb2.VERDICT_RELEASED: Verdict.RELEASED,
-}
 
 
 def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
@@ -24,21 +20,21 @@ def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
         TooLarge: The request exceeds the size limit of gRPC messages.
     """
     # Inference is not called after these errors, so the hold is released.
-    metadata = {"verdict": Verdict.RELEASED.value}
+    details = ErrorDetails(verdict=Verdict.RELEASED)
     message = chat_pb2.ChatRequest()
     try:
         json_codec.to_message(message, chat.members)
     except ValueError as exc:
         raise InvalidRequest(
-            "The request contains text that is not valid Unicode. Remove half surrogate pairs.", metadata=metadata
+            "The request contains text that is not valid Unicode. Remove half surrogate pairs.", details=details
         ) from exc
     except RecursionError as exc:
         raise InvalidRequest(
-            "The request is nested too deeply. Use fewer levels of arrays and objects.", metadata=metadata
+            "The request is nested too deeply. Use fewer levels of arrays and objects.", details=details
         ) from exc
     if message.ByteSize() > _CHAT_BYTES_MAX:
         text = f"The request is larger than {_CHAT_BYTES_MAX:,} bytes. Shorten the messages."
-        raise TooLarge(text, reason="request_too_large", metadata=metadata)
+        raise TooLarge(text, reason="request_too_large", details=details)
     return message
 
 
@@ -52,11 +48,6 @@ def request_context(hold: Hold) -> inference_pb2.RequestContext:
         reserved_at=timestamp(hold.reserved_at),
         models=hold.principal.models,
     )
-
-
-def verdict(value: int) -> Verdict | None:
-    """Return the verdict for a protobuf value, or None if it is unspecified or unknown."""
-    return _VERDICTS.get(value)  # type: ignore[call-overload,no-any-return]
 
 
 def models(listed: list[chat_pb2.Model]) -> list[JSONObject]:

@@ -16,13 +16,13 @@ from services.common.errors import ServiceError
 from services.common.runtime.clock import Clock
 from services.gateway.apis.routes import API, on_http_exception
 from services.gateway.console.assets import Assets
-from services.gateway.console.concurrency import ConsoleConcurrency
-from services.gateway.console.forms import CSRF_FIELD, CSRF_HEADER, BufferedForms
-from services.gateway.console.headers import SecurityHeaders
-from services.gateway.console.origins import Origin
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import Session, SessionClient
 from services.gateway.console.request_context import NotLoggedIn, RequestContext, SessionScope, context_of
+from services.gateway.console.security.concurrency import ConsoleConcurrency
+from services.gateway.console.security.forms import CSRF_FIELD, CSRF_HEADER, BufferedForms
+from services.gateway.console.security.headers import SecurityHeaders
+from services.gateway.console.security.origins import Origin
 from services.gateway.console.views.account import AccountViews
 from services.gateway.console.views.auth import AuthViews
 from services.gateway.console.views.keys import KeyViews

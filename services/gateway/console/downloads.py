@@ -6,7 +6,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from services.common.concurrency.fair_semaphore import FairSemaphore, QueueFull, Slot
-from services.common.errors import Throttled
+from services.common.errors import ErrorDetails, Throttled
 
 _DOWNLOADS = 64
 """Each keeps a page of rows in memory, about 200 KB."""
@@ -37,7 +37,7 @@ class Downloads:
             raise Throttled(
                 "Too many downloads are in progress. Wait until one has finished, and try again.",
                 reason="too_many_downloads",
-                metadata={"retry_after_seconds": str(_RETRY_SECONDS)},
+                details=ErrorDetails(retry_after_seconds=_RETRY_SECONDS),
             ) from exc
         return DownloadLease(slots)
 

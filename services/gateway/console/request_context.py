@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.common.address_prefix import address_prefix
-from services.gateway.console.cookies import Cookie, read_cookie, set_cookie
-from services.gateway.console.forms import check_site, check_token, form_token, read_fields
-from services.gateway.console.origins import ConsoleOrigins, Origin, console_origins
 from services.gateway.console.ports import OpenSession, OwnerClient, Session, Usage
+from services.gateway.console.security.cookies import Cookie, read_cookie, set_cookie
+from services.gateway.console.security.forms import check_site, check_token, form_token, read_fields
+from services.gateway.console.security.origins import ConsoleOrigins, Origin, console_origins
 from services.gateway.http.bearer import client_address
 
 _VISITOR_SECONDS = 30 * 86_400

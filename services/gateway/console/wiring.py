@@ -9,10 +9,10 @@ from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
 from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
 from services.gateway.console.clients.usage import GrpcUsage
-from services.gateway.console.origins import parse_origin
 from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.ports import Session
 from services.gateway.console.request_context import SessionScope
+from services.gateway.console.security.origins import parse_origin
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.requests.ports import Models
 from services.gateway.settings import GatewaySettings

@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from services.gateway.http.errors import HTTPError
 
@@ -32,7 +33,17 @@ _REFUSED = HTTPError(
 
 
 class _CORSMiddleware(CORSMiddleware):
-    """Starlette's CORS middleware, with refused preflights in OpenAI's error envelope."""
+    """Starlette's CORS middleware, with refused preflights in OpenAI's error envelope.
+
+    Requests without an `Origin` header are passed through if all origins are allowed, which is most of the traffic.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if self.allow_all_origins and not any(name == b"origin" for name, _ in scope.get("headers", ())):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """Return the response to a preflight."""

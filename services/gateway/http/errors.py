@@ -87,14 +87,11 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
         case TooLarge():
             return HTTPError(413, error.message, "invalid_request_error", code=error.reason)
         case Throttled():
-            headers = {"retry-after": error.metadata.get("retry_after_seconds", "1")}
+            headers = _retry_after(error)
             return HTTPError(429, error.message, "rate_limit_exceeded", code=error.reason, headers=headers)
         case Unavailable():
             status = 502 if error.reason in _BAD_GATEWAY else 503
-            retry_after = error.metadata.get("retry_after_seconds", "1")
-            return HTTPError(
-                status, error.message, "internal_error", code=error.reason, headers={"retry-after": retry_after}
-            )
+            return HTTPError(status, error.message, "internal_error", code=error.reason, headers=_retry_after(error))
         case DeadlineExceeded():
             return HTTPError(504, error.message, "internal_error", code=error.reason)
         case _:
@@ -133,15 +130,19 @@ _BEARER = {"www-authenticate": "Bearer"}
 
 
 def _invalid_request_error(status: int, error: ServiceError) -> HTTPError:
-    metadata = error.metadata
+    details = error.details
     return HTTPError(
         status,
         error.message,
         "invalid_request_error",
-        param=metadata.get("param"),
-        code=metadata.get("code"),
-        failed_generation=metadata.get("failed_generation", ""),
+        param=details.param or None,
+        code=details.code or None,
+        failed_generation=details.failed_generation,
     )
+
+
+def _retry_after(error: ServiceError) -> dict[str, str]:
+    return {"retry-after": str(error.details.retry_after_seconds or 1)}
 
 
 def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:

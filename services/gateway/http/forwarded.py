@@ -28,17 +28,20 @@ class ForwardedHeaders:
 
     def __init__(self, app: ASGIApp, *, trusted_hosts: list[str]) -> None:
         """Wrap `app`. Trust forwarded headers from the addresses and networks in `trusted_hosts`."""
+        self._app = app
         self._proxies = ProxyHeadersMiddleware(app, trusted_hosts=trusted_hosts)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request with the client's address and scheme."""
         client = scope.get("client")
-        if scope["type"] == "http" and client and client[0] in self._proxies.trusted_hosts:
-            scheme = _first(scope, _PROTO)
-            scope[_FORWARDED] = Forwarded(_first(scope, _HOST), scheme in ("http", "https"))
-            # Several proxies produce a list such as `https, http`. The first item is the client's scheme.
-            headers = [pair for pair in scope["headers"] if pair[0] != _PROTO]
-            scope["headers"] = [*headers, (_PROTO, scheme.encode())] if scheme else headers
+        if scope["type"] != "http" or not client or client[0] not in self._proxies.trusted_hosts:
+            await self._app(scope, receive, send)
+            return
+        scheme = _first(scope, _PROTO)
+        scope[_FORWARDED] = Forwarded(_first(scope, _HOST), scheme in ("http", "https"))
+        # Several proxies produce a list such as `https, http`. The first item is the client's scheme.
+        headers = [pair for pair in scope["headers"] if pair[0] != _PROTO]
+        scope["headers"] = [*headers, (_PROTO, scheme.encode())] if scheme else headers
         await self._proxies(scope, receive, send)  # type: ignore[arg-type]
 
 

@@ -1,7 +1,6 @@
-"""ASGI middleware for path aliases, request ids, request logs and unexpected exceptions."""
+"""ASGI middleware for path aliases, request ids and request logs."""
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,10 +9,10 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.telemetry import tracing
-from services.gateway.http.errors import internal_error
+from services.gateway.http.paths import canonical_path, is_api_path, route_of
 from services.gateway.http.redaction import loggable_path
 from services.gateway.http_server.write_flow import ClientStalled
-from services.gateway.metrics import IN_FLIGHT, request_seconds, route_of
+from services.gateway.metrics import IN_FLIGHT, request_seconds
 
 REQUEST_ID = "stack.request_id"
 """ASGI scope key of the request id that the response will contain. It changes when a reservation is retried."""
@@ -28,46 +27,29 @@ _CLIENT_CLOSED_REQUEST = 499
 
 _NO_PARAMETERS: dict[str, str] = {}
 _log = logging.getLogger(__name__)
-# Without a prefix, `/key` and `/usage` are not paths of the API.
-_PREFIXED = re.compile(
-    r"^(?:/api/v1|/openai/v1|/v1)*(/chat|/chat/completions|/models(?:/.+)?|(?<=/v1)/(?:key|usage(?:/[^/]+)?))$"
-)
-
-_API = re.compile(r"^/(?:api|v1|openai|healthz|readyz)(?:/|$)")
 
 
 class APIPaths:
-    """Middleware that rewrites alias paths to `/api/v1/…`, since clients expect different base URLs.
+    """Middleware that gives requests of the API their canonical path, and routes all others to the console.
 
-    The aliases are `/v1`, `/openai/v1`, no prefix (except for `/key` and `/usage`), a doubled prefix and a trailing
-    slash. Requests are not redirected, because some clients drop the body of a redirected POST.
+    Requests under an alias are not redirected, because some clients drop the body of a redirected POST.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request under its canonical path."""
-        if scope["type"] == "http" and (match := _PREFIXED.match(scope["path"].rstrip("/"))):
-            # In place, because outer middleware reads values that inner code stores in the scope, such as the request
-            # id.
-            scope["path"] = "/api/v1" + match.group(1)
-        await self._app(scope, receive, send)
-
-
-class ConsolePaths:
-    """Middleware that routes all paths outside the API to the console."""
-
-    def __init__(self, app: ASGIApp, *, console: ASGIApp) -> None:
-        """Wrap `app`, which serves the API, and `console`."""
+    def __init__(self, app: ASGIApp, *, console: ASGIApp | None) -> None:
+        """Wrap `app`, which serves the API, and also all other paths if `console` is None."""
         self._app = app
         self._console = console
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route a request to the API or the console."""
-        is_api = scope["type"] != "http" or _API.match(scope["path"]) or _PREFIXED.match(scope["path"].rstrip("/"))
-        await (self._app if is_api else self._console)(scope, receive, send)
+        app = self._app
+        if scope["type"] == "http":
+            # In place, because outer middleware reads values that inner code stores in the scope, such as the request
+            # id.
+            path = scope["path"] = canonical_path(scope["path"])
+            if self._console is not None and not is_api_path(path):
+                app = self._console
+        await app(scope, receive, send)
 
 
 class RequestScope:
@@ -112,36 +94,6 @@ class RequestScope:
                 _report(scope, status or _CLIENT_CLOSED_REQUEST, started, span)
 
 
-class Defects:
-    """Middleware that answers unexpected exceptions with a 500 in the API's error format.
-
-    If the response has already started, the exception propagates and the connection is aborted.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        has_started = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note)
-        except ClientStalled:
-            raise
-        except Exception:
-            _log.exception("Unhandled exception in a request", extra={"request_id": scope.get(REQUEST_ID, "")})
-            if has_started:
-                raise
-            await _send_defect(send)
-
-
 def _traced(scope: Scope) -> AbstractContextManager[Span]:
     """Return the root span of a request. Probes and static files are not traced."""
     if not tracing.is_on() or route_of(scope["path"]) in _UNTRACED_ROUTES:
@@ -156,13 +108,6 @@ def _identifying_headers(scope: Scope, started: float) -> list[tuple[bytes, byte
         (b"x-request-id", scope[REQUEST_ID].encode()),
         (b"stack-processing-ms", f"{milliseconds:.1f}".encode()),
     ]
-
-
-async def _send_defect(send: Send) -> None:
-    error = internal_error()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(error.body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": error.body})
 
 
 def _report(scope: Scope, status: int, started: float, span: Span) -> None:

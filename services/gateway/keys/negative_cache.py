@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from services.common.address_prefix import address_prefix
-from services.common.errors import Throttled, Unauthenticated
+from services.common.errors import ErrorDetails, Throttled, Unauthenticated
 from services.common.runtime.clock import Clock
 
 _DENIAL_SECONDS = 10.0
@@ -114,8 +114,8 @@ class UnknownKeyLimiter:
                 "Too many unknown API keys came from your address. Check your API key and try again later. Keys that "
                 "worked a moment ago still work."
             )
-            wait = str(math.ceil(seconds))
-            raise Throttled(message, reason="too_many_unknown_keys", metadata={"retry_after_seconds": wait})
+            details = ErrorDetails(retry_after_seconds=math.ceil(seconds))
+            raise Throttled(message, reason="too_many_unknown_keys", details=details)
 
     def _count(self, prefix: str) -> None:
         now = self._clock.monotonic()

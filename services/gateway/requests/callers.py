@@ -31,7 +31,7 @@ class KeyCaller:
 
 
 class SessionCaller:
-    """A person who is logged in to the console and uses a key of their account."""
+    """A user who is logged in to the console and uses a key of their account."""
 
     def __init__(
         self, principal: Principal, session_id: str, check: IdentityCheck, revocations: RevocationRegistry

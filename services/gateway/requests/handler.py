@@ -36,7 +36,7 @@ from services.gateway.metrics import ADMISSION_SECONDS
 from services.gateway.requests.disconnect import DisconnectMonitor
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota
-from services.gateway.requests.settlement import SettledStream, Settlements, verdict_of
+from services.gateway.requests.settlement import SettledStream, Settlements
 from services.gateway.requests.streaming import begin_stream
 from services.gateway.requests.types import Chat, Client, Hold, Principal
 
@@ -164,7 +164,7 @@ class RequestHandler:
         try:
             completion = await self._inference.complete(hold, chat)
         except ServiceError as exc:
-            self._settlements.settle(hold, verdict_of(exc))
+            self._settlements.settle(hold, exc.details.verdict)
             raise
         except CancelledError:
             self._settlements.abandon(hold, client.departure)

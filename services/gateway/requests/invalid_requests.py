@@ -10,7 +10,7 @@ import math
 from collections import OrderedDict
 
 from services.common.address_prefix import address_prefix
-from services.common.errors import Throttled
+from services.common.errors import ErrorDetails, Throttled
 from services.common.runtime.clock import Clock
 
 _BURST_SECONDS = 20.0
@@ -103,7 +103,7 @@ class InvalidRequestLimiter:
             raise Throttled(
                 "Too many of your requests were invalid. Fix the errors of the last ones, and retry more slowly.",
                 reason="too_many_invalid_requests",
-                metadata={"retry_after_seconds": str(math.ceil(seconds))},
+                details=ErrorDetails(retry_after_seconds=math.ceil(seconds)),
             )
 
     def count(self, key_id: str, address: str, size: int) -> None:

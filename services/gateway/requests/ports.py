@@ -55,7 +55,7 @@ class Models(Protocol):
 
 
 class Inference(Models, Protocol):
-    """Answers chat requests. The metadata of an error has a `verdict` once the request's ledger row is written."""
+    """Answers chat requests. The details of an error have the verdict once the request's ledger row is written."""
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the whole answer.

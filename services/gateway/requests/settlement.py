@@ -18,19 +18,23 @@ _RETRY_SECONDS = (0.1, 0.3, 1.0, 3.0)
 _LOOK_UP_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 """Pauses between look-ups of an abandoned request's row; short at first, since most rows are written immediately."""
 _LOOK_UP_SECONDS_MAX = 5.0
+_ABANDONED_MAX = 10_000
+"""Maximum abandoned requests whose rows are looked up. They take 2.5 KB each."""
 
 
 class Settlements:
     """Settles holds in the background."""
 
-    def __init__(self, quota: Quota, inference: Inference, *, abandoned_max: int, abandoned_seconds: float) -> None:
+    def __init__(
+        self, quota: Quota, inference: Inference, *, abandoned_seconds: float, abandoned_max: int = _ABANDONED_MAX
+    ) -> None:
         """Create without holds.
 
         Args:
             quota: Settles holds.
             inference: Resolves abandoned requests.
-            abandoned_max: Maximum abandoned requests whose rows are looked up; quota's sweeper closes the others.
             abandoned_seconds: How long a row is looked up. Longer than a request may take.
+            abandoned_max: Maximum abandoned requests whose rows are looked up; quota's sweeper closes the others.
         """
         self._quota = quota
         self._inference = inference
@@ -128,7 +132,7 @@ class SettledStream:
                     return part
                 self._settle(part)
         except ServiceError as exc:
-            self._settle(verdict_of(exc))
+            self._settle(exc.details.verdict)
             raise
         raise StopAsyncIteration
 
@@ -142,12 +146,6 @@ class SettledStream:
     def _settle(self, verdict: Verdict | None) -> None:
         self._is_settled = True
         self._settlements.settle(self._hold, verdict)
-
-
-def verdict_of(error: ServiceError) -> Verdict | None:
-    """Return the verdict in an error's metadata; None when there is none."""
-    text = error.metadata.get("verdict")
-    return Verdict(text) if text in (Verdict.CHARGED, Verdict.RELEASED) else None
 
 
 def _leave_to_sweeper(hold: Hold) -> None:

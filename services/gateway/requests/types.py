@@ -31,7 +31,7 @@ class RateLimit:
 
     limit: int
     charged: int
-    """Requests that count for good."""
+    """Requests that count permanently."""
     held: int
     """Requests in flight, which count until they are settled."""
     reset_at: float
@@ -108,4 +108,4 @@ class Client(Protocol):
 
     @property
     def departure(self) -> Departure | None:
-        """Why the client is gone; None while it is there."""
+        """The reason of the client's disconnect; None while it is connected."""

@@ -153,10 +153,10 @@ def _decode_clean(raw: bytes) -> JSONObject | None:
 
 
 def _decode_cleaned(raw: bytes) -> JSONObject:
-    """Decode a text after what is not Unicode in it was replaced, without a step in Python for each value."""
+    """Decode a text after replacing invalid Unicode, without a step in Python for each value."""
     if len(raw) > _LENIENT_BYTES_MAX or b"\0" in raw:
         raise _invalid(raw, "not JSON, or too large to be cleaned")
-    # NUL stands for an escaped backslash meanwhile, so that each other backslash begins an escape of its own.
+    # NUL temporarily stands for an escaped backslash, so that every other backslash begins an escape sequence.
     text = raw.decode("utf-8", "replace").encode().replace(b"\\\\", b"\0")
     text = _LONE_SURROGATE.sub(rb"\\ufffd", text).replace(b"\0", b"\\\\")
     members = _decode_clean(text)

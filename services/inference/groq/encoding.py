@@ -1,7 +1,7 @@
-"""Answers, events and models as JSON text, and which of them cannot be passed on.
+"""Encode answers, events and models as JSON text, and detect those that cannot be sent.
 
-What was decoded may still be impossible to encode: it may be nested deeper than an encoder goes, or grow beyond what a
-message carries, since a byte that is not UTF-8 becomes three. Both are found before a row is written.
+A decoded value may be impossible to encode: it may be nested more deeply than an encoder supports, or grow beyond the
+size of a message, since a byte that is not UTF-8 becomes three. Both are detected before a row is written.
 """
 
 import logging

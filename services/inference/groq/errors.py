@@ -9,7 +9,7 @@ import math
 from enum import StrEnum
 from typing import NamedTuple
 
-from services.common.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+from services.common.errors import DeadlineExceeded, ErrorDetails, NotFound, ServiceError, Unavailable
 
 _BUSY = "The model is overloaded or failing. Try again in a moment."
 _RETRY_AFTER_SECONDS_MAX = 60
@@ -61,7 +61,7 @@ class UpstreamError(Unavailable):
         self, message: str = _BUSY, *, reason: str = "upstream_unavailable", retry_seconds: float = 0.0
     ) -> None:
         whole = min(max(1, math.ceil(retry_seconds)), _RETRY_AFTER_SECONDS_MAX)
-        super().__init__(message, reason=reason, metadata={"retry_after_seconds": str(whole)})
+        super().__init__(message, reason=reason, details=ErrorDetails(retry_after_seconds=whole))
         self.retry_seconds = retry_seconds
 
 
@@ -113,7 +113,7 @@ class ModelRefused(NotFound):
     """
 
     def __init__(self, message: str, *, is_key_specific: bool, code: str = "model_not_found") -> None:
-        super().__init__(message, reason=code, metadata={"code": code})
+        super().__init__(message, reason=code, details=ErrorDetails(code=code))
         self.is_key_specific = is_key_specific
 
 

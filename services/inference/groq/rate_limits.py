@@ -46,7 +46,7 @@ def cooldown_after_limit(headers: Mapping[str, str], message: str) -> float:
 
 
 def token_shortfall(message: str) -> TokenShortfall | None:
-    """Return what the text of a 429 says of the tokens that are left for smaller requests; None when it does not.
+    """Return the tokens that a 429's text reports as left for smaller requests; None without a report.
 
     Args:
         message: The error's text, such as `… on tokens per minute (TPM): Limit 6000, Used 1000, Requested 5900. …`.

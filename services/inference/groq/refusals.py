@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from services.common.errors import InvalidRequest, ServiceError, TooLarge
+from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, TooLarge
 from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
 from services.inference.groq.rate_limits import cooldown_after_limit, retry_after, token_shortfall
 
@@ -110,16 +110,15 @@ def _invalid(details: Mapping[str, Any]) -> ServiceError:
     if code == _TERMS_REQUIRED:
         return ModelRefused(_NOT_PERMITTED, is_key_specific=True)
     message = _MESSAGES.get(code) or _redact(_text(details, "message")) or "The model refused the request."
-    metadata = _without_empty(
-        param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation")
+    return InvalidRequest(
+        message,
+        reason=code or "invalid_request",
+        details=ErrorDetails(
+            param=_text(details, "param"), code=code, failed_generation=_text(details, "failed_generation")
+        ),
     )
-    return InvalidRequest(message, reason=code or "invalid_request", metadata=metadata)
 
 
 def _not_found(details: Mapping[str, Any]) -> ServiceError:
     message = _redact(_text(details, "message")) or "The model does not exist."
     return ModelRefused(message, is_key_specific=False)
-
-
-def _without_empty(**values: str) -> dict[str, str]:
-    return {name: value for name, value in values.items() if value}

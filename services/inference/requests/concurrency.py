@@ -9,9 +9,9 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.common.errors import ServiceError, Throttled, Unavailable
+from services.common.errors import ErrorDetails, ServiceError, Throttled, Unavailable
 
-_RETRY_AFTER = {"retry_after_seconds": "1"}
+_RETRY_AFTER = ErrorDetails(retry_after_seconds=1)
 
 
 class ConcurrencyLimiter:
@@ -109,6 +109,6 @@ class ConcurrencyLimiter:
                 f"This account has reached its limit of {self._per_account_max:,} concurrent requests. Try again when "
                 "one of them has finished."
             )
-            return Throttled(message, reason="concurrency_limit_exceeded", metadata=_RETRY_AFTER)
+            return Throttled(message, reason="concurrency_limit_exceeded", details=_RETRY_AFTER)
         message = "The service has reached its limit of concurrent requests. Try again in a moment."
-        return Unavailable(message, reason="overloaded", metadata=_RETRY_AFTER)
+        return Unavailable(message, reason="overloaded", details=_RETRY_AFTER)

@@ -8,7 +8,7 @@ cancelled instead. The total time-out limits the whole request.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,9 +37,6 @@ from services.inference.ledger.writer import Ledger
 from services.inference.requests.record import CallerLeft, RequestRecord
 from services.inference.requests.stream_buffer import StreamBuffer
 from services.inference.requests.upstream import Upstream
-
-VERDICT = "verdict"
-"""Name of the verdict in an error's metadata."""
 
 _CLOSE_SECONDS = 1.0
 """Time for cancelled requests to close their connections to Groq; closing the ledger waits for their rows."""
@@ -99,7 +96,7 @@ class Completions:
         """Run a request and return the answer, with its row written.
 
         Raises:
-            ServiceError: Groq refused or failed. The metadata contains the verdict if the row is committed.
+            ServiceError: Groq refused or failed. The details contain the verdict if the row is committed.
         """
         lease = self._admit(call, context)
         record = RequestRecord(call, context, clock=self._clock, stream=False)
@@ -156,7 +153,7 @@ class Completions:
             self._ledger.check_room()
             return self._budget.take((context.account_id,), call.size_bytes)
         except ServiceError as exc:
-            exc.metadata[VERDICT] = Verdict.RELEASED  # The request never starts, so it gets no row.
+            exc.details = replace(exc.details, verdict=Verdict.RELEASED)  # The request never starts, so it gets no row.
             raise
 
     def _spawn(self, work: Coroutine[Any, Any, T], lease: BytesLease) -> "asyncio.Task[T]":
@@ -218,9 +215,7 @@ class Completions:
         """Record a failed request, which is charged if output had begun, and return the caller's error."""
         error = exc if isinstance(exc, ServiceError) else _defect(exc)
         record.is_waiting = False
-        verdict = await self._ledger.record(record.failed_row(error, usage))
-        if verdict is not None:
-            error.metadata[VERDICT] = verdict
+        error.details = replace(error.details, verdict=await self._ledger.record(record.failed_row(error, usage)))
         return error
 
     async def _cancelled(self, record: RequestRecord, usage: Usage | None) -> None:

@@ -1,4 +1,4 @@
-// npm's `groq-sdk`, pointed here.
+// npm's `groq-sdk`, with our base URL.
 
 import Groq from "groq-sdk";
 

@@ -1,4 +1,4 @@
-"""Node and its packages: npm installs what package-lock.json pins, beside the programs."""
+"""Node and its packages: npm installs what package-lock.json pins, next to the programs."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ def node() -> str:
 
 @functools.cache
 def problem() -> str:
-    """Install the packages unless they are there; return why that failed, or nothing."""
+    """Install the packages unless they are installed; return the error, or nothing."""
     if _TREE.exists() and _TREE.stat().st_mtime >= (FOLDER / "package-lock.json").stat().st_mtime:
         return ""
     try:

@@ -1,4 +1,4 @@
-// npm's `openai`, pointed here.
+// npm's `openai`, with our base URL.
 
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
@@ -24,7 +24,7 @@ async function stream(...where) {
   };
 }
 
-// The package's own helper puts the stream together.
+// The package's own helper assembles the stream.
 async function toolsStreamed(...where) {
   const body = { model: MODEL, messages: [user(TOOL_CALL)], tools: [WEATHER_TOOL] };
   const { choices } = await build(...where).chat.completions.stream(body).finalChatCompletion();

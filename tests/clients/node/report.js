@@ -1,4 +1,4 @@
-// What the Node programs share: the order on stdin, the report on stdout, as in programs/report.py.
+// Shared by the Node programs: the order on stdin, the report on stdout, as in programs/report.py.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -25,7 +25,7 @@ const CUT = "Count [[standin:tokens count=9]] [[standin:cut after=3]]";
 
 export const user = (content) => ({ role: "user", content });
 
-// Tell how a call failed with the client's own exception, `kind`; no classes when it did not fail.
+// Return the client's own exception, `kind`, with which a call failed; no classes when it did not fail.
 export async function failure(call, kind) {
   const started = performance.now();
   const seen = await call().then(
@@ -44,7 +44,7 @@ function classes(error) {
   return names;
 }
 
-// Return the scenarios that both packages, made by one generator, do alike. `build` makes a client.
+// Return the scenarios that are the same for both packages, which one generator creates. `build` creates a client.
 export function scenariosOf(build, kind) {
   const ask = (client, body) => client.chat.completions.create({ model: MODEL, ...body });
 
@@ -101,7 +101,7 @@ export function scenariosOf(build, kind) {
   };
 }
 
-// Do what is ordered on stdin and print the report; a scenario that breaks tells why on stderr.
+// Run the order from stdin and print the report; a broken scenario prints the reason on stderr.
 export async function run(name, scenarios) {
   const order = JSON.parse(readFileSync(0, "utf8"));
   const report = { version: versionOf(name) };

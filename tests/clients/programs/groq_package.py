@@ -1,4 +1,4 @@
-"""Groq's package, before and after its first major version, pointed here."""
+"""Groq's package, before and after its first major version, with our base URL."""
 
 import json
 from typing import Any
@@ -36,13 +36,13 @@ def _say(client: groq.Groq, text: str) -> Seen:
 
 
 def create(base_url: str, secret: str) -> Seen:
-    """Ask for a whole answer."""
+    """Request a whole answer."""
     with _client(base_url, secret) as client:
         return _say(client, SEVEN_TOKENS)
 
 
 def stream(base_url: str, secret: str) -> Seen:
-    """Ask for a stream; Groq's package finds its usage under `x_groq`."""
+    """Request a stream; Groq's package finds its usage under `x_groq`."""
     messages: Any = [user(SEVEN_TOKENS)]
     with _client(base_url, secret) as client:
         chunks = list(client.chat.completions.create(model=MODEL, messages=messages, stream=True))
@@ -55,7 +55,7 @@ def stream(base_url: str, secret: str) -> Seen:
 
 
 def tools(base_url: str, secret: str) -> Seen:
-    """Let a tool be called, and send the call back with its result."""
+    """Have a tool called, and send the call back with its result."""
     messages: list[Any] = [user(TOOL_CALL)]
     offered: Any = [WEATHER_TOOL]
     with _client(base_url, secret) as client:
@@ -73,7 +73,7 @@ def tools(base_url: str, secret: str) -> Seen:
 
 
 def tools_streamed(base_url: str, secret: str) -> Seen:
-    """Let a tool be called in a stream."""
+    """Have a tool called in a stream."""
     messages: Any = [user(TOOL_CALL)]
     offered: Any = [WEATHER_TOOL]
     with _client(base_url, secret) as client:
@@ -88,7 +88,7 @@ def tools_streamed(base_url: str, secret: str) -> Seen:
 
 
 def structured(base_url: str, secret: str) -> Seen:
-    """Ask for an answer by a strict schema."""
+    """Request an answer by a strict schema."""
     messages: Any = [user("How is the weather?")]
     wanted: Any = WEATHER_FORMAT
     with _client(base_url, secret) as client:
@@ -107,19 +107,19 @@ def models(base_url: str, secret: str) -> Seen:
 
 
 def refused(base_url: str, secret: str) -> Seen:
-    """Ask with a key that is not accepted."""
+    """Call with a key that is not accepted."""
     with _client(base_url, secret) as client:
         return failure(lambda: _say(client, SEVEN_TOKENS), groq.GroqError)
 
 
 def exhausted(base_url: str, secret: str) -> Seen:
-    """Use a key's only slot, and ask once more."""
+    """Use a key's only slot, and call once more."""
     with _client(base_url, secret) as client:
         return {"first": _say(client, SEVEN_TOKENS), "second": refused(base_url, secret)}
 
 
 def upstream_503(base_url: str, secret: str) -> Seen:
-    """Ask while Groq refuses once."""
+    """Call while Groq refuses once."""
     with _client(base_url, secret) as client:
         return _say(client, flaky(secret))
 

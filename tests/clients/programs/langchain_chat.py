@@ -1,4 +1,4 @@
-"""LangChain's chat models, which both of its packages drive alike."""
+"""LangChain's chat models, which both of its packages use alike."""
 # mypy: disable-error-code="import-not-found,untyped-decorator"
 
 from collections.abc import Callable
@@ -24,15 +24,15 @@ class Weather(BaseModel):
 
 @tool
 def get_weather(city: str, days: int) -> str:
-    """Tell the weather."""
+    """Return the weather."""
     return f"sunny in {city} for {days} days"
 
 
 class Scenarios:
-    """What is asked of one of LangChain's packages."""
+    """The scenarios of LangChain's packages."""
 
     def __init__(self, build: Build, error: type[Exception]) -> None:
-        """Take what makes a chat model, and the base of the exceptions it lets through."""
+        """Take a factory of chat models, and the base of the exceptions it raises."""
         self._build = build
         self._error = error
 
@@ -52,11 +52,11 @@ class Scenarios:
         }
 
     def create(self, base_url: str, secret: str) -> Seen:
-        """Ask for a whole answer."""
+        """Request a whole answer."""
         return _seen(self._build(base_url, secret).invoke(SEVEN_TOKENS))
 
     def stream(self, base_url: str, secret: str) -> Seen:
-        """Ask for a stream; its usage is the sum over all chunks, so that one told twice shows."""
+        """Request a stream; its usage is the sum over all chunks, so that usage sent twice is detected."""
         chunks = list(self._build(base_url, secret).stream(SEVEN_TOKENS))
         whole = _sum(chunks)
         assert whole.usage_metadata is not None
@@ -67,7 +67,7 @@ class Scenarios:
         }
 
     def tools(self, base_url: str, secret: str) -> Seen:
-        """Let a tool be called, and send the call back with its result."""
+        """Have a tool called, and send the call back with its result."""
         model = self._build(base_url, secret).bind_tools([get_weather])
         messages: list[BaseMessage] = [HumanMessage(TOOL_CALL)]
         answer = model.invoke(messages)
@@ -76,28 +76,28 @@ class Scenarios:
         return {**seen, "text_after": model.invoke(messages).text}
 
     def tools_streamed(self, base_url: str, secret: str) -> Seen:
-        """Let a tool be called in a stream."""
+        """Have a tool called in a stream."""
         model = self._build(base_url, secret).bind_tools([get_weather])
         return _call(_sum(list(model.stream(TOOL_CALL))))
 
     def structured(self, base_url: str, secret: str) -> Seen:
-        """Ask for an answer in the form of a Pydantic model, by a strict schema."""
+        """Request an answer in the form of a Pydantic model, by a strict schema."""
         return self._structured(base_url, secret, "json_schema")
 
     def structured_by_tool(self, base_url: str, secret: str) -> Seen:
-        """Ask for an answer in the form of a Pydantic model, by a tool that must be called."""
+        """Request an answer in the form of a Pydantic model, by a tool that must be called."""
         return self._structured(base_url, secret, "function_calling")
 
     def refused(self, base_url: str, secret: str) -> Seen:
-        """Ask with a key that is not accepted."""
+        """Call with a key that is not accepted."""
         return failure(lambda: self.create(base_url, secret), self._error)
 
     def exhausted(self, base_url: str, secret: str) -> Seen:
-        """Use a key's only slot, and ask once more."""
+        """Use a key's only slot, and call once more."""
         return {"first": self.create(base_url, secret), "second": self.refused(base_url, secret)}
 
     def upstream_503(self, base_url: str, secret: str) -> Seen:
-        """Ask while Groq refuses once."""
+        """Call while Groq refuses once."""
         return _seen(self._build(base_url, secret).invoke(flaky(secret)))
 
     def cut(self, base_url: str, secret: str) -> Seen:

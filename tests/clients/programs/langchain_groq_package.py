@@ -1,4 +1,4 @@
-"""`langchain-groq`, pointed here."""
+"""`langchain-groq`, with our base URL."""
 # mypy: disable-error-code="import-not-found,untyped-decorator"
 
 import groq

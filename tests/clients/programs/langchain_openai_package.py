@@ -1,4 +1,4 @@
-"""`langchain-openai`, pointed here."""
+"""`langchain-openai`, with our base URL."""
 # mypy: disable-error-code="import-not-found,untyped-decorator"
 
 import openai
@@ -10,7 +10,7 @@ from tests.clients.programs.report import MODEL, run
 
 
 def build(base_url: str, secret: str) -> ChatOpenAI:
-    """Return a chat model; with a base URL it asks for a stream's usage only when told to."""
+    """Return a chat model; with a base URL it requests a stream's usage only if configured to."""
     return ChatOpenAI(model=MODEL, base_url=f"{base_url}/v1", api_key=SecretStr(secret), stream_usage=True)
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's package, second and third major version, pointed here."""
+"""OpenAI's package, second and third major version, with our base URL."""
 
 import json
 from typing import Any
@@ -43,13 +43,13 @@ def _say(client: openai.OpenAI, text: str) -> Seen:
 
 
 def create(base_url: str, secret: str) -> Seen:
-    """Ask for a whole answer."""
+    """Request a whole answer."""
     with _client(base_url, secret) as client:
         return _say(client, SEVEN_TOKENS)
 
 
 def stream(base_url: str, secret: str) -> Seen:
-    """Ask for a stream with its usage."""
+    """Request a stream with its usage."""
     messages: Any = [user(SEVEN_TOKENS)]
     with _client(base_url, secret) as client:
         chunks = list(
@@ -66,7 +66,7 @@ def stream(base_url: str, secret: str) -> Seen:
 
 
 def tools(base_url: str, secret: str) -> Seen:
-    """Let a tool be called, and send the call back with its result."""
+    """Have a tool called, and send the call back with its result."""
     messages: list[Any] = [user(TOOL_CALL)]
     offered: Any = [WEATHER_TOOL]
     with _client(base_url, secret) as client:
@@ -85,7 +85,7 @@ def tools(base_url: str, secret: str) -> Seen:
 
 
 def tools_streamed(base_url: str, secret: str) -> Seen:
-    """Let a tool be called in a stream, put together by the package's own helper."""
+    """Have a tool called in a stream, assembled by the package's own helper."""
     messages: Any = [user(TOOL_CALL)]
     offered: Any = [WEATHER_TOOL]
     with (
@@ -103,7 +103,7 @@ def tools_streamed(base_url: str, secret: str) -> Seen:
 
 
 def structured(base_url: str, secret: str) -> Seen:
-    """Ask for an answer in the form of a Pydantic model, which becomes a strict schema."""
+    """Request an answer in the form of a Pydantic model, which becomes a strict schema."""
     messages: Any = [user("How is the weather?")]
     with _client(base_url, secret) as client:
         answer = client.chat.completions.parse(model=MODEL, messages=messages, response_format=Weather)
@@ -122,19 +122,19 @@ def models(base_url: str, secret: str) -> Seen:
 
 
 def refused(base_url: str, secret: str) -> Seen:
-    """Ask with a key that is not accepted."""
+    """Call with a key that is not accepted."""
     with _client(base_url, secret) as client:
         return failure(lambda: _say(client, SEVEN_TOKENS), openai.OpenAIError)
 
 
 def exhausted(base_url: str, secret: str) -> Seen:
-    """Use a key's only slot, and ask once more."""
+    """Use a key's only slot, and call once more."""
     with _client(base_url, secret) as client:
         return {"first": _say(client, SEVEN_TOKENS), "second": refused(base_url, secret)}
 
 
 def upstream_503(base_url: str, secret: str) -> Seen:
-    """Ask while Groq refuses once."""
+    """Call while Groq refuses once."""
     with _client(base_url, secret) as client:
         return _say(client, flaky(secret))
 

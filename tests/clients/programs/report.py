@@ -1,7 +1,7 @@
-"""What the client programs share: the order on stdin, the report on stdout.
+"""Shared by the client programs: the order on stdin, the report on stdout.
 
-The order is one JSON object: `{"base_url": "http://…", "keys": {"create": "sk_…", …}}`. The report is one too, with
-what each ordered scenario saw under its name, and the version of the client. This file needs nothing but Python: it
+The order is one JSON object: `{"base_url": "http://…", "keys": {"create": "sk_…", …}}`. So is the report, with the
+observations of each ordered scenario under its name, and the version of the client. This file needs only Python: it
 runs in each client's own environment.
 """
 
@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 Seen = dict[str, Any]
-"""What a scenario saw, as JSON."""
+"""The observations of a scenario, as JSON."""
 Scenario = Callable[[str, str], Seen]
 """Takes the address of the gateway and the secret of a key."""
 
@@ -27,7 +27,7 @@ WEATHER_SCHEMA: dict[str, Any] = {
 }
 WEATHER_TOOL: dict[str, Any] = {
     "type": "function",
-    "function": {"name": "get_weather", "description": "Tell the weather.", "parameters": WEATHER_SCHEMA},
+    "function": {"name": "get_weather", "description": "Return the weather.", "parameters": WEATHER_SCHEMA},
 }
 WEATHER_FORMAT: dict[str, Any] = {
     "type": "json_schema",
@@ -39,7 +39,7 @@ CUT = "Count [[standin:tokens count=9]] [[standin:cut after=3]]"
 
 
 def flaky(secret: str) -> str:
-    """Return the text to which Groq answers 503 once, whoever else asks."""
+    """Return the text to which Groq answers 503 once, independent of other callers."""
     return f"Say hello [[standin:tokens count=7]] [[standin:flaky times=1 status=503 id={secret[-12:]}]]"
 
 
@@ -49,7 +49,7 @@ def user(text: str) -> dict[str, Any]:
 
 
 def failure(call: Callable[[], object], kind: type[Exception]) -> Seen:
-    """Return how a call failed with the client's own exception, `kind`; no classes when it did not fail."""
+    """Return the client's own exception, `kind`, with which a call failed; no classes when it did not fail."""
     started = time.monotonic()
     try:
         call()
@@ -65,7 +65,7 @@ def failure(call: Callable[[], object], kind: type[Exception]) -> Seen:
 
 
 def run(package: str, scenarios: Mapping[str, Scenario]) -> None:
-    """Do what is ordered on stdin and print the report; a scenario that breaks tells why on stderr."""
+    """Run the order from stdin and print the report; a broken scenario prints the reason on stderr."""
     order = json.load(sys.stdin)
     report: Seen = {"version": version(package)}
     for name, secret in order["keys"].items():

@@ -1,4 +1,4 @@
-"""A browser without a screen: keeps cookies, fills in forms, follows redirects on our own host only."""
+"""A browser without rendering: keeps cookies, fills in forms, follows redirects on its own host only."""
 
 import re
 from collections.abc import Mapping
@@ -43,14 +43,14 @@ def forms_of(html: str) -> list[Form]:
 
 
 def secret_of(html: str) -> str:
-    """Return the API key that a page shows."""
+    """Return the API key shown on a page."""
     found = re.search(r'value="(sk_stk_[^"]+)"', html)
     assert found, "the page shows no new key"
     return unescape(found[1])
 
 
 class Browser:
-    """One person's browser."""
+    """One user's browser."""
 
     @property
     def session_cookie(self) -> str:
@@ -68,21 +68,21 @@ class Browser:
         await self.client.aclose()
 
     async def get(self, path: str) -> httpx.Response:
-        """Open a page, and follow where it sends us."""
+        """Open a page, and follow its redirects."""
         return await self.client.get(path, follow_redirects=True)
 
     async def submit(self, page: str, action: str, fields: Mapping[str, str], *, follow: bool = True) -> httpx.Response:
-        """Fill in the form of a page that goes to `action`, and send it."""
+        """Fill in the form of a page that is posted to `action`, and send it."""
         html = (await self.get(page)).text
         return await self.send(html, action, fields, follow=follow)
 
     async def send(self, html: str, action: str, fields: Mapping[str, str], *, follow: bool = True) -> httpx.Response:
-        """Send a form of a page that was opened already."""
+        """Send a form of a page that was already opened."""
         found = [form for form in forms_of(html) if form.action == action]
         assert found, f"no form to {action} among {[form.action for form in forms_of(html)]}"
         data = {**found[0].fields, **fields}
         return await self.client.post(action, data=data, headers={"origin": self.origin}, follow_redirects=follow)
 
     async def sign_up(self, email: str) -> httpx.Response:
-        """Open an account."""
+        """Create an account."""
         return await self.submit("/signup", "/signup", {"email": email, "password": PASSWORD})

@@ -1,4 +1,4 @@
-"""A person's way through the console, over real services."""
+"""A user's session in the console, over real services."""
 
 import csv
 import io
@@ -15,20 +15,20 @@ from tests.e2e.stack import Stack, say
 
 
 def an_email() -> str:
-    """Return an address that nobody has."""
+    """Return an unused e-mail address."""
     return f"{secrets.token_hex(6)}@example.com"
 
 
 @pytest.fixture
 async def browser(stack: Stack) -> AsyncIterator[Browser]:
-    """Give a browser of somebody new."""
+    """Yield a browser of a new visitor."""
     async with Browser(stack) as browser:
         yield browser
 
 
 @pytest.fixture
 async def owner(browser: Browser) -> Browser:
-    """Give a browser of somebody who just signed up."""
+    """Yield a browser of a newly signed-up user."""
     assert (await browser.sign_up(an_email())).status_code == 200
     return browser
 
@@ -38,7 +38,7 @@ async def _call(browser: Browser, secret: str, **members: object) -> httpx.Respo
     return await browser.client.post("/api/v1/chat", headers=headers, json=say("hi", **members))
 
 
-async def test_from_sign_up_to_the_first_answer_and_to_the_end_of_the_key(owner: Browser) -> None:
+async def test_from_sign_up_to_the_first_answer_and_the_revocation_of_the_key(owner: Browser) -> None:
     empty = (await owner.get("/keys")).text
     assert "Three steps to your first answer" in empty
     made = await owner.submit("/keys", "/keys", {"name": "laptop"})
@@ -85,7 +85,7 @@ async def test_a_key_for_one_model_refuses_others(owner: Browser) -> None:
     assert refused.status_code in (403, 404)
 
 
-async def test_the_playground_chats_through_the_same_pipeline_and_is_counted(owner: Browser) -> None:
+async def test_the_playground_uses_the_same_pipeline_and_is_counted(owner: Browser) -> None:
     await owner.submit("/keys", "/keys", {"name": "laptop"})
     page = (await owner.get("/playground")).text
     csrf = re.search(r'data-csrf="(\w+)"', page)
@@ -104,7 +104,7 @@ async def test_the_playground_chats_through_the_same_pipeline_and_is_counted(own
     assert without.status_code == 403
 
 
-async def test_the_csv_holds_what_the_ledger_holds(owner: Browser) -> None:
+async def test_the_csv_contains_the_ledgers_rows(owner: Browser) -> None:
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
     ids = [(await _call(owner, secret)).headers["x-request-id"] for _ in range(3)]
 
@@ -116,7 +116,7 @@ async def test_the_csv_holds_what_the_ledger_holds(owner: Browser) -> None:
     assert list(csv.DictReader(io.StringIO((await owner.get("/usage.csv?outcome=cut")).text))) == []
 
 
-async def test_a_failed_request_says_why_it_was_not_counted(owner: Browser) -> None:
+async def test_a_failed_request_shows_why_it_was_not_counted(owner: Browser) -> None:
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
     headers = {"authorization": f"Bearer {secret}", "accept": "application/json"}
     failed = await owner.client.post("/api/v1/chat", headers=headers, json=say("[[standin:error status=400]]"))
@@ -128,7 +128,7 @@ async def test_a_failed_request_says_why_it_was_not_counted(owner: Browser) -> N
     assert "The request was not counted because" in page
 
 
-async def test_another_owners_request_cannot_be_told_from_one_that_never_was(stack: Stack, owner: Browser) -> None:
+async def test_another_owners_request_looks_like_an_unknown_one(stack: Stack, owner: Browser) -> None:
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
     request_id = (await _call(owner, secret)).headers["x-request-id"]
     async with Browser(stack) as other:
@@ -140,9 +140,7 @@ async def test_another_owners_request_cannot_be_told_from_one_that_never_was(sta
     assert seen.text.replace(request_id, "") == never.text.replace("req_01ARZ3NDEKTSV4RRFFQ69G5FAV", "")
 
 
-async def test_a_new_password_leaves_this_session_and_ends_others_and_the_log_tells(
-    stack: Stack, owner: Browser
-) -> None:
+async def test_a_new_password_keeps_this_session_ends_others_and_is_logged(stack: Stack, owner: Browser) -> None:
     email = re.findall(r">([0-9a-f]{12}@example\.com)<", (await owner.get("/account")).text)[0]
     async with Browser(stack, gateway=1) as elsewhere:
         fields = {"email": email, "password": PASSWORD}
@@ -168,7 +166,7 @@ async def test_a_deleted_account_is_gone(owner: Browser) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/login", "/signup", "/forgot", "/verify", "/reset", "/nowhere"])
-async def test_pages_for_everybody_open_and_show_the_readers_own_host(browser: Browser, path: str) -> None:
+async def test_public_pages_open_and_show_the_host_of_the_request(browser: Browser, path: str) -> None:
     page = await browser.get(path)
 
     assert page.status_code == (404 if path == "/nowhere" else 200)
@@ -177,7 +175,7 @@ async def test_pages_for_everybody_open_and_show_the_readers_own_host(browser: B
         assert f"curl {browser.origin}/api/v1/chat" in page.text
 
 
-async def test_programs_are_told_of_unknown_paths_in_json(browser: Browser) -> None:
+async def test_api_clients_get_json_for_unknown_paths(browser: Browser) -> None:
     answer = await browser.client.get("/nowhere", headers={"accept": "application/json"})
 
     assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
@@ -196,7 +194,7 @@ async def test_no_cell_of_the_csv_is_a_formula(owner: Browser) -> None:
     assert not [cell for row in rows for cell in row.values() if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
 
 
-async def test_an_error_page_knows_who_reads_it(browser: Browser) -> None:
+async def test_an_error_page_shows_who_is_logged_in(browser: Browser) -> None:
     assert 'href="/login"' in (await browser.get("/nowhere")).text
     await browser.sign_up(an_email())
 
@@ -208,7 +206,7 @@ async def test_an_error_page_knows_who_reads_it(browser: Browser) -> None:
     assert 'href="/login"' in (await browser.get("/nowhere")).text
 
 
-async def test_a_session_that_has_ended_leaves_the_ways_in_on_the_page(stack: Stack, owner: Browser) -> None:
+async def test_a_page_of_an_ended_session_offers_log_in_and_sign_up(stack: Stack, owner: Browser) -> None:
     token = owner.client.cookies[owner.session_cookie]
     await owner.submit("/account", "/logout", {})
     async with Browser(stack) as stale:
@@ -240,10 +238,10 @@ async def test_requests_can_be_filtered_by_key_outcome_and_day(owner: Browser) -
     assert "No requests match this filter" in (await owner.get("/usage?to=2020-01-01")).text
 
 
-async def test_the_count_down_ends_at_the_next_midnight_utc(owner: Browser) -> None:
+async def test_the_countdown_ends_at_the_next_midnight_utc(owner: Browser) -> None:
     page = (await owner.get("/usage")).text
 
     until = int(re.findall(r'data-until="(\d+)"', page)[0])
     assert until % 86_400 == 0
     assert 0 < until - time.time() <= 86_400
-    assert re.search(r'data-until="\d+">\d\d:\d\d:\d\d<', page), "without scripts it tells nothing"
+    assert re.search(r'data-until="\d+">\d\d:\d\d:\d\d<', page), "without scripts it shows nothing"

@@ -1,4 +1,4 @@
-"""The docs page: all that was ever documented is on it, and its examples run as they are shown."""
+"""The docs page: every documented topic is on it, and its examples run as shown."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _INTERPRETERS = {"sh": ["sh", "-c"], "python": [sys.executable, "-c"], "node": [
 
 @pytest.fixture
 async def page(http: httpx.AsyncClient) -> str:
-    """Give the docs as a browser gets them."""
+    """Yield the docs as a browser receives them."""
     return (await http.get("/docs", headers={"accept": "text/html"})).text
 
 
@@ -48,18 +48,18 @@ def _run(key: Key, interpreter: str, text: str) -> str:
         ("node", "chat-javascript", "Fibonacci"),
     ],
 )
-def test_an_example_answers(page: str, key: Key, interpreter: str, name: str, answer: str) -> None:
+def test_an_example_succeeds(page: str, key: Key, interpreter: str, name: str, answer: str) -> None:
     assert answer in _run(key, interpreter, _example(page, name))
 
 
 @pytest.mark.parametrize("interpreter", [_SHELL])
-def test_the_curl_examples_answer(page: str, key: Key, interpreter: str) -> None:
+def test_the_curl_examples_succeed(page: str, key: Key, interpreter: str) -> None:
     assert "Hello, who are you?" in _run(key, interpreter, _example(page, "quickstart-curl"))
     assert _run(key, interpreter, _example(page, "stream-curl")).rstrip().endswith("data: [DONE]")
     assert '"remaining":998' in _run(key, interpreter, _example(page, "key-curl"))
 
 
-def test_groqs_package_is_shown_a_base_url_that_answers(page: str, key: Key) -> None:
+def test_the_base_url_shown_for_groqs_package_works(page: str, key: Key) -> None:
     call = """
 messages = [{"role": "user", "content": "hi there"}]
 answer = client.chat.completions.create(model="llama-3.1-8b-instant", messages=messages)
@@ -68,7 +68,7 @@ print(answer.choices[0].message.content)"""
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         *("Bearer sk_stk_your_api_key_here", "messages[].role", "messages[].content", "llama-3.1-8b-instant"),
         *("1,000", "00:00 UTC", "200 ms", "invalid_request_error", "authentication_error", "rate_limit_exceeded"),
@@ -76,7 +76,7 @@ print(answer.choices[0].message.content)"""
         *("from groq import Groq", "data: [DONE]", "x-ratelimit-remaining-requests", "finish_reason", "total_tokens"),
     ],
 )
-def test_the_docs_tell_what_was_ever_documented(page: str, stack: Stack, told: str) -> None:
-    assert told in unescape(page)
+def test_the_docs_cover_every_documented_topic(page: str, stack: Stack, reported: str) -> None:
+    assert reported in unescape(page)
     assert f"{stack.base_url}/api/v1/chat" in page
-    assert "stack-ai.me" not in page, "another host than the reader's own"
+    assert "stack-ai.me" not in page, "another host than that of the request"

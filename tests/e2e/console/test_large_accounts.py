@@ -1,4 +1,4 @@
-"""An account with more keys than one call takes, and with more requests than fit into memory at a time."""
+"""An account with more keys than fit into one call, and more requests than fit into memory at a time."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ _REQUESTS = 50_500
 _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
 
 
-async def test_all_of_it_is_shown_downloaded_and_told_to_the_operator(stack: Stack) -> None:
+async def test_all_of_it_is_listed_downloaded_and_shown_to_the_operator(stack: Stack) -> None:
     email = f"{secrets.token_hex(6)}@example.com"
     async with Browser(stack) as owner:
         await owner.sign_up(email)
@@ -41,7 +41,7 @@ async def test_all_of_it_is_shown_downloaded_and_told_to_the_operator(stack: Sta
 
 
 def _multiply(stack: Stack, request_id: str) -> None:
-    """Give the owner of a request many keys that are revoked, and many requests of an earlier time."""
+    """Give the owner of a request many revoked keys, and many requests of an earlier time."""
     with _database(stack, "inference.db") as ledger:
         (key_id,) = ledger.execute("SELECT key_id FROM usage_ledger WHERE request_id = ?", (request_id,)).fetchone()
         _copy(ledger, "usage_ledger", "request_id", request_id, "'req_00' || printf('%024d', i)", _REQUESTS)

@@ -1,4 +1,4 @@
-"""Sessions over real services: what ends with one, and what does not."""
+"""Sessions over real services: what ends with a session, and what continues."""
 
 import asyncio
 import json
@@ -23,14 +23,14 @@ _STREAM = "[[standin:slow token_ms=100]] [[standin:tokens count=80]]"
 
 @pytest.fixture
 async def owner(stack: Stack) -> AsyncIterator[Browser]:
-    """Give a browser of somebody who just signed up."""
+    """Yield a browser of a newly signed-up user."""
     async with Browser(stack) as browser:
         assert (await browser.sign_up(f"{secrets.token_hex(6)}@example.com")).status_code == 200
         yield browser
 
 
-async def test_a_playground_stream_ends_with_its_session_and_the_key_goes_on(owner: Browser) -> None:
-    """The end of the session was remembered as the key's, which no stream could use any more until a restart."""
+async def test_a_playground_stream_ends_with_its_session_and_the_key_still_works(owner: Browser) -> None:
+    """The end of the session used to be remembered for the key, which no stream could use until a restart."""
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
     page = (await owner.get("/playground")).text
     csrf, key = re.search(r'data-csrf="(\w+)"', page), re.search(r'<option value="(key_\w+)"', page)
@@ -113,7 +113,7 @@ async def test_a_revoked_key_ends_the_playground_streams_that_use_it(owner: Brow
 
 
 async def test_the_audit_log_and_the_requests_can_be_paged_to_their_ends(stack: Stack, owner: Browser) -> None:
-    """Fifty log-ins once hid an intruder's traces: there was no second page."""
+    """Fifty log-ins used to hide an intruder's traces: there was no second page."""
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "the oldest change"})).text)
     for _ in range(6):
         for action in re.findall(r'action="(/keys/key_\w+/revoke)"', (await owner.get("/keys")).text):
@@ -133,7 +133,7 @@ async def test_the_audit_log_and_the_requests_can_be_paged_to_their_ends(stack: 
 
     shown = [target for page in events for target in page]
     assert [len(page) for page in events] == [50, len(shown) - 50]
-    # Seven keys made, six of them revoked, sixty changes of a limit, the account and its first session.
+    # Seven keys created, six revoked, sixty changes of a limit, the account and its first session.
     assert (len(shown), sum(target.startswith("key_") for target in shown)) == (75, 73)
     assert shown[-1].startswith("acc_"), "the oldest change is hidden"
     assert [request_id for page in requests for request_id in page] == [
@@ -143,11 +143,11 @@ async def test_the_audit_log_and_the_requests_can_be_paged_to_their_ends(stack: 
 
 
 async def _all_pages(browser: Browser, path: str, item: str, older: str) -> list[list[str]]:
-    """Return the items of all pages of a list, following the link to the next as long as there is one."""
+    """Return the items of all pages of a list, following the link to the next page."""
     pages: list[list[str]] = []
     while True:
         html = (await browser.get(path)).text
-        assert len(pages) < 10, "the same page comes again and again"
+        assert len(pages) < 10, "the same page was returned again"
         pages.append(re.findall(item, html))
         link = re.search(older, html)
         if link is None:
@@ -166,69 +166,69 @@ async def _end_elsewhere(stack: Stack, owner: Browser) -> str:
     return email
 
 
-async def test_a_form_of_a_session_that_has_ended_is_kept_over_the_log_in(stack: Stack, owner: Browser) -> None:
-    """It was lost, and answered as "opened too long ago"."""
+async def test_a_form_of_an_ended_session_is_kept_through_the_log_in(stack: Stack, owner: Browser) -> None:
+    """It used to be lost, and answered as "opened too long ago"."""
     page = (await owner.get("/keys")).text
     email = await _end_elsewhere(stack, owner)
     typed = {"name": "my lapt\u00f6p & more", "expires": "2031-05-01", "models": "openai/*, llama-3.1-8b-instant"}
 
-    told = await owner.send(page, "/keys", typed)
-    assert told.status_code == 403
-    assert "Your session has ended" in told.text
-    assert "opened" not in told.text
-    back = await owner.send(told.text, "/login", {"email": email, "password": PASSWORD})
+    reported = await owner.send(page, "/keys", typed)
+    assert reported.status_code == 403
+    assert "Your session has ended" in reported.text
+    assert "opened" not in reported.text
+    back = await owner.send(reported.text, "/login", {"email": email, "password": PASSWORD})
 
     assert back.url.path == "/keys"
     fields = next(form for form in forms_of(back.text) if form.action == "/keys").fields
     assert {name: fields[name] for name in typed} == typed
-    assert "my lapt\u00f6p" not in (await owner.get("/keys")).text, "a key was made without being asked for"
+    assert "my lapt\u00f6p" not in (await owner.get("/keys")).text, "a key was created without a confirmation"
     assert "my lapt\u00f6p" in (await owner.send(back.text, "/keys", {})).text
 
 
-async def test_a_page_of_a_session_that_has_ended_is_opened_again_after_the_log_in_with_its_query(
+async def test_a_page_of_an_ended_session_is_opened_again_after_the_log_in_with_its_query(
     stack: Stack, owner: Browser
 ) -> None:
     email = await _end_elsewhere(stack, owner)
     wanted = "/usage?key=key_01ARZ3NDEKTSV4RRFFQ69G5FAV&outcome=cut&from=2026-11-01"
 
-    told = await owner.get(wanted)
-    assert "Your session has ended" in told.text
-    back = await owner.send(told.text, "/login", {"email": email, "password": PASSWORD})
+    reported = await owner.get(wanted)
+    assert "Your session has ended" in reported.text
+    back = await owner.send(reported.text, "/login", {"email": email, "password": PASSWORD})
 
     assert str(back.url) == f"{owner.origin}{wanted}"
 
 
 @pytest.mark.parametrize("action", ["/account/password", "/account/delete", "/logout"])
-async def test_no_form_of_a_session_that_has_ended_is_told_that_it_is_too_old(
+async def test_a_form_of_an_ended_session_is_never_reported_as_too_old(
     stack: Stack, owner: Browser, action: str
 ) -> None:
     page = (await owner.get("/account")).text
     await _end_elsewhere(stack, owner)
 
-    told = await owner.send(page, action, {"current": PASSWORD, "new": "another good one", "password": PASSWORD})
+    reported = await owner.send(page, action, {"current": PASSWORD, "new": "another good one", "password": PASSWORD})
 
-    assert "reload the page" not in told.text
-    assert ("Log in" in told.text) or told.url.path == "/"
-    assert "another good one" not in told.text, "a password is kept"
+    assert "reload the page" not in reported.text
+    assert ("Log in" in reported.text) or reported.url.path == "/"
+    assert "another good one" not in reported.text, "a password is kept"
 
 
-async def test_somebody_who_logged_out_in_another_tab_is_asked_to_log_in(owner: Browser) -> None:
+async def test_a_user_who_logged_out_in_another_tab_is_asked_to_log_in(owner: Browser) -> None:
     page = (await owner.get("/keys")).text
     await owner.submit("/account", "/logout", {})
 
-    told = await owner.send(page, "/keys", {"name": "laptop"})
+    reported = await owner.send(page, "/keys", {"name": "laptop"})
 
-    assert (told.status_code, "Log in" in told.text) == (403, True)
-    assert "name%3Dlaptop" in told.text or "name=laptop" in told.text
+    assert (reported.status_code, "Log in" in reported.text) == (403, True)
+    assert "name%3Dlaptop" in reported.text or "name=laptop" in reported.text
 
 
-async def test_a_log_in_form_that_was_opened_before_another_log_in_says_so(stack: Stack, owner: Browser) -> None:
+async def test_a_log_in_form_opened_before_another_log_in_says_so(stack: Stack, owner: Browser) -> None:
     async with Browser(stack) as browser:
         early = (await browser.get("/login")).text
         await browser.sign_up(f"{secrets.token_hex(6)}@example.com")
-        told = await browser.send(early, "/login", {"email": "a@example.com", "password": PASSWORD})
-    assert told.status_code == 403
-    assert "you have logged in or out since" in told.text
+        reported = await browser.send(early, "/login", {"email": "a@example.com", "password": PASSWORD})
+    assert reported.status_code == 403
+    assert "you have logged in or out since" in reported.text
 
 
 async def test_the_pages_show_the_plans_limit_and_the_invitations(own_stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""What attackers do to web pages, done to every page, form and parameter of the console."""
+"""Attacks on web pages, tried on every page, form and parameter of the console."""
 
 import asyncio
 import re
@@ -27,12 +27,12 @@ ELSEWHERE += ["/%0d%0aSet-Cookie:x=1", "/\t/evil.example", "/a\\..\\evil", "http
 
 @pytest.fixture
 def email() -> str:
-    """Give the address of somebody new: ten log-ins to one account are the most in a quarter of an hour."""
+    """Return a new address, since an account allows only ten log-ins in a quarter of an hour."""
     return f"{secrets.token_hex(6)}@example.com"
 
 
 @pytest.fixture
-async def anybody(stack: Stack) -> AsyncIterator[Browser]:
+async def new_browser(stack: Stack) -> AsyncIterator[Browser]:
     async with Browser(stack) as browser:
         yield browser
 
@@ -45,7 +45,7 @@ async def owner(stack: Stack) -> AsyncIterator[Browser]:
 
 
 @pytest.mark.parametrize("path", FORMS)
-async def test_no_form_is_taken_without_its_token_nor_from_another_site(owner: Browser, path: str) -> None:
+async def test_a_form_without_its_token_or_from_another_site_is_refused(owner: Browser, path: str) -> None:
     csrf = re.search(r'name="csrf_token" value="(\w+)"', (await owner.get("/keys")).text)
     assert csrf
     header = {"x-csrf-token": csrf[1]}
@@ -59,11 +59,11 @@ async def test_no_form_is_taken_without_its_token_nor_from_another_site(owner: B
     ]
     for fields, headers in tries:
         answer = await owner.client.post(path, data=fields, headers=headers)
-        assert answer.status_code == 403, f"{path} took a form with {fields}, {headers}"
-    assert (await owner.get("/keys")).status_code == 200, "the session survived none of it"
+        assert answer.status_code == 403, f"{path} accepted a form with {fields}, {headers}"
+    assert (await owner.get("/keys")).status_code == 200, "the session has ended"
 
 
-async def test_one_browsers_form_token_is_no_good_in_another(stack: Stack, owner: Browser) -> None:
+async def test_one_browsers_form_token_is_invalid_in_another(stack: Stack, owner: Browser) -> None:
     token = next(form.fields["csrf_token"] for form in forms_of((await owner.get("/keys")).text))
     async with Browser(stack) as other:
         await other.sign_up(f"{secrets.token_hex(6)}@example.com")
@@ -72,7 +72,7 @@ async def test_one_browsers_form_token_is_no_good_in_another(stack: Stack, owner
 
 
 @pytest.mark.parametrize("path", [*PAGES, *OWN_PAGES, "/usage/requests/x", "/nowhere"])
-async def test_what_is_in_an_address_is_never_markup(owner: Browser, path: str) -> None:
+async def test_query_parameters_are_escaped(owner: Browser, path: str) -> None:
     names = ("token", "next", "key", "outcome", "from", "to", "before", "id", "email", "x")
     query = "&".join(f"{name}={quote(SCRIPT)}" for name in names)
     for url in (f"{path}?{query}", f"{path}/{quote(SCRIPT, safe='')}"):
@@ -83,13 +83,13 @@ async def test_what_is_in_an_address_is_never_markup(owner: Browser, path: str) 
         assert "1337" not in answer.text
 
 
-async def test_an_address_reaches_the_page_that_is_looked_at_for_markup(anybody: Browser) -> None:
-    """Without this, the test above would pass on pages that show nothing of their address."""
+async def test_the_tested_query_parameters_are_shown_on_the_page(new_browser: Browser) -> None:
+    """Without this, the test above would pass on pages that ignore their parameters."""
     for path in ("/reset", "/verify", "/signup"):
-        assert escape(SCRIPT) in (await anybody.get(f"{path}?token={quote(SCRIPT)}")).text, path
+        assert escape(SCRIPT) in (await new_browser.get(f"{path}?token={quote(SCRIPT)}")).text, path
 
 
-async def test_what_is_typed_into_a_form_is_never_markup(owner: Browser) -> None:
+async def test_form_fields_are_escaped(owner: Browser) -> None:
     made = await owner.submit("/keys", "/keys", {"name": SCRIPT, "models": SCRIPT})
     pages = [made, await owner.get("/keys")]
     named = await owner.submit("/keys", "/keys", {"name": SCRIPT[:100]})
@@ -100,7 +100,7 @@ async def test_what_is_typed_into_a_form_is_never_markup(owner: Browser) -> None
         assert "<img src=x" not in page.text
 
 
-async def test_a_models_name_is_never_markup_in_charts_tables_and_receipts(owner: Browser) -> None:
+async def test_a_models_name_is_escaped_in_charts_tables_and_receipts(owner: Browser) -> None:
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
     headers = {"authorization": f"Bearer {secret}"}
     answer = await owner.client.post("/api/v1/chat", headers=headers, json=say("hi", model=SCRIPT))
@@ -112,7 +112,7 @@ async def test_a_models_name_is_never_markup_in_charts_tables_and_receipts(owner
         assert "<img src=x" not in page
 
 
-async def test_nothing_of_another_account_can_be_touched_by_its_id(stack: Stack, owner: Browser) -> None:
+async def test_objects_of_another_account_cannot_be_changed_by_their_ids(stack: Stack, owner: Browser) -> None:
     await owner.submit("/keys", "/keys", {"name": "laptop"})
     key_id = re.findall(r"/keys/(key_\w+)/revoke", (await owner.get("/keys")).text)[0]
     async with Browser(stack) as other:
@@ -126,22 +126,24 @@ async def test_nothing_of_another_account_can_be_touched_by_its_id(stack: Stack,
         assert (await other.client.post("/playground/chat", json=say("hi"), headers=headers)).status_code == 404
         assert "laptop" not in (await other.get(f"/usage?key={key_id}")).text
         assert "laptop" not in (await other.get(f"/playground?key={key_id}")).text
-    assert re.search(r">0\s*<span class=\"muted\">of 1,000", (await owner.get("/keys")).text), "the key is used or gone"
+    assert re.search(r">0\s*<span class=\"muted\">of 1,000", (await owner.get("/keys")).text), (
+        "the key was used or deleted"
+    )
 
 
 @pytest.mark.parametrize("page", ["/signup", "/login", "/forgot", "/verify", "/reset"])
-async def test_a_form_that_is_refused_shows_what_was_typed_as_text(anybody: Browser, page: str) -> None:
-    html = (await anybody.get(f"{page}?token={quote(SCRIPT)}")).text
+async def test_a_refused_form_shows_its_fields_escaped(new_browser: Browser, page: str) -> None:
+    html = (await new_browser.get(f"{page}?token={quote(SCRIPT)}")).text
     for form in forms_of(html):
         fields = dict.fromkeys(form.fields, SCRIPT) | {"csrf_token": form.fields["csrf_token"]}
-        answer = await anybody.send(html, form.action, fields)
+        answer = await new_browser.send(html, form.action, fields)
         assert 400 <= answer.status_code < 500, f"{form.action}: {answer.status_code}"
         assert "<script>alert" not in answer.text
 
 
 @pytest.mark.parametrize("target", ELSEWHERE)
-async def test_no_log_in_leads_to_another_site(stack: Stack, anybody: Browser, email: str, target: str) -> None:
-    await anybody.sign_up(email)
+async def test_no_log_in_redirects_to_another_site(stack: Stack, new_browser: Browser, email: str, target: str) -> None:
+    await new_browser.sign_up(email)
     for method in ("in the address", "in the form"):
         async with Browser(stack) as browser:
             page = f"/login?next={quote(target)}" if method == "in the address" else "/login"
@@ -149,15 +151,15 @@ async def test_no_log_in_leads_to_another_site(stack: Stack, anybody: Browser, e
             answer = await browser.submit(page, "/login", fields, follow=False)
             assert answer.status_code == 303
             location = answer.headers["location"]
-            assert not urlsplit(location).netloc, f"sent to {location}"
-            assert re.match(r"^/[a-z%]", location), f"sent to {location}"
-            assert "x" not in answer.cookies, "a header was smuggled in"
+            assert not urlsplit(location).netloc, f"redirected to {location}"
+            assert re.match(r"^/[a-z%]", location), f"redirected to {location}"
+            assert "x" not in answer.cookies, "a header was injected"
             again = await browser.client.get(page, follow_redirects=False)
-            assert again.status_code == 303, "somebody who is logged in is sent on"
+            assert again.status_code == 303, "a user who is logged in is redirected"
             assert re.match(r"^/[a-z%]", again.headers["location"])
 
 
-async def test_a_session_planted_before_the_log_in_is_not_the_persons_afterwards(stack: Stack) -> None:
+async def test_a_session_planted_before_the_log_in_is_not_used_afterwards(stack: Stack) -> None:
     mallory, victim = (f"{secrets.token_hex(6)}@example.com" for _ in range(2))
     async with Browser(stack) as attacker, Browser(stack) as browser:
         await attacker.sign_up(mallory)
@@ -174,26 +176,26 @@ async def test_a_session_planted_before_the_log_in_is_not_the_persons_afterwards
         assert "/login" in str((await attacker.get("/account")).url)
 
 
-async def test_the_sessions_cookie_is_out_of_reach_of_scripts_and_other_sites(anybody: Browser) -> None:
-    html = (await anybody.get("/signup")).text
+async def test_the_session_cookie_cannot_be_read_by_scripts_or_sent_by_other_sites(new_browser: Browser) -> None:
+    html = (await new_browser.get("/signup")).text
     fields = {"email": f"{secrets.token_hex(6)}@example.com", "password": PASSWORD}
-    answer = await anybody.send(html, "/signup", fields, follow=False)
-    cookies = [one for one in answer.headers.get_list("set-cookie") if one.startswith(f"{anybody.session_cookie}=")]
+    answer = await new_browser.send(html, "/signup", fields, follow=False)
+    cookies = [one for one in answer.headers.get_list("set-cookie") if one.startswith(f"{new_browser.session_cookie}=")]
 
     assert len(cookies) == 1
     attributes = {part.strip().lower() for part in cookies[0].split(";")[1:]}
     assert {"httponly", "samesite=lax", "path=/"} <= attributes
-    assert "secure" not in attributes, "over plain HTTP a browser would throw it away"
+    assert "secure" not in attributes, "over plain HTTP a browser would drop it"
 
 
-async def test_a_session_is_no_key_and_a_key_is_no_session(owner: Browser) -> None:
+async def test_a_session_is_not_accepted_as_a_key_nor_a_key_as_a_session(owner: Browser) -> None:
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
     session = owner.client.cookies[owner.session_cookie]
 
     for path in ("/api/v1/models", "/api/v1/key", "/api/v1/usage"):
-        assert (await owner.client.get(path)).status_code == 401, "the cookie was taken for a key"
+        assert (await owner.client.get(path)).status_code == 401, "the cookie was accepted as a key"
         shown = await owner.client.get(path, headers={"authorization": f"Bearer {session}"})
-        assert shown.status_code == 401, "a session's token was taken for a key"
+        assert shown.status_code == 401, "a session's token was accepted as a key"
     for path in OWN_PAGES:
         async with httpx.AsyncClient(base_url=owner.origin, trust_env=False) as client:
             for headers in ({"authorization": f"Bearer {secret}"}, {"cookie": f"{owner.session_cookie}={secret}"}):
@@ -202,7 +204,7 @@ async def test_a_session_is_no_key_and_a_key_is_no_session(owner: Browser) -> No
 
 
 @pytest.mark.parametrize("path", [*PAGES, *OWN_PAGES, "/static/console.css", "/nowhere"])
-async def test_every_answer_forbids_frames_inline_scripts_and_foreign_sources(owner: Browser, path: str) -> None:
+async def test_every_response_forbids_frames_inline_scripts_and_foreign_sources(owner: Browser, path: str) -> None:
     answer = await owner.get(path)
 
     policy = answer.headers["content-security-policy"]
@@ -217,9 +219,9 @@ async def test_every_answer_forbids_frames_inline_scripts_and_foreign_sources(ow
     assert not re.search(r"<script(?! src=)|\son\w+=", answer.text)
 
 
-async def test_forms_that_never_arrive_keep_nobody_out(anybody: Browser) -> None:
-    """Each would hold one of its client's places in the console, for as long as that client likes."""
-    host, port = urlsplit(anybody.origin).hostname, urlsplit(anybody.origin).port
+async def test_incomplete_forms_lock_out_no_user(new_browser: Browser) -> None:
+    """Each would hold one of its client's slots in the console for as long as that client likes."""
+    host, port = urlsplit(new_browser.origin).hostname, urlsplit(new_browser.origin).port
     head = "POST /login HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 99"
     stuck = [await asyncio.open_connection(host, port) for _ in range(40)]
     try:
@@ -227,22 +229,22 @@ async def test_forms_that_never_arrive_keep_nobody_out(anybody: Browser) -> None
             writer.write(f"{head}\r\n\r\nemail=".encode())
             await writer.drain()
         async with asyncio.timeout(5):
-            assert [(await anybody.get("/login")).status_code for _ in range(5)] == [200] * 5
+            assert [(await new_browser.get("/login")).status_code for _ in range(5)] == [200] * 5
     finally:
         for _, writer in stuck:
             writer.close()
 
 
-async def test_only_the_content_that_an_address_names_is_kept_for_ever(anybody: Browser) -> None:
-    """Whatever `v=` said, wrong content and even a 404 were kept for a year."""
-    named = re.findall(r'"(/static/[a-z.]+\?v=\w+)"', (await anybody.get("/")).text)
+async def test_only_content_named_by_its_digest_is_cached_for_ever(new_browser: Browser) -> None:
+    """Whatever `v=` said, wrong content and even a 404 used to be cached for a year."""
+    named = re.findall(r'"(/static/[a-z.]+\?v=\w+)"', (await new_browser.get("/")).text)
     assert len(named) >= 3
-    told = {path: (await anybody.get(path)).headers["cache-control"] for path in named}
-    assert set(told.values()) == {"public, max-age=31536000, immutable"}
+    expected = {path: (await new_browser.get(path)).headers["cache-control"] for path in named}
+    assert set(expected.values()) == {"public, max-age=31536000, immutable"}
     for path in ("/static/console.css", "/static/console.css?v=", f"{named[0]}0", "/static/console.css?v=0a1b"):
-        assert (await anybody.get(path)).headers["cache-control"] == "no-cache"
+        assert (await new_browser.get(path)).headers["cache-control"] == "no-cache"
     for path in ("/static/none.css?v=0a1b", "/static/none.css"):
-        missing = await anybody.get(path)
+        missing = await new_browser.get(path)
         assert (missing.status_code, missing.headers["cache-control"]) == (404, "no-store")
 
 
@@ -267,7 +269,7 @@ async def test_only_the_content_that_an_address_names_is_kept_for_ever(anybody: 
         ),
     ],
 )
-async def test_no_path_leads_out_of_what_is_served(owner: Browser, path: str) -> None:
+async def test_no_path_escapes_the_served_folder(owner: Browser, path: str) -> None:
     answer = await owner.client.get(path, headers=HTML, follow_redirects=False)
 
     assert answer.status_code in (400, 404, 405), f"{path}: {answer.status_code}"
@@ -275,7 +277,7 @@ async def test_no_path_leads_out_of_what_is_served(owner: Browser, path: str) ->
     assert "import" not in answer.text
 
 
-async def test_files_overlong_forms_and_forms_that_are_none_are_refused(owner: Browser) -> None:
+async def test_files_overlong_forms_and_other_content_types_are_refused(owner: Browser) -> None:
     html = (await owner.get("/keys")).text
     token = next(form.fields["csrf_token"] for form in forms_of(html))
     origin = {"origin": owner.origin}
@@ -293,27 +295,25 @@ async def test_files_overlong_forms_and_forms_that_are_none_are_refused(owner: B
 
 @pytest.fixture
 def strict_stack() -> Iterator[Stack]:
-    """Give a stack whose operator wants HTTPS alone."""
+    """Yield a stack whose operator enforces HTTPS."""
     with running_stack(GATEWAY_HSTS_SECONDS="600") as running:
         yield running
 
 
-async def test_browsers_are_told_to_use_https_alone_where_the_setting_says_so(
-    stack: Stack, strict_stack: Stack
-) -> None:
-    for running, told in ((stack, None), (strict_stack, "max-age=600")):
+async def test_hsts_is_sent_where_the_setting_enables_it(stack: Stack, strict_stack: Stack) -> None:
+    for running, expected in ((stack, None), (strict_stack, "max-age=600")):
         async with Browser(running) as browser:
-            assert (await browser.get("/")).headers.get("strict-transport-security") == told
+            assert (await browser.get("/")).headers.get("strict-transport-security") == expected
 
 
-async def test_with_auth_away_a_page_says_so_and_nobody_is_logged_out(own_stack: Stack) -> None:
+async def test_with_auth_down_a_page_says_so_and_sessions_are_kept(own_stack: Stack) -> None:
     async with Browser(own_stack) as browser:
         await browser.sign_up("ada@example.com")
         own_stack.kill("auth")
         away = await browser.get("/keys")
         assert away.status_code == 503
         assert "Something went wrong on our side" in away.text
-        assert 'href="/login"' not in away.text, "who is logged in is told to log in"
+        assert 'href="/login"' not in away.text, "a logged-in user is asked to log in"
         own_stack.start("auth")
         await own_stack.until_ready("auth")
         async with asyncio.timeout(5):

@@ -14,7 +14,7 @@ Stackctl = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthProcess]:
-    """One service for all tests of a module; each uses an e-mail address of its own."""
+    """One service for all tests of a module; each uses its own e-mail address."""
     settings = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
     with running_auth(tmp_path_factory.mktemp("auth"), settings) as service:
         yield service

@@ -1,4 +1,4 @@
-"""`stackctl mail test`: whether mail can be sent, and what is wrong in one sentence."""
+"""`stackctl mail test`: whether mail can be sent, or one sentence with the reason why not."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def with_mail(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """Give the target of an auth that has a mail server, and the port on which none listens yet."""
+    """Yield the target of an auth service with a mail server, and the port on which none listens yet."""
     port = free_port()
     settings = {
         "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
@@ -39,13 +39,15 @@ def mail_test(target: str, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["mail", "test", *arguments], env=settings)
 
 
-def test_mail_that_is_not_configured_is_said(stackctl: Stackctl) -> None:
+def test_missing_mail_configuration_is_reported(stackctl: Stackctl) -> None:
     result = stackctl("mail", "test")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "stackctl: Mail is not configured: set AUTH_SMTP_URL where auth runs, and restart it.\n"
 
 
-def test_a_server_that_is_away_is_one_sentence_and_one_that_answers_is_described(with_mail: tuple[str, int]) -> None:
+def test_an_unavailable_mail_server_is_reported_in_one_sentence_and_an_available_one_described(
+    with_mail: tuple[str, int],
+) -> None:
     target, port = with_mail
     away = mail_test(target)
     assert away.exit_code == 1

@@ -13,14 +13,14 @@ from tests.integration.cli.conftest import Stackctl
 _NO_KEY = "key_01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
-def test_an_account_is_created_and_its_address_kept_in_lower_case(stackctl: Stackctl) -> None:
+def test_an_account_is_created_with_its_address_in_lower_case(stackctl: Stackctl) -> None:
     account = json.loads(stackctl("accounts", "create", "--email", "New@Example.com", "--json").stdout)
 
     assert set(account) == {"id", "email", "plan", "created_at"}
     assert (account["email"], account["plan"]) == ("new@example.com", "free")
 
 
-def test_a_second_account_is_refused_with_1_and_a_sentence(stackctl: Stackctl) -> None:
+def test_a_second_account_of_an_address_is_refused_with_1_and_a_sentence(stackctl: Stackctl) -> None:
     stackctl("accounts", "create", "--email", "twice@example.com")
 
     result = stackctl("accounts", "create", "--email", "twice@example.com")
@@ -31,7 +31,7 @@ def test_a_second_account_is_refused_with_1_and_a_sentence(stackctl: Stackctl) -
     )
 
 
-def test_a_created_key_prints_exactly_what_programs_need(stackctl: Stackctl) -> None:
+def test_a_created_key_is_printed_in_the_form_that_programs_need(stackctl: Stackctl) -> None:
     key = new_key(stackctl, "create@example.com")
 
     assert set(key) == {"id", "key", "name", "daily_limit"}
@@ -39,7 +39,7 @@ def test_a_created_key_prints_exactly_what_programs_need(stackctl: Stackctl) -> 
     assert (key["name"], key["daily_limit"]) == ("laptop", 1000)
 
 
-def test_a_created_key_is_shown_to_people_with_the_warning_that_it_is_the_only_time(stackctl: Stackctl) -> None:
+def test_a_created_key_is_printed_with_the_warning_that_it_is_shown_once(stackctl: Stackctl) -> None:
     stackctl("accounts", "create", "--email", "people@example.com")
 
     printed = stackctl("keys", "create", "--email", "people@example.com", "--name", "x", "--daily-limit", "0").stdout
@@ -49,7 +49,7 @@ def test_a_created_key_is_shown_to_people_with_the_warning_that_it_is_the_only_t
     assert "cannot be shown again" in printed
 
 
-def test_listed_keys_are_aligned_and_tell_which_are_revoked(stackctl: Stackctl) -> None:
+def test_listed_keys_are_aligned_and_show_which_are_revoked(stackctl: Stackctl) -> None:
     key = new_key(stackctl, "list@example.com")
     stackctl("keys", "create", "--email", "list@example.com", "--name", "a much longer name")
     stackctl("keys", "revoke", str(key["id"]))
@@ -79,7 +79,7 @@ def test_revoking_twice_is_no_error(stackctl: Stackctl) -> None:
     assert json.loads(first.stdout)["revoked_at"].endswith("Z")
 
 
-def test_a_limit_is_set_and_given_back_to_the_plan(stackctl: Stackctl) -> None:
+def test_a_limit_is_set_and_reset_to_the_plans(stackctl: Stackctl) -> None:
     key = str(new_key(stackctl, "limit@example.com")["id"])
 
     assert json.loads(stackctl("keys", "set-limit", key, "5", "--json").stdout)["daily_limit"] == 5
@@ -114,7 +114,7 @@ def test_a_limit_is_set_and_given_back_to_the_plan(stackctl: Stackctl) -> None:
         ("mail", "test", "--to", "nobody"),
     ],
 )
-def test_a_mistake_in_the_command_line_is_one_sentence_and_2(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
+def test_a_usage_error_is_one_sentence_and_exits_with_2(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
     result = stackctl(*arguments)
 
     assert (result.exit_code, result.stdout) == (2, ""), result.stderr
@@ -122,7 +122,7 @@ def test_a_mistake_in_the_command_line_is_one_sentence_and_2(stackctl: Stackctl,
     assert result.stderr.count("\n") == 1
 
 
-def test_what_only_the_service_can_tell_to_be_a_mistake_is_2_as_well(stackctl: Stackctl) -> None:
+def test_a_usage_error_detected_by_the_service_exits_with_2_too(stackctl: Stackctl) -> None:
     key = new_key(stackctl, "mistakes@example.com")
     for arguments in (
         ("keys", "create", "--email", "mistakes@example.com", "--name", "x", "--expires", "2020-01-01"),
@@ -137,8 +137,8 @@ def test_what_only_the_service_can_tell_to_be_a_mistake_is_2_as_well(stackctl: S
     "target", ["", " ", "127.0.0.1", "127.0.0.1:", ":50051", "127.0.0.1:port", "127.0.0.1:99999", "http://a:1", "a b:1"]
 )
 @pytest.mark.parametrize("name", ["auth", "quota", "inference"])
-def test_an_address_that_is_none_is_one_sentence_and_2(stackctl: Stackctl, name: str, target: str) -> None:
-    """`--auth-target ""` said: internal call failed."""
+def test_an_invalid_address_is_one_sentence_and_exits_with_2(stackctl: Stackctl, name: str, target: str) -> None:
+    """`--auth-target ""` used to print: internal call failed."""
     result = stackctl(f"--{name}-target", target, "keys", "list", "--email", "a@example.com")
 
     assert (result.exit_code, result.stdout) == (2, "")
@@ -150,7 +150,7 @@ def test_an_address_that_is_none_is_one_sentence_and_2(stackctl: Stackctl, name:
     "target",
     ["auth:50051", "[::1]:50051", "dns:///auth.stack.svc:50051", "unix:/run/auth.sock", "unix:///run/auth.sock"],
 )
-def test_addresses_of_every_form_are_tried(stackctl: Stackctl, target: str) -> None:
+def test_addresses_of_every_form_are_accepted(stackctl: Stackctl, target: str) -> None:
     result = stackctl("--quota-target", target, "accounts", "list")
 
     assert result.exit_code == 0, result.stderr
@@ -164,7 +164,9 @@ def test_addresses_of_every_form_are_tried(stackctl: Stackctl, target: str) -> N
         (("usage", _NO_KEY), f"No key {_NO_KEY}"),
     ],
 )
-def test_a_refusal_is_1_and_names_the_thing(stackctl: Stackctl, arguments: tuple[str, ...], sentence: str) -> None:
+def test_a_refusal_exits_with_1_and_names_the_object(
+    stackctl: Stackctl, arguments: tuple[str, ...], sentence: str
+) -> None:
     result = stackctl(*arguments)
 
     assert (result.exit_code, result.stdout) == (1, "")
@@ -172,7 +174,7 @@ def test_a_refusal_is_1_and_names_the_thing(stackctl: Stackctl, arguments: tuple
     assert result.stderr.count("\n") == 1
 
 
-def test_a_wrong_admin_token_is_1_and_names_the_setting(stackctl: Stackctl) -> None:
+def test_a_wrong_admin_token_exits_with_1_and_names_the_setting(stackctl: Stackctl) -> None:
     result = stackctl("keys", "list", "--email", "a@example.com", STACK_ADMIN_TOKEN="wrong")
 
     assert result.exit_code == 1
@@ -188,7 +190,7 @@ def test_the_admin_token_is_read_from_the_data_folder_when_it_is_not_set(stackct
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
-def test_a_missing_admin_token_says_where_it_was_looked_for(
+def test_a_missing_admin_token_lists_where_it_was_looked_for(
     stackctl: Stackctl, tmp_path: Path, content: bytes | None
 ) -> None:
     if content is not None:
@@ -202,7 +204,7 @@ def test_a_missing_admin_token_says_where_it_was_looked_for(
 
 
 @pytest.mark.parametrize("options", [("--auth-target", "127.0.0.1:1"), ()])
-def test_a_service_that_does_not_answer_is_3_with_its_target_and_setting(
+def test_a_service_that_does_not_answer_exits_with_3_and_names_target_and_setting(
     stackctl: Stackctl, options: tuple[str, ...]
 ) -> None:
     result = stackctl(*options, "keys", "list", "--email", "a@example.com", AUTH_TARGET="127.0.0.1:1")
@@ -224,7 +226,7 @@ def test_a_service_that_does_not_answer_is_3_with_its_target_and_setting(
         ((b"\xff",), 2, "stackctl: An argument is not valid UTF-8"),
     ],
 )
-def test_the_module_is_the_command(
+def test_the_module_can_be_run_as_the_command(
     tmp_path: Path, arguments: tuple[str | bytes, ...], code: int, sentence: str
 ) -> None:
     done = subprocess.run(
@@ -243,7 +245,7 @@ def test_the_module_is_the_command(
 
 
 def new_key(stackctl: Stackctl, email: str) -> dict[str, object]:
-    """Open an account and return what the creation of its first key printed."""
+    """Create an account and return what the creation of its first key printed."""
     stackctl("accounts", "create", "--email", email)
     created: dict[str, object] = json.loads(
         stackctl("keys", "create", "--email", email, "--name", "laptop", "--json").stdout

@@ -1,4 +1,4 @@
-"""What `stackctl` does when its output goes nowhere, and what it never prints."""
+"""`stackctl` with unusable output, and what it never prints."""
 
 import subprocess
 import sys
@@ -29,13 +29,13 @@ def test_output_that_cannot_be_written_is_one_sentence(
     assert done.returncode == 1
 
 
-def test_a_reader_that_has_enough_hears_nothing(service: AuthProcess, tmp_path: Path) -> None:
+def test_a_closed_reader_is_no_error(service: AuthProcess, tmp_path: Path) -> None:
     done = _into("| true; exit ${PIPESTATUS[0]}", service, tmp_path, "accounts", "list")
     assert (done.returncode, done.stderr) in ((0, ""), (1, ""))
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_key_whose_secret_is_lost_is_named_so_that_it_can_be_revoked(
+def test_a_key_whose_secret_could_not_be_printed_is_named_so_that_it_can_be_revoked(
     service: AuthProcess, stackctl: Stackctl, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     email = f"lost{len(options)}@example.com"
@@ -56,7 +56,7 @@ def _named(stderr: str) -> str:
     return line.rpartition(" ")[2]
 
 
-def test_without_an_output_no_key_is_made(service: AuthProcess, stackctl: Stackctl, tmp_path: Path) -> None:
+def test_without_an_output_no_key_is_created(service: AuthProcess, stackctl: Stackctl, tmp_path: Path) -> None:
     stackctl("accounts", "create", "--email", "closed@example.com")
     done = _into(">&-", service, tmp_path, "keys", "create", "--email", "closed@example.com", "--name", "x")
     assert (done.returncode, done.stderr) == (
@@ -69,7 +69,7 @@ def test_without_an_output_no_key_is_made(service: AuthProcess, stackctl: Stackc
 @pytest.mark.parametrize(
     "arguments", [("usage",), ("keys", "revoke"), ("accounts", "show"), ("keys", "list", "--email"), ()]
 )
-def test_a_secret_in_place_of_an_id_is_not_repeated(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
+def test_a_secret_given_as_an_id_is_not_repeated(stackctl: Stackctl, arguments: tuple[str, ...]) -> None:
     secret = checksummed_token.mint("sk_stk_")
     result = stackctl(*arguments, secret)
     assert result.exit_code in (1, 2)
@@ -77,7 +77,7 @@ def test_a_secret_in_place_of_an_id_is_not_repeated(stackctl: Stackctl, argument
     assert result.stderr.startswith("stackctl: ")
 
 
-def test_a_token_a_name_and_a_path_that_no_call_can_carry_are_said_or_cut(stackctl: Stackctl) -> None:
+def test_a_token_name_or_path_that_no_call_can_carry_is_reported_and_shortened(stackctl: Stackctl) -> None:
     token = stackctl("accounts", "list", STACK_ADMIN_TOKEN="a" * 12_000)
     assert token.stderr == "stackctl: The admin token has over 1,024 characters. Check STACK_ADMIN_TOKEN.\n"
     assert stackctl("accounts", "list", STACK_OPERATOR="é" * 12_000).exit_code == 0

@@ -1,4 +1,4 @@
-"""`stackctl usage` puts together what three services know."""
+"""`stackctl usage` combines data of three services."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ _KEY = "key_01KBC000000000000000000000"
 
 
 class Keys(keys_pb2_grpc.KeyServiceServicer):
-    """Knows one key."""
+    """Holds one key."""
 
     async def GetKey(self, request: keys_pb2.GetKeyRequest, context: Context) -> keys_pb2.GetKeyResponse:
         if request.key_id != _KEY:
@@ -44,20 +44,20 @@ class Keys(keys_pb2_grpc.KeyServiceServicer):
 
 @dataclass
 class Quota(quota_pb2_grpc.QuotaServiceServicer):
-    """Answers with a counter that the test sets."""
+    """Answers with a counter set by the test."""
 
     charged: int = 3
-    is_away: bool = False
+    is_down: bool = False
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("quota cannot use Redis just now; try again")
         status = quota_pb2.DayStatus(day="2026-08-07", charged=self.charged, held=2, reset_at=MIDNIGHT)
         return quota_pb2.GetStatusResponse(statuses=[status])
 
 
 class Usage(usage_pb2_grpc.UsageServiceServicer):
-    """Answers with one day and keeps the request."""
+    """Answers with one day and records the request."""
 
     def __init__(self) -> None:
         self.asked = usage_pb2.SummarizeUsageRequest()
@@ -74,7 +74,7 @@ class Usage(usage_pb2_grpc.UsageServiceServicer):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The three services, played by this test on one socket."""
+    """The three services, scripted on one socket."""
 
     target: str
     quota: Quota
@@ -82,7 +82,7 @@ class Services:
     data_dir: Path
 
     async def stackctl(self, *arguments: str, **settings: str) -> tuple[int, str, str]:
-        """Run a command and return its exit code and what it printed and said."""
+        """Run a command and return its exit code, standard output and standard error."""
         targets = dict.fromkeys(("AUTH_TARGET", "QUOTA_TARGET", "INFERENCE_TARGET"), self.target)
         given = environment(self.data_dir, {"STACK_ADMIN_TOKEN": "any", **targets, **settings})
         done = await asyncio.to_thread(run_module, "services.cli", *arguments, environment=given)
@@ -92,7 +92,7 @@ class Services:
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
     with tempfile.TemporaryDirectory(prefix="cli-", dir="/tmp") as folder:
-        # Abstract in the stubs alone; an RPC that is missing answers UNIMPLEMENTED.
+        # The stubs are abstract in type only; a missing RPC answers UNIMPLEMENTED.
         keys, quota, usage = Keys(), Quota(), Usage()  # type: ignore[abstract]
         services = Services(f"unix:{folder}/all.sock", quota, usage, tmp_path)
         server = aio.server(interceptors=[ServiceInterceptor()])
@@ -105,7 +105,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         await server.stop(0)
 
 
-async def test_usage_as_json_is_today_and_the_days(services: Services) -> None:
+async def test_usage_as_json_has_today_and_the_days(services: Services) -> None:
     code, printed, said = await services.stackctl("usage", _KEY, "--json")
 
     assert (code, said) == (0, "")
@@ -123,13 +123,13 @@ async def test_usage_as_json_is_today_and_the_days(services: Services) -> None:
     }
 
 
-async def test_usage_asks_for_as_many_of_quotas_days_as_it_was_told(services: Services) -> None:
+async def test_usage_requests_the_number_of_days_that_was_given(services: Services) -> None:
     await services.stackctl("usage", _KEY, "--days", "7")
 
     assert (services.usage.asked.from_day, services.usage.asked.to_day) == ("2026-08-01", "2026-08-07")
 
 
-async def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less(services: Services) -> None:
+async def test_a_limit_lowered_below_use_leaves_zero_remaining(services: Services) -> None:
     services.quota.charged = 50
 
     _, printed, _ = await services.stackctl("usage", _KEY, "--json")
@@ -137,22 +137,22 @@ async def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less(se
     assert json.loads(printed)["today"]["remaining"] == 0
 
 
-async def test_usage_for_people_is_aligned(services: Services) -> None:
+async def test_usage_as_text_is_aligned(services: Services) -> None:
     _, printed, _ = await services.stackctl("usage", _KEY)
 
     *_, heading, row = printed.splitlines()
     assert "remaining  5" in printed
     assert heading.index("model") == row.index("llama")
     assert heading.endswith("reasoning_tokens")
-    assert len(heading) == len(row), "numbers end below the end of their heading"
+    assert len(heading) == len(row), "numbers are right-aligned with their heading"
 
 
-async def test_a_service_that_fails_is_1_and_one_that_is_not_there_is_3(services: Services) -> None:
+async def test_a_failing_service_exits_with_1_and_an_unavailable_one_with_3(services: Services) -> None:
     code, printed, said = await services.stackctl("usage", _KEY, INFERENCE_TARGET="127.0.0.1:1")
     assert (code, printed) == (3, "")
     assert "The inference service does not respond at 127.0.0.1:1. Start it, or set INFERENCE_TARGET" in said
 
-    services.quota.is_away = True
+    services.quota.is_down = True
     assert await services.stackctl("usage", _KEY) == (
         1,
         "",

@@ -1,4 +1,4 @@
-"""`stackctl verify` says in plain words and by its exit code whether the two records agree."""
+"""`stackctl verify` reports whether the two records agree, as text and by its exit code."""
 
 import asyncio
 import json
@@ -22,20 +22,20 @@ from tests.integration.auth_process import environment
 
 @dataclass
 class Quota(quota_pb2_grpc.QuotaServiceServicer):
-    """Answers with a report that the test sets."""
+    """Answers with a report set by the test."""
 
     report: quota_pb2.VerifyResponse = field(default_factory=lambda: quota_pb2.VerifyResponse(key_days=12, held=2))
-    is_away: bool = False
+    is_down: bool = False
 
     async def Verify(self, request: quota_pb2.VerifyRequest, context: Context) -> quota_pb2.VerifyResponse:
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("quota cannot use Redis just now; try again")
         return self.report
 
     def found(
         self, kind: "quota_pb2.DiscrepancyKind.ValueType", *, charged: int, held: int, ledger_charged: int
     ) -> None:
-        """Add a disagreement to the report."""
+        """Add a discrepancy to the report."""
         self.report.discrepancies_count += 1
         self.report.discrepancies.add(
             key_id="key_1", day="2026-11-22", kind=kind, charged=charged, held=held, ledger_charged=ledger_charged
@@ -44,7 +44,7 @@ class Quota(quota_pb2_grpc.QuotaServiceServicer):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Quota, played by this test on a socket."""
+    """A scripted quota service on a socket."""
 
     target: str
     quota: Quota
@@ -53,7 +53,7 @@ class Service:
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
     with tempfile.TemporaryDirectory(prefix="cli-", dir="/tmp") as folder:
-        # Abstract in the stubs alone; an RPC that is missing answers UNIMPLEMENTED.
+        # The stubs are abstract in type only; a missing RPC answers UNIMPLEMENTED.
         service = Service(f"unix:{folder}/quota.sock", Quota())  # type: ignore[abstract]
         server = aio.server(interceptors=[ServiceInterceptor()])
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(service.quota, server)
@@ -64,17 +64,17 @@ async def service() -> AsyncIterator[Service]:
 
 
 async def verify(target: str, *arguments: str) -> tuple[int, str, str]:
-    """Run the command and return its exit code and what it printed and said; it needs no admin token."""
+    """Run the command; return its exit code, standard output and standard error. It needs no admin token."""
     given = environment(Path("/nowhere"), {"QUOTA_TARGET": target})
     done = await asyncio.to_thread(run_module, "services.cli", "verify", *arguments, environment=given)
     return done.returncode, done.stdout, done.stderr
 
 
-async def test_agreement_is_one_line_and_0(service: Service) -> None:
+async def test_agreement_is_one_line_and_exits_with_0(service: Service) -> None:
     assert await verify(service.target) == (0, "12 keys and days agree; 2 requests in flight\n", "")
 
 
-async def test_agreement_as_json_is_one_object_and_0(service: Service) -> None:
+async def test_agreement_as_json_is_one_object_and_exits_with_0(service: Service) -> None:
     code, printed, said = await verify(service.target, "--json")
 
     assert (code, said) == (0, "")
@@ -90,7 +90,7 @@ async def test_agreement_as_json_is_one_object_and_0(service: Service) -> None:
         ("OVER_LIMIT", ["exceed the highest limit of the key on that day"]),
     ],
 )
-async def test_a_disagreement_is_one_line_with_both_records_and_its_meaning_and_1(
+async def test_a_discrepancy_is_one_line_with_both_records_and_its_meaning_and_exits_with_1(
     service: Service, kind: str, words: list[str]
 ) -> None:
     value = quota_pb2.DiscrepancyKind.Value(f"DISCREPANCY_KIND_{kind}")
@@ -104,7 +104,7 @@ async def test_a_disagreement_is_one_line_with_both_records_and_its_meaning_and_
     assert all(one in line for one in words), line
 
 
-async def test_disagreements_as_json_are_listed_and_1(service: Service) -> None:
+async def test_discrepancies_as_json_are_listed_and_exit_with_1(service: Service) -> None:
     service.quota.found(quota_pb2.DISCREPANCY_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
     service.quota.found(99, charged=0, held=0, ledger_charged=0)  # type: ignore[arg-type]
 
@@ -129,7 +129,7 @@ async def test_disagreements_as_json_are_listed_and_1(service: Service) -> None:
     }
 
 
-async def test_what_a_report_does_not_name_is_counted(service: Service) -> None:
+async def test_discrepancies_beyond_the_report_are_counted(service: Service) -> None:
     service.quota.found(quota_pb2.DISCREPANCY_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
     service.quota.report.discrepancies_count = 1_235
 
@@ -138,7 +138,7 @@ async def test_what_a_report_does_not_name_is_counted(service: Service) -> None:
     assert printed.splitlines()[-1] == "and 1,234 more"
 
 
-async def test_a_kind_of_a_newer_quota_is_still_a_disagreement(service: Service) -> None:
+async def test_an_unknown_kind_from_a_newer_quota_is_still_a_discrepancy(service: Service) -> None:
     service.quota.found(99, charged=5, held=1, ledger_charged=3)  # type: ignore[arg-type]
 
     code, printed, _ = await verify(service.target)
@@ -148,8 +148,8 @@ async def test_a_kind_of_a_newer_quota_is_still_a_disagreement(service: Service)
     assert "does not support" in printed
 
 
-async def test_a_quota_that_fails_is_1_and_one_that_is_not_there_is_3(service: Service) -> None:
-    service.quota.is_away = True
+async def test_a_failing_quota_exits_with_1_and_an_unavailable_one_with_3(service: Service) -> None:
+    service.quota.is_down = True
     assert await verify(service.target) == (1, "", "stackctl: quota cannot use Redis just now; try again\n")
 
     code, printed, said = await verify("127.0.0.1:1")
@@ -159,12 +159,12 @@ async def test_a_quota_that_fails_is_1_and_one_that_is_not_there_is_3(service: S
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
-    """Give a running stack that this test may harm."""
+    """Yield a running stack that this test may damage."""
     with running_stack(workers=1) as stack:
         yield stack
 
 
-async def test_a_real_stack_agrees_until_somebody_tampers_with_a_counter(own_stack: Stack) -> None:
+async def test_a_real_stack_agrees_until_a_counter_is_tampered_with(own_stack: Stack) -> None:
     key = await own_stack.create_key()
     async with httpx.AsyncClient(base_url=own_stack.base_url, trust_env=False, timeout=20) as http:
         for _ in range(3):

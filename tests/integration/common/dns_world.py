@@ -1,4 +1,4 @@
-"""A DNS server of the test's own, and replicas of a service at the addresses that it tells."""
+"""A DNS server controlled by the test, and replicas of a service at its addresses."""
 
 import asyncio
 import socket
@@ -16,9 +16,10 @@ ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 
 class Resolver(asyncio.DatagramProtocol):
-    """A DNS server that knows one IPv4 address for every name."""
+    """A DNS server that answers every name with one IPv4 address, or with none."""
 
     address = ADDRESSES[0]
+    """Empty when the name has no address."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -30,14 +31,14 @@ class Resolver(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answer a question for an A record with the address, and any other with nothing."""
         question = data[12 : data.index(0, 12) + 5]
-        record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.address)
-        answers = [record] if question.endswith(b"\0\1\0\1") else []
+        has_address = self.address and question.endswith(b"\0\1\0\1")
+        answers = [b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.address)] if has_address else []
         counts = bytes([0, 1, 0, len(answers), 0, 0, 0, 0])
         self._transport.sendto(data[:2] + b"\x84\0" + counts + question + b"".join(answers), addr)
 
     @property
     def target(self) -> str:
-        """What gRPC is told to look up, and whom to ask."""
+        """The gRPC target to resolve, and the resolver's address."""
         return "dns://{}:{}/quota:{}".format(*self._transport.get_extra_info("sockname"), self.port)
 
 
@@ -54,7 +55,7 @@ async def resolving() -> AsyncIterator[Resolver]:
 
 
 class Replica:
-    """A service with health, which answers as the test says; by default with its address, as a stream too."""
+    """A service with health that answers as the test says; by default with its address, also as a stream."""
 
     def __init__(self, address: str, port: int, **behaviours: Any) -> None:
         self._health = health.aio.HealthServicer()
@@ -71,11 +72,11 @@ class Replica:
         self._server.add_insecure_port(f"{address}:{port}")
 
     async def drain(self) -> None:
-        """Say that it is not ready any more, and go on."""
+        """Report that it is not ready any more, and continue serving."""
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float = 0) -> None:
-        """Stop when nothing is under way, within `grace` seconds."""
+        """Stop when nothing is in progress, within `grace` seconds."""
         await self._server.stop(grace)
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""A real gRPC server in the test's own process that answers by behaviours of the test."""
+"""A real gRPC server in the test process with scripted handlers."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +23,7 @@ _KINDS = {
 
 
 def handlers(**behaviours: Any) -> grpc.GenericRpcHandler:
-    """Return handlers of bytes; a name that starts with `stream`, `collect` or `talk` streams out, in or both ways."""
+    """Return handlers of bytes; the prefix `stream`, `collect` or `talk` makes output, input or both streaming."""
     return grpc.method_handlers_generic_handler(SERVICE, table(**behaviours))
 
 
@@ -37,7 +37,7 @@ def table(**behaviours: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def served(**behaviours: Any) -> AsyncIterator[aio.Channel]:
-    """Give a channel to a server with our interceptor that answers by `behaviours`."""
+    """Yield a channel to a server with our interceptor and scripted handlers."""
     socket = socket_path()
     server = aio.server(interceptors=[ServiceInterceptor()])
     server.add_generic_rpc_handlers((handlers(**behaviours),))

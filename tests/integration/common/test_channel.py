@@ -1,4 +1,4 @@
-"""Channels find services again that moved to another address, as pods do."""
+"""Channels reconnect to services that moved to another address, as pods do."""
 
 import asyncio
 import time
@@ -19,12 +19,12 @@ async def _seconds_until_answered(ask: Any) -> float:
             await ask(b"", timeout=2)
             return time.monotonic() - started
         except aio.AioRpcError:
-            assert time.monotonic() < started + 60, "never found again"
+            assert time.monotonic() < started + 60, "never reconnected"
             await asyncio.sleep(0.05)
 
 
-async def test_a_service_that_moves_twice_in_a_moment_is_found_both_times() -> None:
-    """gRPC would look a name up once in 30 s, and every caller would be refused for as long."""
+async def test_a_service_that_moves_twice_in_quick_succession_is_found_both_times() -> None:
+    """gRPC would resolve a name once in 30 s, and callers would be refused for as long."""
     async with AsyncExitStack() as stack:
         names = await stack.enter_async_context(resolving())
         pods = [await stack.enter_async_context(Replica(address, names.port)) for address in ADDRESSES]

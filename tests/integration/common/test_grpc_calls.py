@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from services.common.errors import InternalError, NotFound
+from services.common.errors import ErrorDetails, InternalError, NotFound
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.types import Context
 from services.common.telemetry import tracing
@@ -17,12 +17,12 @@ from tests.e2e.collector import Exported, running_collector
 from tests.integration.common.grpc_world import SERVICE, served, stream, unary
 
 _SECONDS = 10
-"""More than anything here takes; what takes longer hangs."""
+"""More than anything here takes; a longer call hangs."""
 _DEADLINE_SECONDS = 0.5
 
 
 class Endless:
-    """Handlers that never answer, and note when they are cancelled."""
+    """Handlers that never answer, and record their cancellation."""
 
     def __init__(self) -> None:
         self.began = asyncio.Event()
@@ -48,7 +48,7 @@ class Endless:
 
 
 class Counting:
-    """A stream that always has another answer, and notes when it is closed."""
+    """A stream that always has another answer, and records that it was closed."""
 
     def __init__(self) -> None:
         self.was_closed = asyncio.Event()
@@ -82,7 +82,7 @@ async def _rest(call: Any) -> list[bytes]:
 
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_error_of_the_tree_arrives_with_its_reason_and_facts(is_stream: bool) -> None:
-    sent = NotFound('no model "é"', reason="model_not_found", metadata={"param": "model", "empty": ""})
+    sent = NotFound('no model "é"', reason="model_not_found", details=ErrorDetails(param="model"))
 
     async def fail(request: bytes, context: Context) -> bytes:
         raise sent
@@ -95,19 +95,19 @@ async def test_an_error_of_the_tree_arrives_with_its_reason_and_facts(is_stream:
         with pytest.raises(NotFound) as raised, rpc_errors(unavailable_reason="echo_unavailable"):
             await (_rest(stream(channel, "stream_fail")(b"")) if is_stream else unary(channel, "fail")(b""))
     received = raised.value
-    assert (received.message, received.reason, received.metadata) == (sent.message, sent.reason, sent.metadata)
+    assert (received.message, received.reason, received.details) == (sent.message, sent.reason, sent.details)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_defect_arrives_as_internal_without_its_words(
+async def test_an_unexpected_error_arrives_as_internal_without_its_text(
     is_stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(request: bytes, context: Context) -> bytes:
-        raise ValueError("the secret of somebody")
+        raise ValueError("the secret of a user")
 
     async def stream_fail(request: bytes, context: Context) -> AsyncIterator[bytes]:
         yield b"first"
-        raise TimeoutError("the secret of somebody")
+        raise TimeoutError("the secret of a user")
 
     with caplog.at_level(logging.CRITICAL):
         async with served(fail=fail, stream_fail=stream_fail) as channel:
@@ -122,7 +122,7 @@ async def test_a_deadline_ends_the_call_and_cancels_its_handler(is_stream: bool)
     async with served(wait=endless.unary, stream_wait=endless.stream, echo=_echo) as channel:
         await unary(channel, "echo")(
             b"", timeout=_SECONDS
-        )  # Connected, so that the deadline finds the handler at work.
+        )  # Connected, so that the deadline finds the handler running.
         if is_stream:
             code = await _status(_rest(stream(channel, "stream_wait")(b"", timeout=_DEADLINE_SECONDS)))
         else:
@@ -131,14 +131,14 @@ async def test_a_deadline_ends_the_call_and_cancels_its_handler(is_stream: bool)
         await _soon(endless.was_cancelled.wait())
 
 
-async def test_a_streams_deadline_closes_its_handler_while_nobody_reads() -> None:
+async def test_a_streams_deadline_closes_its_handler_while_the_stream_is_not_read() -> None:
     counting = Counting()
     async with served(stream_more=counting.stream, echo=_echo) as channel:
         await unary(channel, "echo")(b"", timeout=_SECONDS)
         call = stream(channel, "stream_more")(b"", timeout=_DEADLINE_SECONDS)
         assert await _soon(anext(aiter(call))) == b"another"
         await _soon(counting.was_closed.wait())
-        # What had arrived by then may be read; then comes the end.
+        # What had arrived by then may be read; then the error follows.
         assert await _status(_rest(call)) is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -164,7 +164,7 @@ async def test_cancelling_the_caller_cancels_the_handler(is_stream: bool) -> Non
         await _soon(endless.was_cancelled.wait())
 
 
-async def test_a_stream_that_its_reader_leaves_closes_its_handler() -> None:
+async def test_a_stream_whose_reader_stops_closes_its_handler() -> None:
     counting = Counting()
     async with served(stream_more=counting.stream) as channel:
         call = stream(channel, "stream_more")(b"")
@@ -172,13 +172,13 @@ async def test_a_stream_that_its_reader_leaves_closes_its_handler() -> None:
             break
         assert call.cancel()
         await _soon(counting.was_closed.wait())
-        with pytest.raises(asyncio.CancelledError):  # Not an end that looks like a good one.
+        with pytest.raises(asyncio.CancelledError):  # The stream must not look as if it had ended normally.
             await _soon(_rest(call))
         assert not call.cancel(), "it had ended"
         assert await _soon(call.code()) is grpc.StatusCode.CANCELLED
 
 
-async def test_a_stream_that_is_cancelled_while_its_reader_waits_ends_both() -> None:
+async def test_cancelling_a_stream_while_its_reader_waits_ends_both() -> None:
     endless = Endless()
     async with served(stream_wait=endless.stream) as channel:
         call = stream(channel, "stream_wait")(b"")
@@ -192,7 +192,7 @@ async def test_a_stream_that_is_cancelled_while_its_reader_waits_ends_both() -> 
 
 
 @pytest.mark.parametrize("name", ["echo", "fail", "stream_one", "stream_fail"])
-async def test_who_asks_is_told_of_a_calls_end_once_and_of_its_status(name: str) -> None:
+async def test_end_callbacks_of_a_call_run_once_with_its_status(name: str) -> None:
     """What `TracedChannel` needs."""
 
     async def fail(request: bytes, context: Context) -> bytes:
@@ -207,16 +207,16 @@ async def test_who_asks_is_told_of_a_calls_end_once_and_of_its_status(name: str)
 
     async with served(echo=_echo, fail=fail, stream_one=stream_one, stream_fail=stream_fail) as channel:
         call = (stream if name.startswith("stream") else unary)(channel, name)(b"")
-        told: list[Any] = []
-        call.add_done_callback(told.append)
+        reported: list[Any] = []
+        call.add_done_callback(reported.append)
         expected = grpc.StatusCode.NOT_FOUND if name.endswith("fail") else grpc.StatusCode.OK
         if expected is grpc.StatusCode.OK:
             await _soon(_rest(call) if name.startswith("stream") else call)
         else:
             assert await _status(_rest(call) if name.startswith("stream") else call) is expected
         assert await _soon(call.code()) is expected
-        await _soon(_until(lambda: bool(told)))
-        assert told == [call]
+        await _soon(_until(lambda: bool(reported)))
+        assert reported == [call]
 
 
 async def _until(is_so: Callable[[], bool]) -> None:
@@ -225,7 +225,7 @@ async def _until(is_so: Callable[[], bool]) -> None:
 
 
 class _Tree:
-    """Spans by their names, and whose children they are."""
+    """Spans by name, with their parents."""
 
     def __init__(self, spans: list[Exported]) -> None:
         self.names = {one.span.span_id: one.span.name for one in spans}
@@ -237,7 +237,7 @@ class _Tree:
         return found
 
 
-async def test_a_callees_span_is_its_callers_child_and_not_the_parent_of_what_the_caller_does_next() -> None:
+async def test_a_callees_span_is_its_callers_child_and_not_the_parent_of_the_callers_next_span() -> None:
     async def work(request: bytes, context: Context) -> bytes:
         with tracing.span("work of the callee"):
             return b""

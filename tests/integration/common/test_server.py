@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,7 +26,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Running:
-    """A server that runs, and a client of it."""
+    """A running server and a client of it."""
 
     def __init__(self, task: "asyncio.Task[None]", channel: aio.Channel) -> None:
         self.task = task
@@ -43,7 +44,7 @@ class Running:
         stub: Any = health_pb2_grpc.HealthStub(self.channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=10)
         try:
-            # One that is left open would be a call in flight, which the server waits for.
+            # An open watch would be a call in progress, which the server waits for.
             assert (await watch.read()).status == SERVING
             signal.raise_signal(signal.SIGTERM)
             assert (await watch.read()).status == NOT_SERVING
@@ -57,7 +58,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Run a server until the block ends; the signal that stops it is real.
 
-    The client's channel is a plain one: ours follow health and would leave when the server says that it stops.
+    The client's channel is a plain one: ours follow health and would leave when the server reports that it stops.
     """
     path = socket_path()
     server = GrpcServer(f"unix:{path}", _settings(drain_seconds=drain_seconds, grace_seconds=grace_seconds))
@@ -79,7 +80,7 @@ def _settings(**changes: float) -> ServiceSettings:
     return ServiceSettings(**changes)  # type: ignore[arg-type]
 
 
-async def test_a_started_server_is_ready_and_alive_and_says_what_it_serves() -> None:
+async def test_a_started_server_is_ready_and_alive_and_lists_its_services() -> None:
     async with running() as one:
         assert await one.health() == SERVING
         assert await one.health(LIVENESS) == SERVING
@@ -101,6 +102,15 @@ async def test_a_stopping_server_is_unready_first_and_still_answers_new_calls() 
         assert not one.task.done()
 
 
+async def test_a_server_drains_for_a_second_at_most() -> None:
+    """A call that was made before its caller noticed waits until the server stops, and may have a deadline of 2 s."""
+    async with running(drain_seconds=60) as one:
+        began = time.monotonic()
+        await one.stops()
+        await asyncio.wait_for(one.task, 5)
+    assert 0.9 < time.monotonic() - began < 1.9
+
+
 async def test_a_stream_in_flight_is_finished_before_the_server_stops() -> None:
     going_on = asyncio.Event()
 
@@ -120,7 +130,7 @@ async def test_a_stream_in_flight_is_finished_before_the_server_stops() -> None:
         await asyncio.wait_for(one.task, 5)
 
 
-async def test_a_call_that_outlives_the_grace_is_cut() -> None:
+async def test_a_call_that_exceeds_the_grace_period_is_cancelled() -> None:
     async def stream_endless(request: bytes, context: Context) -> AsyncIterator[bytes]:
         yield b"one"
         await asyncio.Event().wait()
@@ -137,7 +147,7 @@ async def test_a_call_that_outlives_the_grace_is_cut() -> None:
 
 
 @pytest.mark.parametrize(("drain_seconds", "grace_seconds"), [(60, 60), (0, 60)])
-async def test_a_second_signal_cuts_the_calls_in_flight_without_waiting(
+async def test_a_second_signal_cancels_the_calls_in_progress_without_waiting(
     drain_seconds: float, grace_seconds: float
 ) -> None:
     async def stream_endless(request: bytes, context: Context) -> AsyncIterator[bytes]:
@@ -156,7 +166,7 @@ async def test_a_second_signal_cuts_the_calls_in_flight_without_waiting(
         await asyncio.wait_for(one.task, 5)
 
 
-async def test_streams_that_never_end_are_told_when_callers_had_their_time() -> None:
+async def test_endless_streams_are_ended_after_callers_had_time_to_leave() -> None:
     drained = asyncio.Event()
 
     async def stream_watch(request: bytes, context: Context) -> AsyncIterator[bytes]:
@@ -172,7 +182,7 @@ async def test_streams_that_never_end_are_told_when_callers_had_their_time() -> 
         assert [part async for part in parts] == [b"end"]
 
 
-async def test_a_taken_port_is_one_sentence() -> None:
+async def test_a_port_in_use_is_reported_in_one_sentence() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -183,8 +193,8 @@ async def test_a_taken_port_is_one_sentence() -> None:
             await server.run([])
 
 
-async def test_a_channel_of_ours_goes_to_another_replica_as_soon_as_one_says_that_it_stops() -> None:
-    """Calls that arrive as a server stops would be cancelled: nobody can say whether they were answered."""
+async def test_a_failover_channel_moves_to_another_replica_as_soon_as_one_starts_to_stop() -> None:
+    """Calls that arrive as a server stops would be cancelled, and their outcome would be unknown."""
     answered: list[str] = []
 
     def by(name: str) -> Callable[[bytes, Context], Any]:

@@ -1,4 +1,4 @@
-"""Mutual TLS: who is let in, and what a renewal changes."""
+"""Mutual TLS: which callers are admitted, and what a renewal changes."""
 
 import asyncio
 import gc
@@ -33,7 +33,7 @@ CALLERS = {SERVICE: (identity("gateway"),)}
 
 
 class World:
-    """An authority, and a server named `auth` that believes it."""
+    """An authority, and a server named `auth` that trusts it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class World:
         self.behaviours: dict[str, Any] = {"echo": _echo, "stream_echo": _stream_echo}
 
     def caller(self, name: str) -> Issued:
-        """Return a caller with a good certificate."""
+        """Return a caller with a valid certificate."""
         return Issued(self.folder, name).issue(self.authority)
 
     @asynccontextmanager
@@ -68,7 +68,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """A world of its own for each test."""
+    """A separate authority and server for each test."""
     return World(tmp_path)
 
 
@@ -112,7 +112,7 @@ async def test_a_caller_with_another_identity_is_refused_by_name(world: World) -
 
 
 @pytest.mark.parametrize(("caller", "is_answered"), [("gateway", True), ("quota", False)])
-async def test_reflection_over_mtls_is_for_all_whom_the_service_expects_and_health_for_all_who_are_believed(
+async def test_reflection_over_mtls_is_for_expected_callers_and_health_for_all_trusted_ones(
     world: World, caller: str, is_answered: bool
 ) -> None:
     certificates = world.caller(caller).certificates
@@ -125,14 +125,14 @@ async def test_reflection_over_mtls_is_for_all_whom_the_service_expects_and_heal
             await anext(aiter(reflection_stub.ServerReflectionInfo(iter([asked]), timeout=5)))
 
 
-async def test_an_operator_can_name_further_callers(world: World) -> None:
+async def test_an_operator_can_configure_further_callers(world: World) -> None:
     more = {SERVICE: [identity("billing")]}
     certificates = world.caller("billing").certificates
     async with world.running(tls_callers=more), open_channel(world.address, certificates, service="auth") as channel:
         assert await unary(channel, "echo")(b"hello", timeout=5) == b"hello"
 
 
-async def test_a_service_whose_callers_nobody_named_is_called_by_nobody(world: World) -> None:
+async def test_a_service_without_configured_callers_refuses_all(world: World) -> None:
     certificates = world.caller("gateway").certificates
     callers = {"another.Service": (identity("gateway"),)}
     async with world.running(callers=callers), open_channel(world.address, certificates, service="auth") as channel:
@@ -140,19 +140,19 @@ async def test_a_service_whose_callers_nobody_named_is_called_by_nobody(world: W
 
 
 async def test_callers_without_a_certificate_and_of_another_authority_get_no_connection(world: World) -> None:
-    stranger = Issued(world.folder / "elsewhere", "gateway").issue(trustme.CA(), world.authority)
+    other = Issued(world.folder / "elsewhere", "gateway").issue(trustme.CA(), world.authority)
     roots = grpc.ssl_channel_credentials(world.authority.cert_pem.bytes())
     async with world.running():
         for channel in (
             open_channel(world.address),
             aio.secure_channel(world.address, roots, [("grpc.ssl_target_name_override", identity("auth"))]),
-            open_channel(world.address, stranger.certificates, service="auth"),
+            open_channel(world.address, other.certificates, service="auth"),
         ):
             async with channel:
                 assert isinstance(await _refusal(channel), Unavailable)
 
 
-async def test_a_caller_does_not_talk_to_a_service_that_is_another_than_it_wants(world: World) -> None:
+async def test_a_caller_refuses_a_service_with_another_identity(world: World) -> None:
     certificates = world.caller("gateway").certificates
     async with world.running(), open_channel(world.address, certificates, service="inference") as channel:
         assert isinstance(await _refusal(channel), Unavailable)
@@ -167,8 +167,8 @@ async def test_only_health_is_answered_without_a_certificate_and_only_on_its_own
             await unary(channel, "echo")(b"", timeout=5)
 
 
-async def test_a_service_that_still_waits_for_something_is_alive_and_not_ready(world: World) -> None:
-    # As the kubelet asks: our own channels are led by health themselves and would not come through.
+async def test_a_starting_service_is_alive_and_not_ready(world: World) -> None:
+    # Like the kubelet: our own channels follow health themselves and would not connect.
     async with (
         GrpcServer(world.address, ServiceSettings(**world.files)),
         aio.insecure_channel(health.default_health_address(world.address)) as channel,
@@ -182,7 +182,7 @@ async def test_a_service_that_still_waits_for_something_is_alive_and_not_ready(w
 
 
 async def test_a_change_of_authority_needs_no_restart_and_ends_no_call(world: World) -> None:
-    """The order of every rotation: believe both, issue anew, believe the new one alone."""
+    """The order of every rotation: trust both, reissue, trust the new one alone."""
     caller, old, new = world.caller("gateway"), world.authority, trustme.CA()
     left_behind = Issued(world.folder / "left", "gateway").issue(old)
     async with world.running(), open_channel(world.address, caller.certificates, service="auth") as channel:
@@ -204,7 +204,7 @@ async def test_a_change_of_authority_needs_no_restart_and_ends_no_call(world: Wo
 
 
 async def test_a_stream_outlives_the_channel_that_it_began_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch lasts for days; the channel of a certificate that was renewed is forgotten after minutes."""
+    """A watch lasts for days; the channel of a renewed certificate is dropped after minutes."""
     monkeypatch.setattr("services.common.rpc.forwarding_channel._RETIRE_SECONDS", 0.1)
     monkeypatch.setattr("services.common.rpc.tls._CHECK_SECONDS", 0.0)
     caller, going_on = world.caller("gateway"), asyncio.Event()
@@ -231,14 +231,14 @@ async def test_a_stream_outlives_the_channel_that_it_began_on(world: World, monk
 
 
 async def _answers_for(channel: aio.Channel, seconds: float) -> None:
-    """See that every call of a while is answered; the files are looked at once a second."""
+    """Check that all calls during a period succeed; the files are checked once a second."""
     ends = asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < ends:
         assert await unary(channel, "echo")(b"hello", timeout=5) == b"hello"
         await asyncio.sleep(0.05)
 
 
-def test_files_that_cannot_be_used_are_told_once_and_again_when_they_break_again(
+def test_unusable_files_are_logged_once_and_again_when_they_break_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     issued = Issued(tmp_path, "auth").issue(trustme.CA())
@@ -251,11 +251,11 @@ def test_files_that_cannot_be_used_are_told_once_and_again_when_they_break_again
             certificates.current()
         issued.files.key.write_bytes(key)
         certificates.current()
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == ["Cannot use the TLS files; keeping the current ones"] * 2
+    reported = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert reported == ["Cannot use the TLS files; keeping the current ones"] * 2
 
 
-def test_files_that_are_only_half_replaced_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partly_replaced_files_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     issued = Issued(tmp_path, "auth").issue(authority)
     monkeypatch.setattr("services.common.rpc.tls._CHECK_SECONDS", 0)
@@ -274,7 +274,7 @@ def test_files_that_are_only_half_replaced_are_not_used(tmp_path: Path, monkeypa
     assert certificates.current().key == new_key
 
 
-def test_files_that_cannot_be_used_stop_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_unusable_files_stop_the_start_with_a_sentence(tmp_path: Path) -> None:
     issued = Issued(tmp_path, "auth").issue(trustme.CA())
     issued.files.key.write_text("no key")
 
@@ -282,13 +282,13 @@ def test_files_that_cannot_be_used_stop_the_start_with_a_sentence(tmp_path: Path
         Certificates(issued.files)
 
 
-def test_a_half_of_mtls_is_refused() -> None:
+def test_an_incomplete_mtls_configuration_is_refused() -> None:
     with pytest.raises(ValidationError, match="Set all three or none"):
         ServiceSettings(tls_certificate_file="tls.crt")
 
 
 @pytest.mark.parametrize("listen", ["[::]:50051", "0.0.0.0:50051", "10.0.0.7:50051"])
-async def test_plaintext_beyond_this_machine_must_be_wanted(listen: str) -> None:
+async def test_plaintext_beyond_this_machine_must_be_enabled_explicitly(listen: str) -> None:
     with pytest.raises(StartError, match="can be reached from other machines and TLS is not configured"):
         GrpcServer(listen, ServiceSettings())
 

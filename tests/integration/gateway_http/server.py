@@ -1,4 +1,4 @@
-"""The gateway's HTTP server with an application of the test's, on a thread and an event loop of its own."""
+"""The gateway's HTTP server with a test application, on its own thread and event loop."""
 
 import asyncio
 import contextlib
@@ -28,12 +28,12 @@ _PATIENCE_SECONDS = 10.0
 
 
 class Application:
-    """An ASGI application that answers what it was asked, and remembers it.
+    """An ASGI application that answers with what it received, and records it.
 
     Attributes:
         seen: Method, path and body of each request that was read to its end.
         gate: Requests to `/wait` are answered when it is open.
-        ended: What `receive` or `send` told of clients that left or stalled, by path.
+        ended: What `receive` or `send` reported of clients that disconnected or stalled, by path.
     """
 
     def __init__(self) -> None:
@@ -101,13 +101,13 @@ async def _answer(send: Send, body: bytes) -> None:
 
 @dataclass
 class Running:
-    """A server that runs."""
+    """A running server."""
 
     port: int
     app: Application
     server: uvicorn.Server
     errors: list[dict[str, Any]] = field(default_factory=list)
-    """What the event loop was told that nobody handled."""
+    """Unhandled exceptions reported to the event loop."""
 
     def connect(self, *, host: str = "127.0.0.1", receive_buffer: int = 0) -> "Client":
         """Return a new connection."""
@@ -168,7 +168,7 @@ def _run(running: Running, open_socket: socket.socket) -> None:
 
 @dataclass
 class Response:
-    """A response as it came over the wire."""
+    """A response as received."""
 
     status: int
     headers: dict[str, str]
@@ -194,7 +194,7 @@ class Client:
         self.socket.close()
 
     def send(self, *parts: bytes) -> None:
-        """Send parts, each in a segment of its own as far as the kernel lets one."""
+        """Send parts, each in its own segment as far as the kernel allows."""
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in parts:
             self.socket.sendall(part)
@@ -222,7 +222,7 @@ class Client:
         return b"".join(parts)
 
     def is_closed(self) -> bool:
-        """Wait for the server to close, with nothing more said."""
+        """Wait for the server to close without sending anything more."""
         return self.rest() == b""
 
     def leave(self) -> None:

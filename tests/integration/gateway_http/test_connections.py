@@ -1,4 +1,6 @@
-"""Connections are counted, in all and by address; one too many is told so, and harms none that is open."""
+"""Connections are limited, in total and per address; one beyond the limit is refused with a reason and harms no
+other.
+"""
 
 import ipaddress
 import resource
@@ -23,7 +25,7 @@ def _fill(server: Running, count: int) -> list[Client]:
     [(Limits(connections_max=3), 503), (Limits(connections_per_address_max=3), 429)],
     ids=["in all", "of one address"],
 )
-def test_one_too_many_is_told_so_and_the_others_go_on(limits: Limits, status: int) -> None:
+def test_one_connection_too_many_is_refused_with_a_reason_and_the_others_continue(limits: Limits, status: int) -> None:
     with serving(limits) as server:
         clients = _fill(server, 3)
         clients[0].send(get("/wait"))
@@ -52,7 +54,7 @@ def test_a_trusted_proxy_is_not_limited_by_its_address() -> None:
             client.leave()
 
 
-def test_refused_connections_do_not_pile_up() -> None:
+def test_refused_connections_do_not_accumulate() -> None:
     with serving(Limits(connections_max=1)) as server:
         kept = _fill(server, 1)
         refused = [server.connect() for _ in range(400)]
@@ -69,7 +71,7 @@ class _Connection:
         raise AssertionError
 
 
-async def test_an_ipv6_customer_is_one_address() -> None:
+async def test_one_ipv6_prefix_counts_as_one_address() -> None:
     connections = Connections(Limits(connections_per_address_max=2))
     network = ipaddress.ip_network("2001:db8:1:2::/64")
     opened = [(_Connection(), str(network[number])) for number in range(3)]
@@ -82,7 +84,7 @@ async def test_an_ipv6_customer_is_one_address() -> None:
     connections.release(*opened[0], was_refused=False)
 
 
-def test_there_may_be_a_file_for_every_connection() -> None:
+def test_the_limit_of_open_files_is_raised_to_the_number_of_connections() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     program = (
         "import resource; from services.gateway.http_server.listener import allow_connections;"

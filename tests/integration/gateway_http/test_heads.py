@@ -1,4 +1,4 @@
-"""Heads are bounded in size, fields and time, whatever they come as, and refused in the API's envelope."""
+"""Heads are bounded in size, number of fields and time, however they arrive, and refused in the API's envelope."""
 
 import resource
 import time
@@ -25,7 +25,7 @@ def _assert_rejected(response: Response, status: int, code: str) -> None:
 
 
 def _read_while_sending(client: Client, part: bytes, *, count: int) -> Response:
-    """Send until the server has had enough."""
+    """Send until the server refuses."""
     try:
         for _ in range(count):
             client.send(part)
@@ -91,7 +91,7 @@ def _read_while_sending(client: Client, part: bytes, *, count: int) -> Response:
         ),
     ],
 )
-def test_what_is_no_good_head_is_refused_in_the_envelope(request_: bytes, status: int, code: str) -> None:
+def test_an_invalid_head_is_refused_in_the_envelope(request_: bytes, status: int, code: str) -> None:
     with serving() as server:
         for parts in ([request_], [request_[:1000], request_[1000:]]):
             with server.connect() as client:
@@ -101,7 +101,7 @@ def test_what_is_no_good_head_is_refused_in_the_envelope(request_: bytes, status
         assert server.app.started == []
 
 
-def test_a_defect_while_a_request_is_parsed_is_answered_and_closes_its_connection_alone() -> None:
+def test_an_internal_error_during_parsing_is_answered_and_closes_only_its_connection() -> None:
     broken = Limits(fields_max=cast(int, None))
     with serving(broken) as server:
         for _ in range(2):
@@ -122,7 +122,7 @@ def test_a_head_within_the_limits_is_answered_in_one_piece_and_byte_by_byte() ->
         assert len(client.read().json["headers"]) == 100
 
 
-def test_a_rejection_names_the_page_that_may_read_it() -> None:
+def test_a_rejection_has_cors_headers_for_the_calling_page() -> None:
     with serving(origins=("https://app.example",)) as server:
         for origin, allowed in (("https://app.example", "https://app.example"), ("https://evil.example", None)):
             with server.connect() as client:
@@ -134,7 +134,7 @@ def test_a_rejection_names_the_page_that_may_read_it() -> None:
 
 
 @pytest.mark.parametrize("part", [b"a" * 65_536, b"x: a\r\n" * 10_000], ids=["value", "fields"])
-def test_a_head_without_an_end_costs_no_more_memory_and_time_than_the_limit(part: bytes) -> None:
+def test_an_endless_head_costs_no_more_memory_and_time_than_the_limit(part: bytes) -> None:
     before, began = psutil.Process().memory_info().rss, time.process_time()
     with serving() as server, server.connect() as client:
         client.send(b"GET / HTTP/1.1\r\nx: ")
@@ -143,7 +143,7 @@ def test_a_head_without_an_end_costs_no_more_memory_and_time_than_the_limit(part
     assert time.process_time() - began < 5
 
 
-def test_a_head_that_comes_in_crumbs_is_not_copied_for_each_of_them() -> None:
+def test_a_head_in_many_small_pieces_is_not_copied_for_each_of_them() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     with serving() as server, server.connect() as client:
         client.send(b"GET / HTTP/1.1\r\nx: ")
@@ -160,7 +160,7 @@ def test_a_head_that_comes_in_crumbs_is_not_copied_for_each_of_them() -> None:
         pytest.param(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc", 408, id="in the body"),
     ],
 )
-def test_what_does_not_arrive_in_time_is_ended(sent: bytes, status: int | None) -> None:
+def test_a_request_that_does_not_arrive_in_time_is_ended(sent: bytes, status: int | None) -> None:
     with serving(_BRIEF) as server, server.connect() as client:
         client.send(*filter(None, [sent]))
         began = time.monotonic()
@@ -170,7 +170,7 @@ def test_what_does_not_arrive_in_time_is_ended(sent: bytes, status: int | None) 
         assert 0.9 < time.monotonic() - began < 5
 
 
-def test_a_head_that_drips_is_ended_though_each_byte_comes_in_time() -> None:
+def test_a_slow_head_is_ended_even_if_each_byte_comes_in_time() -> None:
     with serving(_BRIEF) as server, server.connect() as client:
         response = None
         client.socket.settimeout(0.2)
@@ -215,7 +215,7 @@ def test_trailers_and_extensions_have_the_same_bounds(head: bytes, part: bytes) 
         assert server.app.seen == []
 
 
-def test_trailers_are_read_and_dropped_and_small_chunks_are_no_fault() -> None:
+def test_trailers_are_read_and_dropped_and_small_chunks_are_accepted() -> None:
     with serving() as server, server.connect() as client:
         client.send(_CHUNKED + b"1\r\na\r\n" * 100_000 + b"0\r\nauthorization: evil\r\n\r\n" + post("/b", b"x"))
         first = client.read().json
@@ -224,7 +224,7 @@ def test_trailers_are_read_and_dropped_and_small_chunks_are_no_fault() -> None:
         assert client.read().json["path"] == "/b"
 
 
-def test_a_malformed_body_is_refused_and_the_application_is_told() -> None:
+def test_a_malformed_body_is_refused_and_the_application_is_notified() -> None:
     with serving() as server, server.connect() as client:
         client.send(_CHUNKED + b"nonsense\r\n")
         _assert_rejected(client.read(), 400, "malformed_request")

@@ -1,4 +1,4 @@
-"""Requests that come before their turn wait for it, cost only their size, and are never started for nobody."""
+"""Pipelined requests wait for their turn, cost only their size, and are not started for a disconnected client."""
 
 import time
 
@@ -14,7 +14,7 @@ def test_requests_are_answered_in_order_whatever_their_number() -> None:
     assert [(one["path"], one["bytes"]) for one in answers] == [(f"/{n}", n % 50) for n in range(count)]
 
 
-def test_a_client_that_leaves_has_no_request_started_for_it_and_the_one_under_way_is_told() -> None:
+def test_a_disconnected_client_has_no_further_request_started_and_the_running_one_is_notified() -> None:
     with serving() as server:
         client = server.connect()
         client.send(post("/wait", b"1") + post("/a", b"2") + post("/b", b"3"))
@@ -26,7 +26,7 @@ def test_a_client_that_leaves_has_no_request_started_for_it_and_the_one_under_wa
         assert server.open_connections == 0
 
 
-def test_a_request_waits_with_its_body_until_the_one_before_is_answered() -> None:
+def test_a_request_waits_with_its_body_until_the_previous_one_is_answered() -> None:
     with serving() as server, server.connect() as client:
         client.send(post("/wait", b"1"), post("/a", b"x" * 200_000))
         time.sleep(0.1)
@@ -36,7 +36,7 @@ def test_a_request_waits_with_its_body_until_the_one_before_is_answered() -> Non
         assert client.read().json["bytes"] == 200_000
 
 
-def test_nonsense_behind_a_request_does_not_cut_its_response() -> None:
+def test_invalid_bytes_after_a_request_do_not_truncate_its_response() -> None:
     with serving() as server, server.connect() as client:
         client.send(post("/wait", b"1") + b"nonsense\r\n\r\n")
         time.sleep(0.1)
@@ -47,14 +47,14 @@ def test_nonsense_behind_a_request_does_not_cut_its_response() -> None:
         assert client.is_closed()
 
 
-def test_nonsense_in_the_same_piece_behind_several_requests_is_refused_after_all_of_them() -> None:
+def test_invalid_bytes_after_several_requests_in_one_piece_are_refused_after_all_of_them() -> None:
     with serving() as server, server.connect() as client:
         client.send(post("/a", b"1") + post("/b", b"2") + b"nonsense\r\n\r\n")
         assert [client.read().status for _ in range(3)] == [200, 200, 400]
         assert server.app.started == ["/a", "/b"]
 
 
-def test_what_follows_a_request_with_connection_close_is_dropped() -> None:
+def test_bytes_after_a_request_with_connection_close_are_dropped() -> None:
     with serving() as server, server.connect() as client:
         client.send(get("/a", "connection: close") + get("/b"))
         response = client.read()
@@ -63,7 +63,7 @@ def test_what_follows_a_request_with_connection_close_is_dropped() -> None:
         assert server.app.started == ["/a"]
 
 
-def test_a_flood_behind_a_request_is_not_read_until_its_turn() -> None:
+def test_a_flood_after_a_request_is_not_read_until_its_turn() -> None:
     with serving(Limits()) as server, server.connect() as client:
         client.send(post("/wait", b"1"))
         client.socket.settimeout(1)
@@ -73,7 +73,7 @@ def test_a_flood_behind_a_request_is_not_read_until_its_turn() -> None:
                 sent += client.socket.send(get("/a") * 1_000)
         except TimeoutError:
             pass
-        assert sent < 50 * 2**20, "the server read on"
+        assert sent < 50 * 2**20, "the server continued to read"
         assert server.app.started == ["/wait"]
         server.app.gate.set()
         client.socket.settimeout(10)

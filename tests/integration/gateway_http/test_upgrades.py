@@ -1,4 +1,4 @@
-"""An offer to upgrade is ignored (RFC 9110, 7.8): what follows its head is the request's own body."""
+"""An offer to upgrade is ignored (RFC 9110, 7.8): what follows its head is the body of the request."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from tests.integration.gateway_http.server import get, post, serving
 
 _H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
 _SMUGGLED = get("/smuggled")
-"""A body that would be a request of its own, if it were not a body."""
+"""A body that looks like a request."""
 _CHUNKED = (
     b"POST /a HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: h2c\r\ntransfer-encoding: chunked\r\n\r\n"
     b"%x\r\n%b\r\n0\r\n\r\n" % (len(_SMUGGLED), _SMUGGLED)
@@ -20,7 +20,7 @@ _CHUNKED = (
 @pytest.mark.parametrize(
     "offer", [_H2C, ("Connection: upgrade", "Upgrade: websocket"), ("Connection: close, Upgrade", "Upgrade: h2c")]
 )
-def test_a_body_behind_an_offer_is_the_requests_own_however_it_is_split(offer: tuple[str, ...]) -> None:
+def test_the_body_after_an_upgrade_offer_belongs_to_the_request_however_it_is_split(offer: tuple[str, ...]) -> None:
     request = post("/a", _SMUGGLED, *offer)
     with serving() as server:
         for cut in range(1, len(request)):
@@ -30,7 +30,7 @@ def test_a_body_behind_an_offer_is_the_requests_own_however_it_is_split(offer: t
         assert server.app.seen == [("POST", "/a", _SMUGGLED)] * (len(request) - 1)
 
 
-def test_a_chunked_body_behind_an_offer_is_the_requests_own_byte_by_byte() -> None:
+def test_a_chunked_body_after_an_upgrade_offer_belongs_to_the_request_byte_by_byte() -> None:
     with serving() as server, server.connect() as client:
         client.send(_CHUNKED)
         assert client.read().status == 200
@@ -39,14 +39,14 @@ def test_a_chunked_body_behind_an_offer_is_the_requests_own_byte_by_byte() -> No
         assert server.app.seen == [("POST", "/a", _SMUGGLED)] * 2
 
 
-def test_requests_behind_one_with_an_offer_are_answered_in_order() -> None:
+def test_requests_after_one_with_an_upgrade_offer_are_answered_in_order() -> None:
     with serving() as server, server.connect() as client:
         client.send(post("/a", _SMUGGLED, *_H2C) + get("/b", *_H2C) + post("/c", b"c") + post("/d", b"d", *_H2C))
         assert [client.read().json["path"] for _ in range(4)] == ["/a", "/b", "/c", "/d"]
         assert "/smuggled" not in server.app.started
 
 
-def test_the_other_fields_of_an_offer_arrive_as_they_were_sent() -> None:
+def test_the_other_fields_of_an_upgrade_offer_arrive_unchanged() -> None:
     with serving() as server, server.connect() as client:
         client.send(post("/a?q=1", b"x", *_H2C, "X-One: a, b", "X-One: c"))
         headers = client.read().json["headers"]
@@ -54,13 +54,13 @@ def test_the_other_fields_of_an_offer_arrive_as_they_were_sent() -> None:
     assert headers["x-one"] == "c"
 
 
-def test_an_offer_of_http_1_0_stays_http_1_0() -> None:
+def test_an_upgrade_offer_over_http_1_0_stays_http_1_0() -> None:
     with serving() as server, server.connect() as client:
         client.send(b"GET /a HTTP/1.0\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
         assert client.read().json["http_version"] == "1.0"
 
 
-def test_connect_is_refused_and_what_follows_is_no_request() -> None:
+def test_connect_is_refused_and_the_following_bytes_are_no_request() -> None:
     with serving() as server, server.connect() as client:
         client.send(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n" + _SMUGGLED)
         assert client.read().status == 400

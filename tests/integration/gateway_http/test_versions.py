@@ -1,4 +1,4 @@
-"""HTTP/1.0 clients know no chunks, and HTTP/1.1 clients may expect `100 Continue`."""
+"""HTTP/1.0 clients do not support chunks, and HTTP/1.1 clients may expect `100 Continue`."""
 
 from tests.integration.gateway_http.server import get, post, serving
 
@@ -13,7 +13,7 @@ def test_a_stream_to_an_http_1_0_client_ends_with_the_connection() -> None:
     assert response.headers["connection"] == "close"
 
 
-def test_an_http_1_0_client_keeps_its_connection_where_it_asks_and_the_length_is_known() -> None:
+def test_an_http_1_0_connection_is_kept_alive_on_request_if_the_length_is_known() -> None:
     with serving() as server:
         with server.connect() as client:
             for _ in range(2):
@@ -42,7 +42,7 @@ def test_head_has_the_headers_and_no_body() -> None:
         assert client.read().json["path"] == "/b"
 
 
-def test_a_client_that_expects_100_continue_is_told_when_its_body_is_wanted() -> None:
+def test_a_client_that_expects_100_continue_gets_it_when_its_body_is_read() -> None:
     request = post("/a", b"x" * 100, "expect: 100-continue")
     head, body = request[:-100], request[-100:]
     with serving() as server, server.connect() as client:
@@ -53,7 +53,7 @@ def test_a_client_that_expects_100_continue_is_told_when_its_body_is_wanted() ->
             assert client.read().json["bytes"] == 100
 
 
-def test_a_client_whose_body_is_not_wanted_is_told_at_once_and_what_it_sends_is_no_request() -> None:
+def test_a_client_whose_body_is_not_wanted_gets_its_response_at_once_and_the_body_is_no_request() -> None:
     head = post("/early", b"", "expect: 100-continue").replace(b"content-length: 0", b"content-length: 100")
     with serving() as server, server.connect() as client:
         client.send(head)
@@ -64,7 +64,7 @@ def test_a_client_whose_body_is_not_wanted_is_told_at_once_and_what_it_sends_is_
         assert server.app.started == ["/early"]
 
 
-def test_a_small_body_that_nobody_reads_is_dropped_and_the_connection_kept() -> None:
+def test_a_small_unread_body_is_dropped_and_the_connection_kept() -> None:
     with serving() as server, server.connect() as client:
         client.send(post("/early", b"x" * 100_000), get("/a"))
         response = client.read()
@@ -72,7 +72,7 @@ def test_a_small_body_that_nobody_reads_is_dropped_and_the_connection_kept() -> 
         assert client.read().json["path"] == "/a"
 
 
-def test_a_client_reads_its_response_though_it_sends_a_large_body_that_nobody_reads() -> None:
+def test_a_client_reads_its_response_though_it_sends_a_large_unread_body() -> None:
     with serving() as server:
         for _ in range(5):
             with server.connect() as client:
@@ -82,7 +82,7 @@ def test_a_client_reads_its_response_though_it_sends_a_large_body_that_nobody_re
                 assert client.is_closed()
 
 
-def test_a_defect_is_a_500_in_the_envelope() -> None:
+def test_an_internal_error_is_a_500_in_the_envelope() -> None:
     with serving() as server, server.connect() as client:
         client.send(get("/defect", "origin: https://app.example"))
         response = client.read()

@@ -1,4 +1,4 @@
-"""The running stand-in that the tests of this folder share."""
+"""The running stand-in shared by the tests of this folder."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Starts the real stand-in and talks to it as a raw client, for the tests beside this file."""
+"""Starts the real stand-in and calls it as a raw client."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def payloads(body: str) -> list[Any]:
 
 
 def deltas(body: str, key: str) -> str:
-    """Return what the stream says under `key` of its deltas."""
+    """Return the text of a stream under `key` of its deltas."""
     chunks = [chunk for chunk in payloads(body) if chunk != "[DONE]" and chunk.get("choices")]
     return "".join(chunk["choices"][0]["delta"].get(key) or "" for chunk in chunks)
 
@@ -79,7 +79,7 @@ class StandIn:
         return error
 
     def entry(self, text: str) -> dict[str, Any]:
-        """Return the ended journal entry of the last request that said `text`."""
+        """Return the ended journal entry of the last request whose text was `text`."""
         deadline = time.monotonic() + _DEADLINE_SECONDS
         while time.monotonic() < deadline:
             found = [entry for entry in self.client.get("/journal").json() if entry["last_user_message"] == text]

@@ -1,4 +1,4 @@
-"""Answers that are not streamed have Groq's shape and depend on the request alone."""
+"""Non-streaming answers have Groq's shape and depend only on the request."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_the_keys_come_in_groqs_order(standin: StandIn) -> None:
     assert body["usage_breakdown"] is None
 
 
-def test_the_ids_have_groqs_form(standin: StandIn) -> None:
+def test_the_ids_have_groqs_format(standin: StandIn) -> None:
     response = standin.say("hi", seed=7)
     body = response.json()
     assert re.fullmatch(r"chatcmpl-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", body["id"])
@@ -48,7 +48,7 @@ def test_an_answer_carries_groqs_headers(standin: StandIn) -> None:
     assert len([name for name in headers if name.startswith("x-ratelimit-")]) == 6
 
 
-def test_json_is_encoded_as_go_does(standin: StandIn) -> None:
+def test_json_is_encoded_as_in_go(standin: StandIn) -> None:
     raw = standin.say("[[standin:unicode]]", model=QWEN).content
     assert raw.endswith(b"}\n")
     assert rb"\u003cb\u003ebold \u0026 " in raw
@@ -73,7 +73,7 @@ def test_usage_adds_up_and_reasoning_is_counted_inside(standin: StandIn) -> None
     assert usage["completion_tokens"] > 12
 
 
-def test_only_a_model_that_is_asked_to_reason_shows_reasoning(standin: StandIn) -> None:
+def test_only_a_model_with_reasoning_enabled_shows_reasoning(standin: StandIn) -> None:
     assert "reasoning" in standin.say("hi", model=OSS).json()["choices"][0]["message"]
     assert "reasoning" not in standin.say("hi", model=QWEN).json()["choices"][0]["message"]
     asked = standin.say("hi", model=QWEN, reasoning_format="parsed").json()["choices"][0]["message"]
@@ -86,7 +86,7 @@ def test_hidden_reasoning_is_still_billed(standin: StandIn) -> None:
     assert shown["usage"] == hidden["usage"]
 
 
-def test_raw_reasoning_stands_inside_the_content(standin: StandIn) -> None:
+def test_raw_reasoning_is_part_of_the_content(standin: StandIn) -> None:
     body = standin.say("hi", model=QWEN, reasoning_format="raw").json()
     assert body["choices"][0]["message"]["content"].startswith("<think>")
 
@@ -122,7 +122,7 @@ def test_a_forced_tool_is_called_without_a_content_key(standin: StandIn, choice:
     assert answer["finish_reason"] == "tool_calls"
 
 
-def test_a_tool_that_is_only_offered_is_not_called(standin: StandIn) -> None:
+def test_an_offered_tool_is_not_called_without_the_marker(standin: StandIn) -> None:
     assert standin.say("hi", tools=[WEATHER]).json()["choices"][0]["finish_reason"] == "stop"
 
 
@@ -157,7 +157,7 @@ def test_an_answer_of_n_tokens_costs_exactly_n(standin: StandIn) -> None:
     assert standin.say("[[standin:tokens count=37]]").json()["usage"]["completion_tokens"] == 37
 
 
-def test_a_big_answer_has_exactly_the_bytes_asked_for(standin: StandIn) -> None:
+def test_a_large_answer_has_exactly_the_requested_bytes(standin: StandIn) -> None:
     text = "[[standin:big bytes=300001 piece=1000]]"
     body = standin.say(text).json()
     assert len(body["choices"][0]["message"]["content"]) == 300_001

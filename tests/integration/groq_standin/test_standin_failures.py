@@ -1,4 +1,4 @@
-"""Each failure mode does on the wire what the table of modes says."""
+"""Each failure mode behaves on the wire as its table documents."""
 
 import errno
 
@@ -30,7 +30,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("mode", REFUSALS)
-def test_a_refusal_has_its_status_and_code(standin: StandIn, mode: str, stream: bool) -> None:
+def test_an_error_mode_has_its_status_and_code(standin: StandIn, mode: str, stream: bool) -> None:
     response = standin.say(f"[[standin:{mode}]]", stream=stream)
     error = response.json()["error"]
     assert (response.status_code, error.get("code")) == REFUSALS[mode]
@@ -47,7 +47,7 @@ def test_the_edge_answers_in_html(standin: StandIn, mode: str, status: int) -> N
     assert "x-request-id" not in response.headers
 
 
-def test_a_rate_limit_says_when_to_come_back_and_names_the_organisation(standin: StandIn) -> None:
+def test_a_rate_limit_sets_retry_after_and_names_the_organisation(standin: StandIn) -> None:
     response = standin.say("[[standin:429 retry_after=7]]")
     assert response.headers["retry-after"] == "7"
     assert response.headers["x-ratelimit-reset-tokens"] == "7s"
@@ -56,13 +56,13 @@ def test_a_rate_limit_says_when_to_come_back_and_names_the_organisation(standin:
     assert response.json()["error"]["type"] == "tokens"
 
 
-def test_a_daily_limit_takes_minutes_to_clear(standin: StandIn) -> None:
+def test_a_daily_limit_takes_minutes_to_reset(standin: StandIn) -> None:
     response = standin.say("[[standin:429-day]]")
     assert response.headers["retry-after"] == "579"
     assert "tokens per day (TPD)" in response.json()["error"]["message"]
 
 
-def test_a_failed_tool_call_shows_what_was_generated(standin: StandIn) -> None:
+def test_a_failed_tool_call_includes_the_generated_text(standin: StandIn) -> None:
     assert standin.say("[[standin:tool_use_failed]]").json()["error"]["failed_generation"]
 
 
@@ -76,11 +76,11 @@ def test_an_error_event_follows_the_tokens_and_ends_the_stream(standin: StandIn)
     assert standin.entry(text)["finish_reason"] is None
 
 
-def test_an_error_event_without_a_stream_is_a_refusal(standin: StandIn) -> None:
+def test_an_error_event_without_a_stream_is_an_error_response(standin: StandIn) -> None:
     assert standin.say("[[standin:error_event]]").status_code == 400
 
 
-def test_an_x_groq_error_hides_in_a_chunk_before_done(standin: StandIn) -> None:
+def test_an_x_groq_error_is_part_of_a_chunk_before_done(standin: StandIn) -> None:
     chunks = payloads(standin.say("[[standin:x_groq_error after=1]]", stream=True).text)
     assert chunks[-1] == "[DONE]"
     assert chunks[-2]["x_groq"]["error"]
@@ -99,14 +99,14 @@ def test_a_cut_closes_the_connection_inside_the_body(standin: StandIn, stream: b
     assert entry["events_sent"] == (3 if stream else 0)
 
 
-def test_a_cut_stream_counts_the_tokens_it_had_sent(standin: StandIn) -> None:
+def test_a_cut_stream_counts_the_tokens_sent_before(standin: StandIn) -> None:
     text = "count me [[standin:tokens count=9]] [[standin:cut after=4]]"
     with pytest.raises(httpx.RemoteProtocolError):
         standin.say(text, stream=True)
     assert standin.entry(text)["usage"]["completion_tokens"] == 4
 
 
-def test_a_stream_can_end_in_order_without_a_finish(standin: StandIn) -> None:
+def test_a_stream_can_end_normally_without_a_finish(standin: StandIn) -> None:
     chunks = payloads(standin.say("[[standin:cut after=2 how=end]]", stream=True).text)
     assert len(chunks) == 3
     assert "[DONE]" not in chunks
@@ -128,7 +128,7 @@ def test_a_reset_is_a_tcp_reset(standin: StandIn, mode: str, stream: bool) -> No
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_hang_sends_no_headers_until_the_client_leaves(standin: StandIn, stream: bool) -> None:
+def test_a_hang_sends_no_headers_until_the_client_disconnects(standin: StandIn, stream: bool) -> None:
     text = f"[[standin:hang]] {stream}"
     with httpx.Client(base_url=standin.url, timeout=0.2) as client, pytest.raises(httpx.ReadTimeout):
         StandIn(standin.url, client).say(text, stream=stream)
@@ -137,7 +137,7 @@ def test_a_hang_sends_no_headers_until_the_client_leaves(standin: StandIn, strea
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_hanging_stream_falls_silent_after_its_tokens(standin: StandIn, stream: bool) -> None:
+def test_a_hanging_stream_sends_nothing_after_its_tokens(standin: StandIn, stream: bool) -> None:
     text = f"[[standin:hang_stream after=2]] {stream}"
     with httpx.Client(base_url=standin.url, timeout=0.2) as client, pytest.raises(httpx.ReadTimeout):
         StandIn(standin.url, client).say(text, stream=stream)
@@ -145,14 +145,14 @@ def test_a_hanging_stream_falls_silent_after_its_tokens(standin: StandIn, stream
     assert (entry["aborted"], entry["status"], entry["events_sent"]) == (True, 200, 3 if stream else 0)
 
 
-def test_a_flaky_request_fails_as_often_as_asked_and_then_succeeds(standin: StandIn) -> None:
+def test_a_flaky_request_fails_as_often_as_requested_and_then_succeeds(standin: StandIn) -> None:
     text = "[[standin:flaky times=2 status=498 id=one]]"
     assert [standin.say(text).status_code for _ in range(4)] == [498, 498, 200, 200]
     assert standin.say(text.replace("one", "two")).status_code == 498
     assert standin.entry(text)["mode"] == "flaky"
 
 
-def test_a_flaky_request_can_meet_any_mode(standin: StandIn) -> None:
+def test_a_flaky_request_can_use_any_mode(standin: StandIn) -> None:
     text = "[[standin:flaky status=reset id=three]]"
     with pytest.raises(httpx.ReadError):
         standin.say(text)
@@ -182,6 +182,6 @@ def test_a_marker_in_an_earlier_message_has_no_effect(standin: StandIn) -> None:
     assert standin.say("", messages=messages).status_code == 200
 
 
-def test_a_marker_may_stand_in_a_text_part(standin: StandIn) -> None:
+def test_a_marker_may_be_in_a_text_part(standin: StandIn) -> None:
     messages = [{"role": "user", "content": [{"type": "text", "text": "[[standin:503]]"}]}]
     assert standin.say("", messages=messages).status_code == 503

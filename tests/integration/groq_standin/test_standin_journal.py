@@ -1,4 +1,4 @@
-"""The journal agrees with what was asked and sent."""
+"""The journal agrees with what was requested and sent."""
 
 import socket
 from contextlib import closing
@@ -32,7 +32,7 @@ def test_an_entry_counts_the_events_of_its_stream(standin: StandIn) -> None:
 
 
 def test_an_entry_is_closed_when_the_client_has_read_the_end(standin: StandIn) -> None:
-    """Whoever compares after the answer must not have to wait."""
+    """A comparison after the answer must not have to wait."""
     for stream in (True, False):
         request_id = standin.say("closed at once", stream=stream).headers["x-request-id"]
         last = standin.client.get("/journal").json()[-1]
@@ -45,7 +45,7 @@ def test_refused_requests_are_listed_without_usage(standin: StandIn) -> None:
     assert (last["status"], last["usage"], last["completion_id"], last["completed"]) == (401, None, None, True)
 
 
-def test_a_client_that_leaves_is_noted_with_what_it_had_got(standin: StandIn) -> None:
+def test_a_client_that_disconnects_is_recorded_with_what_it_received(standin: StandIn) -> None:
     text = "leaving [[standin:tokens count=50]] [[standin:slow token_ms=200]]"
     call = httpx.Request("POST", f"{standin.url}/openai/v1/chat/completions", json=request(text, stream=True))
     call.headers["authorization"] = "Bearer gsk_tests"
@@ -59,7 +59,7 @@ def test_a_client_that_leaves_is_noted_with_what_it_had_got(standin: StandIn) ->
     assert standin.client.get("/in-flight").json() == {"in_flight": 0}
 
 
-def test_a_client_that_leaves_inside_its_own_request_is_noted(standin: StandIn) -> None:
+def test_a_client_that_disconnects_while_sending_its_request_is_recorded(standin: StandIn) -> None:
     before = standin.client.get("/journal/summary").json()["aborted"]
     host, port = standin.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -84,14 +84,14 @@ def test_the_summary_adds_up_the_list_and_both_can_be_emptied(standin: StandIn) 
     assert standin.client.get("/journal/summary").json()["requests"] == 0
 
 
-def test_the_list_can_start_behind_a_sequence(standin: StandIn) -> None:
+def test_the_list_can_start_after_a_sequence_number(standin: StandIn) -> None:
     standin.say("one")
     sequence = standin.entry("one")["sequence"]
     standin.say("two")
     assert [entry["sequence"] for entry in standin.client.get(f"/journal?after={sequence}").json()] == [sequence + 1]
 
 
-def test_the_journal_forgets_the_oldest_but_the_summary_does_not() -> None:
+def test_the_journal_drops_the_oldest_entries_but_the_summary_does_not() -> None:
     with (
         started("--journal-size", "3", "--journal-bodies", "1") as (_, url),
         httpx.Client(base_url=url) as client,

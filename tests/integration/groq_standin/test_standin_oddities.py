@@ -1,4 +1,4 @@
-"""Answers that Groq should not give, or gives in an unusual form, are on the wire what the table of modes says."""
+"""Answers that Groq should not give, or gives in an unusual form, match the table of modes."""
 
 import json
 import re
@@ -16,7 +16,7 @@ MODELS = "/openai/v1/models"
 INVALID = "\N{REPLACEMENT CHARACTER}"
 
 
-def test_a_200_without_an_answer_has_the_form_asked_for(standin: StandIn) -> None:
+def test_a_200_without_an_answer_has_the_requested_form(standin: StandIn) -> None:
     def body(what: str) -> bytes:
         response = standin.say(f"[[standin:no_answer what={what}]]")
         assert response.status_code == 200
@@ -31,7 +31,7 @@ def test_a_200_without_an_answer_has_the_form_asked_for(standin: StandIn) -> Non
         json.loads(body("text"))
 
 
-def test_a_stream_without_an_answer_is_one_event_at_most_and_costs_nothing(standin: StandIn) -> None:
+def test_a_stream_without_an_answer_is_at_most_one_event_and_costs_nothing(standin: StandIn) -> None:
     for what in ("error", "object", "null", "empty"):
         text = f"streamed [[standin:no_answer what={what}]]"
         events = payloads(standin.say(text, stream=True).text)
@@ -44,7 +44,7 @@ def test_a_stream_without_an_answer_is_one_event_at_most_and_costs_nothing(stand
 
 @pytest.mark.parametrize("alphabet", ["ascii", "cjk", "emoji"])
 @pytest.mark.parametrize("size", [1_000, 1_000_000])
-def test_an_error_message_has_the_size_asked_for(standin: StandIn, alphabet: str, size: int) -> None:
+def test_an_error_message_has_the_requested_size(standin: StandIn, alphabet: str, size: int) -> None:
     marker = f"[[standin:long_message bytes={size} alphabet={alphabet}]]"
     refused = standin.say(f"[[standin:400]] {marker}")
     failed = payloads(standin.say(f"[[standin:error_event]] {marker}", stream=True).text)[-1]
@@ -59,23 +59,23 @@ UNCLEAN = {"utf8": b"caf\xff ok", "surrogate": b"a\\ud83cb", "emoji": b"a\\ud83c
 
 @pytest.mark.parametrize("where", ["content", "reasoning", "arguments"])
 @pytest.mark.parametrize("text", UNCLEAN)
-def test_text_that_is_no_unicode_is_in_the_answer(standin: StandIn, text: str, where: str) -> None:
+def test_invalid_unicode_is_in_the_answer(standin: StandIn, text: str, where: str) -> None:
     marker = f"[[standin:unclean text={text} where={where}]]"
     body = standin.say(marker).content
     assert UNCLEAN[text] in body
     message = json.loads(body.decode(errors="replace"))["choices"][0]["message"]
     said = message["tool_calls"][0]["function"]["arguments"] if where == "arguments" else message[where]
-    # The standard library joins halves and keeps lone ones.
+    # The standard library joins surrogate pairs and keeps unpaired ones.
     assert {"utf8": f"caf{INVALID} ok", "surrogate": "a\ud83cb", "emoji": "a\N{PARTY POPPER}b"}[text] in said
 
 
-def test_the_halves_of_an_emoji_come_in_two_deltas(standin: StandIn) -> None:
+def test_a_surrogate_pair_is_split_over_two_deltas(standin: StandIn) -> None:
     stream = standin.say("[[standin:unclean text=emoji]]", stream=True, model=QWEN).text
     assert [chunk["choices"][0]["delta"].get("content") for chunk in payloads(stream)[1:3]] == ["a\ud83c", "\udf89b"]
 
 
 @pytest.mark.parametrize("text", UNCLEAN)
-def test_text_that_is_no_unicode_is_in_an_error(standin: StandIn, text: str) -> None:
+def test_invalid_unicode_is_in_an_error(standin: StandIn, text: str) -> None:
     marker = f"[[standin:unclean text={text} where=error]]"
     refused = standin.say(marker)
     assert refused.status_code == 400
@@ -86,7 +86,7 @@ def test_text_that_is_no_unicode_is_in_an_error(standin: StandIn, text: str) -> 
 
 
 def events_of(raw: bytes) -> Iterator[tuple[str, str]]:
-    """Yield name and data of each event, as the HTML standard reads a stream."""
+    """Yield name and data of each event, parsed by the HTML standard."""
     name = ""
     data: list[str] = []
     for line in re.split("\r\n|\r|\n", raw.decode().removeprefix("\ufeff")):
@@ -114,7 +114,7 @@ MARKS = {
 
 
 @pytest.mark.parametrize("forms", [*((one,) for one in FORMS), ("bom", "cr", "lines", "comments"), FORMS])
-def test_a_stream_in_another_legal_form_says_the_same(standin: StandIn, forms: tuple[str, ...]) -> None:
+def test_a_stream_in_another_valid_encoding_has_the_same_events(standin: StandIn, forms: tuple[str, ...]) -> None:
     plain = "[[standin:tokens count=3]] [[standin:error_event after=2]]"
     marked = plain + "".join(f"[[standin:sse form={form}]]" for form in forms)
     expected, found = (list(events_of(standin.say(text, stream=True).content)) for text in (plain, marked))
@@ -134,7 +134,7 @@ def test_a_bad_chunk_size_is_followed_by_the_end_of_the_connection(standin: Stan
     assert standin.raw("[[standin:bad_chunk]]").endswith(b"\r\nzz\r\n")
 
 
-def test_a_stream_that_lacks_done_can_break_off(standin: StandIn) -> None:
+def test_a_stream_without_done_can_break_off(standin: StandIn) -> None:
     text = "[[standin:no_done how=close]]"
     raw = standin.raw(text, stream=True)
     assert not raw.endswith(b"0\r\n\r\n")
@@ -142,7 +142,7 @@ def test_a_stream_that_lacks_done_can_break_off(standin: StandIn) -> None:
     assert standin.entry(text)["usage_sent"]["total_tokens"] > 0
 
 
-def test_a_finish_chunk_can_be_all_that_comes(standin: StandIn) -> None:
+def test_a_stream_can_consist_of_a_finish_chunk_alone(standin: StandIn) -> None:
     text = "[[standin:finish_only]]"
     raw = standin.raw(text, stream=True)
     [chunk] = payloads(http_chunks(raw)[0].decode())
@@ -160,7 +160,7 @@ def test_a_chunk_with_an_error_can_report_usage(standin: StandIn) -> None:
 
 
 @pytest.mark.parametrize("mode", ["429", "503"])
-def test_a_refusal_can_name_its_wait_in_four_forms(standin: StandIn, mode: str) -> None:
+def test_an_error_can_give_its_wait_in_four_forms(standin: StandIn, mode: str) -> None:
     def headers(form: str) -> httpx.Headers:
         response = standin.say(f"[[standin:{mode}]] [[standin:retry_after ms=2500 form={form}]]")
         assert response.status_code == int(mode)
@@ -172,7 +172,7 @@ def test_a_refusal_can_name_its_wait_in_four_forms(standin: StandIn, mode: str) 
     assert (headers("ms")["retry-after-ms"], headers("ms").get("retry-after")) == ("2500", None)
 
 
-def test_a_flaky_refusal_names_the_wait_asked_for(standin: StandIn) -> None:
+def test_a_flaky_error_gives_the_requested_wait(standin: StandIn) -> None:
     text = "[[standin:flaky status=429 id=wait]] [[standin:retry_after ms=1500 form=ms]]"
     first, second = standin.say(text), standin.say(text)
     assert (first.status_code, first.headers["retry-after-ms"]) == (429, "1500")
@@ -180,7 +180,7 @@ def test_a_flaky_refusal_names_the_wait_asked_for(standin: StandIn) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_reported_counts_can_be_wrong_while_the_journal_keeps_the_true_ones(standin: StandIn, stream: bool) -> None:
+def test_reported_counts_can_be_wrong_while_the_journal_keeps_the_correct_ones(standin: StandIn, stream: bool) -> None:
     def usage(counts: str) -> tuple[Any, dict[str, Any]]:
         text = f"{stream} [[standin:tokens count=7]] [[standin:odd_usage counts={counts}]]"
         response = standin.say(text, stream=stream)
@@ -200,7 +200,7 @@ def test_reported_counts_can_be_wrong_while_the_journal_keeps_the_true_ones(stan
 @pytest.mark.parametrize(
     ("form", "expected"), [("number", 12345), ("object", {"id": "req_1"}), ("long", "r" * 100_000)]
 )
-def test_the_id_of_groq_can_be_none(standin: StandIn, form: str, expected: object) -> None:
+def test_groqs_id_can_be_absent(standin: StandIn, form: str, expected: object) -> None:
     text = f"[[standin:odd_id form={form}]]"
     response = standin.say(text)
     assert response.json()["x_groq"]["id"] == expected
@@ -209,7 +209,7 @@ def test_the_id_of_groq_can_be_none(standin: StandIn, form: str, expected: objec
     assert [chunk["x_groq"]["id"] for chunk in chunks[:-1] if "x_groq" in chunk] == [expected] * 2
 
 
-def test_an_old_function_call_comes_in_pieces(standin: StandIn) -> None:
+def test_an_old_function_call_is_streamed_in_pieces(standin: StandIn) -> None:
     text = "[[standin:function_call pieces=3]]"
     message = standin.say(text).json()["choices"][0]
     chunks = payloads(standin.say(text, stream=True).text)
@@ -222,7 +222,7 @@ def test_an_old_function_call_comes_in_pieces(standin: StandIn) -> None:
     assert arguments == message["message"]["function_call"]["arguments"]
 
 
-def test_a_blocked_model_is_a_403_that_says_so(standin: StandIn) -> None:
+def test_a_blocked_model_is_a_403_with_the_reason(standin: StandIn) -> None:
     response = standin.say("[[standin:model_blocked]]")
     assert (response.status_code, response.json()["error"]["code"]) == (403, "model_permission_blocked_org")
 
@@ -234,7 +234,7 @@ def test_an_answer_and_an_event_can_have_many_megabytes(standin: StandIn) -> Non
     assert len(deltas(standin.say(text, stream=True, model=QWEN).text, "content")) == size
 
 
-def test_the_model_list_is_answered_as_it_was_last_asked_for() -> None:
+def test_the_model_list_has_the_form_that_was_last_requested() -> None:
     with started() as (_, url), httpx.Client(base_url=url, timeout=0.5, headers=KEY) as client:
 
         def list_as(kind: str) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""The program starts, tells where it listens, and leaves when told; its URLs and its documentation are right."""
+"""The program starts, prints its address, and stops on request; its URLs and its documentation are right."""
 
 import re
 import signal
@@ -26,7 +26,7 @@ def test_a_signal_ends_it_within_a_second_even_with_open_streams(number: signal.
             assert time.monotonic() - began < 1
 
 
-def test_a_taken_port_is_one_sentence_and_status_1(standin: StandIn) -> None:
+def test_a_port_in_use_is_one_sentence_and_status_1(standin: StandIn) -> None:
     port = standin.url.rpartition(":")[2]
     done = subprocess.run([*COMMAND, "--port", port], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False)
     assert done.returncode == 1
@@ -36,7 +36,7 @@ def test_a_taken_port_is_one_sentence_and_status_1(standin: StandIn) -> None:
     )
 
 
-def test_delays_of_the_command_line_hold_for_every_stream() -> None:
+def test_delays_from_the_command_line_apply_to_every_stream() -> None:
     options = ("--token-delay-ms", "10", "--first-token-delay-ms", "50")
     with started(*options) as (_, url), httpx.Client(base_url=url) as client:
         slow = StandIn(url, client)
@@ -53,7 +53,7 @@ def test_the_table_of_modes_and_the_registry_agree(standin: StandIn) -> None:
 
 
 def test_every_mode_accepts_its_own_documented_marker(standin: StandIn) -> None:
-    """The modes that never answer are tested where a client gives up."""
+    """The modes that never answer are tested with clients that time out."""
     silent = {"hang", "hang_stream", "reset", "reset_stream", "cut", "finish_only", "bad_chunk"}
     for mode in standin.client.get("/modes").json():
         if mode["name"] not in silent:

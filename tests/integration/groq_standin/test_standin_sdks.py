@@ -1,4 +1,4 @@
-"""The official SDKs take the stand-in for Groq."""
+"""The official SDKs work with the stand-in as with Groq."""
 
 from collections.abc import AsyncIterator, Iterator
 

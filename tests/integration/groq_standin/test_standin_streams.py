@@ -1,4 +1,4 @@
-"""Streams have Groq's chunks, and usage in all its three places."""
+"""Streams have Groq's chunks, and usage in all of its three places."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_the_first_chunk_names_role_request_and_seed(standin: StandIn) -> None:
     assert first["x_groq"] == {"id": response.headers["x-request-id"], "seed": 5}
 
 
-def test_x_groq_stands_on_the_first_and_the_finish_chunk_only(standin: StandIn) -> None:
+def test_x_groq_is_on_the_first_and_the_finish_chunk_only(standin: StandIn) -> None:
     chunks = payloads(standin.say("hi", **USAGE).text)
     marked = [index for index, chunk in enumerate(chunks) if "x_groq" in chunk]
     assert marked == [0, len(chunks) - 3]
@@ -37,14 +37,14 @@ def test_usage_comes_in_three_places_and_agrees(standin: StandIn) -> None:
     assert found["x_groq"] == found["top"] == found["last"]
 
 
-def test_the_extra_usage_chunk_comes_only_when_asked_for(standin: StandIn) -> None:
+def test_the_extra_usage_chunk_is_sent_only_on_request(standin: StandIn) -> None:
     assert list(_usages(standin.say("hi", stream=True).text)) == ["x_groq", "top"]
     last = payloads(standin.say("hi", **USAGE).text)[-2]
     assert list(last)[-3:] == ["choices", "usage", "service_tier"]
 
 
 @pytest.mark.parametrize("place", ["x_groq", "top", "last"])
-def test_usage_can_be_kept_to_one_place(standin: StandIn, place: str) -> None:
+def test_usage_can_be_limited_to_one_place(standin: StandIn, place: str) -> None:
     assert list(_usages(standin.say(f"[[standin:usage only={place}]]", **USAGE).text)) == [place]
 
 
@@ -54,7 +54,7 @@ def test_usage_can_be_left_out_and_is_still_in_the_journal(standin: StandIn) -> 
     assert standin.entry(text)["usage"]["total_tokens"] > 0
 
 
-def test_a_stream_says_and_costs_what_the_whole_answer_does(standin: StandIn) -> None:
+def test_a_stream_has_the_text_and_cost_of_the_whole_answer(standin: StandIn) -> None:
     whole, streamed = standin.say("alike").json(), standin.say("alike", stream=True).text
     message = whole["choices"][0]["message"]
     assert deltas(streamed, "content") == message["content"]
@@ -70,7 +70,7 @@ def test_only_gpt_oss_names_the_channel_of_its_reasoning(standin: StandIn) -> No
     assert deltas(qwen, "reasoning") == "The user"
 
 
-def test_a_tool_call_comes_whole_in_one_chunk(standin: StandIn) -> None:
+def test_a_tool_call_is_sent_whole_in_one_chunk(standin: StandIn) -> None:
     chunks = payloads(standin.say("[[standin:tool_call]]", model=QWEN, stream=True).text)
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": None}
     [call] = chunks[1]["choices"][0]["delta"]["tool_calls"]
@@ -83,7 +83,7 @@ def test_a_burst_is_one_write(standin: StandIn) -> None:
     assert [part.count(b"data: ") for part in written if part] == [4, 4, 1]
 
 
-def test_a_drip_cuts_inside_lines_and_characters(standin: StandIn) -> None:
+def test_a_drip_splits_inside_lines_and_characters(standin: StandIn) -> None:
     written = http_chunks(standin.raw("[[standin:drip]]", stream=True, model=QWEN))
     broken = [part for part in written if "\ufffd" in part.decode(errors="replace")]
     assert broken
@@ -95,7 +95,7 @@ def test_a_drip_without_a_stream_loses_nothing(standin: StandIn) -> None:
     assert "🦔🚀" in standin.say("[[standin:drip]]", model=QWEN).json()["choices"][0]["message"]["content"]
 
 
-def test_a_slow_answer_waits_as_long_as_asked(standin: StandIn) -> None:
+def test_a_slow_answer_waits_as_long_as_requested(standin: StandIn) -> None:
     for stream in (True, False):
         text = f"slow {stream} [[standin:slow headers_ms=20 first_ms=60 token_ms=5]] [[standin:tokens count=5]]"
         standin.say(text, stream=stream)

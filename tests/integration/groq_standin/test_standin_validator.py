@@ -15,7 +15,7 @@ EFFORTS = "['none', 'default', 'low', 'medium', 'high']"
 
 @pytest.fixture(scope="module")
 def switched() -> Iterator[StandIn]:
-    """A stand-in that accepts logprobs, refuses names and knows one key."""
+    """A stand-in that accepts logprobs, refuses names and accepts one key."""
     options = ("--allow-logprobs", "--refuse-names", "--api-key", "gsk_tests", "--api-key", "other")
     with started(*options) as (_, url), httpx.Client(base_url=url, timeout=10) as client:
         yield StandIn(url, client)
@@ -95,7 +95,9 @@ def test_a_missing_property_is_refused(standin: StandIn, name: str) -> None:
         ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused_with_its_param(standin: StandIn, changes: Any, param: str) -> None:
+def test_an_unsupported_feature_of_a_model_is_refused_with_its_param(
+    standin: StandIn, changes: Any, param: str
+) -> None:
     assert standin.refusal(**changes)["param"] == param
 
 
@@ -142,12 +144,12 @@ def test_a_conversation_longer_than_the_window_is_refused(standin: StandIn) -> N
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"[1]", b'{"model":"\xff"}'])
-def test_a_body_that_is_no_json_object_is_refused(standin: StandIn, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(standin: StandIn, body: bytes) -> None:
     assert standin.client.post(CHAT, content=body, headers=KEY).status_code == 400
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer sk-1"}, {"authorization": "Basic gsk_1"}])
-def test_a_foreign_key_is_refused_without_limits_in_the_headers(standin: StandIn, headers: dict[str, str]) -> None:
+def test_an_unknown_key_is_refused_without_limits_in_the_headers(standin: StandIn, headers: dict[str, str]) -> None:
     response = standin.post(request(), headers)
     assert response.status_code == 401
     assert response.content == (
@@ -156,7 +158,7 @@ def test_a_foreign_key_is_refused_without_limits_in_the_headers(standin: StandIn
     assert not [name for name in response.headers if name.startswith("x-ratelimit-")]
 
 
-def test_switches_turn_the_disputed_rules_round(switched: StandIn) -> None:
+def test_switches_invert_the_disputed_rules(switched: StandIn) -> None:
     assert switched.say("hi", logprobs=True, top_logprobs=1).status_code == 200
     violation = "('messages.0' : property 'name' is unsupported)"
     assert violation in switched.refusal(messages=[USER | {"name": "me"}])["message"]

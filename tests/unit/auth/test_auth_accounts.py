@@ -1,4 +1,4 @@
-"""E-mail addresses: one form in which they are kept, and what is none."""
+"""E-mail addresses: normalisation and validation."""
 
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -14,7 +14,7 @@ from services.common.readable_email import readable_email
 
 
 @pytest.mark.parametrize("written", ["Ada@Example.COM", " ada@example.com\n"])
-def test_an_address_is_compared_without_regard_to_case_and_space(written: str) -> None:
+def test_addresses_are_compared_without_case_and_surrounding_space(written: str) -> None:
     assert normalized_email(written) == "ada@example.com"
 
 
@@ -40,7 +40,7 @@ def test_an_address_is_compared_without_regard_to_case_and_space(written: str) -
         "ada@example_.com",
     ],
 )
-def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_address_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidRequest, match="such as ada@example"):
         normalized_email(text)
 
@@ -63,8 +63,8 @@ def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
         "ada@[192.0.2.1]",
     ],
 )
-def test_no_text_is_an_account_of_its_own_and_a_letter_to_somebody_else(text: str) -> None:
-    """Otherwise a stranger fills a mailbox with letters, five an hour to each of as many spellings as it takes."""
+def test_no_address_creates_an_account_and_mails_another_person(text: str) -> None:
+    """Otherwise an attacker could fill a mailbox: five e-mails an hour for each spelling of its address."""
     with pytest.raises(InvalidRequest):
         normalized_email(text)
 
@@ -77,14 +77,14 @@ def test_no_text_is_an_account_of_its_own_and_a_letter_to_somebody_else(text: st
         ("жанна@пример.рф", "жанна@xn--e1afmkfd.xn--p1ai"),
         ("Ada@BÜCHER.example", "ada@xn--bcher-kva.example"),
         ("ada@xn--bcher-kva.example", "ada@xn--bcher-kva.example"),
-        # Hindi has marks in most words, which are no letters; and what is typed on a Mac may be decomposed.
+        # Most Hindi words contain combining marks, which are not letters; text typed on a Mac may be decomposed.
         ("ईमेल@उदाहरण.भारत", "ईमेल@xn--p1b6ci4b4b3a.xn--h2brj9c"),
         ("jose\u0301@example.com", "jos\u00e9@example.com"),
         ("jos\u00e9@example.com", "jos\u00e9@example.com"),
         ("\u0130smail@example.com", "i\u0307smail@example.com"),
     ],
 )
-def test_an_address_that_people_have_is_taken_and_kept_in_one_form(email: str, kept: str) -> None:
+def test_real_addresses_are_accepted_and_normalised(email: str, kept: str) -> None:
     assert normalized_email(email) == kept
     assert normalized_email(kept) == kept
     assert normalized_email(readable_email(kept)) == kept
@@ -96,7 +96,7 @@ def test_an_address_that_people_have_is_taken_and_kept_in_one_form(email: str, k
 @pytest.mark.parametrize(
     "text", ["\u0301ada@example.com", "a.\u0301@example.com", "ada@xn--0.example", "ada@a\u200b.com"]
 )
-def test_marks_without_a_letter_and_domains_that_are_none_are_refused(text: str) -> None:
+def test_marks_without_a_letter_and_invalid_domains_are_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
         normalized_email(text)
 
@@ -112,17 +112,17 @@ def test_marks_without_a_letter_and_domains_that_are_none_are_refused(text: str)
         ("+tag@example.com", "+tag@example.com"),
     ],
 )
-def test_addresses_of_one_mailbox_are_one_persons(email: str, identity: str) -> None:
+def test_spellings_of_one_mailbox_are_one_address(email: str, identity: str) -> None:
     assert identity_of(email) == identity
 
 
-def test_only_names_beyond_ascii_need_smtputf8_and_no_domain_does() -> None:
+def test_only_a_non_ascii_local_part_needs_smtputf8() -> None:
     assert needs_smtputf8(normalized_email("жанна@example.com"))
     assert not needs_smtputf8(normalized_email("ada@пример.рф"))
 
 
 @given(st.emails(domains=st.just("example.com")))
-def test_an_address_once_normalised_stays_as_it_is(email: str) -> None:
+def test_normalising_twice_changes_nothing(email: str) -> None:
     try:
         once = normalized_email(email)
     except InvalidRequest:

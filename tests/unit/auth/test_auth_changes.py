@@ -1,4 +1,4 @@
-"""The feed of key changes, over a store and a clock that are moved by hand."""
+"""The feed of key changes, over a store and a clock controlled by the test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,8 +10,8 @@ from services.auth.watch.feed import Change, ChangeFeed, Changes, Event
 from services.common.errors import Unavailable
 
 
-class HandClock:
-    """A clock that moves when told."""
+class ManualClock:
+    """A clock controlled by the test."""
 
     def __init__(self) -> None:
         self.time = 100.0
@@ -23,12 +23,12 @@ class HandClock:
         return self.time
 
 
-class HandStore:
-    """A `ChangeStore` in memory that can be away."""
+class MemoryStore:
+    """A `ChangeStore` in memory that can be made unavailable."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
-        self.is_away = False
+        self.is_down = False
         self.is_odd = False
         self.reads = 0
 
@@ -39,7 +39,7 @@ class HandStore:
 
     async def changes_after(self, revision: int | None) -> Changes:
         self.reads += 1
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("away")
         if self.is_odd:
             raise OverflowError("odd")
@@ -48,29 +48,29 @@ class HandStore:
 
 
 @pytest.fixture
-def store() -> HandStore:
-    return HandStore()
+def store() -> MemoryStore:
+    return MemoryStore()
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-async def feed(store: HandStore, clock: HandClock) -> AsyncIterator[ChangeFeed]:
-    """A running feed; it reads only when it is kicked or a tenth of a second of real time passes."""
+async def feed(store: MemoryStore, clock: ManualClock) -> AsyncIterator[ChangeFeed]:
+    """A running feed; it reads only when notified or after a tenth of a second of real time."""
     feed = ChangeFeed(store, clock=clock)
     async with feed.running():
         yield feed
 
 
-def _told(revision: int) -> Event:
+def _event(revision: int) -> Event:
     return Event(revision, Change(KeyId(f"key_{revision}"), revision))
 
 
-async def test_a_read_that_fails_unexpectedly_ends_neither_the_feed_nor_the_service(store: HandStore) -> None:
-    feed = ChangeFeed(store, clock=HandClock())
+async def test_an_unexpected_error_while_reading_ends_neither_the_feed_nor_the_service(store: MemoryStore) -> None:
+    feed = ChangeFeed(store, clock=ManualClock())
     store.is_odd = True
     async with feed.running():
         while not store.reads:
@@ -84,21 +84,21 @@ async def test_a_read_that_fails_unexpectedly_ends_neither_the_feed_nor_the_serv
                 await asyncio.sleep(0.01)
 
 
-async def test_a_watch_begins_with_the_present(feed: ChangeFeed, store: HandStore) -> None:
+async def test_a_watch_begins_with_the_current_revision(feed: ChangeFeed, store: MemoryStore) -> None:
     store.change(3)
     await _another_read(feed, store)
 
     assert await anext(feed.watch(None)) == Event(3)
 
 
-async def test_a_watch_that_resumes_is_told_all_it_missed_in_order(feed: ChangeFeed, store: HandStore) -> None:
+async def test_a_resumed_watch_receives_all_missed_changes_in_order(feed: ChangeFeed, store: MemoryStore) -> None:
     store.change(3)
     watch = feed.watch(1)
 
-    assert [await anext(watch) for _ in range(3)] == [Event(1), _told(2), _told(3)]
+    assert [await anext(watch) for _ in range(3)] == [Event(1), _event(2), _event(3)]
 
 
-async def test_a_change_is_told_to_every_watch(feed: ChangeFeed, store: HandStore) -> None:
+async def test_every_watch_receives_a_change(feed: ChangeFeed, store: MemoryStore) -> None:
     watches = [feed.watch(None) for _ in range(5)]
     for watch in watches:
         await anext(watch)
@@ -106,22 +106,22 @@ async def test_a_change_is_told_to_every_watch(feed: ChangeFeed, store: HandStor
     store.change()
     feed.notify()
 
-    assert [await anext(watch) for watch in watches] == [_told(1)] * 5
+    assert [await anext(watch) for watch in watches] == [_event(1)] * 5
 
 
-async def test_a_watch_that_lags_behind_what_memory_holds_misses_nothing(feed: ChangeFeed, store: HandStore) -> None:
+async def test_a_watch_that_lags_behind_the_memory_misses_nothing(feed: ChangeFeed, store: MemoryStore) -> None:
     watch = feed.watch(None)
     await anext(watch)
     store.change(3000)
     feed.notify()
 
-    told = [await anext(watch) for _ in range(3000)]
+    reported = [await anext(watch) for _ in range(3000)]
 
-    assert [event.revision for event in told] == list(range(1, 3001))
+    assert [event.revision for event in reported] == list(range(1, 3001))
 
 
-async def test_a_heartbeat_comes_after_half_a_second_of_the_clock(
-    feed: ChangeFeed, store: HandStore, clock: HandClock
+async def test_a_heartbeat_is_sent_after_half_a_second(
+    feed: ChangeFeed, store: MemoryStore, clock: ManualClock
 ) -> None:
     watch = feed.watch(None)
     await anext(watch)
@@ -132,33 +132,39 @@ async def test_a_heartbeat_comes_after_half_a_second_of_the_clock(
     assert await anext(watch) == Event(0)
 
 
-async def test_no_heartbeat_comes_while_the_store_is_away(feed: ChangeFeed, store: HandStore, clock: HandClock) -> None:
+async def test_no_heartbeat_is_sent_while_the_store_is_unavailable(
+    feed: ChangeFeed, store: MemoryStore, clock: ManualClock
+) -> None:
     watch = feed.watch(None)
     await anext(watch)
     waiting = asyncio.ensure_future(anext(watch))
 
-    store.is_away = True
+    store.is_down = True
     clock.time += 10
     await _another_read(feed, store)
     assert not waiting.done()
 
-    store.is_away = False
+    store.is_down = False
     feed.notify()
     assert await waiting == Event(0)
 
 
-async def test_a_watch_is_refused_while_the_store_is_away(feed: ChangeFeed, store: HandStore, clock: HandClock) -> None:
-    store.is_away = True
+async def test_a_watch_is_refused_while_the_store_is_unavailable(
+    feed: ChangeFeed, store: MemoryStore, clock: ManualClock
+) -> None:
+    store.is_down = True
     clock.time += 10
 
     with pytest.raises(Unavailable):
         await anext(feed.watch(None))
 
 
-async def test_a_watch_ends_when_the_database_goes_back_and_resuming_shows_it(
-    feed: ChangeFeed, store: HandStore
+async def test_a_watch_ends_when_the_database_loses_revisions_and_resuming_reports_it(
+    feed: ChangeFeed, store: MemoryStore
 ) -> None:
-    """A Postgres replica that lacks the last commits takes over: its new changes reuse revisions already told."""
+    """A Postgres replica without the last commits takes over: its new changes reuse revisions that were already
+    sent.
+    """
     store.change(5)
     await _another_read(feed, store)
     watch = feed.watch(None)
@@ -172,8 +178,8 @@ async def test_a_watch_ends_when_the_database_goes_back_and_resuming_shows_it(
     assert await anext(feed.watch(5)) == Event(3)
 
 
-async def test_a_watch_ahead_of_this_replica_does_not_look_like_one_that_went_back(
-    feed: ChangeFeed, store: HandStore
+async def test_a_watch_ahead_of_this_replica_is_not_mistaken_for_lost_revisions(
+    feed: ChangeFeed, store: MemoryStore
 ) -> None:
     await anext(feed.watch(None))
     store.change()
@@ -195,7 +201,7 @@ async def test_a_closed_feed_ends_its_watches_and_refuses_new_ones(feed: ChangeF
         await anext(feed.watch(None))
 
 
-async def test_a_watch_that_is_cancelled_leaves_no_task_behind(feed: ChangeFeed) -> None:
+async def test_a_cancelled_watch_leaves_no_task_behind(feed: ChangeFeed) -> None:
     before = asyncio.all_tasks()
 
     async def listen() -> None:
@@ -210,7 +216,7 @@ async def test_a_watch_that_is_cancelled_leaves_no_task_behind(feed: ChangeFeed)
     assert asyncio.all_tasks() == before
 
 
-async def _another_read(feed: ChangeFeed, store: HandStore) -> None:
+async def _another_read(feed: ChangeFeed, store: MemoryStore) -> None:
     before = store.reads
     feed.notify()
     while store.reads == before:

@@ -1,4 +1,4 @@
-"""Minting keys, and deciding whether one that is shown is good."""
+"""Creating keys and verifying presented ones."""
 
 from datetime import UTC, datetime
 
@@ -25,8 +25,8 @@ NOW = 1_800_000_000.0
 PEPPER = Pepper(b"pepper")
 
 
-class StillClock:
-    """A clock that stands."""
+class FixedClock:
+    """A clock that stands still."""
 
     def now(self) -> float:
         return NOW
@@ -36,7 +36,7 @@ class StillClock:
 
 
 class OneKey:
-    """The part of a `KeyStore` that the key_verifier uses, holding one key; counts look-ups."""
+    """The part of a `KeyStore` that the verifier uses, holding one key; counts look-ups."""
 
     def __init__(
         self, minted: MintedKey, *, revoked_at: datetime | None = None, expires_at: datetime | None = None
@@ -62,14 +62,14 @@ class OneKey:
 
 
 def fresh() -> MintedKey:
-    return mint("laptop", daily_limit=None, pepper=PEPPER, clock=StillClock())
+    return mint("laptop", daily_limit=None, pepper=PEPPER, clock=FixedClock())
 
 
 def key_verifier(store: OneKey, pepper: Pepper = PEPPER) -> KeyVerifier:
-    return KeyVerifier(store, pepper=pepper, clock=StillClock())  # type: ignore[arg-type]
+    return KeyVerifier(store, pepper=pepper, clock=FixedClock())  # type: ignore[arg-type]
 
 
-async def test_a_good_key_stands_for_what_the_store_says() -> None:
+async def test_a_valid_key_has_the_fields_of_its_stored_record() -> None:
     minted = fresh()
     store = OneKey(minted)
 
@@ -86,7 +86,7 @@ async def test_a_revoked_key_is_refused_even_when_it_also_expired() -> None:
 
 
 @pytest.mark.parametrize(("seconds_left", "is_good"), [(-1, False), (0, False), (0.001, True)])
-async def test_a_key_is_good_until_the_moment_of_its_expiry(seconds_left: float, is_good: bool) -> None:
+async def test_a_key_is_valid_until_the_moment_of_its_expiry(seconds_left: float, is_good: bool) -> None:
     minted = fresh()
     store = OneKey(minted, expires_at=datetime.fromtimestamp(NOW + seconds_left, UTC))
 
@@ -104,7 +104,7 @@ async def test_a_key_under_another_pepper_is_unknown() -> None:
 
 
 @given(text=st.one_of(st.text(), st.text().map(lambda tail: SECRET_PREFIX + tail)))
-async def test_what_was_never_minted_is_unknown_without_a_look_up(text: str) -> None:
+async def test_a_malformed_key_is_unknown_without_a_look_up(text: str) -> None:
     store = OneKey(fresh())
 
     verdict = await key_verifier(store).authenticate(text)
@@ -113,7 +113,7 @@ async def test_what_was_never_minted_is_unknown_without_a_look_up(text: str) -> 
 
 
 @given(place=st.integers(0, 46), character=st.characters(codec="ascii"))
-async def test_one_mistyped_character_is_recognised_without_a_look_up(place: int, character: str) -> None:
+async def test_one_mistyped_character_is_detected_without_a_look_up(place: int, character: str) -> None:
     minted = fresh()
     mistyped = minted.secret[:place] + character + minted.secret[place + 1 :]
     store = OneKey(minted)
@@ -123,7 +123,7 @@ async def test_one_mistyped_character_is_recognised_without_a_look_up(place: int
     assert mistyped == minted.secret or (verdict.outcome, store.lookups) == (Denial.UNKNOWN, 0)
 
 
-def test_a_minted_key_is_well_formed_and_unlike_every_other() -> None:
+def test_a_created_key_is_well_formed_and_unique() -> None:
     minted = [fresh() for _ in range(100)]
 
     assert all(checksummed_token.is_well_formed(one.secret, SECRET_PREFIX) for one in minted)
@@ -131,7 +131,7 @@ def test_a_minted_key_is_well_formed_and_unlike_every_other() -> None:
     assert all(one.key.id.startswith("key_") and len(one.key.id) == 30 for one in minted)
 
 
-def test_what_is_kept_of_a_key_does_not_hold_its_secret() -> None:
+def test_the_stored_record_of_a_key_does_not_hold_its_secret() -> None:
     minted = fresh()
 
     assert minted.secret not in repr(minted)
@@ -139,19 +139,19 @@ def test_what_is_kept_of_a_key_does_not_hold_its_secret() -> None:
     assert minted.key.digest == PEPPER.digest(minted.secret)
 
 
-def test_a_pepper_shows_its_id_and_not_itself() -> None:
+def test_the_repr_of_a_pepper_shows_only_its_id() -> None:
     assert len(PEPPER.id) == 12
     assert PEPPER.id != Pepper(b"another").id
     assert "pepper'" not in repr(PEPPER)
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 101, "two\nlines", "nul\0"])
-def test_a_name_that_cannot_be_shown_is_refused(name: str) -> None:
+def test_a_name_that_cannot_be_displayed_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"(The key's name is invalid. Choose one of 1 to 100|cannot contain)"):
         checked_name(name)
 
 
-def test_a_name_loses_the_space_around_it() -> None:
+def test_surrounding_space_is_removed_from_a_name() -> None:
     assert checked_name("  ada's laptop ") == "ada's laptop"
 
 
@@ -159,12 +159,12 @@ def test_a_name_loses_the_space_around_it() -> None:
     "name",
     ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f469\u200d\U0001f4bb", "clé\u00a0: été", "a\u3000b"],
 )
-def test_a_name_may_join_characters_as_scripts_and_emoji_do_and_hold_any_blank(name: str) -> None:
+def test_a_name_may_contain_joiners_of_scripts_and_emoji_and_any_blank(name: str) -> None:
     assert checked_name(name) == name
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("a\u202eb", "U+202E (RIGHT-TO-LEFT OVERRIDE)"),
         ("a\u200bb", "U+200B (ZERO WIDTH SPACE)"),
@@ -175,27 +175,27 @@ def test_a_name_may_join_characters_as_scripts_and_emoji_do_and_hold_any_blank(n
         ("a\u200d\u200db", "U+200D (ZERO WIDTH JOINER)"),
     ],
 )
-def test_a_character_that_a_name_cannot_hold_is_named(name: str, told: str) -> None:
+def test_the_refusal_of_a_name_names_the_invalid_character(name: str, expected: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         checked_name(name)
-    assert told in refused.value.message
+    assert expected in refused.value.message
 
 
 @pytest.mark.parametrize("limit", [-1, 10**9 + 1])
-def test_a_limit_out_of_bounds_is_refused_by_its_number(limit: int) -> None:
+def test_a_limit_out_of_range_is_refused_with_its_value(limit: int) -> None:
     with pytest.raises(InvalidRequest, match=str(limit)):
         checked_limit(limit)
 
 
 @pytest.mark.parametrize("limit", [None, 0, 10**9])
-def test_a_limit_within_bounds_or_none_is_kept(limit: int | None) -> None:
+def test_a_limit_in_range_or_none_is_stored(limit: int | None) -> None:
     assert checked_limit(limit) == limit
 
 
-async def test_a_key_under_an_accepted_pepper_is_good_and_moves_at_its_use_in_one_look_up() -> None:
+async def test_a_key_under_an_accepted_pepper_is_valid_and_rehashed_on_use_in_one_look_up() -> None:
     minted = fresh()
     store, new = OneKey(minted), Pepper(b"new")
-    keeper = KeyVerifier(store, pepper=new, clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+    keeper = KeyVerifier(store, pepper=new, clock=FixedClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
 
     assert (await keeper.authenticate(minted.secret)).outcome == store.key
     assert (store.digest, store.pepper_id) == (new.digest(minted.secret), new.id)
@@ -204,11 +204,11 @@ async def test_a_key_under_an_accepted_pepper_is_good_and_moves_at_its_use_in_on
     assert store.lookups == 3
 
 
-async def test_a_key_that_cannot_be_moved_just_now_is_good_all_the_same() -> None:
+async def test_a_key_that_cannot_be_rehashed_is_still_valid() -> None:
     minted = fresh()
     store = OneKey(minted)
     store.is_read_only = True
-    keeper = KeyVerifier(store, pepper=Pepper(b"new"), clock=StillClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+    keeper = KeyVerifier(store, pepper=Pepper(b"new"), clock=FixedClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
 
     assert (await keeper.authenticate(minted.secret)).outcome == store.key
     assert store.pepper_id == PEPPER.id

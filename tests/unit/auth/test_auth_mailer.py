@@ -1,4 +1,4 @@
-"""When e-mails are tried again, and when they are given up."""
+"""When e-mails are retried and when they are given up."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,18 +16,16 @@ from services.common.errors import FailedPrecondition, InvalidRequest, Unavailab
 _ABLE = Capabilities("mail.example.com:587", is_encrypted=True, is_verified=True, is_authenticated=True, smtputf8=False)
 
 
-class HandClock:
-    """A clock that only the test moves."""
+class ManualClock:
+    """A clock controlled by the test."""
 
     def __init__(self) -> None:
         self.seconds = datetime(2026, 8, 1, 12, tzinfo=UTC).timestamp()
 
     def now(self) -> float:
-        """Return the time."""
         return self.seconds
 
     def monotonic(self) -> float:
-        """Return the time."""
         return self.seconds
 
 
@@ -74,7 +72,7 @@ class Queue:
 
 
 class Server:
-    """A `Transport` that takes nothing until told to."""
+    """A `Transport` that is down until the test says otherwise."""
 
     name = "mail.example.com:587"
 
@@ -96,15 +94,15 @@ class Server:
 
 
 async def compose(queued: QueuedEmail) -> Email:
-    return Email(queued.to, "Hello", "A letter.")
+    return Email(queued.to, "Hello", "A message.")
 
 
 _TURNS = 100
-"""More turns of the loop than a look takes, which waits for nothing."""
+"""More turns of the event loop than a check of the queue takes, which waits for nothing."""
 
 
 async def _look(mailer: Mailer) -> None:
-    """Let the mailer look into its queue once."""
+    """Run the mailer's check of its queue once."""
     mailer.notify()
     running = asyncio.create_task(mailer.run(compose))
     for _ in range(_TURNS):
@@ -114,15 +112,15 @@ async def _look(mailer: Mailer) -> None:
         await running
 
 
-async def test_an_email_is_tried_less_and_less_often_and_given_up_after_a_day() -> None:
-    clock, server = HandClock(), Server()
-    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+async def test_an_email_is_retried_with_growing_pauses_and_given_up_after_a_day() -> None:
+    clock, server = ManualClock(), Server()
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("unknown"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     begun, tried = clock.seconds, []
     while queue.email is not None:
         await _look(mailer)
         tried.append(clock.seconds - begun)
-        assert clock.seconds - begun <= 90_000, "it is never given up"
+        assert clock.seconds - begun <= 90_000, "the e-mail is never given up"
         clock.seconds = max(queue.next_try_at.timestamp(), clock.seconds)
 
     assert tried[:5] == [0, 5, 35, 155, 755]
@@ -130,13 +128,13 @@ async def test_an_email_is_tried_less_and_less_often_and_given_up_after_a_day() 
     assert server.tries == len(tried)
 
 
-async def test_an_email_that_cannot_be_written_waits_and_the_service_goes_on() -> None:
+async def test_an_email_that_cannot_be_built_waits_and_the_service_continues() -> None:
     async def fail(queued: QueuedEmail) -> Email:
         raise ValueError(queued.to)
 
-    clock, server = HandClock(), Server()
+    clock, server = ManualClock(), Server()
     server.is_up = True
-    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("unknown"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     mailer.notify()
     with pytest.raises(TimeoutError):
@@ -148,22 +146,22 @@ async def test_an_email_that_cannot_be_written_waits_and_the_service_goes_on() -
     assert len(server.taken) == 1
 
 
-async def test_an_email_is_sent_once_the_server_is_back() -> None:
-    clock, server = HandClock(), Server()
-    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=clock))
+async def test_an_email_is_sent_once_the_server_is_available_again() -> None:
+    clock, server = ManualClock(), Server()
+    queue = Queue(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("unknown"), clock=clock))
     mailer = Mailer(queue, server, clock=clock)
     await _look(mailer)
     server.is_up = True
     await _look(mailer)
-    assert server.taken == [], "it is tried before its time"
+    assert server.taken == [], "the e-mail is retried too early"
     clock.seconds += timedelta(seconds=5).total_seconds()
     await _look(mailer)
     assert [email.to for email in server.taken] == ["ada@example.com"]
     assert queue.email is None
 
 
-async def test_addresses_beyond_ascii_need_a_server_that_is_known_to_take_them() -> None:
-    clock, server = HandClock(), Server()
+async def test_non_ascii_addresses_need_a_server_known_to_support_smtputf8() -> None:
+    clock, server = ManualClock(), Server()
     mailer = Mailer(Queue(), server, clock=clock)
     await mailer.check_deliverable("ada@example.com")
     with pytest.raises(Unavailable):
@@ -173,10 +171,10 @@ async def test_addresses_beyond_ascii_need_a_server_that_is_known_to_take_them()
         await mailer.check_deliverable("жанна@example.com")
 
 
-async def test_without_a_mail_server_nothing_is_queued_and_a_test_says_so() -> None:
+async def test_without_a_mail_server_nothing_is_queued_and_a_check_reports_it() -> None:
     queue = Queue()
-    mailer = Mailer(queue, None, clock=HandClock())
-    await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("stranger"), clock=HandClock()))
+    mailer = Mailer(queue, None, clock=ManualClock())
+    await mailer.add(new_email(Topic.SIGN_UP, "ada@example.com", by=Actor("unknown"), clock=ManualClock()))
     await mailer.check_deliverable("жанна@example.com")
     await asyncio.wait_for(mailer.run(compose), 1)
     assert queue.email is None

@@ -1,4 +1,4 @@
-"""Passwords: what is accepted, what is kept, and that a crowd is told to wait."""
+"""Passwords: what is accepted, what is stored, and how overload is refused."""
 
 import asyncio
 import threading
@@ -18,18 +18,18 @@ def passwords() -> Iterator[Passwords]:
     made.close()
 
 
-async def test_a_password_matches_its_hash_alone_and_no_two_hashes_are_alike(passwords: Passwords) -> None:
+async def test_a_password_matches_only_its_own_hash_and_hashes_are_salted(passwords: Passwords) -> None:
     first, second = await passwords.hash("correct horse", client=""), await passwords.hash("correct horse", client="")
 
     assert first.startswith("$argon2id$")
     assert first != second
     assert await passwords.matches("correct horse", first, client="")
     assert not await passwords.matches("correct hors", first, client="")
-    assert not await passwords.matches("correct horse", None, client=""), "somebody unknown would get in"
+    assert not await passwords.matches("correct horse", None, client=""), "an unknown user would be logged in"
     assert not await passwords.matches("", None, client="")
 
 
-async def test_an_overlong_guess_costs_what_any_other_does_and_never_matches(passwords: Passwords) -> None:
+async def test_an_overlong_password_costs_as_much_as_any_other_and_never_matches(passwords: Passwords) -> None:
     assert not await passwords.matches("a" * 10_000_000, await passwords.hash("a" * 256, client=""), client="")
 
 
@@ -39,7 +39,7 @@ async def test_a_password_that_is_too_short_or_too_long_is_refused(passwords: Pa
         await passwords.hash(password, client="")
 
 
-async def test_a_crowd_beyond_the_queue_is_told_to_try_again_and_two_threads_do_the_work(passwords: Passwords) -> None:
+async def test_requests_beyond_the_queue_are_told_to_retry_and_two_threads_hash(passwords: Passwords) -> None:
     answers = await asyncio.gather(
         *(passwords.hash("correct horse", client="") for _ in range(8)), return_exceptions=True
     )
@@ -47,29 +47,29 @@ async def test_a_crowd_beyond_the_queue_is_told_to_try_again_and_two_threads_do_
     assert [isinstance(answer, str) for answer in answers] == [True] * 3 + [False] * 5
     assert all(isinstance(answer, Throttled) for answer in answers[3:])
     assert sum(thread.name.startswith("argon2") for thread in threading.enumerate()) <= 2
-    assert await passwords.hash("correct horse", client=""), "who comes when the crowd is gone is let in"
+    assert await passwords.hash("correct horse", client=""), "requests after the overload are accepted"
 
 
-async def test_one_client_takes_a_quarter_of_the_places_and_another_comes_in_beside_it() -> None:
+async def test_one_client_takes_at_most_a_quarter_of_the_slots_and_others_are_served() -> None:
     passwords = Passwords(places=8)
     try:
-        crowd = [passwords.hash("correct horse", client="192.0.2.1") for _ in range(8)]
+        queued = [passwords.hash("correct horse", client="192.0.2.1") for _ in range(8)]
         other = passwords.hash("correct horse", client="192.0.2.2")
-        answers = await asyncio.gather(*crowd, other, return_exceptions=True)
+        answers = await asyncio.gather(*queued, other, return_exceptions=True)
     finally:
         passwords.close()
     assert [isinstance(answer, str) for answer in answers] == [True] * 2 + [False] * 6 + [True]
 
 
-async def test_the_event_loop_goes_on_while_passwords_are_hashed(passwords: Passwords) -> None:
-    """Otherwise each log-in would stop every key look-up for as long as a hash takes."""
+async def test_the_event_loop_is_not_blocked_by_hashing(passwords: Passwords) -> None:
+    """Otherwise each log-in would block all key look-ups for the duration of a hash."""
     hashed = await passwords.hash("correct horse", client="")
     works = [
         asyncio.ensure_future(work)
         for work in (passwords.hash("a long one", client=""), passwords.matches("no", hashed, client=""))
     ]
     for _ in range(3):
-        await asyncio.sleep(0)  # A task that does the work itself has ended after the first of these.
+        await asyncio.sleep(0)  # A task that hashed on the event loop would have ended after the first of these.
 
     assert not any(work.done() for work in works)
     assert [type(answer) for answer in await asyncio.gather(*works)] == [str, bool]
@@ -78,24 +78,24 @@ async def test_the_event_loop_goes_on_while_passwords_are_hashed(passwords: Pass
 @pytest.mark.parametrize(
     ("typed", "again"), [("caf\u00e9 au lait", "cafe\u0301 au lait"), ("नमस्ते दुनिया", "नमस्ते दुनिया")]
 )
-async def test_a_password_is_the_same_however_its_characters_are_composed(
+async def test_composed_and_decomposed_characters_are_the_same_password(
     passwords: Passwords, typed: str, again: str
 ) -> None:
     for one, other in ((typed, again), (again, typed)):
         assert await passwords.matches(other, await passwords.hash(one, client=""), client="")
 
 
-async def test_a_password_is_counted_in_composed_characters(passwords: Passwords) -> None:
+async def test_password_length_is_counted_in_composed_characters(passwords: Passwords) -> None:
     decomposed = "e\u0301" * 9
     with pytest.raises(InvalidRequest, match="10 to 256"):
         await passwords.hash(decomposed, client="")
     await passwords.hash("e\u0301" * 256, client="")
 
 
-async def test_a_password_that_an_earlier_version_hashed_as_it_was_typed_still_opens(passwords: Passwords) -> None:
+async def test_a_password_hashed_without_normalisation_by_an_earlier_version_still_works(passwords: Passwords) -> None:
     hashed = PasswordHasher().hash("cafe\u0301 au lait")
     assert await passwords.matches("cafe\u0301 au lait", hashed, client="")
 
 
-async def test_text_that_is_no_hash_matches_nothing(passwords: Passwords) -> None:
+async def test_an_invalid_hash_matches_nothing(passwords: Passwords) -> None:
     assert not await passwords.matches("correct horse", "not a hash", client="")

@@ -1,4 +1,4 @@
-"""The comparison of two trees: pairs, their median and its spread."""
+"""Comparison of two trees: pairs, their median and its spread."""
 
 from bench.ab import Comparison
 

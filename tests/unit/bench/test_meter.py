@@ -1,4 +1,4 @@
-"""No figure is told of a load whose charges do not match its answers."""
+"""No figure is reported for a load whose charges do not match its answers."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from bench.measure import Meter, Miscounted
 
 
 class _Counting:
-    """A contender whose count goes as it is told; this very process stands for its processes."""
+    """A contender whose counts are set by the test; this process stands in for its processes."""
 
     name = version = model = url = "counting"
 
@@ -26,7 +26,7 @@ class _Counting:
         return next(self._counts)
 
 
-def test_cpu_is_told_when_every_answer_was_charged_once() -> None:
+def test_cpu_is_reported_when_every_answer_was_charged_once() -> None:
     meter = Meter(_Counting(10, 15))
     assert sum(range(1_000_000)) > 0
     assert meter.cpu_ms(answers=5)[""] > 0

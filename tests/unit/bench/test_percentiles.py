@@ -1,4 +1,4 @@
-"""Percentiles are values that occurred."""
+"""Percentiles are values from the sample."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_the_only_value_is_every_percentile() -> None:
 
 
 @pytest.mark.parametrize(("values", "share"), [([], 0.5), ([1.0], 0), ([1.0], 1.1)])
-def test_there_is_no_percentile_of_nothing(values: list[float], share: float) -> None:
+def test_there_is_no_percentile_of_an_empty_sample(values: list[float], share: float) -> None:
     with pytest.raises(ValueError, match="no percentile"):
         percentile(values, share)
 
@@ -24,5 +24,5 @@ def test_one_noisy_round_does_not_move_the_median() -> None:
     assert medians([{"rate": 10.0}, {"rate": 900.0}, {"rate": 11.0}]) == {"rate": 11.0}
 
 
-def test_a_figure_of_some_rounds_only_is_the_median_of_those() -> None:
+def test_a_figure_missing_in_some_rounds_is_the_median_of_the_others() -> None:
     assert medians([{"a": 1.0}, {"a": 3.0, "b": 5.0}]) == {"a": 2.0, "b": 5.0}

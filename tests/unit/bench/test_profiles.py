@@ -1,4 +1,4 @@
-"""A profile says whose time it was by who ran, not by who asked for it."""
+"""A profile attributes time to the code that ran, not to its caller."""
 
 from collections import Counter
 
@@ -15,11 +15,11 @@ _STACKS = (
 )
 
 
-def test_a_sample_counts_for_the_part_that_ran() -> None:
+def test_a_sample_counts_towards_the_part_that_ran() -> None:
     assert by_part(_STACKS) == Counter({"uvicorn": 5, "services/gateway": 3, "asyncio": 1, "<string>": 1})
 
 
-def test_a_sample_counts_for_the_function_that_ran_whichever_its_line() -> None:
+def test_a_sample_counts_towards_the_function_that_ran_on_any_of_its_lines() -> None:
     counts = by_function(_STACKS)
     assert counts["stream (services/gateway/requests/streaming.py)"] == 3
     assert counts.total() == 10

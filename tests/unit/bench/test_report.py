@@ -1,4 +1,4 @@
-"""The report puts ratios first and says what was not measured."""
+"""The report lists ratios first and names what was not measured."""
 
 from bench.contenders.stack import WORKER
 from bench.machine import Machine
@@ -36,7 +36,7 @@ def _run(**skipped: str) -> Run:
     return Run("2026-11-25", _MACHINE, dict.fromkeys(measured, "1.0"), skipped, measured, rounds=3, charged=1234)
 
 
-def test_latency_is_what_a_contender_adds_to_the_mock() -> None:
+def test_latency_is_the_difference_to_the_mock_alone() -> None:
     assert added(_run().medians, "stack", "p50_ms@1") == 2.0
 
 
@@ -49,29 +49,29 @@ def test_targets_are_ratios_of_the_same_run() -> None:
     assert found["RSS of the four services idle, MB"] == 200
 
 
-def test_cores_in_use_are_rate_times_cost() -> None:
+def test_cores_in_use_are_rate_times_cost_per_request() -> None:
     assert cores(_figures(500, 2.0, 1.0)) == 1.0
 
 
-def test_what_was_not_measured_is_none_and_never_a_number() -> None:
+def test_an_unmeasured_figure_is_none_and_never_a_number() -> None:
     assert ratio(_run(LiteLLM="no network").medians, "stack", "LiteLLM", "requests_per_second@32") is None
     assert added(_run().medians, "stack", "p99_ms@1") is None
 
 
-def test_the_page_says_who_was_skipped_and_why() -> None:
+def test_the_page_names_skipped_contenders_and_the_reason() -> None:
     page = markdown(_run(LiteLLM="PyPI cannot be reached"))
     assert "- LiteLLM: **skipped**: PyPI cannot be reached" in page
     assert "| requests/s against LiteLLM, 32 connections | 25 | 40 | not measured |" in page
 
 
-def test_the_page_tells_machine_versions_and_the_count_that_agreed() -> None:
+def test_the_page_shows_machine_versions_and_the_number_of_charges_that_agreed() -> None:
     page = markdown(_run())
     assert "2 x EPYC (Linux 6.1, Python 3.11.7)" in page
     assert "- stack: 1.0" in page
     assert "All 1,234 requests" in page
 
 
-def test_a_table_has_as_many_cells_in_each_line() -> None:
+def test_every_row_of_a_table_has_the_same_number_of_cells() -> None:
     lines = table(["a", "b"], [["x", "1"], ["y", "2"]])
     assert lines == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
 

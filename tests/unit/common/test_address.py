@@ -1,4 +1,4 @@
-"""Addresses: how they are written, where they listen, and where this machine reaches them."""
+"""Addresses: parsing, listening, and how this machine reaches a listener."""
 
 import contextlib
 import socket
@@ -23,7 +23,7 @@ from services.common.telemetry import metrics
         ("auth-1.stack.svc:50051", "auth-1.stack.svc", 50051),
     ],
 )
-def test_an_address_is_read_and_written_the_same(text: str, host: str, port: int) -> None:
+def test_an_address_survives_parsing_and_formatting(text: str, host: str, port: int) -> None:
     assert parse_address(text) == Address(host, port)
     assert str(parse_address(text)) == text
 
@@ -35,19 +35,19 @@ def test_an_address_is_read_and_written_the_same(text: str, host: str, port: int
         *("h:1/x", "256.0.0.1:1", "a b:1", "user@host:1", "127.0.0.1:-1", "127.0.0.1:\N{FULLWIDTH DIGIT ONE}"),
     ],
 )
-def test_what_is_no_address_is_refused_without_repeating_it(text: str) -> None:
+def test_an_invalid_address_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"^expected") as raised:
         parse_address(text)
     assert len(text) < 3 or text not in str(raised.value)
 
 
 @pytest.mark.parametrize(("text", "host"), [("[::]", "::"), ("::1", "::1"), ("0.0.0.0", "0.0.0.0"), ("box", "box")])
-def test_a_host_may_have_brackets(text: str, host: str) -> None:
+def test_a_host_may_be_in_brackets(text: str, host: str) -> None:
     assert parse_host(text) == host
 
 
 @pytest.mark.parametrize("text", ["", "http://127.0.0.1", "127.0.0.1:80", "300.1.1.1", "a b", "::1::"])
-def test_what_is_no_host_is_refused(text: str) -> None:
+def test_an_invalid_host_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^expected an IP address or a name"):
         parse_host(text)
 
@@ -65,7 +65,7 @@ def test_what_is_no_host_is_refused(text: str) -> None:
         ("unix:/run/a.sock", "unix:/run/a.sock", True),
     ],
 )
-def test_a_server_is_reached_where_it_answers_and_is_local_only_where_nobody_else_reaches_it(
+def test_a_server_is_reached_at_its_listening_address_and_only_loopback_is_local(
     listen: str, target: str, local: bool
 ) -> None:
     assert reachable(listen) == target
@@ -74,7 +74,7 @@ def test_a_server_is_reached_where_it_answers_and_is_local_only_where_nobody_els
 
 @contextlib.contextmanager
 def listening(host: str, port: int = 0) -> Iterator[int]:
-    """Listen at an address; give its port."""
+    """Listen at an address and return its port."""
     sockets = bind(Address(host, port))
     try:
         ports = {one.getsockname()[1] for one in sockets}
@@ -101,14 +101,14 @@ def _answers(host: str, port: int) -> bool:
         ("localhost", True, True),
     ],
 )
-def test_a_host_answers_where_it_says(host: str, ipv4: bool, ipv6: bool) -> None:
+def test_a_server_answers_at_the_host_it_was_given(host: str, ipv4: bool, ipv6: bool) -> None:
     names = {place[4][0] for place in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
     with listening(host) as port:
         assert _answers("127.0.0.1", port) is ipv4
         assert _answers("::1", port) is (ipv6 and (host != "localhost" or "::1" in names))
 
 
-def test_all_addresses_answer_for_metrics_too() -> None:
+def test_a_wildcard_address_serves_metrics_too() -> None:
     with listening("127.0.0.1") as port:
         pass
     with metrics.served(f"[::]:{port}"):
@@ -124,7 +124,7 @@ def test_all_addresses_answer_for_metrics_too() -> None:
         ("a" * 64, "the host cannot be resolved"),
     ],
 )
-def test_an_address_that_cannot_be_listened_at_is_told_with_its_own_reason(host: str, why: str) -> None:
+def test_an_address_that_cannot_be_bound_is_reported_with_the_systems_reason(host: str, why: str) -> None:
     started = time.monotonic()
     with pytest.raises(StartError, match=why):
         bind(Address(host, 8080))
@@ -132,12 +132,12 @@ def test_an_address_that_cannot_be_listened_at_is_told_with_its_own_reason(host:
 
 
 @pytest.mark.parametrize("taken", ["127.0.0.1", "::1", "::"])
-def test_a_port_that_is_taken_at_one_of_the_addresses_is_taken(taken: str) -> None:
+def test_a_port_in_use_at_one_of_the_addresses_is_in_use(taken: str) -> None:
     with listening(taken) as port, pytest.raises(StartError, match="the port is in use"):
         bind(Address("::", port))
 
 
-def test_ports_are_shared_only_by_those_who_say_so() -> None:
+def test_a_port_is_shared_only_by_servers_that_ask_for_it() -> None:
     (first,) = bind(Address("127.0.0.1", 0), reuse_port=True)
     with first:
         address = Address("127.0.0.1", first.getsockname()[1])

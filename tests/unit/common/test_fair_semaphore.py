@@ -21,7 +21,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_no_more_than_the_total_hold_a_place_and_each_gets_one_in_the_end() -> None:
+async def test_no_more_holders_than_the_total_and_every_waiter_is_served() -> None:
     semaphore, inside, most = _semaphore(3, per_client=3), 0, 0
 
     async def work(number: int) -> None:
@@ -38,7 +38,7 @@ async def test_no_more_than_the_total_hold_a_place_and_each_gets_one_in_the_end(
         pass
 
 
-async def test_a_client_takes_no_more_than_its_share_and_another_comes_in_at_once() -> None:
+async def test_a_client_holds_no_more_than_its_share_and_another_is_admitted_at_once() -> None:
     semaphore = _semaphore(4, per_client=2)
     places = [await semaphore.acquire("greedy") for _ in range(2)]
     third = asyncio.ensure_future(semaphore.acquire("greedy"))
@@ -49,7 +49,7 @@ async def test_a_client_takes_no_more_than_its_share_and_another_comes_in_at_onc
     await asyncio.wait_for(third, 1)
 
 
-async def test_clients_that_wait_take_turns() -> None:
+async def test_waiting_clients_take_turns() -> None:
     semaphore, order = _semaphore(1), []
     first = await semaphore.acquire("x")
 
@@ -57,23 +57,23 @@ async def test_clients_that_wait_take_turns() -> None:
         async with semaphore.hold(client):
             order.append(client)
 
-    tasks = [asyncio.ensure_future(work("crowd")) for _ in range(4)]
+    tasks = [asyncio.ensure_future(work("busy")) for _ in range(4)]
     await _settle()
     tasks.append(asyncio.ensure_future(work("one")))
     await _settle()
     first.release()
     await asyncio.gather(*tasks)
-    assert order == ["crowd", "one", "crowd", "crowd", "crowd"]
+    assert order == ["busy", "one", "busy", "busy", "busy"]
 
 
-async def test_a_client_that_is_not_known_is_bounded_in_all_only() -> None:
+async def test_an_unidentified_client_is_bounded_by_the_total_only() -> None:
     semaphore = _semaphore(3, per_client=1)
     for _ in range(3):
         await asyncio.wait_for(semaphore.acquire(""), 1)
 
 
 @pytest.mark.parametrize("bounds", [{"waiting_max": 2}, {"waiting_per_client_max": 2}])
-async def test_one_too_many_that_wait_is_refused_at_once(bounds: dict[str, int]) -> None:
+async def test_a_waiter_beyond_the_queue_is_refused_at_once(bounds: dict[str, int]) -> None:
     semaphore = _semaphore(1, **bounds)
     place = await semaphore.acquire("a")
     waiting = [asyncio.ensure_future(semaphore.acquire("a")) for _ in range(2)]
@@ -87,7 +87,7 @@ async def test_one_too_many_that_wait_is_refused_at_once(bounds: dict[str, int])
 
 
 @pytest.mark.parametrize("moment", ["while it waits", "as its turn comes", "when its turn has come"])
-async def test_a_waiter_that_is_cancelled_leaves_its_place_to_the_next(moment: str) -> None:
+async def test_a_cancelled_waiter_leaves_its_turn_to_the_next(moment: str) -> None:
     semaphore = _semaphore(1)
     place = await semaphore.acquire("a")
     leaver, stayer = (asyncio.ensure_future(semaphore.acquire(client)) for client in ("b", "c"))
@@ -106,7 +106,7 @@ async def test_a_waiter_that_is_cancelled_leaves_its_place_to_the_next(moment: s
     assert not semaphore._held
 
 
-async def test_a_place_is_given_back_once() -> None:
+async def test_a_slot_is_released_once() -> None:
     semaphore = _semaphore(1)
     async with semaphore.hold("a") as place:
         place.release()
@@ -114,6 +114,6 @@ async def test_a_place_is_given_back_once() -> None:
         other = await semaphore.acquire("b")
     third = asyncio.ensure_future(semaphore.acquire("c"))
     await _settle()
-    assert not third.done(), "a second release gave away somebody else's place"
+    assert not third.done(), "a second release freed another holder's slot"
     other.release()
     await third

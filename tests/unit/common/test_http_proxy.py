@@ -1,4 +1,4 @@
-"""The proxy that the environment names for an address."""
+"""The proxy that the environment configures for an address."""
 
 import pytest
 
@@ -26,7 +26,9 @@ PROXY = Proxy("http://proxy:3128")
         (GROQ, {"https_proxy": "http://ada:p@s/s#w:rd@proxy:3128"}, Proxy("http://proxy:3128", "ada", "p@s/s#w:rd")),
     ],
 )
-def test_the_variable_of_the_scheme_goes_first(url: str, environment: dict[str, str], proxy: Proxy | None) -> None:
+def test_the_variable_of_the_urls_scheme_takes_precedence(
+    url: str, environment: dict[str, str], proxy: Proxy | None
+) -> None:
     found = proxy_for(url, environment=environment)
     assert found == proxy
     assert "secret" not in repr(found)
@@ -64,7 +66,7 @@ def test_a_loopback_address_is_never_reached_through_a_proxy(url: str) -> None:
         ("https://[fd01::7]", "[fd00::7]", False),
     ],
 )
-def test_no_proxy_names_hosts_domains_addresses_and_networks(url: str, no_proxy: str, is_direct: bool) -> None:
+def test_no_proxy_accepts_hosts_domains_addresses_and_networks(url: str, no_proxy: str, is_direct: bool) -> None:
     environment = {"https_proxy": "http://proxy:3128", "no_proxy": no_proxy}
     assert (proxy_for(url, environment=environment) is None) is is_direct
 
@@ -84,7 +86,7 @@ def test_no_proxy_names_hosts_domains_addresses_and_networks(url: str, no_proxy:
         ("https_proxy", "://canary"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_one_sentence_with_the_variable_and_without_its_value(
+def test_an_unusable_proxy_is_reported_in_one_sentence_with_the_variable_and_without_its_value(
     variable: str, value: str
 ) -> None:
     with pytest.raises(StartError) as raised:

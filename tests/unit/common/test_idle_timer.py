@@ -1,4 +1,4 @@
-"""A timer fires when nothing has happened for its time, however often it was reset before."""
+"""A timer fires when nothing has happened for its interval, however often it was reset before."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from services.common.concurrency.idle_timer import IdleTimer
 
 
 class Fired:
-    """Notes when a timer fired."""
+    """Records when a timer fired."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -15,7 +15,7 @@ class Fired:
         self.at.append(asyncio.get_running_loop().time())
 
 
-async def test_it_fires_once_when_its_time_has_passed() -> None:
+async def test_it_fires_once_after_its_interval() -> None:
     fired, began = Fired(), asyncio.get_running_loop().time()
     with IdleTimer(0.05, fired):
         await asyncio.sleep(0.2)
@@ -24,7 +24,7 @@ async def test_it_fires_once_when_its_time_has_passed() -> None:
     assert fired.at[0] - began >= 0.049
 
 
-async def test_resets_put_it_off_and_its_time_counts_from_the_last_one() -> None:
+async def test_each_reset_restarts_the_interval() -> None:
     fired = Fired()
     with IdleTimer(0.1, fired) as timer:
         for _ in range(15):
@@ -37,7 +37,7 @@ async def test_resets_put_it_off_and_its_time_counts_from_the_last_one() -> None
     assert fired.at[0] - last >= 0.099
 
 
-async def test_a_restart_takes_another_time_at_once() -> None:
+async def test_restarting_with_another_interval_takes_effect_at_once() -> None:
     fired = Fired()
     with IdleTimer(60, fired) as timer:
         timer.restart(0.02)
@@ -46,7 +46,7 @@ async def test_a_restart_takes_another_time_at_once() -> None:
     assert len(fired.at) == 1
 
 
-async def test_nothing_fires_after_the_block() -> None:
+async def test_nothing_fires_after_the_block_has_ended() -> None:
     fired = Fired()
     with IdleTimer(0.02, fired):
         pass

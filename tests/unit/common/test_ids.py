@@ -1,4 +1,4 @@
-"""Ids: made and recognised in one place."""
+"""Ids are created and recognised in one place."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ _SERVICES = Path(__file__).parents[3] / "services"
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_new_id_is_one_of_its_kind_and_of_no_other(kind: Kind) -> None:
+def test_a_new_id_is_of_its_own_kind_and_no_other(kind: Kind) -> None:
     made = new_id(kind)
     assert [other for other in Kind if is_id(made, other)] == [kind]
     assert made != new_id(kind)
@@ -28,18 +28,18 @@ def test_a_new_id_is_one_of_its_kind_and_of_no_other(kind: Kind) -> None:
         "key_" + "é" * 26,
     ],
 )
-def test_what_is_no_id_of_the_kind_is_not_taken_for_one(text: str) -> None:
+def test_an_invalid_id_is_not_recognised(text: str) -> None:
     assert not is_id(text, Kind.KEY)
 
 
 @given(st.text())
-def test_no_text_ends_in_an_error(text: str) -> None:
+def test_arbitrary_text_raises_no_error(text: str) -> None:
     assert not is_id(text, Kind.KEY)
     assert not is_id(f"key_{text[:25]}", Kind.KEY)
 
 
-def test_no_other_module_has_a_pattern_or_a_maker_of_ids_of_its_own() -> None:
-    """A page tested for `evt_` while ids began with `aud_`, and nobody could page through the audit log."""
+def test_no_other_module_defines_an_id_pattern_or_creates_ids() -> None:
+    """A page checked for `evt_` while ids started with `aud_`, so the audit log could not be paged."""
     own = re.compile(r"""["'](?:acc|aud|evt|key|req|ses)_(?:\[|\{|\\)""")
     found = [
         f"{path.relative_to(_SERVICES)}: {line.strip()}"

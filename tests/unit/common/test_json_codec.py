@@ -1,4 +1,4 @@
-"""The mirror on the shapes that OpenAI's and Groq's JSON really has, and where each member lands."""
+"""The JSON codec on realistic shapes of OpenAI's and Groq's JSON, and the field that each member maps to."""
 
 import json
 from typing import Any
@@ -111,17 +111,17 @@ ANSWERS: dict[str, tuple[type[Message], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_request_comes_back_as_it_was(name: str) -> None:
+def test_a_request_survives_the_round_trip(name: str) -> None:
     assert _through_the_wire(chat_pb2.ChatRequest, REQUESTS[name]) == REQUESTS[name]
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_answer_comes_back_as_it_was(name: str) -> None:
+def test_an_answer_survives_the_round_trip(name: str) -> None:
     kind, original = ANSWERS[name]
     assert _through_the_wire(kind, original) == original
 
 
-def test_members_of_the_schema_land_in_typed_fields() -> None:
+def test_members_of_the_schema_map_to_typed_fields() -> None:
     request = _filled(REQUESTS["tools"] | REQUESTS["json_schema"] | REQUESTS["stops"])
 
     assert request.messages[0].content_text == "hi"
@@ -133,19 +133,19 @@ def test_members_of_the_schema_land_in_typed_fields() -> None:
     assert request.extra_json == ""
 
 
-def test_absent_and_zero_are_told_apart() -> None:
+def test_absent_and_zero_are_distinguished() -> None:
     assert not _filled({}).HasField("temperature")
     assert _filled({"temperature": 0}).HasField("temperature")
     assert _filled({"stop": ""}).WhichOneof("stop") == "stop_text"
 
 
-def test_what_no_field_can_hold_stands_in_the_extra_json() -> None:
+def test_members_that_no_field_can_hold_are_kept_in_the_extra_json() -> None:
     request = _filled({"n": 1.5, "tools": [], "user": None, "new": {"a": [1]}, "temperature": 1})
 
     assert json.loads(request.extra_json) == {"n": 1.5, "tools": [], "user": None, "new": {"a": [1]}}
 
 
-def test_a_typed_field_goes_before_the_same_member_of_the_extra_json() -> None:
+def test_a_typed_field_takes_precedence_over_the_same_member_of_the_extra_json() -> None:
     request = chat_pb2.ChatRequest(model="typed", extra_json='{"model":"stray","user":"u"}')
 
     assert json.loads(json_codec.encode(request)) == {"model": "typed", "user": "u"}
@@ -157,7 +157,7 @@ def test_a_lone_surrogate_is_a_value_error() -> None:
             _filled(members)
 
 
-def test_extra_json_that_is_no_object_is_a_decode_error() -> None:
+def test_extra_json_that_is_not_an_object_is_a_decode_error() -> None:
     for text in ("[]", "{", "nonsense" * 20):
         with pytest.raises(msgspec.DecodeError):
             json_codec.to_json(chat_pb2.ChatRequest(extra_json=text))

@@ -1,4 +1,4 @@
-"""Lines on their way to a reader who may be slow, stuck or gone."""
+"""Writing lines to a reader that may be slow, stuck or closed."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from services.common.telemetry.line_writer import LineWriter
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """Give a pipe's two ends: to read from, to write to."""
+    """Yield a pipe's read end and write end."""
     ends = os.pipe()
     yield ends
     for end in ends:
@@ -23,7 +23,7 @@ def _writer(descriptor: int, *, bytes_max: int = 1_000_000) -> LineWriter:
 
 
 def _fill(descriptor: int) -> int:
-    """Fill a pipe; return the bytes that it took."""
+    """Fill a pipe; return the bytes that it accepted."""
     os.set_blocking(descriptor, False)
     filled = 0
     try:
@@ -51,7 +51,7 @@ def test_lines_arrive_whole_and_in_order(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("is_blocking", [True, False])
-def test_a_reader_who_is_stuck_holds_nobody_up_and_hears_afterwards_what_was_dropped(
+def test_a_stuck_reader_blocks_nothing_and_later_learns_what_was_dropped(
     pipe: tuple[int, int], is_blocking: bool
 ) -> None:
     filled = _fill(pipe[1])
@@ -68,7 +68,7 @@ def test_a_reader_who_is_stuck_holds_nobody_up_and_hears_afterwards_what_was_dro
     assert _read(pipe[0], until=b"again\n") == b"again\n"
 
 
-def test_a_reader_who_is_gone_does_not_end_the_writer() -> None:
+def test_a_closed_reader_does_not_end_the_writer() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     writer = _writer(writing, bytes_max=100)

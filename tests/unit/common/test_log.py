@@ -1,4 +1,4 @@
-"""One record, one line of JSON."""
+"""One log record is one line of JSON."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ def _line(level: int = logging.INFO, message: str = "request", **members: Any) -
     return found
 
 
-def test_a_line_tells_level_logger_message_service_what_was_given_and_the_time() -> None:
+def test_a_line_has_level_logger_message_service_extra_fields_and_time() -> None:
     line = _line(request_id="req_1", status=200, created=1_700_000_000.25)
     assert line == {
         "level": "INFO",
@@ -33,8 +33,8 @@ def test_a_line_tells_level_logger_message_service_what_was_given_and_the_time()
     }
 
 
-def test_a_failure_is_in_the_same_line_with_its_stack_and_causes_and_without_their_messages() -> None:
-    secret = "".join(["can", "ary"])  # Stacks show lines of code.
+def test_an_exception_is_in_the_same_line_with_stack_and_causes_but_without_their_messages() -> None:
+    secret = "".join(["can", "ary"])  # Stack frames contain lines of code.
     try:
         try:
             raise ConnectionRefusedError(111, secret)
@@ -49,14 +49,14 @@ def test_a_failure_is_in_the_same_line_with_its_stack_and_causes_and_without_the
 
 
 @pytest.mark.parametrize("where", ["message", "path"])
-def test_a_line_has_a_bound_whatever_is_logged(where: str) -> None:
+def test_the_length_of_a_line_is_bounded(where: str) -> None:
     members: dict[str, Any] = {where: "x" * 1_000_000}
     line = _line(**members)
     assert len(json.dumps(line)) < 2_000
     assert line[where].endswith("…")
 
 
-def test_a_failure_deep_in_a_recursion_with_many_causes_has_a_bound() -> None:
+def test_a_deeply_recursive_exception_with_many_causes_is_bounded() -> None:
     def fall(depth: int) -> None:
         try:
             if depth:
@@ -70,18 +70,20 @@ def test_a_failure_deep_in_a_recursion_with_many_causes_has_a_bound() -> None:
     assert len(failure(raised.value)) < 64_000
 
 
-def test_of_a_librarys_message_only_the_first_line_is_shown() -> None:
-    """asyncio's messages show exceptions, with what was in them, in their other lines."""
+def test_only_the_first_line_of_a_librarys_message_is_logged() -> None:
+    """asyncio's messages contain exceptions, with their arguments, in the following lines."""
     record = logging.makeLogRecord({"name": "asyncio", "msg": "Exception in callback\nfuture: canary"})
     assert json.loads(JSONLine("gateway").format(record))["message"] == "Exception in callback"
 
 
-def test_what_json_has_no_type_for_is_told_in_words() -> None:
+def test_values_without_a_json_type_are_logged_as_text() -> None:
     assert _line(error=KeyError("x"))["error"] == "'x'"
 
 
 @pytest.mark.parametrize("broken", [{"args": (1, 2, 3), "msg": "%d"}, {"msg": "\ud800"}, {"path": "\ud800"}])
-def test_a_record_that_cannot_be_formatted_is_told_without_its_words_and_stops_nothing(broken: dict[str, Any]) -> None:
+def test_a_record_that_cannot_be_formatted_is_logged_without_its_message_and_raises_nothing(
+    broken: dict[str, Any],
+) -> None:
     reading, writing = os.pipe()
     handler = QueueingHandler(writing)
     handler.setFormatter(JSONLine("gateway"))

@@ -1,4 +1,4 @@
-"""A lock that urgent waiters get first."""
+"""A lock that serves urgent waiters first."""
 
 import asyncio
 from contextlib import suppress
@@ -27,7 +27,7 @@ async def test_there_is_one_holder_at_a_time() -> None:
     await asyncio.gather(*(work(number % 3 == 0) for number in range(30)))
 
 
-async def test_an_urgent_waiter_is_served_before_all_others_and_those_in_their_order() -> None:
+async def test_an_urgent_waiter_is_served_first_and_all_others_in_order() -> None:
     lock, order = PriorityLock(), []
 
     async def work(name: str) -> None:
@@ -41,7 +41,7 @@ async def test_an_urgent_waiter_is_served_before_all_others_and_those_in_their_o
 
 
 @pytest.mark.parametrize("moment", ["while it waits", "as its turn comes", "when its turn has come"])
-async def test_a_waiter_that_is_cancelled_leaves_its_turn_to_the_next(moment: str) -> None:
+async def test_a_cancelled_waiter_leaves_its_turn_to_the_next(moment: str) -> None:
     lock = PriorityLock()
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""Files that only their owner can use, those that were left open to others included."""
+"""Files that only their owner can use, including files whose permissions were wider before."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from services.common.runtime.secret_file import read_or_create
 
 @pytest.fixture(autouse=True)
 def widest_umask() -> Iterator[None]:
-    """Have every file that chooses no mode be open to all."""
+    """Make files created without an explicit mode world-readable."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -35,7 +35,7 @@ def test_a_file_that_is_opened_has_no_permissions_for_others(tmp_path: Path, exi
     assert _mode(path) == 0o600
 
 
-def test_what_a_linked_folder_elsewhere_holds_keeps_its_modes(tmp_path: Path) -> None:
+def test_files_in_a_linked_folder_elsewhere_keep_their_modes(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").touch(0o644)
     (tmp_path / "own").mkdir(0o755)
@@ -47,7 +47,7 @@ def test_what_a_linked_folder_elsewhere_holds_keeps_its_modes(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_service_alone_keeps_its_database_lock_and_secret_to_its_owner(tmp_path: Path, exists: bool) -> None:
+def test_a_single_service_restricts_its_database_lock_and_secret_to_its_owner(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path / "var"
     if exists:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""A service that cannot start says why in one sentence and exits with 1."""
+"""A service that cannot start prints one sentence with the reason and exits with 1."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ import pytest
 from services.auth.settings import AuthSettings
 from services.common.errors import StartError
 from services.common.runtime import process
-from services.common.runtime.settings import ServiceSettings
+from services.common.runtime.settings import REMOVED, RENAMED, ServiceSettings
 from services.common.telemetry import log
 from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
@@ -31,7 +31,7 @@ async def _nothing(settings: ServiceSettings) -> None:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`run` takes over the process' logging, which belongs to pytest here."""
+    """`run` configures the process' logging, which belongs to pytest here."""
     monkeypatch.setattr(log, "set_up", lambda service, level: None)
 
 
@@ -87,7 +87,7 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         (ServiceSettings, "TLS_CALLERS", "billing", "Setting TLS_CALLERS: expected a JSON object"),
     ],
 )
-def test_a_setting_that_cannot_be_taken_is_named_as_the_environment_names_it(
+def test_an_invalid_setting_is_named_by_its_environment_variable(
     monkeypatch: pytest.MonkeyPatch, settings: type[ServiceSettings], name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -106,7 +106,7 @@ _NUMBERS = ("Infinity", "-Infinity", "NaN", "1e400", "99999999999999999999", "9"
 
 
 @pytest.mark.parametrize("settings", _KINDS)
-def test_no_setting_takes_what_would_stop_the_start_or_fail_each_request(
+def test_no_setting_accepts_a_value_that_would_fail_the_start_or_each_request(
     monkeypatch: pytest.MonkeyPatch, settings: type[ServiceSettings]
 ) -> None:
     prefix = settings.model_config.get("env_prefix", "")
@@ -147,7 +147,7 @@ def test_no_setting_takes_what_would_stop_the_start_or_fail_each_request(
         (LocalSettings, "DATA_DIR", "", "Setting DATA_DIR: expected a value"),
     ],
 )
-def test_what_each_setting_cannot_be_is_said(
+def test_the_error_of_each_setting_names_the_invalid_value(
     monkeypatch: pytest.MonkeyPatch, settings: type[ServiceSettings], name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -155,13 +155,13 @@ def test_what_each_setting_cannot_be_is_said(
         process.read(settings)
 
 
-def test_what_may_be_empty_may_be_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optional_setting_may_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QUOTA_METRICS_LISTEN", "OTEL_EXPORTER_OTLP_ENDPOINT", "QUOTA_REDIS_PASSWORD", "HEALTH_LISTEN"):
         monkeypatch.setenv(name, "")
     assert process.read(QuotaSettings).metrics_listen == ""
 
 
-def test_a_start_error_is_the_sentence_that_the_process_ends_with() -> None:
+def test_a_start_error_is_the_sentence_printed_at_exit() -> None:
     async def main(settings: ServiceSettings) -> None:
         raise StartError("cannot listen; choose another")
 
@@ -171,7 +171,7 @@ def test_a_start_error_is_the_sentence_that_the_process_ends_with() -> None:
     assert exited.value.code == "auth: cannot listen; choose another"
 
 
-def test_a_service_that_returns_ends_well_with_the_settings_it_was_given(
+def test_a_service_that_returns_exits_with_0_and_received_its_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
@@ -186,7 +186,7 @@ def test_a_service_that_returns_ends_well_with_the_settings_it_was_given(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_each_signal_asks_to_stop_and_another_one_to_do_it_at_once(number: signal.Signals) -> None:
+async def test_a_first_signal_requests_a_stop_and_a_second_an_immediate_one(number: signal.Signals) -> None:
     stopping = process.stop_signal()
     part = stopping.part()
     assert not stopping.is_set()
@@ -204,7 +204,7 @@ async def test_each_signal_asks_to_stop_and_another_one_to_do_it_at_once(number:
     assert part.is_urgent()
 
 
-async def test_a_signal_that_was_ignored_stays_so() -> None:
+async def test_an_ignored_signal_stays_ignored() -> None:
     """`nohup` starts programs with SIGHUP ignored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -216,7 +216,7 @@ async def test_a_signal_that_was_ignored_stays_so() -> None:
     assert not stopping.is_set()
 
 
-async def test_a_stop_waits_for_work_no_longer_than_it_may() -> None:
+async def test_a_stop_waits_for_work_only_for_its_grace_period() -> None:
     stopping = process.StopSignal()
     endless = asyncio.ensure_future(asyncio.Event().wait())
     started = time.monotonic()
@@ -225,11 +225,11 @@ async def test_a_stop_waits_for_work_no_longer_than_it_may() -> None:
     await stopping.wait_for(asyncio.ensure_future(asyncio.sleep(0)), seconds=60)
 
     assert 0.05 <= time.monotonic() - started < 5
-    assert endless.cancel(), "it goes on"
+    assert endless.cancel(), "the service continues"
 
 
-def test_sigterm_ends_a_service_that_still_waits_for_something() -> None:
-    """A container's first process has no default for the signal: it would be waited for until it is killed."""
+def test_sigterm_ends_a_service_that_is_still_waiting() -> None:
+    """PID 1 of a container has no default action for the signal: the runtime would wait for it and then kill it."""
 
     async def main(settings: ServiceSettings) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -239,3 +239,34 @@ def test_sigterm_ends_a_service_that_still_waits_for_something() -> None:
         process.run("auth", ServiceSettings, main)
 
     assert exited.value.code == 143
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("HAS_SIBLINGS", "has been replaced. Set REUSE_PORT instead."),
+        (
+            "GATEWAY_ABANDONED_REQUESTS_MAX",
+            "has been removed: The limit of abandoned requests is fixed. Unset it.",
+        ),
+        ("GATEWAY_LEAVERS_MAX", "has been removed: The limit of abandoned requests is fixed. Unset it."),
+    ],
+)
+def test_a_setting_of_an_earlier_version_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(StartError) as refused:
+        process.read(ServiceSettings)
+    assert str(refused.value) == f"Setting {name} {sentence}"
+
+
+def test_every_replacement_of_a_setting_exists() -> None:
+    services = (AuthSettings, GatewaySettings, InferenceSettings, QuotaSettings)
+    known = {
+        str(field.validation_alias or f"{settings.model_config.get('env_prefix', '')}{name}".upper())
+        for settings in services
+        for name, field in settings.model_fields.items()
+    }
+    assert set(RENAMED.values()) <= known
+    assert not known & {*RENAMED, *REMOVED}

@@ -21,7 +21,7 @@ print(read_or_create(Path(sys.argv[1])))
 """
 
 
-def test_a_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+def test_a_secret_is_created_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "secret"
 
     secret = read_or_create(path)
@@ -32,14 +32,14 @@ def test_a_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) ->
     assert read_or_create(tmp_path / "other") != secret
 
 
-def test_no_draft_is_left_beside_the_secret(tmp_path: Path) -> None:
+def test_no_temporary_file_is_left_next_to_the_secret(tmp_path: Path) -> None:
     read_or_create(tmp_path / "secret")
     read_or_create(tmp_path / "secret")
 
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
-def test_processes_that_start_at_once_have_one_secret(tmp_path: Path) -> None:
+def test_processes_that_start_at_once_share_one_secret(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "secret")]
     programs = [
         subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
@@ -58,8 +58,8 @@ def test_processes_that_start_at_once_have_one_secret(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
-def test_a_secret_that_somebody_else_wrote_first_is_the_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name appears between the look and the write."""
+def test_a_secret_that_another_process_wrote_first_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file appears between the check and the write."""
     path = tmp_path / "secret"
     path.write_text("theirs\n")
     monkeypatch.setattr(Path, "exists", lambda self: False)
@@ -82,7 +82,7 @@ def test_a_damaged_secret_is_refused_and_named(tmp_path: Path) -> None:
         read_or_create(tmp_path / "secret")
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StartError, match=r"Cannot store a secret in .*\. Choose another DATA_DIR"):

@@ -37,13 +37,13 @@ def writer(file: Path) -> Iterator[SQLiteWriter]:
 
 @pytest.fixture
 def other(file: Path) -> Iterator[sqlite3.Connection]:
-    """Give what another process would have: a connection of its own, in the middle of a write."""
+    """Yield a connection like another process' in the middle of a write."""
     with closing(_connect(file)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield connection
 
 
-async def test_a_write_waits_for_the_one_of_another_process(writer: SQLiteWriter, other: sqlite3.Connection) -> None:
+async def test_a_write_waits_for_another_processs_write(writer: SQLiteWriter, other: sqlite3.Connection) -> None:
     writing = asyncio.create_task(writer.write(_insert))
     done, _ = await asyncio.wait({writing}, timeout=0.3)
     assert not done
@@ -53,7 +53,7 @@ async def test_a_write_waits_for_the_one_of_another_process(writer: SQLiteWriter
     assert other.execute("SELECT count(*) FROM kept").fetchone() == (1,)
 
 
-async def test_a_write_that_never_gets_its_turn_fails_and_the_next_one_works(
+async def test_a_write_that_never_gets_the_lock_fails_and_the_next_one_succeeds(
     writer: SQLiteWriter, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_writer, "_BUSY_SECONDS_MAX", 0.2)
@@ -64,7 +64,7 @@ async def test_a_write_that_never_gets_its_turn_fails_and_the_next_one_works(
     assert other.execute("SELECT count(*) FROM kept").fetchone() == (1,)
 
 
-async def test_work_that_fails_leaves_nothing_behind_and_the_file_free(writer: SQLiteWriter, file: Path) -> None:
+async def test_a_failed_write_is_rolled_back_and_releases_the_lock(writer: SQLiteWriter, file: Path) -> None:
     def fail(connection: sqlite3.Connection) -> None:
         _insert(connection)
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""What stops `make run` is one readable sentence, however long the setting at fault is."""
+"""`make run` reports what stops it in one readable sentence, however long the setting at fault is."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from services.local import valkey
 from services.local.data_dir import prepare_data_dir
 
 
-def test_a_data_dir_that_cannot_be_written_is_shown_in_part_when_it_is_long(tmp_path: Path) -> None:
+def test_an_overlong_data_dir_that_cannot_be_written_is_shortened(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError) as refused:
         prepare_data_dir(tmp_path / "file" / "x" / Path(*["long"] * 180))

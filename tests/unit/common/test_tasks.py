@@ -1,4 +1,4 @@
-"""Background work goes on after an exception that nothing expected."""
+"""Background work continues after an unexpected exception."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ class Work:
         self.goes_on = asyncio.Event()
 
     async def run(self) -> None:
-        """Fail, or go on."""
+        """Fail, or continue."""
         self.runs += 1
         if self.runs <= self.failures:
             raise OverflowError("odd")
@@ -25,7 +25,7 @@ class Work:
         await asyncio.Event().wait()
 
 
-async def test_work_that_fails_starts_again_and_its_process_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failed_work_is_restarted_and_the_process_continues(caplog: pytest.LogCaptureFixture) -> None:
     work = Work(failures=2)
 
     async with running(restarting(work.run, pause_seconds=0)):
@@ -36,7 +36,7 @@ async def test_work_that_fails_starts_again_and_its_process_goes_on(caplog: pyte
     assert [record.exc_info[0] for record in errors if record.exc_info] == [OverflowError, OverflowError]
 
 
-async def test_work_that_fails_pauses_before_it_starts_again() -> None:
+async def test_a_restart_waits_before_it_runs() -> None:
     work = Work(failures=9)
 
     async with running(restarting(work.run, pause_seconds=60)):
@@ -45,7 +45,7 @@ async def test_work_that_fails_pauses_before_it_starts_again() -> None:
     assert work.runs == 1
 
 
-async def test_work_that_returns_is_not_started_again() -> None:
+async def test_work_that_returns_is_not_restarted() -> None:
     runs = 0
 
     async def work() -> None:
@@ -57,7 +57,7 @@ async def test_work_that_returns_is_not_started_again() -> None:
     assert runs == 1
 
 
-async def test_a_cancellation_that_a_library_loses_still_ends_the_work() -> None:
+async def test_a_cancellation_swallowed_by_a_library_still_ends_the_work() -> None:
     async def work() -> None:
         try:
             await asyncio.Event().wait()

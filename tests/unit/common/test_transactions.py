@@ -1,4 +1,4 @@
-"""Deadlines of the store's methods hold even when what they call does not let go."""
+"""Deadlines of the store's methods hold even when the operation they call does not return."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -18,7 +18,7 @@ def _unavailable() -> Unavailable:
 
 
 class Stuck:
-    """Work that does not end, and when it is cancelled takes its time to close."""
+    """Work that does not end, and takes time to close when cancelled."""
 
     def __init__(self) -> None:
         self.may_close = asyncio.Event()
@@ -40,7 +40,7 @@ class Stuck:
             self.closed.set()
 
 
-async def test_a_caller_is_answered_at_the_deadline_though_the_connection_still_closes() -> None:
+async def test_a_caller_is_answered_at_the_deadline_while_the_connection_still_closes() -> None:
     stuck = Stuck()
 
     with pytest.raises(Unavailable):
@@ -51,7 +51,7 @@ async def test_a_caller_is_answered_at_the_deadline_though_the_connection_still_
     await asyncio.wait_for(stuck.closed.wait(), 5)
 
 
-async def test_a_caller_that_is_cancelled_cancels_the_work() -> None:
+async def test_cancelling_the_caller_cancels_the_work() -> None:
     stuck = Stuck()
     stuck.may_close.set()
     caller = asyncio.create_task(stuck.read_patiently())
@@ -65,7 +65,7 @@ async def test_a_caller_that_is_cancelled_cancels_the_work() -> None:
 
 
 @pytest.mark.parametrize("failure", [Unavailable("away"), KeyError("defect")])
-async def test_what_the_work_raises_reaches_the_caller(failure: Exception) -> None:
+async def test_exceptions_of_the_work_reach_the_caller(failure: Exception) -> None:
     @deadline(60, unavailable=_unavailable)
     async def work() -> None:
         raise failure
@@ -75,8 +75,8 @@ async def test_what_the_work_raises_reaches_the_caller(failure: Exception) -> No
     assert raised.value is failure
 
 
-async def test_a_database_closes_only_when_abandoned_queries_have_given_their_connections_back(tmp_path: Path) -> None:
-    """SQLite's driver would wait for ever for a thread that has ended, and the process with it."""
+async def test_a_database_closes_only_after_abandoned_queries_have_returned_their_connections(tmp_path: Path) -> None:
+    """SQLite's driver would wait for ever for a thread that has ended, and block the process's exit."""
     migrations = Path(services.auth.__file__).parent / "migrations"
     async with database.open_database(
         f"sqlite:///{tmp_path}/auth.db", migrations=migrations, version_table="version"
@@ -99,10 +99,10 @@ async def test_a_database_closes_only_when_abandoned_queries_have_given_their_co
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_no_log_tells_what_a_failed_statement_was_to_write(
+async def test_no_log_contains_the_parameters_of_a_failed_statement(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Among it are hashes of passwords and e-mail addresses."""
+    """They include password hashes and e-mail addresses."""
     caplog.set_level("DEBUG", logger="services")
     values = {"hash": "$argon2id$v=19$x"}
     migrations = Path(services.auth.__file__).parent / "migrations"
@@ -117,8 +117,8 @@ async def test_no_log_tells_what_a_failed_statement_was_to_write(
     assert "$argon2id" not in caplog.text
 
 
-async def test_siblings_on_one_sqlite_file_write_from_what_they_read_one_after_the_other(tmp_path: Path) -> None:
-    """Were the lock taken with the first change, what was read before it could be untrue by then."""
+async def test_processes_sharing_one_sqlite_file_serialise_read_then_write(tmp_path: Path) -> None:
+    """If the lock were taken with the first change, earlier reads could be stale by then."""
     migrations = Path(services.auth.__file__).parent / "migrations"
     url = f"sqlite:///{tmp_path}/auth.db"
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Credentials in URLs as people write them."""
+"""Credentials in URLs in the spellings that people use."""
 
 from urllib.parse import quote, unquote, urlsplit
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.common.url_credentials import with_credentials, with_encoded_credentials
 
-# `%` is the start of something encoded, and `?a=` after an `@` reads like the query of a host.
+# `%` starts an escape sequence, and `?a=` after an `@` reads like the query of a host.
 _TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="%=", exclude_categories=["Cs", "Cc"]), max_size=20)
 
 
@@ -51,22 +51,22 @@ def test_a_url_keeps_its_meaning_and_its_credentials_are_encoded(url: str, encod
         ("unix:///run/a@b.sock", "", "x", "unix://:x@/run/a@b.sock"),
     ],
 )
-def test_given_credentials_take_the_place_of_the_urls(url: str, user: str, password: str, changed: str) -> None:
+def test_given_credentials_replace_those_of_the_url(url: str, user: str, password: str, changed: str) -> None:
     assert with_credentials(url, user=user, password=password) == changed
 
 
-# A URL that goes on with `/` has no credentials: `sqlite:////srv/a@b`.
+# A URL whose authority is empty has no credentials: `sqlite:////srv/a@b`.
 _USERS = _TEXTS.filter(lambda text: ":" not in text and not text.startswith("/"))
 
 
 @given(_USERS, _TEXTS.filter(bool))
-def test_any_user_and_password_can_be_written_as_they_are(user: str, password: str) -> None:
+def test_any_user_and_password_can_be_written_unencoded(user: str, password: str) -> None:
     parts = urlsplit(with_encoded_credentials(f"redis://{user}:{password}@host:6379/0"))
     assert (unquote(parts.username or ""), unquote(parts.password or "")) == (user, password)
     assert (parts.hostname, parts.port, parts.path) == ("host", 6379, "/0")
 
 
 @given(_TEXTS.filter(bool))
-def test_one_that_was_encoded_stays_so(password: str) -> None:
+def test_encoded_credentials_stay_encoded(password: str) -> None:
     url = f"redis://ada:{quote(password, safe='')}@host:6379/0"
     assert unquote(urlsplit(with_encoded_credentials(url)).password or "") == password

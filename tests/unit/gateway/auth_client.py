@@ -1,4 +1,4 @@
-"""Auth as a test wants it, a clock that it moves, and a cache that follows both."""
+"""A scripted auth service, a clock controlled by the test, and a cache that follows both."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ PRINCIPAL = Principal(key_id="key_1", account_id="acc_1", daily_limit=1000, expi
 
 
 class ManualClock:
-    """A clock that tests move by hand."""
+    """A clock controlled by the test."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -29,12 +29,12 @@ class ManualClock:
 
 
 class ScriptedAuthClient:
-    """Auth as a test wants it; records what it was asked."""
+    """A scripted auth service that records its calls."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Authentication] = {KEY: Authentication(PRINCIPAL, "", 1)}
         self.asked: list[str] = []
-        self.is_away = False
+        self.is_down = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.resumed_from: list[int | None] = []
@@ -42,7 +42,7 @@ class ScriptedAuthClient:
 
     async def authenticate(self, api_key: str) -> Authentication:
         self.asked.append(api_key)
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("away", reason="auth_unavailable")
         answer = self.answers.get(api_key, Authentication(None, "unknown", 1))
         await self.gate.wait()
@@ -53,8 +53,8 @@ class ScriptedAuthClient:
         while (event := await self._events.get()) is not None:
             yield event
 
-    async def tell(self, revision: int, changed_key_id: str = "", **facts: bool) -> None:
-        """Send an event and let it be taken."""
+    async def emit(self, revision: int, changed_key_id: str = "", **facts: bool) -> None:
+        """Send an event and wait until it is processed."""
         self._events.put_nowait(WatchEvent(revision, changed_key_id, **facts))
         await settle()
 
@@ -65,14 +65,14 @@ class ScriptedAuthClient:
 
 
 async def settle() -> None:
-    """Let everything that can go on do so."""
+    """Run everything that is ready to run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
 @asynccontextmanager
 async def watching(cache: AuthCache) -> AsyncIterator[None]:
-    """Let a cache follow auth, and look after live streams, for the block."""
+    """Run a cache's watch and its checks of live streams for the block."""
     tasks = [asyncio.create_task(cache.watch_invalidations()), asyncio.create_task(cache.watch_streams())]
     await settle()
     try:

@@ -1,4 +1,4 @@
-"""The application around its handlers: ids, CORS and the envelope, for defects too."""
+"""The application around its handlers: ids, CORS and the error envelope, also for internal errors."""
 
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from services.gateway.apis.routes import API
 from services.gateway.dependencies import Dependencies
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http_server.write_flow import ClientStalled
-from services.gateway.requests.shutdown import RequestsInFlight
+from services.gateway.requests.in_flight import RequestsInFlight
 from services.gateway.server import Readiness, build_app
 
 _ORIGIN = "https://app.example"
@@ -52,7 +52,7 @@ async def _answer(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> htt
 
 
 @pytest.mark.parametrize(("method", "origins"), [("DELETE", ("*",)), ("POST", ("https://other.example",))])
-async def test_a_preflight_that_is_refused_is_in_the_envelope(method: str, origins: tuple[str, ...]) -> None:
+async def test_a_refused_preflight_has_the_error_envelope(method: str, origins: tuple[str, ...]) -> None:
     app = _app(RuntimeError(), origins=origins)
     headers = {"Origin": _ORIGIN, "Access-Control-Request-Method": method}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
@@ -67,7 +67,7 @@ async def test_a_preflight_that_is_refused_is_in_the_envelope(method: str, origi
 @pytest.mark.parametrize(
     ("error", "status"), [(RuntimeError("secret detail"), 500), (Unavailable("away", reason="auth_unavailable"), 503)]
 )
-async def test_a_failure_is_in_the_envelope_with_an_id_and_a_page_may_read_it(error: Exception, status: int) -> None:
+async def test_an_internal_error_has_the_envelope_an_id_and_cors_headers(error: Exception, status: int) -> None:
     response = await _answer(error)
     assert response.status_code == status
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
@@ -81,7 +81,7 @@ async def test_a_failure_is_in_the_envelope_with_an_id_and_a_page_may_read_it(er
     ("origins", "allowed"),
     [(("https://app.example",), "https://app.example"), (("https://other.example",), None), ((), None)],
 )
-async def test_a_page_of_another_origin_may_not(origins: tuple[str, ...], allowed: str | None) -> None:
+async def test_a_page_of_another_origin_cannot_read_it(origins: tuple[str, ...], allowed: str | None) -> None:
     response = await _answer(RuntimeError(), origins=origins)
     assert response.status_code == 500
     assert response.headers.get("access-control-allow-origin") == allowed
@@ -89,7 +89,7 @@ async def test_a_page_of_another_origin_may_not(origins: tuple[str, ...], allowe
     assert headers.get("access-control-allow-origin") == allowed
 
 
-async def test_a_client_that_stalled_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_stalled_client_is_not_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "services")
     await _answer(ClientStalled("reads nothing"))
     assert {"client stalled", "request"} <= {record.message for record in caplog.records}

@@ -1,4 +1,4 @@
-"""What one request may hold is bounded, and what is over a bound is refused by its name before it costs anything."""
+"""The size of one request is bounded; an excess is refused with the limit's name before it costs anything."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest, TooLarge
+from services.common.errors import ErrorDetails, InvalidRequest, TooLarge
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.clients.translate import chat_request
@@ -82,8 +82,8 @@ def _nested(levels: int) -> Any:
         ),
     ],
 )
-def test_what_is_over_a_limit_is_refused_by_its_name(body: Any, param: str, code: str) -> None:
-    assert _refusal(body).metadata == {"param": param, "code": code}
+def test_a_request_over_a_limit_is_refused_with_the_limits_name(body: Any, param: str, code: str) -> None:
+    assert _refusal(body).details == ErrorDetails(param=param, code=code)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_is_over_a_limit_is_refused_by_its_name(body: Any, param: str, code
     ],
     ids=["messages", "parts", "calls", "model", "nesting", "values", "text that looks like values"],
 )
-def test_what_is_within_the_limits_is_taken_and_can_be_passed_on(body: Any) -> None:
+def test_a_request_within_the_limits_is_accepted_and_can_be_encoded(body: Any) -> None:
     chat_request(parse_chat(json.dumps(body).encode()))
 
 
@@ -121,11 +121,11 @@ def test_what_is_within_the_limits_is_taken_and_can_be_passed_on(body: Any) -> N
     ],
     ids=["documents", "function_call", "metadata", "tools", "unknown in a message", "document", "unknown"],
 )
-def test_whatever_is_nested_too_deeply_is_one_400(levels: int, before: str, after: str) -> None:
+def test_every_body_that_is_nested_too_deeply_is_the_same_400(levels: int, before: str, after: str) -> None:
     refusal = _refusal((before + "[" * levels + "]" * levels + after).encode())
     if levels < 900:
-        assert refusal.metadata["code"] == "nesting_too_deep"
-        assert refusal.metadata["param"] in before
+        assert refusal.details.code == "nesting_too_deep"
+        assert refusal.details.param in before
 
 
 def _filled(before: bytes, unit: bytes, after: bytes) -> bytes:
@@ -154,8 +154,8 @@ def _filled(before: bytes, unit: bytes, after: bytes) -> bytes:
         pytest.param(_filled(b"[", b"1", b"]"), id="numbers"),
     ],
 )
-def test_four_megabytes_of_small_values_are_refused_at_the_speed_of_c(body: bytes) -> None:
-    """Parsing them takes 13 to 290 ms, and checking one after the other more."""
+def test_four_megabytes_of_small_values_are_refused_by_the_c_scanner(body: bytes) -> None:
+    """Parsing them takes 13 to 290 ms, and checking them one by one more."""
     taken = []
     for _ in range(5):
         began = time.process_time()
@@ -167,13 +167,13 @@ def test_four_megabytes_of_small_values_are_refused_at_the_speed_of_c(body: byte
 def test_limits_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_MESSAGES_MAX", "2")
     limits = GatewaySettings().chat_limits
-    assert _refusal({"messages": [_USER] * 3}, limits).metadata["code"] == "array_above_max_length"
+    assert _refusal({"messages": [_USER] * 3}, limits).details.code == "array_above_max_length"
     assert ChatLimits(**{name: getattr(limits, name) for name in ChatLimits.__slots__} | {"messages_max": 2048}) == (
         ChatLimits()
     )
 
 
-def test_what_cannot_be_passed_on_frees_its_hold() -> None:
+def test_a_request_that_cannot_be_encoded_releases_its_hold() -> None:
     for members, kind in (
         ({"messages": [{"role": "user", "content": "\ud800"}]}, InvalidRequest),
         ({"messages": [_USER], "documents": _nested(20_000)}, InvalidRequest),
@@ -181,4 +181,4 @@ def test_what_cannot_be_passed_on_frees_its_hold() -> None:
     ):
         with pytest.raises(kind) as raised:
             chat_request(Chat(members, stream=False))
-        assert raised.value.metadata["verdict"] == "released"
+        assert raised.value.details.verdict == "released"

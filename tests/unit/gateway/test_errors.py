@@ -1,10 +1,11 @@
-"""The table from our errors to HTTP, and the 429 that a client can act on."""
+"""The mapping of errors to HTTP, and the 429 that a client can act on."""
 
 import json
 
 import pytest
 
 from services.common import errors
+from services.common.errors import ErrorDetails
 from services.gateway.http.errors import duration, http_error, rate_limit_headers
 from services.gateway.requests.types import LimitReached, RateLimit
 
@@ -12,10 +13,15 @@ from services.gateway.requests.types import LimitReached, RateLimit
 @pytest.mark.parametrize(
     ("error", "status", "kind", "code"),
     [
-        (errors.InvalidRequest("m", metadata={"param": "p", "code": "c"}), 400, "invalid_request_error", "c"),
+        (errors.InvalidRequest("m", details=ErrorDetails(param="p", code="c")), 400, "invalid_request_error", "c"),
         (errors.Unauthenticated("m"), 401, "authentication_error", "invalid_api_key"),
         (errors.PermissionDenied("m"), 403, "permission_error", "permission_denied"),
-        (errors.NotFound("m", metadata={"code": "model_not_found"}), 404, "invalid_request_error", "model_not_found"),
+        (
+            errors.NotFound("m", details=ErrorDetails(code="model_not_found")),
+            404,
+            "invalid_request_error",
+            "model_not_found",
+        ),
         (errors.FailedPrecondition("m", reason="key_limit"), 409, "invalid_request_error", "key_limit"),
         (errors.TooLarge("m", reason="request_too_large"), 413, "invalid_request_error", "request_too_large"),
         (
@@ -39,8 +45,8 @@ def test_each_error_has_its_status_type_and_code(error: errors.ServiceError, sta
     assert "secret" not in body["message"]
 
 
-def test_every_class_of_error_has_a_status_of_its_own_and_only_our_defects_are_500() -> None:
-    """A class that is forgotten here is answered 500, and calls the operator in the night."""
+def test_every_error_class_is_mapped_and_only_internal_errors_are_500() -> None:
+    """A class that is missing here is answered with 500, which pages the operator."""
     kinds: set[type[errors.ServiceError]] = {LimitReached}
     kinds |= {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.ServiceError)}
     kinds.remove(errors.ServiceError)
@@ -53,12 +59,12 @@ def test_every_class_of_error_has_a_status_of_its_own_and_only_our_defects_are_5
     assert [name for name, status in statuses.items() if status == 500] == ["InternalError"]
 
 
-def test_an_outage_says_when_to_come_back() -> None:
-    error = errors.Unavailable("m", reason="upstream_unavailable", metadata={"retry_after_seconds": "7"})
+def test_an_outage_sets_retry_after() -> None:
+    error = errors.Unavailable("m", reason="upstream_unavailable", details=ErrorDetails(retry_after_seconds=7))
     assert http_error(error, now=0).headers["retry-after"] == "7"
 
 
-def test_a_used_up_day_says_that_retrying_is_in_vain() -> None:
+def test_an_exhausted_day_says_not_to_retry() -> None:
     error = LimitReached(RateLimit(limit=1000, charged=1000, held=0, reset_at=86_400))
     answer = http_error(error, now=86_400 - 25_923)
     assert answer.headers["retry-after"] == "25923"
@@ -67,20 +73,20 @@ def test_a_used_up_day_says_that_retrying_is_in_vain() -> None:
     assert "Resets at 00:00 UTC, in 7h12m3s" in answer.message
 
 
-def test_slots_in_use_are_told_apart_from_slots_used_up() -> None:
+def test_slots_in_use_are_distinguished_from_an_exhausted_day() -> None:
     answer = http_error(LimitReached(RateLimit(limit=10, charged=9, held=1, reset_at=86_400)), now=0)
     assert answer.headers["retry-after"] == "1"
     assert "x-should-retry" not in answer.headers
     assert "including requests in progress" in answer.message
 
 
-def test_what_the_model_wrote_in_vain_is_passed_on_and_otherwise_left_out() -> None:
-    refused = errors.InvalidRequest("no", metadata={"code": "tool_use_failed", "failed_generation": "<function=…"})
+def test_a_failed_generation_is_passed_on_if_present() -> None:
+    refused = errors.InvalidRequest("no", details=ErrorDetails(code="tool_use_failed", failed_generation="<function=…"))
     assert json.loads(http_error(refused, now=0).body)["error"]["failed_generation"] == "<function=…"
     assert "failed_generation" not in json.loads(http_error(errors.InvalidRequest("no"), now=0).body)["error"]
 
 
-def test_remaining_counts_neither_used_nor_held_slots_and_never_goes_below_zero() -> None:
+def test_remaining_excludes_used_and_held_slots_and_is_never_negative() -> None:
     headers = rate_limit_headers(RateLimit(limit=10, charged=4, held=3, reset_at=60), now=0)
     assert headers["x-ratelimit-remaining-requests"] == "3"
     lowered = rate_limit_headers(RateLimit(limit=2, charged=4, held=0, reset_at=60), now=0)

@@ -1,4 +1,4 @@
-"""Refused requests are bounded by key and by address, and those who send none are never made to wait."""
+"""Refused requests are limited per key and per address; clients without refused requests never wait."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def limiter(clock: ManualClock) -> InvalidRequestLimiter:
-    """Give a limiter whose buckets hold 20 tokens of a key, and 80 of an address."""
+    """Return a limiter whose buckets hold 20 tokens per key and 80 per address."""
     return InvalidRequestLimiter(clock, per_second=1)
 
 
@@ -25,11 +25,11 @@ def _is_stopped(limiter: InvalidRequestLimiter, key_id: str, address: str = _HER
     try:
         limiter.check(key_id, address)
     except Throttled as exc:
-        return exc.reason == "too_many_invalid_requests" and int(exc.metadata["retry_after_seconds"]) >= 1
+        return exc.reason == "too_many_invalid_requests" and exc.details.retry_after_seconds >= 1
     return False
 
 
-def test_a_key_is_stopped_after_its_burst_and_goes_on_at_its_rate(
+def test_a_key_is_limited_after_its_burst_and_continues_at_its_rate(
     limiter: InvalidRequestLimiter, clock: ManualClock
 ) -> None:
     for _ in range(20):
@@ -47,26 +47,26 @@ def test_a_key_is_stopped_after_its_burst_and_goes_on_at_its_rate(
     assert _is_stopped(limiter, "key_1"), "a bucket never holds more than its size"
 
 
-def test_large_bodies_cost_what_they_cost(limiter: InvalidRequestLimiter, clock: ManualClock) -> None:
+def test_the_cost_of_a_refusal_grows_with_the_body(limiter: InvalidRequestLimiter, clock: ManualClock) -> None:
     limiter.count("key_1", _HERE, 4 * 2**20)
     with pytest.raises(Throttled) as stopped:
         limiter.check("key_1", _HERE)
-    assert stopped.value.metadata["retry_after_seconds"] == "46"
+    assert stopped.value.details.retry_after_seconds == 46
     clock.seconds += 46
     assert not _is_stopped(limiter, "key_1")
 
 
-def test_an_address_with_many_keys_is_stopped_and_its_clean_keys_go_on(limiter: InvalidRequestLimiter) -> None:
+def test_an_address_with_many_keys_is_limited_but_its_other_keys_are_not(limiter: InvalidRequestLimiter) -> None:
     for number in range(80):
         limiter.count(f"key_{number % 8}", _HERE, 0)
-    assert all(_is_stopped(limiter, f"key_{number}") for number in range(8)), "each is far from its own limit"
+    assert all(_is_stopped(limiter, f"key_{number}") for number in range(8)), "each key is far from its own limit"
     assert not _is_stopped(limiter, "key_clean")
     assert not _is_stopped(limiter, "key_1", _ELSEWHERE)
     limiter.count("key_clean", _HERE, 0)
     assert _is_stopped(limiter, "key_clean")
 
 
-def test_an_ipv6_customer_is_one_address(limiter: InvalidRequestLimiter) -> None:
+def test_one_ipv6_prefix_counts_as_one_address(limiter: InvalidRequestLimiter) -> None:
     for number in range(80):
         limiter.count(f"key_{number}", f"2001:db8:1:2::{number}", 0)
     assert _is_stopped(limiter, "key_1", "2001:db8:1:2::ffff")
@@ -82,7 +82,7 @@ def test_its_memory_is_bounded(limiter: InvalidRequestLimiter, monkeypatch: pyte
     assert len(limiter._keys._buckets) == len(limiter._addresses._buckets) == 100
 
 
-def test_zero_limits_nothing(clock: ManualClock) -> None:
+def test_zero_disables_the_limit(clock: ManualClock) -> None:
     limiter = InvalidRequestLimiter(clock, per_second=0)
     for _ in range(1_000):
         limiter.count("key_1", _HERE, 4 * 2**20)

@@ -1,4 +1,4 @@
-"""A body that is refused before it is read is told what is wrong with it."""
+"""A body that is refused unparsed gets an error that names the fault."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def _refusal(text: str, number: str = "1") -> str:
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 5_000, "-" + "1" * 400 + ".5"])
-def test_a_number_out_of_range_is_no_malformed_json(number: str) -> None:
+def test_a_number_out_of_range_is_not_reported_as_malformed_json(number: str) -> None:
     assert _refusal("hi", number).startswith("The JSON body contains a number that is out of range.")
 
 
@@ -30,22 +30,22 @@ def test_a_number_out_of_range_is_no_malformed_json(number: str) -> None:
         (r"\ud83d\ude00\ude00", r"\ude00"),
     ],
 )
-def test_half_of_a_surrogate_pair_is_named_with_its_place(text: str, escape: str) -> None:
+def test_half_a_surrogate_pair_is_reported_with_its_position(text: str, escape: str) -> None:
     place = (_CHAT % (text, 1)).rindex(escape)
     assert f"not valid Unicode: {escape} at byte {place} is half of a surrogate pair" in _refusal(text)
 
 
-def test_bytes_that_are_not_utf_8_are_named_with_their_place() -> None:
+def test_bytes_that_are_not_utf_8_are_reported_with_their_position() -> None:
     place = _CHAT.index("%s")
     assert _refusal("\udcff") == f"The JSON body is not valid UTF-8 at byte {place}. Encode the body in UTF-8."
 
 
 @pytest.mark.parametrize("text", [r"\\ud83d", r"\ud83d\ude00", r"\\\ud83d\ude00"])
-def test_whole_characters_and_escaped_backslashes_are_text(text: str) -> None:
+def test_complete_pairs_and_escaped_backslashes_are_accepted(text: str) -> None:
     assert parse_chat((_CHAT % (text, 1)).encode()).members["messages"][0]["role"] == "user"
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b'{"messages": [NaN]}', b'{"a": "\\\\ud83d"'])
-def test_what_is_no_json_is_said_to_be_none(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_reported_as_such(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="was not valid JSON"):
         parse_chat(body)

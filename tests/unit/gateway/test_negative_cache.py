@@ -1,11 +1,11 @@
-"""Keys that are no good: remembered for a moment, never for longer than that is right, and no way to flood auth."""
+"""Invalid keys are cached briefly, never beyond a change, and cannot be used to flood auth."""
 
 import asyncio
 
 import pytest
 
 from services.common import checksummed_token
-from services.common.errors import Throttled, Unauthenticated, Unavailable
+from services.common.errors import ErrorDetails, Throttled, Unauthenticated, Unavailable
 from services.gateway.keys import negative_cache
 from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import Authentication
@@ -37,7 +37,7 @@ async def _denial(cache: AuthCache, key: str, address: str = _HERE) -> str:
 
 
 async def _guess(cache: AuthCache, count: int, address: str = _HERE) -> list[str]:
-    """Try keys that nobody has, one after the other; return the refusals' reasons."""
+    """Try unknown keys one after the other; return the reasons of the refusals."""
     reasons = []
     for _ in range(count):
         with pytest.raises((Unauthenticated, Throttled)) as refused:
@@ -47,7 +47,7 @@ async def _guess(cache: AuthCache, count: int, address: str = _HERE) -> list[str
 
 
 @pytest.mark.parametrize("reason", ["unknown", "revoked", "expired"])
-async def test_a_key_that_is_no_good_is_asked_about_once_in_ten_seconds(
+async def test_an_invalid_key_is_looked_up_once_in_ten_seconds(
     cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock, reason: str
 ) -> None:
     auth_client.answers[KEY] = Authentication(None, reason, 1)
@@ -58,53 +58,53 @@ async def test_a_key_that_is_no_good_is_asked_about_once_in_ten_seconds(
     assert auth_client.asked == [KEY, KEY]
 
 
-async def test_a_key_created_a_moment_ago_works_at_once_though_it_was_just_unknown(
+async def test_a_new_key_works_at_once_although_it_was_just_unknown(
     cache: AuthCache, auth_client: ScriptedAuthClient
 ) -> None:
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         await _denial(cache, OTHER)
         auth_client.answers[OTHER] = Authentication(PRINCIPAL, "", 2)
-        await auth_client.tell(2, "key_1")
+        await auth_client.emit(2, "key_1")
         assert await cache.authenticate(OTHER) == PRINCIPAL
 
 
-async def test_a_denial_that_was_read_before_a_change_that_was_seen_is_not_remembered(
+async def test_a_denial_read_before_a_known_change_is_not_cached(
     cache: AuthCache, auth_client: ScriptedAuthClient
 ) -> None:
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         auth_client.gate.clear()
         asking = asyncio.create_task(_denial(cache, OTHER))
         await settle()
-        await auth_client.tell(2, "key_9")
+        await auth_client.emit(2, "key_9")
         auth_client.gate.set()
         await asking
         await _denial(cache, OTHER)
     assert auth_client.asked == [OTHER, OTHER]
 
 
-async def test_a_denial_from_a_future_that_never_was_is_forgotten_when_auth_goes_back_in_time(
+async def test_denials_of_lost_revisions_are_dropped_when_auth_fails_over(
     cache: AuthCache, auth_client: ScriptedAuthClient
 ) -> None:
     auth_client.answers[OTHER] = Authentication(None, "revoked", 7)
     async with watching(cache):
-        await auth_client.tell(7)
+        await auth_client.emit(7)
         await _denial(cache, OTHER)
         auth_client.answers[OTHER] = Authentication(PRINCIPAL, "", 3)
-        await auth_client.tell(3)
+        await auth_client.emit(3)
         assert await cache.authenticate(OTHER) == PRINCIPAL
 
 
-async def test_an_outage_is_not_remembered_as_a_denial(cache: AuthCache, auth_client: ScriptedAuthClient) -> None:
-    auth_client.is_away = True
+async def test_an_outage_is_not_cached_as_a_denial(cache: AuthCache, auth_client: ScriptedAuthClient) -> None:
+    auth_client.is_down = True
     with pytest.raises(Unavailable):
         await cache.authenticate(KEY)
-    auth_client.is_away = False
+    auth_client.is_down = False
     assert await cache.authenticate(KEY) == PRINCIPAL
 
 
-async def test_an_address_that_guesses_is_stopped_after_a_hundred_and_may_go_on_after_the_window(
+async def test_an_address_with_a_hundred_unknown_keys_is_limited_until_the_window_ends(
     cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock
 ) -> None:
     assert await _guess(cache, 100) == ["unknown"] * 100
@@ -115,15 +115,15 @@ async def test_an_address_that_guesses_is_stopped_after_a_hundred_and_may_go_on_
     assert await _guess(cache, 1) == ["unknown"]
 
 
-async def test_who_is_stopped_is_told_when_to_come_back(cache: AuthCache, clock: ManualClock) -> None:
+async def test_a_limited_address_receives_retry_after(cache: AuthCache, clock: ManualClock) -> None:
     await _guess(cache, 100)
     clock.seconds += 3.2
     with pytest.raises(Throttled) as stopped:
         await cache.authenticate(OTHER, address=_HERE)
-    assert stopped.value.metadata == {"retry_after_seconds": "7"}
+    assert stopped.value.details == ErrorDetails(retry_after_seconds=7)
 
 
-async def test_known_keys_of_an_address_that_guesses_go_on_and_so_do_other_addresses(
+async def test_valid_keys_of_a_limited_address_and_other_addresses_still_work(
     cache: AuthCache, auth_client: ScriptedAuthClient
 ) -> None:
     await cache.authenticate(KEY, address=_HERE)
@@ -132,13 +132,13 @@ async def test_known_keys_of_an_address_that_guesses_go_on_and_so_do_other_addre
     assert await _denial(cache, OTHER, _ELSEWHERE) == "unknown"
 
 
-async def test_one_wrong_key_used_over_and_over_stops_nobody(cache: AuthCache) -> None:
+async def test_one_wrong_key_used_repeatedly_limits_no_address(cache: AuthCache) -> None:
     for _ in range(300):
         await _denial(cache, OTHER)
     assert await cache.authenticate(KEY, address=_HERE) == PRINCIPAL
 
 
-async def test_new_good_keys_by_the_hundred_from_one_address_stop_nobody(
+async def test_hundreds_of_new_valid_keys_from_one_address_are_not_limited(
     cache: AuthCache, auth_client: ScriptedAuthClient
 ) -> None:
     keys = [checksummed_token.mint("sk_stk_") for _ in range(300)]
@@ -146,9 +146,7 @@ async def test_new_good_keys_by_the_hundred_from_one_address_stop_nobody(
     await asyncio.gather(*(cache.authenticate(key, address=_HERE) for key in keys))
 
 
-async def test_guessing_many_at_the_same_time_gets_no_further(
-    cache: AuthCache, auth_client: ScriptedAuthClient
-) -> None:
+async def test_concurrent_guesses_get_no_more_attempts(cache: AuthCache, auth_client: ScriptedAuthClient) -> None:
     await _guess(cache, 1)
     auth_client.gate.clear()
     guesses = [asyncio.create_task(_guess(cache, 1)) for _ in range(500)]
@@ -168,14 +166,14 @@ async def test_guessing_many_at_the_same_time_gets_no_further(
         ("gibberish", "gibberish", True),
     ],
 )
-async def test_one_client_is_one_ipv4_address_or_one_64_bits_of_ipv6(
+async def test_a_client_is_one_ipv4_address_or_one_ipv6_64_prefix(
     cache: AuthCache, first: str, second: str, are_one: bool
 ) -> None:
     await _guess(cache, 100, first)
     assert await _guess(cache, 1, second) == ["too_many_unknown_keys" if are_one else "unknown"]
 
 
-async def test_what_is_remembered_of_keys_and_addresses_is_bounded(
+async def test_the_memory_for_keys_and_addresses_is_bounded(
     cache: AuthCache, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(negative_cache, "_DENIALS_MAX", 3)

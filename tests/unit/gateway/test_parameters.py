@@ -1,4 +1,4 @@
-"""What becomes of a request's parameters on the way to Groq."""
+"""How request parameters are handled on the way to Groq."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis.chat_completions.parameters import PARAMETERS
 from services.gateway.apis.chat_completions.request import parse_chat
 
@@ -19,10 +19,10 @@ def _sent(**members: Any) -> dict[str, Any]:
     return parse_chat(json.dumps({"messages": [_USER], **members}).encode()).members
 
 
-def test_the_page_of_parameters_says_what_the_code_does() -> None:
+def test_the_parameters_page_matches_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \| ([\w ]+) \| (.*) \|$", _DOCS.read_text(), flags=re.MULTILINE)
-    told = {name: (policy, why) for name, policy, why in rows if name != "messages"}
-    assert told == {name: (one.policy.value, one.why) for name, one in PARAMETERS.items()}
+    reported = {name: (policy, why) for name, policy, why in rows if name != "messages"}
+    assert reported == {name: (one.policy.value, one.why) for name, one in PARAMETERS.items()}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_page_of_parameters_says_what_the_code_does() -> None:
         ({"tool_choice": "auto"}, {"tool_choice": "auto"}),
     ],
 )
-def test_a_parameter_meets_its_fate(given: dict[str, Any], sent: dict[str, Any]) -> None:
+def test_a_parameter_is_handled_by_its_policy(given: dict[str, Any], sent: dict[str, Any]) -> None:
     assert _sent(**given) == {"messages": [_USER], **sent}
 
 
@@ -78,16 +78,16 @@ def test_a_parameter_meets_its_fate(given: dict[str, Any], sent: dict[str, Any])
         ({"stream_options": {"zzz": 1}}, "stream_options.zzz", "unknown_parameter"),
     ],
 )
-def test_what_cannot_be_served_is_refused_by_its_name(given: dict[str, Any], param: str, code: str) -> None:
+def test_an_unsupported_parameter_is_refused_by_its_name(given: dict[str, Any], param: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         _sent(**given)
-    assert refused.value.metadata == {"param": param, "code": code}
+    assert refused.value.details == ErrorDetails(param=param, code=code)
 
 
-def test_an_unknown_parameter_is_told_before_a_wrong_type() -> None:
+def test_an_unknown_parameter_is_reported_before_a_wrong_type() -> None:
     with pytest.raises(InvalidRequest) as refused:
         _sent(temperature="hot", zzz=1)
-    assert refused.value.metadata["param"] == "zzz"
+    assert refused.value.details.param == "zzz"
 
 
 _IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
@@ -111,12 +111,12 @@ _CALL = {"name": "f", "arguments": "{}"}
         ({"role": "assistant", "function_call": {**_CALL, "name": 5}}, "function_call.name", "invalid_type"),
     ],
 )
-def test_a_message_that_groq_would_refuse_is_refused_by_its_place(
+def test_a_message_that_groq_would_refuse_is_refused_with_its_position(
     message: dict[str, Any], param: str, code: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse_chat(json.dumps({"messages": [message, _USER]}).encode())
-    assert refused.value.metadata == {"param": f"messages[0].{param}", "code": code}
+    assert refused.value.details == ErrorDetails(param=f"messages[0].{param}", code=code)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_message_that_groq_would_refuse_is_refused_by_its_place(
         {"role": "assistant", "function_call": _CALL},
     ],
 )
-def test_a_message_as_openai_describes_it_is_passed_on(message: dict[str, Any]) -> None:
+def test_a_message_as_openai_documents_it_is_passed_on(message: dict[str, Any]) -> None:
     assert parse_chat(json.dumps({"messages": [message]}).encode()).members["messages"] == [message]
 
 
@@ -149,6 +149,8 @@ def test_a_message_as_openai_describes_it_is_passed_on(message: dict[str, Any]) 
         ),
     ],
 )
-def test_members_that_only_others_know_are_left_out_of_a_message(message: dict[str, Any], sent: dict[str, Any]) -> None:
+def test_members_that_groq_does_not_support_are_dropped_from_a_message(
+    message: dict[str, Any], sent: dict[str, Any]
+) -> None:
     body = json.dumps({"messages": [message]}).encode()
     assert parse_chat(body).members["messages"] == [sent]

@@ -1,4 +1,4 @@
-"""Receipts over real gRPC to scripted services: what is shown, what is asked for, and what is never told."""
+"""Receipts over real gRPC to scripted services: what is shown, what is requested, and what is never exposed."""
 
 import asyncio
 import tempfile
@@ -25,7 +25,7 @@ from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 KEY_ID = "key_01KAKAKAKAKAKAKAKAKAKAKAKA"
-OWN, FOREIGN, UNKNOWN = (f"req_01KAKAKAKAKAKAKAKAKAKAKAK{letter}" for letter in "ABC")
+OWN, FOREIGN, UNKNOWN = (f"req_01KAKAKAKAKAKAKAKAKAKAKAK{email}" for email in "ABC")
 NOON = 1_795_348_800.0
 """2026-11-22T12:00:00Z."""
 HEADERS = {"Authorization": "Bearer any"}
@@ -39,7 +39,7 @@ TOKENS = {
 
 
 class NoonClock:
-    """It is always noon."""
+    """Return noon of a fixed day."""
 
     def now(self) -> float:
         return NOON
@@ -49,7 +49,7 @@ class NoonClock:
 
 
 class OnePrincipal:
-    """Every key is the same account's."""
+    """Maps every key to the same account."""
 
     async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
         return Principal(KEY_ID, "acc_1", 10, None)
@@ -57,15 +57,15 @@ class OnePrincipal:
 
 @dataclass
 class Quota(quota_pb2_grpc.QuotaServiceServicer):
-    """Answers with a counter that the test sets."""
+    """Answers with a counter set by the test."""
 
     charged: int = 3
-    is_away: bool = False
+    is_down: bool = False
     delay_seconds: float = 0
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
         await asyncio.sleep(self.delay_seconds)
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("quota cannot use Redis just now; try again", reason="quota_unavailable")
         midnight = Timestamp(seconds=int(NOON) + 12 * 3600)
         status = quota_pb2.DayStatus(day="2026-11-22", charged=self.charged, held=1, reset_at=midnight)
@@ -74,7 +74,7 @@ class Quota(quota_pb2_grpc.QuotaServiceServicer):
 
 @dataclass
 class Usage(usage_pb2_grpc.UsageServiceServicer):
-    """Knows one row of the account and one of another; keeps what it was asked."""
+    """Holds one row of the account and one of another; records its requests."""
 
     rows: dict[str, usage_pb2.UsageRecord] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Usage(usage_pb2_grpc.UsageServiceServicer):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The handlers before scripted services."""
+    """The handlers in front of scripted services."""
 
     http: httpx.AsyncClient
     quota: Quota
@@ -110,8 +110,8 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    """Give the handlers over a gRPC server on a socket of its own."""
-    # Abstract in the stubs alone; an RPC that is missing answers UNIMPLEMENTED.
+    """Yield the handlers over a gRPC server on its own socket."""
+    # The stubs are abstract in type only; a missing RPC answers UNIMPLEMENTED.
     quota, usage = Quota(), Usage({OWN: row(), FOREIGN: row(account_id="acc_2")})  # type: ignore[abstract]
     server = aio.server(interceptors=[ServiceInterceptor()])
     quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server)
@@ -137,7 +137,7 @@ def _app(receipts: Receipts) -> Starlette:
 
 
 def row(**fields: Any) -> usage_pb2.UsageRecord:
-    """Return a charged row of the account that asks; `fields` make it another."""
+    """Return a charged row of the calling account, changed by `fields`."""
     values: dict[str, Any] = {
         "request_id": OWN,
         "account_id": "acc_1",
@@ -159,7 +159,7 @@ def row(**fields: Any) -> usage_pb2.UsageRecord:
     return usage_pb2.UsageRecord(**values | fields)
 
 
-async def test_a_key_is_told_its_day(world: World) -> None:
+async def test_a_key_can_read_its_own_day(world: World) -> None:
     assert (await world.get("/key")).json() == {
         "object": "key",
         "id": KEY_ID,
@@ -172,13 +172,13 @@ async def test_a_key_is_told_its_day(world: World) -> None:
     }
 
 
-async def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less(world: World) -> None:
+async def test_a_limit_lowered_below_use_leaves_zero_remaining(world: World) -> None:
     world.quota.charged = 50
 
     assert (await world.get("/key")).json()["remaining"] == 0
 
 
-async def test_a_receipt_is_the_row_without_what_is_the_operators(world: World) -> None:
+async def test_a_receipt_is_the_ledger_row_without_operator_fields(world: World) -> None:
     response = await world.get(f"/usage/{OWN}")
 
     assert response.json() == {
@@ -200,7 +200,7 @@ async def test_a_receipt_is_the_row_without_what_is_the_operators(world: World) 
     assert "secret" not in response.text
 
 
-async def test_a_released_request_tells_why_and_has_no_time_of_a_token_that_never_came(world: World) -> None:
+async def test_an_uncharged_request_has_a_reason_and_no_first_token_time(world: World) -> None:
     world.usage.rows[OWN] = row(charged=False, refund_reason="upstream_unavailable", time_to_first_token_ms=0)
 
     receipt = (await world.get(f"/usage/{OWN}")).json()
@@ -209,7 +209,7 @@ async def test_a_released_request_tells_why_and_has_no_time_of_a_token_that_neve
     assert receipt["time_to_first_token_ms"] is None
 
 
-async def test_another_accounts_request_and_one_that_never_was_get_the_same_answer(world: World) -> None:
+async def test_another_accounts_request_and_an_unknown_one_get_the_same_answer(world: World) -> None:
     world.usage.rows[FOREIGN] = row(account_id="acc_2")
 
     foreign, unknown = await world.get(f"/usage/{FOREIGN}"), await world.get(f"/usage/{UNKNOWN}")
@@ -220,14 +220,14 @@ async def test_another_accounts_request_and_one_that_never_was_get_the_same_answ
 
 
 @pytest.mark.parametrize("request_id", ["req_1", "chatcmpl-1", f"{OWN}0", "%00", "req_%F0%9F%98%80"])
-async def test_what_is_no_request_id_is_404_and_nobody_is_asked(world: World, request_id: str) -> None:
+async def test_an_invalid_request_id_is_404_without_a_call(world: World, request_id: str) -> None:
     response = await world.get(f"/usage/{request_id}")
 
     assert (response.status_code, response.json()["error"]["code"]) == (404, "request_not_found")
     assert world.usage.asked == []
 
 
-async def test_usage_has_the_documented_members_and_is_the_accounts(world: World) -> None:
+async def test_usage_has_the_documented_members_of_the_account(world: World) -> None:
     body = (await world.get("/usage")).json()
 
     day = {"day": "2026-11-22", "model": "llama", "requests": 3, "released_requests": 1, **TOKENS}
@@ -245,15 +245,13 @@ async def test_usage_has_the_documented_members_and_is_the_accounts(world: World
         pytest.param({"to": "0001-01-02"}, ("0001-01-01", "0001-01-02"), id="the first days that there are"),
     ],
 )
-async def test_usage_covers_the_days_that_were_asked_for(
-    world: World, params: dict[str, str], span: tuple[str, str]
-) -> None:
+async def test_usage_covers_the_requested_days(world: World, params: dict[str, str], span: tuple[str, str]) -> None:
     assert (await world.get("/usage", **params)).status_code == 200
 
     assert [(one.from_day, one.to_day) for one in world.usage.asked] == [span]
 
 
-async def test_one_keys_usage_is_asked_for_within_the_account(world: World) -> None:
+async def test_usage_of_one_key_is_limited_to_the_account(world: World) -> None:
     await world.get("/usage", key_id=KEY_ID)
 
     assert [(one.account_id, one.key_id) for one in world.usage.asked] == [("acc_1", KEY_ID)]
@@ -275,7 +273,7 @@ async def test_one_keys_usage_is_asked_for_within_the_account(world: World) -> N
         ({"key_id": "key_\0"}, "key_id"),
     ],
 )
-async def test_a_bad_parameter_is_400_that_names_it_and_nobody_is_asked(
+async def test_an_invalid_parameter_is_400_with_its_name_without_a_call(
     world: World, params: dict[str, str], named: str
 ) -> None:
     response = await world.get("/usage", **params)
@@ -286,7 +284,7 @@ async def test_a_bad_parameter_is_400_that_names_it_and_nobody_is_asked(
 
 
 @pytest.mark.parametrize("path", ["/key", "/usage", f"/usage/{OWN}"])
-async def test_without_a_key_nothing_is_told(world: World, path: str) -> None:
+async def test_without_a_key_nothing_is_returned(world: World, path: str) -> None:
     for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Basic dXNlcg=="}):
         response = await world.http.get(path, headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -300,7 +298,7 @@ async def test_without_a_key_nothing_is_told(world: World, path: str) -> None:
         (f"/usage/{OWN}", "inference_unavailable"),
     ],
 )
-async def test_an_outage_is_503_and_names_who_is_away(world: World, path: str, reason: str) -> None:
+async def test_an_outage_is_503_and_names_the_unavailable_service(world: World, path: str, reason: str) -> None:
     await world.server.stop(0)
 
     response = await world.get(path)
@@ -309,8 +307,8 @@ async def test_an_outage_is_503_and_names_who_is_away(world: World, path: str, r
     assert response.headers["retry-after"] == "1"
 
 
-async def test_a_service_that_says_why_it_cannot_answer_is_quoted(world: World) -> None:
-    world.quota.is_away = True
+async def test_the_reason_given_by_a_service_is_passed_on(world: World) -> None:
+    world.quota.is_down = True
 
     response = await world.get("/key")
 
@@ -318,7 +316,7 @@ async def test_a_service_that_says_why_it_cannot_answer_is_quoted(world: World) 
     assert "Redis" in response.json()["error"]["message"]
 
 
-async def test_a_service_that_does_not_answer_in_time_is_503_and_not_waited_for(world: World) -> None:
+async def test_a_service_that_does_not_answer_in_time_is_503(world: World) -> None:
     world.quota.delay_seconds = 30
 
     async with asyncio.timeout(5):

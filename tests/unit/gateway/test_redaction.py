@@ -1,4 +1,4 @@
-"""What a client puts into a path is bounded, and holds no secret, before it is written anywhere."""
+"""Paths sent by clients are shortened and stripped of secrets before they are written anywhere."""
 
 import pytest
 
@@ -21,7 +21,7 @@ _REQUEST = "req_01ARZ3NDEKTSV4RRFFQ69G5FAV"
         f"{_REQUEST}{_KEY}",
     ],
 )
-def test_what_looks_like_a_secret_is_masked_wherever_it_stands(secret: str) -> None:
+def test_secrets_are_masked_anywhere_in_a_path(secret: str) -> None:
     for path in (
         f"/{secret}",
         f"/{secret}/v1/chat",
@@ -47,15 +47,15 @@ def test_what_looks_like_a_secret_is_masked_wherever_it_stands(secret: str) -> N
         "/v1/audio/transcriptions",
     ],
 )
-def test_other_paths_are_told_as_they_are(path: str) -> None:
+def test_other_paths_are_logged_unchanged(path: str) -> None:
     assert redacted(path) == path
 
 
-def test_a_long_path_is_cut() -> None:
+def test_a_long_path_is_shortened() -> None:
     assert len(redacted("/a b" * 20_000)) == 201
 
 
-def test_a_parameter_is_told_by_its_name() -> None:
+def test_a_route_parameter_is_logged_by_its_name() -> None:
     assert loggable_path("/api/v1/usage/abc", {"request_id": "abc"}) == "/api/v1/usage/{request_id}"
     assert loggable_path("/keys/keys/rotate", {"id": "keys"}) == "/keys/{id}/rotate"
     assert loggable_path("/api/v1/chat", {}) == "/api/v1/chat"

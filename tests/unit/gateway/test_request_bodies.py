@@ -1,4 +1,4 @@
-"""Bodies that are being received are bounded together, and each owner's part of them."""
+"""Memory for request bodies in transit is bounded in total and per owner."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -15,7 +15,7 @@ from services.gateway.settings import GatewaySettings
 
 
 class Upload:
-    """A request whose body comes as the test sends it."""
+    """A request whose body arrives when the test sends it."""
 
     def __init__(self, *, address: str = "192.0.2.1", **headers: str) -> None:
         raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
@@ -36,7 +36,7 @@ def _begin(bodies: RequestBodies, upload: Upload, key_id: str = "key_1") -> "asy
     return asyncio.create_task(bodies.read(upload.request, key_id))
 
 
-async def test_a_body_in_parts_is_read_whole_and_counts_only_until_then() -> None:
+async def test_a_body_in_parts_is_read_completely_and_counts_until_then() -> None:
     budget, upload = ByteBudget(total_max=100, share_max=100), Upload()
     reading = _begin(RequestBodies(budget, bytes_max=100), upload)
     await upload.send(60)
@@ -47,7 +47,7 @@ async def test_a_body_in_parts_is_read_whole_and_counts_only_until_then() -> Non
 
 
 @pytest.mark.parametrize("length", ["0" * 5_000, "9" * 5_000, "-1", "\u0665", ""])
-async def test_a_length_that_is_no_number_of_bytes_is_not_read(length: str) -> None:
+async def test_an_invalid_content_length_is_refused_unread(length: str) -> None:
     upload = Upload(content_length=length)
     assert content_length(upload.request.scope) is None
     reading = _begin(RequestBodies(ByteBudget(total_max=100, share_max=100), bytes_max=100), upload)
@@ -55,7 +55,7 @@ async def test_a_length_that_is_no_number_of_bytes_is_not_read(length: str) -> N
     assert await reading == b"x" * 5
 
 
-async def test_a_body_in_one_part_needs_no_room() -> None:
+async def test_a_body_in_one_part_is_not_counted() -> None:
     budget, upload = ByteBudget(total_max=1, share_max=1), Upload()
     reading = _begin(RequestBodies(budget, bytes_max=100), upload)
     await upload.send(100, more=False)
@@ -71,7 +71,7 @@ async def test_a_body_in_one_part_needs_no_room() -> None:
     ],
     ids=["same key", "same address", "in all"],
 )
-async def test_more_than_the_bounds_is_refused_and_does_no_harm(
+async def test_a_body_beyond_the_bounds_is_refused_without_side_effects(
     key_id: str, address: str, kind: type[Throttled | Unavailable], reason: str
 ) -> None:
     budget = ByteBudget(total_max=100, share_max=60)
@@ -83,14 +83,14 @@ async def test_more_than_the_bounds_is_refused_and_does_no_harm(
     await second.send(41)
     with pytest.raises(kind) as raised:
         await refused
-    assert (raised.value.reason, raised.value.metadata["retry_after_seconds"]) == (reason, "1")
+    assert (raised.value.reason, raised.value.details.retry_after_seconds) == (reason, 1)
     assert budget.total == 50
     await first.send(10, more=False)
     assert len(await kept) == 60
     assert budget.total == 0
 
 
-async def test_what_breaks_off_or_grows_too_large_does_not_count_any_more() -> None:
+async def test_an_aborted_or_oversized_body_is_no_longer_counted() -> None:
     budget = ByteBudget(total_max=100, share_max=100)
     bodies = RequestBodies(budget, bytes_max=50)
     gone, large = Upload(), Upload()
@@ -107,7 +107,7 @@ async def test_what_breaks_off_or_grows_too_large_does_not_count_any_more() -> N
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "gzip, identity"])
-async def test_a_compressed_body_is_refused_by_its_name(encoding: str) -> None:
+async def test_a_compressed_body_is_refused_with_its_encoding(encoding: str) -> None:
     bodies = RequestBodies(ByteBudget(total_max=9, share_max=9), bytes_max=9)
     with pytest.raises(HTTPException) as raised:
         await bodies.read(Upload(content_encoding=encoding).request, "key_1")

@@ -1,4 +1,4 @@
-"""The request handler settles a hold by its verdict only, and repeats a lost reserve once under a new id."""
+"""The request handler settles a hold by its verdict only, and retries a lost reserve once under a new id."""
 
 import asyncio
 import itertools
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.common.concurrency.byte_budget import ByteBudget
-from services.common.errors import InvalidRequest, ServiceError, Unavailable
+from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, Unavailable
 from services.common.runtime.clock import SystemClock
 from services.common.verdict import Verdict
 from services.gateway.http.request_bodies import RequestBodies
@@ -32,7 +32,7 @@ _CHAT = Chat({"messages": [{"role": "user", "content": "hi"}]}, stream=False)
 
 
 class ScriptedQuota:
-    """Fails as told, then answers; remembers what it was asked."""
+    """Raises the scripted errors, then answers; records its calls."""
 
     def __init__(self, *failures: ServiceError) -> None:
         self._failures = list(failures)
@@ -55,14 +55,14 @@ class ScriptedQuota:
 
 
 class Client:
-    """A client that waits, or has left."""
+    """A client that is connected or has disconnected."""
 
     def __init__(self, departure: Departure | None = None) -> None:
         self.departure = departure
 
 
 class ScriptedInference:
-    """Answers or fails as told."""
+    """Answers or fails as scripted."""
 
     def __init__(self, *parts: Any, rows: Sequence[Verdict | ServiceError | None] = ()) -> None:
         self._parts = parts
@@ -126,7 +126,7 @@ def _world(quota: ScriptedQuota, *parts: Any) -> World:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return when a condition holds."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.01)
@@ -137,7 +137,7 @@ async def _settled(quota: ScriptedQuota, world: World) -> list[Verdict]:
     return [verdict for _, verdict in quota.settled]
 
 
-async def test_a_reserve_without_an_answer_is_tried_once_more_under_a_new_id() -> None:
+async def test_a_reserve_without_an_answer_is_retried_once_under_a_new_id() -> None:
     quota = ScriptedQuota(Unavailable("lost"))
     hold = await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert quota.reserved == ["req_1", "req_2"]
@@ -151,7 +151,7 @@ async def test_a_reserve_that_is_lost_twice_is_an_outage() -> None:
     assert len(quota.reserved) == 2
 
 
-async def test_a_denial_is_not_tried_again() -> None:
+async def test_a_denied_reserve_is_not_retried() -> None:
     quota = ScriptedQuota(LimitReached(_RATE_LIMIT))
     with pytest.raises(LimitReached):
         await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
@@ -164,13 +164,12 @@ async def test_a_denial_is_not_tried_again() -> None:
         (Verdict.CHARGED, [Verdict.CHARGED]),
         (Verdict.RELEASED, [Verdict.RELEASED]),
         (None, []),
-        (InvalidRequest("refused", metadata={"verdict": "released"}), [Verdict.RELEASED]),
-        (Unavailable("cut", metadata={"verdict": "charged"}), [Verdict.CHARGED]),
+        (InvalidRequest("refused", details=ErrorDetails(verdict=Verdict.RELEASED)), [Verdict.RELEASED]),
+        (Unavailable("cut", details=ErrorDetails(verdict=Verdict.CHARGED)), [Verdict.CHARGED]),
         (Unavailable("the connection broke"), []),
-        (Unavailable("gibberish", metadata={"verdict": "perhaps"}), []),
     ],
 )
-async def test_a_hold_is_settled_on_inferences_word_only(part: Any, settled: list[Verdict]) -> None:
+async def test_a_hold_is_settled_only_by_the_verdict_of_inference(part: Any, settled: list[Verdict]) -> None:
     quota = ScriptedQuota()
     world = _world(quota, part)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
@@ -184,7 +183,7 @@ async def test_a_hold_is_settled_on_inferences_word_only(part: Any, settled: lis
 
 async def test_a_stream_that_breaks_after_output_is_settled_by_its_verdict() -> None:
     quota = ScriptedQuota()
-    world = _world(quota, [b"{}"], Unavailable("cut", metadata={"verdict": "charged"}))
+    world = _world(quota, [b"{}"], Unavailable("cut", details=ErrorDetails(verdict=Verdict.CHARGED)))
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     stream = world.handler.stream(hold, _CHAT, Client())
     assert await anext(stream) == [b"{}"]
@@ -193,7 +192,7 @@ async def test_a_stream_that_breaks_after_output_is_settled_by_its_verdict() -> 
     assert await _settled(quota, world) == [Verdict.CHARGED]
 
 
-async def test_a_settle_without_an_answer_is_repeated() -> None:
+async def test_a_settle_without_an_answer_is_retried() -> None:
     quota = ScriptedQuota()
     world = _world(quota, Verdict.CHARGED)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
@@ -205,7 +204,7 @@ async def test_a_settle_without_an_answer_is_repeated() -> None:
 
 @pytest.mark.parametrize("verdict", Verdict)
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_request_whose_client_leaves_is_settled_by_its_row(verdict: Verdict, is_stream: bool) -> None:
+async def test_a_request_whose_client_disconnects_is_settled_by_its_row(verdict: Verdict, is_stream: bool) -> None:
     quota, inference = ScriptedQuota(), ScriptedInference(rows=[None, Unavailable("away"), verdict])
     world, client = _over(quota, inference), Client()
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
@@ -224,7 +223,7 @@ async def test_a_request_whose_client_leaves_is_settled_by_its_row(verdict: Verd
     assert inference.resolved[:3] == [("req_1", Departure.CLIENT_LEFT)] * 3
 
 
-async def test_a_stream_that_is_closed_before_it_was_read_is_settled_by_its_row() -> None:
+async def test_a_stream_closed_before_it_was_read_is_settled_by_its_row() -> None:
     quota, inference = ScriptedQuota(), ScriptedInference(rows=[Verdict.RELEASED])
     world = _over(quota, inference)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
@@ -235,7 +234,7 @@ async def test_a_stream_that_is_closed_before_it_was_read_is_settled_by_its_row(
     assert (quota.settled, inference.is_called) == ([("req_1", Verdict.RELEASED)], False)
 
 
-async def test_a_stream_that_ended_is_not_abandoned_when_it_is_closed() -> None:
+async def test_a_stream_closed_after_its_end_is_not_abandoned() -> None:
     quota, inference = ScriptedQuota(), ScriptedInference([b"{}"], Verdict.CHARGED)
     world = _over(quota, inference)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
@@ -260,7 +259,7 @@ async def test_a_request_without_a_row_in_time_is_left_to_the_sweeper(caplog: py
     assert len(inference.resolved) == 2
 
 
-async def test_more_abandoned_requests_than_may_be_followed_are_left_to_the_sweeper(
+async def test_abandoned_requests_beyond_the_bound_are_left_to_the_sweeper(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     quota, inference = ScriptedQuota(), ScriptedInference(None)

@@ -1,4 +1,4 @@
-"""Live streams of a revoked key: told by the watch, or found by asking where the watch tells nothing."""
+"""Streams of revoked keys are cancelled by the watch, or by polling auth when the watch is silent."""
 
 import asyncio
 import gc
@@ -54,51 +54,53 @@ def _says(standing: IdentityState) -> IdentityCheck:
     return ask
 
 
-def _says_of(answers: dict[str, IdentityState], session_id: str) -> IdentityCheck:
+def _checks_of(answers: dict[str, IdentityState], session_id: str) -> IdentityCheck:
     async def ask() -> IdentityState:
         return answers[session_id]
 
     return ask
 
 
-async def test_a_revocation_cuts_the_keys_streams_and_no_others(
+async def test_a_revocation_cancels_the_keys_streams_and_no_others(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry
 ) -> None:
     auth_client.answers[OTHER] = Authentication(replace(PRINCIPAL, key_id="key_2"), "", 2)
     own, same = await revocations.of_key("key_1", KEY), await revocations.of_key("key_1", KEY)
     other = await revocations.of_key("key_2", OTHER)
     async with watching(cache):
-        await auth_client.tell(1)
-        await auth_client.tell(2, "key_1", is_revoked=True)
+        await auth_client.emit(1)
+        await auth_client.emit(2, "key_1", is_revoked=True)
     assert (own.is_revoked, same.is_revoked, other.is_revoked) == (True, True, False)
     assert "This API key has been revoked" in own.refusal.message
     assert KEY not in own.refusal.message
 
 
-async def test_another_change_of_a_key_cuts_nothing(
+async def test_another_change_of_a_key_cancels_nothing(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry
 ) -> None:
     revocation = await revocations.of_key("key_1", KEY)
     async with watching(cache):
-        await auth_client.tell(1)
-        await auth_client.tell(2, "key_1")
+        await auth_client.emit(1)
+        await auth_client.emit(2, "key_1")
     assert not revocation.is_revoked
 
 
-@pytest.mark.parametrize("auth", ["agrees", "is away"])
-async def test_a_stream_that_begins_after_its_key_was_revoked_is_cut_from_the_start(
+@pytest.mark.parametrize("auth", ["agrees", "is down"])
+async def test_a_stream_that_begins_after_the_revocation_is_cancelled_at_once(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry, auth: str
 ) -> None:
-    """The revocation came between the key's look-up and the stream, while the body was sent or a slot was held."""
+    """The revocation came between the look-up of the key and the stream, during the upload of the body or the
+    reserve.
+    """
     auth_client.answers[KEY] = Authentication(None, "revoked", 1)
-    auth_client.is_away = auth == "is away"
+    auth_client.is_down = auth == "is down"
     revocations.cancel("key_1")
     assert (await revocations.of_key("key_1", KEY)).is_revoked
     assert not (await revocations.of_key("key_2", OTHER)).is_revoked
     assert (await revocations.of_session("ses_1", "key_1", _says(IdentityState.UNKNOWN))).is_revoked
 
 
-async def test_a_key_that_auth_finds_good_is_not_refused_for_what_is_remembered_of_it(
+async def test_a_key_that_auth_finds_valid_is_not_refused_for_a_remembered_revocation(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry
 ) -> None:
     auth_client.answers[KEY] = Authentication(PRINCIPAL, "", 1)
@@ -108,10 +110,10 @@ async def test_a_key_that_auth_finds_good_is_not_refused_for_what_is_remembered_
     assert not (await revocations.of_key("key_1", KEY)).is_revoked
     assert len(auth_client.asked) == 1
     assert not (await revocations.of_key("key_1", KEY)).is_revoked
-    assert len(auth_client.asked) == 1, "auth has said so already"
+    assert len(auth_client.asked) == 1, "auth has already answered"
 
 
-async def test_a_revocation_that_is_told_while_auth_is_asked_is_not_forgotten(
+async def test_a_revocation_reported_during_a_look_up_is_not_lost(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry, clock: ManualClock
 ) -> None:
     revocations.cancel("key_1")
@@ -125,10 +127,10 @@ async def test_a_revocation_that_is_told_while_auth_is_asked_is_not_forgotten(
     assert (await asking).is_revoked
 
 
-async def test_what_is_remembered_as_revoked_expires(
+async def test_a_remembered_revocation_expires(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry, clock: ManualClock
 ) -> None:
-    auth_client.is_away = True
+    auth_client.is_down = True
     revocations.cancel("key_1")
     clock.seconds += 119
     revocation = await revocations.of_key("key_1", KEY)
@@ -139,17 +141,17 @@ async def test_what_is_remembered_as_revoked_expires(
     assert not revocations._revoked
 
 
-async def test_the_end_of_a_session_cuts_its_own_streams_and_says_nothing_of_the_key(
+async def test_the_end_of_a_session_cancels_its_own_streams_only(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry
 ) -> None:
-    """Once the key was remembered as revoked, and refused for streams until the gateway was started again."""
+    """Earlier, the key was remembered as revoked, and refused for streams until the gateway restarted."""
     answers = {"ses_1": IdentityState.VALID, "ses_2": IdentityState.VALID}
     ended, other = [
-        await revocations.of_session(session_id, "key_1", _says_of(answers, session_id)) for session_id in answers
+        await revocations.of_session(session_id, "key_1", _checks_of(answers, session_id)) for session_id in answers
     ]
     by_key = await revocations.of_key("key_1", KEY)
     async with watching(cache):
-        await auth_client.tell(1)  # The watch is alive: it tells of keys, never of sessions.
+        await auth_client.emit(1)  # The watch is alive, but reports keys only, never sessions.
         answers["ses_1"] = IdentityState.SESSION_ENDED
         async with asyncio.timeout(5):
             await ended.until_revoked()
@@ -159,7 +161,7 @@ async def test_the_end_of_a_session_cuts_its_own_streams_and_says_nothing_of_the
         assert not (await revocations.of_session("ses_3", "key_1", _says(IdentityState.VALID))).is_revoked
 
 
-async def test_a_revocation_cuts_the_streams_of_every_session_that_uses_the_key(
+async def test_a_revocation_cancels_the_streams_of_every_session_that_uses_the_key(
     revocations: RevocationRegistry,
 ) -> None:
     mine = await revocations.of_session("ses_1", "key_1", _says(IdentityState.VALID))
@@ -169,7 +171,7 @@ async def test_a_revocation_cuts_the_streams_of_every_session_that_uses_the_key(
     assert "revoked" in mine.refusal.message
 
 
-async def test_a_lifeline_is_kept_for_as_long_as_a_stream_holds_it(revocations: RevocationRegistry) -> None:
+async def test_an_entry_is_kept_as_long_as_a_stream_uses_it(revocations: RevocationRegistry) -> None:
     of_key = await revocations.of_key("key_1", KEY)
     of_session = await revocations.of_session("ses_1", "key_1", _says(IdentityState.VALID))
     assert await revocations.of_key("key_1", KEY) is of_key
@@ -182,7 +184,7 @@ async def test_a_lifeline_is_kept_for_as_long_as_a_stream_holds_it(revocations: 
 @pytest.mark.parametrize(
     ("denial", "is_revoked"), [("revoked", True), ("unknown", True), ("expired", False), ("", False)]
 )
-async def test_with_the_watch_silent_auth_itself_is_asked_about_keys_with_live_streams(
+async def test_without_watch_events_auth_is_polled_for_keys_with_live_streams(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry, denial: str, is_revoked: bool
 ) -> None:
     revocation = await revocations.of_key("key_1", KEY)
@@ -193,49 +195,49 @@ async def test_with_the_watch_silent_auth_itself_is_asked_about_keys_with_live_s
         assert revocation.is_revoked == is_revoked
 
 
-async def test_auths_being_away_cuts_nothing(
+async def test_an_outage_of_auth_cancels_nothing(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry
 ) -> None:
     revocation = await revocations.of_key("key_1", KEY)
-    auth_client.is_away = True
+    auth_client.is_down = True
     async with watching(cache):
         await _asked(auth_client, 3)
         assert not revocation.is_revoked
-        auth_client.is_away = False
+        auth_client.is_down = False
         auth_client.answers[KEY] = Authentication(None, "revoked", 1)
         async with asyncio.timeout(5):
             await revocation.until_revoked()
 
 
-async def test_while_the_watch_lives_nobody_is_asked(
+async def test_while_the_watch_is_alive_auth_is_not_polled(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry
 ) -> None:
     held = await revocations.of_key("key_1", KEY)
     async with watching(cache):
-        await auth_client.tell(1)
-        await _asked(auth_client, 1)  # The watch began: what came before it was never told.
+        await auth_client.emit(1)
+        await _asked(auth_client, 1)  # The watch has begun; earlier changes were never reported.
         for _ in range(10):
-            await auth_client.tell(1)
+            await auth_client.emit(1)
             await asyncio.sleep(0.02)
     assert not held.is_revoked
     assert len(auth_client.asked) <= 3
 
 
-async def test_where_changes_are_not_told_one_by_one_live_streams_are_looked_at_at_once(
+async def test_live_streams_are_checked_at_once_when_changes_are_not_reported_individually(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth_cache, "_STREAMS_SECONDS", 60)
     revocation = await revocations.of_key("key_1", KEY)
     async with watching(cache):
-        await auth_client.tell(1)
+        await auth_client.emit(1)
         await _asked(auth_client, 1)
         auth_client.answers[KEY] = Authentication(None, "revoked", 2)
-        await auth_client.tell(2, all_keys_changed=True)
+        await auth_client.emit(2, all_keys_changed=True)
         async with asyncio.timeout(5):
             await revocation.until_revoked()
 
 
-async def test_live_keys_are_asked_about_a_bounded_number_at_the_same_time(
+async def test_concurrent_checks_of_live_keys_are_bounded(
     cache: AuthCache, auth_client: ScriptedAuthClient, revocations: RevocationRegistry
 ) -> None:
     keys = {f"key_{number}": checksummed_token.mint("sk_stk_") for number in range(120)}
@@ -250,7 +252,7 @@ async def test_live_keys_are_asked_about_a_bounded_number_at_the_same_time(
         await _asked(auth_client, len(held))
 
 
-async def test_a_check_that_fails_unexpectedly_leaves_the_other_streams_checked(
+async def test_a_check_that_fails_unexpectedly_does_not_stop_the_others(
     revocations: RevocationRegistry,
 ) -> None:
     async def broken() -> IdentityState:

@@ -1,4 +1,4 @@
-"""A stream ends with its key: at once, as an error, and once; its call to inference is ended then."""
+"""A revoked key ends its stream at once, with one error event, and cancels the call to inference."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.unit.gateway.auth_client import KEY, settle
 
 
 class Upstream:
-    """A stream that gives what the test puts in, and knows whether it was read to its end."""
+    """A stream of the test's events that records whether it was read to its end."""
 
     def __init__(self) -> None:
         self.parts: asyncio.Queue[list[bytes] | Exception | None] = asyncio.Queue()
@@ -36,7 +36,7 @@ class Upstream:
 
 
 class Browser:
-    """An ASGI client that takes everything, or nothing while its gate is closed, or that has stalled for one send."""
+    """An ASGI client that reads everything, or nothing while its gate is closed, or that has stalled for one send."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -74,14 +74,14 @@ class World:
         self.client.cancel_on_departure()
 
     async def answer(self) -> None:
-        """Send the stream to the browser, to its end."""
+        """Send the stream to the browser to its end."""
         stream = self.upstream.events()
         with self.client.watching(self.browser.receive):
             response = await begin_stream(stream, {"x-own": "1"}, self.client, self.revocation, heartbeat_seconds=60)
         if not self.client.has_left:
             await response({"type": "http"}, self.browser.receive, self.browser.send)
 
-    async def tell(self, *parts: list[bytes] | Exception | None) -> None:
+    async def emit(self, *parts: list[bytes] | Exception | None) -> None:
         for part in parts:
             self.upstream.parts.put_nowait(part)
         await settle()
@@ -102,17 +102,17 @@ def _assert_refused(text: str) -> None:
     assert "This API key has been revoked" in error["message"]
 
 
-async def test_a_stream_that_nobody_cuts_is_sent_whole() -> None:
+async def test_a_stream_that_is_not_cancelled_is_sent_completely() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"], [b"2", b"3"], None)
+        await world.emit([b"1"], [b"2", b"3"], None)
     assert world.browser.events == ["1", "2", "3", "[DONE]"]
 
 
-async def test_a_cut_ends_the_answer_and_the_call_at_once() -> None:
+async def test_a_cancellation_ends_the_response_and_the_call_at_once() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.revocation.cancel()
         await settle()
         assert world.browser.is_complete
@@ -123,7 +123,7 @@ async def test_a_cut_ends_the_answer_and_the_call_at_once() -> None:
     assert (world.upstream.is_closed, world.upstream.is_read_out) == (True, False)
 
 
-async def test_a_cut_before_the_first_event_is_a_401() -> None:
+async def test_a_cancellation_before_the_first_event_is_a_401() -> None:
     world = World()
     async with _answering(world):
         world.revocation.cancel()
@@ -136,44 +136,44 @@ async def test_a_cut_before_the_first_event_is_a_401() -> None:
 async def test_a_stream_whose_key_was_revoked_before_it_began_is_a_401() -> None:
     world = World()
     world.revocation.cancel()
-    await world.tell([b"1"], None)
+    await world.emit([b"1"], None)
     async with _answering(world):
         pass
     assert world.browser.status == 401
     assert world.upstream.is_closed
 
 
-async def test_a_cut_and_the_end_at_the_same_time_end_the_answer_once() -> None:
+async def test_a_cancellation_at_the_end_of_the_stream_ends_the_response_once() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.revocation.cancel()
         world.upstream.parts.put_nowait(None)
     assert world.browser.is_complete
     assert len(world.browser.events) == 2
 
 
-async def test_a_cut_while_a_write_is_under_way_lets_it_end_and_sends_nothing_more_of_the_stream() -> None:
+async def test_a_cancellation_during_a_write_lets_it_finish_and_sends_no_more_events() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.browser.gate.clear()
-        await world.tell([b"2"], [b"3"])
+        await world.emit([b"2"], [b"3"])
         world.revocation.cancel()
         await settle()
         world.browser.gate.set()
-        await world.tell([b"4"], None)
+        await world.emit([b"4"], None)
     assert world.browser.events[:2] == ["1", "2"]
     _assert_refused(world.browser.events[2])
     assert len(world.browser.events) == 3
 
 
-async def test_a_client_that_reads_nothing_gets_an_error_event_and_its_call_is_ended() -> None:
+async def test_a_client_that_stops_reading_gets_an_error_event_and_its_call_is_cancelled() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.browser.is_stalled = True
-        await world.tell([b"2"])
+        await world.emit([b"2"])
     assert world.client.departure is Departure.CLIENT_STALLED
     assert world.browser.events[0] == "1"
     assert json.loads(world.browser.events[1])["error"]["code"] == "client_stalled"
@@ -182,10 +182,10 @@ async def test_a_client_that_reads_nothing_gets_an_error_event_and_its_call_is_e
     assert world.upstream.is_closed
 
 
-async def test_a_cut_stream_whose_client_reads_nothing_is_ended_too() -> None:
+async def test_a_cancelled_stream_whose_client_stopped_reading_is_ended_too() -> None:
     world = World()
     async with _answering(world):
-        await world.tell([b"1"])
+        await world.emit([b"1"])
         world.browser.is_stalled = True
         world.revocation.cancel()
     assert world.client.departure is not None
@@ -193,7 +193,7 @@ async def test_a_cut_stream_whose_client_reads_nothing_is_ended_too() -> None:
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
-async def test_a_client_that_leaves_ends_its_call_at_once(has_begun: bool) -> None:
+async def test_a_client_that_disconnects_cancels_its_call_at_once(has_begun: bool) -> None:
     world, disconnected = World(), asyncio.Event()
 
     async def receive() -> MutableMapping[str, Any]:
@@ -203,13 +203,13 @@ async def test_a_client_that_leaves_ends_its_call_at_once(has_begun: bool) -> No
     world.browser.receive = receive  # type: ignore[method-assign]
     async with _answering(world):
         if has_begun:
-            await world.tell([b"1"])
+            await world.emit([b"1"])
         disconnected.set()
     assert world.client.departure is Departure.CLIENT_LEFT
     assert world.upstream.is_closed
 
 
-async def test_the_first_reason_of_a_departure_stays() -> None:
+async def test_the_first_reason_of_a_disconnect_is_kept() -> None:
     client = DisconnectMonitor()
 
     client.depart(Departure.KEY_REVOKED)
@@ -228,10 +228,10 @@ async def test_a_handler_is_not_cancelled_before_it_allows_it() -> None:
     with client.watching(receive):
         left.set()
         await settle()
-        assert client.has_left, "noticed, and nothing was cancelled"
+        assert client.has_left, "the disconnect is noticed, but nothing is cancelled"
 
 
-async def test_a_cancellation_of_the_handler_itself_is_passed_on() -> None:
+async def test_a_cancellation_of_the_handler_itself_is_propagated() -> None:
     client = DisconnectMonitor()
     client.cancel_on_departure()
 

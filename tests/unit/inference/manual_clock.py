@@ -1,11 +1,11 @@
-"""Time that stands still until the test moves it."""
+"""Time that stands still until the test advances it."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class ManualClock:
-    """A clock, and a sleep that only moves it."""
+    """A clock, and a sleep that only advances it."""
 
     seconds: float = 1_000.0
     sleeps: list[float] = field(default_factory=list)
@@ -19,6 +19,6 @@ class ManualClock:
         return self.seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Pass time at once."""
+        """Advance the time at once."""
         self.sleeps.append(seconds)
         self.seconds += seconds

@@ -1,4 +1,4 @@
-"""The models that can be asked for, with a list that the test changes."""
+"""The model catalogue, with a list controlled by the test."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import NotFound, PermissionDenied, Unavailable
+from services.common.errors import ErrorDetails, NotFound, PermissionDenied, Unavailable
 from services.common.runtime.tasks import restarting, running
 from services.inference.catalogue import Catalogue
 from services.inference.chat import JSONObject
@@ -21,7 +21,7 @@ class Listing:
     """A lister."""
 
     names: list[str] = field(default_factory=lambda: ["new", "listed-alias"])
-    is_away: bool = False
+    is_down: bool = False
     hangs: bool = False
     extra: JSONObject = field(default_factory=dict)
     asked: int = 0
@@ -30,7 +30,7 @@ class Listing:
         """List, or fail."""
         self.asked += 1
         await asyncio.sleep(60 if self.hangs else 0)
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("away")
         return [{"id": name, **self.extra} for name in self.names]
 
@@ -43,12 +43,12 @@ def listing() -> Listing:
 
 @pytest.fixture
 async def catalogue(listing: Listing) -> Catalogue:
-    """A catalogue with two aliases that knows the list."""
+    """A catalogue with two aliases and the list loaded."""
     return await known(listing)
 
 
 async def known(listing: Listing, aliases: Mapping[str, str] = ALIASES, **options: Any) -> Catalogue:
-    """Return a catalogue that knows the list."""
+    """Return a catalogue with the list loaded."""
     catalogue = Catalogue(listing, aliases, **options)
     assert await catalogue.refresh()
     return catalogue
@@ -66,7 +66,7 @@ async def test_the_list_is_refreshed_every_minute_and_sooner_after_a_failure(lis
 
     async def sleep(seconds: float) -> None:
         await clock.sleep(seconds)
-        listing.is_away = 2 <= len(clock.sleeps) < ends_after
+        listing.is_down = 2 <= len(clock.sleeps) < ends_after
         if len(clock.sleeps) > ends_after + 1:
             raise asyncio.CancelledError
 
@@ -77,7 +77,7 @@ async def test_the_list_is_refreshed_every_minute_and_sooner_after_a_failure(lis
     assert clock.sleeps == [60, 60, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-async def test_an_answer_that_nothing_expects_does_not_end_the_refreshing(listing: Listing) -> None:
+async def test_an_unexpected_answer_does_not_stop_the_refresh(listing: Listing) -> None:
     async def odd() -> list[JSONObject]:
         listing.asked += 1
         if listing.asked == 1:
@@ -93,8 +93,8 @@ async def test_an_answer_that_nothing_expects_does_not_end_the_refreshing(listin
     assert names_of(catalogue.list_models()) == ["fresh"]
 
 
-async def test_an_old_list_serves_while_groq_is_away(catalogue: Catalogue, listing: Listing) -> None:
-    listing.is_away = True
+async def test_the_last_list_is_used_while_groq_is_unavailable(catalogue: Catalogue, listing: Listing) -> None:
+    listing.is_down = True
 
     assert not await catalogue.refresh()
 
@@ -102,8 +102,8 @@ async def test_an_old_list_serves_while_groq_is_away(catalogue: Catalogue, listi
     assert catalogue.resolve("listed-alias") == "listed-alias"
 
 
-async def test_until_groq_has_answered_once_a_built_in_list_serves(listing: Listing) -> None:
-    listing.is_away = True
+async def test_a_built_in_list_is_used_until_groq_has_answered_once(listing: Listing) -> None:
+    listing.is_down = True
     catalogue = Catalogue(listing, {"llama-3.1-8b-instant": "openai/gpt-oss-20b"})
     assert not await catalogue.refresh()
 
@@ -112,7 +112,7 @@ async def test_until_groq_has_answered_once_a_built_in_list_serves(listing: List
     assert {"openai/gpt-oss-20b", "openai/gpt-oss-120b", "llama-3.1-8b-instant"} <= set(listed)
 
 
-async def test_no_request_waits_for_a_list_that_hangs(listing: Listing) -> None:
+async def test_no_request_waits_for_a_hanging_list(listing: Listing) -> None:
     catalogue = await known(listing)
     listing.hangs = True
     refreshing = asyncio.create_task(catalogue.refresh())
@@ -128,7 +128,7 @@ def names_of(listed: list[JSONObject]) -> list[str]:
     return [str(model["id"]) for model in listed]
 
 
-async def test_an_alias_is_listed_under_its_own_name_with_what_is_known_of_its_model(listing: Listing) -> None:
+async def test_an_alias_is_listed_under_its_own_name_with_the_data_of_its_model(listing: Listing) -> None:
     listing.extra = {"context_window": 7}
     catalogue = await known(listing, ALIASES | {"lost": "not listed"})
 
@@ -148,7 +148,7 @@ async def test_an_alias_is_listed_under_its_own_name_with_what_is_known_of_its_m
         (["elsewhere"], [], ["listed-alias", "new"]),
     ],
 )
-async def test_only_what_is_allowed_is_listed_and_asked_for(
+async def test_only_allowed_models_are_listed_and_requested(
     listing: Listing, allowed: list[str], listed: list[str], refused: list[str]
 ) -> None:
     catalogue = await known(listing, ALIASES, allowed=allowed)
@@ -159,10 +159,13 @@ async def test_only_what_is_allowed_is_listed_and_asked_for(
     for name in refused:
         with pytest.raises(NotFound) as raised:
             catalogue.candidates(name)
-        assert (raised.value.reason, raised.value.metadata) == ("model_not_found", {"code": "model_not_found"})
+        assert (raised.value.reason, raised.value.details) == (
+            "model_not_found",
+            ErrorDetails(code="model_not_found"),
+        )
 
 
-async def test_fallbacks_follow_a_model_in_their_order_by_its_name_or_its_aliass(listing: Listing) -> None:
+async def test_fallbacks_follow_a_model_in_order_under_its_name_or_alias(listing: Listing) -> None:
     fallbacks = {"new": ["second", "old", "third"], "listed-alias": ["old"]}
     catalogue = await known(listing, ALIASES, fallbacks=fallbacks)
 
@@ -182,7 +185,7 @@ async def test_fallbacks_follow_a_model_in_their_order_by_its_name_or_its_aliass
         (["*"], ["new", "second", "third"]),
     ],
 )
-async def test_a_bound_key_gets_what_it_is_bound_to_by_either_name_and_falls_back_to_nothing_else(
+async def test_a_restricted_key_gets_its_models_by_either_name_and_no_other_fallback(
     listing: Listing, permitted: list[str], candidates: list[str]
 ) -> None:
     catalogue = await known(listing, ALIASES, fallbacks={"new": ["second", "third"]})
@@ -190,14 +193,14 @@ async def test_a_bound_key_gets_what_it_is_bound_to_by_either_name_and_falls_bac
     assert catalogue.candidates("old", permitted=permitted) == candidates
 
 
-async def test_a_bound_key_falls_back_to_an_alias_by_either_name(listing: Listing) -> None:
+async def test_a_restricted_key_falls_back_to_an_alias_by_either_name(listing: Listing) -> None:
     catalogue = await known(listing, ALIASES, fallbacks={"first": ["old"]})
 
     for permitted in (["first", "old"], ["first", "new"]):
         assert catalogue.candidates("first", permitted=permitted) == ["first", "new"]
 
 
-async def test_a_model_that_a_key_is_not_bound_to_is_refused_by_name_with_the_remedy(catalogue: Catalogue) -> None:
+async def test_a_model_outside_a_keys_restriction_is_refused_by_name_with_a_remedy(catalogue: Catalogue) -> None:
     with pytest.raises(PermissionDenied) as refused:
         catalogue.candidates("whatever", permitted=["new", "what"])
 
@@ -206,7 +209,7 @@ async def test_a_model_that_a_key_is_not_bound_to_is_refused_by_name_with_the_re
     assert "GET /api/v1/models" in refused.value.message
 
 
-async def test_what_the_operator_does_not_allow_does_not_exist_whatever_a_key_may(listing: Listing) -> None:
+async def test_a_model_that_the_operator_does_not_allow_does_not_exist_for_any_key(listing: Listing) -> None:
     catalogue = await known(listing, ALIASES, allowed=["new"])
 
     with pytest.raises(NotFound):
@@ -214,7 +217,7 @@ async def test_what_the_operator_does_not_allow_does_not_exist_whatever_a_key_ma
 
 
 async def test_a_name_of_any_length_fits_into_its_refusal(listing: Listing) -> None:
-    """What goes with a gRPC failure is bounded; beyond that the caller would learn neither reason nor verdict."""
+    """The trailers of a gRPC error are bounded; beyond that the caller would receive neither reason nor verdict."""
     name = "\N{GRINNING FACE}" * 1_000_000
 
     for permitted in (["new"], []):
@@ -234,7 +237,7 @@ async def test_a_name_of_any_length_fits_into_its_refusal(listing: Listing) -> N
         (["elsewhere"], []),
     ],
 )
-async def test_a_limited_key_sees_exactly_what_it_may_ask_for(
+async def test_a_restricted_key_is_shown_exactly_the_models_it_may_request(
     catalogue: Catalogue, permitted: list[str], listed: list[str]
 ) -> None:
     assert names_of(catalogue.list_models(permitted=permitted)) == listed
@@ -246,7 +249,7 @@ async def test_a_limited_key_sees_exactly_what_it_may_ask_for(
                 catalogue.candidates(name, permitted=permitted)
 
 
-def test_a_name_that_the_ledger_could_not_keep_is_no_model(catalogue: Catalogue) -> None:
+def test_a_name_that_the_ledger_cannot_store_is_no_model(catalogue: Catalogue) -> None:
     assert catalogue.candidates("m" * 256)
     with pytest.raises(NotFound):
         catalogue.candidates("m" * 257)

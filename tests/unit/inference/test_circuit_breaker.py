@@ -8,14 +8,14 @@ NOW = 1_000.0
 
 
 class World:
-    """A breaker of ten failures, and its time."""
+    """A breaker with a threshold of ten failures, and its clock."""
 
     def __init__(self, failures_max: int = 10) -> None:
         self.breaker = CircuitBreaker(failures_max)
         self.now = NOW
 
     def call(self, account: str, *, succeeds: bool = False) -> bool:
-        """Make a call if it is allowed, and end it; return whether it was made."""
+        """Make a call if it is allowed and end it; return whether it was made."""
         if self.breaker.seconds_until_allowed(account, self.now):
             return False
         probe = self.breaker.begin(account, self.now)
@@ -28,7 +28,7 @@ class World:
         return True
 
     def fail(self, account: str, times: int) -> None:
-        """Let calls of an account fail, as long as they are allowed."""
+        """Fail calls of an account as long as they are allowed."""
         for _ in range(times):
             self.call(account)
 
@@ -38,7 +38,7 @@ class World:
         return self.breaker.is_open
 
 
-def test_an_only_account_opens_it_with_every_failure_of_its_own() -> None:
+def test_a_single_account_opens_it_with_its_own_failures() -> None:
     world = World()
     world.fail("a", 9)
     assert not world.is_open
@@ -50,15 +50,15 @@ def test_an_only_account_opens_it_with_every_failure_of_its_own() -> None:
 
 def test_one_of_two_accounts_does_not_open_it_however_often_it_fails() -> None:
     world = World()
-    world.call("honest", succeeds=True)
+    world.call("normal", succeeds=True)
 
     world.fail("a", 50)
 
     assert not world.is_open
-    assert world.call("honest")
+    assert world.call("normal")
 
 
-def test_two_accounts_of_which_both_fail_open_it_with_half_of_the_failures_each() -> None:
+def test_two_failing_accounts_open_it_with_half_of_the_failures_each() -> None:
     world = World()
     world.fail("a", 5)
     world.fail("b", 4)
@@ -69,21 +69,21 @@ def test_two_accounts_of_which_both_fail_open_it_with_half_of_the_failures_each(
     assert world.is_open
 
 
-def test_of_three_and_more_accounts_each_contributes_a_third_at_most() -> None:
+def test_with_three_or_more_accounts_each_contributes_at_most_a_third() -> None:
     world = World(failures_max=9)
-    world.call("honest", succeeds=True)
+    world.call("normal", succeeds=True)
     world.fail("a", 50)
     world.fail("b", 50)
     assert not world.is_open, "two thirds"
 
-    world.fail("honest", 2)
+    world.fail("normal", 2)
     assert not world.is_open
-    world.fail("honest", 1)
+    world.fail("normal", 1)
 
     assert world.is_open
 
 
-def test_any_success_closes_it_and_forgets_the_failures() -> None:
+def test_any_success_closes_it_and_resets_the_failures() -> None:
     world = World()
     world.fail("a", 9)
     world.call("a", succeeds=True)
@@ -92,13 +92,13 @@ def test_any_success_closes_it_and_forgets_the_failures() -> None:
     world.fail("a", 1)
     assert world.is_open
 
-    assert world.call("b", succeeds=True), "an account without failures need not wait"
+    assert world.call("b", succeeds=True), "an account without failures does not wait"
 
     assert not world.is_open
     assert world.call("a")
 
 
-def test_while_it_is_open_the_accounts_that_failed_wait_and_others_send_one_probe_each() -> None:
+def test_while_open_failed_accounts_wait_and_each_other_account_sends_one_probe() -> None:
     world = World()
     world.fail("a", 10)
 
@@ -109,7 +109,7 @@ def test_while_it_is_open_the_accounts_that_failed_wait_and_others_send_one_prob
     assert world.call("a")
 
 
-def test_one_probe_of_an_account_is_under_way_at_a_time_and_three_in_all() -> None:
+def test_probes_are_limited_to_one_per_account_and_three_in_total() -> None:
     world = World()
     world.fail("a", 10)
     breaker = world.breaker
@@ -124,20 +124,20 @@ def test_one_probe_of_an_account_is_under_way_at_a_time_and_three_in_all() -> No
     assert not breaker.seconds_until_allowed("e", world.now)
 
 
-def test_a_probe_that_hangs_keeps_no_other_from_probing_for_long() -> None:
+def test_a_hanging_probe_blocks_other_probes_only_briefly() -> None:
     world = World()
     world.fail("a", 10)
     world.now += 10
     assert world.breaker.begin("a", world.now)
     assert world.breaker.seconds_until_allowed("a", world.now) > 0
-    assert not world.breaker.seconds_until_allowed("b", world.now), "one account's probe is not another's"
+    assert not world.breaker.seconds_until_allowed("b", world.now), "one account's probe does not count for another"
 
     world.now += 5.1
 
     assert not world.breaker.seconds_until_allowed("a", world.now)
 
 
-def test_each_failed_probe_opens_it_for_twice_as_long_within_bounds() -> None:
+def test_each_failed_probe_doubles_the_open_time_within_bounds() -> None:
     world = World()
     world.fail("a", 10)
     waits = []
@@ -149,7 +149,7 @@ def test_each_failed_probe_opens_it_for_twice_as_long_within_bounds() -> None:
     assert waits == [1, 2, 4, 8, 10, 10]
 
 
-def test_calls_from_before_it_opened_do_not_prolong_it() -> None:
+def test_calls_from_before_it_opened_do_not_extend_it() -> None:
     world = World()
     world.fail("a", 10)
     before = world.breaker.seconds_until_allowed("a", world.now)
@@ -160,7 +160,7 @@ def test_calls_from_before_it_opened_do_not_prolong_it() -> None:
     assert world.breaker.seconds_until_allowed("a", world.now) == before
 
 
-def test_a_probe_that_fails_after_others_closed_the_circuit_does_not_open_it_again() -> None:
+def test_a_probe_that_fails_after_the_circuit_closed_does_not_reopen_it() -> None:
     world = World()
     world.fail("a", 10)
     world.now += 1.5
@@ -176,7 +176,7 @@ def test_a_probe_that_fails_after_others_closed_the_circuit_does_not_open_it_aga
     assert not world.is_open
 
 
-def test_a_probe_of_an_earlier_opening_neither_prolongs_a_later_one_nor_frees_the_place_of_its_probe() -> None:
+def test_a_stale_probe_neither_extends_a_later_opening_nor_frees_its_probe_slot() -> None:
     world = World()
     world.fail("a", 10)
     world.now += 1.5
@@ -191,10 +191,10 @@ def test_a_probe_of_an_earlier_opening_neither_prolongs_a_later_one_nor_frees_th
     assert world.breaker.record_failure("a", world.now, probe=old) == 0
     world.breaker.end("a", old)
 
-    assert world.breaker.seconds_until_allowed("a", world.now) > 0, "its newer probe is under way"
+    assert world.breaker.seconds_until_allowed("a", world.now) > 0, "its newer probe is in progress"
 
 
-def test_failures_with_minutes_between_them_are_not_in_a_row() -> None:
+def test_failures_minutes_apart_are_not_consecutive() -> None:
     world = World()
     for _ in range(30):
         world.fail("a", 1)
@@ -203,14 +203,14 @@ def test_failures_with_minutes_between_them_are_not_in_a_row() -> None:
     assert not world.is_open
 
 
-def test_zero_failures_never_open_it() -> None:
+def test_a_threshold_of_zero_disables_it() -> None:
     world = World(failures_max=0)
     world.fail("a", 1_000)
 
     assert not world.is_open
 
 
-def test_what_it_remembers_is_bounded() -> None:
+def test_its_memory_is_bounded() -> None:
     world = World()
     world.fail("a", 10)
     for number in range(5_000):
@@ -225,7 +225,7 @@ def test_what_it_remembers_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("accounts", [1, 2, 3, 10])
-def test_an_outage_that_every_account_meets_opens_it(accounts: int) -> None:
+def test_an_outage_that_affects_every_account_opens_it(accounts: int) -> None:
     world = World()
     for number in range(60):
         world.fail(f"acc_{number % accounts}", 1)

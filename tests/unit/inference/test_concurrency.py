@@ -1,16 +1,16 @@
-"""Places for calls to Groq: limits, turns, and nothing lost."""
+"""Slots for calls to Groq: limits, fairness, and no lost slot."""
 
 import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
 
-from services.common.errors import Throttled, Unavailable
+from services.common.errors import ErrorDetails, Throttled, Unavailable
 from services.inference.requests.concurrency import ConcurrencyLimiter
 
 
 class Calls:
-    """Calls that hold their place until the test ends them."""
+    """Calls that hold their slot until the test ends them."""
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self.limiter = limiter
@@ -39,7 +39,7 @@ class Calls:
         await self.settle()
 
     async def settle(self) -> None:
-        """Let everything happen that can."""
+        """Run everything that is ready to run."""
         for _ in range(8):
             await asyncio.sleep(0)
 
@@ -50,7 +50,7 @@ class Calls:
 
 
 def calls(*, calls_max: int = 100, per_account_max: int = 100, is_shared: bool = True) -> Calls:
-    """Return calls that wait for a place as long as it takes."""
+    """Return calls that wait for a slot without a time-out."""
     limiter = ConcurrencyLimiter(
         calls_max=calls_max, per_account_max=per_account_max, queue_seconds=60, is_shared=is_shared
     )
@@ -58,11 +58,11 @@ def calls(*, calls_max: int = 100, per_account_max: int = 100, is_shared: bool =
 
 
 def is_unused(limiter: ConcurrencyLimiter) -> bool:
-    """Return whether a limiter remembers no call."""
+    """Return whether a limiter holds no state of any call."""
     return (limiter._calls_in_total, dict(limiter._calls), limiter._queues) == (0, {}, {})
 
 
-async def test_a_call_without_a_place_waits_for_one() -> None:
+async def test_a_call_waits_for_a_free_slot() -> None:
     one = calls(calls_max=2)
     await one.begin("a1", "a2", "a3")
     assert one.begun == ["a1", "a2"]
@@ -73,7 +73,7 @@ async def test_a_call_without_a_place_waits_for_one() -> None:
     await one.end("a2", "a3")
 
 
-async def test_accounts_take_turns_however_many_calls_of_one_wait() -> None:
+async def test_accounts_take_turns_however_many_calls_one_has_waiting() -> None:
     one = calls(calls_max=1)
     await one.begin("a1", "a2", "a3", "a4", "b1", "c1")
 
@@ -82,7 +82,7 @@ async def test_accounts_take_turns_however_many_calls_of_one_wait() -> None:
     assert one.begun == ["a1", "a2", "b1", "c1", "a3", "a4"]
 
 
-async def test_an_account_at_its_limit_does_not_keep_others_waiting() -> None:
+async def test_an_account_at_its_limit_does_not_block_others() -> None:
     one = calls(calls_max=3, per_account_max=2)
 
     await one.begin("a1", "a2", "a3", "b1")
@@ -94,7 +94,7 @@ async def test_an_account_at_its_limit_does_not_keep_others_waiting() -> None:
     assert one.begun[-1] == "a3"
 
 
-async def test_an_only_account_may_have_every_place_until_another_one_comes() -> None:
+async def test_a_single_account_may_use_every_slot_until_another_one_arrives() -> None:
     one = calls(calls_max=3, per_account_max=1, is_shared=False)
 
     await one.begin("a1", "a2", "a3")
@@ -105,13 +105,13 @@ async def test_an_only_account_may_have_every_place_until_another_one_comes() ->
     await one.begin("a4")
     await one.end("a2")
 
-    assert "a4" not in one.begun, "there are two accounts now, and it has one place of three"
+    assert "a4" not in one.begun, "there are two accounts now, and it has one slot of three"
     await one.end("a3")
     assert one.begun[-1] == "a4"
     await one.end("b1", "a4")
 
 
-async def test_a_waiting_call_that_is_cancelled_takes_no_place() -> None:
+async def test_a_cancelled_waiting_call_takes_no_slot() -> None:
     one = calls(calls_max=1)
     await one.begin("a1", "a2", "b1")
 
@@ -122,12 +122,12 @@ async def test_a_waiting_call_that_is_cancelled_takes_no_place() -> None:
     await one.end("b1")
 
 
-async def test_a_place_granted_to_a_call_that_is_cancelled_at_that_moment_goes_to_the_next() -> None:
+async def test_a_slot_granted_to_a_call_as_it_is_cancelled_goes_to_the_next() -> None:
     one = calls(calls_max=1)
     await one.begin("a1", "a2", "b1")
 
     one._end["a1"].set()
-    await asyncio.sleep(0)  # Its place is granted to a2, which has not run yet.
+    await asyncio.sleep(0)  # Its slot is granted to a2, which has not run yet.
     await one.cancel("a2")
 
     assert one.begun[-1] == "b1"
@@ -135,7 +135,7 @@ async def test_a_place_granted_to_a_call_that_is_cancelled_at_that_moment_goes_t
     assert is_unused(one.limiter)
 
 
-async def test_at_the_common_limit_calls_are_unavailable_and_at_their_own_throttled() -> None:
+async def test_calls_beyond_the_total_limit_are_unavailable_and_beyond_their_own_rate_limited() -> None:
     limiter = ConcurrencyLimiter(calls_max=2, per_account_max=1, queue_seconds=0, is_shared=True)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(limiter.permit("a"))
@@ -147,11 +147,11 @@ async def test_at_the_common_limit_calls_are_unavailable_and_at_their_own_thrott
 
     assert throttled.value.reason == "concurrency_limit_exceeded"
     assert full.value.reason == "overloaded"
-    assert throttled.value.metadata == full.value.metadata == {"retry_after_seconds": "1"}
+    assert throttled.value.details == full.value.details == ErrorDetails(retry_after_seconds=1)
     assert is_unused(limiter)
 
 
-async def test_calls_without_an_account_have_no_limit_of_their_own() -> None:
+async def test_calls_without_an_account_have_no_limit_per_account() -> None:
     limiter = ConcurrencyLimiter(calls_max=3, per_account_max=1, queue_seconds=0, is_shared=True)
     async with limiter.permit(""), limiter.permit(""), limiter.permit(""):
         pass

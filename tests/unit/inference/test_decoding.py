@@ -1,4 +1,4 @@
-"""Groq's JSON is decoded whatever bytes it is made of, and checked where it enters."""
+"""Groq's JSON is decoded from any bytes and validated at the boundary."""
 
 import json
 from contextlib import suppress
@@ -20,7 +20,7 @@ ODD: list[Any] = [5, 1.5, True, "text", [], ["x"], {"a": 1}, None]
 
 
 def outlined(members: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer after its check."""
+    """Return an answer after its validation."""
     raw = json.dumps(members).encode()
     return checked(decode_object(raw), len(raw))
 
@@ -36,7 +36,7 @@ def outlined(members: dict[str, Any]) -> dict[str, Any]:
         {"choices": [{"message": []}]},
     ],
 )
-def test_an_answer_whose_choices_cannot_be_read_is_invalid(members: dict[str, Any]) -> None:
+def test_an_answer_with_unreadable_choices_is_invalid(members: dict[str, Any]) -> None:
     with pytest.raises(UpstreamInvalid) as raised:
         outlined(members)
 
@@ -51,12 +51,12 @@ def test_an_answer_whose_choices_cannot_be_read_is_invalid(members: dict[str, An
         {"choices": [{"delta": {}, "message": None}], "usage": {}, "x_groq": {"id": "req_1"}},
     ],
 )
-def test_an_answer_as_documented_is_kept_as_it_is(members: dict[str, Any]) -> None:
+def test_an_answer_as_documented_is_unchanged(members: dict[str, Any]) -> None:
     assert outlined(members) == members
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_what_is_of_another_type_and_not_needed_is_dropped(odd: Any) -> None:
+def test_optional_members_of_a_wrong_type_are_dropped(odd: Any) -> None:
     members = outlined({"choices": [], "usage": odd, "x_groq": {"id": odd, "usage": odd}})
     extension = outlined({"choices": [], "x_groq": odd})
 
@@ -71,7 +71,7 @@ def test_an_id_of_any_length_fits_its_column() -> None:
 
 
 @pytest.mark.parametrize("count", [2**31, 2**63 - 1, 2**63, 2**64, 10**30])
-def test_a_count_beyond_a_billion_is_lowered_and_counted(count: int) -> None:
+def test_a_count_beyond_a_billion_is_clamped_and_counted_in_the_metric(count: int) -> None:
     before = IMPLAUSIBLE_COUNTS._value.get()
 
     usage = Usage.reported(outlined({"usage": {"prompt_tokens": count, "completion_tokens": 3}})["usage"])
@@ -88,7 +88,7 @@ def test_usage_without_any_count_is_none(usage: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("odd", [-1, 1.5, "7", True, None, [], {}])
-def test_a_count_that_is_none_is_zero(odd: Any) -> None:
+def test_a_missing_count_is_zero(odd: Any) -> None:
     usage = Usage.reported({"prompt_tokens": odd, "completion_tokens": 4, "total_tokens": odd})
 
     assert usage is not None
@@ -105,7 +105,7 @@ def test_a_count_that_is_none_is_zero(odd: Any) -> None:
         (b'{"content": "\\ud83d", "\\ud83d": {"x": ["\\udc00"]}}', "\N{REPLACEMENT CHARACTER}"),
     ],
 )
-def test_text_that_is_not_clean_is_replaced_and_the_rest_is_kept(raw: bytes, content: str) -> None:
+def test_invalid_characters_are_replaced_and_the_rest_is_kept(raw: bytes, content: str) -> None:
     members = decode_object(raw)
 
     assert members["content"] == content
@@ -128,12 +128,12 @@ def test_text_that_is_not_clean_is_replaced_and_the_rest_is_kept(raw: bytes, con
         b"9" * 9_000,
     ],
 )
-def test_what_is_no_json_object_is_invalid(raw: bytes) -> None:
+def test_a_value_that_is_not_a_json_object_is_invalid(raw: bytes) -> None:
     with pytest.raises(UpstreamInvalid):
         decode_object(raw)
 
 
-def test_objects_nested_too_deep_are_invalid() -> None:
+def test_objects_nested_too_deeply_are_invalid() -> None:
     with pytest.raises(UpstreamInvalid):
         decode_object(b'{"a":' * 100_000 + b"1" + b"}" * 100_000)
 
@@ -147,7 +147,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
 
 
 def with_text(field: str, text: str) -> dict[str, Any]:
-    """Return a delta that has a text in one of its fields."""
+    """Return a delta with a text in one of its fields."""
     match field:
         case "arguments":
             return {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
@@ -158,7 +158,7 @@ def with_text(field: str, text: str) -> dict[str, Any]:
 
 
 def text_of(field: str, delta: dict[str, Any]) -> str:
-    """Return the text of that field; empty when it has none."""
+    """Return the text of that field; empty when absent."""
     value: Any = delta
     for key in FIELDS[field]:
         value = value[key] if isinstance(value, list) and value else (value or {}).get(key)
@@ -181,20 +181,20 @@ def streamed(field: str, texts: list[str], *, finishes: bool = True) -> str:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_an_emoji_whose_halves_arrive_in_two_deltas_is_joined(field: str) -> None:
+def test_a_surrogate_pair_split_over_two_deltas_is_joined(field: str) -> None:
     assert streamed(field, ["a\ud83c", "\udf89b"]) == "a\N{PARTY POPPER}b"
 
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("texts", ["first", "second", "first, then nothing"])
-def test_a_half_that_stays_alone_is_replaced_and_the_stream_goes_on(field: str, texts: str) -> None:
+def test_an_unpaired_surrogate_is_replaced_and_the_stream_continues(field: str, texts: str) -> None:
     halves = {"first": ["a\ud83c", "b"], "second": ["a\udf89", "b"], "first, then nothing": ["a\ud83c", "", "b"]}
 
     assert streamed(field, halves[texts]) == "a\N{REPLACEMENT CHARACTER}b"
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_half_at_the_end_is_replaced_in_the_chunk_that_finishes(field: str) -> None:
+def test_an_unpaired_surrogate_at_the_end_is_replaced_in_the_final_chunk(field: str) -> None:
     assert streamed(field, ["a\ud83c"]) == "a\N{REPLACEMENT CHARACTER}"
 
 
@@ -203,13 +203,13 @@ def test_a_half_at_the_end_is_replaced_in_the_chunk_that_finishes(field: str) ->
     texts=st.lists(st.text(st.characters(), max_size=4), max_size=6),
     field=st.sampled_from(list(FIELDS)),
 )
-def test_a_stream_says_what_the_same_text_says_in_one_piece(texts: list[str], field: str) -> None:
+def test_a_stream_yields_the_same_text_as_a_single_answer(texts: list[str], field: str) -> None:
     whole = "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     assert streamed(field, texts) == whole
 
 
-def test_halves_of_two_choices_and_of_two_fields_are_not_mixed() -> None:
+def test_surrogates_of_two_choices_or_two_fields_are_not_joined() -> None:
     decoder = ChunkDecoder()
     high = [{"index": 0, "delta": {"content": "\ud83c"}}, {"index": 1, "delta": {"reasoning": "\ud83d"}}]
     low = [{"index": 1, "delta": {"reasoning": "\ude00"}}, {"index": 0, "delta": {"content": "\udf89"}}]
@@ -222,7 +222,7 @@ def test_halves_of_two_choices_and_of_two_fields_are_not_mixed() -> None:
 
 
 @pytest.mark.parametrize("odd", ["text", 5, None, [], [5], [None], {"tool_calls": "text"}])
-def test_a_last_chunk_of_another_form_breaks_nothing(odd: Any) -> None:
+def test_a_last_chunk_of_another_shape_breaks_nothing(odd: Any) -> None:
     decoder = ChunkDecoder()
     first = {"index": 0, "delta": with_text("arguments", "\ud83c")}
     decoder.decode(json.dumps({"choices": [first]}).encode())
@@ -237,7 +237,7 @@ INDEXES: list[Any] = [[1], {"a": 1}]
 
 @pytest.mark.parametrize("index", INDEXES)
 @pytest.mark.parametrize("where", ["choice", "tool call"])
-def test_a_chunk_whose_index_is_no_number_is_invalid_where_surrogates_are_joined(index: Any, where: str) -> None:
+def test_a_chunk_with_an_invalid_index_is_invalid_where_surrogates_are_joined(index: Any, where: str) -> None:
     call = {"index": index, "function": {"arguments": "\ud83d"}}
     choice = {"index": index, "delta": {"content": "\ud83d"}}
     odd = choice if where == "choice" else {"index": 0, "delta": {"tool_calls": [call]}}
@@ -247,7 +247,7 @@ def test_a_chunk_whose_index_is_no_number_is_invalid_where_surrogates_are_joined
 
 
 @pytest.mark.parametrize("depth", [500, 600, 900, 980, 5_000])
-def test_unclean_text_that_is_nested_deep_is_decoded_or_invalid(depth: int) -> None:
+def test_invalid_characters_nested_deeply_are_replaced_or_the_answer_is_invalid(depth: int) -> None:
     raw = b'{"choices":[{"index":0,"delta":{"content":"\\ud83d","x":%b}}]}' % (b"[" * depth + b"]" * depth)
     for decode in (decode_object, ChunkDecoder().decode):
         with suppress(UpstreamInvalid):
@@ -258,7 +258,7 @@ def test_unclean_text_that_is_nested_deep_is_decoded_or_invalid(depth: int) -> N
     "text", [b"caf\xe9", b"\\ud83d", b"\\\\ud83d\\ud83d", b"\\ud83d\\ude00\\ude00", b"\\uD83D\\ud83d\\ude00"]
 )
 @pytest.mark.parametrize("size", [0, 100_000])
-def test_a_large_chunk_says_what_a_small_one_says(text: bytes, size: int) -> None:
+def test_a_large_chunk_is_decoded_like_a_small_one(text: bytes, size: int) -> None:
     raw = b'{"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":"stop"}],"x":"%b"}' % (text, b"x" * size)
 
     content = ChunkDecoder().decode(raw)["choices"][0]["delta"]["content"]
@@ -267,7 +267,7 @@ def test_a_large_chunk_says_what_a_small_one_says(text: bytes, size: int) -> Non
     assert content == expected.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def test_half_an_emoji_before_a_large_chunk_is_left_out_and_the_stream_goes_on() -> None:
+def test_an_unpaired_surrogate_before_a_large_chunk_is_dropped_and_the_stream_continues() -> None:
     decoder = ChunkDecoder()
     halves = [json.dumps({"choices": [{"index": 0, "delta": {"content": one}}]}).encode() for one in ("a\ud83d", "b")]
     decoder.decode(halves[0])
@@ -285,7 +285,7 @@ def test_half_an_emoji_before_a_large_chunk_is_left_out_and_the_stream_goes_on()
         b'{"x":"\0\xff"}',
     ],
 )
-def test_what_would_take_long_to_read_is_invalid(raw: bytes) -> None:
+def test_a_value_that_would_take_long_to_parse_is_invalid(raw: bytes) -> None:
     for decode in (decode_object, ChunkDecoder().decode):
         with pytest.raises(UpstreamInvalid):
             decode(raw)
@@ -300,19 +300,19 @@ def test_what_would_take_long_to_read_is_invalid(raw: bytes) -> None:
         ("'temperature' : value must be a number", "'temperature' : value must be a number"),
     ],
 )
-def test_what_names_the_operators_account_is_left_out_of_messages(message: str, shown: str) -> None:
+def test_the_operators_account_id_is_removed_from_messages(message: str, shown: str) -> None:
     error = from_status(400, {}, {"error": {"message": message, "type": "invalid_request_error"}})
     assert isinstance(error, InvalidRequest)
     assert error.message == shown
 
 
 @pytest.mark.parametrize("text", [",", "[", "{", '"', "\\"])
-def test_separators_in_the_text_of_an_answer_are_no_values(text: str) -> None:
-    """Text of empty CSV cells has several commas a token."""
+def test_separators_in_the_text_of_an_answer_do_not_count_as_values(text: str) -> None:
+    """Text of empty CSV cells has several commas per token."""
     members = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text * 300_000}}]}
     assert outlined(members) == members
 
 
-def test_a_bound_of_an_answer_that_is_out_of_range_is_estimated_at_the_most_that_is_counted() -> None:
+def test_an_answer_limit_out_of_range_is_estimated_at_the_largest_count() -> None:
     call = ChatCall({"max_completion_tokens": 10**400}, "m", include_usage=False, size_bytes=40)
     assert call.tokens == TOKENS_MAX + 10

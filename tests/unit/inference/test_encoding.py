@@ -1,4 +1,4 @@
-"""What leaves is encoded before it is charged, and what cannot leave is found then."""
+"""Answers are encoded before they are charged, so that encoding errors are found in time."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from services.inference.groq.errors import UpstreamInvalid
 
 
 def nested(depth: int) -> Any:
-    """Return lists in one another."""
+    """Return nested lists."""
     value: Any = 5
     for _ in range(depth):
         value = [value]
@@ -19,12 +19,12 @@ def nested(depth: int) -> Any:
 
 
 @pytest.mark.parametrize("members", [{}, {"a": [1, {"b": "é"}]}, {"a": nested(200)}, {"a": [{}] * 1_000}])
-def test_what_can_be_passed_on_is_json(members: dict[str, Any]) -> None:
+def test_an_encodable_value_becomes_json(members: dict[str, Any]) -> None:
     assert msgspec.json.decode(encode(members)) == members
 
 
 @pytest.mark.parametrize("depth", [930, 965, 5_000])
-def test_what_is_nested_too_deep_to_be_encoded_everywhere_is_invalid(depth: int) -> None:
+def test_a_value_nested_too_deeply_for_an_encoder_is_invalid(depth: int) -> None:
     with pytest.raises(UpstreamInvalid):
         encode({"a": nested(depth)})
 
@@ -34,7 +34,7 @@ def test_a_lone_surrogate_is_invalid() -> None:
         encode({"a": "\ud83d"})
 
 
-def test_more_than_a_message_carries_is_invalid() -> None:
+def test_an_answer_larger_than_a_message_is_invalid() -> None:
     assert len(encode({"a": "x" * (ENCODED_BYTES_MAX - 8)})) == ENCODED_BYTES_MAX < MESSAGE_BYTES_MAX
 
     with pytest.raises(UpstreamInvalid):

@@ -1,4 +1,4 @@
-"""Groq's stream events as our clients get them."""
+"""Groq's stream events as clients receive them."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ def groq_stream(places: tuple[str, ...]) -> Stream:
 
 
 def shaped(events: Stream, *, include_usage: bool, together: bool = False) -> tuple[EventShaper, Stream]:
-    """Return the shaper after a whole stream, and what left."""
+    """Return the shaper after a whole stream, and its output."""
     shaper = EventShaper(completion_id="chatcmpl-ours", model="asked-for", include_usage=include_usage)
     batches = [copy.deepcopy(events)] if together else [[copy.deepcopy(event)] for event in events]
     left = [event for batch in batches for event in shaper.shape(batch)]
@@ -57,7 +57,7 @@ ALL_PLACES = [places for count in range(4) for places in combinations(PLACES, co
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("places", ALL_PLACES)
-def test_usage_is_told_where_clients_read_it_and_counted_once(
+def test_usage_is_reported_where_clients_read_it_and_counted_once(
     places: tuple[str, ...], include_usage: bool, together: bool
 ) -> None:
     shaper, left = shaped(groq_stream(places), include_usage=include_usage, together=together)
@@ -75,7 +75,7 @@ def test_usage_is_told_where_clients_read_it_and_counted_once(
 
 @pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("places", ALL_PLACES)
-def test_every_chunk_has_our_id_and_the_model_that_was_asked_for(places: tuple[str, ...], include_usage: bool) -> None:
+def test_every_chunk_has_our_id_and_the_requested_model(places: tuple[str, ...], include_usage: bool) -> None:
     shaper, left = shaped(groq_stream(places), include_usage=include_usage)
 
     assert {(event["id"], event["model"], event["object"], event["created"]) for event in left} == {
@@ -91,7 +91,7 @@ def test_the_usage_chunk_comes_last() -> None:
         assert left[-1]["choices"] == []
 
 
-def test_a_finishing_chunk_waits_for_the_usage_behind_it() -> None:
+def test_a_finishing_chunk_waits_for_the_usage_that_follows() -> None:
     events = groq_stream(("last",))
     shaper = EventShaper(completion_id="c", model="m", include_usage=False)
 
@@ -103,20 +103,20 @@ def test_a_finishing_chunk_waits_for_the_usage_behind_it() -> None:
     assert shaper.finish() == []
 
 
-def test_a_finishing_chunk_that_knows_its_usage_does_not_wait() -> None:
+def test_a_finishing_chunk_with_its_own_usage_does_not_wait() -> None:
     events = groq_stream(("x_groq", "last"))
     shaper = EventShaper(completion_id="c", model="m", include_usage=False)
 
     assert len(shaper.shape(copy.deepcopy(events[:4]))) == 4
 
 
-def test_a_stream_that_broke_off_before_usage_still_lets_its_finish_go() -> None:
+def test_a_stream_that_ends_before_usage_still_sends_its_finish() -> None:
     _, left = shaped(groq_stream(())[:4], include_usage=True)
 
     assert left[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-def test_every_choice_that_finishes_leaves() -> None:
+def test_every_finishing_choice_is_sent() -> None:
     finishes = [chunk([delta("stop")]), chunk([delta("length", index=1)])]
     events = [*finishes, chunk([], usage=USAGE)]
 
@@ -125,7 +125,7 @@ def test_every_choice_that_finishes_leaves() -> None:
         assert [event["choices"][0]["index"] for event in left if event["choices"]] == [0, 1]
 
 
-def test_usage_reported_again_after_the_end_is_not_told_again() -> None:
+def test_usage_repeated_after_the_end_is_not_reported_again() -> None:
     events = [*groq_stream(PLACES), chunk([], usage=USAGE)]
 
     _, left = shaped(events, include_usage=True)
@@ -145,13 +145,13 @@ def test_usage_reported_again_after_the_end_is_not_told_again() -> None:
         ({"executed_tools": [{"index": 0}]}, 1),
     ],
 )
-def test_only_events_that_carry_output_are_pieces(members: dict[str, Any], output_chunks: int) -> None:
+def test_only_events_with_output_count_as_output_chunks(members: dict[str, Any], output_chunks: int) -> None:
     shaper, _ = shaped([chunk([delta(**members)])], include_usage=False)
 
     assert shaper.output_chunks == output_chunks
 
 
-def test_an_answer_in_one_piece_has_our_id_and_no_groq_member() -> None:
+def test_a_non_streaming_answer_has_our_id_and_no_groq_member() -> None:
     members = {"id": "chatcmpl-groq", "model": "openai/x", "choices": [1], "x_groq": {"id": "req_1"}, "usage": USAGE}
 
     assert shape_completion(members, completion_id="chatcmpl-ours", model="asked-for") == {
@@ -177,7 +177,7 @@ def test_an_answer_in_one_piece_has_our_id_and_no_groq_member() -> None:
         ),
     ],
 )
-def test_usage_is_read_from_whatever_groq_reports(members: dict[str, Any], usage: Usage | None) -> None:
+def test_usage_is_read_from_every_place_where_groq_reports_it(members: dict[str, Any], usage: Usage | None) -> None:
     assert Usage.reported(members) == usage
 
 
@@ -191,20 +191,20 @@ def test_usage_is_read_from_whatever_groq_reports(members: dict[str, Any], usage
         {"a_member_of_the_future": "x"},
     ],
 )
-def test_every_member_that_says_something_is_output(delta_members: dict[str, Any]) -> None:
+def test_every_member_with_content_is_output(delta_members: dict[str, Any]) -> None:
     shaper, _ = shaped([chunk([delta(**delta_members)])] * 5, include_usage=False)
 
     assert shaper.output_chunks == 5
 
 
 @pytest.mark.parametrize("delta_members", [{}, {"role": "assistant", "content": ""}, {"content": None, "channel": "a"}])
-def test_roles_channels_and_empty_members_are_no_output(delta_members: dict[str, Any]) -> None:
+def test_roles_channels_and_empty_members_are_not_output(delta_members: dict[str, Any]) -> None:
     shaper, _ = shaped([chunk([delta(**delta_members)])], include_usage=False)
 
     assert (shaper.output_chunks, shaper.has_answer) == (0, False)
 
 
-def test_a_stream_that_finishes_is_an_answer_and_with_its_usage_a_complete_one() -> None:
+def test_a_finished_stream_is_an_answer_and_with_usage_a_complete_one() -> None:
     without, _ = shaped([chunk([delta("stop")])], include_usage=False)
     complete, _ = shaped([chunk([delta("stop")], usage=USAGE)], include_usage=False)
 

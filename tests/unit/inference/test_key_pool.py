@@ -1,4 +1,4 @@
-"""Which Groq key is used for a call, with a clock that the test moves."""
+"""Which Groq key is used for a call, with a clock controlled by the test."""
 
 import logging
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -24,7 +24,7 @@ ACCOUNT = "acc_1"
 
 
 class World:
-    """Some keys and what is done with them."""
+    """A few keys and the calls made with them."""
 
     def __init__(self, keys: int, *, cooldown_seconds_max: float = 3600, failures_max: int = 3) -> None:
         self.clock = ManualClock()
@@ -88,7 +88,7 @@ def test_a_limited_key_is_not_used_until_it_has_cooled_down() -> None:
     assert sorted(world.called(2)) == [0, 1]
 
 
-def test_a_key_whose_answer_says_that_nothing_is_left_is_not_used() -> None:
+def test_a_key_whose_answer_reports_nothing_left_is_not_used() -> None:
     world = World(2)
     assert world.call(cooldown_seconds=7.66) == 0
 
@@ -98,17 +98,17 @@ def test_a_key_whose_answer_says_that_nothing_is_left_is_not_used() -> None:
 LARGE = KeyLimited(retry_seconds=20, shortfall=TokenShortfall(left=5_000, requested=5_900))
 
 
-def test_a_request_that_is_too_large_for_what_is_left_does_not_close_the_key_for_smaller_ones() -> None:
+def test_a_request_too_large_for_the_remaining_tokens_does_not_block_the_key_for_smaller_ones() -> None:
     world = World(1)
     world.call(account="large", tokens=5_900, ends=LARGE)
 
-    assert world.pool.seconds_until("m", "honest", tokens=100) == 0
-    assert world.call(account="honest", tokens=100) == 0
+    assert world.pool.seconds_until("m", "normal", tokens=100) == 0
+    assert world.call(account="normal", tokens=100) == 0
     assert world.pool.seconds_until("m", "large", tokens=5_900) == 20
     assert world.pool.cooling_models(0) == 1
 
 
-def test_one_account_calls_groq_a_few_times_only_for_what_is_too_large() -> None:
+def test_one_account_causes_only_a_few_calls_with_requests_that_are_too_large() -> None:
     world, calls = World(1), 0
     for tokens in range(5_900, 0, -1):
         if not world.pool.seconds_until("m", "large", tokens=tokens):
@@ -116,10 +116,10 @@ def test_one_account_calls_groq_a_few_times_only_for_what_is_too_large() -> None
             calls += 1
 
     assert calls < 15
-    assert world.pool.seconds_until("m", "honest", tokens=100) == 0
+    assert world.pool.seconds_until("m", "normal", tokens=100) == 0
 
 
-def test_an_older_call_does_not_change_what_a_newer_one_learned_of_the_tokens_left() -> None:
+def test_an_older_call_does_not_overwrite_the_remaining_tokens_of_a_newer_one() -> None:
     world = World(1)
     empty = KeyLimited(retry_seconds=40, shortfall=TokenShortfall(left=0, requested=100))
     with suppress(KeyLimited), world.pool.lease("m", ACCOUNT, tokens=5_900):
@@ -127,10 +127,10 @@ def test_an_older_call_does_not_change_what_a_newer_one_learned_of_the_tokens_le
         world.call(account="newer", tokens=100, ends=empty)
         raise LARGE
 
-    assert world.pool.seconds_until("m", "honest", tokens=100) == 40
+    assert world.pool.seconds_until("m", "normal", tokens=100) == 40
 
 
-def test_terms_of_one_model_that_are_not_accepted_leave_the_key_in_use_for_others() -> None:
+def test_unaccepted_terms_of_one_model_leave_the_key_in_use_for_others() -> None:
     world = World(2)
     terms = from_status(400, {}, {"error": {"message": "accept the terms", "code": "model_terms_required"}})
     for _ in range(4):
@@ -140,7 +140,7 @@ def test_terms_of_one_model_that_are_not_accepted_leave_the_key_in_use_for_other
     assert sorted(world.called(2)) == [0, 1]
 
 
-def test_a_limit_is_of_one_model() -> None:
+def test_a_rate_limit_applies_to_one_model() -> None:
     world = World(1)
     world.call("spent", ends=KeyLimited(retry_seconds=60))
 
@@ -148,7 +148,7 @@ def test_a_limit_is_of_one_model() -> None:
 
 
 @pytest.mark.parametrize("older_succeeds", [True, False])
-def test_an_older_call_does_not_end_the_cooldown_that_a_newer_one_learned(older_succeeds: bool) -> None:
+def test_an_older_call_does_not_end_the_cooldown_set_by_a_newer_one(older_succeeds: bool) -> None:
     world = World(1)
     failing: AbstractContextManager[object] = nullcontext() if older_succeeds else pytest.raises(UpstreamFailed)
     with failing, world.pool.lease("m", ACCOUNT) as older:
@@ -172,8 +172,8 @@ def test_a_newer_call_ends_the_cooldown_of_an_older_one() -> None:
     assert world.seconds_until() == 0
 
 
-@pytest.mark.parametrize(("cooldown", "told"), [(0.2, "1"), (7.1, "8"), (578, "60")])
-def test_without_a_usable_key_the_error_says_when_the_first_will_be(cooldown: float, told: str) -> None:
+@pytest.mark.parametrize(("cooldown", "expected"), [(0.2, 1), (7.1, 8), (578, 60)])
+def test_without_a_usable_key_the_error_gives_the_shortest_wait(cooldown: float, expected: int) -> None:
     world = World(2)
     world.call(ends=KeyLimited(retry_seconds=cooldown + 1_000))
     world.call(ends=KeyLimited(retry_seconds=cooldown))
@@ -182,17 +182,17 @@ def test_without_a_usable_key_the_error_says_when_the_first_will_be(cooldown: fl
         world.call()
 
     assert world.seconds_until() == pytest.approx(cooldown)
-    assert (raised.value.reason, raised.value.metadata) == ("upstream_unavailable", {"retry_after_seconds": told})
+    assert (raised.value.reason, raised.value.details.retry_after_seconds) == ("upstream_unavailable", expected)
 
 
-def test_no_cooldown_is_longer_than_the_operator_allows() -> None:
+def test_no_cooldown_exceeds_the_operators_maximum() -> None:
     world = World(1, cooldown_seconds_max=30)
     world.call(ends=KeyLimited(retry_seconds=86_400))
 
     assert world.seconds_until() == 30
 
 
-def test_a_refused_key_is_not_used_for_any_model_and_the_operator_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_key_is_not_used_for_any_model_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     world = World(2)
     with caplog.at_level(logging.ERROR):
         assert world.call(ends=KeyRefused()) == 0
@@ -217,7 +217,7 @@ def test_a_quarantine_doubles_within_bounds_and_costs_one_call_each_time() -> No
     assert quarantines == [60, 120, 240, 480, 600, 600]
 
 
-def test_after_its_quarantine_one_call_at_a_time_tries_a_key() -> None:
+def test_after_a_quarantine_one_call_at_a_time_probes_the_key() -> None:
     world = World(2)
     world.call(ends=KeyRefused())
     world.clock.seconds += 60
@@ -228,7 +228,7 @@ def test_after_its_quarantine_one_call_at_a_time_tries_a_key() -> None:
     assert sorted(world.called(2)) == [0, 1]
 
 
-def test_many_calls_that_meet_the_same_refusal_are_one_quarantine() -> None:
+def test_concurrent_calls_with_the_same_refusal_are_one_quarantine() -> None:
     world = World(2)
     leases = [world.pool.lease("m", ACCOUNT) for _ in range(6)]
     entered = [lease.__enter__() for lease in leases]
@@ -240,7 +240,7 @@ def test_many_calls_that_meet_the_same_refusal_are_one_quarantine() -> None:
     assert world.pool._keys[0].quarantined_until - world.clock.seconds == 60
 
 
-def test_keys_in_quarantine_are_used_when_all_are() -> None:
+def test_quarantined_keys_are_used_when_all_keys_are_quarantined() -> None:
     world = World(2)
     world.call(ends=KeyRefused())
     world.call(ends=KeyRefused())
@@ -250,7 +250,7 @@ def test_keys_in_quarantine_are_used_when_all_are() -> None:
     assert world.pool.is_accepted(0) or world.pool.is_accepted(1), "it was answered"
 
 
-def test_a_model_that_is_refused_to_a_key_is_asked_for_with_other_keys_and_the_key_goes_on_with_other_models() -> None:
+def test_a_model_refused_to_one_key_is_requested_with_others_and_the_key_serves_other_models() -> None:
     world = World(2)
     assert world.call("blocked", ends=ModelRefused("no", is_key_specific=True)) == 0
 
@@ -259,7 +259,7 @@ def test_a_model_that_is_refused_to_a_key_is_asked_for_with_other_keys_and_the_k
     assert sorted(world.called(2, "other")) == [0, 1]
 
 
-def test_a_model_that_is_refused_to_every_key_is_still_asked_for() -> None:
+def test_a_model_refused_to_every_key_is_still_requested() -> None:
     world = World(1)
     world.call("blocked", ends=ModelRefused("no", is_key_specific=True))
 
@@ -280,7 +280,7 @@ RESULTS: dict[CallResult, BaseException | None] = {
 
 
 @pytest.mark.parametrize("result", CallResult)
-def test_every_end_of_a_call_has_one_result_and_only_failures_of_groq_open_the_circuit(result: CallResult) -> None:
+def test_every_call_has_one_result_and_only_failures_of_groq_open_the_circuit(result: CallResult) -> None:
     world, exc = World(1, failures_max=1), RESULTS[result]
     raising: AbstractContextManager[object] = nullcontext() if exc is None else pytest.raises(type(exc))
     with raising, world.pool.lease("m", ACCOUNT) as lease:
@@ -293,7 +293,7 @@ def test_every_end_of_a_call_has_one_result_and_only_failures_of_groq_open_the_c
 
 
 @pytest.mark.parametrize("failure", [UpstreamFailed(), UpstreamInvalid(), DeadlineExceeded("late")])
-def test_failures_in_a_row_open_the_circuit_and_success_between_them_prevents_it(failure: ServiceError) -> None:
+def test_consecutive_failures_open_the_circuit_and_a_success_between_them_prevents_it(failure: ServiceError) -> None:
     world = World(1)
     for ends in (failure, failure, None, failure, failure, InvalidRequest("the request's own fault"), failure, failure):
         world.call(ends=ends)
@@ -305,7 +305,7 @@ def test_failures_in_a_row_open_the_circuit_and_success_between_them_prevents_it
     assert world.call("other") == 0
 
 
-def test_an_open_circuit_is_closed_by_the_success_of_a_probe() -> None:
+def test_a_successful_probe_closes_an_open_circuit() -> None:
     world = World(1)
     world.open_circuit()
     world.clock.seconds += 1
@@ -319,7 +319,7 @@ def test_an_open_circuit_is_closed_by_the_success_of_a_probe() -> None:
     assert world.called(3) == [0, 0, 0]
 
 
-def test_headers_of_an_answer_do_not_close_the_circuit() -> None:
+def test_response_headers_alone_do_not_close_the_circuit() -> None:
     world = World(1)
     world.open_circuit()
     world.clock.seconds += 1
@@ -329,22 +329,22 @@ def test_headers_of_an_answer_do_not_close_the_circuit() -> None:
     assert world.seconds_until() == 2
 
 
-def test_an_old_probe_opens_no_circuit_that_others_have_closed_since() -> None:
+def test_a_stale_probe_does_not_reopen_a_closed_circuit() -> None:
     world = World(1)
     world.open_circuit()
     world.clock.seconds += 1.5
     with suppress(UpstreamFailed), world.pool.lease("m", ACCOUNT):
-        for account in ("honest1", "honest2", "honest3"):
+        for account in ("normal1", "normal2", "normal3"):
             world.call(account=account)
         world.clock.seconds += 30
         raise UpstreamFailed
 
-    assert world.pool.seconds_until("m", "honest1") == 0
-    with world.pool.lease("m", "honest1"):
-        assert world.pool.seconds_until("m", "honest1") == 0, "the circuit is closed: calls are no probes"
+    assert world.pool.seconds_until("m", "normal1") == 0
+    with world.pool.lease("m", "normal1"):
+        assert world.pool.seconds_until("m", "normal1") == 0, "the circuit is closed, so calls are not probes"
 
 
-def test_a_probe_that_is_given_up_leaves_room_for_the_next() -> None:
+def test_a_cancelled_probe_makes_room_for_the_next() -> None:
     world = World(1)
     world.open_circuit()
     world.clock.seconds += 1
@@ -355,7 +355,7 @@ def test_a_probe_that_is_given_up_leaves_room_for_the_next() -> None:
     assert world.call() == 0
 
 
-def test_a_time_out_counts_at_once_and_once_and_a_late_answer_ends_it() -> None:
+def test_a_time_out_counts_once_and_at_once_and_a_late_answer_clears_it() -> None:
     world = World(1, failures_max=1)
     with world.pool.lease("m", ACCOUNT) as late:
         late.record_timeout()
@@ -369,7 +369,7 @@ def test_a_time_out_counts_at_once_and_once_and_a_late_answer_ends_it() -> None:
     assert world.seconds_until() == 1
 
 
-def test_a_long_answer_that_its_deadline_ends_is_no_failure_of_groq() -> None:
+def test_a_long_answer_ended_by_its_deadline_is_not_a_failure_of_groq() -> None:
     world = World(1, failures_max=1)
     with suppress(DeadlineExceeded), world.pool.lease("m", ACCOUNT) as lease:
         lease.record_answer()
@@ -379,16 +379,16 @@ def test_a_long_answer_that_its_deadline_ends_is_no_failure_of_groq() -> None:
     assert world.seconds_until() == 0
 
 
-def test_one_account_opens_no_circuit_for_another() -> None:
+def test_one_account_does_not_open_the_circuit_for_another() -> None:
     world = World(1, failures_max=10)
-    world.call(account="honest")
+    world.call(account="normal")
     for _ in range(50):
         world.call(account="other", ends=DeadlineExceeded("late"))
 
-    assert world.call(account="honest") == 0
+    assert world.call(account="normal") == 0
 
 
-def test_a_pool_without_memory_uses_its_keys_whatever_happened() -> None:
+def test_a_stateless_pool_uses_its_keys_whatever_happened() -> None:
     world = World(1, cooldown_seconds_max=0)
     world.open_circuit(50)
     world.call(ends=KeyLimited(retry_seconds=60))
@@ -398,7 +398,7 @@ def test_a_pool_without_memory_uses_its_keys_whatever_happened() -> None:
     assert world.pool.is_accepted(0)
 
 
-def test_what_is_remembered_of_models_is_bounded_and_what_matters_stays() -> None:
+def test_memory_per_model_is_bounded_and_keeps_active_cooldowns() -> None:
     world = World(1)
     world.call("spent", ends=KeyLimited(retry_seconds=60))
     for number in range(5_000):

@@ -1,4 +1,4 @@
-"""The ledger's promise: a verdict only for a committed row, and no row lost while the process lives."""
+"""The ledger's guarantee: a verdict only for a committed row, and no row lost while the process runs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from tests.contracts.ledger_store import ROW, rows
 
 
 class GatedStore:
-    """A store whose commits wait for the test, and fail while it is away."""
+    """A store whose commits wait for the test, and fail while it is down."""
 
     def __init__(self) -> None:
         self.groups: list[list[LedgerRow]] = []
         self.open = asyncio.Event()
-        self.is_away = False
+        self.is_down = False
         self.attempts = 0
 
     @property
     def kept(self) -> list[str]:
-        """Request ids of the rows that are committed."""
+        """Request ids of the committed rows."""
         return [row.request_id for group in self.groups for row in group]
 
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
         """Commit when the gate is open."""
         self.attempts += 1
-        if self.is_away:
+        if self.is_down:
             raise Unavailable("away")
         await self.open.wait()
         self.groups.append(list(rows))
@@ -39,17 +39,17 @@ class GatedStore:
 
 @pytest.fixture
 async def store() -> GatedStore:
-    """A store whose gate is shut."""
+    """A store whose gate is closed."""
     return GatedStore()
 
 
 def open_ledger(store: GatedStore, *, wait_seconds: float = 5, rows_max: int = 100) -> Ledger:
-    """Return a ledger over `store`, of which it needs one method."""
+    """Return a ledger over `store`, which needs only one method."""
     return Ledger(cast("LedgerStore", store), wait_seconds=wait_seconds, rows_max=rows_max)
 
 
 async def turns(count: int = 8) -> None:
-    """Let the loop turn."""
+    """Run the event loop for a few turns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -65,7 +65,7 @@ async def test_a_verdict_comes_only_after_the_commit(store: GatedStore) -> None:
     assert store.kept == ["req_1"]
 
 
-async def test_a_row_that_is_not_charged_is_released(store: GatedStore) -> None:
+async def test_a_row_that_is_not_charged_has_the_verdict_release(store: GatedStore) -> None:
     store.open.set()
 
     assert await open_ledger(store).record(replace(ROW, charged=False)) is Verdict.RELEASED
@@ -84,23 +84,23 @@ async def test_rows_that_wait_for_a_commit_are_written_in_one_group(store: Gated
     assert [len(group) for group in store.groups] == [1, 20]
 
 
-async def test_a_database_that_is_away_gives_no_verdict_within_the_wait_and_the_row_is_written_later(
+async def test_an_unavailable_database_gives_no_verdict_in_time_and_the_row_is_written_later(
     store: GatedStore,
 ) -> None:
-    store.is_away = True
+    store.is_down = True
     store.open.set()
     ledger = open_ledger(store, wait_seconds=0.05)
 
     assert await ledger.record(ROW) is None
     assert store.kept == []
 
-    store.is_away = False
+    store.is_down = False
     await ledger.close(timeout_seconds=5)
     assert store.kept == ["req_1"]
     assert store.attempts == 2
 
 
-async def test_a_database_that_hangs_gives_no_verdict_within_the_wait(store: GatedStore) -> None:
+async def test_a_hanging_database_gives_no_verdict_in_time(store: GatedStore) -> None:
     ledger = open_ledger(store, wait_seconds=0.05)
 
     assert await ledger.record(ROW) is None
@@ -126,7 +126,7 @@ async def test_new_requests_are_refused_while_too_many_rows_wait(store: GatedSto
     ledger.check_room()
 
 
-async def test_a_caller_that_leaves_takes_no_row_with_it(store: GatedStore) -> None:
+async def test_a_cancelled_caller_does_not_cancel_its_row(store: GatedStore) -> None:
     ledger = open_ledger(store)
     recording = asyncio.create_task(ledger.record(ROW))
     await turns()
@@ -139,7 +139,7 @@ async def test_a_caller_that_leaves_takes_no_row_with_it(store: GatedStore) -> N
     assert store.kept == ["req_1"]
 
 
-async def test_a_close_that_cannot_write_says_how_many_rows_are_lost(
+async def test_a_close_that_cannot_write_reports_the_number_of_lost_rows(
     store: GatedStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     ledger = open_ledger(store, wait_seconds=0)

@@ -1,4 +1,4 @@
-"""What Groq's headers and 429 texts say of a key's supply."""
+"""Remaining capacity of a key in Groq's headers and 429 messages."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -40,17 +40,17 @@ TEXT = (
         ("-3s", 0),
     ],
 )
-def test_gos_durations_are_read_and_nothing_else_is(text: str, seconds: float) -> None:
+def test_only_go_durations_are_parsed(text: str, seconds: float) -> None:
     assert duration(text) == pytest.approx(seconds)
 
 
 @given(st.integers(min_value=0, max_value=90_000_000))
-def test_every_duration_that_go_writes_is_read_as_it_was(milliseconds: int) -> None:
+def test_every_duration_formatted_by_go_is_parsed_exactly(milliseconds: int) -> None:
     assert duration(go_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
 
 
 @given(st.text(max_size=40))
-def test_no_text_is_too_odd_to_be_read(text: str) -> None:
+def test_arbitrary_text_is_parsed_without_an_error(text: str) -> None:
     headers = dict.fromkeys(("retry-after", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"), text)
 
     assert duration(text) >= 0
@@ -58,20 +58,20 @@ def test_no_text_is_too_odd_to_be_read(text: str) -> None:
     assert cooldown_after_limit(headers, f"Please try again in {text}") > 0
 
 
-def test_a_key_with_something_left_does_not_rest() -> None:
+def test_a_key_with_capacity_left_does_not_cool_down() -> None:
     assert cooldown_after_answer({}) == 0
     assert cooldown_after_answer({"x-ratelimit-remaining-tokens": "1", "x-ratelimit-reset-tokens": "59s"}) == 0
     assert cooldown_after_answer({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "23h"}) == 0
 
 
-def test_a_key_without_tokens_rests_until_its_minute_is_full_again() -> None:
+def test_a_key_without_tokens_cools_down_until_its_minute_is_full_again() -> None:
     headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "7.66s"}
 
     assert cooldown_after_answer(headers) == pytest.approx(7.66)
 
 
-def test_a_key_without_requests_rests_until_the_next_one_trickles_back() -> None:
-    """The reset is of the whole day's budget: resting that long would throw a day's supply away."""
+def test_a_key_without_requests_cools_down_until_the_next_one_is_replenished() -> None:
+    """The reset is that of the whole day's budget: waiting for it would waste a day's capacity."""
     headers = {
         "x-ratelimit-limit-requests": "1000",
         "x-ratelimit-remaining-requests": "0",
@@ -93,13 +93,13 @@ def test_a_key_without_requests_rests_until_the_next_one_trickles_back() -> None
         ({}, "", 1),
     ],
 )
-def test_a_limited_key_rests_as_long_as_the_longest_that_is_said(
+def test_a_limited_key_cools_down_for_the_longest_reported_time(
     headers: dict[str, str], message: str, seconds: float
 ) -> None:
     assert cooldown_after_limit(headers, message) == pytest.approx(seconds)
 
 
-def test_retry_after_is_read_in_every_form_that_it_has() -> None:
+def test_retry_after_is_parsed_in_all_of_its_forms() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
 
     assert retry_after({"retry-after": "7"}) == 7
@@ -110,7 +110,7 @@ def test_retry_after_is_read_in_every_form_that_it_has() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-3", "nan", "inf", "1e9", "9" * 400, "1.2.3", "٣"])
-def test_a_retry_after_of_no_form_is_none_and_no_form_is_beyond_a_day(text: str) -> None:
+def test_an_invalid_retry_after_is_none_and_a_valid_one_at_most_a_day(text: str) -> None:
     assert retry_after({"retry-after": text}) == 0
     assert retry_after({"retry-after-ms": text}) == 0
     assert retry_after({"retry-after": "999999999"}) == 86_400
@@ -130,7 +130,7 @@ def test_a_retry_after_of_no_form_is_none_and_no_form_is_beyond_a_day(text: str)
         "x" * 5_000,
     ],
 )
-def test_a_date_out_of_range_is_read_as_none_or_as_the_longest_wait(date: str) -> None:
+def test_a_date_out_of_range_is_parsed_as_none_or_as_the_longest_wait(date: str) -> None:
     assert retry_after({"retry-after": date}) in (0, 86_400)
 
 
@@ -154,7 +154,7 @@ _DIGITS = st.integers(min_value=0, max_value=10**25).map(str)
         ),
     )
 )
-def test_no_header_is_too_odd_to_be_read(text: str) -> None:
+def test_arbitrary_headers_are_parsed_without_an_error(text: str) -> None:
     counts = ("limit-requests", "remaining-requests", "reset-requests", "remaining-tokens", "reset-tokens")
     names = ["retry-after", "retry-after-ms", *(f"x-ratelimit-{one}" for one in counts)]
     for headers in (dict.fromkeys(names, text), {**dict.fromkeys(names, "0"), "retry-after": text}):
@@ -175,7 +175,7 @@ def test_no_header_is_too_odd_to_be_read(text: str) -> None:
         ("", None),
     ],
 )
-def test_what_is_left_for_smaller_requests_is_read(limit: str, shortfall: TokenShortfall | None) -> None:
+def test_the_capacity_left_for_smaller_requests_is_parsed(limit: str, shortfall: TokenShortfall | None) -> None:
     message = f"Rate limit reached for model `m` in organization `org_x` service tier `on_demand` on {limit}. Please "
 
     assert token_shortfall(message + "try again in 20s.") == shortfall

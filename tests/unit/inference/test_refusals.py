@@ -1,13 +1,14 @@
-"""What Groq's refusals mean to our callers; every body is one that the stand-in sends."""
+"""How Groq's errors are reported to callers; every body is one that the stand-in sends."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common.errors import InvalidRequest, ServiceError, TooLarge
+from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, TooLarge
 from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
 from services.inference.groq.refusals import from_event, from_status
 from tools.groq_standin import errors as groq
@@ -39,7 +40,7 @@ TABLE: dict[str, tuple[type[ServiceError], str]] = {
 
 
 def refused(name: str) -> ServiceError:
-    """Return our error for one of the stand-in's refusals."""
+    """Return our error for one of the stand-in's errors."""
     refusal = groq.REFUSALS[name](ASKED)
     body: Any = refusal.body.decode()
     if refusal.content_type == b"application/json":
@@ -47,44 +48,44 @@ def refused(name: str) -> ServiceError:
     return from_status(refusal.status, {name.decode(): value.decode() for name, value in refusal.headers}, body)
 
 
-def test_the_table_knows_every_refusal_of_the_stand_in() -> None:
+def test_the_table_has_every_error_of_the_stand_in() -> None:
     assert TABLE.keys() == groq.REFUSALS.keys()
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_refusal_has_the_class_and_reason_of_the_table(name: str) -> None:
+def test_an_error_of_groq_has_the_class_and_reason_of_the_table(name: str) -> None:
     error = refused(name)
 
     assert (type(error), error.reason) == TABLE[name]
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_no_refusal_tells_of_the_operators_account(name: str) -> None:
+def test_no_error_exposes_the_operators_account(name: str) -> None:
     error = refused(name)
-    told = json.dumps([error.message, error.reason, error.metadata])
+    reported = json.dumps([error.message, error.reason, asdict(error.details)])
 
     for secret in ("org_", "on_demand", "groq.com/settings", "Upgrade", "cloudflare", "Invalid API Key"):
-        assert secret not in told
+        assert secret not in reported
 
 
-def test_what_the_caller_can_mend_is_said_and_named() -> None:
+def test_an_error_that_the_caller_can_fix_is_described_with_its_parameter() -> None:
     error = refused("context_length")
 
     assert error.message.startswith("The messages and the answer together exceed the model's context length.")
-    assert error.metadata == {"param": "messages", "code": "context_length_exceeded"}
+    assert error.details == ErrorDetails(param="messages", code="context_length_exceeded")
 
 
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
-    [("2", "2"), ("0", "1"), ("579", "60"), ("", "1"), ("soon", "1"), ("-3", "1"), ("1.5", "2"), ("0.2", "1")],
+    [("2", 2), ("0", 1), ("579", 60), ("", 1), ("soon", 1), ("-3", 1), ("1.5", 2), ("0.2", 1)],
 )
-def test_a_busy_model_says_when_to_come_back_within_bounds(retry_after: str, seconds: str) -> None:
+def test_a_busy_model_sets_retry_after_within_bounds(retry_after: str, seconds: int) -> None:
     error = from_status(429, {"retry-after": retry_after}, {})
 
-    assert error.metadata == {"retry_after_seconds": seconds}
+    assert error.details.retry_after_seconds == seconds
 
 
-def test_a_missing_model_is_told_from_a_missing_url() -> None:
+def test_a_missing_model_is_distinguished_from_a_wrong_url() -> None:
     assert type(from_status(404, {}, {"error": {"code": "unknown_url"}})) is KeyRefused
     assert type(from_status(404, {}, "<html>")) is KeyRefused
     assert type(from_status(404, {}, {"error": {"code": "model_not_active"}})) is ModelRefused
@@ -97,7 +98,7 @@ def test_a_missing_model_is_told_from_a_missing_url() -> None:
     after=st.text(max_size=10).filter(lambda text: not text[:1].isalnum()),
     status=st.sampled_from([400, 404, 413, 422, 429]),
 )
-def test_an_organisation_is_never_named_wherever_it_stands(before: str, around: str, after: str, status: int) -> None:
+def test_an_organisation_id_is_removed_from_any_position(before: str, around: str, after: str, status: int) -> None:
     text = f"{before} {around}{after}".strip()
     error = from_status(status, {}, {"error": {"message": text, "code": "model_x"}})
 
@@ -106,7 +107,7 @@ def test_an_organisation_is_never_named_wherever_it_stands(before: str, around: 
 
 @pytest.mark.parametrize("body", [None, "", "text", [], 5, {}, {"error": None}, {"error": "x"}, {"error": {"code": 5}}])
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 418, 429, 500, 599])
-def test_no_body_is_too_odd_to_be_understood(status: int, body: object) -> None:
+def test_arbitrary_bodies_are_handled(status: int, body: object) -> None:
     error = from_status(status, {}, body)
 
     assert error.message
@@ -124,7 +125,7 @@ def test_no_body_is_too_odd_to_be_understood(status: int, body: object) -> None:
         (None, UpstreamFailed),
     ],
 )
-def test_a_failure_inside_a_stream_is_judged_by_its_own_status(event: object, kind: type[ServiceError]) -> None:
+def test_an_error_inside_a_stream_is_classified_by_its_own_status(event: object, kind: type[ServiceError]) -> None:
     assert type(from_event(event)) is kind
 
 
@@ -137,7 +138,7 @@ def test_a_failure_inside_a_stream_is_judged_by_its_own_status(event: object, ki
         (403, "model_terms_required"),
     ],
 )
-def test_a_model_that_the_organisation_may_not_use_says_nothing_against_the_key(status: int, code: str) -> None:
+def test_a_model_blocked_for_the_organisation_does_not_affect_the_key(status: int, code: str) -> None:
     error = from_status(status, {}, {"error": {"message": "The model `m` is blocked.", "type": "x", "code": code}})
 
     assert isinstance(error, ModelRefused)

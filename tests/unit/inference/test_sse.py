@@ -1,4 +1,4 @@
-"""Server-Sent Events by the grammar of the HTML standard, wherever the network cuts the bytes."""
+"""Server-Sent Events by the grammar of the HTML standard, wherever the network splits the bytes."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from services.inference.groq.sse import EventReader, ServerSentEvent
 
 PROFILE = settings(max_examples=150, deadline=None, database=None)
 LINE_ENDS = [["\n"], ["\r\n"], ["\r"], ["\n", "\r\n"], ["\r", "\r\n"]]
-"""What may end lines, in turn. A CR and an LF in a row would be one line end, so no set has both."""
+"""Line endings, in turn. A CR directly followed by an LF would be one line ending, so no set has both."""
 names = st.sampled_from(["", "error", "message"])
 values = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 events = st.lists(st.tuples(names, st.lists(values.map(json.dumps), min_size=1, max_size=3)), max_size=5)
@@ -21,7 +21,7 @@ Sent = list[tuple[str, list[str]]]
 
 
 def wire(sent: Sent, line_ends: list[str], *, mark: str = "", space: str = " ") -> bytes:
-    """Return events as a server may write them, with a comment before each and line ends in turn."""
+    """Return events as a server may encode them, with a comment before each and alternating line endings."""
     ends = itertools.cycle(line_ends)
     text = mark
     for name, data in sent:
@@ -31,12 +31,12 @@ def wire(sent: Sent, line_ends: list[str], *, mark: str = "", space: str = " ") 
 
 
 def expected(sent: Sent) -> list[ServerSentEvent]:
-    """Return what the events must be read as."""
+    """Return how the events must be parsed."""
     return [ServerSentEvent(name, "\n".join(data).encode()) for name, data in sent]
 
 
 def read(raw: bytes, cuts: list[int]) -> list[ServerSentEvent]:
-    """Feed bytes in pieces."""
+    """Feed the bytes in chunks."""
     reader = EventReader(event_bytes_max=100_000)
     edges = [0, *sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]
     return [event for start, end in itertools.pairwise(edges) for event in reader.feed(raw[start:end])]
@@ -50,7 +50,7 @@ def read(raw: bytes, cuts: list[int]) -> list[ServerSentEvent]:
     mark=st.sampled_from(["", "\ufeff"]),
     space=st.sampled_from(["", " "]),
 )
-def test_any_cut_of_any_legal_encoding_gives_the_same_events(
+def test_any_split_of_any_valid_encoding_gives_the_same_events(
     sent: Sent, cuts: list[int], line_ends: list[str], mark: str, space: str
 ) -> None:
     raw = wire(sent, line_ends, mark=mark, space=space)
@@ -69,26 +69,26 @@ def test_a_stream_that_is_split_at_every_byte_gives_the_same_events(line_ends: l
         assert read(raw, [cut]) == expected(sent)
 
 
-def test_an_event_leaves_with_the_byte_that_completes_it() -> None:
+def test_an_event_is_emitted_with_the_byte_that_completes_it() -> None:
     reader = EventReader(event_bytes_max=1_000)
 
     assert reader.feed(b"data: 1\n\ndata: 2\n") == [ServerSentEvent("", b"1")]
     assert reader.feed(b"\n") == [ServerSentEvent("", b"2")]
 
 
-def test_comments_other_fields_and_events_without_text_are_skipped() -> None:
+def test_comments_other_fields_and_events_without_data_are_skipped() -> None:
     raw = b": hello\n\nevent: ping\n\nid: 7\nretry: 10\n\ndata:\n\ndata\n\n\n\n\ndata: x\n\n"
 
     assert EventReader(event_bytes_max=1_000).feed(raw) == [ServerSentEvent("", b"x")]
 
 
-def test_only_one_space_after_the_colon_is_no_part_of_the_data() -> None:
+def test_one_space_after_the_colon_is_stripped_and_no_more() -> None:
     events = EventReader(event_bytes_max=1_000).feed(b"data:  two\ndata:none\ndata\n\n")
 
     assert events == [ServerSentEvent("", b" two\nnone\n")]
 
 
-def test_what_no_empty_line_ends_is_no_event() -> None:
+def test_an_event_without_a_final_empty_line_is_dropped() -> None:
     assert EventReader(event_bytes_max=1_000).feed(b"data: half") == []
 
 
@@ -102,8 +102,8 @@ def test_an_event_beyond_the_limit_is_refused_before_it_ends() -> None:
 
 
 @pytest.mark.parametrize("before", [b"", b"data: half", b"data: whole\n\ndata: half"])
-def test_an_event_that_is_too_large_is_refused_however_it_arrives(before: bytes) -> None:
-    """One that was completed by a single large read was once accepted."""
+def test_an_oversized_event_is_refused_however_it_arrives(before: bytes) -> None:
+    """An oversized event in a single large read used to be accepted."""
     reader = EventReader(event_bytes_max=1_000)
     reader.feed(before)
 
@@ -115,7 +115,7 @@ def test_many_events_may_arrive_together() -> None:
     assert len(EventReader(event_bytes_max=1_000).feed(b"data: x\n\n" * 1_000)) == 1_000
 
 
-def test_an_event_that_arrives_in_many_pieces_takes_time_that_grows_with_its_size_alone() -> None:
+def test_parsing_an_event_in_many_chunks_takes_linear_time() -> None:
     def seconds(output_chunks: int) -> float:
         reader = EventReader(event_bytes_max=64 * 1024 * 1024)
         began = time.process_time()
@@ -125,5 +125,5 @@ def test_an_event_that_arrives_in_many_pieces_takes_time_that_grows_with_its_siz
         return time.process_time() - began
 
     seconds(1_000)
-    # Eight times the bytes; with a search from the beginning at each piece it would be 64 times the work.
+    # Eight times the bytes; searching from the start for each chunk would be 64 times the work.
     assert seconds(8_000) < 30 * max(seconds(1_000), 0.0005)

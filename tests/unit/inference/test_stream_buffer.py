@@ -1,4 +1,4 @@
-"""The buffer between Groq and a caller who may be slow or gone."""
+"""The buffer between Groq and a caller that may be slow or disconnected."""
 
 import asyncio
 
@@ -12,13 +12,13 @@ ONE, TWO = b'{"n": 1}', b'{"n": 2}'
 
 
 async def done(error: Exception | None = None) -> None:
-    """End as a task that fills the buffer may."""
+    """End in the ways that a task filling the buffer may end."""
     if error is not None:
         raise error
 
 
 async def closed(buffer: StreamBuffer, error: Exception | None = None) -> None:
-    """Close the buffer by the end of a task."""
+    """Close the buffer when a task ends."""
     task = asyncio.create_task(done(error))
     task.add_done_callback(buffer.close)
     await asyncio.wait({task})
@@ -33,7 +33,7 @@ async def taken(buffer: StreamBuffer) -> list[bytes]:
     return events
 
 
-async def test_what_waits_is_taken_together_and_then_the_verdict() -> None:
+async def test_queued_events_are_returned_together_followed_by_the_verdict() -> None:
     buffer = StreamBuffer()
     assert buffer.is_empty
     buffer.put(ONE)
@@ -47,7 +47,7 @@ async def test_what_waits_is_taken_together_and_then_the_verdict() -> None:
     assert not buffer.is_empty
 
 
-async def test_an_error_comes_after_what_waits() -> None:
+async def test_an_error_follows_the_queued_events() -> None:
     buffer = StreamBuffer()
     buffer.put(ONE)
     await closed(buffer, ValueError("broken"))
@@ -57,7 +57,7 @@ async def test_an_error_comes_after_what_waits() -> None:
         await buffer.take()
 
 
-async def test_a_time_out_ends_the_callers_part_and_what_comes_later_is_dropped() -> None:
+async def test_a_time_out_ends_the_callers_part_and_later_events_are_dropped() -> None:
     buffer = StreamBuffer()
     taking = asyncio.create_task(buffer.take())
     await asyncio.sleep(0)
@@ -71,7 +71,7 @@ async def test_a_time_out_ends_the_callers_part_and_what_comes_later_is_dropped(
     assert await buffer.take() is None
 
 
-async def test_a_task_that_is_cancelled_ends_the_stream_with_an_error() -> None:
+async def test_a_cancelled_task_ends_the_stream_with_an_error() -> None:
     buffer = StreamBuffer()
     task = asyncio.create_task(asyncio.sleep(10))
     task.add_done_callback(lambda _: buffer.close(task))
@@ -81,7 +81,7 @@ async def test_a_task_that_is_cancelled_ends_the_stream_with_an_error() -> None:
         await buffer.take()
 
 
-async def test_a_full_buffer_has_room_again_when_its_caller_takes_or_is_gone() -> None:
+async def test_a_full_buffer_has_room_again_when_its_caller_reads_or_disconnects() -> None:
     buffer = StreamBuffer(bytes_max=100)
     buffer.put(b"1" * 99)
     assert not buffer.is_full
@@ -102,7 +102,7 @@ async def test_a_full_buffer_has_room_again_when_its_caller_takes_or_is_gone() -
     assert not buffer.is_full
 
 
-async def test_no_more_is_taken_at_once_than_a_message_carries() -> None:
+async def test_no_batch_is_larger_than_a_message() -> None:
     buffer = StreamBuffer(bytes_max=100)
     events = [b"1" * 60, b"2" * 40, b"3" * 500, b"4", b"5"]
     for event in events:

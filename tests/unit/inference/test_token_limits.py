@@ -1,4 +1,4 @@
-"""A request that is too large for what a key has left of a minute's tokens does not close the key for smaller ones."""
+"""A request too large for a key's remaining tokens of the minute does not block the key for smaller ones."""
 
 from services.inference.groq.errors import TokenShortfall
 from services.inference.keys.token_limits import TokenLimits
@@ -8,12 +8,12 @@ LARGE = TokenShortfall(left=5_000, requested=5_900)
 
 
 def refused(limits: TokenLimits, account: str, tokens: int, *, shortfall: TokenShortfall = LARGE) -> None:
-    """Note the refusal of a request, which may be sent in 20 seconds."""
+    """Record the refusal of a request that may be retried in 20 seconds."""
     limits.record_refusal(account, tokens, seconds=20, now=NOW)
     limits.record(shortfall, seconds=20, now=NOW)
 
 
-def test_requests_that_fit_into_what_is_left_do_not_wait() -> None:
+def test_requests_that_fit_into_the_remaining_tokens_do_not_wait() -> None:
     limits = TokenLimits()
     refused(limits, "large", 5_900)
 
@@ -22,7 +22,7 @@ def test_requests_that_fit_into_what_is_left_do_not_wait() -> None:
     assert not limits.is_idle(NOW)
 
 
-def test_a_request_waits_until_what_it_lacks_has_come_back_and_no_longer_than_the_refused_one() -> None:
+def test_a_request_waits_until_its_tokens_are_replenished_and_at_most_as_long_as_the_refused_one() -> None:
     limits = TokenLimits()
     refused(limits, "large", 5_900)
 
@@ -32,7 +32,7 @@ def test_a_request_waits_until_what_it_lacks_has_come_back_and_no_longer_than_th
     assert limits.is_idle(NOW + 20)
 
 
-def test_a_key_with_nothing_left_is_closed_for_every_size() -> None:
+def test_a_key_with_no_tokens_left_is_blocked_for_every_size() -> None:
     limits = TokenLimits()
     refused(limits, "a", 12, shortfall=TokenShortfall(left=0, requested=12))
 
@@ -40,7 +40,7 @@ def test_a_key_with_nothing_left_is_closed_for_every_size() -> None:
     assert limits.seconds_until_allowed("b", 12, NOW) == 20
 
 
-def test_an_account_whose_requests_ask_for_more_than_they_seem_to_provokes_a_few_refusals_only() -> None:
+def test_an_account_with_underestimated_requests_causes_only_a_few_refusals() -> None:
     """An image is a hundred bytes and thousands of tokens."""
     limits, refusals = TokenLimits(), 0
     for tokens in range(100, 0, -1):
@@ -52,7 +52,7 @@ def test_an_account_whose_requests_ask_for_more_than_they_seem_to_provokes_a_few
     assert limits.seconds_until_allowed("other", 100, NOW) == 0
 
 
-def test_an_accounts_smaller_requests_go_on() -> None:
+def test_smaller_requests_of_the_same_account_continue() -> None:
     limits = TokenLimits()
     refused(limits, "a", 5_900)
 
@@ -69,7 +69,7 @@ def test_refusals_of_requests_that_were_in_flight_together_count_once() -> None:
     assert limits.seconds_until_allowed("a", 3_000, NOW) == 20
 
 
-def test_what_it_remembers_of_accounts_is_bounded() -> None:
+def test_the_memory_for_accounts_is_bounded() -> None:
     limits = TokenLimits()
     for number in range(5_000):
         refused(limits, f"acc_{number}", 10)

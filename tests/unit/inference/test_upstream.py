@@ -1,4 +1,4 @@
-"""Calling Groq until it answers: what is called again, with which key, when, and what never is."""
+"""Calling Groq until it answers: what is retried, with which key, when, and what never is."""
 
 import asyncio
 import itertools
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from services.common.errors import DeadlineExceeded, InvalidRequest, NotFound, ServiceError, Unavailable
+from services.common.errors import DeadlineExceeded, ErrorDetails, InvalidRequest, NotFound, ServiceError, Unavailable
 from services.inference.chat import ChatCall, JSONObject, Lease, Outcome, RequestContext
 from services.inference.groq.errors import (
     KeyLimited,
@@ -28,7 +28,7 @@ GOOD = None
 
 
 class World:
-    """A Groq that does what the test lists, call after call, and then answers."""
+    """A scripted Groq that gives the test's results in order and then answers."""
 
     def __init__(
         self,
@@ -64,13 +64,13 @@ class World:
     async def ask(
         self, *models: str, deadline_seconds: float = 120, is_empty: Callable[[], bool] = lambda: True
     ) -> str:
-        """Ask for models and return the one that answered."""
+        """Request models; return the one that answered."""
         deadline = self.clock.monotonic() + deadline_seconds
         return await self.upstream.call(models or ("m",), self._call, self.record, deadline=deadline, is_empty=is_empty)
 
     @property
     def keys_used(self) -> list[int]:
-        """The keys that calls were made with."""
+        """The keys used for the calls."""
         return [key for _, key in self.calls]
 
     async def _call(self, model: str, lease: KeyLease) -> str:
@@ -81,7 +81,7 @@ class World:
         return model
 
 
-async def test_trouble_is_tried_again_and_every_call_is_counted() -> None:
+async def test_transient_failures_are_retried_and_every_call_is_counted() -> None:
     world = World(UpstreamFailed(), UpstreamFailed())
 
     assert await world.ask() == "m"
@@ -89,7 +89,7 @@ async def test_trouble_is_tried_again_and_every_call_is_counted() -> None:
     assert world.record.attempts == len(world.calls) == 3
 
 
-async def test_no_more_calls_are_made_than_allowed_and_the_last_failure_is_told() -> None:
+async def test_calls_are_limited_and_the_last_failure_is_reported() -> None:
     last = UpstreamFailed("the last")
     world = World(UpstreamFailed(), UpstreamFailed(), last)
 
@@ -101,7 +101,7 @@ async def test_no_more_calls_are_made_than_allowed_and_the_last_failure_is_told(
 
 
 @pytest.mark.parametrize(("chance", "pauses"), [(1.0, [0.25, 0.5, 1, 2, 4, 4]), (0.5, [0.125, 0.25, 0.5, 1, 2, 2])])
-async def test_pauses_double_within_bounds_and_are_jittered_in_full(chance: float, pauses: list[float]) -> None:
+async def test_backoff_doubles_within_bounds_with_full_jitter(chance: float, pauses: list[float]) -> None:
     world = World(*[UpstreamFailed() for _ in range(6)], keys=2, attempts_max=7, chance=chance, wait_seconds=100)
 
     await world.ask()
@@ -112,7 +112,7 @@ async def test_pauses_double_within_bounds_and_are_jittered_in_full(chance: floa
 @pytest.mark.parametrize(
     "refusal", [InvalidRequest("no"), NotFound("no"), Unavailable("odd", reason="odd"), DeadlineExceeded("late")]
 )
-async def test_what_is_the_requests_own_fault_is_never_asked_again(refusal: ServiceError) -> None:
+async def test_a_client_error_is_never_retried(refusal: ServiceError) -> None:
     world = World(refusal)
 
     with pytest.raises(type(refusal)):
@@ -121,7 +121,7 @@ async def test_what_is_the_requests_own_fault_is_never_asked_again(refusal: Serv
     assert world.calls == [("m", 0)]
 
 
-async def test_nothing_is_asked_again_once_output_was_heard() -> None:
+async def test_nothing_is_retried_once_output_was_received() -> None:
     world = World(UpstreamFailed())
 
     with pytest.raises(UpstreamFailed):
@@ -131,7 +131,7 @@ async def test_nothing_is_asked_again_once_output_was_heard() -> None:
 
 
 @pytest.mark.parametrize("trouble", [KeyLimited(retry_seconds=600), KeyRefused()])
-async def test_a_key_that_is_limited_or_refused_gives_way_to_the_next_at_once(trouble: UpstreamError) -> None:
+async def test_a_limited_or_refused_key_is_replaced_by_the_next_at_once(trouble: UpstreamError) -> None:
     world = World(trouble, keys=2)
 
     await world.ask()
@@ -140,7 +140,7 @@ async def test_a_key_that_is_limited_or_refused_gives_way_to_the_next_at_once(tr
     assert world.clock.sleeps == []
 
 
-async def test_a_short_rest_is_waited_for_and_a_herd_does_not_come_back_at_once() -> None:
+async def test_a_short_cooldown_is_waited_for_with_jitter() -> None:
     world = World(KeyLimited(retry_seconds=2), chance=0.5)
 
     await world.ask()
@@ -150,18 +150,18 @@ async def test_a_short_rest_is_waited_for_and_a_herd_does_not_come_back_at_once(
 
 
 @pytest.mark.parametrize(("rest", "deadline"), [(6.0, 120.0), (3.0, 2.0)])
-async def test_a_rest_beyond_patience_or_deadline_is_not_waited_for(rest: float, deadline: float) -> None:
+async def test_a_cooldown_beyond_the_maximum_wait_or_deadline_is_not_waited_for(rest: float, deadline: float) -> None:
     world = World(KeyLimited(retry_seconds=rest))
 
     with pytest.raises(UpstreamError) as raised:
         await world.ask(deadline_seconds=deadline)
 
-    assert raised.value.metadata == {"retry_after_seconds": str(int(rest))}
+    assert raised.value.details == ErrorDetails(retry_after_seconds=int(rest))
     assert world.clock.sleeps == []
     assert len(world.calls) == 1
 
 
-async def test_a_supply_that_is_known_to_be_gone_is_not_asked() -> None:
+async def test_exhausted_keys_are_not_called() -> None:
     world = World(KeyLimited(retry_seconds=600))
     with pytest.raises(UpstreamError):
         await world.ask()
@@ -173,7 +173,7 @@ async def test_a_supply_that_is_known_to_be_gone_is_not_asked() -> None:
     assert len(world.calls) == 1
 
 
-async def test_a_failure_that_asks_for_a_pause_gets_it_when_there_is_time() -> None:
+async def test_a_requested_pause_is_kept_if_the_deadline_allows() -> None:
     world = World(UpstreamFailed(retry_seconds=3))
     await world.ask()
     assert world.clock.sleeps == [3]
@@ -184,7 +184,7 @@ async def test_a_failure_that_asks_for_a_pause_gets_it_when_there_is_time() -> N
     assert len(world.calls) == 1
 
 
-async def test_no_pause_outlasts_the_deadline() -> None:
+async def test_no_pause_exceeds_the_deadline() -> None:
     world = World(UpstreamFailed())
 
     with pytest.raises(UpstreamFailed):
@@ -193,7 +193,7 @@ async def test_no_pause_outlasts_the_deadline() -> None:
     assert len(world.calls) == 1
 
 
-async def test_the_only_key_that_is_refused_is_asked_once_by_each_request_and_that_is_told() -> None:
+async def test_a_single_refused_key_is_tried_once_per_request_and_reported() -> None:
     world = World(KeyRefused(), KeyRefused())
     for _ in range(2):
         with pytest.raises(KeyRefused):
@@ -203,7 +203,7 @@ async def test_the_only_key_that_is_refused_is_asked_once_by_each_request_and_th
     assert await world.ask() == "m"
 
 
-async def test_a_request_that_breaks_the_circuit_does_not_wait_to_probe_it() -> None:
+async def test_a_request_that_opens_the_circuit_does_not_wait_to_probe_it() -> None:
     world = World(*[UpstreamFailed() for _ in range(5)], attempts_max=10)
 
     with pytest.raises(UpstreamFailed):
@@ -223,7 +223,7 @@ FIRST: dict[str, Sequence[ServiceError]] = {
 
 
 @pytest.mark.parametrize("first", FIRST)
-async def test_the_next_model_answers_when_the_first_cannot_be_had(first: str) -> None:
+async def test_the_next_model_answers_when_the_first_is_unavailable(first: str) -> None:
     world = World(*FIRST[first])
 
     assert await world.ask("m", "second") == "second"
@@ -232,7 +232,7 @@ async def test_the_next_model_answers_when_the_first_cannot_be_had(first: str) -
     assert world.record.attempts == len(FIRST[first]) + 1
 
 
-async def test_a_model_without_supply_is_passed_over_without_a_call() -> None:
+async def test_a_model_without_a_usable_key_is_skipped_without_a_call() -> None:
     world = World(KeyLimited(retry_seconds=600))
     await world.ask("m", "second")
 
@@ -241,7 +241,7 @@ async def test_a_model_without_supply_is_passed_over_without_a_call() -> None:
     assert [model for model, _ in world.calls] == ["m", "second", "second"]
 
 
-async def test_groq_is_not_called_for_a_caller_who_has_left() -> None:
+async def test_groq_is_not_called_for_a_disconnected_caller() -> None:
     world = World()
     world.record.abandon(Outcome.CLIENT_LEFT)
 
@@ -251,7 +251,7 @@ async def test_groq_is_not_called_for_a_caller_who_has_left() -> None:
     assert world.calls == []
 
 
-async def test_a_caller_who_leaves_while_a_key_cools_down_costs_no_call() -> None:
+async def test_a_caller_that_disconnects_during_a_cooldown_causes_no_call() -> None:
     world = World(KeyLimited(retry_seconds=2))
     ask = world.clock.sleep
 
@@ -267,7 +267,7 @@ async def test_a_caller_who_leaves_while_a_key_cools_down_costs_no_call() -> Non
     assert len(world.calls) == 1
 
 
-async def test_nothing_is_called_again_for_a_caller_who_has_left() -> None:
+async def test_nothing_is_retried_for_a_disconnected_caller() -> None:
     world = World()
 
     async def call(model: str, lease: KeyLease) -> str:
@@ -281,7 +281,7 @@ async def test_nothing_is_called_again_for_a_caller_who_has_left() -> None:
     assert len(world.calls) == 1
 
 
-async def test_three_dead_keys_do_not_hide_two_good_ones() -> None:
+async def test_three_refused_keys_do_not_hide_two_valid_ones() -> None:
     world = World(KeyRefused(), KeyRefused(), KeyRefused(), keys=5)
 
     assert await world.ask() == "m"
@@ -289,10 +289,10 @@ async def test_three_dead_keys_do_not_hide_two_good_ones() -> None:
 
     for _ in range(4):
         await world.ask()
-    assert world.keys_used[4:] == [4, 3, 4, 3], "the dead ones are left alone"
+    assert world.keys_used[4:] == [4, 3, 4, 3], "refused keys are not called"
 
 
-async def test_dead_keys_do_not_use_up_the_attempts_for_failures() -> None:
+async def test_refused_keys_do_not_use_up_the_attempts_for_failures() -> None:
     world = World(KeyRefused(), UpstreamFailed(), KeyRefused(), UpstreamFailed(), keys=5)
 
     assert await world.ask() == "m"
@@ -300,7 +300,7 @@ async def test_dead_keys_do_not_use_up_the_attempts_for_failures() -> None:
     assert len(world.calls) == 5
 
 
-async def test_a_model_that_is_blocked_for_every_key_is_asked_for_once_with_each() -> None:
+async def test_a_model_blocked_for_every_key_is_requested_once_with_each() -> None:
     refusals = [ModelRefused("no", is_key_specific=True) for _ in range(3)]
     world = World(*refusals, keys=3)
 
@@ -319,7 +319,7 @@ async def test_all_waits_of_a_request_share_one_budget() -> None:
     assert world.clock.sleeps == [2, 2]
 
 
-async def test_a_fallback_is_asked_as_soon_as_the_wait_for_the_first_choice_is_longer() -> None:
+async def test_a_fallback_is_called_as_soon_as_the_wait_for_the_first_choice_is_longer() -> None:
     world = World(KeyLimited(retry_seconds=2))
 
     assert await world.ask("m", "second") == "second"
@@ -327,7 +327,7 @@ async def test_a_fallback_is_asked_as_soon_as_the_wait_for_the_first_choice_is_l
     assert world.clock.sleeps == []
 
 
-async def test_of_two_models_that_both_need_a_wait_the_sooner_is_waited_for() -> None:
+async def test_of_two_models_that_both_need_a_wait_the_sooner_is_chosen() -> None:
     world = World(KeyLimited(retry_seconds=4), KeyLimited(retry_seconds=1), chance=0)
 
     assert await world.ask("m", "second") == "second"
@@ -335,7 +335,7 @@ async def test_of_two_models_that_both_need_a_wait_the_sooner_is_waited_for() ->
     assert world.clock.sleeps == [1]
 
 
-async def test_a_request_holds_no_place_while_it_waits_for_a_key() -> None:
+async def test_a_request_holds_no_slot_while_it_waits_for_a_key() -> None:
     world = World(KeyLimited(retry_seconds=2), calls_max=1)
     seen = []
     sleep = world.clock.sleep
@@ -350,7 +350,7 @@ async def test_a_request_holds_no_place_while_it_waits_for_a_key() -> None:
     assert seen == [0]
 
 
-async def test_only_so_many_requests_of_an_account_wait_at_once() -> None:
+async def test_waiting_requests_of_an_account_are_limited() -> None:
     world = World(KeyLimited(retry_seconds=3))
     release = asyncio.Event()
 
@@ -374,7 +374,7 @@ async def test_only_so_many_requests_of_an_account_wait_at_once() -> None:
     assert not world.upstream._waiting
 
 
-async def test_a_call_that_outlasts_the_deadline_ends_with_a_time_out_that_counts() -> None:
+async def test_a_call_that_exceeds_the_deadline_ends_with_a_time_out_that_counts() -> None:
     world = World()
 
     async def hang(model: str, lease: KeyLease) -> str:
@@ -400,7 +400,7 @@ async def test_nothing_is_called_at_the_deadline() -> None:
 
 
 class Listing:
-    """A provider that lists only with one of its keys."""
+    """A provider that lists models only with one of its keys."""
 
     def __init__(self, good: int | None) -> None:
         self.good = good
@@ -421,7 +421,7 @@ async def test_the_models_are_listed_with_the_first_key_that_is_not_refused(keys
     assert listed == [{"id": "m"}]
 
 
-async def test_a_list_that_no_key_gets_is_unavailable() -> None:
+async def test_a_list_refused_to_every_key_is_unavailable() -> None:
     pool = KeyPool(2, ManualClock(), cooldown_seconds_max=60, failures_max=5)
 
     with pytest.raises(KeyRefused):

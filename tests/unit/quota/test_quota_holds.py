@@ -1,4 +1,4 @@
-"""Holds: counters grounded in the ledger, on a real server and a ledger that says what the test wants."""
+"""Holds: counters initialised from the ledger, on a real server and with a scripted ledger."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from services.quota.holds import (
     Uninitialised,
 )
 from services.quota.redis.store import RedisHoldStore, connect
-from tests.contracts.hold_store import KEY, seed, wish
+from tests.contracts.hold_store import KEY, reserve_item, seed
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -28,16 +28,16 @@ __all__ = ["valkey_server", "valkey_url"]
 
 @dataclass
 class ScriptedLedger:
-    """A ledger with these counts, by key; it fails while it is away."""
+    """A ledger with these counts, by key; it fails while it is down."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    is_away: bool = False
+    is_down: bool = False
     asked: list[list[KeyDay]] = field(default_factory=list)
 
     async def count_charged(self, key_days: Sequence[KeyDay]) -> list[int]:
         """Return the counts."""
         self.asked.append(list(key_days))
-        if self.is_away:
+        if self.is_down:
             raise errors.Unavailable("away", reason="ledger_unavailable")
         return [self.counts.get(one.key_id, 0) for one in key_days]
 
@@ -53,56 +53,56 @@ async def store(valkey_url: str) -> AsyncIterator[RedisHoldStore]:
 async def test_the_first_reserve_of_a_day_starts_from_the_ledgers_count(store: RedisHoldStore) -> None:
     ledger = ScriptedLedger({KEY: 2})
 
-    outcomes = await Holds(store, ledger).reserve([wish(limit=4) for _ in range(3)])
+    outcomes = await Holds(store, ledger).reserve([reserve_item(limit=4) for _ in range(3)])
 
     assert [type(outcome) for outcome in outcomes] == [Held, Held, Denied]
 
 
-async def test_the_ledger_is_asked_once_for_each_key_and_day(store: RedisHoldStore) -> None:
+async def test_the_ledger_is_read_once_per_key_and_day(store: RedisHoldStore) -> None:
     ledger = ScriptedLedger()
     holds = Holds(store, ledger)
 
-    await holds.reserve([wish(), wish(), wish(key_id="key_other")])
-    await holds.reserve([wish(), wish(key_id="key_other")])
+    await holds.reserve([reserve_item(), reserve_item(), reserve_item(key_id="key_other")])
+    await holds.reserve([reserve_item(), reserve_item(key_id="key_other")])
 
     assert len(ledger.asked) == 1
     assert {one.key_id for one in ledger.asked[0]} == {KEY, "key_other"}
 
 
-async def test_a_ledger_that_is_away_stops_only_keys_without_a_counter(store: RedisHoldStore) -> None:
+async def test_an_unavailable_ledger_stops_only_keys_without_a_counter(store: RedisHoldStore) -> None:
     await seed(store, 0)
-    holds = Holds(store, ScriptedLedger(is_away=True))
+    holds = Holds(store, ScriptedLedger(is_down=True))
 
-    outcomes = await holds.reserve([wish(), wish(key_id="key_new"), wish()])
+    outcomes = await holds.reserve([reserve_item(), reserve_item(key_id="key_new"), reserve_item()])
 
     assert [type(outcome) for outcome in outcomes] == [Held, Unavailable, Held]
 
 
-async def test_nothing_is_held_for_a_key_that_could_not_be_grounded(store: RedisHoldStore) -> None:
-    ledger = ScriptedLedger(is_away=True)
+async def test_nothing_is_held_for_a_key_without_an_initial_count(store: RedisHoldStore) -> None:
+    ledger = ScriptedLedger(is_down=True)
     holds = Holds(store, ledger)
-    await holds.reserve([wish("req_lost", limit=1)])
-    ledger.is_away = False
+    await holds.reserve([reserve_item("req_lost", limit=1)])
+    ledger.is_down = False
 
-    (outcome,) = await holds.reserve([wish("req_next", limit=1)])
+    (outcome,) = await holds.reserve([reserve_item("req_next", limit=1)])
 
     assert isinstance(outcome, Held)
 
 
-async def test_an_emptied_server_grants_no_charged_request_twice(store: RedisHoldStore) -> None:
+async def test_an_emptied_redis_grants_no_charged_request_twice(store: RedisHoldStore) -> None:
     ledger = ScriptedLedger({KEY: 0})
     holds = Holds(store, ledger)
-    await holds.reserve([wish(limit=1)])
+    await holds.reserve([reserve_item(limit=1)])
     ledger.counts[KEY] = 1
     await store._client.flushall()
 
-    (outcome,) = await holds.reserve([wish(limit=1)])
+    (outcome,) = await holds.reserve([reserve_item(limit=1)])
 
     assert isinstance(outcome, Denied)
     assert outcome.status.charged == 1
 
 
-async def test_the_status_of_a_key_without_a_counter_is_the_ledgers(store: RedisHoldStore) -> None:
+async def test_the_status_of_a_key_without_a_counter_is_read_from_the_ledger(store: RedisHoldStore) -> None:
     await seed(store, 5)
     holds = Holds(store, ScriptedLedger({"key_new": 3}))
 
@@ -111,39 +111,39 @@ async def test_the_status_of_a_key_without_a_counter_is_the_ledgers(store: Redis
     assert [(status.charged, status.held) for status in statuses] == [(3, 0), (5, 0)]
 
 
-async def test_the_status_of_an_ungrounded_key_fails_while_the_ledger_is_away(store: RedisHoldStore) -> None:
+async def test_the_status_of_a_key_without_a_counter_fails_while_the_ledger_is_down(store: RedisHoldStore) -> None:
     with pytest.raises(errors.Unavailable):
-        await Holds(store, ScriptedLedger(is_away=True)).status([KEY])
+        await Holds(store, ScriptedLedger(is_down=True)).status([KEY])
 
 
 class MidnightStore(RedisHoldStore):
-    """A store whose day passes between the first answer and the second."""
+    """A store whose day changes between the first answer and the second."""
 
     async def reserve(
         self, reservations: Sequence[Reservation], initial_counts: InitialCounts
     ) -> Sequence[Held | Denied | Uninitialised | Unavailable]:
-        """Reserve, then let midnight pass, once."""
+        """Reserve, then pass midnight once."""
         outcomes = await super().reserve(reservations, initial_counts)
         if not initial_counts:
             self._offset += 86_400
         return outcomes
 
 
-async def test_midnight_between_the_count_and_the_seed_is_asked_about_again(valkey_url: str) -> None:
+async def test_after_midnight_between_count_and_initialisation_the_count_is_read_again(valkey_url: str) -> None:
     client = connect(valkey_url, timeout_seconds=10)
     ledger = ScriptedLedger()
     holds = Holds(MidnightStore(client, hold_seconds=60), ledger)
 
-    (outcome,) = await holds.reserve([wish()])
+    (outcome,) = await holds.reserve([reserve_item()])
 
     await client.aclose()
     assert isinstance(outcome, Held)
     assert [asked[0].day - ledger.asked[0][0].day for asked in ledger.asked] == [0, 1]
 
 
-async def test_a_settle_says_whether_there_was_a_hold(store: RedisHoldStore) -> None:
+async def test_a_settle_reports_whether_there_was_a_hold(store: RedisHoldStore) -> None:
     holds = Holds(store, ScriptedLedger())
-    (held,) = await holds.reserve([wish("req_one")])
+    (held,) = await holds.reserve([reserve_item("req_one")])
     assert isinstance(held, Held)
 
     settlement = Settlement("req_one", KEY, held.status.day, Verdict.CHARGED)

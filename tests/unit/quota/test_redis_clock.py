@@ -1,4 +1,4 @@
-"""Redis' clock beside a monotonic one: steps in both directions, short ones and lasting ones."""
+"""Redis' clock compared with a monotonic one: steps in both directions, short and lasting."""
 
 from dataclasses import dataclass, field
 
@@ -10,12 +10,12 @@ from services.quota.redis.clock import RedisClock
 HOLD = 180.0
 DAY = 86_400
 NOON = 20_000 * DAY + DAY / 2
-"""When the watch begins, by Redis' clock."""
+"""Redis' time at the start of the watch."""
 
 
 @dataclass
 class Watch:
-    """A watch that runs by hand: each second passes for both clocks, and Redis' may be set."""
+    """A watch that the test runs: each second passes for both clocks, and Redis' may be set."""
 
     seconds: float = 0.0
     shows: float = NOON
@@ -26,7 +26,7 @@ class Watch:
         self.clock.observe(self.shows)
 
     def run(self, seconds: int) -> None:
-        """Let time pass, and look every second."""
+        """Pass time, and check every second."""
         for _ in range(seconds):
             self.seconds += 1
             self.shows += 1
@@ -38,17 +38,17 @@ class Watch:
         self.clock.observe(self.shows)
 
     def is_overdue(self, reserved_at: float) -> bool:
-        """Whether a hold of that time is overdue, as the sweeper decides."""
+        """Return whether a hold of that time is overdue, as the sweeper decides."""
         shown = self.clock.observed_range(HOLD)
         return shown is not None and not shown[0] < reserved_at <= shown[1]
 
     def days(self) -> tuple[int, int]:
-        """Return the days that it may be, counted from the one on which the watch began."""
+        """Return the possible days, counted from the one on which the watch began."""
         first, last = self.clock.days(0)
         return first - 20_000, last - 20_000
 
 
-def test_a_hold_is_overdue_at_its_age_when_the_clock_is_steady() -> None:
+def test_with_a_steady_clock_a_hold_is_overdue_at_its_age() -> None:
     watch = Watch()
     watch.run(500)
     reserved_at = watch.shows
@@ -58,7 +58,7 @@ def test_a_hold_is_overdue_at_its_age_when_the_clock_is_steady() -> None:
     assert watch.is_overdue(reserved_at)
 
 
-def test_nothing_is_overdue_before_the_clock_was_watched_for_a_holds_life() -> None:
+def test_nothing_is_overdue_until_the_clock_was_watched_for_a_holds_lifetime() -> None:
     watch = Watch()
     watch.run(179)
     assert not watch.is_overdue(NOON - 10_000)
@@ -67,7 +67,7 @@ def test_nothing_is_overdue_before_the_clock_was_watched_for_a_holds_life() -> N
 
 
 @pytest.mark.parametrize("step", [200, 3 * DAY, -200, -3 * DAY])
-def test_a_hold_of_another_replica_from_between_the_step_and_the_next_look_lives_its_life(step: float) -> None:
+def test_another_replicas_hold_from_between_a_step_and_the_next_check_lives_its_full_time(step: float) -> None:
     watch = Watch()
     watch.run(500)
     watch.seconds += 0.3
@@ -85,7 +85,9 @@ def test_a_hold_of_another_replica_from_between_the_step_and_the_next_look_lives
 
 @pytest.mark.parametrize("step", [200, 3 * DAY, -200, -3 * DAY])
 @pytest.mark.parametrize("lasting_seconds", [10, 1_000])
-def test_a_hold_lives_its_life_by_the_steady_clock_whatever_the_other_does(step: float, lasting_seconds: int) -> None:
+def test_a_hold_lives_its_full_time_by_the_monotonic_clock_whatever_redis_clock_does(
+    step: float, lasting_seconds: int
+) -> None:
     """A hold from before the step, one from within it, and one from after it, if it ends."""
     watch = Watch()
     watch.run(500)
@@ -118,7 +120,7 @@ def test_a_short_step_of_three_days_changes_no_day() -> None:
     assert watch.days() == (0, 0)
 
 
-def test_a_lasting_step_forwards_is_taken_for_the_truth_after_a_holds_life() -> None:
+def test_a_lasting_step_forwards_is_accepted_after_a_holds_lifetime() -> None:
     watch = Watch()
     watch.clock.record_day(20_000)
     watch.step(3 * DAY)
@@ -130,7 +132,7 @@ def test_a_lasting_step_forwards_is_taken_for_the_truth_after_a_holds_life() -> 
     assert watch.clock.is_steady
 
 
-def test_the_day_never_goes_back() -> None:
+def test_the_day_never_moves_back() -> None:
     watch = Watch()
     watch.clock.record_day(20_000)
     watch.run(DAY // 2 + 10)
@@ -141,7 +143,7 @@ def test_the_day_never_goes_back() -> None:
     assert watch.days() == (1, 1)
 
 
-def test_midnight_comes_by_redis_clock_and_not_much_before() -> None:
+def test_midnight_follows_redis_clock_and_comes_not_much_earlier() -> None:
     watch = Watch()
     watch.clock.record_day(20_000)
     watch.run(DAY // 2 - 10)
@@ -150,7 +152,7 @@ def test_midnight_comes_by_redis_clock_and_not_much_before() -> None:
     assert watch.days() == (0, 1)
 
 
-def test_a_step_is_in_the_metric_while_it_is_waited_out_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_is_in_the_metric_until_it_is_accepted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch()
     watch.run(10)
     watch.step(200)
@@ -165,7 +167,7 @@ def test_a_step_is_in_the_metric_while_it_is_waited_out_and_logged_once(caplog: 
     ]
 
 
-def test_a_clock_that_is_corrected_slowly_does_not_step() -> None:
+def test_a_slowly_corrected_clock_does_not_step() -> None:
     watch = Watch()
     for _ in range(1_000):
         watch.run(1)
@@ -173,7 +175,7 @@ def test_a_clock_that_is_corrected_slowly_does_not_step() -> None:
     assert watch.clock.is_steady
 
 
-def test_many_answers_take_little_memory() -> None:
+def test_many_samples_take_little_memory() -> None:
     watch = Watch()
     for _ in range(20_000):
         watch.seconds += 0.1

@@ -1,4 +1,4 @@
-"""The sweeper's rounds and what it says to its ports, with a scripted store and a scripted ledger."""
+"""The sweeper's rounds and its calls to its ports, with a scripted store and a scripted ledger."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,7 +31,7 @@ def overdue(count: int, *, start: int = 0) -> list[OverdueHold]:
 
 @dataclass
 class ScriptedStore:
-    """A store that finds what the test says, round by round, and notes what it is told."""
+    """A store that returns the test's holds, round by round, and records its calls."""
 
     rounds: list[list[OverdueHold] | Exception] = field(default_factory=list)
     batches: list[list[DayEntries]] = field(default_factory=list)
@@ -58,7 +58,7 @@ class ScriptedStore:
         return found
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Note settlements."""
+        """Record settlements."""
         self.settled += settlements
         return [self.closed] * len(settlements)
 
@@ -69,20 +69,20 @@ class ScriptedStore:
             yield batch
 
     async def delete_days(self, key_days: Sequence[KeyDay]) -> None:
-        """Note days that are removed."""
+        """Record removed days."""
         self.forgotten += key_days
 
     async def repair_counter(
         self, key_day: KeyDay, count: int, *, reserved_before: float, excluded: Sequence[str]
     ) -> int:
-        """Note a raise and say that all rows were lost charges."""
+        """Record a repair and report that all rows were lost charges."""
         self.raised.append((key_day, count))
         return count
 
 
 @dataclass
 class ScriptedClock:
-    """A store's clock that has shown what a steady one shows, or what the test says."""
+    """A store's clock that behaves like a steady one, or as the test says."""
 
     is_steady: bool = True
     is_watched: bool = True
@@ -103,13 +103,13 @@ class ScriptedLedger:
 
     charged: dict[str, float] = field(default_factory=dict)
     poisoned: frozenset[str] = frozenset()
-    """Requests that it does not take."""
+    """Requests that it refuses."""
     fails: list[Unavailable] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     counted: list[float | None] = field(default_factory=list)
 
     async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
-        """Return verdicts by the charged rows; note how many were asked for at once."""
+        """Return verdicts by the charged rows; record the size of the batch."""
         if self.fails:
             raise self.fails.pop(0)
         if self.poisoned & {one.request_id for one in holds}:
@@ -118,14 +118,14 @@ class ScriptedLedger:
         return [Verdict.CHARGED if one.request_id in self.charged else Verdict.RELEASED for one in holds]
 
     async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
-        """Count rows; all are of every key asked for."""
+        """Count rows; all belong to every requested key."""
         self.counted.append(reserved_before)
         return [len(self._before(reserved_before)) for _ in key_days]
 
     async def count_charged_without(
         self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
-        """Count rows but for those of some requests."""
+        """Count rows except those of some requests."""
         return len(set(self._before(reserved_before)) - set(request_ids))
 
     def _before(self, reserved_before: float | None) -> list[str]:
@@ -153,12 +153,12 @@ def entries(*, charged: int = 0, held: int = 0) -> DayEntries:
 
 @asynccontextmanager
 async def rounds(of: Sweeper) -> AsyncIterator[None]:
-    """Run the sweeper's own rounds beside the block, which must be done soon."""
+    """Run the sweeper's own rounds during the block, which must end soon."""
     async with asyncio.timeout(10), running(of.run()):
         yield
 
 
-async def test_each_hold_ends_by_the_verdict_of_its_own_row() -> None:
+async def test_each_hold_is_settled_by_the_verdict_of_its_own_row() -> None:
     store, ledger = ScriptedStore([overdue(3)]), ScriptedLedger({"req_1": 1.0})
 
     assert await sweeper(store, ledger).sweep() == 3
@@ -169,7 +169,7 @@ async def test_each_hold_ends_by_the_verdict_of_its_own_row() -> None:
     ]
 
 
-async def test_a_hold_that_the_last_sweep_should_have_found_lives_for_a_holds_time_from_now_on() -> None:
+async def test_a_hold_that_the_last_sweep_should_have_found_lives_for_another_full_time() -> None:
     store, clock = ScriptedStore([[], overdue(1), overdue(1), overdue(1)]), ScriptedClock()
     of = sweeper(store, ScriptedLedger(), clock)
 
@@ -180,7 +180,7 @@ async def test_a_hold_that_the_last_sweep_should_have_found_lives_for_a_holds_ti
     assert swept == [0, 0, 0, 1]
 
 
-async def test_the_ledger_is_asked_in_batches_that_it_takes() -> None:
+async def test_the_ledger_is_called_in_batches_within_its_limit() -> None:
     store, ledger = ScriptedStore([overdue(450)]), ScriptedLedger()
 
     await sweeper(store, ledger).sweep()
@@ -189,7 +189,7 @@ async def test_the_ledger_is_asked_in_batches_that_it_takes() -> None:
     assert len(store.settled) == 450
 
 
-async def test_no_hold_is_settled_without_the_ledgers_word() -> None:
+async def test_no_hold_is_settled_without_an_answer_of_the_ledger() -> None:
     store, ledger = ScriptedStore([overdue(3)]), ScriptedLedger(fails=[Unavailable("away", reason="gone")])
 
     with pytest.raises(Unavailable):
@@ -198,7 +198,7 @@ async def test_no_hold_is_settled_without_the_ledgers_word() -> None:
     assert store.settled == []
 
 
-async def test_a_hold_that_the_ledger_does_not_take_stays_and_holds_up_no_other() -> None:
+async def test_a_hold_that_the_ledger_refuses_stays_and_does_not_block_others() -> None:
     ledger = ScriptedLedger({"req_0": 1.0}, poisoned=frozenset({"req_1"}))
     store = ScriptedStore([overdue(3)])
 
@@ -208,7 +208,7 @@ async def test_a_hold_that_the_ledger_does_not_take_stays_and_holds_up_no_other(
     assert verdicts == {"req_0": Verdict.CHARGED, "req_2": Verdict.RELEASED}
 
 
-async def test_a_round_that_ends_with_a_defect_is_logged_and_the_next_one_runs() -> None:
+async def test_a_round_that_fails_unexpectedly_is_logged_and_the_next_one_runs() -> None:
     store = ScriptedStore([ValueError("odd"), overdue(1)])
 
     async with rounds(sweeper(store, ScriptedLedger(), pause_seconds=0.01)):
@@ -217,7 +217,7 @@ async def test_a_round_that_ends_with_a_defect_is_logged_and_the_next_one_runs()
     assert len(store.settled) == 1
 
 
-async def test_nothing_overdue_asks_the_ledger_nothing() -> None:
+async def test_without_overdue_holds_the_ledger_is_not_called() -> None:
     store, ledger = ScriptedStore([[]]), ScriptedLedger()
 
     assert await sweeper(store, ledger).sweep() == 0
@@ -226,7 +226,7 @@ async def test_nothing_overdue_asks_the_ledger_nothing() -> None:
 
 
 @pytest.mark.parametrize(("closed", "counted"), [(True, 2), (False, 0)])
-async def test_only_holds_that_this_replica_closed_are_counted_as_swept(closed: bool, counted: int) -> None:
+async def test_only_holds_closed_by_this_replica_are_counted_as_swept(closed: bool, counted: int) -> None:
     store, ledger = ScriptedStore([overdue(2)], closed=closed), ScriptedLedger()
     metric = SWEPT.labels(Verdict.RELEASED.value)
     before = metric._value.get()
@@ -246,7 +246,7 @@ async def test_a_backlog_is_swept_without_a_pause() -> None:
 
 
 @pytest.mark.parametrize("away", ["store", "ledger"])
-async def test_a_round_that_fails_is_tried_again(away: str) -> None:
+async def test_a_failed_round_is_retried(away: str) -> None:
     failure = Unavailable("away", reason="gone")
     store = ScriptedStore([failure, overdue(1)] if away == "store" else [overdue(1), overdue(1)])
     ledger = ScriptedLedger(fails=[failure] if away == "ledger" else [])
@@ -257,7 +257,7 @@ async def test_a_round_that_fails_is_tried_again(away: str) -> None:
     assert [end.request_id for end in store.settled] == ["req_0"]
 
 
-async def test_nothing_is_swept_raised_or_found_until_the_clock_was_watched_for_a_holds_life() -> None:
+async def test_nothing_is_swept_repaired_or_reported_until_the_clock_was_watched_for_a_holds_lifetime() -> None:
     old = DayEntries(KEY_DAY, charged=0, holds={"req_held": 1.0}, limit=100)
     store, ledger = ScriptedStore([overdue(1)], batches=[[old]]), ScriptedLedger({"req_1": 1.0, "req_2": 1.0})
     clock = ScriptedClock(is_watched=False)
@@ -287,7 +287,7 @@ async def test_old_days_are_removed_unless_the_clock_has_stepped() -> None:
     assert [one.day for one in store.forgotten] == [0, 1, 2, 3, 4, 5]
 
 
-async def test_a_failing_sweep_keeps_no_reconciliation_from_its_rounds() -> None:
+async def test_a_failing_sweep_does_not_stop_reconciliation() -> None:
     store = ScriptedStore([Unavailable("away", reason="gone")] * 10_000, batches=[[entries(charged=0)]])
     ledger = ScriptedLedger({"req_1": 1.0})
 
@@ -297,7 +297,7 @@ async def test_a_failing_sweep_keeps_no_reconciliation_from_its_rounds() -> None
     assert store.settled == []
 
 
-async def test_only_rows_older_than_a_hold_can_live_are_raised() -> None:
+async def test_only_rows_older_than_a_holds_lifetime_repair_a_counter() -> None:
     store = ScriptedStore(batches=[[entries(charged=0)]])
     ledger = ScriptedLedger({"req_old": NOW - HOLD_SECONDS - 1, "req_young": NOW - HOLD_SECONDS + 1})
 
@@ -306,7 +306,7 @@ async def test_only_rows_older_than_a_hold_can_live_are_raised() -> None:
     assert store.raised == [(KEY_DAY, 1)]
 
 
-async def test_rows_of_holds_that_are_not_swept_yet_are_left_out() -> None:
+async def test_rows_of_holds_that_are_not_swept_yet_are_excluded() -> None:
     old = NOW - HOLD_SECONDS - 1
     store = ScriptedStore(batches=[[DayEntries(KEY_DAY, 0, {"req_held": old, "req_young": NOW}, limit=100)]])
     ledger = ScriptedLedger({"req_held": old, "req_lost": old})
@@ -316,22 +316,22 @@ async def test_rows_of_holds_that_are_not_swept_yet_are_left_out() -> None:
     assert store.raised == [(KEY_DAY, 1)]
 
 
-async def test_a_counter_that_cannot_be_raised_keeps_no_other_from_it(caplog: pytest.LogCaptureFixture) -> None:
-    class ChoosyStore(ScriptedStore):
+async def test_a_counter_that_cannot_be_repaired_does_not_block_others(caplog: pytest.LogCaptureFixture) -> None:
+    class RefusingStore(ScriptedStore):
         async def repair_counter(self, key_day: KeyDay, count: int, **more: Any) -> int:
             if key_day.key_id == "key_bad":
                 raise InvalidRequest("odd")
             return await super().repair_counter(key_day, count, **more)
 
     bad = DayEntries(KeyDay("key_bad", 7), 0, {}, limit=100)
-    store = ChoosyStore(batches=[[bad, entries(charged=0)], [entries(charged=0)]])
+    store = RefusingStore(batches=[[bad, entries(charged=0)], [entries(charged=0)]])
 
     assert await sweeper(store, ScriptedLedger({"req_1": 1.0})).reconcile() == 2
 
     assert "A counter could not be reconciled." in caplog.text
 
 
-async def test_a_counter_that_is_not_below_its_old_rows_is_not_touched() -> None:
+async def test_a_counter_at_or_above_its_old_rows_is_not_changed() -> None:
     store, ledger = ScriptedStore(batches=[[entries(charged=1)]]), ScriptedLedger({"req_1": 1.0})
 
     assert await sweeper(store, ledger).reconcile() == 0
@@ -339,8 +339,8 @@ async def test_a_counter_that_is_not_below_its_old_rows_is_not_touched() -> None
     assert store.raised == []
 
 
-async def test_a_comparison_reads_the_ledger_after_the_counters_and_whole() -> None:
-    """A row commits before its charge: a ledger read before the counters could lack rows that they count."""
+async def test_a_comparison_reads_the_complete_ledger_after_the_counters() -> None:
+    """A row commits before its charge: a ledger read before the counters could lack rows that they include."""
     order: list[str] = []
 
     class OrderedStore(ScriptedStore):
@@ -359,7 +359,7 @@ async def test_a_comparison_reads_the_ledger_after_the_counters_and_whole() -> N
     assert order == ["counters", "old rows", "all rows"]
 
 
-async def test_a_difference_is_found_only_when_hold_and_rounds_had_their_time() -> None:
+async def test_a_discrepancy_is_reported_only_after_holds_and_rounds_had_their_time() -> None:
     store, ledger = ScriptedStore(batches=[[entries(charged=0)]]), ScriptedLedger()
     patient = sweeper(store, ledger, pause_seconds=10)
 
@@ -372,6 +372,6 @@ async def test_a_difference_is_found_only_when_hold_and_rounds_had_their_time() 
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let others run until a condition holds."""
+    """Run other tasks until a condition holds."""
     while not condition():
         await asyncio.sleep(0)

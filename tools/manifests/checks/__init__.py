@@ -1,4 +1,4 @@
-"""Our own checks of rendered objects: what no schema says and a cluster finds too late."""
+"""Our own checks of rendered objects, for faults that no schema detects and a cluster reports too late."""
 
 from collections.abc import Callable, Iterator
 
@@ -37,5 +37,5 @@ CHECKS: tuple[Check, ...] = (
 
 
 def findings(objects: Objects) -> list[str]:
-    """Return what is wrong with a rendering, each as one line."""
+    """Return the findings for a rendering, one per line."""
     return [finding for check in CHECKS for finding in check(objects)]

@@ -1,4 +1,4 @@
-"""Kinds that Kubernetes has no schema for: certificates, their issuers, and what is scraped."""
+"""Kinds without a schema in Kubernetes: certificates, their issuers, and monitors."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ _SEVERITIES = {"critical", "warning"}
 
 
 def certificates(objects: Objects) -> Iterator[str]:
-    """Each has an issuer that exists, a Secret of its own, and is renewed well before it ends."""
+    """Each has an existing issuer and its own Secret, and is renewed well before it expires."""
     secrets: set[str] = set()
     for one in objects.of("Certificate"):
         spec = one["spec"]
@@ -24,11 +24,11 @@ def certificates(objects: Objects) -> Iterator[str]:
         if not 0 < before <= duration // 2:
             yield f"{title(one)}: is renewed too early or too late"
         if spec.get("isCA") and spec["privateKey"].get("rotationPolicy") != "Never":
-            yield f"{title(one)}: gets a new key when it is renewed, and what it issued before is no longer believed"
+            yield f"{title(one)}: gets a new key on renewal, so earlier certificates are no longer trusted"
 
 
 def issuers(objects: Objects) -> Iterator[str]:
-    """An issuer signs with a Secret that a certificate of an authority fills."""
+    """An issuer signs with a Secret that the certificate of an authority fills."""
     authorities = {one["spec"]["secretName"] for one in objects.of("Certificate") if one["spec"].get("isCA")}
     for one in objects.of("Issuer"):
         if "ca" in one["spec"] and one["spec"]["ca"]["secretName"] not in authorities:
@@ -36,7 +36,7 @@ def issuers(objects: Objects) -> Iterator[str]:
 
 
 def identities(objects: Objects) -> Iterator[str]:
-    """Where there is mTLS, each pod shows the certificate of its own name, good for calling and for being called."""
+    """With mTLS, each pod presents the certificate of its own name, valid for client and server authentication."""
     if not any(True for _ in objects.of("Certificate")):
         return
     by_secret = {one["spec"]["secretName"]: one["spec"] for one in objects.of("Certificate")}
@@ -53,7 +53,7 @@ def identities(objects: Objects) -> Iterator[str]:
 
 
 def scraped(objects: Objects) -> Iterator[str]:
-    """A monitor's port is one that selected pods declare, and whoever serves metrics is let be scraped."""
+    """A monitor's port is declared by the selected pods, and every service with metrics allows scraping."""
     for one in objects.of("PodMonitor"):
         selected = objects.selected(one["spec"]["selector"]["matchLabels"])
         for endpoint in one["spec"]["podMetricsEndpoints"]:
@@ -68,11 +68,11 @@ def _unscraped(objects: Objects, workload: Workload, port: str) -> Iterator[str]
     if serves and port not in workload.ports:
         yield f"{workload.title}: serves metrics and has no port named {port}"
     policy = objects.find("NetworkPolicy", workload.name)
-    if serves and policy is not None and not _lets_in(policy, workload.ports.get(port)):
-        yield f"{workload.title}: its NetworkPolicy does not let the namespace monitoring scrape it"
+    if serves and policy is not None and not _allows_ingress(policy, workload.ports.get(port)):
+        yield f"{workload.title}: its NetworkPolicy does not allow the namespace monitoring to scrape it"
 
 
-def _lets_in(policy: Object, port: int | None) -> bool:
+def _allows_ingress(policy: Object, port: int | None) -> bool:
     return any(
         _MONITORING in rule.get("from", ()) and [one["port"] for one in rule["ports"]] == [port]
         for rule in policy["spec"].get("ingress", ())
@@ -80,7 +80,7 @@ def _lets_in(policy: Object, port: int | None) -> bool:
 
 
 def alerts(objects: Objects) -> Iterator[str]:
-    """Each alert says how bad it is, what it means, and in one line what to do, with the section that says more."""
+    """Each alert has a severity, a description, and one line with the remedy and a link to the runbook's section."""
     for one in objects.of("PrometheusRule"):
         for rule in (rule for group in one["spec"]["groups"] for rule in group["rules"]):
             name, annotations = rule["alert"], rule.get("annotations", {})

@@ -1,4 +1,4 @@
-"""Autoscalers that follow what their target tells of itself: a metric that nobody tells keeps replicas from going."""
+"""Autoscalers that follow metrics of their target: a metric that is never exported prevents scaling down."""
 
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -13,33 +13,33 @@ from services.quota import metrics as quota_metrics
 from tools.manifests.checks.pods import quantity
 from tools.manifests.objects import Object, Objects, Workload, title
 
-_TOLD_BY: Mapping[str, tuple[ModuleType, ...]] = {
+_METRICS_OF: Mapping[str, tuple[ModuleType, ...]] = {
     "gateway": (gateway_metrics,),
     "auth": (interceptors,),
     "quota": (interceptors, quota_metrics),
     "inference": (interceptors, inference_metrics),
 }
-"""Where the code of each service says what it tells."""
+"""The modules with the metrics of each service."""
 _CPU = ("Resource", "cpu")
 
 
-def beside_cpu(objects: Objects) -> Iterator[str]:
-    """Every autoscaler follows CPU use, whatever else it follows: a replica without a free core is slow."""
+def cpu_use(objects: Objects) -> Iterator[str]:
+    """Every autoscaler follows CPU use in addition to other metrics: a replica without a free core is slow."""
     for one in objects.of("HorizontalPodAutoscaler"):
         if _CPU not in [(metric["type"], metric.get("resource", {}).get("name")) for metric in one["spec"]["metrics"]]:
             yield f"{title(one)}: does not follow CPU use"
 
 
-def told(objects: Objects) -> Iterator[str]:
-    """A metric of pods is a gauge that the target's own code tells: of a counter, an average would only ever grow."""
+def exported(objects: Objects) -> Iterator[str]:
+    """A pods metric is a gauge exported by the target's own code: the average of a counter would only ever grow."""
     for one, target, metric in _of_pods(objects):
         name = metric["metric"]["name"]
         if name not in _gauges(target.name):
-            yield f"{title(one)}: {target.title} tells no gauge {name}"
+            yield f"{title(one)}: {target.title} exports no gauge {name}"
 
 
 def _of_pods(objects: Objects) -> Iterator[tuple[Object, Workload, Object]]:
-    """Yield autoscalers, their targets, and each metric of pods that they follow."""
+    """Yield autoscalers, their targets, and each pods metric that they follow."""
     workloads = {one.name: one for one in objects.workloads() if one.kind == "Deployment"}
     for one in objects.of("HorizontalPodAutoscaler"):
         target = workloads.get(one["spec"]["scaleTargetRef"]["name"])
@@ -49,34 +49,36 @@ def _of_pods(objects: Objects) -> Iterator[tuple[Object, Workload, Object]]:
 
 
 def _gauges(service: str) -> set[str]:
-    told = (one for module in _TOLD_BY.get(service, ()) for one in vars(module).values())
-    return {family.name for one in told if isinstance(one, Gauge) for family in one.describe()}
+    members = (one for module in _METRICS_OF.get(service, ()) for one in vars(module).values())
+    return {family.name for one in members if isinstance(one, Gauge) for family in one.describe()}
 
 
-def gathered(objects: Objects) -> Iterator[str]:
-    """A metric of pods is one that somebody gathers: a monitor selects the target's pods, by a port of theirs."""
+def scraped(objects: Objects) -> Iterator[str]:
+    """A pods metric is scraped: a monitor selects the target's pods, by one of their ports."""
     monitors = [one["spec"] for one in objects.of("PodMonitor")]
     for one, target, _ in _of_pods(objects):
-        if not any(_gathers(monitor, target) for monitor in monitors):
-            yield f"{title(one)}: no PodMonitor gathers what {target.title} tells"
+        if not any(_selects(monitor, target) for monitor in monitors):
+            yield f"{title(one)}: no PodMonitor scrapes {target.title}"
 
 
-def _gathers(monitor: Object, target: Workload) -> bool:
+def _selects(monitor: Object, target: Workload) -> bool:
     is_selected = monitor["selector"]["matchLabels"].items() <= target.labels.items()
     return is_selected and any(one["port"] in target.ports for one in monitor["podMetricsEndpoints"])
 
 
 def in_time(objects: Objects) -> Iterator[str]:
-    """Inference gets another replica before one is full: what finds no place is refused, so it is not in flight."""
+    """Inference gets another replica before one is full: requests without a slot are refused, so they are not in
+    flight.
+    """
     for one, target, metric in _of_pods(objects):
         most = quantity(metric["target"]["averageValue"]) or 0
-        if target.name == "inference" and most >= _places(objects, target):
+        if target.name == "inference" and most >= _slots(objects, target):
             yield f"{title(one)}: gets another replica only when its replicas are full"
 
 
-def _places(objects: Objects, inference: Workload) -> float:
+def _slots(objects: Objects, inference: Workload) -> float:
     default = InferenceSettings.model_fields["concurrency_max"].default
     return float(objects.environment(inference.containers[0]).get("INFERENCE_CONCURRENCY_MAX", default))
 
 
-CHECKS = (beside_cpu, told, gathered, in_time)
+CHECKS = (cpu_use, exported, scraped, in_time)

@@ -1,6 +1,6 @@
-"""NetworkPolicies inside the namespace: exactly the arrows that the configuration draws, seen alike from both ends.
+"""NetworkPolicies inside the namespace: exactly the connections of the configuration, allowed at both ends.
 
-What leaves the namespace and what comes into it is in outside.py.
+Traffic leaving and entering the namespace is checked in outside.py.
 """
 
 import re
@@ -9,14 +9,14 @@ from typing import Any
 
 from tools.manifests.objects import Object, Objects, title
 
-Arrow = tuple[str, str, int]
+Connection = tuple[str, str, int]
 """Caller, callee and the callee's port."""
 
 _DIALLED = re.compile(r"(?:dns:///|redis://|@)([a-z0-9-]+):(\d+)")
 
 
 def deny_all(objects: Objects) -> Iterator[str]:
-    """Where there are policies, everything that they do not allow is denied, and every pod has one of its own."""
+    """Where there are policies, everything else is denied, and every pod has its own policy."""
     policies = list(objects.of("NetworkPolicy"))
     if not policies:
         return
@@ -24,7 +24,7 @@ def deny_all(objects: Objects) -> Iterator[str]:
         yield "there are NetworkPolicies, and none denies everything"
     for workload in objects.workloads():
         if not any(_selects(one, workload.labels) for one in policies if one["spec"]["podSelector"]):
-            yield f"{workload.title}: has no NetworkPolicy of its own"
+            yield f"{workload.title}: has no NetworkPolicy"
 
 
 def _closes(policy: Object) -> bool:
@@ -37,23 +37,23 @@ def _selects(policy: Object, labels: Any) -> bool:
 
 
 def peers(objects: Objects) -> Iterator[str]:
-    """Whom a policy names exists, and listens on the port."""
+    """Peers of a policy exist, and listen on the port."""
     for policy in objects.of("NetworkPolicy"):
         for labels, ports in _named(policy["spec"], "egress", "to"):
             found = objects.selected(labels)
             if not found:
-                yield f"{title(policy)}: no pod bears the labels {labels}"
+                yield f"{title(policy)}: no pod has the labels {labels}"
             for port in ports:
                 if any(port not in workload.ports.values() for workload in found):
-                    yield f"{title(policy)}: nobody listens on port {port}"
+                    yield f"{title(policy)}: no pod listens on port {port}"
         for labels, _ in _named(policy["spec"], "ingress", "from"):
             if not objects.selected(labels):
-                yield f"{title(policy)}: no pod bears the labels {labels}"
+                yield f"{title(policy)}: no pod has the labels {labels}"
         yield from _own_ports(objects, policy)
 
 
 def _own_ports(objects: Objects, policy: Object) -> Iterator[str]:
-    """What comes in comes to ports that the selected pods declare; a policy that selects nobody is a mistake."""
+    """Ingress is to ports that the selected pods declare; a policy that selects no pod is a mistake."""
     labels = policy["spec"]["podSelector"].get("matchLabels")
     if labels is None:
         return
@@ -67,29 +67,29 @@ def _own_ports(objects: Objects, policy: Object) -> Iterator[str]:
 
 
 def _named(spec: Object, direction: str, word: str) -> Iterator[tuple[dict[str, str], list[int]]]:
-    """Yield the labels of pods of this namespace that the rules name, and the rules' ports."""
+    """Yield the labels of pods of this namespace in the rules, and the rules' ports."""
     for rule in spec.get(direction, ()):
         for peer in rule.get(word, ()):
             if "podSelector" in peer and "namespaceSelector" not in peer:
                 yield peer["podSelector"]["matchLabels"], [port["port"] for port in rule["ports"]]
 
 
-def arrows(objects: Objects) -> Iterator[str]:
-    """What is allowed is what is configured to be called, neither more nor less, and both ends say so."""
+def connections(objects: Objects) -> Iterator[str]:
+    """The allowed connections are exactly the configured ones, and both ends allow them."""
     if not any(True for _ in objects.of("NetworkPolicy")):
         return
     wanted, going, coming = set(_wanted(objects)), set(_allowed_out(objects)), set(_allowed_in(objects))
     for allowed, end in ((going, "leave its caller"), (coming, "reach its callee")):
-        yield from (f"the call {_told(one)} may not {end}" for one in sorted(wanted - allowed))
-        yield from (f"the call {_told(one)} may {end}, and nobody makes it" for one in sorted(allowed - wanted))
+        yield from (f"the call {_described(one)} may not {end}" for one in sorted(wanted - allowed))
+        yield from (f"the call {_described(one)} may {end}, but is not configured" for one in sorted(allowed - wanted))
 
 
-def _told(arrow: Arrow) -> str:
-    return f"{arrow[0]} -> {arrow[1]}:{arrow[2]}"
+def _described(connection: Connection) -> str:
+    return f"{connection[0]} -> {connection[1]}:{connection[2]}"
 
 
-def _wanted(objects: Objects) -> Iterator[Arrow]:
-    """Yield the arrows that the environments draw; a store outside is no pod, and so no arrow."""
+def _wanted(objects: Objects) -> Iterator[Connection]:
+    """Yield the connections in the environments; a store outside the cluster is no pod, and so has none."""
     for workload in objects.workloads():
         caller = workload.labels["app.kubernetes.io/name"]
         for container in workload.containers:
@@ -98,16 +98,16 @@ def _wanted(objects: Objects) -> Iterator[Arrow]:
                     yield caller, callee, int(port)
 
 
-def _allowed_out(objects: Objects) -> Iterator[Arrow]:
+def _allowed_out(objects: Objects) -> Iterator[Connection]:
     for policy in objects.of("NetworkPolicy"):
         for labels, ports in _named(policy["spec"], "egress", "to"):
             yield from ((policy["metadata"]["name"], labels["app.kubernetes.io/name"], port) for port in ports)
 
 
-def _allowed_in(objects: Objects) -> Iterator[Arrow]:
+def _allowed_in(objects: Objects) -> Iterator[Connection]:
     for policy in objects.of("NetworkPolicy"):
         for labels, ports in _named(policy["spec"], "ingress", "from"):
             yield from ((labels["app.kubernetes.io/name"], policy["metadata"]["name"], port) for port in ports)
 
 
-CHECKS = (deny_all, peers, arrows)
+CHECKS = (deny_all, peers, connections)

@@ -37,11 +37,11 @@ def names(objects: Objects) -> Iterator[str]:
                 yield f"{workload.title}: the name of container {container['name']} is not a DNS label"
             for port in container.get("ports", ()):
                 if not _PORT_NAME.fullmatch(port["name"]):
-                    yield f"{workload.title}: the name of port {port['name']} is too long or no name"
+                    yield f"{workload.title}: the name of port {port['name']} is too long or invalid"
 
 
 def selectors(objects: Objects) -> Iterator[str]:
-    """A workload must select its own pods, and nobody else's."""
+    """A workload must select its own pods, and no others."""
     for workload in objects.workloads():
         wanted = workload.object["spec"].get("selector", {}).get("matchLabels", {})
         if workload.kind == "Job":
@@ -53,7 +53,7 @@ def selectors(objects: Objects) -> Iterator[str]:
 
 
 def port_numbers(objects: Objects) -> Iterator[str]:
-    """Ports are from 1 to 65535, whoever names them, and no two of a pod have the same number or name."""
+    """Ports are from 1 to 65535 wherever they occur, and a pod has no duplicate numbers or names."""
     for one in objects.all:
         for key, value in _leaves(one):
             if key in _PORTS and isinstance(value, int) and not 0 < value < 65536:
@@ -79,7 +79,7 @@ def resources(objects: Objects) -> Iterator[str]:
 
 
 def quantities(objects: Objects) -> Iterator[str]:
-    """Amounts of CPU, memory and storage can be read, of containers, volumes and claims."""
+    """Amounts of CPU, memory and storage are valid, in containers, volumes and claims."""
     for one in objects.all:
         for key, value in _leaves(one):
             if key in _QUANTITIES and quantity(value) is None:
@@ -93,7 +93,7 @@ def quantity(text: object) -> float | None:
 
 
 def enumerations(objects: Objects) -> Iterator[str]:
-    """Words from closed lists, which the schemas take for any text."""
+    """Values from closed lists, which the schemas accept as any text."""
     for one in objects.all:
         for key, value in _leaves(one):
             if key in _ENUMS and value not in _ENUMS[key]:
@@ -112,7 +112,7 @@ def _leaves(node: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 
 def mounts(objects: Objects) -> Iterator[str]:
-    """What is mounted is a volume of the pod, no two at one place, and no volume is left over."""
+    """Each mount is a volume of the pod, mount paths are unique, and no volume is unused."""
     for workload in objects.workloads():
         volumes = {one["name"] for one in workload.pod.get("volumes", ())} | _claims(workload)
         mounted: set[str] = set()
@@ -120,8 +120,8 @@ def mounts(objects: Objects) -> Iterator[str]:
             found = container.get("volumeMounts", ())
             mounted |= {one["name"] for one in found}
             if len({one["mountPath"] for one in found}) < len(found):
-                yield f"{workload.title}: {container['name']} mounts two volumes at one place"
-        yield from (f"{workload.title}: {name} is mounted and no volume" for name in sorted(mounted - volumes))
+                yield f"{workload.title}: {container['name']} mounts two volumes at one path"
+        yield from (f"{workload.title}: {name} is mounted but not a volume" for name in sorted(mounted - volumes))
         yield from (f"{workload.title}: volume {name} is mounted nowhere" for name in sorted(volumes - mounted))
 
 

@@ -1,4 +1,4 @@
-"""Probes: on ports that are declared, asking whether a pod is ready or whether a restart would help."""
+"""Probes: on declared ports, testing whether a pod is ready or whether a restart would help."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from tools.manifests.objects import Object, Objects
 _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 _HANDLERS = ("exec", "grpc", "httpGet", "tcpSocket")
 _QUESTIONS = {
-    # A pod that waits for its schema, or drains, is alive and not ready; it must not be started again.
+    # A pod that waits for its schema, or drains, is alive and not ready; it must not be restarted.
     "startupProbe": {"grpc": LIVENESS, "httpGet": "/healthz"},
     "readinessProbe": {"grpc": "", "httpGet": "/readyz"},
     "livenessProbe": {"grpc": LIVENESS, "httpGet": "/healthz"},
@@ -18,7 +18,7 @@ _WITHOUT_PROBES = ("stackctl",)
 
 
 def probes(objects: Objects) -> Iterator[str]:
-    """A probe has one handler, on a port that its container declares; what serves has all three."""
+    """A probe has one handler, on a port that its container declares; every server has all three probes."""
     for workload in objects.workloads():
         for container in workload.containers:
             if workload.kind != "Job" and container["name"] not in _WITHOUT_PROBES:
@@ -36,13 +36,13 @@ def _of_probe(container: Object, name: str) -> Iterator[str]:
         return
     port = container[name][handlers[0]].get("port")
     declared = [one["containerPort"] for one in container.get("ports", ())]
-    # The kubelet takes names for HTTP and TCP, never for gRPC; numbers are right everywhere.
+    # The kubelet accepts port names for HTTP and TCP, never for gRPC; numbers are always valid.
     if handlers[0] != "exec" and port not in declared:
-        yield f"asks port {port}, which is no number of a declared port"
+        yield f"probes port {port}, which is not the number of a declared port"
 
 
-def questions(objects: Objects) -> Iterator[str]:
-    """Liveness follows the process alone; readiness also what the pod waits for."""
+def targets(objects: Objects) -> Iterator[str]:
+    """Liveness depends on the process only; readiness also on what the pod waits for."""
     for workload in objects.workloads():
         for container in workload.containers:
             for name in _PROBES:
@@ -52,10 +52,10 @@ def questions(objects: Objects) -> Iterator[str]:
                     "httpGet": probe.get("httpGet", {}).get("path"),
                 }
                 yield from (
-                    f"{workload.title}: {name} asks {asked[kind]!r} and should ask {wanted[kind]!r}"
+                    f"{workload.title}: {name} probes {asked[kind]!r} and should probe {wanted[kind]!r}"
                     for kind in asked.keys() & probe.keys()
                     if asked[kind] != wanted[kind]
                 )
 
 
-CHECKS = (probes, questions)
+CHECKS = (probes, targets)

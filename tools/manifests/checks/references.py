@@ -1,4 +1,4 @@
-"""What objects name exists: ConfigMaps, Secrets and their keys, ServiceAccounts, variables in variables."""
+"""References between objects resolve: ConfigMaps, Secrets and their keys, ServiceAccounts, variables in variables."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tools.manifests.objects import Object, Objects, Workload
 
 SECRET = "stack-secrets"
-"""The one Secret that an operator makes."""
+"""The one Secret that an operator creates."""
 
 SECRET_KEYS = frozenset(
     {
@@ -18,20 +18,20 @@ SECRET_KEYS = frozenset(
         "AUTH_DATABASE_PASSWORD",
         "INFERENCE_DATABASE_PASSWORD",
         "REDIS_PASSWORD",
-        # In place of the passwords, where the stores are the operator's own.
+        # Used instead of the passwords, where the stores are the operator's own.
         "AUTH_DATABASE_URL",
         "INFERENCE_DATABASE_URL",
         "QUOTA_REDIS_URL",
         "AUTH_SMTP_URL",
     }
 )
-"""What it may hold; docs/deployment.md explains each."""
+"""Its possible keys; docs/deployment.md explains each."""
 
 _VARIABLE = re.compile(r"\$\((\w+)\)")
 
 
 def config_maps(objects: Objects) -> Iterator[str]:
-    """Each ConfigMap that is read is there, and each that is there is read."""
+    """Each referenced ConfigMap exists, and each existing one is referenced."""
     read = set()
     for workload in objects.workloads():
         for name in _config_maps(workload):
@@ -39,11 +39,11 @@ def config_maps(objects: Objects) -> Iterator[str]:
             if objects.find("ConfigMap", name) is None:
                 yield f"{workload.title}: there is no ConfigMap {name}"
     left = {one["metadata"]["name"] for one in objects.of("ConfigMap") if not _is_grafanas(one)} - read
-    yield from (f"ConfigMap/{name}: nobody reads it" for name in sorted(left))
+    yield from (f"ConfigMap/{name}: is not referenced" for name in sorted(left))
 
 
 def _is_grafanas(config: Object) -> bool:
-    """Whether Grafana's sidecar, which is none of our pods, reads it."""
+    """Whether Grafana's sidecar, which is not one of our pods, reads it."""
     return bool(config["metadata"].get("labels", {}).get("grafana_dashboard") == "1")
 
 
@@ -54,17 +54,17 @@ def _config_maps(workload: Workload) -> Iterator[str]:
 
 
 def secrets(objects: Objects) -> Iterator[str]:
-    """Each Secret that is read is the operator's, with a key that the guide explains, or a certificate's."""
+    """Each Secret is the operator's, with a key explained in the guide, or a certificate's."""
     issued = {one["spec"]["secretName"] for one in objects.of("Certificate")}
     for workload in objects.workloads():
         for container in workload.containers:
             for name, key in _secret_keys(container):
                 if name != SECRET or key not in SECRET_KEYS:
-                    yield f"{workload.title}: nobody makes key {key} of Secret {name}"
+                    yield f"{workload.title}: nothing creates key {key} of Secret {name}"
         for volume in workload.pod.get("volumes", ()):
             name = volume.get("secret", {}).get("secretName")
             if name and name not in issued:
-                yield f"{workload.title}: nobody makes Secret {name}"
+                yield f"{workload.title}: nothing creates Secret {name}"
 
 
 def _secret_keys(container: Object) -> Iterator[tuple[str, str]]:
@@ -75,7 +75,7 @@ def _secret_keys(container: Object) -> Iterator[tuple[str, str]]:
 
 
 def service_accounts(objects: Objects) -> Iterator[str]:
-    """Each workload has a ServiceAccount of its own name that mounts nothing."""
+    """Each workload has a ServiceAccount with its own name that mounts no token."""
     for workload in objects.workloads():
         account = objects.find("ServiceAccount", workload.pod.get("serviceAccountName", "default"))
         if account is None:
@@ -85,17 +85,17 @@ def service_accounts(objects: Objects) -> Iterator[str]:
 
 
 def variables(objects: Objects) -> Iterator[str]:
-    """`$(NAME)` names a variable that was given before it; otherwise the cluster leaves it as it stands."""
+    """`$(NAME)` refers to a variable defined before it; otherwise the cluster leaves it unexpanded."""
     for workload in objects.workloads():
         for container in workload.containers:
             known: set[str] = set()
             for one in container.get("env", ()):
                 unknown = set(_VARIABLE.findall(str(one.get("value", "")))) - known
-                yield from (f"{workload.title}: {one['name']} uses {name} before it is given" for name in unknown)
+                yield from (f"{workload.title}: {one['name']} uses {name} before it is defined" for name in unknown)
                 known.add(one["name"])
             words = [*container.get("command", ()), *container.get("args", ())]
             unknown = {name for word in words for name in _VARIABLE.findall(word)} - known
-            yield from (f"{workload.title}: the command uses {name}, which is not given" for name in unknown)
+            yield from (f"{workload.title}: the command uses {name}, which is not defined" for name in unknown)
 
 
 CHECKS = (config_maps, secrets, service_accounts, variables)

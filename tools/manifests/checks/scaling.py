@@ -1,4 +1,4 @@
-"""Replicas: autoscalers, disruption budgets, spread, roll-outs, and the time that a pod gets to stop."""
+"""Replicas: autoscalers, disruption budgets, spread, roll-outs, and the termination grace period."""
 
 from collections.abc import Iterator
 
@@ -7,15 +7,15 @@ from tools.manifests.objects import NAME, Objects, Workload, title
 
 _DEFAULTS = ServiceSettings()
 _AFTERWARDS_SECONDS = 10
-"""For the last rows and settles, and for the process to end."""
+"""Time for the last rows and settles, and for the process to end."""
 
 
 def autoscalers(objects: Objects) -> Iterator[str]:
-    """An autoscaler has bounds that make sense, and a target whose number of replicas nobody else sets."""
+    """An autoscaler has valid bounds, and its target does not set a number of replicas."""
     for one in objects.of("HorizontalPodAutoscaler"):
         spec = one["spec"]
         if not 1 <= spec["minReplicas"] <= spec["maxReplicas"]:
-            yield f"{title(one)}: its least replicas are more than its most"
+            yield f"{title(one)}: minReplicas is greater than maxReplicas"
         target = objects.find(spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"])
         if target is None:
             yield f"{title(one)}: its target does not exist"
@@ -24,7 +24,7 @@ def autoscalers(objects: Objects) -> Iterator[str]:
 
 
 def budgets(objects: Objects) -> Iterator[str]:
-    """A budget has one bound, selects one workload, and lets one pod go at the smallest number of replicas."""
+    """A budget has one bound, selects one workload, and allows one disruption at the smallest number of replicas."""
     for one in objects.of("PodDisruptionBudget"):
         spec, selected = one["spec"], objects.selected(one["spec"]["selector"]["matchLabels"])
         if ("minAvailable" in spec) == ("maxUnavailable" in spec):
@@ -32,11 +32,11 @@ def budgets(objects: Objects) -> Iterator[str]:
         if len(selected) != 1:
             yield f"{title(one)}: selects {len(selected)} workloads"
         elif spec.get("maxUnavailable", 1) == 0 or spec.get("minAvailable", 0) >= _least(objects, selected[0]):
-            yield f"{title(one)}: lets no pod go, so no node can be drained"
+            yield f"{title(one)}: allows no disruption, so no node can be drained"
 
 
 def budgets_exist(objects: Objects) -> Iterator[str]:
-    """Whatever others call has a budget; of the stores there is only one pod, which a budget could only hold fast."""
+    """Every server has a budget; each store has only one pod, and a budget could only block its eviction."""
     with_budget = {one["spec"]["selector"]["matchLabels"].get(NAME) for one in objects.of("PodDisruptionBudget")}
     for workload in _serving(objects):
         if workload.name not in with_budget:
@@ -53,16 +53,16 @@ def _least(objects: Objects, workload: Workload) -> int:
 
 
 def _serving(objects: Objects) -> Iterator[Workload]:
-    """Yield the Deployments that serve somebody."""
+    """Yield the Deployments of servers."""
     return (one for one in objects.workloads() if one.kind == "Deployment" and one.ports)
 
 
 def roll_outs(objects: Objects) -> Iterator[str]:
-    """A roll-out takes no replica away before its successor is ready, and replicas are spread over nodes."""
+    """A roll-out removes no replica before its successor is ready, and replicas are spread over nodes."""
     for workload in _serving(objects):
         strategy = workload.object["spec"].get("strategy", {}).get("rollingUpdate", {})
         if strategy.get("maxUnavailable") != 0:
-            yield f"{workload.title}: a roll-out takes replicas away before others are ready"
+            yield f"{workload.title}: a roll-out removes replicas before others are ready"
         spread = {one["topologyKey"]: one for one in workload.pod.get("topologySpreadConstraints", ())}
         if "kubernetes.io/hostname" not in spread:
             yield f"{workload.title}: its replicas may all be on one node"
@@ -71,7 +71,7 @@ def roll_outs(objects: Objects) -> Iterator[str]:
 
 
 def grace_periods(objects: Objects) -> Iterator[str]:
-    """A pod gets longer to stop than its service takes to drain."""
+    """A pod's termination grace period exceeds its service's drain time."""
     for workload in _serving(objects):
         environment = objects.environment(workload.containers[0])
         drain = float(environment.get("DRAIN_SECONDS", _DEFAULTS.drain_seconds))

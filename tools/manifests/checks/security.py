@@ -1,4 +1,6 @@
-"""What the `restricted` Pod Security level demands, which a cluster enforces and no schema knows, and a little more."""
+"""The requirements of the `restricted` Pod Security level, which a cluster enforces and no schema checks, and a
+little more.
+"""
 
 from collections.abc import Iterator
 
@@ -8,14 +10,14 @@ _VOLUMES = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "pr
 
 
 def namespaces(objects: Objects) -> Iterator[str]:
-    """The namespace enforces the level that the pods keep to."""
+    """The namespace enforces the level that the pods comply with."""
     for one in objects.of("Namespace"):
         if one["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") != "restricted":
             yield f"Namespace/{one['metadata']['name']}: does not enforce the restricted Pod Security level"
 
 
 def pods(objects: Objects) -> Iterator[str]:
-    """No pod is root, shares anything of its node, or holds a token for the API server."""
+    """No pod runs as root, shares a namespace with its node, or holds a token for the API server."""
     for workload in objects.workloads():
         pod, context = workload.pod, workload.pod.get("securityContext", {})
         if not context.get("runAsNonRoot") or not context.get("runAsUser"):
@@ -31,7 +33,9 @@ def pods(objects: Objects) -> Iterator[str]:
 
 
 def owners(objects: Objects) -> Iterator[str]:
-    """Certificates and claims belong to a group of the pod's: by itself a volume is root's, who is nobody here."""
+    """Certificates and claims belong to a group of the pod: by default a volume belongs to root, which no pod runs
+    as.
+    """
     for workload in objects.workloads():
         claims = workload.object["spec"].get("volumeClaimTemplates", ())
         if claims or any("secret" in volume for volume in workload.pod.get("volumes", ())):
@@ -41,7 +45,7 @@ def owners(objects: Objects) -> Iterator[str]:
 
 
 def containers(objects: Objects) -> Iterator[str]:
-    """No container can gain rights or write to its image."""
+    """No container can gain privileges or write to its image."""
     for workload in objects.workloads():
         for container in workload.containers:
             yield from (f"{workload.title}: {container['name']} {problem}" for problem in _of_container(container))

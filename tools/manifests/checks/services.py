@@ -1,4 +1,4 @@
-"""Services, and who comes through them: Ingresses and gRPC targets."""
+"""Services, and their clients: Ingresses and gRPC targets."""
 
 import re
 from collections.abc import Iterator
@@ -43,20 +43,20 @@ def _has_port(service: Object | None, wanted: Object) -> bool:
 
 
 def proxies(objects: Objects) -> Iterator[str]:
-    """An Ingress leaves the refusal of large bodies to the gateway, waits as long as it, and buffers nothing."""
+    """An Ingress leaves the refusal of large bodies to the gateway, has the gateway's time-out, and buffers nothing."""
     defaults = GatewaySettings()
     for ingress in objects.of("Ingress"):
-        told = {key.removeprefix(_NGINX): text for key, text in ingress["metadata"].get("annotations", {}).items()}
-        if int(told.get("body-size", "1m").removesuffix("m")) * 2**20 <= defaults.body_bytes_max:
-            yield f"{title(ingress)}: refuses bodies that the gateway would take or answer itself"
-        if int(told.get("read-timeout", "60")) <= defaults.call_seconds_max:
-            yield f"{title(ingress)}: gives up before the gateway does"
-        if told.get("buffering") != "off":
-            yield f"{title(ingress)}: keeps streams back"
+        reported = {key.removeprefix(_NGINX): text for key, text in ingress["metadata"].get("annotations", {}).items()}
+        if int(reported.get("body-size", "1m").removesuffix("m")) * 2**20 <= defaults.body_bytes_max:
+            yield f"{title(ingress)}: refuses bodies that the gateway would accept or refuse itself"
+        if int(reported.get("read-timeout", "60")) <= defaults.call_seconds_max:
+            yield f"{title(ingress)}: has a shorter time-out than the gateway"
+        if reported.get("buffering") != "off":
+            yield f"{title(ingress)}: buffers streams"
 
 
 def targets(objects: Objects) -> Iterator[str]:
-    """What is dialled over gRPC is a headless Service: only then do callers see, and balance over, every replica."""
+    """A gRPC target is a headless Service: only then do callers resolve, and balance over, every replica."""
     for workload in objects.workloads():
         for container in workload.containers:
             for name, value in objects.environment(container).items():

@@ -1,4 +1,4 @@
-"""The environment of each container: settings that its service knows, with values that it takes."""
+"""The environment of each container: settings that its service has, with valid values."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -25,11 +25,11 @@ def known(objects: Objects) -> Iterator[str]:
     """Each variable is a setting of the service; a misspelt one would silently have no effect."""
     for title, kind, environment in _services(objects):
         unknown = environment.keys() - _names(kind)
-        yield from (f"{title}: {name} is no setting of this service" for name in sorted(unknown))
+        yield from (f"{title}: {name} is not a setting of this service" for name in sorted(unknown))
 
 
 def taken(objects: Objects) -> Iterator[str]:
-    """Each value is one that the service starts with; those of the operator's Secret are not known here."""
+    """Each value is valid at the service's start; those from the operator's Secret are not known here."""
     for title, kind, environment in _services(objects):
         known = {name: value for name, value in environment.items() if not value.startswith("secret:")}
         aliases = {name: known[name] for name in _names(kind) & known.keys()}
@@ -40,7 +40,7 @@ def taken(objects: Objects) -> Iterator[str]:
 
 
 def listening(objects: Objects) -> Iterator[str]:
-    """A service listens on what its pod declares, on every address, and not in plaintext where there is mTLS."""
+    """A service listens on its pod's declared ports, on every address, and not in plaintext with mTLS."""
     for workload in objects.workloads():
         for container in workload.containers if workload.kind == "Deployment" else ():
             environment = objects.environment(container)
@@ -54,7 +54,7 @@ def listening(objects: Objects) -> Iterator[str]:
 
 
 def _addresses(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the settings that say where to listen, and their `host:port`."""
+    """Yield the listen settings, and their `host:port`."""
     yield from ((name, value) for name, value in environment.items() if name.endswith("_LISTEN") and value)
     if "GATEWAY_PORT" in environment:
         yield "GATEWAY_PORT", f"{environment.get('GATEWAY_HOST', '127.0.0.1')}:{environment['GATEWAY_PORT']}"
@@ -69,22 +69,22 @@ def _mode(environment: Mapping[str, str], declared: set[str]) -> Iterator[str]:
 
 
 def measured(objects: Objects) -> Iterator[str]:
-    """A service that has metrics serves them to its scraper, on the pod's port of that name."""
+    """A service with metrics serves them on the pod's port of that name."""
     for workload in objects.workloads():
         for container in workload.containers if workload.kind == "Deployment" else ():
             kind = _SETTINGS.get(_module(container))
             name = f"{kind.model_config.get('env_prefix', '')}METRICS_LISTEN" if kind else ""
             port = objects.environment(container).get(name, "").rpartition(":")[2]
             if kind and name in _names(kind) and port != str(workload.ports.get("metrics")):
-                yield f"{workload.title}: {name} is not its port that is called metrics"
+                yield f"{workload.title}: {name} is not its port named metrics"
 
 
 def mails(objects: Objects) -> Iterator[str]:
-    """Where mails are sent, they come from an address that mail servers accept."""
+    """With mail, the sender is an address that mail servers accept."""
     for title, _, environment in _services(objects):
         sender = environment.get("AUTH_MAIL_FROM", "")
         if "AUTH_SMTP_URL" in environment and (not sender or sender.endswith((".localdomain", "@localhost"))):
-            yield f"{title}: sends mails, and AUTH_MAIL_FROM is nobody's address"
+            yield f"{title}: sends mail, but AUTH_MAIL_FROM is not a real address"
 
 
 def _services(objects: Objects) -> Iterator[tuple[str, type[TLSSettings], dict[str, str]]]:
@@ -105,7 +105,7 @@ def _names(kind: type[TLSSettings]) -> set[str]:
 
 
 def _by_field(kind: type[TLSSettings], values: Mapping[str, str]) -> dict[str, object]:
-    """Return the values as the settings read them from an environment, JSON where a field is no scalar."""
+    """Return the values as the settings parse them from an environment, JSON where a field is no scalar."""
     prefix = kind.model_config.get("env_prefix", "")
     found: dict[str, object] = {}
     for name, field in kind.model_fields.items():

@@ -1,4 +1,4 @@
-"""Versions: one of ours everywhere, and a migration named after it."""
+"""Versions: the same version of our image everywhere, and a migration named after it."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ _OURS = "stack"
 
 
 def one_version(objects: Objects) -> Iterator[str]:
-    """All our containers run one image, whose tag is the version that the objects bear."""
+    """All our containers run one image, whose tag is the version in the objects' labels."""
     ours = {
         container["image"]
         for workload in objects.workloads()
@@ -24,7 +24,7 @@ def one_version(objects: Objects) -> Iterator[str]:
 
 
 def pinned(objects: Objects) -> Iterator[str]:
-    """Every image has a tag, and none that moves by name."""
+    """Every image has a tag, and no moving one."""
     for workload in objects.workloads():
         for container in workload.containers:
             tag = container["image"].rpartition("/")[2].partition(":")[2]
@@ -33,7 +33,9 @@ def pinned(objects: Objects) -> Iterator[str]:
 
 
 def jobs(objects: Objects) -> Iterator[str]:
-    """A Job cannot be applied again changed: its name has the version, and it reads nothing whose name changes."""
+    """A changed Job cannot be applied again: its name has the version, and it references nothing with a generated
+    name.
+    """
     for one in objects.of("Job"):
         version = one["metadata"].get("labels", {}).get(VERSION, "none")
         if not one["metadata"]["name"].endswith(f"-{version}"):
@@ -43,10 +45,10 @@ def jobs(objects: Objects) -> Iterator[str]:
 
 
 def labels(objects: Objects) -> Iterator[str]:
-    """The version is on no pod: a new one would restart stores that did not change."""
+    """The version is not a label of pods: a new one would restart stores that did not change."""
     for workload in objects.workloads():
         if VERSION in workload.labels:
-            yield f"{workload.title}: its pods bear the version"
+            yield f"{workload.title}: its pods have the version label"
 
 
 CHECKS = (one_version, pinned, jobs, labels)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from stack.common.v1 import verdict_pb2 as _verdict_pb2
 from stack.inference.v1 import chat_pb2 as _chat_pb2
 import builtins as _builtins
 import sys
@@ -20,30 +21,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Verdict:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
-    """No verdict; quota's sweeper will settle the hold."""
-    VERDICT_CHARGED: _Verdict.ValueType  # 1
-    """The request counts against the limit."""
-    VERDICT_RELEASED: _Verdict.ValueType  # 2
-    """The request does not count."""
-
-class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """Verdict is whether a request counts against its key's limit."""
-
-VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
-"""No verdict; quota's sweeper will settle the hold."""
-VERDICT_CHARGED: Verdict.ValueType  # 1
-"""The request counts against the limit."""
-VERDICT_RELEASED: Verdict.ValueType  # 2
-"""The request does not count."""
-Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 class _DependencyState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -164,7 +141,7 @@ class CreateChatCompletionResponse(_message.Message):
     COMPLETION_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     COMPLETION_JSON_FIELD_NUMBER: _builtins.int
-    verdict: Global___Verdict.ValueType
+    verdict: _verdict_pb2.Verdict.ValueType
     """Verdict of the request's ledger row."""
     completion_json: _builtins.bytes
     """The answer as JSON text; empty unless `wants_json` is set."""
@@ -176,7 +153,7 @@ class CreateChatCompletionResponse(_message.Message):
         self,
         *,
         completion: _chat_pb2.ChatCompletion | None = ...,
-        verdict: Global___Verdict.ValueType = ...,
+        verdict: _verdict_pb2.Verdict.ValueType = ...,
         completion_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion"]  # noqa: Y015
@@ -232,7 +209,7 @@ class StreamChatCompletionResponse(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     CHUNKS_JSON_FIELD_NUMBER: _builtins.int
-    verdict: Global___Verdict.ValueType
+    verdict: _verdict_pb2.Verdict.ValueType
     """Verdict of the request's ledger row; only in the last message."""
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.ChatChunk]:
@@ -246,7 +223,7 @@ class StreamChatCompletionResponse(_message.Message):
         self,
         *,
         chunks: _abc.Iterable[_chat_pb2.ChatChunk] | None = ...,
-        verdict: Global___Verdict.ValueType = ...,
+        verdict: _verdict_pb2.Verdict.ValueType = ...,
         chunks_json: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

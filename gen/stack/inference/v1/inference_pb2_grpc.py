@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class InferenceServiceStub:
     """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
-    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
-    one. Without a verdict, it is unknown whether the request is charged.
+    call it directly. A failed call's status carries `stack.common.v1.ErrorDetails` with the verdict. Without a verdict, it
+    is unknown whether the request is charged.
     """
 
     def __init__(self, channel):
@@ -61,8 +61,8 @@ class InferenceServiceStub:
 
 class InferenceServiceServicer:
     """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
-    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
-    one. Without a verdict, it is unknown whether the request is charged.
+    call it directly. A failed call's status carries `stack.common.v1.ErrorDetails` with the verdict. Without a verdict, it
+    is unknown whether the request is charged.
     """
 
     def CreateChatCompletion(self, request, context):
@@ -130,8 +130,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
     """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
-    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
-    one. Without a verdict, it is unknown whether the request is charged.
+    call it directly. A failed call's status carries `stack.common.v1.ErrorDetails` with the verdict. Without a verdict, it
+    is unknown whether the request is charged.
     """
 
     @staticmethod

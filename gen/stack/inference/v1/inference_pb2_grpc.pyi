@@ -14,8 +14,8 @@ GRPC_VERSION: str
 
 class InferenceServiceStub:
     """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
-    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
-    one. Without a verdict, it is unknown whether the request is charged.
+    call it directly. A failed call's status carries `stack.common.v1.ErrorDetails` with the verdict. Without a verdict, it
+    is unknown whether the request is charged.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -38,8 +38,8 @@ class InferenceServiceStub:
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """InferenceService calls Groq and records usage in the ledger. Gateways call it once per request. Internal services may
-    call it directly. Errors carry `google.rpc.ErrorInfo` (domain `stack`). Its metadata contains `verdict` if there is
-    one. Without a verdict, it is unknown whether the request is charged.
+    call it directly. A failed call's status carries `stack.common.v1.ErrorDetails` with the verdict. Without a verdict, it
+    is unknown whether the request is charged.
     """
 
     @_abc_1.abstractmethod

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from stack.common.v1 import verdict_pb2 as _verdict_pb2
 from stack.inference.v1 import inference_pb2 as _inference_pb2
 import builtins as _builtins
 import sys
@@ -402,13 +403,13 @@ class CloseUnknownResponse(_message.Message):
 
     VERDICTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_inference_pb2.Verdict.ValueType]:
+    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_verdict_pb2.Verdict.ValueType]:
         """One for each request, in order."""
 
     def __init__(
         self,
         *,
-        verdicts: _abc.Iterable[_inference_pb2.Verdict.ValueType] | None = ...,
+        verdicts: _abc.Iterable[_verdict_pb2.Verdict.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -478,13 +479,13 @@ class ResolveAbandonedResponse(_message.Message):
 
     VERDICTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_inference_pb2.Verdict.ValueType]:
+    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_verdict_pb2.Verdict.ValueType]:
         """One for each request, in order; unspecified for a request without a row."""
 
     def __init__(
         self,
         *,
-        verdicts: _abc.Iterable[_inference_pb2.Verdict.ValueType] | None = ...,
+        verdicts: _abc.Iterable[_verdict_pb2.Verdict.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

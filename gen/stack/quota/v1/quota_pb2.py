@@ -23,57 +23,56 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from stack.common.v1 import verdict_pb2 as stack_dot_common_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astack/quota/v1/quota.proto\x12\x0estack.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\tDayStatus\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0eReserveRequest\x12\x31\n\x0creservations\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Reservation\"T\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\"A\n\x0fReserveResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.stack.quota.v1.ReserveResult\"\x9c\x01\n\rReserveResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.stack.quota.v1.ReserveOutcome\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.stack.quota.v1.DayStatus\x12/\n\x0breserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\rSettleRequest\x12/\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Settlement\"g\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12(\n\x07verdict\x18\x04 \x01(\x0e\x32\x17.stack.quota.v1.Verdict\"?\n\x0eSettleResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.SettleResult\".\n\x0cSettleResult\x12\x0e\n\x06\x63losed\x18\x01 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"#\n\x10GetStatusRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"@\n\x11GetStatusResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.stack.quota.v1.DayStatus\"\x0f\n\rVerifyRequest\"\x81\x01\n\x0eVerifyResponse\x12\x32\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Discrepancy\x12\x10\n\x08key_days\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x1b\n\x13\x64iscrepancies_count\x18\x04 \x01(\x03\"\x90\x01\n\x0b\x44iscrepancy\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.stack.quota.v1.DiscrepancyKind\x12\x0f\n\x07\x63harged\x18\x04 \x01(\x03\x12\x0c\n\x04held\x18\x05 \x01(\x03\x12\x16\n\x0eledger_charged\x18\x06 \x01(\x03\"\x18\n\x16GetDependenciesRequest\"K\n\x17GetDependenciesResponse\x12\x30\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Dependency\"[\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.stack.quota.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_CHARGED\x10\x01\x12\x14\n\x10VERDICT_RELEASED\x10\x02*\x88\x01\n\x0eReserveOutcome\x12\x1f\n\x1bRESERVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14RESERVE_OUTCOME_HELD\x10\x01\x12\x1a\n\x16RESERVE_OUTCOME_DENIED\x10\x02\x12\x1f\n\x1bRESERVE_OUTCOME_UNAVAILABLE\x10\x03*\xcd\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12)\n%DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER\x10\x01\x12)\n%DISCREPANCY_KIND_COUNTER_BELOW_LEDGER\x10\x02\x12!\n\x1d\x44ISCREPANCY_KIND_HOLD_OVERDUE\x10\x03\x12\x1f\n\x1b\x44ISCREPANCY_KIND_OVER_LIMIT\x10\x04*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xa2\x03\n\x0cQuotaService\x12J\n\x07Reserve\x12\x1e.stack.quota.v1.ReserveRequest\x1a\x1f.stack.quota.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.stack.quota.v1.SettleRequest\x1a\x1e.stack.quota.v1.SettleResponse\x12P\n\tGetStatus\x12 .stack.quota.v1.GetStatusRequest\x1a!.stack.quota.v1.GetStatusResponse\x12G\n\x06Verify\x12\x1d.stack.quota.v1.VerifyRequest\x1a\x1e.stack.quota.v1.VerifyResponse\x12\x62\n\x0fGetDependencies\x12&.stack.quota.v1.GetDependenciesRequest\x1a\'.stack.quota.v1.GetDependenciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astack/quota/v1/quota.proto\x12\x0estack.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/common/v1/verdict.proto\"e\n\tDayStatus\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0eReserveRequest\x12\x31\n\x0creservations\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Reservation\"T\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\"A\n\x0fReserveResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.stack.quota.v1.ReserveResult\"\x9c\x01\n\rReserveResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.stack.quota.v1.ReserveOutcome\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.stack.quota.v1.DayStatus\x12/\n\x0breserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\rSettleRequest\x12/\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Settlement\"h\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12)\n\x07verdict\x18\x04 \x01(\x0e\x32\x18.stack.common.v1.Verdict\"?\n\x0eSettleResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.SettleResult\".\n\x0cSettleResult\x12\x0e\n\x06\x63losed\x18\x01 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"#\n\x10GetStatusRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"@\n\x11GetStatusResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.stack.quota.v1.DayStatus\"\x0f\n\rVerifyRequest\"\x81\x01\n\x0eVerifyResponse\x12\x32\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Discrepancy\x12\x10\n\x08key_days\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x1b\n\x13\x64iscrepancies_count\x18\x04 \x01(\x03\"\x90\x01\n\x0b\x44iscrepancy\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.stack.quota.v1.DiscrepancyKind\x12\x0f\n\x07\x63harged\x18\x04 \x01(\x03\x12\x0c\n\x04held\x18\x05 \x01(\x03\x12\x16\n\x0eledger_charged\x18\x06 \x01(\x03\"\x18\n\x16GetDependenciesRequest\"K\n\x17GetDependenciesResponse\x12\x30\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Dependency\"[\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.stack.quota.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*\x88\x01\n\x0eReserveOutcome\x12\x1f\n\x1bRESERVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14RESERVE_OUTCOME_HELD\x10\x01\x12\x1a\n\x16RESERVE_OUTCOME_DENIED\x10\x02\x12\x1f\n\x1bRESERVE_OUTCOME_UNAVAILABLE\x10\x03*\xcd\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12)\n%DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER\x10\x01\x12)\n%DISCREPANCY_KIND_COUNTER_BELOW_LEDGER\x10\x02\x12!\n\x1d\x44ISCREPANCY_KIND_HOLD_OVERDUE\x10\x03\x12\x1f\n\x1b\x44ISCREPANCY_KIND_OVER_LIMIT\x10\x04*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xa2\x03\n\x0cQuotaService\x12J\n\x07Reserve\x12\x1e.stack.quota.v1.ReserveRequest\x1a\x1f.stack.quota.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.stack.quota.v1.SettleRequest\x1a\x1e.stack.quota.v1.SettleResponse\x12P\n\tGetStatus\x12 .stack.quota.v1.GetStatusRequest\x1a!.stack.quota.v1.GetStatusResponse\x12G\n\x06Verify\x12\x1d.stack.quota.v1.VerifyRequest\x1a\x1e.stack.quota.v1.VerifyResponse\x12\x62\n\x0fGetDependencies\x12&.stack.quota.v1.GetDependenciesRequest\x1a\'.stack.quota.v1.GetDependenciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.quota.v1.quota_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=1442
-  _globals['_VERDICT']._serialized_end=1519
-  _globals['_RESERVEOUTCOME']._serialized_start=1522
-  _globals['_RESERVEOUTCOME']._serialized_end=1658
-  _globals['_DISCREPANCYKIND']._serialized_start=1661
-  _globals['_DISCREPANCYKIND']._serialized_end=1866
-  _globals['_DEPENDENCYSTATE']._serialized_start=1869
-  _globals['_DEPENDENCYSTATE']._serialized_end=2010
-  _globals['_DAYSTATUS']._serialized_start=79
-  _globals['_DAYSTATUS']._serialized_end=180
-  _globals['_RESERVEREQUEST']._serialized_start=182
-  _globals['_RESERVEREQUEST']._serialized_end=249
-  _globals['_RESERVATION']._serialized_start=251
-  _globals['_RESERVATION']._serialized_end=335
-  _globals['_RESERVERESPONSE']._serialized_start=337
-  _globals['_RESERVERESPONSE']._serialized_end=402
-  _globals['_RESERVERESULT']._serialized_start=405
-  _globals['_RESERVERESULT']._serialized_end=561
-  _globals['_SETTLEREQUEST']._serialized_start=563
-  _globals['_SETTLEREQUEST']._serialized_end=627
-  _globals['_SETTLEMENT']._serialized_start=629
-  _globals['_SETTLEMENT']._serialized_end=732
-  _globals['_SETTLERESPONSE']._serialized_start=734
-  _globals['_SETTLERESPONSE']._serialized_end=797
-  _globals['_SETTLERESULT']._serialized_start=799
-  _globals['_SETTLERESULT']._serialized_end=845
-  _globals['_GETSTATUSREQUEST']._serialized_start=847
-  _globals['_GETSTATUSREQUEST']._serialized_end=882
-  _globals['_GETSTATUSRESPONSE']._serialized_start=884
-  _globals['_GETSTATUSRESPONSE']._serialized_end=948
-  _globals['_VERIFYREQUEST']._serialized_start=950
-  _globals['_VERIFYREQUEST']._serialized_end=965
-  _globals['_VERIFYRESPONSE']._serialized_start=968
-  _globals['_VERIFYRESPONSE']._serialized_end=1097
-  _globals['_DISCREPANCY']._serialized_start=1100
-  _globals['_DISCREPANCY']._serialized_end=1244
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=1246
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=1270
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=1272
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=1347
-  _globals['_DEPENDENCY']._serialized_start=1349
-  _globals['_DEPENDENCY']._serialized_end=1440
-  _globals['_QUOTASERVICE']._serialized_start=2013
-  _globals['_QUOTASERVICE']._serialized_end=2431
+  _globals['_RESERVEOUTCOME']._serialized_start=1475
+  _globals['_RESERVEOUTCOME']._serialized_end=1611
+  _globals['_DISCREPANCYKIND']._serialized_start=1614
+  _globals['_DISCREPANCYKIND']._serialized_end=1819
+  _globals['_DEPENDENCYSTATE']._serialized_start=1822
+  _globals['_DEPENDENCYSTATE']._serialized_end=1963
+  _globals['_DAYSTATUS']._serialized_start=110
+  _globals['_DAYSTATUS']._serialized_end=211
+  _globals['_RESERVEREQUEST']._serialized_start=213
+  _globals['_RESERVEREQUEST']._serialized_end=280
+  _globals['_RESERVATION']._serialized_start=282
+  _globals['_RESERVATION']._serialized_end=366
+  _globals['_RESERVERESPONSE']._serialized_start=368
+  _globals['_RESERVERESPONSE']._serialized_end=433
+  _globals['_RESERVERESULT']._serialized_start=436
+  _globals['_RESERVERESULT']._serialized_end=592
+  _globals['_SETTLEREQUEST']._serialized_start=594
+  _globals['_SETTLEREQUEST']._serialized_end=658
+  _globals['_SETTLEMENT']._serialized_start=660
+  _globals['_SETTLEMENT']._serialized_end=764
+  _globals['_SETTLERESPONSE']._serialized_start=766
+  _globals['_SETTLERESPONSE']._serialized_end=829
+  _globals['_SETTLERESULT']._serialized_start=831
+  _globals['_SETTLERESULT']._serialized_end=877
+  _globals['_GETSTATUSREQUEST']._serialized_start=879
+  _globals['_GETSTATUSREQUEST']._serialized_end=914
+  _globals['_GETSTATUSRESPONSE']._serialized_start=916
+  _globals['_GETSTATUSRESPONSE']._serialized_end=980
+  _globals['_VERIFYREQUEST']._serialized_start=982
+  _globals['_VERIFYREQUEST']._serialized_end=997
+  _globals['_VERIFYRESPONSE']._serialized_start=1000
+  _globals['_VERIFYRESPONSE']._serialized_end=1129
+  _globals['_DISCREPANCY']._serialized_start=1132
+  _globals['_DISCREPANCY']._serialized_end=1276
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=1278
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=1302
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=1304
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=1379
+  _globals['_DEPENDENCY']._serialized_start=1381
+  _globals['_DEPENDENCY']._serialized_end=1472
+  _globals['_QUOTASERVICE']._serialized_start=1966
+  _globals['_QUOTASERVICE']._serialized_end=2384
 # @@protoc_insertion_point(module_scope)

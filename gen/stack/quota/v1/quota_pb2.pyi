@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from stack.common.v1 import verdict_pb2 as _verdict_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,30 +20,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Verdict:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
-    """Default value; rejected."""
-    VERDICT_CHARGED: _Verdict.ValueType  # 1
-    """The request counts against the limit."""
-    VERDICT_RELEASED: _Verdict.ValueType  # 2
-    """The request does not count."""
-
-class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """Verdict is whether a settled request counts against the limit."""
-
-VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
-"""Default value; rejected."""
-VERDICT_CHARGED: Verdict.ValueType  # 1
-"""The request counts against the limit."""
-VERDICT_RELEASED: Verdict.ValueType  # 2
-"""The request does not count."""
-Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 class _ReserveOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -324,15 +301,15 @@ class Settlement(_message.Message):
     """Public id of the key."""
     day: _builtins.str
     """UTC date of the reserve, `YYYY-MM-DD`."""
-    verdict: Global___Verdict.ValueType
-    """The verdict."""
+    verdict: _verdict_pb2.Verdict.ValueType
+    """The verdict; unspecified is rejected."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         key_id: _builtins.str = ...,
         day: _builtins.str = ...,
-        verdict: Global___Verdict.ValueType = ...,
+        verdict: _verdict_pb2.Verdict.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

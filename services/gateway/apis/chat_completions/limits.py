@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.common.json_values import has_more_values
 from services.gateway.apis.checks import array_too_long, refusal
 from services.gateway.requests.types import JSONObject
@@ -45,7 +45,7 @@ def check_values(body: bytes, limits: ChatLimits) -> None:
     if has_more_values(body, most):
         raise InvalidRequest(
             f"The request has too many JSON values. Expected at most {most:,} object members and array elements.",
-            metadata={"code": "too_many_values"},
+            details=ErrorDetails(code="too_many_values"),
         )
 
 

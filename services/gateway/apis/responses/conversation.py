@@ -2,7 +2,7 @@
 
 import msgspec
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis.responses.tools import ToolKey, ToolTable
 from services.gateway.apis.translation.tool_results import ToolResult, tool_messages
 from services.gateway.requests.types import JSONObject
@@ -70,7 +70,7 @@ class Conversation:
         if result.call_id not in self._call_ids:
             shown = result.call_id[:_ID_CHARACTERS_SHOWN]
             message = f"No tool call found for function call output with call_id {shown}."
-            raise InvalidRequest(message, metadata={"param": "input"})
+            raise InvalidRequest(message, details=ErrorDetails(param="input"))
         self._end_assistant()
         self._results.append(result)
 

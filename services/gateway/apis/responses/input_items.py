@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.errors import NotFound
+from services.common.errors import ErrorDetails, NotFound
 from services.gateway.apis.checks import (
     Rule,
     Schema,
@@ -106,7 +106,7 @@ def _check_reference(path: str, item: Any) -> None:
             f"Item with id '{item['id'][:_ID_CHARACTERS_SHOWN]}' not found. Items are not persisted when `store` is "
             "set to false. Try again with `store` set to true, or remove this item from your input."
         )
-        raise NotFound(message, metadata={"param": "input"})
+        raise NotFound(message, details=ErrorDetails(param="input"))
 
 
 def _ignore(path: str, item: JSONObject, translation: Translation) -> None:

@@ -9,8 +9,8 @@ from services.common.errors import ServiceError, Throttled
 from services.common.runtime.clock import Clock
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import SessionClient
-from services.gateway.console.refused_clients import RefusedClients
 from services.gateway.console.request_context import RequestContext, local_path
+from services.gateway.console.security.refused_clients import RefusedClients
 from services.gateway.console.sign_up_facts import SignUpCache
 
 T = TypeVar("T")

@@ -9,10 +9,10 @@ from starlette.responses import Response
 from services.common.errors import FailedPrecondition, InvalidRequest, NotFound, ServiceError, Unauthenticated
 from services.common.ids import Kind, is_id
 from services.gateway.apis.routes import API
-from services.gateway.console.concurrency import release_slot
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import OwnerClient
 from services.gateway.console.request_context import RequestContext
+from services.gateway.console.security.concurrency import release_slot
 from services.gateway.keys.revocation import IdentityState
 from services.gateway.requests.ports import Models
 

@@ -15,12 +15,12 @@ from starlette.types import Scope
 from services.common.ids import Kind, is_id
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.console.charts import columns
-from services.gateway.console.concurrency import slot_within_response
 from services.gateway.console.downloads import Download, Downloads
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, RequestFilter, Usage
 from services.gateway.console.request_context import RequestContext
+from services.gateway.console.security.concurrency import slot_within_response
 from services.gateway.console.views.keys import or_empty
 
 _DAYS = 30
@@ -168,7 +168,7 @@ async def _read_page(usage: Usage, filters: RequestFilter) -> tuple[str, Request
 
 
 async def _csv(scope: Scope, text: str, older: RequestFilter | None, read_page: _ReadPage) -> AsyncIterator[str]:
-    """Yield the header and the pages; of what is not sent yet, only one page is in memory."""
+    """Yield the header and the pages. Only one unsent page is in memory."""
     yield _lines([_CSV_COLUMNS]) + text
     while older is not None:
         async with slot_within_response(scope):

@@ -1,4 +1,4 @@
-"""Static files: kept for ever only under the digest of what was served."""
+"""Static files are cached for ever only under the digest of the content that was served."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def _client(assets: Assets) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console")
 
 
-async def test_a_file_is_kept_for_ever_under_the_digest_of_its_content(folder: Path) -> None:
+async def test_a_file_is_cached_for_ever_under_the_digest_of_its_content(folder: Path) -> None:
     assets = Assets(folder)
     async with _client(assets) as client:
         answer = await client.get(assets.url("console.css"))
@@ -32,8 +32,8 @@ async def test_a_file_is_kept_for_ever_under_the_digest_of_its_content(folder: P
 
 
 @pytest.mark.parametrize("query", ["", "?v=", "?v=0a1b", "?v=0a1b&v={right}x", "?w={right}"])
-async def test_under_any_other_name_it_is_asked_for_again(folder: Path, query: str) -> None:
-    """While versions are rolled out, a page of the new one asks the old one for `console.css?v=new`."""
+async def test_under_any_other_name_it_is_revalidated(folder: Path, query: str) -> None:
+    """During a rollout, a page of the new version requests `console.css?v=new` from the old one."""
     assets = Assets(folder)
     right = assets.url("console.css").partition("=")[2]
     async with _client(assets) as client:
@@ -41,7 +41,7 @@ async def test_under_any_other_name_it_is_asked_for_again(folder: Path, query: s
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
 
 
-async def test_what_is_served_and_named_is_what_was_read_though_the_file_changes(folder: Path) -> None:
+async def test_the_content_read_at_start_is_served_even_if_the_file_changes(folder: Path) -> None:
     assets = Assets(folder)
     url = assets.url("console.css")
     (folder / "console.css").write_text("body { color: red }")
@@ -52,7 +52,7 @@ async def test_what_is_served_and_named_is_what_was_read_though_the_file_changes
     assert Assets(folder).url("console.css") != url
 
 
-async def test_a_browser_that_has_the_content_is_not_sent_it_again(folder: Path) -> None:
+async def test_a_browser_that_has_the_content_gets_304(folder: Path) -> None:
     async with _client(Assets(folder)) as client:
         first = await client.get("/static/console.css")
         again = await client.get("/static/console.css", headers={"if-none-match": first.headers["etag"]})
@@ -60,6 +60,6 @@ async def test_a_browser_that_has_the_content_is_not_sent_it_again(folder: Path)
 
 
 @pytest.mark.parametrize("name", ["none.css", "..%2fconsole.css", ".", "%00"])
-async def test_what_is_not_there_is_a_404(folder: Path, name: str) -> None:
+async def test_a_missing_file_is_a_404(folder: Path, name: str) -> None:
     async with _client(Assets(folder)) as client:
         assert (await client.get(f"/static/{name}")).status_code == 404

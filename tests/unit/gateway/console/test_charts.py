@@ -1,4 +1,4 @@
-"""Charts: they show the counts that they are given, and hold nothing that a page's policy forbids."""
+"""Charts draw the given counts, and nothing that the page's content security policy forbids."""
 
 import re
 from xml.etree import ElementTree
@@ -14,7 +14,7 @@ def _heights(svg: str, name: str) -> list[float]:
     return [float(height) for height in re.findall(rf'class="{name}"[^/]*?height="([\d.]+)"', svg)]
 
 
-def test_columns_are_as_high_as_their_counts() -> None:
+def test_the_height_of_a_column_is_its_count() -> None:
     chart = columns("Requests", DAYS, {"a": {DAYS[0]: 10, DAYS[2]: 20}, "b": {DAYS[0]: 5}})
 
     low, high = _heights(chart.svg, "series-0")
@@ -24,7 +24,7 @@ def test_columns_are_as_high_as_their_counts() -> None:
     assert list(chart.legend) == [("series-0", "a"), ("series-1", "b")]
 
 
-def test_a_chart_tells_its_figures_to_who_cannot_see_it() -> None:
+def test_a_chart_has_its_figures_as_text_for_screen_readers() -> None:
     chart = columns("Requests", DAYS, {"a": {DAYS[0]: 1_234}})
 
     root = ElementTree.fromstring(chart.svg)
@@ -33,7 +33,7 @@ def test_a_chart_tells_its_figures_to_who_cannot_see_it() -> None:
     assert titles == ["2026-11-01. a: 1,234", "2026-11-02. none", "2026-11-03. none"]
 
 
-def test_a_name_is_text_whatever_it_holds() -> None:
+def test_names_are_escaped() -> None:
     chart = columns("<b>", DAYS, {'"><script>alert(1)</script>': {DAYS[0]: 1}})
 
     ElementTree.fromstring(chart.svg)
@@ -42,7 +42,7 @@ def test_a_name_is_text_whatever_it_holds() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 7, 11, 19, 99, 100, 101, 4_999, 10**12])
-def test_no_column_leaves_the_drawing_and_its_marks_are_whole(count: int) -> None:
+def test_no_column_leaves_the_drawing_and_axis_marks_are_integers(count: int) -> None:
     chart = columns("Requests", DAYS, {"a": {DAYS[0]: count}})
 
     tops = [float(y) for y in re.findall(r' y="([\d.-]+)"', chart.svg)]

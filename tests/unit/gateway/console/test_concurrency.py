@@ -1,17 +1,17 @@
-"""Requests to the console take turns, and however slowly bodies are read, few keep a place or wait in memory."""
+"""Requests to the console take turns; slow readers of bodies hold few slots and little memory."""
 
 import asyncio
 from typing import Any, cast
 
 from starlette.types import Message, Receive, Scope, Send
 
-from services.gateway.console.concurrency import ConsoleConcurrency
+from services.gateway.console.security.concurrency import ConsoleConcurrency
 
 _LONG = b"x" * 100_000
 
 
 class Clients:
-    """Clients that read nothing of a response until they may."""
+    """Clients that read nothing of a response until the test allows it."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -21,7 +21,7 @@ class Clients:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def ask(self, address: str, *, times: int) -> int:
-        """Send requests, and return how many were answered, as far as they are read."""
+        """Send requests; return how many were answered, as far as the responses have been read."""
         before = self.begun
         scope: Scope = {"type": "http", "client": (address, 1)}
         for _ in range(times):
@@ -31,7 +31,7 @@ class Clients:
         return self.begun - before
 
     async def read(self) -> int:
-        """Read everything, and return how many requests were answered in all."""
+        """Read everything; return how many requests were answered in all."""
         self._may_read.set()
         await asyncio.wait_for(asyncio.gather(*self.tasks), 5)
         return self.begun
@@ -50,12 +50,12 @@ async def _never() -> Message:
     raise AssertionError
 
 
-async def test_short_bodies_keep_no_place() -> None:
+async def test_short_bodies_hold_no_slot() -> None:
     clients = Clients(b"x")
     assert await clients.ask("192.0.2.1", times=40) == 40
 
 
-async def test_long_bodies_beyond_the_bound_of_their_client_keep_its_places_and_no_others() -> None:
+async def test_long_bodies_beyond_a_clients_bound_hold_only_that_clients_slots() -> None:
     clients = Clients(_LONG)
     assert await clients.ask("192.0.2.1", times=20) == 8 + 4
     assert await clients.ask("192.0.2.2", times=1) == 1

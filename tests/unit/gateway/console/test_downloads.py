@@ -1,4 +1,4 @@
-"""Downloads that are read slowly leave the console to everybody else, and are few for each account and address."""
+"""Slow downloads do not block the console for others, and are limited per account and address."""
 
 import asyncio
 import csv
@@ -24,7 +24,7 @@ _FORMULAS = ("=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0
 
 
 class Auth:
-    """Knows every token as the session of an account of the same name."""
+    """Accepts every token as the session of an account of the same name."""
 
     async def session(self, token: str) -> Session:
         return Session("sess_1", token, "a@example.com", "default", 0.0, 9e9, 0.0, "", True)
@@ -34,7 +34,7 @@ class Auth:
 
 
 class Ledger:
-    """Gives each account the same requests, newest first."""
+    """Returns the same requests for each account, newest first."""
 
     async def requests(self, wanted: RequestFilter, *, count: int) -> Sequence[Receipt]:
         await asyncio.sleep(0)
@@ -53,7 +53,7 @@ def _receipt(number: int) -> Receipt:
 
 
 class Reader:
-    """A client that takes no more of a response than the test lets it."""
+    """A client that reads no more of a response than the test lets it."""
 
     def __init__(self, app: ASGIApp, path: str, *, account: str, address: str, method: str = "GET") -> None:
         self._parts = asyncio.Semaphore(0)
@@ -83,7 +83,7 @@ class Reader:
         await self._parts.acquire()
 
     async def answered(self) -> int:
-        """Return the status, once the response has begun."""
+        """Return the status once the response has begun."""
         await asyncio.wait_for(self._answered.wait(), 5)
         await asyncio.sleep(0.01)
         return self.status
@@ -126,8 +126,8 @@ def _download(app: ASGIApp, account: str, address: str) -> Reader:
     return Reader(app, "/usage.csv", account=account, address=address)
 
 
-async def test_beside_slow_downloads_the_console_answers_everybody_and_each_of_them_ends_whole(app: ASGIApp) -> None:
-    """Before, 16 of them from four addresses held all of the console's places."""
+async def test_during_slow_downloads_the_console_answers_others_and_each_download_is_complete(app: ASGIApp) -> None:
+    """Earlier, 16 of them from four addresses held all of the console's slots."""
     slow = [_download(app, f"acc_{number // 2}", f"192.0.2.{number // 4}") for number in range(20)]
     assert [await one.answered() for one in slow] == [200] * 20
     for address in ("192.0.2.0", "198.51.100.1"):
@@ -139,7 +139,7 @@ async def test_beside_slow_downloads_the_console_answers_everybody_and_each_of_t
         assert [row["request_id"] for row in rows] == [str(number) for number in reversed(range(_ROWS))]
 
 
-async def test_a_page_that_is_read_slowly_holds_no_place_either(app: ASGIApp) -> None:
+async def test_a_page_that_is_read_slowly_holds_no_slot_either(app: ASGIApp) -> None:
     slow = [Reader(app, "/docs", account="acc_1", address=f"192.0.2.{number // 4}") for number in range(16)]
     assert [await one.answered() for one in slow] == [200] * 16
     page = Reader(app, "/docs", account="acc_2", address="198.51.100.1")
@@ -148,7 +148,7 @@ async def test_a_page_that_is_read_slowly_holds_no_place_either(app: ASGIApp) ->
         await one.leave()
 
 
-async def test_downloads_of_an_account_and_of_an_address_are_few_until_one_has_ended(app: ASGIApp) -> None:
+async def test_concurrent_downloads_are_limited_per_account_and_per_address(app: ASGIApp) -> None:
     mine = [_download(app, "acc_1", f"192.0.2.{number}") for number in range(2)]
     assert [await one.answered() for one in mine] == [200, 200]
     refused = _download(app, "acc_1", "192.0.2.9")
@@ -164,13 +164,13 @@ async def test_downloads_of_an_account_and_of_an_address_are_few_until_one_has_e
     assert await _download(app, "acc_7", "198.51.100.1").answered() == 200
 
 
-async def test_no_cell_begins_as_a_formula_does(app: ASGIApp) -> None:
+async def test_no_csv_cell_begins_like_a_formula(app: ASGIApp) -> None:
     text = (await _download(app, "acc_1", "192.0.2.1").read()).decode()
     models = {row["model"] for row in csv.DictReader(io.StringIO(text, newline=""))}
     assert models == {f"'{formula}" for formula in _FORMULAS}
 
 
-async def test_a_page_that_takes_no_form_names_what_it_takes(app: ASGIApp) -> None:
+async def test_a_page_without_forms_answers_405_with_allow(app: ASGIApp) -> None:
     page = Reader(app, "/usage", account="acc_1", address="192.0.2.1", method="POST")
     assert await page.answered() == 405
     assert set(page.headers[b"allow"].split(b", ")) == {b"GET", b"HEAD"}

@@ -1,4 +1,4 @@
-"""Forms: read whole before anything else happens, and strictly."""
+"""Forms are read completely before anything else happens, and parsed strictly."""
 
 import asyncio
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, TooLarge
-from services.gateway.console import forms
-from services.gateway.console.forms import BufferedForms, read_fields
+from services.gateway.console.security import forms
+from services.gateway.console.security.forms import BufferedForms, read_fields
 
 _FORM = "application/x-www-form-urlencoded"
 
@@ -42,7 +42,7 @@ async def _post(content: bytes, headers: Mapping[str, str]) -> httpx.Response:
         (b"password=e%CC%81%00", {"password": "e\u0301\0"}),
     ],
 )
-async def test_fields_are_read_as_they_were_typed(body: bytes, fields: dict[str, str]) -> None:
+async def test_fields_are_parsed_as_typed(body: bytes, fields: dict[str, str]) -> None:
     answer = await _post(body, {"content-type": f"{_FORM}; charset=UTF-8"})
     assert (answer.status_code, answer.json()) == (200, fields)
 
@@ -51,8 +51,8 @@ async def test_fields_are_read_as_they_were_typed(body: bytes, fields: dict[str,
     "body",
     [b"a=%FF", b"a=\xff", b"a=%ED%A0%80", b"%C3=1", b"&".join(b"f%d=x" % number for number in range(101))],
 )
-async def test_what_is_no_text_is_refused_and_not_replaced(body: bytes) -> None:
-    """Two passwords of invalid bytes were one and the same before."""
+async def test_fields_that_are_not_valid_text_are_refused_instead_of_replaced(body: bytes) -> None:
+    """Two different passwords of invalid bytes were equal before."""
     answer = await _post(body, {"content-type": _FORM})
     assert (answer.status_code, answer.text) == (400, "InvalidRequest")
 
@@ -67,12 +67,12 @@ async def test_what_is_no_text_is_refused_and_not_replaced(body: bytes) -> None:
         ({"content-type": _FORM, "content-length": "many"}, 400),
     ],
 )
-async def test_what_is_no_form_of_ours_is_refused_unread(headers: dict[str, str], status: int) -> None:
+async def test_other_content_types_are_refused_without_reading_the_body(headers: dict[str, str], status: int) -> None:
     assert (await _post(b"a=1", headers)).status_code == status
 
 
 async def _send_half() -> tuple[list[Message], bool]:
-    """Send half a form and return what was answered, and whether the app behind was reached."""
+    """Send half a form; return the response, and whether the app behind was reached."""
     sent: list[Message] = []
     scope: Scope = {
         "type": "http",
@@ -101,7 +101,7 @@ async def _send_half() -> tuple[list[Message], bool]:
     return sent, reached
 
 
-async def test_a_form_that_does_not_arrive_is_given_up_and_never_takes_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_incomplete_form_times_out_and_never_takes_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "_SECONDS_MAX", 0.05)
     sent, reached = await _send_half()
     assert (sent[0]["status"], reached) == (408, False)

@@ -1,11 +1,11 @@
-"""What every answer of the console says to browsers, and what is shown in place of a defect."""
+"""The console's security headers, and the page shown for an internal error."""
 
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.console.headers import SecurityHeaders
+from services.gateway.console.security.headers import SecurityHeaders
 
 DEFECT = b"<!doctype html><title>That went wrong</title>"
 
@@ -29,12 +29,12 @@ async def _get(app: ASGIApp, path: str = "/keys", *, hsts_seconds: int = 0) -> h
         return await client.get(path)
 
 
-async def test_browsers_are_told_to_use_https_alone_only_where_the_operator_says_so() -> None:
+async def test_hsts_is_sent_only_if_the_operator_enables_it() -> None:
     assert (await _get(_page, hsts_seconds=600)).headers["strict-transport-security"] == "max-age=600"
     assert "strict-transport-security" not in (await _get(_page)).headers
 
 
-async def test_the_policy_allows_our_own_files_and_nothing_else() -> None:
+async def test_the_policy_allows_only_files_of_the_same_origin() -> None:
     policy = (await _get(_page)).headers["content-security-policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
 
@@ -43,7 +43,7 @@ async def test_the_policy_allows_our_own_files_and_nothing_else() -> None:
     assert rules["form-action"] == "'self'"
 
 
-async def test_a_defect_is_a_page_that_tells_nothing_of_it_with_the_same_headers() -> None:
+async def test_an_internal_error_is_a_page_without_details_and_with_the_same_headers() -> None:
     answer = await _get(_broken, hsts_seconds=600)
 
     assert (answer.status_code, answer.content) == (500, DEFECT)
@@ -53,7 +53,7 @@ async def test_a_defect_is_a_page_that_tells_nothing_of_it_with_the_same_headers
 
 
 @pytest.mark.parametrize(
-    ("app", "path", "told"),
+    ("app", "path", "expected"),
     [
         (_page, "/keys", "no-store"),
         (_page, "/keys?v=1", "no-store"),
@@ -61,5 +61,5 @@ async def test_a_defect_is_a_page_that_tells_nothing_of_it_with_the_same_headers
         (_no_page, "/static/console.css?v=0a1b", "no-store"),
     ],
 )
-async def test_nothing_is_kept_by_browsers_but_files_that_say_so_themselves(app: ASGIApp, path: str, told: str) -> None:
-    assert (await _get(app, path)).headers.get_list("cache-control") == [told]
+async def test_only_responses_that_say_so_are_cached_by_browsers(app: ASGIApp, path: str, expected: str) -> None:
+    assert (await _get(app, path)).headers.get_list("cache-control") == [expected]

@@ -1,4 +1,4 @@
-"""Where a form comes from, and under which addresses the console is reached, behind proxies of all kinds."""
+"""The origin of a form, and the console's public address, behind all kinds of proxies."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.common.errors import PermissionDenied
-from services.gateway.console.forms import check_site
-from services.gateway.console.origins import Origin, console_origins, parse_origin
+from services.gateway.console.security.forms import check_site
+from services.gateway.console.security.origins import Origin, console_origins, parse_origin
 from services.gateway.http.forwarded import ForwardedHeaders
 
 _PUBLIC = "https://console.example.com"
@@ -21,7 +21,7 @@ _FORWARDED = {"x-forwarded-host": "console.example.com", "x-forwarded-proto": "h
 async def _asked(
     headers: dict[str, str], *, public: str = "", trusted: bool = True, url: str = "http://127.0.0.1:8080"
 ) -> dict[str, Any]:
-    """Send a form and return whether it is taken, why not, and what the console thinks of its own address."""
+    """Send a form; return whether it is accepted, why not, and the console's own address as it sees it."""
 
     async def answer(request: Request) -> Response:
         own = console_origins(request, parse_origin(public))
@@ -30,15 +30,15 @@ async def _asked(
             refusal = ""
         except PermissionDenied as exc:
             refusal = exc.message
-        told = {"refusal": refusal, "current": str(own.current), "for_readers": str(own.for_readers)}
-        return JSONResponse(told)
+        expected = {"refusal": refusal, "current": str(own.current), "for_readers": str(own.for_readers)}
+        return JSONResponse(expected)
 
     app = Starlette(routes=[Route("/", answer, methods=["POST"])])
     proxies = ForwardedHeaders(app, trusted_hosts=["10.1.2.3"] if trusted else [])
     transport = httpx.ASGITransport(proxies, client=("10.1.2.3", 1234))
     async with httpx.AsyncClient(transport=transport, base_url=url) as client:
-        told: dict[str, Any] = (await client.post("/", headers=headers)).json()
-        return told
+        expected: dict[str, Any] = (await client.post("/", headers=headers)).json()
+        return expected
 
 
 @pytest.mark.parametrize(
@@ -55,40 +55,40 @@ async def _asked(
         *((text, None) for text in ("http://" + "a" * 300, "http://ä\x00", "http://a<b>")),
     ],
 )
-def test_an_origin_is_compared_in_one_form_and_what_is_none_is_no_error(text: str, origin: Origin | None) -> None:
+def test_an_origin_is_normalised_and_an_invalid_one_is_no_error(text: str, origin: Origin | None) -> None:
     assert parse_origin(text) == origin
 
 
 @pytest.mark.parametrize(
     ("origin", "headers", "settings"),
     [
-        # Nothing in between.
+        # No proxy.
         ("http://127.0.0.1:8080", {}, {}),
         ("http://localhost:8080", {"host": "localhost:8080"}, {}),
         ("http://gateway.example", {"host": "GATEWAY.example"}, {}),
         ("https://gateway.example", {"host": "gateway.example:443"}, {"trusted": False}),
-        # nginx' default: Host is rewritten, and nothing is said.
+        # nginx' default: it rewrites Host and adds no headers.
         (_PUBLIC, {}, {"public": _PUBLIC, "trusted": False}),
         (_PUBLIC, {}, {"public": f"{_PUBLIC}:443/", "trusted": True}),
         (_PUBLIC, {"x-forwarded-proto": "https"}, {"public": "https://CONSOLE.example.com"}),
-        # A proxy that keeps Host, and says nothing of HTTPS.
+        # A proxy that keeps Host but does not forward the scheme.
         (_PUBLIC, {"host": "console.example.com"}, {"trusted": False}),
-        # Proxies that say all of it, and several in a row.
+        # Proxies that forward all of it, and several in a row.
         (_PUBLIC, _FORWARDED, {}),
         (_PUBLIC, {**_FORWARDED, "x-forwarded-proto": "https, http"}, {}),
         (_PUBLIC, {**_FORWARDED, "x-forwarded-host": "Console.Example.com:443, inner"}, {}),
         (f"{_PUBLIC}:8443", {**_FORWARDED, "x-forwarded-host": "console.example.com:8443"}, {}),
     ],
 )
-async def test_a_form_of_our_own_page_is_taken_behind_any_ordinary_proxy(
+async def test_a_form_of_the_consoles_own_page_is_accepted_behind_any_ordinary_proxy(
     origin: str, headers: dict[str, str], settings: dict[str, Any]
 ) -> None:
-    told = await _asked({"origin": origin, "sec-fetch-site": "same-origin", **headers}, **settings)
-    assert told["refusal"] == ""
+    expected = await _asked({"origin": origin, "sec-fetch-site": "same-origin", **headers}, **settings)
+    assert expected["refusal"] == ""
 
 
 @pytest.mark.parametrize(
-    ("headers", "settings", "told"),
+    ("headers", "settings", "expected"),
     [
         (
             {"origin": "https://evil.example"},
@@ -114,11 +114,11 @@ async def test_a_form_of_our_own_page_is_taken_behind_any_ordinary_proxy(
         ({"host": "[::1", "origin": "http://[::1]"}, {}, "but the address of this console is an unknown address"),
     ],
 )
-async def test_a_form_of_another_site_is_refused_and_the_refusal_says_what_differs(
-    headers: dict[str, str], settings: dict[str, Any], told: str
+async def test_a_form_of_another_site_is_refused_and_the_refusal_names_the_difference(
+    headers: dict[str, str], settings: dict[str, Any], expected: str
 ) -> None:
     refusal = (await _asked(headers, **settings))["refusal"]
-    assert told in refusal
+    assert expected in refusal
     assert "reload the page" in refusal
 
 
@@ -140,8 +140,8 @@ async def test_a_form_of_another_site_is_refused_and_the_refusal_says_what_diffe
         (_FORWARDED, {"trusted": False}, "http://127.0.0.1:8080", "http://127.0.0.1:8080"),
     ],
 )
-async def test_the_console_knows_the_address_that_its_readers_see(
+async def test_the_console_determines_its_public_address(
     headers: dict[str, str], settings: dict[str, Any], current: str, for_readers: str
 ) -> None:
-    told = await _asked(headers, **settings)
-    assert (told["current"], told["for_readers"]) == (current, for_readers)
+    expected = await _asked(headers, **settings)
+    assert (expected["current"], expected["for_readers"]) == (current, for_readers)

@@ -1,4 +1,4 @@
-"""One request to the console: where it may lead, whose it is, and the cookies that go back."""
+"""One request to the console: its redirect targets, its owner, and the cookies it sets."""
 
 import pytest
 from starlette.requests import Request
@@ -34,7 +34,7 @@ def _set(one: RequestContext) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["/keys", "/usage?key=key_1&from=2026-11-01", "/keys?name=" + "%C3%A9" * 300])
-def test_a_path_of_this_site_is_followed_with_its_query(path: str) -> None:
+def test_a_redirect_to_a_path_of_this_site_keeps_its_query(path: str) -> None:
     assert local_path(path) == path
 
 
@@ -52,11 +52,11 @@ def test_a_path_of_this_site_is_followed_with_its_query(path: str) -> None:
         "/" + "a" * 2_001,
     ],
 )
-def test_anything_that_a_browser_could_read_as_another_site_is_not(path: str) -> None:
+def test_a_redirect_that_a_browser_could_read_as_another_site_is_refused(path: str) -> None:
     assert local_path(path) == "/keys"
 
 
-def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
+def test_a_form_token_is_bound_to_the_session_or_to_the_browser_without_one() -> None:
     one = context(cookie="__Host-stack_session=token; __Host-stack_visitor=bytes")
     before_log_in = one.csrf_token
     one.check_any_token(before_log_in)
@@ -67,19 +67,19 @@ def test_a_form_belongs_to_the_session_and_without_one_to_the_browser() -> None:
     with pytest.raises(PermissionDenied, match="logged in or out since"):
         one.check_token(before_log_in)
     one.session_scope = None
-    one.check_token(in_session)  # The session has ended since, and the page is ours all the same.
+    one.check_token(in_session)  # The session has ended since, but the page is still the console's.
     one.check_token(before_log_in)
 
 
 @pytest.mark.parametrize("shown", ["", "0" * 64, "é"])
-def test_a_form_of_no_cookie_of_this_browser_is_refused_before_auth_is_asked(shown: str) -> None:
+def test_a_form_without_this_browsers_cookie_is_refused_before_auth_is_called(shown: str) -> None:
     one = context(cookie="__Host-stack_session=token")
     with pytest.raises(PermissionDenied):
         one.check_any_token(shown)
 
 
-def test_the_visitors_cookie_is_renewed_with_every_answer() -> None:
-    """It once lapsed after a day, and a page that was still open was "opened too long ago"."""
+def test_the_browser_cookie_is_renewed_with_every_response() -> None:
+    """It used to lapse after a day, and a page that was still open was "opened too long ago"."""
     cookies = _set(context(cookie="__Host-stack_visitor=bytes"))
     assert cookies["__Host-stack_visitor"].startswith("bytes; ")
     assert "Max-Age=2592000" in cookies["__Host-stack_visitor"]
@@ -99,7 +99,7 @@ def test_the_visitors_cookie_is_renewed_with_every_answer() -> None:
         ("http", "localhost", {"stack_session", "stack_visitor", "stack_device"}),
     ],
 )
-def test_cookies_of_two_stacks_on_one_host_have_different_names_and_over_https_are_this_hosts_alone(
+def test_cookies_of_two_stacks_on_one_host_have_different_names_and_use_the_host_prefix_over_https(
     scheme: str, host: str, names: set[str]
 ) -> None:
     one = context(scheme=scheme, host=host)
@@ -114,7 +114,7 @@ def test_cookies_of_two_stacks_on_one_host_have_different_names_and_over_https_a
         assert not any(part.startswith("domain") for part in parts)
 
 
-def test_the_device_stays_when_the_session_is_taken_back() -> None:
+def test_the_device_cookie_survives_a_log_out() -> None:
     one = context(cookie="__Host-stack_session=token; __Host-stack_device=device")
     one.clear_session()
     cookies = _set(one)

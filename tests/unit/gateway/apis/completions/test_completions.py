@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types import Completion
 
-from services.common.errors import InvalidRequest, TooLarge, Unavailable
+from services.common.errors import ErrorDetails, InvalidRequest, TooLarge, Unavailable
 from services.gateway.apis import completions
 from services.gateway.apis.surface import Context, ModelFacts, Renderer, SurfaceRequest
 from services.gateway.http.errors import http_error
@@ -106,7 +106,7 @@ def test_a_suffix_asks_for_the_text_between() -> None:
 def test_refusals_name_the_parameter(members: JSONObject, param: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         _parse(**members)
-    assert raised.value.metadata == {"param": param, "code": code}
+    assert raised.value.details == ErrorDetails(param=param, code=code)
 
 
 _COUNTS = usage(3, 2, cached=1, reasoning=1)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.common.errors import InvalidRequest, Throttled, TooLarge, Unavailable
+from services.common.errors import ErrorDetails, InvalidRequest, Throttled, TooLarge, Unavailable
 from services.gateway.apis import responses
 from services.gateway.http.errors import http_error
 from services.gateway.requests.types import LimitReached, RateLimit
@@ -35,15 +35,15 @@ def test_a_limit_in_use_can_be_retried() -> None:
     assert error.headers["retry-after"] == "1"
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [("1", True), ("60", True), ("61", False), ("86400", False)])
-def test_clients_wait_for_a_minute_at_most(seconds: str, kept: bool) -> None:
+@pytest.mark.parametrize(("seconds", "kept"), [(1, True), (60, True), (61, False), (86_400, False)])
+def test_clients_wait_for_a_minute_at_most(seconds: int, kept: bool) -> None:
     for kind in (Throttled, Unavailable):
-        error = http_error(kind("x", metadata={"retry_after_seconds": seconds}), now=0)
+        error = http_error(kind("x", details=ErrorDetails(retry_after_seconds=seconds)), now=0)
         assert ("retry-after" in responses.error(error, request_id="req_1").headers) is kept
 
 
 def test_other_errors_keep_openais_envelope() -> None:
-    http = http_error(InvalidRequest("x", metadata={"param": "input", "code": "context_length_exceeded"}), now=0)
+    http = http_error(InvalidRequest("x", details=ErrorDetails(param="input", code="context_length_exceeded")), now=0)
     error = responses.error(http, request_id="req_1")
     assert (error.status, error.body) == (400, http.body)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest, NotFound, ServiceError
+from services.common.errors import ErrorDetails, InvalidRequest, NotFound, ServiceError
 from services.gateway.apis.translation.reasoning import encode_reasoning
 from services.gateway.requests.types import JSONObject
 from tests.unit.gateway.apis.responses.answers import USER, parse
@@ -115,13 +115,13 @@ def test_text_files_become_text_under_their_names() -> None:
     ],
 )
 def test_parts_that_no_model_reads(part: JSONObject, param: str, code: str) -> None:
-    assert _refusal(_said("user", part)).metadata == {"param": f"input[0].content[0].{param}", "code": code}
+    assert _refusal(_said("user", part)).details == ErrorDetails(param=f"input[0].content[0].{param}", code=code)
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "assistant"])
 def test_images_only_in_user_messages(role: str) -> None:
     refusal = _refusal(_said(role, {"type": "input_image", "image_url": _URL}))
-    assert refusal.metadata == {"param": "input[0].content[0].type", "code": "invalid_value"}
+    assert refusal.details == ErrorDetails(param="input[0].content[0].type", code="invalid_value")
 
 
 def test_items_of_the_assistant_become_one_message() -> None:
@@ -221,7 +221,7 @@ def test_empty_outputs(output: Any) -> None:
 def test_outputs_without_a_call_are_refused() -> None:
     refusal = _refusal(_output("1"), _call("1"))
     assert refusal.message == "No tool call found for function call output with call_id 1."
-    assert refusal.metadata == {"param": "input"}
+    assert refusal.details == ErrorDetails(param="input")
     assert len(_messages(USER, _call("1"))) == 2
 
 
@@ -245,7 +245,7 @@ def test_references_to_stored_items_have_openais_words(reference: JSONObject) ->
         "Item with id 'msg_x' not found. Items are not persisted when `store` is set to false. Try again with `store` "
         "set to true, or remove this item from your input."
     )
-    assert refusal.metadata == {"param": "input"}
+    assert refusal.details == ErrorDetails(param="input")
 
 
 def test_references_to_reasoning_are_skipped() -> None:
@@ -286,7 +286,7 @@ def test_receipts_of_other_providers_are_skipped(kind: str) -> None:
     ],
 )
 def test_items_that_mean_nothing_here(kind: str) -> None:
-    assert _refusal(USER, {"type": kind}).metadata == {"param": "input[1].type", "code": "invalid_value"}
+    assert _refusal(USER, {"type": kind}).details == ErrorDetails(param="input[1].type", code="invalid_value")
 
 
 @pytest.mark.parametrize(
@@ -316,4 +316,4 @@ def test_items_that_mean_nothing_here(kind: str) -> None:
 def test_malformed_items(item: Any, param: str, code: str) -> None:
     refusal = _refusal(item)
     assert isinstance(refusal, InvalidRequest)
-    assert refusal.metadata == {"param": param, "code": code}
+    assert refusal.details == ErrorDetails(param=param, code=code)

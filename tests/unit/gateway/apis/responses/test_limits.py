@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis import responses
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.surface import Context
@@ -41,7 +41,7 @@ def _nested(levels: int) -> Any:
 def test_what_is_over_a_limit_is_refused_by_its_name(members: Any, param: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         responses.parse(json.dumps(members).encode(), Context())
-    assert raised.value.metadata == {"param": param, "code": code}
+    assert raised.value.details == ErrorDetails(param=param, code=code)
 
 
 def test_limits_are_those_of_the_context() -> None:

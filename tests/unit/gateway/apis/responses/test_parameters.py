@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis import responses
 from services.gateway.apis.responses.parameters import PARAMETERS
 from services.gateway.apis.surface import Context, ModelFacts
@@ -116,7 +116,7 @@ def test_null_counts_as_absent() -> None:
     ],
 )
 def test_refusals_name_the_parameter(members: JSONObject, param: str, code: str) -> None:
-    assert _refusal(**members).metadata == {"param": param, "code": code}
+    assert _refusal(**members).details == ErrorDetails(param=param, code=code)
 
 
 def test_an_unknown_previous_response_has_openais_words() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import DeadlineExceeded, InvalidRequest, Throttled, Unavailable
+from services.common.errors import DeadlineExceeded, ErrorDetails, InvalidRequest, Throttled, Unavailable
 from services.gateway.apis.translation.reasoning import ReasoningDecoder
 from services.gateway.http.errors import HTTPError, http_error
 from services.gateway.requests.types import JSONObject
@@ -238,7 +238,7 @@ def test_failed_streams_keep_whole_items() -> None:
         (http_error(Throttled("x"), now=0), "rate_limit_exceeded"),
         (http_error(InvalidRequest("x"), now=0), "invalid_prompt"),
         (
-            http_error(InvalidRequest("x", metadata={"code": "context_length_exceeded"}), now=0),
+            http_error(InvalidRequest("x", details=ErrorDetails(code="context_length_exceeded")), now=0),
             "context_length_exceeded",
         ),
         (HTTPError(401, "x", "authentication_error", code="invalid_api_key"), "invalid_api_key"),

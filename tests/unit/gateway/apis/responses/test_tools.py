@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidRequest
+from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.requests.types import JSONObject
 from tests.unit.gateway.apis.responses.answers import begun, call, completion, parse
 
@@ -68,7 +68,7 @@ def test_hosted_tools_are_left_out(kind: str) -> None:
     assert _functions(hosted, _F) == _functions(_F)
     assert "tools" not in _chat(hosted, tool_choice="auto", parallel_tool_calls=True)
     refusal = _refusal(hosted, tool_choice={"type": kind})
-    assert refusal.metadata == {"param": "tool_choice.type", "code": "unsupported_parameter"}
+    assert refusal.details == ErrorDetails(param="tool_choice.type", code="unsupported_parameter")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_hosted_tools_are_left_out(kind: str) -> None:
     ["local_shell", "shell", "apply_patch", "computer_use_preview", "tool_search", "programmatic_tool_calling", "x"],
 )
 def test_tools_that_nothing_runs_are_refused(kind: str) -> None:
-    assert _refusal({"type": kind}).metadata == {"param": "tools[0].type", "code": "unsupported_parameter"}
+    assert _refusal({"type": kind}).details == ErrorDetails(param="tools[0].type", code="unsupported_parameter")
 
 
 def test_additional_tools_are_appended() -> None:
@@ -158,7 +158,7 @@ def test_only_allowed_tools_are_sent() -> None:
     ],
 )
 def test_refusals(tools: list[JSONObject], choice: Any, param: str, code: str) -> None:
-    assert _refusal(*tools, tool_choice=choice).metadata == {"param": param, "code": code}
+    assert _refusal(*tools, tool_choice=choice).details == ErrorDetails(param=param, code=code)
 
 
 def test_calls_go_back_to_the_clients_tools() -> None:

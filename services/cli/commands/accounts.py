@@ -1,0 +1,135 @@
+"""`stackctl accounts`: manage accounts, password resets and invitations."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from google.protobuf.message import Message
+from grpc import aio
+
+from services.cli import client, output
+from services.cli.client import Backends
+from services.cli.usage_errors import Id
+from services.common.ids import Kind
+from stack.auth.v1 import accounts_pb2
+from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+
+@click.group()
+def accounts() -> None:
+    """Manage accounts. ACCOUNT is an e-mail address or an id."""
+
+
+@accounts.command()
+@click.option("--email", required=True, help="E-mail address of the new account.")
+@click.option("--plan", default="free", show_default=True, help="Plan of the new account.")
+@output.as_json_option
+@click.pass_obj
+def create(backends: Backends, email: str, *, plan: str, as_json: bool) -> None:
+    """Create an account without a password. Use `reset-password` to let its owner choose one."""
+    request = accounts_pb2.CreateAccountRequest(email=email, plan=plan)
+    _show(_call(backends, lambda stub: stub.CreateAccount, request).account, as_json=as_json)
+
+
+@accounts.command("list")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000), default=100, show_default=True, help="Maximum number of accounts."
+)
+@click.option("--after", type=Id(Kind.ACCOUNT), default="", help="Continue after this account's id.")
+@output.as_json_option
+@click.pass_obj
+def list_accounts(backends: Backends, *, limit: int, after: str, as_json: bool) -> None:
+    """List accounts, oldest first, including deleted ones."""
+    request = accounts_pb2.ListAccountsRequest(page_size=limit, after=after)
+    found = [_fields(account) for account in _call(backends, lambda stub: stub.ListAccounts, request).accounts]
+    if as_json:
+        output.show_json({"accounts": found})
+        return
+    columns = ("id", "email", "plan", "created_at", "deleted_at")
+    output.show_table(columns, [[item.get(name) or "" for name in columns] for item in found])
+
+
+@accounts.command()
+@click.argument("account")
+@output.as_json_option
+@click.pass_obj
+def show(backends: Backends, account: str, *, as_json: bool) -> None:
+    """Show one account."""
+    request = accounts_pb2.GetAccountRequest(account=account)
+    _show(_call(backends, lambda stub: stub.GetAccount, request).account, as_json=as_json)
+
+
+@accounts.command("set-plan")
+@click.argument("account")
+@click.argument("plan")
+@output.as_json_option
+@click.pass_obj
+def set_plan(backends: Backends, account: str, plan: str, *, as_json: bool) -> None:
+    """Move an account to another plan. The plan's limit applies to its keys immediately."""
+    request = accounts_pb2.SetAccountPlanRequest(account=account, plan=plan)
+    _show(_call(backends, lambda stub: stub.SetAccountPlan, request).account, as_json=as_json)
+
+
+@accounts.command()
+@click.argument("account")
+@click.confirmation_option(prompt="This revokes all keys of the account and erases its personal data. Continue?")
+@output.as_json_option
+@click.pass_obj
+def delete(backends: Backends, account: str, *, as_json: bool) -> None:
+    """Delete an account: revoke its keys, end its sessions, and keep its usage without personal data."""
+    request = accounts_pb2.DeleteAccountRequest(account=account)
+    _show(_call(backends, lambda stub: stub.DeleteAccount, request).account, as_json=as_json)
+
+
+@accounts.command("reset-password")
+@click.argument("account")
+@output.as_json_option
+@click.pass_obj
+def reset_password(backends: Backends, account: str, *, as_json: bool) -> None:
+    """Print a link that lets the owner choose a password. Share it over a private channel."""
+    request = accounts_pb2.CreatePasswordResetRequest(account=account)
+    _show_link(_call(backends, lambda stub: stub.CreatePasswordReset, request), as_json=as_json)
+
+
+@accounts.command()
+@click.option("--plan", default="free", show_default=True, help="Plan of the account created with the invitation.")
+@output.as_json_option
+@click.pass_obj
+def invite(backends: Backends, *, plan: str, as_json: bool) -> None:
+    """Print an invitation link for one sign-up. Required to sign up if AUTH_SIGN_UP is `invite`."""
+    request = accounts_pb2.CreateInviteRequest(plan=plan)
+    _show_link(_call(backends, lambda stub: stub.CreateInvite, request), as_json=as_json)
+
+
+def _call(
+    backends: Backends,
+    method: "Callable[[AccountServiceStub], aio.UnaryUnaryMultiCallable[Request, Response]]",
+    request: Request,
+) -> Response:
+    return client.call(backends.auth(), lambda channel: method(AccountServiceStub(channel)), request)
+
+
+def _show(account: accounts_pb2.Account, *, as_json: bool) -> None:
+    fields = _fields(account)
+    output.show_json(fields) if as_json else output.show_fields(fields)
+
+
+def _show_link(
+    link: accounts_pb2.CreatePasswordResetResponse | accounts_pb2.CreateInviteResponse, *, as_json: bool
+) -> None:
+    fields = {"url": link.url, "token": link.token, "expires_at": output.moment(link, "expires_at")}
+    output.show_json(fields) if as_json else output.show_fields(fields)
+
+
+def _fields(account: accounts_pb2.Account) -> dict[str, Any]:
+    fields = {
+        "id": account.id,
+        "email": account.email,
+        "plan": account.plan,
+        "created_at": output.moment(account, "created_at"),
+    }
+    later = {name: output.moment(account, name) for name in ("email_verified_at", "deleted_at")}
+    return fields | {name: moment for name, moment in later.items() if moment}

@@ -1,0 +1,189 @@
+"""`stackctl keys`: create, list, limit, rotate and revoke API keys."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+
+from services.cli import client, output
+from services.cli.client import Backends
+from services.cli.durations import Duration, Expiry
+from services.cli.key_uses import key_uses
+from services.cli.usage_errors import Id
+from services.common.ids import Kind
+from stack.auth.v1 import keys_pb2
+from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
+
+_SAVE_NOTICE = "\nSave the key now. It cannot be shown again."
+_USES = ("used_today", "last_used_at")
+_PAGE_SIZE = 1_000
+_DAILY_LIMIT = click.IntRange(0, 10**9)
+
+
+@click.group()
+def keys() -> None:
+    """Manage API keys."""
+
+
+@keys.command()
+@click.option("--email", required=True, help="E-mail address of the owning account.")
+@click.option("--name", required=True, help="Name of the key, 1 to 100 characters.")
+@click.option("--daily-limit", type=_DAILY_LIMIT, help="Requests per UTC day. Defaults to the plan's limit.")
+@click.option("--expires", type=Expiry(), help="Expiry: a date such as 2027-01-31, or a duration such as 30d.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Model that the key may use, or a pattern with `*`. Can be repeated. Defaults to all models.",
+)
+@output.as_json_option
+@click.pass_obj
+def create(
+    backends: Backends,
+    email: str,
+    *,
+    name: str,
+    daily_limit: int | None,
+    expires: datetime | None,
+    models: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Create a key. Its secret is shown only once."""
+    request = keys_pb2.CreateKeyRequest(
+        email=email, name=name, daily_limit=daily_limit, expires_at=output.timestamp(expires), models=models
+    )
+    created = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).CreateKey, request)
+    fields = {
+        "id": created.key.id,
+        "key": created.secret,
+        "name": created.key.name,
+        "daily_limit": created.key.daily_limit,
+    }
+    with output.secret_of(created.key.id):
+        if as_json:
+            output.show_json(fields)
+            return
+        output.show_fields(fields)
+        output.say(_SAVE_NOTICE)
+
+
+@keys.command()
+@click.argument("key_id", type=Id(Kind.KEY))
+@click.option("--grace", type=Duration(), default="24h", show_default=True, help="How long the old key keeps working.")
+@output.as_json_option
+@click.pass_obj
+def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) -> None:
+    """Replace a key with a new one that has the same attributes. The new secret is shown only once."""
+    request = keys_pb2.RotateKeyRequest(key_id=key_id, grace_seconds=int(grace.total_seconds()))
+    rotated = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).RotateKey, request)
+    fields = {
+        "id": rotated.key.id,
+        "key": rotated.secret,
+        "name": rotated.key.name,
+        "replaces": rotated.replaced.id,
+        "replaced_until": output.moment(rotated.replaced, "expires_at"),
+    }
+    with output.secret_of(rotated.key.id):
+        if as_json:
+            output.show_json(fields)
+            return
+        output.show_fields(fields)
+        output.say(_SAVE_NOTICE)
+
+
+@keys.command("list")
+@click.option("--email", required=True, help="E-mail address or id of the account.")
+@click.option(
+    "--usage", "with_usage", is_flag=True, help="Show today's requests and the last use, from quota and inference."
+)
+@output.as_json_option
+@click.pass_obj
+def list_keys(backends: Backends, email: str, *, with_usage: bool, as_json: bool) -> None:
+    """List an account's keys, oldest first, including revoked ones."""
+    listed = _list_all(backends, email)
+    found = [_fields(key) for key in listed]
+    if with_usage and found:
+        found = [item | used for item, used in zip(found, key_uses(backends, listed), strict=True)]
+    if as_json:
+        output.show_json({"keys": found})
+        return
+    columns = ("id", "name", "prefix", "daily_limit", "created_at", *(_USES if with_usage else ()), "state")
+    rows = [[_cell(item, name) for name in columns[:-1]] + [_state(item)] for item in found]
+    output.show_table(columns, rows)
+
+
+@keys.command()
+@click.argument("key_id", type=Id(Kind.KEY))
+@output.as_json_option
+@click.pass_obj
+def revoke(backends: Backends, key_id: str, *, as_json: bool) -> None:
+    """Revoke a key permanently. Revoking a revoked key has no effect."""
+    request = keys_pb2.RevokeKeyRequest(key_id=key_id)
+    answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).RevokeKey, request)
+    _show(answer.key, as_json=as_json)
+
+
+@keys.command("set-limit")
+@click.argument("key_id", type=Id(Kind.KEY))
+@click.argument("daily_limit", type=_DAILY_LIMIT, required=False)
+@click.option("--plan", "to_plan", is_flag=True, help="Use the plan's limit.")
+@output.as_json_option
+@click.pass_obj
+def set_limit(backends: Backends, key_id: str, *, daily_limit: int | None, to_plan: bool, as_json: bool) -> None:
+    """Set a key's own limit to DAILY_LIMIT requests per UTC day; 0 allows none. With --plan, use its plan's limit."""
+    if to_plan == (daily_limit is not None):
+        raise click.UsageError("Give either DAILY_LIMIT or --plan.")
+    request = keys_pb2.SetKeyLimitRequest(key_id=key_id, daily_limit=daily_limit)
+    answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).SetKeyLimit, request)
+    _show(answer.key, as_json=as_json)
+
+
+def get(backends: Backends, key_id: str) -> keys_pb2.Key:
+    """Return a key."""
+    request = keys_pb2.GetKeyRequest(key_id=key_id)
+    return client.call(backends.auth(), lambda channel: KeyServiceStub(channel).GetKey, request).key
+
+
+def _list_all(backends: Backends, email: str) -> list[keys_pb2.Key]:
+    """Return all keys of an account, read in pages."""
+    listed: list[keys_pb2.Key] = []
+    while True:
+        after = listed[-1].id if listed else ""
+        request = keys_pb2.ListKeysRequest(email=email, page_size=_PAGE_SIZE, after=after)
+        page = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).ListKeys, request).keys
+        listed += page
+        if len(page) < _PAGE_SIZE:
+            return listed
+
+
+def _show(key: keys_pb2.Key, *, as_json: bool) -> None:
+    fields = _fields(key)
+    if as_json:
+        output.show_json(fields)
+        return
+    output.show_fields({name: value for name, value in fields.items() if value not in (None, [])})
+
+
+def _fields(key: keys_pb2.Key) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "account_id": key.account_id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "daily_limit": key.daily_limit,
+        "created_at": output.moment(key, "created_at"),
+        "revoked_at": output.moment(key, "revoked_at"),
+        "expires_at": output.moment(key, "expires_at"),
+        "models": list(key.models),
+        "replaced_by": key.replaced_by or None,
+    }
+
+
+def _cell(fields: dict[str, Any], name: str) -> Any:
+    return fields[name] if fields.get(name) is not None else "never"
+
+
+def _state(fields: dict[str, Any]) -> str:
+    if fields["revoked_at"]:
+        return f"revoked {fields['revoked_at']}"
+    return f"expires {fields['expires_at']}" if fields["expires_at"] else "active"

@@ -1,0 +1,83 @@
+"""`stackctl usage`: show the usage of a key, today's from quota and by day from inference's ledger."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import click
+
+from services.cli import client, output
+from services.cli.client import Backends
+from services.cli.commands import keys
+from services.cli.failures import Failure
+from services.cli.usage_errors import Id
+from services.common.ids import Kind
+from stack.auth.v1 import keys_pb2
+from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+_COLUMNS = (
+    "day",
+    "model",
+    "charged_requests",
+    "released_requests",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+)
+
+
+@click.command()
+@click.argument("key_id", type=Id(Kind.KEY))
+@click.option(
+    "--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="Number of UTC days, including today."
+)
+@output.as_json_option
+@click.pass_obj
+def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
+    """Show a key's requests today, and its requests and tokens by day and model."""
+    key = keys.get(backends, key_id)
+    status = _status(backends, key_id)
+    # Quota's clock decides which day it is.
+    first_day = (date.fromisoformat(status.day) - timedelta(days=days - 1)).isoformat()
+    today, rows = _today(key, status), _days(backends, key_id, first_day=first_day, last_day=status.day)
+    if as_json:
+        output.show_json({"key_id": key_id, "today": today, "days": rows})
+        return
+    output.show_fields({"key_id": key_id, **today})
+    output.say()
+    output.show_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
+
+
+def _status(backends: Backends, key_id: str) -> quota_pb2.DayStatus:
+    statuses = client.call(
+        backends.quota(),
+        lambda channel: quota_pb2_grpc.QuotaServiceStub(channel).GetStatus,
+        quota_pb2.GetStatusRequest(key_ids=[key_id]),
+    ).statuses
+    if not statuses or not statuses[0].day:
+        raise Failure("The quota service cannot read today's counter. Try again.")
+    return statuses[0]
+
+
+def _today(key: keys_pb2.Key, status: quota_pb2.DayStatus) -> dict[str, Any]:
+    return {
+        "day": status.day,
+        "charged": status.charged,
+        "held": status.held,
+        "limit": key.daily_limit,
+        # A lowered limit can be below the requests already used.
+        "remaining": max(0, key.daily_limit - status.charged - status.held),
+        "reset_at": output.moment(status, "reset_at"),
+    }
+
+
+def _days(backends: Backends, key_id: str, *, first_day: str, last_day: str) -> Sequence[dict[str, Any]]:
+    summaries = client.call(
+        backends.inference(),
+        lambda channel: usage_pb2_grpc.UsageServiceStub(channel).SummarizeUsage,
+        usage_pb2.SummarizeUsageRequest(key_id=key_id, from_day=first_day, to_day=last_day),
+    ).summaries
+    return [{name: getattr(summary, name) for name in _COLUMNS} for summary in summaries]

@@ -1,0 +1,1 @@
+"""Who may send console requests, and how many: origins, cookies, headers, forms, and limits."""

@@ -1,0 +1,344 @@
+"""The contract of the stores of sessions, tokens, rate limits and plans; implementations provide a `world` fixture."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.auth.accounts.model import Account, AccountStore, NewAccount, Proof, open_account
+from services.auth.accounts.plans import Plan, PlanStore
+from services.auth.audit import Actor, AuditLog
+from services.auth.keys.minting import mint
+from services.auth.keys.model import Bounds, KeyId, KeyStore
+from services.auth.keys.pepper import Pepper
+from services.auth.mail.queue import MailQueue, Topic, new_email
+from services.auth.sessions.model import OpenSession, Sessions, SessionStore
+from services.auth.sessions.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
+from services.auth.sessions.rate_limiter import RateLimiter, RateLimitStore, Rule
+from services.common.errors import (
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    Throttled,
+    Unauthenticated,
+)
+from services.common.runtime.clock import SystemClock
+
+PEPPER = Pepper(b"contract")
+BY = Actor("owner", "192.0.2.1")
+EMAIL = "ada@example.com"
+IDLE, TOTAL = 600, 3_600
+
+
+class ManualClock:
+    """A clock controlled by the test."""
+
+    def __init__(self) -> None:
+        self.seconds = datetime(2026, 8, 1, 12, tzinfo=UTC).timestamp()
+
+    def now(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The ports over one empty database; throttles of two replicas."""
+
+    accounts: AccountStore
+    keys: KeyStore
+    sessions: SessionStore
+    tokens: OneTimeTokenStore
+    throttles: tuple[RateLimitStore, RateLimitStore]
+    plans: PlanStore
+    mail: MailQueue
+    audit: AuditLog
+    clock: ManualClock
+
+    @property
+    def at(self) -> datetime:
+        """Return the current time."""
+        return datetime.fromtimestamp(self.clock.seconds, UTC)
+
+    async def account(self, email: str = EMAIL, *, password_hash: str | None = None) -> Account:
+        """Store a new account."""
+        account = open_account(email, now=self.at)
+        await self.accounts.add(NewAccount(account, password_hash), by=BY)
+        return account
+
+    def stay(self) -> Sessions:
+        """Return a session limit of ten minutes without use, and of an hour in total."""
+        return Sessions(self.sessions, pepper=PEPPER, clock=self.clock, idle_seconds=IDLE, total_seconds=TOTAL)
+
+    async def actions(self) -> list[str]:
+        """Return the actions in the audit log, newest first."""
+        return [event.action for event in await self.audit.events(account_id="", before="", limit=1000)]
+
+
+async def _ended(stay: Sessions, opened: OpenSession) -> bool:
+    try:
+        await stay.get(opened.token)
+    except Unauthenticated:
+        return True
+    return False
+
+
+class UserStoreContract:
+    """Contract of `SessionStore`, `OneTimeTokenStore`, `RateLimitStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
+
+    async def test_each_email_is_claimed_by_one_sender_at_a_time(self, world: World) -> None:
+        queued = [new_email(Topic.SIGN_UP, f"ada{n}@example.com", by=BY, clock=world.clock) for n in range(12)]
+        for email in queued:
+            await world.mail.add(email)
+        until = world.at + timedelta(minutes=2)
+        claims = await asyncio.gather(*(world.mail.claim(count=2, now=world.at, until=until) for _ in range(8)))
+        claimed = [email for claim in claims for email in claim]
+        while more := await world.mail.claim(count=2, now=world.at, until=until):  # A sender may skip another's.
+            claimed += more
+        assert sorted(email.id for email in claimed) == sorted(email.id for email in queued)
+        assert {email.tries for email in claimed} == {1}
+        assert not await world.mail.due(world.at)
+
+    async def test_an_email_waits_until_its_next_attempt_and_one_whose_sender_was_killed_is_sent_by_another(
+        self, world: World
+    ) -> None:
+        email = new_email(Topic.PASSWORD_RESET, EMAIL, by=BY, clock=world.clock)
+        await world.mail.add(email)
+        [first] = await world.mail.claim(count=9, now=world.at, until=world.at + timedelta(minutes=2))
+        assert (first.to, first.topic, first.by, first.created_at) == (EMAIL, Topic.PASSWORD_RESET, BY, world.at)
+        world.clock.seconds += 120
+        [second] = await world.mail.claim(count=9, now=world.at, until=world.at + timedelta(minutes=2))
+        assert second.tries == 2
+        await world.mail.put_back(second, next_try_at=world.at + timedelta(seconds=30))
+        assert not await world.mail.due(world.at)
+        world.clock.seconds += 30
+        assert await world.mail.due(world.at)
+        assert await world.mail.waiting() == 1
+        await world.mail.remove(second)
+        assert not await world.mail.due(world.at)
+        assert await world.mail.waiting() == 0
+
+    async def test_a_session_in_use_ends_after_an_hour(self, world: World) -> None:
+        stay = world.stay()
+        opened = await stay.open(Proof((await world.account()).id), by=BY)
+        for _ in range(7):
+            world.clock.seconds += 500
+            assert (await stay.get(opened.token)).id == opened.session.id
+        world.clock.seconds += 100
+
+        assert await _ended(stay, opened), "a session that is always used would never end"
+
+    async def test_a_session_unused_for_ten_minutes_ends(self, world: World) -> None:
+        stay = world.stay()
+        opened = await stay.open(Proof((await world.account()).id), by=BY)
+        world.clock.seconds += IDLE - 1
+        assert not await _ended(stay, opened)
+        world.clock.seconds += IDLE
+
+        assert await _ended(stay, opened)
+        assert await stay.of_account(opened.session.account.id) == []
+
+    async def test_a_session_ends_when_its_account_is_deleted_and_none_is_opened_after_that(self, world: World) -> None:
+        stay, account = world.stay(), await world.account()
+        before = await stay.open(Proof(account.id), by=BY)
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+
+        assert await _ended(stay, before)
+        with pytest.raises(Unauthenticated):
+            await stay.open(Proof(account.id), by=BY)
+
+    async def test_a_password_replaced_since_its_verification_opens_changes_and_deletes_nothing(
+        self, world: World
+    ) -> None:
+        account = await world.account(password_hash="old")
+        stale = Proof(account.id, password_hash="old")
+        await world.accounts.set_password(stale, "new", by=BY, at=world.at)
+        reported = await world.actions()
+
+        for work in (
+            world.stay().open(stale, by=BY),
+            world.accounts.set_password(stale, "a thief's", by=BY, at=world.at),
+            world.accounts.delete(account.id, by=BY, at=world.at, proof=stale),
+        ):
+            with pytest.raises(PermissionDenied):
+                await work
+
+        kept = await world.accounts.credentials(EMAIL)
+        assert kept is not None
+        assert kept.password_hash == "new"
+        assert await world.actions() == reported
+
+    async def test_a_session_that_ended_since_its_look_up_changes_nothing(self, world: World) -> None:
+        account = await world.account(password_hash="old")
+        opened = await world.stay().open(Proof(account.id), by=BY)
+        made = [mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key for _ in range(3)]
+        await world.keys.add(account.id, made[0], by=BY)
+        await world.stay().log_out(opened.token, by=BY)
+        proof, reported = opened.session.proof, await world.actions()
+
+        for work in (
+            world.accounts.set_password(proof, "new", by=BY, at=world.at),
+            world.accounts.delete(account.id, by=BY, at=world.at, proof=proof),
+            world.keys.add(account.id, made[1], by=BY, proof=proof),
+            world.keys.rotate(made[0].id, made[2], ends_at=world.at, by=BY, proof=proof),
+            world.keys.revoke(made[0].id, by=BY, at=world.at, proof=proof),
+        ):
+            with pytest.raises(Unauthenticated):
+                await work
+
+        assert await world.actions() == reported
+
+    async def test_a_deleted_account_gets_no_token_and_uses_none(self, world: World) -> None:
+        account = await world.account()
+        token, late = (
+            mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock).kept
+            for _ in range(2)
+        )
+        await world.tokens.add(token, by=BY, at=world.at)
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+
+        with pytest.raises(NotFound):
+            await world.tokens.add(late, by=BY, at=world.at)
+        with pytest.raises(InvalidRequest):
+            await world.accounts.reset_password(token.digest, "hash", by=BY, at=world.at)
+
+    async def test_a_one_time_token_is_used_by_one_of_many_concurrent_callers(self, world: World) -> None:
+        account = await world.account()
+        token = mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock)
+        await world.tokens.add(token.kept, by=BY, at=world.at)
+
+        tries = (world.accounts.reset_password(token.kept.digest, f"hash {n}", by=BY, at=world.at) for n in range(8))
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+
+        reset = [one for one in answers if not isinstance(one, InvalidRequest)]
+        assert [one.email for one in reset if isinstance(one, Account)] == [EMAIL]
+        assert len(reset) == 1
+
+    async def test_a_one_time_token_works_for_its_purpose_and_time_only_and_a_new_one_replaces_it(
+        self, world: World
+    ) -> None:
+        account = await world.account()
+        old, new = (
+            mint_token(Purpose.RESET_PASSWORD, account_id=account.id, pepper=PEPPER, clock=world.clock)
+            for _ in range(2)
+        )
+        await world.tokens.add(old.kept, by=BY, at=world.at)
+        await world.tokens.add(new.kept, by=BY, at=world.at)
+        late = new.kept.expires_at
+
+        with pytest.raises(InvalidRequest):
+            await world.accounts.reset_password(old.kept.digest, "hash", by=BY, at=world.at)
+        with pytest.raises(InvalidRequest):
+            await world.accounts.verify_email(new.kept.digest, by=BY, at=world.at)
+        with pytest.raises(InvalidRequest):
+            await world.accounts.reset_password(new.kept.digest, "hash", by=BY, at=late)
+        assert await world.accounts.reset_password(new.kept.digest, "hash", by=BY, at=late - timedelta(seconds=1))
+
+    async def test_attempts_at_two_replicas_are_counted_together_and_none_is_lost(self, world: World) -> None:
+        rule = Rule("tries", tries_max=10, window_seconds=60)
+        replicas = [RateLimiter(store, pepper=PEPPER, clock=world.clock) for store in world.throttles]
+
+        tries = (replicas[number % 2].check(rule, EMAIL, client=f"192.0.2.{number}") for number in range(30))
+        answers = await asyncio.gather(*tries, return_exceptions=True)
+
+        assert sum(answer is None for answer in answers) == 10
+        assert sum(isinstance(answer, Throttled) for answer in answers) == 20
+        await replicas[0].check(rule, "another", client="192.0.2.1")
+        world.clock.seconds += 61
+        await replicas[1].check(rule, EMAIL, client="192.0.2.1")
+
+    async def test_a_clock_that_steps_back_locks_out_no_user_for_longer_than_the_window(self, world: World) -> None:
+        rule = Rule("tries", tries_max=2, window_seconds=900)
+        throttle = RateLimiter(world.throttles[0], pepper=PEPPER, clock=world.clock)
+        for _ in range(2):
+            await throttle.check(rule, EMAIL, client="a")
+
+        world.clock.seconds -= 3 * 86_400
+        for _ in range(2):
+            await throttle.check(rule, EMAIL, client="a")
+        with pytest.raises(Throttled, match="in 15 minutes"):
+            await throttle.check(rule, EMAIL, client="a")
+
+        world.clock.seconds -= 30  # For example another replica's clock.
+        with pytest.raises(Throttled):
+            await throttle.check(rule, EMAIL, client="a")
+
+    async def test_the_limit_of_keys_is_exact_when_twenty_are_created_at_once(self, world: World) -> None:
+        account = await world.account()
+        bounds = Bounds(active_max=5, new_per_day_max=10)
+
+        def add(number: int) -> object:
+            minted = mint(f"key {number}", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+            return world.keys.add(account.id, minted.key, by=BY, bounds=bounds)
+
+        answers = await asyncio.gather(*(add(number) for number in range(20)), return_exceptions=True)  # type: ignore[call-overload]
+
+        assert sum(isinstance(answer, FailedPrecondition) for answer in answers) == 15
+        assert len(await world.keys.of_account(account.id)) == 5
+
+    async def test_rotating_with_a_grace_gives_at_most_twice_as_many_working_keys(self, world: World) -> None:
+        """Each has its own daily limit, so repeated rotation must not add them up."""
+        account, bounds = await world.account(), Bounds(active_max=2, new_per_day_max=100)
+
+        async def rotate(key_id: KeyId) -> KeyId:
+            new = mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key
+            ends_at = world.at + timedelta(days=7)
+            await world.keys.rotate(key_id, new, ends_at=ends_at, by=BY, bounds=bounds)
+            return new.id
+
+        one, other = (mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key for _ in range(2))
+        for key in (one, other):
+            await world.keys.add(account.id, key, by=BY, bounds=bounds)
+        newest = await rotate(await rotate(one.id))
+        with pytest.raises(FailedPrecondition, match="This account has 4 active keys"):
+            await rotate(newest)
+        assert (await world.keys.get(newest)).replaced_by is None, "a refused rotation left something behind"
+
+        await world.keys.revoke(one.id, by=BY, at=world.at)
+        await rotate(newest)
+        world.clock.seconds += 7 * 86_400
+        await rotate(other.id)
+
+    async def test_a_plans_bounds_take_precedence_over_the_settings(self, world: World) -> None:
+        account = await world.account()
+        await world.plans.set(Plan("free", 1000, active_keys_max=1, new_keys_per_day_max=3), by=BY, at=world.at)
+
+        assert await world.keys.bounds_of(account.id, Bounds(5, 10)) == Bounds(1, 3)
+
+    async def test_every_change_is_in_the_audit_log_and_no_failed_one_is(self, world: World) -> None:
+        account = await world.account()
+        minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        await world.keys.add(account.id, minted.key, by=BY)
+        await world.keys.revoke(minted.key.id, by=BY, at=world.at)
+        reported = await world.actions()
+        assert reported == ["key.revoked", "key.created", "account.created"]
+
+        again = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        with pytest.raises(FailedPrecondition):
+            await world.keys.add(account.id, again.key, by=BY, bounds=Bounds(0, 0))
+        with pytest.raises(NotFound):
+            await world.accounts.set_plan(account.id, "no-such-plan", by=BY, at=world.at)
+        await world.keys.revoke(minted.key.id, by=BY, at=world.at)
+
+        assert await world.actions() == reported, "the log contains changes that were never made"
+
+    async def test_a_deleted_user_is_named_nowhere_and_the_keys_stay_revoked(self, world: World) -> None:
+        account = await world.account()
+        minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        await world.keys.add(account.id, minted.key, by=BY)
+
+        await world.accounts.delete(account.id, by=BY, at=world.at)
+
+        events = await world.audit.events(account_id=account.id, before="", limit=100)
+        assert events[0].action == "account.deleted"
+        assert EMAIL not in str(events)
+        found = (await world.keys.find(minted.key.digest)).key
+        assert found is not None
+        assert found.revoked_at is not None
+        assert (await world.account()).id != account.id
