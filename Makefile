@@ -13,9 +13,9 @@ BASE ?= python:3.13-slim
 CLIENT_SETS := openai2 current groq0
 # The benchmarks' mock of Groq and load generator, which are native programs.
 BENCH_PACKAGES := nginx-light libnginx-mod-http-lua nghttp2-client
-# Three workers, since tests wait half of their time. Byte code is always cached, because the suite starts hundreds of
+# Four workers, since tests wait for a third of their time. Byte code is always cached, because the suite starts hundreds of
 # processes.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadgroup
 PROTOS := $(shell find protos -name '*.proto' | sort)
 
 ##@ Use

@@ -29,11 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _of_the_module(item: pytest.Function) -> str:
-    """Return the module and its fixtures that a test shares, with their parameters; empty when it shares none."""
+    """Return the module whose fixtures a test shares, with their parameters; empty if it shares none."""
     values = item.callspec.params if hasattr(item, "callspec") else {}
     names = [name for name, found in item._fixtureinfo.name2fixturedefs.items() if found[-1].scope == "module"]
-    reported = [f"{name}={values[name]}" if name in values else name for name in sorted(names)]
-    return " ".join([item.module.__name__, *reported]) if reported else ""
+    parameters = [f"{name}={values[name]}" for name in sorted(names) if name in values]
+    return " ".join([item.module.__name__, *parameters]) if names else ""
 
 
 def _heavy(item: pytest.Function) -> str:

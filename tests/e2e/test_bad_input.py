@@ -125,7 +125,7 @@ async def test_a_body_over_the_limit_gets_413(stack: Stack, http: httpx.AsyncCli
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere", "/api/v1", "/api/v1/chats", "/v1/responses", "/v1/embeddings", "/api/v2/chat"]
+    "path", ["/nowhere", "/api/v1", "/api/v1/chats", "/v1/response", "/v1/audio/speech", "/api/v2/chat"]
 )
 async def test_an_unknown_path_gets_404(http: httpx.AsyncClient, key: Key, path: str) -> None:
     error = _assert_envelope(await http.post(path, headers=key.headers, json={}), 404, "invalid_request_error")
