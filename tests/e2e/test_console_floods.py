@@ -20,13 +20,14 @@ _CHATS = 100 if _IS_WHOLE else 14
 _REVOCATIONS = 5 if _IS_WHOLE else 1
 
 
-@pytest.fixture(scope="module", params=["one process", pytest.param("four processes", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["one process", "four processes"])
 def flooded_stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Yield a stack of each layout."""
     with running_stack(workers=1 if request.param == "one process" else 0) as running:
         yield running
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", _KINDS if _IS_WHOLE else _KINDS[:1])
 async def test_during_a_console_flood_a_key_is_revoked_within_a_second_and_chats_are_not_slowed(
     flooded_stack: Stack, kind: str

@@ -175,6 +175,7 @@ def test_a_backup_works_on_another_machine(machine: Machine, tmp_path: Path) -> 
     machine.until_used(secret, 2)
 
 
+@pytest.mark.long
 def test_the_pepper_and_the_admin_token_are_rotated_and_keys_still_work(machine: Machine) -> None:
     secret = machine.start()
     idle = _late_key(machine)

@@ -171,6 +171,7 @@ async def test_the_text_arrives_complete_however_the_network_splits_its_bytes(
     assert whole.json()["choices"][0]["message"]["content"] == streamed
 
 
+@pytest.mark.long
 async def test_an_idle_stream_sends_comments_that_every_client_ignores(own_stack: Stack) -> None:
     own_stack.stop("gateway-1")
     own_stack.start("gateway-1", GATEWAY_HEARTBEAT_SECONDS="0.1")

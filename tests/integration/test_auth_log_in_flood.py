@@ -20,7 +20,7 @@ _CLIENTS = 200
 _LOOK_UPS = 100
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgres"])
 def auth(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AuthProcess]:
     settings = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": PEPPER}
     if request.param == "sqlite":

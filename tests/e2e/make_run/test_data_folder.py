@@ -118,6 +118,7 @@ def test_data_of_a_valkey_that_does_not_start_are_not_moved(refused: Callable[..
     assert list((tmp_path / "var").glob("valkey*")) == [tmp_path / "var" / "valkey"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe", *(pytest.param(one, marks=pytest.mark.long) for one in (b"\0" * 40, b""))]
 )
