@@ -11,7 +11,7 @@ from services.common.ids import Kind, new_id
 from services.common.rpc import json_codec
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import ChatCall, JSONObject, RequestContext
-from services.inference.keys.check import KeyState
+from services.inference.key_pool.check import KeyState
 from services.inference.ledger.checks import check_day, check_id
 from services.inference.ledger.writer import LedgerRow, UsageSummary
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2

@@ -33,7 +33,7 @@ from services.gateway.requests.types import (
 )
 from services.inference.catalogue import Catalogue
 from services.inference.chat import ChatCall, Outcome, RequestContext
-from services.inference.keys.check import KeyCheck, KeyState
+from services.inference.key_pool.check import KeyCheck, KeyState
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Completions
 from services.inference.translate import usage_record, usage_summary

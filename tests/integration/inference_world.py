@@ -21,8 +21,8 @@ from services.common.runtime.clock import SystemClock
 from services.inference import translate
 from services.inference.catalogue import Catalogue
 from services.inference.chat import ChatCall, RequestContext
-from services.inference.keys.check import KeyCheck
-from services.inference.keys.pool import KeyPool
+from services.inference.key_pool.check import KeyCheck
+from services.inference.key_pool.pool import KeyPool
 from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger, LedgerRow

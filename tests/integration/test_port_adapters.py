@@ -31,7 +31,7 @@ from services.gateway.requests.ports import Inference
 from services.gateway.requests.types import Chat, Departure, Hold, JSONObject, LimitReached, Principal, RateLimit
 from services.inference.catalogue import Catalogue
 from services.inference.chat import ChatCall, Outcome, RequestContext
-from services.inference.keys.check import KeyCheck
+from services.inference.key_pool.check import KeyCheck
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Answer, Completions
 from services.inference.rpc import InferenceService, UsageService

@@ -32,7 +32,7 @@ from services.inference.chat import (
 from services.inference.groq.encoding import encode
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
 from services.inference.groq.events import EventShaper, shape_completion
-from services.inference.keys.pool import KeyLease
+from services.inference.key_pool.pool import KeyLease
 from services.inference.ledger.writer import Ledger
 from services.inference.requests.record import CallerLeft, RequestRecord
 from services.inference.requests.stream_buffer import StreamBuffer

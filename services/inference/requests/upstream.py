@@ -18,7 +18,7 @@ from services.common.runtime.clock import Clock
 from services.common.telemetry import tracing
 from services.inference.chat import JSONObject
 from services.inference.groq.errors import CallResult, KeyLimited, KeyRefused, ModelRefused, UpstreamError
-from services.inference.keys.pool import ANY_MODEL, KeyLease, KeyPool
+from services.inference.key_pool.pool import ANY_MODEL, KeyLease, KeyPool
 from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.record import RequestRecord
 

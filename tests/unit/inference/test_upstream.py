@@ -16,7 +16,7 @@ from services.inference.groq.errors import (
     UpstreamFailed,
     UpstreamInvalid,
 )
-from services.inference.keys.pool import KeyLease, KeyPool
+from services.inference.key_pool.pool import KeyLease, KeyPool
 from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.record import CallerLeft, RequestRecord
 from services.inference.requests.upstream import ModelLister, Upstream
