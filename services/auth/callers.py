@@ -5,7 +5,8 @@ from urllib.parse import unquote
 
 from services.auth import audit
 from services.auth.audit import Actor
-from services.auth.sessions.model import Session, Sessions
+from services.auth.sessions.manager import SessionManager
+from services.auth.sessions.model import Session
 from services.common.errors import PermissionDenied, Unauthenticated
 from services.common.rpc.types import Context
 
@@ -45,7 +46,7 @@ class AdminToken:
 class SessionAuthenticator:
     """Authenticates users by their session token."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: SessionManager) -> None:
         """Look tokens up in `sessions`."""
         self._sessions = sessions
 

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 
 from services.auth import messages
-from services.auth.keys.model import Denial, KeyVerifier
+from services.auth.keys.model import Denial
+from services.auth.keys.verifier import KeyVerifier
 from services.auth.watch.feed import ChangeFeed, Event
 from services.common.rpc.types import Context
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc

@@ -11,7 +11,8 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import msgspec
 
-from services.auth.keys.model import Denial, Key, KeyVerifier
+from services.auth.keys.model import Denial, Key
+from services.auth.keys.verifier import KeyVerifier
 from services.auth.watch.feed import ChangeFeed, Event
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable

@@ -13,7 +13,8 @@ from services.auth.keys.minting import mint
 from services.auth.keys.model import Bounds, KeyId, KeyStore
 from services.auth.keys.pepper import Pepper
 from services.auth.mail.queue import MailQueue, Topic, new_email
-from services.auth.sessions.model import OpenSession, Sessions, SessionStore
+from services.auth.sessions.manager import SessionManager
+from services.auth.sessions.model import OpenSession, SessionStore
 from services.auth.sessions.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
 from services.auth.sessions.rate_limiter import RateLimiter, RateLimitStore, Rule
 from services.common.errors import (
@@ -72,16 +73,16 @@ class World:
         await self.accounts.add(NewAccount(account, password_hash), by=BY)
         return account
 
-    def stay(self) -> Sessions:
+    def stay(self) -> SessionManager:
         """Return a session limit of ten minutes without use, and of an hour in total."""
-        return Sessions(self.sessions, pepper=PEPPER, clock=self.clock, idle_seconds=IDLE, total_seconds=TOTAL)
+        return SessionManager(self.sessions, pepper=PEPPER, clock=self.clock, idle_seconds=IDLE, total_seconds=TOTAL)
 
     async def actions(self) -> list[str]:
         """Return the actions in the audit log, newest first."""
         return [event.action for event in await self.audit.events(account_id="", before="", limit=1000)]
 
 
-async def _ended(stay: Sessions, opened: OpenSession) -> bool:
+async def _ended(stay: SessionManager, opened: OpenSession) -> bool:
     try:
         await stay.get(opened.token)
     except Unauthenticated:

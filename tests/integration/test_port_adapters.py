@@ -13,7 +13,8 @@ import msgspec
 import pytest
 from grpc import aio
 
-from services.auth.keys.model import Denial, Key, KeyId, KeyVerifier, Verification
+from services.auth.keys.model import Denial, Key, KeyId, Verification
+from services.auth.keys.verifier import KeyVerifier
 from services.auth.rpc import AuthService
 from services.auth.watch.feed import Change, ChangeFeed, Event
 from services.common.errors import ErrorDetails, InternalError, InvalidRequest, ServiceError, Unavailable

@@ -14,7 +14,8 @@ from services.auth.audit import UNAUTHENTICATED, Actor
 from services.auth.mail.mailer import Mailer
 from services.auth.mail.queue import Topic, new_email
 from services.auth.sessions.devices import Device, Devices
-from services.auth.sessions.model import OpenSession, Session, Sessions
+from services.auth.sessions.manager import SessionManager
+from services.auth.sessions.model import OpenSession, Session
 from services.auth.sessions.rate_limiter import RateLimiter, Rule
 from services.common.address_prefix import address_prefix
 from services.common.errors import FailedPrecondition, InvalidRequest, PermissionDenied, Unauthenticated
@@ -43,7 +44,7 @@ class LogIn:
     def __init__(
         self,
         accounts: AccountStore,
-        sessions: Sessions,
+        sessions: SessionManager,
         *,
         passwords: Passwords,
         throttle: RateLimiter,

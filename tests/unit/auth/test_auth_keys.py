@@ -8,16 +8,9 @@ from hypothesis import strategies as st
 
 from services.auth.accounts.model import AccountId
 from services.auth.keys.minting import checked_limit, checked_name, mint
-from services.auth.keys.model import (
-    SECRET_PREFIX,
-    Denial,
-    Key,
-    KeyId,
-    KeyLookup,
-    KeyVerifier,
-    MintedKey,
-)
+from services.auth.keys.model import SECRET_PREFIX, Denial, Key, KeyId, KeyLookup, MintedKey
 from services.auth.keys.pepper import Pepper
+from services.auth.keys.verifier import KeyVerifier
 from services.common import checksummed_token
 from services.common.errors import InvalidRequest, Unavailable
 
