@@ -238,7 +238,7 @@ def _add_mail_service(server: GrpcServer, components: Parts, admin_token: AdminT
 def _add_user_services(server: GrpcServer, components: Parts) -> None:
     settings, clock = components.settings, components.clock
     accounts = SQLAccountStore(components.user_transactions)
-    throttle = RateLimiter(
+    rate_limiter = RateLimiter(
         SQLRateLimitStore(components.engine, components.user_transactions), pepper=components.pepper, clock=clock
     )
     sessions = SessionManager(
@@ -253,7 +253,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
             accounts, SQLOneTimeTokenStore(components.user_transactions), SQLPlanStore(components.user_transactions)
         ),
         passwords=components.passwords,
-        throttle=throttle,
+        rate_limiter=rate_limiter,
         mailer=components.mail.mailer,
         pepper=components.pepper,
         clock=clock,
@@ -264,7 +264,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         accounts,
         sessions,
         passwords=components.passwords,
-        throttle=throttle,
+        rate_limiter=rate_limiter,
         devices=Devices(components.pepper),
         mailer=components.mail.mailer,
         clock=clock,

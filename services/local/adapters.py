@@ -13,7 +13,7 @@ import msgspec
 
 from services.auth.keys.model import Denial, Key
 from services.auth.keys.verifier import KeyVerifier
-from services.auth.watch.feed import ChangeFeed, Event
+from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import Verdict
@@ -33,7 +33,7 @@ from services.gateway.requests.types import (
     RateLimit,
 )
 from services.inference.catalogue import Catalogue
-from services.inference.chat import ChatCall, Outcome, RequestContext
+from services.inference.chat import CallContext, ChatCall, Outcome
 from services.inference.key_pool.check import KeyCheck, KeyState
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Completions
@@ -215,7 +215,7 @@ class LocalLedger:
     async def close_unknown(self, overdue: Sequence[OverdueHold]) -> list[Verdict]:
         """Return each request's verdict; see `SweepLedger.close_unknown`."""
         contexts = [
-            RequestContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at)
+            CallContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at)
             for one in overdue
         ]
         async with _deadline(self._timeout_seconds, "ledger_unavailable"):
@@ -267,7 +267,7 @@ def _principal(key: Key) -> Principal:
     return Principal(key.id, key.account_id, key.daily_limit, expires_at, models=key.models)
 
 
-def _watch_event(event: Event) -> WatchEvent:
+def _watch_event(event: ChangeEvent) -> WatchEvent:
     if event.change is None:
         return WatchEvent(event.revision)
     return WatchEvent(
@@ -283,8 +283,8 @@ def _reservation(item: ReserveItem) -> Reservation:
     return Reservation(item.request_id, principal.key_id, principal.account_id, principal.daily_limit)
 
 
-def _outcome(item: ReserveItem, outcome: Held | Denied | holds.Unavailable) -> Hold | LimitReached | Unavailable:
-    if isinstance(outcome, holds.Unavailable):
+def _outcome(item: ReserveItem, outcome: Held | Denied | holds.CounterUnavailable) -> Hold | LimitReached | Unavailable:
+    if isinstance(outcome, holds.CounterUnavailable):
         return counter_unavailable()
     rate_limit = _rate_limit(item.principal, outcome.status)
     if isinstance(outcome, Denied):
@@ -301,9 +301,9 @@ def _settlement(item: SettleItem) -> Settlement:
     return Settlement(hold.request_id, hold.principal.key_id, day_number(hold.day), item.verdict)
 
 
-def _request_context(hold: Hold) -> RequestContext:
+def _request_context(hold: Hold) -> CallContext:
     principal = hold.principal
-    return RequestContext(
+    return CallContext(
         hold.request_id,
         principal.account_id,
         principal.key_id,

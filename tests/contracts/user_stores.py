@@ -16,7 +16,7 @@ from services.auth.mail.queue import MailQueue, Topic, new_email
 from services.auth.sessions.manager import SessionManager
 from services.auth.sessions.model import OpenSession, SessionStore
 from services.auth.sessions.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
-from services.auth.sessions.rate_limiter import RateLimiter, RateLimitStore, Rule
+from services.auth.sessions.rate_limiter import RateLimiter, RateLimitRule, RateLimitStore
 from services.common.errors import (
     FailedPrecondition,
     InvalidRequest,
@@ -242,7 +242,7 @@ class UserStoreContract:
         assert await world.accounts.reset_password(new.kept.digest, "hash", by=BY, at=late - timedelta(seconds=1))
 
     async def test_attempts_at_two_replicas_are_counted_together_and_none_is_lost(self, world: World) -> None:
-        rule = Rule("tries", tries_max=10, window_seconds=60)
+        rule = RateLimitRule("tries", tries_max=10, window_seconds=60)
         replicas = [RateLimiter(store, pepper=PEPPER, clock=world.clock) for store in world.throttles]
 
         tries = (replicas[number % 2].check(rule, EMAIL, client=f"192.0.2.{number}") for number in range(30))
@@ -255,7 +255,7 @@ class UserStoreContract:
         await replicas[1].check(rule, EMAIL, client="192.0.2.1")
 
     async def test_a_clock_that_steps_back_locks_out_no_user_for_longer_than_the_window(self, world: World) -> None:
-        rule = Rule("tries", tries_max=2, window_seconds=900)
+        rule = RateLimitRule("tries", tries_max=2, window_seconds=900)
         throttle = RateLimiter(world.throttles[0], pepper=PEPPER, clock=world.clock)
         for _ in range(2):
             await throttle.check(rule, EMAIL, client="a")

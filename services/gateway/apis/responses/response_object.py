@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from services.gateway.apis.translation.chunks import Usage
+from services.gateway.apis.translation.chunks import ChunkUsage
 from services.gateway.requests.types import JSONObject
 
 _encode = msgspec.json.Encoder().encode
@@ -77,7 +77,7 @@ class ResponseTemplate:
         )
 
 
-def usage_json(usage: Usage | None) -> bytes:
+def usage_json(usage: ChunkUsage | None) -> bytes:
     """Return token counts in the form of Responses, or null if they are not known."""
     if usage is None:
         return NULL
