@@ -18,7 +18,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class CompletionsRenderer:
-    """Renders the answer to one completion request. Reasoning is left out. See `Renderer`."""
+    """Renders the answer to one completion request. Reasoning is dropped. See `Renderer`."""
 
     def __init__(self, *, model: str | None, echo: str, includes_usage: bool) -> None:
         """Create a renderer.

@@ -1,4 +1,4 @@
-"""A chat completion as a message, and what whole and streamed messages have in common."""
+"""A chat completion as a message, and parts that complete and streamed messages share."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def usage_of(usage: ChunkUsage | None) -> JSONObject:
 def content_blocks(
     message: Message, names: ToolNames[str], thinking: Thinking, *, request_id: str
 ) -> list[dict[str, Any]]:
-    """Return the content blocks for a chat message: thinking, text and tool calls; empty ones are left out."""
+    """Return the content blocks for a chat message: thinking, text and tool calls; empty ones are dropped."""
     blocks: list[dict[str, Any]] = []
     if message.reasoning and thinking is not Thinking.DISABLED:
         shown = message.reasoning if thinking is Thinking.SHOWN else ""

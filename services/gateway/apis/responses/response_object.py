@@ -1,4 +1,4 @@
-"""The response object, whose parts that repeat the request are encoded once."""
+"""The response object. The members that repeat the request are encoded once."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ NULL = b"null"
 
 
 class ResponseTemplate:
-    """The response object of one request, except for what the answer decides."""
+    """The response object of one request, except for the members that depend on the answer."""
 
     def __init__(self, request: JSONObject) -> None:
-        """Encode what repeats the request.
+        """Encode the members that repeat the request.
 
         Args:
             request: Its checked members, without null members.
@@ -127,7 +127,7 @@ def _after_output(request: JSONObject) -> JSONObject:
 
 
 def _tool(tool: JSONObject) -> JSONObject:
-    """Return a tool as it came. Functions always have all of their members, which may be null."""
+    """Return a tool as it was sent. Functions always have all of their members, which may be null."""
     if tool["type"] != "function":
         return tool
     return {name: tool.get(name) for name in ("type", "name", "description", "parameters", "strict")}
