@@ -79,7 +79,7 @@ def _metadata(context: Context, name: str) -> str:
 
 
 def _operator_name(context: Context) -> str:
-    """Return the name that the operator gives: as bytes of UTF-8 where ASCII cannot hold it."""
+    """Return the operator's name. Names that are not ASCII are sent as UTF-8 in binary metadata."""
     value = dict(context.invocation_metadata() or ()).get(f"{_OPERATOR}-bin", b"")
     named = value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
     return named or _metadata(context, _OPERATOR)

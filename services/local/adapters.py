@@ -1,7 +1,7 @@
 """Local adapters: the gateway's and quota's ports to services that run in the same process.
 
-They pass Python objects. What gRPC would add is kept: a deadline is `Unavailable`, an unexpected exception is an
-`InternalError` that is logged, and an error of the service tree arrives as it was raised.
+They pass Python objects and keep gRPC's error semantics: a missed deadline is `Unavailable`, an unexpected exception is
+logged and becomes an `InternalError`, and a `ServiceError` arrives unchanged.
 """
 
 import asyncio
@@ -249,13 +249,13 @@ async def _deadline(seconds: float, unavailable_reason: str) -> AsyncIterator[No
 
 @contextmanager
 def _local_errors(unavailable_reason: str) -> Iterator[None]:
-    """Turn a deadline into `Unavailable`, and an unexpected exception into a logged `InternalError`."""
+    """Turn a missed deadline into `Unavailable`, and an unexpected exception into a logged `InternalError`."""
     try:
         yield
     except ServiceError:
         raise
     except TimeoutError as exc:
-        message = "A service that is needed cannot be reached. Try again."
+        message = "A required service cannot be reached. Try again."
         raise Unavailable(message, reason=unavailable_reason) from exc
     except Exception as exc:
         _log.exception("A local call failed.")

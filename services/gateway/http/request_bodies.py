@@ -31,7 +31,7 @@ def refuse_encoded(request: Request) -> None:
 
 
 def content_length(scope: Scope) -> int | None:
-    """Return the announced length of a body; None when there is none that is a number of bytes."""
+    """Return the value of `content-length`; None if it is missing or not a valid number."""
     text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     return int(text) if text.isdigit() and len(text) <= _LENGTH_DIGITS_MAX else None
 

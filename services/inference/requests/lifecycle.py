@@ -171,7 +171,7 @@ class Completions:
         except asyncio.CancelledError:
             await self._cancelled(record, None)
             raise
-        except Exception as exc:  # noqa: BLE001 - it is raised as an error of our tree
+        except Exception as exc:  # noqa: BLE001 - it is raised as a `ServiceError`
             raise await self._failed(record, exc, None) from None
         return Answer(text, await self._ledger.record(record.answered_row(usage)))
 
@@ -189,7 +189,7 @@ class Completions:
         except asyncio.CancelledError:
             await self._cancelled(record, relay.usage_so_far)
             raise
-        except Exception as exc:  # noqa: BLE001 - it is raised as an error of our tree
+        except Exception as exc:  # noqa: BLE001 - it is raised as a `ServiceError`
             raise await self._failed(record, exc, relay.usage_so_far) from None
         buffer.end(await self._ledger.record(record.answered_row(usage)))
 

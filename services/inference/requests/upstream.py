@@ -151,7 +151,7 @@ class _Attempts(Generic[T]):
             await self._wait_for_key(model, fallbacks)
             async with self._upstream._limiter.permit(self._account_id):
                 if self._seconds_until(model):
-                    continue  # No key is usable any more, after the wait for the permit.
+                    continue  # No key is usable any more after waiting for the permit.
                 calls += 1
                 try:
                     return await self._call_once(model, calls)

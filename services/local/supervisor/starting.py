@@ -83,7 +83,7 @@ async def _until_started(child: Child, probe: Probe, data_dir: Path, terminal: T
         try:
             await _until_ready(child, probe, terminal)
         except StartError:
-            valkey.move_back(data_dir, aside)  # The data were not the cause.
+            valkey.move_back(data_dir, aside)  # The data was not the cause.
             raise exc from None
         terminal.print(
             f"Valkey could not read its data and was started without them. They are now in {aside}. Nothing is lost: "
