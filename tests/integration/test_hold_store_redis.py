@@ -11,7 +11,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.common.verdict import Verdict
-from services.quota.holds import Denied, Held, Settlement
+from services.quota.holds import CounterUnavailable, Denied, Held, Settlement
 from services.quota.redis.store import RedisHoldStore, connect
 from tests.contracts.hold_store import (
     DAY_SECONDS,
@@ -221,7 +221,7 @@ async def test_unusable_entries_make_their_own_key_unavailable_and_no_other(worl
         ]
     )
 
-    assert [type(outcome).__name__ for outcome in outcomes] == ["Unavailable", "Held", "Unavailable"]
+    assert [type(outcome) for outcome in outcomes] == [CounterUnavailable, Held, CounterUnavailable]
     assert list(closed) == [None, True]
     assert await counts(store, "key_other") == (1, 1)
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.common import errors
 from services.common.verdict import Verdict
@@ -69,13 +70,19 @@ async def test_the_ledger_is_read_once_per_key_and_day(store: RedisHoldStore) ->
     assert {one.key_id for one in ledger.asked[0]} == {KEY, "key_other"}
 
 
+def _counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("stack_quota_reservations_total", {"outcome": outcome}) or 0
+
+
 async def test_an_unavailable_ledger_stops_only_keys_without_a_counter(store: RedisHoldStore) -> None:
     await initialise(store, 0)
     holds = Holds(store, ScriptedLedger(is_down=True))
+    held, unavailable = _counted("held"), _counted("unavailable")
 
     outcomes = await holds.reserve([reserve_item(), reserve_item(key_id="key_new"), reserve_item()])
 
     assert [type(outcome) for outcome in outcomes] == [Held, CounterUnavailable, Held]
+    assert (_counted("held"), _counted("unavailable")) == (held + 2, unavailable + 1)
 
 
 async def test_nothing_is_held_for_a_key_without_an_initial_count(store: RedisHoldStore) -> None:
