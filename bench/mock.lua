@@ -1,5 +1,5 @@
 -- Fixed answers in Groq's format: one completion, and streams of 100 events in bursts of five or one by one. The request
--- selects one by `"stream": true`, and the word `spaced` anywhere in its body; with the word `patient`, a stream sends a
+-- selects one by `"stream": true`, and the word `spaced` anywhere in its body; with the word `slow`, a stream sends a
 -- word every five seconds until `/release` ends all of them.
 local answers = {}
 
@@ -89,7 +89,7 @@ end
 -- Shared within this process, which is the only one.
 local releases = 0
 
-local function patient_stream(with_usage)
+local function slow_stream(with_usage)
   set_headers("text/event-stream")
   local seen = releases
   ngx.print(SPACED[1])
@@ -112,7 +112,7 @@ function answers.chat()
   if not body then return ngx.exit(413) end
   if body:find('"stream": ?true') then
     local with_usage = body:find('"include_usage": ?true') ~= nil
-    if body:find("patient", 1, true) then return patient_stream(with_usage) end
+    if body:find("slow", 1, true) then return slow_stream(with_usage) end
     local groups = body:find("spaced", 1, true) and SPACED or BURSTS
     return stream(groups, with_usage)
   end

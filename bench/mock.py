@@ -52,7 +52,7 @@ class Mock:
         self._process.stop()
 
     def release(self) -> None:
-        """End all `patient` streams, each within five seconds."""
+        """End all `slow` streams, each within five seconds."""
         with urlopen(f"{self.base_url}/release", timeout=5) as answer:
             answer.read()
 

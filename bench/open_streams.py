@@ -61,7 +61,7 @@ async def measure(stack: Stack, mock: Mock, steps: Sequence[int]) -> list[Level]
     connections: list[wire.Connection] = []
     reading: list[asyncio.Task[wire.Reply]] = []
     levels = []
-    request = wire.request(stack, body(stack, "patient", stream=True))
+    request = wire.request(stack, body(stack, "slow", stream=True))
     for step in steps:
         while len(connections) < step:
             opened = [await wire.connect(stack) for _ in range(min(_OPENING_AT_ONCE, step - len(connections)))]

@@ -2,5 +2,5 @@
 
 import os
 
-# What gRPC's core has to say stands in our own sentences. It reads this when it is imported, and never again.
+# Silences the log of gRPC's core: the services log the same failures themselves. Must be set before gRPC is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

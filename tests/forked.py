@@ -82,9 +82,11 @@ class Forked:
 Started = Forked | subprocess.Popen[bytes]
 
 
-def started_process(command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> Started:
-    """Start a command; its output is appended to `log`."""
-    if tuple(command[:2]) == (sys.executable, "-m"):
+def started_process(
+    command: Sequence[str], *, environment: Mapping[str, str], log: Path, is_forked: bool = True
+) -> Started:
+    """Start a command; its output is appended to `log`. Python modules are forked unless `is_forked` is false."""
+    if is_forked and tuple(command[:2]) == (sys.executable, "-m"):
         return Forked(command, environment=environment, log=log)
     with log.open("ab") as output:
         return subprocess.Popen(

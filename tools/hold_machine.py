@@ -86,7 +86,7 @@ class State(NamedTuple):
     requests: tuple[Request, ...]
     redis: Redis | None = None
     """None: no counter yet, or Redis was emptied."""
-    seed: int | None = None
+    initial_count: int | None = None
     """Charged rows that a reserve has read as the initial count, and not written yet."""
     was_flushed: bool = False
     was_rolled_back: bool = False
@@ -107,7 +107,7 @@ class Machine:
 
     def steps(self, state: State) -> Iterator[Step]:
         """Yield the possible steps."""
-        yield from self._seed(state)
+        yield from self._initialise(state)
         for number, request in enumerate(state.requests):
             yield from self._request(state, number, request)
             yield from self._hold(state, number, request)
@@ -115,12 +115,12 @@ class Machine:
         yield from self._losses(state)
         yield from self._reconcile(state)
 
-    def _seed(self, state: State) -> Iterator[Step]:
-        if state.redis is None and state.seed is None:
-            yield "read seed", state._replace(seed=charged_rows(state))
-        if state.seed is not None:
-            seeded = Redis(state.seed, frozenset()) if state.redis is None else state.redis
-            yield "write seed", state._replace(redis=seeded, seed=None)
+    def _initialise(self, state: State) -> Iterator[Step]:
+        if state.redis is None and state.initial_count is None:
+            yield "read initial count", state._replace(initial_count=charged_rows(state))
+        if state.initial_count is not None:
+            initialised = Redis(state.initial_count, frozenset()) if state.redis is None else state.redis
+            yield "write initial count", state._replace(redis=initialised, initial_count=None)
 
     def _request(self, state: State, number: int, request: Request) -> Iterator[Step]:
         """Yield the steps of gateway and inference with one request."""
@@ -178,7 +178,7 @@ class Machine:
             return
         if not state.was_flushed:
             forgiven = state.forgiven + len(redis.holds)
-            yield "flush", state._replace(redis=None, seed=None, was_flushed=True, forgiven=forgiven)
+            yield "flush", state._replace(redis=None, initial_count=None, was_flushed=True, forgiven=forgiven)
         if snapshot is None and not state.was_rolled_back:
             yield "snapshot", state._replace(snapshot=redis)
         if snapshot is not None and not state.was_rolled_back:
@@ -278,7 +278,7 @@ def _is_begun(request: Request) -> bool:
 
 def _is_quiet(state: State) -> bool:
     """Whether nothing is in progress any more, so that counter and ledger must agree."""
-    if state.redis is None or state.redis.holds or state.seed is not None:
+    if state.redis is None or state.redis.holds or state.initial_count is not None:
         return False
     return all(
         not _is_begun(one) or (one.is_old and one.phase is not Phase.OUT and not _will_settle(one))

@@ -41,7 +41,7 @@ _PORTS = (
 )
 
 
-class Disagreement(Exception):
+class CountsDiffer(Exception):
     """Ledger and counters disagree."""
 
 
@@ -116,7 +116,7 @@ class Stack:
         """Return the ledger's charged rows, once no hold is left and the counters agree.
 
         Raises:
-            Disagreement: They still differ after a while.
+            CountsDiffer: They still differ after a while.
         """
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
@@ -124,7 +124,7 @@ class Stack:
             if rows == used and not held:
                 return rows
             if time.monotonic() > deadline:
-                raise Disagreement(f"the ledger has {rows} charged rows, the counters {used} charged and {held} held")
+                raise CountsDiffer(f"the ledger has {rows} charged rows, the counters {used} charged and {held} held")
             time.sleep(0.05)
 
     def _create_key(self) -> tuple[str, str]:

@@ -29,7 +29,7 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AuditEvent:
     """An entry of the audit log."""
 
     id: EventId
@@ -48,7 +48,7 @@ class Event:
 class AuditLog(Protocol):
     """Interface for reading the audit log. Methods raise `Unavailable` if the store cannot be reached."""
 
-    async def events(self, *, account_id: str, before: str, limit: int) -> Sequence[Event]:
+    async def events(self, *, account_id: str, before: str, limit: int) -> Sequence[AuditEvent]:
         """Return events, newest first.
 
         Args:

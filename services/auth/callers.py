@@ -5,7 +5,8 @@ from urllib.parse import unquote
 
 from services.auth import audit
 from services.auth.audit import Actor
-from services.auth.sessions.model import Session, Sessions
+from services.auth.sessions.manager import SessionManager
+from services.auth.sessions.model import Session
 from services.common.errors import PermissionDenied, Unauthenticated
 from services.common.rpc.types import Context
 
@@ -45,7 +46,7 @@ class AdminToken:
 class SessionAuthenticator:
     """Authenticates users by their session token."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: SessionManager) -> None:
         """Look tokens up in `sessions`."""
         self._sessions = sessions
 
@@ -78,7 +79,7 @@ def _metadata(context: Context, name: str) -> str:
 
 
 def _operator_name(context: Context) -> str:
-    """Return the name that the operator gives: as bytes of UTF-8 where ASCII cannot hold it."""
+    """Return the operator's name. Names that are not ASCII are sent as UTF-8 in binary metadata."""
     value = dict(context.invocation_metadata() or ()).get(f"{_OPERATOR}-bin", b"")
     named = value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
     return named or _metadata(context, _OPERATOR)

@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.auth.accounts.model import Account
 from services.auth.accounts.plans import Plan
-from services.auth.audit import Event
+from services.auth.audit import AuditEvent
 from services.auth.keys.model import Key, KeyId
 from services.auth.sessions.log_in import LoggedIn
 from services.auth.sessions.model import Session
@@ -91,7 +91,7 @@ def open_session(source: LoggedIn) -> sessions_pb2.OpenSession:
     )
 
 
-def event(source: Event) -> audit_pb2.AuditEvent:
+def event(source: AuditEvent) -> audit_pb2.AuditEvent:
     """Return an audit event as a message."""
     return audit_pb2.AuditEvent(
         id=source.id,

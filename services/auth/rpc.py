@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 
 from services.auth import messages
-from services.auth.keys.model import Denial, KeyVerifier
-from services.auth.watch.feed import ChangeFeed, Event
+from services.auth.keys.model import Denial
+from services.auth.keys.verifier import KeyVerifier
+from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.rpc.types import Context
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc
 
@@ -43,7 +44,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
             yield _watch_event(event)
 
 
-def _watch_event(event: Event) -> auth_pb2.WatchKeysResponse:
+def _watch_event(event: ChangeEvent) -> auth_pb2.WatchKeysResponse:
     if event.change is None:
         return auth_pb2.WatchKeysResponse(revision=event.revision)
     return auth_pb2.WatchKeysResponse(

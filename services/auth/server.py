@@ -18,10 +18,10 @@ from services.auth.callers import AdminToken
 from services.auth.db.records import SQLAuditLog, unavailable
 from services.auth.housekeeping import purge_periodically
 from services.auth.keys.manager import KeyManager
-from services.auth.keys.model import KeyVerifier
 from services.auth.keys.pepper import Pepper
 from services.auth.keys.rpc import KeyService
 from services.auth.keys.store import SQLKeyStore
+from services.auth.keys.verifier import KeyVerifier
 from services.auth.mail.composer import MailComposer
 from services.auth.mail.mailer import Mailer
 from services.auth.mail.queue import MailQueue
@@ -32,7 +32,7 @@ from services.auth.mail.templates import EmailTemplates
 from services.auth.rpc import AuthService
 from services.auth.sessions.devices import Devices
 from services.auth.sessions.log_in import LogIn
-from services.auth.sessions.model import Sessions
+from services.auth.sessions.manager import SessionManager
 from services.auth.sessions.rate_limiter import RateLimiter
 from services.auth.sessions.rpc import SessionService
 from services.auth.sessions.store import SQLExpiredRows, SQLRateLimitStore, SQLSessionStore
@@ -238,10 +238,10 @@ def _add_mail_service(server: GrpcServer, components: Parts, admin_token: AdminT
 def _add_user_services(server: GrpcServer, components: Parts) -> None:
     settings, clock = components.settings, components.clock
     accounts = SQLAccountStore(components.user_transactions)
-    throttle = RateLimiter(
+    rate_limiter = RateLimiter(
         SQLRateLimitStore(components.engine, components.user_transactions), pepper=components.pepper, clock=clock
     )
-    sessions = Sessions(
+    sessions = SessionManager(
         SQLSessionStore(components.user_transactions),
         pepper=components.pepper,
         clock=clock,
@@ -253,7 +253,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
             accounts, SQLOneTimeTokenStore(components.user_transactions), SQLPlanStore(components.user_transactions)
         ),
         passwords=components.passwords,
-        throttle=throttle,
+        rate_limiter=rate_limiter,
         mailer=components.mail.mailer,
         pepper=components.pepper,
         clock=clock,
@@ -264,7 +264,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         accounts,
         sessions,
         passwords=components.passwords,
-        throttle=throttle,
+        rate_limiter=rate_limiter,
         devices=Devices(components.pepper),
         mailer=components.mail.mailer,
         clock=clock,
@@ -276,7 +276,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         SQLAuditLog(components.user_transactions),
         sessions,
     )
-    owner = OwnerService(stores, log_in, feed=components.feed, clock=clock, bounds=settings.bounds)
+    owner = OwnerService(stores, log_in, feed=components.feed, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)
 

@@ -21,7 +21,7 @@ from services.common.runtime.settings import TLSSettings
 
 CALL_SECONDS_MAX = 5.0
 _OPERATOR_CHARACTERS_MAX, _TOKEN_CHARACTERS_MAX = 200, 1_024
-"""Metadata is bounded: gRPC refuses a call with 8 KB of it."""
+"""Keeps the metadata below gRPC's limit of 8 KB."""
 _UNREACHABLE_REASON = "unreachable"
 
 Request = TypeVar("Request")

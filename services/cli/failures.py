@@ -6,7 +6,7 @@ from typing import IO, Any
 import click
 
 _SECRET = re.compile(r"(?<![0-9A-Za-z])([a-z]{2,3}_stk_|gsk_|sk-)[0-9A-Za-z_-]{6,}")
-"""What an API key looks like: people paste one where its id belongs."""
+"""Pattern of an API key, to mask keys that users paste in place of ids."""
 
 
 class Failure(click.ClickException):

@@ -21,7 +21,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one
 
 
 class NotWritten(Failure):
-    """Standard output did not take what a command printed."""
+    """The output of a command could not be written to standard output."""
 
     def __init__(self, why: str, *, is_reader_gone: bool = False) -> None:
         super().__init__(f"the output could not be written: {why}")
@@ -29,7 +29,7 @@ class NotWritten(Failure):
         self._is_reader_gone = is_reader_gone
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Write the sentence, unless the reader has left, as `head` does when it has enough."""
+        """Write the message, unless the reader has closed the pipe, as `head` does."""
         if not self._is_reader_gone:
             super().show(file)
 
@@ -54,7 +54,7 @@ def written() -> Iterator[None]:
 
 @contextmanager
 def secret_of(key_id: str) -> Iterator[None]:
-    """Print a new key's secret in the block; where that fails, say which key to revoke.
+    """Print a new key's secret in the block. If that fails, report which key to revoke.
 
     Raises:
         Failure: The secret is lost.
@@ -75,7 +75,7 @@ def say(line: str = "") -> None:
 
 
 def _discard_output() -> None:
-    """Drop what is still buffered: Python would fail at it again when it ends, with a traceback."""
+    """Discard buffered output, which Python would otherwise try to write at exit, with a traceback."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

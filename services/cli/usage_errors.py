@@ -34,7 +34,7 @@ class Commands(click.Group):
             return super().make_context(info_name, args, parent, **extra)
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command line; a help text that cannot be written is one sentence too."""
+        """Run the command line. Failures to write the help text are also reported in one sentence."""
         try:
             with written():
                 return super().main(*args, **extra)

@@ -24,7 +24,10 @@ from services.common.verdict import Verdict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetails:
-    """What an error says for programs, besides its class and reason. Sent as `stack.common.v1.ErrorDetails`."""
+    """Machine-readable details of an error, in addition to its class and reason.
+
+    Sent as `stack.common.v1.ErrorDetails`.
+    """
 
     verdict: Verdict | None = None
     """Verdict of a chat request; None if it is unknown whether the request is charged."""

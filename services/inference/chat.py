@@ -56,7 +56,7 @@ class UsageSource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class RequestContext:
+class CallContext:
     """Identifies a request, its key and its hold."""
 
     request_id: str
@@ -147,7 +147,7 @@ class Reply:
 
 
 class Lease(Protocol):
-    """Permission to make one call with one key (`keys/pool.py`)."""
+    """Permission to make one call with one key (`key_pool/pool.py`)."""
 
     @property
     def key(self) -> int:

@@ -7,7 +7,7 @@ from services.common.rpc.types import Context
 from services.common.rpc.verdict import verdict_to_proto
 from services.inference import translate
 from services.inference.catalogue import Catalogue
-from services.inference.keys.check import KeyCheck
+from services.inference.key_pool.check import KeyCheck
 from services.inference.ledger.checks import (
     abandoned_request,
     check_day,

@@ -14,8 +14,8 @@ from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.inference.catalogue import Catalogue
 from services.inference.groq.provider import GroqProvider, open_groq
-from services.inference.keys.check import KeyCheck
-from services.inference.keys.pool import KeyPool
+from services.inference.key_pool.check import KeyCheck
+from services.inference.key_pool.pool import KeyPool
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger
 from services.inference.metrics import export_keys

@@ -10,8 +10,8 @@ from services.common.errors import ErrorDetails, InvalidRequest
 from services.common.ids import Kind, new_id
 from services.common.rpc import json_codec
 from services.common.timestamps import timestamp, unix_seconds
-from services.inference.chat import ChatCall, JSONObject, RequestContext
-from services.inference.keys.check import KeyState
+from services.inference.chat import CallContext, ChatCall, JSONObject
+from services.inference.key_pool.check import KeyState
 from services.inference.ledger.checks import check_day, check_id
 from services.inference.ledger.writer import LedgerRow, UsageSummary
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
@@ -46,7 +46,7 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
     return ChatCall(members, model, include_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
 
 
-def request_context(context: inference_pb2.RequestContext) -> RequestContext:
+def request_context(context: inference_pb2.RequestContext) -> CallContext:
     """Convert a request's context; a caller without one gets a context that does not count against a key.
 
     Raises:
@@ -54,11 +54,11 @@ def request_context(context: inference_pb2.RequestContext) -> RequestContext:
     """
     if not context.request_id:
         now = time.time()
-        return RequestContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=tuple(context.models))
+        return CallContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=tuple(context.models))
     return required_context(context)
 
 
-def required_context(context: inference_pb2.RequestContext) -> RequestContext:
+def required_context(context: inference_pb2.RequestContext) -> CallContext:
     """Convert the context of a request that has a hold.
 
     Raises:
@@ -67,7 +67,7 @@ def required_context(context: inference_pb2.RequestContext) -> RequestContext:
     for field in ("request_id", "account_id", "key_id"):
         check_id(field, getattr(context, field))
     check_day("day", context.day)
-    return RequestContext(
+    return CallContext(
         context.request_id,
         context.account_id,
         context.key_id,

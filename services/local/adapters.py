@@ -1,7 +1,7 @@
 """Local adapters: the gateway's and quota's ports to services that run in the same process.
 
-They pass Python objects. What gRPC would add is kept: a deadline is `Unavailable`, an unexpected exception is an
-`InternalError` that is logged, and an error of the service tree arrives as it was raised.
+They pass Python objects and keep gRPC's error semantics: a missed deadline is `Unavailable`, an unexpected exception is
+logged and becomes an `InternalError`, and a `ServiceError` arrives unchanged.
 """
 
 import asyncio
@@ -11,8 +11,9 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import msgspec
 
-from services.auth.keys.model import Denial, Key, KeyVerifier
-from services.auth.watch.feed import ChangeFeed, Event
+from services.auth.keys.model import Denial, Key
+from services.auth.keys.verifier import KeyVerifier
+from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import Verdict
@@ -32,8 +33,8 @@ from services.gateway.requests.types import (
     RateLimit,
 )
 from services.inference.catalogue import Catalogue
-from services.inference.chat import ChatCall, Outcome, RequestContext
-from services.inference.keys.check import KeyCheck, KeyState
+from services.inference.chat import CallContext, ChatCall, Outcome
+from services.inference.key_pool.check import KeyCheck, KeyState
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Completions
 from services.inference.translate import usage_record, usage_summary
@@ -214,7 +215,7 @@ class LocalLedger:
     async def close_unknown(self, overdue: Sequence[OverdueHold]) -> list[Verdict]:
         """Return each request's verdict; see `SweepLedger.close_unknown`."""
         contexts = [
-            RequestContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at)
+            CallContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at)
             for one in overdue
         ]
         async with _deadline(self._timeout_seconds, "ledger_unavailable"):
@@ -248,13 +249,13 @@ async def _deadline(seconds: float, unavailable_reason: str) -> AsyncIterator[No
 
 @contextmanager
 def _local_errors(unavailable_reason: str) -> Iterator[None]:
-    """Turn a deadline into `Unavailable`, and an unexpected exception into a logged `InternalError`."""
+    """Turn a missed deadline into `Unavailable`, and an unexpected exception into a logged `InternalError`."""
     try:
         yield
     except ServiceError:
         raise
     except TimeoutError as exc:
-        message = "A service that is needed cannot be reached. Try again."
+        message = "A required service cannot be reached. Try again."
         raise Unavailable(message, reason=unavailable_reason) from exc
     except Exception as exc:
         _log.exception("A local call failed.")
@@ -266,7 +267,7 @@ def _principal(key: Key) -> Principal:
     return Principal(key.id, key.account_id, key.daily_limit, expires_at, models=key.models)
 
 
-def _watch_event(event: Event) -> WatchEvent:
+def _watch_event(event: ChangeEvent) -> WatchEvent:
     if event.change is None:
         return WatchEvent(event.revision)
     return WatchEvent(
@@ -282,8 +283,8 @@ def _reservation(item: ReserveItem) -> Reservation:
     return Reservation(item.request_id, principal.key_id, principal.account_id, principal.daily_limit)
 
 
-def _outcome(item: ReserveItem, outcome: Held | Denied | holds.Unavailable) -> Hold | LimitReached | Unavailable:
-    if isinstance(outcome, holds.Unavailable):
+def _outcome(item: ReserveItem, outcome: Held | Denied | holds.CounterUnavailable) -> Hold | LimitReached | Unavailable:
+    if isinstance(outcome, holds.CounterUnavailable):
         return counter_unavailable()
     rate_limit = _rate_limit(item.principal, outcome.status)
     if isinstance(outcome, Denied):
@@ -300,9 +301,9 @@ def _settlement(item: SettleItem) -> Settlement:
     return Settlement(hold.request_id, hold.principal.key_id, day_number(hold.day), item.verdict)
 
 
-def _request_context(hold: Hold) -> RequestContext:
+def _request_context(hold: Hold) -> CallContext:
     principal = hold.principal
-    return RequestContext(
+    return CallContext(
         hold.request_id,
         principal.account_id,
         principal.key_id,

@@ -13,8 +13,8 @@ from pathlib import Path
 from services.common.errors import StartError
 from services.common.runtime.private_files import make_private_folder
 from services.local import valkey
-from services.local.console import Console
 from services.local.supervisor.child import Child
+from services.local.terminal import Terminal
 
 _PATH_BYTES_MAX = 103
 """Maximum length of a socket's path: 107 bytes on Linux, 103 on macOS and the BSDs."""
@@ -39,7 +39,7 @@ def socket_folder(data_dir: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def keep_socket(parts: Sequence[Child], path: Path, console: Console) -> None:
+async def keep_socket(parts: Sequence[Child], path: Path, terminal: Terminal) -> None:
     """Restart Valkey when its socket is removed. Returns immediately if `parts` has no Valkey; otherwise never returns.
 
     Without a restart, open connections would keep working and new ones would fail without a clear cause.
@@ -49,7 +49,7 @@ async def keep_socket(parts: Sequence[Child], path: Path, console: Console) -> N
     while child is not None:
         exists = await asyncio.to_thread(path.exists)
         if existed and not exists and child.is_running():
-            console.print(f"{path} was removed. Restarting Valkey to create it again.")
+            terminal.print(f"{path} was removed. Restarting Valkey to create it again.")
             make_private_folder(path.parent)
             child.signal(signal.SIGTERM)
         existed = exists

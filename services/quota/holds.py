@@ -76,7 +76,7 @@ class Uninitialised:
 
 
 @dataclass(frozen=True, slots=True)
-class Unavailable:
+class CounterUnavailable:
     """Outcome of a reservation: the key's counter could not be initialised or read. Nothing was held."""
 
 
@@ -89,7 +89,11 @@ class KeyDay:
     """Days since 1970-01-01."""
 
 
-_OUTCOMES = {kind: RESERVATIONS.labels(kind.__name__.lower()) for kind in (Held, Denied, Unavailable)}
+_OUTCOMES = {
+    Held: RESERVATIONS.labels("held"),
+    Denied: RESERVATIONS.labels("denied"),
+    CounterUnavailable: RESERVATIONS.labels("unavailable"),
+}
 _SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
 _RESERVE_ITEMS, _SETTLE_ITEMS = BATCH_ITEMS.labels("Reserve"), BATCH_ITEMS.labels("Settle")
 
@@ -105,11 +109,11 @@ class HoldStore(Protocol):
 
     async def reserve(
         self, reservations: Sequence[Reservation], initial_counts: InitialCounts
-    ) -> Sequence[Held | Denied | Uninitialised | Unavailable]:
+    ) -> Sequence[Held | Denied | Uninitialised | CounterUnavailable]:
         """Hold a slot for each reservation and return the outcomes in order.
 
-        Reserving a request id that already has a hold does not hold a second slot. The outcome is `Unavailable` when
-        the key's entries cannot be read; other keys are not affected.
+        Reserving a request id that already has a hold does not hold a second slot. The outcome is
+        `CounterUnavailable` when the key's entries cannot be read; other keys are not affected.
 
         Args:
             reservations: Slots to hold.
@@ -146,14 +150,14 @@ class Holds:
         self._store = store
         self._ledger = ledger
 
-    async def reserve(self, reservations: Sequence[Reservation]) -> list[Held | Denied | Unavailable]:
+    async def reserve(self, reservations: Sequence[Reservation]) -> list[Held | Denied | CounterUnavailable]:
         """Hold a slot for each reservation, independently, and return the outcomes in order.
 
         Raises:
             ServiceError: The store cannot be reached. The sweeper closes any holds that were made.
         """
         _RESERVE_ITEMS.observe(len(reservations))
-        results: list[Held | Denied | Unavailable] = [Unavailable()] * len(reservations)
+        results: list[Held | Denied | CounterUnavailable] = [CounterUnavailable()] * len(reservations)
         waiting = list(range(len(reservations)))
         initial_counts: InitialCounts = {}
         for _ in range(_INITIALISE_ATTEMPTS):

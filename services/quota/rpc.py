@@ -7,7 +7,7 @@ from services.common.rpc.types import Context
 from services.common.rpc.verdict import verdict_from_proto
 from services.common.timestamps import timestamp
 from services.quota.days import day_number, iso_date
-from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement, Unavailable
+from services.quota.holds import CounterUnavailable, DayStatus, Denied, Held, Holds, Reservation, Settlement
 from services.quota.redis.state import RedisState, State
 from services.quota.sweeper import Discrepancy, DiscrepancyKind, Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -107,8 +107,8 @@ def _check_id(text: str, field: str) -> None:
         )
 
 
-def _result(outcome: Held | Denied | Unavailable) -> quota_pb2.ReserveResult:
-    if isinstance(outcome, Unavailable):
+def _result(outcome: Held | Denied | CounterUnavailable) -> quota_pb2.ReserveResult:
+    if isinstance(outcome, CounterUnavailable):
         return quota_pb2.ReserveResult(outcome=quota_pb2.RESERVE_OUTCOME_UNAVAILABLE)
     if isinstance(outcome, Denied):
         return quota_pb2.ReserveResult(outcome=quota_pb2.RESERVE_OUTCOME_DENIED, status=_status(outcome.status))

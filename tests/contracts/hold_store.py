@@ -13,6 +13,7 @@ import pytest
 
 from services.common.verdict import Verdict
 from services.quota.holds import (
+    CounterUnavailable,
     DayStatus,
     Denied,
     Held,
@@ -21,7 +22,6 @@ from services.quota.holds import (
     KeyDay,
     Reservation,
     Settlement,
-    Unavailable,
     Uninitialised,
 )
 
@@ -32,7 +32,7 @@ NOON = 43_200
 
 _numbers = itertools.count(1)
 
-Outcome = Held | Denied | Uninitialised | Unavailable
+Outcome = Held | Denied | Uninitialised | CounterUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class World:
         """Return a store at noon of today."""
         return self.open_at(NOON)
 
-    async def seeded(self, *, charged: int = 0, key_id: str = KEY) -> HoldStore:
+    async def initialised(self, *, charged: int = 0, key_id: str = KEY) -> HoldStore:
         """Return a store at noon whose key has a counter."""
         store = self.store()
-        await seed(store, charged, key_id=key_id)
+        await initialise(store, charged, key_id=key_id)
         return store
 
 
@@ -64,7 +64,7 @@ async def today(store: HoldStore, key_id: str = KEY) -> int:
     return status.day
 
 
-async def seed(store: HoldStore, charged: int, *, key_id: str = KEY) -> None:
+async def initialise(store: HoldStore, charged: int, *, key_id: str = KEY) -> None:
     """Give a key a counter and hold nothing."""
     initial_counts = {KeyDay(key_id, await today(store, key_id)): charged}
     (outcome,) = await store.reserve([reserve_item(limit=0, key_id=key_id)], initial_counts)
@@ -94,7 +94,7 @@ class HoldStoreContract:
     """The contract of `HoldStore`."""
 
     async def test_slots_are_held_up_to_the_limit_exactly(self, world: World) -> None:
-        store = await world.seeded()
+        store = await world.initialised()
 
         outcomes = await store.reserve([reserve_item(limit=3) for _ in range(5)], {})
 
@@ -102,14 +102,14 @@ class HoldStoreContract:
         assert await counts(store) == (0, 3)
 
     async def test_charged_requests_take_slots_like_held_ones(self, world: World) -> None:
-        store = await world.seeded(charged=2)
+        store = await world.initialised(charged=2)
 
         outcomes = [await reserve(store, reserve_item(limit=3)) for _ in range(2)]
 
         assert [type(outcome) for outcome in outcomes] == [Held, Denied]
 
     async def test_a_denial_changes_nothing_and_says_what_fills_the_limit(self, world: World) -> None:
-        store = await world.seeded(charged=1)
+        store = await world.initialised(charged=1)
         held = await reserve(store, reserve_item(limit=2))
         assert isinstance(held, Held)
 
@@ -120,7 +120,7 @@ class HoldStoreContract:
         assert await counts(store) == (1, 1)
 
     async def test_a_request_id_is_held_once_however_often_it_is_sent(self, world: World) -> None:
-        store = await world.seeded()
+        store = await world.initialised()
 
         outcomes = await store.reserve([reserve_item("req_same", limit=1), reserve_item("req_same", limit=1)], {})
         again = await reserve(store, reserve_item("req_same", limit=1))
@@ -129,12 +129,12 @@ class HoldStoreContract:
         assert await counts(store) == (0, 1)
 
     async def test_a_limit_of_zero_admits_nothing(self, world: World) -> None:
-        store = await world.seeded()
+        store = await world.initialised()
 
         assert isinstance(await reserve(store, reserve_item(limit=0)), Denied)
 
     async def test_a_lowered_limit_denies_and_revokes_nothing(self, world: World) -> None:
-        store = await world.seeded()
+        store = await world.initialised()
         await store.reserve([reserve_item(limit=3) for _ in range(3)], {})
 
         assert isinstance(await reserve(store, reserve_item(limit=1)), Denied)
@@ -193,7 +193,7 @@ class HoldStoreContract:
         assert isinstance(outcome, Uninitialised)
 
     async def test_a_charged_hold_stays_counted_and_a_released_one_does_not(self, world: World) -> None:
-        store = await world.seeded()
+        store = await world.initialised()
         day = await today(store)
         await store.reserve([reserve_item("req_charged"), reserve_item("req_released"), reserve_item("req_open")], {})
 
@@ -209,7 +209,7 @@ class HoldStoreContract:
 
     @pytest.mark.parametrize("verdict", Verdict)
     async def test_a_hold_settled_twice_is_settled_once(self, world: World, verdict: Verdict) -> None:
-        store = await world.seeded()
+        store = await world.initialised()
         day = await today(store)
         await reserve(store, reserve_item("req_twice"))
 
@@ -219,7 +219,7 @@ class HoldStoreContract:
         assert await counts(store) == (1 if verdict is Verdict.CHARGED else 0, 0)
 
     async def test_two_racing_settles_of_one_hold_charge_it_once(self, world: World) -> None:
-        stores = [await world.seeded(), *(world.store() for _ in range(5))]
+        stores = [await world.initialised(), *(world.store() for _ in range(5))]
         day = await today(stores[0])
         await reserve(stores[0], reserve_item("req_raced"))
 
@@ -229,7 +229,7 @@ class HoldStoreContract:
         assert await counts(stores[0]) == (1, 0)
 
     async def test_a_settle_without_a_hold_changes_nothing(self, world: World) -> None:
-        store = await world.seeded(charged=1)
+        store = await world.initialised(charged=1)
 
         assert await settle(store, "req_absent", await today(store)) is False
         assert await settle(store, "req_absent", await today(store) - 1) is False
@@ -243,15 +243,15 @@ class HoldStoreContract:
         assert isinstance((await store.status([KEY]))[0], Uninitialised)
 
     async def test_a_released_slot_can_be_held_again(self, world: World) -> None:
-        store = await world.seeded()
+        store = await world.initialised()
         await reserve(store, reserve_item("req_first", limit=1))
         await settle(store, "req_first", await today(store), Verdict.RELEASED)
 
         assert isinstance(await reserve(store, reserve_item(limit=1)), Held)
 
     async def test_a_hold_from_before_midnight_is_charged_to_its_own_day_after_midnight(self, world: World) -> None:
-        before, after = await world.seeded(), world.open_at(NOON + DAY_SECONDS)
-        await seed(after, 0)
+        before, after = await world.initialised(), world.open_at(NOON + DAY_SECONDS)
+        await initialise(after, 0)
         held = await reserve(before, reserve_item("req_late"))
         assert isinstance(held, Held)
 
@@ -262,25 +262,25 @@ class HoldStoreContract:
 
     async def test_the_limit_starts_again_at_midnight_utc(self, world: World) -> None:
         before, after = world.open_at(DAY_SECONDS - 30), world.open_at(DAY_SECONDS)
-        await seed(before, 5)
+        await initialise(before, 5)
         denied = await reserve(before, reserve_item(limit=5))
         assert isinstance(denied, Denied)
 
-        unseeded = await reserve(after, reserve_item(limit=5))
+        uninitialised = await reserve(after, reserve_item(limit=5))
 
-        assert isinstance(unseeded, Uninitialised)
-        assert unseeded.day == denied.status.day + 1
-        assert unseeded.reset_at - denied.status.reset_at == pytest.approx(DAY_SECONDS - 30)
+        assert isinstance(uninitialised, Uninitialised)
+        assert uninitialised.day == denied.status.day + 1
+        assert uninitialised.reset_at - denied.status.reset_at == pytest.approx(DAY_SECONDS - 30)
 
     async def test_the_reset_is_at_the_end_of_the_day(self, world: World) -> None:
-        noon = await reserve(await world.seeded(), reserve_item())
+        noon = await reserve(await world.initialised(), reserve_item())
         assert isinstance(noon, Held)
 
         assert noon.status.reset_at - noon.reserved_at == pytest.approx(DAY_SECONDS - NOON, abs=20)
 
     async def test_keys_and_requests_of_one_batch_keep_their_order_and_their_counters(self, world: World) -> None:
-        store = await world.seeded()
-        await seed(store, 9, key_id="key_other")
+        store = await world.initialised()
+        await initialise(store, 9, key_id="key_other")
         batch = [
             reserve_item(limit=1),
             reserve_item(limit=10, key_id="key_other"),
@@ -295,7 +295,7 @@ class HoldStoreContract:
         assert await counts(store, "key_other") == (9, 1)
 
     async def test_concurrent_reserves_over_many_replicas_hold_exactly_the_limit(self, world: World) -> None:
-        stores = [await world.seeded(), *(world.store() for _ in range(4))]
+        stores = [await world.initialised(), *(world.store() for _ in range(4))]
         batches = [[reserve_item(limit=100) for _ in range(5)] for _ in range(40)]
 
         outcomes = await asyncio.gather(
@@ -306,7 +306,7 @@ class HoldStoreContract:
         assert await counts(stores[0]) == (0, 100)
 
     async def test_the_limit_is_kept_at_every_moment_while_slots_are_reserved_and_settled(self, world: World) -> None:
-        stores = [await world.seeded(), world.store()]
+        stores = [await world.initialised(), world.store()]
 
         async def live(number: int) -> int:
             store = stores[number % 2]

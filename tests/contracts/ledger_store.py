@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.common.verdict import Verdict
-from services.inference.chat import ABANDONED_OUTCOMES, Outcome, RequestContext, Usage, UsageSource
+from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 
 DAY = "2026-08-02"
@@ -48,9 +48,9 @@ def rows(count: int, *, start: int = 0, **changes: object) -> list[LedgerRow]:
     return [replace(ROW, request_id=f"req_{start + number}", **changes) for number in range(count)]  # type: ignore[arg-type]
 
 
-def lost(request_id: str) -> RequestContext:
+def lost(request_id: str) -> CallContext:
     """Return the account data of a request whose verdict never came."""
-    return RequestContext(request_id, ROW.account_id, ROW.key_id, ROW.day, ROW.reserved_at)
+    return CallContext(request_id, ROW.account_id, ROW.key_id, ROW.day, ROW.reserved_at)
 
 
 async def listed(store: LedgerStore, *, account_id: str = "acc_1", rows_max: int = 100, **wanted: Any) -> list[str]:

@@ -13,9 +13,10 @@ from services.auth.keys.minting import mint
 from services.auth.keys.model import Bounds, KeyId, KeyStore
 from services.auth.keys.pepper import Pepper
 from services.auth.mail.queue import MailQueue, Topic, new_email
-from services.auth.sessions.model import OpenSession, Sessions, SessionStore
+from services.auth.sessions.manager import SessionManager
+from services.auth.sessions.model import OpenSession, SessionStore
 from services.auth.sessions.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
-from services.auth.sessions.rate_limiter import RateLimiter, RateLimitStore, Rule
+from services.auth.sessions.rate_limiter import RateLimiter, RateLimitRule, RateLimitStore
 from services.common.errors import (
     FailedPrecondition,
     InvalidRequest,
@@ -49,13 +50,13 @@ class ManualClock:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The ports over one empty database; throttles of two replicas."""
+    """The ports over one empty database; rate-limit stores of two replicas."""
 
     accounts: AccountStore
     keys: KeyStore
     sessions: SessionStore
     tokens: OneTimeTokenStore
-    throttles: tuple[RateLimitStore, RateLimitStore]
+    rate_limit_stores: tuple[RateLimitStore, RateLimitStore]
     plans: PlanStore
     mail: MailQueue
     audit: AuditLog
@@ -72,18 +73,18 @@ class World:
         await self.accounts.add(NewAccount(account, password_hash), by=BY)
         return account
 
-    def stay(self) -> Sessions:
+    def session_manager(self) -> SessionManager:
         """Return a session limit of ten minutes without use, and of an hour in total."""
-        return Sessions(self.sessions, pepper=PEPPER, clock=self.clock, idle_seconds=IDLE, total_seconds=TOTAL)
+        return SessionManager(self.sessions, pepper=PEPPER, clock=self.clock, idle_seconds=IDLE, total_seconds=TOTAL)
 
     async def actions(self) -> list[str]:
         """Return the actions in the audit log, newest first."""
         return [event.action for event in await self.audit.events(account_id="", before="", limit=1000)]
 
 
-async def _ended(stay: Sessions, opened: OpenSession) -> bool:
+async def _ended(session_manager: SessionManager, opened: OpenSession) -> bool:
     try:
-        await stay.get(opened.token)
+        await session_manager.get(opened.token)
     except Unauthenticated:
         return True
     return False
@@ -125,33 +126,33 @@ class UserStoreContract:
         assert await world.mail.waiting() == 0
 
     async def test_a_session_in_use_ends_after_an_hour(self, world: World) -> None:
-        stay = world.stay()
-        opened = await stay.open(Proof((await world.account()).id), by=BY)
+        session_manager = world.session_manager()
+        opened = await session_manager.open(Proof((await world.account()).id), by=BY)
         for _ in range(7):
             world.clock.seconds += 500
-            assert (await stay.get(opened.token)).id == opened.session.id
+            assert (await session_manager.get(opened.token)).id == opened.session.id
         world.clock.seconds += 100
 
-        assert await _ended(stay, opened), "a session that is always used would never end"
+        assert await _ended(session_manager, opened), "a session that is always used would never end"
 
     async def test_a_session_unused_for_ten_minutes_ends(self, world: World) -> None:
-        stay = world.stay()
-        opened = await stay.open(Proof((await world.account()).id), by=BY)
+        session_manager = world.session_manager()
+        opened = await session_manager.open(Proof((await world.account()).id), by=BY)
         world.clock.seconds += IDLE - 1
-        assert not await _ended(stay, opened)
+        assert not await _ended(session_manager, opened)
         world.clock.seconds += IDLE
 
-        assert await _ended(stay, opened)
-        assert await stay.of_account(opened.session.account.id) == []
+        assert await _ended(session_manager, opened)
+        assert await session_manager.of_account(opened.session.account.id) == []
 
     async def test_a_session_ends_when_its_account_is_deleted_and_none_is_opened_after_that(self, world: World) -> None:
-        stay, account = world.stay(), await world.account()
-        before = await stay.open(Proof(account.id), by=BY)
+        session_manager, account = world.session_manager(), await world.account()
+        before = await session_manager.open(Proof(account.id), by=BY)
         await world.accounts.delete(account.id, by=BY, at=world.at)
 
-        assert await _ended(stay, before)
+        assert await _ended(session_manager, before)
         with pytest.raises(Unauthenticated):
-            await stay.open(Proof(account.id), by=BY)
+            await session_manager.open(Proof(account.id), by=BY)
 
     async def test_a_password_replaced_since_its_verification_opens_changes_and_deletes_nothing(
         self, world: World
@@ -162,7 +163,7 @@ class UserStoreContract:
         reported = await world.actions()
 
         for work in (
-            world.stay().open(stale, by=BY),
+            world.session_manager().open(stale, by=BY),
             world.accounts.set_password(stale, "a thief's", by=BY, at=world.at),
             world.accounts.delete(account.id, by=BY, at=world.at, proof=stale),
         ):
@@ -176,10 +177,10 @@ class UserStoreContract:
 
     async def test_a_session_that_ended_since_its_look_up_changes_nothing(self, world: World) -> None:
         account = await world.account(password_hash="old")
-        opened = await world.stay().open(Proof(account.id), by=BY)
+        opened = await world.session_manager().open(Proof(account.id), by=BY)
         made = [mint("laptop", daily_limit=None, pepper=PEPPER, clock=world.clock).key for _ in range(3)]
         await world.keys.add(account.id, made[0], by=BY)
-        await world.stay().log_out(opened.token, by=BY)
+        await world.session_manager().log_out(opened.token, by=BY)
         proof, reported = opened.session.proof, await world.actions()
 
         for work in (
@@ -241,8 +242,8 @@ class UserStoreContract:
         assert await world.accounts.reset_password(new.kept.digest, "hash", by=BY, at=late - timedelta(seconds=1))
 
     async def test_attempts_at_two_replicas_are_counted_together_and_none_is_lost(self, world: World) -> None:
-        rule = Rule("tries", tries_max=10, window_seconds=60)
-        replicas = [RateLimiter(store, pepper=PEPPER, clock=world.clock) for store in world.throttles]
+        rule = RateLimitRule("tries", tries_max=10, window_seconds=60)
+        replicas = [RateLimiter(store, pepper=PEPPER, clock=world.clock) for store in world.rate_limit_stores]
 
         tries = (replicas[number % 2].check(rule, EMAIL, client=f"192.0.2.{number}") for number in range(30))
         answers = await asyncio.gather(*tries, return_exceptions=True)
@@ -254,20 +255,20 @@ class UserStoreContract:
         await replicas[1].check(rule, EMAIL, client="192.0.2.1")
 
     async def test_a_clock_that_steps_back_locks_out_no_user_for_longer_than_the_window(self, world: World) -> None:
-        rule = Rule("tries", tries_max=2, window_seconds=900)
-        throttle = RateLimiter(world.throttles[0], pepper=PEPPER, clock=world.clock)
+        rule = RateLimitRule("tries", tries_max=2, window_seconds=900)
+        rate_limiter = RateLimiter(world.rate_limit_stores[0], pepper=PEPPER, clock=world.clock)
         for _ in range(2):
-            await throttle.check(rule, EMAIL, client="a")
+            await rate_limiter.check(rule, EMAIL, client="a")
 
         world.clock.seconds -= 3 * 86_400
         for _ in range(2):
-            await throttle.check(rule, EMAIL, client="a")
+            await rate_limiter.check(rule, EMAIL, client="a")
         with pytest.raises(Throttled, match="in 15 minutes"):
-            await throttle.check(rule, EMAIL, client="a")
+            await rate_limiter.check(rule, EMAIL, client="a")
 
         world.clock.seconds -= 30  # For example another replica's clock.
         with pytest.raises(Throttled):
-            await throttle.check(rule, EMAIL, client="a")
+            await rate_limiter.check(rule, EMAIL, client="a")
 
     async def test_the_limit_of_keys_is_exact_when_twenty_are_created_at_once(self, world: World) -> None:
         account = await world.account()

@@ -151,16 +151,18 @@ DEFECTS: Defects = {
         "Deployment/inference: its NetworkPolicy does not allow the namespace monitoring to scrape it",
     ),
     "an alert without a severity": (
-        lambda w: w.alert("StackLateRows").pop("labels"),
-        "StackLateRows has no severity",
+        lambda w: w.alert("StackRowsAfterClose").pop("labels"),
+        "StackRowsAfterClose has no severity",
     ),
     "an alert without a summary": (
-        lambda w: w.alert("StackLateRows")["annotations"].pop("summary"),
-        "StackLateRows has no summary",
+        lambda w: w.alert("StackRowsAfterClose")["annotations"].pop("summary"),
+        "StackRowsAfterClose has no summary",
     ),
     "an alert with another alert's runbook": (
-        lambda w: w.set(w.alert("StackLateRows")["annotations"], runbook="Look: docs/operations.md#stackholdsleft"),
-        "StackLateRows has no runbook of one line",
+        lambda w: w.set(
+            w.alert("StackRowsAfterClose")["annotations"], runbook="Look: docs/operations.md#stackholdsleft"
+        ),
+        "StackRowsAfterClose has no runbook of one line",
     ),
     "a dashboard that Grafana does not find": (
         lambda w: next(one for one in w.objects if "dashboard" in one["metadata"]["name"])["metadata"].pop("labels"),

@@ -54,6 +54,7 @@ def watched_stack(**environment: str) -> Iterator[tuple[Stack, Metrics]]:
     ports = {service: free_port() for service in SERVICES}
     addresses = {f"{service.upper()}_METRICS_LISTEN": f"127.0.0.1:{port}" for service, port in ports.items()}
     with stack_folder() as folder:
-        stack = Stack(folder, gateways=1, environment={**addresses, **environment})
+        # A forked process has imported all services, and would export the metrics of all of them.
+        stack = Stack(folder, gateways=1, environment={**addresses, **environment}, is_forked=False)
         with started(stack):
             yield stack, Metrics(ports)

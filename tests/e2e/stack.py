@@ -74,12 +74,14 @@ class Stack:
         inferences: int = 1,
         workers: int = 0,
         valkey_options: Sequence[str] = (),
+        is_forked: bool = True,
     ) -> None:
         if workers:
             gateways = auths = quotas = inferences = workers
         self.folder = folder
         self.environment = dict(environment)
         self.own: dict[str, dict[str, str]] = {}
+        self._is_forked = is_forked
         self._processes: dict[str, Started] = {}
         self._programs: dict[str, Program] = {}
         self.settings = LocalSettings(
@@ -155,7 +157,7 @@ class Stack:
             **environment,
         }
         log = self.folder / f"{name}.log"
-        self._processes[name] = started_process(program.command, environment=given, log=log)
+        self._processes[name] = started_process(program.command, environment=given, log=log, is_forked=self._is_forked)
 
     def resident_bytes(self, name: str) -> int:
         """Return the memory use of one program."""

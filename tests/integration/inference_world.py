@@ -20,9 +20,9 @@ from services.common.rpc.status import rpc_errors
 from services.common.runtime.clock import SystemClock
 from services.inference import translate
 from services.inference.catalogue import Catalogue
-from services.inference.chat import ChatCall, RequestContext
-from services.inference.keys.check import KeyCheck
-from services.inference.keys.pool import KeyPool
+from services.inference.chat import CallContext, ChatCall
+from services.inference.key_pool.check import KeyCheck
+from services.inference.key_pool.pool import KeyPool
 from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger, LedgerRow
@@ -73,7 +73,7 @@ class Inference:
                 received.append(message)
         return received
 
-    def call_of(self, request: inference_pb2.StreamChatCompletionRequest) -> tuple[ChatCall, RequestContext]:
+    def call_of(self, request: inference_pb2.StreamChatCompletionRequest) -> tuple[ChatCall, CallContext]:
         """Return the service's result for a request."""
         return translate.chat_call(request.chat, default_model=OSS), translate.request_context(request.context)
 

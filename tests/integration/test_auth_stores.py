@@ -178,7 +178,7 @@ async def test_keys_are_looked_up_and_revoked_while_sessions_use_all_their_conne
         await stores.account()
         minted = await stores.key()
         release = asyncio.Event()
-        throttle = SQLRateLimitStore(session_engine, session_transactions)
+        rate_limits = SQLRateLimitStore(session_engine, session_transactions)
 
         async def read() -> None:
             async with session_transactions.reading() as connection:
@@ -187,7 +187,7 @@ async def test_keys_are_looked_up_and_revoked_while_sessions_use_all_their_conne
 
         async def write(number: int) -> None:
             with contextlib.suppress(Unavailable):
-                await throttle.count(f"{number}", window=timedelta(minutes=1), now=NOW)
+                await rate_limits.count(f"{number}", window=timedelta(minutes=1), now=NOW)
 
         readers = [asyncio.ensure_future(read()) for _ in range(40)]
         writers = [asyncio.ensure_future(write(number)) for number in range(40)]

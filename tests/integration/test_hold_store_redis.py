@@ -11,7 +11,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.common.verdict import Verdict
-from services.quota.holds import Denied, Held, Settlement
+from services.quota.holds import CounterUnavailable, Denied, Held, Settlement
 from services.quota.redis.store import RedisHoldStore, connect
 from tests.contracts.hold_store import (
     DAY_SECONDS,
@@ -19,9 +19,9 @@ from tests.contracts.hold_store import (
     HoldStoreContract,
     World,
     counts,
+    initialise,
     reserve,
     reserve_item,
-    seed,
     settle,
     today,
 )
@@ -75,7 +75,7 @@ class TestHoldStoreOnRedis(HoldStoreContract):
 
 
 async def test_a_hold_has_a_deadline_until_it_is_settled(world: World, client: Any) -> None:
-    store = await world.seeded()
+    store = await world.initialised()
     held = await reserve(store, reserve_item("req_dead"))
     assert isinstance(held, Held)
     (deadlines,) = await client.keys("quota:*:deadlines")
@@ -88,7 +88,7 @@ async def test_a_hold_has_a_deadline_until_it_is_settled(world: World, client: A
 
 
 async def test_a_denied_request_has_no_deadline(world: World, client: Any) -> None:
-    store = await world.seeded()
+    store = await world.initialised()
 
     assert isinstance(await reserve(store, reserve_item(limit=0)), Denied)
 
@@ -96,7 +96,7 @@ async def test_a_denied_request_has_no_deadline(world: World, client: Any) -> No
 
 
 async def test_a_repeated_reserve_does_not_extend_its_deadline(world: World, client: Any) -> None:
-    store = await world.seeded()
+    store = await world.initialised()
     first = await reserve(store, reserve_item("req_again"))
     assert isinstance(first, Held)
     while (await _now_ms(client)) <= first.reserved_at * 1000:
@@ -111,13 +111,13 @@ async def test_a_repeated_reserve_does_not_extend_its_deadline(world: World, cli
 
 async def test_nothing_expires_by_redis_clock_alone(world: World, client: Any) -> None:
     """It may step; the sweeper removes old days once it has been steady."""
-    await reserve(await world.seeded(), reserve_item())
+    await reserve(await world.initialised(), reserve_item())
 
     assert {await client.ttl(name) for name in await client.keys("*")} == {-1}
 
 
 async def test_the_keys_of_a_script_share_one_cluster_slot(world: World, client: Any) -> None:
-    await reserve(await world.seeded(), reserve_item())
+    await reserve(await world.initialised(), reserve_item())
 
     names = [name.decode() for name in await client.keys("*")]
 
@@ -126,7 +126,7 @@ async def test_the_keys_of_a_script_share_one_cluster_slot(world: World, client:
 
 
 async def test_scripts_missing_on_the_server_are_loaded_again(world: World, client: Any) -> None:
-    store = await world.seeded()
+    store = await world.initialised()
     await reserve(store, reserve_item("req_kept", limit=2))
     await client.script_flush()
 
@@ -140,7 +140,7 @@ async def test_scripts_missing_on_the_server_are_loaded_again(world: World, clie
 
 
 async def test_a_restarted_server_keeps_counters_and_holds(own_valkey: ValkeyServer, connected: Connect) -> None:
-    store = await (await _world(own_valkey.url, connected)).seeded(charged=3)
+    store = await (await _world(own_valkey.url, connected)).initialised(charged=3)
     held = await reserve(store, reserve_item("req_kept"))
     own_valkey.stop()
     own_valkey.start()
@@ -152,7 +152,7 @@ async def test_a_restarted_server_keeps_counters_and_holds(own_valkey: ValkeySer
 
 
 async def test_a_stopped_server_is_unavailable_at_once(own_valkey: ValkeyServer, connected: Connect) -> None:
-    store = await (await _world(own_valkey.url, connected, TIMEOUT_SECONDS)).seeded()
+    store = await (await _world(own_valkey.url, connected, TIMEOUT_SECONDS)).initialised()
     day = await today(store)
     own_valkey.kill()
     started = time.monotonic()
@@ -168,7 +168,7 @@ async def test_a_stopped_server_is_unavailable_at_once(own_valkey: ValkeyServer,
 async def test_a_hanging_server_is_unavailable_within_the_timeout_and_its_late_answer_is_dropped(
     own_valkey: ValkeyServer, connected: Connect
 ) -> None:
-    store = await (await _world(own_valkey.url, connected, TIMEOUT_SECONDS)).seeded()
+    store = await (await _world(own_valkey.url, connected, TIMEOUT_SECONDS)).initialised()
     own_valkey.send(signal.SIGSTOP)
     started = time.monotonic()
 
@@ -184,7 +184,7 @@ async def test_a_hanging_server_is_unavailable_within_the_timeout_and_its_late_a
 async def test_a_cancelled_caller_leaves_no_answer_behind_for_the_next(
     own_valkey: ValkeyServer, connected: Connect
 ) -> None:
-    store = await (await _world(own_valkey.url, connected)).seeded()
+    store = await (await _world(own_valkey.url, connected)).initialised()
     own_valkey.send(signal.SIGSTOP)
     try:
         asking = asyncio.create_task(reserve(store, reserve_item("req_left", limit=7)))
@@ -205,9 +205,9 @@ async def _some_turns() -> None:
 
 
 async def test_unusable_entries_make_their_own_key_unavailable_and_no_other(world: World, client: Any) -> None:
-    store = await world.seeded()
+    store = await world.initialised()
     name = await _entries(client)
-    await seed(store, 0, key_id="key_other")
+    await initialise(store, 0, key_id="key_other")
     held = await reserve(store, reserve_item("req_held", key_id="key_other"))
     assert isinstance(held, Held)
     await client.delete(name)
@@ -221,7 +221,7 @@ async def test_unusable_entries_make_their_own_key_unavailable_and_no_other(worl
         ]
     )
 
-    assert [type(outcome).__name__ for outcome in outcomes] == ["Unavailable", "Held", "Unavailable"]
+    assert [type(outcome) for outcome in outcomes] == [CounterUnavailable, Held, CounterUnavailable]
     assert list(closed) == [None, True]
     assert await counts(store, "key_other") == (1, 1)
 

@@ -13,9 +13,10 @@ import msgspec
 import pytest
 from grpc import aio
 
-from services.auth.keys.model import Denial, Key, KeyId, KeyVerifier, Verification
+from services.auth.keys.model import Denial, Key, KeyId, Verification
+from services.auth.keys.verifier import KeyVerifier
 from services.auth.rpc import AuthService
-from services.auth.watch.feed import Change, ChangeFeed, Event
+from services.auth.watch.feed import Change, ChangeEvent, ChangeFeed
 from services.common.errors import ErrorDetails, InternalError, InvalidRequest, ServiceError, Unavailable
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
@@ -30,14 +31,13 @@ from services.gateway.keys.auth_client import AuthClient, Authentication, WatchE
 from services.gateway.requests.ports import Inference
 from services.gateway.requests.types import Chat, Departure, Hold, JSONObject, LimitReached, Principal, RateLimit
 from services.inference.catalogue import Catalogue
-from services.inference.chat import ChatCall, Outcome, RequestContext
-from services.inference.keys.check import KeyCheck
+from services.inference.chat import CallContext, ChatCall, Outcome
+from services.inference.key_pool.check import KeyCheck
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Answer, Completions
 from services.inference.rpc import InferenceService, UsageService
 from services.local.adapters import LocalAuthClient, LocalInference, LocalQuotaBatches
-from services.quota.holds import DayStatus, Denied, Held, Holds, Reservation, Settlement
-from services.quota.holds import Unavailable as CounterUnavailable
+from services.quota.holds import CounterUnavailable, DayStatus, Denied, Held, Holds, Reservation, Settlement
 from services.quota.rpc import QuotaService
 from stack.auth.v1 import auth_pb2_grpc
 from stack.inference.v1 import inference_pb2_grpc, usage_pb2_grpc
@@ -206,11 +206,11 @@ class ScriptedCompletions:
 
     parts: Sequence[Any] = ()
     waits: bool = False
-    calls: list[tuple[ChatCall, RequestContext]] = field(default_factory=list)
+    calls: list[tuple[ChatCall, CallContext]] = field(default_factory=list)
     began: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def create(self, call: ChatCall, context: RequestContext) -> Answer:
+    async def create(self, call: ChatCall, context: CallContext) -> Answer:
         self.calls.append((call, context))
         try:
             self.began.set()
@@ -223,7 +223,7 @@ class ScriptedCompletions:
         finally:
             self.ended.set()
 
-    async def stream(self, call: ChatCall, context: RequestContext) -> AsyncGenerator[Any, None]:
+    async def stream(self, call: ChatCall, context: CallContext) -> AsyncGenerator[Any, None]:
         self.calls.append((call, context))
         try:
             for part in self.parts:
@@ -439,11 +439,11 @@ class ScriptedVerifier:
 class ScriptedFeed:
     """Stands in for `ChangeFeed`."""
 
-    def __init__(self, *events: Event | ServiceError) -> None:
+    def __init__(self, *events: ChangeEvent | ServiceError) -> None:
         self._events = events
         self.is_closed = asyncio.Event()
 
-    async def watch(self, after_revision: int | None) -> AsyncGenerator[Event, None]:
+    async def watch(self, after_revision: int | None) -> AsyncGenerator[ChangeEvent, None]:
         assert after_revision == 3
         try:
             for event in self._events:
@@ -504,9 +504,9 @@ async def test_an_auth_that_cannot_answer_is_unavailable(adapter: str, outcome: 
 @ADAPTERS
 async def test_changes_of_keys_are_watched_until_the_watch_is_closed(adapter: str) -> None:
     feed = ScriptedFeed(
-        Event(4),
-        Event(5, Change(KeyId("key_1"), 5, is_revoked=True)),
-        Event(6, Change(None, 6)),
+        ChangeEvent(4),
+        ChangeEvent(5, Change(KeyId("key_1"), 5, is_revoked=True)),
+        ChangeEvent(6, Change(None, 6)),
     )
     async with _auth(adapter, ScriptedVerifier(Denial.UNKNOWN), feed) as auth:
         async with aclosing(cast(AsyncGenerator[WatchEvent, None], auth.watch(3))) as events:
@@ -521,7 +521,7 @@ async def test_changes_of_keys_are_watched_until_the_watch_is_closed(adapter: st
 
 @ADAPTERS
 async def test_a_broken_watch_raises(adapter: str) -> None:
-    feed = ScriptedFeed(Event(4), Unavailable("The database is away.", reason="auth_unavailable"))
+    feed = ScriptedFeed(ChangeEvent(4), Unavailable("The database is away.", reason="auth_unavailable"))
     async with _auth(adapter, ScriptedVerifier(Denial.UNKNOWN), feed) as auth:
         events = auth.watch(3)
         assert await _soon(anext(events)) == WatchEvent(4)

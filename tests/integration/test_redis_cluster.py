@@ -65,7 +65,7 @@ def _offset(second_of_day: int) -> int:
     return second_of_day - int(time.time()) % DAY_SECONDS
 
 
-async def seeds(store: HoldStore, keys: list[str], charged: int = 0) -> dict[KeyDay, int]:
+async def initial_counts(store: HoldStore, keys: list[str], charged: int = 0) -> dict[KeyDay, int]:
     """Return initial counts of today."""
     (status,) = await store.status(["key_any"])
     return {KeyDay(key, status.day): charged for key in keys}
@@ -112,7 +112,7 @@ def test_the_keys_are_spread_over_all_nodes(cluster: list[ClusterNode]) -> None:
 
 
 async def test_concurrent_reserves_of_many_keys_hold_each_limit_exactly(store: RedisHoldStore) -> None:
-    start = await seeds(store, KEYS)
+    start = await initial_counts(store, KEYS)
 
     rounds = await asyncio.gather(*(store.reserve(reserve_items(number, KEYS), start) for number in range(6)))
 
@@ -123,7 +123,7 @@ async def test_concurrent_reserves_of_many_keys_hold_each_limit_exactly(store: R
 
 
 async def test_concurrent_settles_of_many_keys_close_each_hold_once(store: RedisHoldStore) -> None:
-    start = await seeds(store, KEYS)
+    start = await initial_counts(store, KEYS)
     await store.reserve(reserve_items(0, KEYS), start)
     ends = [Settlement(f"req_{one.key_id}_0", one.key_id, one.day, Verdict.CHARGED) for one in start]
 
@@ -134,7 +134,7 @@ async def test_concurrent_settles_of_many_keys_close_each_hold_once(store: Redis
 
 
 async def test_scripts_missing_on_one_node_are_loaded_again(cluster: list[ClusterNode], store: RedisHoldStore) -> None:
-    start = await seeds(store, KEYS)
+    start = await initial_counts(store, KEYS)
     await store.reserve(reserve_items(0, KEYS), start)
     cluster[1].ask("SCRIPT", "FLUSH")
 
@@ -146,7 +146,7 @@ async def test_scripts_missing_on_one_node_are_loaded_again(cluster: list[Cluste
 
 async def test_a_sweeper_sweeps_reconciles_and_verifies_keys_of_all_nodes(client: Any, tmp_path: Path) -> None:
     late = RedisHoldStore(client, hold_seconds=0, clock_offset_seconds=_offset(NOON))
-    await late.reserve(reserve_items(0, KEYS), await seeds(late, KEYS))
+    await late.reserve(reserve_items(0, KEYS), await initial_counts(late, KEYS))
     async with opened_ledger(tmp_path / "ledger.db") as ledger:
         sweeper = sweeper_of(RedisSweepStore(client, late), ledger)
 
@@ -154,7 +154,7 @@ async def test_a_sweeper_sweeps_reconciles_and_verifies_keys_of_all_nodes(client
 
         assert (await sweeper.verify()).key_days == len(KEYS)
         assert await sweeper.reconcile() == 0
-        await late.reserve(reserve_items(1, ["key_new"], limit=1), await seeds(late, ["key_new"], charged=1))
+        await late.reserve(reserve_items(1, ["key_new"], limit=1), await initial_counts(late, ["key_new"], charged=1))
         kinds = [finding.kind for finding in (await sweeper.verify()).discrepancies]
     assert kinds == [DiscrepancyKind.COUNTER_ABOVE_LEDGER]
 
@@ -166,7 +166,7 @@ async def test_a_moved_slot_is_followed(cluster: list[ClusterNode], store: Redis
     try:
         _move(slot, cluster, to=cluster[1])
 
-        (outcome,) = await store.reserve(reserve_items(0, [key]), await seeds(store, [key]))
+        (outcome,) = await store.reserve(reserve_items(0, [key]), await initial_counts(store, [key]))
 
         assert isinstance(outcome, Held)
         assert cluster[1].ask("CLUSTER", "COUNTKEYSINSLOT", slot) == "2"
@@ -186,7 +186,7 @@ async def test_a_hanging_node_makes_only_its_own_keys_unavailable(
 ) -> None:
     keys = [served_by(node)[0] for node in cluster]
     store = RedisHoldStore(connected(cluster[0], TIMEOUT_SECONDS), hold_seconds=60, clock_offset_seconds=_offset(NOON))
-    start = await seeds(store, keys)
+    start = await initial_counts(store, keys)
     cluster[2].process.send_signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
@@ -204,7 +204,7 @@ async def test_a_hanging_node_makes_only_its_own_keys_unavailable(
 async def test_a_promoted_replica_is_found_and_keeps_the_holds_of_the_failed_primary(connected: Connect) -> None:
     with running_cluster(primaries=1, replicas=1) as (primary, replica):
         store = RedisHoldStore(connected(primary, TIMEOUT_SECONDS), hold_seconds=60)
-        await store.reserve(reserve_items(0, ["key_1"]), await seeds(store, ["key_1"], charged=1))
+        await store.reserve(reserve_items(0, ["key_1"]), await initial_counts(store, ["key_1"], charged=1))
         assert primary.ask("WAIT", 1, 5000) == "1"
         primary.end()
 
@@ -243,12 +243,14 @@ async def test_one_node_that_refuses_writes_is_reported_until_all_accept_them(
 ) -> None:
     sweeps = RedisSweepStore(client, store)
     today = (await store.status(KEYS))[0].day
-    seeds = {KeyDay(key_id, today): 0 for key_id in KEYS}
+    initial_counts = {KeyDay(key_id, today): 0 for key_id in KEYS}
     for number, node in enumerate(cluster):
         node.ask("CONFIG", "SET", "min-replicas-to-write", 1)
         try:
             with pytest.raises(Unavailable):
-                await store.reserve([Reservation(f"req_{number}_{key}", key, "acc_1", 9) for key in KEYS], seeds)
+                await store.reserve(
+                    [Reservation(f"req_{number}_{key}", key, "acc_1", 9) for key in KEYS], initial_counts
+                )
             for _ in range(2):
                 await store.status(KEYS)
                 await sweeps.now()

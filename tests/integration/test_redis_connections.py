@@ -129,8 +129,8 @@ async def test_a_wrong_password_is_distinguished_from_an_outage(
 
 async def _hold(store: RedisHoldStore, request_id: str, key_id: str = "key_1") -> None:
     (status,) = await store.status([key_id])
-    seeds = {KeyDay(key_id, status.day): 0}
-    (outcome,) = await store.reserve([Reservation(request_id, key_id, "acc_1", 100)], seeds)
+    initial_counts = {KeyDay(key_id, status.day): 0}
+    (outcome,) = await store.reserve([Reservation(request_id, key_id, "acc_1", 100)], initial_counts)
     assert isinstance(outcome, Held)
 
 

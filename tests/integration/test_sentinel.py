@@ -86,6 +86,6 @@ async def test_the_primary_is_found_and_found_again_after_a_failover(watched: Wa
 
 async def _hold(store: RedisHoldStore, request_id: str) -> None:
     (status,) = await store.status(["key_1"])
-    seeds = {KeyDay("key_1", status.day): 0}
-    (outcome,) = await store.reserve([Reservation(request_id, "key_1", "acc_1", 10)], seeds)
+    initial_counts = {KeyDay("key_1", status.day): 0}
+    (outcome,) = await store.reserve([Reservation(request_id, "key_1", "acc_1", 10)], initial_counts)
     assert isinstance(outcome, Held)

@@ -165,7 +165,7 @@ class TestReconcile:
         await world.charge("req_1", "req_2")
         await world.hold("req_flying")
         await world.client.flushall()
-        assert isinstance(await world.reserve("req_new", seed=await world.charged_rows()), Held)
+        assert isinstance(await world.reserve("req_new", initial_count=await world.charged_rows()), Held)
         await world.commit_row("req_flying")
         assert await world.settle("req_flying") is False
 
@@ -332,7 +332,7 @@ class TestVerify:
         await world.charge("req_1", "req_2", "req_3")
         await world.client.flushall()
 
-        assert isinstance(await world.reserve("req_4", limit=1, seed=3), Denied)
+        assert isinstance(await world.reserve("req_4", limit=1, initial_count=3), Denied)
 
         assert await found(world) == []
 
@@ -345,8 +345,8 @@ class TestVerify:
 
     async def test_every_key_and_day_is_compared(self, world: HoldWorld) -> None:
         await world.charge("req_1")
-        seeds = {KeyDay(f"key_{number}", world.day): 7 for number in range(600)}
-        await world.seed(seeds, limit=7)
+        initial_counts = {KeyDay(f"key_{number}", world.day): 7 for number in range(600)}
+        await world.initialise(initial_counts, limit=7)
 
         report = await world.sweeper.verify()
 
@@ -355,7 +355,7 @@ class TestVerify:
         assert len(report.discrepancies) == 600
 
     async def test_a_report_lists_a_bounded_number_of_discrepancies_and_counts_them_all(self, world: HoldWorld) -> None:
-        await world.seed({KeyDay(f"key_{number}", world.day): 7 for number in range(1_200)}, limit=7)
+        await world.initialise({KeyDay(f"key_{number}", world.day): 7 for number in range(1_200)}, limit=7)
 
         report = await world.sweeper.verify()
 

@@ -16,7 +16,7 @@ from services.inference.chat import JSONObject, Outcome, Usage, UsageSource
 from services.inference.groq.decoding import ChunkDecoder
 from services.inference.groq.provider import _Batch as decode_batch
 from services.inference.groq.sse import ServerSentEvent
-from services.inference.keys.pool import KeyPool
+from services.inference.key_pool.pool import KeyPool
 from stack.inference.v1 import inference_pb2
 from tests.integration.inference_world import CHARGED, DAY, Inference, running, streamed, whole
 from tests.integration.raw_upstream import (

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from services.common.errors import Unavailable
 from services.common.verdict import Verdict
 from services.inference import chat
-from services.inference.chat import RequestContext
+from services.inference.chat import CallContext
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.tables import metadata, usage_ledger
 from services.inference.ledger.writer import LedgerRow
@@ -71,8 +71,7 @@ class StoreLedger:
         """Return each request's verdict, in order; one without a row gets an `unknown` row."""
         self._check()
         contexts = [
-            RequestContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at)
-            for one in holds
+            CallContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at) for one in holds
         ]
         return [Verdict(verdict.value) for verdict in await self.store.close_unknown(contexts)]
 
@@ -141,26 +140,28 @@ class HoldWorld:
         self.reserved_at, self.aged_seconds = {}, 0
 
     async def reserve(
-        self, request_id: str, *, limit: int = 10, seed: int | None = None
+        self, request_id: str, *, limit: int = 10, initial_count: int | None = None
     ) -> Held | Denied | Uninitialised:
         """Hold a slot, with an initial count when one is given."""
         reserve_item = Reservation(request_id, KEY, ACCOUNT, limit)
-        (outcome,) = await self.holds.reserve([reserve_item], {} if seed is None else {self.key_day: seed})
+        (outcome,) = await self.holds.reserve(
+            [reserve_item], {} if initial_count is None else {self.key_day: initial_count}
+        )
         assert isinstance(outcome, Held | Denied | Uninitialised)
         if isinstance(outcome, Held):
             self.reserved_at[request_id] = outcome.reserved_at
         return outcome
 
-    async def seed(self, seeds: InitialCounts, *, limit: int) -> None:
+    async def initialise(self, initial_counts: InitialCounts, *, limit: int) -> None:
         """Initialise counters and hold nothing: the initial count fills their limit."""
-        reserve_items = [Reservation("req_seed", one.key_id, ACCOUNT, limit) for one in seeds]
-        outcomes = await self.holds.reserve(reserve_items, seeds)
+        reserve_items = [Reservation("req_initial", one.key_id, ACCOUNT, limit) for one in initial_counts]
+        outcomes = await self.holds.reserve(reserve_items, initial_counts)
         assert all(isinstance(outcome, Denied) for outcome in outcomes)
 
     async def hold(self, *request_ids: str, limit: int = 10) -> None:
         """Hold a slot for each request, which must be free; a new counter starts at 0."""
         for request_id in request_ids:
-            assert isinstance(await self.reserve(request_id, limit=limit, seed=0), Held)
+            assert isinstance(await self.reserve(request_id, limit=limit, initial_count=0), Held)
 
     async def commit_row(self, request_id: str, *, is_charged: bool = True) -> None:
         """Commit inference's row of a request."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from services.auth.watch.feed import ChangeFeed, Event
+from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.errors import Unavailable
 
 Keys = dict[str, int]
@@ -37,14 +37,14 @@ class Watcher:
                 await asyncio.sleep(0)
             self.restarts += 1
 
-    async def _take(self, events: AsyncIterator[Event], patience: int) -> None:
+    async def _take(self, events: AsyncIterator[ChangeEvent], patience: int) -> None:
         async for event in events:
             self._learn(event)
             patience -= 1
             if not patience:
                 return
 
-    def _learn(self, event: Event) -> None:
+    def _learn(self, event: ChangeEvent) -> None:
         if self.revision is None or event.revision < self.revision or (event.change and event.change.key_id is None):
             self.floor = event.revision
         elif event.change is not None and event.change.is_revoked:

@@ -36,7 +36,7 @@ keys = st.sampled_from(KEYS)
 ids = st.sampled_from([f"req_{number}" for number in range(8)])
 days = st.sampled_from([0, 1])
 replicas = st.sampled_from([0, 1])
-seeds = st.none() | st.integers(0, LIMIT + 1)
+initial_counts = st.none() | st.integers(0, LIMIT + 1)
 verdicts = st.sampled_from(Verdict)
 
 
@@ -44,7 +44,7 @@ verdicts = st.sampled_from(Verdict)
 class ModelDay:
     """The expected state of a key's day."""
 
-    seed: int
+    initial_count: int
     charged: int
     held: set[str] = field(default_factory=set)
 
@@ -73,14 +73,18 @@ class HoldMachine(RuleBasedStateMachine):
         ]
         self.first_day = (seconds + offset) // DAY_SECONDS
 
-    @rule(replica=replicas, day=days, key=keys, wanted=st.lists(ids, min_size=1, max_size=3), seed=seeds)
-    def reserve(self, replica: int, day: int, key: str, wanted: list[str], seed: int | None) -> None:
+    @rule(
+        replica=replicas, day=days, key=keys, wanted=st.lists(ids, min_size=1, max_size=3), initial_count=initial_counts
+    )
+    def reserve(self, replica: int, day: int, key: str, wanted: list[str], initial_count: int | None) -> None:
         """Reserve a batch, with an initial count that may be stale."""
         key_day = KeyDay(key, self.first_day + day)
         batch = [Reservation(request_id, key, "acc_1", LIMIT) for request_id in wanted]
-        outcomes = self.run(self.stores[replica][day].reserve(batch, {} if seed is None else {key_day: seed}))
-        if seed is not None:
-            self.model.setdefault(key_day, ModelDay(seed, seed))
+        outcomes = self.run(
+            self.stores[replica][day].reserve(batch, {} if initial_count is None else {key_day: initial_count})
+        )
+        if initial_count is not None:
+            self.model.setdefault(key_day, ModelDay(initial_count, initial_count))
         for request_id, outcome in zip(wanted, outcomes, strict=True):
             self.check(key_day, request_id, outcome)
 
@@ -105,7 +109,7 @@ class HoldMachine(RuleBasedStateMachine):
                 assert isinstance(status, Uninitialised) == (state is None)
                 if state is not None and isinstance(status, DayStatus):
                     assert (status.charged, status.held) == (state.charged, len(state.held))
-                    assert status.charged + status.held <= max(LIMIT, state.seed)
+                    assert status.charged + status.held <= max(LIMIT, state.initial_count)
 
     @invariant()
     def deadlines_are_those_of_the_holds(self) -> None:
@@ -165,15 +169,15 @@ def loop() -> Iterator[asyncio.Runner]:
 
 
 @PROFILE
-@given(lives=lives, seed=st.integers(0, LIMIT))
+@given(lives=lives, initial_count=st.integers(0, LIMIT))
 def test_no_race_of_complete_requests_over_two_replicas_exceeds_the_limit(
-    valkey_url: str, loop: asyncio.Runner, lives: list[Life], seed: int
+    valkey_url: str, loop: asyncio.Runner, lives: list[Life], initial_count: int
 ) -> None:
     """Each request initialises with its possibly stale count, reserves, and settles or never does; all run at once."""
-    loop.run(_race(valkey_url, lives, seed))
+    loop.run(_race(valkey_url, lives, initial_count))
 
 
-async def _race(url: str, lives: list[Life], seed: int) -> None:
+async def _race(url: str, lives: list[Life], initial_count: int) -> None:
     clients: list[Any] = [connect(url, timeout_seconds=10) for _ in range(2)]
     try:
         await clients[0].flushall()
@@ -181,11 +185,13 @@ async def _race(url: str, lives: list[Life], seed: int) -> None:
         offset = NOON - seconds % DAY_SECONDS
         stores = [RedisHoldStore(client, hold_seconds=60, clock_offset_seconds=offset) for client in clients]
         today = (seconds + offset) // DAY_SECONDS
-        await stores[0].reserve([Reservation("req_seed", "key_a", "acc_1", 0)], {KeyDay("key_a", today): seed})
+        await stores[0].reserve(
+            [Reservation("req_initial", "key_a", "acc_1", 0)], {KeyDay("key_a", today): initial_count}
+        )
         granted = await asyncio.gather(*(_live(stores[number % 2], life, today) for number, life in enumerate(lives)))
         (status,) = await stores[0].status(["key_a"])
         assert isinstance(status, DayStatus)
-        assert status.charged == seed + granted.count(Verdict.CHARGED)
+        assert status.charged == initial_count + granted.count(Verdict.CHARGED)
         assert status.held == granted.count("held")
         assert status.charged + status.held <= LIMIT
     finally:
@@ -195,9 +201,9 @@ async def _race(url: str, lives: list[Life], seed: int) -> None:
 
 async def _live(store: RedisHoldStore, life: Life, day: int) -> Verdict | str | None:
     """Return how a request ended: its verdict, `held` when it never settled, None when it was denied."""
-    request_id, verdict, stale_seed = life
+    request_id, verdict, stale_initial_count = life
     reserve_item = Reservation(request_id, "key_a", "acc_1", LIMIT)
-    (outcome,) = await store.reserve([reserve_item], {KeyDay("key_a", day): stale_seed})
+    (outcome,) = await store.reserve([reserve_item], {KeyDay("key_a", day): stale_initial_count})
     assert isinstance(outcome, Held | Denied)
     assert outcome.status.charged + outcome.status.held <= LIMIT
     if isinstance(outcome, Denied):

@@ -86,7 +86,7 @@ class HoldMachine(RuleBasedStateMachine):
         super().__init__()
         self.world, self.runner = world, runner
         self.requests = {f"req_{number}": Request() for number in range(REQUESTS)}
-        self.seeds: list[int] = []
+        self.initial_counts: list[int] = []
         self.verdicts: list[Settlement] = []
         self.lost: tuple[int, float, list[str]] | None = None
         """The result of a reconciliation's count, its time, and the holds that it left out."""
@@ -112,10 +112,10 @@ class HoldMachine(RuleBasedStateMachine):
     def steps(self) -> Iterator[tuple[str, Step]]:
         """Yield the possible steps, under the names of the design's check."""
         entries = self.entries()
-        if entries is None and len(self.seeds) < 2:
-            yield "seed-read", self.read_seed
-        if self.seeds:
-            yield "seed-put", self.put_seed
+        if entries is None and len(self.initial_counts) < 2:
+            yield "initial-count-read", self.read_initial_count
+        if self.initial_counts:
+            yield "initial-count-put", self.put_initial_count
         for name, request in self.requests.items():
             for what, step in self.steps_of(request):
                 yield f"{what} {name}", partial(step, name)
@@ -128,7 +128,7 @@ class HoldMachine(RuleBasedStateMachine):
     def steps_of(self, request: Request) -> Iterator[tuple[str, Callable[[str], None]]]:
         """Yield the possible steps of one request."""
         stage, waits = request.stage, request.gateway is Gateway.WAITING
-        if stage is Stage.NEW and (self.seeds or self.entries()):
+        if stage is Stage.NEW and (self.initial_counts or self.entries()):
             yield "reserve", self.reserve
         if stage is Stage.HELD and waits and not request.is_old:  # A gateway's deadline is shorter than a hold.
             yield "dispatch", self.dispatch
@@ -166,21 +166,24 @@ class HoldMachine(RuleBasedStateMachine):
 
     # Reserving, with an initial count that may be stale when it arrives.
 
-    def read_seed(self) -> None:
+    def read_initial_count(self) -> None:
         """Read a count from the ledger, since the store has none."""
-        self.seeds.append(self.run(self.world.charged_rows()))
+        self.initial_counts.append(self.run(self.world.charged_rows()))
 
-    def put_seed(self) -> None:
+    def put_initial_count(self) -> None:
         """Send a count that was read before; nothing is held."""
-        before, seed = self.entries(), self.seeds.pop(0)
-        self.run(self.world.reserve("req_probe", limit=0, seed=seed))
-        self.guarantee(self.entries() == ((seed, set()) if before is None else before), "a seed replaced a counter")
+        before, initial_count = self.entries(), self.initial_counts.pop(0)
+        self.run(self.world.reserve("req_probe", limit=0, initial_count=initial_count))
+        self.guarantee(
+            self.entries() == ((initial_count, set()) if before is None else before),
+            "an initial count replaced a counter",
+        )
 
     def reserve(self, name: str) -> None:
         """Reserve, with an initial count if there is one."""
-        seed = self.seeds.pop(0) if self.seeds else None
-        before = self.entries() or (seed or 0, set())
-        outcome = self.run(self.world.reserve(name, limit=LIMIT, seed=seed))
+        initial_count = self.initial_counts.pop(0) if self.initial_counts else None
+        before = self.entries() or (initial_count or 0, set())
+        outcome = self.run(self.world.reserve(name, limit=LIMIT, initial_count=initial_count))
         is_free = before[0] + len(before[1]) < LIMIT
         self.guarantee(isinstance(outcome, Held if is_free else Denied), f"{outcome} with {before}")
         self.requests[name].stage = Stage.HELD if is_free else Stage.DENIED
@@ -295,7 +298,7 @@ class HoldMachine(RuleBasedStateMachine):
     def flush(self) -> None:
         """Lose everything in Redis: its holds, and the charges that a pending initial count does not include."""
         charged, held = self.entries() or (0, set())
-        self.forgiven += len(held) + max(0, charged - min(self.seeds, default=charged))
+        self.forgiven += len(held) + max(0, charged - min(self.initial_counts, default=charged))
         self.has_flushed = True
         self.run(self.world.client.flushall())
 
@@ -336,7 +339,7 @@ class HoldMachine(RuleBasedStateMachine):
             self.inference_is_killed(name)
         for step in (self.settle_verdicts, self.grow_old, self.sweep, self.reconcile, self.check):
             step()
-        self.run(self.world.reserve("req_probe", limit=0, seed=len(self.those(Stage.CHARGED))))
+        self.run(self.world.reserve("req_probe", limit=0, initial_count=len(self.those(Stage.CHARGED))))
         self.guarantee(self.entries() == (len(self.those(Stage.CHARGED)), set()), f"not at rest: {self.entries()}")
         self.verify()
 
@@ -452,8 +455,8 @@ def test_the_designs_seven_steps_charge_twice_without_the_guards_and_once_with_t
     """A row before its settle with a concurrent reconciliation, as found by the exhaustive check."""
 
     def run_steps(machine: HoldMachine) -> tuple[int, set[str]] | None:
-        machine.read_seed()
-        machine.put_seed()
+        machine.read_initial_count()
+        machine.put_initial_count()
         machine.reserve("req_0")
         machine.dispatch("req_0")
         machine.commit_charged("req_0")

@@ -8,12 +8,10 @@ from services.auth.callers import SessionAuthenticator, user_actor
 from services.auth.keys.manager import KeyManager
 from services.auth.keys.model import Bounds, KeyStore
 from services.auth.sessions.log_in import LogIn
-from services.auth.sessions.model import Sessions
+from services.auth.sessions.manager import SessionManager
 from services.auth.watch.feed import ChangeFeed
-from services.common.errors import FailedPrecondition
 from services.common.ids import Kind
 from services.common.rpc.types import Context
-from services.common.runtime.clock import Clock, utc_now
 from stack.auth.v1 import owner_pb2, owner_pb2_grpc
 
 
@@ -26,7 +24,7 @@ class OwnedStores:
     keys: KeyStore
     """Reads keys."""
     audit_log: AuditLog
-    sessions: Sessions
+    sessions: SessionManager
 
 
 class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
@@ -38,7 +36,6 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         log_in: LogIn,
         *,
         feed: ChangeFeed,
-        clock: Clock,
         bounds: Bounds,
     ) -> None:
         """Use `stores`, and limit the number of keys to `bounds` unless the plan sets limits."""
@@ -49,7 +46,6 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         self._authenticator = SessionAuthenticator(stores.sessions)
         self._log_in = log_in
         self._feed = feed
-        self._clock = clock
         self._bounds = bounds
 
     async def ChangePassword(
@@ -153,10 +149,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         """Return the principal of one of the account's keys, which must be active."""
         session = await self._authenticator.require(context)
         key = await self._keys.get(messages.key_id(request.key_id), owner=session.account.id)
-        if not key.is_active(utc_now(self._clock)):
-            if key.revoked_at is not None:
-                raise FailedPrecondition(f"Key {key.id} was revoked. Choose another.", reason="key_revoked")
-            raise FailedPrecondition(f"Key {key.id} has expired. Choose another.", reason="key_expired")
+        self._key_manager.require_active(key)
         return owner_pb2.GetOwnPrincipalResponse(principal=messages.principal(key))
 
     async def ListOwnAuditEvents(

@@ -35,10 +35,10 @@ _HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 class Passwords:
     """Hashes and checks passwords. Safe to use concurrently."""
 
-    def __init__(self, *, places: int = _CALLS_MAX) -> None:
-        """Allow at most `places` calls to run or wait."""
+    def __init__(self, *, calls_max: int = _CALLS_MAX) -> None:
+        """Allow at most `calls_max` calls to run or wait."""
         self._threads = ThreadPoolExecutor(_THREADS, "argon2", initializer=_lower_priority)
-        self._bulkhead = Bulkhead(places)
+        self._bulkhead = Bulkhead(calls_max)
         self._dummy_hash = _HASHER.hash(os.urandom(16).hex())
 
     async def hash(self, password: str, *, client: str) -> str:

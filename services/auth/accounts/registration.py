@@ -17,14 +17,14 @@ from services.auth.keys.pepper import Pepper
 from services.auth.mail.mailer import Mailer
 from services.auth.mail.queue import Topic, new_email
 from services.auth.sessions.one_time_tokens import OneTimeTokenStore, token_digest
-from services.auth.sessions.rate_limiter import RateLimiter, Rule
+from services.auth.sessions.rate_limiter import RateLimiter, RateLimitRule
 from services.common.address_prefix import address_prefix
 from services.common.errors import AlreadyExists, InvalidRequest, PermissionDenied
 from services.common.runtime.clock import Clock, utc_now
 
 _HOUR_SECONDS = 3_600
-_EMAILS = Rule("e-mails to a mailbox", tries_max=5, window_seconds=_HOUR_SECONDS)
-_TOKENS = Rule("tokens from an address", tries_max=60, window_seconds=_HOUR_SECONDS)
+_EMAILS = RateLimitRule("e-mails to a mailbox", tries_max=5, window_seconds=_HOUR_SECONDS)
+_TOKENS = RateLimitRule("tokens from an address", tries_max=60, window_seconds=_HOUR_SECONDS)
 
 
 class SignUpPolicy(StrEnum):
@@ -81,7 +81,7 @@ class Registration:
         stores: Stores,
         *,
         passwords: Passwords,
-        throttle: RateLimiter,
+        rate_limiter: RateLimiter,
         mailer: Mailer,
         pepper: Pepper,
         clock: Clock,
@@ -91,12 +91,12 @@ class Registration:
         """Allow `sign_ups_per_address_max` sign-ups and e-mail requests per network address and hour."""
         self._stores = stores
         self._passwords = passwords
-        self._throttle = throttle
+        self._rate_limiter = rate_limiter
         self._mailer = mailer
         self._pepper = pepper
         self._clock = clock
         self._admission = admission
-        self._by_address = Rule("sign-ups from an address", sign_ups_per_address_max, _HOUR_SECONDS)
+        self._by_address = RateLimitRule("sign-ups from an address", sign_ups_per_address_max, _HOUR_SECONDS)
 
     @property
     def policy(self) -> SignUpPolicy:
@@ -133,7 +133,7 @@ class Registration:
         if invite_digest is None:
             self._admission.check(account.email)
         client = address_prefix(by.address)
-        await self._throttle.check(self._by_address, client, client=client)
+        await self._rate_limiter.check(self._by_address, client, client=client)
         await self._mailer.check_deliverable(account.email)
         password_hash = await self._passwords.hash(password, client=client)
         new = NewAccount(account, password_hash, invite_digest, is_one_per_mailbox=self._is_one_per_mailbox(invite))
@@ -152,7 +152,7 @@ class Registration:
         Both cases commit one transaction, so response times do not reveal whether the address has an account.
         """
         address = new.account.email
-        requested = await self._throttle.count(_EMAILS, identity_of(address), client=client)
+        requested = await self._rate_limiter.count(_EMAILS, identity_of(address), client=client)
         queued = new_email(Topic.SIGN_UP, address, by=by, clock=self._clock, opened_account_id=new.account.id)
         try:
             await self._stores.accounts.add(replace(new, queued_email=queued), by=by)
@@ -177,7 +177,7 @@ class Registration:
             Throttled: There were too many attempts.
         """
         client = address_prefix(by.address)
-        await self._throttle.check(_TOKENS, client, client=client)
+        await self._rate_limiter.check(_TOKENS, client, client=client)
         digest = token_digest(token, pepper=self._pepper)
         return await self._stores.accounts.verify_email(digest, by=by, at=utc_now(self._clock))
 
@@ -199,7 +199,7 @@ class Registration:
             Throttled: There were too many attempts.
         """
         client = address_prefix(by.address)
-        await self._throttle.check(_TOKENS, client, client=client)
+        await self._rate_limiter.check(_TOKENS, client, client=client)
         digest = token_digest(token, pepper=self._pepper)
         password_hash = await self._passwords.hash(password, client=client)
         return await self._stores.accounts.reset_password(digest, password_hash, by=by, at=utc_now(self._clock))
@@ -217,7 +217,7 @@ class Registration:
         self._mailer.require_mail()
         address = normalized_email(email)
         client = address_prefix(by.address)
-        await self._throttle.check(self._by_address, client, client=client)
-        await self._throttle.check(_EMAILS, identity_of(address), client=client)
+        await self._rate_limiter.check(self._by_address, client, client=client)
+        await self._rate_limiter.check(_EMAILS, identity_of(address), client=client)
         unauthenticated = replace(by, name=UNAUTHENTICATED)
         await self._mailer.add(new_email(topic, address, by=unauthenticated, clock=self._clock))

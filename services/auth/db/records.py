@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.auth.audit import Actor, Event, EventId, new_event_id
+from services.auth.audit import Actor, AuditEvent, EventId, new_event_id
 from services.auth.db.tables import audit_events, key_revision
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
@@ -84,7 +84,7 @@ class SQLAuditLog:
         self._transactions = transactions
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def events(self, *, account_id: str, before: str, limit: int) -> Sequence[Event]:
+    async def events(self, *, account_id: str, before: str, limit: int) -> Sequence[AuditEvent]:
         """Return audit events, newest first. See `AuditLog.events`."""
         query = select(audit_events).order_by(audit_events.c.id.desc()).limit(limit)
         if account_id:
@@ -95,8 +95,8 @@ class SQLAuditLog:
             return [_event(row) for row in await connection.execute(query)]
 
 
-def _event(row: Row[Any]) -> Event:
-    return Event(
+def _event(row: Row[Any]) -> AuditEvent:
+    return AuditEvent(
         id=EventId(row.id),
         at=row.at,
         actor=Actor(row.actor, row.address),

@@ -9,6 +9,7 @@ from services.auth.keys import minting
 from services.auth.keys.model import Bounds, Key, KeyId, KeyStore, MintedKey
 from services.auth.keys.pepper import Pepper
 from services.auth.watch.feed import ChangeFeed
+from services.common.errors import FailedPrecondition
 from services.common.runtime.clock import Clock, utc_now
 
 
@@ -89,3 +90,11 @@ class KeyManager:
         key = await self.store.set_limit(key_id, checked, by=by, at=utc_now(self._clock))
         self._feed.notify()
         return key
+
+    def require_active(self, key: Key) -> None:
+        """Raise `FailedPrecondition` if the key is revoked or expired."""
+        if key.is_active(utc_now(self._clock)):
+            return
+        if key.revoked_at is not None:
+            raise FailedPrecondition(f"Key {key.id} was revoked. Choose another.", reason="key_revoked")
+        raise FailedPrecondition(f"Key {key.id} has expired. Choose another.", reason="key_expired")

@@ -139,7 +139,8 @@ def _checked_models(models: Sequence[str]) -> tuple[str, ...]:
 def _unshowable(name: str) -> int | None:
     """Return the index of the first character that a name cannot contain; None if there is none.
 
-    Persian and emoji, for example, join characters with invisible ones. Next to a blank or an end they mean nothing.
+    Persian text and emoji sequences use invisible joiners between characters. A joiner at an end or next to a blank has
+    no effect, so it is rejected.
     """
     for place, character in enumerate(name):
         if character in _JOINERS:
@@ -153,6 +154,6 @@ def _unshowable(name: str) -> int | None:
 
 
 def _described(character: str) -> str:
-    """Return a character that is not to be seen, by its code and its name, and what to do."""
+    """Describe a forbidden character by its code point and name."""
     code, named = f"U+{ord(character):04X}", unicodedata.name(character, "")
-    return f"the character {code}{f' ({named})' if named else ''}; remove it"
+    return f"the character {code}{f' ({named})' if named else ''}"

@@ -1,7 +1,5 @@
-"""API keys: data model, storage interface and verification."""
+"""API keys: data model and storage interface."""
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -9,12 +7,6 @@ from typing import NewType, Protocol
 
 from services.auth.accounts.model import AccountId, Proof
 from services.auth.audit import Actor
-from services.auth.keys.pepper import Pepper
-from services.common import checksummed_token
-from services.common.errors import Unavailable
-from services.common.runtime.clock import Clock, utc_now
-
-_log = logging.getLogger(__name__)
 
 KeyId = NewType("KeyId", str)
 """Public id of a key: `key_` and a ULID."""
@@ -186,47 +178,3 @@ class KeyStore(Protocol):
 
     async def count_with_peppers(self, pepper_ids: frozenset[str], *, now: datetime) -> int:
         """Return the number of active keys that use these peppers."""
-
-
-class KeyVerifier:
-    """Verifies secrets against stored keys."""
-
-    def __init__(self, store: KeyStore, *, pepper: Pepper, clock: Clock, accepted: Sequence[Pepper] = ()) -> None:
-        """Rehash keys that use a pepper in `accepted` with `pepper`. Keys of other peppers are unknown."""
-        self._store = store
-        self._pepper = pepper
-        self._accepted = {other.id: other for other in accepted}
-        self._clock = clock
-
-    async def authenticate(self, secret: str) -> Verification:
-        """Return the key of a secret, or the reason for denying it.
-
-        Raises:
-            Unavailable: The store cannot be read.
-        """
-        # Malformed secrets must not cost a database lookup.
-        if not checksummed_token.is_well_formed(secret, SECRET_PREFIX):
-            return Verification(Denial.UNKNOWN, revision=0)
-        # One lookup for all peppers: between two lookups another replica could rehash the key, and both would miss it.
-        digests = [pepper.digest(secret) for pepper in (self._pepper, *self._accepted.values())]
-        found = await self._store.find(*digests)
-        if found.key is not None and found.pepper_id in self._accepted:
-            await self._move(found.key.id, digest=digests[0])
-        return Verification(self._outcome(found.key), found.revision)
-
-    async def _move(self, key_id: KeyId, *, digest: str) -> None:
-        """Rehash a key with the current pepper, which requires the secret. A failure is logged and ignored."""
-        try:
-            await self._store.move(key_id, digest=digest, pepper_id=self._pepper.id)
-        except Unavailable as exc:
-            _log.warning(
-                "A key could not be rehashed with AUTH_KEY_PEPPER. The next use of the key tries again.",
-                extra={"key_id": key_id, "error": exc.message},
-            )
-
-    def _outcome(self, key: Key | None) -> Key | Denial:
-        if key is None:
-            return Denial.UNKNOWN
-        if key.revoked_at is not None:
-            return Denial.REVOKED
-        return key if key.is_active(utc_now(self._clock)) else Denial.EXPIRED

@@ -14,18 +14,21 @@ from services.auth.audit import UNAUTHENTICATED, Actor
 from services.auth.mail.mailer import Mailer
 from services.auth.mail.queue import Topic, new_email
 from services.auth.sessions.devices import Device, Devices
-from services.auth.sessions.model import OpenSession, Session, Sessions
-from services.auth.sessions.rate_limiter import RateLimiter, Rule
+from services.auth.sessions.manager import SessionManager
+from services.auth.sessions.model import OpenSession, Session
+from services.auth.sessions.rate_limiter import RateLimiter, RateLimitRule
 from services.common.address_prefix import address_prefix
 from services.common.errors import FailedPrecondition, InvalidRequest, PermissionDenied, Unauthenticated
 from services.common.runtime.clock import Clock, utc_now
 
 _WINDOW_SECONDS = 900
-_BY_ACCOUNT_AND_ADDRESS = Rule("log-ins to an account from an address", tries_max=10, window_seconds=_WINDOW_SECONDS)
-_BY_DEVICE = Rule("log-ins to an account from its device", tries_max=10, window_seconds=_WINDOW_SECONDS)
-_BY_SESSION = Rule("proofs of a password in a session", tries_max=10, window_seconds=_WINDOW_SECONDS)
+_BY_ACCOUNT_AND_ADDRESS = RateLimitRule(
+    "log-ins to an account from an address", tries_max=10, window_seconds=_WINDOW_SECONDS
+)
+_BY_DEVICE = RateLimitRule("log-ins to an account from its device", tries_max=10, window_seconds=_WINDOW_SECONDS)
+_BY_SESSION = RateLimitRule("proofs of a password in a session", tries_max=10, window_seconds=_WINDOW_SECONDS)
 _FAILURES_NOTIFIED = 20
-_FAILURES = Rule("failed log-ins to an account", tries_max=_FAILURES_NOTIFIED, window_seconds=86_400)
+_FAILURES = RateLimitRule("failed log-ins to an account", tries_max=_FAILURES_NOTIFIED, window_seconds=86_400)
 """The owner gets an e-mail at the 20th failure within a day, so at most one e-mail a day."""
 
 
@@ -43,10 +46,10 @@ class LogIn:
     def __init__(
         self,
         accounts: AccountStore,
-        sessions: Sessions,
+        sessions: SessionManager,
         *,
         passwords: Passwords,
-        throttle: RateLimiter,
+        rate_limiter: RateLimiter,
         devices: Devices,
         mailer: Mailer,
         clock: Clock,
@@ -56,11 +59,11 @@ class LogIn:
         self._accounts = accounts
         self._sessions = sessions
         self._passwords = passwords
-        self._throttle = throttle
+        self._rate_limiter = rate_limiter
         self._devices = devices
         self._mailer = mailer
         self._clock = clock
-        self._by_address = Rule("log-ins from an address", log_ins_per_address_max, _WINDOW_SECONDS)
+        self._by_address = RateLimitRule("log-ins from an address", log_ins_per_address_max, _WINDOW_SECONDS)
 
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str = "", by: Actor
@@ -135,7 +138,7 @@ class LogIn:
         if credentials is None:
             raise password_wrong()
         key = f"{session.id} {credentials.password_hash}"
-        await self._throttle.check(_BY_SESSION, key, client=session.id)
+        await self._rate_limiter.check(_BY_SESSION, key, client=session.id)
         if not await self._matches(password, credentials, email=session.account.email, by=by):
             raise password_wrong()
         return replace(session.proof, password_hash=credentials.password_hash)
@@ -145,12 +148,12 @@ class LogIn:
         if device is not None:
             credentials = await self._accounts.credentials(address)
             if credentials is not None and credentials.account.id == device.account_id:
-                await self._throttle.check(_BY_DEVICE, f"{device.id} {credentials.password_hash}", client=device.id)
+                await self._rate_limiter.check(_BY_DEVICE, f"{device.id} {credentials.password_hash}", client=device.id)
                 return credentials
-        await self._throttle.check(self._by_address, client, client=client)
+        await self._rate_limiter.check(self._by_address, client, client=client)
         credentials = await self._accounts.credentials(address)
         password_hash = credentials.password_hash if credentials else ""
-        await self._throttle.check(_BY_ACCOUNT_AND_ADDRESS, f"{address} {client} {password_hash}", client=client)
+        await self._rate_limiter.check(_BY_ACCOUNT_AND_ADDRESS, f"{address} {client} {password_hash}", client=client)
         return credentials
 
     async def _matches(self, password: str, credentials: Credentials | None, *, email: str, by: Actor) -> bool:
@@ -159,7 +162,7 @@ class LogIn:
         password_hash = credentials.password_hash if credentials else None
         if await self._passwords.matches(password, password_hash, client=client):
             return True
-        failures = await self._throttle.count(_FAILURES, email, client=client)
+        failures = await self._rate_limiter.count(_FAILURES, email, client=client)
         if credentials is not None and failures == _FAILURES_NOTIFIED:
             await self._notify_owner(credentials.account, by)
         return False

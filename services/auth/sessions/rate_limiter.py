@@ -21,7 +21,7 @@ _REFUSED_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RateLimitRule:
     """A maximum number of attempts in a time window."""
 
     name: str
@@ -60,7 +60,7 @@ class RateLimiter:
         self._refused: OrderedDict[str, float] = OrderedDict()
         """Refused subjects, and the monotonic time in seconds at which each refusal ends."""
 
-    async def check(self, rule: Rule, key: str, *, client: str) -> None:
+    async def check(self, rule: RateLimitRule, key: str, *, client: str) -> None:
         """Count an attempt, and raise `Throttled` if it exceeds the rule.
 
         Args:
@@ -80,7 +80,7 @@ class RateLimiter:
             self._cache_refusal(subject, min(max(left, 1.0), float(rule.window_seconds)))
             self._check_refused(subject, is_client_limit=is_client_limit)
 
-    async def count(self, rule: Rule, key: str, *, client: str) -> int:
+    async def count(self, rule: RateLimitRule, key: str, *, client: str) -> int:
         """Count an attempt and return the number in the window, without enforcing the limit.
 
         Raises:
@@ -88,10 +88,10 @@ class RateLimiter:
         """
         return (await self._count(rule, self._subject(rule, key), client)).count
 
-    def _subject(self, rule: Rule, key: str) -> str:
-        return self._pepper.digest(f"throttle {rule.name} {key}")
+    def _subject(self, rule: RateLimitRule, key: str) -> str:
+        return self._pepper.digest(f"rate limit {rule.name} {key}")
 
-    async def _count(self, rule: Rule, subject: str, client: str) -> Tries:
+    async def _count(self, rule: RateLimitRule, subject: str, client: str) -> Tries:
         with self._bulkhead.enter(client):
             window = timedelta(seconds=rule.window_seconds)
             return await self._store.count(subject, window=window, now=utc_now(self._clock))

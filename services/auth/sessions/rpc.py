@@ -4,7 +4,7 @@ from services.auth import messages
 from services.auth.accounts.registration import Registration, SignUpPolicy
 from services.auth.callers import user_actor
 from services.auth.sessions.log_in import LogIn
-from services.auth.sessions.model import Sessions
+from services.auth.sessions.manager import SessionManager
 from services.common.rpc.types import Context
 from stack.auth.v1 import sessions_pb2, sessions_pb2_grpc
 
@@ -18,7 +18,7 @@ _POLICIES = {
 class SessionService(sessions_pb2_grpc.SessionServiceServicer):
     """Serves sign-up, log-in and sessions to gateways."""
 
-    def __init__(self, registration: Registration, log_in: LogIn, sessions: Sessions) -> None:
+    def __init__(self, registration: Registration, log_in: LogIn, sessions: SessionManager) -> None:
         self._registration = registration
         self._log_in = log_in
         self._sessions = sessions

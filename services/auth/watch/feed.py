@@ -52,7 +52,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ChangeEvent:
     """A message to a watcher: a change or a heartbeat."""
 
     revision: int
@@ -111,7 +111,7 @@ class ChangeFeed:
         self._read_requested.set()
         self._wake_watchers()
 
-    async def watch(self, after_revision: int | None) -> AsyncGenerator[Event, None]:
+    async def watch(self, after_revision: int | None) -> AsyncGenerator[ChangeEvent, None]:
         """Yield a heartbeat with the starting revision, then changes in revision order, with heartbeats in between.
 
         The stream ends when the feed is closed, and when the database's revision decreases because a replica without
@@ -126,16 +126,16 @@ class ChangeFeed:
         """
         position = await self._start(after_revision)
         heartbeat_at = self._clock.monotonic()
-        yield Event(position)
+        yield ChangeEvent(position)
         while not self._closed and position <= self._revision:
             updated = self._updated  # Taken before the read, so that no update in between is missed.
             step = await self._after(position)
             for change in step.changes:
-                yield Event(change.revision, change)
+                yield ChangeEvent(change.revision, change)
             position = step.revision
             if self._clock.monotonic() - heartbeat_at >= _HEARTBEAT_SECONDS and self._is_current(position):
                 heartbeat_at = self._clock.monotonic()
-                yield Event(position)
+                yield ChangeEvent(position)
             await updated.wait()
 
     async def _start(self, after_revision: int | None) -> int:

@@ -26,24 +26,24 @@ class ByteBudget:
         """Bytes currently held."""
         return self._total
 
-    def lease(self, owners: Sequence[str]) -> "Lease":
-        """Return an empty lease, which returns its bytes at the end of its `with` block.
+    def allocate(self, owners: Sequence[str]) -> "Allocation":
+        """Return an empty allocation, which returns its bytes at the end of its `with` block.
 
         Args:
             owners: Owners of the bytes, such as an API key and a client address. Bytes count toward each of them.
         """
-        return Lease(self, owners)
+        return Allocation(self, owners)
 
-    def take(self, owners: Sequence[str], size: int) -> "Lease":
-        """Return a lease of `size` bytes, which the caller must release.
+    def take(self, owners: Sequence[str], size: int) -> "Allocation":
+        """Return an allocation of `size` bytes, which the caller must release.
 
         Raises:
             Throttled: An owner would exceed its share.
             Unavailable: The total would be exceeded.
         """
-        lease = Lease(self, owners)
-        lease.take(size)
-        return lease
+        allocation = Allocation(self, owners)
+        allocation.take(size)
+        return allocation
 
     def _check(self, owners: Sequence[str], size: int) -> None:
         if any(self._shares.get(owner, 0) + size > self._share_max for owner in owners):
@@ -63,7 +63,7 @@ class ByteBudget:
                 self._shares.pop(owner, None)
 
 
-class Lease:
+class Allocation:
     """The bytes of a budget that one request holds.
 
     Attributes:
@@ -73,7 +73,7 @@ class Lease:
     __slots__ = ("_budget", "_owners", "size")
 
     def __init__(self, budget: ByteBudget, owners: Sequence[str]) -> None:
-        """Create an empty lease. Called by `ByteBudget`."""
+        """Create an empty allocation. Called by `ByteBudget`."""
         self._budget = budget
         self._owners = owners
         self.size = 0

@@ -155,7 +155,7 @@ def _check_url(url: str) -> str:
 
 
 def _is_file(name: str) -> bool:
-    """Whether SQLite's part of a URL names a file, and neither a folder, memory nor a URI of SQLite's own."""
+    """Return whether the path in an SQLite URL is a file: not a folder, `:memory:` or a `file:` URI."""
     return bool(Path(name).name) and not name.endswith("/") and not name.startswith((":", "file:"))
 
 

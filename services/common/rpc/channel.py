@@ -9,7 +9,7 @@ from grpc import aio
 from services.common.rpc.failover_channel import FailoverChannel
 from services.common.rpc.forwarding_channel import CurrentMethod, DrainingChannels, ForwardingChannel
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX, METADATA_BYTES_MAX
-from services.common.rpc.tls import Certificates, Credentials, channel_credentials, identity
+from services.common.rpc.tls import Certificates, TLSCredentials, channel_credentials, identity
 from services.common.rpc.traced_channel import TracedChannel
 from services.common.telemetry import tracing
 
@@ -109,5 +109,5 @@ class ReloadingChannel(ForwardingChannel):
     async def close(self, grace: float | None = None) -> None:
         await asyncio.gather(self._channel.close(grace), self._draining.close(grace))
 
-    def _open(self, credentials: Credentials) -> aio.Channel:
+    def _open(self, credentials: TLSCredentials) -> aio.Channel:
         return aio.secure_channel(self._target, channel_credentials(credentials), options=self._options)

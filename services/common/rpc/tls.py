@@ -42,7 +42,7 @@ class TLSFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class TLSCredentials:
     """Contents of the PEM files, with matching key and certificate."""
 
     certificate: bytes
@@ -71,7 +71,7 @@ class Certificates:
         self._next_check_at = time.monotonic() + _CHECK_SECONDS
         self._last_error = ""
 
-    def current(self) -> Credentials:
+    def current(self) -> TLSCredentials:
         """Return the current credentials, or the last valid ones while the files are invalid.
 
         Returns the same object until the credentials change.
@@ -119,11 +119,11 @@ def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(_configuration(current), fetch, require_client_authentication=True)
 
 
-def _configuration(now: Credentials) -> grpc.ServerCertificateConfiguration:
+def _configuration(now: TLSCredentials) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(now.key, now.certificate)], root_certificates=now.authorities)
 
 
-def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
+def channel_credentials(credentials: TLSCredentials) -> grpc.ChannelCredentials:
     """Return credentials of a channel. gRPC cannot change them later, so channel.py opens a new channel."""
     return grpc.ssl_channel_credentials(
         root_certificates=credentials.authorities,
@@ -138,7 +138,7 @@ def _stamp(files: TLSFiles) -> _Stamp:
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
 
-def _read(files: TLSFiles) -> Credentials:
+def _read(files: TLSFiles) -> TLSCredentials:
     """Read the three files and check them with OpenSSL.
 
     Raises:
@@ -147,4 +147,4 @@ def _read(files: TLSFiles) -> Credentials:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.certificate, files.key)
     context.load_verify_locations(files.authorities)
-    return Credentials(files.certificate.read_bytes(), files.key.read_bytes(), files.authorities.read_bytes())
+    return TLSCredentials(files.certificate.read_bytes(), files.key.read_bytes(), files.authorities.read_bytes())

@@ -111,7 +111,7 @@ def read(settings_type: type[Settings]) -> Settings:
     except SettingsError as exc:
         raise StartError(_not_json(exc, settings_type)) from exc
     except Exception as exc:
-        # The values may be secrets, and stay out of the sentence.
+        # The error text may contain secret values, so it is not shown.
         raise StartError(f"the settings cannot be read ({type(exc).__name__}); check the environment") from exc
 
 

@@ -36,9 +36,9 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _TEXT_MAX, _LIST_MAX = 1_024, 65_536
 """Characters of a text; of an array, an object or a secret, which may be a list."""
 _NUMBER_MAX = 2**31 - 1
-"""What protobuf's int32 holds."""
+"""Maximum of protobuf's int32."""
 _SECONDS_MAX = 315_360_000
-"""Ten years: clocks, deadlines and dates can be reckoned with it."""
+"""Ten years. Clocks, deadlines and dates do not overflow within it."""
 _BYTES_MAX = 2**40
 
 
@@ -105,7 +105,7 @@ class CheckedSettings(BaseSettings):
 
 
 def _check_not_blank(text: str, field: FieldInfo) -> None:
-    """Refuse blanks, and empty text for a setting that has a default."""
+    """Reject blank text, and empty text for a setting with a default."""
     if text and not text.strip():
         raise ValueError("expected text that is not blank")
     if not text and str(field.default or "") and EMPTY_IS_NONE not in field.metadata:

@@ -37,7 +37,7 @@ async def restarting(work: Callable[[], Coroutine[Any, Any, None]], *, pause_sec
         except Exception:  # noqa: BLE001 - one unexpected input must not end the work permanently
             _log.exception("Background work failed; it starts again after a pause.")
         if task is not None and task.cancelling():
-            return  # A library may lose a cancellation and raise something else in its place.
+            return  # A library may swallow a cancellation and raise another exception.
         await asyncio.sleep(pause_seconds)
 
 

@@ -32,7 +32,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ReceiptUsage:
     """Token counts of one request."""
 
     prompt_tokens: int
@@ -64,7 +64,7 @@ class Receipt:
     charged: bool
     refund_reason: str | None
     """Why the request was not charged; None if it was charged."""
-    usage: Usage
+    usage: ReceiptUsage
     attempts: int
     """Number of upstream calls."""
     time_to_first_token_ms: int | None

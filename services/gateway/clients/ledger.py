@@ -6,7 +6,7 @@ from grpc import aio
 
 from services.common.errors import NotFound, Unavailable
 from services.common.rpc.status import rpc_errors
-from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, Usage, iso_time
+from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, ReceiptUsage, iso_time
 from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -75,7 +75,7 @@ def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
         outcome=record.outcome,
         charged=record.charged,
         refund_reason=record.refund_reason or None,
-        usage=Usage(
+        usage=ReceiptUsage(
             prompt_tokens=record.prompt_tokens,
             completion_tokens=record.completion_tokens,
             total_tokens=record.total_tokens,

@@ -98,7 +98,7 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AccountEvent:
     """An event in the audit log. The time is in Unix seconds."""
 
     id: str
@@ -110,7 +110,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyDay:
+class TodayUsage:
     """The usage of a key today."""
 
     used: int
@@ -188,7 +188,7 @@ class OwnerClient(Protocol):
     async def end_session(self, session_id: str) -> None:
         """End a session."""
 
-    async def events(self, *, before: str, count: int) -> Sequence[Event]:
+    async def events(self, *, before: str, count: int) -> Sequence[AccountEvent]:
         """Return at most `count` audit events, newest first. `before` is the id of an event; only older ones match."""
 
     async def change_password(self, current: str, new: str) -> None:
@@ -198,10 +198,10 @@ class OwnerClient(Protocol):
         """Delete the account."""
 
 
-class Usage(Protocol):
+class UsageClient(Protocol):
     """The usage of one account."""
 
-    async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
+    async def today(self, key_ids: Sequence[str]) -> Sequence[TodayUsage | None]:
         """Return the usage of each key today, in order; None if it is not known."""
 
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.common.address_prefix import address_prefix
-from services.gateway.console.ports import OpenSession, OwnerClient, Session, Usage
+from services.gateway.console.ports import OpenSession, OwnerClient, Session, UsageClient
 from services.gateway.console.security.cookies import Cookie, read_cookie, set_cookie
 from services.gateway.console.security.forms import check_site, check_token, form_token, read_fields
 from services.gateway.console.security.origins import ConsoleOrigins, Origin, console_origins
@@ -34,7 +34,7 @@ class SessionScope:
 
     session: Session
     owner: OwnerClient
-    usage: Usage
+    usage: UsageClient
 
 
 @dataclass(slots=True)

@@ -25,8 +25,8 @@ _EXPOSED_HEADERS = (
 
 _REFUSED = HTTPError(
     400,
-    "A script of this page may not make this request (CORS). It may use the methods GET and POST, from the "
-    "origins that the operator allows by GATEWAY_CORS_ORIGINS.",
+    "Scripts of this origin may not make this request (CORS). Use GET or POST, or ask the operator to add the origin "
+    "to GATEWAY_CORS_ORIGINS.",
     "invalid_request_error",
     code="cors_not_allowed",
 )

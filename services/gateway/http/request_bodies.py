@@ -31,7 +31,7 @@ def refuse_encoded(request: Request) -> None:
 
 
 def content_length(scope: Scope) -> int | None:
-    """Return the announced length of a body; None when there is none that is a number of bytes."""
+    """Return the value of `content-length`; None if it is missing or not a valid number."""
     text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     return int(text) if text.isdigit() and len(text) <= _LENGTH_DIGITS_MAX else None
 
@@ -68,15 +68,15 @@ class RequestBodies:
     async def _read(self, request: Request, owners: Sequence[str]) -> bytes:
         # A single growing buffer is returned to the system. Many small parts would fragment the heap.
         body = bytearray()
-        with self._budget.lease(owners) as lease:
+        with self._budget.allocate(owners) as allocation:
             while (message := await request.receive())["type"] != "http.disconnect":
                 part = message.get("body", b"")
                 is_last = not message.get("more_body", False)
-                if lease.size + len(part) > self._bytes_max:
+                if allocation.size + len(part) > self._bytes_max:
                     raise self._too_large()
                 if is_last and not body:
                     return bytes(part)
-                lease.take(len(part))
+                allocation.take(len(part))
                 body += part
                 if is_last:
                     return bytes(body)

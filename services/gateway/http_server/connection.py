@@ -19,7 +19,7 @@ from services.gateway.http_server.shared import Shared, SocketAddresses
 from services.gateway.http_server.write_flow import WriteFlow
 
 _DRAINED_BYTES_MAX = 262_144
-"""Maximum rest of a body that is read and discarded to keep the connection open."""
+"""Maximum remaining bytes of a body that are read and discarded to keep the connection open."""
 _DRAIN_SECONDS = 30.0
 _REFUSED_SECONDS = 5.0
 _log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class HTTPConnection(asyncio.Protocol):
             self._reject_input(exc.error)
             return
         except Exception as exc:  # noqa: BLE001
-            # A defect of ours. uvloop would close without an answer, and log a traceback for each such request.
+            # A bug in this project. uvloop would close the connection without a response and log a traceback.
             _log.error("request could not be parsed", extra={"error": repr(exc.__context__ or exc)[:200]})
             self._reject_input(internal_error())
             return

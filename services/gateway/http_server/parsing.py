@@ -19,10 +19,10 @@ _PIECE_BYTES = 4_096
 """Bytes passed to httptools at a time where a request may end. The next request in the same piece is parsed early."""
 _BODY_PIECE_BYTES = 65_536
 _LENGTH_DIGITS_MAX = 19
-"""Digits of a content-length; a longer one counts no bytes, and Python refuses to read thousands of digits at all."""
+"""Maximum digits of a content-length. Python refuses to convert numbers with thousands of digits."""
 _DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"host"})
 _ONCE = frozenset({b"transfer-encoding", b"host"})
-"""What a request with two of is refused for: servers disagree on which counts (RFC 9112, 3.2 and 6.1)."""
+"""Header fields that may occur only once: servers disagree on which of two applies (RFC 9112, 3.2 and 6.1)."""
 
 
 class Receiver(Protocol):

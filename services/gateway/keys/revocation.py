@@ -22,7 +22,7 @@ from services.gateway.requests.types import Departure
 Identity = TypeVar("Identity")
 
 _log = logging.getLogger(__name__)
-_ASKING_MAX = 50
+_CHECKS_MAX = 50
 _REVOKED_MAX = 10_000
 _REVOKED_SECONDS = 120.0
 """How long a revocation is kept for streams that have not started yet. A request body may take 60 s to arrive."""
@@ -31,7 +31,7 @@ _REVOKED_SECONDS = 120.0
 class IdentityState(Enum):
     """The state of a stream's identity, according to auth."""
 
-    VALID = "good"
+    VALID = "valid"
     """The stream may continue. This includes expired keys, whose streams may finish."""
     REVOKED = "revoked"
     """The key was revoked."""
@@ -179,10 +179,10 @@ class RevocationRegistry:
 
 async def _check(revocations: Sequence[Revocation]) -> None:
     """Check all revocations, with limited concurrency."""
-    gate = asyncio.Semaphore(_ASKING_MAX)
+    semaphore = asyncio.Semaphore(_CHECKS_MAX)
 
     async def check(revocation: Revocation) -> None:
-        async with gate:
+        async with semaphore:
             try:
                 await revocation.check()
             except Exception:  # noqa: BLE001 - the other streams are still checked

@@ -22,7 +22,7 @@ class KeyCaller:
         return await self._authenticator.authenticate(bearer_token(self._request), address=address)
 
     async def authenticate_again(self, principal: Principal) -> Principal:
-        """Return the key's principal as it is now."""
+        """Authenticate the key again and return its current principal."""
         return await self.authenticate()
 
     async def revocation(self, principal: Principal) -> Revocation:

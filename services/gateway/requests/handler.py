@@ -67,7 +67,7 @@ class Caller(Protocol):
         """
 
     async def authenticate_again(self, principal: Principal) -> Principal:
-        """Return the client's principal as it is now; `principal` is that of `authenticate`.
+        """Authenticate again and return the current principal. `principal` is the result of `authenticate`.
 
         Raises:
             ServiceError: As `authenticate`.
@@ -78,7 +78,7 @@ class Caller(Protocol):
 
 
 class RequestHandler:
-    """Handles the requests of every surface."""
+    """Handles the requests of every surface. A surface provides the parser and the renderer (surface.py)."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class RequestHandler:
                 if not attempts_left:
                     raise
                 facts = {"request_id": request_id, "reason": exc.reason}
-                _log.warning("A reserve got no answer. Trying again under a new id.", extra=facts)
+                _log.warning("Quota did not answer a reserve. Retrying under a new id.", extra=facts)
                 request_id = self._new_request_id()
         raise AssertionError("unreachable")
 

@@ -28,7 +28,7 @@ class Settlements:
     def __init__(
         self, quota: Quota, inference: Inference, *, abandoned_seconds: float, abandoned_max: int = _ABANDONED_MAX
     ) -> None:
-        """Create without holds.
+        """Create a settler of holds.
 
         Args:
             quota: Settles holds.

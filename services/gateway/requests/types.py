@@ -13,16 +13,16 @@ JSONObject = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls and what they may do."""
+    """The caller of a request and its permissions."""
 
     key_id: str
     account_id: str
     daily_limit: int
-    """Requests a UTC day; 0 admits nothing."""
+    """Requests per UTC day; 0 denies every request."""
     expires_at: float | None
     """Unix seconds; None means never."""
     models: tuple[str, ...] = ()
-    """Models that may be asked for, by name or with `*` in it; empty allows all."""
+    """Permitted models, by name or as patterns with `*`; empty permits all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +58,18 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A chat request whose form was checked."""
+    """A parsed and validated chat request."""
 
     members: JSONObject
     """Its JSON object without `stream`."""
     stream: bool
     body_bytes: int = 0
-    """Size of the body that it came in."""
+    """Size of the request body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer in one piece."""
+    """An answer without streaming."""
 
     body: bytes
     """JSON text."""
@@ -77,7 +77,7 @@ class Completion:
 
 
 class LimitReached(Throttled):
-    """The key's slots of the day are used up or in use.
+    """The key's daily slots are all charged or held.
 
     Attributes:
         rate_limit: The key's day.
@@ -96,7 +96,7 @@ class Departure(StrEnum):
     CLIENT_LEFT = "client_left"
     """The client closed the connection."""
     CLIENT_STALLED = "client_stalled"
-    """The client was connected and read nothing."""
+    """The client was connected but did not read."""
     KEY_REVOKED = "key_revoked"
     """The key was revoked, which ended the stream."""
     SESSION_ENDED = "session_ended"

@@ -22,9 +22,9 @@ _UPSTREAM_ID_CHARACTERS_MAX = 128
 _VALUES_MAX = 100_000
 """Maximum commas and opening brackets of one text outside its strings: members of objects and elements of arrays."""
 _LENIENT_BYTES_MAX = 1024 * 1024
-"""Largest text that is decoded although it is not Unicode; several times the longest answer of a model."""
+"""Maximum size of a text that is decoded although it is not valid Unicode; several times a model's longest answer."""
 _JOINED_BYTES_MAX = 64 * 1024
-"""Largest chunk whose surrogates are joined with those of other chunks, which walks all of its values in Python."""
+"""Maximum size of a chunk whose split surrogate pairs are joined, since that visits every value in Python."""
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F][0-9a-fA-F])\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -153,7 +153,7 @@ def _decode_clean(raw: bytes) -> JSONObject | None:
 
 
 def _decode_cleaned(raw: bytes) -> JSONObject:
-    """Decode a text after replacing invalid Unicode, without a step in Python for each value."""
+    """Decode a text after replacing invalid Unicode, without iterating over its values in Python."""
     if len(raw) > _LENIENT_BYTES_MAX or b"\0" in raw:
         raise _invalid(raw, "not JSON, or too large to be cleaned")
     # NUL temporarily stands for an escaped backslash, so that every other backslash begins an escape sequence.

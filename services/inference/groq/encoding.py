@@ -14,11 +14,11 @@ from services.inference.chat import JSONObject
 from services.inference.groq.errors import UpstreamInvalid
 
 ENCODED_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
-"""Largest answer or event: what a message carries, less the rest of the message."""
+"""Maximum size of an encoded answer or event: a gRPC message, minus room for its other fields."""
 
 _log = logging.getLogger(__name__)
 _SPARE_LEVELS = 100
-"""What is passed on can be nested by so many more levels, or encoded so much deeper in the stack."""
+"""Levels of nesting kept in reserve for encoders that support less, or that run deeper in the stack."""
 _encode = msgspec.json.Encoder().encode
 
 

@@ -14,7 +14,7 @@ from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
 from services.common.verdict import Verdict
-from services.inference.chat import Outcome, RequestContext, Usage, UsageSource
+from services.inference.chat import CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger import queries
 from services.inference.ledger.queries import COUNTS
 from services.inference.ledger.tables import usage_ledger
@@ -78,7 +78,7 @@ class SQLLedgerStore:
         return await self._transactions.write(writer, insert)
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
-    async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
+    async def close_unknown(self, contexts: Sequence[CallContext]) -> list[Verdict]:
         """Return the verdict of each request, in order; insert an uncharged `unknown` row where there is none."""
         ids = [context.request_id for context in contexts]
         async with self._transactions.writing() as connection:
@@ -221,7 +221,7 @@ def _upsert(insert: Any) -> Any:
     return insert.on_conflict_do_update(index_elements=["request_id"], set_=updated, where=is_unknown)
 
 
-def _unknown(context: RequestContext) -> LedgerRow:
+def _unknown(context: CallContext) -> LedgerRow:
     return LedgerRow(
         request_id=context.request_id,
         account_id=context.account_id,

@@ -12,7 +12,7 @@ from services.common.errors import Unavailable
 from services.common.telemetry import tracing
 from services.common.verdict import Verdict
 from services.inference import metrics
-from services.inference.chat import Outcome, RequestContext, Usage
+from services.inference.chat import CallContext, Outcome, Usage
 
 _log = logging.getLogger(__name__)
 _ROWS_IN_A_GROUP_MAX = 200
@@ -94,7 +94,7 @@ class LedgerStore(Protocol):
         usage and the outcome but stays uncharged, since the sweeper's verdict is final.
         """
 
-    async def close_unknown(self, contexts: Sequence[RequestContext]) -> list[Verdict]:
+    async def close_unknown(self, contexts: Sequence[CallContext]) -> list[Verdict]:
         """Return the verdict of each request, in order; insert an uncharged `unknown` row where there is none."""
 
     async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:

@@ -13,26 +13,25 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from services.common.concurrency.byte_budget import ByteBudget
-from services.common.concurrency.byte_budget import Lease as BytesLease
+from services.common.concurrency.byte_budget import Allocation, ByteBudget
 from services.common.concurrency.idle_timer import IdleTimer
 from services.common.errors import DeadlineExceeded, InternalError, ServiceError
 from services.common.runtime.clock import Clock
 from services.common.verdict import Verdict
 from services.inference.catalogue import Catalogue
 from services.inference.chat import (
+    CallContext,
     ChatCall,
     JSONObject,
     Lease,
     Outcome,
     Provider,
-    RequestContext,
     Usage,
 )
 from services.inference.groq.encoding import encode
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
 from services.inference.groq.events import EventShaper, shape_completion
-from services.inference.keys.pool import KeyLease
+from services.inference.key_pool.pool import KeyLease
 from services.inference.ledger.writer import Ledger
 from services.inference.requests.record import CallerLeft, RequestRecord
 from services.inference.requests.stream_buffer import StreamBuffer
@@ -92,34 +91,32 @@ class Completions:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closing = False
 
-    async def create(self, call: ChatCall, context: RequestContext) -> Answer:
+    async def create(self, call: ChatCall, context: CallContext) -> Answer:
         """Run a request and return the answer, with its row written.
 
         Raises:
             ServiceError: Groq refused or failed. The details contain the verdict if the row is committed.
         """
-        lease = self._admit(call, context)
+        allocation = self._admit(call, context)
         record = RequestRecord(call, context, clock=self._clock, stream=False)
-        task = self._spawn(self._create(record), lease)
+        task = self._spawn(self._create(record), allocation)
         try:
             return await asyncio.shield(task)
         finally:
             _detach(record, task)
             del task  # Break the reference cycle task → exception → traceback → this frame.
 
-    async def stream(
-        self, call: ChatCall, context: RequestContext
-    ) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+    async def stream(self, call: ChatCall, context: CallContext) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Run a request and yield batches of events as JSON, then the verdict, by which time its row is written.
 
         Raises:
             ServiceError: Same as for `create`, but possibly after output, usually with a charged verdict. A time-out
                 has no verdict while Groq's answer is still being read.
         """
-        lease = self._admit(call, context)
+        allocation = self._admit(call, context)
         buffer = StreamBuffer()
         record = RequestRecord(call, context, clock=self._clock, stream=True)
-        task = self._spawn(self._stream(record, buffer), lease)
+        task = self._spawn(self._stream(record, buffer), allocation)
         task.add_done_callback(buffer.close)
         try:
             while (events := await buffer.take()) is not None:
@@ -143,7 +140,7 @@ class Completions:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
 
-    def _admit(self, call: ChatCall, context: RequestContext) -> BytesLease:
+    def _admit(self, call: ChatCall, context: CallContext) -> Allocation:
         """Take the request's size from the byte budget.
 
         Raises:
@@ -156,10 +153,10 @@ class Completions:
             exc.details = replace(exc.details, verdict=Verdict.RELEASED)  # The request never starts, so it gets no row.
             raise
 
-    def _spawn(self, work: Coroutine[Any, Any, T], lease: BytesLease) -> "asyncio.Task[T]":
+    def _spawn(self, work: Coroutine[Any, Any, T], allocation: Allocation) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(_without_traceback(work))
         self._tasks.add(task)
-        task.add_done_callback(lambda _: lease.release())
+        task.add_done_callback(lambda _: allocation.release())
         task.add_done_callback(self._on_done)
         return task
 
@@ -174,7 +171,7 @@ class Completions:
         except asyncio.CancelledError:
             await self._cancelled(record, None)
             raise
-        except Exception as exc:  # noqa: BLE001 - it is raised as an error of our tree
+        except Exception as exc:  # noqa: BLE001 - it is raised as a `ServiceError`
             raise await self._failed(record, exc, None) from None
         return Answer(text, await self._ledger.record(record.answered_row(usage)))
 
@@ -192,7 +189,7 @@ class Completions:
         except asyncio.CancelledError:
             await self._cancelled(record, relay.usage_so_far)
             raise
-        except Exception as exc:  # noqa: BLE001 - it is raised as an error of our tree
+        except Exception as exc:  # noqa: BLE001 - it is raised as a `ServiceError`
             raise await self._failed(record, exc, relay.usage_so_far) from None
         buffer.end(await self._ledger.record(record.answered_row(usage)))
 

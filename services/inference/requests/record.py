@@ -11,7 +11,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.runtime.clock import Clock
-from services.inference.chat import ChatCall, Outcome, RequestContext, Usage
+from services.inference.chat import CallContext, ChatCall, Outcome, Usage
 from services.inference.ledger.writer import LedgerRow
 
 _REFUSALS = (InvalidRequest, NotFound, PermissionDenied, TooLarge, Throttled)
@@ -43,7 +43,7 @@ class RequestRecord:
         body_bytes: Size of the last request to Groq.
     """
 
-    def __init__(self, call: ChatCall, context: RequestContext, *, clock: Clock, stream: bool) -> None:
+    def __init__(self, call: ChatCall, context: CallContext, *, clock: Clock, stream: bool) -> None:
         """Create the record of a request that is arriving now."""
         self.call = call
         self.stream = stream

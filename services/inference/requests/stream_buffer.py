@@ -97,7 +97,7 @@ class StreamBuffer:
         return events
 
     def _take_some(self) -> list[bytes]:
-        """Take as many events as the buffer is meant for, at least one: a message carries no more."""
+        """Take at least one event, and at most as many bytes as fit into one message."""
         ends = accumulate(map(len, self._events))
         count = max(1, sum(1 for _ in takewhile(lambda end: end <= self._bytes_max, ends)))
         events, self._events = self._events[:count], self._events[count:]

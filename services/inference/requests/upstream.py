@@ -18,7 +18,7 @@ from services.common.runtime.clock import Clock
 from services.common.telemetry import tracing
 from services.inference.chat import JSONObject
 from services.inference.groq.errors import CallResult, KeyLimited, KeyRefused, ModelRefused, UpstreamError
-from services.inference.keys.pool import ANY_MODEL, KeyLease, KeyPool
+from services.inference.key_pool.pool import ANY_MODEL, KeyLease, KeyPool
 from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.record import RequestRecord
 
@@ -151,7 +151,7 @@ class _Attempts(Generic[T]):
             await self._wait_for_key(model, fallbacks)
             async with self._upstream._limiter.permit(self._account_id):
                 if self._seconds_until(model):
-                    continue  # No key is usable any more, after the wait for the permit.
+                    continue  # No key is usable any more after waiting for the permit.
                 calls += 1
                 try:
                     return await self._call_once(model, calls)

@@ -16,7 +16,6 @@ from services.common.runtime.process import StopSignal
 from services.common.runtime.tasks import restarting, running
 from services.local import valkey
 from services.local.banner import banner
-from services.local.console import Console
 from services.local.data_dir import prepare_data_dir
 from services.local.first_key import EMAIL, first_key
 from services.local.log_in_link import log_in_link
@@ -28,6 +27,7 @@ from services.local.supervisor.child import Child
 from services.local.supervisor.logs import keep_rotating
 from services.local.supervisor.starting import start_all
 from services.local.supervisor.stopping import stop_all
+from services.local.terminal import Terminal
 
 _RESTART_PAUSE_SECONDS = 0.5
 _CRASHES_MAX = 5
@@ -41,7 +41,7 @@ async def run(settings: LocalSettings) -> None:
         StartError: The stack cannot start, or a program ends repeatedly. All programs are stopped.
     """
     stopping = process.stop_signal()
-    console = Console()
+    terminal = Terminal()
     os.umask(0o077)  # Inherited by Valkey, which does not set the modes of its files.
     prepare_data_dir(settings.data_dir)
     lock = settings.data_dir / "run.lock"
@@ -53,21 +53,21 @@ async def run(settings: LocalSettings) -> None:
         stack.enter_context(address_file.written(settings.data_dir, addresses))
         children: list[Child] = []
         try:
-            await _run_unless_stopped(start_all(children, settings, sockets, console), stopping)
-            await _run_unless_stopped(_show_banner(settings, console), stopping)
+            await _run_unless_stopped(start_all(children, settings, sockets, terminal), stopping)
+            await _run_unless_stopped(_show_banner(settings, terminal), stopping)
             async with (
                 running(restarting(partial(keep_rotating, settings.data_dir / "logs"))),
-                running(restarting(partial(keep_socket, children, sockets / valkey.SOCKET, console))),
+                running(restarting(partial(keep_socket, children, sockets / valkey.SOCKET, terminal))),
             ):
-                await _run_unless_stopped(_keep_running(children, console), stopping)
+                await _run_unless_stopped(_keep_running(children, terminal), stopping)
         finally:
-            await stop_all(children, settings, stopping, console)
-            console.flush()
-    console.print("Stopped.")
-    console.flush()
+            await stop_all(children, settings, stopping, terminal)
+            terminal.flush()
+    terminal.print("Stopped.")
+    terminal.flush()
 
 
-async def _show_banner(settings: LocalSettings, console: Console) -> None:
+async def _show_banner(settings: LocalSettings, terminal: Terminal) -> None:
     token = settings.admin_token.get_secret_value() or secret_file.read_or_create(settings.data_dir / "admin-token")
     try:
         auth = settings.targets["auth"]
@@ -76,10 +76,10 @@ async def _show_banner(settings: LocalSettings, console: Console) -> None:
     except ServiceError as exc:
         raise StartError(f"The first account and key cannot be created: {exc.message}") from exc
     problems = await ready.problems(f"{settings.url}/readyz")
-    console.print(banner(settings, key, log_in_link=link, problems=problems))
+    terminal.print(banner(settings, key, log_in_link=link, problems=problems))
 
 
-async def _keep_running(children: list[Child], console: Console) -> None:
+async def _keep_running(children: list[Child], terminal: Terminal) -> None:
     """Restart programs that end.
 
     Raises:
@@ -87,10 +87,10 @@ async def _keep_running(children: list[Child], console: Console) -> None:
     """
     async with asyncio.TaskGroup() as group:
         for child in children:
-            group.create_task(_keep_child_running(child, console))
+            group.create_task(_keep_child_running(child, terminal))
 
 
-async def _keep_child_running(child: Child, console: Console) -> None:
+async def _keep_child_running(child: Child, terminal: Terminal) -> None:
     crashes: list[float] = []
     while True:
         code = await child.wait()
@@ -102,7 +102,7 @@ async def _keep_child_running(child: Child, console: Console) -> None:
                 f"{child.program.name} ended {len(crashes)} times in {_CRASHES_WINDOW_SECONDS:.0f} s. See its log "
                 f"{child.log}, which ends with: {child.last_output()}"
             )
-        console.print(
+        terminal.print(
             f"{child.program.name} ended ({_exit_reason(code)}) and is being restarted. See its log: {child.log}"
         )
         await asyncio.sleep(_RESTART_PAUSE_SECONDS)

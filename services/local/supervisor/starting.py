@@ -8,10 +8,10 @@ from pathlib import Path
 from services.common.errors import StartError
 from services.common.runtime.private_files import make_private_folder
 from services.local import valkey
-from services.local.console import Console
 from services.local.settings import LocalSettings
 from services.local.supervisor import programs, ready
 from services.local.supervisor.child import Child
+from services.local.terminal import Terminal
 
 _START_SECONDS = 30.0
 _PROGRESS_SECONDS = 5.0
@@ -20,7 +20,7 @@ Probe = Callable[[], Awaitable[bool]]
 """Returns whether a program is ready."""
 
 
-async def start_all(children: list[Child], settings: LocalSettings, sockets: Path, console: Console) -> None:
+async def start_all(children: list[Child], settings: LocalSettings, sockets: Path, terminal: Terminal) -> None:
     """Start the stores, then the services. Each is appended to `children` before it is started.
 
     Raises:
@@ -42,7 +42,7 @@ async def start_all(children: list[Child], settings: LocalSettings, sockets: Pat
         for child in group:
             await child.start()
         await asyncio.gather(
-            *(_until_started(child, probes[child.program.name], settings.data_dir, console) for child in group)
+            *(_until_started(child, probes[child.program.name], settings.data_dir, terminal) for child in group)
         )
 
 
@@ -71,27 +71,27 @@ def _metrics_probe(metrics: str) -> Probe:
     return probe
 
 
-async def _until_started(child: Child, probe: Probe, data_dir: Path, console: Console) -> None:
+async def _until_started(child: Child, probe: Probe, data_dir: Path, terminal: Terminal) -> None:
     """Wait until a program is ready. If Valkey fails with its data, restart it with an empty data folder."""
     try:
-        await _until_ready(child, probe, console)
+        await _until_ready(child, probe, terminal)
     except StartError as exc:
         aside = valkey.move_aside(data_dir) if child.program.name == "valkey" and child.failed() else None
         if aside is None:
             raise
         await child.start()
         try:
-            await _until_ready(child, probe, console)
+            await _until_ready(child, probe, terminal)
         except StartError:
-            valkey.move_back(data_dir, aside)  # The data were not the cause.
+            valkey.move_back(data_dir, aside)  # The data was not the cause.
             raise exc from None
-        console.print(
+        terminal.print(
             f"Valkey could not read its data and was started without them. They are now in {aside}. Nothing is lost: "
             "today's counts are restored from the ledger."
         )
 
 
-async def _until_ready(child: Child, probe: Probe, console: Console) -> None:
+async def _until_ready(child: Child, probe: Probe, terminal: Terminal) -> None:
     """Wait until a program is ready.
 
     Raises:
@@ -110,7 +110,7 @@ async def _until_ready(child: Child, probe: Probe, console: Console) -> None:
                 raise StartError(
                     f"{name} ended during startup. See its log {child.log}, which ends with: {child.last_output()}"
                 )
-            console.print(f"Waiting for {name} ...")
+            terminal.print(f"Waiting for {name} ...")
         raise StartError(f"{name} did not become ready within {_START_SECONDS:.0f} s. See its log {child.log}.")
     finally:
         waiting.cancel()

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import httpx
 
 from services.common.runtime.process import StopSignal
-from services.local.console import Console
 from services.local.settings import LocalSettings
 from services.local.supervisor import ready
 from services.local.supervisor.child import Child
+from services.local.terminal import Terminal
 
 _ORDER = (("gateway", "stack"), ("auth", "quota", "inference"), ("groq", "valkey"))
 _SERVICES = frozenset({"gateway", "stack", "auth", "quota", "inference"})
@@ -22,13 +22,15 @@ _METRICS_TIMEOUT_SECONDS = 0.3
 _IN_FLIGHT = re.compile(r"^stack_http_requests_in_flight (\S+)$", re.MULTILINE)
 
 
-async def stop_all(children: Sequence[Child], settings: LocalSettings, stopping: StopSignal, console: Console) -> None:
+async def stop_all(
+    children: Sequence[Child], settings: LocalSettings, stopping: StopSignal, terminal: Terminal
+) -> None:
     """Stop all programs and print the requests in flight.
 
     Requests in flight are cancelled after `settings.stop_seconds`, or when a second stop signal arrives.
     """
     if stopping.is_set():
-        console.print(f"\n{_stop_message(await _requests_in_flight(settings), settings.stop_seconds)}")
+        terminal.print(f"\n{_stop_message(await _requests_in_flight(settings), settings.stop_seconds)}")
     deadline = time.monotonic() + settings.stop_seconds
     for kinds in _ORDER:
         group = [child for child in children if _kind(child) in kinds and child.is_running()]

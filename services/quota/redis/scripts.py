@@ -21,7 +21,7 @@ from services.quota.redis.connections import Client, ClusterRedis
 
 _log = logging.getLogger(__name__)
 _OF_THE_SERVER = re.compile(r"(?!WRONGTYPE\b)[A-Z]{4,}\b")
-"""How an error begins that describes the server and not one entry: NOREPLICAS, MISCONF, BUSY."""
+"""Matches error codes that concern the server, not one entry: NOREPLICAS, MISCONF, BUSY."""
 _PROBE_MS = 1_000
 
 BUCKETS = 256
@@ -88,7 +88,7 @@ async def run_each(client: Client, steps: Sequence[Step]) -> list[Any]:
 
 
 async def probe_writes(client: Client) -> None:
-    """If Redis refused the last write, try one, to find out whether it still does.
+    """After a refused write, try another one to detect whether Redis accepts writes again.
 
     Without a probe, an unready service, which gets no requests that write, would stay unready.
     """

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from services.quota.holds import (
+    CounterUnavailable,
     DayStatus,
     Denied,
     Held,
@@ -11,7 +12,6 @@ from services.quota.holds import (
     KeyDay,
     Reservation,
     Settlement,
-    Unavailable,
     Uninitialised,
 )
 from services.quota.redis.batches import BatchRedis
@@ -47,7 +47,7 @@ class RedisHoldStore:
 
     async def reserve(
         self, reservations: Sequence[Reservation], initial_counts: InitialCounts
-    ) -> Sequence[Held | Denied | Uninitialised | Unavailable]:
+    ) -> Sequence[Held | Denied | Uninitialised | CounterUnavailable]:
         """Hold a slot for each reservation; reservations of the same key share a script call."""
         groups: dict[tuple[str, str, int], list[int]] = {}
         for i, reservation in enumerate(reservations):
@@ -57,7 +57,7 @@ class RedisHoldStore:
             self._reserve_step(group, [reservations[i].request_id for i in members], counts.get(group[0]))
             for group, members in groups.items()
         ]
-        results: list[Held | Denied | Uninitialised | Unavailable] = [Unavailable()] * len(reservations)
+        results: list[Held | Denied | Uninitialised | CounterUnavailable] = [CounterUnavailable()] * len(reservations)
         for members, answer in zip(groups.values(), await run_each(self._client, steps), strict=True):
             if answer is not None:
                 for i, outcome in zip(members, self._outcomes(answer, len(members)), strict=True):

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.auth.keys.model import KeyId
-from services.auth.watch.feed import Change, ChangeFeed, Changes, Event
+from services.auth.watch.feed import Change, ChangeEvent, ChangeFeed, Changes
 from services.common.errors import Unavailable
 
 
@@ -65,8 +65,8 @@ async def feed(store: MemoryStore, clock: ManualClock) -> AsyncIterator[ChangeFe
         yield feed
 
 
-def _event(revision: int) -> Event:
-    return Event(revision, Change(KeyId(f"key_{revision}"), revision))
+def _event(revision: int) -> ChangeEvent:
+    return ChangeEvent(revision, Change(KeyId(f"key_{revision}"), revision))
 
 
 async def test_an_unexpected_error_while_reading_ends_neither_the_feed_nor_the_service(store: MemoryStore) -> None:
@@ -78,7 +78,7 @@ async def test_an_unexpected_error_while_reading_ends_neither_the_feed_nor_the_s
         store.is_odd = False
         store.change()
         async with asyncio.timeout(10):
-            assert await anext(feed.watch(0)) == Event(0)
+            assert await anext(feed.watch(0)) == ChangeEvent(0)
             reads = store.reads
             while store.reads == reads:
                 await asyncio.sleep(0.01)
@@ -88,14 +88,14 @@ async def test_a_watch_begins_with_the_current_revision(feed: ChangeFeed, store:
     store.change(3)
     await _another_read(feed, store)
 
-    assert await anext(feed.watch(None)) == Event(3)
+    assert await anext(feed.watch(None)) == ChangeEvent(3)
 
 
 async def test_a_resumed_watch_receives_all_missed_changes_in_order(feed: ChangeFeed, store: MemoryStore) -> None:
     store.change(3)
     watch = feed.watch(1)
 
-    assert [await anext(watch) for _ in range(3)] == [Event(1), _event(2), _event(3)]
+    assert [await anext(watch) for _ in range(3)] == [ChangeEvent(1), _event(2), _event(3)]
 
 
 async def test_every_watch_receives_a_change(feed: ChangeFeed, store: MemoryStore) -> None:
@@ -129,7 +129,7 @@ async def test_a_heartbeat_is_sent_after_half_a_second(
     clock.time += 0.46
     feed.notify()
 
-    assert await anext(watch) == Event(0)
+    assert await anext(watch) == ChangeEvent(0)
 
 
 async def test_no_heartbeat_is_sent_while_the_store_is_unavailable(
@@ -146,7 +146,7 @@ async def test_no_heartbeat_is_sent_while_the_store_is_unavailable(
 
     store.is_down = False
     feed.notify()
-    assert await waiting == Event(0)
+    assert await waiting == ChangeEvent(0)
 
 
 async def test_a_watch_is_refused_while_the_store_is_unavailable(
@@ -168,14 +168,14 @@ async def test_a_watch_ends_when_the_database_loses_revisions_and_resuming_repor
     store.change(5)
     await _another_read(feed, store)
     watch = feed.watch(None)
-    assert await anext(watch) == Event(5)
+    assert await anext(watch) == ChangeEvent(5)
 
     del store.changes[3:]
     feed.notify()
 
     with pytest.raises(StopAsyncIteration):
         await anext(watch)
-    assert await anext(feed.watch(5)) == Event(3)
+    assert await anext(feed.watch(5)) == ChangeEvent(3)
 
 
 async def test_a_watch_ahead_of_this_replica_is_not_mistaken_for_lost_revisions(
@@ -184,7 +184,7 @@ async def test_a_watch_ahead_of_this_replica_is_not_mistaken_for_lost_revisions(
     await anext(feed.watch(None))
     store.change()
 
-    assert await anext(feed.watch(1)) == Event(1)
+    assert await anext(feed.watch(1)) == ChangeEvent(1)
 
 
 async def test_a_closed_feed_ends_its_watches_and_refuses_new_ones(feed: ChangeFeed) -> None:

@@ -8,16 +8,9 @@ from hypothesis import strategies as st
 
 from services.auth.accounts.model import AccountId
 from services.auth.keys.minting import checked_limit, checked_name, mint
-from services.auth.keys.model import (
-    SECRET_PREFIX,
-    Denial,
-    Key,
-    KeyId,
-    KeyLookup,
-    KeyVerifier,
-    MintedKey,
-)
+from services.auth.keys.model import SECRET_PREFIX, Denial, Key, KeyId, KeyLookup, MintedKey
 from services.auth.keys.pepper import Pepper
+from services.auth.keys.verifier import KeyVerifier
 from services.common import checksummed_token
 from services.common.errors import InvalidRequest, Unavailable
 
@@ -168,7 +161,7 @@ def test_a_name_may_contain_joiners_of_scripts_and_emoji_and_any_blank(name: str
     [
         ("a\u202eb", "U+202E (RIGHT-TO-LEFT OVERRIDE)"),
         ("a\u200bb", "U+200B (ZERO WIDTH SPACE)"),
-        ("a\x07b", "the character U+0007; remove it"),
+        ("a\x07b", "the character U+0007. Remove it."),
         ("a\u200d", "U+200D (ZERO WIDTH JOINER)"),
         ("\u200ca", "U+200C (ZERO WIDTH NON-JOINER)"),
         ("a\u200d b", "U+200D (ZERO WIDTH JOINER)"),
@@ -195,9 +188,9 @@ def test_a_limit_in_range_or_none_is_stored(limit: int | None) -> None:
 async def test_a_key_under_an_accepted_pepper_is_valid_and_rehashed_on_use_in_one_look_up() -> None:
     minted = fresh()
     store, new = OneKey(minted), Pepper(b"new")
-    keeper = KeyVerifier(store, pepper=new, clock=FixedClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+    verifier = KeyVerifier(store, pepper=new, clock=FixedClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
 
-    assert (await keeper.authenticate(minted.secret)).outcome == store.key
+    assert (await verifier.authenticate(minted.secret)).outcome == store.key
     assert (store.digest, store.pepper_id) == (new.digest(minted.secret), new.id)
     assert (await key_verifier(store, new).authenticate(minted.secret)).outcome == store.key
     assert (await key_verifier(store).authenticate(minted.secret)).outcome is Denial.UNKNOWN
@@ -208,7 +201,7 @@ async def test_a_key_that_cannot_be_rehashed_is_still_valid() -> None:
     minted = fresh()
     store = OneKey(minted)
     store.is_read_only = True
-    keeper = KeyVerifier(store, pepper=Pepper(b"new"), clock=FixedClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
+    verifier = KeyVerifier(store, pepper=Pepper(b"new"), clock=FixedClock(), accepted=(PEPPER,))  # type: ignore[arg-type]
 
-    assert (await keeper.authenticate(minted.secret)).outcome == store.key
+    assert (await verifier.authenticate(minted.secret)).outcome == store.key
     assert store.pepper_id == PEPPER.id

@@ -13,7 +13,7 @@ from services.common.errors import InvalidRequest, Throttled
 
 @pytest.fixture
 def passwords() -> Iterator[Passwords]:
-    made = Passwords(places=3)
+    made = Passwords(calls_max=3)
     yield made
     made.close()
 
@@ -51,7 +51,7 @@ async def test_requests_beyond_the_queue_are_told_to_retry_and_two_threads_hash(
 
 
 async def test_one_client_takes_at_most_a_quarter_of_the_slots_and_others_are_served() -> None:
-    passwords = Passwords(places=8)
+    passwords = Passwords(calls_max=8)
     try:
         queued = [passwords.hash("correct horse", client="192.0.2.1") for _ in range(8)]
         other = passwords.hash("correct horse", client="192.0.2.2")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.inference.keys.circuit_breaker import CircuitBreaker
+from services.inference.key_pool.circuit_breaker import CircuitBreaker
 
 NOW = 1_000.0
 

@@ -17,7 +17,7 @@ from services.inference.groq.errors import (
     UpstreamInvalid,
 )
 from services.inference.groq.refusals import from_status
-from services.inference.keys.pool import KeyLease, KeyPool
+from services.inference.key_pool.pool import KeyLease, KeyPool
 from tests.unit.inference.manual_clock import ManualClock
 
 ACCOUNT = "acc_1"

@@ -1,7 +1,7 @@
 """A request too large for a key's remaining tokens of the minute does not block the key for smaller ones."""
 
 from services.inference.groq.errors import TokenShortfall
-from services.inference.keys.token_limits import TokenLimits
+from services.inference.key_pool.token_limits import TokenLimits
 
 NOW = 1_000.0
 LARGE = TokenShortfall(left=5_000, requested=5_900)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from services.common.errors import DeadlineExceeded, ErrorDetails, InvalidRequest, NotFound, ServiceError, Unavailable
-from services.inference.chat import ChatCall, JSONObject, Lease, Outcome, RequestContext
+from services.inference.chat import CallContext, ChatCall, JSONObject, Lease, Outcome
 from services.inference.groq.errors import (
     KeyLimited,
     KeyRefused,
@@ -16,14 +16,14 @@ from services.inference.groq.errors import (
     UpstreamFailed,
     UpstreamInvalid,
 )
-from services.inference.keys.pool import KeyLease, KeyPool
+from services.inference.key_pool.pool import KeyLease, KeyPool
 from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.record import CallerLeft, RequestRecord
 from services.inference.requests.upstream import ModelLister, Upstream
 from tests.unit.inference.manual_clock import ManualClock
 
 CALL = ChatCall({}, "m", include_usage=False)
-CONTEXT = RequestContext("req_1", "acc_1", "key_1", "2026-08-02", 0.0)
+CONTEXT = CallContext("req_1", "acc_1", "key_1", "2026-08-02", 0.0)
 GOOD = None
 
 

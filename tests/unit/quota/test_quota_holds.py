@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.common import errors
 from services.common.verdict import Verdict
 from services.quota.holds import (
+    CounterUnavailable,
     DayStatus,
     Denied,
     Held,
@@ -16,11 +18,10 @@ from services.quota.holds import (
     KeyDay,
     Reservation,
     Settlement,
-    Unavailable,
     Uninitialised,
 )
 from services.quota.redis.store import RedisHoldStore, connect
-from tests.contracts.hold_store import KEY, reserve_item, seed
+from tests.contracts.hold_store import KEY, initialise, reserve_item
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -69,13 +70,19 @@ async def test_the_ledger_is_read_once_per_key_and_day(store: RedisHoldStore) ->
     assert {one.key_id for one in ledger.asked[0]} == {KEY, "key_other"}
 
 
+def _counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("stack_quota_reservations_total", {"outcome": outcome}) or 0
+
+
 async def test_an_unavailable_ledger_stops_only_keys_without_a_counter(store: RedisHoldStore) -> None:
-    await seed(store, 0)
+    await initialise(store, 0)
     holds = Holds(store, ScriptedLedger(is_down=True))
+    held, unavailable = _counted("held"), _counted("unavailable")
 
     outcomes = await holds.reserve([reserve_item(), reserve_item(key_id="key_new"), reserve_item()])
 
-    assert [type(outcome) for outcome in outcomes] == [Held, Unavailable, Held]
+    assert [type(outcome) for outcome in outcomes] == [Held, CounterUnavailable, Held]
+    assert (_counted("held"), _counted("unavailable")) == (held + 2, unavailable + 1)
 
 
 async def test_nothing_is_held_for_a_key_without_an_initial_count(store: RedisHoldStore) -> None:
@@ -103,7 +110,7 @@ async def test_an_emptied_redis_grants_no_charged_request_twice(store: RedisHold
 
 
 async def test_the_status_of_a_key_without_a_counter_is_read_from_the_ledger(store: RedisHoldStore) -> None:
-    await seed(store, 5)
+    await initialise(store, 5)
     holds = Holds(store, ScriptedLedger({"key_new": 3}))
 
     statuses = await holds.status(["key_new", KEY])
@@ -121,7 +128,7 @@ class MidnightStore(RedisHoldStore):
 
     async def reserve(
         self, reservations: Sequence[Reservation], initial_counts: InitialCounts
-    ) -> Sequence[Held | Denied | Uninitialised | Unavailable]:
+    ) -> Sequence[Held | Denied | Uninitialised | CounterUnavailable]:
         """Reserve, then pass midnight once."""
         outcomes = await super().reserve(reservations, initial_counts)
         if not initial_counts:

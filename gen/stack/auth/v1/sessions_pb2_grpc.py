@@ -28,10 +28,10 @@ if _version_not_supported:
 class SessionServiceStub:
     """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
     `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
-    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
-    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
-    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
-    whether an e-mail address has an account, nor does SignUp if mail is configured.
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `is_client_limit` is
+    set, and the caller may reject that address itself until then. A device that has logged in to the account before
+    sends its device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not
+    reveal whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     def __init__(self, channel):
@@ -90,10 +90,10 @@ class SessionServiceStub:
 class SessionServiceServicer:
     """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
     `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
-    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
-    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
-    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
-    whether an e-mail address has an account, nor does SignUp if mail is configured.
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `is_client_limit` is
+    set, and the caller may reject that address itself until then. A device that has logged in to the account before
+    sends its device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not
+    reveal whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     def DescribeSignUp(self, request, context):
@@ -223,10 +223,10 @@ def add_SessionServiceServicer_to_server(servicer, server):
 class SessionService:
     """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
     `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
-    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
-    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
-    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
-    whether an e-mail address has an account, nor does SignUp if mail is configured.
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `is_client_limit` is
+    set, and the caller may reject that address itself until then. A device that has logged in to the account before
+    sends its device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not
+    reveal whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     @staticmethod

@@ -15,10 +15,10 @@ GRPC_VERSION: str
 class SessionServiceStub:
     """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
     `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
-    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
-    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
-    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
-    whether an e-mail address has an account, nor does SignUp if mail is configured.
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `is_client_limit` is
+    set, and the caller may reject that address itself until then. A device that has logged in to the account before
+    sends its device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not
+    reveal whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -53,10 +53,10 @@ class SessionServiceStub:
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """SessionService signs users up and logs them in. Callers send the user's IP address in the metadata
     `stack-client-address`. Attempts are limited per address, and per account and address. Above a limit, calls fail with
-    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `scope` is `client`,
-    and the caller may reject that address itself until then. A device that has logged in to the account before sends its
-    device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not reveal
-    whether an e-mail address has an account, nor does SignUp if mail is configured.
+    RESOURCE_EXHAUSTED and `retry_after_seconds`. If the limit of the address alone was exceeded, `is_client_limit` is
+    set, and the caller may reject that address itself until then. A device that has logged in to the account before
+    sends its device token and is limited separately. Responses of LogIn, SendVerification and SendPasswordReset do not
+    reveal whether an e-mail address has an account, nor does SignUp if mail is configured.
     """
 
     @_abc_1.abstractmethod

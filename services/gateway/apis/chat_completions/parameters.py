@@ -38,9 +38,9 @@ class ParameterPolicy(StrEnum):
 
     PASSED = "passed"
     """Sent to Groq unchanged."""
-    DROPPED = "left out"
+    DROPPED = "dropped"
     """Removed, because Groq would refuse it and the answer is the same without it."""
-    TRANSLATED = "adapted"
+    TRANSLATED = "translated"
     """Sent to Groq as an equivalent value or parameter."""
     REFUSED = "refused"
     """Answered with 400, because the answer would differ from what the client requested."""
@@ -184,7 +184,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "stream_options": Parameter(
         closed({"include_usage": boolean, "include_obfuscation": boolean}),
         ParameterPolicy.TRANSLATED,
-        "`include_obfuscation` is left out: Groq does not pad events",
+        "`include_obfuscation` is dropped: Groq does not pad events",
         _stream_options_of,
     ),
     "n": Parameter(integer(1, 1)),
@@ -224,7 +224,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "service_tier": Parameter(
         one_of("auto", "on_demand", "flex", "performance", *_OPENAI_TIERS),
         ParameterPolicy.TRANSLATED,
-        "OpenAI's tiers are left out; Groq uses its default tier",
+        "OpenAI's tiers are dropped; Groq uses its default tier",
         _tier,
     ),
     "store": Parameter(boolean, ParameterPolicy.DROPPED, "completions are not stored"),
@@ -248,15 +248,15 @@ PARAMETERS: Mapping[str, Parameter] = {
         reject("web search is not available"), ParameterPolicy.REFUSED, "web search is not available"
     ),
     "logprobs": Parameter(
-        accept_only(False, boolean, _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; false is left out"
+        accept_only(False, boolean, _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; false is dropped"
     ),
     "top_logprobs": Parameter(
-        accept_only(0, integer(0, 20), _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; 0 is left out"
+        accept_only(0, integer(0, 20), _NOT_SERVED), ParameterPolicy.REFUSED, f"{_NOT_SERVED}; 0 is dropped"
     ),
     "logit_bias": Parameter(
         accept_only({}, mapping, "Groq's models do not support it"),
         ParameterPolicy.REFUSED,
-        "Groq's models do not support it; {} is left out",
+        "Groq's models do not support it; {} is dropped",
     ),
 }
 """All parameters except `messages`."""

@@ -1,4 +1,4 @@
-"""The parameters of a legacy completion request: which are passed on, translated, ignored or refused, and why."""
+"""The parameters of a legacy completion request: which are passed on, translated, dropped or refused, and why."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -70,7 +70,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     ),
     "echo": Parameter(boolean, ParameterPolicy.TRANSLATED, "the prompt is put before the text"),
     "best_of": Parameter(
-        accept_only(1, integer(1, 20), _ONE_COMPLETION), ParameterPolicy.REFUSED, f"{_ONE_COMPLETION}; 1 is left out"
+        accept_only(1, integer(1, 20), _ONE_COMPLETION), ParameterPolicy.REFUSED, f"{_ONE_COMPLETION}; 1 is dropped"
     ),
     "logprobs": Parameter(reject(_NO_LOGPROBS), ParameterPolicy.REFUSED, _NO_LOGPROBS),
     **{name: CHAT_PARAMETERS[name] for name in CHAT_NAMES},

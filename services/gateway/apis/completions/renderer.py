@@ -6,7 +6,7 @@ import msgspec
 
 from services.gateway.apis.completions.errors import error
 from services.gateway.apis.surface import CUT_STREAM
-from services.gateway.apis.translation.chunks import Chunk, Usage, read_chunk
+from services.gateway.apis.translation.chunks import Chunk, ChunkUsage, read_chunk
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
 from services.gateway.requests.surface import ErrorResponse
@@ -18,7 +18,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 
 class CompletionsRenderer:
-    """Renders the answer to one completion request. Reasoning is left out. See `Renderer`."""
+    """Renders the answer to one completion request. Reasoning is dropped. See `Renderer`."""
 
     def __init__(self, *, model: str | None, echo: str, includes_usage: bool) -> None:
         """Create a renderer.
@@ -35,7 +35,7 @@ class CompletionsRenderer:
         self._created = 0
         self._head = b""
         self._finish_reason: str | None = None
-        self._usage: Usage | None = None
+        self._usage: ChunkUsage | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -111,7 +111,7 @@ class CompletionsRenderer:
         return b'%b],"usage":%b}\n\n' % (self._head, _encode(_usage_members(self._usage)))
 
 
-def _usage_members(usage: Usage | None) -> JSONObject | None:
+def _usage_members(usage: ChunkUsage | None) -> JSONObject | None:
     """Return token counts in OpenAI's form, or None if they are not known."""
     if usage is None:
         return None

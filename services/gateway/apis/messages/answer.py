@@ -1,11 +1,11 @@
-"""A chat completion as a message, and what whole and streamed messages have in common."""
+"""A chat completion as a message, and parts that complete and streamed messages share."""
 
 from typing import Any
 
 import msgspec
 
 from services.gateway.apis.messages.thinking import Thinking
-from services.gateway.apis.translation.chunks import Message, ToolCall, Usage
+from services.gateway.apis.translation.chunks import ChunkUsage, Message, ToolCall
 from services.gateway.apis.translation.reasoning import encode_reasoning
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.requests.types import JSONObject
@@ -38,9 +38,9 @@ def stop_reason(finish_reason: str | None, *, has_calls: bool) -> str:
     return _STOP_REASONS.get(finish_reason or "", "tool_use" if has_calls else "end_turn")
 
 
-def usage_of(usage: Usage | None) -> JSONObject:
+def usage_of(usage: ChunkUsage | None) -> JSONObject:
     """Return token counts in Anthropic's form; zeros if they are not known."""
-    usage = usage or Usage()
+    usage = usage or ChunkUsage()
     cached = min(usage.cached, usage.input)
     return {
         "input_tokens": usage.input - cached,
@@ -54,7 +54,7 @@ def usage_of(usage: Usage | None) -> JSONObject:
 def content_blocks(
     message: Message, names: ToolNames[str], thinking: Thinking, *, request_id: str
 ) -> list[dict[str, Any]]:
-    """Return the content blocks for a chat message: thinking, text and tool calls; empty ones are left out."""
+    """Return the content blocks for a chat message: thinking, text and tool calls; empty ones are dropped."""
     blocks: list[dict[str, Any]] = []
     if message.reasoning and thinking is not Thinking.DISABLED:
         shown = message.reasoning if thinking is Thinking.SHOWN else ""

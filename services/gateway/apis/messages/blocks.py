@@ -1,6 +1,6 @@
 """Validation rules for content blocks, and for the messages that contain them.
 
-Unknown members are ignored, as Anthropic demands of gateways: clients send members of betas that are not documented.
+Unknown members are ignored, as Anthropic requires of gateways: clients send members of betas that are not documented.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ from services.gateway.apis.checks import (
 DOCUMENT_REFUSED = "document_block"
 """Code of the error for documents other than text. Claude Code removes the documents and sends the request again."""
 IMAGE_REFUSED = "image_block"
-"""Code of the error for images that the model does not read, with the same effect."""
+"""Code of the error for images that the model does not accept, with the same effect."""
 DROPPED = frozenset({"redacted_thinking", "server_tool_use", "container_upload", "fallback"})
 """Types of blocks that only their own provider can read. Results of its tools, `…_tool_result`, are dropped, too."""
 _NEVER: Schema = {"not": {}}
 
 
 def is_dropped(kind: str) -> bool:
-    """Return whether blocks of a type are left out of the chat."""
+    """Return whether blocks of a type are dropped of the chat."""
     return kind in DROPPED or (kind.endswith("_tool_result") and not kind.startswith("mcp_"))
 
 
@@ -68,7 +68,7 @@ _DROPPED_SCHEMA: Schema = {
         }
     },
     "required": ["type"],
-    "description": "Left out: only its provider can read it.",
+    "description": "Dropped: only its provider can read it.",
 }
 
 

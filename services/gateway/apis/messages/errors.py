@@ -1,4 +1,4 @@
-"""Errors in Anthropic's envelope, in the words that make Claude Code recover.
+"""Errors in Anthropic's envelope, with the texts from which Claude Code recovers.
 
 | status             | type                  |
 |--------------------|-----------------------|
@@ -13,8 +13,8 @@
 | any other 4xx      | invalid_request_error |
 | any other          | api_error             |
 
-Claude Code sends a request again up to six times, without one feature after the other, unless a 400 says which feature
-is not supported: the message `capability_rejected: document_block` makes it leave out documents. It shortens the
+Claude Code retries up to six times, each time without another feature, unless a 400 names the feature that is not
+supported: the message `capability_rejected: document_block` makes it remove documents. It shortens the
 conversation after "prompt is too long: 200000 tokens > 131072 maximum". Source: Anthropic's gateway protocol.
 """
 
@@ -63,7 +63,7 @@ def error(
     }
     headers = {**failure.headers, "request-id": request_id}
     if failure.status == 401:
-        headers["x-should-retry"] = "false"  # Claude Code asks twice more without it.
+        headers["x-should-retry"] = "false"  # Without it, Claude Code retries twice.
     return ErrorResponse(failure.status, _encode(body), headers)
 
 

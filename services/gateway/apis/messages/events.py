@@ -1,4 +1,4 @@
-"""Events of a message stream as bytes. Each has an `event:` line, which Anthropic's clients demand."""
+"""Events of a message stream as bytes. Each has an `event:` line, which Anthropic's clients require."""
 
 from msgspec.json import Encoder
 
@@ -10,7 +10,7 @@ _DELTA_END = b"}}\n\n"
 _STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
-"""Sent while a message is quiet."""
+"""Sent while no events arrive."""
 MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 """The last event of a successful stream."""
 

@@ -14,7 +14,7 @@ _encode = Encoder().encode
 
 
 def model_list(models: Sequence[JSONObject]) -> bytes:
-    """Return the list of models as JSON. It has one page, whatever `limit` the client sends."""
+    """Return the list of models as JSON. It always has one page; `limit` is ignored."""
     data = [model_info(model) for model in models]
     page = {
         "data": data,

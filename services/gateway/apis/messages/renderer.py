@@ -10,7 +10,7 @@ from services.gateway.apis.messages.events import MESSAGE_STOP, PING, event
 from services.gateway.apis.messages.stream import ContentStream
 from services.gateway.apis.messages.thinking import Thinking
 from services.gateway.apis.surface import CUT_STREAM, ErrorResponse
-from services.gateway.apis.translation.chunks import Choice, Message, Usage, read_chunk
+from services.gateway.apis.translation.chunks import Choice, ChunkUsage, Message, read_chunk
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
@@ -55,7 +55,7 @@ class MessagesRenderer:
         self._request_id = ""
         self._is_started = False
         self._finish_reason: str | None = None
-        self._usage: Usage | None = None
+        self._usage: ChunkUsage | None = None
         self._content = ContentStream(names, thinking, "")
 
     @property

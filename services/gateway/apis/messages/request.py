@@ -59,7 +59,7 @@ def read_members(body: bytes, context: Context, required: tuple[str, ...]) -> JS
 
 
 def chat_members(members: JSONObject, context: Context, names: ToolNames[str]) -> JSONObject:
-    """Return the chat members that a valid request means. Names of tools are added to `names`.
+    """Return the chat members for a valid request. Names of tools are added to `names`.
 
     Raises:
         InvalidRequest: A tool result belongs to no call, or a limit of a chat request is exceeded.

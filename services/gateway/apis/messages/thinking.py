@@ -7,7 +7,7 @@ from services.gateway.apis.translation.outputs import reasoning_members
 from services.gateway.requests.types import JSONObject
 
 _LOW_BUDGET, _MEDIUM_BUDGET = 4_096, 16_384
-"""Tokens from which on a budget means medium and high effort."""
+"""Budgets in tokens from which the effort is medium, and high."""
 
 
 class Thinking(Enum):

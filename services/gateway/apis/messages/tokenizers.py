@@ -1,7 +1,7 @@
 """Tokens of a text: counted by the model's tokenizer if its vocabulary is installed, otherwise estimated.
 
-The package `quicktok` (extra `tokenizers`) has the vocabularies. It reads no network. Loading an encoding takes up to
-a second and 60 MB of memory; later counts take 25 µs per KB.
+The package `quicktok` (extra `tokenizers`) has the vocabularies. It does not use the network. Loading an encoding takes
+up to a second and 60 MB of memory; later counts take 25 µs per KB.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ _ENCODINGS = (
     ("qwen/qwen3", "qwen3"),
 )
 _EXACT_CHARACTERS_MAX = 1_000_000
-"""Longer texts exceed every context window, and are estimated: counting them would hold up other requests."""
+"""Longer texts exceed every context window, and are estimated: counting them would delay other requests."""
 _BYTES_PER_TOKEN = 3
 """Measured: 3.1 bytes per token in dense JSON, 3.8 in English and 4.3 in Python."""
 

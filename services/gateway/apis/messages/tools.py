@@ -15,7 +15,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 def tool_members(members: JSONObject, history: History, names: ToolNames[str], *, tools_max: int) -> JSONObject:
     """Return the chat members for the tools that the model sees; none if there are no such tools.
 
-    Deferred tools are left out until the conversation has loaded them.
+    Deferred tools are dropped until the conversation has loaded them.
 
     Raises:
         InvalidRequest: There are more than `tools_max` such tools.

@@ -37,7 +37,7 @@ class Call:
 
     @property
     def input(self) -> str:
-        """The input of a custom tool: the argument `input`, or all of a text that is not as agreed."""
+        """The input of a custom tool: the argument `input`, or the whole text if it has no such argument."""
         try:
             return _decode_input(self.arguments).input
         except (msgspec.DecodeError, RecursionError):

@@ -20,7 +20,7 @@ class Conversation:
     """
 
     def __init__(self, table: ToolTable) -> None:
-        """Create an empty conversation, whose calls are of the tools in `table`."""
+        """Create an empty conversation. `table` has the names of the tools that its calls use."""
         self._table = table
         self._messages: list[JSONObject] = []
         self._texts: list[str] = []
@@ -45,7 +45,7 @@ class Conversation:
             self._texts.append(text)
 
     def add_reasoning(self, text: str) -> None:
-        """Add reasoning of the assistant. It is left out if neither text nor a call follows or precedes it."""
+        """Add reasoning of the assistant. It is dropped if neither text nor a call follows or precedes it."""
         self._end_results()
         if text:
             self._reasoning.append(text)

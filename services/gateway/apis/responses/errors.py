@@ -1,4 +1,4 @@
-"""Errors of the Responses API, in the forms on which Codex ends at once instead of retrying for hours."""
+"""Errors of the Responses API, in forms that make Codex stop at once instead of retrying for hours."""
 
 import math
 
@@ -9,7 +9,7 @@ from services.gateway.http.errors import HTTPError
 
 _encode = msgspec.json.Encoder().encode
 _RETRY_AFTER_SECONDS_MAX = 60
-"""Codex waits as long as `retry-after` says, without a bound. Without the header, it reports a 429 to its user."""
+"""Codex waits for the whole time in `retry-after`. Without the header, it reports a 429 to its user."""
 _CODES = frozenset(
     {"server_error", "rate_limit_exceeded", "context_length_exceeded", "insufficient_quota", "invalid_prompt"}
 )
@@ -20,7 +20,7 @@ def error(error: HTTPError, *, request_id: str) -> ErrorResponse:
     """Return an error in OpenAI's envelope.
 
     At the daily limit, the type and `resets_at` are those that make Codex report the limit. 413 becomes 400, since
-    Codex sends a request again after any other status.
+    Codex retries after any other status.
     """
     status = 400 if error.status == 413 else error.status
     return ErrorResponse(status, _body(error), _headers(error))

@@ -43,7 +43,7 @@ _CONTENT_OF_ROLE = {
 
 @dataclass(slots=True)
 class Translation:
-    """What items are added to."""
+    """The state that items are added to."""
 
     conversation: Conversation
     reasoning: ReasoningDecoder
@@ -110,7 +110,7 @@ def _check_reference(path: str, item: Any) -> None:
 
 
 def _ignore(path: str, item: JSONObject, translation: Translation) -> None:
-    """Add nothing. Tools were added before, and receipts of other providers' tools say nothing to the model."""
+    """Add nothing. Tools were added before, and calls of other providers' tools mean nothing to the model."""
 
 
 _REFERENCE = record({"id": string}, required=["id"])

@@ -10,7 +10,7 @@ from services.gateway.requests.types import JSONObject
 
 
 def check_input_limits(members: JSONObject, limits: ChatLimits) -> None:
-    """Check the numbers of items, parts, calls and tools in a request that was only decoded.
+    """Check the numbers of items, parts, calls and tools in a request that was decoded but not validated.
 
     Raises:
         InvalidRequest: The request exceeds a limit.

@@ -1,4 +1,4 @@
-"""The top-level parameters of a Responses request: which are passed on, translated, ignored or refused, and why."""
+"""The top-level parameters of a Responses request: which are passed on, translated, dropped or refused, and why."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -125,9 +125,9 @@ PARAMETERS: Mapping[str, Parameter] = {
     "frequency_penalty": Parameter(decimal(-2, 2)),
     "stream": Parameter(boolean),
     "stream_options": _ignored(record({"include_obfuscation": boolean}), "events are not padded"),
-    "tools": _translated(TOOLS, "become function tools; OpenAI's hosted tools are left out"),
-    "tool_choice": _translated(TOOL_CHOICE, "becomes chat's `tool_choice`; left out without tools"),
-    "parallel_tool_calls": _translated(boolean, "left out without tools"),
+    "tools": _translated(TOOLS, "become function tools; OpenAI's hosted tools are dropped"),
+    "tool_choice": _translated(TOOL_CHOICE, "becomes chat's `tool_choice`; dropped without tools"),
+    "parallel_tool_calls": _translated(boolean, "dropped without tools"),
     "text": _translated(
         record({"format": FORMAT, "verbosity": string}),
         "`format` becomes `response_format`, or a last system message if there are tools",

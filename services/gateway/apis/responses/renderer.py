@@ -16,7 +16,7 @@ from services.gateway.apis.responses.response_object import (
 )
 from services.gateway.apis.responses.tools import ToolTable
 from services.gateway.apis.surface import CUT_STREAM
-from services.gateway.apis.translation.chunks import Message, Usage, read_chunk
+from services.gateway.apis.translation.chunks import ChunkUsage, Message, read_chunk
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
 from services.gateway.requests.surface import ErrorResponse
@@ -59,7 +59,7 @@ class ResponsesRenderer:
         self._created_at = 0
         self._has_begun = False
         self._finish_reason: str | None = None
-        self._usage: Usage | None = None
+        self._usage: ChunkUsage | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -1,10 +1,10 @@
-"""The response object, whose parts that repeat the request are encoded once."""
+"""The response object. The members that repeat the request are encoded once."""
 
 from typing import Any
 
 import msgspec
 
-from services.gateway.apis.translation.chunks import Usage
+from services.gateway.apis.translation.chunks import ChunkUsage
 from services.gateway.requests.types import JSONObject
 
 _encode = msgspec.json.Encoder().encode
@@ -14,10 +14,10 @@ NULL = b"null"
 
 
 class ResponseTemplate:
-    """The response object of one request, except for what the answer decides."""
+    """The response object of one request, except for the members that depend on the answer."""
 
     def __init__(self, request: JSONObject) -> None:
-        """Encode what repeats the request.
+        """Encode the members that repeat the request.
 
         Args:
             request: Its checked members, without null members.
@@ -77,7 +77,7 @@ class ResponseTemplate:
         )
 
 
-def usage_json(usage: Usage | None) -> bytes:
+def usage_json(usage: ChunkUsage | None) -> bytes:
     """Return token counts in the form of Responses, or null if they are not known."""
     if usage is None:
         return NULL
@@ -127,7 +127,7 @@ def _after_output(request: JSONObject) -> JSONObject:
 
 
 def _tool(tool: JSONObject) -> JSONObject:
-    """Return a tool as it came. Functions always have all of their members, which may be null."""
+    """Return a tool as it was sent. Functions always have all of their members, which may be null."""
     if tool["type"] != "function":
         return tool
     return {name: tool.get(name) for name in ("type", "name", "description", "parameters", "strict")}

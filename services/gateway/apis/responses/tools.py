@@ -39,7 +39,7 @@ class ToolKey(NamedTuple):
 
 
 def is_hosted(tool_type: str) -> bool:
-    """Return whether tools of a type run at OpenAI. Clients offer them by default; they are left out."""
+    """Return whether tools of a type run at OpenAI. Clients offer them by default; they are dropped."""
     return tool_type in _HOSTED or tool_type.startswith(_HOSTED_PREFIX)
 
 
@@ -98,7 +98,7 @@ _HOSTED_SCHEMA: Schema = {
     "type": "object",
     "properties": {"type": {"anyOf": [{"enum": sorted(_HOSTED)}, {"type": "string", "pattern": f"^{_HOSTED_PREFIX}"}]}},
     "required": ["type"],
-    "description": "Left out.",
+    "description": "Dropped.",
 }
 TOOLS = array_of(
     Rule(_check_tool, {"anyOf": [*_CALLABLE_SCHEMAS, _of_type("namespace", _NAMESPACE), _HOSTED_SCHEMA]}),
@@ -118,7 +118,7 @@ class ToolTable:
         self._tools_max = tools_max
 
     def add(self, path: str, tools: Iterable[JSONObject]) -> None:
-        """Add checked tools. Hosted tools are left out.
+        """Add checked tools. Hosted tools are dropped.
 
         Raises:
             InvalidRequest: The table is full.

@@ -52,7 +52,7 @@ class CompletionDetails(Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class Usage(Struct, gc=False):
+class ChunkUsage(Struct, gc=False):
     """Token counts."""
 
     prompt_tokens: int | None = None
@@ -85,7 +85,7 @@ class Usage(Struct, gc=False):
 class GroqExtension(Struct, gc=False):
     """Groq's own member. Its last chunk has the usage here, too."""
 
-    usage: Usage | None = None
+    usage: ChunkUsage | None = None
 
 
 class Chunk(Struct, gc=False):
@@ -93,7 +93,7 @@ class Chunk(Struct, gc=False):
 
     model: str | None = None
     choices: list[Choice] | None = None
-    usage: Usage | None = None
+    usage: ChunkUsage | None = None
     x_groq: GroqExtension | None = None
 
     @property
@@ -102,7 +102,7 @@ class Chunk(Struct, gc=False):
         return self.choices[0] if self.choices else None
 
     @property
-    def reported_usage(self) -> Usage | None:
+    def reported_usage(self) -> ChunkUsage | None:
         """The usage, wherever it is."""
         return self.usage or (self.x_groq.usage if self.x_groq else None)
 
@@ -138,11 +138,11 @@ def _lenient(text: bytes) -> Chunk:
 
 _Lenient = TypeVar("_Lenient", bound=Struct)
 _NESTED: dict[tuple[type[Struct], str], type[Struct]] = {
-    (Chunk, "usage"): Usage,
+    (Chunk, "usage"): ChunkUsage,
     (Chunk, "x_groq"): GroqExtension,
-    (GroqExtension, "usage"): Usage,
-    (Usage, "prompt_tokens_details"): PromptDetails,
-    (Usage, "completion_tokens_details"): CompletionDetails,
+    (GroqExtension, "usage"): ChunkUsage,
+    (ChunkUsage, "prompt_tokens_details"): PromptDetails,
+    (ChunkUsage, "completion_tokens_details"): CompletionDetails,
     (Choice, "delta"): Message,
     (Choice, "message"): Message,
     (ToolCall, "function"): Function,

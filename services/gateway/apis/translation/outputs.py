@@ -29,7 +29,7 @@ def reasoning_members(model: str, effort: str | None, facts: ModelFacts | None) 
     Args:
         model: The model's name.
         effort: `none`, `minimal`, `low`, `medium`, `high`, `xhigh` or `max`; None or any other value leaves it to the
-            model. Efforts that the model does not accept are left out.
+            model. Efforts that the model does not accept are dropped.
         facts: What is known about the model. Models that do not reason get no members.
     """
     model = served_model(model, facts)

@@ -11,7 +11,7 @@ from base64 import b64decode, b64encode
 _PREFIX = "stkReas1"
 """Marks values of this service. Its length is a multiple of 4, so that the whole value has the form of base64."""
 _RATIO_MAX = 1_032
-"""The most that zlib can expand a byte to."""
+"""Maximum ratio by which zlib expands data."""
 REASONING_BYTES_MAX = 4 * 1024 * 1024
 
 

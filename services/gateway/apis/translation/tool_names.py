@@ -1,4 +1,4 @@
-"""Names of tools in the form that Groq accepts, and the way back."""
+"""Names of tools in the form that Groq accepts, and their keys."""
 
 import re
 from collections.abc import Hashable

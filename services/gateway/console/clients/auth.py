@@ -11,7 +11,7 @@ from services.common.errors import Unauthenticated
 from services.common.rpc.status import rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
 from services.gateway.clients.auth import principal_of
-from services.gateway.console.ports import Event, Key, Keys, NewKey, OpenSession, Reset, Session, SignUp
+from services.gateway.console.ports import AccountEvent, Key, Keys, NewKey, OpenSession, Reset, Session, SignUp
 from services.gateway.requests.types import Principal
 from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, sessions_pb2, sessions_pb2_grpc
 
@@ -172,7 +172,7 @@ class GrpcOwnerClient:
         with _auth_errors():
             await self._stub.EndOwnSession(request, metadata=self._metadata, timeout=self._timeout_seconds)
 
-    async def events(self, *, before: str, count: int) -> Sequence[Event]:
+    async def events(self, *, before: str, count: int) -> Sequence[AccountEvent]:
         """Return a page of the audit log, newest first."""
         request = owner_pb2.ListOwnAuditEventsRequest(page_size=count, before=before)
         with _auth_errors():
@@ -180,7 +180,7 @@ class GrpcOwnerClient:
                 request, metadata=self._metadata, timeout=self._timeout_seconds
             )
         return [
-            Event(event.id, unix_seconds(event.at), event.actor, event.address, event.action, event.target)
+            AccountEvent(event.id, unix_seconds(event.at), event.actor, event.address, event.action, event.target)
             for event in answer.events
         ]
 

@@ -9,7 +9,7 @@ from services.common.rpc.status import rpc_errors
 from services.common.timestamps import unix_seconds
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.clients.ledger import GrpcLedger, receipt_of
-from services.gateway.console.ports import KeyDay, RequestFilter
+from services.gateway.console.ports import RequestFilter, TodayUsage
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -18,7 +18,7 @@ _KEYS_MAX = 1_000
 
 
 class GrpcUsage:
-    """A `Usage` over gRPC, restricted to one account."""
+    """A `UsageClient` over gRPC, restricted to one account."""
 
     def __init__(self, quota: aio.Channel, inference: aio.Channel, account_id: str, *, timeout_seconds: float) -> None:
         """Read the usage of `account_id`, which must be the account of the session."""
@@ -29,15 +29,15 @@ class GrpcUsage:
         self._account_id = account_id
         self._timeout_seconds = timeout_seconds
 
-    async def today(self, key_ids: Sequence[str]) -> Sequence[KeyDay | None]:
+    async def today(self, key_ids: Sequence[str]) -> Sequence[TodayUsage | None]:
         """Return the usage of each key today, in order."""
-        days: list[KeyDay | None] = []
+        days: list[TodayUsage | None] = []
         for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="quota_unavailable"):
                 request = quota_pb2.GetStatusRequest(key_ids=batch)
                 answer = await self._quota.GetStatus(request, timeout=self._timeout_seconds)
             days += [
-                KeyDay(status.charged, status.held, unix_seconds(status.reset_at)) if status.day else None
+                TodayUsage(status.charged, status.held, unix_seconds(status.reset_at)) if status.day else None
                 for status in answer.statuses
             ]
         return days

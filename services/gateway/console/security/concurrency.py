@@ -86,7 +86,7 @@ class ConsoleConcurrency:
 
 
 def release_slot(scope: Scope) -> None:
-    """Release the request's slot before its end. What follows takes long, and has the limits of chats."""
+    """Release the request's slot early, before a long operation that has the limits of chats."""
     slot: Slot | None = scope.get(_SLOT)
     if slot is not None:
         slot.release()
@@ -94,7 +94,7 @@ def release_slot(scope: Scope) -> None:
 
 @asynccontextmanager
 async def slot_within_response(scope: Scope) -> AsyncIterator[None]:
-    """Hold a slot for the block, which works for a response that has begun; retry while too many wait."""
+    """Hold a slot for the block, also after the response has started. Retry while the queue is full."""
     acquire: Callable[[], Awaitable[Slot]] = scope[_ACQUIRE]
     slot = None
     while slot is None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from services.common.errors import InvalidRequest, ServiceError
 from services.gateway.console.page import Pages, redirect
-from services.gateway.console.ports import Key, KeyDay, NewKey
+from services.gateway.console.ports import Key, NewKey, TodayUsage
 from services.gateway.console.request_context import RequestContext
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class KeyRow:
 
     key: Key
     state: str
-    today: KeyDay | None
+    today: TodayUsage | None
     """Usage today; None if unknown."""
     last_used_at: float | None
     is_use_known: bool

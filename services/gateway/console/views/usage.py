@@ -18,7 +18,7 @@ from services.gateway.console.charts import columns
 from services.gateway.console.downloads import Download, Downloads
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
 from services.gateway.console.page import Pages, redirect
-from services.gateway.console.ports import Key, RequestFilter, Usage
+from services.gateway.console.ports import Key, RequestFilter, UsageClient
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.security.concurrency import slot_within_response
 from services.gateway.console.views.keys import or_empty
@@ -160,7 +160,7 @@ def _next_midnight(now: float) -> float:
     return (now // 86_400 + 1) * 86_400
 
 
-async def _read_page(usage: Usage, filters: RequestFilter) -> tuple[str, RequestFilter | None]:
+async def _read_page(usage: UsageClient, filters: RequestFilter) -> tuple[str, RequestFilter | None]:
     """Return a page as text, and the filter of the next one; None after the last one."""
     page = await usage.requests(filters, count=_CSV_PAGE)
     is_last = len(page) < _CSV_PAGE

@@ -10,12 +10,11 @@ import pytest
 from starlette.types import ASGIApp, Message, Scope
 
 from services.common.runtime.clock import SystemClock
-from services.gateway.apis.receipts import Receipt, Usage
+from services.gateway.apis.receipts import Receipt, ReceiptUsage
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
 from services.gateway.console.page import STATIC, Pages
-from services.gateway.console.ports import OwnerClient, RequestFilter, Session, SessionClient, SignUp
-from services.gateway.console.ports import Usage as UsagePort
+from services.gateway.console.ports import OwnerClient, RequestFilter, Session, SessionClient, SignUp, UsageClient
 from services.gateway.console.request_context import SessionScope
 from services.gateway.http.cors import CORSPolicy
 
@@ -43,7 +42,7 @@ class Ledger:
 
 
 def _receipt(number: int) -> Receipt:
-    usage = Usage(1, 1, 2, 0, 0, "reported")
+    usage = ReceiptUsage(1, 1, 2, 0, 0, "reported")
     model = _FORMULAS[number % len(_FORMULAS)]
     return Receipt(
         id=str(number), key_id="key_1", day="2026-11-29", created_at="2026-11-29T00:00:00Z", model=model, stream=False,
@@ -111,7 +110,7 @@ def _app() -> ASGIApp:
             clock=clock,
             session_client=cast(SessionClient, Auth()),
             open_scope=lambda _, session, __: SessionScope(
-                session, cast(OwnerClient, object()), cast(UsagePort, Ledger())
+                session, cast(OwnerClient, object()), cast(UsageClient, Ledger())
             ),
             api=cast(Any, object()),
             models=cast(Any, object()),

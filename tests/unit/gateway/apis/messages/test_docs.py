@@ -10,7 +10,7 @@ _PAGE = (Path(__file__).parents[5] / "docs" / "messages.md").read_text()
 
 
 def test_the_page_has_every_parameter() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| (passed|adapted|refused) \|", _PAGE, flags=re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (passed|translated|refused) \|", _PAGE, flags=re.MULTILINE))
     assert list(rows) == list(PARAMETERS)
     assert {name for name, policy in rows.items() if policy == "refused"} == {"mcp_servers", "safeguards"}
 

@@ -1,4 +1,4 @@
-"""Every top-level parameter is mapped, ignored or refused as the reference says."""
+"""Every top-level parameter is passed, translated, dropped or refused as the reference says."""
 
 import json
 from typing import Any

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import Unavailable
-from services.gateway.apis.translation.chunks import Choice, Chunk, Function, Message, ToolCall, Usage, read_chunk
+from services.gateway.apis.translation.chunks import Choice, Chunk, ChunkUsage, Function, Message, ToolCall, read_chunk
 from tests.properties.chat_bodies import JSON_VALUES
 
 _CHUNK = {
@@ -43,7 +43,7 @@ def test_members_are_read() -> None:
         (b'{"choices":[null,1,{"delta":null}],"model":1}', Chunk(choices=[Choice()])),
         (
             b'{"usage":{"prompt_tokens":true,"completion_tokens":2,"prompt_tokens_details":[]}}',
-            Chunk(usage=Usage(None, 2)),
+            Chunk(usage=ChunkUsage(None, 2)),
         ),
         (
             b'{"choices":[{"delta":{"content":[],"tool_calls":[7,{"index":"0","id":"a","function":"f"}]}}]}',

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 from services.common.runtime.clock import Clock
 from services.inference.groq.errors import CallResult, KeyLimited, ModelRefused, UpstreamError, result_of
-from services.inference.keys.circuit_breaker import CircuitBreaker
-from services.inference.keys.token_limits import TokenLimits
+from services.inference.key_pool.circuit_breaker import CircuitBreaker
+from services.inference.key_pool.token_limits import TokenLimits
 from services.inference.metrics import upstream_calls
 
 ANY_MODEL = ""

@@ -8,7 +8,7 @@ _WAITING_BYTES_MAX = 1024 * 1024
 _FLUSH_SECONDS = 1.0
 
 
-class Console:
+class Terminal:
     """Prints to standard output without blocking, even if the terminal is closed or a pipe is not read."""
 
     def __init__(self) -> None:
