@@ -58,6 +58,7 @@ def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
 @example({"input": "a", "tools": [{"type": "namespace", "name": "n", "tools": None}]})
 @example({"input": "a", "previous_response_id": None})
 @example({"input": "a", "max_output_tokens": 1.0})
+@example({"input": "a", "top_logprobs": 0.0})
 def test_code_and_schema_refuse_the_same(body: Any) -> None:
     refusal = _refusal(body)
     if not any(text in refusal for text in _WHOLE):

@@ -106,7 +106,7 @@ def accept_only(value: Any, rule: Rule, why: str) -> Rule:
         if given != value:
             raise unsupported(path, why)
 
-    return Rule(check, {"const": value})
+    return Rule(check, {**rule.schema, "const": value})
 
 
 def reject(why: str) -> Rule:
