@@ -30,6 +30,7 @@ from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.model_facts import ModelFactsCache
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.routes import API
+from services.gateway.apis.stored_responses import StoredResponses
 from services.gateway.apis.surfaces import Surfaces, render_error
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
@@ -38,6 +39,7 @@ from services.gateway.clients.dependencies import InferenceDependencies, QuotaDe
 from services.gateway.clients.inference import GrpcInference
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.clients.quota import GrpcQuotaBatches
+from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
@@ -57,13 +59,15 @@ from services.gateway.keys.revocation import RevocationRegistry
 from services.gateway.requests.handler import RequestHandler
 from services.gateway.requests.in_flight import CANCEL_SECONDS_MAX, CompleteResponses, RequestsInFlight
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
-from services.gateway.requests.ports import Inference, Quota
+from services.gateway.requests.ports import Inference, Quota, ResponseStore
 from services.gateway.requests.settlement import Settlements
 from services.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
 _SETTLEMENT_SECONDS = 3.0
 RECEIPT_SECONDS_MAX = 2.0
+STORE_SECONDS_MAX = 8.0
+"""Longer than two attempts of inference to reach the Redis of stored responses."""
 _WATCH_PAUSE_SECONDS = 0.5
 """Pause before a failed key watch restarts. A revoked key must be rejected within one second."""
 
@@ -101,6 +105,7 @@ class Ports:
     inference: Inference
     counters: Counters
     ledger: Ledger
+    responses: ResponseStore
     dependencies: Sequence[Source]
 
 
@@ -129,14 +134,23 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         tokenizers.load()
         facts = ModelFactsCache(ports.inference)
         await stack.enter_async_context(running(restarting(facts.poll)))
-        surfaces = Surfaces(settings.chat_limits, facts, model_aliases(settings.model_aliases))
+        surfaces = Surfaces(
+            settings.chat_limits,
+            facts,
+            model_aliases(settings.model_aliases),
+            ports.responses,
+            body_bytes_max=settings.body_bytes_max,
+        )
         api = API(handler, authenticator, ports.inference, revocations, surfaces, settings.chat_limits)
         cors = CORSPolicy(settings.cors_origins)
         requests = RequestsInFlight()
-        console = open_console(channels, api, ports.inference, cors, settings) if settings.console else None
+        console = None
+        if settings.console:
+            console = open_console(channels, api, ports.inference, ports.responses, cors, settings)
         app = build_app(
             api,
             Receipts(authenticator, ports.counters, ports.ledger, SystemClock()),
+            StoredResponses(authenticator, ports.responses),
             readiness,
             cors=cors,
             trusted_proxies=settings.trusted_proxies,
@@ -154,6 +168,7 @@ def _grpc_ports(channels: Channels, settings: GatewaySettings) -> Ports:
         inference=GrpcInference(channels.inference, timeout_seconds=settings.call_seconds_max),
         counters=GrpcCounters(channels.quota, timeout_seconds=RECEIPT_SECONDS_MAX),
         ledger=GrpcLedger(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
+        responses=GrpcResponseStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         dependencies=(InferenceDependencies(channels.inference), QuotaDependencies(channels.quota)),
     )
 
@@ -174,6 +189,7 @@ def _handler(settings: GatewaySettings, ports: Ports, settlements: Settlements) 
 def build_app(
     api: API,
     receipts: Receipts,
+    stored_responses: StoredResponses,
     readiness: Readiness,
     *,
     cors: CORSPolicy,
@@ -186,6 +202,7 @@ def build_app(
     Args:
         api: The endpoints for chat requests and models.
         receipts: The endpoints of the usage API.
+        stored_responses: The endpoints of stored responses.
         readiness: The endpoint `GET /readyz`.
         cors: The origins that may call the API.
         trusted_proxies: Addresses and networks of proxies whose forwarded headers are used.
@@ -200,7 +217,8 @@ def build_app(
             Route("/api/v1/messages", routes.Endpoint(api.messages), methods=["POST"]),
             Route("/api/v1/messages/count_tokens", api.count_tokens, methods=["POST"]),
             Route("/api/v1/responses", routes.Endpoint(api.responses), methods=["POST"]),
-            Route("/api/v1/responses/{id:path}", api.stored_response, methods=["GET", "DELETE", "POST"]),
+            Route("/api/v1/responses/{id}/input_items", stored_responses.input_items),
+            Route("/api/v1/responses/{id:path}", stored_responses.one, methods=["GET", "DELETE", "POST"]),
             *[Route(path, api.not_offered, methods=["POST"]) for path in routes.NOT_OFFERED],
             Route("/api/v1/models", api.models),
             Route("/api/v1/models/{id:path}", api.model),

@@ -54,6 +54,11 @@ ROWS_AFTER_CLOSE = Counter(
     "stack_ledger_rows_after_close_total",
     "Answers recorded after the sweeper had closed their request as unknown; they stay uncharged.",
 )
+STORED_RESPONSE_CALLS = Counter(
+    "stack_stored_response_calls_total",
+    "Calls to the Redis of stored responses: `check`, `store`, `get`, `delete` or `delete_account`, by result.",
+    ["call", "result"],
+)
 
 
 class KeyStates(Protocol):

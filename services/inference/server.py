@@ -22,9 +22,19 @@ from services.inference.metrics import export_keys
 from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.upstream import ModelLister, Upstream
+from services.inference.responses.model import ResponseStore
+from services.inference.responses.rpc import StoredResponseService
+from services.inference.responses.wiring import open_store
 from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
-from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
+from stack.inference.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    responses_pb2,
+    responses_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
@@ -36,6 +46,7 @@ _FLUSH_SECONDS_MIN = 3.0
 
 _CALLERS = {
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
+    responses_pb2.DESCRIPTOR.services_by_name["StoredResponseService"].full_name: (identity("gateway"),),
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name: tuple(
         identity(name) for name in ("gateway", "quota", "stackctl")
     ),
@@ -51,6 +62,8 @@ class Parts:
     key_check: KeyCheck
     ledger: Ledger
     store: SQLLedgerStore
+    responses: ResponseStore | None
+    """None if responses are not stored."""
 
 
 async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None:
@@ -78,6 +91,9 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
             server.grpc,
         )
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
+        responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(
+            StoredResponseService(parts.responses), server.grpc
+        )
         await server.run(list(_CALLERS))
         # No call is left. Answers that are still read from Groq have the rest of the grace, and so have rows.
         await server.wait_in_grace(parts.completions.finish())
@@ -89,10 +105,11 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     """Return the domain objects, which live as long as `stack`.
 
     Raises:
-        StartError: There is no Groq key, or the database cannot be used.
+        StartError: There is no Groq key, the secret of stored responses is missing, or the database cannot be used.
     """
     if not settings.keys:
         raise StartError("No Groq key is set. Set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list.")
+    responses = open_store(settings, stack)
     store = await _open_ledger(settings, stack)
     ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
     provider = await _open_provider(settings, stack)
@@ -131,7 +148,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
             idle=settings.idle_timeout_seconds,
         ),
     )
-    return Parts(completions, catalogue, key_check, ledger, store)
+    return Parts(completions, catalogue, key_check, ledger, store, responses)
 
 
 async def _open_ledger(settings: InferenceSettings, stack: AsyncExitStack) -> SQLLedgerStore:

@@ -1,9 +1,12 @@
 """Settings of the inference service."""
 
-from pydantic import Field, SecretStr, field_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.db.database import DatabaseURL, is_sqlite
+from services.common.redis_url import check_redis_url
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.runtime.address import HTTPURL, HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
@@ -15,6 +18,10 @@ _DEFAULT_ALIASES = {
     "llama-3.1-8b-instant": "openai/gpt-oss-20b",
     "llama-3.3-70b-versatile": "openai/gpt-oss-120b",
 }
+
+
+def _check_optional_redis_url(url: str) -> str:
+    return check_redis_url(url) if url else ""
 
 
 class InferenceSettings(ServiceSettings):
@@ -108,6 +115,30 @@ class InferenceSettings(ServiceSettings):
     ledger_rows_max: int = Field(default=10_000, ge=1)
     """Maximum rows waiting for the database. At this number, new requests are refused."""
 
+    responses_redis_url: Annotated[str, AfterValidator(_check_optional_redis_url)] = ""
+    """URL of the Redis or Valkey that stores responses of `/v1/responses`; empty stores none. It needs a memory limit
+    and eviction, and must not be quota's."""
+
+    responses_redis_user: str = ""
+    """User of that Redis; overrides the URL's."""
+
+    responses_redis_password: SecretStr = SecretStr("")
+    """Password of that Redis; overrides the URL's. Not percent-encoded."""
+
+    responses_secrets: SecretStr = SecretStr("")
+    """Comma-separated secrets of at least 16 characters. Stored responses are encrypted with the first one and
+    decrypted with all of them. Required on Postgres; on SQLite it defaults to the contents of
+    `DATA_DIR/responses-secret`, created on first start."""
+
+    responses_seconds: int = Field(default=30 * 86_400, ge=60)
+    """Lifetime of a stored response."""
+
+    responses_per_account_max: int = Field(default=10_000, ge=1, le=100_000)
+    """Maximum stored responses of an account. The oldest ones are dropped."""
+
+    responses_bytes_per_account_max: int = Field(default=64 * 1024 * 1024, ge=MESSAGE_BYTES_MAX)
+    """Maximum bytes of an account's stored responses, compressed. The oldest ones are dropped."""
+
     @field_validator("groq_api_key", "groq_api_keys")
     @classmethod
     def _check_key(cls, value: SecretStr) -> SecretStr:
@@ -141,3 +172,14 @@ class InferenceSettings(ServiceSettings):
         if is_sqlite(url):
             return url
         return with_credentials(url, user=self.database_user, password=self.database_password.get_secret_value())
+
+    @property
+    def responses_redis(self) -> str:
+        """URL of the Redis of stored responses with credentials applied; empty if none are stored."""
+        if not self.responses_redis_url:
+            return ""
+        return with_credentials(
+            self.responses_redis_url,
+            user=self.responses_redis_user,
+            password=self.responses_redis_password.get_secret_value(),
+        )

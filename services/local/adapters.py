@@ -7,7 +7,7 @@ logged and becomes an `InternalError`, and a `ServiceError` arrives unchanged.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 
 import msgspec
 
@@ -37,6 +37,7 @@ from services.inference.chat import CallContext, ChatCall, Outcome
 from services.inference.key_pool.check import KeyCheck, KeyState
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Completions
+from services.inference.responses.model import ResponseStore, enabled
 from services.inference.translate import usage_record, usage_summary
 from services.quota import holds
 from services.quota.days import day_number, iso_date
@@ -187,6 +188,49 @@ class LocalReceipts:
         async with _deadline(self._timeout_seconds, "inference_unavailable"):
             found = await self._store.summarize(key_id, account_id=account_id, from_day=from_day, to_day=to_day)
         return [day_usage(usage_summary(one)) for one in found]
+
+
+class LocalResponseStore:
+    """The gateway's `ResponseStore`."""
+
+    def __init__(self, store: ResponseStore | None, *, timeout_seconds: float) -> None:
+        """Use `store` within `timeout_seconds`; None means that responses are not stored."""
+        self._store = store
+        self._timeout_seconds = timeout_seconds
+
+    async def is_enabled(self) -> bool:
+        """Return whether responses are stored; see `ResponseStore.is_enabled`."""
+        if self._store is None:
+            return False
+        async with self._deadline():
+            await self._store.check()
+        return True
+
+    async def store(self, account_id: str, response_id: str, content: bytes) -> None:
+        """Store a response; see `ResponseStore.store`."""
+        async with self._deadline():
+            await self._enabled().store(account_id, response_id, content)
+
+    async def get(self, account_id: str, response_id: str) -> bytes:
+        """Return the content of a response; see `ResponseStore.get`."""
+        async with self._deadline():
+            return await self._enabled().get(account_id, response_id)
+
+    async def delete(self, account_id: str, response_id: str) -> None:
+        """Delete a response; see `ResponseStore.delete`."""
+        async with self._deadline():
+            await self._enabled().delete(account_id, response_id)
+
+    async def delete_account(self, account_id: str) -> None:
+        """Delete all responses of an account; see `ResponseStore.delete_account`."""
+        async with self._deadline():
+            await self._enabled().delete_account(account_id)
+
+    def _deadline(self) -> AbstractAsyncContextManager[None]:
+        return _deadline(self._timeout_seconds, "inference_unavailable")
+
+    def _enabled(self) -> ResponseStore:
+        return enabled(self._store)
 
 
 class LocalLedger:

@@ -42,6 +42,12 @@ class LocalSettings(ServiceSettings):
     quota_redis_url: str = Field(default="", validation_alias="QUOTA_REDIS_URL")
     """URL of a Redis server to use instead of the embedded Valkey."""
 
+    store_responses: bool = False
+    """Whether to store responses of `/v1/responses`, in a second embedded Valkey."""
+
+    responses_redis_url: str = Field(default="", validation_alias="INFERENCE_RESPONSES_REDIS_URL")
+    """URL of a Redis server in which to store responses, instead of the second embedded Valkey."""
+
     auth_metrics_listen: HostAndPort = Field(default="127.0.0.1:50251", validation_alias="AUTH_METRICS_LISTEN")
     """Address of auth's metrics; empty disables them."""
 
@@ -107,6 +113,11 @@ class LocalSettings(ServiceSettings):
     def stop_seconds(self) -> float:
         """Grace period for requests in flight at shutdown: GRACE_SECONDS if it is set, otherwise 5 s."""
         return self.grace_seconds if "grace_seconds" in self.model_fields_set else _GRACE_SECONDS
+
+    @property
+    def has_responses_valkey(self) -> bool:
+        """Whether to run the second Valkey, for stored responses."""
+        return self.store_responses and not self.responses_redis_url
 
     @property
     def has_groq_key(self) -> bool:

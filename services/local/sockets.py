@@ -18,7 +18,7 @@ from services.local.terminal import Terminal
 
 _PATH_BYTES_MAX = 103
 """Maximum length of a socket's path: 107 bytes on Linux, 103 on macOS and the BSDs."""
-_NAME_BYTES = len(f"/{valkey.SOCKET}")
+_NAME_BYTES = max(len(f"/{name}") for name in (valkey.SOCKET, valkey.RESPONSES_SOCKET))
 _POLL_SECONDS = 0.5
 
 
@@ -39,12 +39,13 @@ def socket_folder(data_dir: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def keep_socket(parts: Sequence[Child], path: Path, terminal: Terminal) -> None:
-    """Restart Valkey when its socket is removed. Returns immediately if `parts` has no Valkey; otherwise never returns.
+async def keep_socket(parts: Sequence[Child], name: str, path: Path, terminal: Terminal) -> None:
+    """Restart the Valkey called `name` when its socket is removed. Returns immediately if `parts` does not have it;
+    otherwise never returns.
 
     Without a restart, open connections would keep working and new ones would fail without a clear cause.
     """
-    child = next((child for child in parts if child.program.name == "valkey"), None)
+    child = next((child for child in parts if child.program.name == name), None)
     existed = False
     while child is not None:
         exists = await asyncio.to_thread(path.exists)

@@ -14,6 +14,14 @@ SOCKET = "valkey.sock"
 FOLDER = "valkey"
 """Name of the server's data folder in DATA_DIR."""
 
+RESPONSES = "responses-valkey"
+"""Name of the second server, for stored responses, and of its data folder."""
+
+RESPONSES_SOCKET = "responses.sock"
+"""File name of its Unix socket."""
+
+_RESPONSES_MEMORY = "256mb"
+
 _NAMES = ("valkey-server", "redis-server")
 
 
@@ -44,12 +52,17 @@ def command(server: str, *, socket: Path, data: Path) -> tuple[str, ...]:
         socket: Path of the Unix socket, at most 107 bytes.
         data: Folder of the append-only file.
     """
-    return (
-        *(server, "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
-        *("--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-        # When memory is full, writes must fail. Evicting keys would lose counters.
-        *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
-    )
+    # When memory is full, writes must fail. Evicting keys would lose counters.
+    return (*_persistent(server, socket, data), "--maxmemory-policy", "noeviction")
+
+
+def responses_command(server: str, *, socket: Path, data: Path) -> tuple[str, ...]:
+    """Return the command line of the server for stored responses, which evicts those that were not used for longest.
+
+    The arguments are those of `command`.
+    """
+    limits = ("--maxmemory", _RESPONSES_MEMORY, "--maxmemory-policy", "allkeys-lru")
+    return (*_persistent(server, socket, data), *limits)
 
 
 def move_aside(data_dir: Path) -> Path | None:
@@ -71,6 +84,14 @@ def move_back(data_dir: Path, aside: Path) -> None:
     """Restore the data folder that `move_aside` renamed."""
     shutil.rmtree(data_dir / FOLDER)
     aside.rename(data_dir / FOLDER)
+
+
+def _persistent(server: str, socket: Path, data: Path) -> tuple[str, ...]:
+    return (
+        *(server, "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
+        *("--dir", str(data), "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        *("--daemonize", "no"),
+    )
 
 
 def _packaged() -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 from services.auth import server as auth_server
 from services.auth.settings import AuthSettings
+from services.common.errors import StartError
+from services.common.redis_url import redis_server
 from services.common.runtime import process
 from services.common.runtime.settings import ServiceSettings
 from services.gateway import server as gateway_server
@@ -27,6 +29,7 @@ from services.local.adapters import (
     LocalLedger,
     LocalQuotaBatches,
     LocalReceipts,
+    LocalResponseStore,
 )
 from services.quota import server as quota_server
 from services.quota.settings import QuotaSettings
@@ -44,6 +47,7 @@ async def serve(_: WorkerSettings) -> None:
     """
     auth_settings, inference_settings = process.read(AuthSettings), process.read(InferenceSettings)
     quota_settings, gateway_settings = process.read(QuotaSettings), process.read(GatewaySettings)
+    _check_separate(inference_settings, quota_settings)
     stopping = process.StopSignal()
     async with AsyncExitStack() as stack:
         auth = await auth_server.build(auth_settings, stack)
@@ -69,6 +73,20 @@ async def serve(_: WorkerSettings) -> None:
         await _wait_for_first([asyncio.ensure_future(stopping.wait()), *tasks])
 
 
+def _check_separate(inference: InferenceSettings, quota: QuotaSettings) -> None:
+    """Refuse one Redis for stored responses and counters: one must evict keys, and the other must not.
+
+    Raises:
+        StartError: Both URLs are those of one server.
+    """
+    url = inference.responses_redis_url
+    if url and redis_server(url) == redis_server(quota.redis_url):
+        raise StartError(
+            "INFERENCE_RESPONSES_REDIS_URL and QUOTA_REDIS_URL are the same Redis. Stored responses need a separate "
+            "one, with a memory limit and an eviction policy; counters must not be evicted."
+        )
+
+
 def _ports(
     auth: auth_server.Parts,
     inference: inference_server.Parts,
@@ -86,6 +104,7 @@ def _ports(
         ),
         counters=LocalCounters(quota.holds, timeout_seconds=receipt_seconds),
         ledger=LocalReceipts(inference.store, timeout_seconds=receipt_seconds),
+        responses=LocalResponseStore(inference.responses, timeout_seconds=gateway_server.STORE_SECONDS_MAX),
         dependencies=(LocalDependencies(inference.key_check, quota.redis),),
     )
 

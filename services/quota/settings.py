@@ -5,9 +5,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.common.redis_url import check_redis_url
 from services.common.runtime.address import HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
-from services.quota.redis.connections import RedisTarget, check_redis_url
+from services.quota.redis.connections import RedisTarget
 
 _HOLD_MARGIN_SECONDS = 60.0
 

@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from redis import Redis
 
 from services.common.rpc.channel import open_channel
+from services.local import valkey
 from services.local.settings import LocalSettings
 from services.local.supervisor import programs, ready
 from services.local.supervisor.child import Program
@@ -75,6 +76,8 @@ class Stack:
         workers: int = 0,
         valkey_options: Sequence[str] = (),
         is_forked: bool = True,
+        stores_responses: bool = False,
+        responses_valkey_options: Sequence[str] = (),
     ) -> None:
         if workers:
             gateways = auths = quotas = inferences = workers
@@ -94,6 +97,8 @@ class Stack:
             groq_api_key=SecretStr(""),
             groq_api_keys=SecretStr(""),
             quota_redis_url="",
+            store_responses=stores_responses,
+            responses_redis_url="",
             auth_metrics_listen="",
             quota_metrics_listen="",
             inference_metrics_listen="",
@@ -102,7 +107,7 @@ class Stack:
         )
         ports = [self.settings.gateway_port] + [free_port() for _ in range(gateways - 1)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
-        self._add_stores(valkey_options)
+        self._add_stores({"valkey": valkey_options, valkey.RESPONSES: responses_valkey_options})
         if workers:
             self._add_workers(ports)
         else:
@@ -292,13 +297,12 @@ class Stack:
                 await asyncio.sleep(0.02)
         return counters
 
-    def _add_stores(self, valkey_options: Sequence[str]) -> None:
+    def _add_stores(self, options: Mapping[str, Sequence[str]]) -> None:
         self._standin_port = free_port()
         self._standin_url = f"http://127.0.0.1:{self._standin_port}"
         for program in (*programs.stores(self.settings, sockets=self.folder), programs.standin(self._standin_port)):
-            self._programs[program.name] = program
-        valkey = self._programs["valkey"]
-        self._programs["valkey"] = Program("valkey", (*valkey.command, *valkey_options), valkey.environment)
+            command = (*program.command, *options.get(program.name, ()))
+            self._programs[program.name] = Program(program.name, command, program.environment)
 
     def _add_services(self, ports: list[int], replicas: Mapping[str, int]) -> None:
         services = programs.services(self.settings, sockets=self.folder, groq_base_url=self._standin_url)
@@ -325,6 +329,8 @@ class Stack:
         match name:
             case "valkey":
                 await ready.until(lambda: ready.valkey_answers(self.folder / "valkey.sock"))
+            case valkey.RESPONSES:
+                await ready.until(lambda: ready.valkey_answers(self.folder / valkey.RESPONSES_SOCKET))
             case "groq-standin":
                 await ready.until(lambda: ready.http_answers(f"{self._standin_url}/healthz"))
             case _ if name.startswith(("gateway", "stack")):
@@ -336,7 +342,14 @@ class Stack:
 
 @contextmanager
 def running_stack(
-    *, gateways: int = 1, quotas: int = 1, workers: int = 0, valkey_options: Sequence[str] = (), **environment: str
+    *,
+    gateways: int = 1,
+    quotas: int = 1,
+    workers: int = 0,
+    valkey_options: Sequence[str] = (),
+    stores_responses: bool = False,
+    responses_valkey_options: Sequence[str] = (),
+    **environment: str,
 ) -> Iterator[Stack]:
     """Run a stack for the block; at the end all of it must stop gracefully."""
     with stack_folder() as folder:
@@ -347,6 +360,8 @@ def running_stack(
             quotas=quotas,
             workers=workers,
             valkey_options=valkey_options,
+            stores_responses=stores_responses,
+            responses_valkey_options=responses_valkey_options,
         )
         with started(stack):
             yield stack

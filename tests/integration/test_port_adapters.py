@@ -17,7 +17,15 @@ from services.auth.keys.model import Denial, Key, KeyId, Verification
 from services.auth.keys.verifier import KeyVerifier
 from services.auth.rpc import AuthService
 from services.auth.watch.feed import Change, ChangeEvent, ChangeFeed
-from services.common.errors import ErrorDetails, InternalError, InvalidRequest, ServiceError, Unavailable
+from services.common.errors import (
+    ErrorDetails,
+    FailedPrecondition,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    Unavailable,
+)
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.runtime.clock import SystemClock, utc_now
@@ -27,20 +35,22 @@ from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota, QuotaBatches, ReserveItem, SettleItem
 from services.gateway.clients.inference import GrpcInference
 from services.gateway.clients.quota import GrpcQuotaBatches
+from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.keys.auth_client import AuthClient, Authentication, WatchEvent
-from services.gateway.requests.ports import Inference
+from services.gateway.requests.ports import Inference, ResponseStore
 from services.gateway.requests.types import Chat, Departure, Hold, JSONObject, LimitReached, Principal, RateLimit
 from services.inference.catalogue import Catalogue
 from services.inference.chat import CallContext, ChatCall, Outcome
 from services.inference.key_pool.check import KeyCheck
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Answer, Completions
+from services.inference.responses.rpc import StoredResponseService
 from services.inference.rpc import InferenceService, UsageService
-from services.local.adapters import LocalAuthClient, LocalInference, LocalQuotaBatches
+from services.local.adapters import LocalAuthClient, LocalInference, LocalQuotaBatches, LocalResponseStore
 from services.quota.holds import CounterUnavailable, DayStatus, Denied, Held, Holds, Reservation, Settlement
 from services.quota.rpc import QuotaService
 from stack.auth.v1 import auth_pb2_grpc
-from stack.inference.v1 import inference_pb2_grpc, usage_pb2_grpc
+from stack.inference.v1 import inference_pb2_grpc, responses_pb2_grpc, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2_grpc
 from tests.integration.common.grpc_world import socket_path
 
@@ -527,3 +537,144 @@ async def test_a_broken_watch_raises(adapter: str) -> None:
         assert await _soon(anext(events)) == WatchEvent(4)
         with pytest.raises(Unavailable):
             await _soon(anext(events))
+
+
+# --- stored responses
+
+
+@dataclass
+class ScriptedResponses:
+    """Stands in for the store of responses: records its calls, and raises the error of a test or never returns."""
+
+    error: Exception | None = None
+    hangs: bool = False
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def check(self) -> None:
+        await self._called("check")
+
+    async def store(self, account_id: str, response_id: str, content: bytes) -> None:
+        await self._called("store", account_id, response_id, content)
+
+    async def get(self, account_id: str, response_id: str) -> bytes:
+        await self._called("get", account_id, response_id)
+        return _CONTENT
+
+    async def delete(self, account_id: str, response_id: str) -> None:
+        await self._called("delete", account_id, response_id)
+
+    async def delete_account(self, account_id: str) -> None:
+        await self._called("delete_account", account_id)
+
+    async def _called(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+
+
+_CONTENT = bytes(range(256)) * 4_096
+_CALLS: list[Callable[[ResponseStore], Any]] = [
+    lambda store: store.is_enabled(),
+    lambda store: store.store("acc_1", "resp_1", _CONTENT),
+    lambda store: store.get("acc_1", "resp_1"),
+    lambda store: store.delete("acc_1", "resp_1"),
+    lambda store: store.delete_account("acc_1"),
+]
+RESPONSE_CALLS = pytest.mark.parametrize("call", _CALLS, ids=["is_enabled", "store", "get", "delete", "account"])
+
+
+@asynccontextmanager
+async def _responses(
+    adapter: str, domain: ScriptedResponses | None, *, timeout_seconds: float = _SECONDS
+) -> AsyncIterator[ResponseStore]:
+    if adapter == "local":
+        yield LocalResponseStore(domain, timeout_seconds=timeout_seconds)
+        return
+    service = StoredResponseService(domain)
+
+    def register(server: aio.Server) -> None:
+        responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(service, server)
+
+    async with _serving(register) as channel:
+        yield GrpcResponseStore(channel, timeout_seconds=timeout_seconds)
+
+
+@ADAPTERS
+async def test_calls_to_stored_responses_arrive(adapter: str) -> None:
+    domain = ScriptedResponses()
+    async with _responses(adapter, domain) as store:
+        answers = [await call(store) for call in _CALLS]
+    assert answers == [True, None, _CONTENT, None, None]
+    owned = ("acc_1", "resp_1")
+    expected = [("check",), ("store", *owned, _CONTENT), ("get", *owned), ("delete", *owned)]
+    assert domain.calls == [*expected, ("delete_account", "acc_1")]
+
+
+@ADAPTERS
+async def test_responses_that_are_not_stored_are_not_enabled(adapter: str) -> None:
+    async with _responses(adapter, None) as store:
+        assert [await store.is_enabled() for _ in range(2)] == [False, False]
+        for call in _CALLS[1:]:
+            with pytest.raises(FailedPrecondition, match="INFERENCE_RESPONSES_REDIS_URL"):
+                await call(store)
+
+
+@ADAPTERS
+@RESPONSE_CALLS
+@pytest.mark.parametrize("kind", [Unavailable, NotFound])
+async def test_an_error_of_stored_responses_arrives_with_its_reason(
+    adapter: str, call: Callable[[ResponseStore], Any], kind: type[ServiceError]
+) -> None:
+    async with _responses(adapter, ScriptedResponses(kind("The cause.", reason="a_reason"))) as store:
+        with pytest.raises(kind) as raised:
+            await call(store)
+    assert (raised.value.message, raised.value.reason) == ("The cause.", "a_reason")
+
+
+@ADAPTERS
+@RESPONSE_CALLS
+async def test_stored_responses_that_do_not_answer_in_time_are_unavailable(
+    adapter: str, call: Callable[[ResponseStore], Any]
+) -> None:
+    async with _responses(adapter, ScriptedResponses(hangs=True), timeout_seconds=_DEADLINE_SECONDS) as store:
+        with pytest.raises(Unavailable) as raised:
+            await _soon(call(store))
+    assert raised.value.reason == "inference_unavailable"
+
+
+@ADAPTERS
+async def test_an_unexpected_error_of_stored_responses_is_internal_without_its_text(adapter: str) -> None:
+    async with _responses(adapter, ScriptedResponses(ValueError("a secret"))) as store:
+        with pytest.raises(InternalError) as raised:
+            await store.get("acc_1", "resp_1")
+    assert "secret" not in raised.value.message
+
+
+async def test_an_inference_of_the_previous_version_stores_no_responses() -> None:
+    async with _serving(lambda server: None) as channel:
+        assert not await GrpcResponseStore(channel, timeout_seconds=_SECONDS).is_enabled()
+
+
+async def test_a_gateway_notices_within_seconds_that_responses_are_stored() -> None:
+    now = 0.0
+    service = StoredResponseService(None)
+    async with _serving(
+        lambda server: responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(service, server)
+    ) as channel:
+        store = GrpcResponseStore(channel, timeout_seconds=_SECONDS, monotonic=lambda: now)
+        assert not await store.is_enabled()
+        service._store = ScriptedResponses()
+        assert not await store.is_enabled()
+        now = 10.0
+        assert await store.is_enabled()
+
+
+@pytest.mark.parametrize(
+    ("account", "response"), [("", "resp_1"), ("a" * 65, "resp_1"), ("acc_1", ""), ("acc_1", "resp_1 2")]
+)
+async def test_calls_with_invalid_ids_are_refused(account: str, response: str) -> None:
+    async with _responses("grpc", ScriptedResponses()) as store:
+        with pytest.raises(InvalidRequest):
+            await store.get(account, response)

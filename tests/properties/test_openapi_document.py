@@ -55,6 +55,8 @@ def test_the_document_is_openapi_3_1_with_every_path() -> None:
         "/api/v1/messages",
         "/api/v1/messages/count_tokens",
         "/api/v1/responses",
+        "/api/v1/responses/{id}",
+        "/api/v1/responses/{id}/input_items",
         "/api/v1/models",
         "/api/v1/models/{id}",
         "/api/v1/key",

@@ -34,7 +34,7 @@ above accepted action active address after age all allowed answer arg at auth au
 batch before below body by byte ca cached call caller certificate change changed character chat check choice
 chunk client clock close closed cluster code commit completion concurrency connect connection console content
 context cors count create created current cursor daily data database default definition delete deleted delta
-denied describe description detail dir domain dropped duration email encrypted end endpoint error event
+denied describe description detail dir domain dropped duration email enabled encrypted end endpoint error event
 excluded expired expires exporter extension extra failed failure file first flight fold format from function
 gateway generation get groq group has head health host hsts http id idle image implausible in include index
 inference ins invalid is item json kind last left level limit list listen log look mail mask max message

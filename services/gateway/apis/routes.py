@@ -101,15 +101,9 @@ class API:
     async def count_tokens(self, request: Request) -> Response:
         """`POST /api/v1/messages/count_tokens`: count the tokens of a request. Does not count against the limit."""
         principal = await self._principal(request)
-        body = await self._handler.read(request, principal, bytes)
+        body = await self._handler.read(request, principal, _unparsed)
         async with self._counting:
             return json_response(await asyncio.to_thread(count_tokens, body, self._surfaces.context()))
-
-    async def stored_response(self, request: Request) -> Response:
-        """Requests of `/api/v1/responses/{id}`: answer 404, because responses are not stored."""
-        await self._principal(request)
-        name = redacted(request.path_params["id"].partition("/")[0])
-        raise NotFound(f"Response with id '{name}' not found.")
 
     async def not_offered(self, request: Request) -> Response:
         """Answer 404 for an endpoint of OpenAI's API that Groq's chat models cannot serve."""
@@ -168,6 +162,10 @@ class API:
     async def _principal(self, request: Request) -> Principal:
         with tracing.span("authenticate"):
             return await self._authenticator.authenticate(bearer_token(request), address=client_address(request))
+
+
+async def _unparsed(body: bytes, principal: Principal) -> bytes:
+    return body
 
 
 async def healthz(request: Request) -> Response:

@@ -11,11 +11,14 @@ from services.gateway.apis.chat_completions import surface as chat_completions
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.model_aliases import ModelAliases
 from services.gateway.apis.model_facts import ModelFactsCache
+from services.gateway.apis.responses.stateful import StatefulParser
 from services.gateway.apis.surface import Context
 from services.gateway.http.errors import HTTPError
 from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.responses import json_response
+from services.gateway.requests.ports import ResponseStore
 from services.gateway.requests.surface import ErrorResponse, Parse, RenderError, SurfaceRequest
+from services.gateway.requests.types import Principal
 
 _ENVELOPES: dict[str, RenderError] = {
     "/api/v1/responses": responses.error,
@@ -35,13 +38,23 @@ class Surfaces:
         responses: OpenAI's responses.
     """
 
-    def __init__(self, limits: ChatLimits, models: ModelFactsCache, aliases: ModelAliases) -> None:
+    def __init__(
+        self,
+        limits: ChatLimits,
+        models: ModelFactsCache,
+        aliases: ModelAliases,
+        response_store: ResponseStore,
+        *,
+        body_bytes_max: int,
+    ) -> None:
         """Create the surfaces.
 
         Args:
             limits: Limits of a request.
             models: Facts about models.
             aliases: Models that answer under other names. They do not apply to chat completions.
+            response_store: Stores responses.
+            body_bytes_max: Maximum size of a body and the stored responses that it refers to.
         """
         self._limits = limits
         self._models = models
@@ -49,14 +62,17 @@ class Surfaces:
         self.chat = chat_completions.parser(limits)
         self.completions = self._parser(completions.parse)
         self.messages = self._parser(messages.parse)
-        self.responses = self._parser(responses.parse)
+        self.responses: Parse = StatefulParser(response_store, self.context, bytes_max=body_bytes_max)
 
     def context(self) -> Context:
         """Return what a parser may know besides the body."""
         return Context(limits=self._limits, models=self._models.facts, aliases=self._aliases)
 
     def _parser(self, parse: Callable[[bytes, Context], SurfaceRequest]) -> Parse:
-        return lambda body: parse(body, self.context())
+        async def parse_with_context(body: bytes, principal: Principal) -> SurfaceRequest:
+            return parse(body, self.context())
+
+        return parse_with_context
 
 
 def render_error(scope: Scope, error: HTTPError) -> ErrorResponse:

@@ -31,7 +31,7 @@ from services.gateway.console.views.playground import Playground
 from services.gateway.console.views.usage import UsageViews
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import http_error
-from services.gateway.requests.ports import Models
+from services.gateway.requests.ports import Models, ResponseStore
 
 _NOT_FOUND = "This page does not exist. Check the address, or go back to the start page."
 _METHOD_NOT_ALLOWED = "This page does not accept that request. Go back, reload the page and try again."
@@ -52,6 +52,7 @@ class Console:
     open_scope: OpenScope
     api: API
     models: Models
+    responses: ResponseStore
     cors: CORSPolicy
     hsts_seconds: int
     public: Origin | None
@@ -78,7 +79,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         KeyViews(pages),
         UsageViews(pages),
     )
-    account, playground = AccountViews(pages), Playground(pages, console.api, console.models)
+    account, playground = AccountViews(pages, console.responses), Playground(pages, console.api, console.models)
     views = _ViewRoutes(console, auth_views)
     return [
         views.public("/", auth_views.landing),

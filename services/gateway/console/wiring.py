@@ -14,7 +14,7 @@ from services.gateway.console.ports import Session
 from services.gateway.console.request_context import SessionScope
 from services.gateway.console.security.origins import parse_origin
 from services.gateway.http.cors import CORSPolicy
-from services.gateway.requests.ports import Models
+from services.gateway.requests.ports import Models, ResponseStore
 from services.gateway.settings import GatewaySettings
 
 _AUTH_SECONDS_MAX = 5.0
@@ -22,13 +22,21 @@ _AUTH_SECONDS_MAX = 5.0
 _USAGE_SECONDS_MAX = 3.0
 
 
-def open_console(channels: Channels, api: API, models: Models, cors: CORSPolicy, settings: GatewaySettings) -> ASGIApp:
+def open_console(
+    channels: Channels,
+    api: API,
+    models: Models,
+    responses: ResponseStore,
+    cors: CORSPolicy,
+    settings: GatewaySettings,
+) -> ASGIApp:
     """Return the console's application.
 
     Args:
         channels: Channels to auth, quota and inference.
         api: Serves the playground's chats.
         models: Lists the models.
+        responses: Stored responses, which are deleted with their account.
         cors: CORS policy of error responses.
         settings: Settings of the gateway.
     """
@@ -48,6 +56,7 @@ def open_console(channels: Channels, api: API, models: Models, cors: CORSPolicy,
             open_scope=open_scope,
             api=api,
             models=models,
+            responses=responses,
             cors=cors,
             hsts_seconds=settings.hsts_seconds,
             public=parse_origin(settings.public_url),

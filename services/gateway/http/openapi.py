@@ -120,6 +120,7 @@ def _paths() -> dict[str, Any]:
     }
     return {
         **_surface_paths(),
+        **_stored_response_paths(),
         "/api/v1/chat": {"post": {**chat, "operationId": "chat"}},
         "/api/v1/chat/completions": {"post": {**chat, "operationId": "createChatCompletion"}},
         "/api/v1/models": {"get": _get_operation("listModels", "List models", _list(_object(id=_STRING)))},
@@ -166,6 +167,36 @@ def _surface_paths() -> dict[str, Any]:
     count["requestBody"] = {"required": True, "content": _json(_reference("CountTokensRequest"))}
     count["responses"]["200"] = {"description": "OK", "content": _json(_object(input_tokens=_INTEGER))}
     return {**paths, "/api/v1/messages/count_tokens": {"post": count}}
+
+
+def _stored_response_paths() -> dict[str, Any]:
+    one = {"id": _STRING, "object": {"const": "response"}}
+    note = "404 unless the operator stores responses"
+    deletion = _get_operation(
+        "deleteResponse", f"Delete a stored response; {note}", _object(**one, deleted={"const": True}), path=("id",)
+    )
+    retrieval = _get_operation(
+        "getResponse",
+        f"Retrieve a stored response; {note}",
+        _object(**one),
+        path=("id",),
+        query={"stream": {"enum": ["false"], "description": "Events are not stored."}},
+    )
+    items = _get_operation(
+        "listInputItems",
+        f"List the input items of a stored response; {note}",
+        _list(_object(id=_STRING, type=_STRING)),
+        path=("id",),
+        query={
+            "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+            "order": {"enum": ["desc", "asc"], "default": "desc"},
+            "after": _STRING,
+        },
+    )
+    return {
+        "/api/v1/responses/{id}": {"get": retrieval, "delete": deletion},
+        "/api/v1/responses/{id}/input_items": {"get": items},
+    }
 
 
 def _surface_operation(name: str, summary: str, body: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ sweeper closes the first hold. Inference is never called twice, since only infer
 import logging
 import time
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -50,6 +50,7 @@ limit, since the body began to arrive."""
 _CLIENT_CLOSED_REQUEST = 499
 """Logged when the client disconnected before its answer; nginx's and Groq's status for it."""
 T = TypeVar("T")
+_Parse = Callable[[bytes, Principal], Awaitable[T]]
 _INVALID = (InvalidRequest, NotFound, PermissionDenied, TooLarge)
 """Errors that the request itself causes."""
 
@@ -137,7 +138,7 @@ class RequestHandler:
             return await self._infer(request, hold, parsed, client, revocation)
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
-    async def read(self, request: Request, principal: Principal, parse: Callable[[bytes], T]) -> T:
+    async def read(self, request: Request, principal: Principal, parse: _Parse[T]) -> T:
         """Return the parsed body. A client that sent too many invalid requests is refused before its body is read.
 
         Raises:
@@ -149,7 +150,7 @@ class RequestHandler:
         body = b""
         try:
             body = await self._bodies.read(request, key_id)
-            return parse(body)
+            return await parse(body, principal)
         except (*_INVALID, HTTPException):
             self._invalid_requests.count(key_id, address, len(body))
             raise
@@ -207,10 +208,12 @@ class RequestHandler:
         try:
             if revocation is None:
                 completion = await self.complete(hold, chat, client)
-                return json_response(renderer.completion(completion), headers=headers)
+                body = renderer.completion(completion)
+                await _store(parsed, headers)
+                return json_response(body, headers=headers)
             return await begin_stream(
                 self.stream(hold, chat, client),
-                renderer,
+                parsed,
                 headers,
                 client,
                 revocation,
@@ -221,3 +224,13 @@ class RequestHandler:
                 self._invalid_requests.count(hold.principal.key_id, client_address(request), chat.body_bytes)
             error = renderer.error(http_error(exc, now=time.time()))
             return json_response(error.body, status=error.status, headers={**headers, **error.headers})
+
+
+async def _store(parsed: SurfaceRequest, headers: dict[str, str]) -> None:
+    """Store a whole answer. If that fails, its clients must not send the request again: each answer is charged."""
+    try:
+        if parsed.store:
+            await parsed.store()
+    except ServiceError:
+        headers["x-should-retry"] = "false"
+        raise

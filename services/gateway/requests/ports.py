@@ -80,3 +80,37 @@ class Inference(Models, Protocol):
         Raises:
             ServiceError: The ledger cannot be read.
         """
+
+
+class ResponseStore(Protocol):
+    """Stores responses for their account, if the operator has switched it on.
+
+    All calls raise `Unavailable` while the storage cannot be used.
+    """
+
+    async def is_enabled(self) -> bool:
+        """Return whether responses are stored. That the operator switched it on may be noticed seconds later."""
+
+    async def store(self, account_id: str, response_id: str, content: bytes) -> None:
+        """Store a response, or replace it.
+
+        Raises:
+            NotFound: The account was deleted.
+        """
+
+    async def get(self, account_id: str, response_id: str) -> bytes:
+        """Return the content of a response.
+
+        Raises:
+            NotFound: The account has no such response.
+        """
+
+    async def delete(self, account_id: str, response_id: str) -> None:
+        """Delete a response.
+
+        Raises:
+            NotFound: The account has no such response.
+        """
+
+    async def delete_account(self, account_id: str) -> None:
+        """Delete all responses of an account. Its calls in flight store no more."""

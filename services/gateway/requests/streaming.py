@@ -24,7 +24,7 @@ from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS
 from services.gateway.requests import sse
 from services.gateway.requests.disconnect import DisconnectMonitor
-from services.gateway.requests.surface import Renderer
+from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Departure
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Events(Protocol):
 
 async def begin_stream(
     events: Events,
-    renderer: Renderer,
+    request: SurfaceRequest,
     headers: Mapping[str, str],
     client: DisconnectMonitor,
     revocation: Revocation,
@@ -78,7 +78,7 @@ async def begin_stream(
     try:
         if first.done():
             first.result()
-        return EventStream(first, events, renderer, headers, client, revocation, heartbeat_seconds=heartbeat_seconds)
+        return EventStream(first, events, request, headers, client, revocation, heartbeat_seconds=heartbeat_seconds)
     finally:
         del first  # Break the reference cycle between a failed task, its traceback and this frame.
 
@@ -90,7 +90,7 @@ class EventStream(Response):
         self,
         first: "asyncio.Future[list[bytes]]",
         rest: Events,
-        renderer: Renderer,
+        request: SurfaceRequest,
         headers: Mapping[str, str],
         client: DisconnectMonitor,
         revocation: Revocation,
@@ -100,7 +100,8 @@ class EventStream(Response):
         """Create a response that sends `first`, then `rest`, until `revocation` is revoked."""
         self._first = first
         self._rest = rest
-        self._renderer = renderer
+        self._renderer = request.renderer
+        self._store = request.store
         self._client = client
         self._revocation = revocation
         self._heartbeat_seconds = heartbeat_seconds
@@ -156,6 +157,8 @@ class EventStream(Response):
         FIRST_EVENT_SECONDS.observe(time.perf_counter() - self._started)
         async for texts in self._rest:
             await self._send_rendered(send, texts)
+        if self._store:
+            await self._store()
 
     async def _send_rendered(self, send: Send, texts: list[bytes]) -> None:
         if body := self._renderer.events(texts):

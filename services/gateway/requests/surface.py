@@ -1,15 +1,15 @@
 """The port between the request handler and an API surface, such as chat completions or `/v1/responses`.
 
 The order of calls to a renderer is `begin`, then either `completion`, or `events` any number of times followed by
-`end` or `stream_error`, or `error`.
+`end` or `stream_error`, or `error`. `SurfaceRequest.store` is called after `completion`, and before `end`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from services.gateway.http.errors import HTTPError
-from services.gateway.requests.types import Chat
+from services.gateway.requests.types import Chat, Principal
 
 
 class Renderer(Protocol):
@@ -62,6 +62,9 @@ class SurfaceRequest:
     """The request in Groq's form, as `parse_chat` returns it."""
     renderer: Renderer
     """Renders its answer."""
+    store: Callable[[], Awaitable[None]] | None = None
+    """Stores the answer before its client receives the end of it; None if it is not stored. Raises `ServiceError`, with
+    which the answer fails. It was produced, and is charged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,5 +83,5 @@ class RenderError(Protocol):
     def __call__(self, error: HTTPError, /, *, request_id: str) -> ErrorResponse: ...
 
 
-Parse = Callable[[bytes], SurfaceRequest]
-"""Parses the body of a request of one surface; raises `ServiceError`."""
+Parse = Callable[[bytes, Principal], Awaitable[SurfaceRequest]]
+"""Parses the body of a principal's request of one surface; raises `ServiceError`."""

@@ -19,19 +19,31 @@ _PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE
 
 
 def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
-    """Return the embedded Valkey, which must respond before the services start; empty if QUOTA_REDIS_URL is set."""
+    """Return the embedded Valkey servers, which must respond before the services start.
+
+    There is none for counters if QUOTA_REDIS_URL is set, and one for stored responses only if it is wanted.
+    """
     programs = []
     if not settings.quota_redis_url:
-        data = settings.data_dir / valkey.FOLDER
-        try:
-            make_private_folder(data)
-        except OSError as exc:
-            raise StartError(
-                f"Cannot write to {data}: {exc.strerror}. Move it, or set DATA_DIR to another folder."
-            ) from exc
+        data = _data_folder(settings, valkey.FOLDER)
         server = valkey.find_server(settings.valkey_server)
         programs.append(Program("valkey", valkey.command(server, socket=sockets / valkey.SOCKET, data=data)))
+    if settings.has_responses_valkey:
+        data = _data_folder(settings, valkey.RESPONSES)
+        server, socket = valkey.find_server(settings.valkey_server), sockets / valkey.RESPONSES_SOCKET
+        programs.append(Program(valkey.RESPONSES, valkey.responses_command(server, socket=socket, data=data)))
     return programs
+
+
+def _data_folder(settings: LocalSettings, name: str) -> Path:
+    folder = settings.data_dir / name
+    try:
+        make_private_folder(folder)
+    except OSError as exc:
+        raise StartError(
+            f"Cannot write to {folder}: {exc.strerror}. Move it, or set DATA_DIR to another folder."
+        ) from exc
+    return folder
 
 
 def standin(port: int) -> Program:
@@ -93,6 +105,7 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
         "inference": {
             "INFERENCE_LISTEN": settings.inference_listen,
             "INFERENCE_METRICS_LISTEN": settings.inference_metrics_listen,
+            **(_embedded_responses(sockets / valkey.RESPONSES_SOCKET) if settings.has_responses_valkey else {}),
             **upstream,
         },
         "quota": {
@@ -116,6 +129,12 @@ def _embedded(socket: Path) -> dict[str, str]:
     """Return the settings for the embedded Valkey, which has no password."""
     none = {"QUOTA_REDIS_USER": "", "QUOTA_REDIS_PASSWORD": "", "QUOTA_REDIS_SENTINELS": "[]"}
     return {"QUOTA_REDIS_URL": f"unix://{quote(str(socket))}", "QUOTA_REDIS_CLUSTER": "false", **none}
+
+
+def _embedded_responses(socket: Path) -> dict[str, str]:
+    """Return the settings for the second embedded Valkey, which has no password."""
+    none = {"INFERENCE_RESPONSES_REDIS_USER": "", "INFERENCE_RESPONSES_REDIS_PASSWORD": ""}
+    return {"INFERENCE_RESPONSES_REDIS_URL": f"unix://{quote(str(socket))}", **none}
 
 
 def free_port() -> int:

@@ -57,7 +57,12 @@ async def run(settings: LocalSettings) -> None:
             await _run_unless_stopped(_show_banner(settings, terminal), stopping)
             async with (
                 running(restarting(partial(keep_rotating, settings.data_dir / "logs"))),
-                running(restarting(partial(keep_socket, children, sockets / valkey.SOCKET, terminal))),
+                running(restarting(partial(keep_socket, children, "valkey", sockets / valkey.SOCKET, terminal))),
+                running(
+                    restarting(
+                        partial(keep_socket, children, valkey.RESPONSES, sockets / valkey.RESPONSES_SOCKET, terminal)
+                    )
+                ),
             ):
                 await _run_unless_stopped(_keep_running(children, terminal), stopping)
         finally:

@@ -49,6 +49,7 @@ async def start_all(children: list[Child], settings: LocalSettings, sockets: Pat
 def _probes(settings: LocalSettings, sockets: Path, groq_base_url: str) -> dict[str, Probe]:
     probes: dict[str, Probe] = {
         "valkey": lambda: ready.valkey_answers(sockets / valkey.SOCKET),
+        valkey.RESPONSES: lambda: ready.valkey_answers(sockets / valkey.RESPONSES_SOCKET),
         "groq-standin": lambda: ready.http_answers(f"{groq_base_url}/healthz"),
         "auth": lambda: ready.grpc_serves(settings.targets["auth"]),
         "inference": lambda: ready.grpc_serves(settings.targets["inference"]),

@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, MasterDownError, ReadOnlyError, ResponseError
 
+from services.common.redis_url import redis_options
 from services.common.runtime.address import parse_address
-from services.common.url_credentials import with_credentials, with_encoded_credentials
+from services.common.url_credentials import with_credentials
 from services.quota.redis.batches import BatchRedis
 from services.quota.redis.state import RedisState
 
@@ -51,19 +52,6 @@ class RedisTarget:
     sentinel_password: str = field(default="", repr=False)
 
 
-def check_redis_url(url: str) -> str:
-    """Return `url` if it is a valid Redis URL.
-
-    Raises:
-        ValueError: The URL is invalid. The message does not contain it, since it may hold a password.
-    """
-    try:
-        _options_of(url)
-    except ValueError:
-        raise ValueError("expected redis://user:password@host:6379/0, rediss://… or unix:///path") from None
-    return url
-
-
 def connect(target: RedisTarget | str, *, timeout_seconds: float, is_cluster: bool = False) -> Client:
     """Return a client that connects on first use, fails within the time-out and does not retry.
 
@@ -88,7 +76,7 @@ def connect(target: RedisTarget | str, *, timeout_seconds: float, is_cluster: bo
         return cast(ClusterRedis, ClusterRedis.from_url(url, **options))
     options["redis_connect_func"] = _connect_to_primary
     if target.sentinels:
-        return _connect_through_sentinels(target, {**_options_of(url), **options}, timeout_seconds=timeout_seconds)
+        return _connect_through_sentinels(target, {**redis_options(url), **options}, timeout_seconds=timeout_seconds)
     return cast(BatchRedis, BatchRedis.from_url(url, **options))
 
 
@@ -117,7 +105,3 @@ def _connect_through_sentinels(target: RedisTarget, options: dict[str, Any], *, 
     client = sentinel.master_for(target.sentinel_service, redis_class=BatchRedis, ssl=is_tls, **options)
     client.on_close = [sentinel_client.aclose for sentinel_client in sentinel.sentinels]
     return cast(BatchRedis, client)
-
-
-def _options_of(url: str) -> dict[str, Any]:
-    return dict(parse_url(with_encoded_credentials(url)))

@@ -153,3 +153,24 @@ async def _next_log_in_link(shared_run: SharedRun) -> str:
     """Return the link that the next start would print."""
     token = (shared_run.data_dir / "admin-token").read_text().strip()
     return await log_in_link(EMAIL, auth_target=shared_run.runner.auth, admin_token=token)
+
+
+def test_responses_are_stored_in_a_second_valkey_that_keeps_them_over_a_restart(
+    start: Callable[..., Runner], tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "var"
+    runner = start(STACK_STORE_RESPONSES="1")
+    secret = secret_in(runner.read_until("Ctrl-C"))
+    assert len(runner.children()) == PROCESSES[""] + 1
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{runner.port}", headers={"Authorization": f"Bearer {secret}"}, trust_env=False
+    ) as client:
+        response = client.post("/v1/responses", json={"input": "hi"}).json()
+        assert response["store"] is True
+        (data_dir / "run" / "responses.sock").unlink()
+        runner.read_until("responses.sock was removed. Restarting Valkey")
+        runner.read_until("responses-valkey ended")
+        path = f"/v1/responses/{response['id']}"
+        wait_until(lambda: client.get(path).status_code == 200)
+        assert client.get(path).json() == response
+    assert open_to_others(data_dir) == []

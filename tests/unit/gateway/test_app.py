@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from services.common.errors import Unavailable
 from services.gateway.apis.receipts import Receipts
 from services.gateway.apis.routes import API
+from services.gateway.apis.stored_responses import StoredResponses
 from services.gateway.dependencies import Dependencies
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http_server.write_flow import ClientStalled
@@ -38,6 +39,7 @@ def _app(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> ASGIApp:
     return build_app(
         cast(API, handlers),
         cast(Receipts, handlers),
+        cast(StoredResponses, handlers),
         Readiness(Dependencies([])),
         cors=CORSPolicy(origins),
         requests=RequestsInFlight(),

@@ -2,19 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from services.common.errors import Unavailable
 from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.keys.revocation import Revocation
 from services.gateway.requests.disconnect import DisconnectMonitor
 from services.gateway.requests.streaming import begin_stream
-from services.gateway.requests.types import Departure
+from services.gateway.requests.surface import SurfaceRequest
+from services.gateway.requests.types import Chat, Departure
 from tests.unit.gateway.auth_client import KEY, settle
+
+_REQUEST = Chat({}, stream=True)
 
 
 class Upstream:
@@ -71,6 +75,7 @@ class World:
 
     def __init__(self) -> None:
         self.upstream, self.browser, self.revocation = Upstream(), Browser(), Revocation("key_1", KEY)
+        self.store: Callable[[], Awaitable[None]] | None = None
         self.client = DisconnectMonitor()
         self.client.cancel_on_departure()
 
@@ -80,7 +85,7 @@ class World:
         with self.client.watching(self.browser.receive):
             response = await begin_stream(
                 stream,
-                ChatRenderer(),
+                SurfaceRequest(_REQUEST, ChatRenderer(), self.store),
                 {"x-own": "1"},
                 self.client,
                 self.revocation,
@@ -252,3 +257,32 @@ async def test_a_cancellation_of_the_handler_itself_is_propagated() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_an_answer_is_stored_before_its_last_event() -> None:
+    world = World()
+    seen: list[str] = []
+
+    async def store() -> None:
+        seen.extend(world.browser.events)
+
+    world.store = store
+    async with _answering(world):
+        await world.emit([b'{"n":1}'], None)
+    assert seen == ['{"n":1}']
+    assert world.browser.events == ['{"n":1}', "[DONE]"]
+
+
+async def test_a_stream_whose_answer_cannot_be_stored_ends_with_an_error() -> None:
+    world = World()
+
+    async def store() -> None:
+        raise Unavailable("The storage is away.", reason="response_storage_unavailable")
+
+    world.store = store
+    async with _answering(world):
+        await world.emit([b'{"n":1}'], None)
+    first, last = world.browser.events
+    assert first == '{"n":1}'
+    assert json.loads(last)["error"]["message"] == "The storage is away."
+    assert world.browser.is_complete

@@ -7,6 +7,7 @@ from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
 from services.gateway.requests.surface import ErrorResponse, Parse, SurfaceRequest
+from services.gateway.requests.types import Principal
 
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -52,4 +53,8 @@ def error(error: HTTPError, *, request_id: str) -> ErrorResponse:
 def parser(limits: ChatLimits) -> Parse:
     """Return the function that parses requests within `limits`."""
     renderer = ChatRenderer()
-    return lambda body: SurfaceRequest(parse_chat(body, limits), renderer)
+
+    async def parse(body: bytes, principal: Principal) -> SurfaceRequest:
+        return SurfaceRequest(parse_chat(body, limits), renderer)
+
+    return parse

@@ -1,6 +1,6 @@
 """Input items: their rules, and what each adds to the conversation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,20 @@ _CONTENT_OF_ROLE = {
     "developer": TEXT_CONTENT,
     "assistant": ASSISTANT_CONTENT,
 }
+
+
+def is_reasoning(item_id: str) -> bool:
+    """Return whether an id is that of reasoning. References to it are left out if it is not stored."""
+    return item_id.startswith(_REASONING_ID)
+
+
+def item_not_found(item_id: str) -> NotFound:
+    """Return OpenAI's error for a reference to an item that is not stored."""
+    message = (
+        f"Item with id '{item_id[:_ID_CHARACTERS_SHOWN]}' not found. Items are not persisted when `store` is "
+        "set to false. Try again with `store` set to true, or remove this item from your input."
+    )
+    return NotFound(message, details=ErrorDetails(param="input"))
 
 
 @dataclass(slots=True)
@@ -101,12 +115,8 @@ def _add_output(path: str, item: JSONObject, translation: Translation) -> None:
 
 def _check_reference(path: str, item: Any) -> None:
     _REFERENCE(path, item)
-    if not item["id"].startswith(_REASONING_ID):
-        message = (
-            f"Item with id '{item['id'][:_ID_CHARACTERS_SHOWN]}' not found. Items are not persisted when `store` is "
-            "set to false. Try again with `store` set to true, or remove this item from your input."
-        )
-        raise NotFound(message, details=ErrorDetails(param="input"))
+    if not is_reasoning(item["id"]):
+        raise item_not_found(item["id"])
 
 
 def _ignore(path: str, item: JSONObject, translation: Translation) -> None:
@@ -195,11 +205,21 @@ def _typed_schema(name: str, schema: Schema) -> Schema:
     return {**schema, "type": "object", "properties": properties, "required": ["type", *schema.get("required", ())]}
 
 
+def _check_item_or_reference(path: str, item: Any) -> None:
+    mapping(path, item)
+    if item_type(item) == "item_reference":
+        _REFERENCE(path, item)
+    else:
+        _check_item(path, item)
+
+
 ITEMS = array_of(Rule(_check_item, _schema()), "an array of objects")
 """The rule for `input` items."""
+ITEMS_OR_REFERENCES = array_of(Rule(_check_item_or_reference, {}), "an array of objects")
+"""The rule for `input` items while responses are stored: they may refer to any stored item."""
 
 
-def add_items(items: list[JSONObject], translation: Translation) -> None:
+def add_items(items: Iterable[JSONObject], translation: Translation) -> None:
     """Add checked items to a conversation.
 
     Raises:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from services.common.errors import InvalidRequest
 from services.gateway.apis.chat_completions.parameters import PARAMETERS as CHAT_PARAMETERS
 from services.gateway.apis.chat_completions.parameters import Parameter, ParameterPolicy, accept_only, reject
 from services.gateway.apis.checks import (
@@ -24,7 +25,7 @@ from services.gateway.apis.checks import (
     unsupported,
 )
 from services.gateway.apis.responses.formats import FORMAT
-from services.gateway.apis.responses.input_items import ITEMS
+from services.gateway.apis.responses.input_items import ITEMS, ITEMS_OR_REFERENCES
 from services.gateway.apis.responses.tool_choice import TOOL_CHOICE
 from services.gateway.apis.responses.tools import TOOLS
 from services.gateway.requests.types import JSONObject
@@ -88,8 +89,13 @@ _METADATA = Rule(
 
 def _check_previous(path: str, value: Any) -> None:
     string(path, value)
-    text = f"Previous response with id '{value[:_ID_CHARACTERS_SHOWN]}' not found."
-    raise refusal(text, path, "previous_response_not_found")
+    raise previous_not_found(value)
+
+
+def previous_not_found(response_id: str) -> InvalidRequest:
+    """Return OpenAI's error for a `previous_response_id` that is not stored."""
+    text = f"Previous response with id '{response_id[:_ID_CHARACTERS_SHOWN]}' not found."
+    return refusal(text, "previous_response_id", "previous_response_not_found")
 
 
 def _refused(rule: Rule, why: str) -> Parameter:
@@ -143,8 +149,10 @@ PARAMETERS: Mapping[str, Parameter] = {
         ),
         f"`{ENCRYPTED_REASONING}` adds the member to reasoning items; other values have no effect",
     ),
-    "store": _ignored(boolean, "responses are not stored"),
-    "previous_response_id": _refused(Rule(_check_previous, {"not": {}}), "responses are not stored"),
+    "store": _ignored(boolean, "responses are not stored, unless the operator switches it on"),
+    "previous_response_id": _refused(
+        Rule(_check_previous, {"not": {}}), "responses are not stored, unless the operator switches it on"
+    ),
     "conversation": _rejected("conversations are not stored; send all items in `input`"),
     "prompt": _rejected("prompt templates are not stored; send the text in `input`"),
     "background": _accepted_only(False, boolean, "responses are not stored; use `stream` for long answers"),
@@ -167,17 +175,27 @@ PARAMETERS: Mapping[str, Parameter] = {
     "client_metadata": _ignored(anything, "sent by Codex for OpenAI"),
 }
 """All parameters. Null counts as absent."""
+STORED_PARAMETERS: Mapping[str, Parameter] = {
+    **PARAMETERS,
+    "input": _translated(
+        by_type("one of a string or array of objects", {str: string, list: ITEMS_OR_REFERENCES}),
+        "items become chat messages; references are replaced by the stored items",
+    ),
+    "store": _translated(boolean, "false does not store the response"),
+    "previous_response_id": _translated(string, "the input and output of that response precede `input`"),
+}
+"""The parameters while responses are stored."""
 
 
-def check_parameters(members: JSONObject) -> None:
+def check_parameters(members: JSONObject, parameters: Mapping[str, Parameter] = PARAMETERS) -> None:
     """Validate the parameters of a request that has no null members.
 
     Raises:
         InvalidRequest: A parameter is unknown, invalid or unsupported.
         NotFound: An item refers to a stored item.
     """
-    unknown = next((name for name in members if name not in PARAMETERS), None)
+    unknown = next((name for name in members if name not in parameters), None)
     if unknown is not None:
         raise unknown_parameter(unknown)
     for name, value in members.items():
-        PARAMETERS[name].rule(name, value)
+        parameters[name].rule(name, value)

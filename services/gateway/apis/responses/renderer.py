@@ -59,12 +59,19 @@ class ResponsesRenderer:
         self._created_at = 0
         self._has_begun = False
         self._finish_reason: str | None = None
+        self._status = COMPLETED
+        self._response: bytes | None = None
         self._usage: ChunkUsage | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
         """No additional headers."""
         return _NO_HEADERS
+
+    @property
+    def id_suffix(self) -> str:
+        """The part that the ids of the response and of its items share, valid after `begin`."""
+        return self._id_suffix
 
     def begin(self, request_id: str, now: float) -> None:
         """Prepare for the first output."""
@@ -81,9 +88,7 @@ class ResponsesRenderer:
             self._finish_reason = choice.finish_reason
             self._output.add(choice.message or Message())
         self._usage = completion.reported_usage
-        status = INCOMPLETE if self._finish_reason in _INCOMPLETE_DETAILS else COMPLETED
-        self._output.end(status)
-        return self._final(status)
+        return self._complete()
 
     def events(self, texts: list[bytes]) -> bytes:
         """Return the events for chat chunks that arrived together."""
@@ -103,13 +108,21 @@ class ResponsesRenderer:
 
     def end(self) -> bytes:
         """Return the last events of a stream. One without a finish reason was cut, and fails."""
-        if self._finish_reason is None:
+        response = self.close()
+        if response is None:
             return self.stream_error(CUT_STREAM)
-        self._begin_stream(None)
-        status = INCOMPLETE if self._finish_reason in _INCOMPLETE_DETAILS else COMPLETED
-        self._output.end(status)
-        self._events.add(_LAST[status], b'"response":' + self._final(status))
+        self._events.add(_LAST[self._status], b'"response":' + response)
         return self._events.take() + sse.DONE
+
+    def close(self) -> bytes | None:
+        """Close the items of an answer that has arrived, and return the response; None if the stream was cut.
+
+        `end` or `stream_error` follows.
+        """
+        if self._response is None and self._finish_reason is not None:
+            self._begin_stream(None)
+            self._complete()
+        return self._response
 
     def error(self, failure: HTTPError) -> ErrorResponse:
         """Return the error in the surface's envelope."""
@@ -137,12 +150,15 @@ class ResponsesRenderer:
         self._events.add(_CREATED, response)
         self._events.add(_IN_PROGRESS, response)
 
-    def _final(self, status: bytes) -> bytes:
-        is_completed = status is COMPLETED
-        return self._template.render(
-            status,
+    def _complete(self) -> bytes:
+        is_completed = self._finish_reason not in _INCOMPLETE_DETAILS
+        self._status = COMPLETED if is_completed else INCOMPLETE
+        self._output.end(self._status)
+        self._response = self._template.render(
+            self._status,
             output=self._output.items,
             completed_at=max(int(self._clock()), self._created_at) if is_completed else None,
             incomplete_details=_INCOMPLETE_DETAILS.get(self._finish_reason or "", NULL),
             usage=usage_json(self._usage),
         )
+        return self._response

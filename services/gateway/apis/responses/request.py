@@ -1,5 +1,7 @@
 """Parsing of Responses requests. Invalid requests get OpenAI's errors and are not charged."""
 
+from collections.abc import Sequence
+
 from services.gateway.apis.chat_completions.limits import check_limits, check_values
 from services.gateway.apis.checks import missing
 from services.gateway.apis.json_bodies import json_object
@@ -22,28 +24,22 @@ _SAME_NAME = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 
 
 def parse(body: bytes, context: Context) -> SurfaceRequest:
-    """Parse an HTTP body as a Responses request. The content type is ignored, and null members count as absent.
+    """Parse an HTTP body as a Responses request, while no responses are stored. The content type is ignored, and null
+    members count as absent.
 
     Raises:
         InvalidRequest: The body is not a valid request. The details have OpenAI's `param` and `code`.
         NotFound: An item refers to a stored item; nothing is stored.
     """
-    members = _checked_members(body, context)
-    table = ToolTable(context.limits.tools_max)
-    messages = _messages(members, table)
-    check_messages(messages, context.limits)
-    chat = Chat(_chat_members(members, messages, table, context), members.get("stream", False), len(body))
-    renderer = ResponsesRenderer(
-        ResponseTemplate(members),
-        table,
-        encrypts_reasoning=ENCRYPTED_REASONING in members.get("include", ()),
-        clock=context.clock,
-    )
-    return SurfaceRequest(chat, renderer)
+    return parse_members(read_members(body, context), context, body_bytes=len(body))
 
 
-def _checked_members(body: bytes, context: Context) -> JSONObject:
-    """Return the members that are not null. Limits are checked first, then errors are in OpenAI's order."""
+def read_members(body: bytes, context: Context) -> JSONObject:
+    """Return the members that are not null, within the limits, but not checked otherwise.
+
+    Raises:
+        InvalidRequest: The body is not a JSON object, is beyond a limit, or has no input.
+    """
     check_values(body, context.limits)
     members = json_object(body)
     check_limits(members, context.limits, body=body)
@@ -51,23 +47,73 @@ def _checked_members(body: bytes, context: Context) -> JSONObject:
     given = {name: value for name, value in members.items() if value is not None}
     if "input" not in given and "instructions" not in given:
         raise missing("input")
-    check_parameters(given)
     return given
 
 
-def _messages(members: JSONObject, table: ToolTable) -> list[JSONObject]:
-    items = members.get("input", [])
-    if isinstance(items, str):
-        items = [{"role": "user", "content": items}]
+def parse_members(members: JSONObject, context: Context, *, body_bytes: int) -> SurfaceRequest:
+    """Parse the members of `read_members`, while no responses are stored. Raises what `parse` raises."""
+    check_parameters(members)
+    chat, table = translated(members, input_items(members), context, body_bytes=body_bytes)
+    return SurfaceRequest(chat, renderer_of(members, table, context, is_stored=False))
+
+
+def input_items(members: JSONObject) -> list[JSONObject]:
+    """Return the items of checked members. A text is one message."""
+    items: str | list[JSONObject] = members.get("input", [])
+    return [{"role": "user", "content": items}] if isinstance(items, str) else items
+
+
+def translated(
+    members: JSONObject,
+    items: list[JSONObject],
+    context: Context,
+    *,
+    body_bytes: int,
+    stored_items: Sequence[JSONObject] = (),
+) -> tuple[Chat, ToolTable]:
+    """Return the chat request that a Responses request means, and its tools.
+
+    Args:
+        members: Checked members. Their input is not read.
+        items: The input. Errors name the positions in it.
+        context: What the parser may know.
+        body_bytes: Size of everything that was read.
+        stored_items: Items that precede the input.
+
+    Raises:
+        InvalidRequest: The items do not fit together.
+    """
+    table = ToolTable(context.limits.tools_max)
+    messages = _messages(members, items, stored_items, table)
+    check_messages(messages, context.limits)
+    chat = Chat(_chat_members(members, messages, table, context), members.get("stream", False), body_bytes)
+    return chat, table
+
+
+def renderer_of(members: JSONObject, table: ToolTable, context: Context, *, is_stored: bool) -> ResponsesRenderer:
+    """Return the renderer of the answer to a request with checked members."""
+    return ResponsesRenderer(
+        ResponseTemplate(members, is_stored=is_stored),
+        table,
+        encrypts_reasoning=ENCRYPTED_REASONING in members.get("include", ()),
+        clock=context.clock,
+    )
+
+
+def _messages(
+    members: JSONObject, items: list[JSONObject], stored_items: Sequence[JSONObject], table: ToolTable
+) -> list[JSONObject]:
     # Before the calls of the history, so that tools keep their names.
     table.add("tools", members.get("tools", ()))
-    for item in items:
+    for item in (*stored_items, *items):
         if item_type(item) == "additional_tools":
             table.add("input", item.get("tools") or ())
     conversation = Conversation(table)
     if members.get("instructions"):
         conversation.add_message("system", members["instructions"])
-    add_items(items, Translation(conversation, ReasoningDecoder()))
+    translation = Translation(conversation, ReasoningDecoder())
+    add_items(stored_items, translation)
+    add_items(items, translation)
     return conversation.end()
 
 

@@ -16,13 +16,15 @@ NULL = b"null"
 class ResponseTemplate:
     """The response object of one request, except for the members that depend on the answer."""
 
-    def __init__(self, request: JSONObject) -> None:
+    def __init__(self, request: JSONObject, *, is_stored: bool = False) -> None:
         """Encode the members that repeat the request.
 
         Args:
             request: Its checked members, without null members.
+            is_stored: Whether the response is stored.
         """
         self._request = request
+        self._is_stored = is_stored
         self._model: str | None = request.get("model")
         self._start = self._before_output = self._after_output = self._end = b""
 
@@ -39,7 +41,7 @@ class ResponseTemplate:
             max_tool_calls=request.get("max_tool_calls"),
             model=self._model or model or "",
         )
-        self._after_output = b"," + _members(**_after_output(request))
+        self._after_output = b"," + _members(**_after_output(request, is_stored=self._is_stored))
         metadata = {name: value for name, value in request.get("metadata", {}).items() if value is not None}
         self._end = b"," + _members(user=None, metadata=metadata) + b"}"
 
@@ -97,12 +99,12 @@ def _members(**members: Any) -> bytes:
     return _encode(members)[1:-1]
 
 
-def _after_output(request: JSONObject) -> JSONObject:
+def _after_output(request: JSONObject, *, is_stored: bool) -> JSONObject:
     reasoning, text = request.get("reasoning", {}), request.get("text", {})
     summary = reasoning.get("summary")
     return {
         "parallel_tool_calls": request.get("parallel_tool_calls", True),
-        "previous_response_id": None,
+        "previous_response_id": request.get("previous_response_id"),
         "prompt_cache_key": request.get("prompt_cache_key"),
         "reasoning": {
             "effort": reasoning.get("effort"),
@@ -110,7 +112,7 @@ def _after_output(request: JSONObject) -> JSONObject:
         },
         "safety_identifier": request.get("safety_identifier"),
         "service_tier": "default",
-        "store": False,
+        "store": is_stored,
         "temperature": request.get("temperature", 1),
         "text": {
             "format": text.get("format") or {"type": "text"},

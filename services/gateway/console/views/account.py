@@ -1,5 +1,6 @@
 """Account page: password, sessions, audit log and deletion."""
 
+import logging
 from typing import Any
 
 from starlette.responses import Response
@@ -8,16 +9,19 @@ from services.common.errors import ServiceError
 from services.common.ids import Kind, is_id
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.request_context import RequestContext
+from services.gateway.requests.ports import ResponseStore
 
+_log = logging.getLogger(__name__)
 _EVENTS = 50
 
 
 class AccountViews:
     """Handlers of the account page."""
 
-    def __init__(self, pages: Pages) -> None:
-        """Render with `pages`."""
+    def __init__(self, pages: Pages, responses: ResponseStore) -> None:
+        """Render with `pages`. Stored `responses` are deleted with their account."""
         self._pages = pages
+        self._responses = responses
 
     async def index(self, context: RequestContext) -> Response:
         """`GET /account`."""
@@ -37,13 +41,25 @@ class AccountViews:
         return redirect("/account")
 
     async def delete(self, context: RequestContext) -> Response:
-        """`POST /account/delete`."""
+        """`POST /account/delete`. Refused while stored responses could not be deleted too."""
         try:
+            has_stored = await self._responses.is_enabled()
             await context.scope.owner.delete_account(context.secret("password"))
         except ServiceError as exc:
             return await self._show(context, error=exc, at="delete")
+        if has_stored:
+            await self._delete_responses(context.scope.session.account_id)
         context.clear_session()
         return self._pages.show(context, "goodbye", status=200)
+
+    async def _delete_responses(self, account_id: str) -> None:
+        try:
+            await self._responses.delete_account(account_id)
+        except ServiceError as exc:
+            _log.error(
+                "The stored responses of a deleted account could not be deleted. They expire.",
+                extra={"account_id": account_id, "reason": exc.reason},
+            )
 
     async def _show(
         self, context: RequestContext, *, error: ServiceError | None = None, at: str = "", done: str = ""

@@ -114,6 +114,7 @@ def _app() -> ASGIApp:
             ),
             api=cast(Any, object()),
             models=cast(Any, object()),
+            responses=cast(Any, object()),
             cors=CORSPolicy(()),
             hsts_seconds=0,
             public=None,
