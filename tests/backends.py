@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 _START_SECONDS_MAX = 30
+_MEMORY = "/dev/shm"
+_MEMORY_BYTES_MIN = 2 * 1024**3
 _SPEED = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200")
 
 
@@ -98,12 +100,10 @@ def run_apart(work: Coroutine[Any, Any, None]) -> None:
 @contextmanager
 def _embedded_server() -> Iterator[str]:
     # A short path: the socket's name must stay under 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-    try:
-        if os.geteuid() == 0:
-            shutil.chown(folder, "nobody")
+    with ExitStack() as stack:
+        folder = _folder(stack, "/tmp")
         binaries = _binaries(folder)
-        data = folder / "data"
+        data = _data_folder(stack) / "data"
         _run([*as_nobody(), str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "--no-sync"])
         port = _free_port()
         options = [
@@ -119,8 +119,21 @@ def _embedded_server() -> Iterator[str]:
         finally:
             server.send_signal(signal.SIGINT)  # Postgres' "fast" shutdown: it does not wait for clients.
             server.wait(timeout=_START_SECONDS_MAX)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _data_folder(stack: ExitStack) -> Path:
+    """Return a folder in memory if there is enough of it: a new database takes 0.1 s there, and 0.5 s on a disk."""
+    is_roomy = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES_MIN
+    return _folder(stack, _MEMORY if is_roomy else "/tmp")
+
+
+def _folder(stack: ExitStack, parent: str) -> Path:
+    """Create a folder for the server's user, which is removed with `stack`."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    if os.geteuid() == 0:
+        shutil.chown(folder, "nobody")
+    return folder
 
 
 def _binaries(folder: Path) -> Path:

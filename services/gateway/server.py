@@ -25,6 +25,7 @@ from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.gateway.apis import routes
+from services.gateway.apis.messages import tokenizers
 from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.model_facts import ModelFactsCache
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
@@ -125,6 +126,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
         settlements = Settlements(ports.quota, ports.inference, abandoned_seconds=settings.call_seconds_max)
         handler = _handler(settings, ports, settlements)
+        tokenizers.load()
         facts = ModelFactsCache(ports.inference)
         await stack.enter_async_context(running(restarting(facts.poll)))
         surfaces = Surfaces(settings.chat_limits, facts, model_aliases(settings.model_aliases))

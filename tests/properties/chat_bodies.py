@@ -62,11 +62,11 @@ GOOD_BODIES = st.fixed_dictionaries({"messages": st.lists(_MESSAGE, min_size=1, 
 
 @st.composite
 def broken(draw: st.DrawFn, good: st.SearchStrategy[Any], names: list[str]) -> Any:
-    """Return a good request with up to three places replaced, removed or added to; it may still be good.
+    """Return a valid request with up to three members replaced, removed or added; it may still be valid.
 
     Args:
         draw: Passed by hypothesis.
-        good: Good requests.
+        good: Valid requests.
         names: Names of members to add.
     """
     body: Any = draw(good)
@@ -81,7 +81,7 @@ def broken_bodies() -> st.SearchStrategy[Any]:
 
 
 def _with_one_change(draw: st.DrawFn, value: Any, names: list[str]) -> Any:
-    """Go down into `value` to a place that is drawn, and change that place."""
+    """Descend into `value` to a random member, and change it."""
     inner = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     if not inner or draw(st.integers(0, 3)) == 0:
         return _changed(draw, value, names)

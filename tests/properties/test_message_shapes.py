@@ -37,7 +37,7 @@ def test_common_conversations_pass_the_fast_check() -> None:
     assert _is_acceptable(_COMMON)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given((GOOD_BODIES | broken_bodies()).map(lambda body: body.get("messages") if isinstance(body, dict) else body))
 @example([])
 @example([{"role": "user", "content": []}])

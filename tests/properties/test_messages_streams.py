@@ -19,7 +19,7 @@ from services.gateway.apis.translation.tool_names import ToolNames
 from tests.properties.chat_bodies import JSON_VALUES
 
 _EVENT: TypeAdapter[RawMessageStreamEvent] = TypeAdapter(RawMessageStreamEvent)
-_FINISH = st.sampled_from(["stop", "tool_calls", "length", "content_filter", None])
+_FINISH = st.sampled_from(["stop", "tool_calls", "length", "content_filter", "unheard of"])
 _COUNT = st.integers(0, 10_000)
 _USAGE = st.none() | st.fixed_dictionaries(
     {"prompt_tokens": _COUNT, "completion_tokens": _COUNT},
@@ -172,4 +172,5 @@ def _batches(data: st.DataObject, texts: list[bytes]) -> Iterable[list[bytes]]:
 def test_whatever_arrives_is_a_well_formed_stream(chunks: list[Any]) -> None:
     renderer = _renderer(Thinking.SHOWN)
     texts = [json.dumps(chunk).encode() for chunk in chunks]
-    _folded(renderer.events(texts) + renderer.end())
+    finish = b'{"choices":[{"finish_reason":"stop"}]}'
+    _folded(renderer.events([*texts, finish]) + renderer.end())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.common.rpc import json_codec
 from stack.inference.v1 import chat_pb2
 
-PROFILE = settings(max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+PROFILE = settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 MESSAGES = [chat_pb2.ChatRequest, chat_pb2.ChatCompletion, chat_pb2.ChatChunk, chat_pb2.Model]
 
 Strategy = st.SearchStrategy[Any]

@@ -51,6 +51,10 @@ def test_the_document_is_openapi_3_1_with_every_path() -> None:
     assert set(reported["paths"]) == {
         "/api/v1/chat",
         "/api/v1/chat/completions",
+        "/api/v1/completions",
+        "/api/v1/messages",
+        "/api/v1/messages/count_tokens",
+        "/api/v1/responses",
         "/api/v1/models",
         "/api/v1/models/{id}",
         "/api/v1/key",

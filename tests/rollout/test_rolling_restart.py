@@ -16,7 +16,7 @@ from tests.forked import run_module
 from tests.rollout.moving_stack import MovingStack, Names
 from tests.rollout.traffic import traffic
 
-pytestmark = [pytest.mark.xdist_group("rollout"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.xdist_group("rollout"), pytest.mark.timeout(400), pytest.mark.long]
 
 _ROOT = Path(__file__).parents[2]
 _IS_WHOLE = os.environ.get("ROLLOUT") == "whole"
@@ -88,7 +88,6 @@ async def _verify(cluster: Stack) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-@pytest.mark.long
 async def test_a_draining_gateway_asks_persistent_clients_to_reconnect(cluster: Stack) -> None:
     key = await cluster.create_key()
     async with httpx.AsyncClient(base_url=cluster.base_url, trust_env=False, timeout=10) as client:

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import ErrorDetails, NotFound, ServiceError
 from services.common.telemetry import tracing
 from services.gateway.apis.chat_completions.limits import ChatLimits
+from services.gateway.apis.messages import count_tokens
 from services.gateway.apis.messages.model_list import model_info, model_list
-from services.gateway.apis.messages.token_counts import count_tokens
 from services.gateway.apis.surfaces import Surfaces, error_response
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.errors import HTTPError, http_error
@@ -25,7 +25,7 @@ from services.gateway.keys.revocation import IdentityCheck, RevocationRegistry
 from services.gateway.requests.callers import KeyCaller, SessionCaller
 from services.gateway.requests.handler import RequestHandler
 from services.gateway.requests.ports import Authenticator, Models
-from services.gateway.requests.surface import Surface
+from services.gateway.requests.surface import Parse
 from services.gateway.requests.types import JSONObject, Principal
 
 _encode = msgspec.json.Encoder().encode
@@ -157,9 +157,9 @@ class API:
         message = f"The model `{redacted(name)}` does not exist or you do not have access to it."
         raise NotFound(message, details=ErrorDetails(param="model", code="model_not_found"))
 
-    async def _answer(self, request: Request, surface: Surface) -> Response:
+    async def _answer(self, request: Request, parse: Parse) -> Response:
         caller = KeyCaller(request, self._authenticator, self._revocations)
-        return await self._handler.handle(request, caller, surface)
+        return await self._handler.handle(request, caller, parse)
 
     async def _models_of(self, request: Request) -> list[JSONObject]:
         principal = await self._principal(request)

@@ -6,31 +6,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from services.gateway.apis import completions, responses
+from services.gateway.apis import completions, messages, responses
 from services.gateway.apis.chat_completions import surface as chat_completions
 from services.gateway.apis.chat_completions.limits import ChatLimits
-from services.gateway.apis.messages import errors as messages_errors
-from services.gateway.apis.messages.request import parse as parse_messages
 from services.gateway.apis.model_aliases import ModelAliases
 from services.gateway.apis.model_facts import ModelFactsCache
 from services.gateway.apis.surface import Context
 from services.gateway.http.errors import HTTPError
 from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.responses import json_response
-from services.gateway.requests.surface import ErrorResponse, RenderError, Surface, SurfaceRequest
+from services.gateway.requests.surface import ErrorResponse, Parse, RenderError, SurfaceRequest
 
 _ENVELOPES: dict[str, RenderError] = {
     "/api/v1/responses": responses.error,
-    "/api/v1/messages": messages_errors.error,
+    "/api/v1/messages": messages.error,
     "/api/v1/completions": completions.error,
 }
 """Functions that render errors, by the beginning of a canonical path. All other paths have OpenAI's envelope."""
 
-Parse = Callable[[bytes, Context], SurfaceRequest]
-
 
 class Surfaces:
-    """The surfaces of chat requests.
+    """The surfaces of chat requests. Each attribute parses the requests of one.
 
     Attributes:
         chat: Chat completions.
@@ -50,17 +46,17 @@ class Surfaces:
         self._limits = limits
         self._models = models
         self._aliases = aliases
-        self.chat = chat_completions.surface(limits)
-        self.completions = self._surface(completions.parse, completions.error)
-        self.messages = self._surface(parse_messages, messages_errors.error)
-        self.responses = self._surface(responses.parse, responses.error)
+        self.chat = chat_completions.parser(limits)
+        self.completions = self._parser(completions.parse)
+        self.messages = self._parser(messages.parse)
+        self.responses = self._parser(responses.parse)
 
     def context(self) -> Context:
         """Return what a parser may know besides the body."""
         return Context(limits=self._limits, models=self._models.facts, aliases=self._aliases)
 
-    def _surface(self, parse: Parse, error: RenderError) -> Surface:
-        return Surface(lambda body: parse(body, self.context()), error)
+    def _parser(self, parse: Callable[[bytes, Context], SurfaceRequest]) -> Parse:
+        return lambda body: parse(body, self.context())
 
 
 def render_error(scope: Scope, error: HTTPError) -> ErrorResponse:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.apis import completions, messages, responses
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
 from services.gateway.apis.chat_completions.messages import MESSAGES
 from services.gateway.apis.chat_completions.parameters import PARAMETERS, ParameterPolicy
@@ -56,7 +57,16 @@ def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
             "paths": _paths(),
             "components": {
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk_stk_…`"}},
-                "schemas": {"ChatRequest": chat_request(limits), "ChatCompletion": _COMPLETION, "Error": _ERROR},
+                "schemas": {
+                    "ChatRequest": chat_request(limits),
+                    "ChatCompletion": _COMPLETION,
+                    "CompletionRequest": completions.schema(limits),
+                    "CountTokensRequest": messages.count_schema(limits),
+                    "MessageRequest": messages.schema(limits),
+                    "ResponseRequest": responses.schema(limits),
+                    "Error": _ERROR,
+                    "MessagesError": _MESSAGES_ERROR,
+                },
             },
         }
     )
@@ -109,6 +119,7 @@ def _paths() -> dict[str, Any]:
         "content": _json(_reference("ChatCompletion")) | {"text/event-stream": {"schema": _STRING}},
     }
     return {
+        **_surface_paths(),
         "/api/v1/chat": {"post": {**chat, "operationId": "chat"}},
         "/api/v1/chat/completions": {"post": {**chat, "operationId": "createChatCompletion"}},
         "/api/v1/models": {"get": _get_operation("listModels", "List models", _list(_object(id=_STRING)))},
@@ -141,6 +152,34 @@ def _paths() -> dict[str, Any]:
     }
 
 
+def _surface_paths() -> dict[str, Any]:
+    surfaces = (
+        ("/api/v1/completions", "createCompletion", "Create a legacy completion", "CompletionRequest"),
+        ("/api/v1/messages", "createMessage", "Create a message (Anthropic's Messages API)", "MessageRequest"),
+        ("/api/v1/responses", "createResponse", "Create a response (OpenAI's Responses API)", "ResponseRequest"),
+    )
+    paths = {path: {"post": _surface_operation(name, summary, body)} for path, name, summary, body in surfaces}
+    count = _operation(
+        "Count the tokens of a message request", [one for one in _ERRORS if one != "502"], error="MessagesError"
+    )
+    count["operationId"] = "countTokens"
+    count["requestBody"] = {"required": True, "content": _json(_reference("CountTokensRequest"))}
+    count["responses"]["200"] = {"description": "OK", "content": _json(_object(input_tokens=_INTEGER))}
+    return {**paths, "/api/v1/messages/count_tokens": {"post": count}}
+
+
+def _surface_operation(name: str, summary: str, body: str) -> dict[str, Any]:
+    operation = _operation(summary, tuple(_ERRORS), error="MessagesError" if body == "MessageRequest" else "Error")
+    operation["operationId"] = name
+    operation["requestBody"] = {"required": True, "content": _json(_reference(body))}
+    operation["responses"]["200"] = {
+        "description": "The answer; with `stream`, server-sent events.",
+        "headers": {header: {"schema": _STRING, "description": text} for header, text in _RATE_LIMIT_HEADERS.items()},
+        "content": _json({"type": "object"}) | {"text/event-stream": {}},
+    }
+    return operation
+
+
 def _get_operation(
     name: str, summary: str, schema: Schema, *, path: tuple[str, ...] = (), query: dict[str, Schema] | None = None
 ) -> dict[str, Any]:
@@ -154,8 +193,8 @@ def _get_operation(
     return operation
 
 
-def _operation(summary: str, statuses: tuple[str, ...] | list[str]) -> dict[str, Any]:
-    responses = {status: {"description": _ERRORS[status], "content": _json(_reference("Error"))} for status in statuses}
+def _operation(summary: str, statuses: tuple[str, ...] | list[str], *, error: str = "Error") -> dict[str, Any]:
+    responses = {status: {"description": _ERRORS[status], "content": _json(_reference(error))} for status in statuses}
     return {"summary": summary, "responses": responses}
 
 
@@ -186,3 +225,4 @@ _COMPLETION = _object(
 _ERROR = _object(
     error=_object(message=_STRING, type=_STRING, param={"type": ["string", "null"]}, code={"type": ["string", "null"]})
 )
+_MESSAGES_ERROR = _object(type={"const": "error"}, error=_object(type=_STRING, message=_STRING), request_id=_STRING)

@@ -39,7 +39,7 @@ from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import SettledStream, Settlements
 from services.gateway.requests.streaming import begin_stream
-from services.gateway.requests.surface import Surface, SurfaceRequest
+from services.gateway.requests.surface import Parse, SurfaceRequest
 from services.gateway.requests.types import Chat, Client, Hold, Principal
 
 _log = logging.getLogger(__name__)
@@ -110,8 +110,8 @@ class RequestHandler:
         self._new_request_id = new_request_id
         self._heartbeat_seconds = heartbeat_seconds
 
-    async def handle(self, request: Request, caller: Caller, surface: Surface) -> Response:
-        """Return the response to a request of a surface.
+    async def handle(self, request: Request, caller: Caller, parse: Parse) -> Response:
+        """Return the response to a request of the surface whose body `parse` parses.
 
         Raises:
             ServiceError: The request is refused before anything is held.
@@ -119,7 +119,7 @@ class RequestHandler:
         started = time.monotonic()
         with tracing.span("authenticate"):
             principal = await caller.authenticate()
-        parsed = await self.read(request, principal, surface.parse)
+        parsed = await self.read(request, principal, parse)
         if time.monotonic() - started > _PRINCIPAL_SECONDS_MAX:
             principal = await caller.authenticate_again(principal)
         client = DisconnectMonitor()
@@ -134,7 +134,7 @@ class RequestHandler:
             client.cancel_on_departure()
             ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
             parsed.renderer.begin(hold.request_id, hold.reserved_at)
-            return await self._infer(request, hold, parsed, client, revocation, surface)
+            return await self._infer(request, hold, parsed, client, revocation)
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
     async def read(self, request: Request, principal: Principal, parse: Callable[[bytes], T]) -> T:
@@ -201,7 +201,6 @@ class RequestHandler:
         parsed: SurfaceRequest,
         client: DisconnectMonitor,
         revocation: Revocation | None,
-        surface: Surface,
     ) -> Response:
         chat, renderer = parsed.chat, parsed.renderer
         headers = {**rate_limit_headers(hold.rate_limit, now=time.time()), **renderer.headers}
@@ -211,7 +210,6 @@ class RequestHandler:
                 return json_response(renderer.completion(completion), headers=headers)
             return await begin_stream(
                 self.stream(hold, chat, client),
-                surface,
                 renderer,
                 headers,
                 client,
@@ -221,5 +219,5 @@ class RequestHandler:
         except ServiceError as exc:
             if isinstance(exc, _INVALID):  # Refused by Groq, which costs more than a refusal here.
                 self._invalid_requests.count(hold.principal.key_id, client_address(request), chat.body_bytes)
-            error = surface.error(http_error(exc, now=time.time()), request_id=hold.request_id)
+            error = renderer.error(http_error(exc, now=time.time()))
             return json_response(error.body, status=error.status, headers={**headers, **error.headers})

@@ -24,7 +24,7 @@ from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS
 from services.gateway.requests import sse
 from services.gateway.requests.disconnect import DisconnectMonitor
-from services.gateway.requests.surface import Renderer, Surface
+from services.gateway.requests.surface import Renderer
 from services.gateway.requests.types import Departure
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,6 @@ class Events(Protocol):
 
 async def begin_stream(
     events: Events,
-    surface: Surface,
     renderer: Renderer,
     headers: Mapping[str, str],
     client: DisconnectMonitor,
@@ -79,9 +78,7 @@ async def begin_stream(
     try:
         if first.done():
             first.result()
-        return EventStream(
-            first, events, surface, renderer, headers, client, revocation, heartbeat_seconds=heartbeat_seconds
-        )
+        return EventStream(first, events, renderer, headers, client, revocation, heartbeat_seconds=heartbeat_seconds)
     finally:
         del first  # Break the reference cycle between a failed task, its traceback and this frame.
 
@@ -93,7 +90,6 @@ class EventStream(Response):
         self,
         first: "asyncio.Future[list[bytes]]",
         rest: Events,
-        surface: Surface,
         renderer: Renderer,
         headers: Mapping[str, str],
         client: DisconnectMonitor,
@@ -104,7 +100,6 @@ class EventStream(Response):
         """Create a response that sends `first`, then `rest`, until `revocation` is revoked."""
         self._first = first
         self._rest = rest
-        self._surface = surface
         self._renderer = renderer
         self._client = client
         self._revocation = revocation
@@ -149,7 +144,7 @@ class EventStream(Response):
                 {"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *self._raw_headers({})]}
             )
             return
-        error = self._surface.error(_to_http_error(self._revocation.refusal), request_id=self._request_id)
+        error = self._renderer.error(_to_http_error(self._revocation.refusal))
         raw = [(b"content-type", b"application/json"), *self._raw_headers(error.headers)]
         await send({"type": "http.response.start", "status": error.status, "headers": raw})
         await self._send(send, error.body, more=False)

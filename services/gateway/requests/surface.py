@@ -1,7 +1,7 @@
 """The port between the request handler and an API surface, such as chat completions or `/v1/responses`.
 
 The order of calls to a renderer is `begin`, then either `completion`, or `events` any number of times followed by
-`end` or `stream_error`.
+`end` or `stream_error`, or `error`.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,6 +44,9 @@ class Renderer(Protocol):
     def end(self) -> bytes:
         """Return the last events of a successful stream."""
 
+    def error(self, error: HTTPError, /) -> "ErrorResponse":
+        """Return the response to a request that failed before its first output."""
+
     def stream_error(self, error: HTTPError) -> bytes:
         """Return the last events of a stream that failed."""
 
@@ -77,10 +80,5 @@ class RenderError(Protocol):
     def __call__(self, error: HTTPError, /, *, request_id: str) -> ErrorResponse: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Surface:
-    """An API surface: how its requests are parsed, and how its errors are rendered."""
-
-    parse: Callable[[bytes], SurfaceRequest]
-    """Parses a request body; raises `ServiceError`."""
-    error: RenderError
+Parse = Callable[[bytes], SurfaceRequest]
+"""Parses the body of a request of one surface; raises `ServiceError`."""

@@ -8,16 +8,13 @@ from typing import Any
 
 import pytest
 
-from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS
-from services.gateway.apis.chat_completions.surface import ChatRenderer, surface
+from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.keys.revocation import Revocation
 from services.gateway.requests.disconnect import DisconnectMonitor
 from services.gateway.requests.streaming import begin_stream
 from services.gateway.requests.types import Departure
 from tests.unit.gateway.auth_client import KEY, settle
-
-_CHAT = surface(DEFAULT_LIMITS)
 
 
 class Upstream:
@@ -83,7 +80,6 @@ class World:
         with self.client.watching(self.browser.receive):
             response = await begin_stream(
                 stream,
-                _CHAT,
                 ChatRenderer(),
                 {"x-own": "1"},
                 self.client,

@@ -6,7 +6,7 @@ from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
-from services.gateway.requests.surface import ErrorResponse, Surface, SurfaceRequest
+from services.gateway.requests.surface import ErrorResponse, Parse, SurfaceRequest
 
 _NO_HEADERS: Mapping[str, str] = {}
 
@@ -31,6 +31,10 @@ class ChatRenderer:
         """Return `[DONE]`."""
         return sse.DONE
 
+    def error(self, failure: HTTPError) -> ErrorResponse:
+        """Return the error in OpenAI's envelope."""
+        return error(failure, request_id="")
+
     def stream_error(self, error: HTTPError) -> bytes:
         """Return the error as an event. `[DONE]` does not follow it."""
         return sse.events([error.body])
@@ -45,7 +49,7 @@ def error(error: HTTPError, *, request_id: str) -> ErrorResponse:
     return ErrorResponse(error.status, error.body, error.headers)
 
 
-def surface(limits: ChatLimits) -> Surface:
-    """Return the surface. `limits` bounds its requests."""
+def parser(limits: ChatLimits) -> Parse:
+    """Return the function that parses requests within `limits`."""
     renderer = ChatRenderer()
-    return Surface(lambda body: SurfaceRequest(parse_chat(body, limits), renderer), error)
+    return lambda body: SurfaceRequest(parse_chat(body, limits), renderer)

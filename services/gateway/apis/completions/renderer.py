@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from services.gateway.apis.completions.errors import error
 from services.gateway.apis.surface import CUT_STREAM
 from services.gateway.apis.translation.chunks import Chunk, Usage, read_chunk
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
+from services.gateway.requests.surface import ErrorResponse
 from services.gateway.requests.types import JSONObject
 
 _encode = msgspec.json.Encoder().encode
@@ -71,6 +73,10 @@ class CompletionsRenderer:
             return self.stream_error(CUT_STREAM)
         last = self._chunk("", _encode(self._shown_finish_reason))
         return last + (self._usage_chunk() if self._includes_usage else b"") + sse.DONE
+
+    def error(self, failure: HTTPError) -> ErrorResponse:
+        """Return the error in the surface's envelope."""
+        return error(failure, request_id="")
 
     def stream_error(self, error: HTTPError) -> bytes:
         """Return the error event of a stream that failed."""

@@ -9,7 +9,7 @@ from services.gateway.apis.messages.errors import error, error_object
 from services.gateway.apis.messages.events import MESSAGE_STOP, PING, event
 from services.gateway.apis.messages.stream import ContentStream
 from services.gateway.apis.messages.thinking import Thinking
-from services.gateway.apis.surface import ErrorResponse
+from services.gateway.apis.surface import CUT_STREAM, ErrorResponse
 from services.gateway.apis.translation.chunks import Choice, Message, Usage, read_chunk
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.http.errors import HTTPError
@@ -92,7 +92,9 @@ class MessagesRenderer:
         return out if self._is_started else self._start() + out
 
     def end(self) -> bytes:
-        """Return the last events of a successful stream."""
+        """Return the last events of a stream. One without a finish reason was cut, and ends with an error event."""
+        if self._finish_reason is None:
+            return self.stream_error(CUT_STREAM)
         start = b"" if self._is_started else self._start()
         content = self._content.end()
         reason = stop_reason(self._finish_reason, has_calls=self._content.has_calls)

@@ -11,7 +11,7 @@ from services.gateway.apis.messages.parameters import REQUIRED, check_parameters
 from services.gateway.apis.messages.renderer import MessagesRenderer
 from services.gateway.apis.messages.thinking import effort_members, thinking_of
 from services.gateway.apis.messages.tools import tool_members
-from services.gateway.apis.surface import Context, SurfaceRequest
+from services.gateway.apis.surface import Context, SurfaceRequest, served_model
 from services.gateway.apis.translation.formats import set_response_format
 from services.gateway.apis.translation.outputs import max_completion_tokens
 from services.gateway.apis.translation.tool_names import ToolNames
@@ -32,7 +32,7 @@ def parse(body: bytes, context: Context) -> SurfaceRequest:
     members = read_members(body, context, REQUIRED)
     names: ToolNames[str] = ToolNames()
     chat = chat_members(members, context, names)
-    facts = context.model(chat["model"])
+    facts = context.model(context.aliases.resolve(members["model"]))
     renderer = MessagesRenderer(
         members["model"],
         names,
@@ -65,8 +65,11 @@ def chat_members(members: JSONObject, context: Context, names: ToolNames[str]) -
         InvalidRequest: A tool result belongs to no call, or a limit of a chat request is exceeded.
         NotFound: The model is one of Anthropic's, and no alias is set for it.
     """
-    model = _served_model(members["model"], context)
-    facts = context.model(model)
+    name = context.aliases.resolve(members["model"])
+    facts = context.model(name)
+    if facts is None and name.startswith(_FOREIGN_MODELS):
+        raise _not_served(name)
+    model = served_model(name, facts)
     history = _history(members, names)
     if facts and facts.reads_images is False:
         _refuse_images(history.messages, model)
@@ -84,15 +87,12 @@ def chat_members(members: JSONObject, context: Context, names: ToolNames[str]) -
     return chat
 
 
-def _served_model(name: str, context: Context) -> str:
-    model = context.aliases.resolve(name)
-    if model.startswith(_FOREIGN_MODELS) and context.model(model) is None:
-        text = (
-            f"The model `{redacted(name)}` is not served here. Set your client's model to one that GET /v1/models "
-            "lists (in Claude Code: ANTHROPIC_MODEL), or ask the operator to set an alias for it."
-        )
-        raise NotFound(text, details=ErrorDetails(param="model", code="model_not_found"))
-    return model
+def _not_served(name: str) -> NotFound:
+    text = (
+        f"The model `{redacted(name)}` is not served here. Set your client's model to one that GET /v1/models lists "
+        "(in Claude Code: ANTHROPIC_MODEL), or ask the operator to set an alias for it."
+    )
+    return NotFound(text, details=ErrorDetails(param="model", code="model_not_found"))
 
 
 def _history(members: JSONObject, names: ToolNames[str]) -> History:

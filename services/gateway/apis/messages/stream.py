@@ -17,6 +17,11 @@ _PIECES = {
     "thinking": (b"thinking_delta", b"thinking"),
     "tool_use": (b"input_json_delta", b"partial_json"),
 }
+_EMPTY: dict[str, dict[str, Any]] = {
+    "text": {"type": "text", "text": ""},
+    "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+}
+"""A block of each type as it starts."""
 
 
 class _Call:
@@ -173,9 +178,3 @@ class ContentStream:
             wrapped = _encode({RAW_ARGUMENTS: "".join(call.pieces)}).decode()
             sent += delta(self._prefix, wrapped)
         return sent + self._close()
-
-
-_EMPTY: dict[str, dict[str, Any]] = {
-    "text": {"type": "text", "text": ""},
-    "thinking": {"type": "thinking", "thinking": "", "signature": ""},
-}

@@ -1,7 +1,7 @@
 """Tokens of a text: counted by the model's tokenizer if its vocabulary is installed, otherwise estimated.
 
-The package `quicktok` contains the vocabularies. It reads no network. The first count of an encoding loads it, which
-takes up to a second and 60 MB of memory; later counts take 25 µs per KB.
+The package `quicktok` (extra `tokenizers`) has the vocabularies. It reads no network. Loading an encoding takes up to
+a second and 60 MB of memory; later counts take 25 µs per KB.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def _package() -> Any:
-    """Return the package of tokenizers, or None: there is no wheel for Python 3.14."""
+    """Return the package of tokenizers, or None if it is not installed."""
     try:
         return import_module("quicktok")
     except ImportError:
@@ -36,6 +36,12 @@ def text_tokens(model: str, text: str) -> int:
         return -(-len(text.encode()) // _BYTES_PER_TOKEN)
     tokens: int = _encoding(name).count(text)
     return tokens
+
+
+def load() -> None:
+    """Load the encodings, if their package is installed, so that no request waits for it."""
+    for _, name in _ENCODINGS if QUICKTOK is not None else ():
+        _encoding(name)
 
 
 _loaded: dict[str, Any] = {}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis.chat_completions.parameters import PARAMETERS as CHAT_PARAMETERS
 from services.gateway.apis.chat_completions.parameters import Parameter, ParameterPolicy, accept_only, reject
 from services.gateway.apis.checks import (
@@ -89,10 +88,8 @@ _METADATA = Rule(
 
 def _check_previous(path: str, value: Any) -> None:
     string(path, value)
-    raise InvalidRequest(
-        f"Previous response with id '{value[:_ID_CHARACTERS_SHOWN]}' not found.",
-        details=ErrorDetails(param=path, code="previous_response_not_found"),
-    )
+    text = f"Previous response with id '{value[:_ID_CHARACTERS_SHOWN]}' not found."
+    raise refusal(text, path, "previous_response_not_found")
 
 
 def _refused(rule: Rule, why: str) -> Parameter:

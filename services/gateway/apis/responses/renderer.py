@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from services.gateway.apis.responses.errors import stream_error_json
+from services.gateway.apis.responses.errors import error, stream_error_json
 from services.gateway.apis.responses.events import EventWriter, event_head
 from services.gateway.apis.responses.output import Output
 from services.gateway.apis.responses.response_object import (
@@ -19,6 +19,7 @@ from services.gateway.apis.surface import CUT_STREAM
 from services.gateway.apis.translation.chunks import Message, Usage, read_chunk
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
+from services.gateway.requests.surface import ErrorResponse
 
 _CREATED = event_head("response.created")
 _IN_PROGRESS = event_head("response.in_progress")
@@ -109,6 +110,10 @@ class ResponsesRenderer:
         self._output.end(status)
         self._events.add(_LAST[status], b'"response":' + self._final(status))
         return self._events.take() + sse.DONE
+
+    def error(self, failure: HTTPError) -> ErrorResponse:
+        """Return the error in the surface's envelope."""
+        return error(failure, request_id="")
 
     def stream_error(self, error: HTTPError) -> bytes:
         """Return the last events of a stream that failed. The response has the items that were complete."""

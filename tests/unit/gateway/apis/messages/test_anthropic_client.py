@@ -69,7 +69,7 @@ def _chunks(renderer: MessagesRenderer) -> bytes:
     call = {"index": 0, "id": "call_1", "function": {"name": "get_weather", "arguments": '{"city":"Paris"}'}}
     deltas = [{"reasoning": "Look."}, {"content": "I look."}, {"tool_calls": [call]}]
     events = [renderer.events([json.dumps({"choices": [{"delta": delta}]}).encode()]) for delta in deltas]
-    usage = b'{"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":5}}'
+    usage = b'{"choices":[{"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":11,"completion_tokens":5}}'
     return renderer.heartbeat().join([*events, renderer.events([usage])])
 
 

@@ -97,7 +97,7 @@ class TestPromptTooLong:
         renderer.begin("req_A", _NOW)
         failure = http_error(self._FAILURE, now=_NOW)
         words = b"prompt is too long: 5020 tokens > 4096 maximum"
-        assert words in renderer.error(failure).body  # type: ignore[attr-defined]
+        assert words in renderer.error(failure).body
         assert words in renderer.stream_error(failure)
 
 

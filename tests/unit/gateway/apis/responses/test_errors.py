@@ -28,6 +28,13 @@ def test_the_daily_limit_has_the_form_that_codex_reports() -> None:
     assert "retry-after" in http.headers
 
 
+def test_a_limit_that_resets_soon_has_no_retry_after_either() -> None:
+    limit = RateLimit(limit=5, charged=5, held=0, reset_at=1_795_900_010.5)
+    error = responses.error(http_error(LimitReached(limit), now=1_795_900_000), request_id="req_1")
+    assert json.loads(error.body)["error"]["resets_at"] == 1_795_900_011
+    assert "retry-after" not in error.headers
+
+
 def test_a_limit_in_use_can_be_retried() -> None:
     limit = RateLimit(limit=5, charged=1, held=4, reset_at=1_795_910_400.0)
     error = responses.error(http_error(LimitReached(limit), now=1_795_900_000), request_id="req_1")
@@ -35,10 +42,10 @@ def test_a_limit_in_use_can_be_retried() -> None:
     assert error.headers["retry-after"] == "1"
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [("1", True), ("60", True), ("61", False), ("86400", False)])
-def test_clients_wait_for_a_minute_at_most(seconds: str, kept: bool) -> None:
+@pytest.mark.parametrize(("seconds", "kept"), [(1, True), (60, True), (61, False), (86_400, False)])
+def test_clients_wait_for_a_minute_at_most(seconds: int, kept: bool) -> None:
     for kind in (Throttled, Unavailable):
-        error = http_error(kind("x", details=ErrorDetails(retry_after_seconds=int(seconds))), now=0)
+        error = http_error(kind("x", details=ErrorDetails(retry_after_seconds=seconds)), now=0)
         assert ("retry-after" in responses.error(error, request_id="req_1").headers) is kept
 
 

@@ -1,6 +1,7 @@
 """Answers become responses, whatever Groq sends."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -257,3 +258,16 @@ def test_the_model_is_the_one_asked_for() -> None:
 def test_heartbeats_are_comments() -> None:
     assert begun().heartbeat() == b": keep-alive\n\n"
     assert begun().headers == {}
+
+
+def test_an_event_costs_little() -> None:
+    """About 1.3 µs on an idle machine; the whole path of an event takes about 60 µs."""
+    chunks = [chunk(content=f" word{number}") for number in range(1_000)]
+    taken = []
+    for _ in range(5):
+        renderer = begun(stream=True)
+        began = time.process_time()
+        for one in chunks:
+            renderer.events([one])
+        taken.append(time.process_time() - began)
+    assert min(taken) / len(chunks) < 10e-6
