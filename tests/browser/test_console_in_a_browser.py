@@ -88,6 +88,14 @@ async def test_the_playground_streams_and_shows_the_same_request_as_code(chromiu
         await page.keyboard.press("ArrowRight")
         await expect(page.get_by_role("tab", name="Python")).to_be_focused()
         await expect(page.locator("#snippet")).to_contain_text("from openai import OpenAI")
+        await page.get_by_label("API", exact=True).select_option("responses")
+        for language, sign in (
+            ("Python", "client.responses.create("),
+            ("JavaScript", "client.responses.create("),
+            ("curl", "/api/v1/responses"),
+        ):
+            await page.get_by_role("tab", name=language).click()
+            await expect(page.locator("#snippet")).to_contain_text(sign)
         await page.get_by_role("button", name="Send").click()
         answer = page.locator(".turn").nth(1).locator("span")
         lengths = set()
