@@ -46,19 +46,19 @@ def run(request: pytest.FixtureRequest, matrix: Matrix) -> Run:
 
 
 @pytest.fixture(scope="session")
-def _agents() -> None:
+def agents() -> None:
     """Install the coding agents."""
     if reason := npm.problem(program.FOLDER):
         pytest.skip(reason)
 
 
 @pytest.fixture
-async def agent_home(clients_stack: Stack, tmp_path: Path, _agents: None) -> Home:
+async def agent_home(clients_stack: Stack, tmp_path: Path, agents: None) -> Home:
     """Return an empty home with a new key."""
     return Home(clients_stack, await clients_stack.create_key(), tmp_path)
 
 
 @pytest.fixture
-async def exhausted_home(clients_stack: Stack, tmp_path: Path, _agents: None) -> Home:
+async def exhausted_home(clients_stack: Stack, tmp_path: Path, agents: None) -> Home:
     """Return an empty home with a key for one request per day."""
     return Home(clients_stack, await clients_stack.create_key(daily_limit=1), tmp_path)

@@ -20,6 +20,7 @@ _SCHEMA = {
 }
 
 
+@pytest.mark.usefixtures("agents")
 def test_the_version_is_that_of_the_lock() -> None:
     assert version_of("@anthropic-ai/claude-code") == "2.1.332"
 

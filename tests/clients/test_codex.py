@@ -20,6 +20,7 @@ _SCHEMA = {
 _ANSWERED = ("answered", 1)
 
 
+@pytest.mark.usefixtures("agents")
 def test_the_version_is_that_of_the_lock() -> None:
     assert version_of("@openai/codex") == "0.171.0"
 
