@@ -200,7 +200,7 @@ def build_app(
             Route("/api/v1/messages", routes.Endpoint(api.messages), methods=["POST"]),
             Route("/api/v1/messages/count_tokens", api.count_tokens, methods=["POST"]),
             Route("/api/v1/responses", routes.Endpoint(api.responses), methods=["POST"]),
-            Route("/api/v1/responses/{id:path}", api.stored_response, methods=["GET", "DELETE"]),
+            Route("/api/v1/responses/{id:path}", api.stored_response, methods=["GET", "DELETE", "POST"]),
             *[Route(path, api.not_offered, methods=["POST"]) for path in routes.NOT_OFFERED],
             Route("/api/v1/models", api.models),
             Route("/api/v1/models/{id:path}", api.model),

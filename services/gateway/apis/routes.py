@@ -106,7 +106,7 @@ class API:
             return json_response(await asyncio.to_thread(count_tokens, body, self._surfaces.context()))
 
     async def stored_response(self, request: Request) -> Response:
-        """`GET` and `DELETE /api/v1/responses/{id}`: answer 404, because responses are not stored."""
+        """Requests of `/api/v1/responses/{id}`: answer 404, because responses are not stored."""
         await self._principal(request)
         name = redacted(request.path_params["id"].partition("/")[0])
         raise NotFound(f"Response with id '{name}' not found.")

@@ -11,7 +11,23 @@ from services.gateway.http.paths import canonical_path, is_api_path, route_of
 @pytest.mark.parametrize("slash", ["", "/", "//"])
 @pytest.mark.parametrize(
     "path",
-    ["/chat", "/chat/completions", "/models", "/models/openai/gpt-oss-120b", "/key", "/usage", "/usage/req_1"],
+    [
+        "/chat",
+        "/chat/completions",
+        "/completions",
+        "/messages",
+        "/messages/count_tokens",
+        "/responses",
+        "/responses/resp_1/input_items",
+        "/embeddings",
+        "/moderations",
+        "/images/generations",
+        "/models",
+        "/models/openai/gpt-oss-120b",
+        "/key",
+        "/usage",
+        "/usage/req_1",
+    ],
 )
 def test_every_prefix_leads_to_the_canonical_path(prefix: str, path: str, slash: str) -> None:
     assert canonical_path(prefix + path + slash) == f"/api/v1{path}"
@@ -24,6 +40,9 @@ def test_every_prefix_leads_to_the_canonical_path(prefix: str, path: str, slash:
         ("/chat/completions/", "/api/v1/chat/completions"),
         ("/models/x/y", "/api/v1/models/x/y"),
         ("/key", "/key"),
+        ("/messages", "/messages"),
+        ("/responses", "/responses"),
+        ("/v1/messagesx", "/v1/messagesx"),
         ("/usage/req_1", "/usage/req_1"),
         ("/v1/usage/req_1/more", "/v1/usage/req_1/more"),
         ("/v1/chat/more", "/v1/chat/more"),
