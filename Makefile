@@ -10,7 +10,7 @@ IMAGE ?= stack:$(VERSION)
 # Base of the image; any image with Python 3.13 and its venv module, such as one from your own registry.
 BASE ?= python:3.13-slim
 # Sets of compatible client packages; each has a separate environment.
-CLIENT_SETS := openai2 current groq0
+CLIENT_SETS := openai2 current groq0 surfaces
 # The benchmarks' mock of Groq and load generator, which are native programs.
 BENCH_PACKAGES := nginx-light libnginx-mod-http-lua nghttp2-client
 # Four workers, since tests wait for a third of their time. Byte code is always cached, because the suite starts hundreds of
@@ -176,7 +176,7 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 	done
 
 clean: ## Remove everything that make created, except data
-	rm -rf .venv .venv.lock .venv-clients .venv-checkov .venv-bench tests/clients/node/node_modules bench/contenders/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv.lock .venv-clients .venv-checkov .venv-bench tests/clients/node/node_modules tests/clients/agents/node_modules bench/contenders/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The environment is updated when a lock file changes, and contains exactly the locked packages.
 .venv/run.stamp: requirements/run.lock pyproject.toml

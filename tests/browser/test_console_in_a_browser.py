@@ -1,7 +1,10 @@
 """The console in a real browser, from sign-up to the revocation of a key."""
 
+import asyncio
 import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +70,33 @@ async def test_the_whole_console_works_with_the_keyboard_alone(chromium: Browser
         await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
         await expect(page.get_by_text("1 revoked or expired key")).to_be_visible()
+
+
+@pytest.mark.parametrize(("api", "sign"), [("chat", "client.chat.completions."), ("responses", "client.responses.")])
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_the_code_of_the_playground_runs_as_shown(
+    chromium: Browser, stack: Stack, api: str, sign: str, is_stream: bool
+) -> None:
+    async with user_at(chromium, stack) as user:
+        page = user.page
+        await user.sign_up()
+        environment = {**os.environ, "STACK_API_KEY": await user.create_key()}
+        await user.open("/playground")
+        await page.get_by_label("Message", exact=True).fill('It\'s "me" [[standin:tokens count=7]]')
+        await page.get_by_label("System message").fill("Be brief.")
+        await page.get_by_label("Stream the answer").set_checked(is_stream)
+        await page.get_by_label("API", exact=True).select_option(api)
+        for language, command in (("Python", [sys.executable, "-"]), ("curl", ["sh"])):
+            await page.get_by_role("tab", name=language).click()
+            code = await page.locator("#snippet").inner_text()
+            done = await asyncio.to_thread(
+                subprocess.run, command, input=code, env=environment, capture_output=True, text=True, timeout=30
+            )
+            assert done.returncode == 0, done.stderr
+            assert "five" in done.stdout
+        await page.get_by_role("tab", name="JavaScript").click()
+        await expect(page.locator("#snippet")).to_contain_text(f"await {sign}create({{")
+        assert user.complaints == []
 
 
 async def test_the_playground_streams_and_shows_the_same_request_as_code(chromium: Browser, stack: Stack) -> None:

@@ -4,22 +4,36 @@ create.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.clients.agents import program
+from tests.clients.agents.program import Home
 from tests.clients.matrix import CLIENTS, Client, Matrix, Run
 from tests.clients.node import npm
-from tests.e2e.stack import running_stack
+from tests.e2e.stack import Stack, running_stack
 
 collect_ignore_glob = [] if os.environ.get("CLIENT_MATRIX") else ["*"]
 
 
 @pytest.fixture(scope="session")
-def matrix() -> Iterator[Matrix]:
-    """Yield the matrix over a running stack that no other test uses."""
-    # One attempt: a failure of Groq must reach the client, whose retry is under test.
-    with running_stack(INFERENCE_ATTEMPTS_MAX="1", INFERENCE_KEY_COOLDOWN_SECONDS_MAX="0") as stack:
-        yield Matrix(stack)
+def clients_stack() -> Iterator[Stack]:
+    """Yield a running stack that no other test uses."""
+    # One attempt: a failure of Groq must reach the client, whose retry is under test. The alias is for Codex, which
+    # offers other tools with OpenAI's own models.
+    with running_stack(
+        INFERENCE_ATTEMPTS_MAX="1",
+        INFERENCE_KEY_COOLDOWN_SECONDS_MAX="0",
+        INFERENCE_MODEL_ALIASES='{"gpt-6.2-sol": "openai/gpt-oss-120b"}',
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def matrix(clients_stack: Stack) -> Matrix:
+    """Return the matrix over the running stack."""
+    return Matrix(clients_stack)
 
 
 @pytest.fixture(params=CLIENTS, ids=str)
@@ -29,3 +43,22 @@ def run(request: pytest.FixtureRequest, matrix: Matrix) -> Run:
     if client.is_node and (reason := npm.problem()):
         pytest.skip(reason)
     return matrix.run(client)
+
+
+@pytest.fixture(scope="session")
+def agents() -> None:
+    """Install the coding agents."""
+    if reason := npm.problem(program.FOLDER):
+        pytest.skip(reason)
+
+
+@pytest.fixture
+async def agent_home(clients_stack: Stack, tmp_path: Path, agents: None) -> Home:
+    """Return an empty home with a new key."""
+    return Home(clients_stack, await clients_stack.create_key(), tmp_path)
+
+
+@pytest.fixture
+async def exhausted_home(clients_stack: Stack, tmp_path: Path, agents: None) -> Home:
+    """Return an empty home with a key for one request per day."""
+    return Home(clients_stack, await clients_stack.create_key(daily_limit=1), tmp_path)

@@ -4,22 +4,20 @@ import asyncio
 import json
 import os
 import subprocess
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from tests.clients.gateway_log import recorded
 from tests.clients.node import npm
 from tests.e2e.stack import Key, Stack
 
 _ROOT = Path(__file__).parents[2]
 _PROGRAM_SECONDS = 90
-_LOG_SECONDS = 5
 _COMMON = ("create", "stream", "tools", "tools_streamed", "structured", "wrong_key", "exhausted", "upstream_503", "cut")
+_CASES = ("text", "stream", "tools", "history", "structured", "image", "cut", "exhausted")
+_COMPLETION_CASES = ("text", "stream", "cut", "exhausted")
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,15 @@ class Client:
     environment: str
     """The set in requirements/clients-*.lock, or `node`."""
     program: str
+    """The program, with an argument after a space if it has one."""
     extra: tuple[str, ...] = ("models",)
     """What it supports in addition to the common scenarios."""
+    common: tuple[str, ...] = _COMMON
+    """The common scenarios of its surface."""
+    attempts_at_the_limit: int = 1
+    """Its requests until it reports the daily limit. More than one are its own decision, named at the client."""
+    keeps_reasoning: bool = True
+    """Whether it sends reasoning back with tool results."""
 
     def __str__(self) -> str:
         """Return the name, for the ids of tests."""
@@ -46,16 +51,17 @@ class Client:
 
     @property
     def command(self) -> list[str]:
-        """The interpreter of its program."""
+        """The command line of its program."""
+        program, *arguments = self.program.split()
         if self.is_node:
-            return [npm.node(), str(npm.FOLDER / self.program)]
+            return [npm.node(), str(npm.FOLDER / program), *arguments]
         python = _ROOT / ".venv-clients" / self.environment / "bin" / "python"
-        return [str(python), "-m", f"tests.clients.programs.{self.program}"]
+        return [str(python), "-m", f"tests.clients.programs.{program}", *arguments]
 
     @property
     def scenarios(self) -> tuple[str, ...]:
         """The scenarios that its program runs."""
-        return (*_COMMON, *self.extra)
+        return (*self.common, *self.extra)
 
 
 CLIENTS = (
@@ -68,11 +74,51 @@ CLIENTS = (
     Client("node-openai", "7.", "node", "openai.js"),
     Client("node-groq-sdk", "1.", "node", "groq.js"),
 )
+"""Clients of chat completions."""
+
+
+def _surface_client(name: str, version: str, environment: str, program: str, **facts: Any) -> Client:
+    return Client(name, version, environment, program, **{"extra": (), "common": _CASES, **facts})
+
+
+SURFACE_CLIENTS = (
+    _surface_client("responses-openai", "3.57.", "surfaces", "openai_responses"),
+    _surface_client("responses-openai-agents", "0.24.", "surfaces", "openai_agents_package"),
+    _surface_client("responses-pydantic-ai", "2.68.", "surfaces", "pydantic_ai_package responses"),
+    _surface_client("responses-langchain", "1.7.", "surfaces", "langchain_surfaces responses"),
+    _surface_client("responses-node-openai", "7.59.", "node", "responses.js"),
+    _surface_client("responses-node-agents", "0.20.", "node", "agents.js"),
+    # The AI SDK repeats every 429 twice: `isRetryable` in @ai-sdk/provider's APICallError looks only at the status.
+    # Its provider for OpenAI requests encrypted reasoning only from OpenAI's own models, and drops other reasoning.
+    _surface_client(
+        "responses-ai-sdk-openai",
+        "4.0.",
+        "node",
+        "ai.js @ai-sdk/openai",
+        attempts_at_the_limit=3,
+        keeps_reasoning=False,
+    ),
+    _surface_client(
+        "responses-ai-sdk-open-responses", "2.0.", "node", "ai.js @ai-sdk/open-responses", attempts_at_the_limit=3
+    ),
+    _surface_client("messages-anthropic", "2.14.", "surfaces", "anthropic_package"),
+    _surface_client("messages-pydantic-ai", "2.68.", "surfaces", "pydantic_ai_package messages"),
+    _surface_client("messages-langchain", "1.7.", "surfaces", "langchain_surfaces messages"),
+    _surface_client("messages-node-anthropic", "1.14.", "node", "anthropic.js"),
+    _surface_client("messages-ai-sdk", "4.0.", "node", "ai.js @ai-sdk/anthropic", attempts_at_the_limit=3),
+    _surface_client("completions-llama-index", "0.8.", "openai2", "llama_index_package", common=_COMPLETION_CASES),
+)
+"""Clients of the other surfaces."""
 
 
 def clients_that(scenario: str) -> list[Client]:
-    """Return the clients that support something which not all do."""
+    """Return the clients of chat completions that support something which not all do."""
     return [client for client in CLIENTS if scenario in client.extra]
+
+
+def surface_clients_that(scenario: str) -> list[Client]:
+    """Return the clients of the other surfaces that run a scenario."""
+    return [client for client in SURFACE_CLIENTS if scenario in client.scenarios]
 
 
 @dataclass(frozen=True)
@@ -86,7 +132,7 @@ class Run:
     report: dict[str, Any]
     stderr: str
     chats: tuple[int, ...]
-    """The status of every chat request that reached the gateway, in their order."""
+    """The status of every POST request that reached the gateway, in their order."""
 
     @property
     def version(self) -> str:
@@ -110,6 +156,11 @@ class Run:
         assert charged == sum(each for _, each in rows), rows
         return rows
 
+    async def requests_at_groq(self, scenario: str) -> list[dict[str, Any]]:
+        """Return the bodies that Groq received in a scenario: those whose prompt names the scenario's key."""
+        case = self.keys[scenario].secret[-12:]
+        return [entry["request"] for entry in await self.stack.journal() if case in json.dumps(entry["request"])]
+
 
 class Matrix:
     """Runs the programs one after another, each once, so that the gateway's log shows which client sent each
@@ -130,19 +181,19 @@ class Matrix:
     def _run(self, client: Client) -> Run:
         keys = asyncio.run(self._create_keys(client))
         order = {"base_url": self._stack.base_url, "keys": {name: key.secret for name, key in keys.items()}}
-        self._mark(client, "begins")
-        done = subprocess.run(
-            client.command,
-            input=json.dumps(order),
-            cwd=_ROOT,
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            timeout=_PROGRAM_SECONDS,
-        )
-        self._mark(client, "ends")
+        with recorded(self._stack, client.name) as requests:
+            done = subprocess.run(
+                client.command,
+                input=json.dumps(order),
+                cwd=_ROOT,
+                env=_environment(),
+                capture_output=True,
+                text=True,
+                timeout=_PROGRAM_SECONDS,
+            )
         assert done.returncode == 0, done.stderr
-        return Run(client, self._stack, keys, json.loads(done.stdout), done.stderr, tuple(self._chats(client)))
+        chats = tuple(status for method, _, status in requests if method == "POST")
+        return Run(client, self._stack, keys, json.loads(done.stdout), done.stderr, chats)
 
     async def _create_keys(self, client: Client) -> dict[str, Key]:
         """Create a key for each scenario, so that each has separate counters and ledger rows."""
@@ -151,26 +202,7 @@ class Matrix:
             for name in client.scenarios
             if name != "wrong_key"
         }
-        return {**keys, "wrong_key": Key("", "sk_stk_wrong")}
-
-    def _mark(self, client: Client, moment: str) -> None:
-        """Leave a marker in the gateway's log, which has one line per request, written after its answer."""
-        httpx.get(self._stack.base_url + _mark(client, moment), trust_env=False)
-        deadline = time.monotonic() + _LOG_SECONDS
-        while _mark(client, moment) not in self._stack.log("gateway-1"):
-            assert time.monotonic() < deadline, "the gateway logs no requests"
-            time.sleep(0.02)
-
-    def _chats(self, client: Client) -> Iterator[int]:
-        lines = self._stack.log("gateway-1").splitlines()
-        requests = [json.loads(line) for line in lines if '"path"' in line]
-        paths = [request["path"] for request in requests]
-        first, last = paths.index(_mark(client, "begins")), paths.index(_mark(client, "ends"))
-        return (request["status"] for request in requests[first:last] if request["method"] == "POST")
-
-
-def _mark(client: Client, moment: str) -> str:
-    return f"/{client.name}-{moment}"
+        return {**keys, "wrong_key": Key("", "sk_stk_wrong")} if "wrong_key" in client.scenarios else keys
 
 
 def _environment() -> dict[str, str]:

@@ -259,11 +259,14 @@ class ScriptedStore:
         return [self._verdicts.pop(0) for _ in requests]
 
 
+_MORE = {"active": True, "name": None, "input_modalities": ["text", "image"], "supported_features": ["tools"]}
+
+
 class ScriptedCatalogue:
     """Stands in for the model list."""
 
     def list_models(self, *, permitted: Sequence[str] = ()) -> list[dict[str, Any]]:
-        return [{"id": "llama", "object": "model", "created": 1, "owned_by": ",".join(permitted), "active": True}]
+        return [{"id": "llama", "object": "model", "created": 1, "owned_by": ",".join(permitted), **_MORE}]
 
 
 @asynccontextmanager
@@ -427,6 +430,7 @@ async def test_models_are_listed_for_the_patterns_of_a_key(adapter: str) -> None
     async with _inference(adapter, ScriptedCompletions()) as inference:
         (model,) = await inference.list_models(("llama*", "qwen"))
     assert (model["id"], model["owned_by"]) == ("llama", "llama*,qwen")
+    assert {name: model[name] for name in _MORE} == _MORE
 
 
 # --- auth

@@ -10,6 +10,7 @@ the effect on answers that are not streamed. An unknown marker gets a 400.
 |---|---|
 | `[[standin:reasoning tokens=12]]` | reasons for N tokens before the answer, with any model |
 | `[[standin:tool_call]]` | calls the first tool of the request, or `standin_tool` |
+| `[[standin:play turns=%5B%5D]]` | plays a script: text, reasoning and tool calls, turn by turn (below) |
 | `[[standin:function_call pieces=6]]` | the deprecated `function_call`, with its arguments in N + 2 pieces |
 | `[[standin:length tokens=5]]` | stops after N tokens of content with finish_reason `length` |
 | `[[standin:tokens count=20]]` | answers exactly N completion tokens, without reasoning |
@@ -59,6 +60,12 @@ the effect on answers that are not streamed. An unknown marker gets a 400.
 | `[[standin:sse form=crlf]]` | the stream in another legal form (below); several markers combine |
 | `[[standin:burst size=8]]` | N events in one write |
 | `[[standin:drip]]` | each event in several writes, cut inside a line and inside a UTF-8 character |
+
+`play` makes the stand-in a scripted model, so that tool loops of real clients are real. `turns` is a percent-encoded
+JSON array of turns; `turns.marker` writes it. Each turn answers one request: the first one that with the marker in its
+last user message, the next ones after as many assistant messages. After the last turn, ordinary answers follow. A turn
+has the members `reasoning`, `content`, `calls` (of `name` and `arguments`) and `finish_reason`, all optional. Other
+markers in the same message apply to each turn: `cut` after a tool call, for example.
 
 Where a parameter has a fixed set of values, `GET /modes` lists them:
 

@@ -116,6 +116,11 @@ class Ask(msgspec.Struct):
         return next((message.text for message in reversed(self.messages) if message.role == "user"), "")
 
     @property
+    def texts(self) -> list[tuple[str, str]]:
+        """The role and text of each message."""
+        return [(message.role, message.text) for message in self.messages]
+
+    @property
     def prompt_tokens(self) -> int:
         """The prompt tokens of conversation, tools and schema."""
         extras = len(msgspec.json.encode(self.tools)) // 4 if self.tools else 0

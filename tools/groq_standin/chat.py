@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import msgspec
 from ulid import ULID
 
-from tools.groq_standin import chunks, delivery, error_text, errors, markers, wire
+from tools.groq_standin import chunks, delivery, error_text, errors, markers, turns, wire
 from tools.groq_standin.ask import Ask
 from tools.groq_standin.catalogue import Model
 from tools.groq_standin.completion import answer
@@ -102,7 +102,7 @@ class Chat:
 
     def _script(self, entry: Entry, ask: Ask) -> Script:
         try:
-            script = markers.parse(ask.last_user_text)
+            script = _played(ask) or markers.parse(ask.last_user_text)
         except MarkerError as exc:
             raise errors.Refused(errors.refusal(400, str(exc))) from exc
         entry.mode = script.mode
@@ -145,6 +145,16 @@ class Chat:
         entry.completion_id = job.identity.completion_id
         deliver = delivery.stream if job.ask.stream else delivery.whole
         return await deliver(exchange, entry, job)
+
+
+def _played(ask: Ask) -> Script | None:
+    """Return the script of the turn that answers `ask`; None without a script, or after its last turn."""
+    found = turns.position(ask.texts)
+    if found is None:
+        return None
+    text, answers = found
+    script = markers.parse(text)
+    return replace(script, turn=script.turns[answers]) if answers < len(script.turns) else None
 
 
 def _failing(script: Script, flaky: Flaky) -> Script:

@@ -75,12 +75,12 @@ def _message(answer: Answer) -> dict[str, object]:
     if answer.calls_function:
         message["content"] = None
         message["function_call"] = {"name": FUNCTION_NAME, "arguments": "".join(answer.content)}
-    elif answer.tool_call is None:
+    elif answer.content or not answer.tool_calls:
         message["content"] = "".join(answer.content)
     if answer.reasoning and answer.shows_reasoning:
         message["reasoning"] = "".join(answer.reasoning)
-    if answer.tool_call:
-        message["tool_calls"] = [answer.tool_call.as_wire()]
+    if answer.tool_calls:
+        message["tool_calls"] = [call.as_wire() for call in answer.tool_calls]
     return message
 
 
@@ -96,7 +96,7 @@ class Chunks:
 
     def role(self, answer: Answer) -> bytes:
         """Return the first chunk. `content` is null before a call; a `function_call` starts here with its name."""
-        content = b"null" if answer.tool_call or answer.calls_function else b'""'
+        content = b"null" if answer.tool_calls or answer.calls_function else b'""'
         call = b',"function_call":{"name":"%s","arguments":""}' % FUNCTION_NAME.encode()
         delta = b'{"role":"assistant","content":%s%s}' % (content, call if answer.calls_function else b"")
         return self._chunk(delta, tail=b',"x_groq":' + encode(self._identity.x_groq))
@@ -108,9 +108,9 @@ class Chunks:
         end = self._after_reasoning if key == "reasoning" else b"}"
         return self._chunk(b'{"%s":%s%s' % (key.encode(), encode(text), end))
 
-    def tool_call(self, call: ToolCall) -> bytes:
+    def tool_call(self, call: ToolCall, index: int) -> bytes:
         """Return the chunk with a complete tool call."""
-        return self._chunk(encode({"tool_calls": [call.as_wire() | {"index": 0}]}))
+        return self._chunk(encode({"tool_calls": [call.as_wire() | {"index": index}]}))
 
     def finish(self, reason: str, usage: dict[str, object], places: frozenset[str]) -> bytes:
         """Return the finish chunk, with usage in `x_groq` and at the top level if `places` has them."""

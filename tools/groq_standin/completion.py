@@ -22,7 +22,7 @@ FUNCTION_NAME = "standin_function"
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a function of the request."""
+    """A call of a function."""
 
     id: str
     name: str
@@ -34,7 +34,7 @@ class ToolCall:
         return _TOOL_CALL_OVERHEAD_TOKENS + prose.count_tokens(self.name + self.arguments)
 
     def as_wire(self) -> dict[str, object]:
-        """Return the element of `tool_calls`."""
+        """Return the element of `tool_calls`, without its index."""
         function = {"name": self.name, "arguments": self.arguments}
         return {"id": self.id, "type": "function", "function": function}
 
@@ -45,7 +45,7 @@ class Answer:
 
     reasoning: tuple[str, ...]
     content: tuple[str, ...]
-    tool_call: ToolCall | None
+    tool_calls: tuple[ToolCall, ...]
     finish_reason: str
     prompt_tokens: int
     cached_tokens: int = 0
@@ -58,14 +58,13 @@ class Answer:
     @property
     def usage(self) -> Usage:
         """The usage of the complete answer."""
-        called = self.tool_call.tokens if self.tool_call else 0
-        return self._usage(len(self.reasoning), len(self.content) + called)
+        return self._usage(len(self.reasoning), len(self.content) + _tokens(self.tool_calls))
 
     def usage_after(self, events: int) -> Usage:
         """Return the usage after `events` token events have been sent."""
-        if self.tool_call:
-            return self.usage if events > self._shown else self._usage(self._thought(events), 0)
-        return self._usage(self._thought(events), max(0, events - self._shown))
+        rest = max(0, events - self._shown)
+        content = min(rest, len(self.content))
+        return self._usage(self._thought(events), content + _tokens(self.tool_calls[: rest - content]))
 
     def tokens(self) -> Iterator[tuple[str, str]]:
         """Yield the key and text of each delta in order, without tool calls."""
@@ -90,23 +89,25 @@ class Answer:
 
 def answer(ask: Ask, model: Model, script: Script) -> Answer:
     """Return the answer to `ask`. It is deterministic."""
-    tool_call = _tool_call(ask, script)
+    tool_calls = _tool_calls(ask, script)
     reasoning = _reasoning(ask, model, script)
-    content = () if tool_call else _content(ask, script)
+    content = _content(ask, script) if script.turn or not tool_calls else ()
     if ask.reasoning_format == "raw" and reasoning and not model.names_channel:
         content, reasoning = ("<think>", *reasoning, "</think>", *content), ()
     budget = ask.max_completion_tokens or ask.max_tokens or model.max_completion_tokens
     prompt_tokens = ask.prompt_tokens
     kept = content[: max(0, budget - len(reasoning))]
-    reason = "tool_calls" if tool_call else "function_call" if script.function_call_pieces else "stop"
-    if tool_call is None and len(reasoning) + len(content) > budget:
+    reason = "tool_calls" if tool_calls else "function_call" if script.function_call_pieces else "stop"
+    if script.turn and script.turn.finish_reason:
+        reason = script.turn.finish_reason
+    if not tool_calls and len(reasoning) + len(content) > budget:
         reason = "length"
-    if script.length_tokens is not None and tool_call is None:
+    if script.length_tokens is not None and not tool_calls:
         kept, reason = kept[: script.length_tokens], "length"
     return Answer(
         reasoning=reasoning[:budget],
         content=kept,
-        tool_call=tool_call,
+        tool_calls=tool_calls,
         finish_reason=reason,
         prompt_tokens=prompt_tokens,
         cached_tokens=min(script.cached_tokens, prompt_tokens),
@@ -116,7 +117,13 @@ def answer(ask: Ask, model: Model, script: Script) -> Answer:
     )
 
 
+def _tokens(calls: tuple[ToolCall, ...]) -> int:
+    return sum(call.tokens for call in calls)
+
+
 def _reasoning(ask: Ask, model: Model, script: Script) -> tuple[str, ...]:
+    if script.turn:
+        return prose.pieces(script.turn.reasoning)
     if script.unclean and script.unclean.where == "reasoning":
         return unclean_pieces(script.unclean.text)
     return prose.thoughts(_reasoning_tokens(ask, model, script))
@@ -136,6 +143,8 @@ def _reasoning_tokens(ask: Ask, model: Model, script: Script) -> int:
 
 
 def _content(ask: Ask, script: Script) -> tuple[str, ...]:
+    if script.turn:
+        return prose.pieces(script.turn.content)
     if script.unclean and script.unclean.where == "content":
         return unclean_pieces(script.unclean.text)
     if script.function_call_pieces:
@@ -159,7 +168,15 @@ def _text(ask: Ask, script: Script) -> str:
     return _compact({"answer": text}) if wanted and wanted.type == "json_object" else text
 
 
-def _tool_call(ask: Ask, script: Script) -> ToolCall | None:
+def _tool_calls(ask: Ask, script: Script) -> tuple[ToolCall, ...]:
+    if script.turn:
+        calls = enumerate(script.turn.calls)
+        return tuple(ToolCall(f"fc{len(ask.messages)}_{i}", call.name, call.arguments_json) for i, call in calls)
+    call = _sample_call(ask, script)
+    return (call,) if call else ()
+
+
+def _sample_call(ask: Ask, script: Script) -> ToolCall | None:
     functions = {tool.function.name: tool.function for tool in ask.tools or () if tool.function}
     choice = ask.tool_choice
     if script.calls_tool:

@@ -187,8 +187,8 @@ async def _send_tokens(exchange: Exchange, entry: Entry, job: Job, events: chunk
 def _token_events(job: Job, events: chunks.Chunks) -> Iterator[bytes]:
     for key, text in job.answer.tokens():
         yield events.token(key, text)
-    if job.answer.tool_call:
-        yield events.tool_call(job.answer.tool_call)
+    for index, call in enumerate(job.answer.tool_calls):
+        yield events.tool_call(call, index)
 
 
 async def _break_stream(exchange: Exchange, entry: Entry, job: Job, events: chunks.Chunks, outlet: Outlet) -> Ending:

@@ -6,7 +6,9 @@ The docstring of the package documents them in a table. A test keeps the two con
 from collections.abc import Callable
 from dataclasses import replace
 
-from tools.groq_standin import encodings, error_text, errors, no_answer, usage
+import msgspec
+
+from tools.groq_standin import encodings, error_text, errors, no_answer, turns, usage
 from tools.groq_standin.chunks import ODD_IDS
 from tools.groq_standin.mode import MarkerError, Mode, Values
 from tools.groq_standin.script import EVERYWHERE, Fault, Flaky, LongMessage, RetryAfter, Script, Unclean
@@ -38,6 +40,13 @@ def _flaky(script: Script, values: Values) -> Script:
     return replace(script, flaky=Flaky(values["id"], values["times"], values["status"]))
 
 
+def _play(script: Script, values: Values) -> Script:
+    try:
+        return replace(script, turns=turns.parsed(values["turns"]))
+    except msgspec.DecodeError as exc:
+        raise MarkerError(f"stand-in parameter 'turns' must be a percent-encoded JSON array of turns: {exc}") from exc
+
+
 def _unclean(script: Script, values: Values) -> Script:
     unclean = Unclean(values["text"], values["where"])
     fails = unclean.where == "error" and not script.refusal and not script.fault
@@ -61,6 +70,12 @@ _LIST = [
         "reasons for N tokens before the answer, with any model",
         lambda script, v: replace(script, reasoning_tokens=v["tokens"]),
         {"tokens": 12},
+    ),
+    Mode(
+        "play",
+        "plays these turns, one for each answer since this message; then the ordinary answers follow",
+        _play,
+        {"turns": "%5B%5D"},
     ),
     Mode("tool_call", "calls the first tool of the request", lambda script, _: replace(script, calls_tool=True)),
     Mode(

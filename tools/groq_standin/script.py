@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tools.groq_standin.turns import Turn
+
 Fault = Literal[
     "error_event",
     "x_groq_error",
@@ -66,6 +68,9 @@ class Script:
     names: tuple[str, ...] = ()
     reasoning_tokens: int | None = None
     calls_tool: bool = False
+    turns: tuple[Turn, ...] = ()
+    turn: Turn | None = None
+    """The one of `turns` that answers this request."""
     function_call_pieces: int = 0
     length_tokens: int | None = None
     content_tokens: int | None = None

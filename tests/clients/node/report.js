@@ -1,8 +1,6 @@
 // Shared by the Node programs: the order on stdin, the report on stdout, as in programs/report.py.
 
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
 
 export const MODEL = "openai/gpt-oss-20b";
 export const WEATHER_SCHEMA = {
@@ -116,6 +114,5 @@ export async function run(name, scenarios) {
 }
 
 function versionOf(name) {
-  const entry = createRequire(import.meta.url).resolve(name);
-  return JSON.parse(readFileSync(join(dirname(entry), "package.json"), "utf8")).version;
+  return JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url), "utf8")).version;
 }

@@ -13,6 +13,7 @@ from services.gateway.apis.messages.thinking import effort_members, thinking_of
 from services.gateway.apis.messages.tools import tool_members
 from services.gateway.apis.surface import Context, SurfaceRequest, served_model
 from services.gateway.apis.translation.formats import set_response_format
+from services.gateway.apis.translation.images import has_images
 from services.gateway.apis.translation.outputs import max_completion_tokens
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.http.redaction import redacted
@@ -109,8 +110,7 @@ def _history(members: JSONObject, names: ToolNames[str]) -> History:
 
 
 def _refuse_images(messages: list[JSONObject], model: str) -> None:
-    contents = [content for message in messages if isinstance(content := message.get("content"), list)]
-    if any(part["type"] == "image_url" for content in contents for part in content):
+    if has_images(messages):
         text = f"messages: The model `{redacted(model)}` does not read images. Remove them, or use a model that does."
         raise refusal(text, "messages", IMAGE_REFUSED)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from services.gateway.apis.chat_completions.limits import check_limits, check_values
-from services.gateway.apis.checks import missing
+from services.gateway.apis.checks import missing, refusal
 from services.gateway.apis.json_bodies import json_object
 from services.gateway.apis.responses.conversation import Conversation
 from services.gateway.apis.responses.formats import response_format
@@ -16,8 +16,10 @@ from services.gateway.apis.responses.tool_choice import tool_members
 from services.gateway.apis.responses.tools import ToolTable
 from services.gateway.apis.surface import Context, SurfaceRequest, served_model
 from services.gateway.apis.translation.formats import set_response_format
+from services.gateway.apis.translation.images import has_images
 from services.gateway.apis.translation.outputs import max_completion_tokens, reasoning_members
 from services.gateway.apis.translation.reasoning import ReasoningDecoder
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import Chat, JSONObject
 
 _SAME_NAME = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
@@ -120,6 +122,9 @@ def _messages(
 def _chat_members(members: JSONObject, messages: list[JSONObject], table: ToolTable, context: Context) -> JSONObject:
     model = members.get("model", "")
     facts = context.model(model)
+    if facts and facts.reads_images is False and has_images(messages):
+        text = f"The model `{redacted(model)}` does not read images. Remove them, or use a model that does."
+        raise refusal(text, "input", "unsupported_value")
     chat = {"messages": messages} | {name: members[name] for name in _SAME_NAME if name in members}
     chat |= {"model": served_model(model, facts)} if model else {}
     chat |= max_completion_tokens(members.get("max_output_tokens"), facts)

@@ -63,13 +63,26 @@ if (play) {
   };
 
   const shellQuoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+  const apis = {
+    chat: {
+      path: "chat", method: "chat.completions.create", messages: "messages",
+      python: { text: "answer.choices[0].message.content", loop: `for chunk in stream:\n    print(chunk.choices[0].delta.content or "", end="") if chunk.choices else None` },
+      javascript: { text: "answer.choices[0].message.content", loop: `for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta?.content ?? "");` },
+    },
+    responses: {
+      path: "responses", method: "responses.create", messages: "input",
+      python: { text: "answer.output_text", loop: `for event in stream:\n    if event.type == "response.output_text.delta":\n        print(event.delta, end="")` },
+      javascript: { text: "answer.output_text", loop: `for await (const event of stream) {\n  if (event.type === "response.output_text.delta") process.stdout.write(event.delta);\n}` },
+    },
+  };
+  const bodyOf = (body, api) => ({ model: body.model, [api.messages]: body.messages, stream: body.stream });
   const snippets = {
-    curl: (body, url) => `curl ${url}/api/v1/chat \\\n  -H "Authorization: Bearer $STACK_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d ${shellQuoted(JSON.stringify(body, null, 2))}`,
-    python: (body, url) => `import os\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="${url}/api/v1", api_key=os.environ["STACK_API_KEY"])\n${body.stream ? "stream" : "answer"} = client.chat.completions.create(\n    model=${JSON.stringify(body.model)},\n    messages=${JSON.stringify(body.messages, null, 4).replaceAll("\n", "\n    ")},\n${body.stream ? "    stream=True,\n)\nfor chunk in stream:\n    print(chunk.choices[0].delta.content or \"\", end=\"\") if chunk.choices else None" : ")\nprint(answer.choices[0].message.content)"}`,
-    javascript: (body, url) => `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${url}/api/v1", apiKey: process.env.STACK_API_KEY });\nconst ${body.stream ? "stream" : "answer"} = await client.chat.completions.create(${JSON.stringify(body, null, 2)});\n${body.stream ? "for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta?.content ?? \"\");" : "console.log(answer.choices[0].message.content);"}`,
+    curl: (body, url, api) => `curl ${url}/api/v1/${api.path} \\\n  -H "Authorization: Bearer $STACK_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d ${shellQuoted(JSON.stringify(bodyOf(body, api), null, 2))}`,
+    python: (body, url, api) => `import os\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="${url}/api/v1", api_key=os.environ["STACK_API_KEY"])\n${body.stream ? "stream" : "answer"} = client.${api.method}(\n    model=${JSON.stringify(body.model)},\n    ${api.messages}=${JSON.stringify(body.messages, null, 4).replaceAll("\n", "\n    ")},\n${body.stream ? `    stream=True,\n)\n${api.python.loop}` : `)\nprint(${api.python.text})`}`,
+    javascript: (body, url, api) => `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${url}/api/v1", apiKey: process.env.STACK_API_KEY });\nconst ${body.stream ? "stream" : "answer"} = await client.${api.method}(${JSON.stringify(bodyOf(body, api), null, 2)});\n${body.stream ? api.javascript.loop : `console.log(${api.javascript.text});`}`,
   };
   let language = "curl";
-  const show = () => { document.getElementById("snippet").textContent = snippets[language](request(), play.dataset.url); };
+  const show = () => { document.getElementById("snippet").textContent = snippets[language](request(), play.dataset.url, apis[form.elements.api.value]); };
   const tabs = [...document.querySelectorAll("[data-language]")];
   const choose = (chosen) => {
     language = chosen.dataset.language;

@@ -158,6 +158,19 @@ _FORMAT: JSONObject = {
 }
 
 
+def test_images_are_refused_if_the_model_does_not_read_them() -> None:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c", "output": [image]}
+    context = Context(models={MODEL: ModelFacts(reads_images=False)})
+    for items in ([{"role": "user", "content": [image]}], [USER, call, output]):
+        assert parse(input=items).chat.members["messages"]
+        with pytest.raises(InvalidRequest, match=f"`{MODEL}` does not read images") as refused:
+            parse(context, input=items)
+        assert refused.value.details == ErrorDetails(param="input", code="unsupported_value")
+    assert parse(context).chat.members["messages"] == [USER]
+
+
 def test_aliases_are_sent_as_the_served_model() -> None:
     context = Context(models={"gpt-6.2-sol": ModelFacts(id=MODEL, reasons=True)})
     chat = parse(context, model="gpt-6.2-sol", reasoning={"effort": "max"}).chat.members
