@@ -1,5 +1,6 @@
 """The dashboard and the alerts query existing metrics, and each alert links to a section that says what to do."""
 
+import json
 import re
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def test_every_metric_and_label_that_a_query_names_exists(name: str, query: str)
 def test_a_legend_names_only_labels_that_the_query_keeps(panel: definition.Panel) -> None:
     for query in panel.queries:
         assert set(re.findall(r"\{\{(\w+)\}\}", query.legend)) <= promql.labels(query.expression)
+
+
+def test_panels_have_ids_and_places_of_their_own() -> None:
+    panels = json.loads((definition.COMPONENT / "dashboard.json").read_text())["panels"]
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
+    assert len({panel["id"] for panel in panels}) == len(set(places)) == len(panels)
 
 
 def test_every_metric_of_the_product_is_on_the_dashboard() -> None:
