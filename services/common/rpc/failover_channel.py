@@ -12,6 +12,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,11 @@ FAILOVER_SECONDS = 1.5
 """How long calls wait for a ready replica, from the first call without one. After that, calls fail immediately."""
 _REOPEN_SECONDS = 2.0
 """Minimum interval between two new channels while no replica is found."""
+_OUTAGE_SECONDS = 5.0
+"""Without a call for so long, the next call without a ready replica counts as the first of a new outage."""
+_WAIT_SECONDS_MAX = 10.0
+"""Longest time-out with which a call may wait in gRPC, if its replica stops being ready before the call is sent. Calls
+with a longer one, such as chats, would wait for minutes, and fail immediately instead."""
 
 
 class FailoverChannel(ForwardingChannel):
@@ -38,16 +44,26 @@ class FailoverChannel(ForwardingChannel):
         self._draining = DrainingChannels()
         self._lost_at = math.inf
         """Time of the first call without a ready replica; inf otherwise."""
+        self._missed_at = -math.inf
+        """Time of the last call without a ready replica."""
+        self._is_closed = False
 
     def current(self) -> aio.Channel:
         if self._channel.get_state() is grpc.ChannelConnectivity.READY:
             self._was_ready, self._lost_at = True, math.inf
-        else:
+        elif not self._is_closed:
             now = time.monotonic()
-            self._lost_at = min(self._lost_at, now)
+            self._lost_at = now if now > self._missed_at + _OUTAGE_SECONDS else min(self._lost_at, now)
+            self._missed_at = now
             if self._was_ready or now > self._opened_at + _REOPEN_SECONDS:
                 self._reopen(now)
         return self._channel
+
+    async def channel_ready(self) -> None:
+        """Wait for a ready replica, without a time limit."""
+        while True:
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(self.current().channel_ready(), _REOPEN_SECONDS)
 
     async def until_ready(self, *, seconds_max: float) -> bool:
         """Wait for a ready replica, and return whether there is one."""
@@ -84,6 +100,7 @@ class FailoverChannel(ForwardingChannel):
         return CurrentMethod(self, "stream_stream", args, kwargs)
 
     async def close(self, grace: float | None = None) -> None:
+        self._is_closed = True
         await asyncio.gather(self._channel.close(grace), self._draining.close(grace))
 
 
@@ -115,7 +132,8 @@ class _Call:
     async def _start(self) -> Any:
         """Start the call on a channel with a ready replica. Without one, the call fails immediately.
 
-        The replica may stop being ready before gRPC sends the call. The call then waits until gRPC finds another one.
+        The replica may stop being ready before gRPC sends the call. A call with a short time-out then waits until gRPC
+        finds another one.
         """
         timeout, began = self._options.get("timeout"), time.monotonic()
         is_ready = await self._channel.until_ready(seconds_max=math.inf if timeout is None else timeout)
@@ -123,5 +141,6 @@ class _Call:
             raise asyncio.CancelledError
         if timeout is not None:
             self._options["timeout"] = max(began + timeout - time.monotonic(), 0)
-        self._call = self._method(self._request, wait_for_ready=is_ready, **self._options)
+        may_wait = is_ready and timeout is not None and timeout <= _WAIT_SECONDS_MAX
+        self._call = self._method(self._request, wait_for_ready=may_wait, **self._options)
         return self._call

@@ -24,7 +24,7 @@ from services.common.runtime.settings import ServiceSettings
 __all__ = ["LIVENESS", "GrpcServer"]
 
 _log = logging.getLogger(__name__)
-_DRAIN_SECONDS_MAX = 1.0
+_DRAIN_SECONDS_MAX = 0.5
 """Callers watch the health of each replica and switch within milliseconds. A call that they made in between waits until
 the server stops, so this must be shorter than the time-outs of calls."""
 _NO_CALLERS: Mapping[str, Sequence[str]] = MappingProxyType({})

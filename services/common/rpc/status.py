@@ -31,6 +31,8 @@ from stack.common.v1 import error_details_pb2
 
 _MESSAGE_ENCODED_MAX = 2_100
 """Maximum size of a percent-encoded message. A byte that is not printable ASCII takes three (gRPC over HTTP/2)."""
+_UNREACHABLE = "A required service cannot be reached. Try again."
+_RETRY_SECONDS_MAX = 86_400
 _NAME_BYTES_MAX = 128
 _PARAM_BYTES_MAX = 1_000
 _FAILED_GENERATION_BYTES_MAX = 15_000
@@ -83,7 +85,7 @@ def from_rpc(error: grpc.aio.AioRpcError, *, unavailable_reason: str) -> Service
         kind = _BY_CODE.get(code, InternalError)
         return kind(message, reason=details.reason, details=_from_proto(details))
     if code in _FROM_CHANNEL:
-        return Unavailable("A required service cannot be reached. Try again.", reason=unavailable_reason)
+        return Unavailable(_UNREACHABLE, reason=unavailable_reason)
     if status is not None and code in _BY_CODE:
         return _BY_CODE[code](message)
     return InternalError(f"An internal call failed with {code.name}: {message}")
@@ -96,6 +98,8 @@ def rpc_errors(*, unavailable_reason: str) -> Iterator[None]:
         yield
     except grpc.aio.AioRpcError as exc:
         raise from_rpc(exc, unavailable_reason=unavailable_reason) from exc
+    except grpc.aio.UsageError as exc:  # The channel was closed while the call waited, at shutdown.
+        raise Unavailable(_UNREACHABLE, reason=unavailable_reason) from exc
 
 
 def _to_proto(error: ServiceError) -> error_details_pb2.ErrorDetails:
@@ -116,7 +120,7 @@ def _from_proto(details: error_details_pb2.ErrorDetails) -> ErrorDetails:
         verdict=verdict_from_proto(details.verdict),
         param=details.param,
         code=details.code,
-        retry_after_seconds=details.retry_after_seconds,
+        retry_after_seconds=min(max(details.retry_after_seconds, 0), _RETRY_SECONDS_MAX),
         failed_generation=details.failed_generation,
         is_client_limit=details.is_client_limit,
     )

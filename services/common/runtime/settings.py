@@ -206,7 +206,7 @@ class ServiceSettings(TLSSettings):
 
     drain_seconds: float = Field(default=5.0, ge=0, validation_alias="DRAIN_SECONDS")
     """Time after SIGTERM, SIGINT or SIGHUP during which a service still accepts calls but reports not ready, so that
-    callers can switch to other replicas; at most one second for gRPC servers, whose callers watch their health."""
+    callers can switch to other replicas; at most half a second for gRPC servers, whose callers watch their health."""
 
     grace_seconds: float = Field(
         default_factory=lambda data: data.get("request_timeout_seconds", 0.0) + _GRACE_BEYOND_REQUEST_SECONDS,

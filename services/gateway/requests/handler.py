@@ -16,7 +16,6 @@ sweeper closes the first hold. Inference is never called twice, since only infer
 
 import logging
 import time
-from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
@@ -134,8 +133,8 @@ class RequestHandler:
                 return Response(status_code=_CLIENT_CLOSED_REQUEST)
             client.cancel_on_departure()
             ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
-            parsed.renderer.begin(hold.request_id, hold.reserved_at)
-            return await self._infer(request, hold, parsed, client, revocation)
+            headers = self._begin(hold, parsed)
+            return await self._infer(request, hold, parsed, headers, client, revocation)
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
     async def read(self, request: Request, principal: Principal, parse: _Parse[T]) -> T:
@@ -185,7 +184,7 @@ class RequestHandler:
         except ServiceError as exc:
             self._settlements.settle(hold, exc.details.verdict)
             raise
-        except CancelledError:
+        except BaseException:  # Cancelled, or a bug. The ledger row says whether the request is charged.
             self._settlements.abandon(hold, client.departure)
             raise
         self._settlements.settle(hold, completion.verdict)
@@ -195,16 +194,25 @@ class RequestHandler:
         """Return the events of an answer. The hold is settled when they end or are closed."""
         return SettledStream(self._settlements, self._inference.stream(hold, chat), hold, client)
 
+    def _begin(self, hold: Hold, parsed: SurfaceRequest) -> dict[str, str]:
+        """Return the headers of the response, and release the hold if the renderer fails."""
+        try:
+            parsed.renderer.begin(hold.request_id, hold.reserved_at)
+            return {**rate_limit_headers(hold.rate_limit, now=time.time()), **parsed.renderer.headers}
+        except Exception:
+            self._settlements.settle(hold, Verdict.RELEASED)
+            raise
+
     async def _infer(
         self,
         request: Request,
         hold: Hold,
         parsed: SurfaceRequest,
+        headers: dict[str, str],
         client: DisconnectMonitor,
         revocation: Revocation | None,
     ) -> Response:
         chat, renderer = parsed.chat, parsed.renderer
-        headers = {**rate_limit_headers(hold.rate_limit, now=time.time()), **renderer.headers}
         try:
             if revocation is None:
                 completion = await self.complete(hold, chat, client)

@@ -82,7 +82,8 @@ class CompleteResponses:
             _log.exception("Unhandled exception in a request", extra={"request_id": scope.get(REQUEST_ID, "")})
             if request.has_started:
                 raise
-            await request.send_error(internal_error())
+            if not request.is_cancelled:
+                await request.send_error(internal_error())
         finally:
             self._requests.remove(request)
         if request.is_cancelled:
@@ -137,11 +138,11 @@ class _Request:
         response = self._render_error(self._scope, error)
         headers = {"content-type": "application/json", "content-length": str(len(response.body)), **response.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await self._send({"type": "http.response.start", "status": response.status, "headers": raw})
+        await self.send({"type": "http.response.start", "status": response.status, "headers": raw})
         await self._send_body(response.body)
 
     async def _send_body(self, body: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 _STOPPED = "The server was stopped before it completed the response. Send the request again."

@@ -138,10 +138,12 @@ class SettledStream:
 
     async def aclose(self) -> None:
         """End the call. A request without a verdict is abandoned, even if nothing was read."""
-        await self._parts.aclose()
-        if not self._is_settled:
-            self._is_settled = True
-            self._settlements.abandon(self._hold, self._client.departure)
+        try:
+            await self._parts.aclose()
+        finally:
+            if not self._is_settled:
+                self._is_settled = True
+                self._settlements.abandon(self._hold, self._client.departure)
 
     def _settle(self, verdict: Verdict | None) -> None:
         self._is_settled = True

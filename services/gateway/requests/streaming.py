@@ -69,17 +69,16 @@ async def begin_stream(
     revoked = asyncio.ensure_future(revocation.until_revoked())
     try:
         await asyncio.wait({first, revoked}, timeout=heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError:
-        await _cancel(first)
+        if first.done():
+            first.result()
+        return EventStream(first, events, request, headers, client, revocation, heartbeat_seconds=heartbeat_seconds)
+    except BaseException:
+        if not first.done():
+            await _cancel(first)
         await events.aclose()
         raise
     finally:
         revoked.cancel()
-    try:
-        if first.done():
-            first.result()
-        return EventStream(first, events, request, headers, client, revocation, heartbeat_seconds=heartbeat_seconds)
-    finally:
         del first  # Break the reference cycle between a failed task, its traceback and this frame.
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
@@ -268,3 +268,42 @@ async def _until_new(ask: Any) -> bool:
 async def _words() -> AsyncIterator[bytes]:
     for word in (b"a", b"b"):
         yield word
+
+
+async def test_a_long_call_fails_immediately_if_its_replica_dies_before_it_is_sent(names: Resolver) -> None:
+    """Chats have a time-out of minutes, for which they would wait if no replica returned."""
+    async with open_channel(names.target) as channel, Replica(ADDRESSES[0], names.port) as replica:
+        ask = unary(channel, "ask")
+        assert await ask(b"", timeout=5) == _OLD
+        calls = [asyncio.create_task(_seconds(ask(b"", timeout=60))) for _ in range(20)]
+        await asyncio.sleep(0)
+        await replica.stop()
+        assert max(await asyncio.wait_for(asyncio.gather(*calls), 20)) < 5
+
+
+async def test_a_closed_channel_opens_no_other(names: Resolver) -> None:
+    async with Replica(ADDRESSES[0], names.port):
+        async with open_channel(names.target) as channel:
+            ask = unary(channel, "ask")
+            assert await ask(b"", timeout=5) == _OLD
+        with pytest.raises(aio.UsageError):
+            await ask(b"", timeout=1)
+
+
+async def test_a_channel_is_ready_soon_after_its_name_gets_an_address(names: Resolver) -> None:
+    names.address = ""
+    async with open_channel(names.target) as channel:
+        ready = asyncio.create_task(channel.channel_ready())
+        await asyncio.sleep(3)
+        assert not ready.done()
+        names.address = ADDRESSES[0]
+        async with Replica(ADDRESSES[0], names.port):
+            await asyncio.wait_for(ready, 4)
+
+
+async def _seconds(call: Any) -> float:
+    """Return how long a call takes, whether it succeeds or fails."""
+    began = time.monotonic()
+    with suppress(aio.AioRpcError):
+        await call
+    return time.monotonic() - began

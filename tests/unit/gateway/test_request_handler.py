@@ -11,10 +11,12 @@ from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, Unavailable
 from services.common.runtime.clock import SystemClock
 from services.common.verdict import Verdict
+from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.requests.handler import RequestHandler
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
-from services.gateway.requests.settlement import Settlements
+from services.gateway.requests.settlement import SettledStream, Settlements
+from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import (
     Chat,
     Completion,
@@ -179,6 +181,49 @@ async def test_a_hold_is_settled_only_by_the_verdict_of_inference(part: Any, set
     else:
         await world.handler.complete(hold, _CHAT, Client())
     assert await _settled(quota, world) == settled
+
+
+async def test_a_request_whose_call_raises_an_unexpected_error_is_settled_by_its_row() -> None:
+    quota, inference = ScriptedQuota(), ScriptedInference(RuntimeError("bug"), rows=[Verdict.CHARGED])
+    world = _over(quota, inference)
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
+    with pytest.raises(RuntimeError):
+        await world.handler.complete(hold, _CHAT, Client())
+    await until(lambda: bool(quota.settled))
+    assert await _settled(quota, world) == [Verdict.CHARGED]
+    assert inference.resolved == [("req_1", None)]
+
+
+async def test_a_stream_whose_close_fails_is_settled_by_its_row() -> None:
+    class Parts:
+        async def aclose(self) -> None:
+            raise RuntimeError("bug")
+
+    quota, inference = ScriptedQuota(), ScriptedInference(rows=[Verdict.RELEASED])
+    world = _over(quota, inference)
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
+    parts: Any = Parts()
+    with pytest.raises(RuntimeError):
+        await SettledStream(world.settlements, parts, hold, Client()).aclose()
+    await until(lambda: bool(quota.settled))
+    assert await _settled(quota, world) == [Verdict.RELEASED]
+
+
+class BrokenRenderer(ChatRenderer):
+    """A renderer with a bug."""
+
+    def begin(self, request_id: str, now: float) -> None:
+        raise RuntimeError("bug")
+
+
+async def test_a_hold_is_released_if_its_renderer_fails_before_the_call() -> None:
+    quota, inference = ScriptedQuota(), ScriptedInference(Verdict.CHARGED)
+    world = _over(quota, inference)
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
+    with pytest.raises(RuntimeError):
+        world.handler._begin(hold, SurfaceRequest(_CHAT, BrokenRenderer()))
+    assert await _settled(quota, world) == [Verdict.RELEASED]
+    assert not inference.is_called
 
 
 async def test_a_stream_that_breaks_after_output_is_settled_by_its_verdict() -> None:
