@@ -21,6 +21,7 @@ from services.gateway.requests.types import JSONObject
 _NAME_CHARACTERS_MAX = 256
 _HOSTED = frozenset({"image_generation", "code_interpreter", "file_search", "mcp"})
 _HOSTED_PREFIX = "web_search"
+_TYPE_CHARACTERS_MAX = 64
 _NO_PARAMETERS: JSONObject = {"type": "object", "properties": {}}
 _CUSTOM_PARAMETERS: JSONObject = {
     "type": "object",
@@ -41,6 +42,11 @@ class ToolKey(NamedTuple):
 def is_hosted(tool_type: str) -> bool:
     """Return whether tools of a type run at OpenAI. Clients offer them by default; they are dropped."""
     return tool_type in _HOSTED or tool_type.startswith(_HOSTED_PREFIX)
+
+
+def hosted_type(tool_type: str) -> str:
+    """Return the type of a hosted tool, without a suffix that is too long for one."""
+    return tool_type if len(tool_type) <= _TYPE_CHARACTERS_MAX else _HOSTED_PREFIX
 
 
 def _check_name(path: str, value: Any) -> None:
