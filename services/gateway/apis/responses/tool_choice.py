@@ -15,6 +15,7 @@ from services.gateway.apis.checks import (
     unsupported,
 )
 from services.gateway.apis.responses.tools import NAME, ToolKey, ToolTable
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _ALLOWED_MAX = 1_024
@@ -100,5 +101,5 @@ def _key(choice: JSONObject) -> ToolKey:
 
 def _refuse_missing(choice: str | JSONObject | None) -> None:
     if isinstance(choice, dict):
-        text = f"Tool choice '{choice['name']}' not found in 'tools' parameter."
+        text = f"Tool choice '{redacted(choice['name'])}' not found in 'tools' parameter."
         raise refusal(text, "tool_choice", "invalid_value")
