@@ -38,7 +38,7 @@ def _check_object(path: str, value: Any) -> None:
     elif value["type"] == "allowed_tools":
         _ALLOWED(path, value)
     else:
-        raise unsupported(f"{path}.type", f"tools of type '{value['type'][:100]}' do not run here")
+        raise unsupported(f"{path}.type", f"tools of type '{redacted(value['type'])}' do not run here")
 
 
 def _schema(types: tuple[str, ...], rule: Rule) -> Schema:

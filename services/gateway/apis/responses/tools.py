@@ -16,6 +16,7 @@ from services.gateway.apis.checks import (
     unsupported,
 )
 from services.gateway.apis.translation.tool_names import ToolNames
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _NAME_CHARACTERS_MAX = 256
@@ -72,7 +73,7 @@ def _check_callable(path: str, tool: Any) -> None:
     _TYPED(path, tool)
     rule = _CALLABLE.get(tool["type"])
     if rule is None:
-        raise unsupported(f"{path}.type", f"tools of type '{tool['type'][:100]}' do not run here")
+        raise unsupported(f"{path}.type", f"tools of type '{redacted(tool['type'])}' do not run here")
     rule(path, tool)
 
 
