@@ -105,6 +105,7 @@ async def test_counting_tokens_costs_no_request(http: httpx.AsyncClient, key: Ke
     before = await _used(http, key)
     response = await http.post("/v1/messages/count_tokens", json=_BODIES["/v1/messages"], headers=key.headers)
     assert response.status_code == 200
+    assert response.headers["request-id"] == response.headers["x-request-id"]
     assert 0 < response.json()["input_tokens"] < 50
     assert await _used(http, key) == before
 
@@ -115,13 +116,27 @@ async def test_counting_tokens_costs_no_request(http: httpx.AsyncClient, key: Ke
         ("GET", "/v1/responses/resp_1"),
         ("DELETE", "/v1/responses/resp_1"),
         ("GET", "/v1/responses/resp_1/input_items"),
-        ("POST", "/v1/responses/resp_1/cancel"),
+        ("GET", "/v1/responses/resp_01ARZ3NDEKTSV4RRFFQ69G5FAV"),
     ],
 )
 async def test_responses_are_not_stored(http: httpx.AsyncClient, key: Key, method: str, path: str) -> None:
     response = await http.request(method, path, headers=key.headers)
     assert response.status_code == 404
-    assert response.json()["error"]["message"] == "Response with id 'resp_1' not found."
+    message = response.json()["error"]["message"]
+    assert message.startswith(
+        f"Response with id '{path.split('/')[3]}' not found. This service does not store responses"
+    )
+    assert "`store: false`" in message
+
+
+@pytest.mark.parametrize("path", ["compact", "input_tokens", "resp_1/cancel"])
+async def test_an_endpoint_of_responses_that_is_not_offered_is_named(
+    http: httpx.AsyncClient, key: Key, path: str
+) -> None:
+    response = await http.post(f"/v1/responses/{path}", json={}, headers=key.headers)
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "unsupported_endpoint"
+    assert response.json()["error"]["message"].startswith(f"/api/v1/responses/{path} is not available")
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/moderations", "/v1/images/generations"])
@@ -138,12 +153,23 @@ async def test_the_model_list_has_anthropics_members_when_its_version_is_sent(
     http: httpx.AsyncClient, key: Key
 ) -> None:
     headers = {**key.headers, "anthropic-version": "2023-06-01"}
-    page = (await http.get("/v1/models?limit=1000", headers=headers)).json()
+    response = await http.get("/v1/models?limit=1000", headers=headers)
+    assert response.headers["request-id"] == response.headers["x-request-id"]
+    page = response.json()
     assert page["has_more"] is False
     assert page["first_id"] == page["data"][0]["id"]
     assert {"display_name", "created_at", "object"} <= set(page["data"][0])
-    one = (await http.get(f"/v1/models/{_MODEL}", headers=headers)).json()
+    response = await http.get(f"/v1/models/{_MODEL}", headers=headers)
+    assert response.headers["request-id"] == response.headers["x-request-id"]
+    one = response.json()
     assert (one["id"], one["type"]) == (_MODEL, "model")
+
+
+async def test_an_error_of_models_has_anthropics_envelope_when_its_version_is_sent(http: httpx.AsyncClient) -> None:
+    headers = {"x-api-key": "sk_stk_wrong", "anthropic-version": "2023-06-01"}
+    response = await http.get("/v1/models", headers=headers)
+    assert response.status_code == 401
+    _assert_error("/v1/messages", response, "authentication_error")
 
 
 @pytest.mark.parametrize("path", _BODIES)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.common.errors import ErrorDetails, InvalidRequest
+from services.gateway.http.redaction import redacted
 
 Check = Callable[[str, Any], None]
 """Validates the value at a path, such as `messages[0].role`. Raises `InvalidRequest` if the value is invalid."""
@@ -117,7 +118,7 @@ def one_of(*known: str) -> Rule:
     def check(path: str, value: Any) -> None:
         string(path, value)
         if value not in known:
-            text = f"Invalid value: '{value[:100]}'. Supported values are: {listed}."
+            text = f"Invalid value: '{redacted(value)}'. Supported values are: {listed}."
             raise refusal(text, path, "invalid_value")
 
     return Rule(check, {"type": "string", "enum": list(known)})

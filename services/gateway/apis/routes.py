@@ -1,6 +1,5 @@
 """The HTTP API: its endpoints and exception handlers."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
@@ -11,13 +10,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.common.errors import ErrorDetails, NotFound, ServiceError
+from services.common.runtime.clock import SystemClock
 from services.common.telemetry import tracing
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.messages import count_tokens
+from services.gateway.apis.messages.count_limiter import CountLimiter
 from services.gateway.apis.messages.model_list import model_info, model_list
-from services.gateway.apis.surfaces import Surfaces, error_response
+from services.gateway.apis.surfaces import Surfaces, error_response, is_anthropics
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.errors import HTTPError, http_error
+from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.openapi import document
 from services.gateway.http.redaction import redacted
 from services.gateway.http.responses import json_response
@@ -30,8 +32,7 @@ from services.gateway.requests.types import JSONObject, Principal
 
 _encode = msgspec.json.Encoder().encode
 NOT_OFFERED = ("/api/v1/embeddings", "/api/v1/moderations", "/api/v1/images/{operation:path}")
-_ANTHROPIC_VERSION = "anthropic-version"
-_COUNTS_AT_ONCE_MAX = 2
+_CLIENT_CLOSED_REQUEST = 499
 _CODES = {408: "request_timeout", 415: "unsupported_content_encoding"}
 
 
@@ -80,7 +81,7 @@ class API:
         self._revocations = revocations
         self._limits = limits
         self._surfaces = surfaces
-        self._counting = asyncio.Semaphore(_COUNTS_AT_ONCE_MAX)
+        self._counts = CountLimiter(SystemClock())
 
     async def chat(self, request: Request) -> Response:
         """`POST /api/v1/chat` and `/api/v1/chat/completions`: answer a chat request."""
@@ -101,9 +102,17 @@ class API:
     async def count_tokens(self, request: Request) -> Response:
         """`POST /api/v1/messages/count_tokens`: count the tokens of a request. Does not count against the limit."""
         principal = await self._principal(request)
-        body = await self._handler.read(request, principal, _unparsed)
-        async with self._counting:
-            return json_response(await asyncio.to_thread(count_tokens, body, self._surfaces.context()))
+        self._counts.admit(principal.key_id)
+
+        async def count(body: bytes, principal: Principal) -> bytes | None:
+            context = self._surfaces.context()
+            return await self._counts.run(request, principal.key_id, body, lambda text: count_tokens(text, context))
+
+        # Counted while it is read, so that an invalid body counts as an invalid request.
+        counted = await self._handler.read(request, principal, count)
+        if counted is None:
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        return json_response(counted, headers={"request-id": request.scope[REQUEST_ID]})
 
     async def not_offered(self, request: Request) -> Response:
         """Answer 404 for an endpoint of OpenAI's API that Groq's chat models cannot serve."""
@@ -138,8 +147,8 @@ class API:
     async def models(self, request: Request) -> Response:
         """`GET /api/v1/models`: list the models that the key may use, with Anthropic's members if it asks for them."""
         models = await self._models_of(request)
-        if _ANTHROPIC_VERSION in request.headers:
-            return json_response(model_list(models))
+        if is_anthropics(request.scope):
+            return json_response(model_list(models), headers={"request-id": request.scope[REQUEST_ID]})
         return json_response(_encode({"object": "list", "data": models}))
 
     async def model(self, request: Request) -> Response:
@@ -147,7 +156,10 @@ class API:
         name = request.path_params["id"]
         for model in await self._models_of(request):
             if model.get("id") == name:
-                return json_response(_encode(model_info(model) if _ANTHROPIC_VERSION in request.headers else model))
+                if is_anthropics(request.scope):
+                    headers = {"request-id": request.scope[REQUEST_ID]}
+                    return json_response(_encode(model_info(model)), headers=headers)
+                return json_response(_encode(model))
         message = f"The model `{redacted(name)}` does not exist or you do not have access to it."
         raise NotFound(message, details=ErrorDetails(param="model", code="model_not_found"))
 
@@ -162,10 +174,6 @@ class API:
     async def _principal(self, request: Request) -> Principal:
         with tracing.span("authenticate"):
             return await self._authenticator.authenticate(bearer_token(request), address=client_address(request))
-
-
-async def _unparsed(body: bytes, principal: Principal) -> bytes:
-    return body
 
 
 async def healthz(request: Request) -> Response:

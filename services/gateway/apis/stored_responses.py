@@ -4,7 +4,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.common.errors import InvalidRequest, NotFound
+from services.common.errors import ErrorDetails, InvalidRequest, NotFound
 from services.gateway.apis.checks import refusal
 from services.gateway.apis.responses.stored_response import StoredResponse, decode, is_response_id
 from services.gateway.http.bearer import bearer_token, client_address
@@ -17,6 +17,10 @@ _encode = msgspec.json.Encoder().encode
 _PAGE_DEFAULT, _PAGE_MAX = 20, 100
 _ORDERS = ("asc", "desc")
 _FALSE = ("", "false", "0")
+_NOT_STORED = (
+    "This service does not store responses, as if each request had `store: false`. Send the whole conversation as "
+    "`input`."
+)
 
 
 class StoredResponses:
@@ -33,7 +37,7 @@ class StoredResponses:
         self._store = store
 
     async def one(self, request: Request) -> Response:
-        """`GET` and `DELETE /api/v1/responses/{id}`: return or delete a response. Other paths and methods are 404s."""
+        """`GET` and `DELETE /api/v1/responses/{id}`: return or delete a response. Every POST is a 404."""
         account_id, name = await self._owned(request)
         if request.method == "DELETE":
             await self._store.delete(account_id, name)
@@ -57,17 +61,33 @@ class StoredResponses:
         """Return the ids of the caller's account and of the response.
 
         Raises:
-            NotFound: Responses are not stored, or the id is not one of theirs.
+            NotFound: The endpoint is one that stored responses do not have, they are not stored, or the id is not one
+                of theirs.
         """
         principal = await self._authenticator.authenticate(bearer_token(request), address=client_address(request))
         path: str = request.path_params["id"]
-        is_known = request.method != "POST" and is_response_id(path)
-        if not is_known or not await self._store.is_enabled():
-            raise NotFound(f"Response with id '{redacted(path.partition('/')[0])}' not found.")
+        if request.method == "POST":
+            raise _unsupported_endpoint(request.scope["path"])
+        if not await self._store.is_enabled():
+            raise NotFound(f"{_not_found(path)} {_NOT_STORED}")
+        if not is_response_id(path):
+            raise NotFound(_not_found(path))
         return principal.account_id, path
 
     async def _read(self, account_id: str, name: str) -> StoredResponse:
         return decode(await self._store.get(account_id, name))
+
+
+def _not_found(path: str) -> str:
+    return f"Response with id '{redacted(path.partition('/')[0])}' not found."
+
+
+def _unsupported_endpoint(path: str) -> NotFound:
+    message = (
+        f"{redacted(path)} is not available: responses cannot be compacted or cancelled here, nor their input tokens "
+        "counted. Use POST /v1/responses, or /v1/messages/count_tokens to count tokens."
+    )
+    return NotFound(message, details=ErrorDetails(code="unsupported_endpoint"))
 
 
 def _page(items: list[JSONObject], limit: int, order: str, after: str | None) -> JSONObject:

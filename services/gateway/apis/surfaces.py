@@ -26,6 +26,8 @@ _ENVELOPES: dict[str, RenderError] = {
     "/api/v1/completions": completions.error,
 }
 """Functions that render errors, by the beginning of a canonical path. All other paths have OpenAI's envelope."""
+_MODELS = "/api/v1/models"
+"""Models have the envelope of the client's API."""
 
 
 class Surfaces:
@@ -75,10 +77,18 @@ class Surfaces:
         return parse_with_context
 
 
+def is_anthropics(scope: Scope) -> bool:
+    """Return whether a request was made by a client of Anthropic's API, which may also ask for models."""
+    return any(name == b"anthropic-version" for name, _ in scope.get("headers", ()))
+
+
 def render_error(scope: Scope, error: HTTPError) -> ErrorResponse:
     """Return an error in the envelope of the request's surface."""
     root = "/".join(scope["path"].split("/", 4)[:4])
-    return _ENVELOPES.get(root, chat_completions.error)(error, request_id=scope.get(REQUEST_ID, ""))
+    render = _ENVELOPES.get(root, chat_completions.error)
+    if root == _MODELS and is_anthropics(scope):
+        render = messages.error
+    return render(error, request_id=scope.get(REQUEST_ID, ""))
 
 
 def error_response(request: Request, error: HTTPError) -> Response:

@@ -13,6 +13,7 @@ from services.gateway.http.errors import HTTPError
 _PREFLIGHT_SECONDS = 600
 _EXPOSED_HEADERS = (
     "x-request-id",
+    "request-id",
     "stack-processing-ms",
     "retry-after",
     "x-should-retry",
@@ -21,12 +22,12 @@ _EXPOSED_HEADERS = (
     "x-ratelimit-reset-requests",
 )
 """Headers that scripts of other origins may read. Browsers hide all others."""
-
-
+_METHODS = ("GET", "POST", "DELETE")
+"""The methods of the API."""
 _REFUSED = HTTPError(
     400,
-    "Scripts of this origin may not make this request (CORS). Use GET or POST, or ask the operator to add the origin "
-    "to GATEWAY_CORS_ORIGINS.",
+    "Scripts of this origin may not make this request (CORS). Use GET, POST or DELETE, or ask the operator to add the "
+    "origin to GATEWAY_CORS_ORIGINS.",
     "invalid_request_error",
     code="cors_not_allowed",
 )
@@ -70,7 +71,7 @@ class CORSPolicy:
         return Middleware(
             _CORSMiddleware,
             allow_origins=self._origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=_METHODS,
             allow_headers=["*"],
             allow_private_network=True,
             expose_headers=_EXPOSED_HEADERS,

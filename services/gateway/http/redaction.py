@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 _CHARACTERS_MAX = 200
 _MASK = "****"
-_OWN_ID = r"(?:req|key|acc)_[0-9A-Z]{26}(?![0-9A-Za-z])"
+_OWN_ID = r"(?:req|key|acc|resp|msg|rs|fc|ctc)_[0-9A-Z]{26}(?![0-9A-Za-z])"
 _KEY = r"(?<![0-9A-Za-z])(?:sk|gsk|pk|rk|xai)[-_][0-9A-Za-z_-]{4,}"
 _RANDOM = r"[0-9A-Za-z]{20,}"
 """A run of letters and digits that is too long for a word: a token, or a part of one without escaped characters."""
@@ -18,7 +18,7 @@ _SECRETS = re.compile(f"({_OWN_ID})|{_KEY}|{_RANDOM}", re.IGNORECASE)
 def redacted(text: str) -> str:
     """Return `text` with everything that looks like a key or token masked, truncated to 200 characters.
 
-    Public request, key and account ids are kept.
+    Public ids of requests, keys, accounts, responses and their items are kept.
     """
     # Mask before truncating: a truncated secret would be too short to be detected.
     shown = _SECRETS.sub(lambda match: match[1] or _MASK, text[: 4 * _CHARACTERS_MAX])

@@ -53,7 +53,7 @@ async def _answer(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> htt
         return await client.post("/v1/chat/completions", headers={"Origin": _ORIGIN})
 
 
-@pytest.mark.parametrize(("method", "origins"), [("DELETE", ("*",)), ("POST", ("https://other.example",))])
+@pytest.mark.parametrize(("method", "origins"), [("PUT", ("*",)), ("POST", ("https://other.example",))])
 async def test_a_refused_preflight_has_the_error_envelope(method: str, origins: tuple[str, ...]) -> None:
     app = _app(RuntimeError(), origins=origins)
     headers = {"Origin": _ORIGIN, "Access-Control-Request-Method": method}
@@ -62,7 +62,7 @@ async def test_a_refused_preflight_has_the_error_envelope(method: str, origins: 
     assert (response.status_code, response.headers["content-type"]) == (400, "application/json")
     assert response.json()["error"]["code"] == "cors_not_allowed"
     assert response.headers["x-request-id"].startswith("req_")
-    assert response.headers["access-control-allow-methods"] == "GET, POST"
+    assert response.headers["access-control-allow-methods"] == "GET, POST, DELETE"
     assert response.headers.get("access-control-allow-origin", "") == ("*" if "*" in origins else "")
 
 
@@ -76,7 +76,30 @@ async def test_an_internal_error_has_the_envelope_an_id_and_cors_headers(error: 
     assert "secret" not in response.text
     assert response.headers["x-request-id"].startswith("req_")
     assert response.headers["access-control-allow-origin"] == "*"
-    assert "x-request-id" in response.headers["access-control-expose-headers"]
+    assert {"x-request-id", "request-id"} <= set(response.headers["access-control-expose-headers"].split(", "))
+
+
+async def test_a_page_may_delete_a_response() -> None:
+    headers = {"Origin": _ORIGIN, "Access-Control-Request-Method": "DELETE"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(_app(RuntimeError())), base_url="http://gateway") as one:
+        response = await one.options("/v1/responses/resp_1", headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/a/b"])
+@pytest.mark.parametrize("version", ["2023-06-01", None])
+async def test_an_error_of_models_has_the_envelope_of_the_clients_api(path: str, version: str | None) -> None:
+    app = _app(Unavailable("away", reason="auth_unavailable"))
+    headers = {"anthropic-version": version} if version else {}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        response = await client.get(path, headers=headers)
+    assert response.status_code == 503
+    if version:
+        assert (response.json()["type"], response.json()["error"]["type"]) == ("error", "overloaded_error")
+        assert response.headers["request-id"] == response.headers["x-request-id"]
+    else:
+        assert response.json()["error"]["code"] == "auth_unavailable"
+        assert "request-id" not in response.headers
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_secrets_are_masked_anywhere_in_a_path(secret: str) -> None:
         "/v1/models/meta-llama/llama-4-maverick-17b-128e-instruct",
         f"/api/v1/usage/{_REQUEST}",
         "/usage/requests/key_01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "/api/v1/responses/resp_01ARZ3NDEKTSV4RRFFQ69G5FAV/msg_01ARZ3NDEKTSV4RRFFQ69G5FAV_i0",
         "/static/console.css",
         "/v1/audio/transcriptions",
     ],

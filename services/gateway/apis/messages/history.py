@@ -9,10 +9,10 @@ from services.gateway.apis.messages.content import content_of, parts_of, result_
 from services.gateway.apis.translation.reasoning import ReasoningDecoder
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.apis.translation.tool_results import ToolResult, tool_messages
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _encode = Encoder().encode
-_ID_CHARACTERS_MAX = 100
 _Content = str | list[JSONObject] | None
 
 
@@ -70,7 +70,7 @@ class History:
         call_id = block["tool_use_id"]
         if call_id not in self._calls:
             text = (
-                f"{path}: unexpected `tool_use_id` found in `tool_result` blocks: {call_id[:_ID_CHARACTERS_MAX]}. "
+                f"{path}: unexpected `tool_use_id` found in `tool_result` blocks: {redacted(call_id)}. "
                 "Each `tool_result` block must have a corresponding `tool_use` block in a previous message."
             )
             raise refusal(text, path, "tool_use_not_found")

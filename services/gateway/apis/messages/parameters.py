@@ -17,6 +17,7 @@ from services.gateway.apis.checks import (
     string,
 )
 from services.gateway.apis.messages.blocks import TEXT_CONTENT, messages, tagged
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _STOPS_MAX = 4
@@ -40,7 +41,7 @@ def _check_tool(path: str, value: Any) -> None:
     if kind is not None:
         string(f"{path}.type", kind)
     if kind not in _CUSTOM:
-        text = f"{path}: type '{kind[:100]}' is not supported. Define tools by name and input_schema, and run them."
+        text = f"{path}: type '{redacted(kind)}' is not supported. Define tools by name and input_schema, and run them."
         raise refusal(text, path, "unsupported_parameter")
     _CUSTOM_TOOL(path, value)
 

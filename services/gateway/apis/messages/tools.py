@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from services.gateway.apis.checks import array_too_long
+from services.gateway.apis.checks import array_too_long, refusal
 from services.gateway.apis.messages.history import History
 from services.gateway.apis.translation.tool_names import ToolNames
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _PLACEHOLDER = "DeferredToolPlaceholder"
@@ -18,10 +19,14 @@ def tool_members(members: JSONObject, history: History, names: ToolNames[str], *
     Deferred tools are dropped until the conversation has loaded them.
 
     Raises:
-        InvalidRequest: There are more than `tools_max` such tools.
+        InvalidRequest: There are more than `tools_max` such tools, or the chosen one is not among them.
     """
     choice = members.get("tool_choice") or {"type": "auto"}
-    shown = _shown([*(members.get("tools") or ()), *history.defined], history, choice.get("name"))
+    chosen: str | None = choice["name"] if choice["type"] == "tool" else None
+    shown = _shown([*(members.get("tools") or ()), *history.defined], history, chosen)
+    if chosen is not None and all(tool["name"] != chosen for tool in shown):
+        text = f"tool_choice: Tool '{redacted(chosen)}' not found in tools."
+        raise refusal(text, "tool_choice", "invalid_value")
     if not shown:
         return {}
     if len(shown) > tools_max:

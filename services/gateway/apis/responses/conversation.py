@@ -5,10 +5,10 @@ import msgspec
 from services.common.errors import ErrorDetails, InvalidRequest
 from services.gateway.apis.responses.tools import ToolKey, ToolTable
 from services.gateway.apis.translation.tool_results import ToolResult, tool_messages
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _encode = msgspec.json.Encoder().encode
-_ID_CHARACTERS_SHOWN = 100
 _THINK, _END_THINK = "<think>\n", "\n</think>"
 
 
@@ -68,8 +68,7 @@ class Conversation:
             InvalidRequest: No call has its id.
         """
         if result.call_id not in self._call_ids:
-            shown = result.call_id[:_ID_CHARACTERS_SHOWN]
-            message = f"No tool call found for function call output with call_id {shown}."
+            message = f"No tool call found for function call output with call_id {redacted(result.call_id)}."
             raise InvalidRequest(message, details=ErrorDetails(param="input"))
         self._end_assistant()
         self._results.append(result)

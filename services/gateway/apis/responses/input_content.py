@@ -5,6 +5,7 @@ from base64 import b64decode
 from typing import Any
 
 from services.gateway.apis.checks import Rule, Schema, array_of, by_type, record, refusal, string, unsupported
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _DETAILS = {"auto": "auto", "low": "low", "high": "high", "original": "high"}
@@ -44,7 +45,7 @@ def _unknown_part(path: str, part_type: str, known: list[str]) -> Exception:
     if part_type in _NOT_READ:
         return unsupported(f"{path}.type", _NOT_READ[part_type])
     listed = ", ".join(f"'{name}'" for name in known)
-    text = f"Invalid value: '{part_type[:100]}'. Supported values are: {listed}."
+    text = f"Invalid value: '{redacted(part_type)}'. Supported values are: {listed}."
     return refusal(text, f"{path}.type", "invalid_value")
 
 

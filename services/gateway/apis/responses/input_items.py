@@ -29,9 +29,9 @@ from services.gateway.apis.responses.input_content import (
 from services.gateway.apis.responses.tools import TOOLS, ToolKey
 from services.gateway.apis.translation.reasoning import ReasoningDecoder
 from services.gateway.apis.translation.tool_results import ToolResult
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
-_ID_CHARACTERS_SHOWN = 100
 _REASONING_ID = "rs_"
 _CONTENT_OF_ROLE = {
     "user": CONTENT,
@@ -49,7 +49,7 @@ def is_reasoning(item_id: str) -> bool:
 def item_not_found(item_id: str) -> NotFound:
     """Return OpenAI's error for a reference to an item that is not stored."""
     message = (
-        f"Item with id '{item_id[:_ID_CHARACTERS_SHOWN]}' not found. Items are not persisted when `store` is "
+        f"Item with id '{redacted(item_id)}' not found. Items are not persisted when `store` is "
         "set to false. Try again with `store` set to true, or remove this item from your input."
     )
     return NotFound(message, details=ErrorDetails(param="input"))
@@ -166,7 +166,7 @@ def _check_item(path: str, item: Any) -> None:
         raise missing(f"{path}.type")
     string(f"{path}.type", kind)
     if kind not in _TYPES:
-        text = f"Invalid value: '{kind[:100]}'. Supported values are: {', '.join(repr(name) for name in _TYPES)}."
+        text = f"Invalid value: '{redacted(kind)}'. Supported values are: {', '.join(repr(name) for name in _TYPES)}."
         raise refusal(text, f"{path}.type", "invalid_value")
     _TYPES[kind].rule(path, item)
 

@@ -28,11 +28,11 @@ from services.gateway.apis.responses.formats import FORMAT
 from services.gateway.apis.responses.input_items import ITEMS, ITEMS_OR_REFERENCES
 from services.gateway.apis.responses.tool_choice import TOOL_CHOICE
 from services.gateway.apis.responses.tools import TOOLS
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _METADATA_MAX, _METADATA_NAME_MAX, _METADATA_VALUE_MAX = 16, 64, 512
 _INCLUDE_MAX = 64
-_ID_CHARACTERS_SHOWN = 100
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 ENCRYPTED_REASONING = "reasoning.encrypted_content"
 _LOGPROBS = "message.output_text.logprobs"
@@ -94,7 +94,7 @@ def _check_previous(path: str, value: Any) -> None:
 
 def previous_not_found(response_id: str) -> InvalidRequest:
     """Return OpenAI's error for a `previous_response_id` that is not stored."""
-    text = f"Previous response with id '{response_id[:_ID_CHARACTERS_SHOWN]}' not found."
+    text = f"Previous response with id '{redacted(response_id)}' not found."
     return refusal(text, "previous_response_id", "previous_response_not_found")
 
 

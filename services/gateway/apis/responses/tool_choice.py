@@ -15,6 +15,7 @@ from services.gateway.apis.checks import (
     unsupported,
 )
 from services.gateway.apis.responses.tools import NAME, ToolKey, ToolTable
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _ALLOWED_MAX = 1_024
@@ -37,7 +38,7 @@ def _check_object(path: str, value: Any) -> None:
     elif value["type"] == "allowed_tools":
         _ALLOWED(path, value)
     else:
-        raise unsupported(f"{path}.type", f"tools of type '{value['type'][:100]}' do not run here")
+        raise unsupported(f"{path}.type", f"tools of type '{redacted(value['type'])}' do not run here")
 
 
 def _schema(types: tuple[str, ...], rule: Rule) -> Schema:
@@ -100,5 +101,5 @@ def _key(choice: JSONObject) -> ToolKey:
 
 def _refuse_missing(choice: str | JSONObject | None) -> None:
     if isinstance(choice, dict):
-        text = f"Tool choice '{choice['name']}' not found in 'tools' parameter."
+        text = f"Tool choice '{redacted(choice['name'])}' not found in 'tools' parameter."
         raise refusal(text, "tool_choice", "invalid_value")

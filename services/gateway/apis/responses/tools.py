@@ -16,11 +16,13 @@ from services.gateway.apis.checks import (
     unsupported,
 )
 from services.gateway.apis.translation.tool_names import ToolNames
+from services.gateway.http.redaction import redacted
 from services.gateway.requests.types import JSONObject
 
 _NAME_CHARACTERS_MAX = 256
 _HOSTED = frozenset({"image_generation", "code_interpreter", "file_search", "mcp"})
 _HOSTED_PREFIX = "web_search"
+_TYPE_CHARACTERS_MAX = 64
 _NO_PARAMETERS: JSONObject = {"type": "object", "properties": {}}
 _CUSTOM_PARAMETERS: JSONObject = {
     "type": "object",
@@ -41,6 +43,11 @@ class ToolKey(NamedTuple):
 def is_hosted(tool_type: str) -> bool:
     """Return whether tools of a type run at OpenAI. Clients offer them by default; they are dropped."""
     return tool_type in _HOSTED or tool_type.startswith(_HOSTED_PREFIX)
+
+
+def hosted_type(tool_type: str) -> str:
+    """Return the type of a hosted tool, without a suffix that is too long for one."""
+    return tool_type if len(tool_type) <= _TYPE_CHARACTERS_MAX else _HOSTED_PREFIX
 
 
 def _check_name(path: str, value: Any) -> None:
@@ -66,7 +73,7 @@ def _check_callable(path: str, tool: Any) -> None:
     _TYPED(path, tool)
     rule = _CALLABLE.get(tool["type"])
     if rule is None:
-        raise unsupported(f"{path}.type", f"tools of type '{tool['type'][:100]}' do not run here")
+        raise unsupported(f"{path}.type", f"tools of type '{redacted(tool['type'])}' do not run here")
     rule(path, tool)
 
 

@@ -157,3 +157,17 @@ class TestNames:
         names = _names(tools=[_tool("a.b"), _tool("a b"), _tool("a_b"), _tool("")])
         assert len(set(names)) == 4
         assert all(name and set(name) <= set("ab_0123456789cdef") for name in names)
+
+
+@pytest.mark.parametrize("kind", ["auto", "any", "none"])
+@pytest.mark.parametrize("name", [[], {}, 1, "g"])
+def test_the_name_of_a_choice_is_only_read_if_it_chooses_a_tool(kind: str, name: Any) -> None:
+    assert _names(tools=[_tool("f"), _tool("g", defer_loading=True)], tool_choice={"type": kind, "name": name}) == ["f"]
+
+
+@pytest.mark.parametrize("tools", [[], [_tool("f")]])
+def test_a_chosen_tool_that_is_not_sent_is_a_400(tools: list[Any]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        _request(tools=tools, tool_choice={"type": "tool", "name": "g"})
+    assert (refused.value.details.param, refused.value.details.code) == ("tool_choice", "invalid_value")
+    assert refused.value.message == "tool_choice: Tool 'g' not found in tools."

@@ -223,9 +223,53 @@ def test_nothing_is_stored_and_the_response_says_so(store: bool | None) -> None:
     assert _response(store=store)["store"] is False
 
 
-def test_repeated_tools_have_all_members() -> None:
+def test_repeated_functions_have_all_members_and_hosted_tools_only_their_type() -> None:
     web = {"type": "web_search", "filters": None}
     assert _response(tools=[_TOOL, web], tool_choice={"type": "function", "name": "f"})["tools"] == [
         {"type": "function", "name": "f", "description": None, "parameters": None, "strict": None},
-        web,
+        {"type": "web_search"},
+    ]
+
+
+_LARGE = "x" * 1_000_000
+_LONG = {"type": "function", "name": "f", "parameters": {"type": "object", "description": _LARGE}}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"prompt_cache_key": _LARGE},
+        {"safety_identifier": _LARGE},
+        {"text": {"verbosity": _LARGE}},
+        {"text": {"format": {"type": "text", "x": _LARGE}}},
+        {"text": {"format": {"type": "json_schema", "name": "n", "schema": {}, "description": _LARGE}}},
+        {"tools": [{"type": "web_search", "x": _LARGE}]},
+        {"tools": [{"type": f"web_search{_LARGE}"}]},
+        {"tools": [{"type": "custom", "name": "c", "format": {"type": _LARGE}}]},
+        {"tools": [{"type": "custom", "name": "c", "x": _LARGE}]},
+        {"tools": [{"type": "namespace", "name": "n", "description": _LARGE, "tools": []}]},
+        {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "custom", "name": "c", "x": _LARGE}]}]},
+        {"tools": [_LONG, {"type": "function", "name": "f"}]},
+        {"tools": [_LONG], "tool_choice": {"type": "allowed_tools", "tools": []}},
+        {"tool_choice": {"type": "allowed_tools", "tools": [{"type": "mcp", "x": _LARGE}]}},
+        {"tool_choice": {"type": "allowed_tools", "x": _LARGE, "tools": [{"name": _LARGE}]}},
+        {"tool_choice": {"type": "allowed_tools", "name": [_LARGE], "tools": []}},
+    ],
+)
+def test_a_response_does_not_repeat_large_members_that_the_model_never_sees(members: JSONObject) -> None:
+    assert len(json.dumps(_response(**members))) < 10_000
+
+
+def test_a_response_repeats_members_that_the_model_never_sees_if_they_are_short() -> None:
+    response = _response(
+        prompt_cache_key="k" * 256,
+        safety_identifier="s" * 257,
+        text={"verbosity": "talkative"},
+        tools=[_LONG, {"type": "web_search", "search_context_size": "low"}],
+    )
+    assert (response["prompt_cache_key"], response["safety_identifier"]) == ("k" * 256, None)
+    assert response["text"]["verbosity"] == "medium"
+    assert response["tools"] == [
+        {"type": "function", "name": "f", "description": None, "parameters": None, "strict": None},
+        {"type": "web_search"},
     ]
