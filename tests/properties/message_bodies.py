@@ -94,6 +94,17 @@ _OPTIONAL = {
     "metadata": JSON_VALUES,
     "mcp_servers": st.just([]),
 }
+
+
+def _with_chosen_tool(body: Any) -> Any:
+    """Return a request whose `tool_choice` names one of its tools."""
+    choice, tools = body.get("tool_choice") or {}, body.get("tools") or []
+    if choice.get("type") != "tool":
+        return body
+    named = [tool["name"] for tool in tools if "name" in tool]
+    return {**body, "tool_choice": {**choice, "name": named[0]} if named else {"type": "auto"}}
+
+
 GOOD_MESSAGE_BODIES = st.fixed_dictionaries(
     {
         "model": st.sampled_from(["openai/gpt-oss-20b", "qwen/qwen3.8-27b", "other"]),
@@ -102,7 +113,7 @@ GOOD_MESSAGE_BODIES = st.fixed_dictionaries(
         "messages": st.lists(_MESSAGE, max_size=4).map(lambda messages: [_CALLED, *messages]),
     },
     optional=_OPTIONAL,
-)
+).map(_with_chosen_tool)
 """Requests that are acceptable."""
 
 NAMES = [

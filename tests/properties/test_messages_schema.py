@@ -18,7 +18,7 @@ _TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda
 _VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=_TYPES)(  # type: ignore[no-untyped-call]
     schema()
 )
-_NOT_IN_SCHEMA = frozenset({"tool_use_not_found", "empty_array"})
+_NOT_IN_SCHEMA = frozenset({"tool_use_not_found", "tool_not_found", "empty_array"})
 """Codes of errors about the conversation as a whole."""
 
 

@@ -15,7 +15,8 @@ from services.gateway.requests.disconnect import DisconnectMonitor
 from services.gateway.requests.invalid_requests import TokenBuckets
 
 _AT_ONCE_MAX = 2
-_WAITING_PER_KEY_MAX = 8
+_WAITING_PER_KEY_MAX = 32
+"""Claude Code sends 25 requests at once for `/context`."""
 _WAITING_MAX = 256
 _BODIES_BYTES_MAX = 64 * 2**20
 _BODIES_BYTES_PER_KEY_MAX = 16 * 2**20

@@ -26,7 +26,7 @@ def tool_members(members: JSONObject, history: History, names: ToolNames[str], *
     shown = _shown([*(members.get("tools") or ()), *history.defined], history, chosen)
     if chosen is not None and all(tool["name"] != chosen for tool in shown):
         text = f"tool_choice: Tool '{redacted(chosen)}' not found in tools."
-        raise refusal(text, "tool_choice", "invalid_value")
+        raise refusal(text, "tool_choice", "tool_not_found")
     if not shown:
         return {}
     if len(shown) > tools_max:

@@ -83,8 +83,8 @@ async def test_another_key_is_next_however_many_requests_of_one_key_wait(countin
     assert counting.begun.index(b"c0") <= 4
 
 
-async def test_a_tenth_request_of_a_key_is_a_429(counting: Counting) -> None:
-    waiting = [counting.begin("a", b"a0") for _ in range(9)]
+async def test_a_request_beyond_the_queue_of_a_key_is_a_429(counting: Counting) -> None:
+    waiting = [counting.begin("a", b"a0") for _ in range(33)]
     await _until(lambda: bool(counting.begun))
     with pytest.raises(Throttled) as refused:
         await counting.begin("a", b"a0")

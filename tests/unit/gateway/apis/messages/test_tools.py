@@ -169,5 +169,5 @@ def test_the_name_of_a_choice_is_only_read_if_it_chooses_a_tool(kind: str, name:
 def test_a_chosen_tool_that_is_not_sent_is_a_400(tools: list[Any]) -> None:
     with pytest.raises(InvalidRequest) as refused:
         _request(tools=tools, tool_choice={"type": "tool", "name": "g"})
-    assert (refused.value.details.param, refused.value.details.code) == ("tool_choice", "invalid_value")
+    assert (refused.value.details.param, refused.value.details.code) == ("tool_choice", "tool_not_found")
     assert refused.value.message == "tool_choice: Tool 'g' not found in tools."
