@@ -5,6 +5,7 @@ Observations use the words of "What Groq does" in docs/failure-modes.md.
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ _ENVIRONMENT = {
     "INFERENCE_KEY_WAIT_SECONDS": "0.4",
     "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": str(REST_SECONDS),
 }
-_CALM_SECONDS_MAX = 15
+_CALM_SECONDS_MAX = 30
 _ROW_SECONDS_MAX = 15
 
 
@@ -118,9 +119,12 @@ class UpstreamWorld:
     async def until_unaffected(self, model: str) -> None:
         """Return once both keys are used again for a model and have no recorded failures; nothing else may call."""
         key = await self.stack.create_key()
+        deadline = time.monotonic() + _CALM_SECONDS_MAX
+        usable = 2
+        while (cooling := await self._resting()) or (usable := await self.usable_keys()) < 2:
+            assert time.monotonic() < deadline, f"{cooling} cool-downs, {usable} usable keys"
+            await asyncio.sleep(0.05)
         async with asyncio.timeout(_CALM_SECONDS_MAX):
-            while await self._resting() or await self.usable_keys() < 2:
-                await asyncio.sleep(0.05)
             # Calls alternate between the keys, so that both have a success.
             for _ in range(2):
                 assert (await self.send(key, "calm", stream=False, model=model)).status_code == 200
