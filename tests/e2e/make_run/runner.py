@@ -134,9 +134,9 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def wait_until_answered(runner: Runner, secret: str) -> None:
-    """Wait until a chat is answered, for at most ten seconds."""
+    """Wait until a chat is answered, for at most thirty seconds."""
     last: Any = None
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 30
     while time.monotonic() < ends:
         try:
             last = send_chat(runner, secret)
