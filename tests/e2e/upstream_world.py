@@ -120,8 +120,10 @@ class UpstreamWorld:
         """Return once both keys are used again for a model and have no recorded failures; nothing else may call."""
         key = await self.stack.create_key()
         deadline = time.monotonic() + _CALM_SECONDS_MAX
-        usable = 2
-        while (cooling := await self._resting()) or (usable := await self.usable_keys()) < 2:
+        while True:
+            cooling, usable = await self._resting(), await self.usable_keys()
+            if not cooling and usable == 2:
+                break
             assert time.monotonic() < deadline, f"{cooling} cool-downs, {usable} usable keys"
             await asyncio.sleep(0.05)
         async with asyncio.timeout(_CALM_SECONDS_MAX):

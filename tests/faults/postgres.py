@@ -92,7 +92,7 @@ def running_postgres(port: int) -> Iterator[Postgres]:
     """Run a server for the block."""
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     try:
-        # The server runs as the user `nobody` when we are root.
+        # Postgres refuses to run as root, so root runs it as another user.
         folder.chmod(0o777)
         postgres = Postgres(folder, port)
         postgres.start()

@@ -235,7 +235,7 @@ async def test_an_email_is_sent_to_the_exact_address_of_its_account_in_any_scrip
 
 
 async def test_an_email_has_a_date_and_is_marked_as_automatic(tmp_path: Path) -> None:
-    """RFC 5322 demands a date; many mail servers treat e-mails without one as spam."""
+    """RFC 5322 requires a date, and many mail servers classify e-mails without one as spam."""
     async with mailed(tmp_path) as (auth_api, mailbox):
         await auth_api.sign_up("ada@example.com")
         await mailbox.message(0)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.common.wildcards import permits
+
 _PATTERN_CHARACTERS_MAX = 256
 
 
@@ -18,7 +20,7 @@ class ModelAliases:
         """Return the served model for a name. A name that matches no pattern is returned as it is."""
         if not self.pairs or len(name) > _PATTERN_CHARACTERS_MAX:
             return name
-        return next((model for pattern, model in self.pairs if _matches(pattern, name)), name)
+        return next((model for pattern, model in self.pairs if permits((pattern,), name)), name)
 
 
 def model_aliases(models: Mapping[str, str]) -> ModelAliases:
@@ -34,10 +36,3 @@ def model_aliases(models: Mapping[str, str]) -> ModelAliases:
                 'as {"claude-*": "openai/gpt-oss-120b"}.'
             )
     return ModelAliases(tuple(models.items()))
-
-
-def _matches(pattern: str, name: str) -> bool:
-    prefix, star, suffix = pattern.partition("*")
-    if not star:
-        return name == pattern
-    return len(name) >= len(prefix) + len(suffix) and name.startswith(prefix) and name.endswith(suffix)

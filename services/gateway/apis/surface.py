@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
 from services.gateway.apis.model_aliases import ModelAliases
 from services.gateway.http.errors import HTTPError
-from services.gateway.requests.surface import ErrorResponse, Renderer, SurfaceRequest
 
 CUT_STREAM = HTTPError(
     502,
@@ -62,6 +61,3 @@ class Context:
     def model(self, name: str) -> ModelFacts | None:
         """Return the facts about a model, or None if it is not known."""
         return self.models.get(name)
-
-
-__all__ = ["Context", "ErrorResponse", "ModelFacts", "Renderer", "SurfaceRequest"]

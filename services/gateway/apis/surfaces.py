@@ -17,13 +17,12 @@ from services.gateway.http.errors import HTTPError
 from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.responses import json_response
 from services.gateway.requests.ports import ResponseStore
-from services.gateway.requests.surface import ErrorResponse, Parse, RenderError, SurfaceRequest
+from services.gateway.requests.surface import Envelope, ErrorResponse, Parse, SurfaceRequest
 from services.gateway.requests.types import Principal
 
-_ENVELOPES: dict[str, RenderError] = {
+_ENVELOPES: dict[str, Envelope] = {
     "/api/v1/responses": responses.error,
     "/api/v1/messages": messages.error,
-    "/api/v1/completions": completions.error,
 }
 """Functions that render errors, by the beginning of a canonical path. All other paths have OpenAI's envelope."""
 _MODELS = "/api/v1/models"

@@ -21,7 +21,7 @@ from services.gateway.http.middleware import REQUEST_ID, STREAM_ERROR
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.requests.surface import ErrorResponse
 
-RenderError = Callable[[Scope, HTTPError], ErrorResponse]
+ErrorRenderer = Callable[[Scope, HTTPError], ErrorResponse]
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class RequestsInFlight:
 class CompleteResponses:
     """Middleware that registers each request, and completes its response if the application does not."""
 
-    def __init__(self, app: ASGIApp, *, requests: RequestsInFlight, render_error: RenderError) -> None:
+    def __init__(self, app: ASGIApp, *, requests: RequestsInFlight, render_error: ErrorRenderer) -> None:
         """Wrap `app`. `render_error` returns the response to an error, given the request's scope."""
         self._app = app
         self._requests = requests
@@ -93,7 +93,7 @@ class CompleteResponses:
 class _Request:
     """A request in flight: the state of its response, and the task that handles it."""
 
-    def __init__(self, scope: Scope, send: Send, render_error: RenderError) -> None:
+    def __init__(self, scope: Scope, send: Send, render_error: ErrorRenderer) -> None:
         task = asyncio.current_task()
         assert task is not None, "a request is handled by a task"
         self._task = task

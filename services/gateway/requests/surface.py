@@ -77,8 +77,8 @@ class ErrorResponse:
     headers: Mapping[str, str]
 
 
-class RenderError(Protocol):
-    """Renders an error that is not part of a stream."""
+class Envelope(Protocol):
+    """Puts an error that is not part of a stream into the envelope of a surface."""
 
     def __call__(self, error: HTTPError, /, *, request_id: str) -> ErrorResponse: ...
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from services.gateway.apis.completions.errors import error
+from services.gateway.apis.chat_completions.surface import error
 from services.gateway.apis.surface import CUT_STREAM
 from services.gateway.apis.translation.chunks import Chunk, ChunkUsage, read_chunk
 from services.gateway.http.errors import HTTPError

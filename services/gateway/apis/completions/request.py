@@ -5,8 +5,9 @@ from services.gateway.apis.chat_completions.parameters import to_upstream
 from services.gateway.apis.completions.parameters import CHAT_NAMES, check_parameters
 from services.gateway.apis.completions.renderer import CompletionsRenderer
 from services.gateway.apis.json_bodies import json_object
-from services.gateway.apis.surface import Context, ModelFacts, SurfaceRequest, served_model
+from services.gateway.apis.surface import Context, ModelFacts, served_model
 from services.gateway.apis.translation.outputs import max_completion_tokens, reasoning_members
+from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, JSONObject
 
 _GAP = "<FILL>"

@@ -23,8 +23,8 @@ import re
 from msgspec.json import Encoder
 
 from services.gateway.apis.messages.blocks import DOCUMENT_REFUSED, IMAGE_REFUSED
-from services.gateway.apis.surface import ErrorResponse
 from services.gateway.http.errors import HTTPError
+from services.gateway.requests.surface import ErrorResponse
 from services.gateway.requests.types import JSONObject
 
 _encode = Encoder().encode

@@ -9,11 +9,12 @@ from services.gateway.apis.messages.errors import error, error_object
 from services.gateway.apis.messages.events import MESSAGE_STOP, PING, event
 from services.gateway.apis.messages.stream import ContentStream
 from services.gateway.apis.messages.thinking import Thinking
-from services.gateway.apis.surface import CUT_STREAM, ErrorResponse
+from services.gateway.apis.surface import CUT_STREAM
 from services.gateway.apis.translation.chunks import Choice, ChunkUsage, Message, read_chunk
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests import sse
+from services.gateway.requests.surface import ErrorResponse
 from services.gateway.requests.types import JSONObject
 
 _encode = Encoder().encode

@@ -11,12 +11,13 @@ from services.gateway.apis.messages.parameters import REQUIRED, check_parameters
 from services.gateway.apis.messages.renderer import MessagesRenderer
 from services.gateway.apis.messages.thinking import effort_members, thinking_of
 from services.gateway.apis.messages.tools import tool_members
-from services.gateway.apis.surface import Context, SurfaceRequest, served_model
+from services.gateway.apis.surface import Context, served_model
 from services.gateway.apis.translation.formats import set_response_format
 from services.gateway.apis.translation.images import has_images
 from services.gateway.apis.translation.outputs import max_completion_tokens
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.http.redaction import redacted
+from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, JSONObject
 
 _FOREIGN_MODELS = "claude-"

@@ -4,8 +4,8 @@ import math
 
 import msgspec
 
-from services.gateway.apis.surface import ErrorResponse
 from services.gateway.http.errors import HTTPError
+from services.gateway.requests.surface import ErrorResponse
 
 _encode = msgspec.json.Encoder().encode
 _RETRY_AFTER_SECONDS_MAX = 60

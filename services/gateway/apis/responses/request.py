@@ -14,12 +14,13 @@ from services.gateway.apis.responses.renderer import ResponsesRenderer
 from services.gateway.apis.responses.response_object import ResponseTemplate
 from services.gateway.apis.responses.tool_choice import tool_members
 from services.gateway.apis.responses.tools import ToolTable
-from services.gateway.apis.surface import Context, SurfaceRequest, served_model
+from services.gateway.apis.surface import Context, served_model
 from services.gateway.apis.translation.formats import set_response_format
 from services.gateway.apis.translation.images import has_images
 from services.gateway.apis.translation.outputs import max_completion_tokens, reasoning_members
 from services.gateway.apis.translation.reasoning import ReasoningDecoder
 from services.gateway.http.redaction import redacted
+from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, JSONObject
 
 _SAME_NAME = ("temperature", "top_p", "presence_penalty", "frequency_penalty")

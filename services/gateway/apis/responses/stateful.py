@@ -25,8 +25,9 @@ from services.gateway.apis.responses.stored_response import (
     response_id,
     response_of_item,
 )
-from services.gateway.apis.surface import Context, SurfaceRequest
+from services.gateway.apis.surface import Context
 from services.gateway.requests.ports import ResponseStore
+from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import JSONObject, Principal
 
 _RESPONSES_READ_MAX = 64

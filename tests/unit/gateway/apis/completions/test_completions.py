@@ -11,8 +11,9 @@ from openai.types import Completion
 
 from services.common.errors import ErrorDetails, InvalidRequest, TooLarge, Unavailable
 from services.gateway.apis import completions
-from services.gateway.apis.surface import Context, ModelFacts, Renderer, SurfaceRequest
+from services.gateway.apis.surface import Context, ModelFacts
 from services.gateway.http.errors import http_error
+from services.gateway.requests.surface import Renderer, SurfaceRequest
 from services.gateway.requests.types import JSONObject
 from tests.unit.gateway.apis.responses.answers import CREATED, MODEL, chunk, completion, usage
 

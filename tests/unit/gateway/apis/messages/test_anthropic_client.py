@@ -14,8 +14,9 @@ from services.gateway.apis.messages.model_list import model_list
 from services.gateway.apis.messages.renderer import MessagesRenderer
 from services.gateway.apis.messages.request import parse
 from services.gateway.apis.messages.token_counts import count_tokens
-from services.gateway.apis.surface import Context, ErrorResponse
+from services.gateway.apis.surface import Context
 from services.gateway.http.errors import HTTPError, http_error
+from services.gateway.requests.surface import ErrorResponse
 from services.gateway.requests.types import LimitReached, RateLimit
 
 _JSON = "application/json"

@@ -7,7 +7,8 @@ import pytest
 
 from services.common.errors import InvalidRequest
 from services.gateway.apis.messages.request import parse
-from services.gateway.apis.surface import Context, SurfaceRequest
+from services.gateway.apis.surface import Context
+from services.gateway.requests.surface import SurfaceRequest
 
 _USER = {"role": "user", "content": "hi"}
 _SEARCH = {"type": "tool_use", "id": "s", "name": "ToolSearch", "input": {"query": "select:WebFetch"}}

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from services.gateway.apis import responses
-from services.gateway.apis.surface import Context, Renderer, SurfaceRequest
+from services.gateway.apis.surface import Context
+from services.gateway.requests.surface import Renderer, SurfaceRequest
 from services.gateway.requests.types import JSONObject
 
 MODEL = "openai/gpt-oss-20b"

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from services.common.errors import InvalidRequest, NotFound
 from services.gateway.apis import completions, responses
-from services.gateway.apis.surface import Context, SurfaceRequest
+from services.gateway.apis.surface import Context
 from services.gateway.http.errors import HTTPError, http_error
+from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import JSONObject, LimitReached, RateLimit
 from tests.unit.gateway.apis.responses.answers import MODEL, call, chunk, completion, usage
 

@@ -11,8 +11,9 @@ from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.responses import parse as parse_stateless
 from services.gateway.apis.responses.stateful import StatefulParser
 from services.gateway.apis.responses.stored_response import StoredResponse, decode, encode
-from services.gateway.apis.surface import Context, SurfaceRequest
+from services.gateway.apis.surface import Context
 from services.gateway.http.errors import http_error
+from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import JSONObject, Principal
 from tests.unit.gateway.apis.responses.answers import CREATED, MODEL, call, chunk, completion, events_of, fold, usage
 
