@@ -125,7 +125,9 @@ class UpstreamWorld:
             if not cooling and usable == 2:
                 break
             assert time.monotonic() < deadline, f"{cooling} cool-downs, {usable} usable keys"
-            await asyncio.sleep(0.05)
+            # Only a successful call closes a circuit, which failures of a busy machine may have opened.
+            for one in (model, *MODELS):
+                await self.send(key, "calm", stream=False, model=one)
         async with asyncio.timeout(_CALM_SECONDS_MAX):
             # Calls alternate between the keys, so that both have a success.
             for _ in range(2):
