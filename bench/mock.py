@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from bench.processes import Process, plain_environment
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 MODEL = "openai/gpt-oss-20b"
 EVENTS_PER_STREAM = 100

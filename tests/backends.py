@@ -12,7 +12,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,8 @@ from asyncpg import PostgresError
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
+
+from tests.ports import free_port
 
 _START_SECONDS_MAX = 30
 _MEMORY = "/dev/shm"
@@ -105,7 +106,7 @@ def _embedded_server() -> Iterator[str]:
         binaries = _binaries(folder)
         data = _data_folder(stack) / "data"
         _run([*as_nobody(), str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "--no-sync"])
-        port = _free_port()
+        port = free_port()
         options = [
             f"-c{option}" for option in (*_SPEED, "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}")
         ]
@@ -164,13 +165,6 @@ def as_nobody() -> list[str]:
 def _run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, f"{command[0]} failed, so there is no Postgres to test with: {done.stderr}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 
 from services.common.errors import StartError
 from services.local import valkey
+from tests.ports import free_port
 
 _START_SECONDS_MAX = 20.0
 _SLOTS = 16_384
@@ -79,7 +80,7 @@ class ClusterNode:
 
     def __init__(self, folder: Path) -> None:
         """Start a node in `folder`."""
-        self.port, self.bus_port = _free_ports(2)
+        self.port, self.bus_port = free_port(), free_port()
         self.slots = range(0)
         folder.mkdir()
         options = ["--port", self.port, "--cluster-port", self.bus_port, "--bind", "127.0.0.1", "--dir", folder]
@@ -112,7 +113,7 @@ class TCPValkey:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start a server in `folder`; with a configuration it is a Sentinel, which rewrites that."""
-        self.port = _free_ports(1)[0]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         folder.mkdir(exist_ok=True)
         own = ["--port", self.port, "--bind", "127.0.0.1", "--dir", folder]
@@ -267,18 +268,6 @@ def _state(node: ClusterNode) -> dict[str, str]:
     with Redis.from_url(node.url) as client:
         answer: dict[str, str] = client.execute_command("CLUSTER INFO")
         return answer
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return unused ports: all are open at once, so that none is returned twice."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def _wait_for(condition: Callable[[], bool], folder: Path) -> None:

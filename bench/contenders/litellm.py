@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.mock import MODEL
 from bench.processes import DidNotStart, Process, plain_environment
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 ENVIRONMENT = Path(".venv-bench/litellm").absolute()
 _START_SECONDS = 90

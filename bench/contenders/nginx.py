@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench.mock import MODEL, nginx_version, start_nginx
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 _START_SECONDS = 5
 _TEMPLATE = Path(__file__).with_name("nginx.conf")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.mock import MODEL
 from bench.processes import Process, plain_environment
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 _START_SECONDS = 15
 

@@ -22,7 +22,7 @@ from bench.machine import commit
 from bench.mock import MODEL, Mock
 from bench.processes import DidNotStart, Process, plain_environment
 from services.auth.keys.minting import DAILY_LIMIT_MAX
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 _SERVICES = ("gateway", "auth", "quota", "inference")
 WORKER = "worker"

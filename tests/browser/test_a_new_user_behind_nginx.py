@@ -15,7 +15,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope
 from playwright.async_api import Page, async_playwright, expect
 
-from tests.e2e.stack import Stack, free_port, running_stack, say
+from tests.e2e.stack import Stack, running_stack, say
+from tests.ports import free_port
 from tests.proxies.proxies import HOST, ROOT, SETTINGS, Proxy, Resolved, nginx
 
 _SHOTS = Path(os.environ.get("SCREENSHOTS", ""))

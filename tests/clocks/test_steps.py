@@ -10,8 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.e2e.stack import Key, Stack, connector, free_port, running_stack, say
+from tests.e2e.stack import Key, Stack, connector, running_stack, say
 from tests.faketime import SteppingValkey, library
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(
     library() is None, reason="libfaketime is not installed; on Debian: apt install faketime"

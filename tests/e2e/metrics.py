@@ -7,7 +7,8 @@ import httpx
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.stack import Stack, free_port, stack_folder, started
+from tests.e2e.stack import Stack, stack_folder, started
+from tests.ports import free_port
 
 SERVICES = ("gateway", "auth", "quota", "inference")
 

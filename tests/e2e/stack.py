@@ -7,9 +7,7 @@ each process: it can be killed and restarted while the others run.
 import asyncio
 import contextlib
 import os
-import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -32,12 +30,11 @@ from services.local.supervisor import programs, ready
 from services.local.supervisor.child import Program
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
 from tests.forked import Started, started_process
+from tests.ports import free_port
 
 EMAIL = "tester@example.com"
 _START_SECONDS = 30
 _STOP_SECONDS = 6
-_PORTS = (10_000, 32_767)
-"""Below the range of automatic ports: an outgoing connection could take a port while its owner is restarted."""
 
 
 @dataclass(frozen=True)
@@ -403,11 +400,3 @@ def bare_environment() -> dict[str, str]:
 
 def _numbered(name: str, count: int) -> list[str]:
     return [f"{name}-{number}" for number in range(1, count + 1)] if count > 1 else [name]
-
-
-def free_port() -> int:
-    """Return an unused port of the loopback address outside the range of automatic ports."""
-    while True:
-        port = random.randint(*_PORTS)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port

@@ -12,7 +12,7 @@ from bench.contenders.stack import WORKER, Stack
 from bench.mock import Mock
 from bench.processes import Process, plain_environment
 from services.local.supervisor import programs
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 _LUA = Path("/usr/lib/nginx/modules/ngx_http_lua_module.so")
 

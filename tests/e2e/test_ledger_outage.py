@@ -10,9 +10,10 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.e2e.stack import Key, Stack, bare_environment, free_port, running_stack, say
+from tests.e2e.stack import Key, Stack, bare_environment, running_stack, say
 from tests.faults.postgres import Postgres, running_postgres
 from tests.forked import run_module
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("outages")
 

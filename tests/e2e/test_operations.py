@@ -16,11 +16,11 @@ import httpx
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from services.local.supervisor.programs import free_port
 from stack.auth.v1 import auth_pb2
 from tests.backends import execute, fresh_database
 from tests.e2e.stack import bare_environment, say
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth
+from tests.ports import free_port
 
 _ROOT = Path(__file__).parents[2]
 _READY = "Press Ctrl-C to stop"

@@ -26,12 +26,12 @@ from tests.e2e.stack import (
     Stack,
     bare_environment,
     connector,
-    free_port,
     running_stack,
     stack_folder,
     started,
 )
 from tests.forked import run_module
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("workers")
 

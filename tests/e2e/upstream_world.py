@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.stack import Key, Stack, free_port, say, stack_folder, started
+from tests.e2e.stack import Key, Stack, say, stack_folder, started
+from tests.ports import free_port
 
 MODEL_WITH_FALLBACK = "qwen/qwen3.8-27b"
 MODELS = (

@@ -11,8 +11,9 @@ from typing import Any
 from redis import Redis
 
 from services.quota.redis.scripts import entries_of
-from tests.e2e.stack import Key, Stack, free_port
+from tests.e2e.stack import Key, Stack
 from tests.faults.clock import Clock
+from tests.ports import free_port
 from tests.valkey_backend import TCPValkey
 
 _FREEZE_MS = 5_000

@@ -13,11 +13,12 @@ from grpc import StatusCode, aio
 
 from services.common.rpc.channel import open_channel
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
-from tests.e2e.stack import Key, Stack, bare_environment, free_port, stack_folder, started
+from tests.e2e.stack import Key, Stack, bare_environment, stack_folder, started
 from tests.faults.postgres import Postgres, running_postgres
 from tests.faults.schedule import Layout
 from tests.faults.valkey import Valkey
 from tests.forked import run_module
+from tests.ports import free_port
 
 HOLD_SECONDS = 3.0
 REQUEST_SECONDS = 2

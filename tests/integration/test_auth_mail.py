@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 import sqlite3
 import ssl
 import urllib.request
@@ -24,6 +23,7 @@ from stack.auth.v1 import mail_pb2, sessions_pb2
 from stack.auth.v1.accounts_pb2 import DeleteAccountRequest
 from tests.integration.auth_api import PASSWORD, AuthAPI, auth_api_of, bearer, refusal
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("auth-mail")
 
@@ -88,7 +88,7 @@ def settings_of(port: int, **settings: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def mailed(tmp_path: Path, **settings: str) -> AsyncIterator[tuple[AuthAPI, Mailbox]]:
-    mailbox, port = Mailbox(), _free_port()
+    mailbox, port = Mailbox(), free_port()
     with mail_server(mailbox, port):
         async with served(tmp_path, settings_of(port, **settings)) as (auth_api, _):
             yield auth_api, mailbox
@@ -99,12 +99,6 @@ async def served(tmp_path: Path, settings: dict[str, str]) -> AsyncIterator[tupl
     with running_auth(tmp_path, settings) as process:
         async with auth_api_of(process.target) as auth_api:
             yield auth_api, process
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _logged(process: AuthProcess, text: str) -> str:
@@ -248,7 +242,7 @@ async def test_an_email_has_a_date_and_is_marked_as_automatic(tmp_path: Path) ->
 
 async def test_an_address_that_the_mail_server_cannot_send_to_is_refused_at_sign_up(tmp_path: Path) -> None:
     """Users are not asked to read an e-mail that cannot be sent."""
-    mailbox, port = Mailbox(), _free_port()
+    mailbox, port = Mailbox(), free_port()
     with mail_server(mailbox, port, enable_SMTPUTF8=False):
         async with served(tmp_path, settings_of(port)) as (auth_api, _):
             refused = await refusal(auth_api.sign_up("жанна@example.com"))
@@ -259,7 +253,7 @@ async def test_an_address_that_the_mail_server_cannot_send_to_is_refused_at_sign
 
 
 async def test_queued_emails_wait_for_the_mail_server_and_survive_a_restart(tmp_path: Path) -> None:
-    mailbox, port, metrics_port = Mailbox(), _free_port(), _free_port()
+    mailbox, port, metrics_port = Mailbox(), free_port(), free_port()
     settings = settings_of(port, AUTH_METRICS_LISTEN=f"127.0.0.1:{metrics_port}")
     async with served(tmp_path, settings) as (auth_api, process):
         await auth_api.sign_up("ada@example.com")
@@ -283,7 +277,7 @@ async def test_queued_emails_wait_for_the_mail_server_and_survive_a_restart(tmp_
 
 
 async def test_an_email_that_is_refused_permanently_is_not_retried_and_counted(tmp_path: Path) -> None:
-    metrics_port = _free_port()
+    metrics_port = free_port()
     async with mailed(tmp_path, AUTH_METRICS_LISTEN=f"127.0.0.1:{metrics_port}") as (auth_api, mailbox):
         mailbox.refused.add("nobody@example.com")
         await auth_api.sign_up("nobody@example.com")
@@ -301,7 +295,7 @@ async def test_a_relay_with_a_self_signed_certificate_works_once_it_is_trusted(t
     authority.cert_pem.write_to_path(ca_file := tmp_path / "ca.pem")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
-    mailbox, port = Mailbox(), _free_port()
+    mailbox, port = Mailbox(), free_port()
     with mail_server(mailbox, port, tls_context=tls):
         async with served(tmp_path, settings_of(port)) as (auth_api, process):
             assert "AUTH_SMTP_CA_FILE" in await _logged(process, "The mail server check failed")
@@ -328,7 +322,7 @@ async def test_a_relay_with_a_self_signed_certificate_works_once_it_is_trusted(t
 
 
 async def test_queued_emails_to_a_deleted_account_are_dropped(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     async with served(tmp_path, settings_of(port)) as (auth_api, process):
         await auth_api.sign_up("ada@example.com")
         await _logged(process, "An e-mail could not be delivered. Trying again later.")
@@ -348,7 +342,7 @@ async def test_signing_up_with_another_address_of_a_mailbox_notifies_its_account
 
 
 async def test_a_full_queue_refuses_new_and_known_addresses_alike(tmp_path: Path) -> None:
-    async with served(tmp_path, settings_of(_free_port())) as (auth_api, _):
+    async with served(tmp_path, settings_of(free_port())) as (auth_api, _):
         await auth_api.sign_up("ada@example.com")
         with closing(sqlite3.connect(tmp_path / "auth.db", timeout=10)) as database, database:
             database.execute(

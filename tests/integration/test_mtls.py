@@ -27,8 +27,9 @@ from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2
 from stack.inference.v1 import inference_pb2, responses_pb2, usage_pb2
 from stack.quota.v1 import quota_pb2
 from tests.certificates import Issued
-from tests.e2e.stack import EMAIL, Stack, bare_environment, free_port, say, stack_folder
+from tests.e2e.stack import EMAIL, Stack, bare_environment, say, stack_folder
 from tests.forked import run_module
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("mtls")
 

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from services.local.supervisor import ready
-from tests.e2e.stack import bare_environment, free_port
+from tests.e2e.stack import bare_environment
+from tests.ports import free_port
 
 _REQUESTS = 1_000
 """Four times as many log lines as a pipe holds."""

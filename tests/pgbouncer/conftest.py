@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.backends import as_nobody, execute
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 collect_ignore_glob = [] if os.environ.get("PGBOUNCER") else ["*"]
 _SESSIONS = 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import trustme
 
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 HOST = "console.example.com"

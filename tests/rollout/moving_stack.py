@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.e2e.stack import Stack, free_port
+from tests.e2e.stack import Stack
+from tests.ports import free_port
 
 SERVICES = ("auth", "quota", "inference")
 

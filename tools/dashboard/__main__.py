@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.e2e.metrics import Metrics, watched_stack
-from tests.e2e.stack import Stack, free_port
+from tests.e2e.stack import Stack
+from tests.ports import free_port
 from tools.dashboard import definition, firing, load
 from tools.dashboard.definition import Panel
 from tools.dashboard.drawing import WIDTH, Chart, Line, picture

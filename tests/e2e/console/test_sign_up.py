@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from tests.e2e.console.browser import PASSWORD, Browser
-from tests.e2e.stack import Stack, free_port, running_stack
+from tests.e2e.stack import Stack, running_stack
+from tests.ports import free_port
 
 
 @pytest.fixture

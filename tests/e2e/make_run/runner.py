@@ -14,8 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.stack import bare_environment, free_port, say
+from tests.e2e.stack import bare_environment, say
 from tests.forked import run_module
+from tests.ports import free_port
 
 READY_SECONDS = 30
 STOP_SECONDS = 5

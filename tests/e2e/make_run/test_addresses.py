@@ -16,7 +16,8 @@ from tests.e2e.make_run.runner import (
     secret_in,
     send_chat,
 )
-from tests.e2e.stack import bare_environment, free_port
+from tests.e2e.stack import bare_environment
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize("setting", ["AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"])

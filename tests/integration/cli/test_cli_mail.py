@@ -1,7 +1,6 @@
 """`stackctl mail test`: whether mail can be sent, or one sentence with the reason why not."""
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +12,7 @@ from click.testing import CliRunner, Result
 from services.cli.main import main
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, running_auth
 from tests.integration.cli.conftest import Stackctl
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any, Self, cast
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from tests.e2e.stack import free_port
 from tests.integration.common.grpc_world import handlers
+from tests.ports import free_port
 
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 

@@ -26,8 +26,8 @@ from services.common.rpc.tls import Certificates, identity
 from services.common.rpc.types import Context
 from services.common.runtime.settings import ServiceSettings
 from tests.certificates import Issued
-from tests.e2e.stack import free_port
 from tests.integration.common.grpc_world import SERVICE, handlers, stream, unary
+from tests.ports import free_port
 
 CALLERS = {SERVICE: (identity("gateway"),)}
 
