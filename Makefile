@@ -36,7 +36,7 @@ test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes an
 	$(PYTEST) -n 4 -m "not long"
 
 test-long: .venv/dev.stamp ## Run the tests that `make test` leaves out: second layouts, higher load, longer random sequences
-	$(PYTEST) -n 3 -m long
+	$(PYTEST) -n 2 -m long
 
 test-install: .venv/dev.stamp ## Install into new clones: interrupted at five moments, without ensurepip, without a package index
 	INSTALL=1 $(BIN)/python -m pytest tests/install -n 0 -v -s

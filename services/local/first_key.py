@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from services.common.errors import AlreadyExists, StartError
 from services.common.rpc.channel import open_channel
@@ -16,7 +17,8 @@ EMAIL = "you@example.com"
 FILE = "first-api-key"
 """Name of the key's file in DATA_DIR."""
 
-_TIMEOUT_SECONDS = 5.0
+CALL_OPTIONS: dict[str, Any] = {"timeout": 15.0, "wait_for_ready": True}
+"""Options of calls to auth: wait up to 15 seconds for a worker that is not ready yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +52,19 @@ async def _create(auth_target: str, admin_token: str) -> str:
         try:
             with rpc_errors(unavailable_reason="auth_unavailable"):
                 account = accounts_pb2.CreateAccountRequest(email=EMAIL)
-                await accounts.CreateAccount(account, metadata=metadata, timeout=_TIMEOUT_SECONDS)
+                await accounts.CreateAccount(account, metadata=metadata, **CALL_OPTIONS)
         except AlreadyExists:
             pass  # The key's file was removed. The account keeps its keys and gets another one.
         with rpc_errors(unavailable_reason="auth_unavailable"):
             key = keys_pb2.CreateKeyRequest(email=EMAIL, name="first key")
-            return (await keys.CreateKey(key, metadata=metadata, timeout=_TIMEOUT_SECONDS)).secret
+            return (await keys.CreateKey(key, metadata=metadata, **CALL_OPTIONS)).secret
 
 
 async def _denial(auth_target: str, secret: str) -> str:
     async with open_channel(auth_target) as channel:
         with rpc_errors(unavailable_reason="auth_unavailable"):
             request = auth_pb2.AuthenticateRequest(api_key=secret)
-            answer = await auth_pb2_grpc.AuthServiceStub(channel).Authenticate(request, timeout=_TIMEOUT_SECONDS)
+            answer = await auth_pb2_grpc.AuthServiceStub(channel).Authenticate(request, **CALL_OPTIONS)
     if answer.WhichOneof("outcome") == "principal":
         return ""
     return auth_pb2.DenialReason.Name(answer.denial.reason).removeprefix("DENIAL_REASON_").lower()

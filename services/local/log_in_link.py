@@ -3,9 +3,8 @@
 from services.common.errors import NotFound
 from services.common.rpc.channel import open_channel
 from services.common.rpc.status import rpc_errors
+from services.local.first_key import CALL_OPTIONS
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc
-
-_TIMEOUT_SECONDS = 5.0
 
 
 async def log_in_link(email: str, *, auth_target: str, admin_token: str) -> str:
@@ -22,11 +21,11 @@ async def log_in_link(email: str, *, auth_target: str, admin_token: str) -> str:
         try:
             with rpc_errors(unavailable_reason="auth_unavailable"):
                 asked = accounts_pb2.GetAccountRequest(account=email)
-                account = (await stub.GetAccount(asked, metadata=metadata, timeout=_TIMEOUT_SECONDS)).account
+                account = (await stub.GetAccount(asked, metadata=metadata, **CALL_OPTIONS)).account
         except NotFound:
             return ""
         if account.HasField("email_verified_at"):
             return ""
         with rpc_errors(unavailable_reason="auth_unavailable"):
             reset = accounts_pb2.CreatePasswordResetRequest(account=account.id)
-            return (await stub.CreatePasswordReset(reset, metadata=metadata, timeout=_TIMEOUT_SECONDS)).url
+            return (await stub.CreatePasswordReset(reset, metadata=metadata, **CALL_OPTIONS)).url

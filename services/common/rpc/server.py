@@ -123,8 +123,9 @@ class GrpcServer:
         names = [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self.grpc)
         self._bind()
-        await self.grpc.start()
+        # Before the start, since a caller whose connection waits for it would see a service that is not ready.
         await self._health.begin()
+        await self.grpc.start()
 
     def _bind(self) -> None:
         if self._certificates is None:

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.common.errors import StartError
 from services.common.rpc.channel import open_channel
+from services.common.rpc.health import Health
 from services.common.rpc.server import LIVENESS, GrpcServer
 from services.common.rpc.types import Context
 from services.common.runtime.settings import ServiceSettings
@@ -78,6 +79,33 @@ async def running(
 
 def _settings(**changes: float) -> ServiceSettings:
     return ServiceSettings(**changes)  # type: ignore[arg-type]
+
+
+async def test_a_call_made_while_the_server_starts_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Health.begin
+
+    async def begin_late(self: Health) -> None:
+        await asyncio.sleep(0.3)
+        await begin(self)
+
+    monkeypatch.setattr(Health, "begin", begin_late)
+    path = socket_path()
+    server = GrpcServer(f"unix:{path}", _settings())
+    server.grpc.add_generic_rpc_handlers((handlers(echo=_echo),))
+    task = asyncio.create_task(server.run([]))
+    try:
+        while not path.exists():
+            await asyncio.sleep(0.001)
+        async with open_channel(f"unix:{path}") as channel:  # Follows health, as the channels between services do.
+            assert await unary(channel, "echo")(b"hello", timeout=10) == b"hello"
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(task, 20)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def _echo(request: bytes, context: Context) -> bytes:
+    return request
 
 
 async def test_a_started_server_is_ready_and_alive_and_lists_its_services() -> None:
