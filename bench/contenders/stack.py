@@ -172,7 +172,7 @@ def stack_alone(*, workers: int = 1, **environment: str) -> Iterator[tuple[Stack
     """Run the product in front of a mock for the block; `environment` has additional settings."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
         mock = Mock(Path(name))
-        stack = Stack(Path(name), groq_base_url=mock.base_url, workers=workers, **environment)
+        stack = Stack(Path(name), groq_base_url=mock.base_url, workers=workers, tree=None, **environment)
         mock.start()
         try:
             stack.start()
