@@ -114,13 +114,21 @@ async def authenticate(channel: aio.Channel, secret: str) -> auth_pb2.Principal:
 
 
 async def reserve(channel: aio.Channel, principal: auth_pb2.Principal) -> inference_pb2.RequestContext:
-    """Reserve one of the key's slots; return the context that connects the request with it."""
+    """Reserve a slot of the key and its account; return the context that connects the request with it."""
     reservation = quota_pb2.Reservation(
         request_id=f"req_{uuid.uuid4().hex}",
         key_id=principal.key_id,
         account_id=principal.account_id,
         limit=principal.daily_limit,
     )
+    if principal.HasField("account_daily_limit"):
+        reservation.limits.add(
+            scope=quota_pb2.SCOPE_ACCOUNT,
+            unit=quota_pb2.UNIT_REQUESTS,
+            window=quota_pb2.WINDOW_DAY,
+            limit=principal.account_daily_limit,
+            amount=1,
+        )
     request = quota_pb2.ReserveRequest(reservations=[reservation])
     answer = await quota_pb2_grpc.QuotaServiceStub(channel).Reserve(request, timeout=CALL_SECONDS)
     (result,) = answer.results
@@ -143,12 +151,14 @@ async def settle(channel: aio.Channel, context: inference_pb2.RequestContext, ve
     settlement = quota_pb2.Settlement(
         request_id=context.request_id,
         key_id=context.key_id,
+        account_id=context.account_id,
         day=context.day,
         verdict=verdict,
     )
     quota = quota_pb2_grpc.QuotaServiceStub(channel)
     await quota.Settle(quota_pb2.SettleRequest(settlements=[settlement]), timeout=CALL_SECONDS)
-    answer = await quota.GetStatus(quota_pb2.GetStatusRequest(key_ids=[context.key_id]), timeout=CALL_SECONDS)
+    request = quota_pb2.GetStatusRequest(key_ids=[context.key_id], account_ids=[context.account_id])
+    answer = await quota.GetStatus(request, timeout=CALL_SECONDS)
     (status,) = answer.statuses
     print(f"verdict: {verdict_pb2.Verdict.Name(verdict)}; used today: {status.charged}, held: {status.held}")
 

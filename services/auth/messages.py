@@ -25,6 +25,7 @@ def principal(key: Key) -> auth_pb2.Principal:
         key_id=key.id,
         account_id=key.account_id,
         daily_limit=key.daily_limit,
+        account_daily_limit=key.account_daily_limit,
         expires_at=timestamp(key.expires_at),
         models=key.models,
     )
@@ -65,6 +66,7 @@ def plan(source: Plan) -> plans_pb2.Plan:
         daily_limit=source.daily_limit,
         active_keys_max=source.active_keys_max,
         new_keys_per_day_max=source.new_keys_per_day_max,
+        account_daily_limit=source.account_daily_limit,
     )
 
 

@@ -19,14 +19,15 @@ def key_uses(backends: Backends, keys: Sequence[keys_pb2.Key]) -> list[dict[str,
 
     `used_today` is None if quota cannot read the counter; `last_used_at` is None if the key was never used.
     """
-    return [use for some in batched(keys, _KEYS_MAX) for use in _uses(backends, [key.id for key in some])]
+    return [use for some in batched(keys, _KEYS_MAX) for use in _uses(backends, some)]
 
 
-def _uses(backends: Backends, key_ids: Sequence[str]) -> list[dict[str, Any]]:
+def _uses(backends: Backends, keys: Sequence[keys_pb2.Key]) -> list[dict[str, Any]]:
+    key_ids = [key.id for key in keys]
     statuses = client.call(
         backends.quota(),
         lambda channel: quota_pb2_grpc.QuotaServiceStub(channel).GetStatus,
-        quota_pb2.GetStatusRequest(key_ids=key_ids),
+        quota_pb2.GetStatusRequest(key_ids=key_ids, account_ids=[key.account_id for key in keys]),
     ).statuses
     last_uses = client.call(
         backends.inference(),

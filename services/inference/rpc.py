@@ -94,11 +94,14 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
     async def CountCharged(
         self, request: usage_pb2.CountChargedRequest, context: Context
     ) -> usage_pb2.CountChargedResponse:
-        """Count the charged rows of keys and days."""
-        check_size("key_days", len(request.key_days))
+        """Count the charged rows of keys and accounts."""
+        check_size("key_days, account_days", len(request.key_days) + len(request.account_days))
         for key_day in request.key_days:
             check_id("key_id", key_day.key_id)
             check_day("day", key_day.day)
+        for account_day in request.account_days:
+            check_required_id("account_id", account_day.account_id)
+            check_day("day", account_day.day)
         check_size("excluded_request_ids", len(request.excluded_request_ids), least=0)
         check_ids("excluded_request_ids", request.excluded_request_ids)
         counts = await self._store.count_charged(
@@ -106,7 +109,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             reserved_before=translate.reserved_before(request),
             excluded=request.excluded_request_ids,
         )
-        return usage_pb2.CountChargedResponse(counts=counts)
+        account_counts = await self._store.count_charged_of_accounts(
+            [(account_day.account_id, account_day.day) for account_day in request.account_days],
+            reserved_before=translate.reserved_before(request),
+            excluded=request.excluded_request_ids,
+        )
+        return usage_pb2.CountChargedResponse(counts=counts, account_counts=account_counts)
 
     async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
         """Return one row."""

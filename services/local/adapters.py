@@ -41,7 +41,7 @@ from services.inference.responses.model import ResponseStore, enabled
 from services.inference.translate import usage_record, usage_summary
 from services.quota import holds
 from services.quota.days import day_number, iso_date
-from services.quota.holds import DayStatus, Denied, Held, Holds, KeyDay, Reservation, Settlement
+from services.quota.holds import Counter, DayStatus, Denied, Held, Holds, KeyRef, Reservation, Scope, Settlement
 from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.state import RedisState
 
@@ -107,7 +107,7 @@ class LocalCounters:
     async def status(self, principal: Principal) -> RateLimit:
         """Return the key's day; see `Counters.status`."""
         async with _deadline(self._timeout_seconds, "quota_unavailable"):
-            (status,) = await self._holds.status([principal.key_id])
+            (status,) = await self._holds.status([KeyRef(principal.account_id, principal.key_id)])
         return _rate_limit(principal, status)
 
 
@@ -241,20 +241,29 @@ class LocalLedger:
         self._store = store
         self._timeout_seconds = timeout_seconds
 
-    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+    async def count_charged(self, counters: Sequence[Counter], *, reserved_before: float | None = None) -> list[int]:
         """Return charged rows; see `SweepLedger.count_charged`."""
-        names = [(one.key_id, iso_date(one.day)) for one in key_days]
-        async with _deadline(self._timeout_seconds, "ledger_unavailable"):
-            return await self._store.count_charged(names, reserved_before=reserved_before)
+        return await self._count(counters, (), reserved_before)
 
     async def count_charged_without(
-        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+        self, counter: Counter, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
         """Return charged rows without those of some requests; see `SweepLedger.count_charged_without`."""
-        name = (key_day.key_id, iso_date(key_day.day))
-        async with _deadline(self._timeout_seconds, "ledger_unavailable"):
-            (count,) = await self._store.count_charged([name], reserved_before=reserved_before, excluded=request_ids)
+        (count,) = await self._count([counter], request_ids, reserved_before)
         return count
+
+    async def _count(
+        self, counters: Sequence[Counter], excluded: Sequence[str], reserved_before: float | None
+    ) -> list[int]:
+        keys = [(one.key_id, iso_date(one.day)) for one in counters if one.key_id]
+        accounts = [(one.account_id, iso_date(one.day)) for one in counters if not one.key_id]
+        store = self._store
+        async with _deadline(self._timeout_seconds, "ledger_unavailable"):
+            of_keys = iter(await store.count_charged(keys, reserved_before=reserved_before, excluded=excluded))
+            of_accounts = iter(
+                await store.count_charged_of_accounts(accounts, reserved_before=reserved_before, excluded=excluded)
+            )
+        return [next(of_keys if counter.key_id else of_accounts) for counter in counters]
 
     async def close_unknown(self, overdue: Sequence[OverdueHold]) -> list[Verdict]:
         """Return each request's verdict; see `SweepLedger.close_unknown`."""
@@ -308,7 +317,9 @@ def _local_errors(unavailable_reason: str) -> Iterator[None]:
 
 def _principal(key: Key) -> Principal:
     expires_at = None if key.expires_at is None else key.expires_at.timestamp()
-    return Principal(key.id, key.account_id, key.daily_limit, expires_at, models=key.models)
+    return Principal(
+        key.id, key.account_id, key.daily_limit, expires_at, models=key.models, account_limit=key.account_daily_limit
+    )
 
 
 def _watch_event(event: ChangeEvent) -> WatchEvent:
@@ -324,16 +335,20 @@ def _watch_event(event: ChangeEvent) -> WatchEvent:
 
 def _reservation(item: ReserveItem) -> Reservation:
     principal = item.principal
-    return Reservation(item.request_id, principal.key_id, principal.account_id, principal.daily_limit)
+    return Reservation(
+        item.request_id, principal.key_id, principal.account_id, principal.daily_limit, principal.account_limit
+    )
 
 
 def _outcome(item: ReserveItem, outcome: Held | Denied | holds.CounterUnavailable) -> Hold | LimitReached | Unavailable:
     if isinstance(outcome, holds.CounterUnavailable):
         return counter_unavailable()
-    rate_limit = _rate_limit(item.principal, outcome.status)
+    tightest, status = outcome.tightest, outcome.status
+    is_of_account = tightest.scope is Scope.ACCOUNT
+    rate_limit = RateLimit(tightest.limit, status.charged, status.held, status.reset_at, is_of_account)
     if isinstance(outcome, Denied):
         return LimitReached(rate_limit)
-    return Hold(item.request_id, item.principal, iso_date(outcome.status.day), outcome.reserved_at, rate_limit)
+    return Hold(item.request_id, item.principal, iso_date(status.day), outcome.reserved_at, rate_limit)
 
 
 def _rate_limit(principal: Principal, status: DayStatus) -> RateLimit:
@@ -342,7 +357,7 @@ def _rate_limit(principal: Principal, status: DayStatus) -> RateLimit:
 
 def _settlement(item: SettleItem) -> Settlement:
     hold = item.hold
-    return Settlement(hold.request_id, hold.principal.key_id, day_number(hold.day), item.verdict)
+    return Settlement(hold.request_id, hold.principal.account_id, day_number(hold.day), item.verdict)
 
 
 def _request_context(hold: Hold) -> CallContext:

@@ -1,11 +1,13 @@
-"""Holds: reserving and settling slots of a key's daily limit.
+"""Holds: reserving and settling requests of the daily limits of a key and of its account.
 
-A key's daily counter is initialised from the ledger. The first reserve of a day finds no counter, reads the number of
-charged requests from the ledger and retries with it. The store uses that number only if there is still no counter.
+Daily counters are initialised from the ledger. The first reserve of a day finds no counter, reads the number of charged
+requests from the ledger and retries with it. The store uses that number only if there is still no counter. The rules
+are in docs/accounting.md.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from services.common.errors import ServiceError
@@ -16,15 +18,24 @@ _INITIALISE_ATTEMPTS = 3
 """An initial count is for the wrong day when midnight passes in between, which cannot happen twice in a row."""
 
 
+class Scope(StrEnum):
+    """What a limit applies to."""
+
+    KEY = "key"
+    ACCOUNT = "account"
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A request for one slot."""
+    """A request for one slot of each limit."""
 
     request_id: str
     key_id: str
     account_id: str
     limit: int
-    """Current limit in requests per day; 0 denies every request."""
+    """Current limit of the key in requests per day; 0 denies every request."""
+    account_limit: int | None = None
+    """Current limit of the account in requests per day; None counts without a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,7 @@ class Settlement:
     """A verdict that closes one hold."""
 
     request_id: str
-    key_id: str
+    account_id: str
     day: int
     """Day of the reserve, in days since 1970-01-01."""
     verdict: Verdict
@@ -40,7 +51,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class DayStatus:
-    """A key's counts for one day, after the operation that returned them."""
+    """Counts of a key or an account for one day, after the operation that returned them."""
 
     day: int
     """Days since 1970-01-01."""
@@ -51,42 +62,80 @@ class DayStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Outcome of a reservation: the slot is held."""
+class LimitStatus:
+    """The limit with the least left, and its counts."""
 
-    status: DayStatus
+    scope: Scope
+    limit: int
+    """Requests per day."""
+    day: DayStatus
+
+    @property
+    def remaining(self) -> int:
+        """Requests that are left; negative if the limit was lowered below what is charged and held."""
+        return self.limit - self.day.charged - self.day.held
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Outcome of a reservation: a slot of each limit is held."""
+
+    tightest: LimitStatus
     reserved_at: float
     """Time of the reserve by Redis' clock, in Unix seconds."""
+
+    @property
+    def status(self) -> DayStatus:
+        """Counts of the tightest limit."""
+        return self.tightest.day
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Outcome of a reservation: the limit is reached. Nothing was changed."""
+    """Outcome of a reservation: a limit is reached. Nothing was changed."""
 
-    status: DayStatus
+    tightest: LimitStatus
+    """The limit that denies the request."""
+
+    @property
+    def status(self) -> DayStatus:
+        """Counts of that limit."""
+        return self.tightest.day
 
 
 @dataclass(frozen=True, slots=True)
 class Uninitialised:
-    """Outcome of a reservation: the key has no counter for this day yet. Nothing was changed."""
+    """Outcome of a reservation: the key or the account has no counter for this day yet. Nothing was changed."""
 
     day: int
     reset_at: float
     """Unix time in seconds of the next 00:00 UTC."""
+    scopes: tuple[Scope, ...] = (Scope.KEY,)
+    """Scopes without a counter."""
 
 
 @dataclass(frozen=True, slots=True)
 class CounterUnavailable:
-    """Outcome of a reservation: the key's counter could not be initialised or read. Nothing was held."""
+    """Outcome of a reservation: a counter could not be initialised or read. Nothing was held."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeyDay:
-    """A key and a day."""
+class Counter:
+    """Name of the counter of a key or an account for one day."""
 
+    account_id: str
     key_id: str
+    """Empty for the counter of the account."""
     day: int
     """Days since 1970-01-01."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRef:
+    """A key and its account."""
+
+    account_id: str
+    key_id: str
 
 
 _OUTCOMES = {
@@ -97,12 +146,12 @@ _OUTCOMES = {
 _SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
 _RESERVE_ITEMS, _SETTLE_ITEMS = BATCH_ITEMS.labels("Reserve"), BATCH_ITEMS.labels("Settle")
 
-InitialCounts = dict[KeyDay, int]
-"""Number of charged ledger rows by key and day."""
+InitialCounts = dict[Counter, int]
+"""Number of charged ledger rows of each counter."""
 
 
 class HoldStore(Protocol):
-    """Store of counters and holds. Each call is atomic for each key.
+    """Store of counters and holds. Each call is atomic for each account.
 
     Every method raises `errors.Unavailable` when the store cannot be reached. A call that raised may have taken effect.
     """
@@ -110,14 +159,20 @@ class HoldStore(Protocol):
     async def reserve(
         self, reservations: Sequence[Reservation], initial_counts: InitialCounts
     ) -> Sequence[Held | Denied | Uninitialised | CounterUnavailable]:
-        """Hold a slot for each reservation and return the outcomes in order.
+        """Hold a slot of all limits, or of none, for each reservation and return the outcomes in order.
 
         Reserving a request id that already has a hold does not hold a second slot. The outcome is
-        `CounterUnavailable` when the key's entries cannot be read; other keys are not affected.
+        `CounterUnavailable` when the account's entries cannot be read; other accounts are not affected.
 
         Args:
             reservations: Slots to hold.
-            initial_counts: Counts to start counters from; ignored for keys that have a counter.
+            initial_counts: Counts to start counters from; ignored for counters that exist.
+        """
+
+    async def take_over(self, counters: Sequence[Counter]) -> None:
+        """Move counters of keys, with their holds, from the layout of the previous version; fence that layout.
+
+        Afterwards no replica of the previous version admits a request of these keys on these days.
         """
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
@@ -125,18 +180,18 @@ class HoldStore(Protocol):
 
         Returns:
             For each settlement, in order: true if the hold was closed; false if there was none, in which case nothing
-            changed; None if the key's entries could not be changed, which does not affect other keys.
+            changed; None if the account's entries could not be changed, which does not affect other accounts.
         """
 
-    async def status(self, key_ids: Sequence[str]) -> Sequence[DayStatus | Uninitialised]:
+    async def status(self, keys: Sequence[KeyRef]) -> Sequence[DayStatus | Uninitialised]:
         """Return today's counts of keys, in order, without changing anything."""
 
 
 class Ledger(Protocol):
     """Port to the usage ledger."""
 
-    async def count_charged(self, key_days: Sequence[KeyDay]) -> list[int]:
-        """Return the number of charged rows of each key and day, in order.
+    async def count_charged(self, counters: Sequence[Counter]) -> list[int]:
+        """Return the number of charged rows of each counter, in order.
 
         Raises:
             ServiceError: The ledger cannot be read.
@@ -151,7 +206,7 @@ class Holds:
         self._ledger = ledger
 
     async def reserve(self, reservations: Sequence[Reservation]) -> list[Held | Denied | CounterUnavailable]:
-        """Hold a slot for each reservation, independently, and return the outcomes in order.
+        """Hold a slot of all its limits for each reservation, independently, and return the outcomes in order.
 
         Raises:
             ServiceError: The store cannot be reached. The sweeper closes any holds that were made.
@@ -162,14 +217,14 @@ class Holds:
         initial_counts: InitialCounts = {}
         for _ in range(_INITIALISE_ATTEMPTS):
             outcomes = await self._store.reserve([reservations[i] for i in waiting], initial_counts)
-            uninitialised: dict[int, KeyDay] = {}
+            uninitialised: dict[int, list[Counter]] = {}
             for i, outcome in zip(waiting, outcomes, strict=True):
                 if isinstance(outcome, Uninitialised):
-                    uninitialised[i] = KeyDay(reservations[i].key_id, outcome.day)
+                    uninitialised[i] = _counters(reservations[i], outcome)
                 else:
                     results[i] = outcome
-            initial_counts = await self._count(set(uninitialised.values()))
-            waiting = [i for i, key_day in uninitialised.items() if key_day in initial_counts]
+            initial_counts = await self._initial_counts({one for some in uninitialised.values() for one in some})
+            waiting = [i for i, some in uninitialised.items() if initial_counts.keys() >= set(some)]
             if not waiting:
                 break
         for result in results:
@@ -189,16 +244,16 @@ class Holds:
                 _SETTLED[settlement.verdict].inc()
         return closed
 
-    async def status(self, key_ids: Sequence[str]) -> list[DayStatus]:
+    async def status(self, keys: Sequence[KeyRef]) -> list[DayStatus]:
         """Return today's counts of keys, in order; a key without a counter gets its count from the ledger.
 
         Raises:
             ServiceError: The store or the ledger cannot be reached.
         """
-        found = await self._store.status(key_ids)
+        found = await self._store.status(keys)
         missing = [
-            KeyDay(key_id, state.day)
-            for key_id, state in zip(key_ids, found, strict=True)
+            Counter(key.account_id, key.key_id, state.day)
+            for key, state in zip(keys, found, strict=True)
             if isinstance(state, Uninitialised)
         ]
         counts = iter(await self._ledger.count_charged(missing) if missing else [])
@@ -207,12 +262,20 @@ class Holds:
             for state in found
         ]
 
-    async def _count(self, key_days: set[KeyDay]) -> InitialCounts:
-        """Return the ledger's counts; empty when the ledger is unavailable, so the keys stay uninitialised."""
-        if not key_days:
+    async def _initial_counts(self, counters: set[Counter]) -> InitialCounts:
+        """Return the ledger's counts; empty when the ledger is unavailable, so the counters stay uninitialised."""
+        if not counters:
             return {}
-        ordered = list(key_days)
+        ordered = list(counters)
+        # Before the ledger is read: what the previous version admits until then must be in the ledger or in the holds.
+        await self._store.take_over([one for one in ordered if one.key_id])
         try:
             return dict(zip(ordered, await self._ledger.count_charged(ordered), strict=True))
         except ServiceError:
             return {}
+
+
+def _counters(reservation: Reservation, outcome: Uninitialised) -> list[Counter]:
+    """Return the counters that a reservation lacks."""
+    key_ids = {Scope.KEY: reservation.key_id, Scope.ACCOUNT: ""}
+    return [Counter(reservation.account_id, key_ids[scope], outcome.day) for scope in outcome.scopes]

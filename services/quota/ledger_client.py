@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from grpc import aio
 
+from services.common.errors import Unavailable
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.verdict import verdict_from_proto
 from services.common.timestamps import timestamp
 from services.common.verdict import Verdict
 from services.quota.days import iso_date
-from services.quota.holds import KeyDay
+from services.quota.holds import Counter
 from services.quota.overdue_holds import OverdueHold
 from stack.inference.v1 import inference_pb2, usage_pb2, usage_pb2_grpc
 
@@ -29,33 +30,51 @@ class GrpcLedger:
         self._stub = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
-    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
-        """Return the number of charged rows of each key and day, in order.
+    async def count_charged(self, counters: Sequence[Counter], *, reserved_before: float | None = None) -> list[int]:
+        """Return the number of charged rows of each counter, in order.
 
         Args:
-            key_days: Keys and days to count.
+            counters: Counters whose rows to count.
             reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
         """
-        request = usage_pb2.CountChargedRequest(
-            key_days=[_key_day(key_day) for key_day in key_days],
-            reserved_before=None if reserved_before is None else timestamp(reserved_before),
-        )
-        with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
-            response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
-        return list(response.counts)
+        return await self._count(counters, (), reserved_before)
 
     async def count_charged_without(
-        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+        self, counter: Counter, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
-        """Return the number of a key's charged rows reserved before a time, excluding those of `request_ids`."""
+        """Return the number of a counter's charged rows reserved before a time, excluding those of `request_ids`."""
+        (count,) = await self._count([counter], request_ids, reserved_before)
+        return count
+
+    async def _count(
+        self, counters: Sequence[Counter], excluded: Sequence[str], reserved_before: float | None
+    ) -> list[int]:
+        keys = [counter for counter in counters if counter.key_id]
+        accounts = [counter for counter in counters if not counter.key_id]
         request = usage_pb2.CountChargedRequest(
-            key_days=[_key_day(key_day)],
-            reserved_before=timestamp(reserved_before),
-            excluded_request_ids=request_ids,
+            key_days=[_key_day(counter) for counter in keys],
+            account_days=[_account_day(counter) for counter in accounts],
+            reserved_before=None if reserved_before is None else timestamp(reserved_before),
+            excluded_request_ids=excluded,
         )
         with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
             response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
-        return response.counts[0]
+        of_keys, of_accounts = iter(response.counts), iter(response.account_counts)
+        if accounts and not response.account_counts and reserved_before is None:
+            of_accounts = iter([await self._count_by_summary(counter) for counter in accounts])
+        elif len(response.account_counts) != len(accounts):
+            raise Unavailable(
+                "The ledger cannot count requests of accounts. Upgrade inference.", reason=_UNAVAILABLE_REASON
+            )
+        return [next(of_keys if counter.key_id else of_accounts) for counter in counters]
+
+    async def _count_by_summary(self, counter: Counter) -> int:
+        """Count an account's charged rows in the previous version of inference, for rolling updates."""
+        day = iso_date(counter.day)
+        request = usage_pb2.SummarizeUsageRequest(account_id=counter.account_id, from_day=day, to_day=day)
+        with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
+            response = await self._stub.SummarizeUsage(request, timeout=self._timeout_seconds)
+        return sum(summary.charged_requests for summary in response.summaries)
 
     async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict | None]:
         """Return each request's verdict; see `SweepLedger.close_unknown`."""
@@ -65,8 +84,12 @@ class GrpcLedger:
         return [verdict_from_proto(verdict) for verdict in response.verdicts]
 
 
-def _key_day(key_day: KeyDay) -> usage_pb2.KeyDay:
-    return usage_pb2.KeyDay(key_id=key_day.key_id, day=iso_date(key_day.day))
+def _key_day(counter: Counter) -> usage_pb2.KeyDay:
+    return usage_pb2.KeyDay(key_id=counter.key_id, day=iso_date(counter.day))
+
+
+def _account_day(counter: Counter) -> usage_pb2.AccountDay:
+    return usage_pb2.AccountDay(account_id=counter.account_id, day=iso_date(counter.day))
 
 
 def _context(hold: OverdueHold) -> inference_pb2.RequestContext:

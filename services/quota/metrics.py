@@ -32,7 +32,8 @@ SWEPT = Counter(
     "stack_quota_holds_swept_total", "Overdue holds closed by the sweeper, by the ledger's verdict.", ["verdict"]
 )
 COUNTERS_REPAIRED = Counter(
-    "stack_quota_counters_repaired_total", "Charges lost by Redis and restored by reconciliation."
+    "stack_quota_counters_repaired_total",
+    "Charges lost by Redis and restored by reconciliation, of keys and of accounts.",
 )
 VERIFIED_AT = Gauge(
     "stack_quota_verified_timestamp_seconds",

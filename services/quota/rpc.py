@@ -1,13 +1,25 @@
 """gRPC servicer of the quota service. Converts between protobuf and domain objects."""
 
 import re
+from collections.abc import Sequence
 
 from services.common.errors import InvalidRequest
 from services.common.rpc.types import Context
 from services.common.rpc.verdict import verdict_from_proto
 from services.common.timestamps import timestamp
 from services.quota.days import day_number, iso_date
-from services.quota.holds import CounterUnavailable, DayStatus, Denied, Held, Holds, Reservation, Settlement
+from services.quota.holds import (
+    CounterUnavailable,
+    DayStatus,
+    Denied,
+    Held,
+    Holds,
+    KeyRef,
+    LimitStatus,
+    Reservation,
+    Scope,
+    Settlement,
+)
 from services.quota.redis.state import RedisState, State
 from services.quota.sweeper import Discrepancy, DiscrepancyKind, Sweeper
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -20,6 +32,8 @@ _KINDS = {
     DiscrepancyKind.HOLD_OVERDUE: quota_pb2.DISCREPANCY_KIND_HOLD_OVERDUE,
     DiscrepancyKind.OVER_LIMIT: quota_pb2.DISCREPANCY_KIND_OVER_LIMIT,
 }
+_SCOPES = {Scope.KEY: quota_pb2.SCOPE_KEY, Scope.ACCOUNT: quota_pb2.SCOPE_ACCOUNT}
+_ACCOUNTS_MAX = 100_000
 _STATES = {
     State.UNKNOWN: quota_pb2.DEPENDENCY_STATE_UNSPECIFIED,
     State.OK: quota_pb2.DEPENDENCY_STATE_OK,
@@ -35,24 +49,35 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         self._holds = holds
         self._sweeper = sweeper
         self._redis = redis
+        self._accounts: dict[str, str] = {}
+        """Account of each key, for settlements by gateways of the previous version, which name only the key."""
 
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""
         _check_size(len(request.reservations), "reservations")
-        outcomes = await self._holds.reserve([_reservation(item) for item in request.reservations])
+        reservations = [_reservation(item) for item in request.reservations]
+        self._remember_accounts(reservations)
+        outcomes = await self._holds.reserve(reservations)
         return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
 
     async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
         """Close holds by their verdicts."""
         _check_size(len(request.settlements), "settlements")
-        closed = await self._holds.settle([_settlement(item) for item in request.settlements])
-        results = [quota_pb2.SettleResult(closed=flag is True, failed=flag is None) for flag in closed]
+        items = [_settlement(item, self._accounts.get(item.key_id, "")) for item in request.settlements]
+        known = [item for item in items if item.account_id]
+        closed = iter(await self._holds.settle(known) if known else ())
+        flags = [next(closed) if item.account_id else None for item in items]
+        results = [quota_pb2.SettleResult(closed=flag is True, failed=flag is None) for flag in flags]
         return quota_pb2.SettleResponse(results=results)
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
         """Return today's counters of keys."""
         _check_size(len(request.key_ids), "key_ids")
-        statuses = await self._holds.status(list(request.key_ids))
+        account_ids = request.account_ids or [""] * len(request.key_ids)
+        if len(account_ids) != len(request.key_ids):
+            raise InvalidRequest("account_ids: expected one for each key, or none")
+        keys = [KeyRef(account_id, key_id) for account_id, key_id in zip(account_ids, request.key_ids, strict=True)]
+        statuses = await self._holds.status(keys)
         return quota_pb2.GetStatusResponse(statuses=[_status(status) for status in statuses])
 
     async def Verify(self, request: quota_pb2.VerifyRequest, context: Context) -> quota_pb2.VerifyResponse:
@@ -72,6 +97,12 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         redis = quota_pb2.Dependency(name="redis", state=_STATES[self._redis.state], message=self._redis.message)
         return quota_pb2.GetDependenciesResponse(dependencies=[redis])
 
+    def _remember_accounts(self, reservations: Sequence[Reservation]) -> None:
+        for reservation in reservations:
+            self._accounts[reservation.key_id] = reservation.account_id
+        while len(self._accounts) > _ACCOUNTS_MAX:
+            del self._accounts[next(iter(self._accounts))]
+
 
 def _check_size(count: int, field: str) -> None:
     if not 1 <= count <= _ITEMS_MAX:
@@ -83,24 +114,36 @@ def _reservation(item: quota_pb2.Reservation) -> Reservation:
         _check_id(getattr(item, field), field)
     if item.limit < 0:
         raise InvalidRequest(f"limit: expected 0 or more, got {item.limit}")
-    return Reservation(item.request_id, item.key_id, item.account_id, item.limit)
+    account_limit = _account_limit(item.limits) if item.limits else None
+    return Reservation(item.request_id, item.key_id, item.account_id, item.limit, account_limit)
 
 
-def _settlement(item: quota_pb2.Settlement) -> Settlement:
+def _account_limit(limits: Sequence[quota_pb2.Limit]) -> int:
+    """Return the account's limit in requests per day, the only further limit that is supported."""
+    (limit,) = limits if len(limits) == 1 else (quota_pb2.Limit(),)
+    kind = limit.scope, limit.unit, limit.window, limit.amount
+    if kind != (quota_pb2.SCOPE_ACCOUNT, quota_pb2.UNIT_REQUESTS, quota_pb2.WINDOW_DAY, 1) or limit.limit < 0:
+        raise InvalidRequest("limits: expected at most the account's limit in requests per day, with the amount 1")
+    return limit.limit
+
+
+def _settlement(item: quota_pb2.Settlement, known_account_id: str) -> Settlement:
     _check_id(item.request_id, "request_id")
     _check_id(item.key_id, "key_id")
+    if item.account_id:
+        _check_id(item.account_id, "account_id")
     verdict = verdict_from_proto(item.verdict)
     if verdict is None:
         raise InvalidRequest("verdict: expected charged or released")
     try:
-        return Settlement(item.request_id, item.key_id, day_number(item.day), verdict)
+        return Settlement(item.request_id, item.account_id or known_account_id, day_number(item.day), verdict)
     except ValueError as exc:
         raise InvalidRequest(f"day: expected YYYY-MM-DD, got {item.day!r}") from exc
 
 
 def _check_id(text: str, field: str) -> None:
-    # The store joins ids with spaces and colons, `charged` and `limit` are fields of the hash that holds the ids, and
-    # the sweeper could never close a hold whose id the ledger rejects.
+    # The store joins ids with spaces and colons, and the sweeper could never close a hold whose id the ledger rejects.
+    # `charged` and `limit` are fields of the previous version's layout.
     if not _ID.fullmatch(text) or text in ("charged", "limit"):
         raise InvalidRequest(
             f"{field}: expected an id of 1 to 64 characters from A-Z, a-z, 0-9, _, - and ., got {text!r}"
@@ -111,11 +154,28 @@ def _result(outcome: Held | Denied | CounterUnavailable) -> quota_pb2.ReserveRes
     if isinstance(outcome, CounterUnavailable):
         return quota_pb2.ReserveResult(outcome=quota_pb2.RESERVE_OUTCOME_UNAVAILABLE)
     if isinstance(outcome, Denied):
-        return quota_pb2.ReserveResult(outcome=quota_pb2.RESERVE_OUTCOME_DENIED, status=_status(outcome.status))
+        return quota_pb2.ReserveResult(
+            outcome=quota_pb2.RESERVE_OUTCOME_DENIED,
+            status=_status(outcome.status),
+            tightest=_tightest(outcome.tightest),
+        )
     return quota_pb2.ReserveResult(
         outcome=quota_pb2.RESERVE_OUTCOME_HELD,
         status=_status(outcome.status),
         reserved_at=timestamp(outcome.reserved_at),
+        tightest=_tightest(outcome.tightest),
+    )
+
+
+def _tightest(limit: LimitStatus) -> quota_pb2.Limit | None:
+    if limit.scope is Scope.KEY:
+        return None
+    return quota_pb2.Limit(
+        scope=_SCOPES[limit.scope],
+        unit=quota_pb2.UNIT_REQUESTS,
+        window=quota_pb2.WINDOW_DAY,
+        limit=limit.limit,
+        amount=1,
     )
 
 
@@ -128,8 +188,9 @@ def _status(status: DayStatus) -> quota_pb2.DayStatus:
 def _discrepancy(discrepancy: Discrepancy) -> quota_pb2.Discrepancy:
     entries = discrepancy.entries
     return quota_pb2.Discrepancy(
-        key_id=entries.key_day.key_id,
-        day=iso_date(entries.key_day.day),
+        account_id=entries.counter.account_id,
+        key_id=entries.counter.key_id,
+        day=iso_date(entries.counter.day),
         kind=_KINDS[discrepancy.kind],
         charged=entries.charged,
         held=entries.held,

@@ -11,17 +11,18 @@ older than a hold can live, and raises it if necessary.
 import asyncio
 import logging
 import math
-from collections import Counter
+from collections import Counter as Tally
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import compress
 from typing import Protocol
 
+from services.common.batched import batched
 from services.common.concurrency.batch import run_isolated
 from services.common.errors import ServiceError, Unavailable
 from services.common.verdict import Verdict
-from services.quota.holds import KeyDay, Settlement
+from services.quota.holds import Counter, Settlement
 from services.quota.metrics import COUNTERS_REPAIRED, DRIFT, OLDEST_HOLD, ROUNDS_FAILED, SWEPT, VERIFIED_AT
 from services.quota.overdue_holds import OverdueHold, OverdueHolds
 
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
 _EXCLUDED_MAX = 1_000
 """Maximum number of excluded requests in one call to the ledger."""
+_COUNTERS_MAX = 1_000
+"""Maximum number of counters in one call to the ledger. An account can have more keys."""
 _DAY_SECONDS = 86_400
 _KEEP_DAYS = 3
 DISCREPANCIES_MAX = 1_000
@@ -40,12 +43,12 @@ _SLACK_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class DayEntries:
-    """A key's counter and holds for one day, read atomically."""
+    """A counter of a key or an account and its holds, read atomically."""
 
-    key_day: KeyDay
+    counter: Counter
     charged: int
     holds: Mapping[str, float]
-    """Time of each hold's reserve by Redis' clock, in Unix seconds, by request id."""
+    """Time of the reserve by Redis' clock, in Unix seconds, of each hold that takes of the counter, by request id."""
     limit: int
     """Highest limit in force at a reserve on that day."""
 
@@ -65,7 +68,7 @@ class DayEntries:
 
 
 class DiscrepancyKind(StrEnum):
-    """How a key's counter or holds disagree with the ledger."""
+    """How a counter or its holds disagree with the ledger."""
 
     COUNTER_ABOVE_LEDGER = "counter_above_ledger"
     """The counter has charges without a ledger row, so the key is charged too much."""
@@ -79,7 +82,7 @@ class DiscrepancyKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """A difference between counter and ledger for one key and day."""
+    """A difference between a counter and the ledger."""
 
     kind: DiscrepancyKind
     entries: DayEntries
@@ -97,7 +100,7 @@ class Report:
     counts: Mapping[DiscrepancyKind, int]
     """Total number of discrepancies by kind."""
     key_days: int
-    """Number of compared keys and days."""
+    """Number of compared counters: of keys and of accounts, for each day."""
     held: int
     """Number of holds."""
     oldest_hold_seconds: float
@@ -122,16 +125,16 @@ class SweepStore(Protocol):
     def entries(self) -> AsyncIterator[list[DayEntries]]:
         """Yield the entries of all keys and days, in batches."""
 
-    async def delete_days(self, key_days: Sequence[KeyDay]) -> None:
-        """Delete the entries of past days."""
+    async def delete_days(self, before: int) -> None:
+        """Delete the entries of days before one, in days since 1970-01-01."""
 
     async def repair_counter(
-        self, key_day: KeyDay, count: int, *, reserved_before: float, excluded: Sequence[str]
+        self, counter: Counter, count: int, *, reserved_before: float, excluded: Sequence[str]
     ) -> int:
         """Raise a counter to a number of charged rows and return the number of charges added.
 
         Args:
-            key_day: Key and day of the counter.
+            counter: Name of the counter.
             count: Number of charged rows reserved before `reserved_before`, without those of `excluded`.
             reserved_before: Time in Unix seconds. If there is an older hold not in `excluded`, nothing is changed.
             excluded: Request ids of the holds whose rows are not part of `count`.
@@ -161,13 +164,13 @@ class SweepLedger(Protocol):
         None stands for a verdict that only a newer version of the ledger knows.
         """
 
-    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
-        """Return the number of charged rows of each key and day, in order; None counts rows of any time."""
+    async def count_charged(self, counters: Sequence[Counter], *, reserved_before: float | None = None) -> list[int]:
+        """Return the number of charged rows of each counter, in order; None counts rows of any time."""
 
     async def count_charged_without(
-        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+        self, counter: Counter, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
-        """Return the number of a key's charged rows reserved before a time, excluding those of `request_ids`."""
+        """Return the number of a counter's charged rows reserved before a time, excluding those of `request_ids`."""
 
 
 class Sweeper:
@@ -230,7 +233,7 @@ class Sweeper:
         for start in range(0, len(overdue), _OVERDUE_BATCH):
             holds = overdue[start : start + _OVERDUE_BATCH]
             settlements = [
-                Settlement(hold.request_id, hold.key_id, hold.day, verdict)
+                Settlement(hold.request_id, hold.account_id, hold.day, verdict)
                 for hold, verdict in zip(holds, await self._verdicts(holds), strict=True)
                 if verdict is not None
             ]
@@ -266,10 +269,10 @@ class Sweeper:
         if observed is None:
             return 0
         reserved_before, restored = math.floor(observed[0] * 1000) / 1000, 0
+        if self._clock.is_steady:
+            await self._store.delete_days(int(now // _DAY_SECONDS) - _KEEP_DAYS)
         async for batch in self._store.entries():
-            await self._delete_old_days(batch, now)
-            key_days = [entries.key_day for entries in batch]
-            counts = await self._ledger.count_charged(key_days, reserved_before=reserved_before)
+            counts = await self._count_charged([one.counter for one in batch], reserved_before)
             for entries, count in zip(batch, counts, strict=True):
                 if count > entries.charged:
                     restored += await self._repair_counter(entries, count, reserved_before)
@@ -286,15 +289,15 @@ class Sweeper:
         try:
             if excluded:
                 count = await self._ledger.count_charged_without(
-                    entries.key_day, excluded, reserved_before=reserved_before
+                    entries.counter, excluded, reserved_before=reserved_before
                 )
             return await self._store.repair_counter(
-                entries.key_day, count, reserved_before=reserved_before, excluded=excluded
+                entries.counter, count, reserved_before=reserved_before, excluded=excluded
             )
         except ServiceError as exc:
             _log.warning(
                 "A counter could not be reconciled. It is retried in the next round.",
-                extra={"key": entries.key_day.key_id, "reason": exc.reason},
+                extra={"account": entries.counter.account_id, "key": entries.counter.key_id, "reason": exc.reason},
             )
             return 0
 
@@ -311,20 +314,20 @@ class Sweeper:
         # Until the clock has been observed for that long, nothing is old enough to report.
         cutoff = observed[0] if observed else 0.0
         discrepancies: list[Discrepancy] = []
-        counts: Counter[DiscrepancyKind] = Counter()
+        counts: Tally[DiscrepancyKind] = Tally()
         key_days = held = 0
         oldest_hold_at = now
         async for batch in self._store.entries():
             # The ledger must be read after the counters: a row commits before its charge, so every charge has its row.
-            names = [entries.key_day for entries in batch]
-            old = await self._ledger.count_charged(names, reserved_before=cutoff)
-            total = await self._ledger.count_charged(names)
+            names = [entries.counter for entries in batch]
+            old = await self._count_charged(names, cutoff)
+            total = await self._count_charged(names, None)
             for entries, old_count, count in zip(batch, old, total, strict=True):
                 found = _compare(entries, old_count, count, cutoff)
                 counts.update(discrepancy.kind for discrepancy in found)
                 discrepancies += found[: DISCREPANCIES_MAX - len(discrepancies)]
             key_days += len(batch)
-            held += sum(entries.held for entries in batch)
+            held += sum(len(entries.holds) for entries in batch if entries.counter.key_id)
             times = [entries.oldest_hold_at for entries in batch if entries.oldest_hold_at]
             oldest_hold_at = min([oldest_hold_at, *times])
         return Report(discrepancies, counts, key_days, held, now - oldest_hold_at)
@@ -334,12 +337,12 @@ class Sweeper:
         """Age by which a hold must have been swept, or a lost charge restored."""
         return self._hold_seconds + self._sweep_seconds + self._reconcile_seconds + _SLACK_SECONDS
 
-    async def _delete_old_days(self, batch: Sequence[DayEntries], now: float) -> None:
-        """Delete days older than `_KEEP_DAYS`, unless a clock step is in progress."""
-        oldest = int(now // _DAY_SECONDS) - _KEEP_DAYS
-        old = [entries.key_day for entries in batch if entries.key_day.day < oldest]
-        if old and self._clock.is_steady:
-            await self._store.delete_days(old)
+    async def _count_charged(self, counters: Sequence[Counter], reserved_before: float | None) -> list[int]:
+        """Return the ledger's counts, in calls of at most `_COUNTERS_MAX` counters."""
+        counts: list[int] = []
+        for some in batched(counters, _COUNTERS_MAX):
+            counts += await self._ledger.count_charged(some, reserved_before=reserved_before)
+        return counts
 
     async def _reconcile_and_verify(self) -> None:
         try:
@@ -356,7 +359,11 @@ class Sweeper:
         for discrepancy in report.discrepancies[:_LOGGED_MAX]:
             _log.error(
                 "Counter and ledger differ. Run `stackctl verify` for details.",
-                extra={"kind": discrepancy.kind.value, "key": discrepancy.entries.key_day.key_id},
+                extra={
+                    "kind": discrepancy.kind.value,
+                    "account": discrepancy.entries.counter.account_id,
+                    "key": discrepancy.entries.counter.key_id,
+                },
             )
 
     async def _sweep_all(self) -> None:
@@ -371,7 +378,8 @@ def _compare(entries: DayEntries, old: int, total: int, cutoff: float) -> list[D
     # If a sweep is late, old rows still have their hold. That is reported as HOLD_OVERDUE.
     if entries.charged + entries.held < old:
         discrepancies.append(Discrepancy(DiscrepancyKind.COUNTER_BELOW_LEDGER, entries, old))
-    if entries.oldest_hold_at is not None and entries.oldest_hold_at < cutoff:
+    # Every hold takes of a key; the same hold of its account is not reported again.
+    if entries.counter.key_id and entries.oldest_hold_at is not None and entries.oldest_hold_at < cutoff:
         discrepancies.append(Discrepancy(DiscrepancyKind.HOLD_OVERDUE, entries, old))
     if entries.charged + entries.held > entries.limit:
         discrepancies.append(Discrepancy(DiscrepancyKind.OVER_LIMIT, entries, total))

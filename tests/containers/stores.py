@@ -6,10 +6,9 @@ from redis import Redis
 from services.quota.redis.scripts import entries_of
 from tests.containers.cluster import Cluster
 from tests.e2e.stack import Key
-from tests.faults.valkey import Entries, KeyDay
+from tests.faults.valkey import Entries, KeyDay, entries_in
 from tests.faults.world import Row
 
-_NOT_HOLDS = 2
 """Fields of a key's day other than holds: the charged count, and the limit."""
 
 
@@ -27,9 +26,9 @@ async def rows_of(cluster: Cluster, key: Key) -> list[Row]:
 def entries(cluster: Cluster, key: Key) -> dict[KeyDay, Entries]:
     """Return the charged and held slots of a key, by day."""
     with Redis(host=cluster.parts["redis"].address, password=cluster.secret("REDIS_PASSWORD")) as redis:
-        days = {int(name.rpartition(b":")[2]): name for name in redis.scan_iter(match=f"{entries_of(key.id)}:*")}
-        return {(key.id, day): _entries(redis.hgetall(name)) for day, name in days.items()}
-
-
-def _entries(fields: dict[bytes, bytes]) -> Entries:
-    return Entries(charged=int(fields[b"charged"]), held=len(fields) - _NOT_HOLDS)
+        days = {
+            int(name.rpartition(b":")[2]): name for name in redis.scan_iter(match=f"{entries_of(key.account_id)}:*")
+        }
+        return {
+            (key.id, day): found for day, name in days.items() if (found := entries_in(redis.hgetall(name), key.id))
+        }

@@ -83,7 +83,7 @@ def _key(cluster: Cluster, name: str) -> Key:
     """Create an API key as an operator does."""
     arguments = ("--email", "ada@example.com", "--name", name, "--daily-limit", str(LIMIT), "--json")
     made = json.loads(cluster.stackctl("keys", "create", *arguments))
-    return Key(made["id"], made["key"])
+    return Key(made["id"], made["key"], made["account_id"])
 
 
 def _url(cluster: Cluster, name: str) -> str:

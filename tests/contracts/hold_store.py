@@ -5,7 +5,7 @@ Tests set the time of day by the clock offset, so that none of them meets the re
 
 import asyncio
 import itertools
-from collections import Counter
+from collections import Counter as Tally
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,14 +13,16 @@ import pytest
 
 from services.common.verdict import Verdict
 from services.quota.holds import (
+    Counter,
     CounterUnavailable,
     DayStatus,
     Denied,
     Held,
     HoldStore,
     InitialCounts,
-    KeyDay,
+    KeyRef,
     Reservation,
+    Scope,
     Settlement,
     Uninitialised,
 )
@@ -53,20 +55,27 @@ class World:
         return store
 
 
-def reserve_item(request_id: str = "", *, limit: int = 10, key_id: str = KEY) -> Reservation:
+def reserve_item(
+    request_id: str = "", *, limit: int = 10, key_id: str = KEY, account_limit: int | None = None
+) -> Reservation:
     """Return a reserve request for one slot, under a new id when none is given."""
-    return Reservation(request_id or f"req_{next(_numbers)}", key_id, ACCOUNT, limit)
+    return Reservation(request_id or f"req_{next(_numbers)}", key_id, ACCOUNT, limit, account_limit)
 
 
 async def today(store: HoldStore, key_id: str = KEY) -> int:
     """Return the store's day."""
-    (status,) = await store.status([key_id])
+    (status,) = await store.status([KeyRef(ACCOUNT, key_id)])
     return status.day
 
 
+def counters(day: int, charged: int, *, key_id: str = KEY) -> InitialCounts:
+    """Return the same initial count for a key and the account."""
+    return {Counter(ACCOUNT, key_id, day): charged, Counter(ACCOUNT, "", day): charged}
+
+
 async def initialise(store: HoldStore, charged: int, *, key_id: str = KEY) -> None:
-    """Give a key a counter and hold nothing."""
-    initial_counts = {KeyDay(key_id, await today(store, key_id)): charged}
+    """Give a key a counter, and the account one of the same count, and hold nothing."""
+    initial_counts = counters(await today(store, key_id), charged, key_id=key_id)
     (outcome,) = await store.reserve([reserve_item(limit=0, key_id=key_id)], initial_counts)
     assert isinstance(outcome, Denied)
 
@@ -79,13 +88,13 @@ async def reserve(store: HoldStore, reservation: Reservation, initial_counts: In
 
 async def settle(store: HoldStore, request_id: str, day: int, verdict: Verdict = Verdict.CHARGED) -> bool | None:
     """Settle one hold of `KEY`."""
-    (closed,) = await store.settle([Settlement(request_id, KEY, day, verdict)])
+    (closed,) = await store.settle([Settlement(request_id, ACCOUNT, day, verdict)])
     return closed
 
 
 async def counts(store: HoldStore, key_id: str = KEY) -> tuple[int, int]:
     """Return today's charged and held slots."""
-    (status,) = await store.status([key_id])
+    (status,) = await store.status([KeyRef(ACCOUNT, key_id)])
     assert isinstance(status, DayStatus), "the key has no counter"
     return status.charged, status.held
 
@@ -115,7 +124,7 @@ class HoldStoreContract:
 
         denied = await reserve(store, reserve_item(limit=2))
 
-        assert denied == Denied(held.status)
+        assert denied == Denied(held.tightest)
         assert (held.status.charged, held.status.held) == (1, 1)
         assert await counts(store) == (1, 1)
 
@@ -146,12 +155,15 @@ class HoldStoreContract:
         outcome = await reserve(store, reserve_item())
 
         assert isinstance(outcome, Uninitialised)
-        assert (await store.status([KEY])) == [outcome]
+        assert outcome.scopes == (Scope.KEY, Scope.ACCOUNT)
+        (status,) = await store.status([KeyRef(ACCOUNT, KEY)])
+        assert isinstance(status, Uninitialised)
+        assert (status.day, status.reset_at) == (outcome.day, outcome.reset_at)
 
     async def test_a_counter_starts_at_its_initial_count(self, world: World) -> None:
         store = world.store()
 
-        outcome = await reserve(store, reserve_item(limit=8), {KeyDay(KEY, await today(store)): 7})
+        outcome = await reserve(store, reserve_item(limit=8), counters(await today(store), 7))
 
         assert isinstance(outcome, Held)
         assert await counts(store) == (7, 1)
@@ -159,7 +171,7 @@ class HoldStoreContract:
     async def test_an_initial_count_above_a_lowered_limit_denies(self, world: World) -> None:
         store = world.store()
 
-        outcome = await reserve(store, reserve_item(limit=3), {KeyDay(KEY, await today(store)): 7})
+        outcome = await reserve(store, reserve_item(limit=3), counters(await today(store), 7))
 
         assert isinstance(outcome, Denied)
         assert await counts(store) == (7, 0)
@@ -167,7 +179,7 @@ class HoldStoreContract:
     async def test_a_stale_initial_count_of_a_second_service_changes_nothing(self, world: World) -> None:
         """Both read the ledger; one initialises and charges; then the other comes with the earlier count."""
         first, second = world.store(), world.store()
-        initial_counts = {KeyDay(KEY, await today(first)): 1}
+        initial_counts = counters(await today(first), 1)
         await reserve(first, reserve_item("req_first", limit=3), initial_counts)
         await settle(first, "req_first", await today(first))
 
@@ -178,7 +190,7 @@ class HoldStoreContract:
 
     async def test_concurrent_initialisations_take_effect_once(self, world: World) -> None:
         stores = [world.store() for _ in range(6)]
-        initial_counts = {KeyDay(KEY, await today(stores[0])): 4}
+        initial_counts = counters(await today(stores[0]), 4)
 
         outcomes = await asyncio.gather(*(reserve(store, reserve_item(limit=6), initial_counts) for store in stores))
 
@@ -188,7 +200,7 @@ class HoldStoreContract:
     async def test_an_initial_count_of_another_day_is_not_accepted(self, world: World) -> None:
         store = world.store()
 
-        outcome = await reserve(store, reserve_item(), {KeyDay(KEY, await today(store) - 1): 5})
+        outcome = await reserve(store, reserve_item(), counters(await today(store) - 1, 5))
 
         assert isinstance(outcome, Uninitialised)
 
@@ -199,8 +211,8 @@ class HoldStoreContract:
 
         closed = await store.settle(
             [
-                Settlement("req_charged", KEY, day, Verdict.CHARGED),
-                Settlement("req_released", KEY, day, Verdict.RELEASED),
+                Settlement("req_charged", ACCOUNT, day, Verdict.CHARGED),
+                Settlement("req_released", ACCOUNT, day, Verdict.RELEASED),
             ]
         )
 
@@ -225,7 +237,7 @@ class HoldStoreContract:
 
         closed = await asyncio.gather(*(settle(store, "req_raced", day) for store in stores))
 
-        assert Counter(closed) == {False: 5, True: 1}
+        assert Tally(closed) == {False: 5, True: 1}
         assert await counts(stores[0]) == (1, 0)
 
     async def test_a_settle_without_a_hold_changes_nothing(self, world: World) -> None:
@@ -240,7 +252,7 @@ class HoldStoreContract:
 
         assert await settle(store, "req_absent", await today(store)) is False
 
-        assert isinstance((await store.status([KEY]))[0], Uninitialised)
+        assert isinstance((await store.status([KeyRef(ACCOUNT, KEY)]))[0], Uninitialised)
 
     async def test_a_released_slot_can_be_held_again(self, world: World) -> None:
         store = await world.initialised()
@@ -322,3 +334,94 @@ class HoldStoreContract:
         charged = sum(await asyncio.gather(*(live(number) for number in range(60))))
 
         assert await counts(stores[1]) == (charged, 0)
+
+    async def test_an_account_limit_is_shared_by_all_its_keys_exactly(self, world: World) -> None:
+        store = await world.initialised()
+        await initialise(store, 0, key_id="key_other")
+        batch = [reserve_item(account_limit=3, key_id=key_id) for key_id in (KEY, "key_other") * 3]
+
+        outcomes = await store.reserve(batch, {})
+
+        assert sum(isinstance(outcome, Held) for outcome in outcomes) == 3
+        denied = [outcome for outcome in outcomes if isinstance(outcome, Denied)]
+        assert {(one.tightest.scope, one.tightest.limit) for one in denied} == {(Scope.ACCOUNT, 3)}
+        assert {(one.status.charged, one.status.held) for one in denied} == {(0, 3)}
+
+    async def test_a_request_that_one_limit_denies_takes_nothing_of_the_other(self, world: World) -> None:
+        store = await world.initialised()
+
+        by_account = await reserve(store, reserve_item(limit=2, account_limit=0))
+        by_key = await reserve(store, reserve_item(limit=0, account_limit=2))
+
+        assert isinstance(by_account, Denied)
+        assert isinstance(by_key, Denied)
+        assert (by_account.tightest.scope, by_key.tightest.scope) == (Scope.ACCOUNT, Scope.KEY)
+        outcomes = await store.reserve([reserve_item(limit=2, account_limit=2) for _ in range(3)], {})
+        assert [type(outcome) for outcome in outcomes] == [Held, Held, Denied]
+
+    async def test_the_limit_with_the_least_left_is_shown(self, world: World) -> None:
+        store = await world.initialised()
+
+        held = [await reserve(store, reserve_item(limit=limit, account_limit=5)) for limit in (5, 9, 3)]
+
+        shown = [(one.tightest.scope, one.tightest.remaining) for one in held if isinstance(one, Held)]
+        assert shown == [(Scope.KEY, 4), (Scope.ACCOUNT, 3), (Scope.KEY, 0)]
+
+    async def test_settled_requests_of_all_keys_are_charged_to_the_account(self, world: World) -> None:
+        store = await world.initialised()
+        await initialise(store, 0, key_id="key_other")
+        items = [reserve_item(f"req_{key_id}", key_id=key_id) for key_id in (KEY, "key_other")]
+        await store.reserve([*items, reserve_item("req_released")], {})
+        day = await today(store)
+
+        await store.settle(
+            [
+                Settlement(f"req_{KEY}", ACCOUNT, day, Verdict.CHARGED),
+                Settlement("req_key_other", ACCOUNT, day, Verdict.CHARGED),
+                Settlement("req_released", ACCOUNT, day, Verdict.RELEASED),
+            ]
+        )
+
+        outcome = await reserve(store, reserve_item(account_limit=2))
+        assert isinstance(outcome, Denied)
+        assert (outcome.status.charged, outcome.status.held) == (2, 0)
+        assert await counts(store) == (1, 0)
+
+    async def test_a_new_key_does_not_start_the_account_over(self, world: World) -> None:
+        store = await world.initialised(charged=4)
+
+        missing = await reserve(store, reserve_item(key_id="key_new", account_limit=4))
+        of_key = {Counter(ACCOUNT, "key_new", await today(store)): 0}
+        outcome = await reserve(store, reserve_item(key_id="key_new", account_limit=4), of_key)
+
+        assert isinstance(missing, Uninitialised)
+        assert missing.scopes == (Scope.KEY,)
+        assert isinstance(outcome, Denied)
+        assert outcome.tightest.scope is Scope.ACCOUNT
+
+    async def test_a_stale_initial_count_of_an_account_changes_nothing(self, world: World) -> None:
+        store = await world.initialised(charged=4)
+        stale = counters(await today(store), 0, key_id="key_new")
+
+        outcome = await reserve(store, reserve_item(key_id="key_new", account_limit=4), stale)
+
+        assert isinstance(outcome, Denied)
+        assert outcome.status.charged == 4
+
+    async def test_a_reserve_without_an_account_limit_is_counted_for_the_account(self, world: World) -> None:
+        store = await world.initialised()
+        await reserve(store, reserve_item())
+
+        assert isinstance(await reserve(store, reserve_item(account_limit=1)), Denied)
+
+    async def test_accounts_are_independent(self, world: World) -> None:
+        store = await world.initialised()
+        await reserve(store, reserve_item(account_limit=1))
+        day = await today(store)
+        other = Reservation("req_other", "key_other", "acc_other", 10, 1)
+
+        outcome = await reserve(
+            store, other, {Counter("acc_other", "key_other", day): 0, Counter("acc_other", "", day): 0}
+        )
+
+        assert isinstance(outcome, Held)

@@ -5,6 +5,7 @@ fixture.
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,39 @@ class KeyStoreContract:
 
         assert (await stores.keys.set_limit(minted.key.id, limit, by=OPERATOR, at=NOW)).daily_limit == limit
         assert (await stores.keys.set_limit(minted.key.id, None, by=OPERATOR, at=NOW)).daily_limit == 1000
+
+    async def test_an_accounts_limit_is_its_plans_or_the_highest_of_its_keys(self, stores: Stores) -> None:
+        await stores.account()
+        minted, other = await stores.key(), await stores.key()
+
+        async def limit() -> int | None:
+            found = await stores.keys.find(minted.key.digest)
+            assert found.key is not None
+            assert found.key == await stores.keys.get(minted.key.id)
+            return found.key.account_daily_limit
+
+        assert await limit() == 5_000
+        await stores.keys.set_limit(other.key.id, 20_000, by=OPERATOR, at=NOW)
+        assert await limit() == 20_000
+        await stores.keys.set_limit(other.key.id, 7, by=OPERATOR, at=NOW)
+        assert await limit() == 5_000
+        await stores.keys.set_limit(other.key.id, 20_000, by=OPERATOR, at=NOW)
+        await stores.keys.revoke(other.key.id, by=OPERATOR, at=NOW)
+        assert await limit() == 5_000
+
+    async def test_a_change_of_an_accounts_limit_is_a_change_of_all_its_keys(self, stores: Stores) -> None:
+        await stores.account()
+        minted, other = await stores.key(), await stores.key()
+
+        async def changed(step: Any) -> set[str | None]:
+            before = (await stores.changes.changes_after(None)).revision
+            await step
+            return {change.key_id for change in (await stores.changes.changes_after(before)).changes}
+
+        both = {minted.key.id, other.key.id}
+        assert await changed(stores.keys.set_limit(other.key.id, 20_000, by=OPERATOR, at=NOW)) == both
+        assert await changed(stores.keys.revoke(other.key.id, by=OPERATOR, at=NOW)) == both
+        assert minted.key.id in await changed(stores.key(daily_limit=9_000))
 
     async def test_a_revoked_key_keeps_the_time_of_its_first_revocation(self, stores: Stores) -> None:
         await stores.account()
@@ -214,12 +248,13 @@ class KeyStoreContract:
 
         read = await stores.changes.changes_after(1)
 
-        assert read.revision == 3
+        # The limit of a key can be the limit of its account, so it is a change of the other key too.
+        assert read.revision == 4
         assert [(change.key_id, change.revision) for change in read.changes] == [
-            (second.key.id, 2),
             (first.key.id, 3),
+            (second.key.id, 4),
         ]
-        assert not (await stores.changes.changes_after(3)).changes
+        assert not (await stores.changes.changes_after(4)).changes
 
     async def test_the_current_revision_is_read_without_earlier_changes(self, stores: Stores) -> None:
         await stores.account()

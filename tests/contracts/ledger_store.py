@@ -121,6 +121,19 @@ class LedgerStoreContract:
         assert await store.count_charged(asked) == [1, 2, 0, 3, 3]
         assert await store.count_charged([]) == []
 
+    async def test_charged_rows_of_an_account_are_those_of_all_its_keys(self, store: LedgerStore) -> None:
+        await store.insert(rows(3))
+        await store.insert(rows(2, start=10, key_id="key_2"))
+        await store.insert(rows(4, start=20, day="2026-08-03"))
+        await store.insert(rows(5, start=30, charged=False))
+        await store.insert(rows(1, start=40, account_id="acc_2"))
+        account = ROW.account_id
+
+        asked = [("acc_2", DAY), (account, "2026-08-03"), ("acc_none", DAY), (account, DAY)]
+        assert await store.count_charged_of_accounts(asked) == [1, 4, 0, 5]
+        assert await store.count_charged_of_accounts([(account, DAY)], excluded=["req_0", "req_10"]) == [3]
+        assert await store.count_charged_of_accounts([]) == []
+
     async def test_a_direct_callers_rows_count_against_no_key(self, store: LedgerStore) -> None:
         await store.insert(rows(4, key_id="", account_id=""))
         await store.insert(rows(1, start=10))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.common.verdict import Verdict
-from services.quota.holds import DayStatus, Held, HoldStore, KeyDay, Reservation, Settlement
+from services.quota.holds import Counter, DayStatus, Held, HoldStore, KeyRef, Reservation, Settlement
 from services.quota.overdue_holds import OverdueHold
+from services.quota.redis.scripts import previous_entries_of
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DayEntries
 
@@ -40,14 +41,15 @@ def reserve_items(*request_ids: str, key_id: str = KEY, limit: int = 100) -> lis
 
 async def today(holds: HoldStore) -> int:
     """Return the store's day."""
-    (status,) = await holds.status([KEY])
+    (status,) = await holds.status([KeyRef(ACCOUNT, KEY)])
     return status.day
 
 
 async def hold(holds: HoldStore, reservations: Sequence[Reservation], *, charged: int = 0) -> list[Held]:
     """Hold slots of keys that may have no counter yet."""
     day = await today(holds)
-    outcomes = await holds.reserve(reservations, {KeyDay(one.key_id, day): charged for one in reservations})
+    initial_counts = {Counter(ACCOUNT, one.key_id, day): charged for one in reservations}
+    outcomes = await holds.reserve(reservations, initial_counts | {Counter(ACCOUNT, "", day): charged})
     held = [outcome for outcome in outcomes if isinstance(outcome, Held)]
     assert len(held) == len(outcomes), "a hold was denied"
     return held
@@ -56,12 +58,12 @@ async def hold(holds: HoldStore, reservations: Sequence[Reservation], *, charged
 async def charge(holds: HoldStore, *request_ids: str) -> list[bool | None]:
     """Settle holds of `KEY` as charged."""
     day = await today(holds)
-    return list(await holds.settle([Settlement(one, KEY, day, Verdict.CHARGED) for one in request_ids]))
+    return list(await holds.settle([Settlement(one, ACCOUNT, day, Verdict.CHARGED) for one in request_ids]))
 
 
 async def counts(holds: HoldStore) -> tuple[int, int]:
     """Return the slots charged to and held by `KEY` today."""
-    (status,) = await holds.status([KEY])
+    (status,) = await holds.status([KeyRef(ACCOUNT, KEY)])
     assert isinstance(status, DayStatus), "the key has no counter"
     return status.charged, status.held
 
@@ -71,9 +73,18 @@ async def listed(store: RedisSweepStore) -> list[list[DayEntries]]:
     return [batch async for batch in store.entries()]
 
 
-async def raised(world: SweepWorld, key_day: KeyDay, count: int, *, before: float, excluded: Sequence[str] = ()) -> int:
+async def of_key_and_account(store: RedisSweepStore) -> list[DayEntries]:
+    """Return the entries of the only key, and those of its account."""
+    (batch,) = await listed(store)
+    assert {one.counter.key_id for one in batch} == {KEY, ""}
+    return sorted(batch, key=lambda one: not one.counter.key_id)
+
+
+async def raised(
+    world: SweepWorld, counter: Counter, count: int, *, before: float, excluded: Sequence[str] = ()
+) -> int:
     """Repair a counter and return by how much."""
-    return await world.store.repair_counter(key_day, count, reserved_before=before, excluded=excluded)
+    return await world.store.repair_counter(counter, count, reserved_before=before, excluded=excluded)
 
 
 async def overdue_now(store: RedisSweepStore, *, at_most: int) -> list[OverdueHold]:
@@ -111,10 +122,19 @@ class SweepStoreContract:
         await hold(world.tomorrow, reserve_items("req_2"))
         day = await today(world.holds)
 
-        await world.store.delete_days([KeyDay(KEY, day)])
+        await world.store.delete_days(day + 1)
 
         (batch,) = await listed(world.store)
-        assert [one.key_day.day for one in batch] == [day + 1]
+        assert {(one.counter.key_id, one.counter.day) for one in batch} == {(KEY, day + 1), ("", day + 1)}
+
+    async def test_days_in_the_layout_of_the_previous_version_are_removed_too(self, world: SweepWorld) -> None:
+        day = await today(world.holds)
+        for name in (f"{previous_entries_of(KEY)}:{day}", f"{previous_entries_of(KEY)}:{day - 1}:moved"):
+            await world.client.set(name, "moved")
+
+        await world.store.delete_days(day)
+
+        assert await names(world.client, "*") == [f"{previous_entries_of(KEY)}:{day}"]
 
     async def test_nothing_is_overdue_in_an_empty_store(self, world: SweepWorld) -> None:
         assert await overdue_now(world.store, at_most=10) == []
@@ -145,14 +165,14 @@ class SweepStoreContract:
                 holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
             )
 
-        found = {(one.key_id, one.day) for one in await overdue_now(world.store, at_most=10)}
+        found = {(one.key_id, one.day) for one in await overdue_now(world.store, at_most=100)}
 
         day = await today(world.late)
         assert found == {(key, at) for key in keys for at in (day, day + 1)}
 
     async def test_a_deadline_whose_day_has_expired_is_forgotten(self, world: SweepWorld) -> None:
         await hold(world.late, reserve_items("req_orphan"))
-        await world.client.delete(*await names(world.client, f"quota:*:{KEY}:*"))
+        await world.client.delete(*await names(world.client, f"quota:*:{ACCOUNT}:*"))
 
         assert await overdue_now(world.store, at_most=10) == []
 
@@ -166,41 +186,45 @@ class SweepStoreContract:
         await hold(world.holds, reserve_items("req_4", limit=7))
         await charge(world.holds, "req_2")
 
-        ((entries,),) = await listed(world.store)
+        entries, of_account = await of_key_and_account(world.store)
 
-        assert (entries.key_day, entries.charged, entries.limit) == (KeyDay(KEY, oldest.status.day), 4, 20)
+        assert (entries.counter, entries.charged, entries.limit) == (Counter(ACCOUNT, KEY, oldest.status.day), 4, 20)
         assert (entries.held, entries.oldest_hold_at) == (3, oldest.reserved_at)
+        assert of_account.counter == Counter(ACCOUNT, "", oldest.status.day)
+        assert (of_account.charged, of_account.held, of_account.holds) == (4, 3, entries.holds)
 
     async def test_a_key_without_holds_has_no_oldest_one(self, world: SweepWorld) -> None:
         await hold(world.holds, reserve_items("req_1", limit=5))
         await charge(world.holds, "req_1")
 
-        ((entries,),) = await listed(world.store)
+        entries, _ = await of_key_and_account(world.store)
 
         assert (entries.charged, entries.held, entries.oldest_hold_at, entries.limit) == (1, 0, None, 5)
 
     async def test_entries_of_more_keys_and_days_than_a_batch_holds_come_once_each(self, world: SweepWorld) -> None:
-        keys = [f"key_{number}" for number in range(520)]
-        await hold(
-            world.holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
+        accounts = [f"acc_{number}" for number in range(520)]
+        day = await today(world.holds)
+        expected = {Counter(account, key, day) for account in accounts for key in ("", f"key_of_{account}")}
+        await world.holds.reserve(
+            [Reservation(f"req_{account}", f"key_of_{account}", account, 9) for account in accounts],
+            dict.fromkeys(expected, 0),
         )
         await hold(world.tomorrow, reserve_items("req_tomorrow"))
 
         batches = await listed(world.store)
 
-        day = await today(world.holds)
-        expected = {KeyDay(key, day) for key in keys} | {KeyDay(KEY, day + 1)}
-        found = [one.key_day for batch in batches for one in batch]
+        expected |= {Counter(ACCOUNT, KEY, day + 1), Counter(ACCOUNT, "", day + 1)}
+        found = [one.counter for batch in batches for one in batch]
         assert set(found) == expected
         assert len(found) == len(expected)
         assert len(batches) > 1
 
     async def test_entries_that_disappear_while_they_are_read_make_no_empty_batch(self, world: SweepWorld) -> None:
         """The ledger refuses to count for no keys."""
-        keys = [f"key_{number}" for number in range(501)]
-        await hold(
-            world.holds, [reserve_item for key in keys for reserve_item in reserve_items(f"req_{key}", key_id=key)]
-        )
+        day = await today(world.holds)
+        items = [Reservation(f"req_{number}", f"key_{number}", f"acc_{number}", 9) for number in range(501)]
+        start = {Counter(one.account_id, key_id, day): 0 for one in items for key_id in (one.key_id, "")}
+        await world.holds.reserve(items, start)
 
         async for batch in world.store.entries():
             assert batch
@@ -209,31 +233,31 @@ class SweepStoreContract:
     async def test_a_counter_is_repaired_to_the_rows_without_a_hold(self, world: SweepWorld) -> None:
         """A row commits before its hold is settled: counted together with its hold, it would be charged twice."""
         (held,) = await hold(world.holds, reserve_items("req_held"), charged=1)
-        key_day = KeyDay(KEY, held.status.day)
+        counter = Counter(ACCOUNT, KEY, held.status.day)
 
         cut_off = held.reserved_at + 1
-        assert await raised(world, key_day, 3, before=cut_off) == 0, "the row of req_held may be one of them"
-        assert await raised(world, key_day, 3, before=cut_off, excluded=["req_held"]) == 2
+        assert await raised(world, counter, 3, before=cut_off) == 0, "the row of req_held may be one of them"
+        assert await raised(world, counter, 3, before=cut_off, excluded=["req_held"]) == 2
 
         assert await counts(world.holds) == (3, 1)
-        assert await raised(world, key_day, 3, before=cut_off, excluded=["req_held"]) == 0
+        assert await raised(world, counter, 3, before=cut_off, excluded=["req_held"]) == 0
 
     async def test_a_hold_too_young_to_have_a_counted_row_does_not_prevent_repair(self, world: SweepWorld) -> None:
         (held,) = await hold(world.holds, reserve_items("req_held"), charged=1)
-        key_day = KeyDay(KEY, held.status.day)
+        counter = Counter(ACCOUNT, KEY, held.status.day)
 
-        assert await raised(world, key_day, 3, before=held.reserved_at) == 2
+        assert await raised(world, counter, 3, before=held.reserved_at) == 2
 
     async def test_a_counter_is_never_lowered(self, world: SweepWorld) -> None:
         (held,) = await hold(world.holds, reserve_items("req_held"), charged=5)
 
         for count in (0, 1, 5):
-            assert await raised(world, KeyDay(KEY, held.status.day), count, before=held.reserved_at) == 0
+            assert await raised(world, Counter(ACCOUNT, KEY, held.status.day), count, before=held.reserved_at) == 0
 
         assert await counts(world.holds) == (5, 1)
 
     async def test_an_absent_counter_is_left_to_the_next_reserves_initialisation(self, world: SweepWorld) -> None:
-        assert await raised(world, KeyDay(KEY, await today(world.holds)), 1, before=0) == 0
+        assert await raised(world, Counter(ACCOUNT, KEY, await today(world.holds)), 1, before=0) == 0
 
         assert await names(world.client, "*") == []
 
@@ -241,14 +265,14 @@ class SweepStoreContract:
         """Every row exists from the start: at each moment each is a charge or a hold, so that no repair is due."""
         ids = [f"req_{number}" for number in range(30)]
         (first, *_) = await hold(world.holds, reserve_items(*ids))
-        key_day = KeyDay(KEY, first.status.day)
+        counter = Counter(ACCOUNT, KEY, first.status.day)
 
         async def each(step: Callable[[str], Any]) -> list[Any]:
             return await asyncio.gather(*(step(one) for one in ids))
 
         closed, due = await asyncio.gather(
             each(lambda one: charge(world.holds, one)),
-            each(lambda _: raised(world, key_day, len(ids), before=first.reserved_at + 100)),
+            each(lambda _: raised(world, counter, len(ids), before=first.reserved_at + 100)),
         )
 
         assert closed == [[True]] * 30

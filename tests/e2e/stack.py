@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 import httpx
 import psutil
+from google.protobuf.field_mask_pb2 import FieldMask
 from pydantic import SecretStr
 from redis import Redis
 
@@ -28,7 +29,7 @@ from services.local import valkey
 from services.local.settings import LocalSettings
 from services.local.supervisor import programs, ready
 from services.local.supervisor.child import Program
-from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc, plans_pb2, plans_pb2_grpc
 from tests.forked import Started, started_process
 from tests.ports import free_port
 
@@ -43,6 +44,7 @@ class Key:
 
     id: str
     secret: str
+    account_id: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -229,13 +231,22 @@ class Stack:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             request = keys_pb2.CreateKeyRequest(email=EMAIL, name="test", daily_limit=daily_limit, models=models)
             response = await keys.CreateKey(request, metadata=self.admin_metadata, timeout=5)
-        return Key(response.key.id, response.secret)
+        return Key(response.key.id, response.secret, response.key.account_id)
 
     async def revoke_key(self, key: Key, *, at: str = "") -> None:
         """Revoke a key; returns with auth's answer, or with that of the one auth named by `at`."""
         async with open_channel(self.socket(at) if at else self.settings.auth_listen) as channel:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             await keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.id), metadata=self.admin_metadata, timeout=5)
+
+    async def set_plan(self, name: str, *, daily_limit: int, account_daily_limit: int) -> None:
+        """Set a plan's limits; keys created afterwards have them at once."""
+        async with open_channel(self.settings.auth_listen) as channel:
+            plan = plans_pb2.Plan(name=name, daily_limit=daily_limit, account_daily_limit=account_daily_limit)
+            request = plans_pb2.SetPlanRequest(
+                plan=plan, update_mask=FieldMask(paths=["daily_limit", "account_daily_limit"])
+            )
+            await plans_pb2_grpc.PlanServiceStub(channel).SetPlan(request, metadata=self.admin_metadata, timeout=5)
 
     async def create_account(self) -> None:
         """Create the test account."""
@@ -269,11 +280,10 @@ class Stack:
         """Return Redis' counts of a key, all days together: charged, held."""
         charged = held = 0
         with contextlib.closing(self.redis()) as redis:
-            for name in redis.scan_iter(match=f"quota:*:{key.id}:*"):
+            for name in redis.scan_iter(match=f"quota:*:account:{key.account_id}:*"):
                 entries: dict[Any, Any] = redis.hgetall(name)
-                charged += int(entries.pop(b"charged"))
-                del entries[b"limit"]
-                held += len(entries)
+                charged += int(entries.get(f"{key.id}:requests".encode(), 0))
+                held += int(entries.get(f"{key.id}:requests:held".encode(), 0))
         return charged, held
 
     def redis(self) -> "Redis":

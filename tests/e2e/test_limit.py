@@ -55,6 +55,29 @@ async def test_a_request_refused_while_slots_are_in_use_is_told_to_retry_soon(st
             await streaming.read()
 
 
+async def test_a_new_key_does_not_start_an_accounts_limit_over_and_the_429_names_it(own_stack: Stack) -> None:
+    """Before, an owner who revoked and created keys got the limit of a key again and again."""
+    await own_stack.set_plan("free", daily_limit=3, account_daily_limit=4)
+    async with aiohttp.ClientSession() as session:
+        first = await own_stack.create_key()
+        assert [(await ask(session, own_stack.base_url, first, number))[0] for number in range(4)] == [200] * 3 + [429]
+        await own_stack.until_settled(first)
+        await own_stack.revoke_key(first)
+        second = await own_stack.create_key()
+        url = f"{own_stack.base_url}/api/v1/chat"
+        async with session.post(url, headers=second.headers, json=say("the last one")) as response:
+            assert response.status == 200
+            assert response.headers["x-ratelimit-limit-requests"] == "4"
+            assert response.headers["x-ratelimit-remaining-requests"] == "0"
+        await own_stack.until_settled(second)
+        async with session.post(url, headers=second.headers, json=say("one too many")) as response:
+            error = (await response.json())["error"]
+            assert response.status == 429
+    assert error["code"] == "rate_limit_exceeded"
+    assert error["message"].startswith("Rate limit reached for your account on requests per day (RPD): Limit 4, Used 4")
+    assert own_stack.counters(second) == (1, 0)
+
+
 async def test_the_limit_resets_at_midnight_utc(own_stack: Stack) -> None:
     """The offset of the scripts' clock is moved past midnight, so the test need not wait for it."""
     key = await own_stack.create_key(daily_limit=2)

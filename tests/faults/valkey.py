@@ -97,9 +97,10 @@ class Valkey:
         return _entries_of(Redis(unix_socket_path=str(self._address)), keys, days, *command)
 
     def all_entries(self, keys: Sequence[Key]) -> dict[str, dict[str, str]]:
-        """Return all of Redis' records of keys: counters, and holds by their request ids."""
+        """Return all of Redis' records of the keys' accounts: counters, and holds by their request ids."""
         with Redis(unix_socket_path=str(self._address)) as client:
-            names = [name for key in keys for name in client.scan_iter(match=f"*:{key.id}:*", count=10_000)]
+            accounts = {key.account_id for key in keys}
+            names = [name for one in accounts for name in client.scan_iter(match=f"*:{one}:*", count=10_000)]
             return {name.decode(): _texts(client.hgetall(name)) for name in names if client.type(name) == b"hash"}
 
     # Kills and the files left behind.
@@ -194,18 +195,27 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def _entries_of(client: "Redis", keys: Sequence[Key], days: Sequence[int], *command: str) -> dict[KeyDay, Entries]:
-    names = [(key.id, day) for key in keys for day in days]
+    names = [(key, day) for key in keys for day in days]
     with client, client.pipeline(transaction=True) as pipeline:
-        for key_id, day in names:
-            pipeline.hgetall(f"{entries_of(key_id)}:{day}")
+        for key, day in names:
+            pipeline.hgetall(f"{entries_of(key.account_id)}:{day}")
         if command:
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
         answers: list[Any] = pipeline.execute()
-    return {name: _entries(answer) for name, answer in zip(names, answers, strict=False) if answer}
+    return {
+        (key.id, day): entries
+        for (key, day), answer in zip(names, answers, strict=False)
+        if (entries := entries_in(answer, key.id))
+    }
 
 
-def _entries(answer: dict[bytes, bytes]) -> Entries:
-    return Entries(charged=int(answer[b"charged"]), held=len(answer) - 2)
+def entries_in(fields: dict[bytes, bytes], key_id: str) -> Entries | None:
+    """Return Redis' records of a key among those of its account's day; None if there are none."""
+    counter = f"{key_id}:requests".encode()
+    if counter not in fields:
+        return None
+    held = sum(b":" not in name and b" %b " % counter in value for name, value in fields.items())
+    return Entries(charged=int(fields[counter]), held=held)
 
 
 def _texts(entries: Any) -> dict[str, str]:

@@ -20,6 +20,7 @@ from tests.faults.valkey import Valkey
 from tests.forked import run_module
 from tests.ports import free_port
 
+_ACCOUNT_LIMIT = 10**9
 HOLD_SECONDS = 3.0
 REQUEST_SECONDS = 2
 RECOVERED_SECONDS_MAX = 5.0
@@ -187,6 +188,8 @@ def _started(stack: Stack, valkey: Valkey) -> Iterator[None]:
     valkey.clock.prepare(stack)
     try:
         with started(stack):
+            # All seeds use one account, whose limit would end a long run.
+            asyncio.run(stack.set_plan("free", daily_limit=1_000, account_daily_limit=_ACCOUNT_LIMIT))
             yield
     finally:
         valkey.end_replica()

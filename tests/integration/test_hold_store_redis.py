@@ -11,15 +11,23 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.common.verdict import Verdict
-from services.quota.holds import CounterUnavailable, Denied, Held, Settlement
+from services.quota.holds import (
+    Counter,
+    CounterUnavailable,
+    DayStatus,
+    Denied,
+    Held,
+    KeyRef,
+    Reservation,
+    Settlement,
+)
 from services.quota.redis.store import RedisHoldStore, connect
 from tests.contracts.hold_store import (
+    ACCOUNT,
     DAY_SECONDS,
-    KEY,
     HoldStoreContract,
     World,
     counts,
-    initialise,
     reserve,
     reserve_item,
     settle,
@@ -78,11 +86,11 @@ async def test_a_hold_has_a_deadline_until_it_is_settled(world: World, client: A
     store = await world.initialised()
     held = await reserve(store, reserve_item("req_dead"))
     assert isinstance(held, Held)
-    (deadlines,) = await client.keys("quota:*:deadlines")
+    (deadlines,) = await client.keys("quota:*:holds")
 
     entries = await client.zrange(deadlines, 0, -1, withscores=True)
 
-    assert entries == [(f"{KEY} {held.status.day} req_dead".encode(), (held.reserved_at + HOLD_SECONDS) * 1000)]
+    assert entries == [(f"{ACCOUNT} {held.status.day} req_dead".encode(), (held.reserved_at + HOLD_SECONDS) * 1000)]
     await settle(store, "req_dead", held.status.day, Verdict.RELEASED)
     assert await client.zcard(deadlines) == 0
 
@@ -92,7 +100,7 @@ async def test_a_denied_request_has_no_deadline(world: World, client: Any) -> No
 
     assert isinstance(await reserve(store, reserve_item(limit=0)), Denied)
 
-    assert await client.keys("quota:*:deadlines") == []
+    assert await client.keys("quota:*:holds") == []
 
 
 async def test_a_repeated_reserve_does_not_extend_its_deadline(world: World, client: Any) -> None:
@@ -104,7 +112,7 @@ async def test_a_repeated_reserve_does_not_extend_its_deadline(world: World, cli
 
     await reserve(store, reserve_item("req_again"))
 
-    (deadlines,) = await client.keys("quota:*:deadlines")
+    (deadlines,) = await client.keys("quota:*:holds")
     ((_, score),) = await client.zrange(deadlines, 0, -1, withscores=True)
     assert score == (first.reserved_at + HOLD_SECONDS) * 1000
 
@@ -204,26 +212,30 @@ async def _some_turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_unusable_entries_make_their_own_key_unavailable_and_no_other(world: World, client: Any) -> None:
+async def test_unusable_entries_make_their_own_account_unavailable_and_no_other(world: World, client: Any) -> None:
     store = await world.initialised()
     name = await _entries(client)
-    await initialise(store, 0, key_id="key_other")
-    held = await reserve(store, reserve_item("req_held", key_id="key_other"))
+    day = await today(store)
+    start = {Counter("acc_other", "key_other", day): 0, Counter("acc_other", "", day): 0}
+    held = await reserve(store, Reservation("req_held", "key_other", "acc_other", 10), start)
     assert isinstance(held, Held)
     await client.delete(name)
     await client.set(name, "not a hash")
 
-    outcomes = await store.reserve([reserve_item(), reserve_item("req_new", key_id="key_other"), reserve_item()], {})
+    other = Reservation("req_new", "key_other", "acc_other", 10)
+    outcomes = await store.reserve([reserve_item(), other, reserve_item()], {})
     closed = await store.settle(
         [
-            Settlement("req_1", KEY, held.status.day, Verdict.CHARGED),
-            Settlement("req_held", "key_other", held.status.day, Verdict.CHARGED),
+            Settlement("req_1", ACCOUNT, held.status.day, Verdict.CHARGED),
+            Settlement("req_held", "acc_other", held.status.day, Verdict.CHARGED),
         ]
     )
 
     assert [type(outcome) for outcome in outcomes] == [CounterUnavailable, Held, CounterUnavailable]
     assert list(closed) == [None, True]
-    assert await counts(store, "key_other") == (1, 1)
+    (status,) = await store.status([KeyRef("acc_other", "key_other")])
+    assert isinstance(status, DayStatus)
+    assert (status.charged, status.held) == (1, 1)
 
 
 async def _within_a_second(call: Callable[[], Awaitable[tuple[int, int]]]) -> tuple[int, int]:
@@ -243,5 +255,5 @@ async def _now_ms(client: Any) -> int:
 
 
 async def _entries(client: Any) -> str:
-    (name,) = [name for name in await client.keys("quota:*") if not name.endswith(b"deadlines")]
+    (name,) = [name for name in await client.keys("quota:*") if not name.endswith(b"holds")]
     return str(name.decode())

@@ -6,7 +6,7 @@ The domain objects are scripted. Each test runs over both adapters, the gRPC one
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import msgspec
@@ -47,7 +47,17 @@ from services.inference.requests.lifecycle import Answer, Completions
 from services.inference.responses.rpc import StoredResponseService
 from services.inference.rpc import InferenceService, UsageService
 from services.local.adapters import LocalAuthClient, LocalInference, LocalQuotaBatches, LocalResponseStore
-from services.quota.holds import CounterUnavailable, DayStatus, Denied, Held, Holds, Reservation, Settlement
+from services.quota.holds import (
+    CounterUnavailable,
+    DayStatus,
+    Denied,
+    Held,
+    Holds,
+    LimitStatus,
+    Reservation,
+    Scope,
+    Settlement,
+)
 from services.quota.rpc import QuotaService
 from stack.auth.v1 import auth_pb2_grpc
 from stack.inference.v1 import inference_pb2_grpc, responses_pb2_grpc, usage_pb2_grpc
@@ -59,6 +69,7 @@ _DEADLINE_SECONDS = 0.3
 _STATUS = DayStatus(20_000, 3, 1, 1_728_086_400.0)
 _DAY = "2024-10-04"
 _PRINCIPAL = Principal("key_1", "acc_1", 10, None, models=("llama*",))
+_OF_KEY = LimitStatus(Scope.KEY, 10, _STATUS)
 _HOLD = Hold("req_1", _PRINCIPAL, _DAY, 1_728_000_000.25, RateLimit(10, 3, 1, _STATUS.reset_at))
 _CHAT = Chat({"messages": [{"role": "user", "content": "hi"}], "model": "llama"}, stream=False, body_bytes=60)
 
@@ -127,7 +138,7 @@ async def _quota(
 
 @ADAPTERS
 async def test_each_reserve_of_a_batch_gets_its_own_outcome(adapter: str) -> None:
-    holds = ScriptedHolds([Held(_STATUS, 1_728_000_000.25), Denied(_STATUS), CounterUnavailable()])
+    holds = ScriptedHolds([Held(_OF_KEY, 1_728_000_000.25), Denied(_OF_KEY), CounterUnavailable()])
     async with _quota(adapter, holds) as quota:
         held, denied, unavailable = await quota.reserve([ReserveItem(f"req_{n}", _PRINCIPAL) for n in range(3)])
 
@@ -142,6 +153,21 @@ async def test_each_reserve_of_a_batch_gets_its_own_outcome(adapter: str) -> Non
 
 
 @ADAPTERS
+async def test_the_accounts_limit_is_sent_and_shown_where_it_is_the_tightest(adapter: str) -> None:
+    of_account = LimitStatus(Scope.ACCOUNT, 30, _STATUS)
+    holds = ScriptedHolds([Held(of_account, 1_728_000_000.25), Denied(of_account)])
+    principal = replace(_PRINCIPAL, account_limit=30)
+    async with _quota(adapter, holds) as quota:
+        held, denied = await quota.reserve([ReserveItem(f"req_{n}", principal) for n in range(2)])
+
+    assert isinstance(held, Hold)
+    assert held.rate_limit == RateLimit(30, 3, 1, _STATUS.reset_at, is_of_account=True)
+    assert isinstance(denied, LimitReached)
+    assert denied.rate_limit == held.rate_limit
+    assert holds.seen == [[Reservation(f"req_{n}", "key_1", "acc_1", 10, 30) for n in range(2)]]
+
+
+@ADAPTERS
 async def test_a_hold_that_cannot_be_closed_fails_alone(adapter: str) -> None:
     holds = ScriptedHolds([True, None, False])
     items = [SettleItem(_HOLD, verdict) for verdict in (Verdict.CHARGED, Verdict.RELEASED, Verdict.RELEASED)]
@@ -149,7 +175,7 @@ async def test_a_hold_that_cannot_be_closed_fails_alone(adapter: str) -> None:
         results = await quota.settle(items)
 
     assert [type(result) for result in results] == [type(None), Unavailable, type(None)]
-    assert holds.seen == [[Settlement("req_1", "key_1", 20_000, item.verdict) for item in items]]
+    assert holds.seen == [[Settlement("req_1", "acc_1", 20_000, item.verdict) for item in items]]
 
 
 @ADAPTERS
@@ -181,7 +207,7 @@ async def test_an_unexpected_error_of_quota_is_an_internal_error_without_its_tex
 
 @ADAPTERS
 async def test_a_client_that_disconnects_does_not_withdraw_the_reserves_of_others(adapter: str) -> None:
-    holds = ScriptedHolds([Held(_STATUS, 1.0), Held(_STATUS, 1.0)])
+    holds = ScriptedHolds([Held(_OF_KEY, 1.0), Held(_OF_KEY, 1.0)])
     async with _quota(adapter, holds) as batches:
         quota = BatchedQuota(batches)
         leaving = asyncio.create_task(quota.reserve("req_1", _PRINCIPAL))
@@ -195,7 +221,7 @@ async def test_a_client_that_disconnects_does_not_withdraw_the_reserves_of_other
 
 @ADAPTERS
 async def test_a_hold_whose_client_disconnected_during_its_reserve_is_released(adapter: str) -> None:
-    holds = ScriptedHolds([Held(_STATUS, 1.0)])
+    holds = ScriptedHolds([Held(_OF_KEY, 1.0)])
     async with _quota(adapter, holds) as batches:
         quota = BatchedQuota(batches)
         leaving = asyncio.create_task(quota.reserve("req_1", _PRINCIPAL))
@@ -204,7 +230,7 @@ async def test_a_hold_whose_client_disconnected_during_its_reserve_is_released(a
         with pytest.raises(asyncio.CancelledError):
             await leaving
         await _soon(quota.drain())
-    assert holds.seen[1:] == [[Settlement("req_1", "key_1", 20_000, Verdict.RELEASED)]]
+    assert holds.seen[1:] == [[Settlement("req_1", "acc_1", 20_000, Verdict.RELEASED)]]
 
 
 # --- inference

@@ -46,23 +46,42 @@ class CountingLedger:
 
     counts: dict[str, int] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    counts_accounts: bool = True
+    """False imitates the previous version of inference."""
 
     def register(self, server: aio.Server) -> None:
-        """Answer the one RPC that initialisation needs, under inference's name."""
+        """Answer the RPCs that initialisation needs, under inference's name."""
         method = grpc.unary_unary_rpc_method_handler(
             self.count_charged,
             request_deserializer=usage_pb2.CountChargedRequest.FromString,
             response_serializer=usage_pb2.CountChargedResponse.SerializeToString,
         )
-        handlers = grpc.method_handlers_generic_handler("stack.inference.v1.UsageService", {"CountCharged": method})
+        summarize = grpc.unary_unary_rpc_method_handler(
+            self.summarize,
+            request_deserializer=usage_pb2.SummarizeUsageRequest.FromString,
+            response_serializer=usage_pb2.SummarizeUsageResponse.SerializeToString,
+        )
+        methods: dict[str, Any] = {"CountCharged": method, "SummarizeUsage": summarize}
+        handlers = grpc.method_handlers_generic_handler("stack.inference.v1.UsageService", methods)
         server.add_generic_rpc_handlers((handlers,))
+
+    async def summarize(
+        self, request: usage_pb2.SummarizeUsageRequest, context: Context
+    ) -> usage_pb2.SummarizeUsageResponse:
+        """Return an account's count as two summaries."""
+        count = self.counts.get(request.account_id, 0)
+        parts = [usage_pb2.UsageSummary(charged_requests=part) for part in (count - count // 2, count // 2)]
+        return usage_pb2.SummarizeUsageResponse(summaries=parts)
 
     async def count_charged(
         self, request: usage_pb2.CountChargedRequest, context: Context
     ) -> usage_pb2.CountChargedResponse:
         """Return the counts."""
         self.asked += [(one.key_id, one.day) for one in request.key_days]
-        return usage_pb2.CountChargedResponse(counts=[self.counts.get(one.key_id, 0) for one in request.key_days])
+        return usage_pb2.CountChargedResponse(
+            counts=[self.counts.get(one.key_id, 0) for one in request.key_days],
+            account_counts=[self.counts.get(one.account_id, 0) for one in request.account_days if self.counts_accounts],
+        )
 
 
 @dataclass
@@ -148,7 +167,7 @@ async def test_the_day_of_a_reserve_is_the_ledgers_date_and_closes_the_hold(quot
     end = quota_pb2.Settlement(request_id="req_1", key_id="key_1", day=result.status.day, verdict=CHARGED)
 
     assert await quota.settle(end, end) == [True, False]
-    response = await quota.stub.GetStatus(quota_pb2.GetStatusRequest(key_ids=["key_1"]))
+    response = await quota.stub.GetStatus(quota_pb2.GetStatusRequest(key_ids=["key_1"], account_ids=["acc_1"]))
     assert (response.statuses[0].charged, response.statuses[0].held) == (1, 0)
 
 
@@ -235,3 +254,73 @@ def test_days_and_dates_are_the_same_days() -> None:
     assert iso_date(0) == "1970-01-01"
     assert iso_date(20_667) == "2026-08-02"
     assert all(day_number(iso_date(day)) == day for day in (0, 59, 11_016, 20_667, 2_932_896))
+
+
+ACCOUNT_LIMIT = quota_pb2.Limit(
+    scope=quota_pb2.SCOPE_ACCOUNT, unit=quota_pb2.UNIT_REQUESTS, window=quota_pb2.WINDOW_DAY, limit=2, amount=1
+)
+
+
+def limited(request_id: str, key_id: str) -> quota_pb2.Reservation:
+    """Return a reserve request under the account's limit of two."""
+    reservation = reserve_item(request_id, key_id=key_id, limit=9)
+    reservation.limits.append(ACCOUNT_LIMIT)
+    return reservation
+
+
+async def test_the_limit_of_an_account_is_kept_over_its_keys_and_named(quota: Quota) -> None:
+    results = await quota.reserve(*[limited(f"req_{number}", f"key_{number}") for number in range(3)])
+
+    assert [result.outcome for result in results] == [HELD, HELD, DENIED]
+    assert all(result.tightest == ACCOUNT_LIMIT for result in results)
+    assert (results[2].status.charged, results[2].status.held) == (0, 2)
+
+
+async def test_an_account_starts_from_its_summary_while_inference_is_of_the_previous_version(quota: Quota) -> None:
+    quota.ledger.counts, quota.ledger.counts_accounts = {"acc_1": 1}, False
+
+    results = await quota.reserve(*[limited(f"req_{number}", f"key_{number}") for number in range(2)])
+
+    assert [result.outcome for result in results] == [HELD, DENIED]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scope", quota_pb2.SCOPE_KEY),
+        ("unit", quota_pb2.UNIT_UNSPECIFIED),
+        ("window", quota_pb2.WINDOW_UNSPECIFIED),
+        ("limit", -1),
+        ("amount", 2),
+    ],
+)
+async def test_a_limit_of_an_unknown_kind_is_refused_and_not_ignored(quota: Quota, field: str, value: int) -> None:
+    reservation = limited("req_1", "key_1")
+    setattr(reservation.limits[0], field, value)
+
+    with pytest.raises(InvalidRequest, match="limits"):
+        await quota.reserve(reservation)
+
+
+async def test_a_settlement_without_an_account_is_completed_for_a_known_key_and_fails_for_another(quota: Quota) -> None:
+    """Gateways of the previous version do not send the account."""
+    (result,) = await quota.reserve(reserve_item())
+    ends = [
+        quota_pb2.Settlement(request_id="req_1", key_id=key_id, day=result.status.day, verdict=CHARGED)
+        for key_id in ("key_unknown", "key_1")
+    ]
+
+    response = await quota.stub.Settle(quota_pb2.SettleRequest(settlements=ends))
+
+    assert [(one.closed, one.failed) for one in response.results] == [(False, True), (True, False)]
+
+
+async def test_the_status_of_a_key_without_its_account_is_the_ledgers(quota: Quota) -> None:
+    await quota.reserve(reserve_item())
+    quota.ledger.counts = {"key_1": 5}
+
+    response = await quota.stub.GetStatus(quota_pb2.GetStatusRequest(key_ids=["key_1"]))
+    with pytest.raises(InvalidRequest), rpc_errors(unavailable_reason="x"):
+        await quota.stub.GetStatus(quota_pb2.GetStatusRequest(key_ids=["key_1"], account_ids=["a", "b"]))
+
+    assert [(one.charged, one.held) for one in response.statuses] == [(5, 0)]

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from services.common.errors import Unavailable
 from services.common.verdict import Verdict
-from services.quota.holds import Denied, Held, HoldStore, KeyDay, Reservation, Settlement
+from services.quota.holds import Counter, Denied, Held, HoldStore, InitialCounts, KeyRef, Reservation, Settlement
 from services.quota.redis.scripts import entries_of
 from services.quota.redis.state import State
 from services.quota.redis.store import RedisHoldStore, connect
@@ -65,20 +65,30 @@ def _offset(second_of_day: int) -> int:
     return second_of_day - int(time.time()) % DAY_SECONDS
 
 
-async def initial_counts(store: HoldStore, keys: list[str], charged: int = 0) -> dict[KeyDay, int]:
-    """Return initial counts of today."""
-    (status,) = await store.status(["key_any"])
-    return {KeyDay(key, status.day): charged for key in keys}
+def account_of(key: str) -> str:
+    """Return the account of a key. Each has its own."""
+    return key.replace("key_", "acc_")
+
+
+def refs(keys: list[str]) -> list[KeyRef]:
+    """Return keys with their accounts."""
+    return [KeyRef(account_of(key), key) for key in keys]
+
+
+async def initial_counts(store: HoldStore, keys: list[str], charged: int = 0) -> InitialCounts:
+    """Return initial counts of today, for keys and their accounts."""
+    (status,) = await store.status(refs(["key_any"]))
+    return {Counter(account_of(key), key_id, status.day): charged for key in keys for key_id in (key, "")}
 
 
 def reserve_items(number: int, keys: list[str], *, limit: int = 3) -> list[Reservation]:
     """Return a reserve request for each key."""
-    return [Reservation(f"req_{key}_{number}", key, "acc_1", limit) for key in keys]
+    return [Reservation(f"req_{key}_{number}", key, account_of(key), limit, limit) for key in keys]
 
 
 def served_by(node: ClusterNode) -> list[str]:
     """Return the keys whose entries are on a node."""
-    return [key for key in KEYS if key_slot(entries_of(key).encode()) in node.slots]
+    return [key for key in KEYS if key_slot(entries_of(account_of(key)).encode()) in node.slots]
 
 
 class TestHoldStoreOnACluster(HoldStoreContract):
@@ -119,18 +129,18 @@ async def test_concurrent_reserves_of_many_keys_hold_each_limit_exactly(store: R
     for outcomes in zip(*rounds, strict=True):
         assert sum(isinstance(outcome, Held) for outcome in outcomes) == 3
         assert sum(isinstance(outcome, Denied) for outcome in outcomes) == 3
-    assert {(status.charged, status.held) for status in await store.status(KEYS)} == {(0, 3)}  # type: ignore[union-attr]
+    assert {(status.charged, status.held) for status in await store.status(refs(KEYS))} == {(0, 3)}  # type: ignore[union-attr]
 
 
 async def test_concurrent_settles_of_many_keys_close_each_hold_once(store: RedisHoldStore) -> None:
     start = await initial_counts(store, KEYS)
     await store.reserve(reserve_items(0, KEYS), start)
-    ends = [Settlement(f"req_{one.key_id}_0", one.key_id, one.day, Verdict.CHARGED) for one in start]
+    ends = [Settlement(f"req_{one.key_id}_0", one.account_id, one.day, Verdict.CHARGED) for one in start if one.key_id]
 
     rounds = await asyncio.gather(*(store.settle(ends) for _ in range(4)))
 
     assert [sum(closed) for closed in zip(*rounds, strict=True)] == [1] * len(KEYS)
-    assert {(status.charged, status.held) for status in await store.status(KEYS)} == {(1, 0)}  # type: ignore[union-attr]
+    assert {(status.charged, status.held) for status in await store.status(refs(KEYS))} == {(1, 0)}  # type: ignore[union-attr]
 
 
 async def test_scripts_missing_on_one_node_are_loaded_again(cluster: list[ClusterNode], store: RedisHoldStore) -> None:
@@ -141,7 +151,7 @@ async def test_scripts_missing_on_one_node_are_loaded_again(cluster: list[Cluste
     outcomes = await store.reserve(reserve_items(1, KEYS, limit=2), {})
 
     assert all(isinstance(outcome, Held) for outcome in outcomes)
-    assert {(status.charged, status.held) for status in await store.status(KEYS)} == {(0, 2)}  # type: ignore[union-attr]
+    assert {(status.charged, status.held) for status in await store.status(refs(KEYS))} == {(0, 2)}  # type: ignore[union-attr]
 
 
 async def test_a_sweeper_sweeps_reconciles_and_verifies_keys_of_all_nodes(client: Any, tmp_path: Path) -> None:
@@ -152,17 +162,17 @@ async def test_a_sweeper_sweeps_reconciles_and_verifies_keys_of_all_nodes(client
 
         assert await sweeper.sweep() == len(KEYS)
 
-        assert (await sweeper.verify()).key_days == len(KEYS)
+        assert (await sweeper.verify()).key_days == 2 * len(KEYS)
         assert await sweeper.reconcile() == 0
         await late.reserve(reserve_items(1, ["key_new"], limit=1), await initial_counts(late, ["key_new"], charged=1))
         kinds = [finding.kind for finding in (await sweeper.verify()).discrepancies]
-    assert kinds == [DiscrepancyKind.COUNTER_ABOVE_LEDGER]
+    assert kinds == [DiscrepancyKind.COUNTER_ABOVE_LEDGER] * 2, "of the key and of its account"
 
 
 async def test_a_moved_slot_is_followed(cluster: list[ClusterNode], store: RedisHoldStore) -> None:
     key = served_by(cluster[0])[0]
-    await store.status([key])
-    slot = key_slot(entries_of(key).encode())
+    await store.status(refs([key]))
+    slot = key_slot(entries_of(account_of(key)).encode())
     try:
         _move(slot, cluster, to=cluster[1])
 
@@ -224,7 +234,7 @@ async def test_a_cluster_that_cannot_be_found_is_unavailable() -> None:
     client = connect("redis://127.0.0.1:1/0", timeout_seconds=TIMEOUT_SECONDS, is_cluster=True)
     store = RedisHoldStore(client, hold_seconds=60)
 
-    for attempt in (store.status(["key_1"]), RedisSweepStore(client, store).now()):
+    for attempt in (store.status(refs(["key_1"])), RedisSweepStore(client, store).now()):
         with pytest.raises(Unavailable):
             await attempt
 
@@ -245,17 +255,14 @@ async def test_one_node_that_refuses_writes_is_reported_until_all_accept_them(
     cluster: list[ClusterNode], client: Any, store: RedisHoldStore
 ) -> None:
     sweeps = RedisSweepStore(client, store)
-    today = (await store.status(KEYS))[0].day
-    initial_counts = {KeyDay(key_id, today): 0 for key_id in KEYS}
+    start = await initial_counts(store, KEYS)
     for number, node in enumerate(cluster):
         node.ask("CONFIG", "SET", "min-replicas-to-write", 1)
         try:
             with pytest.raises(Unavailable):
-                await store.reserve(
-                    [Reservation(f"req_{number}_{key}", key, "acc_1", 9) for key in KEYS], initial_counts
-                )
+                await store.reserve(reserve_items(number, KEYS, limit=9), start)
             for _ in range(2):
-                await store.status(KEYS)
+                await store.status(refs(KEYS))
                 await sweeps.now()
                 assert client.state.message.startswith("Redis refused a write.")
         finally:

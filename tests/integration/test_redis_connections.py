@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
-from services.quota.holds import Held, KeyDay, Reservation
+from services.quota.holds import Counter, Held, KeyRef, Reservation
 from services.quota.redis.connections import RedisTarget, connect
 from services.quota.redis.state import State
 from services.quota.redis.store import RedisHoldStore
@@ -64,7 +64,7 @@ async def test_no_request_fails_when_the_address_leads_to_another_primary(
             await client.set("written", "1")
         with new.client() as redis:
             assert redis.get("written") == b"1"
-            held = {name.decode() for key in redis.keys("quota:*:key_*:*") for name in redis.hkeys(key)}
+            held = {name.decode() for key in redis.keys("quota:*:acc_1:*") for name in redis.hkeys(key)}
         assert {f"req_after_{number}" for number in range(8)} <= held
 
 
@@ -128,8 +128,8 @@ async def test_a_wrong_password_is_distinguished_from_an_outage(
 
 
 async def _hold(store: RedisHoldStore, request_id: str, key_id: str = "key_1") -> None:
-    (status,) = await store.status([key_id])
-    initial_counts = {KeyDay(key_id, status.day): 0}
+    (status,) = await store.status([KeyRef("acc_1", key_id)])
+    initial_counts = {Counter("acc_1", key_id, status.day): 0, Counter("acc_1", "", status.day): 0}
     (outcome,) = await store.reserve([Reservation(request_id, key_id, "acc_1", 100)], initial_counts)
     assert isinstance(outcome, Held)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
-from services.quota.holds import Held, KeyDay, Reservation
+from services.quota.holds import Counter, Held, KeyRef, Reservation
 from services.quota.redis.connections import connect
 from services.quota.redis.state import RedisState, State
 from services.quota.redis.store import RedisHoldStore
@@ -28,8 +28,13 @@ async def client(own_valkey: ValkeyServer) -> AsyncIterator[Any]:
 
 
 async def _hold(store: RedisHoldStore, request_id: str) -> None:
-    today = (await store.status(["key_1"]))[0].day
-    outcome = (await store.reserve([Reservation(request_id, "key_1", "acc_1", 9)], {KeyDay("key_1", today): 0}))[0]
+    today = (await store.status([KeyRef("acc_1", "key_1")]))[0].day
+    outcome = (
+        await store.reserve(
+            [Reservation(request_id, "key_1", "acc_1", 9)],
+            {Counter("acc_1", "key_1", today): 0, Counter("acc_1", "", today): 0},
+        )
+    )[0]
     assert isinstance(outcome, Held)
 
 
@@ -55,7 +60,7 @@ async def test_refused_writes_are_reported_whatever_reads_return_until_a_write_s
         for _ in range(3):
             with pytest.raises(Unavailable):
                 await _hold(store, "req_2")
-            await store.status(["key_1"])
+            await store.status([KeyRef("acc_1", "key_1")])
             await sweeps.now()
             assert await sweeps.overdue(at_most=1, before=0) == []
             assert _shown(client.state) == (State.UNREACHABLE, _REFUSED)
@@ -71,9 +76,9 @@ async def test_refused_writes_are_reported_whatever_reads_return_until_a_write_s
 async def test_an_entry_of_a_wrong_type_does_not_count_as_a_refused_write(client: Any) -> None:
     store = RedisHoldStore(client, hold_seconds=60)
     await _hold(store, "req_1")
-    (entries,) = await client.keys("quota:*:key_1:*")
+    (entries,) = await client.keys("quota:*:acc_1:*")
     await client.delete(entries)
     await client.set(entries, "of another type")
     with pytest.raises(Unavailable):
-        await store.status(["key_1"])
+        await store.status([KeyRef("acc_1", "key_1")])
     assert _shown(client.state) == (State.OK, "")

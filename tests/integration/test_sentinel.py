@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
-from services.quota.holds import Held, KeyDay, Reservation
+from services.quota.holds import Counter, Held, KeyRef, Reservation
 from services.quota.redis.connections import RedisTarget, connect
 from services.quota.redis.state import State
 from services.quota.redis.store import RedisHoldStore
@@ -80,12 +80,12 @@ async def test_the_primary_is_found_and_found_again_after_a_failover(watched: Wa
     assert client.state.state is State.OK
     with watched.replica.client() as redis:
         assert redis.info("replication")["role"] == "master"
-        held = [name for key in redis.keys("quota:*:key_1:*") for name in redis.hkeys(key)]
+        held = [name for key in redis.keys("quota:*:acc_1:*") for name in redis.hkeys(key)]
     assert b"req_after" in held
 
 
 async def _hold(store: RedisHoldStore, request_id: str) -> None:
-    (status,) = await store.status(["key_1"])
-    initial_counts = {KeyDay("key_1", status.day): 0}
+    (status,) = await store.status([KeyRef("acc_1", "key_1")])
+    initial_counts = {Counter("acc_1", "key_1", status.day): 0, Counter("acc_1", "", status.day): 0}
     (outcome,) = await store.reserve([Reservation(request_id, "key_1", "acc_1", 10)], initial_counts)
     assert isinstance(outcome, Held)

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
-from services.quota.holds import KeyDay
+from services.quota.holds import Counter
 from services.quota.redis.scripts import deadlines_of, entries_of
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from tests.contracts.sweep_store import (
+    ACCOUNT,
     KEY,
     SweepStoreContract,
     SweepWorld,
@@ -48,25 +49,26 @@ class TestSweepStoreOnRedis(SweepStoreContract):
 async def test_entries_that_quota_did_not_write_do_not_block_others(world: SweepWorld, caplog: Any) -> None:
     await hold(world.late, [*reserve_items("req_1"), *reserve_items("req_2", key_id="key_2")])
     day = await today(world.late)
-    deadlines, other = (deadlines_of(key_id) for key_id in (KEY, "key_other"))
-    await world.client.zadd(deadlines, {"garbage": 0, "a b c d": 0, b"\xff 1 req": 0, f"{KEY} x req_1": 0})
+    deadlines, other = (deadlines_of(account_id) for account_id in (ACCOUNT, "acc_other"))
+    await world.client.zadd(deadlines, {"garbage": 0, "a b c d": 0, b"\xff 1 req": 0, f"{ACCOUNT} x req_1": 0})
     await world.client.set(other, "not a sorted set")
-    await world.client.hset(f"{entries_of('key_2')}:{day}", "req_2", "garbage")
-    await world.client.set(f"{entries_of('key_string')}:{day}", "not a hash")
-    await world.client.hset(f"{entries_of('key_count')}:{day}", mapping={"charged": "garbage", "limit": "1"})
+    await world.client.hset(f"{entries_of(ACCOUNT)}:{day}", "req_2", "garbage")
+    await world.client.set(f"{entries_of('acc_string')}:{day}", "not a hash")
+    fields = {"key_count:requests": "garbage", "key_count:requests:limit": "1", "key_count:other": "1"}
+    await world.client.hset(f"{entries_of('acc_count')}:{day}", mapping=fields)
 
     overdue = {(hold.request_id, hold.reserved_at > 0) for hold in await overdue_now(world.store, at_most=10)}
-    entries = {one.key_day.key_id: one.charged for batch in await listed(world.store) for one in batch}
+    entries = {one.counter.key_id: one.charged for batch in await listed(world.store) for one in batch}
 
     assert overdue == {("req_1", True), ("req_2", False)}
-    assert entries == {KEY: 0, "key_2": 0, "key_count": 0}
-    assert await world.client.zcard(deadlines) == 1, "an invalid deadline is removed"
+    assert entries == {KEY: 0, "key_2": 0, "": 0, "key_count": 0}
+    assert await world.client.zcard(deadlines) == 2, "an invalid deadline is removed"
     assert "Removed malformed deadlines" in caplog.text
 
 
 async def try_repair(store: RedisSweepStore) -> int:
     """Repair a counter."""
-    return await store.repair_counter(KeyDay("key", 1), 1, reserved_before=0, excluded=[])
+    return await store.repair_counter(Counter("acc", "key", 1), 1, reserved_before=0, excluded=[])
 
 
 async def test_an_unreachable_server_makes_every_step_unavailable(own_valkey: ValkeyServer) -> None:
@@ -78,7 +80,7 @@ async def test_an_unreachable_server_makes_every_step_unavailable(own_valkey: Va
         store.now(),
         store.overdue(at_most=1, before=0),
         listed(store),
-        store.delete_days([KeyDay("key", 1)]),
+        store.delete_days(1),
         try_repair(store),
     )
     for step in steps:

@@ -10,10 +10,10 @@ import pytest
 from services.common.errors import Unavailable
 from services.common.verdict import Verdict
 from services.inference.chat import Outcome, Usage
-from services.quota.holds import Denied, Held, KeyDay
+from services.quota.holds import Counter, Denied, Held, InitialCounts
 from services.quota.sweeper import DiscrepancyKind
 from tests.contracts.ledger_store import USAGE
-from tests.properties.hold_world import HOLD_SECONDS, OLD_SECONDS, HoldWorld, opened_world, sweeper_of
+from tests.properties.hold_world import ACCOUNT, HOLD_SECONDS, OLD_SECONDS, HoldWorld, opened_world, sweeper_of
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -31,6 +31,11 @@ async def world(valkey_url: str, tmp_path: Path) -> AsyncIterator[HoldWorld]:
 async def found(world: HoldWorld) -> list[DiscrepancyKind]:
     """Return the discrepancies between the records."""
     return [finding.kind for finding in (await world.sweeper.verify()).discrepancies]
+
+
+def of_keys(count: int, day: int) -> InitialCounts:
+    """Return initial counts of keys of the account, which are above the ledger's."""
+    return {Counter(ACCOUNT, f"key_{number}", day): 7 for number in range(count)} | {Counter(ACCOUNT, "", day): 0}
 
 
 class TestSweep:
@@ -171,7 +176,7 @@ class TestReconcile:
 
         await world.grow_older()
 
-        assert await world.sweeper.reconcile() == 1
+        assert await world.sweeper.reconcile() == 2, "of the key and of its account"
         assert await world.counts() == (3, 1)
 
     async def test_a_rolled_back_server_recovers_the_lost_charges(self, world: HoldWorld) -> None:
@@ -182,7 +187,7 @@ class TestReconcile:
         assert await world.counts() == (1, 0)
         await world.grow_older()
 
-        assert await world.sweeper.reconcile() == 2
+        assert await world.sweeper.reconcile() == 4, "of the key and of its account"
 
         assert await world.counts() == (3, 0)
 
@@ -200,7 +205,7 @@ class TestReconcile:
 
         await world.grow_older()
 
-        assert await world.sweeper.reconcile() == 1
+        assert await world.sweeper.reconcile() == 2, "of the key and of its account"
         await world.sweeper.sweep()
         assert await world.counts() == (2, 0)
 
@@ -220,12 +225,12 @@ class TestReconcile:
         await world.commit_row("req_1")
         await world.grow_older()
         now = await world.store.now()
-        (count,) = await world.ledger.count_charged([world.key_day], reserved_before=now)
+        (count,) = await world.ledger.count_charged([world.counter], reserved_before=now)
 
         await world.settle("req_1")
 
         assert count == 1
-        assert await world.store.repair_counter(world.key_day, count, reserved_before=now, excluded=[]) == 0
+        assert await world.store.repair_counter(world.counter, count, reserved_before=now, excluded=[]) == 0
 
     async def test_rows_younger_than_a_holds_lifetime_are_left_for_later(self, world: HoldWorld) -> None:
         await world.charge("req_1")
@@ -271,7 +276,7 @@ class TestVerify:
 
         report = await world.sweeper.verify()
 
-        assert (list(report.discrepancies), report.key_days, report.held) == ([], 1, 3)
+        assert (list(report.discrepancies), report.key_days, report.held) == ([], 2, 3)
 
     async def test_no_discrepancy_is_reported_at_any_moment_under_load(self, world: HoldWorld) -> None:
         lives = asyncio.gather(*(world.charge(f"req_{number}") for number in range(8)))
@@ -294,7 +299,7 @@ class TestVerify:
         (finding,) = (await world.sweeper.verify()).discrepancies
 
         assert finding.kind is DiscrepancyKind.COUNTER_ABOVE_LEDGER
-        assert (finding.entries.key_day, finding.entries.charged, finding.ledger_charged) == (world.key_day, 2, 1)
+        assert (finding.entries.counter, finding.entries.charged, finding.ledger_charged) == (world.counter, 2, 1)
 
     async def test_a_counter_below_the_ledger_is_reported_after_it_should_have_been_repaired(
         self, world: HoldWorld
@@ -345,17 +350,16 @@ class TestVerify:
 
     async def test_every_key_and_day_is_compared(self, world: HoldWorld) -> None:
         await world.charge("req_1")
-        initial_counts = {KeyDay(f"key_{number}", world.day): 7 for number in range(600)}
-        await world.initialise(initial_counts, limit=7)
+        await world.initialise(of_keys(600, world.day), limit=7)
 
         report = await world.sweeper.verify()
 
-        assert report.key_days == 601
+        assert report.key_days == 602
         assert {finding.kind for finding in report.discrepancies} == {DiscrepancyKind.COUNTER_ABOVE_LEDGER}
         assert len(report.discrepancies) == 600
 
     async def test_a_report_lists_a_bounded_number_of_discrepancies_and_counts_them_all(self, world: HoldWorld) -> None:
-        await world.initialise({KeyDay(f"key_{number}", world.day): 7 for number in range(1_200)}, limit=7)
+        await world.initialise(of_keys(1_200, world.day), limit=7)
 
         report = await world.sweeper.verify()
 

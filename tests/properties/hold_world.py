@@ -21,15 +21,25 @@ from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.tables import metadata, usage_ledger
 from services.inference.ledger.writer import LedgerRow
 from services.quota.days import iso_date
-from services.quota.holds import Denied, Held, InitialCounts, KeyDay, Reservation, Settlement, Uninitialised
+from services.quota.holds import (
+    Counter,
+    Denied,
+    Held,
+    InitialCounts,
+    KeyRef,
+    Reservation,
+    Scope,
+    Settlement,
+    Uninitialised,
+)
 from services.quota.overdue_holds import OverdueHold
-from services.quota.redis.scripts import entries_of
+from services.quota.redis.scripts import counter_of, entries_of
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DayEntries, Sweeper
 from tests.contracts.ledger_store import ROW
 
-KEY = "key_world"
+KEY, OTHER_KEY = "key_world", "key_world_2"
 ACCOUNT = "acc_world"
 DAY_SECONDS = 86_400
 NOON = 43_200
@@ -38,6 +48,7 @@ OLD_SECONDS = 2 * HOLD_SECONDS
 """Older than a hold's lifetime and the tolerance of `verify`."""
 ROUND_SECONDS = 1.0
 _READS_MAX = 3
+_NO_LIMIT = 1_000
 
 
 async def noon_offset(client: Any) -> int:
@@ -75,20 +86,29 @@ class StoreLedger:
         ]
         return [Verdict(verdict.value) for verdict in await self.store.close_unknown(contexts)]
 
-    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+    async def count_charged(self, counters: Sequence[Counter], *, reserved_before: float | None = None) -> list[int]:
         """Return charged rows, in order; with a time only those reserved before it."""
-        self._check()
-        names = [(one.key_id, iso_date(one.day)) for one in key_days]
-        return await self.store.count_charged(names, reserved_before=reserved_before)
+        return await self._count(counters, (), reserved_before)
 
     async def count_charged_without(
-        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+        self, counter: Counter, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
-        """Return the charged rows of a key's day that were reserved before a time, without those of some requests."""
-        self._check()
-        name = key_day.key_id, iso_date(key_day.day)
-        (count,) = await self.store.count_charged([name], reserved_before=reserved_before, excluded=request_ids)
+        """Return the charged rows of a counter that were reserved before a time, without those of some requests."""
+        (count,) = await self._count([counter], request_ids, reserved_before)
         return count
+
+    async def _count(
+        self, counters: Sequence[Counter], excluded: Sequence[str], reserved_before: float | None
+    ) -> list[int]:
+        self._check()
+        keys = [(one.key_id, iso_date(one.day)) for one in counters if one.key_id]
+        accounts = [(one.account_id, iso_date(one.day)) for one in counters if not one.key_id]
+        store = self.store
+        of_keys = iter(await store.count_charged(keys, reserved_before=reserved_before, excluded=excluded))
+        of_accounts = iter(
+            await store.count_charged_of_accounts(accounts, reserved_before=reserved_before, excluded=excluded)
+        )
+        return [next(of_keys if one.key_id else of_accounts) for one in counters]
 
     async def grow_older(self, seconds: float) -> None:
         """Move back the times at which all rows were reserved."""
@@ -116,7 +136,10 @@ class Snapshot:
 
 @dataclass
 class HoldWorld:
-    """One key's day in both records, and the steps of gateways, inference and sweepers on it."""
+    """A counter's day in both records, and the steps of gateways, inference and sweepers on it.
+
+    The counter is that of one key, or that of an account with two keys.
+    """
 
     client: Any
     holds: RedisHoldStore
@@ -127,11 +150,24 @@ class HoldWorld:
     reserved_at: dict[str, float] = field(default_factory=dict)
     """The dispatched requests; by id."""
     aged_seconds: float = 0
+    scope: Scope = Scope.KEY
+    """Whose limit is checked. The other one only counts."""
 
     @property
-    def key_day(self) -> KeyDay:
-        """The key and its day."""
-        return KeyDay(KEY, self.day)
+    def counter(self) -> Counter:
+        """The counter whose limit is checked."""
+        return Counter(ACCOUNT, KEY if self.scope is Scope.KEY else "", self.day)
+
+    @property
+    def counters(self) -> list[Counter]:
+        """The counters of the account and its keys."""
+        key_ids = (KEY, "") if self.scope is Scope.KEY else (KEY, OTHER_KEY, "")
+        return [Counter(ACCOUNT, key_id, self.day) for key_id in key_ids]
+
+    def key_of(self, request_id: str) -> str:
+        """Return the key of a request: in an account with two keys, every second request has the second."""
+        is_other = self.scope is Scope.ACCOUNT and request_id[-1] in "13579"
+        return OTHER_KEY if is_other else KEY
 
     async def clear(self) -> None:
         """Clear both records."""
@@ -142,11 +178,16 @@ class HoldWorld:
     async def reserve(
         self, request_id: str, *, limit: int = 10, initial_count: int | None = None
     ) -> Held | Denied | Uninitialised:
-        """Hold a slot, with an initial count when one is given."""
-        reserve_item = Reservation(request_id, KEY, ACCOUNT, limit)
-        (outcome,) = await self.holds.reserve(
-            [reserve_item], {} if initial_count is None else {self.key_day: initial_count}
-        )
+        """Hold a slot, with an initial count when one is given; other counters start at the ledger's count."""
+        others = [one for one in self.counters if one != self.counter]
+        initial_counts: InitialCounts = {}
+        with suppress(Unavailable):
+            initial_counts = dict(zip(others, await self.ledger.count_charged(others), strict=True))
+        if initial_count is not None:
+            initial_counts[self.counter] = initial_count
+        limits = (limit, None) if self.scope is Scope.KEY else (_NO_LIMIT, limit)
+        reserve_item = Reservation(request_id, self.key_of(request_id), ACCOUNT, *limits)
+        (outcome,) = await self.holds.reserve([reserve_item], initial_counts)
         assert isinstance(outcome, Held | Denied | Uninitialised)
         if isinstance(outcome, Held):
             self.reserved_at[request_id] = outcome.reserved_at
@@ -154,7 +195,7 @@ class HoldWorld:
 
     async def initialise(self, initial_counts: InitialCounts, *, limit: int) -> None:
         """Initialise counters and hold nothing: the initial count fills their limit."""
-        reserve_items = [Reservation("req_initial", one.key_id, ACCOUNT, limit) for one in initial_counts]
+        reserve_items = [Reservation("req_initial", one.key_id, ACCOUNT, limit) for one in initial_counts if one.key_id]
         outcomes = await self.holds.reserve(reserve_items, initial_counts)
         assert all(isinstance(outcome, Denied) for outcome in outcomes)
 
@@ -169,7 +210,7 @@ class HoldWorld:
         row = replace(
             ROW,
             request_id=request_id,
-            key_id=KEY,
+            key_id=self.key_of(request_id),
             account_id=ACCOUNT,
             day=iso_date(self.day),
             reserved_at=self.reserved_at[request_id],
@@ -186,7 +227,7 @@ class HoldWorld:
 
     async def settle(self, request_id: str, verdict: Verdict = Verdict.CHARGED) -> bool | None:
         """Close a hold as a gateway does."""
-        (closed,) = await self.holds.settle([Settlement(request_id, KEY, self.day, verdict)])
+        (closed,) = await self.holds.settle([Settlement(request_id, ACCOUNT, self.day, verdict)])
         return closed
 
     async def charge(self, *request_ids: str) -> None:
@@ -198,17 +239,26 @@ class HoldWorld:
 
     async def entries(self) -> tuple[int, set[str]] | None:
         """Return the counter and the ids of the holds; None when there is no counter."""
-        found = {name.decode(): value for name, value in (await self.client.hgetall(self._name)).items()}
-        if not found:
-            return None
-        charged = int(found.pop("charged"))
-        found.pop("limit")
-        return charged, set(found)
+        fields = {name.decode(): value.decode() for name, value in (await self.client.hgetall(self._name)).items()}
+        holds = {name: value for name, value in fields.items() if ":" not in name}
+        for name in (counter_of(one) for one in self.counters):
+            held = sum(f" {name} 1" in f"{value} " for value in holds.values())
+            assert int(fields.get(f"{name}:held", 0)) == held, f"{name} does not have the sum of its holds"
+        name = counter_of(self.counter)
+        return (int(fields[name]), set(holds)) if name in fields else None
 
-    async def day_entries(self) -> DayEntries | None:
-        """Return the key's day as the sweeper reads it; None when there is none."""
-        found = [one async for batch in self.store.entries() for one in batch if one.key_day == self.key_day]
+    async def day_entries(self, counter: Counter | None = None) -> DayEntries | None:
+        """Return a counter as the sweeper reads it; None when there is none."""
+        name = counter or self.counter
+        found = [one async for batch in self.store.entries() for one in batch if one.counter == name]
         return found[0] if found else None
+
+    async def differences(self) -> list[Counter]:
+        """Return the counters that differ from the ledger."""
+        charged = {one.counter: one.charged async for batch in self.store.entries() for one in batch}
+        rows = await self.ledger.count_charged(self.counters)
+        expected = dict(zip(self.counters, rows, strict=True))
+        return [one for one in self.counters if charged.get(one, expected[one]) != expected[one]]
 
     async def counts(self) -> tuple[int, int]:
         """Return the counter and how many holds there are."""
@@ -220,8 +270,8 @@ class HoldWorld:
         """Return the ledger's charged rows; retried when a busy machine delays the database."""
         for _ in range(_READS_MAX - 1):
             with suppress(Unavailable):
-                return (await self.ledger.count_charged([self.key_day]))[0]
-        return (await self.ledger.count_charged([self.key_day]))[0]
+                return (await self.ledger.count_charged([self.counter]))[0]
+        return (await self.ledger.count_charged([self.counter]))[0]
 
     async def grow_older(self, seconds: float = OLD_SECONDS) -> None:
         """Advance the time for all existing data."""
@@ -232,7 +282,7 @@ class HoldWorld:
 
     async def set_counter(self, charged: int) -> None:
         """Write a counter directly, as only a bug would."""
-        await self.client.hset(self._name, "charged", charged)
+        await self.client.hset(self._name, counter_of(self.counter), charged)
 
     async def snapshot(self) -> Snapshot:
         """Return all data of the server."""
@@ -248,20 +298,21 @@ class HoldWorld:
 
     @property
     def _name(self) -> str:
-        return f"{entries_of(KEY)}:{self.day}"
+        return f"{entries_of(ACCOUNT)}:{self.day}"
 
     async def _age_holds(self, seconds: float) -> None:
         # The result of the last sweep belongs to another time.
         self.sweeper = sweeper_of(self.store, self.ledger, hold_seconds=self.sweeper._hold_seconds)
         for name in await self.client.keys("quota:*"):
-            if name.endswith(b":deadlines"):
+            if name.endswith(b":holds"):
                 for member, score in await self.client.zrange(name, 0, -1, withscores=True):
                     await self.client.zadd(name, {member: score - seconds * 1000})
+            if b":account:" not in name:
                 continue
             for request_id, fact in (await self.client.hgetall(name)).items():
-                if request_id not in (b"charged", b"limit"):
-                    at_ms, _, account_id = fact.decode().partition(" ")
-                    await self.client.hset(name, request_id, f"{int(at_ms) - round(seconds * 1000)} {account_id}")
+                if b":" not in request_id:
+                    at_ms, _, rest = fact.decode().partition(" ")
+                    await self.client.hset(name, request_id, f"{int(at_ms) - round(seconds * 1000)} {rest}")
 
 
 @asynccontextmanager
@@ -272,7 +323,7 @@ async def opened_world(url: str, database: Path) -> AsyncIterator[HoldWorld]:
         async with opened_ledger(database) as ledger:
             offset = await noon_offset(client)
             holds = RedisHoldStore(client, hold_seconds=HOLD_SECONDS, clock_offset_seconds=offset)
-            (status,) = await holds.status([KEY])
+            (status,) = await holds.status([KeyRef(ACCOUNT, KEY)])
             store = RedisSweepStore(client, holds)
             yield HoldWorld(client, holds, store, ledger, sweeper_of(store, ledger), status.day)
     finally:

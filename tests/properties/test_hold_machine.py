@@ -1,7 +1,7 @@
-"""The state machine of accounting.md on the real engine: random sequences of crashes, losses and sweeps keep all
+"""The state machine of docs/accounting.md on the real engine: random sequences of crashes, losses and sweeps keep all
 guarantees.
 
-The steps are those of the design's exhaustive check (hold_machine.py), on a real server and a real ledger. Operations
+The steps are those of the exhaustive check (tools/hold_machine.py), on a real server and a real ledger. Operations
 that take several calls in the service (initialising, sweeping, reconciling) are also split, so that other steps come
 between.
 """
@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from services.common.verdict import Verdict
-from services.quota.holds import Denied, Held, KeyDay, Settlement
+from services.quota.holds import Counter, Denied, Held, Scope, Settlement
+from services.quota.redis.scripts import counter_of
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DayEntries, DiscrepancyKind
-from tests.properties.hold_world import HOLD_SECONDS, KEY, HoldWorld, Snapshot, opened_world, sweeper_of
+from tests.properties.hold_world import ACCOUNT, HOLD_SECONDS, HoldWorld, Snapshot, opened_world, sweeper_of
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -80,7 +81,7 @@ class Request:
 
 
 class HoldMachine(RuleBasedStateMachine):
-    """One key, a few requests, at most one flush and one rollback."""
+    """A key, or an account with two keys; a few requests, at most one flush and one rollback."""
 
     def __init__(self, world: HoldWorld, runner: asyncio.Runner) -> None:
         super().__init__()
@@ -88,8 +89,8 @@ class HoldMachine(RuleBasedStateMachine):
         self.requests = {f"req_{number}": Request() for number in range(REQUESTS)}
         self.initial_counts: list[int] = []
         self.verdicts: list[Settlement] = []
-        self.lost: tuple[int, float, list[str]] | None = None
-        """The result of a reconciliation's count, its time, and the holds that it left out."""
+        self.lost: list[tuple[Counter, int, float, list[str]]] = []
+        """The results of a reconciliation: each counter, its count, the time, and the holds that it left out."""
         self.has_flushed = self.has_rolled_back = self.is_broken = self.is_checked = False
         self.may_flush = self.may_roll_back = False
         self.forgiven = 0
@@ -98,10 +99,10 @@ class HoldMachine(RuleBasedStateMachine):
         self.known: list[tuple[int, set[str]] | None] = []
         self.run(world.clear())
 
-    @initialize(may_flush=st.booleans(), may_roll_back=st.booleans())
-    def choose_losses(self, may_flush: bool, may_roll_back: bool) -> None:
-        """Exclude each kind of loss from half of the sequences: after one, less is guaranteed."""
-        self.may_flush, self.may_roll_back = may_flush, may_roll_back
+    @initialize(may_flush=st.booleans(), may_roll_back=st.booleans(), scope=st.sampled_from(Scope))
+    def choose(self, may_flush: bool, may_roll_back: bool, scope: Scope) -> None:
+        """Choose whose limit is checked, and exclude each kind of loss from half of the sequences."""
+        self.may_flush, self.may_roll_back, self.world.scope = may_flush, may_roll_back, scope
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
@@ -151,7 +152,7 @@ class HoldMachine(RuleBasedStateMachine):
             yield "sweep-settle", self.settle_verdicts
         if self.those(Stage.CHARGED):
             yield from (("reconcile", self.reconcile), ("reconcile-list", self.list_lost_charges))
-        if self.lost is not None:
+        if self.lost:
             yield "reconcile-raise", self.raise_lost_charges
         yield "verify", self.verify
 
@@ -248,7 +249,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.close_unknown(self.overdue())
         verdicts = self.run(self.world.ledger.close_unknown(overdue)) if overdue else []
         self.verdicts += [
-            Settlement(one.request_id, one.key_id, one.day, verdict)
+            Settlement(one.request_id, one.account_id, one.day, verdict)
             for one, verdict in zip(overdue, verdicts, strict=True)
         ]
 
@@ -264,19 +265,19 @@ class HoldMachine(RuleBasedStateMachine):
     def list_lost_charges(self) -> None:
         """Take a reconciliation's first half: read the holds, then count the old rows without theirs."""
         before = math.floor((self.run(self.world.store.now()) - HOLD_SECONDS) * 1000) / 1000
-        found = self.run(self.world.day_entries())
-        left_out = found.holds_before(before) if found else []
-        ledger, key_day = self.world.ledger, self.world.key_day
-        count = self.run(ledger.count_charged_without(key_day, left_out, reserved_before=before))
-        self.lost = (count, before, left_out)
+        self.lost = []
+        for counter in self.world.counters:
+            found = self.run(self.world.day_entries(counter))
+            left_out = found.holds_before(before) if found else []
+            count = self.run(self.world.ledger.count_charged_without(counter, left_out, reserved_before=before))
+            self.lost.append((counter, count, before, left_out))
 
     def raise_lost_charges(self) -> None:
         """Take a reconciliation's second half, after the steps that came between."""
-        if self.lost is not None:
-            count, before, left_out = self.lost
+        for counter, count, before, left_out in self.lost:
             store = self.world.store
-            self.run(store.repair_counter(self.world.key_day, count, reserved_before=before, excluded=left_out))
-        self.lost = None
+            self.run(store.repair_counter(counter, count, reserved_before=before, excluded=left_out))
+        self.lost = []
 
     def verify(self) -> None:
         """Compare the records as an operator does."""
@@ -341,6 +342,7 @@ class HoldMachine(RuleBasedStateMachine):
             step()
         self.run(self.world.reserve("req_probe", limit=0, initial_count=len(self.those(Stage.CHARGED))))
         self.guarantee(self.entries() == (len(self.those(Stage.CHARGED)), set()), f"not at rest: {self.entries()}")
+        self.guarantee(not (found := self.run(self.world.differences())), f"counters differ from the ledger: {found}")
         self.verify()
 
     # Helpers.
@@ -399,10 +401,10 @@ class UnguardedStore(RedisSweepStore):
         async for batch in super().entries():
             yield [replace(one, holds={}) for one in batch]
 
-    async def repair_counter(self, key_day: KeyDay, count: int, **guards: Any) -> int:
+    async def repair_counter(self, counter: Counter, count: int, **guards: Any) -> int:
         """Repair a counter to all rows."""
-        (name,) = await self._client.keys(f"quota:*:{KEY}:{key_day.day}")
-        await self._client.hset(name, "charged", count)
+        (name,) = await self._client.keys(f"quota:*:{ACCOUNT}:{counter.day}")
+        await self._client.hset(name, counter_of(counter), count)
         return count
 
 

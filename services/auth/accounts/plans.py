@@ -25,9 +25,12 @@ class Plan:
     """Maximum active keys per account; None uses the setting."""
     new_keys_per_day_max: int | None = None
     """Maximum keys that an owner may create in 24 hours; None uses the setting."""
+    account_daily_limit: int | None = None
+    """Requests per UTC day of an account with all its keys; None sets no limit. An account whose key has a higher limit
+    has that one."""
 
 
-PLAN_FIELDS = frozenset({"daily_limit", "active_keys_max", "new_keys_per_day_max"})
+PLAN_FIELDS = frozenset({"daily_limit", "active_keys_max", "new_keys_per_day_max", "account_daily_limit"})
 """Fields of a plan that can be set."""
 
 
@@ -62,6 +65,7 @@ def checked_plan(plan: Plan) -> Plan:
     """
     checked_plan_name(plan.name)
     checked_limit(plan.daily_limit)
+    checked_limit(plan.account_daily_limit)
     for bound in (plan.active_keys_max, plan.new_keys_per_day_max):
         if bound is not None and not 0 <= bound <= _KEYS_MAX:
             raise InvalidRequest(

@@ -172,4 +172,5 @@ def _plan(message: plans_pb2.Plan) -> Plan:
         daily_limit=message.daily_limit,
         active_keys_max=message.active_keys_max if message.HasField("active_keys_max") else None,
         new_keys_per_day_max=message.new_keys_per_day_max if message.HasField("new_keys_per_day_max") else None,
+        account_daily_limit=message.account_daily_limit if message.HasField("account_daily_limit") else None,
     )

@@ -121,7 +121,7 @@ class SQLAccountStore:
             account_id = await account_id_of(connection, reference)
             await require_plan(connection, plan)
             await connection.execute(update(accounts).where(accounts.c.id == account_id).values(plan=plan))
-            await _change_keys(connection, account_id)
+            await change_keys(connection, account_id)
             await record(
                 connection,
                 "account.plan_set",
@@ -190,7 +190,7 @@ class SQLAccountStore:
             await end_sessions(connection, account_id, true(), reason="account_deleted", by=by, at=at)
             await forget_emails(connection, account_id, account.email)
             await _erase(connection, account_id, at)
-            await _change_keys(connection, account_id, revoked_at=at)
+            await change_keys(connection, account_id, revoked_at=at)
             await record(connection, "account.deleted", by=by, at=at, account_id=account_id, target=account_id)
             return await _read(connection, account_id)
 
@@ -258,11 +258,18 @@ async def _erase(connection: AsyncConnection, account_id: AccountId, at: datetim
     await connection.execute(update(api_keys).where(api_keys.c.account_id == account_id).values(name="deleted"))
 
 
-async def _change_keys(
-    connection: AsyncConnection, account_id: AccountId, *, revoked_at: datetime | None = None
+async def change_keys(
+    connection: AsyncConnection, account_id: AccountId, *, revoked_at: datetime | None = None, except_id: str = ""
 ) -> None:
-    """Give each of an account's unrevoked keys a new revision, and revoke it if `revoked_at` is not None."""
-    active = (api_keys.c.account_id == account_id) & api_keys.c.revoked_at.is_(None)
+    """Give each of an account's unrevoked keys a new revision, and revoke it if `revoked_at` is not None.
+
+    Args:
+        connection: The transaction.
+        account_id: The account.
+        revoked_at: Time of the revocation; None revokes no key.
+        except_id: A key that is not changed; empty for none.
+    """
+    active = (api_keys.c.account_id == account_id) & api_keys.c.revoked_at.is_(None) & (api_keys.c.id != except_id)
     ids = list(await connection.scalars(select(api_keys.c.id).where(active)))
     if not ids:
         return

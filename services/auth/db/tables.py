@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 
 metadata = MetaData()
@@ -39,6 +40,8 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+_HAS_OWN_LIMIT = text("daily_limit IS NOT NULL AND revoked_at IS NULL")
+
 plans = Table(
     "plans",
     metadata,
@@ -47,6 +50,8 @@ plans = Table(
     # Null means that the settings apply.
     Column("active_keys_max", Integer, nullable=True),
     Column("new_keys_per_day_max", Integer, nullable=True),
+    # Requests a day of an account with all its keys. Null, as for plans of earlier versions, sets no limit.
+    Column("account_daily_limit", BigInteger, nullable=True),
 )
 
 accounts = Table(
@@ -135,6 +140,15 @@ api_keys = Table(
     Column("replaced_by", String(30), nullable=True),
     # Revision of the key's latest change, read by WatchKeys.
     Column("revision", BigInteger, nullable=False, index=True),
+)
+
+# The keys with a limit of their own, of which the highest can be the account's.
+Index(
+    "ix_api_keys_own_limits",
+    api_keys.c.account_id,
+    api_keys.c.daily_limit,
+    sqlite_where=_HAS_OWN_LIMIT,
+    postgresql_where=_HAS_OWN_LIMIT,
 )
 
 # Every key change first takes the next revision here and locks the row until it commits.

@@ -34,6 +34,9 @@ class Key:
     """Allowed models, by name or as patterns with `*`; empty allows all."""
     replaced_by: str | None = None
     """Id of the key that replaced this one in a rotation; None if not rotated."""
+    account_daily_limit: int | None = None
+    """Effective requests per UTC day of the account with all its keys: its plan's, or the highest limit of its keys if
+    that is higher. None sets no limit, and is the value in lists of keys, for which the limit is not read."""
 
     def is_active(self, now: datetime) -> bool:
         """Return whether the key is neither revoked nor expired at `now`."""

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, and_, bindparam, func, insert, or_, s
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts.model import AccountId, Proof
-from services.auth.accounts.store import account_id_of
+from services.auth.accounts.store import account_id_of, change_keys
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.db.tables import accounts, api_keys, key_revision, plans
@@ -40,14 +40,32 @@ _KEY_COLUMNS = (
     api_keys.c.models,
     api_keys.c.replaced_by,
 )
+_sibling = api_keys.alias("sibling")
+_HIGHEST_OWN_LIMIT = (
+    select(func.max(_sibling.c.daily_limit))
+    .where(
+        _sibling.c.account_id == api_keys.c.account_id,
+        _sibling.c.daily_limit.is_not(None),
+        _sibling.c.revoked_at.is_(None),
+    )
+    .correlate(api_keys)
+    .scalar_subquery()
+)
+# The limit of the key's account. Not read for lists of keys, each of which would read all keys.
+_ACCOUNT_COLUMNS = (
+    plans.c.daily_limit.label("plan_daily_limit"),
+    plans.c.account_daily_limit,
+    _HIGHEST_OWN_LIMIT.label("highest_own_limit"),
+)
 _PEPPER_ID = api_keys.c.pepper_id
 _OWNER = accounts.c.id == api_keys.c.account_id
 _PLAN = plans.c.name == accounts.c.plan
 
 _KEYS = select(*_KEY_COLUMNS).select_from(api_keys.join(accounts, _OWNER).join(plans, _PLAN))
+_ONE_KEY = select(*_KEY_COLUMNS, *_ACCOUNT_COLUMNS).select_from(api_keys.join(accounts, _OWNER).join(plans, _PLAN))
 
 # One statement, so that the key and the revision are consistent. It returns the revision even without a matching key.
-_FIND = select(key_revision.c.revision, _PEPPER_ID, *_KEY_COLUMNS).select_from(
+_FIND = select(key_revision.c.revision, _PEPPER_ID, *_KEY_COLUMNS, *_ACCOUNT_COLUMNS).select_from(
     key_revision.outerjoin(api_keys, api_keys.c.digest.in_(bindparam("digests", expanding=True)))
     .outerjoin(accounts, _OWNER)
     .outerjoin(plans, _PLAN)
@@ -72,7 +90,8 @@ class SQLKeyStore:
         """Look up a key by its digests. See `KeyStore.find`."""
         async with self._transactions.reading() as connection:
             row = (await connection.execute(_FIND, {"digests": digests})).one()
-        return KeyLookup(None if row.id is None else _key(row), row.revision, row.pepper_id or "")
+        key = None if row.id is None else _key(row, _account_daily_limit(row))
+        return KeyLookup(key, row.revision, row.pepper_id or "")
 
     @deadline(_MOVE_SECONDS_MAX, unavailable=unavailable)
     async def move(self, key_id: KeyId, *, digest: str, pepper_id: str) -> None:
@@ -94,6 +113,8 @@ class SQLKeyStore:
             if bounds is not None:
                 await _check_key_limits(connection, account_id, bounds, now=key.created_at)
             await _insert(connection, account_id, key, daily_limit=key.daily_limit, revision=revision, by=by)
+            if key.daily_limit is not None:
+                await change_keys(connection, account_id, except_id=key.id)
             return await _read(connection, key.id)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
@@ -129,7 +150,11 @@ class SQLKeyStore:
                 await connection.rollback()
                 return key
             await record(connection, "key.revoked", by=by, at=at, account_id=key.account_id, target=key_id)
-            return await _change(connection, key_id, revoked_at=at, revision=revision)
+            own_limit = await connection.scalar(select(api_keys.c.daily_limit).where(api_keys.c.id == key_id))
+            revoked = await _change(connection, key_id, revoked_at=at, revision=revision)
+            if own_limit is not None:
+                await change_keys(connection, key.account_id, except_id=key_id)
+            return revoked
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor, at: datetime) -> Key:
@@ -141,7 +166,10 @@ class SQLKeyStore:
             await record(
                 connection, "key.limit_set", by=by, at=at, account_id=key.account_id, target=key_id, details=details
             )
-            return await _change(connection, key_id, daily_limit=daily_limit, revision=revision)
+            changed = await _change(connection, key_id, daily_limit=daily_limit, revision=revision)
+            # The account's limit, which all its keys have, depends on the highest limit of its keys.
+            await change_keys(connection, key.account_id, except_id=key_id)
+            return changed
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def rotate(
@@ -313,17 +341,17 @@ async def _change(connection: AsyncConnection, key_id: KeyId, **values: Any) -> 
 
 
 async def _read(connection: AsyncConnection, key_id: KeyId, owner: AccountId | None = None) -> Key:
-    query = _KEYS.where(api_keys.c.id == key_id)
+    query = _ONE_KEY.where(api_keys.c.id == key_id)
     row = (
         await connection.execute(query if owner is None else query.where(api_keys.c.account_id == owner))
     ).one_or_none()
     if row is None:
         raise NotFound(f"No key {key_id} was found. List the account's keys to see their ids.", reason="key_not_found")
 
-    return _key(row)
+    return _key(row, _account_daily_limit(row))
 
 
-def _key(row: Row[Any]) -> Key:
+def _key(row: Row[Any], account_daily_limit: int | None = None) -> Key:
     return Key(
         id=KeyId(row.id),
         account_id=AccountId(row.account_id),
@@ -335,4 +363,11 @@ def _key(row: Row[Any]) -> Key:
         expires_at=row.expires_at,
         models=tuple(json.loads(row.models)) if row.models else (),
         replaced_by=row.replaced_by,
+        account_daily_limit=account_daily_limit,
     )
+
+
+def _account_daily_limit(row: Row[Any]) -> int | None:
+    if row.account_daily_limit is None:
+        return None
+    return int(max(row.account_daily_limit, row.plan_daily_limit, row.highest_own_limit or 0))

@@ -10,8 +10,10 @@ from services.cli.client import Backends
 from stack.auth.v1 import plans_pb2
 from stack.auth.v1.plans_pb2_grpc import PlanServiceStub
 
-_COLUMNS = ("name", "daily_limit", "active_keys_max", "new_keys_per_day_max")
+_COLUMNS = ("name", "daily_limit", "account_daily_limit", "active_keys_max", "new_keys_per_day_max")
 _DEFAULT = -1
+_ABSENT = {"account_daily_limit": "none"}
+"""What a table shows for a limit that is not set; `default` for others."""
 
 
 class Bound(click.ParamType[int]):
@@ -22,6 +24,16 @@ class Bound(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse a limit."""
         return _DEFAULT if value == "default" else click.IntRange(0, 10**6).convert(value, param, ctx)
+
+
+class AccountLimit(click.ParamType[int]):
+    """A limit of requests; `none` sets no limit."""
+
+    name = "number|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse a limit."""
+        return _DEFAULT if value == "none" else click.IntRange(0, 10**9).convert(value, param, ctx)
 
 
 @click.group()
@@ -40,7 +52,7 @@ def list_plans(backends: Backends, *, as_json: bool) -> None:
     if as_json:
         output.show_json({"plans": found})
         return
-    rows = [["default" if item[name] is None else item[name] for name in _COLUMNS] for item in found]
+    rows = [[_shown(name, item[name]) for name in _COLUMNS] for item in found]
     output.show_table(_COLUMNS, rows)
 
 
@@ -48,6 +60,11 @@ def list_plans(backends: Backends, *, as_json: bool) -> None:
 @click.argument("name")
 @click.option(
     "--daily-limit", type=click.IntRange(0, 10**9), help="Requests per UTC day of each key. Required for a new plan."
+)
+@click.option(
+    "--account-daily-limit",
+    type=AccountLimit(),
+    help="Requests per UTC day of an account with all its keys. A higher limit of one of its keys applies instead.",
 )
 @click.option("--active-keys-max", type=Bound(), help="Maximum active keys per account.")
 @click.option("--new-keys-per-day-max", type=Bound(), help="Maximum keys created in 24 hours.")
@@ -58,6 +75,7 @@ def set_plan(
     name: str,
     *,
     daily_limit: int | None,
+    account_daily_limit: int | None,
     active_keys_max: int | None,
     new_keys_per_day_max: int | None,
     as_json: bool,
@@ -68,6 +86,7 @@ def set_plan(
     """
     options = {
         "daily_limit": daily_limit,
+        "account_daily_limit": account_daily_limit,
         "active_keys_max": active_keys_max,
         "new_keys_per_day_max": new_keys_per_day_max,
     }
@@ -80,6 +99,10 @@ def set_plan(
     )
     fields = _fields(client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request).plan)
     output.show_json(fields) if as_json else output.show_fields(fields)
+
+
+def _shown(field: str, value: Any) -> Any:
+    return _ABSENT.get(field, "default") if value is None else value
 
 
 def _fields(plan: plans_pb2.Plan) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _COLUMNS = (
 def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
     """Show a key's requests today, and its requests and tokens by day and model."""
     key = keys.get(backends, key_id)
-    status = _status(backends, key_id)
+    status = _status(backends, key)
     # Quota's clock decides which day it is.
     first_day = (date.fromisoformat(status.day) - timedelta(days=days - 1)).isoformat()
     today, rows = _today(key, status), _days(backends, key_id, first_day=first_day, last_day=status.day)
@@ -51,11 +51,11 @@ def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
     output.show_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
 
 
-def _status(backends: Backends, key_id: str) -> quota_pb2.DayStatus:
+def _status(backends: Backends, key: keys_pb2.Key) -> quota_pb2.DayStatus:
     statuses = client.call(
         backends.quota(),
         lambda channel: quota_pb2_grpc.QuotaServiceStub(channel).GetStatus,
-        quota_pb2.GetStatusRequest(key_ids=[key_id]),
+        quota_pb2.GetStatusRequest(key_ids=[key.id], account_ids=[key.account_id]),
     ).statuses
     if not statuses or not statuses[0].day:
         raise Failure("The quota service cannot read today's counter. Try again.")

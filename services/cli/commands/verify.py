@@ -65,6 +65,7 @@ def _fields(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
         "discrepancies_count": report.discrepancies_count,
         "disagreements": [
             {
+                "account_id": discrepancy.account_id,
                 "key_id": discrepancy.key_id,
                 "day": discrepancy.day,
                 "kind": _kind(discrepancy.kind),
@@ -86,14 +87,15 @@ def _kind(value: int) -> str:
 
 def _report_lines(report: quota_pb2.VerifyResponse) -> list[str]:
     if not report.discrepancies:
-        return [f"{report.key_days} keys and days agree; {report.held} requests in flight"]
+        return [f"{report.key_days} counters agree; {report.held} requests in flight"]
     more = report.discrepancies_count - len(report.discrepancies)
     return [*map(_line, report.discrepancies), *([f"and {more:,} more"] if more > 0 else [])]
 
 
 def _line(discrepancy: quota_pb2.Discrepancy) -> str:
     counted, meaning = _EXPLANATIONS.get(discrepancy.kind, _UNKNOWN)
+    name = discrepancy.key_id or discrepancy.account_id
     return (
-        f"{discrepancy.key_id} on {discrepancy.day}: Redis has {discrepancy.charged} charged and {discrepancy.held} in "
+        f"{name} on {discrepancy.day}: Redis has {discrepancy.charged} charged and {discrepancy.held} in "
         f"flight, the ledger {discrepancy.ledger_charged} {counted}: {meaning}"
     )

@@ -48,5 +48,10 @@ def principal_of(principal: auth_pb2.Principal) -> Principal:
     """Return a protobuf principal as the gateway's."""
     expires_at = principal.expires_at.ToNanoseconds() / 1e9 if principal.HasField("expires_at") else None
     return Principal(
-        principal.key_id, principal.account_id, principal.daily_limit, expires_at, models=tuple(principal.models)
+        principal.key_id,
+        principal.account_id,
+        principal.daily_limit,
+        expires_at,
+        models=tuple(principal.models),
+        account_limit=principal.account_daily_limit if principal.HasField("account_daily_limit") else None,
     )

@@ -22,7 +22,7 @@ _SETTLE_GATHER_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class ReserveItem:
-    """A request to hold one slot."""
+    """A request to hold one slot of all limits."""
 
     request_id: str
     principal: Principal
@@ -66,7 +66,7 @@ class BatchedQuota:
             gather_seconds=_SETTLE_GATHER_SECONDS,
         )
         self._settling: Counter[str] = Counter()
-        """Settles in flight, by key."""
+        """Settles in flight, by account."""
         self._unclaimed: set[asyncio.Task[None]] = set()
         """Releases of holds whose caller was cancelled while they were reserved."""
 
@@ -76,7 +76,7 @@ class BatchedQuota:
         try:
             return await self._reserve(item)
         except LimitReached as exc:
-            if not exc.rate_limit.held or not self._settling[principal.key_id]:
+            if not exc.rate_limit.held or not self._settling[principal.account_id]:
                 raise
         # A settle that waits here for its batch may free a slot.
         await self._settles.flush()
@@ -104,14 +104,14 @@ class BatchedQuota:
 
     async def settle(self, hold: Hold, verdict: Verdict) -> None:
         """Close a hold; see `Quota.settle`."""
-        key_id = hold.principal.key_id
-        self._settling[key_id] += 1
+        account_id = hold.principal.account_id
+        self._settling[account_id] += 1
         try:
             await self._settles.submit(SettleItem(hold, verdict))
         finally:
-            self._settling[key_id] -= 1
-            if not self._settling[key_id]:
-                del self._settling[key_id]
+            self._settling[account_id] -= 1
+            if not self._settling[account_id]:
+                del self._settling[account_id]
 
 
 def counter_unavailable() -> Unavailable:

@@ -1,6 +1,7 @@
 """gRPC client of quota."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from grpc import aio
 
@@ -37,11 +38,25 @@ class GrpcQuotaBatches:
 
 
 def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
+    principal = item.principal
     return quota_pb2.Reservation(
         request_id=item.request_id,
-        key_id=item.principal.key_id,
-        account_id=item.principal.account_id,
-        limit=item.principal.daily_limit,
+        key_id=principal.key_id,
+        account_id=principal.account_id,
+        limit=principal.daily_limit,
+        limits=() if principal.account_limit is None else (_account_limit(principal.account_limit),),
+    )
+
+
+@lru_cache(maxsize=100)
+def _account_limit(limit: int) -> quota_pb2.Limit:
+    """Return the limit of an account as a message, which is copied into each reservation."""
+    return quota_pb2.Limit(
+        scope=quota_pb2.SCOPE_ACCOUNT,
+        unit=quota_pb2.UNIT_REQUESTS,
+        window=quota_pb2.WINDOW_DAY,
+        limit=limit,
+        amount=1,
     )
 
 
@@ -49,7 +64,9 @@ def _outcome(item: ReserveItem, result: quota_pb2.ReserveResult) -> Hold | Limit
     if result.outcome == quota_pb2.RESERVE_OUTCOME_UNAVAILABLE:
         return counter_unavailable()
     status = result.status
-    rate_limit = RateLimit(item.principal.daily_limit, status.charged, status.held, float(status.reset_at.seconds))
+    is_of_account = result.HasField("tightest")
+    limit = result.tightest.limit if is_of_account else item.principal.daily_limit
+    rate_limit = RateLimit(limit, status.charged, status.held, float(status.reset_at.seconds), is_of_account)
     if result.outcome == quota_pb2.RESERVE_OUTCOME_DENIED:
         return LimitReached(rate_limit)
     return Hold(item.request_id, item.principal, status.day, unix_seconds(result.reserved_at), rate_limit)
@@ -59,6 +76,7 @@ def _settlement(item: SettleItem) -> quota_pb2.Settlement:
     return quota_pb2.Settlement(
         request_id=item.hold.request_id,
         key_id=item.hold.principal.key_id,
+        account_id=item.hold.principal.account_id,
         day=item.hold.day,
         verdict=verdict_to_proto(item.verdict),
     )

@@ -108,7 +108,7 @@ def internal_error() -> HTTPError:
 
 
 def rate_limit_headers(rate_limit: RateLimit, *, now: float) -> dict[str, str]:
-    """Return the rate limit headers of a key, with OpenAI's and Groq's names."""
+    """Return the rate limit headers of the tightest limit, with OpenAI's and Groq's names."""
     return {
         "x-ratelimit-limit-requests": str(rate_limit.limit),
         "x-ratelimit-remaining-requests": str(rate_limit.remaining),
@@ -148,11 +148,12 @@ def _retry_after(error: ServiceError) -> dict[str, str]:
 def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:
     headers = rate_limit_headers(rate_limit, now=now)
     resets_at = None
+    scope = "your account" if rate_limit.is_of_account else "this API key"
     used = f"Limit {rate_limit.limit}, Used {rate_limit.charged}, In use {rate_limit.held}, Requested 1."
     if rate_limit.charged >= rate_limit.limit:
         wait = _rounded_up(rate_limit.reset_at - now)
         message = (
-            f"Rate limit reached for this API key on requests per day (RPD): {used} "
+            f"Rate limit reached for {scope} on requests per day (RPD): {used} "
             f"Resets at 00:00 UTC, in {duration(wait)}."
         )
         # Without this header, the OpenAI and Groq clients retry each rejected call twice.
@@ -160,7 +161,7 @@ def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:
         resets_at = rate_limit.reset_at
     else:
         message = (
-            f"Rate limit reached for this API key on requests per day (RPD), including requests in progress: {used} "
+            f"Rate limit reached for {scope} on requests per day (RPD), including requests in progress: {used} "
             "A request in progress is not counted if it fails. Try again in a moment."
         )
         headers |= {"retry-after": "1"}

@@ -25,10 +25,10 @@ class Authenticator(Protocol):
 
 
 class Quota(Protocol):
-    """Reserves and settles requests of a key's daily limit."""
+    """Reserves and settles requests of the daily limits of a key and its account."""
 
     async def reserve(self, request_id: str, principal: Principal) -> Hold:
-        """Hold one request of the limit.
+        """Hold one request of both limits, or of none.
 
         Raises:
             LimitReached: The limit is used up or held by requests in flight.

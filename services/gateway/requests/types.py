@@ -23,11 +23,13 @@ class Principal:
     """Unix seconds; None means never."""
     models: tuple[str, ...] = ()
     """Permitted models, by name or as patterns with `*`; empty permits all."""
+    account_limit: int | None = None
+    """Requests per UTC day of the whole account; None sets no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """Limit and use of a key on one day, as shown to its owner."""
+    """Limit and use of a key or its account on one day, as shown to its owner."""
 
     limit: int
     charged: int
@@ -36,6 +38,8 @@ class RateLimit:
     """Requests in flight, which count until they are settled."""
     reset_at: float
     """Unix seconds of the next 00:00 UTC."""
+    is_of_account: bool = False
+    """Whether it is the limit of the account with all its keys."""
 
     @property
     def remaining(self) -> int:
@@ -54,6 +58,7 @@ class Hold:
     reserved_at: float
     """Redis' time of the reserve; Unix seconds."""
     rate_limit: RateLimit
+    """The tightest of the limits that apply to the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +82,16 @@ class Completion:
 
 
 class LimitReached(Throttled):
-    """The key's daily slots are all charged or held.
+    """The daily slots of the key, or of its account, are all charged or held.
 
     Attributes:
-        rate_limit: The key's day.
+        rate_limit: The limit that is reached.
     """
 
     default_reason = "rate_limit_exceeded"
 
     def __init__(self, rate_limit: RateLimit) -> None:
-        super().__init__("the key's daily limit is reached")
+        super().__init__(f"the {'account' if rate_limit.is_of_account else 'key'}'s daily limit is reached")
         self.rate_limit = rate_limit
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Select, String, case, column, false, func, select, true, tuple_, values
+from sqlalchemy import Column, Select, String, case, column, false, func, select, true, tuple_, values
 
 from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import RequestsPage
@@ -17,16 +17,28 @@ SUMMARIES_MAX = 20_000
 
 
 def count_charged(
-    day: str, key_ids: Collection[str], reserved_before: float | None, excluded: Collection[str] = ()
+    owner: Column[str],
+    day: str,
+    owner_ids: Collection[str],
+    reserved_before: float | None,
+    excluded: Collection[str] = (),
 ) -> Select[Any]:
-    """Select (key id, number of charged rows) for a day; keys without charged rows are omitted."""
+    """Select (owner id, number of charged rows) for a day; owners without charged rows are omitted.
+
+    Args:
+        owner: The column of the owners' ids: `key_id` or `account_id`.
+        day: UTC date, `YYYY-MM-DD`.
+        owner_ids: Owners whose rows to count.
+        reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
+        excluded: Request ids whose rows are not counted.
+    """
     table = usage_ledger.c
-    rows = (table.day == day) & table.key_id.in_(key_ids) & table.charged
+    rows = (table.day == day) & owner.in_(owner_ids) & table.charged
     if reserved_before is not None:
         rows &= table.reserved_at < reserved_before
     if excluded:
         rows &= table.request_id.not_in(excluded)
-    return select(table.key_id, func.count()).where(rows).group_by(table.key_id)
+    return select(owner, func.count()).where(rows).group_by(owner)
 
 
 def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[Any]:

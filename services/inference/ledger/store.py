@@ -6,7 +6,7 @@ from dataclasses import fields
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Column, Row, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -117,16 +117,38 @@ class SQLLedgerStore:
         excluded: Sequence[str] = (),
     ) -> list[int]:
         """Return the number of charged rows of each (key id, day), in order."""
-        keys_by_day: dict[str, set[str]] = {}
-        for key_id, day in key_days:
-            keys_by_day.setdefault(day, set()).add(key_id)
+        return await self._count_charged(usage_ledger.c.key_id, key_days, reserved_before, excluded)
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def count_charged_of_accounts(
+        self,
+        account_days: Sequence[tuple[str, str]],
+        *,
+        reserved_before: float | None = None,
+        excluded: Sequence[str] = (),
+    ) -> list[int]:
+        """Return the number of charged rows of each (account id, day), in order."""
+        return await self._count_charged(usage_ledger.c.account_id, account_days, reserved_before, excluded)
+
+    async def _count_charged(
+        self,
+        owner: Column[str],
+        owner_days: Sequence[tuple[str, str]],
+        reserved_before: float | None,
+        excluded: Sequence[str],
+    ) -> list[int]:
+        owners_by_day: dict[str, set[str]] = {}
+        for owner_id, day in owner_days:
+            owners_by_day.setdefault(day, set()).add(owner_id)
         counts: dict[tuple[str, str], int] = {}
+        if not owner_days:
+            return []
         async with self._transactions.reading() as connection:
-            for day, key_ids in keys_by_day.items():
-                query = queries.count_charged(day, key_ids, reserved_before, excluded)
-                for key_id, count in await connection.execute(query):
-                    counts[key_id, day] = count
-        return [counts.get(key_day, 0) for key_day in key_days]
+            for day, owner_ids in owners_by_day.items():
+                query = queries.count_charged(owner, day, owner_ids, reserved_before, excluded)
+                for owner_id, count in await connection.execute(query):
+                    counts[owner_id, day] = count
+        return [counts.get(owner_day, 0) for owner_day in owner_days]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def has_several_accounts(self) -> bool:

@@ -119,6 +119,15 @@ class LedgerStore(Protocol):
             excluded: Request ids whose rows are not counted.
         """
 
+    async def count_charged_of_accounts(
+        self,
+        account_days: Sequence[tuple[str, str]],
+        *,
+        reserved_before: float | None = None,
+        excluded: Sequence[str] = (),
+    ) -> list[int]:
+        """Return the number of charged rows of each (account id, day), in order; see `count_charged`."""
+
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return a row, or None if there is none."""
 

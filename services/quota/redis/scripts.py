@@ -15,6 +15,7 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 
 from services.common import errors
 from services.common.telemetry import tracing
+from services.quota.holds import Counter, KeyRef
 from services.quota.metrics import ENTRIES_UNREADABLE
 from services.quota.redis.batches import BatchRedis, Command
 from services.quota.redis.connections import Client, ClusterRedis
@@ -25,7 +26,7 @@ _OF_THE_SERVER = re.compile(r"(?!WRONGTYPE\b)[A-Z]{4,}\b")
 _PROBE_MS = 1_000
 
 BUCKETS = 256
-"""Number of buckets that API keys are spread over. A bucket's entries share a hash slot of a Redis Cluster."""
+"""Number of buckets that accounts are spread over. A bucket's entries share a hash slot of a Redis Cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def _load(name: str) -> Script:
 
 
 RESERVE, SETTLE, STATUS, RECONCILE = _load("reserve"), _load("settle"), _load("status"), _load("reconcile")
+TAKE_OVER, IMPORT = _load("take_over"), _load("import")
 
 
 async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
@@ -134,23 +136,33 @@ def check_reply(answer: Any) -> Any:
     return answer
 
 
-def entries_of(key_id: str) -> str:
-    """Return the Redis key of an API key's entries, without the day."""
-    return f"quota:{{{_bucket(key_id)}}}:{key_id}"
+def entries_of(account_id: str) -> str:
+    """Return the Redis key of an account's entries, without the day."""
+    return f"quota:{{{_bucket(account_id)}}}:account:{account_id}"
 
 
-def deadlines_of(key_id: str) -> str:
-    """Return the Redis key of the deadlines of an API key's bucket."""
-    return deadlines_of_bucket(_bucket(key_id))
+def deadlines_of(account_id: str) -> str:
+    """Return the Redis key of the deadlines of an account's bucket."""
+    return deadlines_of_bucket(_bucket(account_id))
 
 
 def deadlines_of_bucket(bucket: int) -> str:
     """Return the Redis key of a bucket's deadlines."""
-    return f"quota:{{{bucket}}}:deadlines"
+    return f"quota:{{{bucket}}}:holds"
 
 
-def _bucket(key_id: str) -> int:
-    return zlib.crc32(key_id.encode()) % BUCKETS
+def counter_of(counter: Counter | KeyRef) -> str:
+    """Return the field of a counter in its account's entries."""
+    return f"{counter.key_id or counter.account_id}:requests"
+
+
+def previous_entries_of(key_id: str) -> str:
+    """Return the Redis key of a key's entries in the layout of the previous version, without the day."""
+    return f"quota:{{{_bucket(key_id)}}}:{key_id}"
+
+
+def _bucket(text: str) -> int:
+    return zlib.crc32(text.encode()) % BUCKETS
 
 
 async def _round_trip(client: Client, steps: Sequence[Step]) -> list[Any]:

@@ -4,24 +4,43 @@ import time
 from collections.abc import Iterator, Sequence
 
 from services.quota.holds import (
+    Counter,
     CounterUnavailable,
     DayStatus,
     Denied,
     Held,
     InitialCounts,
-    KeyDay,
+    KeyRef,
+    LimitStatus,
     Reservation,
+    Scope,
     Settlement,
     Uninitialised,
 )
 from services.quota.redis.batches import BatchRedis
 from services.quota.redis.clock import RedisClock
 from services.quota.redis.connections import Client, connect
-from services.quota.redis.scripts import RESERVE, SETTLE, STATUS, Step, deadlines_of, entries_of, run, run_each
+from services.quota.redis.previous_layout import take_over
+from services.quota.redis.scripts import (
+    RESERVE,
+    SETTLE,
+    STATUS,
+    Step,
+    counter_of,
+    deadlines_of,
+    entries_of,
+    run,
+    run_each,
+)
 
 __all__ = ["RedisHoldStore", "connect"]
 
 _DAY_SECONDS = 86_400
+_NO_LIMIT = 10**12
+"""More requests than can ever be counted."""
+_SCOPES = (Scope.KEY, Scope.ACCOUNT)
+_Group = tuple[str, str, int, int]
+"""Account id, key id, limit of the key, limit of the account."""
 
 
 class RedisHoldStore:
@@ -48,64 +67,77 @@ class RedisHoldStore:
     async def reserve(
         self, reservations: Sequence[Reservation], initial_counts: InitialCounts
     ) -> Sequence[Held | Denied | Uninitialised | CounterUnavailable]:
-        """Hold a slot for each reservation; reservations of the same key share a script call."""
-        groups: dict[tuple[str, str, int], list[int]] = {}
+        """Hold a slot of all limits for each reservation; reservations of the same key share a script call."""
+        groups: dict[_Group, list[int]] = {}
         for i, reservation in enumerate(reservations):
-            groups.setdefault((reservation.key_id, reservation.account_id, reservation.limit), []).append(i)
-        counts = {key_day.key_id: (key_day.day, count) for key_day, count in initial_counts.items()}
+            groups.setdefault(_group(reservation), []).append(i)
         steps = [
-            self._reserve_step(group, [reservations[i].request_id for i in members], counts.get(group[0]))
+            self._reserve_step(group, [reservations[i].request_id for i in members], initial_counts)
             for group, members in groups.items()
         ]
         results: list[Held | Denied | Uninitialised | CounterUnavailable] = [CounterUnavailable()] * len(reservations)
-        for members, answer in zip(groups.values(), await run_each(self._client, steps), strict=True):
+        for (group, members), answer in zip(groups.items(), await run_each(self._client, steps), strict=True):
             if answer is not None:
-                for i, outcome in zip(members, self._outcomes(answer, len(members)), strict=True):
+                for i, outcome in zip(members, self._outcomes(group, answer, len(members)), strict=True):
                     results[i] = outcome
         return results
 
+    async def take_over(self, counters: Sequence[Counter]) -> None:
+        """Move counters of keys from the layout of the previous version; see `HoldStore.take_over`."""
+        await take_over(self._client, counters, hold_ms=self._hold_ms)
+
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
-        """Close holds; settlements of the same key and day share a script call."""
-        groups: dict[KeyDay, list[int]] = {}
+        """Close holds; settlements of the same account and day share a script call."""
+        groups: dict[tuple[str, int], list[int]] = {}
         for i, settlement in enumerate(settlements):
-            groups.setdefault(KeyDay(settlement.key_id, settlement.day), []).append(i)
-        steps = [_settle_step(key_day, [settlements[i] for i in members]) for key_day, members in groups.items()]
+            groups.setdefault((settlement.account_id, settlement.day), []).append(i)
+        steps = [_settle_step(*group, [settlements[i] for i in members]) for group, members in groups.items()]
         closed: list[bool | None] = [None] * len(settlements)
         for members, answer in zip(groups.values(), await run_each(self._client, steps), strict=True):
             for i, flag in zip(members, answer or [], strict=answer is not None):
                 closed[i] = flag == 1
         return closed
 
-    async def status(self, key_ids: Sequence[str]) -> Sequence[DayStatus | Uninitialised]:
+    async def status(self, keys: Sequence[KeyRef]) -> Sequence[DayStatus | Uninitialised]:
         """Return today's counts of keys."""
         arguments = (self._offset, *self.clock.days(self._offset))
-        steps = [Step(STATUS, (entries_of(key_id),), arguments) for key_id in key_ids]
+        steps = [Step(STATUS, (entries_of(key.account_id),), (*arguments, counter_of(key))) for key in keys]
         answers = await run(self._client, steps)
         return [
             Uninitialised(day, self._reset_at(day)) if charged < 0 else self._day_status(day, charged, held)
             for day, charged, held in answers
         ]
 
-    def _reserve_step(
-        self, group: tuple[str, str, int], request_ids: list[str], initial: tuple[int, int] | None
-    ) -> Step:
-        key_id, account_id, limit = group
-        initial_day, initial_count = initial if initial else ("", "")
-        days = self.clock.days(self._offset)
-        arguments = (self._offset, *days, self._hold_ms, key_id, account_id, limit, initial_day, initial_count)
-        return Step(RESERVE, (entries_of(key_id), deadlines_of(key_id)), (*arguments, *request_ids))
+    def _reserve_step(self, group: _Group, request_ids: list[str], initial_counts: InitialCounts) -> Step:
+        account_id, key_id, limit, account_limit = group
+        initial_day, *initial = _initial(account_id, key_id, initial_counts) if initial_counts else ("", "", "")
+        arguments = (
+            *(self._offset, *self.clock.days(self._offset), self._hold_ms, account_id, key_id, initial_day, 2),
+            *(f"{key_id}:requests", limit, 1, initial[0]),
+            *(f"{account_id}:requests", account_limit, 1, initial[1]),
+        )
+        return Step(RESERVE, (entries_of(account_id), deadlines_of(account_id)), (*arguments, *request_ids))
 
-    def _outcomes(self, answer: list[int], count: int) -> Iterator[Held | Denied | Uninitialised]:
+    def _outcomes(self, group: _Group, answer: list[int], count: int) -> Iterator[Held | Denied | Uninitialised]:
         day, now_ms, is_initialised, *rest = answer
         self.clock.record_day(day)
         if self._observes:
             self.clock.observe(now_ms / 1000)
         if not is_initialised:
-            yield from [Uninitialised(day, self._reset_at(day))] * count
+            scopes = tuple(scope for scope, is_missing in zip(_SCOPES, rest, strict=True) if is_missing)
+            yield from [Uninitialised(day, self._reset_at(day), scopes)] * count
             return
-        for is_held, charged, held in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-            status = self._day_status(day, charged, held)
-            yield Held(status, reserved_at=now_ms / 1000) if is_held else Denied(status)
+        for start in range(0, len(rest), 5):
+            tightest = self._tightest(group, day, rest[start + 1 : start + 5])
+            yield Held(tightest, reserved_at=now_ms / 1000) if rest[start] else Denied(tightest)
+
+    def _tightest(self, group: _Group, day: int, counts: list[int]) -> LimitStatus:
+        """Return the limit with the least left; the key's if both have the same."""
+        _, _, limit, account_limit = group
+        charged, held, account_charged, account_held = counts
+        if account_limit != _NO_LIMIT and account_limit - account_charged - account_held < limit - charged - held:
+            return LimitStatus(Scope.ACCOUNT, account_limit, self._day_status(day, account_charged, account_held))
+        return LimitStatus(Scope.KEY, limit, self._day_status(day, charged, held))
 
     def _day_status(self, day: int, charged: int, held: int) -> DayStatus:
         return DayStatus(day, charged, held, self._reset_at(day))
@@ -114,7 +146,19 @@ class RedisHoldStore:
         return (day + 1) * _DAY_SECONDS - self._offset
 
 
-def _settle_step(key_day: KeyDay, settlements: Sequence[Settlement]) -> Step:
-    keys = (f"{entries_of(key_day.key_id)}:{key_day.day}", deadlines_of(key_day.key_id))
+def _group(reservation: Reservation) -> _Group:
+    account_limit = _NO_LIMIT if reservation.account_limit is None else reservation.account_limit
+    return reservation.account_id, reservation.key_id, reservation.limit, account_limit
+
+
+def _initial(account_id: str, key_id: str, initial_counts: InitialCounts) -> tuple[int | str, int | str, int | str]:
+    """Return the day and the initial counts of a key and its account; empty texts for those that are not given."""
+    day = next(iter(initial_counts)).day
+    of_key, of_account = (initial_counts.get(Counter(account_id, one, day), "") for one in (key_id, ""))
+    return day, of_key, of_account
+
+
+def _settle_step(account_id: str, day: int, settlements: Sequence[Settlement]) -> Step:
+    keys = (f"{entries_of(account_id)}:{day}", deadlines_of(account_id))
     pairs = [part for settlement in settlements for part in (settlement.request_id, settlement.verdict.value)]
-    return Step(SETTLE, keys, (key_day.key_id, key_day.day, *pairs))
+    return Step(SETTLE, keys, (account_id, day, *pairs))

@@ -3,13 +3,14 @@
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from services.quota.holds import KeyDay, Settlement
+from services.common.batched import batched
+from services.quota.holds import Counter, Settlement
 from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.connections import Client
 from services.quota.redis.scripts import (
@@ -17,6 +18,7 @@ from services.quota.redis.scripts import (
     RECONCILE,
     Step,
     check_reply,
+    counter_of,
     deadlines_of,
     deadlines_of_bucket,
     entries_of,
@@ -30,9 +32,25 @@ from services.quota.sweeper import DayEntries
 _log = logging.getLogger(__name__)
 _SCAN_COUNT = 1_000
 _ENTRIES_BATCH = 100
-_ENTRIES_NAME = re.compile(rb"quota:\{\d+\}:([A-Za-z0-9_.-]{1,64}):(\d{1,6})")
-_DEADLINE_NAME = re.compile(rb"([A-Za-z0-9_.-]{1,64}) (\d{1,6}) ([A-Za-z0-9_.-]{1,64})")
-_RESERVATION = re.compile(rb"(\d{1,15}) ([A-Za-z0-9_.-]{0,64})")
+_ID = rb"[A-Za-z0-9_.-]{1,64}"
+_ENTRIES_NAME = re.compile(rb"quota:\{\d+\}:account:(%b):(\d{1,6})" % _ID)
+_PREVIOUS_NAME = re.compile(rb"quota:\{\d+\}:%b:(\d{1,6})(?::moved)?" % _ID)
+_DEADLINE_NAME = re.compile(rb"(%b) (\d{1,6}) (%b)" % (_ID, _ID))
+_COUNTER_FIELD = re.compile(rb"(%b):requests" % _ID)
+_RESERVATION = re.compile(rb"(\d{1,15}) (%b) (%b)((?: %b:[a-z]+ \d{1,15})*)" % (_ID, _ID, _ID))
+
+AccountDay = tuple[str, int]
+"""Account id and days since 1970-01-01."""
+
+
+class _Hold(NamedTuple):
+    """A hold, as stored."""
+
+    reserved_at: float
+    """Unix seconds."""
+    key_id: str
+    counters: tuple[bytes, ...]
+    """Fields of the counters of which it takes something."""
 
 
 class RedisSweepStore:
@@ -73,9 +91,9 @@ class RedisSweepStore:
             if not members:
                 return []
             pipeline = self._pipeline()
-            for key_id, day, request_id in members:
+            for account_id, day, request_id in members:
                 # Unlike HGET, HMGET replies with a list, which distinguishes an absent field from an unreadable entry.
-                pipeline.hmget(f"{entries_of(key_id)}:{day}", [request_id])
+                pipeline.hmget(f"{entries_of(account_id)}:{day}", [request_id])
             return await self._overdue_holds(members, await _execute(pipeline))
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
@@ -83,15 +101,15 @@ class RedisSweepStore:
         return await self._holds.settle(settlements)
 
     async def entries(self) -> AsyncIterator[list[DayEntries]]:
-        """Yield the entries of all keys and days, in non-empty batches; entries created meanwhile may be missing."""
-        seen: set[KeyDay] = set()
-        waiting: list[KeyDay] = []
+        """Yield the entries of all counters, in non-empty batches; entries created meanwhile may be missing."""
+        seen: set[AccountDay] = set()
+        waiting: list[AccountDay] = []
         with redis_errors(self._client):
-            async for name in self._client.scan_iter(match="quota:{*}:*:*", count=_SCAN_COUNT):
-                key_day = _key_day(name)
-                if key_day is not None and key_day not in seen:
-                    seen.add(key_day)
-                    waiting.append(key_day)
+            async for name in self._client.scan_iter(match="quota:{*}:account:*:*", count=_SCAN_COUNT):
+                account_day = _account_day(name)
+                if account_day is not None and account_day not in seen:
+                    seen.add(account_day)
+                    waiting.append(account_day)
                 if len(waiting) == _ENTRIES_BATCH:
                     if batch := await self._read(waiting):
                         yield batch
@@ -99,26 +117,32 @@ class RedisSweepStore:
             if waiting and (batch := await self._read(waiting)):
                 yield batch
 
-    async def delete_days(self, key_days: Sequence[KeyDay]) -> None:
-        """Delete the entries of past days."""
+    async def delete_days(self, before: int) -> None:
+        """Delete the entries of days before one, also those in the layout of the previous version."""
+        names: set[bytes] = set()
         with redis_errors(self._client):
-            pipeline = self._pipeline()
-            for key_day in key_days:
-                # ClusterPipeline's `unlink` method would execute immediately instead of queueing the command.
-                pipeline.execute_command("UNLINK", f"{entries_of(key_day.key_id)}:{key_day.day}")
-            await pipeline.execute()
+            async for name in self._client.scan_iter(match="quota:{*}:*:*", count=_SCAN_COUNT):
+                match = _ENTRIES_NAME.fullmatch(name) or _PREVIOUS_NAME.fullmatch(name)
+                if match is not None and int(match[match.lastindex or 1]) < before:
+                    names.add(name)
+            for batch in batched(sorted(names), _ENTRIES_BATCH):
+                pipeline = self._pipeline()
+                for name in batch:
+                    # ClusterPipeline's `unlink` method would execute immediately instead of queueing the command.
+                    pipeline.execute_command("UNLINK", name)
+                await pipeline.execute()
 
     async def repair_counter(
-        self, key_day: KeyDay, count: int, *, reserved_before: float, excluded: Sequence[str]
+        self, counter: Counter, count: int, *, reserved_before: float, excluded: Sequence[str]
     ) -> int:
         """Raise a counter to a number of charged rows and return the number of charges added."""
-        name = f"{entries_of(key_day.key_id)}:{key_day.day}"
-        step = Step(RECONCILE, (name,), (count, round(reserved_before * 1000), *excluded))
+        name = f"{entries_of(counter.account_id)}:{counter.day}"
+        step = Step(RECONCILE, (name,), (counter_of(counter), count, round(reserved_before * 1000), *excluded))
         (raised,) = await run(self._client, [step])
         return int(raised)
 
     async def _members(self, bucket: int, names: Sequence[bytes]) -> list[tuple[str, int, str]]:
-        """Return the (key, day, request) of each deadline and remove malformed ones, which would block the queue."""
+        """Return account, day and request of each deadline; remove malformed ones, which would block the queue."""
         members = [_member(name) for name in names]
         if malformed := [name for name, member in zip(names, members, strict=True) if member is None]:
             _log.error(
@@ -130,14 +154,14 @@ class RedisSweepStore:
 
     async def _overdue_holds(self, members: list[tuple[str, int, str]], replies: list[Any]) -> list[OverdueHold]:
         holds, orphans = [], []
-        for (key_id, day, request_id), values in zip(members, replies, strict=True):
+        for (account_id, day, request_id), values in zip(members, replies, strict=True):
             if values is None:
                 continue
             if values[0] is None:
-                orphans.append((key_id, day, request_id))
+                orphans.append((account_id, day, request_id))
                 continue
-            reserved_at, account_id = _reservation(values[0])
-            holds.append(OverdueHold(request_id, key_id, account_id, day, reserved_at))
+            hold = _hold(values[0])
+            holds.append(OverdueHold(request_id, hold.key_id, account_id, day, hold.reserved_at))
         await self._remove_deadlines(orphans)
         return holds
 
@@ -146,16 +170,20 @@ class RedisSweepStore:
         if not orphans:
             return
         pipeline = self._pipeline()
-        for key_id, day, request_id in orphans:
-            pipeline.zrem(deadlines_of(key_id), f"{key_id} {day} {request_id}")
+        for account_id, day, request_id in orphans:
+            pipeline.zrem(deadlines_of(account_id), f"{account_id} {day} {request_id}")
         await _execute(pipeline)
 
-    async def _read(self, key_days: Sequence[KeyDay]) -> list[DayEntries]:
+    async def _read(self, account_days: Sequence[AccountDay]) -> list[DayEntries]:
         pipeline = self._pipeline()
-        for key_day in key_days:
-            pipeline.hgetall(f"{entries_of(key_day.key_id)}:{key_day.day}")
+        for account_id, day in account_days:
+            pipeline.hgetall(f"{entries_of(account_id)}:{day}")
         answers = [answer or {} for answer in await _execute(pipeline)]
-        return list(_day_entries(key_days, answers))
+        return [
+            entries
+            for account_day, answer in zip(account_days, answers, strict=True)
+            for entries in _day_entries(account_day, answer)
+        ]
 
     def _pipeline(self) -> Any:
         return self._client.pipeline(transaction=False) if isinstance(self._client, Redis) else self._client.pipeline()
@@ -179,32 +207,38 @@ def _seconds(answer: tuple[int, int]) -> float:
     return float(answer[0]) + float(answer[1]) / 1e6
 
 
-def _day_entries(key_days: Sequence[KeyDay], answers: Sequence[dict[bytes, bytes]]) -> Iterator[DayEntries]:
-    for key_day, entries in zip(key_days, answers, strict=True):
-        charged = entries.pop(b"charged", None)
-        if charged is None:
-            continue  # Deleted since the scan.
-        limit = entries.pop(b"limit", b"0")
-        holds = {name.decode(errors="replace"): _reservation(value)[0] for name, value in entries.items()}
-        yield DayEntries(key_day, _count(charged), holds, _count(limit))
+def _day_entries(account_day: AccountDay, entries: Mapping[bytes, bytes]) -> Iterator[DayEntries]:
+    """Yield the counters of an account's day, each with the holds that took of it."""
+    account_id, day = account_day
+    holds: dict[bytes, dict[str, float]] = {}
+    for name, value in entries.items():
+        if b":" not in name:
+            hold = _hold(value)
+            for field in hold.counters:
+                holds.setdefault(field, {})[name.decode(errors="replace")] = hold.reserved_at
+    for field, charged in entries.items():
+        if match := _COUNTER_FIELD.fullmatch(field):
+            scope_id = match[1].decode()
+            counter = Counter(account_id, "" if scope_id == account_id else scope_id, day)
+            limit = _count(entries.get(field + b":limit", b"0"))
+            yield DayEntries(counter, _count(charged), holds.get(field, {}), limit)
 
 
 def _member(name: bytes) -> tuple[str, int, str] | None:
-    """Parse the key, day and request of a deadline; None if it is malformed."""
+    """Parse the account, day and request of a deadline; None if it is malformed."""
     match = _DEADLINE_NAME.fullmatch(name)
     return (match[1].decode(), int(match[2]), match[3].decode()) if match else None
 
 
-def _reservation(value: bytes) -> tuple[float, str]:
-    """Parse the reserve time of a hold, in Unix seconds, and its account.
-
-    The reserve time of a malformed value is 0, so that the hold is swept.
-    """
+def _hold(value: bytes) -> _Hold:
+    """Parse a hold. The reserve time of a malformed value is 0, so that the hold is swept."""
     match = _RESERVATION.fullmatch(value)
-    return (int(match[1]) / 1000, match[2].decode()) if match else (0.0, "")
+    if match is None:
+        return _Hold(0.0, "", ())
+    return _Hold(int(match[1]) / 1000, match[3].decode(), tuple(match[4].split()[::2]))
 
 
-def _key_day(name: bytes) -> KeyDay | None:
-    """Parse the key and day of a Redis key; None if this service never writes such a key."""
+def _account_day(name: bytes) -> AccountDay | None:
+    """Parse the account and day of a Redis key; None if this service never writes such a key."""
     match = _ENTRIES_NAME.fullmatch(name)
-    return KeyDay(match[1].decode(), int(match[2])) if match else None
+    return (match[1].decode(), int(match[2])) if match else None

@@ -64,8 +64,26 @@ def test_a_plan_sets_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> None:
 
     asked(stackctl, "plans", "set", "team", "--daily-limit", "30000")
     assert asked(stackctl, "keys", "list", "--email", "team@example.com")["keys"][0]["daily_limit"] == 30_000
-    team = {"name": "team", "daily_limit": 30_000, "active_keys_max": 50, "new_keys_per_day_max": None}
+    team = {
+        "name": "team",
+        "daily_limit": 30_000,
+        "account_daily_limit": None,
+        "active_keys_max": 50,
+        "new_keys_per_day_max": None,
+    }
     assert team in asked(stackctl, "plans", "list")["plans"]
+
+
+def test_a_plan_has_a_limit_of_accounts_that_can_be_set_and_removed(stackctl: Stackctl) -> None:
+    free = next(plan for plan in asked(stackctl, "plans", "list")["plans"] if plan["name"] == "free")
+    assert free["account_daily_limit"] == 5_000
+
+    new = asked(stackctl, "plans", "set", "shared", "--daily-limit", "5", "--account-daily-limit", "9")
+    assert new["account_daily_limit"] == 9
+    kept = asked(stackctl, "plans", "set", "shared", "--daily-limit", "6")
+    assert (kept["daily_limit"], kept["account_daily_limit"]) == (6, 9)
+    removed = asked(stackctl, "plans", "set", "shared", "--account-daily-limit", "none")
+    assert (removed["daily_limit"], removed["account_daily_limit"]) == (6, None)
 
 
 def test_omitted_values_of_a_plan_are_kept_and_a_bound_can_be_reset_to_the_setting(
@@ -73,12 +91,13 @@ def test_omitted_values_of_a_plan_are_kept_and_a_bound_can_be_reset_to_the_setti
 ) -> None:
     """A new limit once removed the key bounds of everyone on the plan."""
     new = asked(stackctl, "plans", "set", "kept", "--daily-limit", "5", "--new-keys-per-day-max", "7")
-    assert new == {"name": "kept", "daily_limit": 5, "active_keys_max": None, "new_keys_per_day_max": 7}
+    bounds = {"account_daily_limit": None, "active_keys_max": None, "new_keys_per_day_max": 7}
+    assert new == {"name": "kept", "daily_limit": 5, **bounds}
     assert asked(stackctl, "plans", "set", "kept", "--active-keys-max", "0") == {**new, "active_keys_max": 0}
     limited = asked(stackctl, "plans", "set", "kept", "--daily-limit", "6")
     assert limited == {**new, "active_keys_max": 0, "daily_limit": 6}
     back = asked(stackctl, "plans", "set", "kept", "--active-keys-max", "default", "--new-keys-per-day-max", "default")
-    assert back == {"name": "kept", "daily_limit": 6, "active_keys_max": None, "new_keys_per_day_max": None}
+    assert back == {"name": "kept", "daily_limit": 6, **bounds, "new_keys_per_day_max": None}
     assert back in asked(stackctl, "plans", "list")["plans"]
     events = asked(stackctl, "audit", "--limit", "2")["events"]
     assert events[1]["details"] == {"daily_limit": "6"}

@@ -71,7 +71,7 @@ async def verify(target: str, *arguments: str) -> tuple[int, str, str]:
 
 
 async def test_agreement_is_one_line_and_exits_with_0(service: Service) -> None:
-    assert await verify(service.target) == (0, "12 keys and days agree; 2 requests in flight\n", "")
+    assert await verify(service.target) == (0, "12 counters agree; 2 requests in flight\n", "")
 
 
 async def test_agreement_as_json_is_one_object_and_exits_with_0(service: Service) -> None:
@@ -111,6 +111,7 @@ async def test_discrepancies_as_json_are_listed_and_exit_with_1(service: Service
     code, printed, _ = await verify(service.target, "--json")
 
     first = {
+        "account_id": "",
         "key_id": "key_1",
         "day": "2026-11-22",
         "kind": "over_limit",
@@ -171,11 +172,11 @@ async def test_a_real_stack_agrees_until_a_counter_is_tampered_with(own_stack: S
             assert (await http.post("/api/v1/chat", headers=key.headers, json=say("hi"))).status_code == 200
     await own_stack.until_settled(key)
     target = own_stack.settings.quota_listen
-    assert await verify(target) == (0, "1 keys and days agree; 0 requests in flight\n", "")
+    assert await verify(target) == (0, "2 counters agree; 0 requests in flight\n", "")
 
     redis = own_stack.redis()
-    (name,) = redis.scan_iter(match=f"quota:*:{key.id}:*")
-    redis.hincrby(name, "charged", 2)
+    (name,) = redis.scan_iter(match=f"quota:*:account:{key.account_id}:*")
+    redis.hincrby(name, f"{key.id}:requests", 2)
     redis.close()
 
     code, printed, _ = await verify(target)

@@ -80,6 +80,15 @@ def test_slots_in_use_are_distinguished_from_an_exhausted_day() -> None:
     assert "including requests in progress" in answer.message
 
 
+def test_a_denial_names_the_limit_that_denies() -> None:
+    of_account = RateLimit(limit=5_000, charged=5_000, held=0, reset_at=86_400, is_of_account=True)
+    of_key = RateLimit(limit=5_000, charged=4_999, held=1, reset_at=86_400)
+    answers = [http_error(LimitReached(limit), now=0) for limit in (of_account, of_key)]
+    assert answers[0].message.startswith("Rate limit reached for your account on requests per day (RPD): Limit 5000,")
+    assert answers[1].message.startswith("Rate limit reached for this API key on requests per day (RPD), including")
+    assert {answer.headers["x-ratelimit-limit-requests"] for answer in answers} == {"5000"}
+
+
 def test_a_failed_generation_is_passed_on_if_present() -> None:
     refused = errors.InvalidRequest("no", details=ErrorDetails(code="tool_use_failed", failed_generation="<function=…"))
     assert json.loads(http_error(refused, now=0).body)["error"]["failed_generation"] == "<function=…"

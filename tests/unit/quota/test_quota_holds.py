@@ -9,19 +9,20 @@ from prometheus_client import REGISTRY
 from services.common import errors
 from services.common.verdict import Verdict
 from services.quota.holds import (
+    Counter,
     CounterUnavailable,
     DayStatus,
     Denied,
     Held,
     Holds,
     InitialCounts,
-    KeyDay,
+    KeyRef,
     Reservation,
     Settlement,
     Uninitialised,
 )
 from services.quota.redis.store import RedisHoldStore, connect
-from tests.contracts.hold_store import KEY, initialise, reserve_item
+from tests.contracts.hold_store import ACCOUNT, KEY, initialise, reserve_item
 from tests.valkey_backend import valkey_server, valkey_url
 
 __all__ = ["valkey_server", "valkey_url"]
@@ -29,18 +30,18 @@ __all__ = ["valkey_server", "valkey_url"]
 
 @dataclass
 class ScriptedLedger:
-    """A ledger with these counts, by key; it fails while it is down."""
+    """A ledger with these counts, by key, for the account under the empty id; it fails while it is down."""
 
     counts: dict[str, int] = field(default_factory=dict)
     is_down: bool = False
-    asked: list[list[KeyDay]] = field(default_factory=list)
+    asked: list[list[Counter]] = field(default_factory=list)
 
-    async def count_charged(self, key_days: Sequence[KeyDay]) -> list[int]:
+    async def count_charged(self, counters: Sequence[Counter]) -> list[int]:
         """Return the counts."""
-        self.asked.append(list(key_days))
+        self.asked.append(list(counters))
         if self.is_down:
             raise errors.Unavailable("away", reason="ledger_unavailable")
-        return [self.counts.get(one.key_id, 0) for one in key_days]
+        return [self.counts.get(one.key_id, 0) for one in counters]
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ async def test_the_ledger_is_read_once_per_key_and_day(store: RedisHoldStore) ->
     await holds.reserve([reserve_item(), reserve_item(key_id="key_other")])
 
     assert len(ledger.asked) == 1
-    assert {one.key_id for one in ledger.asked[0]} == {KEY, "key_other"}
+    assert {one.key_id for one in ledger.asked[0]} == {KEY, "key_other", ""}
 
 
 def _counted(outcome: str) -> float:
@@ -113,14 +114,14 @@ async def test_the_status_of_a_key_without_a_counter_is_read_from_the_ledger(sto
     await initialise(store, 5)
     holds = Holds(store, ScriptedLedger({"key_new": 3}))
 
-    statuses = await holds.status(["key_new", KEY])
+    statuses = await holds.status([KeyRef(ACCOUNT, "key_new"), KeyRef(ACCOUNT, KEY)])
 
     assert [(status.charged, status.held) for status in statuses] == [(3, 0), (5, 0)]
 
 
 async def test_the_status_of_a_key_without_a_counter_fails_while_the_ledger_is_down(store: RedisHoldStore) -> None:
     with pytest.raises(errors.Unavailable):
-        await Holds(store, ScriptedLedger(is_down=True)).status([KEY])
+        await Holds(store, ScriptedLedger(is_down=True)).status([KeyRef(ACCOUNT, KEY)])
 
 
 class MidnightStore(RedisHoldStore):
@@ -153,7 +154,7 @@ async def test_a_settle_reports_whether_there_was_a_hold(store: RedisHoldStore) 
     (held,) = await holds.reserve([reserve_item("req_one")])
     assert isinstance(held, Held)
 
-    settlement = Settlement("req_one", KEY, held.status.day, Verdict.CHARGED)
+    settlement = Settlement("req_one", ACCOUNT, held.status.day, Verdict.CHARGED)
 
     assert await holds.settle([settlement, settlement]) == [True, False]
-    assert await holds.status([KEY]) == [DayStatus(held.status.day, 1, 0, held.status.reset_at)]
+    assert await holds.status([KeyRef(ACCOUNT, KEY)]) == [DayStatus(held.status.day, 1, 0, held.status.reset_at)]

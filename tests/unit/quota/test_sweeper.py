@@ -11,7 +11,7 @@ import pytest
 from services.common.errors import InvalidRequest, Unavailable
 from services.common.runtime.tasks import running
 from services.common.verdict import Verdict
-from services.quota.holds import KeyDay, Settlement
+from services.quota.holds import Counter, Settlement
 from services.quota.metrics import SWEPT
 from services.quota.overdue_holds import OverdueHold
 from services.quota.sweeper import DayEntries, Sweeper
@@ -20,7 +20,7 @@ NOW = 10_000.0
 HOLD_SECONDS = 180.0
 LONG = 3_600.0
 BATCH = 200
-KEY_DAY = KeyDay("key_1", 7)
+COUNTER = Counter("acc_1", "key_1", 7)
 IDS = ["req_0", "req_1", "req_2"]
 
 
@@ -37,8 +37,9 @@ class ScriptedStore:
     batches: list[list[DayEntries]] = field(default_factory=list)
     closed: bool = True
     settled: list[Settlement] = field(default_factory=list)
-    raised: list[tuple[KeyDay, int]] = field(default_factory=list)
-    forgotten: list[KeyDay] = field(default_factory=list)
+    raised: list[tuple[Counter, int]] = field(default_factory=list)
+    forgotten: list[int] = field(default_factory=list)
+    """The days before which everything was removed."""
     clock_shows: float = NOW
     reads: int = 0
     looked_everywhere: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,15 +69,15 @@ class ScriptedStore:
         for batch in self.batches:
             yield batch
 
-    async def delete_days(self, key_days: Sequence[KeyDay]) -> None:
+    async def delete_days(self, before: int) -> None:
         """Record removed days."""
-        self.forgotten += key_days
+        self.forgotten.append(before)
 
     async def repair_counter(
-        self, key_day: KeyDay, count: int, *, reserved_before: float, excluded: Sequence[str]
+        self, counter: Counter, count: int, *, reserved_before: float, excluded: Sequence[str]
     ) -> int:
         """Record a repair and report that all rows were lost charges."""
-        self.raised.append((key_day, count))
+        self.raised.append((counter, count))
         return count
 
 
@@ -117,13 +118,13 @@ class ScriptedLedger:
         self.asked.append(len(holds))
         return [Verdict.CHARGED if one.request_id in self.charged else Verdict.RELEASED for one in holds]
 
-    async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+    async def count_charged(self, counters: Sequence[Counter], *, reserved_before: float | None = None) -> list[int]:
         """Count rows; all belong to every requested key."""
         self.counted.append(reserved_before)
-        return [len(self._before(reserved_before)) for _ in key_days]
+        return [len(self._before(reserved_before)) for _ in counters]
 
     async def count_charged_without(
-        self, key_day: KeyDay, request_ids: Sequence[str], *, reserved_before: float
+        self, counter: Counter, request_ids: Sequence[str], *, reserved_before: float
     ) -> int:
         """Count rows except those of some requests."""
         return len(set(self._before(reserved_before)) - set(request_ids))
@@ -148,7 +149,7 @@ def sweeper(
 
 def entries(*, charged: int = 0, held: int = 0) -> DayEntries:
     """Return a key's day without old holds."""
-    return DayEntries(KEY_DAY, charged, {f"req_held_{number}": NOW for number in range(held)}, limit=100)
+    return DayEntries(COUNTER, charged, {f"req_held_{number}": NOW for number in range(held)}, limit=100)
 
 
 @asynccontextmanager
@@ -165,7 +166,7 @@ async def test_each_hold_is_settled_by_the_verdict_of_its_own_row() -> None:
 
     verdicts = [Verdict.RELEASED, Verdict.CHARGED, Verdict.RELEASED]
     assert store.settled == [
-        Settlement(f"req_{number}", "key_1", 7, verdict) for number, verdict in enumerate(verdicts)
+        Settlement(f"req_{number}", "acc_1", 7, verdict) for number, verdict in enumerate(verdicts)
     ]
 
 
@@ -258,7 +259,7 @@ async def test_a_failed_round_is_retried(away: str) -> None:
 
 
 async def test_nothing_is_swept_repaired_or_reported_until_the_clock_was_watched_for_a_holds_lifetime() -> None:
-    old = DayEntries(KEY_DAY, charged=0, holds={"req_held": 1.0}, limit=100)
+    old = DayEntries(COUNTER, charged=0, holds={"req_held": 1.0}, limit=100)
     store, ledger = ScriptedStore([overdue(1)], batches=[[old]]), ScriptedLedger({"req_1": 1.0, "req_2": 1.0})
     clock = ScriptedClock(is_watched=False)
     waiting = sweeper(store, ledger, clock)
@@ -275,8 +276,7 @@ async def test_nothing_is_swept_repaired_or_reported_until_the_clock_was_watched
 
 
 async def test_old_days_are_removed_unless_the_clock_has_stepped() -> None:
-    days = [DayEntries(KeyDay("key_1", day), 0, {}, limit=1) for day in range(10)]
-    store, clock = ScriptedStore(batches=[days], clock_shows=9.5 * 86_400), ScriptedClock(is_steady=False)
+    store, clock = ScriptedStore(clock_shows=9.5 * 86_400), ScriptedClock(is_steady=False)
     waiting = sweeper(store, ScriptedLedger(), clock)
 
     await waiting.reconcile()
@@ -284,7 +284,7 @@ async def test_old_days_are_removed_unless_the_clock_has_stepped() -> None:
 
     clock.is_steady = True
     await waiting.reconcile()
-    assert [one.day for one in store.forgotten] == [0, 1, 2, 3, 4, 5]
+    assert store.forgotten == [6]
 
 
 async def test_a_failing_sweep_does_not_stop_reconciliation() -> None:
@@ -303,27 +303,27 @@ async def test_only_rows_older_than_a_holds_lifetime_repair_a_counter() -> None:
 
     assert await sweeper(store, ledger).reconcile() == 1
 
-    assert store.raised == [(KEY_DAY, 1)]
+    assert store.raised == [(COUNTER, 1)]
 
 
 async def test_rows_of_holds_that_are_not_swept_yet_are_excluded() -> None:
     old = NOW - HOLD_SECONDS - 1
-    store = ScriptedStore(batches=[[DayEntries(KEY_DAY, 0, {"req_held": old, "req_young": NOW}, limit=100)]])
+    store = ScriptedStore(batches=[[DayEntries(COUNTER, 0, {"req_held": old, "req_young": NOW}, limit=100)]])
     ledger = ScriptedLedger({"req_held": old, "req_lost": old})
 
     assert await sweeper(store, ledger).reconcile() == 1
 
-    assert store.raised == [(KEY_DAY, 1)]
+    assert store.raised == [(COUNTER, 1)]
 
 
 async def test_a_counter_that_cannot_be_repaired_does_not_block_others(caplog: pytest.LogCaptureFixture) -> None:
     class RefusingStore(ScriptedStore):
-        async def repair_counter(self, key_day: KeyDay, count: int, **more: Any) -> int:
-            if key_day.key_id == "key_bad":
+        async def repair_counter(self, counter: Counter, count: int, **more: Any) -> int:
+            if counter.key_id == "key_bad":
                 raise InvalidRequest("odd")
-            return await super().repair_counter(key_day, count, **more)
+            return await super().repair_counter(counter, count, **more)
 
-    bad = DayEntries(KeyDay("key_bad", 7), 0, {}, limit=100)
+    bad = DayEntries(Counter("acc_1", "key_bad", 7), 0, {}, limit=100)
     store = RefusingStore(batches=[[bad, entries(charged=0)], [entries(charged=0)]])
 
     assert await sweeper(store, ScriptedLedger({"req_1": 1.0})).reconcile() == 2
@@ -349,9 +349,11 @@ async def test_a_comparison_reads_the_complete_ledger_after_the_counters() -> No
             yield [entries(charged=1)]
 
     class OrderedLedger(ScriptedLedger):
-        async def count_charged(self, key_days: Sequence[KeyDay], *, reserved_before: float | None = None) -> list[int]:
+        async def count_charged(
+            self, counters: Sequence[Counter], *, reserved_before: float | None = None
+        ) -> list[int]:
             order.append("old rows" if reserved_before else "all rows")
-            return await super().count_charged(key_days, reserved_before=reserved_before)
+            return await super().count_charged(counters, reserved_before=reserved_before)
 
     report = await sweeper(OrderedStore(), OrderedLedger({"req_1": NOW})).verify()
 

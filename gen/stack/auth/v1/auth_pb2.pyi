@@ -117,12 +117,15 @@ class Principal(_message.Message):
     DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key, `key_…`."""
     account_id: _builtins.str
     """Id of the account that owns the key, `acc_…`."""
     daily_limit: _builtins.int
     """Requests per UTC day: the key's own limit, or its plan's. 0 denies every request."""
+    account_daily_limit: _builtins.int
+    """Requests per UTC day of the account with all its keys; absent means no limit."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """Expiry time of the key; absent means never."""
@@ -139,12 +142,15 @@ class Principal(_message.Message):
         daily_limit: _builtins.int = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
+        account_daily_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "account_daily_limit", b"account_daily_limit", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "key_id", b"key_id", "models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "account_daily_limit", b"account_daily_limit", "account_id", b"account_id", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "key_id", b"key_id", "models", b"models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__account_daily_limit: _TypeAlias = _typing.Literal["account_daily_limit"]  # noqa: Y015
+    _WhichOneofArgType__account_daily_limit: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_daily_limit) -> _WhichOneofReturnType__account_daily_limit | None: ...
 
 Global___Principal: _TypeAlias = Principal  # noqa: Y015
 

@@ -29,6 +29,7 @@ class Plan(_message.Message):
     DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     ACTIVE_KEYS_MAX_FIELD_NUMBER: _builtins.int
     NEW_KEYS_PER_DAY_MAX_FIELD_NUMBER: _builtins.int
+    ACCOUNT_DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, 1 to 50 characters from a-z, 0-9, `-` and `_`."""
     daily_limit: _builtins.int
@@ -37,6 +38,10 @@ class Plan(_message.Message):
     """Maximum number of active keys that an account's owner may have; absent means AUTH_ACTIVE_KEYS_MAX."""
     new_keys_per_day_max: _builtins.int
     """Maximum number of keys that an account's owner may create in 24 hours; absent means AUTH_NEW_KEYS_PER_DAY_MAX."""
+    account_daily_limit: _builtins.int
+    """Requests per UTC day of an account with all its keys; absent means no limit. If a key of the account has a higher
+    limit, that is the account's too.
+    """
     def __init__(
         self,
         *,
@@ -44,15 +49,20 @@ class Plan(_message.Message):
         daily_limit: _builtins.int = ...,
         active_keys_max: _builtins.int | None = ...,
         new_keys_per_day_max: _builtins.int | None = ...,
+        account_daily_limit: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_active_keys_max", b"_active_keys_max", "_new_keys_per_day_max", b"_new_keys_per_day_max", "active_keys_max", b"active_keys_max", "new_keys_per_day_max", b"new_keys_per_day_max"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "_active_keys_max", b"_active_keys_max", "_new_keys_per_day_max", b"_new_keys_per_day_max", "account_daily_limit", b"account_daily_limit", "active_keys_max", b"active_keys_max", "new_keys_per_day_max", b"new_keys_per_day_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active_keys_max", b"_active_keys_max", "_new_keys_per_day_max", b"_new_keys_per_day_max", "active_keys_max", b"active_keys_max", "daily_limit", b"daily_limit", "name", b"name", "new_keys_per_day_max", b"new_keys_per_day_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "_active_keys_max", b"_active_keys_max", "_new_keys_per_day_max", b"_new_keys_per_day_max", "account_daily_limit", b"account_daily_limit", "active_keys_max", b"active_keys_max", "daily_limit", b"daily_limit", "name", b"name", "new_keys_per_day_max", b"new_keys_per_day_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__account_daily_limit: _TypeAlias = _typing.Literal["account_daily_limit"]  # noqa: Y015
+    _WhichOneofArgType__account_daily_limit: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit"]  # noqa: Y015
     _WhichOneofReturnType__active_keys_max: _TypeAlias = _typing.Literal["active_keys_max"]  # noqa: Y015
     _WhichOneofArgType__active_keys_max: _TypeAlias = _typing.Literal["_active_keys_max", b"_active_keys_max"]  # noqa: Y015
     _WhichOneofReturnType__new_keys_per_day_max: _TypeAlias = _typing.Literal["new_keys_per_day_max"]  # noqa: Y015
     _WhichOneofArgType__new_keys_per_day_max: _TypeAlias = _typing.Literal["_new_keys_per_day_max", b"_new_keys_per_day_max"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_daily_limit) -> _WhichOneofReturnType__account_daily_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__active_keys_max) -> _WhichOneofReturnType__active_keys_max | None: ...
     @_typing.overload

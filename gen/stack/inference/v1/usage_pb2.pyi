@@ -48,14 +48,41 @@ class KeyDay(_message.Message):
 Global___KeyDay: _TypeAlias = KeyDay  # noqa: Y015
 
 @_typing.final
+class AccountDay(_message.Message):
+    """AccountDay is an account and a UTC date."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Id of the account."""
+    day: _builtins.str
+    """UTC date, `YYYY-MM-DD`."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        day: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccountDay: _TypeAlias = AccountDay  # noqa: Y015
+
+@_typing.final
 class CountChargedRequest(_message.Message):
-    """CountChargedRequest contains at most 1,000 keys and days."""
+    """CountChargedRequest contains 1 to 1,000 keys and accounts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_DAYS_FIELD_NUMBER: _builtins.int
     RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
     EXCLUDED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_DAYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyDay]:
         """Keys and days to count."""
@@ -68,16 +95,21 @@ class CountChargedRequest(_message.Message):
     def excluded_request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Request ids whose rows are not counted, at most 1,000."""
 
+    @_builtins.property
+    def account_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccountDay]:
+        """Accounts and days to count: the rows of all keys that an account ever had."""
+
     def __init__(
         self,
         *,
         key_days: _abc.Iterable[Global___KeyDay] | None = ...,
         reserved_before: _timestamp_pb2.Timestamp | None = ...,
         excluded_request_ids: _abc.Iterable[_builtins.str] | None = ...,
+        account_days: _abc.Iterable[Global___AccountDay] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_before", b"reserved_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_request_ids", b"excluded_request_ids", "key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_days", b"account_days", "excluded_request_ids", b"excluded_request_ids", "key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,18 +122,24 @@ class CountChargedResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COUNTS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Number of charged rows of each key and day, in order."""
+
+    @_builtins.property
+    def account_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Number of charged rows of each account and day, in order."""
 
     def __init__(
         self,
         *,
         counts: _abc.Iterable[_builtins.int] | None = ...,
+        account_counts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_counts", b"account_counts", "counts", b"counts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,7 +79,7 @@ class UsageServiceServicer:
     """
 
     def CountCharged(self, request, context):
-        """CountCharged counts the charged rows of keys and days. Quota initialises and repairs its counters with it.
+        """CountCharged counts the charged rows of keys and accounts. Quota initialises and repairs its counters with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,7 +19,7 @@ class UsageServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CountCharged: _aio.UnaryUnaryMultiCallable[_usage_pb2.CountChargedRequest, _usage_pb2.CountChargedResponse]
-    """CountCharged counts the charged rows of keys and days. Quota initialises and repairs its counters with it."""
+    """CountCharged counts the charged rows of keys and accounts. Quota initialises and repairs its counters with it."""
     GetRequest: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetRequestRequest, _usage_pb2.GetRequestResponse]
     """GetRequest returns one row. NOT_FOUND if there is none."""
     SummarizeUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.SummarizeUsageRequest, _usage_pb2.SummarizeUsageResponse]
@@ -49,7 +49,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.CountChargedRequest,
         context: _aio.ServicerContext[_usage_pb2.CountChargedRequest, _abc.Awaitable[_usage_pb2.CountChargedResponse]],
     ) -> _abc.Awaitable[_usage_pb2.CountChargedResponse]:
-        """CountCharged counts the charged rows of keys and days. Quota initialises and repairs its counters with it."""
+        """CountCharged counts the charged rows of keys and accounts. Quota initialises and repairs its counters with it."""
 
     @_abc_1.abstractmethod
     def GetRequest(

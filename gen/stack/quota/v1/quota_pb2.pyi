@@ -21,6 +21,70 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Scope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
+    """Default value; never sent."""
+    SCOPE_KEY: _Scope.ValueType  # 1
+    """The key."""
+    SCOPE_ACCOUNT: _Scope.ValueType  # 2
+    """The account, with all keys that it ever had."""
+
+class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+    """Scope is what a limit applies to."""
+
+SCOPE_UNSPECIFIED: Scope.ValueType  # 0
+"""Default value; never sent."""
+SCOPE_KEY: Scope.ValueType  # 1
+"""The key."""
+SCOPE_ACCOUNT: Scope.ValueType  # 2
+"""The account, with all keys that it ever had."""
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
+class _Unit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNIT_UNSPECIFIED: _Unit.ValueType  # 0
+    """Default value; never sent."""
+    UNIT_REQUESTS: _Unit.ValueType  # 1
+    """Requests."""
+
+class Unit(_Unit, metaclass=_UnitEnumTypeWrapper):
+    """Unit is what a limit counts."""
+
+UNIT_UNSPECIFIED: Unit.ValueType  # 0
+"""Default value; never sent."""
+UNIT_REQUESTS: Unit.ValueType  # 1
+"""Requests."""
+Global___Unit: _TypeAlias = Unit  # noqa: Y015
+
+class _Window:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Window.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WINDOW_UNSPECIFIED: _Window.ValueType  # 0
+    """Default value; never sent."""
+    WINDOW_DAY: _Window.ValueType  # 1
+    """A UTC day."""
+
+class Window(_Window, metaclass=_WindowEnumTypeWrapper):
+    """Window is the time for which a limit counts."""
+
+WINDOW_UNSPECIFIED: Window.ValueType  # 0
+"""Default value; never sent."""
+WINDOW_DAY: Window.ValueType  # 1
+"""A UTC day."""
+Global___Window: _TypeAlias = Window  # noqa: Y015
+
 class _ReserveOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -32,9 +96,9 @@ class _ReserveOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reserv
     RESERVE_OUTCOME_HELD: _ReserveOutcome.ValueType  # 1
     """The slot is held."""
     RESERVE_OUTCOME_DENIED: _ReserveOutcome.ValueType  # 2
-    """The limit is reached by charged and held requests."""
+    """A limit is reached by charged and held requests."""
     RESERVE_OUTCOME_UNAVAILABLE: _ReserveOutcome.ValueType  # 3
-    """The key's counter could not be initialised from the ledger. Nothing was held."""
+    """A counter could not be initialised from the ledger. Nothing was held."""
 
 class ReserveOutcome(_ReserveOutcome, metaclass=_ReserveOutcomeEnumTypeWrapper):
     """ReserveOutcome is the outcome of a reservation."""
@@ -44,9 +108,9 @@ RESERVE_OUTCOME_UNSPECIFIED: ReserveOutcome.ValueType  # 0
 RESERVE_OUTCOME_HELD: ReserveOutcome.ValueType  # 1
 """The slot is held."""
 RESERVE_OUTCOME_DENIED: ReserveOutcome.ValueType  # 2
-"""The limit is reached by charged and held requests."""
+"""A limit is reached by charged and held requests."""
 RESERVE_OUTCOME_UNAVAILABLE: ReserveOutcome.ValueType  # 3
-"""The key's counter could not be initialised from the ledger. Nothing was held."""
+"""A counter could not be initialised from the ledger. Nothing was held."""
 Global___ReserveOutcome: _TypeAlias = ReserveOutcome  # noqa: Y015
 
 class _DiscrepancyKind:
@@ -170,8 +234,46 @@ class ReserveRequest(_message.Message):
 Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
 
 @_typing.final
+class Limit(_message.Message):
+    """Limit is the most that a scope may take of a unit in a window, and how much of it a request takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    scope: Global___Scope.ValueType
+    """What the limit applies to."""
+    unit: Global___Unit.ValueType
+    """What it counts."""
+    window: Global___Window.ValueType
+    """The time for which it counts."""
+    limit: _builtins.int
+    """Current limit; 0 denies every request."""
+    amount: _builtins.int
+    """Amount to hold; for requests, 1."""
+    def __init__(
+        self,
+        *,
+        scope: Global___Scope.ValueType = ...,
+        unit: Global___Unit.ValueType = ...,
+        window: Global___Window.ValueType = ...,
+        limit: _builtins.int = ...,
+        amount: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "limit", b"limit", "scope", b"scope", "unit", b"unit", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
 class Reservation(_message.Message):
-    """Reservation is a request for one slot of a key's daily limit."""
+    """Reservation is a request for one slot of all limits that apply to it, or of none."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -179,14 +281,21 @@ class Reservation(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Globally unique id of the request; the ledger's primary key."""
     key_id: _builtins.str
     """Public id of the key."""
     account_id: _builtins.str
-    """Id of the account that owns the key; stored with the hold for the sweeper."""
+    """Id of the account that owns the key."""
     limit: _builtins.int
-    """Current limit in requests per day; 0 denies every request."""
+    """Current limit of the key in requests per day; 0 denies every request."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
+        """Further limits: at most the account's in requests per day. Without it, the account's requests are counted and not
+        limited.
+        """
+
     def __init__(
         self,
         *,
@@ -194,10 +303,11 @@ class Reservation(_message.Message):
         key_id: _builtins.str = ...,
         account_id: _builtins.str = ...,
         limit: _builtins.int = ...,
+        limits: _abc.Iterable[Global___Limit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "key_id", b"key_id", "limit", b"limit", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "key_id", b"key_id", "limit", b"limit", "limits", b"limits", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,15 +346,22 @@ class ReserveResult(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     RESERVED_AT_FIELD_NUMBER: _builtins.int
+    TIGHTEST_FIELD_NUMBER: _builtins.int
     outcome: Global___ReserveOutcome.ValueType
     """Outcome of the reservation."""
     @_builtins.property
     def status(self) -> Global___DayStatus:
-        """The key's counts after this reservation; absent if the outcome is unavailable."""
+        """Counts of the tightest limit after this reservation; absent if the outcome is unavailable."""
 
     @_builtins.property
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Time of the hold by Redis' clock, to be stored in the request's ledger row; absent unless held."""
+
+    @_builtins.property
+    def tightest(self) -> Global___Limit:
+        """The tightest limit, if it is not the key's in requests per day: the one with the least left, which denies the request
+        if the outcome is denied.
+        """
 
     def __init__(
         self,
@@ -252,10 +369,11 @@ class ReserveResult(_message.Message):
         outcome: Global___ReserveOutcome.ValueType = ...,
         status: Global___DayStatus | None = ...,
         reserved_at: _timestamp_pb2.Timestamp | None = ...,
+        tightest: Global___Limit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at", "status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at", "status", b"status", "tightest", b"tightest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "reserved_at", b"reserved_at", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "reserved_at", b"reserved_at", "status", b"status", "tightest", b"tightest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,14 +413,19 @@ class Settlement(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     DAY_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     key_id: _builtins.str
-    """Public id of the key."""
+    """Public id of the key. Identifies the account of a caller that does not send it, if this replica knows the key."""
     day: _builtins.str
     """UTC date of the reserve, `YYYY-MM-DD`."""
     verdict: _verdict_pb2.Verdict.ValueType
     """The verdict; unspecified is rejected."""
+    account_id: _builtins.str
+    """Id of the account that owns the key. Without it, and with a key that this replica does not know, the settlement
+    fails, and the sweeper closes the hold.
+    """
     def __init__(
         self,
         *,
@@ -310,10 +433,11 @@ class Settlement(_message.Message):
         key_id: _builtins.str = ...,
         day: _builtins.str = ...,
         verdict: _verdict_pb2.Verdict.ValueType = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "key_id", b"key_id", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,18 +500,26 @@ class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_IDS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Public ids of the keys."""
+
+    @_builtins.property
+    def account_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Id of the account of each key, in the same order. Without them, the charged requests are those of the ledger, and
+        requests in flight are not counted.
+        """
 
     def __init__(
         self,
         *,
         key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        account_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_ids", b"key_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_ids", b"account_ids", "key_ids", b"key_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,7 +577,7 @@ class VerifyResponse(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     DISCREPANCIES_COUNT_FIELD_NUMBER: _builtins.int
     key_days: _builtins.int
-    """Number of compared keys and days."""
+    """Number of compared counters, of keys and of accounts, one for each day."""
     held: _builtins.int
     """Number of requests in flight."""
     discrepancies_count: _builtins.int
@@ -472,7 +604,7 @@ Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 
 @_typing.final
 class Discrepancy(_message.Message):
-    """Discrepancy is a difference between Redis and the ledger for one key and day."""
+    """Discrepancy is a difference between Redis and the ledger for one key or account and day."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -482,8 +614,9 @@ class Discrepancy(_message.Message):
     CHARGED_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     LEDGER_CHARGED_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """Public id of the key."""
+    """Public id of the key; empty if the counter is the account's."""
     day: _builtins.str
     """UTC date, `YYYY-MM-DD`."""
     kind: Global___DiscrepancyKind.ValueType
@@ -496,6 +629,8 @@ class Discrepancy(_message.Message):
     """Charged ledger rows: all of them if the counter is above the ledger or over the limit, otherwise those older than a
     hold can live.
     """
+    account_id: _builtins.str
+    """Id of the account."""
     def __init__(
         self,
         *,
@@ -505,10 +640,11 @@ class Discrepancy(_message.Message):
         charged: _builtins.int = ...,
         held: _builtins.int = ...,
         ledger_charged: _builtins.int = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged", b"charged", "day", b"day", "held", b"held", "key_id", b"key_id", "kind", b"kind", "ledger_charged", b"ledger_charged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "charged", b"charged", "day", b"day", "held", b"held", "key_id", b"key_id", "kind", b"kind", "ledger_charged", b"ledger_charged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

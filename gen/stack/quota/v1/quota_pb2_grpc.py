@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class QuotaServiceStub:
-    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    """QuotaService counts the charged and held requests of API keys and accounts per day. Days are UTC dates by Redis' clock. Gateways
     send many reservations in one RPC.
     """
 
@@ -64,7 +64,7 @@ class QuotaServiceStub:
 
 
 class QuotaServiceServicer:
-    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    """QuotaService counts the charged and held requests of API keys and accounts per day. Days are UTC dates by Redis' clock. Gateways
     send many reservations in one RPC.
     """
 
@@ -143,7 +143,7 @@ def add_QuotaServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QuotaService:
-    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    """QuotaService counts the charged and held requests of API keys and accounts per day. Days are UTC dates by Redis' clock. Gateways
     send many reservations in one RPC.
     """
 

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QuotaServiceStub:
-    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    """QuotaService counts the charged and held requests of API keys and accounts per day. Days are UTC dates by Redis' clock. Gateways
     send many reservations in one RPC.
     """
 
@@ -36,7 +36,7 @@ class QuotaServiceStub:
     """GetDependencies returns the state of the service's dependencies as of its last calls. It makes no calls itself."""
 
 class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
-    """QuotaService counts the charged and held requests of API keys per day. Days are UTC dates by Redis' clock. Gateways
+    """QuotaService counts the charged and held requests of API keys and accounts per day. Days are UTC dates by Redis' clock. Gateways
     send many reservations in one RPC.
     """
 

@@ -34,7 +34,7 @@ class GrpcUsage:
         days: list[TodayUsage | None] = []
         for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="quota_unavailable"):
-                request = quota_pb2.GetStatusRequest(key_ids=batch)
+                request = quota_pb2.GetStatusRequest(key_ids=batch, account_ids=[self._account_id] * len(batch))
                 answer = await self._quota.GetStatus(request, timeout=self._timeout_seconds)
             days += [
                 TodayUsage(status.charged, status.held, unix_seconds(status.reset_at)) if status.day else None
