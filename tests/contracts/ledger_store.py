@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from services.common.surface import Surface
 from services.common.verdict import Verdict
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
@@ -29,6 +30,7 @@ ROW = LedgerRow(
     attempts=1,
     time_to_first_token_ms=3,
     duration_ms=7,
+    surface=Surface.RESPONSES,
 )
 
 
@@ -65,6 +67,14 @@ class LedgerStoreContract:
     @pytest.mark.parametrize("outcome", Outcome)
     async def test_a_row_is_read_as_it_was_stored(self, store: LedgerStore, outcome: Outcome) -> None:
         row = replace(ROW, outcome=outcome, charged=False, refund_reason="upstream_unavailable", stream=False)
+
+        await store.insert([row])
+
+        assert await store.find("req_1") == row
+
+    @pytest.mark.parametrize("surface", [*Surface, None])
+    async def test_a_row_has_the_surface_of_its_request(self, store: LedgerStore, surface: Surface | None) -> None:
+        row = replace(ROW, surface=surface)
 
         await store.insert([row])
 
@@ -175,6 +185,7 @@ class LedgerStoreContract:
         unknown = await store.find("req_9")
         assert unknown is not None
         assert (unknown.outcome, unknown.charged, unknown.usage) == (Outcome.UNKNOWN, False, Usage())
+        assert unknown.surface is None
         assert (unknown.key_id, unknown.day, unknown.reserved_at) == (ROW.key_id, ROW.day, ROW.reserved_at)
         assert await store.count_charged([("key_1", DAY)]) == [1]
 
@@ -267,6 +278,16 @@ class LedgerStoreContract:
             "req_10",
         ]
         assert await listed(store, key_id="key_none") == []
+
+    async def test_requests_are_filtered_by_surface(self, store: LedgerStore) -> None:
+        for number, surface in enumerate([*Surface, None]):
+            await store.insert(rows(1, start=number, surface=surface))
+        await store.insert(rows(1, start=9, surface=Surface.MESSAGES, outcome=Outcome.CUT))
+
+        for number, surface in enumerate(Surface):
+            assert await listed(store, surface=surface, outcome=Outcome.ANSWERED) == [f"req_{number}"]
+        assert await listed(store, surface=Surface.MESSAGES) == ["req_9", "req_3"]
+        assert len(await listed(store)) == 6
 
     async def test_the_last_use_of_a_key_is_its_latest_request_charged_or_not(self, store: LedgerStore) -> None:
         await store.insert(rows(1, start=10, reserved_at=100.5, day="2026-08-01"))

@@ -63,6 +63,8 @@ def requests(page: RequestsPage) -> Select[Any]:
         query = query.where(tuple_(*owner) <= is_owner)
     if page.outcome is not None:
         query = query.where(table.outcome == page.outcome.value)
+    if page.surface is not None:
+        query = query.where(table.surface == page.surface.value)
     query = _in_day_range(query, page.from_day, page.to_day)
     return query.order_by(*(column.desc() for column in (*owner, table.request_id))).limit(page.rows_max)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.common.concurrency.batch import Batcher
 from services.common.errors import Unavailable
+from services.common.surface import Surface
 from services.common.telemetry import tracing
 from services.common.verdict import Verdict
 from services.inference import metrics
@@ -48,6 +49,8 @@ class LedgerRow:
     time_to_first_token_ms: int
     """0 without output."""
     duration_ms: int
+    surface: Surface | None
+    """None for a direct caller, and if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class RequestsPage:
     """Only rows of this key; empty means all keys."""
     outcome: Outcome | None = None
     """Only rows with this outcome; None means all outcomes."""
+    surface: Surface | None = None
+    """Only rows of this surface; None means all rows."""
     from_day: str = ""
     """First day, `YYYY-MM-DD`; empty means no lower bound."""
     to_day: str = ""
