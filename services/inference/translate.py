@@ -153,6 +153,7 @@ def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
         total_tokens=summary.total_tokens,
         cached_tokens=summary.cached_tokens,
         reasoning_tokens=summary.reasoning_tokens,
+        surface=surface_to_proto(summary.surface),
     )
 
 

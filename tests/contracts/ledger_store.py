@@ -155,6 +155,23 @@ class LedgerStoreContract:
             UsageSummary(DAY, ROW.model, 2, 1, 20, 40, 60, 8, 10),
         ]
 
+    async def test_a_keys_rows_are_summed_by_surface_if_requested(self, store: LedgerStore) -> None:
+        for number, surface in enumerate([*Surface, Surface.CHAT, None]):
+            await store.insert(rows(1, start=number, surface=surface))
+
+        span: dict[str, Any] = {"account_id": "", "from_day": DAY, "to_day": DAY}
+        summaries = await store.summarize("key_1", **span, by_surface=True)
+
+        assert [(one.surface, one.charged_requests, one.total_tokens) for one in summaries] == [
+            (Surface.CHAT, 2, 60),
+            (Surface.COMPLETIONS, 1, 30),
+            (Surface.MESSAGES, 1, 30),
+            (Surface.RESPONSES, 1, 30),
+            (None, 1, 30),
+        ]
+        (all_surfaces,) = await store.summarize("key_1", **span)
+        assert (all_surfaces.surface, all_surfaces.charged_requests) == (None, 6)
+
     async def test_the_days_of_a_summary_include_both_ends(self, store: LedgerStore) -> None:
         days = ["2026-07-31", "2026-08-01", "2026-08-02", "2026-08-03"]
         for number, day in enumerate(days):

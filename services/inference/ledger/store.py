@@ -148,11 +148,13 @@ class SQLLedgerStore:
         return _ledger_row(row) if row is not None else None
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
-    async def summarize(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
+    async def summarize(
+        self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
+    ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
+        query = queries.summary(key_id, account_id, from_day, to_day, by_surface=by_surface)
         async with self._transactions.reading() as connection:
-            rows = await connection.execute(queries.summary(key_id, account_id, from_day, to_day))
-            return [UsageSummary(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
+            return [_summary(*row) for row in await connection.execute(query)]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
@@ -213,9 +215,19 @@ def _ledger_row(row: Row[Any]) -> LedgerRow:
     stored = row._mapping
     usage = Usage(**{name: stored[name] for name in COUNTS}, source=UsageSource(stored["usage_source"]))
     own = {name: stored[name] for name in _ROW_COLUMNS}
-    # A surface of a later version, before a rollback, is not known.
-    surface = _SURFACES.get(stored["surface"])
-    return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]), surface=surface)
+    return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]), surface=_surface(stored["surface"]))
+
+
+def _summary(day: str, model: str, surface: str | None, *sums: int) -> UsageSummary:
+    # Sums have other types in Postgres.
+    charged, released, *tokens = map(int, sums)
+    counts = dict(zip(COUNTS, tokens, strict=True))
+    return UsageSummary(day, model, charged, released, **counts, surface=_surface(surface))
+
+
+def _surface(text: str | None) -> Surface | None:
+    """Return a stored surface; None if it is of a later version, before a rollback."""
+    return _SURFACES.get(text) if text else None
 
 
 def _upsert(insert: Any) -> Any:

@@ -55,7 +55,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class UsageSummary:
-    """Sums of the rows of one day and model."""
+    """Sums of the rows of one day and model, and of one surface if requested."""
 
     day: str
     model: str
@@ -66,6 +66,8 @@ class UsageSummary:
     total_tokens: int
     cached_tokens: int
     reasoning_tokens: int
+    surface: Surface | None = None
+    """None if it is not known, or if the sums are not by surface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,9 @@ class LedgerStore(Protocol):
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return a row, or None if there is none."""
 
-    async def summarize(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
+    async def summarize(
+        self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
+    ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first.
 
         Args:
@@ -135,6 +139,7 @@ class LedgerStore(Protocol):
             account_id: Only rows of this account; empty means all accounts.
             from_day: First day, `YYYY-MM-DD`; empty means no lower bound.
             to_day: Last day, `YYYY-MM-DD`; empty means no upper bound.
+            by_surface: Whether to sum the rows of each surface separately, which no index covers.
         """
 
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:

@@ -30,7 +30,7 @@ OWN, FOREIGN, UNKNOWN = (f"req_01KAKAKAKAKAKAKAKAKAKAKAK{email}" for email in "A
 NOON = 1_795_348_800.0
 """2026-11-22T12:00:00Z."""
 HEADERS = {"Authorization": "Bearer any"}
-TOKENS = {
+TOKENS: dict[str, Any] = {
     "prompt_tokens": 10,
     "completion_tokens": 20,
     "total_tokens": 30,

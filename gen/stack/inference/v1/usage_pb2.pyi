@@ -276,6 +276,7 @@ class SummarizeUsageRequest(_message.Message):
     FROM_DAY_FIELD_NUMBER: _builtins.int
     TO_DAY_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    BY_SURFACE_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key; empty means all keys of the account."""
     from_day: _builtins.str
@@ -284,6 +285,8 @@ class SummarizeUsageRequest(_message.Message):
     """Last UTC date, `YYYY-MM-DD`; empty means no upper bound."""
     account_id: _builtins.str
     """Id of the account; empty means any account."""
+    by_surface: _builtins.bool
+    """Whether to sum the rows of each surface separately. This reads every row, and no index alone."""
     def __init__(
         self,
         *,
@@ -291,10 +294,11 @@ class SummarizeUsageRequest(_message.Message):
         from_day: _builtins.str = ...,
         to_day: _builtins.str = ...,
         account_id: _builtins.str = ...,
+        by_surface: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "by_surface", b"by_surface", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,7 +313,7 @@ class SummarizeUsageResponse(_message.Message):
     SUMMARIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSummary]:
-        """Newest day first, then by model."""
+        """Newest day first, then by model, and by surface if requested."""
 
     def __init__(
         self,
@@ -326,7 +330,7 @@ Global___SummarizeUsageResponse: _TypeAlias = SummarizeUsageResponse  # noqa: Y0
 
 @_typing.final
 class UsageSummary(_message.Message):
-    """UsageSummary contains the sums of the rows of one day and model."""
+    """UsageSummary contains the sums of the rows of one day and model, and of one surface if requested."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -339,6 +343,7 @@ class UsageSummary(_message.Message):
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """UTC date, `YYYY-MM-DD`."""
     model: _builtins.str
@@ -357,6 +362,8 @@ class UsageSummary(_message.Message):
     """Prompt tokens from Groq's cache."""
     reasoning_tokens: _builtins.int
     """Generated tokens used for reasoning."""
+    surface: _surface_pb2.Surface.ValueType
+    """Surface of the requests; unspecified if it is not known, or if the sums are not by surface."""
     def __init__(
         self,
         *,
@@ -369,10 +376,11 @@ class UsageSummary(_message.Message):
         total_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
+        surface: _surface_pb2.Surface.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "day", b"day", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "day", b"day", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "surface", b"surface", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
