@@ -1,7 +1,6 @@
 """The console in a real browser, from sign-up to the revocation of a key."""
 
 import asyncio
-import json
 import os
 import re
 import subprocess
@@ -22,7 +21,7 @@ PAGES = ("/", "/docs", "/login", "/signup", "/forgot", "/reset", "/verify")
 EMPTY_PAGES = ("/keys", "/usage", "/playground")
 OWN_PAGES = ("/keys", "/usage", "/playground", "/account")
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
-LOOKS = [(scheme, width) for scheme in SCHEMES for width in (1280, 390)]
+LOOKS: list[tuple[Scheme, int]] = [*((scheme, width) for scheme in SCHEMES for width in (1280, 390)), ("light", 820)]
 
 
 async def _call(user: User, secret: str, text: str = "hi", **members: object) -> httpx.Response:
@@ -95,7 +94,9 @@ async def test_the_code_of_the_playground_runs_as_shown_and_sends_the_same_reque
         for language, command in commands.items():
             await page.get_by_role("tab", name=language).click()
             code = await page.locator("#snippet").inner_text()
-            assert bool(re.search('store"?[=:] ?[Ff]alse', code)) == (api == "responses"), "the playground stores nothing"
+            assert bool(re.search('store"?[=:] ?[Ff]alse', code)) == (api == "responses"), (
+                "the playground stores nothing"
+            )
             done = await asyncio.to_thread(
                 subprocess.run,
                 command,

@@ -229,7 +229,7 @@ async def test_requests_can_be_filtered_by_key_outcome_and_day(owner: Browser) -
     )
     await owner.client.post("/v1/responses", headers={"authorization": f"Bearer {secret}"}, json={"input": "hi"})
     page = (await owner.get("/usage")).text
-    assert '<td data-label="API">Responses</td>' in page
+    assert '<small class="muted">Responses</small>' in page
     ids = dict(re.findall(r'<option value="(key_\w{26})">(\w+) ', page))
 
     async def shown(query: str) -> int:
