@@ -46,7 +46,7 @@ async def _used(http: httpx.AsyncClient, key: Key) -> int:
 
 @pytest.mark.parametrize("path", _BODIES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_every_surface_answers_and_is_charged_once(
+async def test_every_surface_answers_is_charged_once_and_has_its_name_in_the_receipt(
     http: httpx.AsyncClient, key: Key, path: str, stream: bool
 ) -> None:
     before = await _used(http, key)
@@ -59,6 +59,8 @@ async def test_every_surface_answers_and_is_charged_once(
     else:
         assert "You said: hi" in response.text
     assert await _used(http, key) == before + 1
+    receipt = await http.get(f"/v1/usage/{response.headers['x-request-id']}", headers=key.headers)
+    assert receipt.json()["surface"] == path.split("/")[2]
 
 
 @pytest.mark.parametrize("path", [*_BODIES, "/v1/messages/count_tokens"])

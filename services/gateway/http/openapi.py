@@ -11,6 +11,7 @@ from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLi
 from services.gateway.apis.chat_completions.messages import MESSAGES
 from services.gateway.apis.chat_completions.parameters import PARAMETERS, ParameterPolicy
 from services.gateway.apis.checks import Schema, nullable
+from services.gateway.apis.receipts import DayUsage, Receipt
 
 _encode = msgspec.json.Encoder().encode
 _STRING: Schema = {"type": "string"}
@@ -31,6 +32,13 @@ _ERRORS = {
     "503": "The service is temporarily unavailable. Try again after `retry-after` seconds. Not counted.",
     "504": "The request took too long.",
 }
+_REFERENCE = "#/components/schemas/{name}"
+_STORAGE = (
+    "By default responses are not stored: the answer has `store: false`, and `previous_response_id` and references to "
+    "items are refused. If the operator stores responses, a response is stored unless the request has `store: false`. "
+    "Later requests can then continue it with `previous_response_id`, and the operations on `/responses/{id}` return "
+    "and delete it."
+)
 _LIMITS = (
     "At most {values} JSON values, {parts} content parts and {calls} tool calls in all messages combined, "
     "{levels} levels of nested arrays and objects, and {characters} characters in a name."
@@ -63,9 +71,10 @@ def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
                     "CompletionRequest": completions.schema(limits),
                     "CountTokensRequest": messages.count_schema(limits),
                     "MessageRequest": messages.schema(limits),
-                    "ResponseRequest": responses.schema(limits),
+                    "ResponseRequest": responses.documented_schema(limits),
                     "Error": _ERROR,
                     "MessagesError": _MESSAGES_ERROR,
+                    **_usage_schemas(),
                 },
             },
         }
@@ -138,7 +147,7 @@ def _paths() -> dict[str, Any]:
             "get": _get_operation(
                 "listUsage",
                 "List requests and tokens by day and model",
-                _list(_object(day=_DAY, model=_STRING, requests=_INTEGER, total_tokens=_INTEGER)),
+                _list(_reference("DayUsage")),
                 query={"from": _DAY, "to": _DAY, "key_id": _STRING},
             )
         },
@@ -146,11 +155,19 @@ def _paths() -> dict[str, Any]:
             "get": _get_operation(
                 "getUsage",
                 "Retrieve the receipt of a request",
-                _object(id=_STRING, outcome=_STRING, charged={"type": "boolean"}, usage={"type": "object"}),
+                _reference("Receipt"),
                 path=("request_id",),
             )
         },
     }
+
+
+def _usage_schemas() -> dict[str, Schema]:
+    """Return the schemas of receipts and daily usage, from the classes that are encoded."""
+    _, schemas = msgspec.json.schema_components((Receipt, DayUsage), ref_template=_REFERENCE)
+    # Their names and docstrings are for readers of the code.
+    texts = ("title", "description")
+    return {name: {key: one for key, one in schema.items() if key not in texts} for name, schema in schemas.items()}
 
 
 def _surface_paths() -> dict[str, Any]:
@@ -160,6 +177,7 @@ def _surface_paths() -> dict[str, Any]:
         ("/api/v1/responses", "createResponse", "Create a response (OpenAI's Responses API)", "ResponseRequest"),
     )
     paths = {path: {"post": _surface_operation(name, summary, body)} for path, name, summary, body in surfaces}
+    paths["/api/v1/responses"]["post"]["description"] = _STORAGE
     count = _operation(
         "Count the tokens of a message request", [one for one in _ERRORS if one != "502"], error="MessagesError"
     )
@@ -234,7 +252,7 @@ def _json(schema: Schema) -> dict[str, Any]:
 
 
 def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+    return {"$ref": _REFERENCE.format(name=name)}
 
 
 def _object(**properties: Schema) -> Schema:

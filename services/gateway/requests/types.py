@@ -1,10 +1,11 @@
 """Types of a chat request on its path through the gateway."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from services.common.errors import Throttled
+from services.common.surface import Surface
 from services.common.verdict import Verdict
 
 JSONObject = dict[str, Any]
@@ -65,6 +66,8 @@ class Chat:
     stream: bool
     body_bytes: int = 0
     """Size of the request body."""
+    surface: Surface = field(kw_only=True)
+    """The API through which it came."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,55 +23,56 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from stack.common.v1 import surface_pb2 as stack_dot_common_dot_v1_dot_surface__pb2
 from stack.common.v1 import verdict_pb2 as stack_dot_common_dot_v1_dot_verdict__pb2
 from stack.inference.v1 import inference_pb2 as stack_dot_inference_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/inference/v1/usage.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/common/v1/verdict.proto\x1a\"stack/inference/v1/inference.proto\"%\n\x06KeyDay\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"\x96\x01\n\x13\x43ountChargedRequest\x12,\n\x08key_days\x18\x01 \x03(\x0b\x32\x1a.stack.inference.v1.KeyDay\x12\x33\n\x0freserved_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x65xcluded_request_ids\x18\x03 \x03(\t\"&\n\x14\x43ountChargedResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\"\'\n\x11GetRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"E\n\x12GetRequestResponse\x12/\n\x06record\x18\x01 \x01(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"\xde\x03\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eupstream_model\x18\x06 \x01(\t\x12\x0e\n\x06stream\x18\x07 \x01(\x08\x12\x0f\n\x07outcome\x18\x08 \x01(\t\x12\x0f\n\x07\x63harged\x18\t \x01(\x08\x12\x15\n\rrefund_reason\x18\n \x01(\t\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\r \x01(\x03\x12\x15\n\rcached_tokens\x18\x0e \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x0f \x01(\x03\x12\x14\n\x0cusage_source\x18\x10 \x01(\t\x12\x13\n\x0bupstream_id\x18\x11 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\x13 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x14 \x01(\x03\x12/\n\x0breserved_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x15SummarizeUsageRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\x12\x12\n\naccount_id\x18\x04 \x01(\t\"M\n\x16SummarizeUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\xd8\x01\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x03 \x01(\x03\x12\x19\n\x11released_requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x07 \x01(\x03\x12\x15\n\rcached_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\"K\n\x13\x43loseUnknownRequest\x12\x34\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\".stack.inference.v1.RequestContext\"B\n\x14\x43loseUnknownResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\"Q\n\x17ResolveAbandonedRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.stack.inference.v1.AbandonedRequest\"7\n\x10\x41\x62\x61ndonedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\"F\n\x18ResolveAbandonedResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\"\x8f\x01\n\x13ListRequestsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x0e\n\x06to_day\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\t\"H\n\x14ListRequestsResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"&\n\x13ListLastUsesRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"F\n\x07LastUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12+\n\x07used_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x14ListLastUsesResponse\x12.\n\tlast_uses\x18\x01 \x03(\x0b\x32\x1b.stack.inference.v1.LastUse2\xcf\x05\n\x0cUsageService\x12\x61\n\x0c\x43ountCharged\x12\'.stack.inference.v1.CountChargedRequest\x1a(.stack.inference.v1.CountChargedResponse\x12[\n\nGetRequest\x12%.stack.inference.v1.GetRequestRequest\x1a&.stack.inference.v1.GetRequestResponse\x12g\n\x0eSummarizeUsage\x12).stack.inference.v1.SummarizeUsageRequest\x1a*.stack.inference.v1.SummarizeUsageResponse\x12\x61\n\x0c\x43loseUnknown\x12\'.stack.inference.v1.CloseUnknownRequest\x1a(.stack.inference.v1.CloseUnknownResponse\x12m\n\x10ResolveAbandoned\x12+.stack.inference.v1.ResolveAbandonedRequest\x1a,.stack.inference.v1.ResolveAbandonedResponse\x12\x61\n\x0cListRequests\x12\'.stack.inference.v1.ListRequestsRequest\x1a(.stack.inference.v1.ListRequestsResponse\x12\x61\n\x0cListLastUses\x12\'.stack.inference.v1.ListLastUsesRequest\x1a(.stack.inference.v1.ListLastUsesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/inference/v1/usage.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/common/v1/surface.proto\x1a\x1dstack/common/v1/verdict.proto\x1a\"stack/inference/v1/inference.proto\"%\n\x06KeyDay\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"\x96\x01\n\x13\x43ountChargedRequest\x12,\n\x08key_days\x18\x01 \x03(\x0b\x32\x1a.stack.inference.v1.KeyDay\x12\x33\n\x0freserved_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x65xcluded_request_ids\x18\x03 \x03(\t\"&\n\x14\x43ountChargedResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\"\'\n\x11GetRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"E\n\x12GetRequestResponse\x12/\n\x06record\x18\x01 \x01(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"\x89\x04\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eupstream_model\x18\x06 \x01(\t\x12\x0e\n\x06stream\x18\x07 \x01(\x08\x12\x0f\n\x07outcome\x18\x08 \x01(\t\x12\x0f\n\x07\x63harged\x18\t \x01(\x08\x12\x15\n\rrefund_reason\x18\n \x01(\t\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\r \x01(\x03\x12\x15\n\rcached_tokens\x18\x0e \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x0f \x01(\x03\x12\x14\n\x0cusage_source\x18\x10 \x01(\t\x12\x13\n\x0bupstream_id\x18\x11 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\x13 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x14 \x01(\x03\x12/\n\x0breserved_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07surface\x18\x16 \x01(\x0e\x32\x18.stack.common.v1.Surface\"q\n\x15SummarizeUsageRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\x12\x12\n\naccount_id\x18\x04 \x01(\t\x12\x12\n\nby_surface\x18\x05 \x01(\x08\"M\n\x16SummarizeUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\x83\x02\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x03 \x01(\x03\x12\x19\n\x11released_requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x07 \x01(\x03\x12\x15\n\rcached_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\x12)\n\x07surface\x18\n \x01(\x0e\x32\x18.stack.common.v1.Surface\"K\n\x13\x43loseUnknownRequest\x12\x34\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\".stack.inference.v1.RequestContext\"B\n\x14\x43loseUnknownResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\"Q\n\x17ResolveAbandonedRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.stack.inference.v1.AbandonedRequest\"7\n\x10\x41\x62\x61ndonedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\"F\n\x18ResolveAbandonedResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\"\xba\x01\n\x13ListRequestsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x0e\n\x06to_day\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\t\x12)\n\x07surface\x18\x08 \x01(\x0e\x32\x18.stack.common.v1.Surface\"H\n\x14ListRequestsResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"&\n\x13ListLastUsesRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"F\n\x07LastUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12+\n\x07used_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x14ListLastUsesResponse\x12.\n\tlast_uses\x18\x01 \x03(\x0b\x32\x1b.stack.inference.v1.LastUse2\xcf\x05\n\x0cUsageService\x12\x61\n\x0c\x43ountCharged\x12\'.stack.inference.v1.CountChargedRequest\x1a(.stack.inference.v1.CountChargedResponse\x12[\n\nGetRequest\x12%.stack.inference.v1.GetRequestRequest\x1a&.stack.inference.v1.GetRequestResponse\x12g\n\x0eSummarizeUsage\x12).stack.inference.v1.SummarizeUsageRequest\x1a*.stack.inference.v1.SummarizeUsageResponse\x12\x61\n\x0c\x43loseUnknown\x12\'.stack.inference.v1.CloseUnknownRequest\x1a(.stack.inference.v1.CloseUnknownResponse\x12m\n\x10ResolveAbandoned\x12+.stack.inference.v1.ResolveAbandonedRequest\x1a,.stack.inference.v1.ResolveAbandonedResponse\x12\x61\n\x0cListRequests\x12\'.stack.inference.v1.ListRequestsRequest\x1a(.stack.inference.v1.ListRequestsResponse\x12\x61\n\x0cListLastUses\x12\'.stack.inference.v1.ListLastUsesRequest\x1a(.stack.inference.v1.ListLastUsesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.inference.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYDAY']._serialized_start=154
-  _globals['_KEYDAY']._serialized_end=191
-  _globals['_COUNTCHARGEDREQUEST']._serialized_start=194
-  _globals['_COUNTCHARGEDREQUEST']._serialized_end=344
-  _globals['_COUNTCHARGEDRESPONSE']._serialized_start=346
-  _globals['_COUNTCHARGEDRESPONSE']._serialized_end=384
-  _globals['_GETREQUESTREQUEST']._serialized_start=386
-  _globals['_GETREQUESTREQUEST']._serialized_end=425
-  _globals['_GETREQUESTRESPONSE']._serialized_start=427
-  _globals['_GETREQUESTRESPONSE']._serialized_end=496
-  _globals['_USAGERECORD']._serialized_start=499
-  _globals['_USAGERECORD']._serialized_end=977
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=979
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=1072
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=1074
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1151
-  _globals['_USAGESUMMARY']._serialized_start=1154
-  _globals['_USAGESUMMARY']._serialized_end=1370
-  _globals['_CLOSEUNKNOWNREQUEST']._serialized_start=1372
-  _globals['_CLOSEUNKNOWNREQUEST']._serialized_end=1447
-  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_start=1449
-  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_end=1515
-  _globals['_RESOLVEABANDONEDREQUEST']._serialized_start=1517
-  _globals['_RESOLVEABANDONEDREQUEST']._serialized_end=1598
-  _globals['_ABANDONEDREQUEST']._serialized_start=1600
-  _globals['_ABANDONEDREQUEST']._serialized_end=1655
-  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_start=1657
-  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_end=1727
-  _globals['_LISTREQUESTSREQUEST']._serialized_start=1730
-  _globals['_LISTREQUESTSREQUEST']._serialized_end=1873
-  _globals['_LISTREQUESTSRESPONSE']._serialized_start=1875
-  _globals['_LISTREQUESTSRESPONSE']._serialized_end=1947
-  _globals['_LISTLASTUSESREQUEST']._serialized_start=1949
-  _globals['_LISTLASTUSESREQUEST']._serialized_end=1987
-  _globals['_LASTUSE']._serialized_start=1989
-  _globals['_LASTUSE']._serialized_end=2059
-  _globals['_LISTLASTUSESRESPONSE']._serialized_start=2061
-  _globals['_LISTLASTUSESRESPONSE']._serialized_end=2131
-  _globals['_USAGESERVICE']._serialized_start=2134
-  _globals['_USAGESERVICE']._serialized_end=2853
+  _globals['_KEYDAY']._serialized_start=185
+  _globals['_KEYDAY']._serialized_end=222
+  _globals['_COUNTCHARGEDREQUEST']._serialized_start=225
+  _globals['_COUNTCHARGEDREQUEST']._serialized_end=375
+  _globals['_COUNTCHARGEDRESPONSE']._serialized_start=377
+  _globals['_COUNTCHARGEDRESPONSE']._serialized_end=415
+  _globals['_GETREQUESTREQUEST']._serialized_start=417
+  _globals['_GETREQUESTREQUEST']._serialized_end=456
+  _globals['_GETREQUESTRESPONSE']._serialized_start=458
+  _globals['_GETREQUESTRESPONSE']._serialized_end=527
+  _globals['_USAGERECORD']._serialized_start=530
+  _globals['_USAGERECORD']._serialized_end=1051
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=1053
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=1166
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=1168
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1245
+  _globals['_USAGESUMMARY']._serialized_start=1248
+  _globals['_USAGESUMMARY']._serialized_end=1507
+  _globals['_CLOSEUNKNOWNREQUEST']._serialized_start=1509
+  _globals['_CLOSEUNKNOWNREQUEST']._serialized_end=1584
+  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_start=1586
+  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_end=1652
+  _globals['_RESOLVEABANDONEDREQUEST']._serialized_start=1654
+  _globals['_RESOLVEABANDONEDREQUEST']._serialized_end=1735
+  _globals['_ABANDONEDREQUEST']._serialized_start=1737
+  _globals['_ABANDONEDREQUEST']._serialized_end=1792
+  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_start=1794
+  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_end=1864
+  _globals['_LISTREQUESTSREQUEST']._serialized_start=1867
+  _globals['_LISTREQUESTSREQUEST']._serialized_end=2053
+  _globals['_LISTREQUESTSRESPONSE']._serialized_start=2055
+  _globals['_LISTREQUESTSRESPONSE']._serialized_end=2127
+  _globals['_LISTLASTUSESREQUEST']._serialized_start=2129
+  _globals['_LISTLASTUSESREQUEST']._serialized_end=2167
+  _globals['_LASTUSE']._serialized_start=2169
+  _globals['_LASTUSE']._serialized_end=2239
+  _globals['_LISTLASTUSESRESPONSE']._serialized_start=2241
+  _globals['_LISTLASTUSESRESPONSE']._serialized_end=2311
+  _globals['_USAGESERVICE']._serialized_start=2314
+  _globals['_USAGESERVICE']._serialized_end=3033
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 """Parsing of legacy completion requests. Invalid requests get OpenAI's errors and are not charged."""
 
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.limits import check_limits, check_values
 from services.gateway.apis.chat_completions.parameters import to_upstream
 from services.gateway.apis.completions.parameters import CHAT_NAMES, check_parameters
@@ -36,7 +37,7 @@ def parse(body: bytes, context: Context) -> SurfaceRequest:
         echo=prompt if members.get("echo") else "",
         includes_usage=bool(members.get("stream_options", {}).get("include_usage")),
     )
-    return SurfaceRequest(Chat(chat, stream, len(body)), renderer)
+    return SurfaceRequest(Chat(chat, stream, len(body), surface=Surface.COMPLETIONS), renderer)
 
 
 def _chat_members(members: JSONObject, prompt: str, context: Context) -> JSONObject:

@@ -1,6 +1,7 @@
 """Parsing of message requests into chat requests."""
 
 from services.common.errors import ErrorDetails, NotFound
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.limits import check_length, check_limits, check_nesting, check_values
 from services.gateway.apis.checks import refusal
 from services.gateway.apis.json_bodies import json_object
@@ -42,7 +43,8 @@ def parse(body: bytes, context: Context) -> SurfaceRequest:
         body_bytes=len(body),
         context_window=facts.context_window if facts else None,
     )
-    return SurfaceRequest(Chat(chat, members.get("stream", False), len(body)), renderer)
+    stream = members.get("stream", False)
+    return SurfaceRequest(Chat(chat, stream, len(body), surface=Surface.MESSAGES), renderer)
 
 
 def read_members(body: bytes, context: Context, required: tuple[str, ...]) -> JSONObject:

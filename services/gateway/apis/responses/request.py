@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.limits import check_limits, check_values
 from services.gateway.apis.checks import missing, refusal
 from services.gateway.apis.json_bodies import json_object
@@ -89,8 +90,8 @@ def translated(
     table = ToolTable(context.limits.tools_max)
     messages = _messages(members, items, stored_items, table)
     check_messages(messages, context.limits)
-    chat = Chat(_chat_members(members, messages, table, context), members.get("stream", False), body_bytes)
-    return chat, table
+    chat, stream = _chat_members(members, messages, table, context), members.get("stream", False)
+    return Chat(chat, stream, body_bytes, surface=Surface.RESPONSES), table
 
 
 def renderer_of(members: JSONObject, table: ToolTable, context: Context, *, is_stored: bool) -> ResponsesRenderer:
