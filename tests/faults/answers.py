@@ -1,5 +1,6 @@
 """Reads the answers of each surface into terms that all surfaces have in common."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -64,6 +65,23 @@ class Answer:
     """Faults of the answer's format."""
 
 
+class EventLines:
+    """Collects the lines of a stream into events. Each of the product's events has one line of data."""
+
+    def __init__(self) -> None:
+        self._name = ""
+
+    def add(self, line: bytes) -> tuple[str, str] | None:
+        """Return an event's name, empty if it has none, and its data; None for a line without data."""
+        if not line.rstrip():
+            self._name = ""
+        elif line.startswith(b"event: "):
+            self._name = line.removeprefix(b"event: ").strip().decode()
+        elif line.startswith(b"data: "):
+            return self._name, line.removeprefix(b"data: ").strip().decode()
+        return None
+
+
 class ChatReader:
     """Reads chat completions, whole or event by event. `DONE` is the last event of a successful stream."""
 
@@ -85,14 +103,14 @@ class ChatReader:
         self._failed(error)
         self._check_envelope(body, error)
 
-    def event(self, name: str, data: str, body: Any) -> None:
-        """Read an event: its name, empty if it has none, its data, and the data's JSON value unless it is `DONE`."""
+    def event(self, name: str, data: str) -> None:
+        """Read an event: its name, empty if it has none, and its data."""
         if self.answer.is_done or self.answer.error:
             self._odd("an event after the end", data)
         if data == self.DONE:
             self.answer.is_done = True
         else:
-            self._event(name, body)
+            self._event(name, json.loads(data))
 
     def end(self) -> None:
         """Note that the stream ended without a broken connection."""
@@ -216,9 +234,9 @@ class ResponsesReader(ChatReader):
         self._sequence_number = 0
         self._has_last_line = False
 
-    def event(self, name: str, data: str, body: Any) -> None:
+    def event(self, name: str, data: str) -> None:
         if data != self.DONE:
-            super().event(name, data, body)
+            super().event(name, data)
             return
         if not self.answer.is_done or self._has_last_line:
             self._odd("[DONE] without a completed response", data)

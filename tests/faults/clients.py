@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from tests.e2e.stack import Key
-from tests.faults.answers import READERS, Answer, ChatReader
+from tests.faults.answers import READERS, Answer, ChatReader, EventLines
 from tests.faults.schedule import Leave, Request, body
 
 _PATIENCE_SECONDS = 20.0
@@ -97,17 +97,14 @@ def _read_whole(raw: bytes, reader: ChatReader) -> None:
 
 
 async def _read_stream(response: aiohttp.ClientResponse, result: Result, reader: ChatReader) -> None:
-    name = ""
+    lines = EventLines()
     while line := await response.content.readline():
-        if line == b"\n":
-            name = ""
-        elif line.startswith(b"event: "):
-            name = line.removeprefix(b"event: ").strip().decode()
-        elif line.startswith(b"data: "):
-            data = line.removeprefix(b"data: ").strip().decode()
-            reader.event(name, data, None if data == "[DONE]" else json.loads(data))
-            if result.request.leave is Leave.FIRST_CHUNK:
-                result.has_left = True
-                response.close()
-                return
+        event = lines.add(line)
+        if event is None:
+            continue
+        reader.event(*event)
+        if result.request.leave is Leave.FIRST_CHUNK:
+            result.has_left = True
+            response.close()
+            return
     reader.end()
