@@ -144,8 +144,9 @@ class ChatReader:
 
     def _failed(self, error: dict[str, Any]) -> None:
         self.answer.error = error
-        known = (code for text, code in _CODES.items() if str(error.get("message")).startswith(text))
-        self.answer.code = next(known, "") or str(error.get("code") or "")
+        self.answer.code = str(error.get("code") or "")
+        if self.answer.code in _CODES.values() and not _code_of(error):
+            self._odd(f"a message of {self.answer.code} that is not known", error)
 
     def _odd(self, fault: str, body: object) -> None:
         self.answer.oddities.append(f"{fault}: {str(body)[:200]}")
@@ -159,7 +160,7 @@ class CompletionsReader(ChatReader):
 
 
 class MessagesReader(ChatReader):
-    """Reads Anthropic's messages, whose last event is `message_stop`."""
+    """Reads Anthropic's messages, whose last event is `message_stop`. Its errors have no codes."""
 
     DONE = None
 
@@ -216,6 +217,10 @@ class MessagesReader(ChatReader):
             self._odd("a last event without a finish reason", body)
         self.answer.is_done = True
 
+    def _failed(self, error: dict[str, Any]) -> None:
+        self.answer.error = error
+        self.answer.code = _code_of(error)
+
     def _check_envelope(self, body: Mapping[str, Any], error: Mapping[str, Any]) -> None:
         if error.get("type") != _TYPES.get(self.answer.status or 0):
             self._odd(f"another type than that of status {self.answer.status}", body)
@@ -227,7 +232,10 @@ class MessagesReader(ChatReader):
 
 
 class ResponsesReader(ChatReader):
-    """Reads responses. Clients take `response.completed` for the end; `[DONE]` follows it."""
+    """Reads responses. Clients take `response.completed` for the end; `[DONE]` follows it.
+
+    The error of a failed stream has one of OpenAI's codes in place of ours.
+    """
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer)
@@ -264,7 +272,9 @@ class ResponsesReader(ChatReader):
             self._check_response(body["response"], {last})
         elif last == "failed":
             self._check_response(body["response"], {last})
-            self._failed(body["response"]["error"] or {"message": "none"})
+            error = body["response"]["error"]
+            answer.error = error
+            answer.code = _code_of(error) or error["code"]
         elif last == "error":
             self._odd("an event of another surface", body)
         answer.has_output = answer.has_output or (name.endswith(".delta") and bool(body["delta"]))
@@ -290,6 +300,12 @@ def openai_tokens(usage: Mapping[str, Any] | None) -> Tokens | None:
     """Return the counts of a `usage` in the form of chat completions; None where they are absent or not numbers."""
     details = (("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens"))
     return _tokens(usage, ("prompt_tokens", "completion_tokens", "total_tokens"), details)
+
+
+def _code_of(error: Mapping[str, Any]) -> str:
+    """Return the code that belongs to an error's message; empty if there is none."""
+    message = str(error.get("message"))
+    return next((code for text, code in _CODES.items() if message.startswith(text)), "")
 
 
 def _responses_tokens(usage: Mapping[str, Any] | None) -> Tokens | None:

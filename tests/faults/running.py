@@ -42,6 +42,8 @@ async def gather(world: World, evidence: Evidence) -> None:
         await _until_settled(world, evidence)
         await breaking.note_journal(world, evidence)
         await _until_written(world, evidence)
+        # Rows whose holds Redis lost are in its counters only after they are written and reconciled.
+        await _until_settled(world, evidence)
         for key in keys:
             await _probe(world, session, evidence, key)
         await _until_settled(world, evidence)
