@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.e2e.accounting import Account
 from tests.e2e.stack import Key, Stack, connector
 from tests.faults.answers import READERS, Answer, EventLines
 from tests.faults.surfaces import Surface
@@ -170,19 +171,27 @@ def _read(endpoint: str, response: aiohttp.ClientResponse, text: bytes, *, is_st
     return answer
 
 
+async def _journal(stack: Stack) -> dict[int, dict[str, Any]]:
+    """Return what the stand-in has served. Nothing else calls it during a test of this stack."""
+    return {entry["sequence"]: entry for entry in await stack.journal()}
+
+
 @pytest.mark.parametrize("surface", list(Surface))
 async def test_any_body_is_answered_or_refused_and_only_answers_count(stack: Stack, surface: Surface) -> None:
     key = await stack.create_key(daily_limit=10**9)
+    before = await _journal(stack)
     tally = await _send_all(stack, [key], surface)
-    counters = await stack.until_settled(key)
+    charged, held = await stack.until_settled(key)
     rows = stack.ledger(key)
     print(f"{surface}: {tally.statuses.total():,} bodies: {tally}")
     assert tally.statuses[200], "no body was answered"
-    assert counters == (tally.statuses[200], 0)
-    assert sum(row["charged"] for row in rows) == tally.statuses[200]
+    assert charged == tally.statuses[200]
     assert len(rows) == tally.statuses[200] + tally.refused_by_groq, (
         "a request refused at the edge never reached inference"
     )
+    served = [one for number, one in (await _journal(stack)).items() if number not in before]
+    assert len(served) == len(rows), "a request that Groq saw has no row, or the reverse"
+    Account(dict(tally.statuses), charged, held, rows, served).assert_exact()
 
 
 async def test_counting_the_tokens_of_any_body_is_answered_or_refused_and_never_counts(stack: Stack) -> None:
