@@ -64,9 +64,9 @@ def _made(endpoint: str, count: int) -> list[Any]:
     good, broken = _MADE[endpoint]
 
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(good, broken | chat_bodies.JSON_VALUES)
-    def collect(good: Any, broken: Any) -> None:
-        made.extend((good, broken))
+    @given(good, broken | chat_bodies.JSON_VALUES, st.booleans())
+    def collect(good: Any, broken: Any, stream: bool) -> None:
+        made.extend(({**good, "stream": stream}, broken))
 
     collect()
     return made[:count]
