@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from tests.e2e.accounting import Account
 from tests.e2e.stack import Key, Stack, connector
-from tests.faults.answers import READERS, Answer, EventLines
+from tests.faults.answers import Answer, EventLines
+from tests.faults.readers import READERS
 from tests.faults.surfaces import Surface
 from tests.properties import chat_bodies, completion_bodies, message_bodies, response_bodies
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import aiohttp
 
 from tests.e2e.stack import Key
-from tests.faults.answers import READERS, Answer, ChatReader, EventLines
+from tests.faults.answers import Answer, EventLines
+from tests.faults.readers import READERS, ChatReader
 from tests.faults.schedule import Leave, Request, body
 
 _PATIENCE_SECONDS = 20.0

@@ -16,7 +16,8 @@ from services.gateway.apis.surface import Context
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests.surface import Renderer, SurfaceRequest
 from services.gateway.requests.types import Principal
-from tests.faults.answers import READERS, Answer, EventLines, Tokens
+from tests.faults.answers import Answer, EventLines, Tokens
+from tests.faults.readers import READERS
 from tests.faults.surfaces import Surface, body, surface_of
 
 _REQUEST_ID = "req_1"
