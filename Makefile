@@ -31,7 +31,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a working cur
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench bench-quota bench-profile soak dashboard
+.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench-surfaces bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no container engine needed)
 	$(PYTEST) -n 4 -m "not long"
 
@@ -102,6 +102,10 @@ bench: .venv/bench.stamp ## Compare the product with LiteLLM, Portkey, a bare pa
 bench-ab: .venv/dev.stamp ## Compare CPU per request and stream event with the commit BASE=HEAD~1, in pairs of turns
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.ab --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1)
+
+bench-surfaces: .venv/dev.stamp ## Compare CPU per stream event of /responses and /messages with chat completions
+	@$(call debian-packages,$(BENCH_PACKAGES))
+	$(BIN)/python -m bench.surfaces
 
 bench-quota: .venv/dev.stamp ## Measure reservations per second of one quota process, for one key and for 10,000
 	$(BIN)/python -m bench.quota

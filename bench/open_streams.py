@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=_STEPS[-1], help="maximum open streams")
     steps = [step for step in _STEPS if step <= parser.parse_args().streams]
-    with stack_alone(**_SETTINGS) as (stack, mock):
+    with stack_alone(workers=1, **_SETTINGS) as (stack, mock):
         levels = asyncio.run(measure(stack, mock, steps))
         asked = len(levels) * _ASKED + steps[-1]
         charged = stack.charged()

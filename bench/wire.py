@@ -85,8 +85,8 @@ async def connect(contender: Contender) -> Connection:
     return connection
 
 
-def request(contender: Contender, body: bytes) -> bytes:
-    """Return an encoded POST request with `body`."""
+def request(contender: Contender, body: bytes, *, path: str = "") -> bytes:
+    """Return an encoded POST request with `body`, to the path of chat requests unless another is given."""
     parts = urlsplit(contender.url)
     headers = {
         "Host": parts.netloc,
@@ -94,5 +94,5 @@ def request(contender: Contender, body: bytes) -> bytes:
         "Content-Length": str(len(body)),
         **contender.headers,
     }
-    lines = [f"POST {parts.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    lines = [f"POST {path or parts.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode() + body

@@ -19,6 +19,8 @@ ENCODED_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
 _log = logging.getLogger(__name__)
 _SPARE_LEVELS = 100
 """Levels of nesting kept in reserve for encoders that support less, or that run deeper in the stack."""
+_FLAT_BYTES_MAX = 1_000
+"""Maximum size of a text that cannot be nested too deeply: a level takes two characters, and encoders support 900."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -30,7 +32,7 @@ def encode(members: JSONObject) -> bytes:
     """
     try:
         text = _encode(members)
-        if text.count(b"[") + text.count(b"{") > _SPARE_LEVELS:
+        if len(text) > _FLAT_BYTES_MAX and text.count(b"[") + text.count(b"{") > _SPARE_LEVELS:
             _encode(_nested(members))
     except (RecursionError, ValueError, TypeError, OverflowError, msgspec.MsgspecError) as exc:
         _log.warning("Groq's answer cannot be encoded.", extra={"error": type(exc).__name__})

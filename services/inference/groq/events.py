@@ -39,12 +39,22 @@ class EventShaper:
         """Number of events with output."""
         self._has_finished = False
 
-    def shape(self, events: list[JSONObject]) -> list[JSONObject]:
-        """Return the events to send for Groq's events. A finishing chunk is held back until its usage is known."""
-        shaped: list[JSONObject] = []
-        for event in events:
-            self._shape_one(event, shaped)
-        return shaped
+    def shape(self, event: JSONObject) -> list[JSONObject]:
+        """Return the events to send for one of Groq's. A finishing chunk is held back until its usage is known."""
+        if "x_groq" in event or "usage" in event:
+            self._read_usage(event)
+        # This event has the usage of a held-back one, or belongs to another choice.
+        shaped = [] if self._finishing is None else self._release()
+        choices = event.get("choices")
+        if not choices:
+            return shaped + self._usage_chunk(event)
+        event["id"], event["model"] = self._id, self._model
+        self._last = event
+        if not self._count(choices):
+            shaped.append(event)
+            return shaped
+        self._finishing = event
+        return shaped if self._usage is None else shaped + self._release()
 
     def finish(self) -> list[JSONObject]:
         """Return the events to send at the end of the stream: a held-back chunk, and the usage chunk if still due."""
@@ -70,30 +80,12 @@ class EventShaper:
         """Return the usage reported by Groq, or an estimate without one."""
         return self.reported_usage or Usage.estimated(body_bytes=body_bytes, output_chunks=self.output_chunks)
 
-    def _shape_one(self, event: JSONObject, shaped: list[JSONObject]) -> None:
-        """Convert one event and append the events to send to `shaped`."""
-        if "x_groq" in event or "usage" in event:
-            self._read_usage(event)
-        if self._finishing is not None:
-            shaped += self._release()  # This event has its usage, or belongs to another choice.
-        choices = event.get("choices")
-        if not choices:
-            shaped += self._usage_chunk(event)
-            return
-        event["id"], event["model"] = self._id, self._model
-        self._last = event
-        if not self._count(choices):
-            shaped.append(event)
-            return
-        self._finishing = event
-        if self._usage is not None:
-            shaped += self._release()
-
     def _count(self, choices: list[JSONObject]) -> bool:
         """Count an event with output and return whether the event finishes a choice."""
         has_output = is_finishing = False
         for choice in choices:
-            has_output = has_output or _has_output(choice)
+            delta = choice.get("delta")
+            has_output = has_output or bool(delta and (delta.get("content") or _has_other_output(delta)))
             is_finishing = is_finishing or bool(choice.get("finish_reason"))
         self.output_chunks += has_output
         self._has_finished = self._has_finished or is_finishing
@@ -132,8 +124,6 @@ def shape_completion(members: JSONObject, *, completion_id: str, model: str) -> 
     return members
 
 
-def _has_output(choice: JSONObject) -> bool:
-    delta = choice.get("delta")
-    if not delta:
-        return False
-    return bool(delta.get("content")) or any(value for name, value in delta.items() if name not in _NO_OUTPUT)
+def _has_other_output(delta: JSONObject) -> bool:
+    """Return whether a delta without content has a tool call, reasoning or anything else that a model wrote."""
+    return any(value for name, value in delta.items() if name not in _NO_OUTPUT)

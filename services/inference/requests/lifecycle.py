@@ -264,7 +264,7 @@ class _Relay:
             await self._buffer.until_room()
             timer.reset()
         for event in batch:
-            events = shaper.shape([event])
+            events = shaper.shape(event)
             record.upstream_id = shaper.upstream_id
             self._put(events)
         if self._has_output and not lease.has_answered:
@@ -274,7 +274,7 @@ class _Relay:
         """Encode and pass on events, up to the first one that cannot be encoded."""
         for event in events:
             self._buffer.put(encode(event))
-            if self.shaper.output_chunks:
+            if not self._has_output and self.shaper.output_chunks:
                 self._has_output = True
                 self._record.mark_first_token()
 

@@ -43,24 +43,20 @@ def groq_stream(places: tuple[str, ...]) -> Stream:
     ]
 
 
-def shaped(events: Stream, *, include_usage: bool, together: bool = False) -> tuple[EventShaper, Stream]:
+def shaped(events: Stream, *, include_usage: bool) -> tuple[EventShaper, Stream]:
     """Return the shaper after a whole stream, and its output."""
     shaper = EventShaper(completion_id="chatcmpl-ours", model="asked-for", include_usage=include_usage)
-    batches = [copy.deepcopy(events)] if together else [[copy.deepcopy(event)] for event in events]
-    left = [event for batch in batches for event in shaper.shape(batch)]
+    left = [one for event in copy.deepcopy(events) for one in shaper.shape(event)]
     return shaper, left + shaper.finish()
 
 
 ALL_PLACES = [places for count in range(4) for places in combinations(PLACES, count)]
 
 
-@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("places", ALL_PLACES)
-def test_usage_is_reported_where_clients_read_it_and_counted_once(
-    places: tuple[str, ...], include_usage: bool, together: bool
-) -> None:
-    shaper, left = shaped(groq_stream(places), include_usage=include_usage, together=together)
+def test_usage_is_reported_where_clients_read_it_and_counted_once(places: tuple[str, ...], include_usage: bool) -> None:
+    shaper, left = shaped(groq_stream(places), include_usage=include_usage)
 
     (finishing,) = [event for event in left if event["choices"] and event["choices"][0]["finish_reason"]]
     usage = USAGE if places else None
@@ -95,9 +91,8 @@ def test_a_finishing_chunk_waits_for_the_usage_that_follows() -> None:
     events = groq_stream(("last",))
     shaper = EventShaper(completion_id="c", model="m", include_usage=False)
 
-    assert len(shaper.shape(copy.deepcopy(events[:3]))) == 3
-    assert shaper.shape(copy.deepcopy(events[3:4])) == []
-    (finishing,) = shaper.shape(copy.deepcopy(events[4:]))
+    assert [len(shaper.shape(event)) for event in copy.deepcopy(events[:4])] == [1, 1, 1, 0]
+    (finishing,) = [one for event in copy.deepcopy(events[4:]) for one in shaper.shape(event)]
 
     assert finishing["usage"] == USAGE
     assert shaper.finish() == []
@@ -107,7 +102,7 @@ def test_a_finishing_chunk_with_its_own_usage_does_not_wait() -> None:
     events = groq_stream(("x_groq", "last"))
     shaper = EventShaper(completion_id="c", model="m", include_usage=False)
 
-    assert len(shaper.shape(copy.deepcopy(events[:4]))) == 4
+    assert [len(shaper.shape(event)) for event in copy.deepcopy(events[:4])] == [1, 1, 1, 1]
 
 
 def test_a_stream_that_ends_before_usage_still_sends_its_finish() -> None:
