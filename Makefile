@@ -55,7 +55,7 @@ test-faults: .venv/dev.stamp ## Kill, freeze and empty every part under load, SE
 test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real client packages, several versions of each, against a stack
 	CLIENT_MATRIX=1 $(BIN)/python -m pytest tests/clients -n 0
 
-test-fuzz: .venv/dev.stamp ## Send BODIES=10000 valid and broken bodies; none may be a 500, and no refused one may count
+test-fuzz: .venv/dev.stamp ## Send BODIES=10000 valid and broken bodies to all surfaces; none may be a 500, and no refused one may count
 	FUZZ_BODIES=$(or $(BODIES),10000) $(BIN)/python -m pytest tests/e2e/test_fuzz.py -n 0 -s --timeout 7200
 
 test-mutations: .venv/dev.stamp ## Parse BODIES=100000 mutated bodies on each surface; each is answered or refused, and quickly

@@ -143,7 +143,7 @@ def answers_are_well_formed(evidence: Evidence) -> Iterator[str]:
         if result.hangs:
             yield f"{result} hangs"
         if result.is_done and result.error:
-            yield f"{result}: [DONE] and an error"
+            yield f"{result}: complete, and an error"
         if result.request.kind.is_bad and result.status not in (None, 400, 503):
             yield f"{result}: expected 400"
         yield from (f"{result}: {oddity}" for oddity in result.oddities)
@@ -180,6 +180,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     upstream_checks.usage_is_estimated_only_where_it_was_not_reported,
     upstream_checks.rows_belong_to_their_exchanges,
     upstream_checks.upstream_answers_once,
+    upstream_checks.whole_answers_are_those_of_the_upstream,
     upstream_checks.answers_of_the_upstream_are_charged,
     upstream_checks.answers_of_the_upstream_arrive,
     limits_are_kept,
