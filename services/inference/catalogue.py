@@ -84,7 +84,7 @@ class Catalogue:
         return True
 
     def list_models(self, *, permitted: Sequence[str] = ()) -> list[JSONObject]:
-        """Return the permitted models: Groq's, and aliases with the details of their models, whose ids are their `root`.
+        """Return the permitted models: Groq's, and aliases with the details of their models, which `root` names.
 
         Args:
             permitted: Same as for `candidates`.
