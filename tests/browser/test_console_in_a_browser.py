@@ -263,10 +263,13 @@ async def test_long_names_do_not_overflow_their_containers(chromium: Browser, st
             secret = await user.create_key(name)
             await checker.look(name="long-key-created")
         answered = await _call(user, secret)
+        # A request that names an unknown model is in the list with that name.
+        refused = await _call(user, secret, model="W" * 100)
+        assert refused.status_code == 404
         await user.open("/usage")
         key_id = await user.page.get_by_label("Key", exact=True).locator("option").nth(1).get_attribute("value")
-        receipt = f"/usage/requests/{answered.headers['x-request-id']}"
-        for path in ("/keys", "/usage", f"/usage?key={key_id}", receipt, "/playground", "/account"):
+        receipts = [f"/usage/requests/{one.headers['x-request-id']}" for one in (answered, refused)]
+        for path in ("/keys", "/usage", f"/usage?key={key_id}", *receipts, "/playground", "/account"):
             await checker.look(path, name=f"long-{re.sub('[^a-z]+', '-', path)[:20]}")
             checker.faults += [f"{path}: sticks out: {one}" for one in await user.page.evaluate(_STICKING_OUT)]
         assert checker.faults == []

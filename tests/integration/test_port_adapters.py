@@ -265,7 +265,13 @@ class ScriptedStore:
         return [self._verdicts.pop(0) for _ in requests]
 
 
-_MORE = {"active": True, "name": None, "input_modalities": ["text", "image"], "supported_features": ["tools"]}
+_MORE = {
+    "root": "llama-9",
+    "active": True,
+    "name": None,
+    "input_modalities": ["text", "image"],
+    "supported_features": ["tools"],
+}
 
 
 class ScriptedCatalogue:

@@ -6,7 +6,7 @@ from services.gateway.apis.chat_completions.parameters import to_upstream
 from services.gateway.apis.completions.parameters import CHAT_NAMES, check_parameters
 from services.gateway.apis.completions.renderer import CompletionsRenderer
 from services.gateway.apis.json_bodies import json_object
-from services.gateway.apis.surface import Context, ModelFacts, served_model
+from services.gateway.apis.surface import Context, ModelFacts
 from services.gateway.apis.translation.outputs import max_completion_tokens, reasoning_members
 from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, JSONObject
@@ -48,7 +48,7 @@ def _chat_members(members: JSONObject, prompt: str, context: Context) -> JSONObj
     return {
         "messages": _messages(prompt, members.get("suffix", "")),
         **parameters,
-        **({"model": served_model(model, facts)} if model else {}),
+        **({"model": model} if model else {}),
         **max_completion_tokens(members.get("max_tokens"), facts),
         **(reasoning_members(model, effort, facts) if effort else _least_reasoning(model, facts)),
     }

@@ -12,7 +12,7 @@ from services.gateway.apis.messages.parameters import REQUIRED, check_parameters
 from services.gateway.apis.messages.renderer import MessagesRenderer
 from services.gateway.apis.messages.thinking import effort_members, thinking_of
 from services.gateway.apis.messages.tools import tool_members
-from services.gateway.apis.surface import Context, served_model
+from services.gateway.apis.surface import Context
 from services.gateway.apis.translation.formats import set_response_format
 from services.gateway.apis.translation.images import has_images
 from services.gateway.apis.translation.outputs import max_completion_tokens
@@ -73,19 +73,18 @@ def chat_members(members: JSONObject, context: Context, names: ToolNames[str]) -
     facts = context.model(name)
     if facts is None and name.startswith(_FOREIGN_MODELS):
         raise _not_served(name)
-    model = served_model(name, facts)
     history = _history(members, names)
     if facts and facts.reads_images is False:
-        _refuse_images(history.messages, model)
-    chat: JSONObject = {"messages": history.messages, "model": model}
+        _refuse_images(history.messages, name)
+    chat: JSONObject = {"messages": history.messages, "model": name}
     chat |= max_completion_tokens(members.get("max_tokens"), facts)
-    chat |= {name: members[name] for name in ("temperature", "top_p") if name in members}
+    chat |= {member: members[member] for member in ("temperature", "top_p") if member in members}
     if members.get("stop_sequences"):
         chat["stop"] = members["stop_sequences"]
     if members.get("stream"):
         chat["stream_options"] = {"include_usage": True}
     chat |= tool_members(members, history, names, tools_max=context.limits.tools_max)
-    chat |= effort_members(members, model, facts)
+    chat |= effort_members(members, name, facts)
     _set_format(chat, members)
     check_limits(chat, context.limits, body=b"")
     return chat

@@ -171,10 +171,11 @@ def test_images_are_refused_if_the_model_does_not_read_them() -> None:
     assert parse(context).chat.members["messages"] == [USER]
 
 
-def test_aliases_are_sent_as_the_served_model() -> None:
-    context = Context(models={"gpt-6.2-sol": ModelFacts(id=MODEL, reasons=True)})
-    chat = parse(context, model="gpt-6.2-sol", reasoning={"effort": "max"}).chat.members
-    assert (chat["model"], chat["reasoning_effort"]) == (MODEL, "high")
+def test_an_alias_keeps_its_name_and_gets_the_members_of_its_model() -> None:
+    alias = "gpt-6.2-sol"
+    context = Context(models={alias: ModelFacts(id=MODEL, reasons=True)})
+    assert _added(context, model=alias, reasoning={"effort": "max"}) == {"reasoning_effort": "high"}
+    assert parse(context, model=alias).chat.members["model"] == alias
     assert "model" not in parse(model=None).chat.members
 
 
