@@ -1,6 +1,7 @@
 """How Groq's errors are reported to callers; every body is one that the stand-in sends."""
 
 import json
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -144,3 +145,11 @@ def test_a_model_blocked_for_the_organisation_does_not_affect_the_key(status: in
     assert isinstance(error, ModelRefused)
     assert error.is_key_specific
     assert "blocked" not in error.message
+
+
+@pytest.mark.parametrize("unit", ["日本語の文", "\t ", "a groq.com ", "https://", "org_", "in organization `"])
+def test_a_long_message_is_redacted_in_linear_time(unit: str) -> None:
+    message = unit * (10_000 // len(unit)) + " end"
+    started = time.process_time()
+    from_status(400, {}, {"error": {"message": message}})
+    assert time.process_time() - started < 0.1
