@@ -10,6 +10,7 @@ from services.common.surface import Surface
 from services.common.verdict import Verdict
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
+from tests.contracts.deadlines import LongDeadlines
 
 DAY = "2026-08-02"
 USAGE = Usage(10, 20, 30, cached_tokens=4, reasoning_tokens=5, source=UsageSource.REPORTED)
@@ -61,7 +62,7 @@ async def listed(store: LedgerStore, *, account_id: str = "acc_1", rows_max: int
     return [row.request_id for row in await store.list_requests(page)]
 
 
-class LedgerStoreContract:
+class LedgerStoreContract(LongDeadlines):
     """The contract of `LedgerStore`."""
 
     @pytest.mark.parametrize("outcome", Outcome)
