@@ -31,9 +31,18 @@ def clients_stack() -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def matrix(clients_stack: Stack) -> Matrix:
-    """Return the matrix over the running stack."""
-    return Matrix(clients_stack)
+def matrix(clients_stack: Stack, request: pytest.FixtureRequest) -> Matrix:
+    """Return the matrix over the running stacks."""
+    return Matrix(clients_stack, lambda: request.getfixturevalue("storing_stack"))
+
+
+@pytest.fixture(scope="session")
+def storing_stack() -> Iterator[Stack]:
+    """Yield a running stack that stores responses."""
+    with running_stack(
+        INFERENCE_ATTEMPTS_MAX="1", INFERENCE_KEY_COOLDOWN_SECONDS_MAX="0", stores_responses=True
+    ) as stack:
+        yield stack
 
 
 @pytest.fixture(params=CLIENTS, ids=str)

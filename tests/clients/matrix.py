@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,10 @@ from tests.e2e.stack import Key, Stack
 
 _ROOT = Path(__file__).parents[2]
 _PROGRAM_SECONDS = 90
-_COMMON = ("create", "stream", "tools", "tools_streamed", "structured", "wrong_key", "exhausted", "upstream_503", "cut")
+_COMMON = (
+    *("create", "stream", "tool", "tool_streamed", "tools", "history", "structured", "image"),
+    *("wrong_key", "exhausted", "upstream_503", "cut"),
+)
 _CASES = ("text", "stream", "tools", "history", "structured", "image", "cut", "exhausted")
 _COMPLETION_CASES = ("text", "stream", "cut", "exhausted")
 
@@ -39,6 +43,10 @@ class Client:
     """Its requests until it reports the daily limit. More than one are its own decision, named at the client."""
     keeps_reasoning: bool = True
     """Whether it sends reasoning back with tool results."""
+    sees_a_cut: bool = True
+    """Whether a cut stream is an error to it."""
+    stores: bool = False
+    """Whether its stack stores responses."""
 
     def __str__(self) -> str:
         """Return the name, for the ids of tests."""
@@ -69,8 +77,11 @@ CLIENTS = (
     Client("openai-3", version("openai"), "current", "openai_package"),
     Client("groq-0.37", "0.37.", "groq0", "groq_package"),
     Client("groq-1", version("groq"), "current", "groq_package"),
-    Client("langchain-openai", "1.", "openai2", "langchain_openai_package", ("structured_by_tool",)),
-    Client("langchain-groq", "1.", "groq0", "langchain_groq_package", ("structured_by_tool",)),
+    # LangChain's packages drop the reasoning of chat completions.
+    Client(
+        "langchain-openai", "1.", "openai2", "langchain_openai_package", ("structured_by_tool",), keeps_reasoning=False
+    ),
+    Client("langchain-groq", "1.", "groq0", "langchain_groq_package", ("structured_by_tool",), keeps_reasoning=False),
     Client("node-openai", "7.", "node", "openai.js"),
     Client("node-groq-sdk", "1.", "node", "groq.js"),
 )
@@ -85,6 +96,16 @@ SURFACE_CLIENTS = (
     _surface_client("responses-openai", "3.57.", "surfaces", "openai_responses"),
     _surface_client("responses-openai-agents", "0.24.", "surfaces", "openai_agents_package"),
     _surface_client("responses-pydantic-ai", "2.68.", "surfaces", "pydantic_ai_package responses"),
+    # It takes `response.failed` for an ordinary end.
+    _surface_client("responses-agent-framework", "1.17.", "surfaces", "agent_framework_package", sees_a_cut=False),
+    _surface_client(
+        "responses-agent-framework-defaults",
+        "1.17.",
+        "surfaces",
+        "agent_framework_package stored",
+        sees_a_cut=False,
+        stores=True,
+    ),
     _surface_client("responses-langchain", "1.7.", "surfaces", "langchain_surfaces responses"),
     _surface_client("responses-node-openai", "7.59.", "node", "responses.js"),
     _surface_client("responses-node-agents", "0.20.", "node", "agents.js"),
@@ -97,6 +118,15 @@ SURFACE_CLIENTS = (
         "ai.js @ai-sdk/openai",
         attempts_at_the_limit=3,
         keeps_reasoning=False,
+    ),
+    # With its defaults, it refers to what is stored, reasoning included.
+    _surface_client(
+        "responses-ai-sdk-openai-defaults",
+        "4.0.",
+        "node",
+        "ai.js @ai-sdk/openai stored",
+        attempts_at_the_limit=3,
+        stores=True,
     ),
     _surface_client(
         "responses-ai-sdk-open-responses", "2.0.", "node", "ai.js @ai-sdk/open-responses", attempts_at_the_limit=3
@@ -112,8 +142,8 @@ SURFACE_CLIENTS = (
 
 
 def clients_that(scenario: str) -> list[Client]:
-    """Return the clients of chat completions that support something which not all do."""
-    return [client for client in CLIENTS if scenario in client.extra]
+    """Return the clients of all surfaces that run a scenario."""
+    return [client for client in (*CLIENTS, *SURFACE_CLIENTS) if scenario in client.scenarios]
 
 
 def surface_clients_that(scenario: str) -> list[Client]:
@@ -167,9 +197,10 @@ class Matrix:
     request.
     """
 
-    def __init__(self, stack: Stack) -> None:
-        """Run them against `stack`."""
+    def __init__(self, stack: Stack, storing: Callable[[], Stack]) -> None:
+        """Run them against `stack`, or against `storing()` if they need stored responses."""
         self._stack = stack
+        self._storing = storing
         self._runs: dict[Client, Run] = {}
 
     def run(self, client: Client) -> Run:
@@ -179,9 +210,10 @@ class Matrix:
         return self._runs[client]
 
     def _run(self, client: Client) -> Run:
-        keys = asyncio.run(self._create_keys(client))
-        order = {"base_url": self._stack.base_url, "keys": {name: key.secret for name, key in keys.items()}}
-        with recorded(self._stack, client.name) as requests:
+        stack = self._storing() if client.stores else self._stack
+        keys = asyncio.run(_create_keys(client, stack))
+        order = {"base_url": stack.base_url, "keys": {name: key.secret for name, key in keys.items()}}
+        with recorded(stack, client.name) as requests:
             done = subprocess.run(
                 client.command,
                 input=json.dumps(order),
@@ -193,16 +225,17 @@ class Matrix:
             )
         assert done.returncode == 0, done.stderr
         chats = tuple(status for method, _, status in requests if method == "POST")
-        return Run(client, self._stack, keys, json.loads(done.stdout), done.stderr, chats)
+        return Run(client, stack, keys, json.loads(done.stdout), done.stderr, chats)
 
-    async def _create_keys(self, client: Client) -> dict[str, Key]:
-        """Create a key for each scenario, so that each has separate counters and ledger rows."""
-        keys = {
-            name: await self._stack.create_key(daily_limit=1 if name == "exhausted" else None)
-            for name in client.scenarios
-            if name != "wrong_key"
-        }
-        return {**keys, "wrong_key": Key("", "sk_stk_wrong")} if "wrong_key" in client.scenarios else keys
+
+async def _create_keys(client: Client, stack: Stack) -> dict[str, Key]:
+    """Create a key for each scenario, so that each has separate counters and ledger rows."""
+    keys = {
+        name: await stack.create_key(daily_limit=1 if name == "exhausted" else None)
+        for name in client.scenarios
+        if name != "wrong_key"
+    }
+    return {**keys, "wrong_key": Key("", "sk_stk_wrong")} if "wrong_key" in client.scenarios else keys
 
 
 def _environment() -> dict[str, str]:

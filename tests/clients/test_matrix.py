@@ -34,16 +34,16 @@ async def test_a_stream_arrives_in_chunks_and_reports_its_usage_once(run: Run) -
 
 
 async def test_a_tool_is_called_and_its_result_is_sent_back(run: Run) -> None:
-    seen = run.seen("tools")
+    seen = run.seen("tool")
     assert {name: seen[name] for name in _CALL} == _CALL
     assert seen["text_after"] == _SEVEN
-    assert await run.ledger("tools") == [("answered", 1)] * 2
+    assert await run.ledger("tool") == [("answered", 1)] * 2
 
 
 async def test_a_tool_is_called_in_a_stream(run: Run) -> None:
-    seen = run.seen("tools_streamed")
+    seen = run.seen("tool_streamed")
     assert {name: seen[name] for name in _CALL} == _CALL
-    assert await run.ledger("tools_streamed") == [("answered", 1)]
+    assert await run.ledger("tool_streamed") == [("answered", 1)]
 
 
 async def test_an_answer_follows_a_response_schema(run: Run) -> None:
