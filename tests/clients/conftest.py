@@ -3,7 +3,7 @@ create.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,42 @@ from tests.clients.agents import program
 from tests.clients.agents.program import Home
 from tests.clients.matrix import CLIENTS, Client, Matrix, Run
 from tests.clients.node import npm
+from tests.clients.table import CASES, Row, Table, row_of
 from tests.e2e.stack import Stack, running_stack
 
+_TABLE = Table()
 collect_ignore_glob = [] if os.environ.get("CLIENT_MATRIX") else ["*"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of the tests that prove a cell of the table in docs/clients.md."""
+    config.addinivalue_line("markers", "cell(*cases): proves cells of the table in docs/clients.md")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the outcome of a test that proves cells to the table."""
+    report = yield
+    marker = item.get_closest_marker("cell")
+    if marker and isinstance(item, pytest.Function) and not report.skipped and (report.when == "call" or report.failed):
+        assert set(marker.args) <= set(CASES), marker.args
+        _TABLE.add(_row(item), marker.args, is_passed=report.passed)
+    return report
+
+
+def _row(item: pytest.Function) -> Row:
+    run = item.funcargs.get("run")
+    if isinstance(run, Run):
+        return row_of(run.client, run.version)
+    row: Row = item.module.ROW
+    return row
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table after a run of all tests."""
+    if session.config.option.keyword or len(session.config.args) > 1 or not session.config.args[0].endswith("clients"):
+        return
+    _TABLE.write()
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +82,7 @@ def storing_stack() -> Iterator[Stack]:
 def run(request: pytest.FixtureRequest, matrix: Matrix) -> Run:
     """Return a client's observations; its program runs once, for the first test that needs it."""
     client: Client = request.param
-    if client.is_node and (reason := npm.problem()):
+    if client.node_folder and (reason := npm.problem(client.node_folder)):
         pytest.skip(reason)
     return matrix.run(client)
 

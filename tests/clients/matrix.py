@@ -4,8 +4,8 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ _COMMON = (
     *("wrong_key", "exhausted", "upstream_503", "cut"),
 )
 _CASES = ("text", "stream", "tools", "history", "structured", "image", "cut", "exhausted")
+_ENGINE_CASES = tuple(case for case in _CASES if case != "structured")
 _COMPLETION_CASES = ("text", "stream", "cut", "exhausted")
 
 
@@ -32,7 +33,7 @@ class Client:
     version: str
     """Prefix of the version that its set pins; the versions of `current` are also ours."""
     environment: str
-    """The set in requirements/clients-*.lock, or `node`."""
+    """The set in requirements/clients-*.lock, or a folder of Node packages: `node` or `librechat`."""
     program: str
     """The program, with an argument after a space if it has one."""
     extra: tuple[str, ...] = ("models",)
@@ -47,22 +48,25 @@ class Client:
     """Whether a cut stream is an error to it."""
     stores: bool = False
     """Whether its stack stores responses."""
+    notes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """By case, for the table of docs/clients.md: what the client itself does, or why it has no such case."""
 
     def __str__(self) -> str:
         """Return the name, for the ids of tests."""
         return self.name
 
     @property
-    def is_node(self) -> bool:
-        """Whether the client runs in Node."""
-        return self.environment == "node"
+    def node_folder(self) -> Path | None:
+        """The folder of its program and packages, if the client runs in Node."""
+        folder = npm.FOLDER.with_name(self.environment)
+        return folder if folder.exists() else None
 
     @property
     def command(self) -> list[str]:
         """The command line of its program."""
         program, *arguments = self.program.split()
-        if self.is_node:
-            return [npm.node(), str(npm.FOLDER / program), *arguments]
+        if self.node_folder:
+            return [npm.node(), str(self.node_folder / program), *arguments]
         python = _ROOT / ".venv-clients" / self.environment / "bin" / "python"
         return [str(python), "-m", f"tests.clients.programs.{program}", *arguments]
 
@@ -88,6 +92,16 @@ CLIENTS = (
 """Clients of chat completions."""
 
 
+_REPEATS = {
+    "exhausted": "The AI SDK repeats every 429 twice: `isRetryable` of its `APICallError` looks only at the status. "
+    "`maxRetries: 0` prevents it.",
+}
+_MISSES_A_CUT = {
+    "cut": "Agent Framework takes `response.failed` for an ordinary end; only the answer's `finish_reason`, which is "
+    "`None` then, tells.",
+}
+
+
 def _surface_client(name: str, version: str, environment: str, program: str, **facts: Any) -> Client:
     return Client(name, version, environment, program, **{"extra": (), "common": _CASES, **facts})
 
@@ -96,27 +110,35 @@ SURFACE_CLIENTS = (
     _surface_client("responses-openai", "3.57.", "surfaces", "openai_responses"),
     _surface_client("responses-openai-agents", "0.24.", "surfaces", "openai_agents_package"),
     _surface_client("responses-pydantic-ai", "2.68.", "surfaces", "pydantic_ai_package responses"),
-    # It takes `response.failed` for an ordinary end.
-    _surface_client("responses-agent-framework", "1.17.", "surfaces", "agent_framework_package", sees_a_cut=False),
+    _surface_client(
+        "responses-agent-framework",
+        "1.17.",
+        "surfaces",
+        "agent_framework_package",
+        sees_a_cut=False,
+        notes=_MISSES_A_CUT,
+    ),
     _surface_client(
         "responses-agent-framework-defaults",
         "1.17.",
         "surfaces",
         "agent_framework_package stored",
         sees_a_cut=False,
+        notes=_MISSES_A_CUT,
         stores=True,
     ),
     _surface_client("responses-langchain", "1.7.", "surfaces", "langchain_surfaces responses"),
     _surface_client("responses-node-openai", "7.59.", "node", "responses.js"),
     _surface_client("responses-node-agents", "0.20.", "node", "agents.js"),
-    # The AI SDK repeats every 429 twice: `isRetryable` in @ai-sdk/provider's APICallError looks only at the status.
-    # Its provider for OpenAI requests encrypted reasoning only from OpenAI's own models, and drops other reasoning.
+    # The AI SDK's provider for OpenAI requests encrypted reasoning only from OpenAI's own models, and drops other
+    # reasoning.
     _surface_client(
         "responses-ai-sdk-openai",
         "4.0.",
         "node",
         "ai.js @ai-sdk/openai",
         attempts_at_the_limit=3,
+        notes=_REPEATS,
         keeps_reasoning=False,
     ),
     # With its defaults, it refers to what is stored, reasoning included.
@@ -126,17 +148,42 @@ SURFACE_CLIENTS = (
         "node",
         "ai.js @ai-sdk/openai stored",
         attempts_at_the_limit=3,
+        notes=_REPEATS,
         stores=True,
     ),
     _surface_client(
-        "responses-ai-sdk-open-responses", "2.0.", "node", "ai.js @ai-sdk/open-responses", attempts_at_the_limit=3
+        "responses-ai-sdk-open-responses",
+        "2.0.",
+        "node",
+        "ai.js @ai-sdk/open-responses",
+        attempts_at_the_limit=3,
+        notes=_REPEATS,
     ),
     _surface_client("messages-anthropic", "2.14.", "surfaces", "anthropic_package"),
     _surface_client("messages-pydantic-ai", "2.68.", "surfaces", "pydantic_ai_package messages"),
     _surface_client("messages-langchain", "1.7.", "surfaces", "langchain_surfaces messages"),
     _surface_client("messages-node-anthropic", "1.14.", "node", "anthropic.js"),
-    _surface_client("messages-ai-sdk", "4.0.", "node", "ai.js @ai-sdk/anthropic", attempts_at_the_limit=3),
-    _surface_client("completions-llama-index", "0.8.", "openai2", "llama_index_package", common=_COMPLETION_CASES),
+    _surface_client(
+        "messages-ai-sdk", "4.0.", "node", "ai.js @ai-sdk/anthropic", attempts_at_the_limit=3, notes=_REPEATS
+    ),
+    _surface_client(
+        "chat-librechat",
+        "3.9.",
+        "librechat",
+        "librechat.js",
+        common=_ENGINE_CASES,
+        keeps_reasoning=False,
+        notes={"structured": "LibreChat requests no schemas."},
+    ),
+    _surface_client(
+        "completions-llama-index",
+        "0.8.",
+        "openai2",
+        "llama_index_package",
+        common=_COMPLETION_CASES,
+        notes=dict.fromkeys(("tools", "history", "structured", "image"), "`/v1/completions` has only text.")
+        | {"exhausted": "With `max_retries=1`: by default, LlamaIndex repeats every 429 after up to two minutes."},
+    ),
 )
 """Clients of the other surfaces."""
 

@@ -24,12 +24,14 @@ def test_the_client_has_the_version_that_its_set_pins(run: Run) -> None:
     assert run.version.startswith(run.client.version)
 
 
+@pytest.mark.cell("text")
 @_clients("text")
 async def test_a_text(run: Run) -> None:
     assert run.seen("text") == {"text": _SEVEN}
     assert await run.ledger("text") == [_ANSWERED]
 
 
+@pytest.mark.cell("stream")
 @_clients("stream")
 async def test_a_stream(run: Run) -> None:
     seen = run.seen("stream")
@@ -40,6 +42,7 @@ async def test_a_stream(run: Run) -> None:
     assert await run.ledger("stream") == [_ANSWERED]
 
 
+@pytest.mark.cell("tools")
 @_all_clients("tools")
 async def test_two_tools_are_called_at_once_and_their_results_are_sent_back_in_order(run: Run) -> None:
     calls: list[dict[str, Any]] = [{"city": city, "days": days} for days, city in enumerate(cases.CITIES, 1)]
@@ -53,6 +56,7 @@ async def test_two_tools_are_called_at_once_and_their_results_are_sent_back_in_o
     assert await run.ledger("tools") == [_ANSWERED] * 2
 
 
+@pytest.mark.cell("history")
 @_all_clients("history")
 async def test_a_second_turn_contains_the_first(run: Run) -> None:
     assert run.seen("history") == {"text": "Good morning.", "text_after": "Welcome back."}
@@ -62,6 +66,7 @@ async def test_a_second_turn_contains_the_first(run: Run) -> None:
     assert await run.ledger("history") == [_ANSWERED] * 2
 
 
+@pytest.mark.cell("structured")
 @_clients("structured")
 async def test_an_answer_follows_a_schema(run: Run) -> None:
     assert run.seen("structured") == {"parsed": {"city": "stand-in", "days": 1}}
@@ -71,6 +76,7 @@ async def test_an_answer_follows_a_schema(run: Run) -> None:
     assert await run.ledger("structured") == [_ANSWERED]
 
 
+@pytest.mark.cell("image")
 @_all_clients("image")
 async def test_an_image(run: Run) -> None:
     assert run.seen("image") == {"text": _SEVEN}
@@ -83,6 +89,7 @@ async def test_an_image(run: Run) -> None:
     assert await run.ledger("image") == [_ANSWERED]
 
 
+@pytest.mark.cell("cut")
 @_clients("cut")
 async def test_a_cut_stream_is_an_error(run: Run) -> None:
     seen = run.seen("cut")
@@ -93,6 +100,7 @@ async def test_a_cut_stream_is_an_error(run: Run) -> None:
     assert await run.ledger("cut") == [("cut", 1)]
 
 
+@pytest.mark.cell("exhausted")
 @_clients("exhausted")
 async def test_the_daily_limit_is_an_error_and_repeated_only_by_clients_that_repeat_every_429(run: Run) -> None:
     seen = run.seen("exhausted")

@@ -42,10 +42,11 @@ function classes(error) {
   return names;
 }
 
-// Run the order from stdin and print the report; a broken scenario prints the reason on stderr.
-export async function run(name, scenarios) {
+// Run the order from stdin and print the report; a broken scenario prints the reason on stderr. `folder` is the URL of a
+// file beside the packages.
+export async function run(name, scenarios, folder = import.meta.url) {
   const order = JSON.parse(readFileSync(0, "utf8"));
-  const report = { version: versionOf(name) };
+  const report = { version: versionOf(name, folder) };
   for (const [scenario, secret] of Object.entries(order.keys)) {
     try {
       report[scenario] = await scenarios[scenario](order.base_url, secret);
@@ -56,6 +57,6 @@ export async function run(name, scenarios) {
   console.log(JSON.stringify(report));
 }
 
-function versionOf(name) {
-  return JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url), "utf8")).version;
+function versionOf(name, folder) {
+  return JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, folder), "utf8")).version;
 }
