@@ -26,12 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the outcome of a test that proves cells to the table."""
+    """Add the cells that a test proves to the table."""
     report = yield
     marker = item.get_closest_marker("cell")
-    if marker and isinstance(item, pytest.Function) and not report.skipped and (report.when == "call" or report.failed):
+    if marker and isinstance(item, pytest.Function) and report.when == "call" and report.passed:
         assert set(marker.args) <= set(CASES), marker.args
-        _TABLE.add(_row(item), marker.args, is_passed=report.passed)
+        _TABLE.add(_row(item), marker.args)
     return report
 
 
@@ -43,11 +43,11 @@ def _row(item: pytest.Function) -> Row:
     return row
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the table after a run of all tests."""
-    if session.config.option.keyword or len(session.config.args) > 1 or not session.config.args[0].endswith("clients"):
-        return
-    _TABLE.write()
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """Write the table after a run in which all tests of the folder passed."""
+    left_out = [name for name in ("skipped", "deselected") if terminalreporter.stats.get(name)]
+    if config.args == ["tests/clients"] and exitstatus == pytest.ExitCode.OK and not left_out:
+        _TABLE.write()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The table of clients and cases in docs/clients.md, which a whole run of the tests in this folder writes.
+"""The table of clients and cases in docs/clients.md, which a run of all tests in this folder writes if all pass.
 
 A test that proves a cell has the marker `cell`, with the names of the cases. Its row is its client: the one of its
 parameter `run`, or `ROW` in its module.
@@ -55,22 +55,20 @@ def row_of(client: Client, version: str) -> Row:
 
 @dataclass
 class Table:
-    """The outcomes of a run."""
+    """The cells that a run has proved."""
 
-    _cells: dict[Row, dict[str, bool]] = field(default_factory=dict)
+    _cells: dict[Row, set[str]] = field(default_factory=dict)
 
-    def add(self, row: Row, cases: Iterable[str], *, is_passed: bool) -> None:
-        """Add a test's outcome; a cell has passed if all of its tests have."""
-        cells = self._cells.setdefault(row, {})
-        for case in cases:
-            cells[case] = cells.get(case, True) and is_passed
+    def add(self, row: Row, cases: Iterable[str]) -> None:
+        """Add the cells of a test that passed."""
+        self._cells.setdefault(row, set()).update(cases)
 
     def text(self) -> str:
         """Return the table and its notes in Markdown."""
         notes: list[str] = []
         lines = ["| client | API | " + " | ".join(CASES.values()) + " |", "|---" * (len(CASES) + 2) + "|"]
         for row, cells in sorted(self._cells.items(), key=lambda item: (item[0].api, item[0].name)):
-            shown = [_shown(row, case, cells.get(case), notes) for case in CASES]
+            shown = [_shown(row, case, case in cells, notes) for case in CASES]
             lines.append(f"| {row.name} {row.version} | {row.api} | " + " | ".join(shown) + " |")
         numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
         return "\n".join([*lines, "", *numbered]) + "\n"
@@ -82,10 +80,8 @@ class Table:
         _PAGE.write_text(f"{before}{_BEGIN}\n{self.text()}\n{_END}{after}")
 
 
-def _shown(row: Row, case: str, outcome: bool | None, notes: list[str]) -> str:
-    if outcome is False:
-        return "**failed**"
-    mark = "-" if outcome is None else "✗" if case in row.failing else "✓"
+def _shown(row: Row, case: str, is_proved: bool, notes: list[str]) -> str:
+    mark = "-" if not is_proved else "✗" if case in row.failing else "✓"
     note = row.notes.get(case)
     if note is None:
         return mark

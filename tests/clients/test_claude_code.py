@@ -11,7 +11,10 @@ from tests.clients.table import Row
 from tools.groq_standin import turns
 from tools.groq_standin.turns import Call, Turn
 
-ROW = Row("Claude Code", "2.1.332", "`/v1/messages`")
+_NOTES = {
+    "cut": "Claude Code repeats a cut stream, at last as a request without a stream, before it reports the error."
+}
+ROW = Row("Claude Code", "2.1.332", "`/v1/messages`", _NOTES)
 _ANSWERED = ("answered", 1)
 _MESSAGES = ("POST", "/api/v1/messages", 200)
 _SCHEMA = {

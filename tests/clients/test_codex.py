@@ -18,7 +18,8 @@ _SCHEMA = {
     "required": ["city"],
     "additionalProperties": False,
 }
-ROW = Row("Codex", "0.171.0", "`/v1/responses`")
+_NOTES = {"cut": "Codex repeats a cut stream up to `stream_max_retries` times before it reports the error."}
+ROW = Row("Codex", "0.171.0", "`/v1/responses`", _NOTES)
 _ANSWERED = ("answered", 1)
 
 
