@@ -54,29 +54,44 @@ class Home:
         """The working folder."""
         return self.folder / "work"
 
-    async def run(self, name: str, command: list[str], environment: dict[str, str]) -> Done:
-        """Run an agent until it ends, and return what it and the services show."""
+    async def run(
+        self, name: str, command: list[str], environment: dict[str, str], *, seconds: float | None = None
+    ) -> Done:
+        """Run an agent until it ends, or for a number of seconds, and return what it and the services show."""
         self.work.mkdir(parents=True, exist_ok=True)
         self.runs += 1
         before = len(await self.stack.journal())
         with recorded(self.stack, f"{name}-{self.key.id}-{self.runs}") as requests:
-            done = await asyncio.to_thread(
-                subprocess.run,
-                command,
-                cwd=self.work,
-                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environment},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_SECONDS,
-            )
+            environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **environment}
+            status, output, errors = await asyncio.to_thread(_ended, command, self.work, environment, seconds)
         at_groq = (await self.stack.journal())[before:]
-        return Done(done.returncode, done.stdout, done.stderr, requests, at_groq)
+        return Done(status, output, errors, requests, at_groq)
 
     async def ledger(self) -> list[tuple[str, int]]:
         """Return the outcome of each request and whether it was charged, once all is settled."""
         await self.stack.until_settled(self.key)
         return [(row["outcome"], row["charged"]) for row in self.stack.ledger(self.key)]
+
+
+def _ended(
+    command: list[str], folder: Path, environment: dict[str, str], seconds: float | None
+) -> tuple[int, str, str]:
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds or _SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+            assert seconds is not None, errors
+    return process.returncode, output, errors
 
 
 def packaged(package: str, binary: str) -> str:

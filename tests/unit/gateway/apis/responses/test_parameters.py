@@ -120,7 +120,10 @@ def test_refusals_name_the_parameter(members: JSONObject, param: str, code: str)
 
 
 def test_an_unknown_previous_response_has_openais_words() -> None:
-    assert _refusal(previous_response_id="resp_x").message == "Previous response with id 'resp_x' not found."
+    assert _refusal(previous_response_id="resp_x").message == (
+        "Previous response with id 'resp_x' not found. This service does not store responses: set `store` to false and "
+        "send the whole conversation as `input`."
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"a"', b'{"input":"\xff"}', b'{"input":"\\ud800"}', b"[" * 9_999])
