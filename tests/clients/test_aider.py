@@ -18,7 +18,7 @@ _NOTES = {
 ROW = Row("aider", "0.86.2", "`/v1/chat/completions`", _NOTES, frozenset({"exhausted"}))
 _ANSWERED = ("answered", 1)
 _EDIT = "Here it is.\n\nhello.py\n```\nprint('hello')\n```\n"
-_SECONDS_OF_RETRIES = 12
+_REPETITIONS = 3
 """aider repeats for a minute by its own decision: `RETRY_TIMEOUT` in aider/models.py, for each 429 and each cut."""
 
 
@@ -51,17 +51,19 @@ async def test_a_second_turn_contains_the_first(agent_home: Home) -> None:
 @pytest.mark.cell("cut")
 async def test_a_cut_stream_is_an_error(agent_home: Home) -> None:
     prompt = "Count. [[standin:tokens count=9]] [[standin:cut after=3]]"
-    done = await aider(agent_home, prompt, seconds=_SECONDS_OF_RETRIES)
+    done = await aider(agent_home, prompt, posts=_REPETITIONS)
     assert "The model's answer was interrupted." in done.output
-    assert set(await agent_home.ledger()) == {("cut", 1)}
+    rows = await agent_home.ledger()
+    # The last repetition may have been stopped while it was answered.
+    assert rows[: _REPETITIONS - 1] == [("cut", 1)] * (_REPETITIONS - 1)
 
 
 @pytest.mark.cell("exhausted")
 async def test_the_daily_limit_is_shown_and_repeated_without_a_charge(exhausted_home: Home) -> None:
     assert (await aider(exhausted_home, "Say hello")).status == 0
-    done = await aider(exhausted_home, "Say hello", seconds=_SECONDS_OF_RETRIES)
+    done = await aider(exhausted_home, "Say hello", posts=_REPETITIONS)
     assert "Resets at 00:00 UTC" in done.output
     assert set(done.statuses) == {429}
-    assert len(done.statuses) > 1
+    assert len(done.statuses) >= _REPETITIONS
     assert done.at_groq == []
     assert await exhausted_home.ledger() == [_ANSWERED]

@@ -11,7 +11,7 @@ PROGRAM = Path(__file__).parents[3] / ".venv-clients" / "aider" / "bin" / "aider
 _OFFLINE = ("--no-check-update", "--no-show-model-warnings", "--analytics-disable", "--no-show-release-notes")
 
 
-async def aider(home: Home, prompt: str, *options: str, model: str = MODEL, seconds: float | None = None) -> Done:
+async def aider(home: Home, prompt: str, *options: str, model: str = MODEL, posts: int | None = None) -> Done:
     """Run `aider --message` in a Git repository."""
     models = ("--model", model, "--weak-model", WEAK_MODEL)
     command = [str(PROGRAM), *models, *_OFFLINE, "--yes-always", *options, "--message", prompt]
@@ -21,4 +21,4 @@ async def aider(home: Home, prompt: str, *options: str, model: str = MODEL, seco
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "COLUMNS": "400",
     }
-    return await home.run("aider", command, environment, seconds=seconds)
+    return await home.run("aider", command, environment, posts=posts)

@@ -17,12 +17,12 @@ models:
 """
 
 
-async def continue_cli(home: Home, prompt: str, *options: str, seconds: float | None = None) -> Done:
+async def continue_cli(home: Home, prompt: str, *options: str, posts: int | None = None) -> Done:
     """Run `cn -p`."""
     settings = home.folder / ".continue"
     settings.mkdir(parents=True, exist_ok=True)
     (settings / "config.yaml").write_text(_CONFIG.format(base_url=home.stack.base_url, secret=home.key.secret))
-    return await home.run("continue", [*command(), "-p", prompt, *options], {}, seconds=seconds)
+    return await home.run("continue", [*command(), "-p", prompt, *options], {}, posts=posts)
 
 
 def command() -> list[str]:

@@ -5,6 +5,8 @@ import json
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tests.e2e.stack import Key, Stack
 
 FOLDER = Path(__file__).parent
 _SECONDS = 120
+_POLL_SECONDS = 0.1
 _PLATFORMS = {"x86_64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
 
@@ -55,17 +58,27 @@ class Home:
         return self.folder / "work"
 
     async def run(
-        self, name: str, command: list[str], environment: dict[str, str], *, seconds: float | None = None
+        self, name: str, command: list[str], environment: dict[str, str], *, posts: int | None = None
     ) -> Done:
-        """Run an agent until it ends, or for a number of seconds, and return what it and the services show."""
+        """Run an agent until it ends or has sent `posts` requests, and return what it and the services show."""
         self.work.mkdir(parents=True, exist_ok=True)
         self.runs += 1
         before = len(await self.stack.journal())
         with recorded(self.stack, f"{name}-{self.key.id}-{self.runs}") as requests:
             environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **environment}
-            status, output, errors = await asyncio.to_thread(_ended, command, self.work, environment, seconds)
+            status, output, errors = await asyncio.to_thread(
+                _ended, command, self.work, environment, self._has_sent(posts)
+            )
         at_groq = (await self.stack.journal())[before:]
         return Done(status, output, errors, requests, at_groq)
+
+    def _has_sent(self, posts: int | None) -> Callable[[], bool]:
+        """Return whether some POST requests were logged since now."""
+        before = self._posts()
+        return lambda: posts is not None and self._posts() >= before + posts
+
+    def _posts(self) -> int:
+        return self.stack.log("gateway-1").count('"method":"POST"')
 
     async def ledger(self) -> list[tuple[str, int]]:
         """Return the outcome of each request and whether it was charged, once all is settled."""
@@ -74,8 +87,9 @@ class Home:
 
 
 def _ended(
-    command: list[str], folder: Path, environment: dict[str, str], seconds: float | None
+    command: list[str], folder: Path, environment: dict[str, str], is_enough: Callable[[], bool]
 ) -> tuple[int, str, str]:
+    deadline = time.monotonic() + _SECONDS
     with subprocess.Popen(
         command,
         cwd=folder,
@@ -85,12 +99,18 @@ def _ended(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        try:
-            output, errors = process.communicate(timeout=seconds or _SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, errors = process.communicate()
-            assert seconds is not None, errors
+        while True:
+            try:
+                output, errors = process.communicate(timeout=_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                is_late = time.monotonic() > deadline
+                if is_late or is_enough():
+                    process.kill()
+                    output, errors = process.communicate()
+                    assert not is_late, output + errors
+                    break
+            else:
+                break
     return process.returncode, output, errors
 
 
