@@ -152,6 +152,17 @@ async def test_another_account_gets_the_same_404_as_for_an_unknown_id(storing: S
     assert client.responses.retrieve(response.id).id == response.id
 
 
+@pytest.mark.parametrize("path", ["nothing", "cancel", "input_items/1"])
+async def test_an_unknown_url_below_a_response_does_not_deny_the_response(
+    storing: Stack, owner: Key, client: openai.OpenAI, path: str
+) -> None:
+    response = client.responses.create(model=MODEL, input="one")
+    url = f"{storing.base_url}/api/v1/responses/{response.id}/{path}"
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(url, headers=owner.headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+
+
 async def test_only_the_newest_responses_of_an_account_are_kept(client: openai.OpenAI) -> None:
     names = [client.responses.create(model=MODEL, input=f"{number}").id for number in range(4)]
     with pytest.raises(openai.NotFoundError):

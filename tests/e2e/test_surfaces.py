@@ -63,6 +63,17 @@ async def test_every_surface_answers_is_charged_once_and_has_its_name_in_the_rec
     assert receipt.json()["surface"] == path.split("/")[2]
 
 
+@pytest.mark.parametrize("path", _BODIES)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_released_request_is_not_missing_from_the_remaining_ones(
+    http: httpx.AsyncClient, key: Key, path: str, stream: bool
+) -> None:
+    remaining = 1000 - await _used(http, key)
+    response = await http.post(path, json={**_BODIES[path], "model": "nope", "stream": stream}, headers=key.headers)
+    assert response.status_code == 404, response.text
+    assert response.headers["x-ratelimit-remaining-requests"] == str(remaining)
+
+
 @pytest.mark.parametrize("path", [*_BODIES, "/v1/messages/count_tokens"])
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"model": 1}', b"\xff", b'{"stream": "yes"}'])
 async def test_an_invalid_body_is_a_400_in_the_surfaces_envelope_and_costs_nothing(

@@ -1,6 +1,7 @@
 """`stackctl accounts`: manage accounts, password resets and invitations."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -9,8 +10,9 @@ from grpc import aio
 
 from services.cli import client, output
 from services.cli.client import Backends, Service
-from services.cli.failures import Failure, Unreachable
+from services.cli.failures import Failure
 from services.cli.usage_errors import Id
+from services.common.errors import Unavailable
 from services.common.ids import Kind
 from stack.auth.v1 import accounts_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
@@ -19,6 +21,8 @@ from stack.inference.v1.responses_pb2_grpc import StoredResponseServiceStub
 
 _DELETE_SECONDS_MAX = 10.0
 """Longer than two attempts of inference to reach the Redis of stored responses."""
+_STORAGE_UNAVAILABLE = "response_storage_unavailable"
+"""The reason of inference's errors when that Redis cannot be used."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -129,17 +133,15 @@ def _delete_responses(inference: Service, account_id: str) -> None:
     Raises:
         Failure: Inference or the storage cannot be used.
     """
-    status, request = responses_pb2.GetStatusRequest(), responses_pb2.DeleteResponsesRequest(account_id=account_id)
+    call = partial(client.call, inference, timeout_seconds=_DELETE_SECONDS_MAX)
+    request = responses_pb2.DeleteResponsesRequest(account_id=account_id)
     try:
-        if client.call(inference, lambda channel: StoredResponseServiceStub(channel).GetStatus, status).enabled:
-            client.call(
-                inference,
-                lambda channel: StoredResponseServiceStub(channel).DeleteResponses,
-                request,
-                timeout_seconds=_DELETE_SECONDS_MAX,
-            )
+        status = call(lambda channel: StoredResponseServiceStub(channel).GetStatus, responses_pb2.GetStatusRequest())
+        if status.enabled:
+            call(lambda channel: StoredResponseServiceStub(channel).DeleteResponses, request)
     except Failure as exc:
-        why = exc.message if isinstance(exc, Unreachable) else "Restore inference's Redis of stored responses."
+        is_redis = isinstance(exc.__cause__, Unavailable) and exc.__cause__.reason == _STORAGE_UNAVAILABLE
+        why = "Restore inference's Redis of stored responses." if is_redis else exc.message
         raise type(exc)(
             f"The account is deleted, but its stored responses are not. {why} Then run `stackctl accounts delete "
             f"{account_id}` again."

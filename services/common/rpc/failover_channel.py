@@ -151,6 +151,8 @@ class _Call:
         is_ready = self._channel.is_ready() or await self._until_ready(math.inf if timeout is None else timeout)
         if self._is_cancelled:
             raise asyncio.CancelledError
+        if self._call is not None:  # Another task awaits the same call.
+            return self._call
         if timeout is not None:
             self._options["timeout"] = max(began + timeout - time.monotonic(), 0)
         may_wait = is_ready and timeout is not None and timeout <= _WAIT_SECONDS_MAX

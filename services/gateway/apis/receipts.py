@@ -59,7 +59,7 @@ class Receipt:
     created_at: str
     """ISO 8601, UTC."""
     model: str
-    """The model name in the request."""
+    """The model name in the request, or the model that GATEWAY_MODEL_ALIASES names for it."""
     surface: Surface | None
     """The API through which the request came; None if it is not known."""
     stream: bool

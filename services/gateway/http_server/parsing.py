@@ -18,6 +18,8 @@ _CHUNK_BYTES = 16
 _PIECE_BYTES = 4_096
 """Bytes passed to httptools at a time where a request may end. The next request in the same piece is parsed early."""
 _BODY_PIECE_BYTES = 65_536
+_PATH_BYTES_MAX = 1_024
+"""Bytes of a URL from which the path of a rejected request is read. httptools parses none above 65,535 bytes."""
 _LENGTH_DIGITS_MAX = 19
 """Maximum digits of a content-length. Python refuses to convert numbers with thousands of digits."""
 _DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"host"})
@@ -101,12 +103,13 @@ class RequestParser:
         return None if b"transfer-encoding" in self._deciding else self._body_left
 
     def partial_scope(self) -> Scope:
-        """Return the path and the headers of the request in progress, as far as they have been read."""
+        """Return the method, the path and the headers of the request in progress, as far as they have been read."""
         try:
-            path, _, _ = self._target()
+            path, _, _ = self._target(self._url[:_PATH_BYTES_MAX])
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             path = ""
-        return {"type": "http", "path": path, "headers": self._headers}
+        method = self._parser.get_method().decode("ascii") if self._url else ""
+        return {"type": "http", "method": method, "path": path, "headers": self._headers}
 
     def feed(self, data: bytes, may_continue: Callable[[], bool]) -> bytes:
         """Parse `data` while `may_continue` returns true, and return the rest.
@@ -234,7 +237,7 @@ class RequestParser:
             scope["http_version"] = version
         coding = self._deciding.get(b"transfer-encoding")
         self._check(coding is None or coding.strip().lower() == b"chunked", rejections.TRANSFER_CODING)
-        scope["path"], scope["raw_path"], scope["query_string"] = self._target()
+        scope["path"], scope["raw_path"], scope["query_string"] = self._target(self._url)
         self._head_bytes = self._fields = self._extra_bytes = 0
         self.is_in_head = False
         self._body_left = int(self._deciding.get(b"content-length") or 0)
@@ -272,14 +275,14 @@ class RequestParser:
         # RFC 9112, 6.1: a `transfer-encoding` in an HTTP/1.0 message means that its framing is faulty.
         self._check(b"transfer-encoding" not in self._deciding, rejections.MALFORMED)
 
-    def _target(self) -> tuple[str, bytes, bytes]:
-        """Return the path, decoded and as it was sent, and the query.
+    def _target(self, raw: bytes) -> tuple[str, bytes, bytes]:
+        """Return the path of a request's URL, decoded and as it was sent, and the query.
 
         Raises:
             HttpParserInvalidURLError: The URL is not valid.
             UnicodeDecodeError: The URL is not ASCII.
         """
-        url, _, query = self._url.partition(b"#")[0].partition(b"?")
+        url, _, query = raw.partition(b"#")[0].partition(b"?")
         target = url if url.startswith(b"/") else httptools.parse_url(url).path or b"/"
         path = target.decode("ascii")
         return (unquote(path) if "%" in path else path), target, query

@@ -54,7 +54,7 @@ class Rejections:
 
         Args:
             error: Error to respond with.
-            scope: Scope of the request, or its `path` and `headers` as far as they were read.
+            scope: Scope of the request, or its `method`, `path` and `headers` as far as they were read.
             date: The `date` header line.
         """
         request_id = scope.get(REQUEST_ID) or self._new_request_id()
@@ -74,4 +74,6 @@ class Rejections:
             **self._cors.headers(origin),
         }
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        return encode_head(rendered.status, raw, date=date) + rendered.body
+        # RFC 9110, 9.3.2: a response to HEAD has no body.
+        body = b"" if scope["method"] == "HEAD" else rendered.body
+        return encode_head(rendered.status, raw, date=date) + body

@@ -1,6 +1,6 @@
 """Types of a chat request on its path through the gateway."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -42,6 +42,10 @@ class RateLimit:
     def remaining(self) -> int:
         """Slots that are neither used nor held."""
         return max(0, self.limit - self.charged - self.held)
+
+    def without_one_held(self) -> "RateLimit":
+        """Return the values after a request in flight was released."""
+        return replace(self, held=self.held - 1)
 
 
 @dataclass(frozen=True, slots=True)

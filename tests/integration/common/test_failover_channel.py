@@ -208,6 +208,22 @@ async def test_a_call_that_was_cancelled_before_it_waits_is_never_sent(channel: 
     assert time.monotonic() - began < FAILOVER_SECONDS / 2
 
 
+async def test_a_call_that_is_awaited_twice_is_sent_once(channel: aio.Channel, names: Resolver) -> None:
+    sent: list[bytes] = []
+
+    async def ask(request: bytes, context: Any) -> bytes:
+        sent.append(request)
+        return b"answer"
+
+    call = unary(channel, "ask")(b"once", timeout=10)
+    both = [asyncio.ensure_future(_awaited(call)) for _ in range(2)]
+    await asyncio.sleep(0.1)  # Both wait for a replica.
+    async with Replica(ADDRESSES[0], names.port, ask=ask):
+        assert await asyncio.gather(*both) == [b"answer", b"answer"]
+        assert await call == b"answer"
+    assert sent == [b"once"]
+
+
 async def test_a_call_whose_task_is_cancelled_leaves_no_wait_behind(channel: aio.Channel) -> None:
     tasks = asyncio.all_tasks()
     waiting = asyncio.ensure_future(_awaited(unary(channel, "ask")(b"")))

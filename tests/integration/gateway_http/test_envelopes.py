@@ -1,5 +1,6 @@
 """Errors that the server sends itself have the envelope of the surface to which the request's path belongs."""
 
+import socket
 from typing import Any, cast
 
 import pytest
@@ -89,6 +90,28 @@ def test_a_refused_request_of_messages_has_anthropics_envelope(kind: str) -> Non
                     client.send(*filter(None, parts))
                     _assert_anthropics(client.read(), status, "api_error" if status >= 500 else "invalid_request_error")
                     assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"HEAD /v1/models HTTP/1.1\r\nhost: test\r\nx: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"HEAD /v1/messages HTTP/1.1\r\nhost: test\r\nbad field: 1\r\n\r\n",
+        b"HEAD /v1/models HTTP/1.1\r\nhost: test\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+    ],
+)
+def test_a_refused_head_request_gets_no_body(sent: bytes) -> None:
+    with serving() as server, socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(sent)
+        received = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert received.startswith(b"HTTP/1.1 ")
+    assert received.endswith(b"\r\n\r\n")
+
+
+def test_a_target_that_is_too_long_to_parse_has_anthropics_envelope() -> None:
+    with serving() as server, server.connect() as client:
+        client.send(_head(f"http://test/v1/messages/{'a' * 68_000}", "host: test"))
+        _assert_anthropics(client.read(), 414)
 
 
 @pytest.mark.parametrize("kind", _KINDS)

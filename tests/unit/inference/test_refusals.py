@@ -69,6 +69,15 @@ def test_no_error_exposes_the_operators_account(name: str) -> None:
         assert secret not in reported
 
 
+@pytest.mark.parametrize("secret", ["org_01abc", "proj_01abc", "gsk_01abc", "https://Console.GROQ.com/keys"])
+def test_no_member_of_an_error_exposes_the_operators_account(secret: str) -> None:
+    members = dict.fromkeys(("message", "param", "code"), f"x {secret} y")
+    error = from_status(400, {}, {"error": members})
+
+    assert error.message == error.details.param == "x y"
+    assert (error.reason, error.details.code) == ("invalid_request", "")
+
+
 def test_an_error_that_the_caller_can_fix_is_described_with_its_parameter() -> None:
     error = refused("context_length")
 

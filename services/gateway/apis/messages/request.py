@@ -69,9 +69,11 @@ def chat_members(members: JSONObject, context: Context, names: ToolNames[str]) -
         InvalidRequest: A tool result belongs to no call, or a limit of a chat request is exceeded.
         NotFound: The model is one of Anthropic's, and no alias is set for it.
     """
-    name = context.aliases.resolve(members["model"])
+    name = members["model"]
+    if context.model(name) is None:  # A name in the model list is that model, on every surface.
+        name = context.aliases.resolve(name)
     facts = context.model(name)
-    if facts is None and name.startswith(_FOREIGN_MODELS):
+    if facts is None and context.models and name.startswith(_FOREIGN_MODELS):
         raise _not_served(name)
     history = _history(members, names)
     if facts and facts.reads_images is False:

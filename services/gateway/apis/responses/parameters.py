@@ -163,7 +163,9 @@ PARAMETERS: Mapping[str, Parameter] = {
     ),
     "conversation": _rejected("conversations are not stored; send all items in `input`"),
     "prompt": _rejected("prompt templates are not stored; send the text in `input`"),
-    "background": _accepted_only(False, boolean, "responses are not stored; use `stream` for long answers"),
+    "background": _accepted_only(
+        False, boolean, "nothing is answered in the background; use `stream` for long answers"
+    ),
     "truncation": _ignored(one_of("auto", "disabled"), "the input is never truncated"),
     "max_tool_calls": _ignored(integer(), "bounds only hosted tools"),
     "top_logprobs": _accepted_only(0, integer(0, 20), _NO_LOGPROBS),

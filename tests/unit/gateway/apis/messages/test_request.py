@@ -135,6 +135,19 @@ class TestMembers:
         assert (members["model"], members["max_completion_tokens"]) == ("claude-x", 5)
         assert "reasoning_format" not in members
 
+    def test_the_model_must_not_be_empty(self) -> None:
+        error = _refusal(model="")
+        assert (error.message, error.details.param) == ("model: at least 1 character is required.", "model")
+
+    def test_a_listed_name_is_not_resolved_by_a_pattern(self) -> None:
+        context = Context(models={"claude-haiku-x": ModelFacts(id=_QWEN)}, aliases=_CONTEXT.aliases)
+        body = json.dumps({"model": "claude-haiku-x", "max_tokens": 9, "messages": [_USER]}).encode()
+        assert parse(body, context).chat.members["model"] == "claude-haiku-x"
+
+    def test_a_model_of_anthropic_is_left_to_inference_until_the_list_is_known(self) -> None:
+        body = json.dumps({"model": "claude-sonnet-5", "max_tokens": 9, "messages": [_USER]}).encode()
+        assert parse(body, Context()).chat.members["model"] == "claude-sonnet-5"
+
     def test_a_model_of_anthropic_without_an_alias_is_not_found(self) -> None:
         error = _refusal(model="claude-sonnet-5")
         assert isinstance(error, NotFound)
