@@ -1,20 +1,54 @@
-"""The accounting rules keep their guarantees in every interleaving of two requests, and the check can fail."""
+"""The accounting rules keep their guarantees in every interleaving of small worlds, and the check can fail.
+
+docs/accounting.md has the rules, and the table of the guarantees that break without them.
+"""
+
+import re
+from pathlib import Path
 
 import pytest
 
-from tools.hold_machine import Rule, explore
+from tools.hold_machine import LARGE_WORLDS, WORLDS, Rule, explore, find_violation
+
+ACCOUNTING = Path(__file__).parents[2] / "docs" / "accounting.md"
+ROW = re.compile(r"^\| `([a-z-]+)` \| ([^|]+) \| (\d+) \| ([a-z-]+) \|$", re.MULTILINE)
+TABLE = {rule: (guarantee, int(steps), world) for rule, guarantee, steps, world in ROW.findall(ACCOUNTING.read_text())}
 
 
-def test_every_interleaving_keeps_the_guarantees() -> None:
-    states, broken, path = explore(2)
+@pytest.mark.parametrize("name", list(WORLDS))
+def test_every_interleaving_keeps_the_guarantees(name: str) -> None:
+    states, broken, path = explore(WORLDS[name])
 
     assert (broken, path) == ("", [])
-    assert states > 100_000
+    assert states > 4_000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("name", list(LARGE_WORLDS))
+def test_every_interleaving_of_a_large_world_keeps_the_guarantees(name: str) -> None:
+    states, broken, path = explore(LARGE_WORLDS[name])
+
+    assert (broken, path) == ("", [])
+    assert states > 20_000
 
 
 @pytest.mark.parametrize("rule", list(Rule))
-def test_without_a_rule_a_guarantee_is_broken(rule: Rule) -> None:
-    _, broken, path = explore(2, without=rule)
+def test_without_a_rule_the_documented_guarantee_is_broken(rule: Rule) -> None:
+    guarantee, steps, world = TABLE[rule]
 
-    assert broken
-    assert path
+    _, broken, path = explore(WORLDS[world], without=rule)
+
+    assert (broken, len(path)) == (guarantee, steps)
+
+
+def test_the_document_has_a_row_for_each_rule() -> None:
+    assert list(TABLE) == list(Rule)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rule", list(Rule))
+def test_the_documented_world_is_the_first_that_finds_the_violation(rule: Rule) -> None:
+    world, _ = find_violation(rule)
+
+    assert world == TABLE[rule][2]
