@@ -97,8 +97,8 @@ _REPEATS = {
     "`maxRetries: 0` prevents it.",
 }
 _MISSES_A_CUT = {
-    "cut": "Agent Framework takes `response.failed` for an ordinary end; only the answer's `finish_reason`, which is "
-    "`None` then, tells.",
+    "cut": "Agent Framework treats `response.failed` like an ordinary end. Only the answer's `finish_reason`, which is "
+    "then `None`, shows the failure.",
 }
 
 
